@@ -1,0 +1,188 @@
+"""Everything that can go wrong, by whose fault it is.
+
+::
+
+    AsyncPushError
+    ├── MissingTokenError        no token anywhere: yours to give
+    ├── InvalidRepoIdError       not a name the Hub can hold
+    ├── SourceError              files missing, unreadable, or with impossible names
+    │   └── SourceChangedError   a file changed while it was being uploaded
+    ├── HubError                 an answer of the Hub or its store, or the network on the way
+    │   ├── AuthError            401, 403
+    │   ├── RepoNotFoundError    404 on the repo (or it is private)
+    │   ├── RateLimitedError     429 for longer than we may wait
+    │   ├── RetriesExhaustedError  a passing fault that did not pass
+    │   ├── ProtocolError        an answer that makes no sense
+    │   └── CommitConflictError  412: the branch moved away from the pinned parent
+    ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
+    └── VerificationError        committed, but the Hub does not show it
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BODY_LIMIT = 1024
+"""Characters of an answer's body that an error keeps."""
+
+
+class AsyncPushError(Exception):
+    """Root of every error asyncpush raises on purpose.
+
+    `suggestion` is the next thing to try, a sentence, or empty.
+    """
+
+    def __init__(self, message: str, *, suggestion: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.suggestion = suggestion
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  next: {self.suggestion}" if self.suggestion else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling, and errors travel
+        # between processes (Ray tasks, multiprocessing pools).
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class MissingTokenError(AsyncPushError):
+    """No token was given and none was found."""
+
+    def __init__(self, message: str = "no Hugging Face token was given or found") -> None:
+        super().__init__(
+            message,
+            suggestion="create one with write access at https://huggingface.co/settings/tokens,"
+            " then pass token=..., set HF_TOKEN, or run `hf auth login`",
+        )
+
+
+class InvalidRepoIdError(AsyncPushError, ValueError):
+    """The repo id is not one the Hub can hold."""
+
+
+class SourceError(AsyncPushError):
+    """Files that cannot be uploaded; `problems` names every one of them."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.problems = tuple(problems)
+
+
+class SourceChangedError(SourceError):
+    """A file's size, time or content changed between hashing and sending; nothing was committed."""
+
+
+class HubError(AsyncPushError):
+    """An answer of the Hub (or its store) that is not a success, or a network that gave none.
+
+    Attributes:
+        status: the HTTP status; None when no answer came.
+        body: the first 1 KB of the answer's body.
+        method, url: what was asked, without credentials.
+        attempt: which attempt this was, from 1.
+        elapsed_seconds: from the first attempt to this failure.
+        request_id: the Hub's id of the request, for its support.
+        error_code: the Hub's `X-Error-Code`.
+        headers: the answer's headers, redacted.
+        retryable: whether trying the same again is still worth it.
+        unreachable: no connection could be opened at all.
+        retry_after: seconds the server asked to wait, if it did.
+        suggestion: what to do next.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        body: str = "",
+        method: str = "",
+        url: str = "",
+        attempt: int = 1,
+        elapsed_seconds: float = 0.0,
+        request_id: str | None = None,
+        error_code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retryable: bool = False,
+        unreachable: bool = False,
+        retry_after: float | None = None,
+        suggestion: str = "",
+    ) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.retryable = retryable
+        self.unreachable = unreachable
+        self.retry_after = retry_after
+        self.status = status
+        self.body = body[:BODY_LIMIT]
+        self.method = method
+        self.url = url
+        self.attempt = attempt
+        self.elapsed_seconds = elapsed_seconds
+        self.request_id = request_id
+        self.error_code = error_code
+        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        status = "no answer" if self.status is None else f"HTTP {self.status}"
+        lines = [
+            f"{self.message} ({status})",
+            f"  request: {self.method} {self.url}, attempt {self.attempt},"
+            f" after {self.elapsed_seconds:.1f} s",
+        ]
+        if self.request_id:
+            lines.append(f"  request id: {self.request_id}")
+        if self.body:
+            lines.append(f"  body: {self.body}")
+        if self.suggestion:
+            lines.append(f"  next: {self.suggestion}")
+        return "\n".join(lines)
+
+
+class AuthError(HubError):
+    """The Hub does not accept the token (401) or the token may not do this (403)."""
+
+
+class RepoNotFoundError(HubError):
+    """The repo does not exist, or is private and the token cannot see it."""
+
+
+class RateLimitedError(HubError):
+    """The Hub asks to wait for longer than `max_retry_after`, or kept refusing."""
+
+
+class RetriesExhaustedError(HubError):
+    """A fault that usually passes did not, within `max_retries`."""
+
+
+class ProtocolError(HubError):
+    """The answer makes no sense: a field is missing, of the wrong type, or impossible."""
+
+
+class CommitConflictError(HubError):
+    """The branch moved away from the commit that was pinned as parent."""
+
+
+class IntegrityError(AsyncPushError):
+    """What the store holds is not what was sent, and sending again did not help."""
+
+
+class VerificationError(AsyncPushError):
+    """The commit was accepted, yet the Hub does not show these files as pushed.
+
+    `problems` has a sentence for each; `commit_sha` is the commit that was looked at.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: Sequence[str] = (),
+        commit_sha: str = "",
+        suggestion: str = "",
+    ) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.problems = tuple(problems)
+        self.commit_sha = commit_sha

@@ -1,0 +1,211 @@
+"""Settings: frozen, checked once, each saying what it bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from asyncpush.events import Record
+    from asyncpush.models import Source, UploadProgress
+
+RepoType = Literal["model", "dataset", "space"]
+TransferChoice = Literal["auto", "lfs", "xet"]
+ProgressChoice = Literal["auto", "bar", "none"]
+
+ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]
+EventSink = str | os.PathLike[str] | Callable[["Record"], None]
+
+SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+def default_cache_dir() -> Path:
+    """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`."""
+    if explicit := os.environ.get("ASYNCPUSH_CACHE"):
+        return Path(explicit).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "asyncpush"
+
+
+def _default_hash_workers() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadConfig:
+    """How uploads are done, for every push of an `Uploader`. Bad values raise `ValueError`.
+
+    Attributes:
+        max_retries: how often one request is tried again after a passing fault.
+        initial_backoff_ms: the first wait's upper bound, in milliseconds; it doubles each time.
+        max_backoff_ms: no wait is longer than this, in milliseconds, unless the server says so.
+        chunk_size: bytes read and sent at a time. The size of a *part* is the Hub's to say.
+        progress_callback: plain or async callable that gets `UploadProgress` snapshots.
+        progress: "bar" draws bars, "none" does not, "auto" draws them on a terminal or notebook.
+        max_concurrent_files: files being transferred at once.
+        max_concurrent_parts: parts in flight at once, over all files.
+        max_memory: bytes of file content held in memory at once (buffers and spooled streams).
+        hash_workers: threads that hash.
+        max_bandwidth: bytes per second sent to the store, or None for no bound.
+        transfer: which engine stores large files.
+        verify_etag: compare each part's ETag with the MD5 of what was sent.
+        connect_timeout: seconds to open a connection.
+        stall_timeout: seconds in which no byte of a part moves before it is sent anew.
+        response_timeout: seconds to wait for an answer of the Hub.
+        outage_timeout: seconds for which a network that is away altogether is waited out.
+        max_retry_after: longest wait, in seconds, that a server's hint may ask of us.
+        allowed_hosts: extra hosts that upload URLs may name.
+        resume: keep a journal, so that an interrupted push goes on where it stopped.
+        cache_dir: where the journal, the hash cache and the embedded Hub lie.
+        events: a path for JSON lines, or a callable that gets each `asyncpush.events.Record`.
+    """
+
+    max_retries: int = 5
+    initial_backoff_ms: float = 500
+    max_backoff_ms: float = 30_000
+    chunk_size: int = 256 * KIB
+    progress_callback: ProgressCallback | None = None
+    progress: ProgressChoice = "auto"
+    max_concurrent_files: int = 64
+    max_concurrent_parts: int = 32
+    max_memory: int = 64 * MIB
+    hash_workers: int = field(default_factory=_default_hash_workers)
+    max_bandwidth: float | None = None
+    transfer: TransferChoice = "auto"
+    verify_etag: bool = True
+    connect_timeout: float = 15.0
+    stall_timeout: float = 30.0
+    response_timeout: float = 150.0
+    outage_timeout: float = 300.0
+    max_retry_after: float = 900.0
+    allowed_hosts: Sequence[str] | None = None
+    resume: bool = True
+    cache_dir: str | os.PathLike[str] = field(default_factory=default_cache_dir)
+    events: EventSink | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one = ("max_concurrent_files", "max_concurrent_parts", "hash_workers")
+        for name in at_least_one:
+            _check(self, name, int, lambda value: value >= 1, "a whole number of at least 1")
+        _check(self, "max_retries", int, lambda value: value >= 0, "a whole number, 0 or more")
+        _check(self, "chunk_size", int, lambda value: KIB <= value <= 64 * MIB, "1 KiB to 64 MiB")
+        _check(self, "max_memory", int, lambda value: value >= MIB, "at least 1 MiB")
+        for name in ("initial_backoff_ms", "max_backoff_ms", "outage_timeout", "max_retry_after"):
+            _check(self, name, (int, float), lambda value: value >= 0, "a number, 0 or more")
+        for name in ("connect_timeout", "stall_timeout", "response_timeout"):
+            _check(self, name, (int, float), lambda value: value > 0, "a number above 0")
+        if self.max_bandwidth is not None:
+            _check(self, "max_bandwidth", (int, float), lambda value: value > 0, "above 0, or None")
+        if self.initial_backoff_ms > self.max_backoff_ms:
+            raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
+        _check_choice(self, "progress", get_args(ProgressChoice))
+        _check_choice(self, "transfer", get_args(TransferChoice))
+        if self.progress_callback is not None and not callable(self.progress_callback):
+            raise ValueError("progress_callback must be callable, or None")
+        if isinstance(self.allowed_hosts, str):
+            raise ValueError("allowed_hosts must be a list of host names, not one string")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushOptions:
+    """How one push is to be done. Bad values raise `ValueError`.
+
+    Attributes:
+        repo_type: "model", "dataset" or "space".
+        create_repo: create the repo when it is missing.
+        private: visibility of a repo that is created; None leaves it to the Hub.
+        revision: branch to commit to.
+        create_branch: create that branch when it is missing, from the default branch.
+        commit_message: first line of the commit; None names what was pushed.
+        commit_description: the rest of the commit message.
+        create_pr: open a pull request instead of committing to `revision`.
+        parent_commit: the commit the branch must be at; `CommitConflictError` when it is not.
+        path_in_repo: folder of the repo that the source lands in (for one file: its name).
+        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
+        delete_patterns: remote files under `path_in_repo` to delete in the same commit, unless
+            the source holds them.
+        model_card: text or path of the card, committed as README.md in the same commit.
+        space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
+        follow_symlinks: walk into linked folders (links to files are always followed).
+        max_files_per_commit: split into a chain of commits of at most so many files.
+        max_shard_size: split larger safetensors files by tensors (bytes, or text such as "4GB").
+        timeout: seconds for the whole push.
+        verify: look through the Hub's API at every file after the commit.
+        dry_run: say what would be done and change nothing.
+    """
+
+    repo_type: RepoType = "model"
+    create_repo: bool = True
+    private: bool | None = None
+    revision: str = "main"
+    create_branch: bool = False
+    commit_message: str | None = None
+    commit_description: str = ""
+    create_pr: bool = False
+    parent_commit: str | None = None
+    path_in_repo: str = ""
+    allow_patterns: Sequence[str] | str | None = None
+    ignore_patterns: Sequence[str] | str | None = None
+    delete_patterns: Sequence[str] | str | None = None
+    model_card: str | os.PathLike[str] | None = None
+    space_sdk: str | None = None
+    follow_symlinks: bool = False
+    max_files_per_commit: int | None = None
+    max_shard_size: int | str | None = None
+    timeout: float | None = None
+    verify: bool = True
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "repo_type", get_args(RepoType))
+        if not self.revision or not isinstance(self.revision, str):
+            raise ValueError("revision must be the name of a branch")
+        if self.space_sdk is not None:
+            _check_choice(self, "space_sdk", SPACE_SDKS)
+            if self.repo_type != "space":
+                raise ValueError("space_sdk goes with repo_type='space'")
+        if self.parent_commit is not None and not _is_commit_oid(self.parent_commit):
+            raise ValueError("parent_commit must be a commit oid (7 to 64 hex digits)")
+        if self.max_files_per_commit is not None:
+            _check(
+                self, "max_files_per_commit", int, lambda value: value >= 1, "1 or more, or None"
+            )
+        if self.timeout is not None:
+            _check(self, "timeout", (int, float), lambda value: value > 0, "above 0, or None")
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One push of many, for `Uploader.push_many`: where to, what, and how."""
+
+    repo_id: str
+    source: Source
+    options: PushOptions = field(default_factory=PushOptions)
+
+
+def _is_commit_oid(text: str) -> bool:
+    return 7 <= len(text) <= 64 and all(digit in "0123456789abcdef" for digit in text)
+
+
+def _check(
+    settings: object,
+    name: str,
+    kinds: type | tuple[type, ...],
+    accepts: Callable[[Any], bool],
+    wanted: str,
+) -> None:
+    value = getattr(settings, name)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not accepts(value):
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_choice(settings: object, name: str, choices: Sequence[str]) -> None:
+    value = getattr(settings, name)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
