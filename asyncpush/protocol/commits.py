@@ -1,0 +1,132 @@
+"""The commit: NDJSON lines out of changes, and the answer.
+
+A commit is a header line, then one line per change. Inline files ride in it as base64.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+
+from asyncpush.models import Repo
+from asyncpush.protocol.answers import a_git_oid, a_text, a_text_or_none, json_object
+from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
+from asyncpush.protocol.repos import quoted
+
+TRAILER = "Asyncpush-Push-Id"
+"""Git trailer in the commit's description by which a push finds its own commit again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddInline:
+    """A small file whose bytes ride in the commit; `oid` is its git blob sha1."""
+
+    path: str
+    size: int
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddLfs:
+    """A stored LFS object becomes a file; `oid` is its sha256."""
+
+    path: str
+    size: int
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """A file leaves the repo."""
+
+    path: str
+
+
+Change: TypeAlias = AddInline | AddLfs | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class CommitHeader:
+    """What the commit says of itself; `parent_commit` is the head it must follow."""
+
+    summary: str
+    description: str
+    parent_commit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAnswer:
+    oid: str
+    url: str
+    pr_url: str | None = field(default=None)
+
+
+def with_trailer(description: str, push_id: str) -> str:
+    """The description with the push's id as its last paragraph."""
+    trailer = f"{TRAILER}: {push_id}"
+    return f"{description.rstrip()}\n\n{trailer}" if description.strip() else trailer
+
+
+def has_trailer(message: str, push_id: str) -> bool:
+    return f"{TRAILER}: {push_id}" in message.splitlines()
+
+
+def header_line(header: CommitHeader) -> bytes:
+    value: dict[str, Any] = {"summary": header.summary, "description": header.description}
+    if header.parent_commit is not None:
+        value["parentCommit"] = header.parent_commit
+    return _line("header", value)
+
+
+def change_line(change: Change, content: bytes = b"") -> bytes:
+    """One line; `content` is the file's bytes for `AddInline`."""
+    match change:
+        case AddInline(path):
+            encoded = base64.b64encode(content).decode("ascii")
+            return _line("file", {"path": path, "content": encoded, "encoding": "base64"})
+        case AddLfs(path, size, oid):
+            return _line("lfsFile", {"path": path, "algo": "sha256", "oid": oid, "size": size})
+        case Delete(path):
+            return _line("deletedFile", {"path": path})
+
+
+def payload_length(header: CommitHeader, changes: Iterable[Change]) -> int:
+    """Bytes of the whole body, so that it can be streamed with a Content-Length: proxies and
+    stores of request bodies treat unknown lengths badly."""
+    length = len(header_line(header))
+    for change in changes:
+        length += len(change_line(change))
+        if isinstance(change, AddInline):
+            length += 4 * -(-change.size // 3)
+    return length
+
+
+def commit_request(
+    repo: Repo, revision: str, body: StreamBody, *, create_pr: bool, **fields: Any
+) -> HubRequest:
+    query = "?create_pr=1" if create_pr else ""
+    return HubRequest(
+        "commit",
+        "POST",
+        f"/api/{repo.api_path}/commit/{quoted(revision)}{query}",
+        body,
+        {"Content-Type": "application/x-ndjson"},
+        fields={"repo_id": repo.repo_id, "revision": revision, **fields},
+    )
+
+
+def parse_commit(response: HubResponse) -> CommitAnswer:
+    answer = json_object(response)
+    return CommitAnswer(
+        a_git_oid(answer.get("commitOid"), "commitOid"),
+        a_text(answer.get("commitUrl"), "commitUrl"),
+        a_text_or_none(answer.get("pullRequestUrl"), "pullRequestUrl") or None,
+    )
+
+
+def _line(key: str, value: dict[str, Any]) -> bytes:
+    return orjson.dumps({"key": key, "value": value}, option=orjson.OPT_APPEND_NEWLINE)

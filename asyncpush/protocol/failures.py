@@ -1,0 +1,157 @@
+"""From an answer that is not a success to the error that says what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from asyncpush.errors import (
+    AuthError,
+    CommitConflictError,
+    HubError,
+    RateLimitedError,
+    RepoNotFoundError,
+)
+from asyncpush.protocol.hints import wait_hint
+from asyncpush.protocol.http import HubRequest, HubResponse
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may well succeed."""
+
+_BUSY_STORE = (
+    "Your socket connection to the server was not read",
+    "Please reduce your request rate",
+)
+
+_CREATE_TOKEN = "https://huggingface.co/settings/tokens"
+
+
+def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
+    """The error for an answer of 400 or more: its class, text and suggestion."""
+    headers = response.headers
+    body = response.body[:4096].decode("utf-8", "replace")
+    said = headers.get("x-error-message") or _message_in(body) or "no explanation given"
+    code = headers.get("x-error-code")
+    kind, suggestion = _diagnose(request, response.status, code, said)
+    return kind(
+        f"{request.call} failed: {said[:300]}",
+        status=response.status,
+        body=body,
+        method=request.method,
+        url=response.url,
+        request_id=request_id(headers),
+        error_code=code,
+        headers=headers,
+        retryable=_is_transient(request, response.status, said),
+        retry_after=wait_hint(response.status, headers, now=now),
+        suggestion=suggestion,
+    )
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    for name in ("x-request-id", "x-amzn-trace-id", "x-amz-cf-id", "x-amz-request-id"):
+        if value := headers.get(name):
+            return value[:200]
+    return None
+
+
+def is_lfs_pointer_missing(error: HubError) -> bool:
+    """The commit names LFS objects that the store does not hold (any more)."""
+    return error.status in (400, 404, 422) and "LFS pointer" in error.body
+
+
+def is_upload_void(error: HubError) -> bool:
+    """The upload that these URLs belong to cannot be gone on with (expired, refused, completed
+    already, or gone): the batch must be asked again."""
+    return not error.retryable and error.status in (400, 401, 403, 404, 409, 410, 422)
+
+
+def _is_transient(request: HubRequest, status: int, said: str) -> bool:
+    if request.call == "create" and status == 409:
+        return "conflicting operation is in progress" in said
+    # S3 says "RequestTimeout" and "SlowDown" under several statuses.
+    return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
+
+
+def _diagnose(
+    request: HubRequest, status: int, code: str | None, said: str
+) -> tuple[type[HubError], str]:
+    repo_id = request.fields.get("repo_id", "the repo")
+    if request.call in ("part", "complete") and status < 500 and status != 429:
+        return HubError, (
+            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+            " a proxy changes requests"
+        )
+    match status, code:
+        case 401, "RepoNotFound":
+            return RepoNotFoundError, (
+                f"check that {repo_id} is spelled right and its type fits; if it is private, that"
+                " the token may see it"
+            )
+        case 401, _:
+            return AuthError, (
+                f"the token is missing, expired or wrong: make a new one at {_CREATE_TOKEN} and set"
+                " HF_TOKEN"
+            )
+        case (403, "GatedRepo"):
+            return AuthError, f"{repo_id} is gated: ask for access on its page"
+        case 403, _ if "quota" in said.lower() or "storage" in said.lower():
+            return AuthError, "the storage quota is used up: delete files or upgrade the plan"
+        case 403, _:
+            return AuthError, (
+                f"the token may not write to {repo_id}: give it write scope at {_CREATE_TOKEN}, or"
+                " check the namespace"
+            )
+        case 404, "RevisionNotFound":
+            revision = request.fields.get("revision", "the revision")
+            return HubError, (
+                f"branch {revision} does not exist in {repo_id}: create_branch=True"
+                " (--create-branch) makes it"
+            )
+        case 404, "RepoNotFound" | None if request.target.startswith("/"):
+            return RepoNotFoundError, (
+                f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
+                " a missing one; a private one needs a token that may see it"
+            )
+        case 409, _:
+            return HubError, "something of that name exists already; choose another name"
+        case 412, _:
+            return CommitConflictError, (
+                "someone else's commit came first: look at it, then push again without"
+                " parent_commit, or with the new head"
+            )
+        case 413, _:
+            return HubError, (
+                "the request is too large: let large files go through LFS (.gitattributes), or set"
+                " max_files_per_commit"
+            )
+        case 422, _:
+            return HubError, "the Hub finds the request invalid: its message says which part"
+        case 429, _:
+            return RateLimitedError, (
+                "wait until the window ends, push less often, or use a token with a higher limit"
+            )
+        case _, _ if status >= 500:
+            return HubError, "the Hub has trouble: see https://status.huggingface.co, try again"
+    return HubError, "the Hub's message above says what it did not like"
+
+
+def _message_in(body: str) -> str:
+    """The `error` or `message` of a JSON answer, or what an XML or HTML one says, on one line."""
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        told = re.search(r"<Message>([^<]*)</Message>", body)
+        text = told[1] if told else re.sub(r"<[^>]*>", " ", body)
+        return " ".join(text.split())[:300]
+    if isinstance(answer, dict):
+        for key in ("error", "message"):
+            if isinstance(answer.get(key), str):
+                return str(answer[key])
+        errors = answer.get("errors")
+        if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+            return str(errors[0].get("message", ""))
+    return ""

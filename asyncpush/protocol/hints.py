@@ -1,0 +1,73 @@
+"""What a server says about waiting: Retry-After and RateLimit headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+_LIMIT = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})')
+_QUOTA = re.compile(r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})')
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """`remaining` calls are left in this window, which ends in `reset` seconds."""
+
+    remaining: int
+    reset: float
+    quota: int | None = None
+
+
+def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds that `Retry-After` asks to wait: a number, or a date to count from `now`.
+
+    RFC 9110 §10.2.3. The answer's own `Date` is what a date is counted from when there is one,
+    so that a wrong local clock does no harm. Nonsense counts as no hint.
+    """
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+        return float(text)
+    until = _date(text)
+    if until is None:
+        return None
+    told = _date(headers.get("date", ""))
+    return max(0.0, until - (now if told is None else told))
+
+
+def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    """`RateLimit: "api";r=0;t=55` with `RateLimit-Policy: "fixed window";"api";q=500;w=300`."""
+    limit = _LIMIT.search(headers.get("ratelimit", ""))
+    if limit is None:
+        return None
+    quota = _QUOTA.search(headers.get("ratelimit-policy", ""))
+    return RateLimit(
+        int(limit["left"]), float(limit["reset"]), int(quota["quota"]) if quota else None
+    )
+
+
+def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds to wait before asking again, as far as this answer says."""
+    if (seconds := retry_after(headers, now=now)) is not None:
+        return seconds
+    limit = rate_limit(headers)
+    if status == 429 and limit is not None and limit.remaining == 0:
+        return limit.reset
+    return None
+
+
+def _date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,73 @@
+"""What is asked of a Hub and what it answers, as values."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+JSON_HEADERS = {"Content-Type": "application/json"}
+LFS_HEADERS = {
+    "Accept": "application/vnd.git-lfs+json",
+    "Content-Type": "application/vnd.git-lfs+json",
+}
+
+Auth: TypeAlias = Literal["token", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBody:
+    """A body of known length that is made anew for each attempt."""
+
+    length: int
+    open: Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class HubRequest:
+    """One call. `target` is a path below the endpoint, or an absolute URL that the Hub gave us.
+
+    `call` names it in events; `fields` say there what it is about. `auth` says whether the Hub
+    token belongs on it; it goes to the endpoint's own origin in any case only.
+    """
+
+    call: str
+    method: str
+    target: str
+    body: bytes | StreamBody | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    auth: Auth = "token"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        match self.body:
+            case None:
+                return 0
+            case StreamBody(length=length):
+                return length
+            case body:
+                return len(body)
+
+
+@dataclass(frozen=True, slots=True)
+class HubResponse:
+    """An answer, read whole. `headers` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    url: str = ""
+
+
+def get(call: str, path: str, **fields: Any) -> HubRequest:
+    return HubRequest(call, "GET", path, fields=fields)
+
+
+def post_json(
+    call: str, path: str, body: Any, *, headers: Mapping[str, str] = JSON_HEADERS, **fields: Any
+) -> HubRequest:
+    return HubRequest(call, "POST", path, orjson.dumps(body), headers, fields=fields)

@@ -1,0 +1,224 @@
+"""LFS: the batch call, multipart and basic uploads, completion, verify.
+
+Sources: the git-lfs batch API document, and the transfer agent `lfs-multipart-upload` of
+huggingface_hub for the keys of the upload action's header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncpush.errors import HubError
+from asyncpush.models import Part, Repo
+from asyncpush.protocol.answers import (
+    a_list,
+    a_sha256,
+    a_size,
+    a_text,
+    an_object,
+    json_object,
+    protocol_error,
+)
+from asyncpush.protocol.http import LFS_HEADERS, HubRequest, HubResponse, post_json
+
+BATCH_LIMIT = 256
+"""Objects a call."""
+
+PARTS_LIMIT = 100_000
+"""More parts than any store takes (S3: 10,000); a Hub that names more is not believed."""
+
+_MD5 = re.compile(r'(?:W/)?"?([0-9a-fA-F]{32})"?')
+
+
+@dataclass(frozen=True, slots=True)
+class LfsObject:
+    """An object by its sha256, `size` in bytes."""
+
+    oid: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadAction:
+    """How the store takes one object. `parts` is empty for a single PUT to `href`; otherwise
+    `href` is where the completion is POSTed. `lifetime` is how many seconds the URLs live."""
+
+    href: str = field(repr=False)
+    parts: tuple[Part, ...] = ()
+    chunk_size: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    lifetime: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LfsActions:
+    """The batch's word on one object; no `upload` means that it is stored already."""
+
+    oid: str
+    upload: UploadAction | None = None
+    verify_url: str | None = field(default=None, repr=False)
+
+
+def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | None) -> HubRequest:
+    """`revision` is None for a pull request, whose ref does not exist yet."""
+    body: dict[str, Any] = {
+        "operation": "upload",
+        "transfers": ["basic", "multipart"],
+        "objects": [{"oid": item.oid, "size": item.size} for item in objects],
+        "hash_algo": "sha256",
+    }
+    if revision is not None:
+        body["ref"] = {"name": revision}
+    return post_json(
+        "lfs_batch",
+        f"/{repo.git_path}.git/info/lfs/objects/batch",
+        body,
+        headers=LFS_HEADERS,
+        repo_id=repo.repo_id,
+        objects=[{"oid": item.oid, "size": item.size} for item in objects],
+    )
+
+
+def parse_batch(response: HubResponse, objects: Sequence[LfsObject]) -> Mapping[str, LfsActions]:
+    """Actions by oid, for every object asked about. Raises `HubError` when the Hub refuses one."""
+    sizes = {item.oid: item.size for item in objects}
+    actions: dict[str, LfsActions] = {}
+    for row in a_list(json_object(response).get("objects"), "objects"):
+        fields = an_object(row, "objects[]")
+        oid = a_sha256(fields.get("oid"), "objects[].oid")
+        if oid not in sizes:
+            raise protocol_error(f"objects[] names {oid}, which was not asked about", response)
+        if fields.get("error") is not None:
+            raise _object_error(an_object(fields["error"], "objects[].error"), oid, response)
+        actions[oid] = _parse_actions(fields, oid, sizes[oid])
+    for oid in sizes:
+        if oid not in actions:
+            raise protocol_error(f"objects[] says nothing of {oid}", response)
+    return actions
+
+
+def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> HubError:
+    code = a_size(error.get("code"), "objects[].error.code")
+    message = a_text(error.get("message"), "objects[].error.message")
+    return HubError(
+        f"the Hub refuses LFS object {oid}: {message[:300]}",
+        status=code,
+        body=message,
+        url=response.url,
+        headers=response.headers,
+        retryable=code in (408, 429) or 500 <= code < 600,
+    )
+
+
+def _parse_actions(fields: Mapping[str, Any], oid: str, size: int) -> LfsActions:
+    if fields.get("actions") is None:
+        return LfsActions(oid)
+    actions = an_object(fields["actions"], "actions")
+    verify = actions.get("verify")
+    verify_url = (
+        None
+        if verify is None
+        else a_text(an_object(verify, "actions.verify").get("href"), "actions.verify.href")
+    )
+    if actions.get("upload") is None:
+        return LfsActions(oid, None, verify_url)
+    return LfsActions(
+        oid, _parse_upload(an_object(actions["upload"], "actions.upload"), size), verify_url
+    )
+
+
+def _parse_upload(upload: Mapping[str, Any], size: int) -> UploadAction:
+    href = a_text(upload.get("href"), "actions.upload.href")
+    header = an_object(upload.get("header") or {}, "actions.upload.header")
+    if header.get("chunk_size") is None:
+        plain = {
+            name: a_text(value, f"actions.upload.header.{name}") for name, value in header.items()
+        }
+        return UploadAction(href, headers=plain, lifetime=_lifetime(upload, href))
+    chunk_size = a_size(header["chunk_size"], "actions.upload.header.chunk_size")
+    if chunk_size == 0:
+        raise protocol_error("actions.upload.header.chunk_size is 0")
+    urls = _part_urls(header, expected=-(-size // chunk_size))
+    parts = cut_into_parts(urls, size, chunk_size)
+    return UploadAction(href, parts, chunk_size, {}, _lifetime(upload, urls[0]))
+
+
+def _part_urls(header: Mapping[str, Any], *, expected: int) -> list[str]:
+    """Presigned URLs in part order; keys are numbers, padded with zeros by some Hubs."""
+    if expected > PARTS_LIMIT:
+        raise protocol_error(f"chunk_size would make {expected} parts")
+    numbered = sorted(
+        (int(key), a_text(value, f"actions.upload.header.{key}"))
+        for key, value in header.items()
+        if key.isascii() and key.isdigit() and len(key) <= 8
+    )
+    if [number for number, _ in numbered] != list(range(1, expected + 1)):
+        raise protocol_error(
+            f"actions.upload.header names {len(numbered)} parts, 1 to {expected} were expected"
+        )
+    return [url for _, url in numbered]
+
+
+def _lifetime(upload: Mapping[str, Any], url: str) -> float | None:
+    """`expires_in`, else the URL's own `X-Amz-Expires`. Never an absolute time: that means
+    nothing to a clock that is off."""
+    seconds = upload.get("expires_in")
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
+        return float(seconds)
+    signed = re.search(r"[?&]X-Amz-Expires=(\d{1,7})(?:&|$)", url)
+    return float(signed[1]) if signed else None
+
+
+def cut_into_parts(urls: Sequence[str], size: int, chunk_size: int) -> tuple[Part, ...]:
+    """Part `i` of `chunk_size` bytes goes to `urls[i - 1]`; the last one takes what is left."""
+    return tuple(
+        Part(number, offset, min(chunk_size, size - offset), url)
+        for number, (offset, url) in enumerate(
+            zip(range(0, size, chunk_size), urls, strict=True), start=1
+        )
+    )
+
+
+def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
+    """Join the parts; POSTed without the Hub token, as the official client does: the URL itself
+    is the credential."""
+    body = {
+        "oid": oid,
+        "parts": [
+            {"partNumber": number, "etag": etag} for number, etag in enumerate(etags, start=1)
+        ],
+    }
+    request = post_json("complete", url, body, headers=LFS_HEADERS, oid=oid, parts=len(etags))
+    return HubRequest(
+        request.call,
+        request.method,
+        request.target,
+        request.body,
+        request.headers,
+        auth="none",
+        fields=request.fields,
+    )
+
+
+def verify_request(url: str, item: LfsObject) -> HubRequest:
+    """LFS's own check that an object arrived whole."""
+    return post_json(
+        "verify", url, {"oid": item.oid, "size": item.size}, headers=LFS_HEADERS, oid=item.oid
+    )
+
+
+def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
+    """The MD5 that an ETag stands for, or None when it has another form.
+
+    Plain and SSE-S3 stores answer a part's MD5; with KMS or customer keys it is something else
+    (AWS documentation of PutObject, "ETag").
+    """
+    if headers.get("x-amz-server-side-encryption", "").startswith("aws:kms"):
+        return None
+    if "x-amz-server-side-encryption-customer-algorithm" in headers:
+        return None
+    match = _MD5.fullmatch(etag.strip())
+    return match[1].lower() if match else None

@@ -1,0 +1,96 @@
+"""preupload: which files go inline and which through LFS, and what is already there."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asyncpush.models import FileSource, Repo
+from asyncpush.protocol.answers import (
+    a_flag,
+    a_list,
+    a_text,
+    a_text_or_none,
+    an_object,
+    json_object,
+    protocol_error,
+)
+from asyncpush.protocol.http import HubRequest, HubResponse, post_json
+from asyncpush.protocol.repos import quoted
+
+BATCH_LIMIT = 256
+"""Files a call; the official client's number."""
+
+SAMPLE_SIZE = 512
+"""First bytes of each file that the Hub wants to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadMode:
+    """The Hub's word on one path: `oid` is what it holds there now (git blob sha1 for a regular
+    file, sha256 for an LFS one)."""
+
+    mode: Literal["regular", "lfs"]
+    ignored: bool
+    oid: str | None
+
+
+def preupload_request(
+    repo: Repo,
+    revision: str,
+    files: Sequence[tuple[FileSource, bytes]],
+    *,
+    create_pr: bool = False,
+    gitignore: str | None = None,
+) -> HubRequest:
+    """`files` are pairs of a file and its sample."""
+    body: dict[str, object] = {
+        "files": [
+            {
+                "path": file.path_in_repo,
+                "size": file.size,
+                "sample": base64.b64encode(sample).decode("ascii"),
+            }
+            for file, sample in files
+        ]
+    }
+    if gitignore is not None:
+        body["gitIgnore"] = gitignore
+    query = "?create_pr=1" if create_pr else ""
+    return post_json(
+        "preupload",
+        f"/api/{repo.api_path}/preupload/{quoted(revision)}{query}",
+        body,
+        repo_id=repo.repo_id,
+        file=files[0][0].path_in_repo,
+        size=sum(file.size for file, _ in files),
+        files=[{"file": file.path_in_repo, "size": file.size} for file, _ in files],
+    )
+
+
+def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mapping[str, UploadMode]:
+    """The mode of every file asked about; empty files are regular whatever the Hub says, since
+    its store refuses empty objects."""
+    modes: dict[str, UploadMode] = {}
+    for row in a_list(json_object(response).get("files"), "files"):
+        fields = an_object(row, "files[]")
+        path = a_text(fields.get("path"), "files[].path")
+        mode: Any = a_text(fields.get("uploadMode"), "files[].uploadMode")
+        if mode not in ("regular", "lfs"):
+            raise protocol_error(f"files[].uploadMode is {mode[:80]!r}", response)
+        modes[path] = UploadMode(
+            mode,
+            a_flag(fields.get("shouldIgnore", False), "files[].shouldIgnore"),
+            a_text_or_none(fields.get("oid"), "files[].oid"),
+        )
+    answered: dict[str, UploadMode] = {}
+    for file in files:
+        if file.path_in_repo not in modes:
+            raise protocol_error(f"files[] says nothing of {file.path_in_repo!r}", response)
+        told = modes[file.path_in_repo]
+        answered[file.path_in_repo] = (
+            told if file.size else UploadMode("regular", told.ignored, told.oid)
+        )
+    return answered

@@ -1,0 +1,88 @@
+"""What a repo holds: paths-info for named paths, the tree page by page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asyncpush.models import Repo
+from asyncpush.protocol.answers import (
+    a_git_oid,
+    a_sha256,
+    a_size,
+    a_text,
+    an_object,
+    json_list,
+)
+from asyncpush.protocol.http import HubRequest, HubResponse, get, post_json
+from asyncpush.protocol.repos import quoted
+
+PATHS_LIMIT = 500
+"""Paths a call; the Hub takes 1,000, half of that is kind."""
+
+_NEXT = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, else the git blob sha1."""
+
+    path: str
+    size: int
+    oid: str
+    lfs: bool
+
+
+def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
+    return post_json(
+        "verify_commit",
+        f"/api/{repo.api_path}/paths-info/{quoted(revision)}",
+        {"paths": list(paths), "expand": False},
+        repo_id=repo.repo_id,
+        revision=revision,
+        paths=len(paths),
+    )
+
+
+def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
+    """The files among the paths asked about; a path that is not there is not in the answer."""
+    return {file.path: file for file in _files(json_list(response))}
+
+
+def tree_request(repo: Repo, revision: str) -> HubRequest:
+    return get(
+        "tree",
+        f"/api/{repo.api_path}/tree/{quoted(revision)}?recursive=true",
+        repo_id=repo.repo_id,
+        revision=revision,
+    )
+
+
+def next_tree_request(request: HubRequest, url: str) -> HubRequest:
+    return HubRequest(request.call, request.method, url, fields=request.fields)
+
+
+def parse_tree(response: HubResponse) -> tuple[list[RemoteFile], str | None]:
+    """The files of one page, and the URL of the next page if there is one."""
+    following = _NEXT.search(response.headers.get("link", ""))
+    return list(_files(json_list(response))), following[1] if following else None
+
+
+def _files(rows: list[Any]) -> list[RemoteFile]:
+    files = []
+    for row in rows:
+        fields = an_object(row, "[]")
+        if a_text(fields.get("type"), "[].type") != "file":
+            continue
+        path = a_text(fields.get("path"), "[].path")
+        if fields.get("lfs") is None:
+            size = a_size(fields.get("size"), "[].size")
+            files.append(RemoteFile(path, size, a_git_oid(fields.get("oid"), "[].oid"), lfs=False))
+        else:
+            lfs = an_object(fields["lfs"], "[].lfs")
+            size = a_size(lfs.get("size"), "[].lfs.size")
+            oid = a_sha256(lfs.get("oid"), "[].lfs.oid")
+            files.append(RemoteFile(path, size, oid, lfs=True))
+    return files
