@@ -1,0 +1,88 @@
+"""The Hub token: where it comes from, and asking for a new one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from asyncpush.errors import MissingTokenError
+
+Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
+
+
+def token_from_environment() -> str | None:
+    """`HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the token file that `hf auth login` wrote."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if value := _clean(os.environ.get(name, "")):
+            return value
+    try:
+        return _clean(_token_path().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+class TokenSource:
+    """Gives the token, asking the user's callable when there is one; `refresh` after a 401.
+
+    The token is in no `repr`.
+    """
+
+    def __init__(self, token: Token | None) -> None:
+        if isinstance(token, str):
+            token = _clean(token)
+            if token is None:
+                raise MissingTokenError("the token that was given is empty")
+        self._given = token
+        self._current = token if isinstance(token, str) else None
+
+    @property
+    def refreshable(self) -> bool:
+        return callable(self._given)
+
+    @property
+    def known(self) -> str:
+        """The token in use, for redaction; empty when none was asked for yet."""
+        return self._current or ""
+
+    async def get(self) -> str:
+        """Raises `MissingTokenError` when there is none."""
+        if self._current is None:
+            self._current = await self._ask()
+        return self._current
+
+    async def refresh(self, rejected: str) -> str:
+        """Another token than `rejected`, unless a sibling request has fetched one meanwhile."""
+        if self._current == rejected:
+            self._current = await self._ask()
+        return await self.get()
+
+    async def _ask(self) -> str:
+        if not callable(self._given):
+            found = token_from_environment()
+        else:
+            answer = self._given()
+            found = _clean(await answer if inspect.isawaitable(answer) else answer)
+        if found is None:
+            raise MissingTokenError()
+        return found
+
+
+def _token_path() -> Path:
+    if explicit := os.environ.get("HF_TOKEN_PATH"):
+        return Path(explicit).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "token"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache).expanduser() if cache else Path.home() / ".cache"
+    return base / "huggingface" / "token"
+
+
+def _clean(token: object) -> str | None:
+    """Stripped, or None when nothing is left; a header takes no line breaks."""
+    if not isinstance(token, str):
+        return None
+    stripped = token.replace("\r", "").replace("\n", "").strip()
+    return stripped or None

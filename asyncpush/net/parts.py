@@ -1,0 +1,313 @@
+"""Sending parts: slices of files, read ahead and hashed in threads, PUT to presigned URLs.
+
+What a GiB costs is decided here. Per part there are two reused buffers: while one is being sent in
+pieces, the next is read and its MD5 taken in one thread hop. Pieces of 256 KiB keep the event loop
+free (measured: larger bodies at once cost twice the CPU and stall the loop for 250 ms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+
+from asyncpush.errors import HubError
+from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.models import Part
+from asyncpush.net.faults import StalledError, network_error
+from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
+from asyncpush.net.redaction import redact_headers, redact_url
+from asyncpush.net.session import HubSession
+from asyncpush.net.watch import StallWatch
+from asyncpush.protocol import urls
+from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.http import HubRequest, HubResponse
+
+PIECES_PER_HOP = 2
+"""Pieces read and hashed in one thread hop: more would hold the GIL's switch for longer than the
+loop likes, fewer cost more hops (measured, DESIGN §5)."""
+
+ERROR_BODY_LIMIT = 4096
+
+
+class Slices(Protocol):
+    """Bytes by position; called in threads."""
+
+    def readinto(self, offset: int, buffer: memoryview) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """What the store answered, and the MD5 of what was sent (None when nobody wants it)."""
+
+    etag: str | None
+    headers: Mapping[str, str] = field(repr=False)
+    md5: str | None
+
+
+class PartSender:
+    """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
+
+    def __init__(
+        self, session: HubSession, limit: PartLimit, pool: BufferPool, threads: Executor
+    ) -> None:
+        self._session = session
+        self._config = session.config
+        self._bandwidth = Bandwidth(session.config.max_bandwidth)
+        self._pool = pool
+        self._threads = threads
+        self.limit = limit
+
+    async def send(
+        self,
+        source: Slices,
+        part: Part,
+        emit: Emitter,
+        *,
+        attempt: int,
+        headers: Mapping[str, str],
+        on_sent: Callable[[int], None],
+        fields: Mapping[str, Any],
+    ) -> SentPart:
+        """One attempt. Raises `HubError`; the Hub token is never on it."""
+        url = urls.resolve(part.url, self._session.endpoint)
+        urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
+        request = HubRequest("part", "PUT", url, fields=fields)
+        began = time.monotonic()
+        async with self.limit.slot():
+            try:
+                return await self._put(
+                    request, source, part, emit.child(), headers, on_sent, attempt
+                )
+            except HubError as exc:
+                if exc.status in (429, 503) or isinstance(exc.__cause__, StalledError):
+                    self.limit.overloaded()
+                self._session.complete_error(exc, attempt, began, url)
+                raise
+
+    async def _put(
+        self,
+        request: HubRequest,
+        source: Slices,
+        part: Part,
+        emit: Emitter,
+        headers: Mapping[str, str],
+        on_sent: Callable[[int], None],
+        attempt: int,
+    ) -> SentPart:
+        url = request.target
+        watch = StallWatch(self._config.stall_timeout)
+        body = PartBody(
+            _ReadAhead(source, part, self._pool, self._threads, with_md5=self._config.verify_etag),
+            part.size,
+            self._config.chunk_size,
+            watch,
+            self._bandwidth,
+            on_sent,
+        )
+        # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
+        sent_headers = {**headers, "Content-Length": str(part.size)}
+        if emit.active:
+            shown = redact_headers(sent_headers)
+            emit.emit(
+                RequestStarted(
+                    "part", "PUT", redact_url(url), attempt, part.size, shown, request.fields
+                )
+            )
+        began = time.monotonic()
+        try:
+            async with (
+                watch.guard(),
+                self._session.open(
+                    "PUT", url, headers=sent_headers, data=body, skip_auto_headers=["Content-Type"]
+                ) as answer,
+            ):
+                content = await answer.content.read(ERROR_BODY_LIMIT)
+                lowered = {name.lower(): value for name, value in answer.headers.items()}
+                response = HubResponse(answer.status, lowered, content, url)
+        except StalledError as exc:
+            raise network_error(exc, method="PUT", url=url, what="part") from exc
+        finally:
+            await body.finish()
+        if emit.active:
+            emit.emit(_finished(request, response, part, attempt, began))
+        if not 200 <= response.status < 300:
+            raise failure_of(request, response, now=time.time())
+        if not body.whole:
+            raise HubError(
+                "the store answered before it had the whole part",
+                status=response.status,
+                url=url,
+                retryable=True,
+            )
+        self.limit.succeeded()
+        return SentPart(lowered.get("etag"), lowered, body.md5)
+
+
+class _ReadAhead:
+    """Fills two buffers in turn, one thread hop ahead of what is being sent."""
+
+    def __init__(
+        self,
+        source: Slices,
+        part: Part,
+        pool: BufferPool,
+        threads: Executor,
+        *,
+        with_md5: bool,
+    ) -> None:
+        self._source = source
+        self._position = part.offset
+        self._end = part.offset + part.size
+        self._pool = pool
+        self._threads = threads
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._spare: list[bytearray] = []
+        self._taken: list[bytearray] = []
+        self._shown: bytearray | None = None
+        self._job: asyncio.Future[memoryview] | None = None
+
+    @property
+    def md5(self) -> str | None:
+        return self._md5.hexdigest() if self._md5 is not None else None
+
+    async def next(self) -> memoryview | None:
+        """The next filled stretch, or None after the last; the one before it is used again."""
+        if self._shown is not None:
+            self._spare.append(self._shown)
+            self._shown = None
+        if self._job is None:
+            self._start()
+        if self._job is None:
+            return None
+        filled = await asyncio.shield(self._job)
+        self._job = None
+        self._shown = filled.obj  # type: ignore[assignment]  # the bytearray beneath
+        self._start()
+        return filled
+
+    async def finish(self) -> None:
+        """Wait for the thread that may still be reading, then give the buffers back."""
+        if self._job is not None:
+            await asyncio.wait([self._job])
+            if not self._job.cancelled():
+                self._job.exception()  # seen: nobody needs it any more
+            self._job = None
+        while self._taken:
+            self._pool.give_back(self._taken.pop())
+
+    def _start(self) -> None:
+        size = min(self._pool.size, self._end - self._position)
+        if size <= 0:
+            return
+        if self._spare:
+            buffer = self._spare.pop()
+        else:
+            buffer = self._pool.take()
+            self._taken.append(buffer)
+        loop = asyncio.get_running_loop()
+        self._job = loop.run_in_executor(
+            self._threads, self._fill, memoryview(buffer)[:size], self._position
+        )
+        self._position += size
+
+    def _fill(self, view: memoryview, position: int) -> memoryview:
+        self._source.readinto(position, view)
+        if self._md5 is not None:
+            self._md5.update(view)
+        return view
+
+
+class PartBody(aiohttp.Payload):
+    """A part as aiohttp's request body, written piece by piece, each drained before its buffer is
+    used again: transports of Python ≥ 3.12 keep references to what they were given."""
+
+    def __init__(
+        self,
+        stretches: _ReadAhead,
+        size: int,
+        piece_size: int,
+        watch: StallWatch,
+        bandwidth: Bandwidth,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        super().__init__(stretches)
+        self._size = size
+        self._piece_size = piece_size
+        self._stretches = stretches
+        self._watch = watch
+        self._bandwidth = bandwidth
+        self._on_sent = on_sent
+        self._sent = 0
+        self._closed = False
+        self._writing: asyncio.Task[Any] | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self._sent == self._size
+
+    @property
+    def md5(self) -> str | None:
+        return self._stretches.md5
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a part is not text")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self._writing = asyncio.current_task()
+        transport: Any = getattr(writer, "transport", None)
+        if transport is not None:
+            self._watch.follow(transport)
+            # Drained means: handed to the kernel, not waiting in a Python buffer.
+            transport.set_write_buffer_limits(high=0)
+        while (stretch := await self._stretches.next()) is not None:
+            for start in range(0, len(stretch), self._piece_size):
+                piece = stretch[start : start + self._piece_size]
+                await self._bandwidth.take(len(piece))
+                if self._closed:
+                    return
+                await writer.write(piece)
+                await writer.drain()
+                self._sent += len(piece)
+                self._watch.touch()
+                self._on_sent(self._sent)
+
+    async def finish(self) -> None:
+        """Called when the request is over, however it ended: no thread of ours reads any more and
+        the buffers are free."""
+        self._closed = True
+        if self._writing is not None and not self._writing.done():
+            # aiohttp cancels its writer with the request; it is only waited for here.
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        await self._stretches.finish()
+
+
+def _finished(
+    request: HubRequest, response: HubResponse, part: Part, attempt: int, began: float
+) -> RequestFinished:
+    return RequestFinished(
+        "part",
+        "PUT",
+        redact_url(request.target),
+        attempt,
+        response.status,
+        round((time.monotonic() - began) * 1000, 3),
+        part.size,
+        len(response.body),
+        redact_headers(response.headers),
+        request_id(response.headers),
+        request.fields,
+    )

@@ -1,0 +1,174 @@
+"""Trying again: a pure decision, and the loop that waits for it (tenacity's)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from asyncpush.errors import HubError, ProtocolError, RateLimitedError, RetriesExhaustedError
+from asyncpush.options import UploadConfig
+
+T = TypeVar("T")
+
+GARBLED_RETRIES = 2
+"""An answer that makes no sense three times in a row will not make sense the sixth time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to try again. Times in seconds."""
+
+    max_retries: int
+    initial_backoff: float
+    max_backoff: float
+    outage_timeout: float
+    max_retry_after: float
+
+    @classmethod
+    def of(cls, config: UploadConfig) -> RetryPolicy:
+        return cls(
+            config.max_retries,
+            config.initial_backoff_ms / 1000,
+            config.max_backoff_ms / 1000,
+            config.outage_timeout,
+            config.max_retry_after,
+        )
+
+    def delay(
+        self, failures: int, error: HubError, *, draw: float, offline_for: float | None = None
+    ) -> float | None:
+        """Seconds before the next attempt, or None to give up.
+
+        `failures` counts those of this request, this one included; `draw` in [0, 1) is the
+        jitter ("full jitter": waits are spread over the whole interval). While the network is
+        away altogether, `offline_for` says for how long, and attempts do not count.
+        """
+        if not error.retryable:
+            return None
+        if offline_for is not None and offline_for <= self.outage_timeout:
+            return self._backoff(failures) * (0.5 + draw / 2)
+        if failures > self.max_retries:
+            return None
+        if isinstance(error, ProtocolError) and failures > GARBLED_RETRIES:
+            return None
+        if error.retry_after is not None:
+            if error.retry_after > self.max_retry_after:
+                return None
+            return error.retry_after + draw * self.initial_backoff
+        return self._backoff(failures) * draw
+
+    def _backoff(self, failures: int) -> float:
+        return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 30))
+
+
+OnRetry = Callable[[HubError, float | None], None]
+
+
+class RetryLoop:
+    """One request's attempts. `reached` tells whether the network has ever been there in this
+    session: an endpoint that never answered is wrong rather than away."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        reached: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy
+        self._reached = reached
+        self._sleep = sleep
+        self._clock = clock
+        self._draw = draw
+        self._failures = 0
+        self._offline_since: float | None = None
+        self._next: float | None = None
+
+    async def run(self, attempt: Callable[[int], Awaitable[T]], on_failure: OnRetry) -> T:
+        """Call `attempt` (with its number, from 1) until it succeeds or the policy gives up.
+
+        `on_failure` hears of each failure and of the wait that follows, None at the end. Raises
+        the last error, as `RetriesExhaustedError` when it was one that usually passes.
+        """
+
+        def wait(state: RetryCallState) -> float:
+            error = _error_of(state)
+            self._next = self._decide(error)
+            on_failure(error, self._next)
+            return self._next or 0.0
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda exc: isinstance(exc, HubError)),
+            wait=wait,
+            stop=lambda state: self._next is None,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            async for state in retrying:
+                with state:
+                    return await attempt(state.retry_state.attempt_number)
+        except HubError as exc:
+            raise self._final(exc) from exc.__cause__
+        raise AssertionError("tenacity always returns or raises")  # pragma: no cover
+
+    def _decide(self, error: HubError) -> float | None:
+        offline_for = self._note_outage(error)
+        if offline_for is None:
+            self._failures += 1
+        return self._policy.delay(
+            max(self._failures, 1), error, draw=self._draw(), offline_for=offline_for
+        )
+
+    def _note_outage(self, error: HubError) -> float | None:
+        if not error.unreachable or not self._reached():
+            self._offline_since = None
+            return None
+        now = self._clock()
+        if self._offline_since is None:
+            self._offline_since = now
+        return now - self._offline_since
+
+    def _final(self, error: HubError) -> HubError:
+        """The error that leaves the loop: whoever catches it must not try the same again."""
+        if not error.retryable:
+            return error
+        limit = self._policy.max_retry_after
+        if error.retry_after is not None and error.retry_after > limit:
+            final = _as(
+                RateLimitedError,
+                error,
+                f"{error.message}; the server asks to wait {error.retry_after:.0f} s, longer than"
+                f" max_retry_after={limit:.0f}",
+            )
+        elif isinstance(error, RateLimitedError | ProtocolError):
+            final = error
+        else:
+            final = _as(
+                RetriesExhaustedError, error, f"{error.message}; tried {error.attempt} times"
+            )
+        final.retryable = False
+        return final
+
+
+def _error_of(state: RetryCallState) -> HubError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, HubError)  # nothing else is retried
+    return error
+
+
+def _as(kind: type[HubError], error: HubError, message: str) -> HubError:
+    """The same failure under another class."""
+    other = kind(message)
+    for name, value in vars(error).items():
+        if name != "message":
+            setattr(other, name, value)
+    return other

@@ -1,0 +1,378 @@
+"""The session: every request of an `Uploader` goes through here."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from asyncpush._version import __version__
+from asyncpush.errors import HubError, ProtocolError
+from asyncpush.events import (
+    Emitter,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RetryScheduled,
+    Waiting,
+)
+from asyncpush.net.credentials import TokenSource
+from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
+from asyncpush.net.pacing import Pacer
+from asyncpush.net.proxies import proxy_for
+from asyncpush.net.redaction import redact_headers, redact_text, redact_url
+from asyncpush.net.retry import RetryLoop, RetryPolicy
+from asyncpush.net.watch import StallWatch
+from asyncpush.options import MIB, UploadConfig
+from asyncpush.protocol import urls
+from asyncpush.protocol.answers import protocol_error
+from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.hints import rate_limit
+from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
+
+T = TypeVar("T")
+
+ANSWER_LIMIT = 32 * MIB
+"""No answer of a Hub is larger; a page of 1,000 tree entries has about 0.3 MiB."""
+
+API_CALLS_IN_FLIGHT = 8
+REDIRECTS_LIMIT = 5
+USER_AGENT = f"asyncpush/{__version__} (python {platform.python_version()})"
+
+Describe = Callable[[Any], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of one request, for events and errors."""
+
+    request: HubRequest
+    url: str
+    number: int
+    started: float
+    emit: Emitter
+    began: float = field(default_factory=time.monotonic)
+
+
+class HubSession:
+    """Connections to one Hub and its store, with the token, the waits and the retries they share.
+
+    `sleep`, `clock` and `draw` are tenacity's and the pacer's: tests give their own.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: TokenSource,
+        config: UploadConfig,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.endpoint = urls.check_endpoint(endpoint)
+        self.config = config
+        self.token = token
+        self.pacer = Pacer(sleep=sleep)
+        self._sleep = sleep
+        self._policy = RetryPolicy.of(config)
+        self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
+        self._http: aiohttp.ClientSession | None = None
+        self._reached = False
+
+    def note_reached(self) -> None:
+        """Some server answered: from now on a missing network is an outage, not a wrong name."""
+        self._reached = True
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
+                # Answers are read as they are: a compressed one could blow up to any size.
+                auto_decompress=False,
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                raise_for_status=False,
+            )
+        return self._http
+
+    async def close(self) -> None:
+        if self._http is not None:
+            http, self._http = self._http, None
+            await http.close()
+
+    def retry_loop(self) -> RetryLoop:
+        return RetryLoop(self._policy, reached=lambda: self._reached, sleep=self._sleep)
+
+    async def ask(
+        self,
+        request: HubRequest,
+        parse: Callable[[HubResponse], T],
+        emit: Emitter,
+        *,
+        describe: Describe | None = None,
+        retry: bool = True,
+        accept: Callable[[HubResponse], bool] = lambda response: response.status < 300,
+    ) -> T:
+        """Send a request until its answer parses, or the retry policy gives up.
+
+        `describe` adds fields of the parsed answer to its event. With `retry=False` there is one
+        attempt: for requests whose repetition could do something twice. Raises `HubError`.
+        """
+        started = time.monotonic()
+
+        async def attempt(number: int) -> T:
+            url = urls.resolve(request.target, self.endpoint)
+            this = Attempt(request, url, number, started, emit.child())
+            try:
+                return await self._attempt(this, parse, describe, accept)
+            except HubError as exc:
+                exc.method = exc.method or request.method
+                self.complete_error(exc, number, started, url)
+                if not retry:
+                    self.report_failure(emit, request.call, exc, None, request.fields)
+                raise
+
+        if not retry:
+            return await attempt(1)
+        return await self.retry_loop().run(
+            attempt,
+            lambda error, delay: self.report_failure(
+                emit, request.call, error, delay, request.fields
+            ),
+        )
+
+    def complete_error(self, error: HubError, attempt: int, started: float, url: str) -> None:
+        """What only the network layer knows about a failure; and nothing secret leaves it."""
+        error.attempt = attempt
+        error.elapsed_seconds = time.monotonic() - started
+        error.url = redact_url(error.url or url)
+        error.headers = redact_headers(error.headers)
+        error.body = redact_text(error.body, self.token.known)
+        error.message = redact_text(error.message, self.token.known)
+        error.args = (error.message,)
+
+    def report_failure(
+        self,
+        emit: Emitter,
+        call: str,
+        error: HubError,
+        delay: float | None,
+        fields: Mapping[str, Any],
+    ) -> None:
+        """The events of one failed attempt."""
+        if not emit.active:
+            return
+        backoff_ms = None if delay is None else round(delay * 1000, 1)
+        emit.emit(
+            RequestFailed(
+                call, error.url, error.message, error.status, error.attempt, backoff_ms, fields
+            )
+        )
+        if delay is not None:
+            path, part = fields.get("file"), fields.get("part_number")
+            reason = error.message
+            emit.emit(RetryScheduled(call, error.attempt, delay, reason, path, part))
+
+    async def _attempt(
+        self,
+        this: Attempt,
+        parse: Callable[[HubResponse], T],
+        describe: Describe | None,
+        accept: Callable[[HubResponse], bool],
+    ) -> T:
+        urls.check_target(this.url, self.endpoint, self.config.allowed_hosts or ())
+        own = urls.same_origin(this.url, self.endpoint)
+        if own:
+            await self.pacer.turn(
+                lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))
+            )
+        async with self._api_calls:
+            response = await self._with_fresh_token(this, own=own)
+        now = time.time()
+        if own:
+            self._learn(response, now)
+        if not accept(response):
+            self._finished(this, response, {})
+            if response.status < 400:
+                raise protocol_error(f"{this.request.call}: status {response.status}", response)
+            raise failure_of(this.request, response, now=now)
+        try:
+            value = parse(response)
+        except HubError:
+            self._finished(this, response, {})
+            raise
+        self._finished(this, response, describe(value) if describe and this.emit.active else {})
+        return value
+
+    async def _with_fresh_token(self, this: Attempt, *, own: bool) -> HubResponse:
+        """Ask once; after a 401 ask for a new token once and ask again."""
+        token = await self.token.get() if own and this.request.auth == "token" else None
+        response = await self._follow(this, token)
+        if response.status == 401 and token is not None and self.token.refreshable:
+            token = await self.token.refresh(token)
+            response = await self._follow(this, token)
+        return response
+
+    async def _follow(self, this: Attempt, token: str | None) -> HubResponse:
+        """Follow redirects within the Hub's own origin (renamed repos); no other leads anywhere:
+        a body or a token would go with it."""
+        url = this.url
+        for _ in range(REDIRECTS_LIMIT):
+            response = await self._send(this, url, token)
+            if response.status not in (301, 302, 307, 308):
+                return response
+            target = urls.join(url, response.headers.get("location", ""))
+            if not urls.same_origin(target, url):
+                raise _redirect_refused(response, "to another origin", target)
+            if this.request.method != "GET" and response.status in (301, 302):
+                raise _redirect_refused(response, "that would drop the body", target)
+            url = target
+        raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", url)
+
+    async def _send(self, this: Attempt, url: str, token: str | None) -> HubResponse:
+        request = this.request
+        headers = dict(request.headers)
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if request.body is not None:
+            headers["Content-Length"] = str(request.length)
+        self._started(this, url, headers)
+        watch = StallWatch(self.config.response_timeout)
+        body = request.body
+        stream = _BodyStream(body, watch) if isinstance(body, StreamBody) else None
+        data = stream.pieces() if stream is not None else body
+        try:
+            async with (
+                watch.guard(),
+                self.open(request.method, url, headers=headers, data=data) as answer,
+            ):
+                watch.touch()
+                content = await _read_limited(answer)
+        except StalledError as exc:
+            raise network_error(exc, method=request.method, url=url, what=request.call) from exc
+        except HubError:
+            if stream is not None and stream.failure is not None:
+                raise stream.failure from None
+            raise
+        return HubResponse(answer.status, _lowered(answer.headers), content, url)
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, url: str, **arguments: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer whose body is not read yet; network faults come out as `HubError`."""
+        if (proxy := proxy_for(url)) is not None:
+            arguments["proxy"], arguments["proxy_auth"] = proxy
+        target = URL(url, encoded=True)
+        try:
+            async with self.http.request(
+                method, target, allow_redirects=False, **arguments
+            ) as answer:
+                self._reached = True
+                yield answer
+        except HubError:
+            raise
+        except NETWORK_EXCEPTIONS as exc:
+            raise network_error(exc, method=method, url=url, what=method) from exc
+        except ValueError as exc:  # aiohttp on URLs and headers that it cannot send
+            raise ProtocolError(
+                f"this cannot be asked: {redact_text(str(exc))}", method=method, url=redact_url(url)
+            ) from exc
+
+    def _learn(self, response: HubResponse, now: float) -> None:
+        """Rate limits hold for the whole session, not only for the request that met them."""
+        limit = rate_limit(response.headers)
+        self.pacer.note(limit, longest=self.config.max_retry_after)
+        if response.status == 429:
+            error = failure_of(HubRequest("", "", ""), response, now=now)
+            if error.retry_after is not None and error.retry_after <= self.config.max_retry_after:
+                self.pacer.hold(error.retry_after)
+
+    def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
+        if this.emit.active:
+            request = this.request
+            this.emit.emit(
+                RequestStarted(
+                    request.call,
+                    request.method,
+                    redact_url(url),
+                    this.number,
+                    request.length,
+                    redact_headers(headers),
+                    request.fields,
+                )
+            )
+
+    def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
+        if this.emit.active:
+            request = this.request
+            this.emit.emit(
+                RequestFinished(
+                    request.call,
+                    request.method,
+                    redact_url(response.url),
+                    this.number,
+                    response.status,
+                    round((time.monotonic() - this.began) * 1000, 3),
+                    request.length,
+                    len(response.body),
+                    redact_headers(response.headers),
+                    request_id(response.headers),
+                    {**request.fields, **described},
+                )
+            )
+
+
+async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole body, unless it is larger than any answer or compressed against our wish."""
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise ProtocolError(f"the answer is compressed ({encoding[:40]}) although none was asked")
+    pieces, size = [], 0
+    async for piece in answer.content.iter_any():
+        size += len(piece)
+        if size > ANSWER_LIMIT:
+            raise ProtocolError(f"the answer is larger than {ANSWER_LIMIT} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class _BodyStream:
+    """A body made while it is sent. What its maker raises would come out of aiohttp as a network
+    fault; it is kept here to be raised as what it is."""
+
+    def __init__(self, body: StreamBody, watch: StallWatch) -> None:
+        self._body = body
+        self._watch = watch
+        self.failure: Exception | None = None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._body.open():
+                yield piece
+                self._watch.touch()
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+
+def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolError:
+    return ProtocolError(
+        f"the Hub redirects {why}: {redact_url(target)[:200]}",
+        status=response.status,
+        url=response.url,
+        headers=response.headers,
+        suggestion="if the Hub has moved, set HF_ENDPOINT to its new address",
+    )
