@@ -1,0 +1,24 @@
+"""Resume across process death: what a push would otherwise have to do twice, in SQLite.
+
+Hashes by file identity, multipart uploads with their presigned URLs and verified ETags, commits
+whose answer has not been seen, and locks so that processes of one host share the work.
+
+A killed process (SIGKILL) loses nothing that it told the journal, and neither does a power cut,
+except for hashes told since the last part: those are computed again. See `database` for how.
+"""
+
+from asyncpush.journal.journal import HashQuery, HashRecord, Journal, NullJournal
+from asyncpush.journal.locks import Claim
+from asyncpush.journal.values import Entry, OpenUpload, PendingCommit, Stats
+
+__all__ = [
+    "Claim",
+    "Entry",
+    "HashQuery",
+    "HashRecord",
+    "Journal",
+    "NullJournal",
+    "OpenUpload",
+    "PendingCommit",
+    "Stats",
+]

@@ -1,0 +1,409 @@
+"""The journal's SQLite file: opened privately, checked, set aside when damaged, given up softly.
+
+Nothing here raises because of the disk: a database that cannot be opened raises `UnusableError`
+once, at the start, and one that fails later turns itself off with one warning.
+
+**Durability.** The file is in WAL mode. A killed process loses nothing that was committed, since
+the pages are the kernel's by then. A power cut would lose what was committed since the last sync,
+so durable writes (uploads, parts, commits) run with `synchronous=FULL`, one sync each; hashes run
+with `NORMAL`, being sealed by the next durable write. On network filesystems, where WAL's shared
+memory does not work between hosts, a rollback journal is used instead.
+
+**Threads.** Two connections, each under its own lock: one writes, the other reads, so that a read
+never waits for the disk. More would gain nothing, as SQLite has one writer anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from asyncpush.journal.locks import OPENING, HostLocks
+
+logger = logging.getLogger("asyncpush.journal")
+
+T = TypeVar("T")
+
+FILE_NAME = "journal.sqlite3"
+APPLICATION_ID = 0x61737970  # "asyp"
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT = 5.0
+KEPT_ASIDE = 2
+
+# Every column is a blob or a number: text that is not UTF-8 would make SQLite's reader raise.
+SCHEMA = (
+    "CREATE TABLE hashes (path BLOB, kind BLOB, identity BLOB, oid BLOB, remembered_at REAL,"
+    " seal INTEGER, PRIMARY KEY (path, kind)) WITHOUT ROWID",
+    "CREATE TABLE uploads (id INTEGER PRIMARY KEY, scope BLOB, oid BLOB, size INTEGER,"
+    " part_count INTEGER, started_at REAL, expires_at REAL, details BLOB, UNIQUE (scope, oid))",
+    "CREATE TABLE parts (upload INTEGER, number INTEGER, etag BLOB, seal INTEGER,"
+    " PRIMARY KEY (upload, number)) WITHOUT ROWID",
+    "CREATE TABLE commits (scope BLOB, fingerprint BLOB, created_at REAL, details BLOB,"
+    " PRIMARY KEY (scope, fingerprint)) WITHOUT ROWID",
+)
+
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+_NETWORK = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs"),
+        *("virtiofs", "wekafs"),
+    )
+)
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+
+class UnusableError(Exception):
+    """There can be no journal here; the text says why."""
+
+
+class _DamagedError(Exception):
+    """The file is not a journal we can read; the text says what it is."""
+
+
+class Database:
+    """An open journal file. `failure` says why it was given up, None while it works."""
+
+    def __init__(
+        self, path: Path, locks: HostLocks, writer: sqlite3.Connection, reader: sqlite3.Connection
+    ) -> None:
+        self.path = path
+        self._locks = locks
+        self.failure: str | None = None
+        self._file = _file_key(path)
+        self._writer = writer
+        self._reader = reader
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._synchronous = ""
+        self._open = True
+        self._pid = os.getpid()
+
+    @classmethod
+    def open(cls, folder: Path, locks: HostLocks) -> Database:
+        """The journal in `folder`, created if need be. Raises `UnusableError`."""
+        opening = locks.wait(OPENING, BUSY_TIMEOUT)
+        if opening is None:
+            raise UnusableError(f"{folder}: locked by another process")
+        with opening:
+            return _open_or_replace(folder / FILE_NAME, locks)
+
+    @property
+    def is_open(self) -> bool:
+        """False once closed or given up, and in a forked child: SQLite must not be used there."""
+        return self._open and self._pid == os.getpid()
+
+    def read(self, work: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> T | None:
+        """What `work` reads; None when the journal is off. `at_once`: all of one moment."""
+        if at_once:
+            return self._run(
+                self._read_lock, self._reader, lambda reader: _transaction(reader, "BEGIN", work)
+            )
+        return self._run(self._read_lock, self._reader, work)
+
+    def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T | None:
+        """What `work` returns, its changes committed (and on the disk, if `durable`)."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            self._set_synchronous("FULL" if durable else "NORMAL")
+            return _transaction(connection, "BEGIN IMMEDIATE", work)
+
+        return self._run(self._write_lock, self._writer, transaction)
+
+    def _set_synchronous(self, wanted: str) -> None:
+        if self._synchronous != wanted:
+            self._writer.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+
+    def compact(self) -> None:
+        """Give free pages back to the disk, and empty the log of changes."""
+        if not self.is_open:
+            return
+        # Another process may be reading, or this one closing: then the next one does it.
+        with self._write_lock, contextlib.suppress(sqlite3.Error):
+            self._writer.executescript("PRAGMA incremental_vacuum")  # `execute` would do one page
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close the file. What is asked later is answered as by a journal that is off."""
+        if self._pid == os.getpid():
+            with self._write_lock, self._read_lock:
+                self._shut()
+
+    def _run(
+        self,
+        lock: threading.Lock,
+        connection: sqlite3.Connection,
+        work: Callable[[sqlite3.Connection], T],
+    ) -> T | None:
+        if not self.is_open:  # before the lock, which a forked child may find held for ever
+            return None
+        with lock:
+            if not self._open:  # closed while we waited
+                return None
+            try:
+                return work(connection)
+            except sqlite3.Error as exc:
+                failure = exc
+        self._give_up(failure)
+        return None
+
+    def _give_up(self, failure: sqlite3.Error) -> None:
+        with self._write_lock, self._read_lock:
+            if not self._open:
+                return
+            self.failure = f"{self.path}: {failure}"
+            self._shut()
+        logger.warning(
+            "the resume journal is off: %s; this push goes on, but if it is interrupted,"
+            " the next one may have to send its files again",
+            self.failure,
+        )
+        if _is_damage(failure):
+            self._set_aside_own_file()
+
+    def _set_aside_own_file(self) -> None:
+        """So that the next push begins afresh, unless somebody else has seen to that already."""
+        opening = self._locks.wait(OPENING, 0)
+        if opening is not None:
+            with opening, contextlib.suppress(OSError):
+                if _file_key(self.path) == self._file:
+                    _set_aside(self.path)
+
+    def _shut(self) -> None:
+        if self._open:
+            self._open = False
+            for connection in (self._reader, self._writer):
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+
+
+def _transaction(
+    connection: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]
+) -> T:
+    connection.execute(begin)
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.rollback()
+        raise
+    return result
+
+
+def private_folder(directory: Path) -> Path:
+    """`directory`/journal, ours alone. A folder of its own, so that no folder of the user's ever
+    has its mode changed. Raises `OSError`."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = directory / "journal"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # Both the link, if it is one, and what it leads to.
+    for status in (folder.lstat(), folder.stat()):
+        if not _is_ours(status):
+            raise PermissionError(1, "belongs to another user", str(folder))
+    if not stat.S_ISDIR(folder.stat().st_mode):
+        raise NotADirectoryError(20, "is not a folder", str(folder))
+    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        folder.chmod(0o700)
+    return folder
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def _open_or_replace(path: Path, locks: HostLocks) -> Database:
+    try:
+        try:
+            return _open(path, locks)
+        except _DamagedError as exc:
+            aside = _set_aside(path)
+            logger.warning(
+                "the resume journal cannot be used (%s): set aside as %s, a fresh one is begun",
+                exc,
+                aside,
+            )
+            return _open(path, locks)
+    except (sqlite3.Error, _DamagedError) as exc:
+        raise UnusableError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise UnusableError(f"{exc.filename or path}: {exc.strerror}") from exc
+
+
+def _open(path: Path, locks: HostLocks) -> Database:
+    _prepare_file(path)
+    with contextlib.ExitStack() as undo:
+        try:
+            writer = undo.enter_context(contextlib.closing(_connect(path)))
+            _check_or_create(writer, network=on_network(path.parent))
+            reader = undo.enter_context(contextlib.closing(_connect(path)))
+            reader.execute("PRAGMA query_only=ON")
+            database = Database(path, locks, writer, reader)
+        except sqlite3.DatabaseError as exc:
+            if _is_damage(exc):
+                raise _DamagedError(str(exc)) from exc
+            raise
+        undo.pop_all()
+        return database
+
+
+def _prepare_file(path: Path) -> None:
+    """See that there is a file of ours, mode 0600, without ever opening an old one.
+
+    Closing a descriptor of a file drops the locks that SQLite has on it elsewhere in the process.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        # A log without its database would be played into the new one.
+        for suffix in _SIDE_FILES:
+            _with_suffix(path, suffix).unlink(missing_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise _DamagedError("it is not a file")
+    if not _is_ours(status):
+        raise _DamagedError("it belongs to another user")
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        path.chmod(0o600)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+
+
+def _check_or_create(connection: sqlite3.Connection, *, network: bool) -> None:
+    """Make sure of the schema. Raises `_DamagedError` for a file that is not such a journal."""
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # presigned URLs are secrets
+    connection.execute("PRAGMA temp_store=MEMORY")
+    found = _schema_of(connection)
+    if found == (0, 0, frozenset()):
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        _choose_log(connection, network=network)
+        _transaction(connection, "BEGIN IMMEDIATE", _create)
+        return
+    application, version, tables = found
+    if application != APPLICATION_ID:
+        raise _DamagedError("it is not a journal of asyncpush")
+    if version != SCHEMA_VERSION:
+        raise _DamagedError(f"its schema version is {version}, not {SCHEMA_VERSION}")
+    if tables != frozenset(SCHEMA):
+        raise _DamagedError("its tables are not as they should be")
+    _choose_log(connection, network=network)
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _DamagedError(f"it is damaged: {verdict}")
+
+
+def _schema_of(connection: sqlite3.Connection) -> tuple[int, int, frozenset[str]]:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return application, version, frozenset(str(sql) for (sql,) in rows)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _choose_log(connection: sqlite3.Connection, *, network: bool) -> None:
+    if not network:
+        # Some filesystems have no shared memory for WAL, and say so by an error or another mode.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            connection.execute(f"PRAGMA journal_size_limit={8 << 20}").fetchone()
+            return
+    connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+
+
+def on_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether other hosts may have the same files open (as far as Linux tells)."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return False
+    device = folder.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        mount, _, kind = line.partition(" - ")
+        if wanted in mount.split()[2:3]:
+            name = kind.partition(" ")[0]
+            return name in _NETWORK or name.startswith("fuse.")
+    return False
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename the file and its logs, keeping the last few such. Raises `OSError`."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    aside = next(
+        candidate
+        for number in range(1000)
+        if not os.path.lexists(
+            candidate := _with_suffix(path, f".corrupt-{stamp}" + (f"-{number}" if number else ""))
+        )
+    )
+    for suffix in _SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            _with_suffix(path, suffix).rename(_with_suffix(aside, suffix))
+    path.rename(aside)
+    forget_aside(path, keep=KEPT_ASIDE)
+    return aside
+
+
+def forget_aside(path: Path, *, keep: int = 0) -> int:
+    """Remove all but the newest `keep` of the files set aside: they may hold presigned URLs.
+
+    Returns how many journals that were. A folder is left alone: it was never a journal.
+    """
+    asides = [
+        found
+        for found in sorted(path.parent.glob(path.name + ".corrupt-*"))
+        if not found.name.endswith(_SIDE_FILES) and not found.is_dir()
+    ]
+    old = asides[: len(asides) - keep]
+    for aside in old:
+        for suffix in ("", *_SIDE_FILES):
+            _with_suffix(aside, suffix).unlink(missing_ok=True)
+    return len(old)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of the database and its logs."""
+    total = 0
+    for suffix in ("", *_SIDE_FILES):
+        with contextlib.suppress(OSError):
+            total += _with_suffix(path, suffix).lstat().st_size
+    return total
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _file_key(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_damage(failure: sqlite3.Error) -> bool:
+    return getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE

@@ -1,0 +1,169 @@
+"""Locks between the processes of one host that die with their holder.
+
+All locks of a journal are single bytes of one file, locked through POSIX `fcntl`. Three reasons
+against `flock` on a file each: a forked child (a data loader's worker) does not inherit POSIX
+locks, so it cannot keep its dead parent's alive; nothing is left behind that would have to be
+deleted, which cannot be done without a race; and NFS knows them. Their price is that closing *any*
+descriptor of the file drops every lock the process has on it, hence the registry: a process opens
+the file once. What the kernel does not do, exclusion within the process, is a set.
+
+Without `fcntl` (Windows), or on a filesystem without locks, exclusion ends at the process: another
+one may then send the same bytes, which costs time and harms nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("asyncpush.journal")
+
+OPENING = 0
+"""The byte that is held while the journal's files are looked at, created or set aside."""
+
+_POLL = 0.02
+
+
+class HostLocks:
+    """The locks in one file (`shared`), or of nobody else's concern (`private`)."""
+
+    def __init__(self, key: str, descriptor: int | None) -> None:
+        self._key = key
+        self._descriptor = descriptor
+        self._held: set[int] = set()
+        self._guard = threading.Lock()
+        self._pid = os.getpid()
+        self._users = 1
+
+    @classmethod
+    def private(cls) -> HostLocks:
+        """Locks that nobody else sees: for a journal without files."""
+        return cls("", None)
+
+    @classmethod
+    def shared(cls, path: Path) -> HostLocks:
+        """The locks in the file at `path`, created if missing. Raises `OSError` if it cannot be.
+
+        Each call wants one `leave()`.
+        """
+        key = os.path.realpath(path)
+        with _registry_guard:
+            locks = _registry.get(key)
+            if locks is not None and locks._is_at(key):
+                locks._users += 1
+                return locks
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            locks = cls(key, os.open(key, flags, 0o600))
+            _registry[key] = locks
+            return locks
+
+    def leave(self) -> None:
+        """One user less; the file is closed after the last."""
+        with _registry_guard:
+            self._users -= 1
+            if self._users == 0 and self._descriptor is not None:
+                if _registry.get(self._key) is self:
+                    del _registry[self._key]
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _is_at(self, path: str) -> bool:
+        """Whether the file we have open is still the one of that name."""
+        try:
+            return self._descriptor is not None and os.path.samestat(
+                os.fstat(self._descriptor), os.stat(path)
+            )
+        except OSError:
+            return False
+
+    def claim(self, scope: str, oid: str) -> Claim | None:
+        """The lock on this object, or None when someone alive has it."""
+        name = f"{scope}\0{oid}".encode("utf-8", "surrogatepass")
+        number = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
+        position = 1 + (number >> 2)  # off_t is signed; byte 0 is OPENING
+        return Claim(self, position) if self._try_lock(position) else None
+
+    def wait(self, position: int, timeout: float) -> Claim | None:
+        """The lock at `position`, or None when it is not free within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while not self._try_lock(position):
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_POLL)
+        return Claim(self, position)
+
+    def _try_lock(self, position: int) -> bool:
+        with self._guard:
+            if self._pid != os.getpid():  # forked: the locks stayed with the parent
+                self._pid = os.getpid()
+                self._held.clear()
+            if position in self._held or not self._try_lock_host(position):
+                return False
+            self._held.add(position)
+        with _registry_guard:
+            self._users += 1
+        return True
+
+    def _try_lock_host(self, position: int) -> bool:
+        if self._descriptor is None or fcntl is None:
+            return True
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as exc:  # ENOLCK, EOPNOTSUPP, ENOSYS: the filesystem has no locks
+            logger.debug("no locks between processes on %s: %s", self._key, exc.strerror)
+        return True
+
+    def _unlock(self, position: int) -> None:
+        with self._guard:
+            self._held.discard(position)
+            if self._descriptor is not None and fcntl is not None:
+                try:
+                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, position)
+                except OSError as exc:
+                    logger.debug("cannot unlock in %s: %s", self._key, exc.strerror)
+        self.leave()
+
+
+_registry: dict[str, HostLocks] = {}
+_registry_guard = threading.Lock()
+
+
+class Claim:
+    """The right to upload one object, until `release()`, the end of `with`, or of the process."""
+
+    __slots__ = ("_locks", "_pid", "_position")
+
+    def __init__(self, locks: HostLocks, position: int) -> None:
+        self._locks: HostLocks | None = locks
+        self._position = position
+        self._pid = os.getpid()
+
+    def release(self) -> None:
+        """Let the next one have it. May be called twice, and from any thread."""
+        locks, self._locks = self._locks, None
+        # A forked child's copy of the claim is not the claim.
+        if locks is not None and self._pid == os.getpid():
+            locks._unlock(self._position)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

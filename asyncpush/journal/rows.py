@@ -1,0 +1,181 @@
+"""What the journal's rows look like: values to columns and back, and no database.
+
+Each row can tell that it is whole, through a checksum of its own or zlib's. SQLite has none, and a
+wrong hash or ETag, believed, would make a push fail where no hash makes it slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from asyncpush.journal.values import OpenUpload, PendingCommit
+from asyncpush.models import FileIdentity
+
+Row: TypeAlias = tuple[Any, ...]
+
+UPLOAD_LIFE = 7 * 86_400.0
+"""Seconds. S3 signs URLs for no longer than this, whatever an answer says."""
+
+_PRECISE_TIMES = 0.1
+_COARSE_TIMES = 2.0
+_UNPACKED_LIMIT = 256 << 20
+_OID_LENGTH = {"sha256": 64, "git": 40}
+
+
+def blob(text: str) -> bytes:
+    """Text as bytes. File names, and ETags of odd servers, need not be proper Unicode."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def display(value: bytes) -> str:
+    """A stored text for human eyes, without the credentials that an endpoint's URL may hold."""
+    return re.sub(r"//[^/@]*@", "//", value.decode("utf-8", "replace"))
+
+
+# Hashes
+
+
+def is_settled(identity: FileIdentity, looked_at: float) -> bool:
+    """Whether a write after `looked_at` would surely have given the file another mtime."""
+    precise = identity.mtime_ns % 1_000_000 != 0
+    needed = _PRECISE_TIMES if precise else _COARSE_TIMES
+    return looked_at - identity.mtime_ns / 1e9 >= needed
+
+
+def hash_key(path: str, kind: str) -> Row:
+    with contextlib.suppress(OSError):  # the working directory is gone
+        path = os.path.abspath(path)
+    return blob(path), blob(kind)
+
+
+def hash_row(path: str, identity: FileIdentity, kind: str, oid: str, now: float) -> Row:
+    if len(oid) != _OID_LENGTH.get(kind):
+        raise ValueError(f"{oid[:80]!r} is not an oid of kind {kind!r}")
+    key = hash_key(path, kind)
+    content = _identity(identity), bytes.fromhex(oid)
+    return *key, *content, now, _seal(*key, *content)
+
+
+def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
+    """The oid in (identity, oid, seal), if they are for this identity, and whole."""
+    known, oid, seal = row
+    if known != _identity(identity) or seal != _seal(*key, known, oid):
+        return None
+    return bytes(oid).hex()
+
+
+def _identity(identity: FileIdentity) -> bytes:
+    # As text: an inode number may have all of 64 bits (more on Windows), an INTEGER has 63.
+    return b"%d:%d:%d:%d" % (identity.device, identity.inode, identity.size, identity.mtime_ns)
+
+
+# Uploads
+
+
+def upload_row(number: int, scope: str, upload: OpenUpload) -> Row | None:
+    """None for an upload whose times make no sense (NaN too): it could never be trusted."""
+    if not upload.expires_at > upload.started_at:
+        return None
+    expires_at = min(upload.expires_at, upload.started_at + UPLOAD_LIFE)
+    details = [
+        upload.size,
+        upload.chunk_size,
+        upload.completion_url,
+        upload.part_urls,
+        upload.verify_url,
+        upload.started_at,
+        expires_at,
+    ]
+    return (
+        number,
+        blob(scope),
+        blob(upload.oid),
+        upload.size,
+        len(upload.part_urls),
+        upload.started_at,
+        expires_at,
+        pack(details),
+    )
+
+
+def read_upload(oid: str, details: object, parts: Iterable[Row]) -> OpenUpload | None:
+    values = unpack(details)
+    if values is None:
+        return None
+    size, chunk_size, completion_url, part_urls, verify_url, started_at, expires_at = values
+    return OpenUpload(
+        oid=oid,
+        size=size,
+        chunk_size=chunk_size,
+        completion_url=completion_url,
+        part_urls=tuple(part_urls),
+        verify_url=verify_url,
+        expires_at=expires_at,
+        etags={
+            number: etag.decode("utf-8", "surrogatepass")
+            for upload, number, etag, seal in parts
+            if seal == _seal(upload, number, etag) and 1 <= number <= len(part_urls)
+        },
+        started_at=started_at,
+    )
+
+
+def part_row(upload: int, number: int, etag: str) -> Row:
+    stored = blob(etag)
+    return upload, number, stored, _seal(upload, number, stored)
+
+
+# Commits
+
+
+def commit_row(scope: str, commit: PendingCommit) -> Row:
+    details = [
+        commit.push_id,
+        commit.parent_commit,
+        commit.create_pr,
+        commit.created_at,
+        commit.pr_url,
+    ]
+    return blob(scope), blob(commit.fingerprint), commit.created_at, pack(details)
+
+
+def read_commit(fingerprint: str, details: object) -> PendingCommit | None:
+    values = unpack(details)
+    if values is None:
+        return None
+    push_id, parent_commit, create_pr, created_at, pr_url = values
+    return PendingCommit(push_id, parent_commit, create_pr, fingerprint, created_at, pr_url)
+
+
+# Integrity
+
+
+def _seal(*fields: object) -> int:
+    return zlib.crc32(repr(fields).encode())
+
+
+def pack(values: list[Any]) -> bytes:
+    """JSON, compressed: 10,000 presigned URLs share most of their text. The standard library's
+    JSON, because it writes whatever is in a `str` or an `int`, where orjson would raise."""
+    return zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 1)
+
+
+def unpack(stored: object) -> list[Any] | None:
+    """What `pack` was given, or None if this is not what it wrote."""
+    if not isinstance(stored, bytes):
+        return None
+    inflate = zlib.decompressobj()
+    try:
+        text = inflate.decompress(stored, _UNPACKED_LIMIT)
+    except zlib.error:
+        return None
+    if not inflate.eof:  # cut short, or blown up
+        return None
+    values = json.loads(text)
+    return values if isinstance(values, list) else None

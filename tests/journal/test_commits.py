@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from asyncpush.journal import Journal
+from tests.journal.helpers import (
+    DAY,
+    NOW,
+    SCOPE,
+    SHA,
+    Clock,
+    connection_of,
+    make_commit,
+    make_identity,
+    make_upload,
+)
+
+
+def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
+    tmp_path: Path, clock: Clock
+) -> None:
+    with Journal.open(tmp_path, clock=clock) as journal:
+        journal.begin_commit(SCOPE, make_commit())
+    with Journal.open(tmp_path, clock=clock) as journal:
+        assert journal.pending_commit(SCOPE, "f1") == make_commit()
+        assert journal.pending_commit(SCOPE, "f2") is None
+        assert journal.pending_commit("other", "f1") is None
+        journal.end_commit(SCOPE, "f1")
+        assert journal.pending_commit(SCOPE, "f1") is None
+
+
+def test_what_is_learnt_of_a_pending_commit_replaces_what_was_known(journal: Journal) -> None:
+    journal.begin_commit(SCOPE, make_commit())
+    pull_request = replace(make_commit(), create_pr=True, parent_commit=None, pr_url="https://pr")
+    journal.begin_commit(SCOPE, pull_request)
+    assert journal.pending_commit(SCOPE, "f1") == pull_request
+    assert journal.stats().commits == 1
+
+
+def test_a_commit_of_the_future_is_still_looked_for(journal: Journal, clock: Clock) -> None:
+    clock.now -= DAY / 2  # believing too much costs a look at the head, too little a second commit
+    journal.begin_commit(SCOPE, make_commit())
+    assert journal.expire() == 0
+    assert journal.pending_commit(SCOPE, "f1") == make_commit()
+
+
+def test_a_damaged_commit_is_none(journal: Journal) -> None:
+    journal.begin_commit(SCOPE, make_commit())
+    connection_of(journal).execute("UPDATE commits SET details = x'00'")
+    assert journal.pending_commit(SCOPE, "f1") is None
+
+
+def test_commits_expire(journal: Journal, clock: Clock) -> None:
+    journal.begin_commit(SCOPE, make_commit("old"))
+    clock.now += 4 * DAY
+    journal.begin_commit(SCOPE, make_commit("new", created_at=clock.now))
+    clock.now += 4 * DAY
+    assert journal.expire() == 1
+    assert journal.pending_commit(SCOPE, "new") is not None
+
+
+def test_entries_show_what_is_open_oldest_first_without_credentials(journal: Journal) -> None:
+    journal.begin_commit("https://user:pass@hub.example/me/m", make_commit(created_at=NOW + 1))
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    upload, commit = journal.entries()
+    assert (upload.kind, upload.scope, upload.oid, upload.size) == ("upload", SCOPE, SHA, 300)
+    assert (upload.parts_stored, upload.parts_total) == (1, 3)
+    assert (upload.created_at, upload.expires_at) == (NOW, NOW + DAY)
+    assert (commit.kind, commit.oid) == ("commit", "f1")
+    assert commit.scope == "https://hub.example/me/m"
+
+
+def test_stats_count_what_is_remembered(journal: Journal, tmp_path: Path) -> None:
+    journal.begin_commit(SCOPE, make_commit())
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e", 2: "e"}))
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    stats = journal.stats()
+    assert (stats.hashes, stats.uploads, stats.parts, stats.commits) == (1, 1, 2, 1)
+    assert stats.path == str(tmp_path / "journal" / "journal.sqlite3")
+    assert stats.size > 4096
+    assert stats.disabled_reason is None
+
+
+def test_clear_forgets_everything_and_gives_the_room_back(
+    journal: Journal, tmp_path: Path
+) -> None:
+    journal.begin_commit(SCOPE, make_commit())
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e", 2: "e"}))
+    journal.remember_hashes(
+        (f"/{number}", make_identity(), "sha256", SHA) for number in range(5_000)
+    )
+    aside = tmp_path / "journal" / "journal.sqlite3.corrupt-20200101T000000"
+    aside.touch()
+    Path(f"{aside}-wal").touch()
+    before = journal.stats().size
+    assert journal.clear() == 5_003
+    assert journal.entries() == []
+    assert journal.stats().size < before / 5
+    assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == [
+        "journal.sqlite3",
+        "journal.sqlite3-shm",
+        "journal.sqlite3-wal",
+        "locks",
+    ]
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    assert journal.hash_of("/a", make_identity(), "sha256") == SHA

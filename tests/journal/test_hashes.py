@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush.journal import Journal
+from asyncpush.models import FileIdentity
+from tests.journal.helpers import DAY, GIT, NOW, SHA, Clock, connection_of, make_identity
+
+
+def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: Clock) -> None:
+    with Journal.open(tmp_path, clock=clock) as journal:
+        journal.remember_hash("/a", make_identity(), "sha256", SHA)
+        journal.remember_hash("/a", make_identity(), "git", GIT)
+    with Journal.open(tmp_path, clock=clock) as journal:
+        assert journal.hash_of("/a", make_identity(), "sha256") == SHA
+        assert journal.hash_of("/a", make_identity(), "git") == GIT
+        assert journal.hash_of("/b", make_identity(), "git") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": 8},
+        {"inode": 12},
+        {"size": 11},
+        {"mtime_ns": make_identity().mtime_ns + 1},
+    ],
+    ids=str,
+)
+def test_a_changed_file_has_no_hash(journal: Journal, change: dict[str, int]) -> None:
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    assert journal.hash_of("/a", replace(make_identity(), **change), "sha256") is None
+
+
+def test_a_path_has_one_hash_of_a_kind_however_often_it_changes(journal: Journal) -> None:
+    for size in range(5):
+        journal.remember_hash("/a", make_identity(size=size), "sha256", f"{size:064x}")
+    assert journal.hash_of("/a", make_identity(size=4), "sha256") == f"{4:064x}"
+    assert journal.stats().hashes == 1
+
+
+@pytest.mark.parametrize(
+    ("age", "precise", "remembered"),
+    [
+        pytest.param(0.05, True, False, id="just written"),
+        pytest.param(0.2, True, True, id="a moment ago, fine times"),
+        pytest.param(0.2, False, False, id="a moment ago, coarse times"),
+        pytest.param(1.9, False, False, id="within FAT's two seconds"),
+        pytest.param(2.1, False, True, id="past them"),
+        pytest.param(-100.0, True, False, id="in the future"),
+    ],
+)
+def test_a_file_that_could_still_change_unseen_is_not_remembered(
+    journal: Journal, age: float, precise: bool, remembered: bool
+) -> None:
+    identity = make_identity(age=age, precise=precise)
+    journal.remember_hash("/a", identity, "sha256", SHA)
+    assert (journal.hash_of("/a", identity, "sha256") == SHA) is remembered
+
+
+def test_what_counts_is_when_the_file_was_looked_at_not_how_long_its_hashing_took(
+    journal: Journal, clock: Clock
+) -> None:
+    identity = make_identity(age=0)
+    clock.now += 60
+    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW)
+    assert journal.hash_of("/a", identity, "sha256") is None
+    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW + 1)
+    assert journal.hash_of("/a", identity, "sha256") == SHA
+
+
+def test_many_are_remembered_and_found_at_once(journal: Journal) -> None:
+    items = [(f"/{n}", make_identity(size=n), "sha256", f"{n:064x}") for n in range(5_000)]
+    items.append(("/fresh", make_identity(age=0), "sha256", SHA))
+    journal.remember_hashes(items)
+    found = journal.hashes_of([item[:3] for item in items])
+    assert found == [f"{n:064x}" for n in range(5_000)] + [None]
+    assert journal.hashes_of([]) == []
+    journal.remember_hashes([])
+
+
+@pytest.mark.parametrize("path", ["/a\udcff.bin", "/\ud800", "/ü/雪", "/nul\0", "/" + "x" * 5000])
+def test_any_file_name_will_do(journal: Journal, path: str) -> None:
+    journal.remember_hash(path, make_identity(), "sha256", SHA)
+    assert journal.hash_of(path, make_identity(), "sha256") == SHA
+
+
+def test_numbers_of_64_bits_will_do(journal: Journal) -> None:
+    identity = FileIdentity(2**64 - 1, 2**128 - 1, 2**60, make_identity().mtime_ns)
+    journal.remember_hash("/a", identity, "sha256", SHA)
+    assert journal.hash_of("/a", identity, "sha256") == SHA
+
+
+def test_a_relative_path_is_meant_from_where_we_are(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal.remember_hash("a", make_identity(), "sha256", SHA)
+    assert journal.hash_of(str(tmp_path / "a"), make_identity(), "sha256") == SHA
+
+
+def test_a_working_directory_that_is_gone_does_no_harm(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError):
+        os.getcwd()
+    journal.remember_hash("a", make_identity(), "sha256", SHA)
+    assert journal.hash_of("a", make_identity(), "sha256") == SHA
+
+
+def test_a_hash_the_store_disproved_is_forgotten(journal: Journal) -> None:
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    journal.remember_hash("/a", make_identity(), "git", GIT)
+    journal.remember_hash("/b", make_identity(), "git", GIT)
+    journal.forget_hash("/a")
+    assert journal.hash_of("/a", make_identity(), "sha256") is None
+    assert journal.hash_of("/a", make_identity(), "git") is None
+    assert journal.hash_of("/b", make_identity(), "git") == GIT
+
+
+@pytest.mark.parametrize(("kind", "oid"), [("sha256", GIT), ("git", SHA), ("md5", "ab" * 16)])
+def test_an_oid_of_another_kind_is_a_mistake(journal: Journal, kind: str, oid: str) -> None:
+    with pytest.raises(ValueError, match="is not an oid of kind"):
+        journal.remember_hash("/a", make_identity(), kind, oid)
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        "UPDATE hashes SET oid = zeroblob(32)",
+        "UPDATE hashes SET oid = NULL",
+        "UPDATE hashes SET seal = 0",
+        "UPDATE hashes SET identity = 7",
+    ],
+)
+def test_a_row_with_a_flipped_bit_is_not_believed(journal: Journal, meddle: str) -> None:
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    connection_of(journal).execute(meddle)
+    assert journal.hash_of("/a", make_identity(), "sha256") is None
+    assert journal.disabled_reason is None
+
+
+def test_hashes_expire(journal: Journal, clock: Clock) -> None:
+    journal.remember_hash("/old", make_identity(), "sha256", SHA)
+    clock.now += 60 * DAY
+    journal.remember_hash("/new", make_identity(), "sha256", SHA)
+    assert journal.expire() == 0
+    clock.now += 31 * DAY
+    assert journal.expire() == 1
+    assert journal.hash_of("/old", make_identity(), "sha256") is None
+    assert journal.hash_of("/new", make_identity(), "sha256") == SHA
+
+
+def test_a_hash_from_the_far_future_expires_when_the_clock_is_right_again(
+    journal: Journal, clock: Clock
+) -> None:
+    clock.now += 4000 * DAY
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    clock.now = NOW
+    assert journal.expire() == 1

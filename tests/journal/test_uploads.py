@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush.journal import Journal
+from tests.journal.helpers import (
+    DAY,
+    HOUR,
+    NOW,
+    SCOPE,
+    SECRET,
+    SHA,
+    Clock,
+    connection_of,
+    make_commit,
+    make_upload,
+)
+
+
+def test_an_upload_is_gone_on_with_from_its_verified_parts(tmp_path: Path, clock: Clock) -> None:
+    with Journal.open(tmp_path, clock=clock) as journal:
+        journal.begin_upload(SCOPE, make_upload())
+        journal.part_stored(SCOPE, SHA, 1, '"e1"')
+        journal.part_stored(SCOPE, SHA, 3, '"e3"')
+        journal.part_stored(SCOPE, SHA, 3, '"e3 again"')
+    with Journal.open(tmp_path, clock=clock) as journal:
+        expected = make_upload(etags={1: '"e1"', 3: '"e3 again"'})
+        assert journal.find_upload(SCOPE, SHA) == expected
+        journal.part_stored(SCOPE, SHA, 2, '"e2"')
+        found = journal.find_upload(SCOPE, SHA)
+        assert found is not None
+        assert sorted(found.etags) == [1, 2, 3]
+
+
+def test_uploads_are_told_apart_by_scope_and_oid(journal: Journal) -> None:
+    journal.begin_upload(SCOPE, make_upload(mark="one"))
+    journal.begin_upload("other", make_upload(mark="two"))
+    journal.part_stored(SCOPE, SHA, 1, "e")
+    assert journal.find_upload(SCOPE, SHA) == make_upload(mark="one", etags={1: "e"})
+    assert journal.find_upload("other", SHA) == make_upload(mark="two")
+    assert journal.find_upload(SCOPE, "00" * 32) is None
+
+
+def test_an_upload_begun_anew_has_none_of_the_earlier_parts(journal: Journal) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={2: "old"}))
+    assert journal.find_upload(SCOPE, SHA) == make_upload(etags={2: "old"})
+    journal.begin_upload(SCOPE, make_upload(mark="new"))
+    assert journal.find_upload(SCOPE, SHA) == make_upload(mark="new")
+    assert journal.stats().parts == 0
+
+
+def test_a_part_of_an_upload_that_someone_else_has_replaced_is_not_taken_for_the_new_one(
+    tmp_path: Path, clock: Clock
+) -> None:
+    with Journal.open(tmp_path, clock=clock) as ours, Journal.open(tmp_path, clock=clock) as theirs:
+        ours.begin_upload(SCOPE, make_upload())
+        theirs.begin_upload(SCOPE, make_upload(mark="theirs"))
+        ours.part_stored(SCOPE, SHA, 1, "of the old upload")
+        assert theirs.find_upload(SCOPE, SHA) == make_upload(mark="theirs")
+
+
+def test_a_part_of_an_upload_never_begun_nor_found_here_is_ignored(journal: Journal) -> None:
+    journal.part_stored(SCOPE, SHA, 1, "e")
+    assert journal.stats().parts == 0
+
+
+def test_an_ended_upload_is_gone_with_its_parts(journal: Journal) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
+    journal.end_upload(SCOPE, SHA)
+    journal.part_stored(SCOPE, SHA, 2, "late")
+    journal.end_upload(SCOPE, SHA)
+    assert journal.find_upload(SCOPE, SHA) is None
+    assert (journal.stats().uploads, journal.stats().parts) == (0, 0)
+
+
+def test_void_parts_are_forgotten_and_the_urls_kept(journal: Journal) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
+    journal.forget_parts(SCOPE, SHA)
+    assert journal.find_upload(SCOPE, SHA) == make_upload()
+    journal.part_stored(SCOPE, SHA, 2, "e2")
+    assert journal.find_upload(SCOPE, SHA) == make_upload(etags={2: "e2"})
+
+
+@pytest.mark.parametrize(
+    ("passed", "alive"),
+    [
+        pytest.param(0.0, True, id="at once"),
+        pytest.param(DAY - 61, True, id="a little left"),
+        pytest.param(DAY - 59, False, id="too little left"),
+        pytest.param(DAY + 1, False, id="expired"),
+        pytest.param(400 * DAY, False, id="clock far ahead"),
+        pytest.param(-4.0, True, id="clocks that differ a little"),
+        pytest.param(-6.0, False, id="clock put back"),
+    ],
+)
+def test_only_urls_that_surely_live_are_used(
+    journal: Journal, clock: Clock, passed: float, alive: bool
+) -> None:
+    journal.begin_upload(SCOPE, make_upload())
+    clock.now += passed
+    assert (journal.find_upload(SCOPE, SHA) is not None) is alive
+
+
+def test_no_url_is_believed_for_longer_than_a_store_would_sign_it(
+    journal: Journal, clock: Clock
+) -> None:
+    journal.begin_upload(SCOPE, make_upload(lifetime=math.inf))
+    found = journal.find_upload(SCOPE, SHA)
+    assert found is not None
+    assert found.expires_at == NOW + 7 * DAY
+    clock.now += 7 * DAY
+    assert journal.find_upload(SCOPE, SHA) is None
+
+
+@pytest.mark.parametrize("lifetime", [0.0, -HOUR, math.nan], ids=str)
+def test_an_upload_whose_times_make_no_sense_takes_the_place_of_an_earlier_one_and_is_not_kept(
+    journal: Journal, lifetime: float
+) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
+    journal.begin_upload(SCOPE, make_upload(lifetime=lifetime, etags={1: "e"}))
+    journal.part_stored(SCOPE, SHA, 2, "e")
+    assert journal.find_upload(SCOPE, SHA) is None
+    assert (journal.stats().uploads, journal.stats().parts) == (0, 0)
+
+
+@pytest.mark.parametrize("etag", ["", '"d41d8"', "not utf-8 \udcff", "ü", "x" * 10_000])
+def test_an_etag_is_kept_exactly_as_received(journal: Journal, etag: str) -> None:
+    journal.begin_upload(SCOPE, make_upload())
+    journal.part_stored(SCOPE, SHA, 1, etag)
+    found = journal.find_upload(SCOPE, SHA)
+    assert found is not None
+    assert found.etags == {1: etag}
+
+
+def test_odd_urls_and_numbers_come_back_as_they_were(journal: Journal) -> None:
+    upload = replace(
+        make_upload(), part_urls=("\udcff", "", "ü"), verify_url=None, chunk_size=2**70
+    )
+    journal.begin_upload(SCOPE, upload)
+    assert journal.find_upload(SCOPE, SHA) == upload
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        "UPDATE uploads SET details = zeroblob(100)",
+        "UPDATE uploads SET details = substr(details, 1, length(details) - 5)",
+        "UPDATE uploads SET details = NULL",
+        "UPDATE uploads SET details = 'text'",
+        "UPDATE uploads SET details = x'789c030000000001'",  # whole, and says nothing
+        "UPDATE uploads SET details = x'789cabae050001750 0f9'".replace(" ", ""),  # whole: {}
+    ],
+)
+def test_damaged_urls_are_not_used(journal: Journal, meddle: str) -> None:
+    journal.begin_upload(SCOPE, make_upload())
+    connection_of(journal).execute(meddle)
+    assert journal.find_upload(SCOPE, SHA) is None
+    assert journal.disabled_reason is None
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        "UPDATE parts SET etag = x'00' WHERE number = 2",
+        "UPDATE parts SET number = 9 WHERE number = 2",
+        "UPDATE parts SET seal = NULL WHERE number = 2",
+    ],
+)
+def test_a_damaged_part_is_sent_again(journal: Journal, meddle: str) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e1", 2: "e2"}))
+    connection_of(journal).execute(meddle)
+    assert journal.find_upload(SCOPE, SHA) == make_upload(etags={1: "e1"})
+
+
+def test_a_part_number_beyond_the_urls_is_no_part(journal: Journal) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e1", 4: "?"}))
+    assert journal.find_upload(SCOPE, SHA) == make_upload(etags={1: "e1"})
+
+
+def test_ten_thousand_parts_take_little_room_and_time(tmp_path: Path) -> None:
+    now = time.time()
+    urls = tuple(
+        f"https://s3.example/{SHA}?{'p' * 600}&partNumber={n}&sig={os.urandom(32).hex()}"
+        for n in range(10_000)
+    )
+    upload = replace(make_upload(started_at=now), part_urls=urls)
+    with Journal.open(tmp_path) as journal:
+        began = time.perf_counter()
+        journal.begin_upload(SCOPE, upload)
+        found = journal.find_upload(SCOPE, SHA)
+        assert time.perf_counter() - began < 2
+        assert found == upload
+        assert journal.stats().size < sum(map(len, urls)) / 3
+
+
+def test_uploads_expire_with_their_parts(journal: Journal, clock: Clock) -> None:
+    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
+    journal.begin_upload("later", make_upload(lifetime=2 * DAY, etags={1: "e"}))
+    clock.now += DAY + 1
+    assert journal.expire() == 1
+    assert (journal.stats().uploads, journal.stats().parts) == (1, 1)
+    clock.now -= 4 * DAY
+    assert journal.expire() == 1
+    assert (journal.stats().uploads, journal.stats().parts) == (0, 0)
+
+
+def test_no_url_is_in_a_repr() -> None:
+    assert SECRET not in repr(make_upload())
+    assert "example" not in repr(make_upload())
+
+
+def test_what_must_outlive_a_power_cut_is_synced_and_hashes_ride_along(journal: Journal) -> None:
+    def level() -> int:
+        return int(connection_of(journal).execute("PRAGMA synchronous").fetchone()[0])
+
+    journal.forget_hash("/a")
+    assert level() == 1  # NORMAL
+    journal.begin_upload(SCOPE, make_upload())
+    assert level() == 2  # FULL
+    journal.forget_hash("/a")
+    journal.part_stored(SCOPE, SHA, 1, "e")
+    assert level() == 2
+    journal.forget_hash("/a")
+    journal.begin_commit(SCOPE, make_commit())
+    assert level() == 2
