@@ -1,0 +1,19 @@
+"""What to upload: from what the user names to a list of files, and reading their bytes."""
+
+from asyncpush.sources.collect import Collected, collect
+from asyncpush.sources.paths import check_path_in_repo, folder_prefix, normalise_path
+from asyncpush.sources.patterns import matches, select
+from asyncpush.sources.reading import Reader, read_all, read_sample
+
+__all__ = [
+    "Collected",
+    "Reader",
+    "check_path_in_repo",
+    "collect",
+    "folder_prefix",
+    "matches",
+    "normalise_path",
+    "read_all",
+    "read_sample",
+    "select",
+]

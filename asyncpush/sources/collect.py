@@ -1,0 +1,69 @@
+"""The way in: what the user names becomes files, checked, for as long as they are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyio import to_thread
+
+from asyncpush.models import FileSource, Source
+from asyncpush.options import PushOptions
+from asyncpush.sources.gather import Gathered
+from asyncpush.sources.spool import Spool
+
+_SPOOL_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The files of a push, sorted by path in the repo, and what the user should hear of them."""
+
+    files: tuple[FileSource, ...]
+    notices: tuple[str, ...] = ()
+
+
+@asynccontextmanager
+async def collect(
+    source: Source, options: PushOptions, *, spool_dir: Path, max_memory: int
+) -> AsyncIterator[Collected]:
+    """Find the files that `source` and `options` name, and keep them readable within the block.
+
+    Names and files are all checked first: whatever is wrong is raised as one `SourceError`, its
+    `problems` naming each. Then streams are read to their ends, one after the other, keeping at
+    most a quarter of `max_memory` in memory and the rest in `spool_dir`; leaving the block, also
+    by an error or cancellation, removes what was put there.
+    """
+    async with Spool(spool_dir, memory=max_memory // _SPOOL_SHARE) as spool:
+        gathered = await _gather(source, options)
+        files = gathered.files
+        for path_in_repo, stream in gathered.streams:
+            files.append(await spool.take(path_in_repo, stream))
+        yield await to_thread.run_sync(_sorted, files, gathered.findings.notices)
+
+
+def _sorted(files: list[FileSource], notices: tuple[str, ...]) -> Collected:
+    return Collected(tuple(sorted(files, key=lambda file: file.path_in_repo)), notices)
+
+
+async def _gather(source: Source, options: PushOptions) -> Gathered:
+    stop = threading.Event()
+    try:
+        # A walk may take minutes: cancellation leaves it behind, and it ends at the next file.
+        return await to_thread.run_sync(
+            _gather_blocking, source, options, stop, abandon_on_cancel=True
+        )
+    finally:
+        stop.set()
+
+
+def _gather_blocking(source: Source, options: PushOptions, stop: threading.Event) -> Gathered:
+    gathered = Gathered(options, stop.is_set)
+    if options.model_card is not None:
+        gathered.add_card(options.model_card)
+    gathered.add(source)
+    gathered.finish()
+    return gathered

@@ -1,0 +1,113 @@
+"""One thing on disk, or one file object: can it be pushed, and where are its bytes?"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import io
+import os
+import stat
+import tempfile
+from pathlib import PurePath
+
+from asyncpush.models import FileIdentity
+from asyncpush.sources.reading import open_for_reading
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class UnusableError(Exception):
+    """Why something cannot be pushed: a text that goes after its name."""
+
+
+def absolute_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
+    """`path` as it will still be right after a change of the working directory; `~` is home."""
+    text = os.path.expanduser(os.fsdecode(path))
+    if os.pardir in PurePath(text).parts:
+        # abspath folds `link/..` by its letters alone, which leads elsewhere than the link does.
+        return os.path.join(os.getcwd(), text)
+    return os.path.abspath(text)
+
+
+def status_of(path: str) -> os.stat_result:
+    """What `path` is, links followed. Raises `UnusableError`."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError) as exc:
+        raise UnusableError(_reason(path, exc)) from exc
+
+
+def regular_file(path: str) -> os.stat_result:
+    """The same for what must be a file that can be read; nothing else is ever opened."""
+    status = status_of(path)
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise UnusableError(f"is {_KINDS.get(kind, 'something else')}, not a file")
+    if not os.access(path, os.R_OK):
+        # Sandboxes that do not know the call say no to all of them: what counts is opening.
+        try:
+            os.close(open_for_reading(path))
+        except OSError as exc:
+            raise UnusableError(_reason(path, exc)) from exc
+    return status
+
+
+def check_file_object(file: object) -> None:
+    """Raise `UnusableError` unless bytes can be read from `file`."""
+    file = _unwrapped(file)
+    if isinstance(file, io.TextIOBase):
+        raise UnusableError("is a file opened in text mode: open it in binary mode, 'rb'")
+    if getattr(file, "closed", False) is True:
+        raise UnusableError("is a file that is closed already")
+    if isinstance(file, io.IOBase) and not file.readable():
+        raise UnusableError("is a file that is not open for reading")
+
+
+def path_of(file: object) -> str | None:
+    """The path that has all the bytes which reading `file` would give; None if none surely has.
+
+    That is so for a plain file at its start whose name still leads to it. A `GzipFile` has a
+    name and a descriptor as well, but of other bytes, so that only the exact types will do.
+    """
+    file = _unwrapped(file)
+    if type(file) not in (io.FileIO, io.BufferedReader, io.BufferedRandom):
+        return None
+    assert isinstance(file, io.FileIO | io.BufferedReader | io.BufferedRandom)
+    raw = getattr(file, "raw", file)
+    if type(raw) is not io.FileIO or not isinstance(raw.name, str | bytes):
+        return None
+    path = os.path.abspath(os.fsdecode(raw.name))
+    try:
+        held, named = os.fstat(raw.fileno()), os.stat(path)
+        if file.tell() == 0 and stat.S_ISREG(held.st_mode):
+            return path if FileIdentity.of(held) == FileIdentity.of(named) else None
+    except OSError:
+        pass
+    return None
+
+
+def is_async_file(value: object) -> bool:
+    """Whether it has a `read` to be awaited, as files of aiofiles and asyncio's streams do."""
+    return inspect.iscoroutinefunction(getattr(value, "read", None))
+
+
+def _unwrapped(file: object) -> object:
+    return file.file if isinstance(file, tempfile._TemporaryFileWrapper) else file
+
+
+def _reason(path: str, exc: OSError | ValueError) -> str:
+    if isinstance(exc, ValueError):
+        return f"cannot be a path: {exc}"
+    if exc.errno == errno.ELOOP:
+        return "is a link that leads in circles"
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+        if os.path.islink(path):
+            return f"is a broken link, to {os.readlink(path)!r}"
+        return "does not exist"
+    return f"cannot be read: {exc.strerror or exc}"

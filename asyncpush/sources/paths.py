@@ -1,0 +1,124 @@
+"""Names of files in a repo: which ones the Hub, git and every checkout can hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+PATH_LIMIT = 4096
+SEGMENT_LIMIT = 255
+
+# Most paths: ASCII, no segment that is long or starts with a dot. They need no closer look.
+_PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII).fullmatch
+_DRIVE = re.compile(r"[A-Za-z]:/")
+
+
+def normalise_path(path: str) -> str:
+    r"""Windows separators become `/`, leading `./` goes; nothing else changes.
+
+    >>> normalise_path(".\\weights\\model.bin")
+    'weights/model.bin'
+    """
+    path = path.replace("\\", "/")
+    while path.startswith("./"):
+        path = path[2:]
+    return path
+
+
+def check_path_in_repo(path: str) -> str | None:
+    """What is wrong with `path` as the name of a file in a repo; None when nothing is.
+
+    Paths are checked as `normalise_path` leaves them, so both kinds of separators will do. A
+    `.git` segment is refused in any case of letters, since some file systems ignore case: a
+    checkout there would write into git's own folder.
+
+    >>> check_path_in_repo("weights/../../etc/passwd")
+    "must not hold a '..' segment"
+    """
+    path = normalise_path(path)
+    if len(path) <= PATH_LIMIT and _PLAIN(path):
+        return None
+    return _path_problem(path)
+
+
+def _path_problem(path: str) -> str | None:
+    if not path:
+        return "must not be empty"
+    if path.startswith("/") or _DRIVE.match(path):
+        return "must not be absolute"
+    if path.endswith("/"):
+        return "must name a file, not end with a separator"
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return "must be valid Unicode (UTF-8)"
+    if len(encoded) > PATH_LIMIT:
+        return f"must not be longer than {PATH_LIMIT} bytes"
+    if not path.isprintable() and any(unicodedata.category(letter) == "Cc" for letter in path):
+        return "must not hold control characters"
+    for segment in path.split("/"):
+        if problem := _segment_problem(segment):
+            return problem
+    return None
+
+
+def _segment_problem(segment: str) -> str | None:
+    if not segment:
+        return "must not hold an empty segment ('//')"
+    if segment in (".", ".."):
+        return f"must not hold a {segment!r} segment"
+    if segment.lower() == ".git":
+        return "must not lie in .git, which is git's own"
+    if len(segment) > SEGMENT_LIMIT // 4 and len(segment.encode()) > SEGMENT_LIMIT:
+        return f"must not hold a segment longer than {SEGMENT_LIMIT} bytes"
+    return None
+
+
+def folder_prefix(path_in_repo: str) -> str:
+    r"""What to put before the path of each file that lands in the folder `path_in_repo`.
+
+    Raises `ValueError`, saying what is wrong, when no folder of a repo can have that name.
+
+    >>> folder_prefix("checkpoints\\step-1000"), folder_prefix("./")
+    ('checkpoints/step-1000/', '')
+    """
+    folder = normalise_path(path_in_repo).rstrip("/")
+    if folder in ("", ".") and not path_in_repo.startswith(("/", "\\")):
+        return ""
+    if problem := check_path_in_repo(folder or "/"):
+        raise ValueError(f"path_in_repo {path_in_repo!r} {problem}")
+    return f"{folder}/"
+
+
+def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
+    """Each of `files` that is also the folder of another, with one such other.
+
+    A dict or set is best: it is searched often.
+    """
+    clashes: dict[str, str] = {}
+    seen: set[str] = set()
+    for path in files:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in seen:  # what is seen has its own folders seen, too
+            seen.add(folder)
+            if folder in files:
+                clashes[folder] = path
+            folder = folder.rpartition("/")[0]
+    return sorted(clashes.items())
+
+
+def look_alikes(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs that differ by case or Unicode form alone: one file on many file systems."""
+    first: dict[str, str] = {}
+    pairs = []
+    for path in paths:
+        key = path.lower() if path.isascii() else _folded(path)
+        other = first.setdefault(key, path)
+        if other != path:
+            pairs.append((other, path))
+    return pairs
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -1,0 +1,111 @@
+"""Walking a folder: which files lie below it, told by their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from asyncpush.sources.findings import Findings
+from asyncpush.sources.patterns import PatternFilter
+
+_Trail = frozenset[tuple[int, int]]
+
+
+class _Entry(NamedTuple):
+    name: str  # within the root; of a folder, ends with "/", by which names sort as paths do
+    path: str
+    is_link: bool
+    above: _Trail  # the folders that lead here, by device and inode
+
+
+@dataclass(slots=True)
+class Walk:
+    """The chosen files below the folder `root`, sorted: each its path within it and on disk.
+
+    `.git`, `.cache/huggingface/`, `__pycache__/` and `.DS_Store` are left out wherever they lie.
+    Links to files count as files, links to folders are entered with `follow_symlinks` alone,
+    unless that would go round in circles. Whether a file can be read is for others to find out.
+    """
+
+    root: str
+    chosen: PatternFilter
+    findings: Findings
+    follow_symlinks: bool = False
+    stopped: Callable[[], bool] = lambda: False
+    seen: int = 0
+    """Files met so far, chosen or not."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        # A list of what is left, not recursion: folders may be nested deeper than Python's stack.
+        left = self._list(self.root, "", frozenset())
+        while left and not self.stopped():
+            entry = left.pop()
+            if entry.name.endswith("/"):
+                left += self._enter(entry)
+                continue
+            self.seen += 1
+            if self.chosen(entry.name):
+                yield entry.name, entry.path
+
+    def _enter(self, folder: _Entry) -> list[_Entry]:
+        if self.chosen.ignores_all_below(folder.name):
+            return []
+        if folder.is_link and not self.follow_symlinks:
+            self.findings.notice(
+                "links to folders, skipped",
+                f"{folder.path!r} is a link to a folder: skipped (follow_symlinks=True enters it)",
+            )
+            return []
+        return self._list(folder.path, folder.name, folder.above)
+
+    def _list(self, path: str, prefix: str, above: _Trail) -> list[_Entry]:
+        """What lies in a folder, last first."""
+        found = []
+        try:
+            trail = above | self._step(path)
+            if self.follow_symlinks and trail == above:
+                self.findings.notice(
+                    "links that lead in circles, skipped",
+                    f"{path!r} leads back to a folder above it: skipped",
+                )
+                return []
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    is_folder = _is_folder(entry)
+                    name = f"{prefix}{entry.name}/" if is_folder else prefix + entry.name
+                    if not _always_skipped(entry.name, name):
+                        found.append(_Entry(name, entry.path, _is_link(entry), trail))
+        except OSError as exc:
+            self.findings.problem(f"folder {path!r} cannot be listed: {exc.strerror}")
+        found.sort(reverse=True)
+        return found
+
+    def _step(self, path: str) -> _Trail:
+        if not self.follow_symlinks:  # no circles then, and a call less for each folder
+            return frozenset()
+        status = os.stat(path)
+        return frozenset([(status.st_dev, status.st_ino)])
+
+
+def _always_skipped(own_name: str, name: str) -> bool:
+    match own_name.lower():
+        case ".git" | ".ds_store":  # .git is a file in worktrees and submodules
+            return True
+        case "__pycache__":
+            return name.endswith("/")
+        case "huggingface":
+            return f"/{name}".rstrip("/").endswith("/.cache/huggingface")
+    return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in circles, say; opening it as a file will tell
+        return False
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() or (hasattr(entry, "is_junction") and entry.is_junction())

@@ -1,0 +1,40 @@
+"""What the tests of sources share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from asyncpush.options import PushOptions
+from asyncpush.sources import Collected, collect
+
+Collect: TypeAlias = Callable[..., AbstractAsyncContextManager[Collected]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def spool_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where streams may go. Whatever a test does, nothing may be left there."""
+    folder = tmp_path_factory.mktemp("spools")
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def collecting(spool_dir: Path) -> Collect:
+    """`collect` with push options as keywords, and 1 MiB of memory unless told."""
+
+    def collecting(
+        source: Any, *, max_memory: int = 1 << 20, **options: Any
+    ) -> AbstractAsyncContextManager[Collected]:
+        return collect(source, PushOptions(**options), spool_dir=spool_dir, max_memory=max_memory)
+
+    return collecting

@@ -1,0 +1,285 @@
+"""Reading files, and noticing that they are not what they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush.errors import SourceChangedError, SourceError
+from asyncpush.models import FileIdentity, FileSource
+from asyncpush.sources import Reader, read_all, read_sample, reading
+
+CONTENT = bytes(range(256)) * 40
+THEN = 1_700_000_000
+
+
+def file_source(path: Path, content: bytes = CONTENT) -> FileSource:
+    path.write_bytes(content)
+    os.utime(path, (THEN, THEN))
+    status = path.stat()
+    return FileSource(path.name, status.st_size, str(path), FileIdentity.of(status))
+
+
+@pytest.fixture(params=["preadv", "seek and readinto"])
+def way_of_reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_HAS_PREADV", request.param == "preadv")
+
+
+@pytest.fixture(params=["file", "memory"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> FileSource:
+    if request.param == "memory":
+        return FileSource("m", len(CONTENT), data=CONTENT)
+    return file_source(tmp_path / "f")
+
+
+@pytest.mark.usefixtures("way_of_reading")
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [
+        pytest.param(0, len(CONTENT), id="all"),
+        pytest.param(0, 0, id="nothing"),
+        pytest.param(len(CONTENT), 0, id="nothing at the end"),
+        pytest.param(255, 3, id="within"),
+        pytest.param(len(CONTENT) - 1, 1, id="last byte"),
+    ],
+)
+def test_a_read_fills_the_buffer(source: FileSource, offset: int, size: int) -> None:
+    buffer = bytearray(size)
+    with Reader(source) as reader:
+        assert reader.readinto(offset, memoryview(buffer)) == size
+        reader.check_unchanged()
+    assert buffer == CONTENT[offset : offset + size]
+
+
+@pytest.mark.usefixtures("way_of_reading")
+@pytest.mark.parametrize("offset", [len(CONTENT) - 1, len(CONTENT) + 5])
+def test_a_read_beyond_the_end_tells_of_a_change(source: FileSource, offset: int) -> None:
+    with Reader(source) as reader, pytest.raises(SourceChangedError, match="ends at byte 10,2"):
+        reader.readinto(offset, memoryview(bytearray(2)))
+
+
+@pytest.mark.usefixtures("way_of_reading")
+def test_many_threads_read_one_file_at_once(tmp_path: Path) -> None:
+    def piece(offset: int) -> bytes:
+        buffer = bytearray(64)
+        reader.readinto(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    with Reader(file_source(tmp_path / "f")) as reader, ThreadPoolExecutor(8) as threads:
+        pieces = list(threads.map(piece, range(0, len(CONTENT), 64)))
+
+    assert b"".join(pieces) == CONTENT
+
+
+@given(st.data())
+def test_short_reads_are_put_together(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "short-reads"
+    source = file_source(path)
+    offset = data.draw(st.integers(0, len(CONTENT)))
+    buffer = bytearray(data.draw(st.integers(0, len(CONTENT) - offset)))
+    preadv = os.preadv
+
+    def short(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        size = data.draw(st.integers(1, len(buffers[0])))
+        return preadv(descriptor, [buffers[0][:size]], at)
+
+    with Reader(source) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", short)
+        reader.readinto(offset, memoryview(buffer))
+
+    assert buffer == CONTENT[offset : offset + len(buffer)]
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(CONTENT + b"x")
+
+
+def shrink(path: Path) -> None:
+    path.write_bytes(CONTENT[:-1])
+
+
+def write(path: Path) -> None:
+    path.write_bytes(CONTENT[::-1])
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(CONTENT)
+    os.utime(other, (THEN, THEN))
+    other.replace(path)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def turn_into_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def turn_into_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def turn_parent_into_a_file(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_bytes(b"")
+
+
+CHANGES = pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(grow, "grew from 10,240 to 10,241 bytes", id="grew"),
+        pytest.param(shrink, "shrank from 10,240 to 10,239 bytes", id="shrank"),
+        pytest.param(write, "was written to", id="same size"),
+        pytest.param(replace, "was replaced by another file", id="another file"),
+        pytest.param(delete, "is gone", id="deleted"),
+        pytest.param(turn_into_a_folder, "was replaced by", id="a folder now"),
+        pytest.param(turn_into_a_pipe, "was replaced by another file", id="a pipe now"),
+        pytest.param(turn_parent_into_a_file, "is gone", id="its folder is a file now"),
+    ],
+)
+
+
+@CHANGES
+def test_a_file_changed_before_it_is_opened_is_not_read(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "f"
+    source = file_source(path)
+    change(path)
+
+    for read in (Reader, read_all, read_sample):
+        with pytest.raises(SourceChangedError, match=f"^'{path}' {message}") as caught:
+            read(source)
+        assert caught.value.problems == (caught.value.message,)
+
+
+@CHANGES
+def test_a_file_changed_while_it_is_open_is_noticed(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "f"
+    source = file_source(path)
+    with Reader(source) as reader:
+        change(path)
+        with pytest.raises(SourceChangedError, match=message):
+            reader.check_unchanged()
+
+
+def test_a_link_that_is_turned_round_is_noticed(tmp_path: Path) -> None:
+    file_source(tmp_path / "good")
+    (tmp_path / "secret").write_bytes(b"secret")
+    link = tmp_path / "link"
+    link.symlink_to("good")
+    source = FileSource("link", len(CONTENT), str(link), FileIdentity.of(link.stat()))
+    assert read_all(source) == CONTENT
+
+    with Reader(source) as reader:
+        link.unlink()
+        link.symlink_to("secret")
+        with pytest.raises(SourceChangedError, match="replaced by another file"):
+            reader.check_unchanged()
+    with pytest.raises(SourceChangedError, match="replaced by another file"):
+        Reader(source)
+
+
+@pytest.mark.usefixtures("way_of_reading")
+def test_a_disk_that_fails_is_reported_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(tmp_path / "f")
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Reader(source) as reader:
+        monkeypatch.setattr(os, "preadv", fail)
+        monkeypatch.setattr(reader, "_file", FailingFile(reader, fail))
+        with pytest.raises(SourceError, match=r"f' cannot be read: Input/output error$") as caught:
+            reader.readinto(0, memoryview(bytearray(5)))
+        assert not isinstance(caught.value, SourceChangedError)
+
+
+class FailingFile:
+    """Stands for the open file, whose methods can't be patched."""
+
+    def __init__(self, reader: Reader, fail: Callable[..., int]) -> None:
+        assert reader._file is not None
+        self.close = reader._file.close
+        self.fileno = reader._file.fileno
+        self.seek = reader._file.seek
+        self.readinto = fail
+
+
+def test_a_file_server_that_lost_the_file_means_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with Reader(file_source(tmp_path / "f")) as reader:
+        monkeypatch.setattr(os, "preadv", stale)
+        with pytest.raises(SourceChangedError, match="is gone"):
+            reader.readinto(0, memoryview(bytearray(5)))
+
+
+def test_a_file_that_may_not_be_opened_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    source = file_source(tmp_path / "f")
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SourceError, match="cannot be read: Permission denied"):
+        Reader(source)
+
+
+def test_a_file_under_a_lease_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(tmp_path / "f")
+    plain_open = os.open
+
+    def leased(path: str, flags: int) -> int:
+        if flags & os.O_NONBLOCK:
+            raise BlockingIOError(errno.EWOULDBLOCK, "lease")
+        return plain_open(path, flags)
+
+    monkeypatch.setattr(os, "open", leased)
+    assert read_all(source) == CONTENT
+
+
+def test_closing_twice_does_no_harm(source: FileSource) -> None:
+    reader = Reader(source)
+    reader.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT])
+def test_small_files_are_read_whole(tmp_path: Path, content: bytes) -> None:
+    assert read_all(file_source(tmp_path / "f", content)) == content
+    assert read_all(FileSource("m", len(content), data=content)) == content
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513])
+def test_a_sample_is_the_first_512_bytes(tmp_path: Path, size: int) -> None:
+    content = CONTENT[:size]
+    assert read_sample(file_source(tmp_path / "f", content)) == content[:512]
+    assert read_sample(FileSource("m", size, data=content)) == content[:512]
+    assert read_sample(file_source(tmp_path / "f", content), 5) == content[:5]
