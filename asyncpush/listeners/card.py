@@ -1,0 +1,104 @@
+"""The result of a push as a small card, for notebooks."""
+
+from __future__ import annotations
+
+from html import escape
+
+from asyncpush.listeners.wording import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_rate,
+)
+from asyncpush.models import UploadResult
+
+_LISTED = 100
+"""Paths that the card names; more are counted."""
+
+# Colours of the page around it, lightened: right on a dark page and on a light one.
+_CARD = (
+    "display:inline-block;min-width:22em;max-width:44em;padding:.8em 1.1em;border-radius:8px;"
+    "border:1px solid rgba(128,128,128,.35);background:rgba(128,128,128,.06);"
+    "font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;color:inherit"
+)
+_DIM = "opacity:.65"
+_GOOD = "color:#2da44e"
+_CODE = "font-family:ui-monospace,monospace;font-size:.92em"
+
+
+def result_card(result: UploadResult) -> str:
+    """HTML without scripts, styles sheets or anything to fetch; every text in it is escaped."""
+    rows = [_headline(result), _commit(result), _amounts(result)]
+    if result.pr_url:
+        rows.append(_link(result.pr_url, "pull request"))
+    rows += [f'<span style="{_DIM}">{escape(text)}</span>' for text in result.warnings]
+    rows.append(_files(result))
+    body = "".join(f"<div>{row}</div>" for row in rows if row)
+    return f'<div style="{_CARD}">{body}</div>'
+
+
+def _headline(result: UploadResult) -> str:
+    name = f"<b>{_link(result.repo_url, _without_scheme(result.repo_url))}</b>"
+    if result.plan:
+        return f'{name} <span style="{_DIM}">dry run, nothing was changed</span>'
+    if result.verified:
+        return f'{name} <span style="{_GOOD}">✓ verified</span>'
+    return f'{name} <span style="{_DIM}">not verified</span>'
+
+
+def _commit(result: UploadResult) -> str:
+    if result.plan or not result.commit_sha:
+        return ""
+    sha = _link(result.commit_url, result.commit_sha[:10])
+    what = "commit" if result.files_uploaded or result.files_deleted else "nothing new, still at"
+    return f'<span style="{_DIM}">{what}</span> <span style="{_CODE}">{sha}</span>'
+
+
+def _amounts(result: UploadResult) -> str:
+    if result.plan:
+        size = sum(file.size for file in result.plan if file.action in ("inline", "lfs", "xet"))
+        return f"{format_count(len(result.plan), 'file')}, {format_bytes(size)} to send"
+    words = [format_count(len(result.files_uploaded), "file")]
+    sent = f"{format_bytes(result.bytes_transferred)} sent"
+    if result.elapsed_seconds > 0 and result.bytes_transferred:
+        rate = format_rate(result.bytes_transferred / result.elapsed_seconds)
+        sent += f" in {format_duration(result.elapsed_seconds)} ({rate})"
+    words.append(sent)
+    if result.bytes_deduplicated:
+        words.append(f"{format_bytes(result.bytes_deduplicated)} there already")
+    for paths, what in (
+        (result.files_unchanged, "unchanged"),
+        (result.files_ignored, "ignored"),
+        (result.files_deleted, "deleted"),
+    ):
+        if paths:
+            words.append(f"{len(paths):,} {what}")
+    return " · ".join(words)
+
+
+def _files(result: UploadResult) -> str:
+    named = (
+        [f"{file.path_in_repo} ({file.action})" for file in result.plan]
+        if result.plan
+        else list(result.files_uploaded)
+    )
+    if not named:
+        return ""
+    items = "".join(f"<div>{escape(name)}</div>" for name in named[:_LISTED])
+    if len(named) > _LISTED:
+        items += f'<div style="{_DIM}">and {len(named) - _LISTED:,} more</div>'
+    return (
+        f'<details><summary style="{_DIM}">files</summary>'
+        f'<div style="{_CODE};max-height:16em;overflow:auto">{items}</div></details>'
+    )
+
+
+def _link(url: str, text: str) -> str:
+    # The URL came over the network: only what a browser merely opens becomes a link.
+    if not url.startswith(("https://", "http://")):
+        return escape(text)
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
+
+
+def _without_scheme(url: str) -> str:
+    return url.partition("://")[2] or url

@@ -1,0 +1,105 @@
+"""The event stream as JSON lines: one row per event, one write per row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from io import FileIO
+from typing import Any
+
+import orjson
+
+from asyncpush.events import HashProgress, PartProgress, Record
+from asyncpush.listeners.rows import event_row
+
+logger = logging.getLogger("asyncpush.jsonl")
+
+_MANY = frozenset({PartProgress, HashProgress})
+
+
+class JsonlWriter:
+    """Appends each event to a file, as `asyncpush push --events FILE` does.
+
+    A row is there as soon as its event is: nothing is buffered here, so a killed process loses
+    none, and several processes may append to one file. A new file is private (mode 0600). When the
+    file cannot be opened or written (a bad path, a full disk), that is reported once (logged, and
+    handed to `notify`), and the push goes on without it.
+
+    Args:
+        path: the file; rows are appended to what it holds.
+        verbose: also write the positions within parts and hashes, thousands for a large file.
+        notify: told in words when writing ends early, to emit a `Notice`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        verbose: bool = False,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._left_out: frozenset[type] = frozenset() if verbose else _MANY
+        self._notify = notify
+        self._file: FileIO | None = None
+        self._closed = False
+
+    def on_event(self, record: Record) -> None:
+        if self._closed or type(record.event) in self._left_out:
+            return
+        try:
+            if self._file is None:
+                self._file = _open_private(self.path)
+            _write_all(self._file, _line(event_row(record)))
+        except OSError as exc:
+            self.close()
+            message = f"events are no longer written to {self.path}: {exc}"
+            logger.warning("%s (the upload goes on)", message)
+            if self._notify is not None:
+                self._notify(message)
+
+    def close(self) -> None:
+        """Write no more. Safe to call again."""
+        self._closed = True
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                file.close()
+            except OSError as exc:  # some network file systems tell of a full disk only here
+                logger.warning("closing %s failed: %s", self.path, exc)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # A file name that is not UTF-8, or an integer beyond 64 bits: slower, but never refused.
+        return json.dumps(row, default=str).encode("ascii") + b"\n"
+
+
+def _open_private(path: str) -> FileIO:
+    file = FileIO(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
+    try:
+        if _ends_mid_line(path):
+            _write_all(file, b"\n")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _ends_mid_line(path: str) -> bool:
+    """Whether the last writer was cut short, so that our first row needs a line of its own."""
+    if not os.path.isfile(path) or os.path.getsize(path) == 0:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:  # a disk that fills takes a part first, and says so only to the next write
+        rest = rest[file.write(rest) or 0 :]

@@ -1,0 +1,410 @@
+"""What one push looks like, in lines of text: from its events, for any surface that shows lines.
+
+No terminal and no tqdm here: `lines` gives the text and where a bar belongs in it.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from asyncpush.events import (
+    CommitStarted,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    Record,
+    RetryScheduled,
+    Waiting,
+)
+from asyncpush.listeners.progress import InFlight, ProgressAggregator
+from asyncpush.listeners.wording import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_rate,
+    format_share,
+)
+from asyncpush.models import UploadProgress
+
+FILE_LINES = 3
+"""Files in flight that get a line of their own."""
+
+_GAP = "  "
+_SHORTEST_TITLE = 12
+_SHORTEST_WORDS = 8
+_RECENT = 3.0  # seconds for which a retry that is under way stays worth a word
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The signs a terminal can show. `bar` runs from empty to full, as tqdm's `ascii` does."""
+
+    done: str
+    failed: str
+    dot: str
+    ellipsis: str
+    bar: str
+    spinner: str
+
+    def spin(self, now: float) -> str:
+        return self.spinner[int(now * 10) % len(self.spinner)]
+
+
+UNICODE = Glyphs("✓", "✗", "·", "…", "─╸━", "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+ASCII = Glyphs("OK", "X", "-", "...", ".#", "|/-\\")
+_CUT = replace(UNICODE, ellipsis="")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Text, and if `bar_width` is not zero a bar between `left` and `right`, `done` of `total`."""
+
+    left: str
+    right: str = ""
+    bar_width: int = 0
+    done: int = 0
+    total: int = 1
+
+
+class PushView:
+    """Keeps what is worth showing of one push, and words it.
+
+    `on_event` belongs to the event loop's thread; everything else to the thread that draws.
+
+    Args:
+        title: what is pushed, such as the repo id; empty takes it from the first event.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, title: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.title = clean(title)
+        self.retries = 0
+        self._clock = clock
+        self._aggregator = ProgressAggregator(clock=clock)
+        self._wait: tuple[float, str] | None = None  # until when, and why
+        self._retry: tuple[float, str] | None = None
+        self._commit_files = 0
+        self._outcome: PushFinished | PushFailed | None = None
+        self._slots: list[str | None] = [None] * FILE_LINES
+        self._seen: set[str] = set()
+
+    @property
+    def over(self) -> bool:
+        """Whether the push has finished or failed."""
+        return self._outcome is not None
+
+    @property
+    def succeeded(self) -> bool:
+        return isinstance(self._outcome, PushFinished)
+
+    def on_event(self, record: Record) -> None:
+        self._aggregator.on_event(record)
+        match record.event:
+            case Waiting() as event:
+                self._wait = (self._clock() + event.seconds, clean(event.reason))
+            case RetryScheduled() as event:
+                self.retries += 1
+                self._retry = (self._clock() + event.delay, _retry_words(event))
+            case CommitStarted() as event:
+                self._commit_files = event.files
+            case PushStarted() as event:
+                self.title = self.title or clean(event.repo_id)
+            case PushFinished() | PushFailed() as event:
+                self._outcome = event
+            case _:
+                pass
+
+    def snapshot(self) -> UploadProgress:
+        return self._aggregator.snapshot()
+
+    def activity(self, progress: UploadProgress) -> str:
+        """The phase in a few words, or `waiting 12 s: rate limit`; never empty, also at 100 %."""
+        if self._wait is not None and (left := self._wait[0] - self._clock()) > 0:
+            return f"waiting {format_duration(max(1.0, left))}: {self._wait[1]}"
+        if progress.phase == "hashing":
+            hashed = self._aggregator.hashed_bytes
+            if not self._aggregator.planned:
+                return "preparing"
+            return f"hashing {format_share(hashed, progress.total_bytes)}" if hashed else "hashing"
+        if progress.phase == "committing" and self._commit_files:
+            return f"committing {format_count(self._commit_files, 'file')}"
+        return progress.phase
+
+    def trouble(self) -> str:
+        """The retry that is due or has just begun, in words; empty when all is well."""
+        now = self._clock()
+        if self._wait is not None and now < self._wait[0]:
+            return ""  # told as the activity, and the reason for most retries
+        if self._retry is None or now >= self._retry[0] + _RECENT:
+            return ""
+        left = self._retry[0] - now
+        when = f"retry in {format_duration(left)}" if left >= 1 else "retrying"
+        return f"{when}: {self._retry[1]}"
+
+    def news(self) -> str:
+        """The retry of this moment, else how many there were; empty when there was none."""
+        return self.trouble() or _retry_count(self.retries)
+
+    def lines(self, width: int, glyphs: Glyphs) -> list[Line]:
+        """The whole picture: a headline, the overall bar, and a bar for each of a few files."""
+        progress = self.snapshot()
+        headline = Line(self._headline(progress, width, glyphs))
+        if not self._aggregator.planned:
+            return [headline]
+        bar_width = _bar_width(width)
+        share_width = _share_width(progress)
+        return [
+            headline,
+            _overall_line(progress, width, bar_width, glyphs),
+            *(
+                _file_line(file, share_width, width, bar_width, glyphs)
+                for file in self._shown_files()
+            ),
+        ]
+
+    def _headline(self, progress: UploadProgress, width: int, glyphs: Glyphs) -> str:
+        words = [word for word in (self.activity(progress), self.news()) if word]
+        rest = "".join(f" {glyphs.dot} {word}" for word in words)
+        # What happens matters more than the name in full.
+        room = max(_SHORTEST_TITLE, width - 2 - text_width(rest))
+        title = self.title
+        if text_width(title) > room:
+            title = fit(_last_name(title), room, glyphs)
+        return fit(f"{glyphs.spin(self._clock())} {title}{rest}", width, glyphs)
+
+    def line(self, width: int, glyphs: Glyphs) -> Line:
+        """The same in one line, for when many pushes share the screen."""
+        progress = self.snapshot()
+        words = self.trouble() or self.activity(progress)
+        title_width = max(8, width // 3)
+        fits = text_width(self.title) <= title_width
+        title = fit(self.title if fits else _last_name(self.title), title_width, glyphs)
+        left = f"{glyphs.spin(self._clock())} {title}{' ' * (title_width - text_width(title))}"
+        if not self._aggregator.planned:
+            return Line(fit(f"{left}{_GAP}{words}", width, glyphs))
+        bar_width = _bar_width(width) // 2
+        left += f" {_percent(progress.bytes_sent, progress.total_bytes)} "
+        room = width - text_width(left) - bar_width - 1
+        right = format_share(progress.bytes_sent, progress.total_bytes)
+        rest = room - text_width(right) - len(_GAP)
+        if rest >= _SHORTEST_WORDS:
+            right += _GAP + fit(words, rest, glyphs)
+        elif words != "uploading":
+            right = fit(words, max(1, room), glyphs)
+        return _bar_line(left, right, bar_width, progress.bytes_sent, progress.total_bytes)
+
+    def plain(self) -> str:
+        """One line without bar or cursor movement, for log files."""
+        progress = self.snapshot()
+        parts = [f"{self.title}: {self.activity(progress)}"]
+        if self._aggregator.planned:
+            percent = _percent(progress.bytes_sent, progress.total_bytes).strip()
+            share = format_share(progress.bytes_sent, progress.total_bytes)
+            parts += [f"{percent} ({share})", *_speed(progress)]
+            parts.append(f"{progress.files_completed:,}/{progress.total_files:,} files")
+        if news := self.news():
+            parts.append(news)
+        return ", ".join(parts)
+
+    def widget_texts(self, progress: UploadProgress) -> tuple[str, str]:
+        """What stands left and right of a notebook's bar."""
+        left = f"{self.title} {UNICODE.dot} {self.activity(progress)}"
+        if not self._aggregator.planned:
+            return left, ""
+        left += f" {_percent(progress.bytes_sent, progress.total_bytes).strip()}"
+        right = [
+            format_share(progress.bytes_sent, progress.total_bytes),
+            *_speed(progress),
+            f"{UNICODE.done} {progress.files_completed:,}/{progress.total_files:,}",
+            self.news() or fit_path(clean(progress.current_file or ""), 40, UNICODE),
+        ]
+        return left, " " + _GAP.join(part for part in right if part)
+
+    def closing(self, width: int, glyphs: Glyphs) -> str | None:
+        """The last word, one line; None when the push has not ended by itself."""
+        match self._outcome:
+            case PushFinished() as event:
+                return self._success(event, width, glyphs)
+            case PushFailed() as event if event.cancelled:
+                return f"{glyphs.failed} Upload cancelled{_GAP}{self.title}"
+            case PushFailed() as event:
+                # Not shortened: it is the reason, and a line that stays may wrap.
+                reason = clean(event.error.strip().partition("\n")[0])
+                return (
+                    f"{glyphs.failed} Upload failed{_GAP}{self.title}"
+                    f"{_GAP}{event.error_type}: {reason}"
+                )
+            case _:
+                return None
+
+    def _success(self, event: PushFinished, width: int, glyphs: Glyphs) -> str:
+        head = f"{glyphs.done} Upload complete"
+        size = (
+            f"{format_bytes(event.bytes_transferred)} in {format_duration(event.elapsed_seconds)}"
+        )
+        amounts = [f"{format_count(event.files_uploaded, 'file')}, {size}", size]
+        if not event.files_uploaded:
+            amounts = ["nothing new to send"]
+        elif event.elapsed_seconds >= 1:
+            rate = format_rate(event.bytes_transferred / event.elapsed_seconds)
+            amounts.insert(0, f"{amounts[0]} ({rate})")
+        if self.retries:
+            amounts.insert(0, f"{amounts[0]}, {_retry_count(self.retries)}")
+        for amount in amounts:
+            text = _GAP.join(part for part in (head, self.title, amount) if part)
+            if text_width(text) <= width:
+                return text
+        room = width - text_width(head) - text_width(amounts[-1]) - 2 * len(_GAP)
+        title = fit(_last_name(self.title), max(_SHORTEST_TITLE, room), glyphs)
+        return f"{head}{_GAP}{title}{_GAP}{amounts[-1]}"
+
+    def _shown_files(self) -> list[InFlight]:
+        """Up to three files, each keeping its line until it is complete.
+
+        A file is shown from its second frame on: small ones come and go too fast to be read.
+        """
+        moving = {file.path: file for file in self._aggregator.in_flight()}
+        slots = [path if path in moving else None for path in self._slots]
+        lasting = iter(
+            [path for path in moving if path in self._seen and path not in slots]
+            if None in slots
+            else []
+        )
+        self._slots = [next(lasting, None) if path is None else path for path in slots]
+        self._seen = set(moving)
+        return [moving[path] for path in self._slots if path is not None]
+
+
+def clean(text: str) -> str:
+    """One line without control characters: names and reasons come from anywhere."""
+    return "".join(
+        " " if sign.isspace() else "?" if _is_control(sign) else sign for sign in text
+    ).strip()
+
+
+def _is_control(sign: str) -> bool:
+    # Cc: escape sequences; Cf: marks that turn the writing direction; Cs: undecodable names.
+    return not sign.isprintable() and unicodedata.category(sign) in ("Cc", "Cf", "Cs")
+
+
+def text_width(text: str) -> int:
+    """Terminal columns that `text` takes: wide signs take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(_sign_width(sign) for sign in text)
+
+
+def _sign_width(sign: str) -> int:
+    if unicodedata.combining(sign):
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in "FW" else 1
+
+
+def fit(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str:
+    """`text` in at most `width` columns, cut at its end, or at its start with `keep_end`."""
+    if text_width(text) <= width:
+        return text
+    mark = glyphs.ellipsis[:width]
+    room = width - len(mark)
+    kept: list[str] = []
+    for sign in reversed(text) if keep_end else text:
+        room -= _sign_width(sign)
+        if room < 0:
+            break
+        kept.append(sign)
+    return mark + "".join(reversed(kept)) if keep_end else "".join(kept) + mark
+
+
+def _joined(parts: list[tuple[str, int]], width: int) -> str:
+    """The parts with gaps between; while they do not fit, that of the highest rank goes first."""
+    kept = [part for part in parts if part[0]]
+    while True:
+        text = _GAP.join(text for text, _ in kept)
+        if len(kept) <= 1 or text_width(text) <= width:
+            return text
+        kept.remove(max(kept, key=lambda part: part[1]))
+
+
+def _overall_line(progress: UploadProgress, width: int, bar_width: int, glyphs: Glyphs) -> Line:
+    sent, total = progress.bytes_sent, progress.total_bytes
+    left = f"  {_percent(sent, total)} "
+    rate, eta = _speed(progress) or ("", "")
+    count = f"{glyphs.done} {progress.files_completed:,}/{progress.total_files:,}"
+    parts = [
+        (format_share(sent, total).rjust(_share_width(progress)), 0),
+        (rate.ljust(9) if rate else "", 3),
+        (eta.ljust(9) if eta else "", 1),
+        (count, 2),
+    ]
+    right = _joined(parts, width - text_width(left) - bar_width - 1).rstrip()
+    return _bar_line(left, right, bar_width, sent, total)
+
+
+def _file_line(
+    file: InFlight, share_width: int, width: int, bar_width: int, glyphs: Glyphs
+) -> Line:
+    size = file.size or 0
+    left = f"  {_percent(file.sent, size) if file.size else '    '} "
+    share = format_share(file.sent, size) if file.size else format_bytes(file.sent)
+    right = share.rjust(share_width) + _GAP
+    room = width - text_width(left) - bar_width - 1 - text_width(right)
+    right += fit_path(clean(file.path), max(1, room), glyphs)
+    return _bar_line(left, right, bar_width, file.sent, size)
+
+
+def fit_path(path: str, width: int, glyphs: Glyphs) -> str:
+    """A path in at most `width` columns: its folders go first, then its suffix, then its middle.
+
+    >>> fit_path("run/model-00001-of-00005.safetensors", 20, UNICODE)
+    'model-00001-of-00005'
+    """
+    name = _last_name(path)
+    stem = name.rpartition(".")[0] or name
+    for text in (path, name, stem):
+        if text_width(text) <= width:
+            return text
+    room = max(0, width - len(glyphs.ellipsis))
+    head = fit(stem, room * 2 // 3, _CUT)  # of shards the number is what differs
+    return head + fit(stem, width - text_width(head), glyphs, keep_end=True)
+
+
+def _last_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _bar_line(left: str, right: str, bar_width: int, done: int, total: int) -> Line:
+    # An empty total is full: there is nothing left to send.
+    return Line(left, f" {right}", bar_width, *((done, total) if total else (1, 1)))
+
+
+def _bar_width(width: int) -> int:
+    return min(40, width // 4) if width >= 72 else max(4, width // 6)
+
+
+def _percent(done: int, total: int) -> str:
+    # Rounded down: 100 % is said when it is true.
+    return f"{done * 100 // total if total else 100:3d}%"
+
+
+def _share_width(progress: UploadProgress) -> int:
+    return len(format_share(progress.total_bytes, progress.total_bytes))
+
+
+def _speed(progress: UploadProgress) -> list[str]:
+    """Rate and time left, while bytes move; both or none."""
+    if progress.eta_seconds is None or progress.bytes_per_second <= 0:
+        return []
+    left = format_duration(max(1.0, progress.eta_seconds))
+    return [format_rate(progress.bytes_per_second), f"{left} left"]
+
+
+def _retry_words(event: RetryScheduled) -> str:
+    what = event.call if event.part_number is None else f"part {event.part_number}"
+    return f"{what}, {clean(event.reason)}"
+
+
+def _retry_count(retries: int) -> str:
+    return "" if retries == 0 else "1 retry" if retries == 1 else f"{retries:,} retries"
