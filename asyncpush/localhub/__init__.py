@@ -1,0 +1,22 @@
+"""The embedded Hub: real git repositories and LFS objects, served over the Hub's own API.
+
+    async with LocalHub("hub/") as hub:
+        await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
+
+It is the other side of the wire: nothing here imports the client, so that the two can disagree.
+"""
+
+from __future__ import annotations
+
+try:
+    import pathspec as _pathspec  # noqa: F401
+    import pygit2 as _pygit2  # noqa: F401
+    import yaml as _yaml  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"the embedded Hub needs {error.name}: pip install 'asyncpush[hub]'", name=error.name
+    ) from error
+
+from asyncpush.localhub.server import LocalHub, serve_in_thread
+
+__all__ = ["LocalHub", "serve_in_thread"]

@@ -1,0 +1,92 @@
+"""The hub as an aiohttp application: every route by name, every failure as the Hub's JSON."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from aiohttp import ClientError, web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncpush.localhub import lfs
+from asyncpush.localhub.auth import TOKEN, Token, is_loopback, user_of
+from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.routes import (
+    commits,
+    discussions,
+    files,
+    metadata,
+    preupload,
+    refs,
+    repos,
+    resolve,
+)
+from asyncpush.localhub.state import STATE, HubState, state_of
+from asyncpush.localhub.web import MAX_JSON_BYTES, new_request_id, refusal_answer
+
+logger = logging.getLogger("asyncpush.localhub")
+
+# These carry their permission in the URL; a client sends them no token, and none is looked at.
+SIGNED_ROUTES = frozenset({"part", "complete", "download"})
+
+
+def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
+    """`middlewares` see every request before the hub does, and every answer after it."""
+    app = web.Application(
+        middlewares=[*middlewares, _errors_as_json, _guard], client_max_size=MAX_JSON_BYTES
+    )
+    app[STATE] = state
+    app[TOKEN] = Token(state.token)
+    app.on_response_prepare.append(_stamp)
+    for module in (repos, preupload, commits, files, refs, metadata, discussions, resolve):
+        app.router.add_routes(module.routes)
+    lfs.add_routes(app, state.blobs, _lfs_access)
+    return app
+
+
+async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("X-Request-Id", new_request_id())
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return refusal_answer(refusal)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return refusal_answer(Refusal(error.status, error.reason, headers=allow))
+    except (ConnectionError, ClientError, web.RequestPayloadError) as error:
+        # The client went away, or sent what its own headers do not describe.
+        logger.info("%s %s was cut short: %s", request.method, request.path, error)
+        return refusal_answer(Refusal(400, "The request's body could not be read"))
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return refusal_answer(Refusal(500, "Internal Error - We're working hard to fix this"))
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    state = state_of(request)
+    try:
+        host = request.url.origin().host
+    except ValueError:
+        raise Refusal(400, "Invalid Host header") from None
+    if state.token is None and not is_loopback(host or ""):
+        # Without a token of its own the hub trusts this machine alone; a web page that points
+        # its own name at 127.0.0.1 (DNS rebinding) is not this machine.
+        raise Refusal(403, "This hub answers to loopback names only: start it with a token")
+    if request.match_info.route.name not in SIGNED_ROUTES:
+        user_of(request)  # a wrong token is told so, also where none is needed
+    return await handler(request)
+
+
+async def _lfs_access(request: web.Request, operation: lfs.Operation) -> None:
+    state = state_of(request)
+    if operation == "download":
+        await state.readable(request)
+    else:
+        await state.writable(request)

@@ -1,0 +1,223 @@
+"""The commit call: its lines are read one by one, so memory holds no more than a few of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.blobs import is_oid
+from asyncpush.localhub.errors import Refusal, bad_request, too_large
+from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES
+from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store.commits import (
+    Change,
+    CommitRequest,
+    DeleteFile,
+    DeleteFolder,
+    PutFile,
+    PutLfs,
+    add_blob,
+    check_parent,
+    commit,
+    commit_as_pull_request,
+)
+from asyncpush.localhub.store.names import RepoId, check_path
+from asyncpush.localhub.store.pointers import LfsPointer
+from asyncpush.localhub.web import flag_in_query, json_answer, parse_object, text_of
+
+MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
+MAX_BODY_BYTES = 2 << 30
+MAX_CHANGES = 100_000
+# Lines are handled by the megabyte: a thread hop for each small file would cost more than it does.
+_BATCH_BYTES = 1 << 20
+
+routes = web.RouteTableDef()
+
+
+@dataclass
+class _Draft:
+    """A commit as far as it has been read."""
+
+    header: dict[str, Any] | None = None
+    changes: list[Change | _LfsFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _LfsFile:
+    """Named by the client, not looked up yet. A copy by the official client names no size."""
+
+    path: str
+    oid: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    path: str
+    data: bytes
+
+
+@routes.post(REPO + "/commit/{revision}", name="commit")
+async def post_commit(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    repo = await state.writable(request)
+    draft = await _read(request, state, repo)
+    if draft.header is None:
+        raise bad_request("The first line must be the header")
+    wanted = CommitRequest(
+        summary=_summary(draft.header),
+        description=text_of(draft.header, "description", default=""),
+        changes=[await _stored(state, change) for change in draft.changes],
+        author=user,
+        parent_commit=check_parent(draft.header.get("parentCommit")),
+    )
+    make = commit_as_pull_request if flag_in_query(request, "create_pr") else commit
+    revision = request.match_info["revision"]
+    made = await state.run_exclusively(repo, make, state.repos, repo, revision, wanted)
+    url = f"{state.base_url(request)}/{repo.url_path}"
+    answer: dict[str, Any] = {
+        "success": True,
+        "commitOid": made.oid,
+        "commitUrl": f"{url}/commit/{made.oid}",
+        "hookOutput": "",
+    }
+    if made.pull_request is not None:
+        answer["pullRequestUrl"] = f"{url}/discussions/{made.pull_request}"
+    return json_answer(answer)
+
+
+async def _read(request: web.Request, state: HubState, repo: RepoId) -> _Draft:
+    draft = _Draft()
+    async for lines in _batches_of_lines(request):
+        contents: list[_Content] = []
+        for line in await state.run(_parse_lines, lines):
+            if isinstance(line, dict):
+                if draft.header is not None or draft.changes:
+                    raise bad_request("There must be one header, on the first line")
+                draft.header = line
+            elif isinstance(line, _Content):
+                contents.append(line)
+            else:
+                draft.changes.append(line)
+        if contents:
+            data = [content.data for content in contents]
+            blobs = await state.run(add_blob, state.repos, repo, data)
+            draft.changes += (
+                PutFile(content.path, blob) for content, blob in zip(contents, blobs, strict=True)
+            )
+        if len(draft.changes) > MAX_CHANGES:
+            raise too_large(f"More than {MAX_CHANGES} changes in one commit")
+    return draft
+
+
+async def _batches_of_lines(request: web.Request) -> AsyncIterator[list[bytes]]:
+    batch: list[bytes] = []
+    held = total = 0
+    rest = bytearray()
+    async for piece in request.content.iter_any():
+        total += len(piece)
+        if total > MAX_BODY_BYTES:
+            raise too_large(f"A commit's body is at most {MAX_BODY_BYTES} bytes")
+        *lines, tail = piece.split(b"\n")
+        if lines:
+            batch += [bytes(rest + lines[0]), *lines[1:]]
+            rest = bytearray()
+        rest += tail
+        held += len(piece)
+        _check_line_length(rest, *batch[-len(lines) :] if lines else ())
+        if batch and held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    yield [*batch, bytes(rest)]
+
+
+def _check_line_length(*lines: bytes | bytearray) -> None:
+    if any(len(line) > MAX_LINE_BYTES for line in lines):
+        raise too_large(
+            f"A regular file is at most {MAX_REGULAR_BYTES} bytes: send larger ones through LFS"
+        )
+
+
+def _parse_lines(lines: list[bytes]) -> list[dict[str, Any] | _Content | Change | _LfsFile]:
+    return [_parse_line(line) for line in lines if line.strip()]
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | _Content | Change | _LfsFile:
+    """The header as it is; every other line as the change it asks for."""
+    item = parse_object(line)
+    key, value = item.get("key"), item.get("value")
+    if not isinstance(value, dict):
+        raise bad_request("Each line must be an object with 'key' and 'value'")
+    match key:
+        case "header":
+            return value
+        case "file":
+            return _parse_file(value)
+        case "lfsFile":
+            return _parse_lfs_file(value)
+        case "deletedFile":
+            return DeleteFile(check_path(value.get("path")))
+        case "deletedFolder":
+            return DeleteFolder(check_path(text_of(value, "path").removesuffix("/")))
+        case _:
+            raise bad_request(f"Unknown key {str(key)[:50]!r}")
+
+
+def _parse_file(value: dict[str, Any]) -> _Content:
+    path, content = check_path(value.get("path")), value.get("content")
+    encoding = value.get("encoding", "utf-8")
+    if not isinstance(content, str) or encoding not in ("utf-8", "base64"):
+        raise bad_request(f"Invalid content of {path!r}: must be a string, in base64 or utf-8")
+    try:
+        data = base64.b64decode(content, validate=True) if encoding == "base64" else None
+    except (binascii.Error, ValueError):
+        raise bad_request(f"Invalid content of {path!r}: not base64") from None
+    data = content.encode() if data is None else data
+    if len(data) > MAX_REGULAR_BYTES:
+        raise too_large(
+            f"{path!r} has {len(data)} bytes; a regular file is at most {MAX_REGULAR_BYTES}: "
+            "send larger ones through LFS"
+        )
+    return _Content(path, data)
+
+
+def _parse_lfs_file(value: dict[str, Any]) -> _LfsFile:
+    path, oid, size = check_path(value.get("path")), value.get("oid"), value.get("size")
+    if value.get("algo", "sha256") != "sha256" or not is_oid(oid):
+        raise bad_request(f"Invalid LFS pointer of {path!r}: oid must be a sha256")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise bad_request(f"Invalid LFS pointer of {path!r}: size must be a number of bytes")
+    return _LfsFile(path, str(oid), size)
+
+
+async def _stored(state: HubState, change: Change | _LfsFile) -> Change:
+    """A pointer is committed to an object that is there, whole, and of the size it says."""
+    if not isinstance(change, _LfsFile):
+        return change
+    size = await state.blobs.size(change.oid)
+    if size is None:
+        raise Refusal(
+            404,
+            "Your push was rejected because an LFS pointer pointed to a file that does not exist. "
+            f"For instance, this can happen if you used git push --no-verify to push your changes. "
+            f"Offending file: - {change.path}",
+        )
+    if change.size not in (None, size):
+        raise bad_request(
+            f"LFS pointer of {change.path!r} says {change.size} bytes; the object has {size}"
+        )
+    return PutLfs(change.path, LfsPointer(change.oid, size))
+
+
+def _summary(header: dict[str, Any]) -> str:
+    summary = text_of(header, "summary").strip()
+    if not summary:
+        raise bad_request("'summary' must not be empty")
+    return summary

@@ -1,0 +1,166 @@
+"""Repos as a whole: made, described, renamed, hidden, deleted; and who is asking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from asyncpush.localhub.auth import require_user, user_of
+from asyncpush.localhub.errors import Refusal, bad_request
+from asyncpush.localhub.state import HubState, repo_type_of, state_of
+from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id, parse_repo_type
+from asyncpush.localhub.store.repos import RepoInfo, new_info
+from asyncpush.localhub.web import json_answer, number_in_query, read_json, text_of, wire_time
+
+SDKS = ("gradio", "streamlit", "docker", "static")
+KIND = "/api/{kind:models|datasets|spaces}"
+REPO = KIND + "/{namespace}/{name}"
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/whoami-v2", name="whoami")
+async def whoami(request: web.Request) -> web.Response:
+    user = require_user(request)
+    token = {"displayName": user, "role": "write"}
+    return json_answer(
+        {
+            "type": "user",
+            "id": f"{user}-id",
+            "name": user,
+            "fullname": user,
+            "isPro": False,
+            "canPay": False,
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+    )
+
+
+@routes.post("/api/repos/create", name="create")
+async def create(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    body = await read_json(request)
+    repo = _named_repo(body, user)
+    private = _visibility(body) or False
+    url = f"{state.base_url(request)}/{repo.url_path}"
+    try:
+        await state.run_exclusively(
+            repo, state.repos.create, repo, new_info(user, private=private, sdk=_sdk(body, repo))
+        )
+    except Refusal as refusal:
+        # The client that said exist_ok reads the URL from here.
+        refusal.extra["url"] = url
+        raise
+    return json_answer({"url": url, "name": repo.full_name, "id": repo.full_name})
+
+
+@routes.delete("/api/repos/delete", name="delete")
+async def delete(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    repo = _named_repo(await read_json(request), user)
+    await state.run_exclusively(repo, state.repos.delete, repo)
+    return json_answer({"success": True})
+
+
+@routes.post("/api/repos/move", name="move")
+async def move(request: web.Request) -> web.Response:
+    state, _ = state_of(request), require_user(request)
+    body = await read_json(request)
+    repo_type = parse_repo_type(body.get("type") or "model")
+    source = _full_name(repo_type, text_of(body, "fromRepo"))
+    target = _full_name(repo_type, text_of(body, "toRepo"))
+    await state.run_exclusively(source, state.repos.move, source, target)
+    return json_answer({"success": True, "url": f"{state.base_url(request)}/{target.url_path}"})
+
+
+@routes.put(REPO + "/settings", name="settings")
+async def settings(request: web.Request) -> web.Response:
+    state = state_of(request)
+    repo = await state.writable(request)
+    body = await read_json(request)
+    gated = body.get("gated")
+    if gated not in (None, False, "auto", "manual"):
+        raise bad_request("'gated' must be 'auto', 'manual' or false")
+    info = await state.run_exclusively(repo, _update, state, repo, _visibility(body), gated)
+    return json_answer({"private": info.private, "gated": info.gated})
+
+
+@routes.get(REPO + "/auth-check", name="auth-check")
+async def auth_check(request: web.Request) -> web.Response:
+    await state_of(request).readable(request)
+    return json_answer({"success": True})
+
+
+@routes.get(REPO + "/auth-check/write", name="auth-check-write")
+async def auth_check_write(request: web.Request) -> web.Response:
+    await state_of(request).writable(request)
+    return json_answer({"success": True})
+
+
+@routes.get(KIND, name="repos")
+async def list_repos(request: web.Request) -> web.Response:
+    state = state_of(request)
+    limit = number_in_query(request, "limit", 1000, low=1, high=1000)
+    found = await state.run(_visible_repos, state, request, repo_type_of(request))
+    return json_answer(found[:limit])
+
+
+def _visible_repos(
+    state: HubState, request: web.Request, repo_type: RepoType
+) -> list[dict[str, Any]]:
+    author, search = request.query.get("author"), request.query.get("search", "").lower()
+    visible = []
+    for repo in state.repos.list(repo_type):
+        if author not in (None, repo.namespace) or search not in repo.full_name.lower():
+            continue
+        info = state.repos.info(repo)
+        if not info.private or user_of(request) is not None:
+            visible.append({"id": repo.full_name, "modelId": repo.full_name, **_about(info)})
+    return visible
+
+
+def _about(info: RepoInfo) -> dict[str, Any]:
+    created = wire_time(info.created_at)
+    return {"author": info.author, "private": info.private, "createdAt": created}
+
+
+def _update(
+    state: HubState, repo: RepoId, private: bool | None, gated: str | bool | None
+) -> RepoInfo:
+    return state.repos.update(repo, private=private, gated=gated)
+
+
+def _named_repo(body: dict[str, Any], user: str) -> RepoId:
+    """`organization` and `name`, or an older client's `name` that holds both."""
+    repo_type = parse_repo_type(body.get("type") or "model")
+    name = text_of(body, "name")
+    namespace = text_of(body, "organization", default="")
+    if not namespace and "/" in name:
+        return _full_name(repo_type, name)
+    return make_repo_id(repo_type, namespace or user, name)
+
+
+def _full_name(repo_type: RepoType, full_name: str) -> RepoId:
+    namespace, _, name = full_name.partition("/")
+    return make_repo_id(repo_type, namespace, name)
+
+
+def _visibility(body: dict[str, Any]) -> bool | None:
+    """Whether it is to be private; None when the body does not say."""
+    visibility, private = body.get("visibility"), body.get("private")
+    if visibility not in (None, "public", "private"):
+        raise bad_request("'visibility' must be 'public' or 'private'")
+    if not (private is None or isinstance(private, bool)):
+        raise bad_request("'private' must be true or false")
+    return private if visibility is None else visibility == "private"
+
+
+def _sdk(body: dict[str, Any], repo: RepoId) -> str | None:
+    if repo.type != "space":
+        return None
+    sdk = body.get("sdk")
+    if sdk not in SDKS:
+        raise bad_request(f"'sdk' must be one of {', '.join(SDKS)}")
+    return str(sdk)

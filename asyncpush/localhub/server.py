@@ -1,0 +1,147 @@
+"""The hub on a port: in the caller's event loop, or in a thread with its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from asyncpush.localhub.app import make_app
+from asyncpush.localhub.auth import is_loopback
+from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
+from asyncpush.localhub.blobs.disk import DiskStore
+from asyncpush.localhub.state import HubState
+from asyncpush.localhub.store.repos import Repos
+
+# A commit that is under way may end; a download that is under way is cut.
+SHUTDOWN_SECONDS = 5.0
+# Room for a path of 2,048 bytes, percent-quoted, in the request line.
+_MAX_LINE = 16_384
+
+
+class LocalHub:
+    """A small true Hub: git repositories and LFS objects in a folder, served over HTTP.
+
+    async with LocalHub(tmp_path) as hub:
+        await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
+
+    Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
+    bearer token will do, and only this machine is served. `middlewares` see each request before
+    the hub and each answer after it; `request.match_info.route.name` tells them what it is.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        part_size: int = DEFAULT_PART_SIZE,
+        store: BlobStore | None = None,
+        middlewares: Iterable[Middleware] = (),
+    ) -> None:
+        if token is None and not is_loopback(host):
+            raise ValueError(f"host={host!r} is reachable from other machines: set a token")
+        if token is not None and not token.strip():
+            raise ValueError("token must not be empty")
+        self.root = Path(root)
+        self.host = host
+        self.port = port
+        self.token = token
+        self._part_size = part_size
+        self._store = store
+        self._middlewares = tuple(middlewares)
+        self._runner: web.AppRunner | None = None
+        self._state: HubState | None = None
+
+    @property
+    def url(self) -> str:
+        """The endpoint to give to clients, without a slash at its end."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    async def __aenter__(self) -> LocalHub:
+        self.root.mkdir(parents=True, exist_ok=True)
+        blobs = self._store or DiskStore(self.root / "lfs", part_size=self._part_size)
+        self._state = HubState(Repos(self.root), blobs, self.token)
+        try:
+            await self._state.run(self._state.repos.prepare)
+            await blobs.start()
+            await self._listen(self._state)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stop()
+
+    async def _listen(self, state: HubState) -> None:
+        self._runner = web.AppRunner(
+            make_app(state, self._middlewares),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            max_line_size=_MAX_LINE,
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.host, self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._state is not None:
+            await self._state.blobs.close()
+            # Git work that outlived its request still ends: a thread cannot be cut.
+            await asyncio.to_thread(self._state.executor.shutdown)
+            self._state = None
+
+
+@contextmanager
+def serve_in_thread(root: Path | str, **options: Any) -> Iterator[LocalHub]:
+    """A `LocalHub` for blocking callers, and for loops that must not wait for git.
+
+    with serve_in_thread("hub/") as hub:
+        print(hub.url)
+    """
+    hub = LocalHub(root, **options)
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_serve(hub, started)), name="asyncpush-localhub", daemon=True
+    )
+    thread.start()
+    loop, stop = started.result()
+    try:
+        yield hub
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+async def _serve(
+    hub: LocalHub, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
+    stop = asyncio.Event()
+    try:
+        async with hub:
+            started.set_result((asyncio.get_running_loop(), stop))
+            await stop.wait()
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)

@@ -1,0 +1,163 @@
+"""The commit: all changes or none, on the head that the client saw or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pygit2
+
+from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
+from asyncpush.localhub.store.discussions import Discussions
+from asyncpush.localhub.store.gitrepo import GitRepo
+from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.pointers import LfsPointer
+from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.writing import (
+    TreeDraft,
+    commit_message,
+    commit_tree,
+    new_objects,
+    sync_objects,
+    write_ref,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PutFile:
+    """A file whose blob is in the repository already; nothing shows it until the commit."""
+
+    path: str
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutLfs:
+    path: str
+    pointer: LfsPointer
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFile:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFolder:
+    path: str
+
+
+Change = PutFile | PutLfs | DeleteFile | DeleteFolder
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """`parent_commit` pins the head: its oid, or the first digits of it."""
+
+    summary: str
+    description: str
+    changes: Sequence[Change]
+    author: str
+    parent_commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    oid: str
+    pull_request: int | None = None
+
+
+def add_blob(repos: Repos, repo: RepoId, contents: Sequence[bytes]) -> list[str]:
+    """Store regular files' bytes ahead of their commit. Needs no lock: objects only ever appear."""
+    with repos.open(repo) as opened:
+        return [str(opened.git.create_blob(content)) for content in contents]
+
+
+def commit(repos: Repos, repo: RepoId, revision: str, request: CommitRequest) -> Committed:
+    """Commit to a branch or to an open pull request's ref; 412 when its head is not the parent.
+
+    An unchanged tree makes an empty commit, as on the Hub: skipping one is the client's part.
+    """
+    with repos.lock(repo), repos.open(repo) as opened:
+        ref, head = _target(opened, revision)
+        if request.parent_commit is not None and not head.startswith(request.parent_commit):
+            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        oid = _make_commit(opened, head, request)
+        write_ref(opened.path, ref, oid)
+        return Committed(oid)
+
+
+def commit_as_pull_request(
+    repos: Repos, repo: RepoId, revision: str, request: CommitRequest
+) -> Committed:
+    """Commit on the parent (or else the revision's head), in a pull request of its own."""
+    with repos.lock(repo), repos.open(repo) as opened:
+        base = _parent_of_pull_request(opened, revision, request.parent_commit)
+        oid = _make_commit(opened, base, request)
+        number = Discussions(opened.path).open_pull_request(
+            request.summary, request.description, request.author, base=base, head=oid
+        )
+        return Committed(oid, number)
+
+
+def check_parent(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{7,40}", value):
+        raise bad_request("parentCommit must be a commit oid: 7 to 40 hexadecimal digits")
+    return value
+
+
+def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
+    """The ref that a commit to `revision` moves, and where it stands."""
+    for ref in (f"refs/heads/{revision}", revision):
+        head = repo.ref_target(ref)
+        if head is not None and ref.startswith(("refs/heads/", "refs/pr/")):
+            return ref, head
+    repo.resolve(revision)  # a 404 when there is nothing of this name
+    raise bad_request(f"{revision!r} is not a branch: commits go to branches and pull requests")
+
+
+def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) -> str:
+    head = repo.resolve(revision)
+    if parent is None or head.startswith(parent):
+        return head
+    found = repo.git.get(parent)
+    if not isinstance(found, pygit2.Commit):
+        raise revision_not_found(parent)
+    return str(found.id)
+
+
+def _make_commit(repo: GitRepo, parent: str, request: CommitRequest) -> str:
+    """The commit object, it and all it needs synced to the disk."""
+    before = repo.tree(parent)
+    tree, blobs = _changed_tree(repo, before, request.changes)
+    message = commit_message(request.summary, request.description)
+    oid = commit_tree(repo.git, tree, [parent], request.author, message)
+    sync_objects(repo.path, [*blobs, *new_objects(repo.git, tree, before.id), oid])
+    return str(oid)
+
+
+def _changed_tree(
+    repo: GitRepo, tree: pygit2.Tree, changes: Sequence[Change]
+) -> tuple[pygit2.Oid, list[str]]:
+    """Deletions come first, whatever their place: a file may move to where a folder was."""
+    draft = TreeDraft(repo.git, tree)
+    for change in changes:
+        match change:
+            case DeleteFile(path) if not draft.remove_file(path):
+                raise entry_not_found(path)
+            case DeleteFolder(path) if not draft.remove_folder(path):
+                raise entry_not_found(path)
+    blobs = []
+    for change in changes:
+        match change:
+            case PutFile(path, blob):
+                draft.put(path, pygit2.Oid(hex=blob))
+                blobs.append(blob)
+            case PutLfs(path, pointer):
+                oid = repo.git.create_blob(pointer.encode())
+                draft.put(path, oid)
+                blobs.append(str(oid))
+    return draft.write(), blobs

@@ -1,0 +1,232 @@
+"""One repo, read: revisions, files, folders, history. Blocking; nothing here changes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import dropwhile, islice
+from pathlib import Path
+
+import pygit2
+from pygit2.enums import AttrCheck, SortMode
+
+from asyncpush.localhub.errors import entry_not_found, revision_not_found
+from asyncpush.localhub.store.names import is_ref_name
+from asyncpush.localhub.store.pointers import MAX_POINTER_BYTES, LfsPointer, parse_pointer
+
+MAIN = "refs/heads/main"
+_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+_NEWEST_FIRST = SortMode.TOPOLOGICAL | SortMode.TIME
+_ATTRIBUTES_OF_COMMIT = AttrCheck.INDEX_ONLY | AttrCheck.NO_SYSTEM | AttrCheck.INCLUDE_COMMIT
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file in a tree. `oid` is the git blob's; `size` the file's own, also when it is in LFS."""
+
+    path: str
+    oid: str
+    size: int
+    lfs: LfsPointer | None = None
+    pointer_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FolderEntry:
+    path: str
+    oid: str
+
+
+Entry = FileEntry | FolderEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    oid: str
+    title: str
+    message: str
+    author: str
+    date: datetime
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """`name` is short ("main"), `ref` full ("refs/heads/main"), `target` a commit oid."""
+
+    name: str
+    ref: str
+    target: str
+
+
+class GitRepo:
+    """A bare repository, open for one thread. `git` and `path` are for the modules that write."""
+
+    def __init__(self, git: pygit2.Repository, path: Path) -> None:
+        self.git = git
+        self.path = path
+
+    def resolve(self, revision: str) -> str:
+        """The commit oid of a branch, a tag, a full ref or an oid; 404 RevisionNotFound otherwise.
+
+        Deliberately not git's rev-parse: no `main~1`, no `@{...}`, no search by message.
+        """
+        for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
+            commit = self.ref_target(ref)
+            if commit is not None:
+                return commit
+        if _COMMIT_ID.fullmatch(revision) and isinstance(self.git.get(revision), pygit2.Commit):
+            return revision
+        raise revision_not_found(revision)
+
+    def ref_target(self, ref: str) -> str | None:
+        """The commit that a full ref points to (through an annotated tag), or None."""
+        if not is_ref_name(ref):
+            return None
+        found = self.git.references.get(ref)
+        return None if found is None else str(found.peel(pygit2.Commit).id)
+
+    def refs(self, prefix: str) -> list[Ref]:
+        """The refs below `prefix` ("refs/heads/"), by name."""
+        names = sorted(name for name in self.git.references if name.startswith(prefix))
+        targets = ((name, self.ref_target(name)) for name in names)
+        return [Ref(name[len(prefix) :], name, oid) for name, oid in targets if oid]
+
+    def commit(self, oid: str) -> Commit:
+        return _read_commit(self.git[oid].peel(pygit2.Commit))
+
+    def history(
+        self, oid: str, *, skip: int = 0, limit: int | None = None, until: str | None = None
+    ) -> list[Commit]:
+        """Commits from `oid` backwards, newest first; without `until` and what came before it."""
+        walker = self.git.walk(pygit2.Oid(hex=oid), _NEWEST_FIRST)
+        if until is not None:
+            walker.hide(pygit2.Oid(hex=until))
+        stop = None if limit is None else skip + limit
+        return [_read_commit(commit) for commit in islice(walker, skip, stop)]
+
+    def tree(self, commit: str) -> pygit2.Tree:
+        return self.git[commit].peel(pygit2.Tree)
+
+    def entry(self, commit: str, path: str) -> Entry | None:
+        """The file or folder at `path`, or None."""
+        item = _item_at(self.tree(commit), path)
+        return None if item is None else self._entry(path, item)
+
+    def file(self, commit: str, path: str) -> FileEntry:
+        """The file at `path`; 404 EntryNotFound when there is none, or a folder."""
+        entry = self.entry(commit, path)
+        if not isinstance(entry, FileEntry):
+            raise entry_not_found(path, commit)
+        return entry
+
+    def content(self, oid: str) -> bytes:
+        """The bytes of a git blob (a pointer's text, for a file in LFS)."""
+        return self.git[oid].peel(pygit2.Blob).data
+
+    def walk(
+        self, commit: str, path: str = "", *, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """What is in a folder, in git's order; `recursive` goes into each folder after naming it.
+
+        `after` starts behind that path without looking at what comes before. 404 EntryNotFound
+        when `path` is no folder.
+        """
+        tree = self.tree(commit)
+        if path:
+            folder = _item_at(tree, path)
+            if not isinstance(folder, pygit2.Tree):
+                raise entry_not_found(path, commit)
+            tree = folder
+        prefix = f"{path}/" if path else ""
+        marks = after[len(prefix) :].split("/") if after and after.startswith(prefix) else []
+        yield from self._walk(tree, prefix, recursive, marks)
+
+    def _walk(
+        self, tree: pygit2.Tree, prefix: str, recursive: bool, marks: list[str]
+    ) -> Iterator[Entry]:
+        items = iter(tree)
+        if marks:
+            items = dropwhile(lambda item: _name(item) != marks[0], items)
+            # The marked item was named before; what is in it may not have been.
+            mark = next(items, None)
+            if recursive and isinstance(mark, pygit2.Tree):
+                yield from self._walk(mark, f"{prefix}{marks[0]}/", True, marks[1:])
+        for item in items:
+            if isinstance(item, pygit2.Tree | pygit2.Blob):
+                path = prefix + _name(item)
+                yield self._entry(path, item)
+                if recursive and isinstance(item, pygit2.Tree):
+                    yield from self._walk(item, f"{path}/", True, [])
+
+    def file_paths(self, commit: str) -> list[str]:
+        """Every file's path, in git's order, without a look at the files."""
+        return list(_file_paths(self.tree(commit), ""))
+
+    def changed_last(self, commit: str, paths: Iterable[str]) -> dict[str, Commit]:
+        """For each path the newest commit that changed it: one walk backwards for all of them."""
+        wanted = set(paths)
+        found: dict[str, Commit] = {}
+        for candidate in self.git.walk(pygit2.Oid(hex=commit), _NEWEST_FIRST):
+            changed = {path for path in wanted if _changes(candidate, path)}
+            found.update(dict.fromkeys(changed, _read_commit(candidate)))
+            wanted -= changed
+            if not wanted:
+                break
+        return found
+
+    def is_lfs_path(self, commit: str, path: str) -> bool:
+        """Whether the .gitattributes of that commit send `path` through LFS."""
+        value = self.git.get_attr(path, "filter", _ATTRIBUTES_OF_COMMIT, pygit2.Oid(hex=commit))
+        return value == "lfs"
+
+    def _entry(self, path: str, item: pygit2.Tree | pygit2.Blob) -> Entry:
+        if isinstance(item, pygit2.Tree):
+            return FolderEntry(path, str(item.id))
+        _, size = self.git.odb.read_header(item.id)
+        pointer = parse_pointer(self.content(str(item.id))) if size <= MAX_POINTER_BYTES else None
+        if pointer is None:
+            return FileEntry(path, str(item.id), size)
+        return FileEntry(path, str(item.id), pointer.size, pointer, size)
+
+
+def _file_paths(tree: pygit2.Tree, prefix: str) -> Iterator[str]:
+    for item in tree:
+        if isinstance(item, pygit2.Tree):
+            yield from _file_paths(item, f"{prefix}{_name(item)}/")
+        elif isinstance(item, pygit2.Blob):
+            yield prefix + _name(item)
+
+
+def _name(item: pygit2.Object) -> str:
+    return (item.raw_name or b"").decode(errors="replace")
+
+
+def _changes(commit: pygit2.Commit, path: str) -> bool:
+    """Whether `path` is here and differs from every parent's."""
+    here = _item_at(commit.tree, path)
+    before = [_item_at(parent.tree, path) for parent in commit.parents]
+    return here is not None and all(item is None or item.id != here.id for item in before)
+
+
+def _item_at(tree: pygit2.Tree, path: str) -> pygit2.Tree | pygit2.Blob | None:
+    """The file or folder at `path`; a submodule, which only `git push` can make, is neither."""
+    try:
+        item = tree[path]
+    except (KeyError, ValueError):
+        return None
+    return item if isinstance(item, pygit2.Tree | pygit2.Blob) else None
+
+
+def _read_commit(commit: pygit2.Commit) -> Commit:
+    title, _, message = commit.raw_message.decode(errors="replace").partition("\n")
+    return Commit(
+        oid=str(commit.id),
+        title=title,
+        message=message.strip("\n"),
+        author=commit.author.name,
+        date=datetime.fromtimestamp(commit.commit_time, UTC),
+        parents=tuple(str(parent) for parent in commit.parent_ids),
+    )

@@ -1,0 +1,143 @@
+"""What happens to a discussion: comments, a new title, closing; and merging a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pygit2
+
+from asyncpush.localhub.errors import bad_request, conflict
+from asyncpush.localhub.store.discussions import Discussion, Discussions, Event
+from asyncpush.localhub.store.gitrepo import MAIN, Commit, GitRepo
+from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.writing import (
+    commit_message,
+    commit_tree,
+    new_objects,
+    sync_objects,
+    write_ref,
+)
+
+MAX_DIFF = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PullDetails:
+    """What git knows of a pull request: computed when asked, for its ref may move."""
+
+    commits: list[Commit]
+    diff: str
+
+
+def create(
+    repos: Repos, repo: RepoId, title: str, description: str, author: str, pull_request: bool
+) -> Discussion:
+    """A discussion, or a pull request without commits: a draft that stands at main's head."""
+    with repos.lock(repo), repos.open(repo) as opened:
+        discussions = Discussions(opened.path)
+        if not pull_request:
+            return discussions.get(discussions.open_discussion(title, description, author))
+        head = opened.resolve(MAIN)
+        return discussions.get(
+            discussions.open_pull_request(
+                title, description, author, base=head, head=head, status="draft"
+            )
+        )
+
+
+def list_all(repos: Repos, repo: RepoId) -> list[Discussion]:
+    with repos.open(repo) as opened:
+        return Discussions(opened.path).all()
+
+
+def details(
+    repos: Repos, repo: RepoId, number: int, *, with_diff: bool = False
+) -> tuple[Discussion, PullDetails | None]:
+    with repos.open(repo) as opened:
+        discussion = Discussions(opened.path).get(number)
+        if discussion.base is None:
+            return discussion, None
+        head = opened.ref_target(discussion.ref) or discussion.base
+        return discussion, PullDetails(
+            # Oldest first, as they were made.
+            opened.history(head, until=discussion.base)[::-1],
+            _diff(opened, discussion.base, head) if with_diff else "",
+        )
+
+
+def comment(repos: Repos, repo: RepoId, number: int, author: str, text: str) -> Event:
+    return _happened(repos, repo, number, Event("comment", author, {"raw": text}))
+
+
+def rename(repos: Repos, repo: RepoId, number: int, author: str, title: str) -> Event:
+    with repos.lock(repo), repos.open(repo) as opened:
+        discussions = Discussions(opened.path)
+        before = discussions.get(number)
+        event = Event("title-change", author, {"from": before.title, "to": title})
+        discussions.save(replace(before, title=title), event)
+        return event
+
+
+def set_status(
+    repos: Repos,
+    repo: RepoId,
+    number: int,
+    author: str,
+    status: Literal["open", "closed"],
+    text: str | None,
+) -> Event:
+    """Open or close, with a comment if there is one."""
+    with repos.lock(repo), repos.open(repo) as opened:
+        discussions = Discussions(opened.path)
+        before = discussions.get(number)
+        if before.status == "merged":
+            raise bad_request("This pull request is merged")
+        event = Event("status-change", author, {"status": status})
+        discussions.save(replace(before, status=status), *_comments(author, text), event)
+        return event
+
+
+def merge(repos: Repos, repo: RepoId, number: int, author: str, text: str | None) -> str:
+    """Merge an open pull request into main with a merge commit; 409 when the two disagree."""
+    with repos.lock(repo), repos.open(repo) as opened:
+        discussions = Discussions(opened.path)
+        pull = discussions.get(number)
+        if not pull.is_pull_request or pull.status not in ("open", "draft"):
+            raise bad_request(f"Discussion {number} is not an open pull request")
+        main, head = opened.resolve(MAIN), opened.resolve(pull.ref)
+        oid = _merge_commit(opened, main, head, f"Merge PR #{number}: {pull.title}", author)
+        write_ref(opened.path, MAIN, oid)
+        event = Event("status-change", author, {"status": "merged"})
+        merged = replace(pull, status="merged", merge_commit=oid)
+        discussions.save(merged, *_comments(author, text), event)
+        return oid
+
+
+def _merge_commit(repo: GitRepo, main: str, head: str, title: str, author: str) -> str:
+    index = repo.git.merge_commits(pygit2.Oid(hex=main), pygit2.Oid(hex=head))
+    if index.conflicts is not None:
+        raise conflict("This pull request conflicts with main")
+    tree = index.write_tree(repo.git)
+    oid = commit_tree(repo.git, tree, [main, head], author, commit_message(title, ""))
+    sync_objects(repo.path, [*new_objects(repo.git, tree, repo.tree(main).id), oid])
+    return str(oid)
+
+
+def _happened(repos: Repos, repo: RepoId, number: int, event: Event) -> Event:
+    with repos.lock(repo), repos.open(repo) as opened:
+        discussions = Discussions(opened.path)
+        discussions.save(discussions.get(number), event)
+        return event
+
+
+def _comments(author: str, text: str | None) -> Iterator[Event]:
+    if text:
+        yield Event("comment", author, {"raw": text})
+
+
+def _diff(repo: GitRepo, base: str, head: str) -> str:
+    """The beginning of it, when it is long."""
+    return (repo.tree(base).diff_to_tree(repo.tree(head)).patch or "")[:MAX_DIFF]

@@ -1,0 +1,185 @@
+"""The repos on the disk: made, found, renamed, deleted, each step one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pygit2
+
+from asyncpush.localhub.errors import conflict, repo_not_found
+from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
+from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
+from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
+from asyncpush.localhub.store.writing import commit_tree, sync_objects, write_ref
+
+DEFAULT_ATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
+    for pattern in (
+        *("*.7z", "*.arrow", "*.bin", "*.bz2", "*.ckpt", "*.ftz", "*.gguf", "*.gz", "*.h5"),
+        *("*.joblib", "*.lfs.*", "*.mlmodel", "*.model", "*.msgpack", "*.npy", "*.npz", "*.onnx"),
+        *("*.ot", "*.parquet", "*.pb", "*.pickle", "*.pkl", "*.pt", "*.pth", "*.rar"),
+        *("*.safetensors", "saved_model/**/*", "*.tar.*", "*.tar", "*.tflite", "*.tgz", "*.wasm"),
+        *("*.xz", "*.zip", "*.zst", "*tfevents*"),
+    )
+)
+# A half-made or half-deleted repo of a killed server; nobody works on one for a day.
+_STALE_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class RepoInfo:
+    """What the hub knows of a repo beside its git history."""
+
+    author: str
+    created_at: str
+    private: bool = False
+    gated: str | bool = False
+    sdk: str | None = None
+
+
+class Repos:
+    """All repos below `root`: `models/me/net.git` is a bare git repository.
+
+    What is not git's lies in its `hub/` folder, so that creating, renaming and deleting a repo
+    are each one atomic rename of one folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._workshop = root / "tmp"
+
+    def prepare(self) -> None:
+        """Make the root, and sweep what killed servers left in the workshop."""
+        self._workshop.mkdir(parents=True, exist_ok=True)
+        for leftover in self._workshop.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < time.time() - _STALE_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+    def path(self, repo: RepoId) -> Path:
+        return self.root / f"{repo.type}s" / repo.namespace / f"{repo.name}.git"
+
+    def lock(self, repo: RepoId) -> AbstractContextManager[None]:
+        """Held while a repo changes. The file lies outside the repo and outlives it."""
+        return file_lock(self.root / "locks" / f"{repo.type}s" / repo.namespace / repo.name)
+
+    def create(self, repo: RepoId, info: RepoInfo) -> None:
+        """Build the repo aside, with its first commit, and move it into place. 409 if it exists."""
+        with self.lock(repo):
+            if self.path(repo).exists():
+                raise conflict(f"You already created this {repo.type} repo: {repo.full_name}")
+            aside = self._aside()
+            _initialise(aside, info)
+            self._publish(aside, repo)
+
+    def delete(self, repo: RepoId) -> None:
+        with self.lock(repo):
+            aside = self._aside()
+            try:
+                self.path(repo).rename(aside)
+            except FileNotFoundError:
+                raise repo_not_found() from None
+            sync(self.path(repo).parent)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def move(self, source: RepoId, target: RepoId) -> None:
+        if source == target:
+            raise conflict(f"{target.full_name} already exists")
+        first, second = sorted((source, target), key=lambda repo: repo.full_name)
+        # Always in the same order, or two opposite moves wait for each other for ever.
+        with self.lock(first), self.lock(second):
+            if not self.path(source).exists():
+                raise repo_not_found()
+            if self.path(target).exists():
+                raise conflict(f"{target.full_name} already exists")
+            self._publish(self.path(source), target)
+            sync(self.path(source).parent)
+
+    def info(self, repo: RepoId) -> RepoInfo:
+        try:
+            data = (self.path(repo) / "hub" / "repo.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise repo_not_found() from None
+        return RepoInfo(**orjson.loads(data))
+
+    def update(
+        self, repo: RepoId, *, private: bool | None = None, gated: str | bool | None = None
+    ) -> RepoInfo:
+        with self.lock(repo):
+            info = self.info(repo)
+            info = replace(
+                info,
+                private=info.private if private is None else private,
+                gated=info.gated if gated is None else gated,
+            )
+            _write_info(self.path(repo), info)
+            return info
+
+    @contextlib.contextmanager
+    def open(self, repo: RepoId) -> Iterator[GitRepo]:
+        """The repo, for one call in one thread; to write, hold its lock as well."""
+        path = self.path(repo)
+        try:
+            git = pygit2.Repository(str(path), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
+        except pygit2.GitError:
+            raise repo_not_found() from None
+        try:
+            yield GitRepo(git, path)
+        except (pygit2.GitError, KeyError, OSError):
+            # Deleted or renamed under a reader: that is a missing repo, not a broken hub.
+            if not path.exists():
+                raise repo_not_found() from None
+            raise
+        finally:
+            git.free()
+
+    def list(self, repo_type: RepoType, namespace: str | None = None) -> list[RepoId]:
+        """All repos of a type, by name; private ones too, so ask `info` before showing one."""
+        pattern = f"{namespace or '*'}/*.git"
+        found = (self.root / f"{repo_type}s").glob(pattern)
+        ids = (make_repo_id(repo_type, path.parent.name, path.stem) for path in found)
+        return sorted(ids, key=lambda repo: repo.full_name)
+
+    def everything(self) -> Iterator[RepoId]:
+        for repo_type in REPO_TYPES:
+            yield from self.list(repo_type)
+
+    def _aside(self) -> Path:
+        self._workshop.mkdir(parents=True, exist_ok=True)
+        return self._workshop / f"{secrets.token_hex(8)}.git"
+
+    def _publish(self, built: Path, repo: RepoId) -> None:
+        target = self.path(repo)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        built.rename(target)
+        sync(target.parent)
+
+
+def new_info(author: str, *, private: bool, sdk: str | None) -> RepoInfo:
+    return RepoInfo(author, datetime.now(UTC).isoformat(), private, sdk=sdk)
+
+
+def _initialise(path: Path, info: RepoInfo) -> None:
+    git = pygit2.init_repository(str(path), bare=True, initial_head="main")
+    builder = git.TreeBuilder()
+    blob = git.create_blob(DEFAULT_ATTRIBUTES.encode())
+    builder.insert(".gitattributes", blob, pygit2.enums.FileMode.BLOB)
+    tree = builder.write()
+    commit = commit_tree(git, tree, [], info.author, "initial commit")
+    sync_objects(path, [blob, tree, commit])
+    write_ref(path, MAIN, commit)
+    _write_info(path, info)
+    git.free()
+
+
+def _write_info(path: Path, info: RepoInfo) -> None:
+    write_atomically(path / "hub" / "repo.json", orjson.dumps(asdict(info)))

@@ -1,0 +1,175 @@
+"""Changing a repo: trees, commits and refs, on the disk before anybody is told.
+
+libgit2 makes the objects; each is synced before the ref that needs it moves, and the ref moves by
+rename. libgit2's own `*.lock` files are not used for that: a killed server would leave them behind
+and nobody could write any more. Writers hold `Repos.lock` instead, which the kernel releases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pygit2
+from pygit2.enums import FileMode
+
+from asyncpush.localhub.errors import Refusal, conflict
+from asyncpush.localhub.store.durable import sync, write_atomically
+
+EMAIL_DOMAIN = "users.noreply.localhub"
+
+
+def commit_tree(
+    git: pygit2.Repository,
+    tree: pygit2.Oid,
+    parents: Sequence[str],
+    author: str,
+    message: str,
+) -> pygit2.Oid:
+    """Make a commit object; no ref points to it yet."""
+    signature = pygit2.Signature(author, f"{author}@{EMAIL_DOMAIN}")
+    return git.create_commit(None, signature, signature, message, tree, list(parents))
+
+
+def sync_objects(repo_path: Path, oids: Iterable[pygit2.Oid | str]) -> None:
+    """Put loose objects on the disk. One that is not loose, git has packed and synced before."""
+    folders = set()
+    for oid in {str(oid) for oid in oids}:
+        path = repo_path / "objects" / oid[:2] / oid[2:]
+        with contextlib.suppress(FileNotFoundError):
+            sync(path)
+            folders.add(path.parent)
+    for folder in folders:
+        sync(folder)
+
+
+def new_objects(
+    git: pygit2.Repository, tree: pygit2.Oid | str, old: pygit2.Oid | str | None
+) -> Iterator[str]:
+    """Oids of the trees and blobs of `tree` that are not at the same place in `old`."""
+    if old is not None and str(tree) == str(old):
+        return
+    yield str(tree)
+    before = {item.name: item for item in git[old].peel(pygit2.Tree)} if old is not None else {}
+    for item in git[tree].peel(pygit2.Tree):
+        there = before.get(item.name)
+        if isinstance(item, pygit2.Tree):
+            yield from new_objects(
+                git, item.id, there.id if isinstance(there, pygit2.Tree) else None
+            )
+        elif there is None or there.id != item.id:
+            yield str(item.id)
+
+
+def write_ref(repo_path: Path, ref: str, target: pygit2.Oid | str) -> None:
+    """Point a ref at a commit whose objects are synced. The caller holds the repo's lock."""
+    try:
+        write_atomically(repo_path / ref, f"{target}\n".encode())
+    except (NotADirectoryError, FileExistsError, IsADirectoryError):
+        raise conflict(f"Reference {ref} collides with an existing one") from None
+
+
+def delete_ref(git: pygit2.Repository, repo_path: Path, ref: str) -> None:
+    """Remove a ref, packed or loose. The caller holds the repo's lock."""
+    # Only we write here, under the lock: such a file is from a server that was killed.
+    for stale in (repo_path / f"{ref}.lock", repo_path / "packed-refs.lock"):
+        stale.unlink(missing_ok=True)
+    git.references.delete(ref)
+    # git keeps the empty folder of refs/heads/a/b, where refs/heads/a could not be written.
+    folder = (repo_path / ref).parent
+    while folder.parent.name != "refs" and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+class TreeDraft:
+    """A folder being changed. Folders that no change touches are never read.
+
+    >>> draft = TreeDraft(git, tree)                            # doctest: +SKIP
+    >>> draft.put("a/b.txt", blob)                              # doctest: +SKIP
+    >>> draft.write()                                           # doctest: +SKIP
+    """
+
+    def __init__(self, git: pygit2.Repository, tree: pygit2.Tree | None) -> None:
+        self._git = git
+        self._files: dict[str, pygit2.Oid] = {}
+        self._modes: dict[str, int] = {}
+        self._folders: dict[str, TreeDraft | pygit2.Oid] = {}
+        for item in tree or ():
+            name = item.name or ""
+            if isinstance(item, pygit2.Tree):
+                self._folders[name] = item.id
+            else:
+                self._files[name] = item.id
+                self._modes[name] = item.filemode
+
+    def put(self, path: str, oid: pygit2.Oid) -> None:
+        """Place a blob; 400 when a file is in the way of a folder or the other way round."""
+        *folders, name = path.split("/")
+        draft = self
+        for folder in folders:
+            if folder in draft._files:
+                raise Refusal(400, f"Invalid path {path!r}: {folder!r} is a file in this repo")
+            draft = draft._folder(folder, make=True)
+        if name in draft._folders and not draft._folder(name).is_empty():
+            raise Refusal(400, f"Invalid path {path!r}: it is a folder in this repo")
+        draft._folders.pop(name, None)
+        draft._files[name] = oid
+        draft._modes.setdefault(name, FileMode.BLOB)
+
+    def remove_file(self, path: str) -> bool:
+        """Whether there was such a file."""
+        draft, name = self._parent(path)
+        if draft is None or name not in draft._files:
+            return False
+        del draft._files[name], draft._modes[name]
+        return True
+
+    def remove_folder(self, path: str) -> bool:
+        """Whether there was such a folder."""
+        draft, name = self._parent(path)
+        return draft is not None and draft._folders.pop(name, None) is not None
+
+    def is_empty(self) -> bool:
+        """git knows no empty folders, nor those that hold nothing but empty folders."""
+        return not self._files and all(
+            isinstance(folder, TreeDraft) and folder.is_empty() for folder in self._folders.values()
+        )
+
+    def write(self) -> pygit2.Oid:
+        """Make the tree objects of what was changed."""
+        builder = self._git.TreeBuilder()
+        for name, folder in self._folders.items():
+            if isinstance(folder, pygit2.Oid):
+                builder.insert(name, folder, FileMode.TREE)
+            elif not folder.is_empty():
+                builder.insert(name, folder.write(), FileMode.TREE)
+        for name, oid in self._files.items():
+            builder.insert(name, oid, self._modes[name])
+        return builder.write()
+
+    def _parent(self, path: str) -> tuple[TreeDraft | None, str]:
+        *folders, name = path.split("/")
+        draft = self
+        for folder in folders:
+            if folder not in draft._folders:
+                return None, name
+            draft = draft._folder(folder)
+        return draft, name
+
+    def _folder(self, name: str, *, make: bool = False) -> TreeDraft:
+        folder = self._folders.get(name)
+        if not isinstance(folder, TreeDraft):
+            if folder is None and not make:
+                raise KeyError(name)
+            tree = self._git[folder].peel(pygit2.Tree) if folder is not None else None
+            folder = self._folders[name] = TreeDraft(self._git, tree)
+        return folder
+
+
+def commit_message(summary: str, description: str) -> str:
+    """git's form: a title line, an empty line, the rest."""
+    title = " ".join(summary.replace("\0", "").split())
+    body = description.replace("\0", "").strip()
+    return f"{title}\n\n{body}\n" if body else title

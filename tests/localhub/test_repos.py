@@ -1,0 +1,352 @@
+"""Repos as a whole: names, visibility, moving, deleting, listing; and the refs in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asyncpush.localhub import LocalHub
+from tests.localhub.conftest import HubClient, add
+
+
+async def test_a_new_repo_says_where_it_is(client: HubClient) -> None:
+    answer = await client.create("data", type="dataset")
+
+    assert answer.json == {
+        "url": f"{client.url}/datasets/me/data",
+        "name": "me/data",
+        "id": "me/data",
+    }
+
+
+async def test_a_repo_that_exists_is_409_with_its_url(client: HubClient) -> None:
+    answer = await client.create()
+
+    assert answer.status == 409
+    assert answer.json["url"] == f"{client.url}/me/net"
+    assert answer.json["error"].startswith("You already created this model repo")
+
+
+@pytest.mark.parametrize(
+    ("body", "full_name"),
+    [
+        pytest.param({"name": "mine"}, "local/mine", id="the user's own"),
+        pytest.param({"name": "you/yours"}, "you/yours", id="older form"),
+        pytest.param({"name": "a.b_c-D9", "organization": "x"}, "x/a.b_c-D9", id="all letters"),
+        pytest.param({"name": "n" * 96, "organization": "x"}, f"x/{'n' * 96}", id="longest"),
+        pytest.param(
+            {"name": "s", "organization": "x", "type": "space", "sdk": "docker"}, "x/s", id="space"
+        ),
+    ],
+)
+async def test_good_names_are_taken(
+    client: HubClient, body: dict[str, Any], full_name: str
+) -> None:
+    answer = await client.post("/api/repos/create", body)
+
+    assert (answer.status, answer.json["name"]) == (200, full_name)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({}, id="no name"),
+        pytest.param({"name": ""}, id="empty name"),
+        pytest.param({"name": 7}, id="number"),
+        pytest.param({"name": ".."}, id="parent folder"),
+        pytest.param({"name": "../../etc/x"}, id="path"),
+        pytest.param({"name": "a/b/c"}, id="three parts"),
+        pytest.param({"name": "a", "organization": ".."}, id="namespace is the parent folder"),
+        pytest.param({"name": "a", "organization": "a/b"}, id="namespace is a path"),
+        pytest.param({"name": "a", "organization": "datasets"}, id="namespace has a meaning"),
+        pytest.param({"name": "a", "organization": "_lfs"}, id="namespace is the hub's own"),
+        pytest.param({"name": "a--b"}, id="two dashes"),
+        pytest.param({"name": "-a"}, id="dash in front"),
+        pytest.param({"name": "a."}, id="dot behind"),
+        pytest.param({"name": "a.git"}, id="ends in .git"),
+        pytest.param({"name": "é"}, id="not ASCII"),
+        pytest.param({"name": "a\n"}, id="line break"),
+        pytest.param({"name": "n" * 97}, id="too long"),
+        pytest.param({"name": "a", "type": "bucket"}, id="unknown type"),
+        pytest.param({"name": "a", "type": ["model"]}, id="type is a list"),
+        pytest.param({"name": "a", "visibility": "secret"}, id="unknown visibility"),
+        pytest.param({"name": "a", "private": "yes"}, id="private is a string"),
+        pytest.param({"name": "a", "type": "space"}, id="space without sdk"),
+        pytest.param({"name": "a", "type": "space", "sdk": "php"}, id="unknown sdk"),
+    ],
+)
+async def test_bad_requests_make_nothing(
+    client: HubClient, hub: LocalHub, body: dict[str, Any]
+) -> None:
+    before = sorted(hub.root.rglob("*.git"))
+
+    answer = await client.post("/api/repos/create", body)
+
+    assert answer.status == 400
+    assert sorted(hub.root.rglob("*.git")) == before
+
+
+@pytest.mark.parametrize(
+    "body", [{"private": True}, {"visibility": "private"}, {"private": False, "visibility": "private"}]
+)
+async def test_a_private_repo_needs_a_token(client: HubClient, body: dict[str, Any]) -> None:
+    await client.create("secret", **body)
+    await client.commit(add("a.txt"), repo="models/me/secret")
+
+    for path in (
+        "/api/models/me/secret",
+        "/api/models/me/secret/tree/main",
+        "/api/models/me/secret/refs",
+        "/api/models/me/secret/discussions",
+        "/me/secret/resolve/main/a.txt",
+    ):
+        assert (await client.get(path)).status == 200
+        stranger = await client.get(path, token=None)
+        missing = await client.get(path.replace("secret", "nothing"), token=None)
+        assert (stranger.status, stranger.error_code) == (404, "RepoNotFound")
+        assert stranger.json == missing.json
+    batch = {"operation": "download", "objects": [{"oid": "ab" * 32, "size": 1}]}
+    path = "/me/secret.git/info/lfs/objects/batch"
+    assert (await client.post(path, batch, token=None)).status == 404
+
+
+async def test_settings_change_what_they_name(client: HubClient) -> None:
+    path = "/api/models/me/net/settings"
+
+    hidden = await client.call("PUT", path, json={"visibility": "private"})
+    gated = await client.call("PUT", path, json={"gated": "auto"})
+    shown = await client.call("PUT", path, json={"private": False})
+
+    assert [answer.json for answer in (hidden, gated, shown)] == [
+        {"private": True, "gated": False},
+        {"private": True, "gated": "auto"},
+        {"private": False, "gated": "auto"},
+    ]
+    assert (await client.call("PUT", path, json={"gated": "maybe"})).status == 400
+
+
+async def test_a_repo_moves_with_all_it_has(client: HubClient) -> None:
+    await client.commit(add("a.txt", b"moved"))
+    await client.commit(add("b.txt"), query="?create_pr=1")
+
+    answer = await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "you/net2"})
+
+    assert answer.json["url"] == f"{client.url}/you/net2"
+    assert (await client.get("/you/net2/resolve/main/a.txt")).body == b"moved"
+    assert (await client.get("/api/models/you/net2/discussions")).json["count"] == 1
+    assert (await client.get("/api/models/me/net")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "status"),
+    [
+        ("me/nothing", "me/other", 404),
+        ("me/net", "me/taken", 409),
+        ("me/net", "me/net", 409),
+        ("me/net", "other", 400),
+        ("me/net", "../x", 400),
+    ],
+)
+async def test_a_move_that_cannot_be_is_refused(
+    client: HubClient, source: str, target: str, status: int
+) -> None:
+    await client.create("taken")
+
+    answer = await client.post("/api/repos/move", {"fromRepo": source, "toRepo": target})
+
+    assert answer.status == status
+    assert (await client.get("/api/models/me/net")).status == 200
+
+
+async def test_a_deleted_repo_is_gone_and_may_come_again(
+    client: HubClient, hub: LocalHub
+) -> None:
+    await client.commit(add("a.txt"))
+    body = {"type": "model", "organization": "me", "name": "net"}
+
+    assert (await client.call("DELETE", "/api/repos/delete", json=body)).status == 200
+    assert (await client.call("DELETE", "/api/repos/delete", json=body)).status == 404
+
+    assert list((hub.root / "tmp").iterdir()) == []
+    assert (await client.create()).status == 200
+    assert (await client.get("/me/net/resolve/main/a.txt")).status == 404
+
+
+async def test_repos_are_listed_by_type_author_and_word(client: HubClient) -> None:
+    await client.create("other", organization="you")
+    await client.create("data", type="dataset")
+    await client.create("secret", private=True)
+
+    async def names(path: str, token: str | None = "any") -> list[str]:
+        return [item["id"] for item in (await client.get(path, token=token)).json]
+
+    assert await names("/api/models") == ["me/net", "me/secret", "you/other"]
+    assert await names("/api/models", token=None) == ["me/net", "you/other"]
+    assert await names("/api/models?author=you") == ["you/other"]
+    assert await names("/api/models?search=NET") == ["me/net"]
+    assert await names("/api/models?limit=1") == ["me/net"]
+    assert await names("/api/datasets") == ["me/data"]
+    assert await names("/api/spaces") == []
+
+
+WRITES = [
+    ("POST", "/api/repos/create"),
+    ("DELETE", "/api/repos/delete"),
+    ("POST", "/api/repos/move"),
+    ("PUT", "/api/models/me/net/settings"),
+    ("POST", "/api/models/me/net/preupload/main"),
+    ("POST", "/api/models/me/net/commit/main"),
+    ("POST", "/api/models/me/net/branch/dev"),
+    ("DELETE", "/api/models/me/net/branch/dev"),
+    ("POST", "/api/models/me/net/tag/main"),
+    ("DELETE", "/api/models/me/net/tag/v1"),
+    ("POST", "/api/models/me/net/discussions"),
+    ("POST", "/api/models/me/net/discussions/1/comment"),
+    ("POST", "/api/models/me/net/discussions/1/title"),
+    ("POST", "/api/models/me/net/discussions/1/status"),
+    ("POST", "/api/models/me/net/discussions/1/merge"),
+    ("GET", "/api/whoami-v2"),
+    ("GET", "/api/models/me/net/auth-check/write"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+async def test_every_write_needs_a_token(client: HubClient, method: str, path: str) -> None:
+    answer = await client.call(method, path, token=None, json={})
+
+    assert answer.status == 401
+
+
+async def test_branches_start_where_they_are_told(client: HubClient) -> None:
+    first = await client.head()
+    await client.commit(add("a.txt"))
+
+    await client.post("/api/models/me/net/branch/old", {"startingPoint": first})
+    await client.call("POST", "/api/models/me/net/branch/new%2Fone")
+
+    assert await client.head("old") == first
+    assert await client.head("new%2Fone") == await client.head()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        pytest.param("dev", {}, 409, id="exists"),
+        pytest.param("dev%2Fx", {}, 409, id="below a branch"),
+        pytest.param("x", {}, 409, id="above a branch"),
+        pytest.param("new", {"startingPoint": "nowhere"}, 404, id="start unknown"),
+        pytest.param("new", {"startingPoint": 7}, 400, id="start is a number"),
+        pytest.param("..%2F..%2FHEAD", {}, 400, id="traversal"),
+        pytest.param("a..b", {}, 400, id="two dots"),
+        pytest.param("a.lock", {}, 400, id="lock file"),
+        pytest.param("-a", {}, 400, id="dash in front"),
+        pytest.param("a%20b", {}, 400, id="space"),
+        pytest.param("a%00b", {}, 400, id="NUL"),
+        pytest.param("a~1", {}, 400, id="git's own syntax"),
+        pytest.param("ab" * 20, {}, 400, id="looks like a commit"),
+        pytest.param("refs%2Fpr%2F1", {}, 400, id="looks like a pull request"),
+        pytest.param("HEAD", {}, 400, id="HEAD"),
+        pytest.param("n" * 300, {}, 400, id="too long"),
+    ],
+)
+async def test_a_branch_that_cannot_be_is_refused(
+    client: HubClient, name: str, body: dict[str, Any], status: int
+) -> None:
+    await client.post("/api/models/me/net/branch/dev")
+    await client.post("/api/models/me/net/branch/x%2Fy")
+
+    answer = await client.post(f"/api/models/me/net/branch/{name}", body)
+
+    assert answer.status == status
+
+
+async def test_main_stays(client: HubClient) -> None:
+    answer = await client.call("DELETE", "/api/models/me/net/branch/main")
+
+    assert answer.status == 403
+
+
+async def test_a_deleted_branch_makes_room_for_its_folder(client: HubClient) -> None:
+    await client.post("/api/models/me/net/branch/x%2Fy%2Fz")
+
+    await client.call("DELETE", "/api/models/me/net/branch/x%2Fy%2Fz")
+
+    assert (await client.post("/api/models/me/net/branch/x")).status == 201
+    missing = await client.call("DELETE", "/api/models/me/net/branch/x%2Fy%2Fz")
+    assert (missing.status, missing.error_code) == (404, "RevisionNotFound")
+
+
+async def test_a_tag_without_a_name_is_400(client: HubClient) -> None:
+    assert (await client.post("/api/models/me/net/tag/main", {})).status == 400
+    assert (await client.post("/api/models/me/net/tag/main", {"tag": "a b"})).status == 400
+
+
+async def test_a_repo_describes_itself(client: HubClient) -> None:
+    oid = await client.store(b"large")
+    from tests.localhub.conftest import add_lfs
+
+    card = b"---\nlicense: mit\ntags: [a, b]\npipeline_tag: text-generation\nn: 2024-05-01\n---\n"
+    await client.commit(add("README.md", card), add_lfs("deep/m.bin", oid))
+
+    info = (await client.get("/api/models/me/net")).json
+
+    assert info["sha"] == await client.head()
+    assert info["tags"] == ["a", "b", "license:mit"]
+    assert info["pipeline_tag"] == "text-generation"
+    assert info["cardData"]["n"] == "2024-05-01"
+    assert [item["rfilename"] for item in info["siblings"]] == [
+        ".gitattributes",
+        "README.md",
+        "deep/m.bin",
+    ]
+    blobs = (await client.get("/api/models/me/net/revision/main?blobs=true")).json["siblings"]
+    assert blobs[2]["size"] == 5
+    assert blobs[2]["lfs"] == {"sha256": oid, "size": 5, "pointerSize": 126}
+
+
+async def test_a_repo_tells_only_what_is_asked(client: HubClient) -> None:
+    info = (await client.get("/api/models/me/net?expand=sha&expand[]=private&expand=magic")).json
+
+    assert sorted(info) == ["_id", "id", "private", "sha"]
+
+
+async def test_a_card_in_lfs_is_not_read(client: HubClient) -> None:
+    from tests.localhub.conftest import add_lfs
+
+    oid = await client.store(b"---\nlicense: mit\n---\n")
+    await client.commit(add_lfs("README.md", oid))
+
+    assert "cardData" not in (await client.get("/api/models/me/net")).json
+
+
+async def test_commits_come_in_pages(client: HubClient) -> None:
+    for number in range(4):
+        await client.commit(add("a.txt", b"%d" % number), summary=f"number {number}")
+
+    titles, path = [], "/api/models/me/net/commits/main?limit=2"
+    while path:
+        answer = await client.get(path)
+        titles.append([commit["title"] for commit in answer.json])
+        link = answer.headers.get("Link", "<>")
+        path = link[1 : link.index(">")]
+
+    assert titles == [["number 3", "number 2"], ["number 1", "number 0"], ["initial commit"]]
+
+
+async def test_refs_of_a_repo_that_git_packed_are_seen_and_deleted(
+    client: HubClient, hub: LocalHub
+) -> None:
+    import subprocess
+
+    await client.post("/api/models/me/net/branch/dev")
+    path = hub.root / "models/me/net.git"
+    subprocess.run(["git", "-C", str(path), "pack-refs", "--all"], check=True)
+    (path / "packed-refs.lock").touch()
+
+    assert (await client.post("/api/models/me/net/branch/dev%2Fx")).status == 409
+    assert (await client.commit(add("a.txt"))).status == 200
+    assert (await client.call("DELETE", "/api/models/me/net/branch/dev")).status == 200
+
+    names = [ref["name"] for ref in (await client.get("/api/models/me/net/refs")).json["branches"]]
+    assert names == ["main"]
