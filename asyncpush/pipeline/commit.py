@@ -1,0 +1,231 @@
+"""The commit: exactly one, whatever becomes of its answer.
+
+The POST names the head it follows as parent, so the Hub takes it once at most. When no answer comes
+back, the branch is looked at before anything is sent again: a commit that carries this push's id is
+ours, and is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
+from asyncpush.events import CommitStarted, Committed, PhaseChanged
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.prepare import observed_head
+from asyncpush.pipeline.verification import remote_files
+from asyncpush.protocol import commits, repos
+from asyncpush.protocol.commits import (
+    AddInline,
+    AddLfs,
+    Change,
+    CommitAnswer,
+    CommitHeader,
+    Delete,
+)
+from asyncpush.protocol.http import StreamBody
+from asyncpush.threads import in_thread
+from asyncpush.transfers.inline import git_blob_oid
+
+REBASES = 10
+"""How often a commit is rebuilt on a head that someone else has moved."""
+
+LINES_PER_HOP = 64
+"""Inline files read in one thread hop while the body is streamed."""
+
+HOP_BYTES = 1 << 20
+
+PULL_REQUESTS_LOOKED_AT = 20
+
+LoadContent = Callable[[str], bytes]
+"""Bytes of an inline file by its path in the repo; called in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The commit that holds the changes; `ours` is False when the head had them all already."""
+
+    commit_sha: str
+    commit_url: str
+    pr_url: str | None = None
+    ours: bool = True
+
+
+class Committer:
+    """Makes the one commit of a push. `load` gives inline files' bytes."""
+
+    def __init__(self, ctx: PushContext, load: LoadContent) -> None:
+        self._ctx = ctx
+        self._load = load
+        self._sent = False
+
+    async def commit(self, changes: Sequence[Change], head: str) -> Outcome:
+        """Commit on `head`, or on the pinned parent.
+
+        When someone else's commit comes first, what is still to change is committed on top of
+        theirs. Raises `CommitConflictError` when the parent was pinned, or after `REBASES` races.
+        """
+        ctx = self._ctx
+        ctx.emit.emit(PhaseChanged("committing"))
+        pinned = ctx.options.parent_commit
+        parent = pinned or head
+        for _ in range(REBASES):
+            try:
+                answer = await self._commit_on(parent, changes)
+            except CommitConflictError:
+                if pinned is not None:
+                    raise
+                parent = await observed_head(ctx, ctx.options.revision)
+                changes = await self._still_to_change(changes, parent)
+                if not changes:
+                    return Outcome(parent, ctx.commit_url(parent), ours=False)
+                continue
+            ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url))
+            return Outcome(answer.oid, answer.url, answer.pr_url)
+        raise CommitConflictError(
+            f"the branch moved {REBASES} times while the commit was made",
+            status=412,
+            url=ctx.repo_url,
+            suggestion="others push to this branch all the time: push again, or use create_pr=True",
+        )
+
+    async def _commit_on(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
+        ctx = self._ctx
+        deletions = sum(isinstance(change, Delete) for change in changes)
+        ctx.emit.emit(CommitStarted(len(changes) - deletions, deletions, parent))
+
+        async def attempt(number: int) -> CommitAnswer:
+            if self._sent and (landed := await self._landed(parent)) is not None:
+                return landed
+            self._sent = True
+            try:
+                return await self._post(parent, changes)
+            except CommitConflictError:
+                if (landed := await self._landed(parent)) is not None:
+                    return landed
+                raise
+            except HubError as exc:
+                exc.attempt = number
+                raise
+
+        try:
+            return await ctx.session.retry_loop().run(attempt, lambda error, delay: None)
+        except CommitConflictError:
+            raise
+        except HubError as exc:
+            # The last answer may be lost as well: never report a failure for what has landed.
+            unclear = exc.status is None or exc.status >= 500 or isinstance(exc, ProtocolError)
+            if unclear and (landed := await self._landed(parent)) is not None:
+                return landed
+            raise
+
+    async def _post(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
+        ctx = self._ctx
+        options = ctx.options
+        header = CommitHeader(
+            options.commit_message or _summary(changes),
+            commits.with_trailer(options.commit_description, ctx.push_id),
+            parent,
+        )
+        body = StreamBody(
+            commits.payload_length(header, changes), lambda: self._lines(header, changes)
+        )
+        request = commits.commit_request(
+            ctx.repo, options.revision, body, create_pr=options.create_pr, files=len(changes)
+        )
+        return await ctx.session.ask(
+            request,
+            commits.parse_commit,
+            ctx.emit,
+            describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
+            retry=False,
+        )
+
+    async def _lines(self, header: CommitHeader, changes: Sequence[Change]) -> AsyncIterator[bytes]:
+        """The body, a bounded stretch at a time."""
+        yield commits.header_line(header)
+        remaining = iter(changes)
+        while stretch := _stretch(remaining):
+            yield await in_thread(self._ctx.threads, lambda part=stretch: self._encode(part))  # type: ignore[misc]
+
+    def _encode(self, changes: Sequence[Change]) -> bytes:
+        lines = []
+        for change in changes:
+            content = b""
+            if isinstance(change, AddInline):
+                content = self._load(change.path)
+                if git_blob_oid(content) != change.oid:
+                    raise SourceChangedError(
+                        f"{change.path!r} changed after it was hashed; nothing was committed",
+                        problems=[f"{change.path}: content changed"],
+                        suggestion="push again once nothing writes to it any more",
+                    )
+            lines.append(commits.change_line(change, content))
+        return b"".join(lines)
+
+    async def _landed(self, parent: str) -> CommitAnswer | None:
+        """This push's commit, if the Hub has it although its answer never reached us."""
+        if self._ctx.options.create_pr:
+            return await self._landed_pull_request()
+        oid = await self._find_ours(self._ctx.options.revision, parent)
+        return None if oid is None else CommitAnswer(oid, self._ctx.commit_url(oid))
+
+    async def _landed_pull_request(self) -> CommitAnswer | None:
+        ctx = self._ctx
+        numbers = await ctx.session.ask(
+            repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
+        )
+        for number in numbers[:PULL_REQUESTS_LOOKED_AT]:
+            oid = await self._find_ours(f"refs/pr/{number}", None)
+            if oid is not None:
+                url = f"{ctx.repo_url}/discussions/{number}"
+                return CommitAnswer(oid, ctx.commit_url(oid), url)
+        return None
+
+    async def _find_ours(self, revision: str, parent: str | None) -> str | None:
+        """Among the commits since `parent`, the one whose description carries our push id."""
+        ctx = self._ctx
+        logged = await ctx.session.ask(
+            repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.emit
+        )
+        for commit in logged:
+            if commit.oid == parent:
+                return None
+            if commits.has_trailer(f"{commit.title}\n{commit.message}", ctx.push_id):
+                return commit.oid
+        return None
+
+    async def _still_to_change(self, changes: Sequence[Change], head: str) -> list[Change]:
+        shown = await remote_files(self._ctx, head, [change.path for change in changes])
+        remaining: list[Change] = []
+        for change in changes:
+            there = shown.get(change.path)
+            match change:
+                case Delete():
+                    done = there is None
+                case AddInline(_, size, oid) | AddLfs(_, size, oid):
+                    done = there is not None and (there.size, there.oid) == (size, oid)
+            if not done:
+                remaining.append(change)
+        return remaining
+
+
+def _stretch(changes: Iterator[Change]) -> list[Change]:
+    """The next changes: few enough for one hop, and small enough for memory."""
+    stretch: list[Change] = []
+    size = 0
+    for change in islice(changes, LINES_PER_HOP):
+        stretch.append(change)
+        size += change.size if isinstance(change, AddInline) else 0
+        if size >= HOP_BYTES:
+            break
+    return stretch
+
+
+def _summary(changes: Sequence[Change]) -> str:
+    if len(changes) == 1:
+        verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
+        return f"{verb} {changes[0].path} with asyncpush"
+    return f"Upload {len(changes)} files with asyncpush"

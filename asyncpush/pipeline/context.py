@@ -1,0 +1,52 @@
+"""What every stage of one push has at hand."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from asyncpush.events import Emitter, Notice
+from asyncpush.journal import Journal, NullJournal
+from asyncpush.models import Repo
+from asyncpush.net.parts import PartSender
+from asyncpush.net.session import HubSession
+from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.pipeline.hashing import Hasher
+
+
+@dataclass(slots=True)
+class PushContext:
+    """One push: where to, how, and the shared machinery. `warnings` collects what the user should
+    hear besides the result."""
+
+    repo: Repo
+    options: PushOptions
+    push_id: str
+    session: HubSession
+    sender: PartSender
+    hasher: Hasher
+    journal: Journal | NullJournal
+    threads: Executor
+    emit: Emitter
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> UploadConfig:
+        return self.session.config
+
+    @property
+    def scope(self) -> str:
+        """What journal entries belong to: one repo on one Hub."""
+        return f"{self.session.endpoint}/{self.repo.git_path}"
+
+    @property
+    def repo_url(self) -> str:
+        return f"{self.session.endpoint}/{self.repo.git_path}"
+
+    def commit_url(self, oid: str) -> str:
+        return f"{self.repo_url}/commit/{oid}"
+
+    def warn(self, message: str) -> None:
+        """Say something that stops nothing: as an event, and in the result."""
+        self.warnings.append(message)
+        self.emit.emit(Notice(message))

@@ -1,0 +1,74 @@
+"""sha256 of files, in threads, with the journal's memory of what was hashed before."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from asyncpush.events import Emitter, FileHashed, HashProgress
+from asyncpush.journal import Journal, NullJournal
+from asyncpush.models import FileSource
+from asyncpush.options import MIB
+from asyncpush.sources import Reader
+from asyncpush.threads import in_thread
+
+READ_SIZE = 1 * MIB
+REPORT_EVERY = 32 * MIB
+
+
+class Hasher:
+    """Hashes on its own threads, so that reading parts never waits behind a long file."""
+
+    def __init__(self, threads: Executor, journal: Journal | NullJournal) -> None:
+        self._threads = threads
+        self._journal = journal
+
+    async def sha256(self, file: FileSource, emit: Emitter) -> str:
+        """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
+        if (known := self._remembered(file)) is not None:
+            emit.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
+            return known
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def report(hashed: int) -> None:
+            event = HashProgress(file.path_in_repo, hashed, file.size)
+            loop.call_soon_threadsafe(emit.emit, event)
+
+        oid = await in_thread(
+            self._threads,
+            lambda: _sha256(file, stop, report if emit.active else None),
+            on_cancel=stop.set,
+        )
+        if file.path is not None and file.identity is not None:
+            self._journal.remember_hash(file.path, file.identity, "sha256", oid)
+        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False))
+        return oid
+
+    def _remembered(self, file: FileSource) -> str | None:
+        if file.path is None or file.identity is None:
+            return None
+        return self._journal.hash_of(file.path, file.identity, "sha256")
+
+
+def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:
+    if file.data is not None:
+        return hashlib.sha256(file.data).hexdigest()
+    digest = hashlib.sha256()
+    buffer = bytearray(min(READ_SIZE, max(file.size, 1)))
+    with Reader(file) as reader, memoryview(buffer) as view:
+        reported = 0
+        for offset in range(0, file.size, len(buffer)):
+            if stop.is_set():
+                return ""  # nobody waits for it
+            piece = view[: min(len(buffer), file.size - offset)]
+            reader.readinto(offset, piece)
+            digest.update(piece)
+            if report is not None and offset - reported >= REPORT_EVERY:
+                reported = offset
+                report(offset)
+        reader.check_unchanged()
+    return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""Before any byte moves: the card's metadata, the repo, the branch, the head to build on."""
+
+from __future__ import annotations
+
+from asyncpush.errors import HubError, RepoNotFoundError, SourceError
+from asyncpush.models import FileSource
+from asyncpush.pipeline.context import PushContext
+from asyncpush.protocol import cards, repos
+from asyncpush.protocol.cards import CARD_NAME
+from asyncpush.sources import read_all
+from asyncpush.threads import in_thread
+
+CARD_LIMIT = 1 << 20
+"""Bytes of a README that are checked; metadata stands at its top."""
+
+
+async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None:
+    """The commit oid that the branch is at, the repo and branch created where that was asked for.
+
+    None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub finds
+    the card's metadata wrong, before anything is created.
+    """
+    await check_card(ctx, files)
+    return await ensure_head(ctx)
+
+
+async def check_card(ctx: PushContext, files: tuple[FileSource, ...]) -> None:
+    card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
+    if card is None or card.size > CARD_LIMIT:
+        return
+    content = await in_thread(ctx.threads, lambda: read_all(card))
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
+    verdict = await ctx.session.ask(
+        cards.validate_request(ctx.repo, text),
+        cards.parse_verdict,
+        ctx.emit,
+        accept=lambda response: response.status < 300 or cards.is_verdict(response),
+    )
+    for warning in verdict.warnings:
+        ctx.warn(f"{CARD_NAME}: {warning}")
+    if verdict.errors:
+        raise SourceError(
+            f"the Hub finds the metadata of {CARD_NAME} wrong: " + "; ".join(verdict.errors),
+            problems=verdict.errors,
+            suggestion="mend the YAML between the --- lines at the top of the card",
+        )
+
+
+async def ensure_head(ctx: PushContext) -> str | None:
+    """Ask for the head first: most pushes go to a repo that is there, and cost no create call."""
+    try:
+        return await _head_or_new_branch(ctx)
+    except RepoNotFoundError:
+        if ctx.options.dry_run and ctx.options.create_repo:
+            return None
+        if not ctx.options.create_repo:
+            raise
+    await _create(ctx)
+    return await _head_or_new_branch(ctx)
+
+
+async def observed_head(ctx: PushContext, revision: str) -> str:
+    return await ctx.session.ask(
+        repos.head_request(ctx.repo, revision),
+        repos.parse_head,
+        ctx.emit,
+        describe=lambda oid: {"commit_sha": oid},
+    )
+
+
+async def _head_or_new_branch(ctx: PushContext) -> str | None:
+    revision = ctx.options.revision
+    try:
+        return await observed_head(ctx, revision)
+    except HubError as exc:
+        if exc.error_code != "RevisionNotFound" or not ctx.options.create_branch:
+            raise
+    if ctx.options.dry_run:
+        return None
+    try:
+        await ctx.session.ask(
+            repos.create_branch_request(ctx.repo, revision), lambda response: None, ctx.emit
+        )
+    except HubError as exc:
+        if exc.status != 409:  # 409: a sibling push has just made it
+            raise
+    return await observed_head(ctx, revision)
+
+
+async def _create(ctx: PushContext) -> None:
+    try:
+        await ctx.session.ask(
+            repos.create_request(ctx.repo, ctx.options), lambda response: None, ctx.emit
+        )
+    except HubError as exc:
+        # 409: it exists. Either a sibling has just made it, or a lost answer's call did; whether
+        # we may see it shows when the head is asked for.
+        if exc.status != 409:
+            raise

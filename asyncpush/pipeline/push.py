@@ -1,0 +1,286 @@
+"""One push from its files to its result: the order of the stages, and nothing of how they work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+from asyncpush.errors import CommitConflictError, HubError, SourceError
+from asyncpush.events import FilesPlanned, PhaseChanged
+from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
+from asyncpush.pipeline.commit import Committer, Outcome
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.prepare import observed_head, prepare
+from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
+from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
+from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
+from asyncpush.protocol.failures import is_lfs_pointer_missing
+from asyncpush.sources import Collected, check_path_in_repo, read_all
+from asyncpush.sources.patterns import select
+from asyncpush.transfers.inline import git_blob_oid
+
+INLINE_RECEIPT_LIMIT = 10 << 20
+"""Bytes of one regular file that a receipt may carry."""
+
+INLINE_RECEIPTS_LIMIT = 256 << 20
+"""Bytes that the receipts of one call may carry together."""
+
+CommitLock = Callable[[], AbstractAsyncContextManager[object]]
+"""Commits to one repo and revision go one after another."""
+
+
+class PushRun:
+    """The stages of one push. Each public method is one thing a user can ask for."""
+
+    def __init__(self, ctx: PushContext, lock: CommitLock) -> None:
+        self._ctx = ctx
+        self._lock = lock
+        self._started = time.monotonic()
+
+    async def push(self, collected: Collected) -> UploadResult:
+        """Store, commit, verify."""
+        ctx = self._ctx
+        files = self._planned(collected)
+        head = await prepare(ctx, files)
+        if ctx.options.dry_run:
+            return await self._dry_run(files, head)
+        assert head is not None  # only a dry run goes on without one
+        stored = await StoreStage(ctx).run(files)
+        deletions = await self._deletions(files, head)
+        changes = _changes(stored.receipts.values()) + deletions
+        by_path = {file.path_in_repo: file for file in files}
+
+        async def store_again() -> None:
+            large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
+            again = await StoreStage(ctx).run([by_path[path] for path in large])
+            stored.receipts.update(again.receipts)
+
+        outcome = await self._commit(
+            changes, head, lambda path: read_all(by_path[path]), store_again
+        )
+        return await self._finish(stored, deletions, outcome)
+
+    async def store(self, collected: Collected) -> list[Receipt]:
+        """Store without a commit; inline files' bytes ride in their receipts."""
+        files = self._planned(collected)
+        await prepare(self._ctx, files)
+        stored = await StoreStage(self._ctx).run(files)
+        by_path = {file.path_in_repo: file for file in files}
+        receipts = list(stored.receipts.values())
+        _check_inline_sizes(receipts)
+        return [_with_content(receipt, by_path) for receipt in receipts]
+
+    async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
+        """Commit what was stored before, here or elsewhere."""
+        ctx = self._ctx
+        _check_receipts(receipts)
+        total = sum(receipt.size for receipt in receipts)
+        ctx.emit.emit(FilesPlanned(len(receipts), total))
+        head = await observed_head(ctx, ctx.options.revision)
+        shown = await remote_files(ctx, head, [receipt.path_in_repo for receipt in receipts])
+        stored = Stored()
+        for receipt in receipts:
+            unchanged = same(receipt, shown.get(receipt.path_in_repo))
+            stored.receipts[receipt.path_in_repo] = replace(
+                receipt,
+                unchanged=unchanged,
+                bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
+            )
+        changes = _changes(stored.receipts.values())
+        content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
+        outcome = await self._commit(changes, head, lambda path: content[path], None)
+        return await self._finish(stored, [], outcome)
+
+    def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
+        for notice in collected.notices:
+            self._ctx.warn(notice)
+        total = sum(file.size for file in collected.files)
+        self._ctx.emit.emit(FilesPlanned(len(collected.files), total))
+        return collected.files
+
+    async def _deletions(self, files: Sequence[FileSource], head: str) -> list[Change]:
+        """Remote files that `delete_patterns` name and the source does not hold. `.gitattributes`
+        stays: without it the repo's LFS rules are gone (the official client keeps it too)."""
+        options = self._ctx.options
+        if options.delete_patterns is None:
+            return []
+        prefix = options.path_in_repo.strip("/")
+        prefix = f"{prefix}/" if prefix else ""
+        kept = {file.path_in_repo for file in files} | {".gitattributes"}
+        remote = [file.path for file in await all_remote_files(self._ctx, head)]
+        below = [path[len(prefix) :] for path in remote if path.startswith(prefix)]
+        named = select(below, options.delete_patterns, None)
+        return [Delete(prefix + path) for path in named if prefix + path not in kept]
+
+    async def _commit(
+        self,
+        changes: list[Change],
+        head: str,
+        load: Callable[[str], bytes],
+        store_again: Callable[[], Awaitable[None]] | None,
+    ) -> Outcome:
+        """One commit, or none when nothing changed."""
+        ctx = self._ctx
+        if not changes:
+            _check_parent(ctx, head)
+            return Outcome(head, ctx.commit_url(head), ours=False)
+        committer = Committer(ctx, load)
+        async with self._lock():
+            try:
+                return await committer.commit(changes, head)
+            except HubError as exc:
+                if store_again is None or not is_lfs_pointer_missing(exc):
+                    raise
+            # The repo was deleted and made anew, or its store lost what the Hub had called
+            # present: store those objects again, commit once more.
+            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
+            await store_again()
+            return await committer.commit(changes, head)
+
+    async def _finish(
+        self, stored: Stored, deletions: Sequence[Change], outcome: Outcome
+    ) -> UploadResult:
+        ctx = self._ctx
+        receipts = tuple(stored.receipts.values())
+        deleted = tuple(change.path for change in deletions)
+        if ctx.options.verify:
+            await verify_commit(ctx, outcome.commit_sha, receipts, deleted)
+        ctx.emit.emit(PhaseChanged("done"))
+        changed = [receipt for receipt in receipts if not receipt.unchanged]
+        inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")
+        return UploadResult(
+            repo_url=ctx.repo_url,
+            commit_sha=outcome.commit_sha,
+            commit_url=outcome.commit_url,
+            files_uploaded=tuple(r.path_in_repo for r in changed) if outcome.ours else (),
+            bytes_transferred=sum(receipt.bytes_sent for receipt in receipts)
+            + (inline_bytes if outcome.ours else 0),
+            bytes_deduplicated=sum(receipt.bytes_deduplicated for receipt in receipts),
+            verified=ctx.options.verify,
+            elapsed_seconds=time.monotonic() - self._started,
+            pr_url=outcome.pr_url,
+            files_unchanged=tuple(r.path_in_repo for r in receipts if r.unchanged),
+            files_ignored=tuple(file.path_in_repo for file in stored.ignored),
+            files_deleted=deleted if outcome.ours else (),
+            warnings=tuple(ctx.warnings),
+            receipts=receipts,
+        )
+
+    async def _dry_run(self, files: Sequence[FileSource], head: str | None) -> UploadResult:
+        ctx = self._ctx
+        if head is None:
+            ctx.warn(
+                f"{ctx.repo.repo_id} (or its branch) does not exist and would be created;"
+                " which files go inline is a guess by size"
+            )
+            stored = _guessed(files)
+            deletions: list[Change] = []
+        else:
+            stored = await StoreStage(ctx, store=False).run(files)
+            deletions = await self._deletions(files, head)
+        plan = [_planned_file(receipt) for receipt in stored.receipts.values()]
+        plan += [PlannedFile(file.path_in_repo, file.size, "ignored") for file in stored.ignored]
+        plan += [PlannedFile(change.path, 0, "delete") for change in deletions]
+        return UploadResult(
+            repo_url=ctx.repo_url,
+            commit_sha=head or "",
+            commit_url=ctx.commit_url(head) if head else "",
+            files_uploaded=(),
+            bytes_transferred=0,
+            bytes_deduplicated=0,
+            verified=False,
+            elapsed_seconds=time.monotonic() - self._started,
+            files_unchanged=tuple(
+                receipt.path_in_repo for receipt in stored.receipts.values() if receipt.unchanged
+            ),
+            files_ignored=tuple(file.path_in_repo for file in stored.ignored),
+            warnings=tuple(ctx.warnings),
+            plan=tuple(sorted(plan, key=lambda file: file.path_in_repo)),
+        )
+
+
+def _changes(receipts: Iterable[Receipt]) -> list[Change]:
+    changes: list[Change] = []
+    for receipt in receipts:
+        if receipt.unchanged:
+            continue
+        kind = AddInline if receipt.route == "inline" else AddLfs
+        changes.append(kind(receipt.path_in_repo, receipt.size, receipt.oid))
+    return changes
+
+
+def _check_parent(ctx: PushContext, head: str) -> None:
+    """Nothing to commit is a success only on the parent that was asked for."""
+    pinned = ctx.options.parent_commit
+    if pinned is not None and not head.startswith(pinned):
+        raise CommitConflictError(
+            f"the branch is at {head}, not at the pinned parent {pinned}",
+            url=ctx.repo_url,
+            suggestion="push again without parent_commit, or with the new head",
+        )
+
+
+def _check_receipts(receipts: Sequence[Receipt]) -> None:
+    """Receipts come from other machines: nothing in them is taken for granted."""
+    problems = []
+    seen: set[str] = set()
+    for receipt in receipts:
+        path = receipt.path_in_repo
+        if (problem := check_path_in_repo(path)) is not None:
+            problems.append(f"{path!r}: {problem}")
+        if path in seen:
+            problems.append(f"{path!r}: two receipts for one path")
+        seen.add(path)
+        if receipt.route == "inline":
+            if receipt.content is None:
+                problems.append(f"{path!r}: the receipt of an inline file must carry its bytes")
+            elif git_blob_oid(receipt.content) != receipt.oid:
+                problems.append(f"{path!r}: content and oid do not fit")
+    if not receipts:
+        problems.append("no receipts were given")
+    if problems:
+        raise SourceError(
+            f"{len(problems)} problem(s) with the receipts: {'; '.join(problems[:20])}",
+            problems=problems,
+            suggestion="use the receipts that upload_files returned, each path once",
+        )
+
+
+def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:
+    inline = [receipt for receipt in receipts if receipt.route == "inline"]
+    problems = [
+        f"{receipt.path_in_repo!r}: {receipt.size:,} bytes"
+        for receipt in inline
+        if receipt.size > INLINE_RECEIPT_LIMIT
+    ]
+    total = sum(receipt.size for receipt in inline)
+    if not problems and total > INLINE_RECEIPTS_LIMIT:
+        problems = [f"{len(inline)} regular files of {total:,} bytes in all"]
+    if problems:
+        raise SourceError(
+            f"too large to travel in receipts: {'; '.join(problems[:20])}",
+            problems=problems,
+            suggestion="add the pattern to the repo's .gitattributes so that they go through LFS,"
+            " or use push_to_hub",
+        )
+
+
+def _with_content(receipt: Receipt, by_path: Mapping[str, FileSource]) -> Receipt:
+    if receipt.route != "inline":
+        return receipt
+    return replace(receipt, content=read_all(by_path[receipt.path_in_repo]))
+
+
+def _guessed(files: Sequence[FileSource]) -> Stored:
+    stored = Stored()
+    for file in files:
+        route: Route = "lfs" if file.size > SURELY_LFS else "inline"
+        stored.receipts[file.path_in_repo] = Receipt(file.path_in_repo, file.size, "", route)
+    return stored
+
+
+def _planned_file(receipt: Receipt) -> PlannedFile:
+    action = "unchanged" if receipt.unchanged else receipt.route
+    return PlannedFile(receipt.path_in_repo, receipt.size, action)

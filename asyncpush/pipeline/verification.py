@@ -1,0 +1,107 @@
+"""Looking through the Hub's API at what it holds (REQ-006)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import anyio
+
+from asyncpush.errors import VerificationError
+from asyncpush.events import PhaseChanged, Verified
+from asyncpush.groups import single_error
+from asyncpush.models import Receipt
+from asyncpush.pipeline.context import PushContext
+from asyncpush.protocol import tree
+from asyncpush.protocol.tree import RemoteFile
+
+LOOKS = 3
+"""A read that follows a commit at once may meet a replica that has not got it yet."""
+
+CALLS_AT_ONCE = 4
+
+
+async def remote_files(
+    ctx: PushContext, revision: str, paths: Sequence[str]
+) -> dict[str, RemoteFile]:
+    """The files among `paths` that the repo holds at `revision`."""
+    found: dict[str, RemoteFile] = {}
+    batches = iter(
+        [
+            paths[start : start + tree.PATHS_LIMIT]
+            for start in range(0, len(paths), tree.PATHS_LIMIT)
+        ]
+    )
+
+    async def worker() -> None:
+        for batch in batches:  # shared: whoever is free takes the next
+            request = tree.paths_info_request(ctx.repo, revision, batch)
+            found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.emit))
+
+    with single_error():
+        async with anyio.create_task_group() as group:
+            for _ in range(CALLS_AT_ONCE):
+                group.start_soon(worker)
+    return found
+
+
+async def all_remote_files(ctx: PushContext, revision: str) -> list[RemoteFile]:
+    """Every file of the repo at `revision`, page by page."""
+    request = tree.tree_request(ctx.repo, revision)
+    files: list[RemoteFile] = []
+    while True:
+        page, following = await ctx.session.ask(request, tree.parse_tree, ctx.emit)
+        files += page
+        if following is None:
+            return files
+        request = tree.next_tree_request(request, following)
+
+
+def same(receipt: Receipt, remote: RemoteFile | None) -> bool:
+    """Whether the Hub shows just the file that the receipt is for."""
+    return remote is not None and (remote.size, remote.oid) == (receipt.size, receipt.oid)
+
+
+async def verify_commit(
+    ctx: PushContext, commit_sha: str, receipts: Iterable[Receipt], deleted: Iterable[str]
+) -> None:
+    """Return only when the commit shows every file at its size and oid, and no deleted one.
+
+    Raises `VerificationError` naming those that it does not.
+    """
+    ctx.emit.emit(PhaseChanged("verifying"))
+    wanted = {receipt.path_in_repo: receipt for receipt in receipts}
+    gone = set(deleted)
+    problems: list[str] = []
+    for look in range(LOOKS):
+        if look:
+            await anyio.sleep(ctx.config.initial_backoff_ms / 1000 * 2**look)
+        shown = await remote_files(ctx, commit_sha, [*wanted, *gone])
+        wanted = {path: r for path, r in wanted.items() if not same(r, shown.get(path))}
+        gone = {path for path in gone if path in shown}
+        if not wanted and not gone:
+            ctx.emit.emit(Verified(len(shown), commit_sha))
+            return
+        problems = _problems(wanted, gone, shown)
+    raise VerificationError(
+        f"commit {commit_sha} was accepted, but the Hub does not show {len(problems)} file(s) as"
+        f" pushed: {'; '.join(problems[:10])}",
+        problems=problems,
+        commit_sha=commit_sha,
+        suggestion="look at the repo's page; push again, or report it to the Hub with the commit",
+    )
+
+
+def _problems(
+    wanted: Mapping[str, Receipt], gone: Iterable[str], shown: Mapping[str, RemoteFile]
+) -> list[str]:
+    problems = [f"{path}: deleted, but still there" for path in sorted(gone)]
+    for path, receipt in wanted.items():
+        remote = shown.get(path)
+        if remote is None:
+            problems.append(f"{path}: missing")
+        else:
+            problems.append(
+                f"{path}: has {remote.size} bytes and oid {remote.oid}, not {receipt.size} and"
+                f" {receipt.oid}"
+            )
+    return problems

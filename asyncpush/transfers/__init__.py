@@ -1,0 +1,1 @@
+"""One file to the store, one receipt back: inline, LFS."""

@@ -1,0 +1,286 @@
+"""A file to the LFS store: actions, parts, completion, verify; a receipt when all of it answered.
+
+The smallest unit is tried again: a part before its object, an object before the push. An upload
+whose URLs are void (expired, refused, completed by a lost call) is opened anew; the batch then also
+says when the object is there already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import anyio
+
+from asyncpush.errors import AsyncPushError, HubError, IntegrityError
+from asyncpush.events import Emitter, FileStored, Notice, PartProgress, PartStored, TransferStarted
+from asyncpush.groups import single_error
+from asyncpush.journal import Journal, NullJournal, OpenUpload
+from asyncpush.models import FileSource, Part, Receipt
+from asyncpush.net.parts import PartSender, SentPart
+from asyncpush.net.session import HubSession
+from asyncpush.protocol import lfs
+from asyncpush.protocol.failures import is_upload_void
+from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
+from asyncpush.sources import Reader
+from asyncpush.threads import in_thread
+
+VOID = "UploadVoid"
+BAD_ETAG = "BadETag"
+
+
+@dataclass(slots=True)
+class Sending:
+    """One object on its way: the file, its name in events, and the bytes sent for it so far."""
+
+    file: FileSource
+    item: LfsObject
+    reader: Reader
+    emit: Emitter
+    bytes_sent: int = 0
+
+
+class LfsTransfer:
+    """Stores files of one repo. `ask_actions` asks the batch, many objects in one call."""
+
+    def __init__(
+        self,
+        session: HubSession,
+        sender: PartSender,
+        journal: Journal | NullJournal,
+        threads: Executor,
+        scope: str,
+        ask_actions: Callable[[LfsObject], Awaitable[LfsActions]],
+    ) -> None:
+        self._session = session
+        self._sender = sender
+        self._journal = journal
+        self._threads = threads
+        self._scope = scope
+        self._ask_actions = ask_actions
+
+    async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
+        """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
+        reader = await in_thread(self._threads, lambda: Reader(file))
+        sending = Sending(file, LfsObject(oid, file.size), reader, emit.child())
+        try:
+            await self._in_rounds(sending)
+            await in_thread(self._threads, reader.check_unchanged)
+        finally:
+            reader.close()
+        deduplicated = 0 if sending.bytes_sent else file.size
+        emit.emit(FileStored(file.path_in_repo, file.size, "lfs", bool(deduplicated)))
+        return Receipt(
+            file.path_in_repo,
+            file.size,
+            oid,
+            "lfs",
+            bytes_sent=sending.bytes_sent,
+            bytes_deduplicated=deduplicated,
+        )
+
+    async def _in_rounds(self, sending: Sending) -> None:
+        """Until an upload goes through: a round ends early when its upload turns out void."""
+
+        def on_failure(error: HubError, delay: float | None) -> None:
+            fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
+            if error.error_code == VOID:
+                self._session.report_failure(sending.emit, "upload", error, delay, fields)
+
+        try:
+            await self._session.retry_loop().run(lambda _: self._round(sending), on_failure)
+        except HubError as exc:
+            if exc.error_code == VOID and isinstance(exc.__cause__, AsyncPushError):
+                raise exc.__cause__ from None  # what really was the matter, each time anew
+            raise
+
+    async def _round(self, sending: Sending) -> None:
+        resumed = self._journal.find_upload(self._scope, sending.item.oid)
+        if resumed is not None and resumed.size == sending.item.size:
+            await self._multipart(sending, resumed)
+            return
+        actions = await self._ask_actions(sending.item)
+        if actions.upload is None:
+            return
+        if actions.upload.parts:
+            await self._multipart(sending, self._open_upload(sending, actions, actions.upload))
+        else:
+            await self._basic(sending, actions.upload)
+            await self._verify(sending, actions.verify_url)
+
+    def _open_upload(
+        self, sending: Sending, actions: LfsActions, upload: UploadAction
+    ) -> OpenUpload:
+        now = time.time()
+        opened = OpenUpload(
+            oid=sending.item.oid,
+            size=sending.item.size,
+            chunk_size=upload.chunk_size,
+            completion_url=upload.href,
+            part_urls=tuple(part.url for part in upload.parts),
+            verify_url=actions.verify_url,
+            expires_at=now + (upload.lifetime or 3600),
+            etags={},
+            started_at=now,
+        )
+        self._journal.begin_upload(self._scope, opened)
+        return opened
+
+    async def _basic(self, sending: Sending, upload: UploadAction) -> None:
+        whole = Part(1, 0, sending.item.size, upload.href)
+        sending.emit.emit(TransferStarted(sending.file.path_in_repo, sending.item.size, 1))
+        try:
+            await self._store_part(sending, whole, upload)
+        except HubError as exc:
+            raise _void_or(exc) from exc
+
+    async def _multipart(self, sending: Sending, upload: OpenUpload) -> None:
+        parts = lfs.cut_into_parts(upload.part_urls, upload.size, upload.chunk_size)
+        etags = dict(upload.etags)
+        done = sum(part.size for part in parts if part.number in etags)
+        path = sending.file.path_in_repo
+        sending.emit.emit(TransferStarted(path, sending.item.size, len(parts), done))
+        for part in parts:
+            if part.number in etags:
+                sending.emit.emit(PartStored(path, part.number, part.size, resumed=True))
+        try:
+            await self._send_parts(sending, (p for p in parts if p.number not in etags), etags)
+            await self._complete(sending, upload, [etags[part.number] for part in parts])
+            await self._verify(sending, upload.verify_url)
+        except HubError as exc:
+            failure = _void_or(exc)
+            if failure.error_code == VOID:
+                self._journal.end_upload(self._scope, upload.oid)
+            if failure is exc:
+                raise
+            raise failure from exc
+        self._journal.end_upload(self._scope, upload.oid)
+
+    async def _send_parts(
+        self, sending: Sending, remaining: Iterator[Part], etags: dict[int, str]
+    ) -> None:
+        async def worker() -> None:
+            for part in remaining:  # shared: whoever is free takes the next part
+                etag = await self._store_part(sending, part, None)
+                etags[part.number] = etag
+                self._journal.part_stored(self._scope, sending.item.oid, part.number, etag)
+
+        with single_error():
+            async with anyio.create_task_group() as group:
+                for _ in range(self._session.config.max_concurrent_parts):
+                    group.start_soon(worker)
+
+    async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
+        """PUT one part until its ETag is right; the ETag as the store wrote it."""
+        path = sending.file.path_in_repo
+        fields = {
+            "file": path,
+            "size": part.size,
+            "oid": sending.item.oid,
+            "part_number": part.number,
+        }
+
+        def on_sent(position: int) -> None:
+            if sending.emit.active:
+                sending.emit.emit(PartProgress(path, part.number, position, part.size))
+
+        async def attempt(number: int) -> str:
+            sent = await self._sender.send(
+                sending.reader,
+                part,
+                sending.emit,
+                attempt=number,
+                headers=upload.headers if upload is not None else {},
+                on_sent=on_sent,
+                fields=fields,
+            )
+            sending.bytes_sent += part.size
+            return _checked_etag(sent, part, number)
+
+        try:
+            etag = await self._session.retry_loop().run(
+                attempt,
+                lambda error, delay: self._session.report_failure(
+                    sending.emit, "part", error, delay, fields
+                ),
+            )
+        except HubError as exc:
+            if exc.error_code == BAD_ETAG:
+                raise IntegrityError(
+                    f"part {part.number} of {path!r} does not arrive as it was sent: {exc.message}",
+                    suggestion="a proxy or the store changes bytes; verify_etag=False leaves the"
+                    " check to the Hub",
+                ) from exc
+            raise
+        sending.emit.emit(PartStored(path, part.number, part.size))
+        return etag
+
+    async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
+        # Bytes may not be joined under an oid that the file no longer has.
+        await in_thread(self._threads, sending.reader.check_unchanged)
+        request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
+        await self._session.ask(request, lambda response: None, sending.emit)
+
+    async def _verify(self, sending: Sending, url: str | None) -> None:
+        if url is None:
+            sending.emit.emit(
+                Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
+            )
+            return
+        request = lfs.verify_request(url, sending.item)
+        try:
+            await self._session.ask(request, lambda response: None, sending.emit)
+        except HubError as exc:
+            if exc.retryable or exc.status not in (400, 404, 409, 422):
+                raise
+            wrong = IntegrityError(
+                f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
+                f" {exc.message}",
+                suggestion="push again; if it stays so, the store behind this Hub loses bytes",
+            )
+            raise _void(exc) from wrong
+
+
+def _checked_etag(sent: SentPart, part: Part, attempt: int) -> str:
+    """The ETag, if it may stand for the bytes sent: it must be there, and where it has the form
+    of an MD5 it must be theirs. Other forms are the store's own; completion and verify decide."""
+    etag = sent.etag
+    if not etag or not etag.strip('" '):
+        raise _bad_etag(f"part {part.number} was answered without an ETag", attempt)
+    told = lfs.md5_of_etag(etag, sent.headers)
+    if sent.md5 is not None and told is not None and told != sent.md5:
+        raise _bad_etag(
+            f"ETag {told} of part {part.number} is not the MD5 of the bytes sent, {sent.md5}",
+            attempt,
+        )
+    return etag
+
+
+def _bad_etag(message: str, attempt: int) -> HubError:
+    return HubError(message, status=200, retryable=True, error_code=BAD_ETAG, attempt=attempt)
+
+
+def _void_or(error: HubError) -> HubError:
+    """The same error, or that the upload is void when this is what it means."""
+    if error.error_code == VOID or not is_upload_void(error):
+        return error
+    return _void(error)
+
+
+def _void(error: HubError) -> HubError:
+    return HubError(
+        f"the upload cannot be gone on with and is opened anew: {error.message}",
+        status=error.status,
+        body=error.body,
+        method=error.method,
+        url=error.url,
+        attempt=error.attempt,
+        elapsed_seconds=error.elapsed_seconds,
+        request_id=error.request_id,
+        headers=error.headers,
+        error_code=VOID,
+        retryable=True,
+        suggestion=error.suggestion,
+    )
