@@ -266,6 +266,10 @@ class PartBody(aiohttp.Payload):
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
+        if self._writing is not None:
+            # aiohttp asks again by itself when a kept connection breaks under a PUT; these bytes
+            # are gone, and attempts are counted elsewhere.
+            raise ConnectionResetError("the connection broke while the part was sent")
         self._writing = asyncio.current_task()
         transport: Any = getattr(writer, "transport", None)
         if transport is not None:

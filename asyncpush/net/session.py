@@ -119,14 +119,20 @@ class HubSession:
         *,
         describe: Describe | None = None,
         retry: bool = True,
+        expected: Callable[[HubError], bool] = lambda error: False,
         accept: Callable[[HubResponse], bool] = lambda response: response.status < 300,
     ) -> T:
         """Send a request until its answer parses, or the retry policy gives up.
 
         `describe` adds fields of the parsed answer to its event. With `retry=False` there is one
-        attempt: for requests whose repetition could do something twice. Raises `HubError`.
+        attempt: for requests whose repetition could do something twice. An `expected` failure (the
+        404 of a repo that is about to be created) is raised but not reported. Raises `HubError`.
         """
         started = time.monotonic()
+
+        def report(error: HubError, delay: float | None) -> None:
+            if not expected(error):
+                self.report_failure(emit, request.call, error, delay, request.fields)
 
         async def attempt(number: int) -> T:
             url = urls.resolve(request.target, self.endpoint)
@@ -137,17 +143,12 @@ class HubSession:
                 exc.method = exc.method or request.method
                 self.complete_error(exc, number, started, url)
                 if not retry:
-                    self.report_failure(emit, request.call, exc, None, request.fields)
+                    report(exc, None)
                 raise
 
         if not retry:
             return await attempt(1)
-        return await self.retry_loop().run(
-            attempt,
-            lambda error, delay: self.report_failure(
-                emit, request.call, error, delay, request.fields
-            ),
-        )
+        return await self.retry_loop().run(attempt, report)
 
     def complete_error(self, error: HubError, attempt: int, started: float, url: str) -> None:
         """What only the network layer knows about a failure; and nothing secret leaves it."""

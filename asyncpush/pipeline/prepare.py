@@ -13,6 +13,9 @@ from asyncpush.threads import in_thread
 CARD_LIMIT = 1 << 20
 """Bytes of a README that are checked; metadata stands at its top."""
 
+REPO_NOT_FOUND = "RepoNotFound"
+REVISION_NOT_FOUND = "RevisionNotFound"
+
 
 async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None:
     """The commit oid that the branch is at, the repo and branch created where that was asked for.
@@ -68,6 +71,7 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
         repos.parse_head,
         ctx.emit,
         describe=lambda oid: {"commit_sha": oid},
+        expected=lambda error: error.error_code in (REPO_NOT_FOUND, REVISION_NOT_FOUND),
     )
 
 
@@ -76,13 +80,16 @@ async def _head_or_new_branch(ctx: PushContext) -> str | None:
     try:
         return await observed_head(ctx, revision)
     except HubError as exc:
-        if exc.error_code != "RevisionNotFound" or not ctx.options.create_branch:
+        if exc.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
             raise
     if ctx.options.dry_run:
         return None
     try:
         await ctx.session.ask(
-            repos.create_branch_request(ctx.repo, revision), lambda response: None, ctx.emit
+            repos.create_branch_request(ctx.repo, revision),
+            lambda response: None,
+            ctx.emit,
+            expected=_is_conflict,
         )
     except HubError as exc:
         if exc.status != 409:  # 409: a sibling push has just made it
@@ -93,10 +100,17 @@ async def _head_or_new_branch(ctx: PushContext) -> str | None:
 async def _create(ctx: PushContext) -> None:
     try:
         await ctx.session.ask(
-            repos.create_request(ctx.repo, ctx.options), lambda response: None, ctx.emit
+            repos.create_request(ctx.repo, ctx.options),
+            lambda response: None,
+            ctx.emit,
+            expected=_is_conflict,
         )
     except HubError as exc:
         # 409: it exists. Either a sibling has just made it, or a lost answer's call did; whether
         # we may see it shows when the head is asked for.
         if exc.status != 409:
             raise
+
+
+def _is_conflict(error: HubError) -> bool:
+    return error.status == 409 and not error.retryable

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import anyio
 
-from asyncpush.errors import VerificationError
+from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
 from asyncpush.events import PhaseChanged, Verified
 from asyncpush.groups import single_error
 from asyncpush.models import Receipt
@@ -75,7 +75,7 @@ async def verify_commit(
     for look in range(LOOKS):
         if look:
             await anyio.sleep(ctx.config.initial_backoff_ms / 1000 * 2**look)
-        shown = await remote_files(ctx, commit_sha, [*wanted, *gone])
+        shown = await _shown(ctx, commit_sha, [*wanted, *gone])
         wanted = {path: r for path, r in wanted.items() if not same(r, shown.get(path))}
         gone = {path for path in gone if path in shown}
         if not wanted and not gone:
@@ -89,6 +89,20 @@ async def verify_commit(
         commit_sha=commit_sha,
         suggestion="look at the repo's page; push again, or report it to the Hub with the commit",
     )
+
+
+async def _shown(
+    ctx: PushContext, commit_sha: str, paths: Sequence[str]
+) -> dict[str, RemoteFile]:
+    """The files at a commit; none when the Hub does not even know the commit."""
+    try:
+        return await remote_files(ctx, commit_sha, paths)
+    except RepoNotFoundError:
+        raise
+    except HubError as exc:
+        if exc.status != 404:
+            raise
+        return {}
 
 
 def _problems(

@@ -134,7 +134,9 @@ class LfsTransfer:
         try:
             await self._store_part(sending, whole, upload)
         except HubError as exc:
-            raise _void_or(exc) from exc
+            if not is_upload_void(exc):
+                raise
+            raise _void(exc) from exc
 
     async def _multipart(self, sending: Sending, upload: OpenUpload) -> None:
         parts = lfs.cut_into_parts(upload.part_urls, upload.size, upload.chunk_size)
@@ -148,15 +150,13 @@ class LfsTransfer:
         try:
             await self._send_parts(sending, (p for p in parts if p.number not in etags), etags)
             await self._complete(sending, upload, [etags[part.number] for part in parts])
-            await self._verify(sending, upload.verify_url)
         except HubError as exc:
-            failure = _void_or(exc)
-            if failure.error_code == VOID:
-                self._journal.end_upload(self._scope, upload.oid)
-            if failure is exc:
+            if not is_upload_void(exc):
                 raise
-            raise failure from exc
+            self._journal.end_upload(self._scope, upload.oid)
+            raise _void(exc) from exc
         self._journal.end_upload(self._scope, upload.oid)
+        await self._verify(sending, upload.verify_url)
 
     async def _send_parts(
         self, sending: Sending, remaining: Iterator[Part], etags: dict[int, str]
@@ -260,13 +260,6 @@ def _checked_etag(sent: SentPart, part: Part, attempt: int) -> str:
 
 def _bad_etag(message: str, attempt: int) -> HubError:
     return HubError(message, status=200, retryable=True, error_code=BAD_ETAG, attempt=attempt)
-
-
-def _void_or(error: HubError) -> HubError:
-    """The same error, or that the upload is void when this is what it means."""
-    if error.error_code == VOID or not is_upload_void(error):
-        return error
-    return _void(error)
 
 
 def _void(error: HubError) -> HubError:

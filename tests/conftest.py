@@ -1,0 +1,113 @@
+"""The embedded Hub on a loopback port, a way to make it fail, and a clean environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from asyncpush import UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from tests.faults import FaultLayer
+
+PART_SIZE = 5 << 20
+TOKEN = "hf_" + "t" * 30
+
+
+class FaultReport:
+    """Rows of the fault table, printed at the end with `--table`."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str, int, str]] = []
+
+    def add(self, route: str, cell: str, seen: str, commits: int, stored: str) -> None:
+        self.rows.append((route, cell, seen, commits, stored))
+
+
+_REPORT = pytest.StashKey[FaultReport]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", action="store_true", help="print the fault table at the end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_REPORT] = FaultReport()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    rows = config.stash[_REPORT].rows
+    if not rows or not config.getoption("--table"):
+        return
+    write = terminalreporter.write_line
+    write("")
+    write(f"{'fault':<46} {'the caller sees':<22} {'commits':>7}  bytes")
+    for _, cell, seen, commits, stored in sorted(rows):
+        write(f"{cell:<46} {seen:<22} {commits:>7}  {stored}")
+
+
+@pytest.fixture
+def fault_report(request: pytest.FixtureRequest) -> FaultReport:
+    return request.config.stash[_REPORT]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token, endpoint, proxy or cache of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.upper().startswith(("HF_", "HUGGING", "ASYNCPUSH_")) or "PROXY" in name.upper():
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.setenv("ASYNCPUSH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def faults() -> FaultLayer:
+    """Rules by which the hub fails; empty to begin with."""
+    return FaultLayer()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with LocalHub(
+        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
+    ) as hub:
+        yield hub
+        faults.released.set()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> UploadConfig:
+    """Settings of a push that loses no time when it has to wait."""
+    return UploadConfig(cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1)
+
+
+@pytest.fixture
+async def uploader(hub: LocalHub, config: UploadConfig) -> AsyncIterator[Uploader]:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        yield uploader
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of files out of a mapping."""
+
+    def write(files: dict[str, bytes | str], folder: str = "out") -> Path:
+        root = tmp_path / folder
+        for name, content in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return root
+
+    return write

@@ -1,0 +1,288 @@
+"""A fault layer for the embedded Hub: deterministic, by route, kind and the n-th request.
+
+`faults.add("part", "reset mid-body", nth=2)` spoils the second part that arrives. Each kind is a
+small coroutine around the hub's own handler, so that what is spoilt is the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
+
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
+from aiohttp.typedefs import Handler, Middleware
+
+Fault = Callable[["FaultLayer", web.Request, Handler], Awaitable[web.StreamResponse]]
+
+KINDS: dict[str, Fault] = {}
+
+EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+BAD_SIGNATURE = (
+    "<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does"
+    " not match the signature you provided.</Message></Error>"
+)
+
+
+@dataclass(slots=True)
+class Rule:
+    """Spoil requests `nth` to `nth + times - 1` of `route`."""
+
+    route: str
+    kind: str
+    nth: int = 1
+    times: int = 1
+
+
+@dataclass(slots=True)
+class FaultLayer:
+    """Counts requests by route and spoils those that a rule names; `seen` is what arrived."""
+
+    rules: list[Rule] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    spoilt: list[Rule] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, route: str, kind: str, *, nth: int = 1, times: int = 1) -> None:
+        assert kind in KINDS, f"no such fault: {kind}"
+        self.rules.append(Rule(route, kind, nth, times))
+
+    @property
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+            route = request.match_info.route.name or ""
+            self.seen[route] += 1
+            number = self.seen[route]
+            for rule in self.rules:
+                if rule.route == route and rule.nth <= number < rule.nth + rule.times:
+                    self.spoilt.append(rule)
+                    return await KINDS[rule.kind](self, request, handler)
+            return await handler(request)
+
+        return spoil
+
+    async def stall(self) -> None:
+        """Wait until the test is over."""
+        self.stalled.set()
+        await self.released.wait()
+
+
+def _kind(name: str) -> Callable[[Fault], Fault]:
+    def register(fault: Fault) -> Fault:
+        KINDS[name] = fault
+        return fault
+
+    return register
+
+
+def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
+    async def answer(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await request.read()
+        names = {key.replace("_", "-"): value for key, value in headers.items()}
+        kind = "text/html" if body.startswith("<html") else "application/json"
+        return web.Response(status=status, text=body, headers=names, content_type=kind)
+
+    KINDS[name] = answer
+
+
+_answer("408", 408, '{"error": "request timeout"}')
+_answer("429 Retry-After seconds", 429, '{"error": "rate limited"}', Retry_After="0")
+_answer("429 RateLimit", 429, '{"error": "rate limited"}', RateLimit='"api";r=0;t=0')
+_answer("429 hours", 429, '{"error": "rate limited"}', Retry_After="86400")
+_answer("500", 500, '{"error": "internal"}')
+_answer("502 with HTML", 502, "<html><body><h1>502 Bad Gateway</h1></body></html>")
+_answer("503", 503, '{"error": "unavailable"}')
+_answer("504", 504, "")
+_answer("401", 401, '{"error": "Invalid credentials"}')
+_answer("403", 403, '{"error": "Forbidden: token lacks write scope"}')
+_answer("404 repo", 404, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
+_answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
+_answer("413", 413, '{"error": "Payload too large"}')
+_answer("422", 422, '{"error": "Unprocessable"}')
+_answer("expired URL", 403, EXPIRED)
+_answer("SignatureDoesNotMatch", 403, BAD_SIGNATURE)
+_answer("wrong JSON", 200, '{"unexpected": ["answer"]}')
+
+
+@_kind("429 Retry-After date")
+async def _rate_limited_until(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await request.read()
+    date = formatdate(time(), usegmt=True)
+    return web.Response(status=429, headers={"Retry-After": date, "Date": date})
+
+
+@_kind("reset before the body")
+async def _reset_before(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    return _reset(request)
+
+
+@_kind("reset mid-body")
+async def _reset_mid(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await _read_some(request)
+    return _reset(request)
+
+
+@_kind("reset after the body")
+async def _reset_after(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await request.read()
+    return _reset(request)
+
+
+@_kind("done, then reset")
+async def _done_reset(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await handler(request)
+    return _reset(request)
+
+
+@_kind("done, then 504")
+async def _done_504(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await handler(request)
+    return web.Response(status=504)
+
+
+@_kind("stall before reading")
+async def _stall_before(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await layer.stall()
+    return _reset(request)
+
+
+@_kind("stall mid-body")
+async def _stall_mid(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await _read_some(request)
+    await layer.stall()
+    return _reset(request)
+
+
+@_kind("answer never sent")
+async def _never_answered(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await request.read()
+    await layer.stall()
+    return _reset(request)
+
+
+@_kind("done, answer never sent")
+async def _done_never_answered(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await handler(request)
+    await layer.stall()
+    return _reset(request)
+
+
+@_kind("truncated JSON")
+async def _truncated(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    response = await handler(request)
+    assert isinstance(response, web.Response)
+    body = bytes(response.body or b"")  # type: ignore[arg-type]
+    return web.Response(
+        status=response.status, body=body[: len(body) // 2], content_type="application/json"
+    )
+
+
+@_kind("slow drip")
+async def _slow_drip(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The answer comes byte by byte and never ends within anybody's patience."""
+    response = await handler(request)
+    dripping = web.StreamResponse(status=200, headers={"Content-Length": "100000"})
+    await dripping.prepare(request)
+    try:
+        while not layer.released.is_set():
+            await dripping.write(b" ")
+            await asyncio.sleep(0.01)
+    except (ConnectionError, RuntimeError):
+        pass
+    return response if response.prepared else dripping
+
+
+@_kind("missing ETag")
+async def _missing_etag(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    response = await handler(request)
+    response.headers.popall("ETag", None)
+    return response
+
+
+@_kind("wrong ETag")
+async def _wrong_etag(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    response = await handler(request)
+    response.headers["ETag"] = '"' + "0" * 32 + '"'
+    return response
+
+
+@_kind("corrupted part")
+async def _corrupted(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    body = bytearray(await request.read())
+    body[len(body) // 2] ^= 0xFF
+    loop = asyncio.get_running_loop()
+    spoilt = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    spoilt.feed_data(bytes(body))
+    spoilt.feed_eof()
+    clone = request.clone()
+    clone._payload = spoilt
+    clone._read_bytes = None
+    clone._match_info = request._match_info
+    return await handler(clone)
+
+
+@_kind("object already completed")
+async def _already_completed(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    await handler(request)
+    return web.json_response({"error": "The upload has been completed already"}, status=409)
+
+
+@_kind("nothing applied")
+async def _nothing_applied(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The lie: 200 to a commit, a completion or a verify that was never carried out."""
+    await request.read()
+    url = str(request.url.origin()) + "/commit/" + "1" * 40
+    return web.json_response({"success": True, "commitOid": "1" * 40, "commitUrl": url})
+
+
+async def _read_some(request: web.Request) -> None:
+    await request.content.readany()
+
+
+def _reset(request: web.Request) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

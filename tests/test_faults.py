@@ -1,0 +1,195 @@
+"""The fault table: every route, every kind of fault, one at a time, over a real socket.
+
+A passing fault ends in exactly one correct commit, without the user noticing more than a retry. One
+that is not transient fails at once, with the right error and no commit. Never anything else.
+
+`pytest tests/test_faults.py --table` prints the table.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from asyncpush import (
+    AsyncPushError,
+    AuthError,
+    HubError,
+    RateLimitedError,
+    RepoNotFoundError,
+    UploadConfig,
+    Uploader,
+    VerificationError,
+)
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN, FaultReport
+from tests.faults import FaultLayer
+from tests.reading import commits_of, download
+
+PART_SIZE = 64 << 10
+PARTS = 4
+
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\n# Card\n",
+    "config.json": b"{}",
+    "model.bin": random.Random(3).randbytes((PARTS - 1) * PART_SIZE + 1),
+}
+
+ROUTES = (
+    "validate-yaml",
+    "create",
+    "preupload",
+    "batch",
+    "part",
+    "complete",
+    "verify",
+    "commit",
+    "paths-info",
+)
+
+PASSING = (
+    "408",
+    "429 Retry-After seconds",
+    "429 Retry-After date",
+    "429 RateLimit",
+    "500",
+    "502 with HTML",
+    "503",
+    "504",
+    "reset before the body",
+    "reset mid-body",
+    "reset after the body",
+    "done, then reset",
+    "done, then 504",
+    "stall before reading",
+    "stall mid-body",
+    "answer never sent",
+    "done, answer never sent",
+)
+
+GARBLED = ("truncated JSON", "wrong JSON")
+JSON_ROUTES = ("validate-yaml", "preupload", "batch", "commit", "paths-info")
+
+PASSING_ON_PARTS = (
+    "missing ETag",
+    "wrong ETag",
+    "corrupted part",
+    "expired URL",
+    "SignatureDoesNotMatch",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault, and how the push has to end."""
+
+    route: str
+    kind: str
+    nth: int = 1
+    times: int = 1
+    error: type[AsyncPushError] | None = None
+
+    def __str__(self) -> str:
+        where = f"#{self.nth}" if self.nth > 1 else ""
+        again = " always" if self.times > 1 else ""
+        return f"{self.route}{where}: {self.kind}{again}"
+
+
+def survivable() -> list[Cell]:
+    cells = [Cell(route, kind) for route in ROUTES for kind in PASSING]
+    cells += [Cell(route, kind) for route in JSON_ROUTES for kind in GARBLED]
+    cells += [Cell("part", kind) for kind in PASSING_ON_PARTS]
+    cells += [Cell("part", kind, nth=3) for kind in PASSING_ON_PARTS]
+    cells += [
+        Cell("complete", "object already completed"),
+        Cell("complete", "nothing applied"),
+        Cell("complete", "expired URL"),
+        Cell("preupload", "slow drip"),
+        Cell("commit", "slow drip"),
+        Cell("paths-info", "slow drip"),
+    ]
+    return cells
+
+
+def fatal() -> list[Cell]:
+    everywhere = [route for route in ROUTES if route not in ("part", "complete")]
+    cells = [Cell(route, "401", times=99, error=AuthError) for route in everywhere]
+    cells += [Cell(route, "403", times=99, error=AuthError) for route in everywhere]
+    cells += [
+        Cell("preupload", "404 repo", times=99, error=RepoNotFoundError),
+        Cell("batch", "404 repo", times=99, error=RepoNotFoundError),
+        Cell("commit", "404 repo", times=99, error=RepoNotFoundError),
+        Cell("create", "409 owner", times=99, error=RepoNotFoundError),
+        Cell("commit", "413", times=99, error=HubError),
+        Cell("commit", "422", times=99, error=HubError),
+        Cell("preupload", "429 hours", times=99, error=RateLimitedError),
+        Cell("commit", "429 hours", times=99, error=RateLimitedError),
+        Cell("commit", "nothing applied", error=VerificationError),
+    ]
+    return cells
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with LocalHub(
+        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
+    ) as hub:
+        yield hub
+        faults.released.set()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> UploadConfig:
+    return UploadConfig(
+        cache_dir=tmp_path / "cache",
+        progress="none",
+        initial_backoff_ms=1,
+        stall_timeout=0.25,
+        response_timeout=0.4,
+    )
+
+
+@pytest.mark.parametrize("cell", survivable(), ids=str)
+async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    result = await uploader.push_to_hub("me/m", FILES)
+
+    assert faults.spoilt, "the fault never happened"
+    commits = await commits_of(hub, "me/m")
+    assert len(commits) == 2
+    assert result.commit_sha == commits[0]["id"]
+    assert await download(hub, "me/m") == FILES
+    requests = sum(faults.seen.values())
+    fault_report.add(cell.route, str(cell), "success", 1, f"right, {requests} requests")
+
+
+@pytest.mark.parametrize("cell", fatal(), ids=str)
+async def test_what_is_not_transient_fails_fast_and_commits_nothing(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    assert cell.error is not None
+    with pytest.raises(cell.error) as caught:
+        await uploader.push_to_hub("me/m", FILES)
+
+    assert caught.value.suggestion
+    assert len(faults.spoilt) == 1, "it was tried again"
+    if cell.route != "create" and faults.seen["create"]:
+        commits = await commits_of(hub, "me/m")
+        # paths-info comes after the commit: the error says which, and the user knows it is there
+        assert len(commits) == (2 if cell.route == "paths-info" else 1)
+    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")

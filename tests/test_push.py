@@ -1,0 +1,481 @@
+"""Pushes over a real socket to the embedded Hub: what goes up is what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+import asyncpush
+from asyncpush import (
+    AuthError,
+    CommitConflictError,
+    HubError,
+    InvalidRepoIdError,
+    MissingTokenError,
+    Push,
+    PushOptions,
+    RepoNotFoundError,
+    SourceError,
+    UploadConfig,
+    Uploader,
+    UploadProgress,
+    VerificationError,
+)
+from asyncpush.localhub import LocalHub
+from tests.conftest import PART_SIZE, TOKEN
+from tests.faults import FaultLayer
+from tests.reading import commits_of, download, files_of, head_of
+
+Write = Callable[..., Path]
+
+MODEL = {
+    "config.json": '{"hidden_size": 8}',
+    "README.md": "---\nlicense: apache-2.0\n---\n# A model\n",
+    "model.safetensors": random.Random(1).randbytes(2 * PART_SIZE + 1),
+    "empty.txt": "",
+}
+
+
+async def test_full_upload_flow(uploader: Uploader, hub: LocalHub, write: Write) -> None:
+    """REQ-001, REQ-006, REQ-008: create, preupload, LFS, one commit, verified."""
+    result = await uploader.push_to_hub("me/model", write(MODEL))
+
+    assert result.verified
+    assert sorted(result.files_uploaded) == sorted(MODEL)
+    assert result.repo_url == f"{hub.url}/me/model"
+    assert await head_of(hub, "me/model") == result.commit_sha
+    assert await download(hub, "me/model", MODEL) == {
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in MODEL.items()
+    }
+    assert len(await commits_of(hub, "me/model")) == 2  # the Hub's first one, and ours
+
+
+async def test_large_file_chunked(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """REQ-002: a file over 10 MB goes up in parts."""
+    content = os.urandom(11_000_000)
+    await uploader.push_to_hub("me/model", write({"model.bin": content}))
+
+    assert faults.seen["part"] == 3
+    assert faults.seen["complete"] == 1
+    assert await download(hub, "me/model", ["model.bin"]) == {"model.bin": content}
+
+
+async def test_upload_with_model_card(uploader: Uploader, hub: LocalHub, write: Write) -> None:
+    """REQ-008: the card is in the same commit as the model."""
+    source = write({"model.bin": b"\0" * 100})
+    card = "---\nlicense: mit\n---\n# Mine\n"
+    await uploader.push_to_hub("me/model", source, PushOptions(model_card=card))
+
+    assert await download(hub, "me/model", ["README.md"]) == {"README.md": card.encode()}
+    assert len(await commits_of(hub, "me/model")) == 2
+
+
+async def test_upload_requires_token(hub: LocalHub, write: Write, config: UploadConfig) -> None:
+    with pytest.raises(MissingTokenError, match="HF_TOKEN"):
+        await asyncpush.push_to_hub("me/model", write(MODEL), endpoint=hub.url, config=config)
+
+
+@pytest.mark.parametrize(
+    "repo_id", ["model", "a/b/c", "me/", "/m", "me/mo del", "me/-m", "me/m.git", "me/..", "me/a--b"]
+)
+async def test_upload_validates_repo_id(repo_id: str, uploader: Uploader) -> None:
+    with pytest.raises(InvalidRepoIdError, match="namespace/name"):
+        await uploader.push_to_hub(repo_id, {"a": b"x"})
+
+
+async def test_upload_creates_repo_if_needed(uploader: Uploader, faults: FaultLayer) -> None:
+    await uploader.push_to_hub("me/model", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/model", {"a.txt": b"2"})
+
+    assert faults.seen["create"] == 1
+
+
+async def test_a_missing_repo_is_an_error_when_it_may_not_be_created(uploader: Uploader) -> None:
+    with pytest.raises(RepoNotFoundError, match="create_repo=True"):
+        await uploader.push_to_hub("me/model", {"a.txt": b"1"}, PushOptions(create_repo=False))
+
+
+async def test_upload_progress_callback(hub: LocalHub, config: UploadConfig, write: Write) -> None:
+    """REQ-003: snapshots for files of every size, never falling, full at the end."""
+    seen: list[UploadProgress] = []
+    config = replace(config, progress_callback=seen.append)
+    source = write(MODEL)
+    await asyncpush.push_to_hub("me/model", source, token=TOKEN, endpoint=hub.url, config=config)
+
+    total = sum(path.stat().st_size for path in source.iterdir())
+    sent = [progress.bytes_sent for progress in seen]
+    assert sent == sorted(sent)
+    assert (seen[-1].bytes_sent, seen[-1].total_bytes) == (total, total)
+    assert (seen[-1].files_completed, seen[-1].total_files) == (len(MODEL), len(MODEL))
+    assert seen[-1].phase == "done"
+
+
+async def test_upload_retry_on_network_error(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """REQ-004: a broken connection is a part sent again, not a failed push."""
+    faults.add("part", "reset mid-body", nth=2)
+    await uploader.push_to_hub("me/model", write(MODEL))
+
+    assert faults.seen["part"] == 4
+    assert (await download(hub, "me/model", ["model.safetensors"]))["model.safetensors"] == MODEL[
+        "model.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
+async def test_upload_verifies_success(
+    repo_type: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """REQ-006, REQ-007: a Hub that answers 200 and applies nothing is found out."""
+    options = PushOptions(repo_type=repo_type)  # type: ignore[arg-type]
+    await uploader.push_to_hub("me/repo", {"a.txt": b"1"}, options)
+    faults.add("commit", "nothing applied", nth=2)
+    with pytest.raises((VerificationError, HubError)):
+        await uploader.push_to_hub("me/repo", {"a.txt": b"2"}, options)
+
+
+async def test_nothing_changed_makes_no_commit(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write(MODEL)
+    first = await uploader.push_to_hub("me/model", source)
+    parts = faults.seen["part"]
+    second = await uploader.push_to_hub("me/model", source)
+
+    assert second.commit_sha == first.commit_sha
+    assert second.files_uploaded == ()
+    assert sorted(second.files_unchanged) == sorted(MODEL)
+    assert second.bytes_transferred == 0
+    assert faults.seen["commit"] == 1
+    assert faults.seen["part"] == parts
+
+
+async def test_identical_files_are_sent_once(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    content = os.urandom(PART_SIZE + 1)
+    result = await uploader.push_to_hub("me/model", write({"a.bin": content, "b.bin": content}))
+
+    assert faults.seen["part"] == 2
+    assert result.bytes_transferred == len(content)
+    assert result.bytes_deduplicated == len(content)
+    assert await download(hub, "me/model", ["a.bin", "b.bin"]) == {
+        "a.bin": content,
+        "b.bin": content,
+    }
+
+
+async def test_ignored_files_are_reported_and_not_committed(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    result = await uploader.push_to_hub(
+        "me/model", {".gitignore": b"*.log\n", "train.log": b"x", "a.txt": b"y"}
+    )
+    assert result.files_ignored == ("train.log",)
+    assert "train.log" not in await files_of(hub, "me/model")
+
+
+@pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
+async def test_every_source_lands_under_its_name(
+    repo_type: str, uploader: Uploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    on_disk = tmp_path / "weights.bin"
+    on_disk.write_bytes(b"\0disk")
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"\0stream"
+
+    with on_disk.open("rb") as file:
+        await uploader.push_to_hub(
+            "org/repo",
+            {
+                "a/path.bin": on_disk,
+                "a/bytes.txt": b"bytes",
+                "a/file.bin": file,
+                "a\\io.bin": io.BytesIO(b"\0io"),
+                "a/stream.bin": stream(),
+            },
+            PushOptions(repo_type=repo_type, path_in_repo="below"),  # type: ignore[arg-type]
+        )
+    assert await download(hub, "org/repo", None, repo_type) == {
+        "below/a/path.bin": b"\0disk",
+        "below/a/bytes.txt": b"bytes",
+        "below/a/file.bin": b"\0disk",
+        "below/a/io.bin": b"\0io",
+        "below/a/stream.bin": b"\0stream" * 3,
+    }
+
+
+async def test_one_error_names_all_bad_files_before_anything_is_sent(
+    uploader: Uploader, faults: FaultLayer, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        await uploader.push_to_hub(
+            "me/model", {"../up": b"", ".git/config": b"", "gone": tmp_path / "gone"}
+        )
+    assert len(caught.value.problems) == 3
+    assert not faults.seen
+
+
+async def test_delete_patterns_remove_what_the_source_does_not_hold(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    await uploader.push_to_hub("me/m", {"old/1.txt": b"1", "old/2.txt": b"2", "keep.md": b"k"})
+    result = await uploader.push_to_hub(
+        "me/m", {"old/2.txt": b"2", "new.txt": b"n"}, PushOptions(delete_patterns=["old/*"])
+    )
+    assert result.files_deleted == ("old/1.txt",)
+    assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
+
+
+async def test_a_branch_is_created_only_when_asked_for(uploader: Uploader, hub: LocalHub) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    with pytest.raises(HubError, match="--create-branch"):
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(revision="dev/x"))
+    result = await uploader.push_to_hub(
+        "me/m", {"a.txt": b"2"}, PushOptions(revision="dev/x", create_branch=True)
+    )
+    assert await head_of(hub, "me/m", "dev/x") == result.commit_sha
+    assert await download(hub, "me/m", ["a.txt"]) == {"a.txt": b"1"}
+
+
+async def test_a_pull_request_leaves_the_branch_alone(uploader: Uploader, hub: LocalHub) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    result = await uploader.push_to_hub(
+        "me/m",
+        {"a.txt": b"2", "big.bin": os.urandom(PART_SIZE + 1)},
+        PushOptions(create_pr=True, commit_description="better"),
+    )
+    assert result.pr_url == f"{hub.url}/me/m/discussions/1"
+    assert await head_of(hub, "me/m") == first.commit_sha
+    assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
+
+
+async def test_a_pinned_parent_that_is_not_the_head_is_a_conflict(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    with pytest.raises(CommitConflictError):
+        await uploader.push_to_hub(
+            "me/m", {"a.txt": b"3"}, PushOptions(parent_commit=first.commit_sha)
+        )
+    assert await download(hub, "me/m", ["a.txt"]) == {"a.txt": b"2"}
+
+
+async def test_a_dry_run_changes_nothing(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1", "gone.txt": b"x", "b.txt": b"b"})
+    faults.seen.clear()
+    result = await uploader.push_to_hub(
+        "me/m",
+        {
+            "a.txt": b"2",
+            "b.txt": b"b",
+            "big.bin": b"\0" * 1000,
+            ".gitignore": b"*.log",
+            "x.log": b"",
+        },
+        PushOptions(dry_run=True, delete_patterns="*.txt"),
+    )
+    assert {file.path_in_repo: file.action for file in result.plan} == {
+        "a.txt": "inline",
+        "b.txt": "unchanged",
+        "big.bin": "lfs",
+        "x.log": "ignored",
+        ".gitignore": "inline",
+        "gone.txt": "delete",
+    }
+    assert not {"create", "batch", "part", "commit"} & set(faults.seen)
+    assert await head_of(hub, "me/m") == first.commit_sha
+
+
+async def test_a_dry_run_on_a_missing_repo_creates_none(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    result = await uploader.push_to_hub("me/new", {"a.txt": b"1"}, PushOptions(dry_run=True))
+    assert [file.action for file in result.plan] == ["inline"]
+    assert "would be created" in result.warnings[0]
+    assert not faults.seen["create"]
+
+
+async def test_wrong_card_metadata_stops_the_push_before_the_repo_is_made(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    with pytest.raises(SourceError, match="metadata"):
+        await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: [1\n---\n"})
+    assert not faults.seen["create"]
+    assert not faults.seen["commit"]
+
+
+async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> None:
+    result = await uploader.push_to_hub("me/m", {"README.md": b"# no metadata\n"})
+    assert any("README.md" in warning for warning in result.warnings)
+
+
+async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
+    with pytest.raises(AuthError, match="settings/tokens"):
+        await asyncpush.push_to_hub(
+            "me/m", {"a": b"1"}, token="hf_wrong", endpoint=hub.url, config=config
+        )
+
+
+async def test_progress_can_be_iterated(uploader: Uploader, write: Write) -> None:
+    handle = uploader.start_push("me/m", write(MODEL))
+    snapshots = [progress async for progress in handle]
+    result = await handle
+
+    assert result.verified
+    assert handle.done()
+    assert snapshots[-1].phase == "done"
+
+
+async def test_a_cancelled_push_commits_nothing(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    faults.add("part", "stall before reading", times=99)
+    handle = uploader.start_push("me/m", write(MODEL))
+    await faults.stalled.wait()
+    handle.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handle
+    assert len(await commits_of(hub, "me/m")) == 1
+
+
+async def test_a_time_limit_is_for_the_whole_push(
+    uploader: Uploader, faults: FaultLayer, write: Write
+) -> None:
+    faults.add("part", "stall before reading", times=99)
+    with pytest.raises(TimeoutError):
+        await uploader.push_to_hub("me/m", write(MODEL), PushOptions(timeout=0.5))
+
+
+async def test_receipts_are_committed_by_another_session(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as first:
+        receipts = await first.upload_files("me/m", write(MODEL))
+    assert len(await commits_of(hub, "me/m")) == 1
+
+    text = asyncpush.receipts_to_json(receipts)
+    async with Uploader(TOKEN, hub.url, config) as second:
+        result = await second.commit("me/m", asyncpush.receipts_from_json(text))
+    assert sorted(result.files_uploaded) == sorted(MODEL)
+    assert await files_of(hub, "me/m") == {".gitattributes", *MODEL}
+
+
+async def test_an_inline_receipt_needs_its_bytes(uploader: Uploader) -> None:
+    receipts = await uploader.upload_files("me/m", {"a.txt": b"1"})
+    with pytest.raises(SourceError, match="carry its bytes"):
+        await uploader.commit("me/m", [replace(receipts[0], content=None)])
+
+
+async def test_many_pushes_all_end_whatever_becomes_of_one(uploader: Uploader) -> None:
+    pushes = [
+        Push("me/a", {"a.txt": b"1"}),
+        Push("me/b", {"../b": b"1"}),
+        Push("me/c", {"c.txt": b"1"}, PushOptions(repo_type="dataset")),
+    ]
+    with pytest.RaisesGroup(SourceError) as caught:
+        await uploader.push_many(pushes)
+    assert "me/b" in str(caught.value)
+
+    first, second, third = await uploader.push_many(pushes, return_exceptions=True)
+    assert isinstance(second, SourceError)
+    assert isinstance(first, asyncpush.UploadResult)
+    assert isinstance(third, asyncpush.UploadResult)
+    assert third.repo_url.endswith("/datasets/me/c")
+
+
+async def test_an_audit_finds_what_differs(uploader: Uploader, write: Write) -> None:
+    """REQ-009."""
+    source = write(MODEL)
+    await uploader.push_to_hub("me/m", source)
+    assert (await uploader.audit("me/m", source)).exact
+
+    (source / "config.json").write_text('{"hidden_size": 9}')
+    (source / "new.txt").write_text("new")
+    (source / "empty.txt").unlink()
+    report = await uploader.audit("me/m", source)
+    assert report.different == ("config.json",)
+    assert report.missing == ("new.txt",)
+    assert report.extra == ("empty.txt",)
+    assert not report.complete
+
+
+async def test_a_failure_nobody_awaited_is_raised_at_the_end(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    with pytest.raises(SourceError):
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            uploader.start_push("me/m", {"../x": b""})
+
+
+async def test_events_are_written_as_json_lines(
+    hub: LocalHub, config: UploadConfig, tmp_path: Path, write: Write
+) -> None:
+    """OBS-004: a row before and after each call, without secrets."""
+    path = tmp_path / "events.jsonl"
+    config = replace(config, events=path)
+    await asyncpush.push_to_hub("me/m", write(MODEL), token=TOKEN, endpoint=hub.url, config=config)
+    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    names = [row["event"] for row in rows]
+    for call in ("create", "preupload", "lfs_batch", "part", "complete", "verify", "commit"):
+        assert f"hf_hub.{call}" in names
+        assert f"hf_hub.{call}.response" in names
+    asked = rows[names.index("hf_hub.preupload")]
+    assert asked["repo_id"] == "me/m"
+    assert {"file": "config.json", "size": 18} in asked["files"]
+    answered = rows[names.index("hf_hub.preupload.response")]
+    assert answered["status"] == 200
+    assert answered["elapsed_ms"] > 0
+    assert {"file": "config.json", "size": 18, "route": "inline"} in answered["files"]
+    assert rows[names.index("hf_hub.lfs_batch.response")]["upload_url"].startswith(hub.url)
+    assert all(row["push_id"] and row["time"] for row in rows)
+    assert TOKEN not in path.read_text()
+    assert "hf_hub.upload.failed" not in names
+
+
+async def test_a_token_callable_is_asked_again_after_a_401(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    tokens = iter(["hf_expired", TOKEN])
+
+    async def fresh() -> str:
+        return next(tokens)
+
+    result = await asyncpush.push_to_hub(
+        "me/m", {"a.txt": b"1"}, token=fresh, endpoint=hub.url, config=config
+    )
+    assert result.verified
+
+
+async def test_the_embedded_hub_is_an_endpoint_of_its_own(config: UploadConfig) -> None:
+    async with Uploader(endpoint="local", config=config) as uploader:
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.verified
+    assert (Path(config.cache_dir) / "hub" / "models" / "me" / "m.git").is_dir()
+
+
+async def test_the_oid_of_a_receipt_is_that_of_its_bytes(uploader: Uploader, write: Write) -> None:
+    result = await uploader.push_to_hub("me/m", write(MODEL))
+    by_path = {receipt.path_in_repo: receipt for receipt in result.receipts}
+    content = MODEL["model.safetensors"]
+    assert isinstance(content, bytes)
+    assert by_path["model.safetensors"].oid == hashlib.sha256(content).hexdigest()
+    assert by_path["empty.txt"].oid == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
