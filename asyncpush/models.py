@@ -260,7 +260,8 @@ class UploadResult:
     """What the Hub confirmed.
 
     When nothing had changed no commit was made: `commit_sha` is the head's and `files_uploaded`
-    is empty. `plan` is filled by a dry run alone.
+    is empty. `plan` is filled by a dry run alone. `retries` counts what had to be tried again, and
+    `waited_seconds` sums the waits before (those of parallel requests add up).
     """
 
     repo_url: str
@@ -276,6 +277,8 @@ class UploadResult:
     files_ignored: tuple[str, ...] = ()
     files_deleted: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    retries: int = 0
+    waited_seconds: float = 0.0
     receipts: tuple[Receipt, ...] = field(default=(), repr=False)
     plan: tuple[PlannedFile, ...] = field(default=(), repr=False)
 

@@ -133,7 +133,9 @@ class PushOptions:
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).
-        max_files_per_commit: split into a chain of commits of at most so many files.
+        max_files_per_commit: split a larger push into a chain of commits of at most so many files,
+            made on a pull request and shown at once by its merge (on a branch other than main the
+            links show one by one).
         max_shard_size: split larger safetensors files by tensors (bytes, or text such as "4GB").
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
@@ -176,6 +178,8 @@ class PushOptions:
             _check(
                 self, "max_files_per_commit", int, lambda value: value >= 1, "1 or more, or None"
             )
+            if self.create_pr and self.revision != "main":
+                raise ValueError("max_files_per_commit with create_pr needs revision='main'")
         if self.timeout is not None:
             _check(self, "timeout", (int, float), lambda value: value > 0, "above 0, or None")
 

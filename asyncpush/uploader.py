@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
@@ -22,6 +23,7 @@ from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.tally import RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
@@ -235,10 +237,12 @@ class Uploader:
         shared = self._running()
         publisher = publisher or ProgressPublisher(self._config.progress_callback)
         display = BarDisplay(self._config.progress, repo.repo_id)
+        tally = RetryTally()
         push_id = uuid.uuid4().hex
         listeners: list[Listener] = [
             publisher.on_event,
             display.on_event,
+            tally.on_event,
             LogListener().on_event,
             *shared.listeners,
         ]
@@ -259,6 +263,7 @@ class Uploader:
                     ) as collected:
                         result = await work(ctx, collected)
             if isinstance(result, UploadResult):
+                result = replace(result, retries=tally.retries, waited_seconds=tally.waited_seconds)
                 emit.emit(_finished(result))
             return result
         except BaseException as exc:

@@ -479,3 +479,36 @@ async def test_the_oid_of_a_receipt_is_that_of_its_bytes(uploader: Uploader, wri
     assert isinstance(content, bytes)
     assert by_path["model.safetensors"].oid == hashlib.sha256(content).hexdigest()
     assert by_path["empty.txt"].oid == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+
+async def test_a_chain_of_commits_shows_at_once(uploader: Uploader, hub: LocalHub) -> None:
+    files = {f"{number}.txt": b"%d" % number for number in range(10)}
+    first = await uploader.push_to_hub("me/m", {"0.txt": b"old"})
+    result = await uploader.push_to_hub("me/m", files, PushOptions(max_files_per_commit=3))
+
+    assert await download(hub, "me/m") == files
+    assert len(await commits_of(hub, "me/m", "refs/pr/1")) >= 2 + 4
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert result.commit_sha != first.commit_sha
+    assert sorted(result.files_uploaded) == sorted(files)
+
+
+async def test_a_chain_may_stay_a_pull_request(uploader: Uploader, hub: LocalHub) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    files = {f"{number}.txt": b"x" for number in range(4)}
+    options = PushOptions(max_files_per_commit=2, create_pr=True)
+    result = await uploader.push_to_hub("me/m", files, options)
+
+    assert result.pr_url == f"{hub.url}/me/m/discussions/1"
+    assert await head_of(hub, "me/m") == first.commit_sha
+    assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
+
+
+async def test_a_chain_on_another_branch_says_that_it_shows_link_by_link(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    files = {f"{number}.txt": b"x" for number in range(4)}
+    options = PushOptions(revision="dev", create_branch=True, max_files_per_commit=2)
+    result = await uploader.push_to_hub("me/m", files, options)
+    assert any("one by one" in warning for warning in result.warnings)
+    assert await head_of(hub, "me/m", "dev") == result.commit_sha

@@ -67,6 +67,31 @@ class RetryPolicy:
         return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 30))
 
 
+class RetryBudget:
+    """The whole session's allowance of retries, against storms: when most requests fail, trying
+    each of them again at once makes it worse.
+
+    A retry spends one, a success gives back a tenth. Once it is spent, waits are as long as the
+    policy allows, so that few requests go out until some succeed.
+    """
+
+    CAPACITY = 100.0
+    REFUND = 0.1
+
+    def __init__(self) -> None:
+        self._left = self.CAPACITY
+
+    def succeeded(self) -> None:
+        self._left = min(self.CAPACITY, self._left + self.REFUND)
+
+    def spend(self) -> bool:
+        """Whether a retry may go at its own pace."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 OnRetry = Callable[[HubError, float | None], None]
 
 
@@ -78,12 +103,14 @@ class RetryLoop:
         self,
         policy: RetryPolicy,
         *,
+        budget: RetryBudget | None = None,
         reached: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._policy = policy
+        self._budget = budget or RetryBudget()
         self._reached = reached
         self._sleep = sleep
         self._clock = clock
@@ -115,7 +142,9 @@ class RetryLoop:
         try:
             async for state in retrying:
                 with state:
-                    return await attempt(state.retry_state.attempt_number)
+                    result = await attempt(state.retry_state.attempt_number)
+                    self._budget.succeeded()
+                    return result
         except HubError as exc:
             raise self._final(exc) from exc.__cause__
         raise AssertionError("tenacity always returns or raises")  # pragma: no cover
@@ -124,9 +153,13 @@ class RetryLoop:
         offline_for = self._note_outage(error)
         if offline_for is None:
             self._failures += 1
-        return self._policy.delay(
-            max(self._failures, 1), error, draw=self._draw(), offline_for=offline_for
+        draw = self._draw()
+        delay = self._policy.delay(
+            max(self._failures, 1), error, draw=draw, offline_for=offline_for
         )
+        if delay is not None and not self._budget.spend():
+            return max(delay, self._policy.max_backoff * (0.5 + draw / 2))
+        return delay
 
     def _note_outage(self, error: HubError) -> float | None:
         if not error.unreachable or not self._reached():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
 from asyncpush.net.proxies import proxy_for
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
-from asyncpush.net.retry import RetryLoop, RetryPolicy
+from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.watch import StallWatch
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
@@ -64,7 +65,7 @@ class Attempt:
 class HubSession:
     """Connections to one Hub and its store, with the token, the waits and the retries they share.
 
-    `sleep`, `clock` and `draw` are tenacity's and the pacer's: tests give their own.
+    `sleep`, `clock` and `draw` are the retry loop's and the pacer's: tests give their own.
     """
 
     def __init__(
@@ -74,13 +75,18 @@ class HubSession:
         config: UploadConfig,
         *,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.endpoint = urls.check_endpoint(endpoint)
         self.config = config
         self.token = token
-        self.pacer = Pacer(sleep=sleep)
+        self.pacer = Pacer(clock=clock, sleep=sleep)
         self._sleep = sleep
+        self._clock = clock
+        self._draw = draw
         self._policy = RetryPolicy.of(config)
+        self._budget = RetryBudget()
         self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
         self._http: aiohttp.ClientSession | None = None
         self._reached = False
@@ -109,7 +115,13 @@ class HubSession:
             await http.close()
 
     def retry_loop(self) -> RetryLoop:
-        return RetryLoop(self._policy, reached=lambda: self._reached, sleep=self._sleep)
+        return RetryLoop(
+            self._policy,
+            reached=lambda: self._reached,
+            sleep=self._sleep,
+            clock=self._clock,
+            draw=self._draw,
+        )
 
     async def ask(
         self,
@@ -177,10 +189,20 @@ class HubSession:
                 call, error.url, error.message, error.status, error.attempt, backoff_ms, fields
             )
         )
+        self.report_retry(emit, call, error, delay, fields)
+
+    def report_retry(
+        self,
+        emit: Emitter,
+        call: str,
+        error: HubError,
+        delay: float | None,
+        fields: Mapping[str, Any],
+    ) -> None:
+        """That the same is done again after `delay` seconds, unless it is not."""
         if delay is not None:
             path, part = fields.get("file"), fields.get("part_number")
-            reason = error.message
-            emit.emit(RetryScheduled(call, error.attempt, delay, reason, path, part))
+            emit.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))
 
     async def _attempt(
         self,

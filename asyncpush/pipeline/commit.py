@@ -7,12 +7,16 @@ ours, and is done.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import CommitStarted, Committed, PhaseChanged
+from asyncpush.journal import PendingCommit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.prepare import observed_head
 from asyncpush.pipeline.verification import remote_files
@@ -54,31 +58,56 @@ class Outcome:
 
 
 class Committer:
-    """Makes the one commit of a push. `load` gives inline files' bytes."""
+    """Makes one commit on one ref. `load` gives inline files' bytes; with `create_pr` the commit
+    opens a pull request against `revision`; `pinned` is the only parent it may have."""
 
-    def __init__(self, ctx: PushContext, load: LoadContent) -> None:
+    def __init__(
+        self,
+        ctx: PushContext,
+        load: LoadContent,
+        revision: str,
+        *,
+        create_pr: bool = False,
+        pinned: str | None = None,
+    ) -> None:
         self._ctx = ctx
         self._load = load
+        self._revision = revision
+        self._create_pr = create_pr
+        self._pinned = pinned
+        self._push_id = ctx.push_id
+        self._summary = ""
         self._sent = False
 
-    async def commit(self, changes: Sequence[Change], head: str) -> Outcome:
+    async def commit(
+        self, changes: Sequence[Change], head: str, *, summary: str | None = None
+    ) -> Outcome:
         """Commit on `head`, or on the pinned parent.
 
         When someone else's commit comes first, what is still to change is committed on top of
         theirs. Raises `CommitConflictError` when the parent was pinned, or after `REBASES` races.
         """
+        self._summary = summary or self._ctx.options.commit_message or _summary(changes)
+        if not self._create_pr:
+            return await self._rebasing(changes, head)
+        # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
+        # only the journal can tell a later process that one may be open already.
+        with remembered(self._ctx, changes, head) as pending:
+            self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
+            return await self._rebasing(changes, head)
+
+    async def _rebasing(self, changes: Sequence[Change], head: str) -> Outcome:
         ctx = self._ctx
         ctx.emit.emit(PhaseChanged("committing"))
-        pinned = ctx.options.parent_commit
-        parent = pinned or head
+        parent = self._pinned or head
         for _ in range(REBASES):
             try:
                 answer = await self._commit_on(parent, changes)
             except CommitConflictError:
-                if pinned is not None:
+                if self._pinned is not None:
                     raise
-                parent = await observed_head(ctx, ctx.options.revision)
-                changes = await self._still_to_change(changes, parent)
+                parent = await observed_head(ctx, self._revision)
+                changes = await still_to_change(ctx, changes, parent)
                 if not changes:
                     return Outcome(parent, ctx.commit_url(parent), ours=False)
                 continue
@@ -111,7 +140,12 @@ class Committer:
                 raise
 
         try:
-            return await ctx.session.retry_loop().run(attempt, lambda error, delay: None)
+            return await ctx.session.retry_loop().run(
+                attempt,
+                lambda error, delay: ctx.session.report_retry(
+                    ctx.emit, "commit", error, delay, {"repo_id": ctx.repo.repo_id}
+                ),
+            )
         except CommitConflictError:
             raise
         except HubError as exc:
@@ -123,17 +157,16 @@ class Committer:
 
     async def _post(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
         ctx = self._ctx
-        options = ctx.options
         header = CommitHeader(
-            options.commit_message or _summary(changes),
-            commits.with_trailer(options.commit_description, ctx.push_id),
+            self._summary,
+            commits.with_trailer(ctx.options.commit_description, self._push_id),
             parent,
         )
         body = StreamBody(
             commits.payload_length(header, changes), lambda: self._lines(header, changes)
         )
         request = commits.commit_request(
-            ctx.repo, options.revision, body, create_pr=options.create_pr, files=len(changes)
+            ctx.repo, self._revision, body, create_pr=self._create_pr, files=len(changes)
         )
         return await ctx.session.ask(
             request,
@@ -167,9 +200,9 @@ class Committer:
 
     async def _landed(self, parent: str) -> CommitAnswer | None:
         """This push's commit, if the Hub has it although its answer never reached us."""
-        if self._ctx.options.create_pr:
+        if self._create_pr:
             return await self._landed_pull_request()
-        oid = await self._find_ours(self._ctx.options.revision, parent)
+        oid = await self._find_ours(self._revision, parent)
         return None if oid is None else CommitAnswer(oid, self._ctx.commit_url(oid))
 
     async def _landed_pull_request(self) -> CommitAnswer | None:
@@ -193,23 +226,59 @@ class Committer:
         for commit in logged:
             if commit.oid == parent:
                 return None
-            if commits.has_trailer(f"{commit.title}\n{commit.message}", ctx.push_id):
+            if commits.has_trailer(f"{commit.title}\n{commit.message}", self._push_id):
                 return commit.oid
         return None
 
-    async def _still_to_change(self, changes: Sequence[Change], head: str) -> list[Change]:
-        shown = await remote_files(self._ctx, head, [change.path for change in changes])
-        remaining: list[Change] = []
-        for change in changes:
-            there = shown.get(change.path)
-            match change:
-                case Delete():
-                    done = there is None
-                case AddInline(_, size, oid) | AddLfs(_, size, oid):
-                    done = there is not None and (there.size, there.oid) == (size, oid)
-            if not done:
-                remaining.append(change)
-        return remaining
+
+async def still_to_change(
+    ctx: PushContext, changes: Sequence[Change], revision: str
+) -> list[Change]:
+    """The changes that `revision` does not hold yet."""
+    shown = await remote_files(ctx, revision, [change.path for change in changes])
+    remaining: list[Change] = []
+    for change in changes:
+        there = shown.get(change.path)
+        match change:
+            case Delete():
+                done = there is None
+            case AddInline(_, size, oid) | AddLfs(_, size, oid):
+                done = there is not None and (there.size, there.oid) == (size, oid)
+        if not done:
+            remaining.append(change)
+    return remaining
+
+
+@contextmanager
+def remembered(
+    ctx: PushContext, changes: Sequence[Change], head: str, *, pr_url: str | None = None
+) -> Iterator[PendingCommit]:
+    """Keep in the journal, while the block runs, that these changes are being committed; gives
+    what an earlier process kept that never learnt how its commit ended.
+
+    It is forgotten once the outcome is known: success, or a refusal that no later attempt of ours
+    could turn into a second commit.
+    """
+    fingerprint = _fingerprint(ctx, changes)
+    pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
+    if pending is None:
+        pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), pr_url)
+        ctx.journal.begin_commit(ctx.scope, pending)
+    try:
+        yield pending
+    except HubError as exc:
+        if exc.status is not None and 400 <= exc.status < 500:
+            ctx.journal.end_commit(ctx.scope, fingerprint)
+        raise
+    ctx.journal.end_commit(ctx.scope, fingerprint)
+
+
+def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:
+    """Names a set of changes to one ref, in whatever order they come."""
+    digest = hashlib.sha256(f"{ctx.options.revision}\0{ctx.options.create_pr}".encode())
+    for line in sorted(commits.change_line(change) + str(change).encode() for change in changes):
+        digest.update(line)
+    return digest.hexdigest()
 
 
 def _stretch(changes: Iterator[Change]) -> list[Change]:
@@ -225,6 +294,7 @@ def _stretch(changes: Iterator[Change]) -> list[Change]:
 
 
 def _summary(changes: Sequence[Change]) -> str:
+    """What a commit is called when the user gave it no message."""
     if len(changes) == 1:
         verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
         return f"{verb} {changes[0].path} with asyncpush"

@@ -10,8 +10,10 @@ from dataclasses import replace
 from asyncpush.errors import CommitConflictError, HubError, SourceError
 from asyncpush.events import FilesPlanned, PhaseChanged
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
+from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.hublimits import check_limits, warn_of_slow_commit
 from asyncpush.pipeline.prepare import observed_head, prepare
 from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
 from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
@@ -43,6 +45,7 @@ class PushRun:
         """Store, commit, verify."""
         ctx = self._ctx
         files = self._planned(collected)
+        check_limits(ctx, files)
         head = await prepare(ctx, files)
         if ctx.options.dry_run:
             return await self._dry_run(files, head)
@@ -65,6 +68,7 @@ class PushRun:
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
         files = self._planned(collected)
+        check_limits(self._ctx, files)
         await prepare(self._ctx, files)
         stored = await StoreStage(self._ctx).run(files)
         by_path = {file.path_in_repo: file for file in files}
@@ -121,15 +125,31 @@ class PushRun:
         load: Callable[[str], bytes],
         store_again: Callable[[], Awaitable[None]] | None,
     ) -> Outcome:
-        """One commit, or none when nothing changed."""
+        """One commit (or the chain that was asked for), or none when nothing changed."""
         ctx = self._ctx
-        if not changes:
+        links = ctx.options.max_files_per_commit
+        if not changes or (links is not None and len(changes) > links):
             _check_parent(ctx, head)
+        if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
-        committer = Committer(ctx, load)
+        warn_of_slow_commit(ctx, changes)
+
+        async def commit() -> Outcome:
+            if links is not None and len(changes) > links:
+                return await commit_chain(ctx, changes, head, load, size=links)
+            options = ctx.options
+            committer = Committer(
+                ctx,
+                load,
+                options.revision,
+                create_pr=options.create_pr,
+                pinned=options.parent_commit,
+            )
+            return await committer.commit(changes, head)
+
         async with self._lock():
             try:
-                return await committer.commit(changes, head)
+                return await commit()
             except HubError as exc:
                 if store_again is None or not is_lfs_pointer_missing(exc):
                     raise
@@ -137,7 +157,7 @@ class PushRun:
             # present: store those objects again, commit once more.
             ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
             await store_again()
-            return await committer.commit(changes, head)
+            return await commit()
 
     async def _finish(
         self, stored: Stored, deletions: Sequence[Change], outcome: Outcome

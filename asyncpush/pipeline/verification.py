@@ -91,9 +91,7 @@ async def verify_commit(
     )
 
 
-async def _shown(
-    ctx: PushContext, commit_sha: str, paths: Sequence[str]
-) -> dict[str, RemoteFile]:
+async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dict[str, RemoteFile]:
     """The files at a commit; none when the Hub does not even know the commit."""
     try:
         return await remote_files(ctx, commit_sha, paths)

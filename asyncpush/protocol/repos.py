@@ -17,6 +17,7 @@ from asyncpush.protocol.answers import (
     an_object,
     json_list,
     json_object,
+    protocol_error,
 )
 from asyncpush.protocol.http import HubRequest, HubResponse, get, post_json
 
@@ -106,6 +107,66 @@ def parse_pull_requests(response: HubResponse) -> Sequence[int]:
         if fields.get("isPullRequest") is True and isinstance(number, int):
             numbers.append(number)
     return sorted(numbers, reverse=True)
+
+
+def open_pull_request_request(repo: Repo, title: str, description: str) -> HubRequest:
+    """An empty pull request, a draft, that commits can be pushed to."""
+    return post_json(
+        "pull_request",
+        f"/api/{repo.api_path}/discussions",
+        {"title": title, "description": description, "pullRequest": True},
+        repo_id=repo.repo_id,
+    )
+
+
+def parse_pull_request_number(response: HubResponse) -> int:
+    number = json_object(response).get("num")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise protocol_error("num is not the number of a pull request", response)
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """`status` is draft, open, closed or merged; `description` its first comment."""
+
+    number: int
+    status: str
+    description: str
+    merge_commit: str | None
+
+
+def pull_request_request(repo: Repo, number: int) -> HubRequest:
+    return get("discussion", f"/api/{repo.api_path}/discussions/{number}", repo_id=repo.repo_id)
+
+
+def parse_pull_request(response: HubResponse) -> PullRequest:
+    answer = json_object(response)
+    events = a_list(answer.get("events"), "events")
+    first = an_object(events[0], "events[0]") if events else {}
+    data = an_object(first.get("data") or {}, "events[0].data")
+    latest = an_object(data.get("latest") or {}, "events[0].data.latest")
+    changes = an_object(answer.get("changes") or {}, "changes")
+    number = answer.get("num")
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise protocol_error("num is not the number of a pull request", response)
+    return PullRequest(
+        number,
+        a_text(answer.get("status"), "status"),
+        a_text_or_none(latest.get("raw"), "events[0].data.latest.raw") or "",
+        a_text_or_none(changes.get("mergeCommitId"), "changes.mergeCommitId"),
+    )
+
+
+def ready_request(repo: Repo, number: int) -> HubRequest:
+    """Turn a draft into an open pull request: drafts cannot be merged."""
+    path = f"/api/{repo.api_path}/discussions/{number}/status"
+    return post_json("discussion_status", path, {"status": "open"}, repo_id=repo.repo_id)
+
+
+def merge_request(repo: Repo, number: int) -> HubRequest:
+    path = f"/api/{repo.api_path}/discussions/{number}/merge"
+    return post_json("merge", path, {}, repo_id=repo.repo_id)
 
 
 def page_url(endpoint: str, repo: Repo) -> str:

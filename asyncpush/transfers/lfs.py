@@ -8,14 +8,23 @@ says when the object is there already.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 
 from asyncpush.errors import AsyncPushError, HubError, IntegrityError
-from asyncpush.events import Emitter, FileStored, Notice, PartProgress, PartStored, TransferStarted
+from asyncpush.events import (
+    Emitter,
+    FileStored,
+    Notice,
+    PartProgress,
+    PartStored,
+    TransferStarted,
+    Waiting,
+)
 from asyncpush.groups import single_error
 from asyncpush.journal import Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
@@ -29,6 +38,9 @@ from asyncpush.threads import in_thread
 
 VOID = "UploadVoid"
 BAD_ETAG = "BadETag"
+
+CLAIM_POLL = 0.2
+"""Seconds between looks at an object that another process has claimed."""
 
 
 @dataclass(slots=True)
@@ -63,13 +75,14 @@ class LfsTransfer:
 
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
-        reader = await in_thread(self._threads, lambda: Reader(file))
-        sending = Sending(file, LfsObject(oid, file.size), reader, emit.child())
-        try:
-            await self._in_rounds(sending)
-            await in_thread(self._threads, reader.check_unchanged)
-        finally:
-            reader.close()
+        async with self._claimed(file, oid, emit):
+            reader = await in_thread(self._threads, lambda: Reader(file))
+            sending = Sending(file, LfsObject(oid, file.size), reader, emit.child())
+            try:
+                await self._in_rounds(sending)
+                await in_thread(self._threads, reader.check_unchanged)
+            finally:
+                reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
         emit.emit(FileStored(file.path_in_repo, file.size, "lfs", bool(deduplicated)))
         return Receipt(
@@ -80,6 +93,22 @@ class LfsTransfer:
             bytes_sent=sending.bytes_sent,
             bytes_deduplicated=deduplicated,
         )
+
+    @asynccontextmanager
+    async def _claimed(self, file: FileSource, oid: str, emit: Emitter) -> AsyncIterator[None]:
+        """One process of this host sends an object; the others wait, and then find it stored. A
+        holder that dies frees its claim, and whoever takes it goes on where it stopped."""
+        claim = self._journal.claim(self._scope, oid)
+        if claim is None:
+            reason = f"{file.path_in_repo} is being sent by another push on this machine"
+            emit.emit(Waiting(CLAIM_POLL, reason))
+        while claim is None:
+            await anyio.sleep(CLAIM_POLL)
+            claim = self._journal.claim(self._scope, oid)
+        try:
+            yield
+        finally:
+            claim.release()
 
     async def _in_rounds(self, sending: Sending) -> None:
         """Until an upload goes through: a round ends early when its upload turns out void."""

@@ -1,0 +1,5 @@
+"""`python -m asyncpush`."""
+
+from asyncpush.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""More files than one commit call survives: a chain of commits that shows in one step.
+
+The Hub cuts a call off after a minute. Past `max_files_per_commit` the changes go, link by link, to
+a pull request that nobody sees as the branch, and the merge makes all of them visible at once. A
+push that is interrupted goes on with the pull request it had opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asyncpush.errors import HubError
+from asyncpush.pipeline.commit import (
+    PULL_REQUESTS_LOOKED_AT,
+    Committer,
+    LoadContent,
+    Outcome,
+    remembered,
+    still_to_change,
+)
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.prepare import observed_head
+from asyncpush.protocol import commits, repos
+from asyncpush.protocol.commits import Change
+
+DEFAULT_BRANCH = "main"
+"""The branch that pull requests are merged into."""
+
+
+async def commit_chain(
+    ctx: PushContext, changes: Sequence[Change], head: str, load: LoadContent, *, size: int
+) -> Outcome:
+    """Commit `changes` in links of at most `size`; `head` is what the branch is at.
+
+    On the default branch they show at once, by the merge of a pull request; with `create_pr` they
+    stay in it. The Hub merges into no other branch: there the links show one by one.
+    """
+    if ctx.options.revision != DEFAULT_BRANCH:
+        ctx.warn(f"the commits of this chain show on {ctx.options.revision} one by one")
+        return await _links(ctx, changes, head, ctx.options.revision, load, size)
+    with remembered(ctx, changes, head) as pending:
+        number = await _pull_request(ctx, pending.push_id, len(changes))
+        ref = f"refs/pr/{number}"
+        url = f"{ctx.repo_url}/discussions/{number}"
+        ref_head = await observed_head(ctx, ref)
+        remaining = await still_to_change(ctx, changes, ref_head)
+        outcome = await _links(ctx, remaining, ref_head, ref, load, size)
+        if ctx.options.create_pr:
+            return Outcome(outcome.commit_sha, outcome.commit_url, url)
+        return await _merge(ctx, number, url)
+
+
+async def _links(
+    ctx: PushContext,
+    changes: Sequence[Change],
+    head: str,
+    revision: str,
+    load: LoadContent,
+    size: int,
+) -> Outcome:
+    message = ctx.options.commit_message or f"Upload {len(changes)} files with asyncpush"
+    count = -(-len(changes) // size)
+    outcome = Outcome(head, ctx.commit_url(head), ours=False)
+    for index in range(count):
+        link = changes[index * size : (index + 1) * size]
+        committer = Committer(ctx, load, revision)
+        summary = f"{message} (part {index + 1} of {count})"
+        outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
+    return outcome
+
+
+async def _pull_request(ctx: PushContext, push_id: str, files: int) -> int:
+    """The pull request of this push: the one it opened before, or a new one.
+
+    Opening is not repeated blindly: after a lost answer the open ones are looked through for the
+    push's id, so that there are never two.
+    """
+    looked_for = push_id != ctx.push_id
+
+    async def attempt(number: int) -> int:
+        nonlocal looked_for
+        if looked_for and (found := await _find_pull_request(ctx, push_id)) is not None:
+            return found
+        looked_for = True
+        title = ctx.options.commit_message or f"Upload {files} files with asyncpush"
+        description = commits.with_trailer(ctx.options.commit_description, push_id)
+        return await ctx.session.ask(
+            repos.open_pull_request_request(ctx.repo, title, description),
+            repos.parse_pull_request_number,
+            ctx.emit,
+            retry=False,
+        )
+
+    return await ctx.session.retry_loop().run(
+        attempt,
+        lambda error, delay: ctx.session.report_retry(
+            ctx.emit, "pull_request", error, delay, {"repo_id": ctx.repo.repo_id}
+        ),
+    )
+
+
+async def _find_pull_request(ctx: PushContext, push_id: str) -> int | None:
+    numbers = await ctx.session.ask(
+        repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
+    )
+    for number in numbers[:PULL_REQUESTS_LOOKED_AT]:
+        found = await _look_at(ctx, number)
+        if commits.has_trailer(found.description, push_id):
+            return number
+    return None
+
+
+async def _merge(ctx: PushContext, number: int, url: str) -> Outcome:
+    """Merge, and believe what the pull request says of itself rather than the call's answer."""
+    request = repos.merge_request(ctx.repo, number)
+    pull = await _look_at(ctx, number)
+    if pull.status == "draft":
+        await ctx.session.ask(
+            repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
+        )
+    try:
+        if pull.status != "merged":
+            await ctx.session.ask(request, lambda response: None, ctx.emit)
+    except HubError as exc:
+        pull = await _look_at(ctx, number)
+        if pull.status != "merged":
+            exc.suggestion = f"all files are in {url}: merge it there, or push again"
+            raise
+    head = await observed_head(ctx, DEFAULT_BRANCH)
+    return Outcome(head, ctx.commit_url(head), url)
+
+
+async def _look_at(ctx: PushContext, number: int) -> repos.PullRequest:
+    return await ctx.session.ask(
+        repos.pull_request_request(ctx.repo, number), repos.parse_pull_request, ctx.emit
+    )

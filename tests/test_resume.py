@@ -1,0 +1,222 @@
+"""Pushes that die and are run again: real processes, real SIGKILL (REQ-005, invariant 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+from tests.reading import commits_of, download
+
+Write = Callable[..., Path]
+
+PART_SIZE = 1 << 20
+PARTS = 64
+IN_FLIGHT = 4
+
+PUSH = """
+import asyncio, sys
+import asyncpush
+endpoint, source, cache, pr = sys.argv[1:]
+config = asyncpush.UploadConfig(
+    cache_dir=cache, progress="none", max_concurrent_parts=4, events=cache + "/events.jsonl",
+    initial_backoff_ms=1,
+)
+options = asyncpush.PushOptions(create_pr=pr == "pr")
+asyncio.run(asyncpush.push_to_hub("me/m", source, options, endpoint=endpoint, config=config))
+"""
+
+
+@dataclass
+class Gate:
+    """Lets so many requests of a route through, then holds the next ones and says so."""
+
+    route: str = ""
+    open_for: int = 1 << 30
+    after: bool = False
+    bytes_in: int = 0
+
+    def __post_init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
+        self._passed = 0
+
+    @property
+    def middleware(self) -> object:
+        @web.middleware
+        async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
+            route = request.match_info.route.name
+            if route == "part":
+                self.bytes_in += request.content_length or 0
+            if route != self.route:
+                return await handler(request)
+            self._passed += 1
+            if self._passed <= self.open_for:
+                return await handler(request)
+            if self.after:
+                await handler(request)
+            self.reached.set()
+            await self.released.wait()
+            return web.Response(status=503)
+
+        return hold
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, gate: Gate, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with LocalHub(
+        tmp_path / "hub",
+        token=TOKEN,
+        part_size=PART_SIZE,
+        middlewares=[faults.middleware, gate.middleware],  # type: ignore[list-item]
+    ) as hub:
+        yield hub
+        gate.released.set()
+        faults.released.set()
+
+
+async def killed_push(
+    hub: LocalHub, source: Path, tmp_path: Path, gate: Gate, *, pr: bool = False
+) -> None:
+    """A push in a process of its own that is killed when the gate is reached."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PUSH,
+        hub.url,
+        str(source),
+        str(tmp_path / "cache"),
+        "pr" if pr else "",
+        env={**os.environ, "HF_TOKEN": TOKEN},
+    )
+    reached = asyncio.create_task(gate.reached.wait())
+    ended = asyncio.create_task(process.wait())
+    await asyncio.wait([reached, ended], return_when=asyncio.FIRST_COMPLETED)
+    assert reached.done(), "the push ended before the gate was reached"
+    process.send_signal(signal.SIGKILL)
+    await ended
+    gate.route = ""
+    gate.released.set()
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+async def test_after_sigkill_only_parts_in_flight_are_sent_twice(
+    share: float,
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Write,
+    tmp_path: Path,
+    gate: Gate,
+    faults: FaultLayer,
+) -> None:
+    content = random.Random(4).randbytes(PARTS * PART_SIZE)
+    source = write({"model.bin": content, "a.txt": b"a"})
+    os.utime(source / "model.bin", (1e9, 1e9))
+    gate.route, gate.open_for = "part", int(PARTS * share)
+    await killed_push(hub, source, tmp_path, gate)
+    batches = faults.seen["batch"]
+
+    config = replace(config, events=tmp_path / "second.jsonl")
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", source)
+
+    sent_twice = gate.bytes_in - len(content)
+    assert sent_twice <= 2 * IN_FLIGHT * PART_SIZE
+    assert result.bytes_transferred <= len(content) * (1 - share) + IN_FLIGHT * PART_SIZE + 1
+    assert faults.seen["batch"] == batches  # the first upload was gone on with
+    assert b'"cached":true' in (tmp_path / "second.jsonl").read_bytes()  # not hashed twice
+    assert await download(hub, "me/m") == {"model.bin": content, "a.txt": b"a"}
+    assert len(await commits_of(hub, "me/m")) == 2
+
+
+async def test_killed_between_store_and_commit_only_the_commit_is_made(
+    hub: LocalHub, config: UploadConfig, write: Write, tmp_path: Path, gate: Gate
+) -> None:
+    content = random.Random(5).randbytes(8 * PART_SIZE)
+    source = write({"model.bin": content})
+    gate.route, gate.open_for = "commit", 0
+    await killed_push(hub, source, tmp_path, gate)
+    sent = gate.bytes_in
+
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", source)
+    assert gate.bytes_in == sent == len(content)
+    assert result.bytes_transferred == 0
+    assert result.files_uploaded == ("model.bin",)
+    assert len(await commits_of(hub, "me/m")) == 2
+
+
+@pytest.mark.parametrize("pr", [False, True], ids=["branch", "pull request"])
+async def test_killed_after_the_commit_was_sent_there_is_no_second_one(
+    pr: bool, hub: LocalHub, config: UploadConfig, write: Write, tmp_path: Path, gate: Gate
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    source = write({"model.bin": b"\0" * 100})
+    gate.route, gate.open_for, gate.after = "commit", 0, True
+    await killed_push(hub, source, tmp_path, gate, pr=pr)
+
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", source, PushOptions(create_pr=pr))
+    revision = "refs/pr/1" if pr else "main"
+    commits = await commits_of(hub, "me/m", revision)
+    assert len(commits) == 3
+    assert result.commit_sha == commits[0]["id"]
+    if pr:
+        assert result.pr_url == f"{hub.url}/me/m/discussions/1"
+
+
+async def test_a_killed_chain_goes_on_with_its_pull_request(
+    hub: LocalHub, config: UploadConfig, tmp_path: Path, gate: Gate, faults: FaultLayer
+) -> None:
+    """Cancelled here rather than killed: the journal is what a killed process leaves."""
+    files = {f"{number}.txt": b"%d" % number for number in range(6)}
+    options = PushOptions(max_files_per_commit=2)
+    gate.route, gate.open_for = "commit", 2
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        handle = uploader.start_push("me/m", files, options)
+        await gate.reached.wait()
+        handle.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handle
+    gate.route = ""
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", files, options)
+
+    assert faults.seen["discussion-create"] == 1
+    assert await download(hub, "me/m") == files
+    assert len(await commits_of(hub, "me/m", "refs/pr/1")) == 1 + 3
+
+
+async def test_an_expired_upload_is_opened_anew_and_progress_does_not_fall(
+    hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
+) -> None:
+    """Invariant 5: earlier ETags are void then, and the object's parts restart."""
+    seen: list[int] = []
+    config = replace(config, progress_callback=lambda progress: seen.append(progress.bytes_sent))
+    content = random.Random(6).randbytes(8 * PART_SIZE)
+    source = write({"model.bin": content})
+    faults.add("part", "expired URL", nth=5)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", source)
+    assert faults.seen["batch"] == 2
+    assert seen == sorted(seen)
+    assert await download(hub, "me/m") == {"model.bin": content}
