@@ -41,11 +41,15 @@ class Rule:
 
 @dataclass(slots=True)
 class FaultLayer:
-    """Counts requests by route and spoils those that a rule names; `seen` is what arrived."""
+    """Counts requests by route and spoils those that a rule names.
+
+    `seen` counts what arrived; a hook runs once, as its route's next request comes in.
+    """
 
     rules: list[Rule] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     spoilt: list[Rule] = field(default_factory=list)
+    hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,6 +64,8 @@ class FaultLayer:
             route = request.match_info.route.name or ""
             self.seen[route] += 1
             number = self.seen[route]
+            if (hook := self.hooks.pop(route, None)) is not None:
+                hook()
             for rule in self.rules:
                 if rule.route == route and rule.nth <= number < rule.nth + rule.times:
                     self.spoilt.append(rule)
@@ -249,15 +255,7 @@ async def _corrupted(
 ) -> web.StreamResponse:
     body = bytearray(await request.read())
     body[len(body) // 2] ^= 0xFF
-    loop = asyncio.get_running_loop()
-    spoilt = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
-    spoilt.feed_data(bytes(body))
-    spoilt.feed_eof()
-    clone = request.clone()
-    clone._payload = spoilt
-    clone._read_bytes = None
-    clone._match_info = request._match_info
-    return await handler(clone)
+    return await with_body(request, bytes(body), handler)
 
 
 @_kind("object already completed")
@@ -276,6 +274,17 @@ async def _nothing_applied(
     await request.read()
     url = str(request.url.origin()) + "/commit/" + "1" * 40
     return web.json_response({"success": True, "commitOid": "1" * 40, "commitUrl": url})
+
+
+async def with_body(request: web.Request, body: bytes, handler: Handler) -> web.StreamResponse:
+    """Let the hub handle the request as if it had come with this body."""
+    loop = asyncio.get_running_loop()
+    stream = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    stream.feed_data(body)
+    stream.feed_eof()
+    request._payload = stream
+    request._read_bytes = None
+    return await handler(request)
 
 
 async def _read_some(request: web.Request) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from asyncpush.errors import HubError
+from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.faults import StalledError, network_error
@@ -134,6 +134,10 @@ class PartSender:
                 response = HubResponse(answer.status, lowered, content, url)
         except StalledError as exc:
             raise network_error(exc, method="PUT", url=url, what="part") from exc
+        except HubError:
+            if body.failure is not None:
+                raise body.failure from None
+            raise
         finally:
             await body.finish()
         if emit.active:
@@ -247,6 +251,7 @@ class PartBody(aiohttp.Payload):
         self._on_sent = on_sent
         self._sent = 0
         self._closed = False
+        self.failure: AsyncPushError | None = None
         self._writing: asyncio.Task[Any] | None = None
 
     @property
@@ -276,7 +281,7 @@ class PartBody(aiohttp.Payload):
             self._watch.follow(transport)
             # Drained means: handed to the kernel, not waiting in a Python buffer.
             transport.set_write_buffer_limits(high=0)
-        while (stretch := await self._stretches.next()) is not None:
+        while (stretch := await self._next()) is not None:
             for start in range(0, len(stretch), self._piece_size):
                 piece = stretch[start : start + self._piece_size]
                 await self._bandwidth.take(len(piece))
@@ -287,6 +292,14 @@ class PartBody(aiohttp.Payload):
                 self._sent += len(piece)
                 self._watch.touch()
                 self._on_sent(self._sent)
+
+    async def _next(self) -> memoryview | None:
+        try:
+            return await self._stretches.next()
+        except AsyncPushError as exc:
+            # Out of aiohttp it would come as a broken connection: it is raised as what it is.
+            self.failure = exc
+            raise
 
     async def finish(self) -> None:
         """Called when the request is over, however it ended: no thread of ours reads any more and

@@ -167,6 +167,8 @@ class PushRun:
         deleted = tuple(change.path for change in deletions)
         if ctx.options.verify:
             await verify_commit(ctx, outcome.commit_sha, receipts, deleted)
+        if ctx.config.resume and ctx.journal.disabled_reason is not None:
+            ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
         ctx.emit.emit(PhaseChanged("done"))
         changed = [receipt for receipt in receipts if not receipt.unchanged]
         inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")

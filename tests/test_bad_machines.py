@@ -1,0 +1,216 @@
+"""Full disks, few descriptors, failing reads, jumping clocks, a network that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush import SourceError, UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from asyncpush.sources import reading
+from tests.conftest import PART_SIZE, TOKEN
+from tests.faults import FaultLayer
+from tests.reading import commits_of, download
+
+Write = Callable[..., Path]
+
+FEW_DESCRIPTORS = """
+import asyncio, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import asyncpush
+endpoint, source, cache = sys.argv[1:]
+config = asyncpush.UploadConfig(cache_dir=cache, progress="none")
+result = asyncio.run(asyncpush.push_to_hub("me/m", source, endpoint=endpoint, config=config))
+assert result.verified and len(result.files_uploaded) == 400
+"""
+
+
+async def test_256_file_descriptors_are_enough(hub: LocalHub, write: Write, tmp_path: Path) -> None:
+    chance = random.Random(8)
+    source = write({f"{number}.bin": chance.randbytes(2000) for number in range(400)})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        FEW_DESCRIPTORS,
+        hub.url,
+        str(source),
+        str(tmp_path / "cache"),
+        env={**os.environ, "HF_TOKEN": TOKEN},
+    )
+    assert await process.wait() == 0
+
+
+async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    """/dev/full is no folder to keep a journal in either, and needs no rights to try."""
+    source = write({"model.bin": b"\0" * (2 * PART_SIZE)})
+    async with Uploader(TOKEN, hub.url, replace(config, cache_dir="/dev/full")) as uploader:
+        result = await uploader.push_to_hub("me/m", source)
+    assert result.verified
+    assert any("resume" in warning for warning in result.warnings)
+
+
+async def test_a_full_disk_under_the_spool_is_told_with_what_to_do(
+    hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from asyncpush.sources import spool
+
+    async def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def stream():  # type: ignore[no-untyped-def]
+        for _ in range(40):
+            yield b"x" * 1_000_000
+
+    monkeypatch.setattr(spool, "_write", full)
+    config = replace(config, max_memory=1 << 20)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        with pytest.raises(SourceError, match="cache_dir"):
+            await uploader.push_to_hub("me/m", {"stream.bin": stream()})
+
+
+async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
+    hub: LocalHub,
+    uploader: Uploader,
+    write: Write,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = write({"model.bin": b"\0" * (3 * PART_SIZE)})
+    preadv = os.preadv
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset > 2 * PART_SIZE and faults.seen["batch"]:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(reading.os, "preadv", failing)
+    with pytest.raises(SourceError, match=r"model\.bin.*Input/output error"):
+        await uploader.push_to_hub("me/m", source)
+    assert len(await commits_of(hub, "me/m")) == 1
+
+
+@pytest.mark.parametrize("jump", [-86_400 * 365, 86_400 * 365], ids=["a year back", "a year on"])
+async def test_a_clock_that_jumps_harms_nothing(
+    jump: float,
+    hub: LocalHub,
+    uploader: Uploader,
+    write: Write,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = random.Random(9).randbytes(2 * PART_SIZE + 1)
+    source = write({"model.bin": content})
+    real = time.time
+    faults.add("part", "503", nth=2)
+    faults.hooks["part"] = lambda: monkeypatch.setattr(
+        "asyncpush.transfers.lfs.time.time", lambda: real() + jump
+    )
+    result = await uploader.push_to_hub("me/m", source)
+    assert result.verified
+    assert await download(hub, "me/m") == {"model.bin": content}
+
+
+async def test_a_network_that_is_away_is_waited_out(
+    tmp_path: Path, write: Write, faults: FaultLayer
+) -> None:
+    """The Hub vanishes mid-push, for far more attempts than `max_retries`, and comes back."""
+    content = random.Random(10).randbytes(4 * PART_SIZE)
+    source = write({"model.bin": content})
+    config = UploadConfig(
+        cache_dir=tmp_path / "cache",
+        progress="none",
+        max_retries=1,
+        initial_backoff_ms=10,
+        max_backoff_ms=20,
+        max_concurrent_parts=1,
+    )
+    first = LocalHub(
+        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
+    )
+    gone = asyncio.Event()
+    attempts = 0
+
+    def count(record: object) -> None:
+        nonlocal attempts
+        event = getattr(record, "event", None)
+        if type(event).__name__ == "RetryScheduled":
+            attempts += 1
+            if attempts == 10:
+                gone.set()
+
+    await first.__aenter__()
+    port = first.port
+    faults.add("part", "reset before the body", nth=2)
+    leaving: list[asyncio.Task[None]] = []
+    faults.hooks["part"] = lambda: leaving.append(
+        asyncio.ensure_future(first.__aexit__(None, None, None))
+    )
+    async with Uploader(TOKEN, first.url, replace(config, events=count)) as uploader:
+        handle = uploader.start_push("me/m", source)
+        await gone.wait()
+        await leaving[0]
+        async with LocalHub(
+            tmp_path / "hub", port=port, token=TOKEN, part_size=PART_SIZE
+        ) as second:
+            result = await handle
+            assert result.verified
+            assert result.retries >= 10
+            assert await download(second, "me/m") == {"model.bin": content}
+
+
+EIGHT_RANKS = """
+import asyncio, sys
+import asyncpush
+endpoint, cache, rank = sys.argv[1:]
+config = asyncpush.UploadConfig(cache_dir=cache, progress="none", initial_backoff_ms=5)
+shared = bytes(range(256)) * 40_000
+files = {f"rank-{rank}/shared.bin": shared, f"rank-{rank}/own.bin": b"\\0" + rank.encode() * 1000}
+
+async def main():
+    async with asyncpush.Uploader(endpoint=endpoint, config=config) as up:
+        receipts = await up.upload_files("me/m", files)
+        sys.stdout.buffer.write(asyncpush.receipts_to_json(receipts))
+
+asyncio.run(main())
+"""
+
+
+async def test_eight_ranks_do_not_send_one_blob_eight_times(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
+) -> None:
+    from asyncpush import receipts_from_json
+
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    faults.seen.clear()
+    ranks = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            EIGHT_RANKS,
+            hub.url,
+            str(tmp_path / "cache"),
+            str(rank),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "HF_TOKEN": TOKEN},
+        )
+        for rank in range(8)
+    ]
+    receipts = []
+    for rank in ranks:
+        told, _ = await rank.communicate()
+        receipts += receipts_from_json(told)
+    shared_parts = -(-256 * 40_000 // PART_SIZE)
+    assert faults.seen["part"] == shared_parts + 8
+    result = await uploader.commit("me/m", receipts)
+    assert len(result.files_uploaded) == 16

@@ -1,0 +1,175 @@
+"""Cancelled at every stage: at once, nothing committed, nothing left, the next push works."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from asyncpush.pipeline import hashing
+from tests.conftest import PART_SIZE, TOKEN
+from tests.faults import FaultLayer
+from tests.reading import download
+
+Write = Callable[..., Path]
+
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\n",
+    "model.bin": b"\0" * (2 * PART_SIZE + 1),
+    "small.bin": b"\0small",
+}
+
+STAGES = (
+    "validate-yaml",
+    "revision",
+    "create",
+    "preupload",
+    "batch",
+    "part",
+    "complete",
+    "verify",
+    "commit",
+    "paths-info",
+)
+
+
+def open_files(below: Path) -> list[str]:
+    """Files below a folder that this process holds open."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith(str(below)):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("how", ["handle.cancel()", "task.cancel()", "asyncio.timeout"])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_push_stops_at_once_and_leaves_nothing(
+    stage: str,
+    how: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    tmp_path: Path,
+) -> None:
+    source = write(FILES)
+    faults.add(stage, "stall before reading", times=99)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        before = asyncio.all_tasks()
+        cut_at: list[float] = []
+        if how == "handle.cancel()":
+            handle = uploader.start_push("me/m", source)
+            await faults.stalled.wait()
+            began = time.monotonic()
+            handle.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await handle
+        elif how == "task.cancel()":
+            task = asyncio.create_task(uploader.push_to_hub("me/m", source))
+            await faults.stalled.wait()
+            began = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(None) as limit:
+                    watcher = asyncio.create_task(faults.stalled.wait())
+                    watcher.add_done_callback(
+                        lambda _: limit.reschedule(asyncio.get_running_loop().time())
+                    )
+                    watcher.add_done_callback(lambda _: cut_at.append(time.monotonic()))
+                    await uploader.push_to_hub("me/m", source)
+            began = cut_at[0]
+        assert time.monotonic() - began < 1
+
+        ours = {task for task in asyncio.all_tasks() - before if "localhub" not in repr(task)}
+        assert not {task for task in ours if "asyncpush/net" in repr(task)}
+        assert open_files(tmp_path / "out") == []
+        assert not list((tmp_path / "cache").rglob("spool*/*"))
+
+        faults.rules.clear()
+        result = await uploader.push_to_hub("me/m", source)
+        assert result.verified
+    assert await download(hub, "me/m") == FILES
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("asyncpush-read", "asyncpush-hash"))]
+
+
+async def test_a_long_hash_stops_when_the_push_does(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "large.bin"
+    with source.open("wb") as file:
+        file.truncate(40_000_000_000)  # sparse: many seconds of hashing
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    reader = hashing.Reader
+
+    def telling(*arguments: object) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        return reader(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashing, "Reader", telling)
+    handle = uploader.start_push("me/m", source)
+    await begun.wait()
+    began = time.monotonic()
+    handle.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handle
+    assert time.monotonic() - began < 1
+    assert open_files(tmp_path) == [path for path in open_files(tmp_path) if "large" not in path]
+
+
+async def test_a_stream_that_never_ends_can_be_cancelled(
+    hub: LocalHub, config: UploadConfig, tmp_path: Path
+) -> None:
+    spooling = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * 10_000_000
+        spooling.set()
+        await asyncio.Event().wait()
+
+    config = replace(config, max_memory=1 << 20)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        handle = uploader.start_push("me/m", {"stream.bin": endless()})
+        await spooling.wait()
+        handle.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handle
+    assert [path for path in (tmp_path / "cache" / "spool").rglob("*") if path.is_file()] == []
+
+
+async def test_leaving_the_session_by_an_error_cancels_its_pushes(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
+) -> None:
+    faults.add("part", "stall before reading", times=99)
+    with pytest.raises(RuntimeError, match="training failed"):
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            handle = uploader.start_push("me/m", write(FILES))
+            await faults.stalled.wait()
+            raise RuntimeError("training failed")
+    assert handle.done()
+
+
+async def test_leaving_the_session_waits_for_its_pushes(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        handle = uploader.start_push("me/m", write(FILES), PushOptions())
+    assert handle.done()
+    assert (await handle).verified

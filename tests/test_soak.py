@@ -1,0 +1,73 @@
+"""A thousand pushes in one process under 5 % random faults: opt-in, with `pytest -m soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from asyncpush import UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
+from tests.faults import KINDS, FaultLayer
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+PUSHES = 1000
+SHARE = 0.05
+PART_SIZE = 64 << 10
+WARM_UP = 100
+KINDS_USED = ("500", "503", "504", "reset mid-body", "done, then reset", "done, then 504")
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    layer = FaultLayer()
+
+    @web.middleware
+    async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if chance.random() < SHARE:
+            return await KINDS[chance.choice(KINDS_USED)](layer, request, handler)
+        return await handler(request)
+
+    config = UploadConfig(
+        cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1, max_retries=8
+    )
+    measured: list[tuple[int, int, int]] = []
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[spoil]) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        retries = 0
+        for number in range(PUSHES):
+            files = {
+                "step.txt": b"%d" % number,
+                "model.bin": chance.randbytes(3 * PART_SIZE + 1),
+            }
+            result = await uploader.push_to_hub("me/m", files)
+            assert result.verified
+            retries += result.retries
+            if number >= WARM_UP and number % 50 == 0:
+                gc.collect()
+                descriptors = len(os.listdir("/proc/self/fd"))
+                measured.append((resident_bytes(), descriptors, len(asyncio.all_tasks())))
+        layer.released.set()
+
+    first, last = measured[0], measured[-1]
+    sys.stderr.write(f"{PUSHES} pushes, {retries} retries; rss, fds, tasks: {first} -> {last}\n")
+    # Hub and uploader live in this one process; git's own caches settle within the warm-up.
+    assert last[0] - first[0] < 30 << 20
+    assert last[1] - first[1] <= 20
+    assert last[2] - first[2] <= 20
