@@ -18,7 +18,7 @@ import anyio
 from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
 from asyncpush.handle import PushHandle
-from asyncpush.journal import Journal, NullJournal
+from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
@@ -283,6 +283,7 @@ class _Shared:
         session: HubSession,
         config: UploadConfig,
         journal: Journal | NullJournal,
+        neighbours: Neighbours,
         threads: ThreadPoolExecutor,
         hash_threads: ThreadPoolExecutor,
         listeners: Sequence[Listener],
@@ -291,6 +292,7 @@ class _Shared:
         self.listeners = listeners
         self.cache_dir = Path(config.cache_dir)
         self._journal = journal
+        self._neighbours = neighbours
         self._threads = threads
         self._hasher = Hasher(hash_threads, journal)
         pool = BufferPool(PIECES_PER_HOP * config.chunk_size)
@@ -304,6 +306,7 @@ class _Shared:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
 
     def context(self, repo: Repo, options: PushOptions, push_id: str, emit: Emitter) -> PushContext:
+        self._sender.limit.share(self._neighbours.count())
         return PushContext(
             repo,
             options,
@@ -337,7 +340,17 @@ async def _shared(
         if config.resume:
             journal = await in_thread(threads, lambda: Journal.open(cache_dir / "journal"))
         stack.callback(journal.close)
-        yield _Shared(session, config, journal, threads, hash_threads, _listeners(config, stack))
+        neighbours = Neighbours(journal)
+        stack.callback(neighbours.leave)
+        yield _Shared(
+            session,
+            config,
+            journal,
+            neighbours,
+            threads,
+            hash_threads,
+            _listeners(config, stack),
+        )
 
 
 async def _start_local_hub(

@@ -9,6 +9,7 @@ except for hashes told since the last part: those are computed again. See `datab
 
 from asyncpush.journal.journal import HashQuery, HashRecord, Journal, NullJournal
 from asyncpush.journal.locks import Claim
+from asyncpush.journal.neighbours import Neighbours
 from asyncpush.journal.values import Entry, OpenUpload, PendingCommit, Stats
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "HashQuery",
     "HashRecord",
     "Journal",
+    "Neighbours",
     "NullJournal",
     "OpenUpload",
     "PendingCommit",

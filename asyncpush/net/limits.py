@@ -21,6 +21,8 @@ class PartLimit:
     """
 
     def __init__(self, maximum: int) -> None:
+        self._whole = maximum
+        self._sharers = 1
         self._maximum = maximum
         self._limit = min(START, maximum)
         self._in_flight = 0
@@ -43,6 +45,14 @@ class PartLimit:
         finally:
             self._in_flight -= 1
             self._wake()
+
+    def share(self, sharers: int) -> None:
+        """Take one share of what this host may have in flight, being one of `sharers`."""
+        if sharers == self._sharers:
+            return
+        self._sharers = sharers
+        self._maximum = max(1, self._whole // sharers)
+        self._limit = max(1, min(self._limit, self._maximum, max(2, START // sharers)))
 
     def succeeded(self) -> None:
         self._successes += 1
