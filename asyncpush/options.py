@@ -168,6 +168,9 @@ class PushOptions:
         _check_choice(self, "repo_type", get_args(RepoType))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
+        for name in ("path_in_repo", "commit_description"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
             if self.repo_type != "space":

@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from tests.faults import FaultLayer
+
+# A loaded machine is no failure.
+settings.register_profile("asyncpush", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("asyncpush")
 
 PART_SIZE = 5 << 20
 TOKEN = "hf_" + "t" * 30

@@ -8,15 +8,15 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asyncpush import SourceError, UploadConfig, Uploader
+from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
 from asyncpush.localhub import LocalHub
-from asyncpush.sources import reading
+from asyncpush.sources import spool
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
@@ -63,12 +63,10 @@ async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
 async def test_a_full_disk_under_the_spool_is_told_with_what_to_do(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from asyncpush.sources import spool
-
     async def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async def stream():  # type: ignore[no-untyped-def]
+    async def stream() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b"x" * 1_000_000
 
@@ -94,7 +92,7 @@ async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
             raise OSError(errno.EIO, "Input/output error")
         return preadv(descriptor, buffers, offset)
 
-    monkeypatch.setattr(reading.os, "preadv", failing)
+    monkeypatch.setattr(os, "preadv", failing)
     with pytest.raises(SourceError, match=r"model\.bin.*Input/output error"):
         await uploader.push_to_hub("me/m", source)
     assert len(await commits_of(hub, "me/m")) == 1
@@ -189,8 +187,6 @@ asyncio.run(main())
 async def test_eight_ranks_do_not_send_one_blob_eight_times(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
-    from asyncpush import receipts_from_json
-
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
     faults.seen.clear()
     ranks = [

@@ -14,7 +14,9 @@ import pytest
 
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
+from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
+from asyncpush.sources import Reader
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import download
@@ -117,11 +119,10 @@ async def test_a_long_hash_stops_when_the_push_does(
         file.truncate(40_000_000_000)  # sparse: many seconds of hashing
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
-    reader = hashing.Reader
 
-    def telling(*arguments: object) -> object:
+    def telling(file: FileSource) -> Reader:
         loop.call_soon_threadsafe(begun.set)
-        return reader(*arguments)  # type: ignore[arg-type]
+        return Reader(file)
 
     monkeypatch.setattr(hashing, "Reader", telling)
     handle = uploader.start_push("me/m", source)

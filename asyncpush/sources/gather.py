@@ -54,6 +54,7 @@ class Gathered:
         self._origins: dict[str, str] = {}  # by path in the repo: what it comes from
         self._card_origin: str | None = None
         self._read_once: dict[int, str] = {}  # by id of a stream: its path in the repo
+        self._patterns_apply = False
         self._nothing = ""
 
     def add_card(self, card: object) -> None:
@@ -96,9 +97,8 @@ class Gathered:
                 self.findings.problem("; ".join((self._nothing, *self.findings.notices)))
                 self.findings.raise_problems("look at the path, allow_patterns and ignore_patterns")
             self.findings.notice("empty sources", self._nothing)
-        self.findings.raise_problems(
-            "mend this, or leave files out with ignore_patterns; nothing was uploaded"
-        )
+        way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
+        self.findings.raise_problems(f"mend this{way_out}; nothing was uploaded")
         for first, second in look_alikes(self._origins):
             self.findings.notice(
                 "names that look alike",
@@ -158,12 +158,12 @@ class Gathered:
             if not isinstance(path_in_repo, str):
                 kind = type(path_in_repo).__name__
                 self.findings.problem(f"key {path_in_repo!r} is of type {kind}, not a str")
-            elif chosen(normalise_path(path_in_repo)):
-                target = prefix + normalise_path(path_in_repo)
-                if name := self._claim(target, path_in_repo):
-                    self._add_content(name, content)
-            else:
+            elif not chosen(key := normalise_path(path_in_repo)):
                 continue
+            elif problem := check_path_in_repo(key):  # below a folder it might pass
+                self.findings.problem(f"path_in_repo {path_in_repo!r} {problem}")
+            elif name := self._claim(prefix + key, path_in_repo):
+                self._add_content(name, content)
             count += 1
         if not count:
             self._nothing = "the mapping is empty"
@@ -253,6 +253,7 @@ class Gathered:
             return ""
 
     def _chosen(self) -> PatternFilter:
+        self._patterns_apply = True
         return PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
 
 

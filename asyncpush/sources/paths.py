@@ -10,7 +10,7 @@ PATH_LIMIT = 4096
 SEGMENT_LIMIT = 255
 
 # Most paths: ASCII, no segment that is long or starts with a dot. They need no closer look.
-_PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII).fullmatch
+_PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII)
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
@@ -37,7 +37,7 @@ def check_path_in_repo(path: str) -> str | None:
     "must not hold a '..' segment"
     """
     path = normalise_path(path)
-    if len(path) <= PATH_LIMIT and _PLAIN(path):
+    if len(path) <= PATH_LIMIT and _PLAIN.fullmatch(path):
         return None
     return _path_problem(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process leaves stays until somebody removes it
+except ImportError:  # pragma: no cover  # Windows: what a killed process leaves stays there
     fcntl = None  # type: ignore[assignment]
 
 # Locks of a network file system may hold on one machine alone: orphans of others are left alone.
@@ -80,8 +79,7 @@ def _lock(folder: str, *, wait: bool) -> int | None:
 
 def _unlock(descriptor: int | None) -> None:
     if descriptor is not None:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def _private(path: str, flags: int) -> int:

@@ -47,7 +47,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, *, memory: int) -> None:
-        self._parent = folder
+        self._parent = folder.absolute()  # the working directory may change
         self._memory = memory
         self._scratch: ScratchFolder | None = None
         self._files: list[BinaryIO] = []
@@ -84,13 +84,13 @@ class Spool:
                     continue
                 with self._disk_errors(path_in_repo):
                     file = file or await self._new_file()
-                    await _write(file, held.getbuffer(), chunk)
+                    await _write(file, held.getvalue(), chunk)
                 held, room = io.BytesIO(), READ_SIZE
         if file is None:
             self._memory -= held.tell()
             return FileSource(path_in_repo, held.tell(), data=held.getvalue())
         with self._disk_errors(path_in_repo):
-            await _write(file, held.getbuffer())
+            await _write(file, held.getvalue())
             await wrap(file).close()
             status = await to_thread.run_sync(os.stat, file.name)
         return FileSource(path_in_repo, status.st_size, file.name, FileIdentity.of(status))
@@ -131,9 +131,9 @@ class Spool:
             ) from exc
 
 
-async def _write(file: BinaryIO, *pieces: memoryview) -> None:
+async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:
     for piece in pieces:
-        if piece.nbytes:
+        if memoryview(piece).nbytes:
             await wrap(file).write(piece)
 
 

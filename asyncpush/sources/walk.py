@@ -90,14 +90,15 @@ class Walk:
 
 
 def _always_skipped(own_name: str, name: str) -> bool:
-    match own_name.lower():
-        case ".git" | ".ds_store":  # .git is a file in worktrees and submodules
+    match own_name:
+        case ".DS_Store":
             return True
         case "__pycache__":
             return name.endswith("/")
         case "huggingface":
             return f"/{name}".rstrip("/").endswith("/.cache/huggingface")
-    return False
+    # A file in worktrees and submodules; and some file systems ignore case.
+    return own_name.lower() == ".git"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

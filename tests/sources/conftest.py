@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +15,18 @@ from asyncpush.options import PushOptions
 from asyncpush.sources import Collected, collect
 
 Collect: TypeAlias = Callable[..., AbstractAsyncContextManager[Collected]]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    """Its reading and its writing end."""
+    source, sink = os.pipe()
+    with FileIO(source, "rb") as reading, FileIO(sink, "wb") as writing:
+        yield reading, writing
 
 
 @pytest.fixture
@@ -25,7 +39,7 @@ def spool_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where streams may go. Whatever a test does, nothing may be left there."""
     folder = tmp_path_factory.mktemp("spools")
     yield folder
-    assert list(folder.iterdir()) == []
+    assert names_in(folder) == []
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 from itertools import permutations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncpush.sources import check_path_in_repo, folder_prefix, normalise_path
@@ -17,6 +17,8 @@ from asyncpush.sources.paths import (
     file_folder_clashes,
     look_alikes,
 )
+
+NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 paths = st.text(alphabet="ab.gitGIT/\\: é\x00\x7f\ud800C", max_size=20)
 
@@ -104,19 +106,21 @@ def test_bad_names_are_refused(path: str, problem: str) -> None:
     assert check_path_in_repo(path) == problem
 
 
+@NO_DEADLINE
 @given(paths)
 @example("a/b")
 def test_what_is_accepted_lies_within_the_repo_and_is_spelled_one_way(path: str) -> None:
     if check_path_in_repo(path) is None:
         name = normalise_path(path)
         assert os.path.normpath(name) == name
-        assert not name.startswith(("/", ".."))
-        assert ".git" not in name.lower().split("/")
+        assert not name.startswith("/")
+        assert not {"", ".", "..", ".git"} & set(name.lower().split("/"))
         assert check_path_in_repo(name) is None
         assert normalise_path(name) == name
 
 
-@given(st.from_regex(_PLAIN.__self__, fullmatch=True))
+@settings(NO_DEADLINE, max_examples=30)
+@given(st.from_regex(_PLAIN, fullmatch=True))
 def test_names_that_are_let_through_quickly_are_good(path: str) -> None:
     assert len(path) > PATH_LIMIT or _path_problem(path) is None
 
@@ -151,6 +155,7 @@ def test_a_file_that_is_also_a_folder_is_found_in_any_order() -> None:
         assert all(inside.startswith(f"{path}/") for path, inside in clashes)
 
 
+@NO_DEADLINE
 @given(st.sets(st.text(alphabet="ab/", min_size=1, max_size=7)))
 def test_clashes_are_all_files_that_others_lie_below(paths: set[str]) -> None:
     good = {path for path in paths if check_path_in_repo(path) is None}

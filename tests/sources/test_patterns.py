@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
-from hypothesis import example, given
+from huggingface_hub.utils._paths import filter_repo_objects
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncpush.sources import matches, select
 from asyncpush.sources.patterns import PatternFilter
 
+NO_DEADLINE = settings(deadline=None)  # the machine may be busy
+
 names = st.text(alphabet="abB./\\*?[]!-\né ", max_size=8)
 patterns = st.none() | names | st.lists(names, max_size=3)
 
 
+@NO_DEADLINE
 @given(st.lists(names, max_size=8), patterns, patterns)
 @example(["a/b", "a"], "a/", None)
 @example(["a"], [], None)
@@ -28,6 +31,7 @@ def test_patterns_mean_what_they_mean_to_the_official_client(
     assert select(paths, allow, ignore) == [path for path in paths if matches(path, allow, ignore)]
 
 
+@NO_DEADLINE
 @given(names, names, patterns, patterns)
 @example("a", "b", None, "a/*")
 @example("a", "b", None, "a/")

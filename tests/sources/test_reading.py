@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources import Reader, read_all, read_sample, reading
+
+NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 CONTENT = bytes(range(256)) * 40
 THEN = 1_700_000_000
@@ -78,6 +80,7 @@ def test_many_threads_read_one_file_at_once(tmp_path: Path) -> None:
     assert b"".join(pieces) == CONTENT
 
 
+@NO_DEADLINE
 @given(st.data())
 def test_short_reads_are_put_together(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

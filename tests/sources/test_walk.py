@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceError
@@ -24,6 +24,8 @@ from asyncpush.sources.findings import NOTICES_SHOWN, Findings
 from asyncpush.sources.gather import Gathered
 from asyncpush.sources.patterns import PatternFilter
 from asyncpush.sources.walk import Walk
+
+NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -70,12 +72,12 @@ def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) 
 
 
 def test_folders_deeper_than_the_stack_are_walked(tmp_path: Path) -> None:
-    folders = [f"{tmp_path}/" + "d/" * depth for depth in range(1, 1501)]
+    folders = [f"{tmp_path}/" + "d/" * depth for depth in range(1, 1051)]
     for folder in folders:
         os.mkdir(folder)
     Path(folders[-1], "f").write_bytes(b"")
 
-    assert names(gather(tmp_path)) == ["d/" * 1500 + "f"]
+    assert names(gather(tmp_path)) == ["d/" * 1050 + "f"]
 
     Path(folders[-1], "f").unlink()
     for folder in reversed(folders):  # too deep for pytest to remove
@@ -151,6 +153,7 @@ def build(folder: Path, tree: dict[str, Any]) -> None:
             build(folder / name, below)
 
 
+@NO_DEADLINE
 @given(trees, pattern_lists, pattern_lists)
 def test_a_walk_finds_what_the_official_client_finds(
     tree: dict[str, Any], allow: list[str] | None, ignore: list[str] | None
@@ -214,10 +217,9 @@ def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
     gathered = gather(tmp_path, follow_symlinks=True)
 
     assert names(gathered) == ["a/f", "a/to-b/g", "b/g", "b/to-a/f"]
-    assert (
-        f"'{tmp_path}/a/up' leads back to a folder above it: skipped" in gathered.findings.notices
-    )
-    assert len(gathered.findings.notices) == 6
+    notices = gathered.findings.notices
+    assert f"'{tmp_path}/a/up' leads back to a folder above it: skipped" in notices
+    assert len(notices) == 6
 
 
 def test_a_linked_source_folder_is_walked(tmp_path: Path) -> None:
@@ -322,7 +324,7 @@ def test_a_file_that_vanishes_during_the_walk_is_named(tmp_path: Path) -> None:
     (tmp_path / "b").unlink()
     _, path = next(walk)
 
-    with pytest.raises(Exception, match="^does not exist$"):
+    with pytest.raises(Exception, match=r"^does not exist$"):
         regular_file(path)
 
 
@@ -514,15 +516,14 @@ def test_a_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [file.path for file in gather("~/out").files] == [f"{tmp_path}/out/a"]
 
 
+@pytest.mark.timeout(300)
 def test_a_hundred_thousand_files_are_walked(tmp_path: Path) -> None:
-    for folder in range(100):
-        (tmp_path / f"{folder:02}").mkdir()
-        first = tmp_path / f"{folder:02}" / "000"
-        first.write_bytes(b"x")
-        for number in range(1, 1000):
-            os.link(first, f"{tmp_path}/{folder:02}/{number:03}")
+    folders, files = [f"{n:02}" for n in range(100)], [f"{n:03}" for n in range(1000)]
+    fill(tmp_path / "full", *files)
+    (tmp_path / "root").mkdir()
+    for folder in folders:  # links, to spare the making of so many files
+        (tmp_path / "root" / folder).symlink_to("../full")
 
-    gathered = gather(tmp_path)
+    gathered = gather(tmp_path / "root", follow_symlinks=True)
 
-    assert len(gathered.files) == 100_000
-    assert names(gathered) == [f"{n // 1000:02}/{n % 1000:03}" for n in range(100_000)]
+    assert names(gathered) == [f"{folder}/{file}" for folder in folders for file in files]

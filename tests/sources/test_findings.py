@@ -1,0 +1,41 @@
+"""What is shown of many problems and notices, and what is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncpush.errors import SourceError
+from asyncpush.sources.findings import NOTICES_SHOWN, PROBLEMS_SHOWN, Findings
+
+
+def test_no_problem_raises_nothing() -> None:
+    Findings().raise_problems("try again")
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
+def test_problems_are_shown_up_to_a_number(more: int) -> None:
+    findings = Findings()
+    for number in range(PROBLEMS_SHOWN + more):
+        findings.problem(f"<{number}>")
+
+    with pytest.raises(SourceError) as caught:
+        findings.raise_problems("try again")
+
+    text = str(caught.value)
+    assert [f"<{n}>" in text for n in range(PROBLEMS_SHOWN)] == [True] * PROBLEMS_SHOWN
+    assert (f"<{PROBLEMS_SHOWN}>" in text) is False
+    assert ("… and 1 more, all in .problems" in text) is bool(more)
+    assert text.endswith("\n  next: try again")
+    assert caught.value.problems == tuple(findings.problems)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
+def test_notices_are_shown_up_to_a_number_of_each_kind(more: int) -> None:
+    findings = Findings()
+    for number in range(NOTICES_SHOWN + more):
+        findings.notice("colours", f"<{number}>")
+        findings.notice("shapes", "a shape") if number == 0 else None
+
+    shown = [f"<{n}>" for n in range(NOTICES_SHOWN)]
+    counted = ["colours: 1 more"] if more else []
+    assert findings.notices == (*shown, *counted, "a shape")
