@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import huggingface_hub
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, close_session, constants
 
 from asyncpush import PushOptions, Uploader
 from asyncpush.localhub import LocalHub
@@ -24,7 +24,7 @@ def lfs_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     yield
-    huggingface_hub.utils.close_session()
+    close_session()
 
 
 def mixed_files() -> dict[str, bytes]:

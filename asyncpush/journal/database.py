@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import sqlite3
 import stat
 import threading
@@ -35,8 +36,10 @@ T = TypeVar("T")
 FILE_NAME = "journal.sqlite3"
 APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
-BUSY_TIMEOUT = 5.0
+BUSY_TIMEOUT = 10.0
+"""Seconds to wait for other processes. Generous, as one sync of a busy disk can take some."""
 KEPT_ASIDE = 2
+_OWN_WAIT_MS = 3
 
 # Every column is a blob or a number: text that is not UTF-8 would make SQLite's reader raise.
 SCHEMA = (
@@ -189,15 +192,32 @@ class Database:
 def _transaction(
     connection: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]
 ) -> T:
-    connection.execute(begin)
+    _insist(connection, begin)
     try:
         result = work(connection)
-        connection.execute("COMMIT")
+        _insist(connection, "COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
             connection.rollback()
         raise
     return result
+
+
+def _insist(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute, however busy other processes keep the database, for `BUSY_TIMEOUT`.
+
+    SQLite's own waiting backs off to a try every 100 ms, and so can starve for seconds beside a
+    process that writes and syncs without pause, which leaves gaps of microseconds.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as exc:
+            if not _is_busy(exc) or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.0005, 0.003))
 
 
 def private_folder(directory: Path) -> Path:
@@ -246,6 +266,7 @@ def _open(path: Path, locks: HostLocks) -> Database:
         try:
             writer = undo.enter_context(contextlib.closing(_connect(path)))
             _check_or_create(writer, network=on_network(path.parent))
+            writer.execute(f"PRAGMA busy_timeout={_OWN_WAIT_MS}").fetchone()  # then we _insist
             reader = undo.enter_context(contextlib.closing(_connect(path)))
             reader.execute("PRAGMA query_only=ON")
             database = Database(path, locks, writer, reader)
@@ -265,9 +286,7 @@ def _prepare_file(path: Path) -> None:
     try:
         status = path.lstat()
     except FileNotFoundError:
-        # A log without its database would be played into the new one.
-        for suffix in _SIDE_FILES:
-            _with_suffix(path, suffix).unlink(missing_ok=True)
+        # (A log left from a database that is gone does no harm: SQLite removes it.)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         return
     if not stat.S_ISREG(status.st_mode):
@@ -374,9 +393,10 @@ def forget_aside(path: Path, *, keep: int = 0) -> int:
     """
     asides = [
         found
-        for found in sorted(path.parent.glob(path.name + ".corrupt-*"))
+        for found in path.parent.glob(path.name + ".corrupt-*")
         if not found.name.endswith(_SIDE_FILES) and not found.is_dir()
     ]
+    asides.sort(key=lambda aside: aside.lstat().st_ctime_ns)  # when they were renamed
     old = asides[: len(asides) - keep]
     for aside in old:
         for suffix in ("", *_SIDE_FILES):
@@ -407,3 +427,7 @@ def _file_key(path: Path) -> tuple[int, int] | None:
 
 def _is_damage(failure: sqlite3.Error) -> bool:
     return getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def _is_busy(failure: sqlite3.Error) -> bool:
+    return getattr(failure, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

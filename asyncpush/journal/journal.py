@@ -256,9 +256,9 @@ class Journal:
     def _write_parts(self, rows: list[Row]) -> None:
         self._run(
             lambda connection: connection.executemany(
-                "INSERT OR REPLACE INTO parts SELECT ?1, ?2, ?3, ?4"
-                " WHERE EXISTS (SELECT 1 FROM uploads WHERE id = ?1)",
-                rows,
+                "INSERT OR REPLACE INTO parts SELECT ?, ?, ?, ?"
+                " WHERE EXISTS (SELECT 1 FROM uploads WHERE id = ?)",
+                [(*row, row[0]) for row in rows],
             ),
             durable=True,
         )

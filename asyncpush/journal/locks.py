@@ -13,6 +13,7 @@ one may then send the same bytes, which costs time and harms nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -146,16 +147,16 @@ class Claim:
     __slots__ = ("_locks", "_pid", "_position")
 
     def __init__(self, locks: HostLocks, position: int) -> None:
-        self._locks: HostLocks | None = locks
+        self._locks = [locks]  # popped once, whoever releases, however often
         self._position = position
         self._pid = os.getpid()
 
     def release(self) -> None:
         """Let the next one have it. May be called twice, and from any thread."""
-        locks, self._locks = self._locks, None
-        # A forked child's copy of the claim is not the claim.
-        if locks is not None and self._pid == os.getpid():
-            locks._unlock(self._position)
+        if self._pid != os.getpid():  # a forked child's copy of the claim is not the claim
+            return
+        with contextlib.suppress(IndexError):
+            self._locks.pop()._unlock(self._position)
 
     def __enter__(self) -> Claim:
         return self

@@ -173,9 +173,7 @@ def unpack(stored: object) -> list[Any] | None:
     inflate = zlib.decompressobj()
     try:
         text = inflate.decompress(stored, _UNPACKED_LIMIT)
-    except zlib.error:
+        values = json.loads(text) if inflate.eof else None  # else cut short, or blown up
+    except (zlib.error, ValueError):
         return None
-    if not inflate.eof:  # cut short, or blown up
-        return None
-    values = json.loads(text)
     return values if isinstance(values, list) else None

@@ -22,6 +22,7 @@ _CARD = (
     "font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;color:inherit"
 )
 _DIM = "opacity:.65"
+_LINK = "color:inherit;text-underline-offset:2px"  # a browser's own blue is lost on black
 _GOOD = "color:#2da44e"
 _CODE = "font-family:ui-monospace,monospace;font-size:.92em"
 
@@ -73,6 +74,8 @@ def _amounts(result: UploadResult) -> str:
     ):
         if paths:
             words.append(f"{len(paths):,} {what}")
+    if result.retries:
+        words.append("1 retry" if result.retries == 1 else f"{result.retries:,} retries")
     return " · ".join(words)
 
 
@@ -97,7 +100,8 @@ def _link(url: str, text: str) -> str:
     # The URL came over the network: only what a browser merely opens becomes a link.
     if not url.startswith(("https://", "http://")):
         return escape(text)
-    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
+    target = 'target="_blank" rel="noopener noreferrer"'
+    return f'<a href="{escape(url)}" {target} style="{_LINK}">{escape(text)}</a>'
 
 
 def _without_scheme(url: str) -> str:

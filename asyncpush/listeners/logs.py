@@ -139,8 +139,12 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
                 f" attempt {event.attempt}, {event.elapsed_ms:.0f} ms)"
             )
         case RequestFailed():
+            status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            return f"{event.call} failed, attempt {event.retry_attempt}: {row['error']}{after}"
+            return (
+                f"{event.call} failed, attempt {event.retry_attempt}"
+                f" ({status}): {row['error']}{after}"
+            )
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"
         case FileHashed():

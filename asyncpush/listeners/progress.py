@@ -166,12 +166,12 @@ class ProgressAggregator:
             eta = (total - sent) / rate
         total_files = max(self._total_files, self._shown_files)
         done = total_files if self._finished else min(len(self._done), total_files)
-        self._shown_files = max(self._shown_files, done)
+        self._shown_files = done
         return UploadProgress(
             bytes_sent=sent,
             total_bytes=total,
             current_file=self._current_file(),
-            files_completed=self._shown_files,
+            files_completed=done,
             total_files=total_files,
             phase=self._phase,
             bytes_per_second=rate,
@@ -327,6 +327,7 @@ class ProgressPublisher:
         callback: plain or async callable of `UploadProgress`, or None.
         notify: told in words when the callback misbehaves, to emit a `Notice`.
         aggregator: where the state is kept.
+        call_later: schedules as the running loop's does, which is what None takes.
     """
 
     def __init__(
@@ -335,11 +336,13 @@ class ProgressPublisher:
         *,
         notify: Callable[[str], None] | None = None,
         aggregator: ProgressAggregator | None = None,
+        call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] | None = None,
     ) -> None:
         self.aggregator = ProgressAggregator() if aggregator is None else aggregator
         self.latest = self.aggregator.snapshot()
         self._callback = callback
         self._notify = notify
+        self._call_later = call_later
         self._reported = False
         self._version = 0
         self._ended = False
@@ -399,12 +402,15 @@ class ProgressPublisher:
                     await asyncio.wait({task}, timeout=_CANCEL_GRACE)
 
     def _throttle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         self._throttled = True
         self._burst = BURST
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(SNAPSHOT_INTERVAL, self._interval_over)
+        self._schedule(SNAPSHOT_INTERVAL, self._interval_over)
+
+    def _schedule(self, delay: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        self._timer = call_later(delay, action)
 
     def _interval_over(self) -> None:
         if self._dirty:
@@ -414,7 +420,7 @@ class ProgressPublisher:
         self._throttled = False
         self._timer = None
         if self.latest.bytes_per_second > 0:
-            self._timer = asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._idle)
+            self._schedule(IDLE_INTERVAL, self._idle)
 
     def _idle(self) -> None:
         self._throttle()

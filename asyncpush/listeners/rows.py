@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 from asyncpush.events import Event, Record, RequestFailed, RequestFinished, RequestStarted
 
 REDACTED = "<redacted>"
 
+_HARMLESS = frozenset({int, float, bool, type(None)})
 _SECRET_KEYS = frozenset(
     {
         "access_token",
@@ -35,8 +37,9 @@ _URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
 
 # Queries whose value is the credential itself: S3, CloudFront, GCS, Azure, and plain tokens.
 _SIGNED_QUERY = re.compile(
-    r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*"
-    r"(?:signature|credential|security-token|access_?token|[?&](?:sig|token|policy|key-pair-id)=)"
+    r"(https?://[^\s?\"'<>]+)\?"
+    r"(?:[^\s\"'<>]*(?:signature|credential|security-token|access_?token)"
+    r"|(?:[^\s\"'<>]*&)?(?:sig|token|policy|key-pair-id)=)"
     r"[^\s\"'<>]*",
     re.IGNORECASE,
 )
@@ -50,28 +53,37 @@ _TOKEN = re.compile(
 
 def scrub(value: Any, key: str = "") -> Any:
     """`value` without credentials, `key` being the name it goes by; containers are copied."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         return _scrub_text(value, key)
+    if kind in _HARMLESS:
+        return value
     if isinstance(value, Mapping):
         return {str(name): scrub(item, str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [scrub(item, key) for item in value]
-    return value
+    return _scrub_text(value, key) if isinstance(value, str) else value
 
 
 def _scrub_text(text: str, key: str) -> str:
-    name = key.lower()
-    if name in _SECRET_KEYS:
+    meaning = _meaning(key)
+    if meaning == "secret":
         return REDACTED
     if "://" in text:
         text = _USER_INFO.sub(r"\1", text)
-        if name in _URL_KEYS:
+        if meaning == "url":
             return text.partition("?")[0].partition("#")[0]
         if "?" in text:
             text = _SIGNED_QUERY.sub(r"\1", text)
     if "hf_" in text or "ey" in text or "Bearer " in text:
         text = _TOKEN.sub(REDACTED, text)
     return text
+
+
+@lru_cache(maxsize=1024)
+def _meaning(key: str) -> Literal["secret", "url", ""]:
+    name = key.lower()
+    return "secret" if name in _SECRET_KEYS else "url" if name in _URL_KEYS else ""
 
 
 def event_name(event: Event) -> str:

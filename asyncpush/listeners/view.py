@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from asyncpush.events import (
     CommitStarted,
+    PartProgress,
     PushFailed,
     PushFinished,
     PushStarted,
@@ -20,6 +21,7 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.listeners.progress import InFlight, ProgressAggregator
+from asyncpush.listeners.rows import scrub
 from asyncpush.listeners.wording import (
     format_bytes,
     format_count,
@@ -92,19 +94,18 @@ class PushView:
         self._seen: set[str] = set()
 
     @property
-    def over(self) -> bool:
-        """Whether the push has finished or failed."""
-        return self._outcome is not None
-
-    @property
     def succeeded(self) -> bool:
         return isinstance(self._outcome, PushFinished)
 
     def on_event(self, record: Record) -> None:
         self._aggregator.on_event(record)
+        if type(record.event) is PartProgress:
+            return
         match record.event:
             case Waiting() as event:
-                self._wait = (self._clock() + event.seconds, clean(event.reason))
+                until = self._clock() + event.seconds
+                if self._wait is None or until >= self._wait[0]:  # the longest wait is the one
+                    self._wait = (until, clean(scrub(event.reason)))
             case RetryScheduled() as event:
                 self.retries += 1
                 self._retry = (self._clock() + event.delay, _retry_words(event))
@@ -166,22 +167,25 @@ class PushView:
         ]
 
     def _headline(self, progress: UploadProgress, width: int, glyphs: Glyphs) -> str:
-        words = [word for word in (self.activity(progress), self.news()) if word]
-        rest = "".join(f" {glyphs.dot} {word}" for word in words)
+        dot = f" {glyphs.dot} "
+        rest = dot.join(word for word in (self.activity(progress), self.news()) if word)
         # What happens matters more than the name in full.
-        room = max(_SHORTEST_TITLE, width - 2 - text_width(rest))
-        title = self.title
-        if text_width(title) > room:
-            title = fit(_last_name(title), room, glyphs)
-        return fit(f"{glyphs.spin(self._clock())} {title}{rest}", width, glyphs)
+        room = max(_SHORTEST_TITLE, width - 2 - text_width(dot + rest))
+        title = self._title_within(room, glyphs)
+        text = dot.join((title, rest)) if title else rest
+        return fit(f"{glyphs.spin(self._clock())} {text}", width, glyphs)
+
+    def _title_within(self, width: int, glyphs: Glyphs) -> str:
+        """The title, or of one that is too long what comes after the slash."""
+        fits = text_width(self.title) <= width
+        return fit(self.title if fits else _last_name(self.title), width, glyphs)
 
     def line(self, width: int, glyphs: Glyphs) -> Line:
         """The same in one line, for when many pushes share the screen."""
         progress = self.snapshot()
         words = self.trouble() or self.activity(progress)
         title_width = max(8, width // 3)
-        fits = text_width(self.title) <= title_width
-        title = fit(self.title if fits else _last_name(self.title), title_width, glyphs)
+        title = self._title_within(title_width, glyphs)
         left = f"{glyphs.spin(self._clock())} {title}{' ' * (title_width - text_width(title))}"
         if not self._aggregator.planned:
             return Line(fit(f"{left}{_GAP}{words}", width, glyphs))
@@ -199,7 +203,8 @@ class PushView:
     def plain(self) -> str:
         """One line without bar or cursor movement, for log files."""
         progress = self.snapshot()
-        parts = [f"{self.title}: {self.activity(progress)}"]
+        activity = self.activity(progress)
+        parts = [f"{self.title}: {activity}" if self.title else activity]
         if self._aggregator.planned:
             percent = _percent(progress.bytes_sent, progress.total_bytes).strip()
             share = format_share(progress.bytes_sent, progress.total_bytes)
@@ -211,7 +216,8 @@ class PushView:
 
     def widget_texts(self, progress: UploadProgress) -> tuple[str, str]:
         """What stands left and right of a notebook's bar."""
-        left = f"{self.title} {UNICODE.dot} {self.activity(progress)}"
+        words = [word for word in (self.title, self.activity(progress)) if word]
+        left = f" {UNICODE.dot} ".join(words)
         if not self._aggregator.planned:
             return left, ""
         left += f" {_percent(progress.bytes_sent, progress.total_bytes).strip()}"
@@ -229,14 +235,13 @@ class PushView:
             case PushFinished() as event:
                 return self._success(event, width, glyphs)
             case PushFailed() as event if event.cancelled:
-                return f"{glyphs.failed} Upload cancelled{_GAP}{self.title}"
+                return _GAP.join((f"{glyphs.failed} Upload cancelled", self.title)).rstrip()
             case PushFailed() as event:
                 # Not shortened: it is the reason, and a line that stays may wrap.
-                reason = clean(event.error.strip().partition("\n")[0])
-                return (
-                    f"{glyphs.failed} Upload failed{_GAP}{self.title}"
-                    f"{_GAP}{event.error_type}: {reason}"
-                )
+                reason = clean(scrub(event.error.strip().partition("\n")[0]))
+                head = f"{glyphs.failed} Upload failed"
+                words = (head, self.title, f"{event.error_type}: {reason}")
+                return _GAP.join(word for word in words if word)
             case _:
                 return None
 
@@ -258,7 +263,7 @@ class PushView:
             if text_width(text) <= width:
                 return text
         room = width - text_width(head) - text_width(amounts[-1]) - 2 * len(_GAP)
-        title = fit(_last_name(self.title), max(_SHORTEST_TITLE, room), glyphs)
+        title = self._title_within(max(_SHORTEST_TITLE, room), glyphs)
         return f"{head}{_GAP}{title}{_GAP}{amounts[-1]}"
 
     def _shown_files(self) -> list[InFlight]:
@@ -310,10 +315,8 @@ def fit(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str
     mark = glyphs.ellipsis[:width]
     room = width - len(mark)
     kept: list[str] = []
-    for sign in reversed(text) if keep_end else text:
-        room -= _sign_width(sign)
-        if room < 0:
-            break
+    signs = iter(reversed(text) if keep_end else text)
+    while (room := room - _sign_width(sign := next(signs))) >= 0:  # it ends: the text is too wide
         kept.append(sign)
     return mark + "".join(reversed(kept)) if keep_end else "".join(kept) + mark
 
@@ -346,12 +349,14 @@ def _overall_line(progress: UploadProgress, width: int, bar_width: int, glyphs: 
 def _file_line(
     file: InFlight, share_width: int, width: int, bar_width: int, glyphs: Glyphs
 ) -> Line:
-    size = file.size or 0
-    left = f"  {_percent(file.sent, size) if file.size else '    '} "
-    share = format_share(file.sent, size) if file.size else format_bytes(file.sent)
+    size = file.size
+    left = "       " if size is None else f"  {_percent(file.sent, size)} "
+    share = format_bytes(file.sent) if size is None else format_share(file.sent, size)
     right = share.rjust(share_width) + _GAP
     room = width - text_width(left) - bar_width - 1 - text_width(right)
     right += fit_path(clean(file.path), max(1, room), glyphs)
+    if size is None:
+        return Line(left, f" {right}", bar_width)
     return _bar_line(left, right, bar_width, file.sent, size)
 
 
@@ -403,7 +408,7 @@ def _speed(progress: UploadProgress) -> list[str]:
 
 def _retry_words(event: RetryScheduled) -> str:
     what = event.call if event.part_number is None else f"part {event.part_number}"
-    return f"{what}, {clean(event.reason)}"
+    return f"{what}, {clean(scrub(event.reason))}"
 
 
 def _retry_count(retries: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncpush.localhub import lfs
+from asyncpush.localhub import lfs, pages
 from asyncpush.localhub.auth import TOKEN, Token, is_loopback, user_of
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.routes import (
@@ -41,6 +41,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     for module in (repos, preupload, commits, files, refs, metadata, discussions, resolve):
         app.router.add_routes(module.routes)
     lfs.add_routes(app, state.blobs, _lfs_access)
+    app.router.add_routes(pages.routes)
     return app
 
 

@@ -15,6 +15,8 @@ _MAX_DEPTH = 50
 _MAX_ALIASES = 100
 # A few aliases of aliases can stand for billions of values.
 _MAX_VALUES = 50_000
+# libyaml's parser is fast, and keeps its own stack; PyYAML's own does where that is not built in.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -69,12 +71,12 @@ def _load(text: str) -> Any:
         raise _BadMetadata(f"The metadata is longer than {MAX_FRONT_MATTER} characters")
     try:
         _check_shape(text)
-        return _Plain().of(yaml.safe_load(text))
+        return _Plain().of(yaml.load(text, _LOADER))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise _BadMetadata(f"Invalid YAML: {error.problem or error.context}{where}") from None
-    # safe_load itself raises ValueError for a date like 2024-13-45 and for endless numbers, and
+    # The loader itself raises ValueError for a date like 2024-13-45 and for endless numbers, and
     # TypeError or AttributeError for odd tags.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise _BadMetadata(f"Invalid YAML: {error}") from None
@@ -83,15 +85,15 @@ def _load(text: str) -> Any:
 def _check_shape(text: str) -> None:
     """Refuse what would exhaust the loader, which calls itself for each level."""
     depth = aliases = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-        if depth > _MAX_DEPTH or aliases > _MAX_ALIASES:
-            raise _BadMetadata("Invalid YAML: nested too deeply, or too many aliases")
+        if depth > _MAX_DEPTH or aliases > _MAX_ALIASES or count > _MAX_VALUES:
+            raise _BadMetadata("Invalid YAML: nested too deeply, or too many values or aliases")
 
 
 class _Plain:
@@ -100,9 +102,10 @@ class _Plain:
     def __init__(self) -> None:
         self._count = 0
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: Any, depth: int = 0) -> Any:
         self._count += 1
-        if self._count > _MAX_VALUES:
+        # An alias can hold itself: then the depth has no end.
+        if self._count > _MAX_VALUES or depth > _MAX_DEPTH:
             raise _BadMetadata("Invalid YAML: too many values")
         match value:
             case None | bool() | str():
@@ -114,9 +117,9 @@ class _Plain:
             case datetime() | date():
                 return value.isoformat()
             case dict():
-                return {_key(key): self.of(item) for key, item in value.items()}
+                return {_key(key): self.of(item, depth + 1) for key, item in value.items()}
             case list() | tuple() | set():
-                return [self.of(item) for item in value]
+                return [self.of(item, depth + 1) for item in value]
             case _:
                 return str(value)
 

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 import orjson
 from aiohttp import ClientConnectionError, web
 from aiohttp.web_response import StreamResponse
+from anyio import CapacityLimiter, create_task_group
 
 from asyncpush.localhub.blobs import (
     MAX_OBJECT_SIZE,
@@ -36,6 +37,7 @@ MAX_BATCH = 256
 
 # 10,000 parts of 70 bytes each are the longest body that makes sense here.
 _MAX_BODY = 2 << 20
+_OBJECTS_AT_ONCE = 16
 
 _REPO = r"/{prefix:(?:(?:datasets|spaces)/)?}{namespace:[^/]+}/{name:[^/]+}"
 _OBJECT = OBJECTS_PATH + "/{oid:[0-9a-f]{64}}"
@@ -79,7 +81,17 @@ class _Lfs:
     async def batch(self, request: web.Request) -> StreamResponse:
         batch = parse_batch(await _json_body(request))
         await self._access(request, batch.operation)
-        answers = [await self._answer(request, batch, item) for item in batch.objects]
+        answers: list[dict[str, Any]] = [{} for _ in batch.objects]
+        # One after another would be slow where each question goes to another server.
+        limiter = CapacityLimiter(_OBJECTS_AT_ONCE)
+
+        async def answer(index: int, item: Any) -> None:
+            async with limiter:
+                answers[index] = await self._answer(request, batch, item)
+
+        async with create_task_group() as tasks:
+            for index, item in enumerate(batch.objects):
+                tasks.start_soon(answer, index, item)
         in_parts = any(
             "chunk_size" in answer.get("actions", {}).get("upload", {}).get("header", {})
             for answer in answers
@@ -93,40 +105,40 @@ class _Lfs:
         )
 
     async def _answer(self, request: web.Request, batch: _Batch, item: Any) -> dict[str, Any]:
+        """What to do about one object. What is wrong with it does not fail the others."""
         try:
             oid, size = parse_object(item)
+            actions = await self._actions(request, batch, oid, size)
         except BlobError as exc:
             return {**_named(item), "error": {"code": exc.status, "message": exc.message}}
-        answer: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
+        named = {"oid": oid, "size": size, "authenticated": True}
+        return {**named, "actions": actions} if actions else named
+
+    async def _actions(
+        self, request: web.Request, batch: _Batch, oid: str, size: int
+    ) -> dict[str, Any]:
         stored = await self._store.size(oid)
         base_url = f"{request.scheme}://{request.host}"
         if stored is not None and stored != size:
-            message = f"this oid is stored with {stored} bytes, not {size}"
-            return {**answer, "error": {"code": 422, "message": message}}
+            raise _other_size(stored, size)
         if batch.operation == "download":
             if stored is None:
-                return {**answer, "error": {"code": 404, "message": "no such object"}}
-            href = await self._store.download_url(oid, base_url=base_url)
-            return {**answer, "actions": {"download": {"href": href}}}
-        if stored is None:
-            ticket = await self._store.ticket(
-                oid, size, base_url=base_url, multipart=batch.multipart
-            )
-            beside = base_url + request.rel_url.raw_path.removesuffix("batch")
-            answer["actions"] = {
-                "upload": upload_action(ticket),
-                "verify": {"href": f"{beside}verify"},
-            }
-        return answer
+                raise no_such_object()
+            return {"download": {"href": await self._store.download_url(oid, base_url=base_url)}}
+        if stored is not None:
+            return {}
+        ticket = await self._store.ticket(oid, size, base_url=base_url, multipart=batch.multipart)
+        beside = base_url + request.rel_url.raw_path.removesuffix("batch")
+        return {"upload": upload_action(ticket), "verify": {"href": f"{beside}verify"}}
 
     async def verify(self, request: web.Request) -> StreamResponse:
         await self._access(request, "verify")
         oid, size = parse_object(await _json_body(request))
         stored = await self._store.size(oid)
         if stored is None:
-            raise BlobError(404, "no such object")
+            raise no_such_object()
         if stored != size:
-            raise BlobError(422, f"the object has {stored} bytes, not {size}")
+            raise _other_size(stored, size)
         return _lfs_json({"oid": oid, "size": size})
 
     async def complete(self, request: web.Request) -> StreamResponse:
@@ -195,7 +207,7 @@ def parse_object(item: Any) -> tuple[str, int]:
     """`oid` and `size` of an LFS object; `BlobError` 422."""
     if not isinstance(item, dict):
         raise BlobError(422, "an object must be a JSON object")
-    oid, size = item.get("oid"), item.get("size")
+    oid, size = str(item.get("oid")), item.get("size")
     check_oid(oid)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_OBJECT_SIZE:
         raise BlobError(422, f"size must be a whole number from 0 to {MAX_OBJECT_SIZE}")
@@ -229,6 +241,10 @@ def upload_action(ticket: UploadTicket) -> dict[str, Any]:
             header["upload_id"] = ticket.upload_id
         header |= {str(number): url for number, url in enumerate(ticket.part_urls, 1)}
     return {"href": ticket.href, "header": header, "expires_in": ticket.expires_in}
+
+
+def _other_size(stored: int, claimed: int) -> BlobError:
+    return BlobError(422, f"the object has {stored} bytes, not {claimed}")
 
 
 def _named(item: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,8 +60,7 @@ class LocalHub:
         self._part_size = part_size
         self._store = store
         self._middlewares = tuple(middlewares)
-        self._runner: web.AppRunner | None = None
-        self._state: HubState | None = None
+        self._running = AsyncExitStack()
 
     @property
     def url(self) -> str:
@@ -71,14 +70,15 @@ class LocalHub:
     async def __aenter__(self) -> LocalHub:
         self.root.mkdir(parents=True, exist_ok=True)
         blobs = self._store or DiskStore(self.root / "lfs", part_size=self._part_size)
-        self._state = HubState(Repos(self.root), blobs, self.token)
-        try:
-            await self._state.run(self._state.repos.prepare)
+        state = HubState(Repos(self.root), blobs, self.token)
+        async with AsyncExitStack() as stack:
+            # Git work that outlived its request still ends: a thread cannot be cut.
+            stack.push_async_callback(asyncio.to_thread, state.executor.shutdown)
+            await state.run(state.repos.prepare)
             await blobs.start()
-            await self._listen(self._state)
-        except BaseException:
-            await self._stop()
-            raise
+            stack.push_async_callback(blobs.close)
+            await self._listen(state, stack)
+            self._running = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -87,29 +87,20 @@ class LocalHub:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stop()
+        await self._running.aclose()
 
-    async def _listen(self, state: HubState) -> None:
-        self._runner = web.AppRunner(
+    async def _listen(self, state: HubState, stack: AsyncExitStack) -> None:
+        runner = web.AppRunner(
             make_app(state, self._middlewares),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
             max_line_size=_MAX_LINE,
         )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def _stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-        if self._state is not None:
-            await self._state.blobs.close()
-            # Git work that outlived its request still ends: a thread cannot be cut.
-            await asyncio.to_thread(self._state.executor.shutdown)
-            self._state = None
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self.host, self.port).start()
+        self.port = runner.addresses[0][1]
 
 
 @contextmanager
@@ -137,11 +128,11 @@ async def _serve(
     hub: LocalHub, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 ) -> None:
     stop = asyncio.Event()
-    try:
-        async with hub:
-            started.set_result((asyncio.get_running_loop(), stop))
-            await stop.wait()
-    except BaseException as error:
-        if started.done():
-            raise
-        started.set_exception(error)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(hub)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result((asyncio.get_running_loop(), stop))
+        await stop.wait()

@@ -35,7 +35,7 @@ from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.failures import failure_of, request_id
-from asyncpush.protocol.hints import rate_limit
+from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
 
 T = TypeVar("T")
@@ -312,12 +312,12 @@ class HubSession:
 
     def _learn(self, response: HubResponse, now: float) -> None:
         """Rate limits hold for the whole session, not only for the request that met them."""
-        limit = rate_limit(response.headers)
-        self.pacer.note(limit, longest=self.config.max_retry_after)
+        longest = self.config.max_retry_after
+        self.pacer.note(rate_limit(response.headers), longest=longest)
         if response.status == 429:
-            error = failure_of(HubRequest("", "", ""), response, now=now)
-            if error.retry_after is not None and error.retry_after <= self.config.max_retry_after:
-                self.pacer.hold(error.retry_after)
+            hint = wait_hint(response.status, response.headers, now=now)
+            if hint is not None and hint <= longest:
+                self.pacer.hold(hint)
 
     def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
         if this.emit.active:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ SCOPE = "https://huggingface.co/models/me/model"
 SHA = "ab" * 32
 GIT = "cd" * 20
 SECRET = "X-Amz-Signature=5ec2e7"
+
+# Forked from a clean server process, so that a hundred deaths cost a second.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.journal.workers"])
 
 
 class Clock:

@@ -83,9 +83,7 @@ def test_stats_count_what_is_remembered(journal: Journal, tmp_path: Path) -> Non
     assert stats.disabled_reason is None
 
 
-def test_clear_forgets_everything_and_gives_the_room_back(
-    journal: Journal, tmp_path: Path
-) -> None:
+def test_clear_forgets_everything_and_gives_the_room_back(journal: Journal, tmp_path: Path) -> None:
     journal.begin_commit(SCOPE, make_commit())
     journal.begin_upload(SCOPE, make_upload(etags={1: "e", 2: "e"}))
     journal.remember_hashes(

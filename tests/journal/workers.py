@@ -32,6 +32,7 @@ def write_until_killed(directory: Path, writer: int, acks: Connection) -> None:
             journal.begin_upload("kept", make_upload(oid, parts=PARTS, started_at=now))
             for part in range(1, PARTS + 1):
                 journal.part_stored("kept", oid, part, f'"{oid}-{part}"')
+                assert journal.disabled_reason is None, journal.disabled_reason
                 os.write(acks.fileno(), ACK.pack(writer, cycle, part))
                 churn(journal, f"{writer}-{cycle}-{part}")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,8 @@ class HubClient:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         url = path if path.startswith("http") else self.url + path
+        if isinstance(options.get("data"), bytes):
+            options["data"] = io.BytesIO(options["data"])  # aiohttp warns of long bytes
         async with self._session.request(
             method, url, headers=headers, allow_redirects=False, **options
         ) as response:
@@ -114,6 +118,27 @@ def delete(path: str) -> dict[str, Any]:
 
 def delete_folder(path: str) -> dict[str, Any]:
     return {"key": "deletedFolder", "value": {"path": path}}
+
+
+GIT_ENVIRONMENT = {
+    **os.environ,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_LFS_SKIP_SMUDGE": "1",
+}
+
+
+def git(*arguments: str | Path) -> str:
+    """Run git as it is without anybody's settings; what it printed."""
+    done = subprocess.run(
+        ["git", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=GIT_ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture

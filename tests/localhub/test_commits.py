@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
+import orjson
+import pygit2
 import pytest
 
+from asyncpush.localhub import LocalHub
 from asyncpush.localhub.routes import commits
 from tests.localhub.conftest import HubClient, add, add_lfs, delete, delete_folder
 
@@ -158,9 +163,7 @@ async def test_a_file_may_take_the_place_of_a_folder_that_goes(client: HubClient
         pytest.param([add("new/a.txt"), add("new")], id="both new, folder first"),
     ],
 )
-async def test_a_path_is_a_file_or_a_folder(
-    client: HubClient, lines: list[dict[str, Any]]
-) -> None:
+async def test_a_path_is_a_file_or_a_folder(client: HubClient, lines: list[dict[str, Any]]) -> None:
     await client.commit(add("a.txt"), add("deep/a.txt"))
 
     answer = await client.commit(*lines)
@@ -169,10 +172,8 @@ async def test_a_path_is_a_file_or_a_folder(
     assert "Invalid path" in answer.json["error"]
 
 
-async def test_an_executable_stays_one(client: HubClient, hub: Any) -> None:
+async def test_an_executable_stays_one(client: HubClient, hub: LocalHub) -> None:
     """The mode that somebody gave a file with git is not undone by a push."""
-    import pygit2
-
     git = pygit2.Repository(str(hub.root / "models/me/net.git"))
     builder = git.TreeBuilder()
     builder.insert("run.sh", git.create_blob(b"#!/bin/sh\n"), 0o100755)
@@ -314,8 +315,6 @@ async def test_a_path_that_a_repo_must_not_hold_is_400(client: HubClient, path: 
     ],
 )
 async def test_unusual_paths_come_back(client: HubClient, path: str) -> None:
-    from urllib.parse import quote
-
     assert (await client.commit(add(path, b"here"))).status == 200
 
     assert await content(client, quote(path)) == b"here"
@@ -323,10 +322,6 @@ async def test_unusual_paths_come_back(client: HubClient, path: str) -> None:
 
 
 async def test_lines_come_in_any_pieces(client: HubClient) -> None:
-    from collections.abc import AsyncIterator
-
-    import orjson
-
     header = {"key": "header", "value": {"summary": "s"}}
     lines = [header, *(add(f"{number}.txt", b"%d" % number) for number in range(20))]
     body = b"\r\n".join(orjson.dumps(line) for line in lines)
@@ -383,9 +378,7 @@ async def test_an_endless_body_is_cut_off(
     assert (await client.commit(*[add("a.txt")] * 100)).status == 413
 
 
-async def test_too_many_changes_are_413(
-    client: HubClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_changes_are_413(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commits, "MAX_CHANGES", 3)
 
     assert (await client.commit(*[add("a.txt")] * 4)).status == 413

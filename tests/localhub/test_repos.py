@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncpush.localhub import LocalHub
-from tests.localhub.conftest import HubClient, add
+from tests.localhub.conftest import HubClient, add, add_lfs, git
 
 
 async def test_a_new_repo_says_where_it_is(client: HubClient) -> None:
@@ -88,7 +88,8 @@ async def test_bad_requests_make_nothing(
 
 
 @pytest.mark.parametrize(
-    "body", [{"private": True}, {"visibility": "private"}, {"private": False, "visibility": "private"}]
+    "body",
+    [{"private": True}, {"visibility": "private"}, {"private": False, "visibility": "private"}],
 )
 async def test_a_private_repo_needs_a_token(client: HubClient, body: dict[str, Any]) -> None:
     await client.create("secret", **body)
@@ -159,9 +160,7 @@ async def test_a_move_that_cannot_be_is_refused(
     assert (await client.get("/api/models/me/net")).status == 200
 
 
-async def test_a_deleted_repo_is_gone_and_may_come_again(
-    client: HubClient, hub: LocalHub
-) -> None:
+async def test_a_deleted_repo_is_gone_and_may_come_again(client: HubClient, hub: LocalHub) -> None:
     await client.commit(add("a.txt"))
     body = {"type": "model", "organization": "me", "name": "net"}
 
@@ -284,8 +283,6 @@ async def test_a_tag_without_a_name_is_400(client: HubClient) -> None:
 
 async def test_a_repo_describes_itself(client: HubClient) -> None:
     oid = await client.store(b"large")
-    from tests.localhub.conftest import add_lfs
-
     card = b"---\nlicense: mit\ntags: [a, b]\npipeline_tag: text-generation\nn: 2024-05-01\n---\n"
     await client.commit(add("README.md", card), add_lfs("deep/m.bin", oid))
 
@@ -312,8 +309,6 @@ async def test_a_repo_tells_only_what_is_asked(client: HubClient) -> None:
 
 
 async def test_a_card_in_lfs_is_not_read(client: HubClient) -> None:
-    from tests.localhub.conftest import add_lfs
-
     oid = await client.store(b"---\nlicense: mit\n---\n")
     await client.commit(add_lfs("README.md", oid))
 
@@ -337,11 +332,9 @@ async def test_commits_come_in_pages(client: HubClient) -> None:
 async def test_refs_of_a_repo_that_git_packed_are_seen_and_deleted(
     client: HubClient, hub: LocalHub
 ) -> None:
-    import subprocess
-
     await client.post("/api/models/me/net/branch/dev")
     path = hub.root / "models/me/net.git"
-    subprocess.run(["git", "-C", str(path), "pack-refs", "--all"], check=True)
+    git("-C", path, "pack-refs", "--all")
     (path / "packed-refs.lock").touch()
 
     assert (await client.post("/api/models/me/net/branch/dev%2Fx")).status == 409

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
 
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.blobs import BlobStore
+from asyncpush.localhub.blobs.disk import DiskStore
 from tests.localhub.conftest import HubClient, add, add_lfs
 
 CONTENT = bytes(range(256)) * 20
@@ -59,7 +63,7 @@ async def test_the_headers_tell_what_the_file_is(filled: HubClient) -> None:
 )
 @pytest.mark.parametrize(("path", "content"), [("text.txt", TEXT), ("model.bin", CONTENT)])
 async def test_a_range_is_206(
-    filled: HubClient, path: str, content: bytes, wanted: str, part: slice
+    filled: HubClient, path: str, content: bytes, wanted: str, part: slice[int | None, int | None]
 ) -> None:
     answer = await filled.get(f"/me/net/resolve/main/{path}", headers={"Range": wanted})
 
@@ -167,6 +171,20 @@ async def test_what_is_not_there_is_told_apart(
     assert answer.headers["X-Error-Message"] == answer.json["error"]
 
 
+async def test_a_client_may_leave_in_the_middle(
+    client: HubClient, hub: LocalHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    oid = await client.store(b"x" * (16 << 20))
+    await client.commit(add_lfs("large.bin", oid))
+    reader, writer = await asyncio.open_connection(hub.host, hub.port)
+    writer.write(b"GET /me/net/resolve/main/large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readexactly(1000)
+    writer.transport.abort()
+
+    assert (await client.get("/api/models/me/net")).status == 200
+    assert caplog.records == []
+
+
 class BrokenStore:
     """The store of a hub, whose reads fail after the first bytes."""
 
@@ -182,11 +200,6 @@ class BrokenStore:
 
 
 async def test_a_download_that_breaks_off_is_never_whole(tmp_path: Path) -> None:
-    from typing import cast
-
-    from asyncpush.localhub.blobs import BlobStore
-    from asyncpush.localhub.blobs.disk import DiskStore
-
     store = cast(BlobStore, BrokenStore(DiskStore(tmp_path / "lfs")))
     async with LocalHub(tmp_path, store=store) as hub, aiohttp.ClientSession() as session:
         client = HubClient(hub.url, session)

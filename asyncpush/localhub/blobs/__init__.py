@@ -131,7 +131,7 @@ def bad_digest() -> BlobError:
     return BlobError(422, "the sha256 of the uploaded bytes is not the oid", "BadDigest")
 
 
-def check_oid(oid: object) -> None:
+def check_oid(oid: str) -> None:
     """`BlobError` 422 unless this is an oid: it becomes part of paths and keys."""
     if not is_oid(oid):
         raise BlobError(422, "an oid is 64 lower-case hexadecimal digits")

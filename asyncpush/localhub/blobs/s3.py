@@ -175,7 +175,7 @@ class S3Store:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 max_pool_connections=_CALLS_AT_ONCE,
-                retries={"mode": "standard", "max_attempts": 5},
+                retries={"mode": "standard", "max_attempts": 3},
             ),
         )
 
@@ -244,7 +244,7 @@ class S3Store:
         self._promote(key, oid)
 
     def _promote(self, staged: str, oid: str) -> None:
-        """Copy a staged upload to its final key if its sha256 is the oid; `BlobError` 422 if not."""
+        """Copy a staged upload to its final key, if its sha256 is the oid; else `BlobError` 422."""
         answer = self._s3.get_object(Bucket=self.bucket, Key=staged)
         sha256 = hashlib.sha256()
         with closing(answer["Body"]) as body:
@@ -260,22 +260,30 @@ class S3Store:
     def _copy(self, staged: str, key: str, etag: str) -> None:
         """Copy what has been verified, and nothing put in its place since (a URL can be reused)."""
         from boto3.s3.transfer import TransferConfig
+        from botocore.exceptions import ClientError
+        from s3transfer import exceptions  # type: ignore[import-untyped]
 
-        self._s3.copy(
-            {"Bucket": self.bucket, "Key": staged},
-            self.bucket,
-            key,
-            ExtraArgs={"CopySourceIfMatch": etag},
-            Config=TransferConfig(
-                multipart_threshold=_COPY_AT_ONCE, multipart_chunksize=_COPY_PART
-            ),
-        )
+        # Newer releases have an error of their own for a condition that fails.
+        refused = getattr(exceptions, "S3CopyFailedError", ClientError)
+        sizes = TransferConfig(multipart_threshold=_COPY_AT_ONCE, multipart_chunksize=_COPY_PART)
+        try:
+            self._s3.copy(
+                {"Bucket": self.bucket, "Key": staged},
+                self.bucket,
+                key,
+                ExtraArgs={"CopySourceIfMatch": etag},
+                Config=sizes,
+            )
+        except (refused, ClientError) as exc:
+            if isinstance(exc, ClientError) and not _is_precondition(exc):
+                raise
+            raise _changed_meanwhile() from exc
         # Not every server minds CopySourceIfMatch: rclone ignores it. A copy of one piece has the
         # MD5 of its bytes for ETag, as what was verified has.
         copied = self._head(key)
-        if copied is not None and _changed(etag, copied["ETag"]):
+        if copied is not None and _differ(etag, copied["ETag"]):
             self._s3.delete_object(Bucket=self.bucket, Key=key)
-            raise BlobError(409, "the upload was changed while it was verified", "BadDigest")
+            raise _changed_meanwhile()
 
     def _head(self, key: str) -> Any:
         """What the server says of a key, or None when it is not there."""
@@ -339,6 +347,15 @@ def _s3_errors() -> Iterator[None]:
         raise BlobError(502, f"the object server fails: {exc}", "BadGateway") from exc
 
 
-def _changed(verified: str, copied: str) -> bool:
+def _changed_meanwhile() -> BlobError:
+    return BlobError(409, "the upload was changed while it was verified", "OperationAborted")
+
+
+def _is_precondition(error: Any) -> bool:
+    return error.response["Error"]["Code"] in ("412", "PreconditionFailed")
+
+
+def _differ(verified: str, copied: str) -> bool:
+    """Whether two ETags say that the bytes differ: only those in MD5 form can."""
     both_md5 = all(_MD5_ETAG.fullmatch(etag) for etag in (verified, copied))
     return both_md5 and verified.strip('"') != copied.strip('"')

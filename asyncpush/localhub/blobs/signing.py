@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -67,7 +66,7 @@ class Signer:
     def _signature(self, method: str, path: str, pairs: Iterable[tuple[str, str]]) -> str:
         # Percent-encoding keeps a separator inside a value from reading as a separator.
         message = f"{method}\n{path}\n{urlencode(sorted(pairs))}"
-        return hmac.new(self._secret, message.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, message.encode(), "sha256").hex()
 
 
 def _load_secret(path: Path) -> bytes:

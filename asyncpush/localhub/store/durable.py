@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Readers see the old bytes or the new ones, never a mixture, also after a crash."""
+def write_atomically(path: Path, data: bytes, *, scratch: Path | None = None) -> None:
+    """Readers see the old bytes or the new ones, never a mixture, also after a crash.
+
+    `scratch` is a folder of the same file system where a crash may leave a temporary file; the
+    file's own folder by default.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    descriptor, name = tempfile.mkstemp(dir=scratch or path.parent, prefix=".tmp-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -22,7 +22,7 @@ _FORBIDDEN_IN_NAME = ("--", "..")
 _FORBIDDEN_ENDINGS = (".git", ".ipynb", ".lock")
 # These first segments of a URL mean something else than a user.
 _RESERVED_NAMESPACES = frozenset({"api", "models", "datasets", "spaces", "static"})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ def check_path(path: object) -> str:
 
 def _path_problem(path: str) -> str | None:
     if _CONTROL.search(path):
-        return "control characters are not allowed"
+        return "control characters and halves of characters are not allowed"
     if "\\" in path:
         return "use '/' between folders"
-    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+    if len(path.encode()) > MAX_PATH_BYTES:
         return f"longer than {MAX_PATH_BYTES} bytes"
     segments = path.split("/")
     if len(segments) > MAX_PATH_DEPTH:
@@ -99,11 +99,7 @@ def _segment_problem(segment: str) -> str | None:
         return "empty segment (a leading, trailing or double '/')"
     if segment in (".", ".."):
         return f"{segment!r} is not allowed"
-    try:
-        size = len(segment.encode())
-    except UnicodeEncodeError:
-        return "not valid Unicode"
-    if size > MAX_SEGMENT_BYTES:
+    if len(segment.encode()) > MAX_SEGMENT_BYTES:
         return f"a name longer than {MAX_SEGMENT_BYTES} bytes"
     # Windows and macOS open these names as .git; a checkout must not write there.
     if segment.lower().rstrip(" .") in (".git", "git~1"):

@@ -18,7 +18,7 @@ import pygit2
 from asyncpush.localhub.errors import conflict, repo_not_found
 from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
-from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
+from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.writing import commit_tree, sync_objects, write_ref
 
 DEFAULT_ATTRIBUTES = "".join(
@@ -148,10 +148,6 @@ class Repos:
         found = (self.root / f"{repo_type}s").glob(pattern)
         ids = (make_repo_id(repo_type, path.parent.name, path.stem) for path in found)
         return sorted(ids, key=lambda repo: repo.full_name)
-
-    def everything(self) -> Iterator[RepoId]:
-        for repo_type in REPO_TYPES:
-            yield from self.list(repo_type)
 
     def _aside(self) -> Path:
         self._workshop.mkdir(parents=True, exist_ok=True)

@@ -7,17 +7,18 @@ and nobody could write any more. Writers hold `Repos.lock` instead, which the ke
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pygit2
 from pygit2.enums import FileMode
 
-from asyncpush.localhub.errors import Refusal, conflict
+from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.store.durable import sync, write_atomically
 
 EMAIL_DOMAIN = "users.noreply.localhub"
+_SYNC_THREADS = 16
 
 
 def commit_tree(
@@ -34,14 +35,21 @@ def commit_tree(
 
 def sync_objects(repo_path: Path, oids: Iterable[pygit2.Oid | str]) -> None:
     """Put loose objects on the disk. One that is not loose, git has packed and synced before."""
-    folders = set()
-    for oid in {str(oid) for oid in oids}:
-        path = repo_path / "objects" / oid[:2] / oid[2:]
-        with contextlib.suppress(FileNotFoundError):
-            sync(path)
-            folders.add(path.parent)
-    for folder in folders:
-        sync(folder)
+    folder = repo_path / "objects"
+    paths = [folder / oid[:2] / oid[2:] for oid in {str(oid) for oid in oids}]
+    # Syncs that wait together share one write of the file system's journal.
+    with ThreadPoolExecutor(min(_SYNC_THREADS, len(paths))) as pool:
+        loose = [path for path, done in zip(paths, pool.map(_sync, paths), strict=True) if done]
+        list(pool.map(_sync, {path.parent for path in loose}))
+
+
+def _sync(path: Path) -> bool:
+    """Whether it is there to be synced."""
+    try:
+        sync(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def new_objects(
@@ -64,10 +72,14 @@ def new_objects(
 
 def write_ref(repo_path: Path, ref: str, target: pygit2.Oid | str) -> None:
     """Point a ref at a commit whose objects are synced. The caller holds the repo's lock."""
-    try:
-        write_atomically(repo_path / ref, f"{target}\n".encode())
-    except (NotADirectoryError, FileExistsError, IsADirectoryError):
-        raise conflict(f"Reference {ref} collides with an existing one") from None
+    path = repo_path / ref
+    # A server killed between making refs/heads/a and writing refs/heads/a/b left a folder.
+    for folder in sorted((path, *path.rglob("*")), reverse=True) if path.is_dir() else ():
+        folder.rmdir()
+    # git reads every name below refs/ as a ref: no temporary file may be seen there.
+    scratch = repo_path / "hub"
+    scratch.mkdir(exist_ok=True)
+    write_atomically(path, f"{target}\n".encode(), scratch=scratch)
 
 
 def delete_ref(git: pygit2.Repository, repo_path: Path, ref: str) -> None:
@@ -76,11 +88,6 @@ def delete_ref(git: pygit2.Repository, repo_path: Path, ref: str) -> None:
     for stale in (repo_path / f"{ref}.lock", repo_path / "packed-refs.lock"):
         stale.unlink(missing_ok=True)
     git.references.delete(ref)
-    # git keeps the empty folder of refs/heads/a/b, where refs/heads/a could not be written.
-    folder = (repo_path / ref).parent
-    while folder.parent.name != "refs" and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
 
 
 class TreeDraft:
@@ -111,7 +118,7 @@ class TreeDraft:
         for folder in folders:
             if folder in draft._files:
                 raise Refusal(400, f"Invalid path {path!r}: {folder!r} is a file in this repo")
-            draft = draft._folder(folder, make=True)
+            draft = draft._folder(folder)
         if name in draft._folders and not draft._folder(name).is_empty():
             raise Refusal(400, f"Invalid path {path!r}: it is a folder in this repo")
         draft._folders.pop(name, None)
@@ -158,11 +165,10 @@ class TreeDraft:
             draft = draft._folder(folder)
         return draft, name
 
-    def _folder(self, name: str, *, make: bool = False) -> TreeDraft:
+    def _folder(self, name: str) -> TreeDraft:
+        """The folder of that name, read if it was not yet, new if there is none."""
         folder = self._folders.get(name)
         if not isinstance(folder, TreeDraft):
-            if folder is None and not make:
-                raise KeyError(name)
             tree = self._git[folder].peel(pygit2.Tree) if folder is not None else None
             folder = self._folders[name] = TreeDraft(self._git, tree)
         return folder

@@ -1,0 +1,5 @@
+"""The command line. The only importer of typer; what a command needs it imports when it runs."""
+
+from asyncpush.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,174 @@
+"""What commands have in common on the command line: each option once, with its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+RepoType = Literal["model", "dataset", "space"]
+Transfer = Literal["auto", "lfs"]
+
+
+def _warn_of_token(token: str | None) -> str | None:
+    if token is not None:
+        typer.echo(
+            "warning: --token can be seen in the process list (ps); rather set HF_TOKEN", err=True
+        )
+    return token
+
+
+RepoId = Annotated[
+    str, typer.Argument(metavar="REPO_ID", help="The repo: namespace/name.", show_default=False)
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder (its contents land under --path-in-repo) or a file.",
+        show_default=False,
+    ),
+]
+RepoTypeOption = Annotated[RepoType, typer.Option("--repo-type", help="What kind of repo it is.")]
+Private = Annotated[
+    bool,
+    typer.Option(
+        "--private", help="Make a repo that is created private (default: the Hub's choice)."
+    ),
+]
+Revision = Annotated[str, typer.Option("--revision", metavar="BRANCH", help="Branch to commit to.")]
+CreateBranch = Annotated[
+    bool,
+    typer.Option(
+        "--create-branch", help="Make that branch when it is missing, from the default branch."
+    ),
+]
+Message = Annotated[
+    str | None,
+    typer.Option(
+        "--message",
+        metavar="TEXT",
+        help="First line of the commit message (default: names what is pushed).",
+    ),
+]
+Description = Annotated[
+    str,
+    typer.Option(
+        "--description",
+        metavar="TEXT",
+        help="The rest of the commit message (default: none).",
+        show_default=False,
+    ),
+]
+CreatePr = Annotated[
+    bool,
+    typer.Option("--create-pr", help="Open a pull request instead of committing to the branch."),
+]
+PathInRepo = Annotated[
+    str,
+    typer.Option(
+        "--path-in-repo",
+        metavar="PATH",
+        help="Folder of the repo that SOURCE lands in, or the name of a single file"
+        " (default: the top).",
+        show_default=False,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Only files that match, such as '*.safetensors'; may be repeated (default: all).",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="No files that match, such as 'logs/*'; may be repeated (default: none).",
+    ),
+]
+Delete = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--delete",
+        metavar="PATTERN",
+        help="Delete remote files that match and are not in SOURCE, in the same commit;"
+        " may be repeated (default: none).",
+    ),
+]
+ModelCard = Annotated[
+    str | None,
+    typer.Option(
+        "--model-card",
+        metavar="FILE|TEXT",
+        help="Commit this as README.md, in the same commit (default: SOURCE's own).",
+    ),
+]
+TransferOption = Annotated[Transfer, typer.Option("--transfer", help="How large files are stored.")]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify", help="Do not look at every file through the Hub's API after the commit."
+    ),
+]
+MaxParts = Annotated[
+    int,
+    typer.Option("--max-parts", metavar="N", help="Parts in flight at once, over all files."),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL|local",
+        help="The Hub; 'local' is the embedded one, kept under the cache directory"
+        " (default: HF_ENDPOINT, else https://huggingface.co).",
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        callback=_warn_of_token,
+        help="Write token; others can see it in the process list, so rather set HF_TOKEN"
+        " (default: HF_TOKEN, else what `hf auth login` stored).",
+    ),
+]
+Events = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        metavar="FILE",
+        help="Append every event to this file, one JSON object a line (default: none).",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result, or the failure, as one JSON object.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Draw no progress bars.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Log requests and answers to stderr, secrets redacted; failures with traceback.",
+    ),
+]
+
+DEFAULT_MAX_PARTS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Which Hub, as whom, and how it is talked to and listened to."""
+
+    endpoint: str | None = None
+    token: str | None = None
+    transfer: Transfer = "auto"
+    max_parts: int = DEFAULT_MAX_PARTS
+    events: Path | None = None
+    quiet: bool = False

@@ -1,0 +1,88 @@
+"""`asyncpush audit`: local files against the repo, by size and checksum."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asyncpush.cli import arguments as arg
+from asyncpush.cli.failures import CommandFailedError
+from asyncpush.cli.output import Output
+
+if TYPE_CHECKING:
+    from asyncpush.models import AuditReport
+
+
+def audit(
+    repo_id: arg.RepoId,
+    source: arg.Source,
+    repo_type: arg.RepoTypeOption = "model",
+    revision: Annotated[
+        str,
+        typer.Option("--revision", metavar="REVISION", help="Branch, tag or commit to look at."),
+    ] = "main",
+    path_in_repo: arg.PathInRepo = "",
+    include: arg.Include = None,
+    exclude: arg.Exclude = None,
+    allow_extra: Annotated[
+        bool,
+        typer.Option("--allow-extra", help="Files that only the repo holds are fine."),
+    ] = False,
+    endpoint: arg.Endpoint = None,
+    token: arg.Token = None,
+    events: arg.Events = None,
+    as_json: arg.Json = False,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
+) -> None:
+    """Compare local files with the repo by checksum. Nothing is downloaded. Exit code 0 only if the
+    repo holds exactly these files."""
+    output = Output(as_json=as_json, verbose=verbose)
+    with output.failures():
+        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.options import PushOptions
+
+        options = checked(
+            PushOptions,
+            repo_type=repo_type,
+            revision=revision,
+            path_in_repo=path_in_repo,
+            allow_patterns=include,
+            ignore_patterns=exclude,
+        )
+        connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)
+
+        async def work() -> AuditReport:
+            async with open_uploader(connection, output) as uploader:
+                return await uploader.audit(repo_id, source, options)
+
+        report = run(work)
+        if report.exact or (allow_extra and report.complete):
+            output.result(report_lines(report), report_document(report))
+            return
+        error = CommandFailedError(
+            f"{repo_id} does not hold {'all' if allow_extra else 'exactly'} these files"
+        )
+        output.negative(report_lines(report), report_document(report), error)
+        raise typer.Exit(1)
+
+
+def report_document(report: AuditReport) -> dict[str, object]:
+    document = {field.name: getattr(report, field.name) for field in fields(report)}
+    return document | {"complete": report.complete, "exact": report.exact}
+
+
+def report_lines(report: AuditReport) -> list[str]:
+    """Where, each path that is not as it should be, and the sum of it."""
+    found = {
+        "missing": report.missing,
+        "different": report.different,
+        "extra": report.extra,
+    }
+    lines = [f"{report.repo_url} at {report.commit_sha}"]
+    lines += [f"{what:<9}  {path}" for what, paths in found.items() for path in sorted(paths)]
+    counts = [f"{len(report.matching):,} equal"]
+    counts += [f"{len(paths):,} {what}" for what, paths in found.items()]
+    return [*lines, ", ".join(counts)]

@@ -1,0 +1,144 @@
+"""What a failure means to whoever ran the command: an exit code, a few lines, a JSON object."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from asyncpush.errors import (
+    AsyncPushError,
+    AuthError,
+    CommitConflictError,
+    HubError,
+    InvalidRepoIdError,
+    MissingTokenError,
+    SourceError,
+    VerificationError,
+)
+
+FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
+
+RESUME_HINT = "run the same command again: what is stored is not sent twice"
+
+_LISTED = 20
+"""Problems that the lines name; more are counted. JSON has them all."""
+
+
+class CommandError(AsyncPushError):
+    """A failure of the command itself rather than of the library's; `problems` are its details."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.problems = tuple(problems)
+
+
+class UsageError(CommandError):
+    """What was asked for cannot be: a bad value of a flag, a bad manifest."""
+
+
+class CommandFailedError(CommandError):
+    """The command ran to its end, and the answer is no; its report has been printed."""
+
+
+class InterruptedBySignal(CommandError):
+    """Ctrl-C or SIGTERM; everything has been cancelled and put away."""
+
+    def __init__(self, signum: int = signal.SIGINT) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}", suggestion=RESUME_HINT)
+        self.signum = signum
+
+
+def exit_code(error: BaseException) -> int:
+    match error:
+        case InterruptedBySignal():
+            return 128 + error.signum
+        case UsageError() | InvalidRepoIdError():
+            return USAGE
+        case MissingTokenError() | AuthError():
+            return NOT_AUTHORISED
+        case CommitConflictError():
+            return CONFLICT
+        case _:
+            return FAILED
+
+
+def failure_document(error: BaseException) -> dict[str, Any]:
+    """`error` of the JSON object: the same keys for every failure, null where there is nothing."""
+    known = isinstance(error, HubError)
+    return {
+        "type": _kind(error),
+        "message": _message(error),
+        "suggestion": _suggestion(error),
+        "problems": list(_problems(error)),
+        "exit_code": exit_code(error),
+        **{name: getattr(error, name) if known else None for name in _HUB_FIELDS},
+    }
+
+
+_HUB_FIELDS = (
+    *("status", "method", "url", "request_id", "error_code", "attempt", "elapsed_seconds"),
+    *("body", "headers"),
+)
+
+
+def failure_lines(error: BaseException) -> list[str]:
+    """A headline, then what else is known, each a line of its own."""
+    message = _message(error)
+    if not isinstance(error, CommandError):
+        message = f"{_kind(error)}: {message}"  # the others say themselves what they are
+    lines = message.splitlines()
+    if isinstance(error, HubError):
+        status = "no answer" if error.status is None else f"HTTP {error.status}"
+        after = f"attempt {error.attempt}, after {error.elapsed_seconds:.1f} s"
+        lines.append(f"request: {error.method} {error.url}".rstrip() + f" ({status}, {after})")
+        if error.request_id:
+            lines.append(f"request id: {error.request_id}")
+        if error.body:
+            lines.append(f"answer: {' '.join(error.body.split())}")
+    problems = _problems(error)
+    if not any(problem in message for problem in problems):  # most messages name them already
+        lines += [f"- {problem}" for problem in problems[:_LISTED]]
+        if len(problems) > _LISTED:
+            lines.append(f"- and {len(problems) - _LISTED} more")
+    if suggestion := _suggestion(error):
+        lines.append(f"next: {suggestion}")
+    lines += getattr(error, "__notes__", [])
+    return lines
+
+
+def _kind(error: BaseException) -> str:
+    match error:
+        case InterruptedBySignal():
+            return "Interrupted"
+        case CommandFailedError():
+            return "CommandFailed"
+        case _:
+            return type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case AsyncPushError():
+            return error.message
+        case OSError() if error.strerror:
+            named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+            return f"{error.strerror}: {' and '.join(named)}" if named else error.strerror
+        case _:
+            return str(error) or "no further explanation"
+
+
+def _suggestion(error: BaseException) -> str:
+    match error:
+        case AsyncPushError():
+            return error.suggestion
+        case ImportError() | OSError() | TimeoutError():
+            return ""  # their message says what to do, or what is in the way
+        case _:
+            return "this looks like a bug in asyncpush: run it again with --verbose and report that"
+
+
+def _problems(error: BaseException) -> Sequence[str]:
+    if isinstance(error, SourceError | VerificationError | CommandError):
+        return error.problems
+    return ()

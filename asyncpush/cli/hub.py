@@ -1,0 +1,115 @@
+"""`asyncpush hub`: the embedded Hub, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asyncpush.cli import arguments as arg
+from asyncpush.cli.failures import InterruptedBySignal, UsageError
+from asyncpush.cli.output import Output, paragraph
+
+if TYPE_CHECKING:
+    from asyncpush.localhub import LocalHub
+    from asyncpush.localhub.blobs.s3 import S3Store
+
+
+def hub(
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="FOLDER",
+            help="Where repos and objects lie (default: `hub` in the cache directory, which is what"
+            " --endpoint local means).",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="Address to listen on; beyond loopback with --token."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0: a free one."
+        ),
+    ] = 0,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", metavar="TOKEN", help="The one token to accept (default: any will do)."
+        ),
+    ] = None,
+    s3_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--s3-endpoint",
+            metavar="URL",
+            help="Keep objects on this S3-compatible server, with the keys in AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY (default: AWS itself, when there is a bucket).",
+        ),
+    ] = None,
+    s3_bucket: Annotated[
+        str | None,
+        typer.Option(
+            "--s3-bucket",
+            metavar="NAME",
+            help="Keep objects in this bucket (default: on disk, under --root).",
+        ),
+    ] = None,
+    verbose: arg.Verbose = False,
+) -> None:
+    """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
+    output = Output(verbose=verbose)
+    with output.failures():
+        from asyncpush.cli.running import log_everything, run
+        from asyncpush.localhub import LocalHub
+        from asyncpush.options import default_cache_dir
+
+        if verbose:
+            log_everything()
+        folder = root or default_cache_dir() / "hub"
+        store = _store(folder, s3_endpoint, s3_bucket)
+        try:
+            server = LocalHub(folder, host=host, port=port, token=token, store=store)
+        except ValueError as error:
+            raise UsageError(f"--host, --token: {error}") from error
+
+        async def serve() -> None:
+            async with server:
+                output.result([server.url], {})
+                output.note(*_welcome(server))
+                await asyncio.Event().wait()
+
+        with suppress(InterruptedBySignal):  # as it is meant to end
+            run(serve)
+
+
+def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | None:
+    """Where objects lie, when that is not the hub's own disk."""
+    if bucket is None:
+        if endpoint is not None:
+            raise UsageError("--s3-endpoint goes with --s3-bucket")
+        return None
+    from asyncpush.localhub.blobs.s3 import S3Store
+    from asyncpush.localhub.blobs.signing import Signer
+
+    # Completions lead to the hub, whose secret signs them: kept, they outlive a restart.
+    return S3Store(endpoint, bucket, signer=Signer.load(folder / "lfs" / "secret"))
+
+
+def _welcome(server: LocalHub) -> list[str]:
+    token, whose = ("any", "any") if server.token is None else ("...", "the given")
+    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose} token"
+    return [
+        *paragraph(kept, sys.stderr),
+        f"  use it   export HF_ENDPOINT={server.url} HF_TOKEN={token}",
+        "  stop it  Ctrl-C",
+    ]

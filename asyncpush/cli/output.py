@@ -1,0 +1,181 @@
+"""What a command says: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, NoReturn, TextIO
+
+import typer
+
+from asyncpush.cli.failures import (
+    InterruptedBySignal,
+    exit_code,
+    failure_document,
+    failure_lines,
+)
+
+_RED = "\x1b[31m"
+_BOLD_RED = "\x1b[1;31m"
+_PLAIN = "\x1b[0m"
+_NARROWEST = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How one command talks.
+
+    With `as_json` stdout gets exactly one JSON object, whatever happens; `verbose` adds tracebacks
+    to failures.
+    """
+
+    as_json: bool = False
+    verbose: bool = False
+
+    def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
+        """What the command was run for: lines for people, or the document as JSON."""
+        if self.as_json:
+            self._json({"ok": True, **document})
+        else:
+            _write(sys.stdout, map(_clean, lines))
+
+    def negative(self, lines: Sequence[str], document: Mapping[str, Any], why: Exception) -> None:
+        """A result that is a failure too: told in full on stdout, in short on stderr."""
+        if self.as_json:
+            self._json({"ok": False, "error": failure_document(why), **document})
+        else:
+            _write(sys.stdout, map(_clean, lines))
+        _write(sys.stderr, _block(failure_lines(why), sys.stderr))
+
+    def note(self, *lines: str) -> None:
+        """Something to know that is not the result."""
+        _write(sys.stderr, map(_clean, lines))
+
+    def failure(self, error: BaseException) -> None:
+        """A short red block on stderr; before it the traceback when that is wanted."""
+        if self.as_json:
+            self._json({"ok": False, "error": failure_document(error)})
+        if self.verbose and not isinstance(error, InterruptedBySignal | KeyboardInterrupt):
+            told = "".join(traceback.format_exception(error))
+            _write(sys.stderr, map(_clean, told.splitlines()))
+        _write(sys.stderr, _block(failure_lines(error), sys.stderr))
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Whatever is raised inside is told, and ends the program with the exit code it means."""
+        try:
+            yield
+        except (typer.Exit, BrokenPipeError):  # who closed stdout wants to hear no more of it
+            raise
+        except KeyboardInterrupt:
+            self._leave(InterruptedBySignal())
+        except Exception as error:
+            self._leave(error)
+
+    def _leave(self, error: BaseException) -> NoReturn:
+        self.failure(error)
+        raise typer.Exit(exit_code(error)) from error
+
+    def _json(self, document: Mapping[str, Any]) -> None:
+        # ASCII: no locale, pipe or undecodable file name can break it.
+        _write(sys.stdout, [json.dumps(document, default=_as_json)])
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Rows as aligned lines, the last column ragged; those numbered in `right` end together.
+
+    >>> columns([["a", "1"], ["bcd", "22"]])
+    ['a    1', 'bcd  22']
+    """
+    from asyncpush.listeners.view import text_width
+
+    if not rows:
+        return []
+    widths = [max(text_width(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return [
+        "  ".join(
+            " " * (width - text_width(cell)) + cell
+            if at in right
+            else cell + " " * (width - text_width(cell))
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def terminal_columns(stream: TextIO) -> int | None:
+    """Its width, or None when what is written goes to a file or pipe and need not be cut."""
+    if not stream.isatty():
+        return None
+    return max(_NARROWEST, shutil.get_terminal_size().columns - 1)
+
+
+def paragraph(text: str, stream: TextIO) -> list[str]:
+    """Prose as lines that end between words, where the stream has a width."""
+    return _wrapped(text, terminal_columns(stream), hang="")
+
+
+def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
+    """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
+    head, bar = ("✗ ", "│ ") if _can_write("✗│", stream) else ("x ", "| ")
+    width = terminal_columns(stream)
+    red, bold, plain = (_RED, _BOLD_RED, _PLAIN) if _has_colour(stream) else ("", "", "")
+    block: list[str] = []
+    for number, line in enumerate(lines):
+        for piece in _wrapped(_clean(line), width and width - len(bar)):
+            if not block:
+                block.append(f"{bold}{head}{piece}{plain}")
+            elif number == 0:
+                block.append(f"{red}{bar}{bold}{piece}{plain}")
+            else:
+                block.append(f"{red}{bar}{plain}{piece}")
+    return block
+
+
+def _wrapped(line: str, width: int | None, hang: str = "  ") -> list[str]:
+    if width is None:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent + hang, break_on_hyphens=False, break_long_words=False
+    ) or [""]
+
+
+def _has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _can_write(text: str, stream: TextIO) -> bool:
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _clean(text: str) -> str:
+    """Without control characters: a server's words must not move the user's cursor."""
+    from asyncpush.listeners.view import clean
+
+    indent = len(text) - len(text.lstrip(" "))
+    return " " * indent + clean(text)
+
+
+def _write(stream: TextIO, lines: Iterable[str]) -> None:
+    encoding = stream.encoding or "ascii"
+    text = "".join(f"{line}\n" for line in lines)
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def _as_json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)

@@ -1,0 +1,85 @@
+"""`asyncpush push`: a folder or file, one verified commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asyncpush.cli import arguments as arg
+from asyncpush.cli.output import Output
+from asyncpush.cli.results import result_document, result_lines
+
+if TYPE_CHECKING:
+    from asyncpush.models import UploadResult
+
+
+def push(
+    repo_id: arg.RepoId,
+    source: arg.Source,
+    repo_type: arg.RepoTypeOption = "model",
+    private: arg.Private = False,
+    revision: arg.Revision = "main",
+    create_branch: arg.CreateBranch = False,
+    message: arg.Message = None,
+    description: arg.Description = "",
+    create_pr: arg.CreatePr = False,
+    path_in_repo: arg.PathInRepo = "",
+    include: arg.Include = None,
+    exclude: arg.Exclude = None,
+    delete: arg.Delete = None,
+    model_card: arg.ModelCard = None,
+    transfer: arg.TransferOption = "auto",
+    no_verify: arg.NoVerify = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be uploaded and how; change nothing.")
+    ] = False,
+    max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
+    endpoint: arg.Endpoint = None,
+    token: arg.Token = None,
+    events: arg.Events = None,
+    as_json: arg.Json = False,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
+) -> None:
+    """Upload a folder or file as one verified commit."""
+    output = Output(as_json=as_json, verbose=verbose)
+    with output.failures():
+        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.events import PushFinished
+        from asyncpush.options import PushOptions
+
+        options = checked(
+            PushOptions,
+            repo_type=repo_type,
+            private=private or None,
+            revision=revision,
+            create_branch=create_branch,
+            commit_message=message,
+            commit_description=description,
+            create_pr=create_pr,
+            path_in_repo=path_in_repo,
+            allow_patterns=include,
+            ignore_patterns=exclude,
+            delete_patterns=delete,
+            model_card=model_card,
+            verify=not no_verify,
+            dry_run=dry_run,
+        )
+
+        connection = arg.Connection(
+            endpoint=endpoint,
+            token=token,
+            transfer=transfer,
+            max_parts=max_parts,
+            events=events,
+            quiet=quiet,
+        )
+
+        async def work() -> UploadResult:
+            told = () if dry_run else (PushFinished,)
+            async with open_uploader(connection, output, told=told) as uploader:
+                return await uploader.push_to_hub(repo_id, source, options)
+
+        result = run(work)
+        output.result(result_lines(result, dry_run=dry_run), result_document(result))

@@ -1,0 +1,162 @@
+"""The JSON Schema of event rows, made from the events themselves.
+
+`events.schema.json` beside this file is what `write_schema` wrote last; a test keeps it in step.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import orjson
+
+from asyncpush import events
+from asyncpush.events import Event, RequestFailed, RequestFinished, RequestStarted
+
+SCHEMA_PATH = Path(__file__).with_name("events.schema.json")
+
+_ANY_JSON: dict[str, Any] = {}
+_SCALARS: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Any: _ANY_JSON,
+}
+_COMMON: dict[str, Any] = {
+    "time": {
+        "type": "string",
+        "format": "date-time",
+        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+        "description": "when, in UTC",
+    },
+    "push_id": {"type": "string", "description": "one push, from its first event to its last"},
+    "span_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    "parent_id": {
+        "type": ["string", "null"],
+        "pattern": "^[0-9a-f]{16}$",
+        "description": "the span that this one is part of; null for the push itself",
+    },
+}
+
+# What the calls are about, where they say it: rows of requests carry these beside their own fields.
+_SIZE = {"type": "integer", "minimum": 0, "description": "bytes"}
+_ABOUT: dict[str, Any] = {
+    "repo_id": {"type": "string"},
+    "file": {"type": "string", "description": "path in the repo"},
+    "size": _SIZE,
+    "files": {
+        "anyOf": [
+            {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string"},
+                        "size": _SIZE,
+                        "route": {"enum": ["inline", "lfs", "xet"]},
+                    },
+                    "required": ["file", "size"],
+                },
+            },
+            {"type": "integer", "minimum": 0, "description": "of a commit: how many"},
+        ],
+    },
+    "upload_url": {
+        "type": ["string", "null"],
+        "pattern": "^[^?#]*$",
+        "description": "without its query, which is the credential",
+    },
+}
+
+
+def event_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one row."""
+    definitions: dict[str, Any] = {}
+    for kind in event_kinds():
+        definitions |= _definitions(kind)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:asyncpush:events",
+        "title": "One row of asyncpush's JSON lines",
+        "type": "object",
+        "required": ["event", *_COMMON],
+        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in definitions],
+        "$defs": definitions,
+    }
+
+
+def event_kinds() -> list[type[Event]]:
+    """Every kind of event. Not `__subclasses__()`: `slots=True` leaves a twin of each class."""
+    return [
+        kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    ]
+
+
+def write_schema(path: Path = SCHEMA_PATH) -> None:
+    """Write the schema, as after a change of `asyncpush.events`."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    path.write_bytes(orjson.dumps(event_schema(), option=options))
+
+
+def _definitions(kind: type[Event]) -> dict[str, Any]:
+    properties, required = _properties(kind)
+    if kind is RequestStarted:
+        preupload = ["repo_id", "file", "size"]
+        return {
+            "hf_hub.preupload": _definition(
+                kind, {"const": "hf_hub.preupload"}, properties, required + preupload
+            ),
+            "hf_hub.CALL": _definition(
+                kind, {"pattern": r"^hf_hub\.(?!preupload$)[a-z_]+$"}, properties, required
+            ),
+        }
+    if kind is RequestFinished:
+        name = {"pattern": r"^hf_hub\.[a-z_]+\.response$"}
+        return {"hf_hub.CALL.response": _definition(kind, name, properties, required)}
+    return {kind.name: _definition(kind, {"const": kind.name}, properties, required)}
+
+
+def _definition(
+    kind: type[Event], name: dict[str, str], properties: dict[str, Any], required: list[str]
+) -> dict[str, Any]:
+    return {
+        "description": _first_sentence(kind),
+        "properties": {"event": {"type": "string", **name}, **_COMMON, **properties},
+        "required": required,
+        "additionalProperties": kind in (RequestStarted, RequestFinished, RequestFailed),
+    }
+
+
+def _properties(kind: type[Event]) -> tuple[dict[str, Any], list[str]]:
+    hints = get_type_hints(kind)
+    properties = {field.name: _type_schema(hints[field.name]) for field in fields(kind)}
+    if properties.pop("fields", None) is not None:
+        properties |= _ABOUT
+    # A row has every field, given or not: what has a default in Python is there all the same.
+    return properties, [field.name for field in fields(kind) if field.name in properties]
+
+
+def _type_schema(hint: Any) -> dict[str, Any]:
+    if hint in _SCALARS:
+        return dict(_SCALARS[hint])
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_type_schema(argument) for argument in arguments]}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
+    raise TypeError(f"no JSON Schema for {hint!r}: teach asyncpush.listeners.schema")
+
+
+def _first_sentence(kind: type[Event]) -> str:
+    text = " ".join((kind.__doc__ or "").split())
+    # A dataclass without a docstring is given its signature as one.
+    return "" if text.startswith(f"{kind.__name__}(") else text.partition(". ")[0].rstrip(".")

@@ -1,0 +1,195 @@
+"""Where pushes are shown: what all screens have in common, and the plainest one.
+
+Whatever is drawn is drawn by one daemon thread for all pushes of a screen. A terminal that has been
+paused (Ctrl-S) blocks whoever writes to it: that must never be the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, TextIO
+
+from asyncpush.events import PushFailed
+from asyncpush.listeners.view import ASCII, UNICODE, Glyphs, PushView
+
+logger = logging.getLogger("asyncpush.bars")
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between two lines where the output is no terminal."""
+
+_NARROWEST = 20
+
+
+class Screen(ABC):
+    """Shows any number of pushes on one stream, drawn by a thread that ends with the last push."""
+
+    interval: ClassVar[float]
+    tells: ClassVar[frozenset[str]]
+    """Events that it shows: without logging set up, nobody needs to read them again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._views: list[PushView] = []
+        self._leaving: list[tuple[PushView, threading.Event]] = []
+        self.broken = False
+
+    def add(self, view: PushView) -> None:
+        with self._lock:
+            if self.broken:
+                return
+            self._views.append(view)
+            if self._thread is None:
+                self._thread = self._start_thread()
+
+    def remove(self, view: PushView) -> threading.Event:
+        """Have the last line of `view` drawn; the event is set when that is done."""
+        gone = threading.Event()
+        with self._lock:
+            if view in self._views:
+                self._views.remove(view)
+                self._leaving.append((view, gone))
+            else:  # the screen broke
+                gone.set()
+        self._wake.set()
+        return gone
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None
+
+    def step(self) -> bool:
+        """Draw one frame. False when nothing is left to draw, now or later."""
+        with self._lock:
+            views, leaving = list(self._views), self._leaving
+            self._leaving = []
+        try:
+            for view, _ in leaving:
+                self.finish(view)
+            if views:
+                self.frame(views)
+            else:
+                self.clear()
+        finally:
+            for _, gone in leaving:
+                gone.set()
+        with self._lock:
+            if self._views or self._leaving:
+                return True
+            self._thread = None
+            return False
+
+    def pause(self) -> float:
+        """Seconds until the next frame."""
+        return self.interval
+
+    @abstractmethod
+    def frame(self, views: list[PushView]) -> None:
+        """Show the pushes as they are now."""
+
+    @abstractmethod
+    def finish(self, view: PushView) -> None:
+        """Show how a push has ended."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Leave nothing but what is to stay."""
+
+    def abandon(self) -> None:
+        """The screen is broken: never touch it again."""
+        self.broken = True
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="asyncpush-progress", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        try:
+            while self.step():
+                self._wake.wait(self.pause())
+                self._wake.clear()
+        except Exception:
+            # A closed pipe, a broken terminal: the push matters more than its picture.
+            logger.warning("progress is no longer shown", exc_info=True)
+            with self._lock:
+                self._views.clear()
+                leaving, self._leaving = self._leaving, []
+                self.abandon()
+            for _, gone in leaving:
+                gone.set()
+
+
+class PlainScreen(Screen):
+    """A line now and then: for log files, pipes, and terminals that cannot move the cursor."""
+
+    interval = PLAIN_INTERVAL
+    tells = frozenset({PushFailed.name})
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._glyphs = glyphs_for(stream)
+        self._clock = clock
+        self._due: float | None = None
+
+    def frame(self, views: list[PushView]) -> None:
+        now = self._clock()
+        if self._due is not None and now < self._due:
+            return  # woken because a push has ended
+        if self._due is not None:  # at the very beginning there is nothing to tell
+            self._write("".join(f"{view.plain()}\n" for view in views))
+        self._due = now + self.interval
+
+    def pause(self) -> float:
+        return self.interval if self._due is None else max(0.0, self._due - self._clock())
+
+    def finish(self, view: PushView) -> None:
+        text = view.closing(sys.maxsize, self._glyphs)
+        if text is not None:
+            self._write(f"{text}\n")
+
+    def clear(self) -> None:
+        self._due = None
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a terminal is behind it."""
+    # What stands in for stderr need not have every method of a file.
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and bool(isatty())
+
+
+def terminal_size(stream: TextIO) -> os.terminal_size:
+    """Columns that can be filled without wrapping, and lines."""
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # no terminal behind it: a notebook, a test
+        columns, lines = shutil.get_terminal_size()
+    return os.terminal_size((max(_NARROWEST, (columns or 80) - 1), lines or 24))
+
+
+def glyphs_for(stream: TextIO) -> Glyphs:
+    """The signs that its encoding has."""
+    try:
+        "".join((UNICODE.done, UNICODE.bar, UNICODE.spinner)).encode(encoding_of(stream))
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def encoding_of(stream: TextIO) -> str:
+    """Its encoding; ASCII when it does not tell."""
+    return getattr(stream, "encoding", None) or "ascii"

@@ -1,0 +1,197 @@
+"""A request for a page in, an HTML answer out; also when there is no such page."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from asyncpush.localhub.auth import user_of
+from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.pages import reading
+from asyncpush.localhub.pages.answers import html_answer, static_answer
+from asyncpush.localhub.pages.reading import Elsewhere, Source
+from asyncpush.localhub.pages.rendering import ICON, ICON_URL, STYLE, STYLE_URL, render
+from asyncpush.localhub.pages.views import ErrorPage, Hint, Page
+from asyncpush.localhub.state import HubState, repo_of, state_of
+from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
+from asyncpush.localhub.web import flag_in_query, number_in_query
+
+# What the API and the hub itself answer is not asked for here, not even to say that it is missing.
+_REPO = r"/{prefix:(?:datasets/|spaces/)?}{namespace:(?!api/|_)[^/]+}/{name}"
+_MAX_PAGE = 100_000
+
+_Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+routes = web.RouteTableDef()
+
+
+def _page(path: str, name: str) -> Callable[[_Handler], _Handler]:
+    """Serve a page, and failures as pages too."""
+
+    def register(handler: _Handler) -> _Handler:
+        @functools.wraps(handler)
+        async def serve(request: web.Request) -> web.Response:
+            try:
+                return await handler(request)
+            except Refusal as refusal:
+                return await _refusal(request, refusal)
+
+        routes.get(path, name=name)(serve)
+        return serve
+
+    return register
+
+
+@_page("/", "page-index")
+async def index(request: web.Request) -> web.Response:
+    state = state_of(request)
+    with_private = user_of(request) is not None
+    wanted = request.query.get("type")
+    repo_type = None if wanted is None else parse_repo_type(wanted)
+    return await _html(
+        state,
+        reading.read_index,
+        state.repos,
+        state.base_url(request),
+        with_private,
+        repo_type,
+        _number(request),
+    )
+
+
+@_page(_REPO, "page-repo")
+async def repo(request: web.Request) -> web.Response:
+    return await _of_repo(request, reading.read_folder, "main", "", _number(request))
+
+
+@_page(_REPO + "/tree/{revision}{path:(?:/.*)?}", "page-tree")
+async def tree(request: web.Request) -> web.Response:
+    path = request.match_info["path"].strip("/")
+    path = check_path(path) if path else ""
+    return await _of_repo(request, reading.read_folder, _revision(request), path, _number(request))
+
+
+@_page(_REPO + "/blob/{revision}/{path:.+}", "page-blob")
+async def blob(request: web.Request) -> web.Response:
+    path = check_path(request.match_info["path"].rstrip("/"))
+    as_source = flag_in_query(request, "source")
+    return await _of_repo(request, reading.read_file, _revision(request), path, as_source)
+
+
+@_page(_REPO + "/commits/{revision}", "page-commits")
+async def commits(request: web.Request) -> web.Response:
+    return await _of_repo(request, reading.read_commits, _revision(request), _number(request))
+
+
+@_page(_REPO + "/commit/{revision}", "page-commit")
+async def commit(request: web.Request) -> web.Response:
+    return await _of_repo(request, reading.read_commit, _revision(request))
+
+
+@_page(_REPO + "/discussions", "page-discussions")
+async def discussions(request: web.Request) -> web.Response:
+    return await _of_repo(request, reading.read_discussions, _number(request))
+
+
+@_page(_REPO + r"/discussions/{number:[1-9]\d{0,8}}", "page-discussion")
+async def discussion(request: web.Request) -> web.Response:
+    return await _of_repo(request, reading.read_discussion, int(request.match_info["number"]))
+
+
+@routes.get(STYLE_URL, name="page-style")
+async def style(request: web.Request) -> web.Response:
+    return static_answer(STYLE, "text/css")
+
+
+@routes.get(ICON_URL, name="page-icon")
+async def icon(request: web.Request) -> web.Response:
+    return static_answer(ICON, "image/svg+xml")
+
+
+def _revision(request: web.Request) -> str:
+    return request.match_info["revision"]
+
+
+def _number(request: web.Request) -> int:
+    return number_in_query(request, "p", 0, high=_MAX_PAGE)
+
+
+async def _of_repo(request: web.Request, read: Callable[..., Page], *args: object) -> web.Response:
+    state = state_of(request)
+    source = Source(state.repos, await state.readable(request), state.base_url(request))
+    try:
+        return await _html(state, read, source, *args)
+    except Elsewhere as elsewhere:
+        raise web.HTTPFound(elsewhere.url) from None
+
+
+async def _html(state: HubState, read: Callable[..., Page], *args: object) -> web.Response:
+    """Read and render in a thread: a long card takes its time."""
+    return html_answer(await state.run(_read_and_render, read, *args))
+
+
+def _read_and_render(read: Callable[..., Page], *args: object) -> str:
+    return render(read(*args), datetime.now(UTC))
+
+
+# -- failures --
+
+
+async def _refusal(request: web.Request, refusal: Refusal) -> web.Response:
+    page = await _error_page(request, refusal)
+    answer = html_answer(render(page, datetime.now(UTC)), status=refusal.status)
+    if refusal.code:
+        answer.headers["X-Error-Code"] = refusal.code
+    return answer
+
+
+async def _error_page(request: web.Request, refusal: Refusal) -> ErrorPage:
+    match refusal.code:
+        case "RepoNotFound":
+            return await _repo_not_found(request)
+        case "RevisionNotFound":
+            title = "No such revision"
+        case "EntryNotFound":
+            title = "Nothing here"
+        case _:
+            title = "This address makes no sense"
+    return ErrorPage(refusal.status, title, refusal.message)
+
+
+async def _repo_not_found(request: web.Request) -> ErrorPage:
+    """A hub with a token tells nobody else which private repos it has."""
+    state = state_of(request)
+    try:
+        wanted = repo_of(request)
+    except Refusal:
+        return ErrorPage(404, "No such repo", "No repo can have this name.")
+    hints = _ways_in(state, request, wanted)
+    if state.token is not None:
+        text = "There is no such repo here, or it is private: a browser shows no token."
+        return ErrorPage(404, "No such repo", text, hints)
+    if await state.run(state.repos.path(wanted).exists):
+        text = (
+            "This repo is private, and a browser shows no token. There are other ways to read it."
+        )
+        return ErrorPage(404, "A private repo", text, hints)
+    text = f"There is no {wanted.type} {wanted.full_name} on this hub."
+    return ErrorPage(404, "No such repo", text)
+
+
+def _ways_in(state: HubState, request: web.Request, repo: RepoId) -> tuple[Hint, ...]:
+    """How someone who may read a private repo reads it."""
+    endpoint = state.base_url(request)
+    kind = "" if repo.type == "model" else f" --repo-type {repo.type}"
+    api = f"{endpoint}/api/{repo.type}s/{repo.full_name}"
+    git = state.repos.path(repo).relative_to(state.repos.root)
+    return (
+        Hint(
+            "With the official client:",
+            f"HF_ENDPOINT={endpoint} HF_TOKEN=… hf download {repo.full_name}{kind}",
+        ),
+        Hint("Through the HTTP API:", f'curl -H "Authorization: Bearer $HF_TOKEN" {api}'),
+        Hint("With git, in the hub's own folder:", f"git clone {git}"),
+    )

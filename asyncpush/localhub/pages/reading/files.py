@@ -1,0 +1,226 @@
+"""Folders and files at a revision."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Collection
+from itertools import islice
+
+import pygit2
+from pygit2.enums import SortMode
+
+from asyncpush.localhub.errors import entry_not_found
+from asyncpush.localhub.pages.cards import read_card
+from asyncpush.localhub.pages.markdown import IMAGE_ENDINGS
+from asyncpush.localhub.pages.reading.source import (
+    Elsewhere,
+    Source,
+    find_revision,
+    page_within,
+    pager,
+)
+from asyncpush.localhub.pages.rendering import size as size_text
+from asyncpush.localhub.pages.views import (
+    Card,
+    CardPreview,
+    File,
+    FilePage,
+    FolderPage,
+    ImagePreview,
+    NoPreview,
+    Preview,
+    Row,
+    TextPreview,
+    is_markdown,
+)
+from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, GitRepo
+
+ROWS = 200
+# Who changed a file last is looked for this far back: the page of a long history stays quick.
+COMMITS_LOOKED_AT = 500
+MAX_TEXT_BYTES = 256 << 10
+MAX_TEXT_LINES = 5_000
+MAX_CARD_BYTES = 1 << 20
+# A blob is read whole, and `git push` may have brought one of any size.
+MAX_BLOB_BYTES = 32 << 20
+# A browser fetches all of an image to show it small.
+MAX_IMAGE_BYTES = 32 << 20
+
+CARD = "README.md"
+
+
+def read_folder(source: Source, revision: str, path: str, page: int) -> FolderPage:
+    """A page of a folder, its subfolders first; at the root with the repo's card."""
+    with source.repos.open(source.id) as opened:
+        found = find_revision(opened, revision)
+        tree = _tree_at(opened, source, revision, found.oid, path)
+        names = _names(tree)
+        page = page_within(page, ROWS, len(names))
+        shown = names[page * ROWS :][:ROWS]
+        last = last_changes(opened, found.oid, path, {name for _, name in shown})
+        rows = [
+            _row(opened, found.oid, path, is_file, name, last.get(name)) for is_file, name in shown
+        ]
+        return FolderPage(
+            source.repo(),
+            found,
+            path,
+            opened.commit(found.oid),
+            rows,
+            pager(
+                page, ROWS, len(names), "item", lambda n: source.links.tree(revision, path, page=n)
+            ),
+            None if path else _card(opened, source, revision, found.oid),
+        )
+
+
+def _tree_at(opened: GitRepo, source: Source, revision: str, oid: str, path: str) -> pygit2.Tree:
+    if not path:
+        return opened.tree(oid)
+    match opened.entry(oid, path):
+        case FolderEntry(oid=tree):
+            return opened.git[tree].peel(pygit2.Tree)
+        case None:
+            raise entry_not_found(path, revision)
+        case _:
+            raise Elsewhere(source.links.blob(revision, path))
+
+
+def _names(tree: pygit2.Tree) -> list[tuple[bool, str]]:
+    """`(is_file, name)` in the page's order. Sizes are not looked at yet: a folder may be large."""
+    items = (item for item in tree if isinstance(item, pygit2.Tree | pygit2.Blob))
+    return sorted(
+        (isinstance(item, pygit2.Blob), (item.raw_name or b"").decode(errors="replace"))
+        for item in items
+    )
+
+
+def _row(
+    opened: GitRepo, oid: str, folder: str, is_file: bool, name: str, last: Commit | None
+) -> Row:
+    path = f"{folder}/{name}" if folder else name
+    entry = opened.entry(oid, path) if is_file else None
+    if not isinstance(entry, FileEntry):
+        return Row(name, path, not is_file, last=last)
+    return Row(name, path, False, entry.size, entry.lfs.oid if entry.lfs else None, last)
+
+
+def last_changes(
+    opened: GitRepo, oid: str, folder: str, names: Collection[str]
+) -> dict[str, Commit]:
+    """For names in a folder the newest commits that changed them, if those are not too far back.
+
+    One walk for all of them, in which git compares whole folders.
+    """
+    wanted = set(names)
+    found: dict[str, Commit] = {}
+    walk = opened.git.walk(pygit2.Oid(hex=oid), SortMode.TIME)
+    for commit in islice(walk, COMMITS_LOOKED_AT):
+        changed = wanted & _changed_names(commit, folder)
+        if changed:
+            found.update(dict.fromkeys(changed, opened.commit(str(commit.id))))
+            wanted -= changed
+        if not wanted:
+            break
+    return found
+
+
+def _changed_names(commit: pygit2.Commit, folder: str) -> set[str]:
+    """Names in the folder that are different from what every parent has."""
+    here = _subtree(commit, folder)
+    if here is None:
+        return set()
+    before = [_subtree(parent, folder) for parent in commit.parents]
+    if any(tree is not None and tree.id == here.id for tree in before):
+        return set()
+    if not before:
+        return _top_names(here.diff_to_tree(swap=True))
+    changes = (
+        here.diff_to_tree(swap=True) if tree is None else tree.diff_to_tree(here) for tree in before
+    )
+    return set.intersection(*map(_top_names, changes))
+
+
+def _top_names(diff: pygit2.Diff) -> set[str]:
+    paths = (delta.new_file.raw_path for delta in diff.deltas)
+    return {path.partition(b"/")[0].decode(errors="replace") for path in paths}
+
+
+def _subtree(commit: pygit2.Commit, folder: str) -> pygit2.Tree | None:
+    try:
+        item = commit.tree[folder] if folder else commit.tree
+    except KeyError:
+        return None
+    return item if isinstance(item, pygit2.Tree) else None
+
+
+# -- one file --
+
+
+def read_file(source: Source, revision: str, path: str, as_source: bool) -> FilePage:
+    """A file, with a look into it; `as_source` shows Markdown as it was written."""
+    with source.repos.open(source.id) as opened:
+        found = find_revision(opened, revision)
+        entry = opened.entry(found.oid, path)
+        if entry is None:
+            raise entry_not_found(path, revision)
+        if not isinstance(entry, FileEntry):
+            raise Elsewhere(source.links.tree(revision, path))
+        folder, _, name = path.rpartition("/")
+        lfs = entry.lfs.oid if entry.lfs else None
+        return FilePage(
+            source.repo(),
+            found,
+            File(path, entry.size, entry.oid, lfs, entry.pointer_size),
+            _preview(opened, source, revision, entry, as_source),
+            last_changes(opened, found.oid, folder, {name}).get(name),
+        )
+
+
+def _preview(
+    opened: GitRepo, source: Source, revision: str, file: FileEntry, as_source: bool
+) -> Preview:
+    if file.path.lower().endswith(IMAGE_ENDINGS) and 0 < file.size <= MAX_IMAGE_BYTES:
+        return ImagePreview()
+    if file.lfs:
+        return NoPreview("The repo holds a pointer to this file; its bytes are in LFS.")
+    if file.size > MAX_BLOB_BYTES:
+        return NoPreview(f"{size_text(file.size)} are too much to show here.")
+    data = opened.content(file.oid)
+    if is_markdown(file.path) and not as_source and len(data) <= MAX_CARD_BYTES:
+        return CardPreview(_card_of(data, source, revision, file.path))
+    return preview_text(data)
+
+
+def preview_text(data: bytes) -> TextPreview | NoPreview:
+    """The beginning of a text, if it is one.
+
+    >>> preview_text(b"a\\nb\\n"), preview_text(b"").reason
+    (TextPreview(text='a\\nb', lines=2, is_cut=False), 'This file is empty.')
+    """
+    if not data:
+        return NoPreview("This file is empty.")
+    head = data[:MAX_TEXT_BYTES]
+    try:
+        # A character that is cut in two by the limit is no error.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=head == data)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return NoPreview("This is a binary file.")
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    is_cut = len(head) < len(data) or len(lines) > MAX_TEXT_LINES
+    lines = lines[:MAX_TEXT_LINES]
+    return TextPreview("\n".join(lines), len(lines), is_cut)
+
+
+def _card(opened: GitRepo, source: Source, revision: str, oid: str) -> Card | None:
+    entry = opened.entry(oid, CARD)
+    if not isinstance(entry, FileEntry) or entry.lfs or entry.size > MAX_CARD_BYTES:
+        return None
+    return _card_of(opened.content(entry.oid), source, revision, CARD)
+
+
+def _card_of(data: bytes, source: Source, revision: str, path: str) -> Card:
+    text = data.decode(errors="replace")
+    return read_card(text, source.id.type, source.links, revision, path)

@@ -1,0 +1,393 @@
+"""What each page shows: small frozen values, without a request and without git."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from markupsafe import Markup
+
+from asyncpush.localhub.pages.links import MAIN, Links
+from asyncpush.localhub.store.discussions import Status
+from asyncpush.localhub.store.gitrepo import Commit
+from asyncpush.localhub.store.names import RepoId, RepoType
+
+
+@dataclass(frozen=True, slots=True)
+class Pager:
+    """`label` says what of how much is shown here ("1–200 of 10,000")."""
+
+    label: str
+    previous: str | None = None
+    next: str | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        return self.previous is not None or self.next is not None
+
+
+# -- every page of a repo --
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """`endpoint` is the hub's origin as this reader sees it."""
+
+    id: RepoId
+    endpoint: str
+    private: bool = False
+    gated: bool = False
+    sdk: str | None = None
+
+    @property
+    def links(self) -> Links:
+        return Links.of(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A branch, a tag or a pull request to look at instead."""
+
+    kind: Literal["branch", "tag", "pull request"]
+    name: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """`name` is what the URL says, `oid` the commit it stands for."""
+
+    name: str
+    oid: str
+    choices: Sequence[Choice] = ()
+    choices_left_out: int = 0
+
+    @property
+    def label(self) -> str:
+        return revision_label(self.name)
+
+
+def revision_label(name: str) -> str:
+    """
+    >>> revision_label("refs/pr/3"), revision_label("main"), revision_label("ab" * 20)
+    ('PR #3', 'main', 'ababababab')
+    """
+    if name.startswith("refs/pr/"):
+        return f"PR #{name.removeprefix('refs/pr/')}"
+    return (
+        name[:10] if is_oid(name) else name.removeprefix("refs/heads/").removeprefix("refs/tags/")
+    )
+
+
+def is_oid(name: str) -> bool:
+    return len(name) == 40 and not set(name) - set("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Crumb:
+    """A folder on the way to what is shown."""
+
+    name: str
+    href: str
+
+
+def crumbs(links: Links, revision: str, path: str) -> tuple[Crumb, ...]:
+    """From the repo's root down to `path`.
+
+    >>> [crumb.name for crumb in crumbs(Links("/me/net"), "main", "a/b.txt")]
+    ['net', 'a', 'b.txt']
+    """
+    names = path.split("/") if path else []
+    below = (
+        Crumb(name, links.tree(revision, "/".join(names[: depth + 1])))
+        for depth, name in enumerate(names)
+    )
+    return (Crumb(links.root.rpartition("/")[2], links.tree(revision)), *below)
+
+
+# -- the pages --
+
+
+@dataclass(frozen=True, slots=True)
+class RepoRow:
+    """`head` is main's newest commit; a repo whose main was deleted has none."""
+
+    id: RepoId
+    created: datetime
+    head: Commit | None
+    private: bool = False
+    sdk: str | None = None
+
+    @property
+    def href(self) -> str:
+        return Links.of(self.id).root
+
+    @property
+    def updated(self) -> datetime:
+        return self.head.date if self.head else self.created
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The repos of a type, newest first: the first few, or a page of them."""
+
+    type: RepoType
+    count: int
+    rows: Sequence[RepoRow]
+    pager: Pager
+
+    @property
+    def href(self) -> str:
+        return f"/?type={self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPage:
+    template: ClassVar[str] = "index.html"
+    endpoint: str
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A name in a card's metadata and its values; `left_out` are not shown."""
+
+    name: str
+    values: Sequence[str]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A README.md, rendered. `problem` says why its metadata could not be read."""
+
+    path: str
+    facts: Sequence[Fact]
+    html: Markup
+    is_cut: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A file or a folder in a folder. `lfs` is the sha256 of a file that is kept in LFS.
+
+    A folder has no size, nor has a file whose name is not UTF-8: no API can ask for that one.
+    `last` is the commit that changed it last, when that is not too far back to look for.
+    """
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int | None = None
+    lfs: str | None = None
+    last: Commit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPage:
+    template: ClassVar[str] = "folder.html"
+    repo: Repo
+    revision: Revision
+    path: str
+    head: Commit
+    rows: Sequence[Row]
+    pager: Pager
+    card: Card | None = None
+
+    @property
+    def crumbs(self) -> tuple[Crumb, ...]:
+        return crumbs(self.repo.links, self.revision.name, self.path)
+
+    @property
+    def is_default(self) -> bool:
+        return not self.path and self.revision.name == MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class TextPreview:
+    kind: ClassVar[str] = "text"
+    text: str
+    lines: int
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CardPreview:
+    kind: ClassVar[str] = "card"
+    card: Card
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreview:
+    kind: ClassVar[str] = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class NoPreview:
+    kind: ClassVar[str] = "none"
+    reason: str
+
+
+Preview = TextPreview | CardPreview | ImagePreview | NoPreview
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    path: str
+    size: int
+    oid: str
+    lfs: str | None = None
+    pointer_size: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    template: ClassVar[str] = "file.html"
+    repo: Repo
+    revision: Revision
+    file: File
+    preview: Preview
+    last: Commit | None = None
+
+    @property
+    def crumbs(self) -> tuple[Crumb, ...]:
+        return crumbs(self.repo.links, self.revision.name, self.file.path)
+
+    @property
+    def is_markdown(self) -> bool:
+        return is_markdown(self.file.path)
+
+
+def is_markdown(path: str) -> bool:
+    return path.lower().endswith((".md", ".markdown"))
+
+
+@dataclass(frozen=True, slots=True)
+class CommitsPage:
+    template: ClassVar[str] = "commits.html"
+    repo: Repo
+    revision: Revision
+    commits: Sequence[Commit]
+    pager: Pager
+
+
+Change = Literal["added", "changed", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """`before` and `after` are sizes in bytes; None where there is no file, or none to measure."""
+
+    path: str
+    change: Change
+    before: int | None = None
+    after: int | None = None
+    lfs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The first of the changed files, and how many there are in all."""
+
+    files: Sequence[ChangedFile]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPage:
+    template: ClassVar[str] = "commit.html"
+    repo: Repo
+    commit: Commit
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class DiscussionRow:
+    number: int
+    title: str
+    status: Status
+    author: str
+    created: datetime
+    is_pull_request: bool
+    comments: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiscussionsPage:
+    template: ClassVar[str] = "discussions.html"
+    repo: Repo
+    rows: Sequence[DiscussionRow]
+    open_count: int
+    count: int
+    pager: Pager
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    author: str
+    at: datetime
+    html: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Anything but a comment, told in a few words."""
+
+    author: str
+    at: datetime
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What a pull request would bring into main."""
+
+    revision: str
+    commits: Sequence[Commit]
+    changes: Changes
+    merge_commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscussionPage:
+    template: ClassVar[str] = "discussion.html"
+    repo: Repo
+    row: DiscussionRow
+    events: Sequence[Comment | Happening]
+    pull: Pull | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A way to go on, with a command or an address to copy."""
+
+    words: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    template: ClassVar[str] = "error.html"
+    status: int
+    title: str
+    text: str
+    hints: Sequence[Hint] = ()
+
+
+Page = (
+    IndexPage
+    | FolderPage
+    | FilePage
+    | CommitsPage
+    | CommitPage
+    | DiscussionsPage
+    | DiscussionPage
+    | ErrorPage
+)

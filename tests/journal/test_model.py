@@ -1,0 +1,200 @@
+"""The journal against a few dicts: whatever is done in whatever order, they agree."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from asyncpush.journal import Journal, OpenUpload, PendingCommit
+from asyncpush.models import FileIdentity
+from tests.journal.helpers import DAY, HOUR, Clock, make_upload
+
+PATHS = st.sampled_from(["/a", "/b", "/ü\udcff"])
+SIZES = st.integers(0, 2)
+KINDS = st.sampled_from(["sha256", "git"])
+SCOPES = st.sampled_from(["one", "two"])
+OIDS = st.sampled_from(["ab" * 32, "cd" * 32])
+FINGERPRINTS = st.sampled_from(["f", "g"])
+ETAGS = st.text(max_size=5) | st.sampled_from(['"d41d8"', "\udcff"])
+PARTS = st.integers(1, 4)
+
+
+class JournalModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(dir=_memory()))
+        self.clock = Clock()
+        self.journals = [Journal.open(self.directory, clock=self.clock) for _ in range(2)]
+        self.current = 0
+        self.hashes: dict[tuple[str, str], tuple[FileIdentity, str, float]] = {}
+        self.uploads: dict[tuple[str, str], OpenUpload] = {}
+        self.commits: dict[tuple[str, str], PendingCommit] = {}
+        # Which upload each journal means: the objects are told apart by identity.
+        self.meant: list[dict[tuple[str, str], object]] = [{}, {}]
+        self.generation: dict[tuple[str, str], object] = {}
+
+    def teardown(self) -> None:
+        for journal in self.journals:
+            assert journal.disabled_reason is None
+            journal.close()
+        shutil.rmtree(self.directory)
+
+    @property
+    def journal(self) -> Journal:
+        return self.journals[self.current]
+
+    @rule(current=st.integers(0, 1))
+    def go_on_in_another_process(self, current: int) -> None:
+        self.current = current
+
+    @rule()
+    def start_anew(self) -> None:
+        self.journal.close()
+        self.journals[self.current] = Journal.open(self.directory, clock=self.clock)
+        self.meant[self.current] = {}
+
+    @rule(seconds=st.sampled_from([1.0, HOUR, DAY - 30, 8 * DAY, 91 * DAY, -2.0, -HOUR]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(path=PATHS, size=SIZES, kind=KINDS, age=st.sampled_from([0.0, 1.0, HOUR]))
+    def remember_hash(self, path: str, size: int, kind: str, age: float) -> None:
+        identity = FileIdentity(1, 2, size, int((self.clock.now - age) * 1000) * 1_000_000 + 1)
+        oid = f"{size:0{64 if kind == 'sha256' else 40}x}"
+        self.journal.remember_hash(path, identity, kind, oid)
+        if age > 0:
+            self.hashes[path, kind] = identity, oid, self.clock.now
+
+    @rule(path=PATHS)
+    def forget_hash(self, path: str) -> None:
+        self.journal.forget_hash(path)
+        for kind in ("sha256", "git"):
+            self.hashes.pop((path, kind), None)
+
+    @rule(scope=SCOPES, oid=OIDS, etags=st.dictionaries(PARTS, ETAGS), lifetime=st.integers(-1, 9))
+    def begin_upload(self, scope: str, oid: str, etags: dict[int, str], lifetime: int) -> None:
+        upload = make_upload(
+            oid, parts=4, etags=etags, started_at=self.clock.now, lifetime=lifetime * DAY
+        )
+        self.journal.begin_upload(scope, upload)
+        self.uploads.pop((scope, oid), None)
+        self.generation[scope, oid] = self.meant[self.current][scope, oid] = object()
+        if lifetime > 0:
+            expires_at = min(upload.expires_at, self.clock.now + 7 * DAY)
+            self.uploads[scope, oid] = replace(upload, expires_at=expires_at)
+
+    @rule(scope=SCOPES, oid=OIDS, part=PARTS, etag=ETAGS)
+    def part_stored(self, scope: str, oid: str, part: int, etag: str) -> None:
+        self.journal.part_stored(scope, oid, part, etag)
+        key = scope, oid
+        meant = self.meant[self.current].get(key)
+        if key in self.uploads and meant is not None and meant is self.generation[key]:
+            upload = self.uploads[key]
+            self.uploads[key] = replace(upload, etags={**upload.etags, part: etag})
+
+    @rule(scope=SCOPES, oid=OIDS)
+    def find_upload(self, scope: str, oid: str) -> None:
+        found = self.journal.find_upload(scope, oid)
+        assert found == self.expected_upload(scope, oid)
+        if found is not None:
+            self.meant[self.current][scope, oid] = self.generation[scope, oid]
+
+    @rule(scope=SCOPES, oid=OIDS)
+    def forget_parts(self, scope: str, oid: str) -> None:
+        self.journal.forget_parts(scope, oid)
+        if (scope, oid) in self.uploads:
+            self.uploads[scope, oid] = replace(self.uploads[scope, oid], etags={})
+
+    @rule(scope=SCOPES, oid=OIDS)
+    def end_upload(self, scope: str, oid: str) -> None:
+        self.journal.end_upload(scope, oid)
+        self.uploads.pop((scope, oid), None)
+        self.meant[self.current].pop((scope, oid), None)
+
+    @rule(
+        scope=SCOPES,
+        fingerprint=FINGERPRINTS,
+        create_pr=st.booleans(),
+        pr_url=st.none() | st.text(max_size=5),
+    )
+    def begin_commit(
+        self, scope: str, fingerprint: str, create_pr: bool, pr_url: str | None
+    ) -> None:
+        commit = PendingCommit("p", None, create_pr, fingerprint, self.clock.now, pr_url)
+        self.journal.begin_commit(scope, commit)
+        self.commits[scope, fingerprint] = commit
+
+    @rule(scope=SCOPES, fingerprint=FINGERPRINTS)
+    def end_commit(self, scope: str, fingerprint: str) -> None:
+        self.journal.end_commit(scope, fingerprint)
+        self.commits.pop((scope, fingerprint), None)
+
+    @rule()
+    def expire(self) -> None:
+        now = self.clock.now
+        before = len(self.hashes) + len(self.uploads) + len(self.commits)
+        self.hashes = {
+            key: row for key, row in self.hashes.items() if now - 90 * DAY <= row[2] <= now + DAY
+        }
+        self.uploads = {
+            key: upload
+            for key, upload in self.uploads.items()
+            if upload.expires_at >= now and upload.started_at <= now + DAY
+        }
+        self.commits = {
+            key: commit
+            for key, commit in self.commits.items()
+            if now - 7 * DAY <= commit.created_at <= now + DAY
+        }
+        after = len(self.hashes) + len(self.uploads) + len(self.commits)
+        assert self.journal.expire() == before - after
+
+    @rule()
+    def clear(self) -> None:
+        assert self.journal.clear() == len(self.hashes) + len(self.uploads) + len(self.commits)
+        self.hashes, self.uploads, self.commits = {}, {}, {}
+
+    @invariant()
+    def agree(self) -> None:
+        queries = [(path, row[0], kind) for (path, kind), row in self.hashes.items()]
+        expected = [row[1] for row in self.hashes.values()]
+        assert self.journal.hashes_of(queries) == expected
+        for (path, identity, kind), oid in zip(queries, expected, strict=True):
+            assert self.journal.hash_of(path, identity, kind) == oid
+            assert self.journal.hash_of(path, replace(identity, inode=3), kind) is None
+        for scope in ("one", "two"):
+            for fingerprint in ("f", "g"):
+                commit = self.commits.get((scope, fingerprint))
+                assert self.journal.pending_commit(scope, fingerprint) == commit
+        stats = self.journal.stats()
+        assert stats.hashes == len(self.hashes)
+        assert stats.uploads == len(self.uploads)
+        assert stats.commits == len(self.commits)
+        assert stats.parts == sum(len(upload.etags) for upload in self.uploads.values())
+        assert len(self.journal.entries()) == stats.uploads + stats.commits
+
+    def expected_upload(self, scope: str, oid: str) -> OpenUpload | None:
+        upload = self.uploads.get((scope, oid))
+        if upload is None or upload.started_at > self.clock.now + 5:
+            return None
+        return upload if upload.expires_at >= self.clock.now + 60 else None
+
+
+def _memory() -> str | None:
+    """A folder in memory where there is one: what is tested here is not the disk."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+JournalModel.TestCase.settings = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+test_the_journal_agrees_with_dicts = JournalModel.TestCase

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from asyncpush.listeners.card import result_card
+from asyncpush.models import PlannedFile, UploadResult
+from tests.listeners.helpers import SHA
+
+RESULT = UploadResult(
+    repo_url="https://huggingface.co/me/m",
+    commit_sha=SHA,
+    commit_url=f"https://huggingface.co/me/m/commit/{SHA}",
+    files_uploaded=("a.bin", "README.md"),
+    bytes_transferred=3_000_000_000,
+    bytes_deduplicated=0,
+    verified=True,
+    elapsed_seconds=30.0,
+)
+
+
+class Page(HTMLParser):
+    """What a browser would show, and what it would follow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def page(result: UploadResult) -> Page:
+    shown = Page(result_card(result))
+    assert shown.open == []
+    return shown
+
+
+def test_a_push_that_succeeded() -> None:
+    shown = page(RESULT)
+    assert shown.links == [RESULT.repo_url, RESULT.commit_url]
+    for words in (
+        "huggingface.co/me/m",
+        "✓ verified",
+        SHA[:10],
+        "2 files · 3.00 GB sent in 30 s (100 MB/s)",
+        "a.bin",
+        "README.md",
+    ):
+        assert words in shown.text
+    assert shown.tags <= {"div", "b", "a", "span", "details", "summary"}
+
+
+def test_it_is_what_notebooks_show() -> None:
+    assert RESULT._repr_html_() == result_card(RESULT)
+
+
+def test_text_from_elsewhere_is_escaped() -> None:
+    hostile = replace(
+        RESULT,
+        repo_url='javascript:alert("x")',
+        commit_url='https://hub/"><script>alert(1)</script>',
+        pr_url="data:text/html,x",
+        files_uploaded=("<img src=x onerror=alert(1)>",),
+        warnings=("<b onclick=x>",),
+    )
+    shown = page(hostile)
+    assert shown.links == ['https://hub/"><script>alert(1)</script>']
+    assert "script" not in shown.tags
+    assert "img" not in shown.tags
+    assert "<img src=x onerror=alert(1)>" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"verified": False}, "not verified"),
+        ({"pr_url": "https://huggingface.co/me/m/discussions/1"}, "pull request"),
+        ({"bytes_deduplicated": 5_000}, "5.00 kB there already"),
+        ({"files_unchanged": ("x",)}, "1 unchanged"),
+        ({"files_ignored": ("x", "y")}, "2 ignored"),
+        ({"files_deleted": ("x",)}, "1 deleted"),
+        ({"retries": 1}, "1 retry"),
+        ({"retries": 1200}, "1,200 retries"),
+        ({"warnings": ("no license",)}, "no license"),
+        ({"files_uploaded": (), "bytes_transferred": 0}, "nothing new, still at"),
+        ({"files_uploaded": (), "bytes_transferred": 0}, "0 files · 0 B sent"),
+        ({"elapsed_seconds": 0.0}, "2 files · 3.00 GB sent"),
+        ({"files_uploaded": tuple(f"f{n}" for n in range(1234))}, "and 1,134 more"),
+    ],
+)
+def test_what_else_there_is_to_tell(change: dict[str, object], words: str) -> None:
+    assert words in page(replace(RESULT, **change)).text  # type: ignore[arg-type]
+
+
+def test_without_files_there_is_no_list_of_them() -> None:
+    assert "details" not in page(replace(RESULT, files_uploaded=())).tags
+
+
+def test_a_repo_without_a_url_has_a_card_too() -> None:
+    assert "me/m" in page(replace(RESULT, repo_url="me/m", commit_sha="")).text
+
+
+def test_a_dry_run_says_what_would_be_done() -> None:
+    plan = (
+        PlannedFile("a.bin", 2_000_000, "lfs"),
+        PlannedFile("old.bin", 1_000, "unchanged"),
+    )
+    shown = page(replace(RESULT, plan=plan))
+    assert "dry run, nothing was changed" in shown.text
+    assert "2 files, 2.00 MB to send" in shown.text
+    assert "a.bin (lfs)" in shown.text
+    assert "commit" not in shown.text

@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncpush.events import (
+    Committed,
+    Event,
+    FileHashed,
+    FileRouted,
+    FileSkipped,
+    FilesPlanned,
+    FileStored,
+    HashProgress,
+    Notice,
+    PartProgress,
+    PartStored,
+    PhaseChanged,
+    PushFailed,
+    PushFinished,
+    TransferStarted,
+)
+from asyncpush.listeners.progress import InFlight, ProgressAggregator
+from asyncpush.models import UploadProgress
+from tests.listeners.helpers import OID, SHA, Clock, finished, planned, record
+
+
+def after(*events: Event) -> UploadProgress:
+    return tell(ProgressAggregator(), *events).snapshot()
+
+
+def tell(aggregator: ProgressAggregator, *events: Event) -> ProgressAggregator:
+    for event in events:
+        aggregator.on_event(record(event))
+    return aggregator
+
+
+def test_before_the_plan_nothing_is_known() -> None:
+    assert after() == UploadProgress(0, 0, None, 0, 0)
+    assert not ProgressAggregator().planned
+
+
+def test_positions_within_parts_add_up() -> None:
+    progress = after(
+        planned(2, 300),
+        TransferStarted("a", 100, 2),
+        TransferStarted("b", 200, 4),
+        PartProgress("a", 1, 30, 50),
+        PartProgress("b", 3, 20, 50),
+        PartProgress("a", 2, 5, 50),
+    )
+    assert (progress.bytes_sent, progress.total_bytes) == (55, 300)
+    assert progress.current_file == "a"
+
+
+def test_a_retry_that_starts_at_zero_lowers_nothing() -> None:
+    aggregator = tell(ProgressAggregator(), planned(1, 100), PartProgress("a", 1, 80, 100))
+    before = aggregator.snapshot().bytes_sent
+    tell(aggregator, PartProgress("a", 1, 0, 100), PartProgress("a", 1, 60, 100))
+    assert aggregator.snapshot().bytes_sent == before == 80
+    tell(aggregator, PartProgress("a", 1, 90, 100))
+    assert aggregator.snapshot().bytes_sent == 90
+
+
+def test_while_one_part_is_sent_again_the_others_go_on_counting() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(1, 200),
+        PartProgress("a", 1, 80, 100),
+        PartProgress("a", 1, 10, 100),
+        PartProgress("a", 2, 20, 100),
+    )
+    assert aggregator.snapshot().bytes_sent == 100
+
+
+def test_an_expired_upload_that_cuts_parts_anew_never_passes_the_file() -> None:
+    progress = after(
+        planned(2, 300),
+        TransferStarted("a", 100, 4),
+        PartStored("a", 1, 25),
+        PartStored("a", 2, 25),
+        TransferStarted("a", 100, 2),
+        PartProgress("a", 1, 50, 50),
+        PartProgress("a", 2, 50, 50),
+        PartProgress("a", 3, 25, 25),
+    )
+    assert progress.bytes_sent == 100
+
+
+def test_a_position_beyond_its_part_counts_as_the_whole_part() -> None:
+    assert after(planned(1, 100), PartProgress("a", 1, 90, 20)).bytes_sent == 20
+
+
+def test_a_size_that_becomes_known_late_bounds_what_was_counted() -> None:
+    aggregator = tell(ProgressAggregator(), planned(2, 300), PartProgress("a", 1, 90, 90))
+    tell(aggregator, TransferStarted("a", 60, 1), TransferStarted("b", 240, 1))
+    tell(aggregator, PartProgress("b", 1, 40, 240))
+    assert aggregator.snapshot().bytes_sent == 60 + 40
+
+
+def test_a_resumed_part_counts_when_it_is_told_and_not_as_sent() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(1, 100),
+        TransferStarted("a", 100, 2, resumed=50),
+        PartStored("a", 1, 50, resumed=True),
+    )
+    assert aggregator.snapshot().bytes_sent == 50
+    assert aggregator.wire_bytes == 0
+
+
+def test_a_stored_part_tops_up_what_its_positions_left_open() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(1, 100),
+        PartProgress("a", 1, 30, 50),
+        PartStored("a", 1, 50),
+        PartStored("a", 1, 50),
+    )
+    assert aggregator.snapshot().bytes_sent == 50
+    assert aggregator.wire_bytes == 50
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(FileSkipped("a", 70, "unchanged"), id="unchanged"),
+        pytest.param(FileSkipped("a", 70, "ignored"), id="ignored"),
+        pytest.param(FileStored("a", 70, "lfs", deduplicated=True), id="deduplicated"),
+        pytest.param(FileStored("a", 70, "xet"), id="xet"),
+        pytest.param(FileStored("a", 70, "inline"), id="inline"),
+    ],
+)
+def test_a_file_that_needs_nothing_more_counts_whole(event: Event) -> None:
+    progress = after(planned(2, 100), event, event)
+    assert (progress.bytes_sent, progress.files_completed) == (70, 1)
+    assert progress.current_file is None
+
+
+def test_inline_files_count_with_the_commit() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(3, 100),
+        FileRouted("a", 10, "inline"),
+        FileRouted("b", 20, "inline"),
+        FileRouted("c", 70, "lfs"),
+    )
+    assert aggregator.snapshot().bytes_sent == 0
+    tell(aggregator, Committed(SHA, "url"))
+    progress = aggregator.snapshot()
+    assert (progress.bytes_sent, progress.files_completed) == (30, 2)
+
+
+def test_of_a_chain_of_commits_only_the_last_completes_the_inline_files() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(2, 30),
+        FileRouted("a", 10, "inline"),
+        FileRouted("b", 20, "inline"),
+        Committed(SHA, "url", final=False),
+        FileStored("a", 10, "inline"),
+    )
+    assert aggregator.snapshot().bytes_sent == 10
+    tell(aggregator, Committed(SHA, "url"))
+    assert aggregator.snapshot().bytes_sent == 30
+
+
+def test_a_file_routed_anew_no_longer_waits_for_the_commit() -> None:
+    progress = after(
+        planned(1, 10),
+        FileRouted("a", 10, "inline"),
+        FileRouted("a", 10, "lfs"),
+        Committed(SHA, "url"),
+    )
+    assert progress.bytes_sent == 0
+
+
+def test_stragglers_of_a_completed_file_count_for_nothing() -> None:
+    progress = after(
+        planned(2, 200),
+        FileStored("a", 100, "lfs"),
+        FileStored("a", 100, "lfs"),
+        TransferStarted("a", 100, 1),
+        PartProgress("a", 1, 100, 100),
+        PartStored("a", 1, 100),
+        FileRouted("a", 100, "inline"),
+        HashProgress("a", 10, 100),
+        FileSkipped("a", 100, "unchanged"),
+        Committed(SHA, "url"),
+    )
+    assert (progress.bytes_sent, progress.files_completed) == (100, 1)
+    assert progress.current_file is None
+
+
+def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(3, 300),
+        TransferStarted("a", 100, 1),
+        TransferStarted("b", 100, 1),
+        TransferStarted("c", 100, 1),
+        PartProgress("b", 1, 1, 100),
+        PartStored("a", 1, 50),
+    )
+    assert aggregator.snapshot().current_file == "a"
+    tell(aggregator, FileStored("a", 100, "lfs"))
+    assert aggregator.snapshot().current_file == "b"
+
+
+def test_while_nothing_moves_the_current_file_is_the_one_being_hashed() -> None:
+    aggregator = tell(ProgressAggregator(), planned(1, 100), HashProgress("a", 40, 100))
+    assert aggregator.snapshot().current_file == "a"
+    assert aggregator.hashed_bytes == 40
+    tell(aggregator, FileHashed("a", 100, OID, cached=False))
+    assert aggregator.snapshot().current_file is None
+    assert aggregator.hashed_bytes == 100
+
+
+def test_files_in_flight_are_told_in_the_order_they_began() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        TransferStarted("a", 100, 2),
+        PartProgress("b", 1, 5, 10),
+        PartProgress("a", 2, 7, 50),
+    )
+    assert aggregator.in_flight() == [InFlight("a", 7, 100), InFlight("b", 5, None)]
+
+
+def test_a_success_is_full_and_stays_so() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(3, 300),
+        PhaseChanged("uploading"),
+        PartProgress("a", 1, 5, 100),
+        finished(),
+        PartProgress("a", 2, 5, 100),
+        planned(9, 900),
+        PhaseChanged("uploading"),
+    )
+    assert aggregator.snapshot() == UploadProgress(300, 300, None, 3, 3, "done", 0.0, 0.0)
+    assert aggregator.in_flight() == []
+
+
+def test_a_failure_and_news_of_others_change_nothing() -> None:
+    before = (planned(2, 100), FileStored("a", 60, "lfs"))
+    assert after(*before, PushFailed("no", "HubError"), Notice("hm")) == after(*before)
+
+
+def test_a_smaller_second_plan_never_shows_less_than_was_shown() -> None:
+    aggregator = tell(
+        ProgressAggregator(),
+        planned(2, 100),
+        FileStored("a", 50, "lfs"),
+        FileStored("b", 50, "lfs"),
+    )
+    aggregator.snapshot()
+    tell(aggregator, planned(1, 10))
+    progress = aggregator.snapshot()
+    assert (progress.bytes_sent, progress.total_bytes) == (100, 100)
+    assert (progress.files_completed, progress.total_files) == (2, 2)
+
+
+def test_completed_files_leave_only_their_names_behind() -> None:
+    aggregator = tell(ProgressAggregator(), planned(1000, 1000))
+    for number in range(1000):
+        path = f"f{number}"
+        tell(
+            aggregator,
+            HashProgress(path, 1, 1),
+            FileRouted(path, 1, "inline"),
+            TransferStarted(path, 1, 1),
+            PartStored(path, 1, 1),
+            FileStored(path, 1, "lfs"),
+        )
+    assert not aggregator._files
+    assert not aggregator._inline
+    assert not aggregator._hashing
+    assert aggregator.snapshot().files_completed == 1000
+
+
+class TestRate:
+    def test_it_is_taken_over_the_last_five_seconds(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        tell(aggregator, planned(1, 10_000), PhaseChanged("uploading"))
+        for second in range(1, 21):
+            aggregator.snapshot()
+            clock.now += 1
+            slow = 100 * second if second <= 10 else 1000 + 300 * (second - 10)
+            tell(aggregator, PartProgress("a", 1, slow, 10_000))
+        progress = aggregator.snapshot()
+        assert progress.bytes_per_second == pytest.approx(300)
+        assert progress.eta_seconds == pytest.approx((10_000 - 4000) / 300)
+
+    def test_idle_time_before_the_first_byte_does_not_dilute_it(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        for _ in range(50):
+            clock.now += 0.1
+            assert aggregator.snapshot().bytes_per_second == 0
+        clock.now += 1
+        tell(aggregator, PartProgress("a", 1, 500, 1000))
+        assert aggregator.snapshot().bytes_per_second == pytest.approx(500)
+
+    def test_it_sinks_to_zero_when_nothing_moves(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        aggregator.snapshot()
+        tell(aggregator, planned(1, 1000), PartProgress("a", 1, 500, 1000))
+        for _ in range(8):
+            clock.now += 1
+            progress = aggregator.snapshot()
+        assert progress.bytes_per_second == 0
+        assert progress.eta_seconds is None
+
+    def test_bytes_sent_again_count_and_deduplicated_ones_do_not(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        aggregator.snapshot()
+        tell(
+            aggregator,
+            planned(2, 2000),
+            PartProgress("a", 1, 400, 1000),
+            PartProgress("a", 1, 100, 1000),
+            PartProgress("a", 1, 500, 1000),
+            FileStored("b", 1000, "lfs", deduplicated=True),
+        )
+        clock.now += 1
+        progress = aggregator.snapshot()
+        assert aggregator.wire_bytes == 400 + 500
+        assert progress.bytes_per_second == pytest.approx(900)
+        assert progress.bytes_sent == 1500
+
+    def test_an_instant_is_too_short_for_a_rate(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        aggregator.snapshot()
+        tell(aggregator, PartProgress("a", 1, 500, 1000))
+        clock.now += 0.1
+        assert aggregator.snapshot().bytes_per_second == 0
+
+    def test_asking_often_keeps_no_more_samples(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        tell(aggregator, PartProgress("a", 1, 1, 10_000))
+        for _ in range(10_000):
+            clock.now += 0.001
+            aggregator.snapshot()
+        assert len(aggregator._samples) <= 102
+
+    def test_committing_has_no_time_left(self) -> None:
+        clock = Clock()
+        aggregator = ProgressAggregator(clock=clock)
+        aggregator.snapshot()
+        tell(aggregator, planned(1, 10), PartProgress("a", 1, 9, 10), PhaseChanged("committing"))
+        clock.now += 1
+        progress = aggregator.snapshot()
+        assert progress.bytes_per_second == 9
+        assert progress.eta_seconds is None
+
+
+paths = st.sampled_from(["a", "b", "dir/c"])
+sizes = st.integers(0, 1000)
+positions = st.integers(0, 1200)
+numbers = st.integers(1, 3)
+events = st.one_of(
+    st.builds(FilesPlanned, st.integers(0, 6), st.integers(0, 3000)),
+    st.builds(
+        PhaseChanged,
+        st.sampled_from(["hashing", "uploading", "committing", "verifying"]),
+    ),
+    st.builds(HashProgress, paths, positions, sizes),
+    st.builds(FileHashed, paths, sizes, st.just(OID), st.booleans()),
+    st.builds(FileRouted, paths, sizes, st.sampled_from(["inline", "lfs", "xet"])),
+    st.builds(FileSkipped, paths, sizes, st.sampled_from(["unchanged", "ignored"])),
+    st.builds(TransferStarted, paths, sizes, numbers, sizes),
+    st.builds(PartProgress, paths, numbers, positions, sizes),
+    st.builds(PartStored, paths, numbers, sizes, st.booleans()),
+    st.builds(FileStored, paths, sizes, st.sampled_from(["inline", "lfs", "xet"]), st.booleans()),
+    st.builds(Committed, st.just(SHA), st.just("url"), st.none(), st.booleans()),
+    st.builds(PushFailed, st.just("no"), st.just("HubError")),
+    st.builds(PushFinished, st.just(SHA), st.integers(0, 5), sizes, st.floats(0, 9)),
+)
+
+
+@settings(max_examples=250, deadline=None)  # a busy machine is slow, not wrong
+@given(
+    st.sampled_from([(0, 0), (3, 1500), (3, 10_000)]),
+    st.lists(st.tuples(events, st.sampled_from([0.0, 0.01, 1.5])), min_size=5, max_size=50),
+    st.sampled_from([1, 1, 2, 5]),
+)
+def test_prop_progress_monotonic(
+    plan: tuple[int, int], told: list[tuple[Event, float]], every: int
+) -> None:
+    """Whatever happens in whatever order, bytes never fall and never pass the total."""
+    clock = Clock()
+    aggregator = tell(ProgressAggregator(clock=clock), FilesPlanned(*plan))
+    shown = [aggregator.snapshot()]
+    done = False
+    for count, (event, pause) in enumerate(told):
+        aggregator.on_event(record(event))
+        done = done or isinstance(event, PushFinished)
+        clock.now += pause
+        if count % every == 0:
+            shown.append(aggregator.snapshot())
+    shown.append(aggregator.snapshot())
+    for before, progress in pairwise(shown):
+        assert before.bytes_sent <= progress.bytes_sent
+        assert before.files_completed <= progress.files_completed
+    for progress in shown:
+        assert 0 <= progress.bytes_sent <= progress.total_bytes
+        assert 0 <= progress.files_completed <= progress.total_files
+        assert progress.bytes_per_second >= 0
+        assert progress.eta_seconds is None or progress.eta_seconds >= 0
+    if done:
+        last = shown[-1]
+        assert last.phase == "done"
+        assert last.bytes_sent == last.total_bytes
+        assert last.files_completed == last.total_files
+
+
+@st.composite
+def pushes(draw: st.DrawFn) -> tuple[list[list[Event]], int]:
+    """What each file goes through, with retries; and the seed of how they mix."""
+    stories: list[list[Event]] = []
+    for index in range(draw(st.integers(1, 5))):
+        path, size = f"f{index}", draw(st.integers(0, 500))
+        kind = draw(st.sampled_from(["inline", "lfs", "skipped", "deduplicated"]))
+        match kind:
+            case "inline":
+                stories.append([FileRouted(path, size, "inline")])
+            case "skipped":
+                stories.append([FileSkipped(path, size, "unchanged")])
+            case "deduplicated":
+                stories.append([FileStored(path, size, "lfs", deduplicated=True)])
+            case _:
+                story: list[Event] = [TransferStarted(path, size, 2)]
+                half = size // 2
+                for number, part in ((1, half), (2, size - half)):
+                    marks = draw(st.lists(st.integers(0, part), max_size=6))
+                    story += [PartProgress(path, number, mark, part) for mark in marks]
+                    story.append(PartStored(path, number, part))
+                story.append(FileStored(path, size, "lfs"))
+                stories.append(story)
+    return stories, draw(st.integers(0, 2**16))
+
+
+@settings(deadline=None)
+@given(pushes())
+def test_prop_the_sum_is_exact_when_all_is_told(case: tuple[list[list[Event]], int]) -> None:
+    stories, seed = case
+    chance = random.Random(seed)
+    sizes = {
+        event.path: event.size
+        for story in stories
+        for event in story
+        if isinstance(event, FileRouted | FileSkipped | FileStored)
+    }
+    total = sum(sizes.values())
+    inline = {story[0].path for story in stories if isinstance(story[0], FileRouted)}
+    aggregator = tell(ProgressAggregator(), planned(len(stories), total))
+    while stories:
+        story = chance.choice(stories)
+        tell(aggregator, story.pop(0))
+        stories = [story for story in stories if story]
+    progress = aggregator.snapshot()
+    assert progress.bytes_sent == total - sum(sizes[path] for path in inline)
+    assert progress.files_completed == len(sizes) - len(inline)
+    tell(aggregator, Committed(SHA, "url"))
+    assert aggregator.snapshot().bytes_sent == total

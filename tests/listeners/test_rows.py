@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+import pytest
+
+from asyncpush.events import FilesPlanned, RequestFailed, RequestFinished, RequestStarted
+from asyncpush.listeners.rows import REDACTED, event_fields, event_name, event_row, scrub
+from tests.listeners.helpers import SIGNED_URL, one_of_each, record
+
+TOKEN = "hf_" + "aB3" * 11
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "clean"),
+    [
+        (SIGNED_URL, "url", SIGNED_URL.partition("?")[0]),
+        (SIGNED_URL, "upload_url", SIGNED_URL.partition("?")[0]),
+        ("https://hub/x?create_pr=1#top", "href", "https://hub/x"),
+        ("https://me:pw@proxy:8080/x", "Location", "https://proxy:8080/x"),
+        (
+            f"PUT {SIGNED_URL} was reset",
+            "error",
+            "PUT https://bucket.s3.amazonaws.com/x/part was reset",
+        ),
+        ("https://blob/x?sv=1&sig=abc", "reason", "https://blob/x"),
+        ("https://cdn/x?Policy=abc&n=1", "reason", "https://cdn/x"),
+        ("see https://hub/docs?page=2", "error", "see https://hub/docs?page=2"),
+        (f"token {TOKEN} is invalid", "error", f"token {REDACTED} is invalid"),
+        (f"Bearer {TOKEN}", "x", f"Bearer {REDACTED}"),
+        ("Bearer abc123", "x", f"Bearer {REDACTED}"),
+        (JWT, "x", REDACTED),
+        ("anything", "Authorization", REDACTED),
+        ("anything", "accessToken", REDACTED),
+        ("model-key_v2 they say", "path", "model-key_v2 they say"),
+        ("hf_hub.preupload", "event", "hf_hub.preupload"),
+        (7, "token", 7),
+        (None, "url", None),
+    ],
+)
+def test_nothing_that_looks_like_a_credential_passes(value: Any, key: str, clean: Any) -> None:
+    assert scrub(value, key) == clean
+
+
+def test_containers_are_searched_to_the_bottom() -> None:
+    value = {
+        "parts": [{"href": SIGNED_URL}, (TOKEN,)],
+        "header": MappingProxyType({"Cookie": "a=b"}),
+        3: {TOKEN},
+    }
+    assert scrub(value) == {
+        "parts": [{"href": SIGNED_URL.partition("?")[0]}, [REDACTED]],
+        "header": {"Cookie": REDACTED},
+        "3": [REDACTED],
+    }
+
+
+def test_a_kind_of_text_is_text() -> None:
+    class Path(str):
+        pass
+
+    assert scrub(Path(TOKEN)) == REDACTED
+
+
+def test_no_row_of_any_event_holds_a_secret() -> None:
+    rows = b"".join(orjson.dumps(event_row(record(event))) for event in one_of_each())
+    assert b"X-Amz-Signature" not in rows
+    assert b"hf_s" not in rows
+    assert b"very secret" not in rows
+
+
+def test_requests_are_named_by_their_call() -> None:
+    started = RequestStarted("lfs_batch", "POST", "https://x", 1, 0, {})
+    answered = RequestFinished("lfs_batch", "POST", "https://x", 1, 200, 1.0, 0, 0, {})
+    lost = RequestFailed("lfs_batch", "https://x", "reset", None, 1, None)
+    assert event_name(started) == "hf_hub.lfs_batch"
+    assert event_name(answered) == "hf_hub.lfs_batch.response"
+    assert event_name(lost) == "hf_hub.upload.failed"
+
+
+def test_what_a_request_is_about_lies_beside_its_own_fields_and_hides_none() -> None:
+    about = {"repo_id": "me/m", "status": "mine", "time": "mine", "event": "mine"}
+    answered = RequestFinished("x", "POST", "https://x", 1, 200, 1.0, 0, 0, {}, None, about)
+    row = event_row(record(answered))
+    assert row["repo_id"] == "me/m"
+    assert row["status"] == 200
+    assert row["event"] == "hf_hub.x.response"
+    assert row["time"] == "2025-10-09T08:53:20.250000Z"
+    assert "fields" not in row
+
+
+def test_other_events_keep_their_fields() -> None:
+    assert event_fields(FilesPlanned(2, 30)) == {"total_files": 2, "total_bytes": 30}
