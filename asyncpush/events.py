@@ -240,11 +240,15 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class PushFinished(Event):
+    """`what` was done: files committed ("upload"), only stored ("store"), planned by a dry run
+    ("plan"), or compared ("audit")."""
+
     name: ClassVar[str] = "push.finished"
     commit_sha: str
     files_uploaded: int
     bytes_transferred: int
     elapsed_seconds: float
+    what: Literal["upload", "store", "plan", "audit"] = "upload"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +239,7 @@ class Uploader:
         publisher = publisher or ProgressPublisher(self._config.progress_callback)
         display = BarDisplay(self._config.progress, repo.repo_id)
         tally = RetryTally()
+        began = time.monotonic()
         push_id = uuid.uuid4().hex
         listeners: list[Listener] = [
             publisher.on_event,
@@ -264,7 +266,7 @@ class Uploader:
                         result = await work(ctx, collected)
             if isinstance(result, UploadResult):
                 result = replace(result, retries=tally.retries, waited_seconds=tally.waited_seconds)
-                emit.emit(_finished(result))
+            emit.emit(_finished(result, options, time.monotonic() - began))
             return result
         except BaseException as exc:
             emit.emit(_failed(exc))
@@ -381,13 +383,21 @@ def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
             return [listener]
 
 
-def _finished(result: UploadResult) -> PushFinished:
-    return PushFinished(
-        result.commit_sha,
-        len(result.files_uploaded),
-        result.bytes_transferred,
-        result.elapsed_seconds,
-    )
+def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:
+    match outcome:
+        case UploadResult() if options.dry_run:
+            return PushFinished(outcome.commit_sha, len(outcome.plan), 0, seconds, "plan")
+        case UploadResult():
+            files = len(outcome.files_uploaded)
+            return PushFinished(outcome.commit_sha, files, outcome.bytes_transferred, seconds)
+        case AuditReport():
+            files = len(outcome.matching) + len(outcome.missing) + len(outcome.different)
+            return PushFinished(outcome.commit_sha, files, 0, seconds, "audit")
+        case list() as receipts:
+            sent = sum(receipt.bytes_sent for receipt in receipts)
+            return PushFinished("", len(receipts), sent, seconds, "store")
+        case _:
+            raise AssertionError(f"not an outcome: {outcome!r}")
 
 
 def _failed(error: BaseException) -> PushFailed:

@@ -12,6 +12,7 @@ from asyncpush.cli.cache import cache
 from asyncpush.cli.demo import demo
 from asyncpush.cli.hub import hub
 from asyncpush.cli.many import many
+from asyncpush.cli.plain import PlainCommand
 from asyncpush.cli.push import push
 from asyncpush.cli.receipts import commit, upload
 
@@ -48,7 +49,7 @@ def options(
 
 
 for command in (push, many, upload, commit, audit, hub, demo):
-    app.command()(command)
+    app.command(cls=PlainCommand)(command)
 app.add_typer(cache, name="cache")
 
 

@@ -12,6 +12,7 @@ import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.output import Output, columns
+from asyncpush.cli.plain import PlainCommand
 
 if TYPE_CHECKING:
     from asyncpush.journal import Entry, Journal, Stats
@@ -22,7 +23,7 @@ cache = typer.Typer(
 )
 
 
-@cache.command("ls")
+@cache.command("ls", cls=PlainCommand)
 def list_entries(as_json: arg.Json = False) -> None:
     """List what can be resumed. Says also how much is remembered."""
     output = Output(as_json=as_json)
@@ -33,7 +34,7 @@ def list_entries(as_json: arg.Json = False) -> None:
         output.result([*_stats_lines(stats), *_entry_lines(entries)], document)
 
 
-@cache.command("clear")
+@cache.command("clear", cls=PlainCommand)
 def clear(as_json: arg.Json = False) -> None:
     """Forget everything. The next push hashes and sends everything anew."""
     output = Output(as_json=as_json)

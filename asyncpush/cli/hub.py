@@ -37,9 +37,7 @@ def hub(
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(
-            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0: a free one."
-        ),
+        typer.Option("--port", metavar="N", help="Port to listen on, to 65535; 0: a free one."),
     ] = 0,
     token: Annotated[
         str | None,
@@ -73,6 +71,8 @@ def hub(
         from asyncpush.localhub import LocalHub
         from asyncpush.options import default_cache_dir
 
+        if not 0 <= port <= 65535:
+            raise UsageError(f"--port must be from 0 to 65535, not {port}")
         if verbose:
             log_everything()
         folder = root or default_cache_dir() / "hub"

@@ -66,6 +66,9 @@ _LEVELS = {
 }
 
 
+_DONE = {"upload": "pushed", "store": "stored", "plan": "would push", "audit": "compared"}
+
+
 class LogListener:
     """Writes events to `asyncpush.*` loggers. An event nobody will see costs a level check."""
 
@@ -120,10 +123,11 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case Notice():
             return str(row["message"])
         case PushFinished():
+            commit = f": commit {event.commit_sha}" if event.commit_sha else ""
             return (
-                f"pushed {format_count(event.files_uploaded, 'file')},"
+                f"{_DONE[event.what]} {format_count(event.files_uploaded, 'file')},"
                 f" {format_bytes(event.bytes_transferred)}"
-                f" in {format_duration(event.elapsed_seconds)}: commit {event.commit_sha}"
+                f" in {format_duration(event.elapsed_seconds)}{commit}"
             )
         case PushFailed():
             what = "cancelled" if event.cancelled else "failed"

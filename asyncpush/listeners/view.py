@@ -34,6 +34,13 @@ from asyncpush.models import UploadProgress
 FILE_LINES = 3
 """Files in flight that get a line of their own."""
 
+_DONE = {
+    "upload": "Upload complete",
+    "store": "Stored, not yet committed",
+    "plan": "Dry run, nothing sent",
+    "audit": "Compared",
+}
+
 _GAP = "  "
 _SHORTEST_TITLE = 12
 _SHORTEST_WORDS = 8
@@ -246,12 +253,14 @@ class PushView:
                 return None
 
     def _success(self, event: PushFinished, width: int, glyphs: Glyphs) -> str:
-        head = f"{glyphs.done} Upload complete"
+        head = f"{glyphs.done} {_DONE[event.what]}"
         size = (
             f"{format_bytes(event.bytes_transferred)} in {format_duration(event.elapsed_seconds)}"
         )
         amounts = [f"{format_count(event.files_uploaded, 'file')}, {size}", size]
-        if not event.files_uploaded:
+        if event.what in ("plan", "audit"):
+            amounts = [format_count(event.files_uploaded, "file")]
+        elif not event.files_uploaded:
             amounts = ["nothing new to send"]
         elif event.elapsed_seconds >= 1:
             rate = format_rate(event.bytes_transferred / event.elapsed_seconds)

@@ -63,7 +63,7 @@ async def _links(
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
     for index in range(count):
         link = changes[index * size : (index + 1) * size]
-        committer = Committer(ctx, load, revision)
+        committer = Committer(ctx, load, revision, final=index + 1 == count)
         summary = f"{message} (part {index + 1} of {count})"
         outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
     return outcome

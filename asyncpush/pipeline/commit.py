@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
-from asyncpush.events import CommitStarted, Committed, PhaseChanged
+from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
 from asyncpush.journal import PendingCommit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.prepare import observed_head
@@ -59,7 +59,8 @@ class Outcome:
 
 class Committer:
     """Makes one commit on one ref. `load` gives inline files' bytes; with `create_pr` the commit
-    opens a pull request against `revision`; `pinned` is the only parent it may have."""
+    opens a pull request against `revision`; `pinned` is the only parent it may have; `final` is
+    False while more commits of the same push follow."""
 
     def __init__(
         self,
@@ -69,12 +70,14 @@ class Committer:
         *,
         create_pr: bool = False,
         pinned: str | None = None,
+        final: bool = True,
     ) -> None:
         self._ctx = ctx
         self._load = load
         self._revision = revision
         self._create_pr = create_pr
         self._pinned = pinned
+        self._final = final
         self._push_id = ctx.push_id
         self._summary = ""
         self._sent = False
@@ -111,7 +114,9 @@ class Committer:
                 if not changes:
                     return Outcome(parent, ctx.commit_url(parent), ours=False)
                 continue
-            ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url))
+            ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url, self._final))
+            if not self._final:
+                self._tell_inline_stored(changes)
             return Outcome(answer.oid, answer.url, answer.pr_url)
         raise CommitConflictError(
             f"the branch moved {REBASES} times while the commit was made",
@@ -119,6 +124,12 @@ class Committer:
             url=ctx.repo_url,
             suggestion="others push to this branch all the time: push again, or use create_pr=True",
         )
+
+    def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
+        """The last commit means all inline files of the push; those of earlier ones are named."""
+        for change in changes:
+            if isinstance(change, AddInline):
+                self._ctx.emit.emit(FileStored(change.path, change.size, "inline"))
 
     async def _commit_on(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
         ctx = self._ctx
@@ -166,7 +177,7 @@ class Committer:
             commits.payload_length(header, changes), lambda: self._lines(header, changes)
         )
         request = commits.commit_request(
-            ctx.repo, self._revision, body, create_pr=self._create_pr, files=len(changes)
+            ctx.repo, self._revision, body, create_pr=self._create_pr, file_count=len(changes)
         )
         return await ctx.session.ask(
             request,

@@ -1,0 +1,1 @@
+"""Tests of the embedded Hub, over real sockets."""

@@ -78,6 +78,8 @@ async def fill(client: HubClient) -> str:
     oid = await client.store(b"w" * 1_500_000)
     await client.commit(
         add("README.md", CARD),
+        add("docs/more.md", b"# More\n\n[up](../README.md) and [here](#more)"),
+        add("img/plot.png", PNG),
         add("config.json", b'{"a": 1}\n'),
         add_lfs("model.safetensors", oid),
         summary="Add the model",
@@ -85,8 +87,6 @@ async def fill(client: HubClient) -> str:
     )
     await client.commit(
         add("old.txt", b"old"),
-        add("img/plot.png", PNG),
-        add("docs/more.md", b"# More\n\n[up](../README.md) and [here](#more)"),
         *(add(name) for name in ODD_NAMES),
         summary="Add the rest",
     )
@@ -236,7 +236,8 @@ async def test_the_repo_page_shows_files_and_card(client: HubClient) -> None:
     assert model.one("td", class_="size").one("span").attrs["title"] == "1,500,000 bytes"
     assert oid in model.one("span", class_="mark").attrs["title"]
     assert model.one("td", class_="last").words == "Add the model"
-    assert row_of(document, "docs").one("td", class_="last").words == "Add the rest"
+    assert row_of(document, "docs").one("td", class_="last").words == "Add the model"
+    assert row_of(document, "old.txt").one("td", class_="last").words == "Add the rest"
     assert "Add the rest" in document.one("div", class_="bar").words
     card = document.one("section", class_="card")
     assert [fact.words for fact in card.one("dl").all("div")] == ["licensemit", "tagstinydemo"]
@@ -613,6 +614,8 @@ async def test_a_commit_shows_its_message_and_files(client: HubClient) -> None:
     assert [item.words for item in changes.all("li")] == [
         f"added README.md {len(CARD)} B",
         "added config.json 9 B",
+        "added docs/more.md 44 B",
+        f"added img/plot.png {len(PNG)} B",
         "added model.safetensors LFS 1.5 MB",
     ]
     first = await page(client, f"/me/net/commit/{initial['id']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.localhub.pages.cards import MAX_FACTS, MAX_VALUES, facts, read_card
@@ -182,6 +182,7 @@ ALLOWED = {
 }
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_no_text_becomes_more_than_text(text: str) -> None:
     document = rendered(text)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
@@ -87,6 +87,7 @@ TEXTS = st.lists(
 PLAIN = [parse(render(page, NOW)) for page in pages_that_say("x")]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_no_text_changes_a_pages_structure(text: str) -> None:
     for page, plain in zip(pages_that_say(text), PLAIN, strict=True):
@@ -104,6 +105,7 @@ def is_of_this_hub(element: Element, like: Element, name: str) -> bool:
     return target[:2] == plain[:2] and target.count("/") == plain.count("/")
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_every_name_is_shown_whole(text: str) -> None:
     folder, file, *_ = pages_that_say(text)[1:]
@@ -113,6 +115,7 @@ def test_every_name_is_shown_whole(text: str) -> None:
     assert parse(render(file, NOW)).one("pre", class_="text").text == f"\n{visible(text)}"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1))
 def test_a_links_address_is_the_name_itself(name: str) -> None:
     href = links.Links("/me/net").blob(name, name)

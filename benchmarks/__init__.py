@@ -1,0 +1,1 @@
+"""Speed, memory and scale of asyncpush and its rivals, in one run: `python -m benchmarks`."""

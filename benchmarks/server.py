@@ -1,0 +1,96 @@
+"""The Hub and its store in a process of their own, told what to do on stdin, a JSON line a time.
+
+The embedded Hub answers the API (real git behind it); parts go to `store.SinkServer`, or to an S3
+server where the scenario names one. Nothing of it runs in the client's process or on its core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import ssl
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncpush.localhub import LocalHub
+from benchmarks.networks import Network
+from benchmarks.store import SinkServer
+from benchmarks.tickets import S3Tickets, SinkTickets
+
+
+async def serve(settings: dict[str, Any]) -> None:
+    network = Network(**settings["network"])
+    sink = SinkServer(network, _tls(settings["certificate"]) if network.tls else None)
+    sink.start()
+    store: SinkTickets | S3Tickets = SinkTickets(sink, settings["part_size"])
+    if settings["s3"]:
+        store = S3Tickets(settings["s3"], settings["bucket"], settings["part_size"])
+    calls: list[str] = []
+    async with LocalHub(
+        settings["root"], store=store, middlewares=[_counted(calls, network.latency)]
+    ) as hub:
+        _say({"endpoint": hub.url})
+        while command := await _next_line():
+            if command["do"] == "reset":
+                sink.reset(command["etags"], command["expected"])
+                if isinstance(store, S3Tickets):
+                    store.forget()
+                calls.clear()
+                _say({})
+            elif command["do"] == "stats":
+                _say({**sink.traffic.told(), "calls": _tally(calls), "cpu": _cpu()})
+
+
+def _counted(calls: list[str], latency: float) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        calls.append(request.match_info.route.name or request.method)
+        if latency:
+            await asyncio.sleep(latency)
+        return await handler(request)
+
+    return middleware
+
+
+def _tls(certificate: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def _tally(calls: Sequence[str]) -> dict[str, int]:
+    return {name: calls.count(name) for name in sorted(set(calls))}
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+async def _next_line() -> dict[str, Any] | None:
+    """From a thread of its own: the end of stdin ends the server."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        loop.call_soon_threadsafe(future.set_result, line)
+
+    threading.Thread(target=read, daemon=True).start()
+    line = await future
+    return json.loads(line) if line else None
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(json.loads(sys.argv[1])))
