@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def test_a_journal_locked_for_too_long_is_done_without(
         assert "locked" in two.disabled_reason
         assert one.disabled_reason is None
     assert len(caplog.records) == 1
+
+
+def test_only_a_lock_is_waited_for(journal: Journal) -> None:
+    connection_of(journal).execute("BEGIN")
+    began = time.monotonic()
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)  # a transaction within another
+    assert time.monotonic() - began < database.BUSY_TIMEOUT / 2
+    assert journal.disabled_reason is not None
 
 
 def test_a_short_lock_is_waited_out(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def pages_that_say(text: str) -> Sequence[Page]:
     card = Card(text, [Fact(text, [text], 2)], Markup("<p>card</p>"), True, text)
     changed = [ChangedFile(text, "changed", 1, 2, True), ChangedFile(text, "deleted", 1)]
     row = DiscussionRow(1, text, "open", text, NOW, True, 2)
-    events = [Comment(text, NOW, Markup("")), Happening(text, NOW, text)]
+    events: list[Comment | Happening] = [Comment(text, NOW, Markup("")), Happening(text, NOW, text)]
     rows = [Row(text, text, True, last=commit), Row(text, text, False, 5, OID, commit)]
     preview = TextPreview(text, 3, True)
     return (
@@ -87,7 +87,7 @@ TEXTS = st.lists(
 PLAIN = [parse(render(page, NOW)) for page in pages_that_say("x")]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(TEXTS)
 def test_no_text_changes_a_pages_structure(text: str) -> None:
     for page, plain in zip(pages_that_say(text), PLAIN, strict=True):
@@ -105,7 +105,7 @@ def is_of_this_hub(element: Element, like: Element, name: str) -> bool:
     return target[:2] == plain[:2] and target.count("/") == plain.count("/")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(TEXTS)
 def test_every_name_is_shown_whole(text: str) -> None:
     folder, file, *_ = pages_that_say(text)[1:]
