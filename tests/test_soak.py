@@ -71,3 +71,31 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     assert last[0] - first[0] < 30 << 20
     assert last[1] - first[1] <= 20
     assert last[2] - first[2] <= 20
+
+
+async def test_a_minute_without_the_hub_is_survived_with_default_settings(tmp_path: Path) -> None:
+    """The hub vanishes in the middle of a push and comes back a minute later."""
+    layer = FaultLayer()
+    root, config = tmp_path / "hub", UploadConfig(cache_dir=tmp_path / "cache", progress="none")
+    first = LocalHub(root, token=TOKEN, part_size=PART_SIZE, middlewares=[layer.middleware])
+    await first.__aenter__()
+    left = asyncio.Event()
+
+    async def leave() -> None:
+        await first.__aexit__(None, None, None)
+        left.set()
+
+    leaving: list[asyncio.Task[None]] = []
+    layer.add("part", "reset before the body", nth=3, times=99)
+    async with Uploader(TOKEN, first.url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        layer.hooks["part"] = lambda: leaving.append(asyncio.create_task(leave()))
+        content = random.Random(12).randbytes(20 * PART_SIZE)
+        handle = uploader.start_push("me/m", {"model.bin": content})
+        await left.wait()
+        await asyncio.sleep(60)
+        assert not handle.done()
+        async with LocalHub(root, port=first.port, token=TOKEN, part_size=PART_SIZE):
+            result = await handle
+    assert result.verified
+    sys.stderr.write(f"away for 60 s: {result.retries} retries, {result.elapsed_seconds:.0f} s\n")

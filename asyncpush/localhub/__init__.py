@@ -9,6 +9,8 @@ It is the other side of the wire: nothing here imports the client, so that the t
 from __future__ import annotations
 
 try:
+    import jinja2 as _jinja2  # noqa: F401
+    import markdown_it as _markdown_it  # noqa: F401
     import pathspec as _pathspec  # noqa: F401
     import pygit2 as _pygit2  # noqa: F401
     import yaml as _yaml  # noqa: F401

@@ -27,6 +27,10 @@ SHUTDOWN_SECONDS = 5.0
 _MAX_LINE = 16_384
 
 
+# Parts come in stretches of this size: fewer turns of the loop for the same bytes.
+_READ_SIZE = 512 << 10
+
+
 class LocalHub:
     """A small true Hub: git repositories and LFS objects in a folder, served over HTTP.
 
@@ -96,6 +100,7 @@ class LocalHub:
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
             max_line_size=_MAX_LINE,
+            read_bufsize=_READ_SIZE,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

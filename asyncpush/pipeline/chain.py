@@ -38,7 +38,7 @@ async def commit_chain(
     if ctx.options.revision != DEFAULT_BRANCH:
         ctx.warn(f"the commits of this chain show on {ctx.options.revision} one by one")
         return await _links(ctx, changes, head, ctx.options.revision, load, size)
-    with remembered(ctx, changes, head) as pending:
+    async with remembered(ctx, changes, head) as pending:
         number = await _pull_request(ctx, pending.push_id, len(changes))
         ref = f"refs/pr/{number}"
         url = f"{ctx.repo_url}/discussions/{number}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -95,7 +95,7 @@ class Committer:
             return await self._rebasing(changes, head)
         # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
         # only the journal can tell a later process that one may be open already.
-        with remembered(self._ctx, changes, head) as pending:
+        async with remembered(self._ctx, changes, head) as pending:
             self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
             return await self._rebasing(changes, head)
 
@@ -260,28 +260,37 @@ async def still_to_change(
     return remaining
 
 
-@contextmanager
-def remembered(
-    ctx: PushContext, changes: Sequence[Change], head: str, *, pr_url: str | None = None
-) -> Iterator[PendingCommit]:
+@asynccontextmanager
+async def remembered(
+    ctx: PushContext, changes: Sequence[Change], head: str
+) -> AsyncIterator[PendingCommit]:
     """Keep in the journal, while the block runs, that these changes are being committed; gives
     what an earlier process kept that never learnt how its commit ended.
 
     It is forgotten once the outcome is known: success, or a refusal that no later attempt of ours
     could turn into a second commit.
     """
-    fingerprint = _fingerprint(ctx, changes)
-    pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
-    if pending is None:
-        pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), pr_url)
-        ctx.journal.begin_commit(ctx.scope, pending)
+
+    def begin() -> PendingCommit:
+        fingerprint = _fingerprint(ctx, changes)
+        pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
+        if pending is None:
+            pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), None)
+            ctx.journal.begin_commit(ctx.scope, pending)
+        return pending
+
+    pending = await in_thread(ctx.threads, begin)
+
+    async def end() -> None:
+        await in_thread(ctx.threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint))
+
     try:
         yield pending
     except HubError as exc:
         if exc.status is not None and 400 <= exc.status < 500:
-            ctx.journal.end_commit(ctx.scope, fingerprint)
+            await end()
         raise
-    ctx.journal.end_commit(ctx.scope, fingerprint)
+    await end()
 
 
 def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -38,13 +39,16 @@ class Hasher:
             event = HashProgress(file.path_in_repo, hashed, file.size)
             loop.call_soon_threadsafe(emit.emit, event)
 
-        oid = await in_thread(
-            self._threads,
-            lambda: _sha256(file, stop, report if emit.active else None),
-            on_cancel=stop.set,
-        )
-        if file.path is not None and file.identity is not None:
-            self._journal.remember_hash(file.path, file.identity, "sha256", oid)
+        def hash_and_remember() -> str:
+            looked_at = time.time()
+            oid = _sha256(file, stop, report if emit.active else None)
+            if file.path is not None and file.identity is not None and not stop.is_set():
+                self._journal.remember_hash(
+                    file.path, file.identity, "sha256", oid, looked_at=looked_at
+                )
+            return oid
+
+        oid = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
         emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False))
         return oid
 

@@ -126,7 +126,9 @@ class LfsTransfer:
             raise
 
     async def _round(self, sending: Sending) -> None:
-        resumed = self._journal.find_upload(self._scope, sending.item.oid)
+        resumed = await in_thread(
+            self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
+        )
         if resumed is not None and resumed.size == sending.item.size:
             await self._multipart(sending, resumed)
             return
@@ -134,12 +136,13 @@ class LfsTransfer:
         if actions.upload is None:
             return
         if actions.upload.parts:
-            await self._multipart(sending, self._open_upload(sending, actions, actions.upload))
+            opened = await self._open_upload(sending, actions, actions.upload)
+            await self._multipart(sending, opened)
         else:
             await self._basic(sending, actions.upload)
             await self._verify(sending, actions.verify_url)
 
-    def _open_upload(
+    async def _open_upload(
         self, sending: Sending, actions: LfsActions, upload: UploadAction
     ) -> OpenUpload:
         now = time.time()
@@ -154,7 +157,7 @@ class LfsTransfer:
             etags={},
             started_at=now,
         )
-        self._journal.begin_upload(self._scope, opened)
+        await in_thread(self._threads, lambda: self._journal.begin_upload(self._scope, opened))
         return opened
 
     async def _basic(self, sending: Sending, upload: UploadAction) -> None:
@@ -182,10 +185,13 @@ class LfsTransfer:
         except HubError as exc:
             if not is_upload_void(exc):
                 raise
-            self._journal.end_upload(self._scope, upload.oid)
+            await self._forget_upload(upload)
             raise _void(exc) from exc
-        self._journal.end_upload(self._scope, upload.oid)
+        await self._forget_upload(upload)
         await self._verify(sending, upload.verify_url)
+
+    async def _forget_upload(self, upload: OpenUpload) -> None:
+        await in_thread(self._threads, lambda: self._journal.end_upload(self._scope, upload.oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Iterator[Part], etags: dict[int, str]
@@ -194,12 +200,18 @@ class LfsTransfer:
             for part in remaining:  # shared: whoever is free takes the next part
                 etag = await self._store_part(sending, part, None)
                 etags[part.number] = etag
-                self._journal.part_stored(self._scope, sending.item.oid, part.number, etag)
+                await self._remember_part(sending.item, part.number, etag)
 
         with single_error():
             async with anyio.create_task_group() as group:
                 for _ in range(self._session.config.max_concurrent_parts):
                     group.start_soon(worker)
+
+    async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
+        await in_thread(
+            self._threads,
+            lambda: self._journal.part_stored(self._scope, item.oid, number, etag),
+        )
 
     async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
         """PUT one part until its ETag is right; the ETag as the store wrote it."""
@@ -264,6 +276,9 @@ class LfsTransfer:
         except HubError as exc:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
+            if (path := sending.file.path) is not None:
+                # The oid may be a remembered one that is no longer that of the bytes.
+                await in_thread(self._threads, lambda: self._journal.forget_hash(path))
             wrong = IntegrityError(
                 f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
                 f" {exc.message}",

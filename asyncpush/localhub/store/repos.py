@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import pygit2
 
-from asyncpush.localhub.errors import conflict, repo_not_found
+from asyncpush.localhub.errors import Refusal, conflict, repo_not_found
 from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
@@ -146,7 +146,12 @@ class Repos:
         """All repos of a type, by name; private ones too, so ask `info` before showing one."""
         pattern = f"{namespace or '*'}/*.git"
         found = (self.root / f"{repo_type}s").glob(pattern)
-        ids = (make_repo_id(repo_type, path.parent.name, path.stem) for path in found)
+        ids = []
+        for path in found:
+            with contextlib.suppress(
+                Refusal
+            ):  # a folder that no client could have made is not ours to show
+                ids.append(make_repo_id(repo_type, path.parent.name, path.stem))
         return sorted(ids, key=lambda repo: repo.full_name)
 
     def _aside(self) -> Path:
