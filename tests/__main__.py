@@ -26,6 +26,8 @@ STEPS = {
     "mypy": ["mypy"],
     "pytest": [
         "pytest",
+        "--numprocesses=2",
+        "--dist=worksteal",
         "--cov",
         "--cov-report=term-missing:skip-covered",
         f"--cov-fail-under={COVERAGE}",

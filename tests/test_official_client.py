@@ -27,8 +27,8 @@ def lfs_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     close_session()
 
 
-def mixed_files() -> dict[str, bytes]:
-    """300 files of the kinds that go wrong: sizes about a part, odd names, deep folders."""
+def mixed_files(count: int) -> dict[str, bytes]:
+    """Files of the kinds that go wrong: sizes about a part, odd names, deep folders."""
     chance = random.Random(7)
     files = {
         "empty.bin": b"",
@@ -47,7 +47,7 @@ def mixed_files() -> dict[str, bytes]:
         "crlf.txt": b"a\r\nb\r\n",
         "latin1.txt": b"caf\xe9",
     }
-    while len(files) < 300:
+    while len(files) < count:
         number = len(files)
         suffix = ("txt", "json", "bin", "parquet", "py")[number % 5]
         content = chance.randbytes(chance.randrange(20_000))
@@ -61,7 +61,7 @@ def mixed_files() -> dict[str, bytes]:
 async def test_the_official_client_downloads_just_what_was_pushed(
     repo_type: str, uploader: Uploader, hub: LocalHub, write: Write, tmp_path: Path
 ) -> None:
-    files = mixed_files()
+    files = mixed_files(300 if repo_type == "model" else 20)
     options = PushOptions(repo_type=repo_type)  # type: ignore[arg-type]
     result = await uploader.push_to_hub("org/mixed", write(files), options)
 
