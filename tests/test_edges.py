@@ -1,0 +1,250 @@
+"""The corners of a push: races with others, Hubs that forget, receipts that lie, limits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from asyncpush import (
+    AuthError,
+    HubError,
+    PushOptions,
+    Receipt,
+    SourceError,
+    UploadConfig,
+    Uploader,
+)
+from asyncpush.localhub import LocalHub
+from asyncpush.models import FileSource
+from asyncpush.pipeline import hublimits, push
+from tests.conftest import PART_SIZE, TOKEN
+from tests.faults import KINDS, FaultLayer, with_body
+from tests.reading import commits_of, download, head_of
+
+Write = Callable[..., Path]
+
+
+async def _someone_was_faster(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The same call by somebody else goes through first."""
+    body = await request.read()
+    await with_body(request, body, handler)
+    return await with_body(request, body, handler)
+
+
+KINDS["someone was faster"] = _someone_was_faster
+
+
+async def test_objects_that_the_hub_lost_are_stored_again(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """What happens on a repo that was deleted and made anew."""
+    source = write({"model.bin": b"\0" * (PART_SIZE + 1), "a.txt": b"a"})
+    faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
+    result = await uploader.push_to_hub("me/m", source)
+    assert faults.seen["commit"] == 2
+    assert any("stored again" in warning for warning in result.warnings)
+    assert set(await download(hub, "me/m")) == {"model.bin", "a.txt"}
+
+
+async def test_a_repo_that_someone_else_creates_meanwhile_is_used(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("create", "someone was faster")
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"1"})).verified
+
+
+async def test_a_branch_that_someone_else_creates_meanwhile_is_used(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    faults.add("branch-create", "someone was faster")
+    options = PushOptions(revision="dev", create_branch=True)
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+    assert await head_of(hub, "me/m", "dev") == result.commit_sha
+
+
+async def test_a_branch_that_cannot_be_created_is_an_error(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    faults.add("branch-create", "403")
+    with pytest.raises(AuthError):
+        await uploader.push_to_hub(
+            "me/m", {"a.txt": b"2"}, PushOptions(revision="dev", create_branch=True)
+        )
+
+
+async def test_a_dry_run_on_a_missing_branch_creates_none(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    options = PushOptions(revision="dev", create_branch=True, dry_run=True)
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+    assert [file.path_in_repo for file in result.plan] == ["a.txt"]
+    assert not faults.seen["branch-create"]
+
+
+async def test_a_card_that_is_not_text_is_an_error(uploader: Uploader) -> None:
+    with pytest.raises(SourceError, match="not UTF-8"):
+        await uploader.push_to_hub("me/m", {"README.md": b"caf\xe9"})
+
+
+async def test_a_very_long_card_is_left_unchecked(uploader: Uploader, faults: FaultLayer) -> None:
+    await uploader.push_to_hub("me/m", {"README.md": b"x" * ((1 << 20) + 1)})
+    assert not faults.seen["validate-yaml"]
+
+
+@pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "truncated JSON"])
+async def test_a_chain_opens_one_pull_request_even_if_the_answer_is_lost(
+    kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    faults.add("discussion-create", kind)
+    files = {f"{number}.txt": b"x" for number in range(4)}
+    await uploader.push_to_hub("me/m", files, PushOptions(max_files_per_commit=2))
+    assert faults.seen["discussion-create"] == 1
+    assert set(await download(hub, "me/m")) == {"first.txt", *files}
+
+
+@pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "500", "reset mid-body"])
+async def test_a_merge_whose_answer_is_lost_is_looked_at(
+    kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("discussion-merge", kind)
+    files = {f"{number}.txt": b"x" for number in range(4)}
+    result = await uploader.push_to_hub("me/m", files, PushOptions(max_files_per_commit=2))
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert set(await download(hub, "me/m")) == set(files)
+
+
+async def test_a_merge_that_is_refused_says_where_the_files_are(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("discussion-merge", "422", times=99)
+    files = {f"{number}.txt": b"x" for number in range(4)}
+    with pytest.raises(HubError) as caught:
+        await uploader.push_to_hub("me/m", files, PushOptions(max_files_per_commit=2))
+    assert "/discussions/1" in caught.value.suggestion
+
+
+async def test_a_chain_that_is_not_needed_is_one_commit(uploader: Uploader, hub: LocalHub) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"}, PushOptions(max_files_per_commit=2))
+    assert len(await commits_of(hub, "me/m")) == 2
+
+
+GOOD = Receipt("a.txt", 1, "56a6051ca2b02b04ef92d5150c9ef600403cb1de", "inline", b"1")
+
+
+@pytest.mark.parametrize(
+    ("receipts", "problem"),
+    [
+        ([], "no receipts"),
+        ([GOOD, GOOD], "two receipts for one path"),
+        ([replace(GOOD, path_in_repo="../a")], r"\.\./a"),
+        ([replace(GOOD, content=b"2")], "do not fit"),
+        ([replace(GOOD, content=None)], "carry its bytes"),
+    ],
+    ids=["none", "twice", "escape", "other bytes", "no bytes"],
+)
+async def test_receipts_are_not_taken_for_granted(
+    receipts: list[Receipt], problem: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    with pytest.raises(SourceError, match=problem):
+        await uploader.commit("me/m", receipts)
+    assert not faults.seen["commit"]
+
+
+async def test_a_receipt_of_an_object_that_was_never_stored_is_refused_by_the_hub(
+    uploader: Uploader,
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"0"})
+    with pytest.raises(HubError, match="LFS pointer"):
+        await uploader.commit("me/m", [Receipt("x.bin", 5, "ab" * 32, "lfs")])
+
+
+async def test_regular_files_too_large_for_receipts_are_refused(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "INLINE_RECEIPT_LIMIT", 10)
+    with pytest.raises(SourceError, match=r"too large to travel.*big\.txt"):
+        await uploader.upload_files("me/m", {"big.txt": b"x" * 11, "a.txt": b"x"})
+    monkeypatch.setattr(push, "INLINE_RECEIPT_LIMIT", 100)
+    monkeypatch.setattr(push, "INLINE_RECEIPTS_LIMIT", 10)
+    with pytest.raises(SourceError, match="2 regular files"):
+        await uploader.upload_files("me/m", {"b.txt": b"x" * 8, "a.txt": b"x" * 8})
+
+
+async def test_an_audit_compares_the_bytes_of_large_files_too(
+    uploader: Uploader, write: Write
+) -> None:
+    source = write({"model.bin": b"\0" * (PART_SIZE + 1), "b.txt": b"b"})
+    await uploader.push_to_hub("me/m", source, PushOptions(path_in_repo="sub"))
+    options = PushOptions(path_in_repo="sub")
+    assert (await uploader.audit("me/m", source, options)).exact
+    (source / "model.bin").write_bytes(b"\1" * (PART_SIZE + 1))
+    (source / "b.txt").write_bytes(b"bb")
+    report = await uploader.audit("me/m", source, options)
+    assert sorted(report.different) == ["sub/b.txt", "sub/model.bin"]
+
+
+def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
+    warned: list[str] = []
+    ctx = SimpleNamespace(warn=warned.append)
+    with pytest.raises(SourceError, match="500,000,000,000"):
+        hublimits.check_limits(ctx, [FileSource("huge.bin", 500 * 10**9 + 1)])  # type: ignore[arg-type]
+    many = [FileSource(f"d/{number}", 1) for number in range(100_001)]
+    hublimits.check_limits(ctx, many)  # type: ignore[arg-type]
+    assert ["100,001 files" in warning for warning in warned] == [True, True]
+
+
+async def test_a_commit_of_very_many_lfs_files_is_warned_of(uploader: Uploader) -> None:
+    files = {f"{number}.bin": b"\0%d" % number for number in range(101)}
+    result = await uploader.push_to_hub("me/m", files)
+    assert any("101 LFS files" in warning for warning in result.warnings)
+
+
+async def test_an_uploader_is_used_within_its_block() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        await Uploader("hf_x").push_to_hub("me/m", {"a": b"1"})
+
+
+async def test_failures_nobody_awaited_are_all_raised_at_the_end(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            first = uploader.start_push("me/m", {"../x": b""})
+            uploader.start_push("me/m", {"../y": b""})
+    assert len(caught.value.exceptions) == 2
+    assert repr(first) == "<PushHandle me/m failed>"
+    assert first.progress.total_files == 0
+
+
+async def test_a_handle_says_how_it_stands(uploader: Uploader) -> None:
+    handle = uploader.start_push("me/m", {"a.txt": b"1"})
+    assert repr(handle) == "<PushHandle me/m running>"
+    await handle
+    assert repr(handle) == "<PushHandle me/m done>"
+
+
+async def test_a_session_that_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="endpoint"):
+        async with Uploader("hf_x", "ftp://hub"):
+            pass
+
+
+@pytest.mark.parametrize("endpoint", ["https://user:secret@hub", "hub.example", "https://h/?q=1"])
+async def test_an_endpoint_that_is_none_is_refused_without_showing_secrets(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="endpoint") as caught:
+        async with Uploader("hf_x", endpoint):
+            pass
+    assert "secret" not in str(caught.value)
