@@ -25,7 +25,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import hublimits, push
 from tests.conftest import PART_SIZE, TOKEN
-from tests.faults import KINDS, FaultLayer, with_body
+from tests.faults import KINDS, FaultLayer
 from tests.reading import commits_of, download, head_of
 
 Write = Callable[..., Path]
@@ -35,9 +35,8 @@ async def _someone_was_faster(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
     """The same call by somebody else goes through first."""
-    body = await request.read()
-    await with_body(request, body, handler)
-    return await with_body(request, body, handler)
+    await handler(request)
+    return web.json_response({"error": "It exists already"}, status=409)
 
 
 KINDS["someone was faster"] = _someone_was_faster
