@@ -27,6 +27,13 @@ from typing import Any
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
 
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D}, "\ufffd")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: what a server says must not steer a terminal."""
+    return text.translate(_CONTROLS)
+
 
 class AsyncPushError(Exception):
     """Root of every error asyncpush raises on purpose.
@@ -111,12 +118,12 @@ class HubError(AsyncPushError):
         retry_after: float | None = None,
         suggestion: str = "",
     ) -> None:
-        super().__init__(message, suggestion=suggestion)
+        super().__init__(printable(message), suggestion=suggestion)
         self.retryable = retryable
         self.unreachable = unreachable
         self.retry_after = retry_after
         self.status = status
-        self.body = body[:BODY_LIMIT]
+        self.body = printable(body[:BODY_LIMIT])
         self.method = method
         self.url = url
         self.attempt = attempt

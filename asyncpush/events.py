@@ -325,5 +325,7 @@ class Emitter:
             try:
                 listener(record)
             except Exception:
+                if listener not in self._listeners:
+                    continue  # reported already: it failed in another thread, or within itself
                 self._listeners.remove(listener)
                 logger.exception("a listener failed and gets no more events: %r", listener)

@@ -177,9 +177,7 @@ class Receipt:
         oid = _field(row, "oid", str)
         if len(oid) != (40 if route == "inline" else 64) or set(oid) - set("0123456789abcdef"):
             raise SourceError(f"receipt: oid {oid[:80]!r} does not fit route {route}")
-        size = _field(row, "size", int)
-        if size < 0:
-            raise SourceError("receipt: size must not be negative")
+        size = _count(row, "size")
         return cls(
             path_in_repo=_field(row, "path_in_repo", str),
             size=size,
@@ -187,8 +185,8 @@ class Receipt:
             route=route,
             content=_content(row, size),
             xet_hash=_field(row, "xet_hash", str) if row.get("xet_hash") is not None else None,
-            bytes_sent=_field(row, "bytes_sent", int, 0),
-            bytes_deduplicated=_field(row, "bytes_deduplicated", int, 0),
+            bytes_sent=_count(row, "bytes_sent", 0),
+            bytes_deduplicated=_count(row, "bytes_deduplicated", 0),
             unchanged=_field(row, "unchanged", bool, False),
         )
 
@@ -215,6 +213,13 @@ def _field(row: dict[str, Any], name: str, kind: type, default: Any = None) -> A
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SourceError(f"receipt: {name} must be of type {kind.__name__}")
     return value
+
+
+def _count(row: dict[str, Any], name: str, default: Any = None) -> int:
+    count: int = _field(row, name, int, default)
+    if not 0 <= count < 1 << 60:
+        raise SourceError(f"receipt: {name} {count} cannot be a number of bytes")
+    return count
 
 
 def _content(row: dict[str, Any], size: int) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,8 +22,13 @@ EventSink = str | os.PathLike[str] | Callable[["Record"], None]
 
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
 KIB = 1 << 10
 MIB = 1 << 20
+
+CHUNKS_PER_PART = 4
+"""Chunks that a part in flight holds in memory: two buffers of two."""
 
 
 def default_cache_dir() -> Path:
@@ -45,7 +51,8 @@ class UploadConfig:
         max_retries: how often one request is tried again after a passing fault.
         initial_backoff_ms: the first wait's upper bound, in milliseconds; it doubles each time.
         max_backoff_ms: no wait is longer than this, in milliseconds, unless the server says so.
-        chunk_size: bytes read and sent at a time. The size of a *part* is the Hub's to say.
+        chunk_size: bytes read and sent at a time, a quarter of max_memory at most. The size of a
+            *part* is the Hub's to say.
         progress_callback: plain or async callable that gets `UploadProgress` snapshots.
         progress: "bar" draws bars, "none" does not, "auto" draws them on a terminal or notebook.
         max_concurrent_files: files being transferred at once.
@@ -99,9 +106,11 @@ class UploadConfig:
         for name in ("initial_backoff_ms", "max_backoff_ms", "outage_timeout", "max_retry_after"):
             _check(self, name, (int, float), lambda value: value >= 0, "a number, 0 or more")
         for name in ("connect_timeout", "stall_timeout", "response_timeout"):
-            _check(self, name, (int, float), lambda value: value > 0, "a number above 0")
+            _check(self, name, (int, float), lambda value: 0 < value < inf, "a number above 0")
         if self.max_bandwidth is not None:
             _check(self, "max_bandwidth", (int, float), lambda value: value > 0, "above 0, or None")
+        if self.chunk_size * CHUNKS_PER_PART > self.max_memory:
+            raise ValueError(f"chunk_size must be 1/{CHUNKS_PER_PART} of max_memory at most")
         if self.initial_backoff_ms > self.max_backoff_ms:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_choice(self, "progress", get_args(ProgressChoice))
@@ -110,6 +119,12 @@ class UploadConfig:
             raise ValueError("progress_callback must be callable, or None")
         if isinstance(self.allowed_hosts, str):
             raise ValueError("allowed_hosts must be a list of host names, not one string")
+        if self.allowed_hosts is not None and not _are_texts(self.allowed_hosts):
+            raise ValueError("allowed_hosts must be a list of host names, or None")
+        if not isinstance(self.cache_dir, str | os.PathLike):
+            raise ValueError(f"cache_dir must be a path, not {self.cache_dir!r}")
+        if not (isinstance(self.events, str | os.PathLike | None) or callable(self.events)):
+            raise ValueError("events must be a path or callable, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +186,12 @@ class PushOptions:
         for name in ("path_in_repo", "commit_description"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
+        if not isinstance(self.commit_message, str | None):
+            raise ValueError(f"commit_message must be text, or None, not {self.commit_message!r}")
+        for name in ("allow_patterns", "ignore_patterns", "delete_patterns"):
+            value = getattr(self, name)
+            if value is not None and not _are_texts(value):
+                raise ValueError(f"{name} must be patterns, or None, not {value!r}")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
             if self.repo_type != "space":
@@ -196,8 +217,13 @@ class Push:
     options: PushOptions = field(default_factory=PushOptions)
 
 
-def _is_commit_oid(text: str) -> bool:
-    return 7 <= len(text) <= 64 and all(digit in "0123456789abcdef" for digit in text)
+def _are_texts(value: Any) -> bool:
+    """A sequence of texts, or one text."""
+    return isinstance(value, Sequence) and all(isinstance(text, str) for text in value)
+
+
+def _is_commit_oid(text: Any) -> bool:
+    return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
 
 
 def _check(

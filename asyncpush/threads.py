@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -26,8 +26,21 @@ async def in_thread(
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         on_cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([job])
-        if not job.cancelled():
-            job.exception()  # seen: nobody waits for it any more
+        await settled(job)
         raise
+
+
+async def settled(job: asyncio.Future[Any]) -> None:
+    """Wait until a job has ended, in whatever way, however often this task is cancelled meanwhile;
+    a cancellation that came goes on then."""
+    interrupted: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not job.done():
+            try:
+                await asyncio.wait([job])
+            except asyncio.CancelledError as exc:
+                interrupted = exc
+    if not job.cancelled():
+        job.exception()  # seen: nobody waits for it any more
+    if interrupted is not None:
+        raise interrupted

@@ -68,9 +68,7 @@ def prepare(files: FileSet, part_size: int) -> Prepared:
             fresh.rename(folder)
         known = [_stored(path, folder, part_size) for path in _paths(folder)]
         listing.write_text(json.dumps([asdict(file) for file in known]))
-    prepared = Prepared(
-        folder, [StoredFile(**entry) for entry in json.loads(listing.read_text())]
-    )
+    prepared = Prepared(folder, [StoredFile(**entry) for entry in json.loads(listing.read_text())])
     if files.kind != "sparse":
         _warm(prepared)
     return prepared

@@ -179,6 +179,7 @@ def measure(mebibytes: int, part_size: int) -> dict[str, float]:
             os.fsync(file.fileno())
         hub = context.Process(target=serve, args=(f"{folder}/hub", part_size, theirs))
         hub.start()
+        theirs.close()  # so that a hub that fails is an EOFError here, and no long wait
         try:
             return asyncio.run(Sender(ours.recv(), path, ours).run())
         finally:

@@ -1,7 +1,7 @@
 """The Hub and its store in a process of their own, told what to do on stdin, a JSON line a time.
 
-The embedded Hub answers the API (real git behind it); parts go to `store.SinkServer`, or to an S3
-server where the scenario names one. Nothing of it runs in the client's process or on its core.
+The embedded Hub answers the API (real git behind it); parts go to `store.SinkServer`, to an S3
+server, or to the Hub's own disk, as the scenario says. Nothing of it runs on the client's core.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import shutil
 import ssl
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.blobs import BlobStore
 from benchmarks.networks import Network
 from benchmarks.store import SinkServer
 from benchmarks.tickets import S3Tickets, SinkTickets
@@ -28,12 +31,13 @@ async def serve(settings: dict[str, Any]) -> None:
     network = Network(**settings["network"])
     sink = SinkServer(network, _tls(settings["certificate"]) if network.tls else None)
     sink.start()
-    store: SinkTickets | S3Tickets = SinkTickets(sink, settings["part_size"])
-    if settings["s3"]:
-        store = S3Tickets(settings["s3"], settings["bucket"], settings["part_size"])
+    store = _store(settings, sink)
     calls: list[str] = []
     async with LocalHub(
-        settings["root"], store=store, middlewares=[_counted(calls, network.latency)]
+        settings["root"],
+        part_size=settings["part_size"],
+        store=store,
+        middlewares=[_counted(calls, network.latency)],
     ) as hub:
         _say({"endpoint": hub.url})
         while command := await _next_line():
@@ -41,10 +45,23 @@ async def serve(settings: dict[str, Any]) -> None:
                 sink.reset(command["etags"], command["expected"])
                 if isinstance(store, S3Tickets):
                     store.forget()
+                elif store is None:
+                    shutil.rmtree(Path(settings["root"], "lfs", "objects"), ignore_errors=True)
                 calls.clear()
                 _say({})
             elif command["do"] == "stats":
                 _say({**sink.traffic.told(), "calls": _tally(calls), "cpu": _cpu()})
+
+
+def _store(settings: dict[str, Any], sink: SinkServer) -> BlobStore | None:
+    """None is the embedded Hub's own, on the disk."""
+    match settings["store"]:
+        case "sink":
+            return SinkTickets(sink, settings["part_size"])
+        case "s3":
+            return S3Tickets(settings["s3"], settings["bucket"], settings["part_size"])
+        case _:
+            return None
 
 
 def _counted(calls: list[str], latency: float) -> Middleware:

@@ -55,18 +55,19 @@ class Server:
 
 
 @contextmanager
-def serving(network: Network, part_size: int, *, s3: bool = False) -> Iterator[Server]:
+def serving(network: Network, part_size: int, *, store: str = "sink") -> Iterator[Server]:
     """The server on the last core, its data in a folder that goes with it."""
     WORK.mkdir(exist_ok=True)
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=WORK, prefix="hub-")))
         ca = _certificate(root) if network.tls else None
-        bucket = stack.enter_context(_rclone(root)) if s3 else None
+        bucket = stack.enter_context(_rclone(root)) if store == "s3" else None
         settings = {
             "root": str(root / "hub"),
             "network": asdict(network),
             "part_size": part_size,
             "certificate": str(root / "server.pem"),
+            "store": store,
             "s3": bucket,
             "bucket": BUCKET,
         }

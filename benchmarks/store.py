@@ -6,7 +6,6 @@ known beforehand. What clients meet is shaped here: rate, latency, refusals, one
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -100,7 +99,7 @@ class SinkServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError), connection:
+        try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             time.sleep(self._network.latency)
             if self._tls is not None:
@@ -110,6 +109,10 @@ class SinkServer:
             buffer = bytearray(_SHAPED_STEP if self._network.shaped else _STEP)
             while (head := _read_head(connection)) is not None:
                 self._put(connection, head, memoryview(buffer))
+        except (OSError, ValueError):
+            pass  # the client went away, or was sent away
+        finally:
+            connection.close()
 
     def _put(self, connection: socket.socket, head: _Head, buffer: memoryview) -> None:
         if head.expects_continue:

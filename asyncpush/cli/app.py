@@ -12,15 +12,17 @@ from asyncpush.cli.cache import cache
 from asyncpush.cli.demo import demo
 from asyncpush.cli.hub import hub
 from asyncpush.cli.many import many
-from asyncpush.cli.plain import PlainCommand
+from asyncpush.cli.plain import PlainCommand, PlainGroup
 from asyncpush.cli.push import push
 from asyncpush.cli.receipts import commit, upload
 
 # Plain help: drawing it with rich costs as much as everything else that `--help` does.
 app = typer.Typer(
     name="asyncpush",
+    cls=PlainGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -31,7 +31,9 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-RepoTypeOption = Annotated[RepoType, typer.Option("--repo-type", help="What kind of repo it is.")]
+RepoTypeOption = Annotated[
+    RepoType, typer.Option("--repo-type", metavar="KIND", help="model, dataset or space.")
+]
 Private = Annotated[
     bool,
     typer.Option(
@@ -105,11 +107,14 @@ ModelCard = Annotated[
     str | None,
     typer.Option(
         "--model-card",
-        metavar="FILE|TEXT",
-        help="Commit this as README.md, in the same commit (default: SOURCE's own).",
+        metavar="CARD",
+        help="A file or text to be README.md, in the same commit (default: SOURCE's own).",
     ),
 ]
-TransferOption = Annotated[Transfer, typer.Option("--transfer", help="How large files are stored.")]
+TransferOption = Annotated[
+    Transfer,
+    typer.Option("--transfer", metavar="HOW", help="How large files are stored: auto or lfs."),
+]
 NoVerify = Annotated[
     bool,
     typer.Option(

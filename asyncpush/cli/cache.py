@@ -12,12 +12,13 @@ import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.output import Output, columns
-from asyncpush.cli.plain import PlainCommand
+from asyncpush.cli.plain import PlainCommand, PlainGroup
 
 if TYPE_CHECKING:
     from asyncpush.journal import Entry, Journal, Stats
 
 cache = typer.Typer(
+    cls=PlainGroup,
     help="What pushes remember: uploads under way, hashes of files.",
     no_args_is_help=True,
 )
@@ -42,7 +43,8 @@ def clear(as_json: arg.Json = False) -> None:
         with _journal() as journal:
             forgotten = journal.clear()
             path = journal.stats().path
-        output.result([f"{forgotten:,} entries forgotten: {path}"], {"forgotten": forgotten})
+        entries = "1 entry" if forgotten == 1 else f"{forgotten:,} entries"
+        output.result([f"{entries} forgotten: {path}"], {"forgotten": forgotten})
 
 
 @contextmanager

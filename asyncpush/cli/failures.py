@@ -124,6 +124,8 @@ def _message(error: BaseException) -> str:
         case OSError() if error.strerror:
             named = [str(name) for name in (error.filename, error.filename2) if name is not None]
             return f"{error.strerror}: {' and '.join(named)}" if named else error.strerror
+        case TimeoutError():
+            return str(error) or "it took longer than its timeout allows"
         case _:
             return str(error) or "no further explanation"
 

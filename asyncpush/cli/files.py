@@ -23,9 +23,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def append_durably(path: Path, line: bytes) -> None:
-    """Add a line that a power cut does not take away again."""
-    is_new = not path.exists()
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, to the disk: a power cut does not take it away again."""
     with open(path, "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -34,8 +33,6 @@ def append_durably(path: Path, line: bytes) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-    if is_new:
-        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +66,8 @@ def hub(
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
     output = Output(verbose=verbose)
     with output.failures():
+        from asyncio import Event
+
         from asyncpush.cli.running import log_everything, run
         from asyncpush.localhub import LocalHub
         from asyncpush.options import default_cache_dir
@@ -86,7 +87,7 @@ def hub(
             async with server:
                 output.result([server.url], {})
                 output.note(*_welcome(server))
-                await asyncio.Event().wait()
+                await Event().wait()
 
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(serve)

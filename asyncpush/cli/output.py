@@ -10,7 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, TextIO
 
 import typer
@@ -62,10 +62,15 @@ class Output:
         """A short red block on stderr; before it the traceback when that is wanted."""
         if self.as_json:
             self._json({"ok": False, "error": failure_document(error)})
-        if self.verbose and not isinstance(error, InterruptedBySignal | KeyboardInterrupt):
+        if not isinstance(error, InterruptedBySignal):
+            self.trace(error)
+        _write(sys.stderr, _block(failure_lines(error), sys.stderr))
+
+    def trace(self, error: BaseException) -> None:
+        """The traceback, when that is wanted."""
+        if self.verbose:
             told = "".join(traceback.format_exception(error))
             _write(sys.stderr, map(_clean, told.splitlines()))
-        _write(sys.stderr, _block(failure_lines(error), sys.stderr))
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -85,7 +90,7 @@ class Output:
 
     def _json(self, document: Mapping[str, Any]) -> None:
         # ASCII: no locale, pipe or undecodable file name can break it.
-        _write(sys.stdout, [json.dumps(document, default=_as_json)])
+        _write(sys.stdout, [json.dumps(document, default=asdict)])
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -173,9 +178,3 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
-
-
-def _as_json(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _ADAPTER = "_runtime_param"
 
@@ -21,11 +21,22 @@ _ADAPTER = "_runtime_param"
 class PlainCommand(TyperCommand):
     """A command whose values are converted by us."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        for param in self.params:
-            if hasattr(param, _ADAPTER):
-                setattr(param, _ADAPTER, _Plain(param.type_descriptor.annotation))
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class PlainGroup(TyperGroup):
+    """The same for what stands before the command, such as `--help`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+def _plain(params: list[Any]) -> list[Any]:
+    for param in params:
+        if hasattr(param, _ADAPTER):
+            setattr(param, _ADAPTER, _Plain(param.type_descriptor.annotation))
+    return params
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +57,12 @@ def _converted(value: Any, kind: Any, param: Any, ctx: Any) -> Any:
         choices: Sequence[str] = get_args(kind)
         if value in choices:
             return value
-        complaint = f"{value!r} is not one of {', '.join(choices)}"
+        complaint = f"{value!r} is not one of {', '.join(map(repr, choices))}."
     elif kind in (str, Path):
         return kind(value)
     else:
         try:
             return int(value)
         except ValueError:
-            complaint = f"{value!r} is not a whole number"
+            complaint = f"{value!r} is not a valid integer."
     raise typer.BadParameter(complaint, ctx=ctx, param=param)

@@ -46,7 +46,6 @@ def push(
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
         from asyncpush.cli.running import checked, open_uploader, run
-        from asyncpush.events import PushFinished
         from asyncpush.options import PushOptions
 
         options = checked(
@@ -77,8 +76,7 @@ def push(
         )
 
         async def work() -> UploadResult:
-            told = () if dry_run else (PushFinished,)
-            async with open_uploader(connection, output, told=told) as uploader:
+            async with open_uploader(connection, output) as uploader:
                 return await uploader.push_to_hub(repo_id, source, options)
 
         result = run(work)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from asyncpush.cli.output import columns, paragraph
+from asyncpush.listeners.wording import format_bytes, format_count, format_duration, format_rate
 
 if TYPE_CHECKING:
     from asyncpush.models import UploadResult
@@ -30,8 +31,6 @@ def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:
 
 
 def _deeds(result: UploadResult) -> list[str]:
-    from asyncpush.listeners.wording import format_bytes, format_count
-
     deeds = []
     if result.files_uploaded:
         deeds.append(f"{format_count(len(result.files_uploaded), 'file')} committed")
@@ -50,8 +49,6 @@ def _deeds(result: UploadResult) -> list[str]:
 
 
 def _pace(result: UploadResult) -> str:
-    from asyncpush.listeners.wording import format_rate
-
     seconds, sent = max(result.elapsed_seconds, 1e-6), result.bytes_transferred
     # The rate of a few bytes would only tell of latency.
     rate = f" ({format_rate(sent / seconds)})" if sent >= _WORTH_A_RATE else ""
@@ -63,14 +60,10 @@ def format_seconds(seconds: float) -> str:
     >>> format_seconds(0.416), format_seconds(75)
     ('0.42 s', '1:15')
     """
-    from asyncpush.listeners.wording import format_duration
-
     return f"{seconds:.2f} s" if seconds < 9.995 else format_duration(seconds)
 
 
 def _plan_lines(result: UploadResult) -> list[str]:
-    from asyncpush.listeners.wording import format_bytes, format_count
-
     to_send = [file for file in result.plan if file.action in _SENT]
     rows = [
         [file.action, "" if file.action == "delete" else format_bytes(file.size), file.path_in_repo]

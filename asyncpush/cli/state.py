@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asyncpush.cli.files import append_durably
+from asyncpush.cli.files import append_line, sync_folder
 
 
 class DoneFile:
@@ -21,6 +21,8 @@ class DoneFile:
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_name(f"{manifest.name}.state.jsonl")
+        self.trouble: OSError | None = None
+        """Why a push that is done is not remembered."""
 
     def read(self) -> dict[str, dict[str, Any]]:
         """The rows by fingerprint. A line that was cut short stands for a push not done."""
@@ -37,21 +39,28 @@ class DoneFile:
                 continue
         return rows
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self.path.unlink(missing_ok=True)
+    def open(self, *, anew: bool) -> None:
+        """Make sure that it can be written, before anything starts; `anew` forgets what it says."""
+        with open(self.path, "wb" if anew else "ab"):
+            sync_folder(self.path.parent)
 
     def add(self, fingerprint: str, row: Mapping[str, Any]) -> None:
-        """Remember one push as done, also across a power cut. Blocks until it is on the disk."""
+        """Remember one push as done, also across a power cut. Blocks until it is on the disk.
+
+        When that fails (a full disk) the pushes go on, and `trouble` says so.
+        """
         row = {"fingerprint": fingerprint, "time": time.time(), **row}
-        append_durably(self.path, json.dumps(row).encode() + b"\n")
+        try:
+            append_line(self.path, json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            self.trouble = error
 
 
 def fingerprint(written: Mapping[str, Any], endpoint: str) -> str:
     """Of what an entry says, and of the Hub it is for.
 
     >>> fingerprint({"repo_id": "me/a", "source": "a"}, "local")[:8]
-    'a9f3c9a6'
+    '08e25d20'
     """
     said = json.dumps([endpoint, written], sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import anyio
+
 from asyncpush.errors import MissingTokenError
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -20,7 +22,7 @@ def token_from_environment() -> str | None:
             return value
     try:
         return _clean(_token_path().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home directory
         return None
 
 
@@ -35,8 +37,11 @@ class TokenSource:
             token = _clean(token)
             if token is None:
                 raise MissingTokenError("the token that was given is empty")
+        elif token is not None and not callable(token):
+            raise TypeError("token must be a text, a callable that returns one, or None")
         self._given = token
         self._current = token if isinstance(token, str) else None
+        self._asking = anyio.Lock()
 
     @property
     def refreshable(self) -> bool:
@@ -50,13 +55,15 @@ class TokenSource:
     async def get(self) -> str:
         """Raises `MissingTokenError` when there is none."""
         if self._current is None:
-            self._current = await self._ask()
+            async with self._asking:
+                self._current = self._current or await self._ask()
         return self._current
 
     async def refresh(self, rejected: str) -> str:
-        """Another token than `rejected`, unless a sibling request has fetched one meanwhile."""
-        if self._current == rejected:
-            self._current = await self._ask()
+        """Another token than `rejected`: a new one, unless a sibling request has fetched that."""
+        async with self._asking:
+            if self._current == rejected:
+                self._current = await self._ask()
         return await self.get()
 
     async def _ask(self) -> str:

@@ -30,6 +30,9 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
                 "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the"
                 " proxy"
             )
+        case aiohttp.ClientHttpProxyError(status=403 | 407):
+            retryable = False
+            suggestion = "the proxy refuses: check the credentials in HTTPS_PROXY, and its rules"
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             unreachable = True
             suggestion = "the proxy does not answer: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
@@ -40,7 +43,10 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
             retryable = False
             suggestion = "the Hub named a URL that cannot be asked"
         case asyncio.TimeoutError() | StalledError():
-            suggestion = "the network stalls: raise stall_timeout or lower max_concurrent_parts"
+            suggestion = (
+                "the network or the server stalls: lower max_concurrent_parts, or raise"
+                " stall_timeout (for parts) or response_timeout (for calls of the Hub)"
+            )
         case _:
             suggestion = "the connection broke: push again, what is stored is not sent twice"
     words = redact_text(str(exc)) or type(exc).__name__

@@ -27,6 +27,7 @@ class PartLimit:
         self._limit = min(START, maximum)
         self._in_flight = 0
         self._successes = 0
+        self._halvings = 0
         self._waiting: deque[anyio.Event] = deque()
 
     @property
@@ -38,10 +39,11 @@ class PartLimit:
         return self._in_flight
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[int]:
+        """Wait for a slot and hold it; what it yields is for `overloaded`."""
         await self._acquire()
         try:
-            yield
+            yield self._halvings
         finally:
             self._in_flight -= 1
             self._wake()
@@ -61,10 +63,16 @@ class PartLimit:
             self._limit += 1
             self._wake()
 
-    def overloaded(self) -> None:
-        """The store said 429 or 503, or a connection timed out."""
-        self._successes = 0
-        self._limit = max(1, self._limit // 2)
+    def overloaded(self, turn: int) -> None:
+        """The store said 429 or 503, or a connection timed out, in the slot of this `turn`.
+
+        Parts that had begun before the last halving tell nothing new: one bad moment of the store,
+        met by all that is in flight, counts once.
+        """
+        if turn == self._halvings:
+            self._halvings += 1
+            self._successes = 0
+            self._limit = max(1, self._limit // 2)
 
     async def _acquire(self) -> None:
         if self._in_flight < self._limit and not self._waiting:
@@ -109,8 +117,13 @@ class Bandwidth:
             return
         now = self._clock()
         self._free_at = max(self._free_at, now - 0.05) + amount / self._rate
-        if (wait := self._free_at - now) > 0:
+        if (wait := self._free_at - now) <= 0:
+            return
+        try:
             await self._sleep(wait)
+        except BaseException:
+            self._free_at -= amount / self._rate  # never sent
+            raise
 
 
 class BufferPool:

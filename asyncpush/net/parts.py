@@ -18,23 +18,29 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from asyncpush.errors import AsyncPushError, HubError
+from asyncpush.errors import HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.faults import StalledError, network_error
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
-from asyncpush.net.redaction import redact_headers, redact_url
+from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
 from asyncpush.net.watch import StallWatch
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.threads import settled
 
 PIECES_PER_HOP = 2
 """Pieces read and hashed in one thread hop: more would hold the GIL's switch for longer than the
 loop likes, fewer cost more hops (measured, DESIGN §5)."""
 
 ERROR_BODY_LIMIT = 4096
+
+FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
+"""Headers that say how a request lies on its connection: no Hub's business."""
+
+TIMEOUTS = (StalledError, TimeoutError)
 
 
 class Slices(Protocol):
@@ -81,14 +87,14 @@ class PartSender:
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
         began = time.monotonic()
-        async with self.limit.slot():
+        async with self.limit.slot() as turn:
             try:
                 return await self._put(
                     request, source, part, emit.child(), headers, on_sent, attempt
                 )
             except HubError as exc:
-                if exc.status in (429, 503) or isinstance(exc.__cause__, StalledError):
-                    self.limit.overloaded()
+                if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
+                    self.limit.overloaded(turn)
                 self._session.complete_error(exc, attempt, began, url)
                 raise
 
@@ -113,9 +119,10 @@ class PartSender:
             on_sent,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
-        sent_headers = {**headers, "Content-Length": str(part.size)}
+        length = {"Content-Length": str(part.size)}
         if emit.active:
-            shown = redact_headers(sent_headers)
+            # What the Hub told us to send may be a credential by any name.
+            shown = {**dict.fromkeys(headers, HIDDEN), **length}
             emit.emit(
                 RequestStarted(
                     "part", "PUT", redact_url(url), attempt, part.size, shown, request.fields
@@ -126,10 +133,14 @@ class PartSender:
             async with (
                 watch.guard(),
                 self._session.open(
-                    "PUT", url, headers=sent_headers, data=body, skip_auto_headers=["Content-Type"]
+                    "PUT",
+                    url,
+                    headers={**_unframed(headers), **length},
+                    data=body,
+                    skip_auto_headers=["Content-Type"],
                 ) as answer,
             ):
-                content = await answer.content.read(ERROR_BODY_LIMIT)
+                content = await _beginning(answer)
                 lowered = {name.lower(): value for name, value in answer.headers.items()}
                 response = HubResponse(answer.status, lowered, content, url)
         except StalledError as exc:
@@ -148,6 +159,7 @@ class PartSender:
             raise HubError(
                 "the store answered before it had the whole part",
                 status=response.status,
+                method="PUT",
                 url=url,
                 retryable=True,
             )
@@ -199,13 +211,12 @@ class _ReadAhead:
 
     async def finish(self) -> None:
         """Wait for the thread that may still be reading, then give the buffers back."""
-        if self._job is not None:
-            await asyncio.wait([self._job])
-            if not self._job.cancelled():
-                self._job.exception()  # seen: nobody needs it any more
-            self._job = None
-        while self._taken:
-            self._pool.give_back(self._taken.pop())
+        try:
+            if self._job is not None:
+                await settled(self._job)
+        finally:
+            while self._taken:
+                self._pool.give_back(self._taken.pop())
 
     def _start(self) -> None:
         size = min(self._pool.size, self._end - self._position)
@@ -243,6 +254,7 @@ class PartBody(aiohttp.Payload):
         on_sent: Callable[[int], None],
     ) -> None:
         super().__init__(stretches)
+        self._consumed = False
         self._size = size
         self._piece_size = piece_size
         self._stretches = stretches
@@ -250,8 +262,7 @@ class PartBody(aiohttp.Payload):
         self._bandwidth = bandwidth
         self._on_sent = on_sent
         self._sent = 0
-        self._closed = False
-        self.failure: AsyncPushError | None = None
+        self.failure: Exception | None = None
         self._writing: asyncio.Task[Any] | None = None
 
     @property
@@ -276,17 +287,16 @@ class PartBody(aiohttp.Payload):
             # are gone, and attempts are counted elsewhere.
             raise ConnectionResetError("the connection broke while the part was sent")
         self._writing = asyncio.current_task()
+        self._consumed = True
         transport: Any = getattr(writer, "transport", None)
         if transport is not None:
             self._watch.follow(transport)
-            # Drained means: handed to the kernel, not waiting in a Python buffer.
-            transport.set_write_buffer_limits(high=0)
+            _drain_to_the_last_byte(transport)
         while (stretch := await self._next()) is not None:
             for start in range(0, len(stretch), self._piece_size):
                 piece = stretch[start : start + self._piece_size]
-                await self._bandwidth.take(len(piece))
-                if self._closed:
-                    return
+                with self._watch.paused():  # a wait that we impose on ourselves is no stall
+                    await self._bandwidth.take(len(piece))
                 await writer.write(piece)
                 await writer.drain()
                 self._sent += len(piece)
@@ -296,7 +306,7 @@ class PartBody(aiohttp.Payload):
     async def _next(self) -> memoryview | None:
         try:
             return await self._stretches.next()
-        except AsyncPushError as exc:
+        except Exception as exc:
             # Out of aiohttp it would come as a broken connection: it is raised as what it is.
             self.failure = exc
             raise
@@ -304,12 +314,31 @@ class PartBody(aiohttp.Payload):
     async def finish(self) -> None:
         """Called when the request is over, however it ended: no thread of ours reads any more and
         the buffers are free."""
-        self._closed = True
-        if self._writing is not None and not self._writing.done():
-            # aiohttp cancels its writer with the request; it is only waited for here.
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
-        await self._stretches.finish()
+        try:
+            if self._writing is not None:
+                self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
+                await settled(self._writing)
+        finally:
+            await self._stretches.finish()
+
+
+def _drain_to_the_last_byte(transport: Any) -> None:
+    """Drained is to mean: nothing waits in a Python buffer. A plain transport pauses its writer
+    above the mark, a TLS one at the mark: with 0 it would pause on nothing, for ever."""
+    transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0)
+
+
+def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the Hub told us to send, less what is ours to say."""
+    return {name: value for name, value in headers.items() if name.lower() not in FRAMING}
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+    """An answer's body, as far as an error could want it."""
+    content = b""
+    while len(content) < ERROR_BODY_LIMIT and (piece := await answer.content.readany()):
+        content += piece
+    return content[:ERROR_BODY_LIMIT]
 
 
 def _finished(

@@ -6,23 +6,54 @@ hosts of presigned URLs included.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import base64
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
+from asyncpush.errors import HubError
+from asyncpush.net.redaction import redact_url
 
 
-def proxy_for(url: str) -> tuple[str, aiohttp.BasicAuth | None] | None:
-    """The proxy for a URL with its credentials apart, or None (`NO_PROXY` honoured)."""
+def proxy_for(url: str) -> tuple[str, dict[str, str]] | None:
+    """The proxy for a URL and the headers that are for it alone, or None (`NO_PROXY` honoured)."""
     parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if not proxy or not parts.hostname or proxy_bypass(parts.hostname):
+    named = getproxies().get(parts.scheme)
+    if not named or not parts.hostname or proxy_bypass(parts.hostname):
         return None
-    proxy_parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    host = proxy_parts.netloc.rpartition("@")[2]
-    auth = (
-        aiohttp.BasicAuth(proxy_parts.username, proxy_parts.password or "")
-        if proxy_parts.username
-        else None
-    )
-    return urlunsplit((proxy_parts.scheme, host, "", "", "")), auth
+    proxy = _parse(named if "://" in named else f"http://{named}")
+    host = proxy.netloc.rpartition("@")[2]
+    return urlunsplit((proxy.scheme, host, "", "", "")), _credentials(proxy)
+
+
+def through_proxy(url: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A request's arguments with what aiohttp must know of the proxy, if there is one."""
+    found = proxy_for(url)
+    if found is None:
+        return arguments
+    proxy, credentials = found
+    if url.lower().startswith("https:"):  # the credentials belong to the CONNECT before it
+        return {**arguments, "proxy": proxy, "proxy_headers": credentials}
+    headers = {**arguments.get("headers", {}), **credentials}
+    return {**arguments, "proxy": proxy, "headers": headers}
+
+
+def _parse(proxy: str) -> SplitResult:
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise HubError(
+            f"the proxy that the environment names cannot be used: {redact_url(proxy)}",
+            suggestion="HTTPS_PROXY and HTTP_PROXY take http://[user:password@]host:port",
+        )
+    return parts
+
+
+def _credentials(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"}

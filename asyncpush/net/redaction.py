@@ -16,21 +16,44 @@ _SECRET_HEADERS = frozenset(
         "set-cookie",
         "x-amz-security-token",
         "x-amz-server-side-encryption-customer-key",
+        "x-xet-access-token",
         "www-authenticate",
     }
 )
-_URL_HEADERS = frozenset({"location", "link", "x-linked-url", "content-location", "referer"})
 
-# A presigned URL's query is its credential, whatever its parameters are called.
-_URL = re.compile(r"\b(https?://[^\s\"'<>\\?#]+)\?[^\s\"'<>\\]*", re.IGNORECASE)
-_USERINFO = re.compile(r"\b(https?://)[^\s\"'<>\\/@]+@", re.IGNORECASE)
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-_BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
-_SIGNED_VALUE = re.compile(
-    r"\b(X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|Policy|Key-Pair-Id"
-    r"|sig|accessToken)((?:\"\s*:\s*\"|=|:\s*))[^\s&\"'<>,;]+",
+# A presigned URL's query is its credential, whatever its parameters are called. JSON may write
+# its slashes as `\/`.
+_URL = re.compile(
+    r"(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
+    r"(?P<rest>[^\s\"'<>]*)",
     re.IGNORECASE,
 )
+_USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")
+# A token that was cut off at the end of a text is one still. OAuth's hold a JWT, as Xet's are.
+_TOKEN = re.compile(
+    r"hf_(?:[a-z]{2,8}_[\w.~-]{8,}|[A-Za-z0-9]{16,}|\w{0,40}$)"
+    r"|api_org_[A-Za-z0-9]{8,}"
+    r"|eyJ[\w-]{8,400}\.[\w-]{8,}(?:\.[\w-]*)?"
+)
+_BEARER = re.compile(r"(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
+_NAME = re.compile(r"(?<![\w-])([\w-]++)(?:\\?\"\s*:\s*\\?\"|%3[Dd]|=|:\s*)")
+_VALUE = re.compile(r"[^\s&\"'<>,;]*")
+_SECRET_NAMES = (
+    "signature",
+    "-credential",
+    "security-token",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "policy",
+    "key-pair-id",
+    "sig",
+    "accesstoken",
+    "access_token",
+    "password",
+)
+
+_SHORTEST_CUT = 4
+"""Characters of a known secret that are hidden where a text was cut off within it."""
 
 
 def redact_url(url: str) -> str:
@@ -44,27 +67,48 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, HIDDEN if parts.query else "", ""))
 
 
-def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
     """Headers safe to show: credentials hidden, URLs without their queries."""
-    return {name: _redact_header(name.lower(), value) for name, value in headers.items()}
+    return {
+        name: HIDDEN if name.lower() in _SECRET_HEADERS else redact_text(value, *secrets)
+        for name, value in headers.items()
+    }
 
 
 def redact_text(text: str, *secrets: str) -> str:
     """Free text (an answer's body, an exception's words) without anything that is, or looks
-    like, a credential. `secrets` are hidden wherever they stand."""
+    like, a credential. `secrets` are hidden wherever they stand, the first half of one at the end
+    of a text that was cut off too."""
     for secret in secrets:
         if secret:
-            text = text.replace(secret, HIDDEN)
-    text = _USERINFO.sub(r"\1", text)
-    text = _URL.sub(rf"\1?{HIDDEN}", text)
+            text = _without_cut_off(text.replace(secret, HIDDEN), secret)
+    text = _URL.sub(_bare_url, text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    text = _SIGNED_VALUE.sub(rf"\1\2{HIDDEN}", text)
-    return _TOKEN.sub(HIDDEN, text)
+    return _TOKEN.sub(HIDDEN, _without_values(text))
 
 
-def _redact_header(name: str, value: str) -> str:
-    if name in _SECRET_HEADERS:
-        return HIDDEN
-    if name in _URL_HEADERS:
-        return redact_text(value)
-    return value if "?" not in value and "hf_" not in value else redact_text(value)
+def _bare_url(match: re.Match[str]) -> str:
+    host = match["host"].rpartition("@")[2]
+    path = _USERINFO.sub(r"\1", match["path"])  # a URL within the URL
+    return f"{match['scheme']}{host}{path}{f'?{HIDDEN}' if match['rest'] else ''}"
+
+
+def _without_values(text: str) -> str:
+    """The values of secret names hidden, in forms, JSON and headers alike."""
+    shown, at = "", 0
+    for match in _NAME.finditer(text):
+        if match.start() >= at and match[1].lower().endswith(_SECRET_NAMES):
+            value = _VALUE.match(text, match.end())
+            if value is not None and value[0]:
+                shown += text[at : match.end()] + HIDDEN
+                at = value.end()
+    return shown + text[at:]
+
+
+def _without_cut_off(text: str, secret: str) -> str:
+    if secret[:_SHORTEST_CUT] not in text[-len(secret) :]:
+        return text
+    for length in range(len(secret) - 1, _SHORTEST_CUT - 1, -1):
+        if text.endswith(secret[:length]):
+            return text[:-length] + HIDDEN
+    return text

@@ -19,6 +19,9 @@ T = TypeVar("T")
 GARBLED_RETRIES = 2
 """An answer that makes no sense three times in a row will not make sense the sixth time."""
 
+OUTAGE_BACKOFF = 5.0
+"""A network comes back without saying so: it is looked for this often at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -40,19 +43,14 @@ class RetryPolicy:
             config.max_retry_after,
         )
 
-    def delay(
-        self, failures: int, error: HubError, *, draw: float, offline_for: float | None = None
-    ) -> float | None:
+    def delay(self, failures: int, error: HubError, *, draw: float) -> float | None:
         """Seconds before the next attempt, or None to give up.
 
         `failures` counts those of this request, this one included; `draw` in [0, 1) is the
-        jitter ("full jitter": waits are spread over the whole interval). While the network is
-        away altogether, `offline_for` says for how long, and attempts do not count.
+        jitter ("full jitter": waits are spread over the whole interval).
         """
         if not error.retryable:
             return None
-        if offline_for is not None and offline_for <= self.outage_timeout:
-            return self._backoff(failures) * (0.5 + draw / 2)
         if failures > self.max_retries:
             return None
         if isinstance(error, ProtocolError) and failures > GARBLED_RETRIES:
@@ -62,6 +60,10 @@ class RetryPolicy:
                 return None
             return error.retry_after + draw * self.initial_backoff
         return self._backoff(failures) * draw
+
+    def outage_delay(self, looks: int, *, draw: float) -> float:
+        """Seconds before the next look, the `looks`-th, whether the network is back."""
+        return min(OUTAGE_BACKOFF, self._backoff(looks)) * (0.5 + draw / 2)
 
     def _backoff(self, failures: int) -> float:
         return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 30))
@@ -116,6 +118,7 @@ class RetryLoop:
         self._clock = clock
         self._draw = draw
         self._failures = 0
+        self._looks = 0
         self._offline_since: float | None = None
         self._next: float | None = None
 
@@ -150,25 +153,26 @@ class RetryLoop:
         raise AssertionError("tenacity always returns or raises")  # pragma: no cover
 
     def _decide(self, error: HubError) -> float | None:
-        offline_for = self._note_outage(error)
-        if offline_for is None:
-            self._failures += 1
         draw = self._draw()
-        delay = self._policy.delay(
-            max(self._failures, 1), error, draw=draw, offline_for=offline_for
-        )
+        if self._waits_out(error):
+            self._looks += 1
+            return self._policy.outage_delay(self._looks, draw=draw)
+        self._failures += 1
+        delay = self._policy.delay(self._failures, error, draw=draw)
         if delay is not None and not self._budget.spend():
             return max(delay, self._policy.max_backoff * (0.5 + draw / 2))
         return delay
 
-    def _note_outage(self, error: HubError) -> float | None:
-        if not error.unreachable or not self._reached():
+    def _waits_out(self, error: HubError) -> bool:
+        """Whether the network is away altogether, and not for too long: attempts do not count."""
+        if not (error.unreachable and error.retryable and self._reached()):
             self._offline_since = None
-            return None
+            self._looks = 0
+            return False
         now = self._clock()
         if self._offline_since is None:
             self._offline_since = now
-        return now - self._offline_since
+        return now - self._offline_since < self._policy.outage_timeout
 
     def _final(self, error: HubError) -> HubError:
         """The error that leaves the loop: whoever catches it must not try the same again."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,7 +16,13 @@ import anyio
 from yarl import URL
 
 from asyncpush._version import __version__
-from asyncpush.errors import HubError, ProtocolError
+from asyncpush.errors import (
+    BODY_LIMIT,
+    HubError,
+    ProtocolError,
+    SourceChangedError,
+    printable,
+)
 from asyncpush.events import (
     Emitter,
     RequestFailed,
@@ -27,7 +34,7 @@ from asyncpush.events import (
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
-from asyncpush.net.proxies import proxy_for
+from asyncpush.net.proxies import through_proxy
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
 from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.watch import StallWatch
@@ -37,6 +44,7 @@ from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
+from asyncpush.threads import settled
 
 T = TypeVar("T")
 
@@ -166,10 +174,13 @@ class HubSession:
         """What only the network layer knows about a failure; and nothing secret leaves it."""
         error.attempt = attempt
         error.elapsed_seconds = time.monotonic() - started
+        token = self.token.known
         error.url = redact_url(error.url or url)
-        error.headers = redact_headers(error.headers)
-        error.body = redact_text(error.body, self.token.known)
-        error.message = redact_text(error.message, self.token.known)
+        error.headers = redact_headers(error.headers, token)
+        error.body = redact_text(error.body, token)
+        error.message = redact_text(error.message, token)
+        error.request_id = error.request_id and redact_text(error.request_id, token)
+        error.error_code = error.error_code and redact_text(error.error_code, token)
         error.args = (error.message,)
 
     def report_failure(
@@ -213,11 +224,11 @@ class HubSession:
     ) -> T:
         urls.check_target(this.url, self.endpoint, self.config.allowed_hosts or ())
         own = urls.same_origin(this.url, self.endpoint)
-        if own:
-            await self.pacer.turn(
-                lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))
-            )
         async with self._api_calls:
+            if own:  # within: those who queue here must hear of a hint that comes meanwhile
+                await self.pacer.turn(
+                    lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))
+                )
             response = await self._with_fresh_token(this, own=own)
         now = time.time()
         if own:
@@ -229,7 +240,8 @@ class HubSession:
             raise failure_of(this.request, response, now=now)
         try:
             value = parse(response)
-        except HubError:
+        except HubError as exc:
+            _name_answer(exc, response)
             self._finished(this, response, {})
             raise
         self._finished(this, response, describe(value) if describe and this.emit.active else {})
@@ -240,6 +252,7 @@ class HubSession:
         token = await self.token.get() if own and this.request.auth == "token" else None
         response = await self._follow(this, token)
         if response.status == 401 and token is not None and self.token.refreshable:
+            self._finished(this, response, {})
             token = await self.token.refresh(token)
             response = await self._follow(this, token)
         return response
@@ -252,9 +265,11 @@ class HubSession:
             response = await self._send(this, url, token)
             if response.status not in (301, 302, 307, 308):
                 return response
+            self._finished(this, response, {})
             target = urls.join(url, response.headers.get("location", ""))
             if not urls.same_origin(target, url):
                 raise _redirect_refused(response, "to another origin", target)
+            urls.check_target(target, self.endpoint, self.config.allowed_hosts or ())
             if this.request.method != "GET" and response.status in (301, 302):
                 raise _redirect_refused(response, "that would drop the body", target)
             url = target
@@ -267,11 +282,12 @@ class HubSession:
             headers["Authorization"] = f"Bearer {token}"
         if request.body is not None:
             headers["Content-Length"] = str(request.length)
+        this.began = time.monotonic()
         self._started(this, url, headers)
         watch = StallWatch(self.config.response_timeout)
         body = request.body
         stream = _BodyStream(body, watch) if isinstance(body, StreamBody) else None
-        data = stream.pieces() if stream is not None else body
+        data = stream.pieces if stream is not None else body
         try:
             async with (
                 watch.guard(),
@@ -285,6 +301,9 @@ class HubSession:
             if stream is not None and stream.failure is not None:
                 raise stream.failure from None
             raise
+        finally:
+            if stream is not None:
+                await stream.finish()
         return HubResponse(answer.status, _lowered(answer.headers), content, url)
 
     @asynccontextmanager
@@ -292,12 +311,10 @@ class HubSession:
         self, method: str, url: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose body is not read yet; network faults come out as `HubError`."""
-        if (proxy := proxy_for(url)) is not None:
-            arguments["proxy"], arguments["proxy_auth"] = proxy
-        target = URL(url, encoded=True)
         try:
+            arguments = through_proxy(url, arguments)
             async with self.http.request(
-                method, target, allow_redirects=False, **arguments
+                method, URL(url, encoded=True), allow_redirects=False, **arguments
             ) as answer:
                 self._reached = True
                 yield answer
@@ -314,7 +331,7 @@ class HubSession:
         """Rate limits hold for the whole session, not only for the request that met them."""
         longest = self.config.max_retry_after
         self.pacer.note(rate_limit(response.headers), longest=longest)
-        if response.status == 429:
+        if response.status in (429, 503):
             hint = wait_hint(response.status, response.headers, now=now)
             if hint is not None and hint <= longest:
                 self.pacer.hold(hint)
@@ -329,7 +346,7 @@ class HubSession:
                     redact_url(url),
                     this.number,
                     request.length,
-                    redact_headers(headers),
+                    redact_headers(headers, self.token.known),
                     request.fields,
                 )
             )
@@ -337,6 +354,7 @@ class HubSession:
     def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
         if this.emit.active:
             request = this.request
+            shown = redact_headers(response.headers, self.token.known)
             this.emit.emit(
                 RequestFinished(
                     request.call,
@@ -347,17 +365,27 @@ class HubSession:
                     round((time.monotonic() - this.began) * 1000, 3),
                     request.length,
                     len(response.body),
-                    redact_headers(response.headers),
-                    request_id(response.headers),
+                    shown,
+                    request_id(shown),
                     {**request.fields, **described},
                 )
             )
 
 
 async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
-    """The whole body, unless it is larger than any answer or compressed against our wish."""
-    encoding = answer.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
+    """The whole body, unless it is larger than any answer or compressed against our wish. Of a
+    failure the status says enough."""
+    try:
+        return await _read_whole(answer)
+    except ProtocolError:
+        if answer.status < 400:
+            raise
+        return b""
+
+
+async def _read_whole(answer: aiohttp.ClientResponse) -> bytes:
+    encoding = answer.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("", "identity"):
         raise ProtocolError(f"the answer is compressed ({encoding[:40]}) although none was asked")
     pieces, size = [], 0
     async for piece in answer.content.iter_any():
@@ -369,22 +397,54 @@ async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
 
 
 class _BodyStream:
-    """A body made while it is sent. What its maker raises would come out of aiohttp as a network
-    fault; it is kept here to be raised as what it is."""
+    """A body made while it is sent, of the promised length or not at all. What its maker raises
+    would come out of aiohttp as a network fault; it is kept here to be raised as what it is."""
 
     def __init__(self, body: StreamBody, watch: StallWatch) -> None:
-        self._body = body
+        self._source = body.open()
+        self._length = body.length
         self._watch = watch
+        self._writing: asyncio.Task[Any] | None = None
         self.failure: Exception | None = None
+        self.pieces = self._pieces()
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def finish(self) -> None:
+        """Called when the request is over, however it ended: the maker lets go of its files."""
+        if self._writing is not None:
+            self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
+            await settled(self._writing)
+        await self.pieces.aclose()
+        if isinstance(self._source, AsyncGenerator):
+            await self._source.aclose()
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        self._writing = asyncio.current_task()
+        left = self._length
         try:
-            async for piece in self._body.open():
+            async for piece in self._source:
+                left -= len(piece)
+                if left < 0:
+                    break
                 yield piece
                 self._watch.touch()
+            if left:
+                raise SourceChangedError(
+                    f"a request body of {self._length} bytes turned out"
+                    f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
+                    suggestion="push again once nothing writes to these files any more",
+                )
         except Exception as exc:
             self.failure = exc
             raise
+
+
+def _name_answer(error: HubError, response: HubResponse) -> None:
+    """Which answer it was that did not parse: parsers see its fields alone."""
+    if error.status is None:
+        error.status = response.status
+        error.body = printable(response.body[:BODY_LIMIT].decode("utf-8", "replace"))
+        error.headers = dict(response.headers)
+    error.request_id = error.request_id or request_id(response.headers)
 
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from asyncpush.net.faults import StalledError
 
@@ -24,6 +24,7 @@ class StallWatch:
         self._moved_at = self._loop.time()
         self._transport: asyncio.BaseTransport | None = None
         self._unsent = 0
+        self._paused = False
 
     def touch(self) -> None:
         self._moved_at = self._loop.time()
@@ -31,6 +32,16 @@ class StallWatch:
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
         """Watch this transport's send buffer too."""
         self._transport = transport
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is to move within this block."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+            self.touch()
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
@@ -40,7 +51,7 @@ class StallWatch:
         def check() -> None:
             nonlocal timer
             unsent = _unsent_bytes(self._transport)
-            if unsent != self._unsent:
+            if unsent != self._unsent or self._paused:
                 self._unsent = unsent
                 self.touch()
             left = self._moved_at + self._limit - self._loop.time()

@@ -18,8 +18,9 @@ from asyncpush.errors import (
 from asyncpush.protocol.hints import wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses after which the same request may well succeed."""
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
+"""Statuses after which the same request may well succeed; 520 to 524 are what Cloudflare says when
+the server behind it does not answer it well."""
 
 _BUSY_STORE = (
     "Your socket connection to the server was not read",
@@ -86,7 +87,7 @@ def _diagnose(
             " a proxy changes requests"
         )
     match status, code:
-        case 401, "RepoNotFound":
+        case 401, "RepoNotFound" if "invalid credentials" not in said.lower():
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; if it is private, that"
                 " the token may see it"
@@ -111,6 +112,8 @@ def _diagnose(
                 f"branch {revision} does not exist in {repo_id}: create_branch=True"
                 " (--create-branch) makes it"
             )
+        case 404, None if "LFS pointer" in said:
+            return HubError, "the store has lost objects that the commit names: push again"
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
@@ -145,7 +148,7 @@ def _message_in(body: str) -> str:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         told = re.search(r"<Message>([^<]*)</Message>", body)
-        text = told[1] if told else re.sub(r"<[^>]*>", " ", body)
+        text = told[1] if told else re.sub(r"<[^<>]*>", " ", body)
         return " ".join(text.split())[:300]
     if isinstance(answer, dict):
         for key in ("error", "message"):

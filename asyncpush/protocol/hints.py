@@ -67,7 +67,4 @@ def _date(text: str) -> float | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    try:
-        return moment.timestamp()
-    except (ValueError, OverflowError):
-        return None
+    return moment.timestamp()

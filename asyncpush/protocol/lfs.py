@@ -30,6 +30,9 @@ BATCH_LIMIT = 256
 PARTS_LIMIT = 100_000
 """More parts than any store takes (S3: 10,000); a Hub that names more is not believed."""
 
+OTHER_KEYS = 100
+"""Entries of an upload action's header that are not part URLs, at most."""
+
 _MD5 = re.compile(r'(?:W/)?"?([0-9a-fA-F]{32})"?')
 
 
@@ -142,6 +145,8 @@ def _parse_upload(upload: Mapping[str, Any], size: int) -> UploadAction:
     if chunk_size == 0:
         raise protocol_error("actions.upload.header.chunk_size is 0")
     urls = _part_urls(header, expected=-(-size // chunk_size))
+    if not urls:
+        raise protocol_error("actions.upload asks for an empty object in parts")
     parts = cut_into_parts(urls, size, chunk_size)
     return UploadAction(href, parts, chunk_size, {}, _lifetime(upload, urls[0]))
 
@@ -150,6 +155,10 @@ def _part_urls(header: Mapping[str, Any], *, expected: int) -> list[str]:
     """Presigned URLs in part order; keys are numbers, padded with zeros by some Hubs."""
     if expected > PARTS_LIMIT:
         raise protocol_error(f"chunk_size would make {expected} parts")
+    if len(header) > expected + OTHER_KEYS:
+        raise protocol_error(
+            f"actions.upload.header names {len(header)} parts, 1 to {expected} were expected"
+        )
     numbered = sorted(
         (int(key), a_text(value, f"actions.upload.header.{key}"))
         for key, value in header.items()

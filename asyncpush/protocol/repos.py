@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -103,9 +103,8 @@ def parse_pull_requests(response: HubResponse) -> Sequence[int]:
     numbers = []
     for row in rows:
         fields = an_object(row, "discussions[]")
-        number = fields.get("num")
-        if fields.get("isPullRequest") is True and isinstance(number, int):
-            numbers.append(number)
+        if fields.get("isPullRequest") is True:
+            numbers.append(_number(fields, response))
     return sorted(numbers, reverse=True)
 
 
@@ -120,10 +119,7 @@ def open_pull_request_request(repo: Repo, title: str, description: str) -> HubRe
 
 
 def parse_pull_request_number(response: HubResponse) -> int:
-    number = json_object(response).get("num")
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise protocol_error("num is not the number of a pull request", response)
-    return number
+    return _number(json_object(response), response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +143,8 @@ def parse_pull_request(response: HubResponse) -> PullRequest:
     data = an_object(first.get("data") or {}, "events[0].data")
     latest = an_object(data.get("latest") or {}, "events[0].data.latest")
     changes = an_object(answer.get("changes") or {}, "changes")
-    number = answer.get("num")
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise protocol_error("num is not the number of a pull request", response)
     return PullRequest(
-        number,
+        _number(answer, response),
         a_text(answer.get("status"), "status"),
         a_text_or_none(latest.get("raw"), "events[0].data.latest.raw") or "",
         a_text_or_none(changes.get("mergeCommitId"), "changes.mergeCommitId"),
@@ -167,6 +160,13 @@ def ready_request(repo: Repo, number: int) -> HubRequest:
 def merge_request(repo: Repo, number: int) -> HubRequest:
     path = f"/api/{repo.api_path}/discussions/{number}/merge"
     return post_json("merge", path, {}, repo_id=repo.repo_id)
+
+
+def _number(fields: Mapping[str, Any], response: HubResponse) -> int:
+    number = fields.get("num")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise protocol_error("num is not the number of a pull request", response)
+    return number
 
 
 def page_url(endpoint: str, repo: Repo) -> str:

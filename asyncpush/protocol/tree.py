@@ -22,7 +22,7 @@ from asyncpush.protocol.repos import quoted
 PATHS_LIMIT = 500
 """Paths a call; the Hub takes 1,000, half of that is kind."""
 
-_NEXT = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
+_NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
 
 
 @dataclass(frozen=True, slots=True)

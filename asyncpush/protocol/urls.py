@@ -7,6 +7,8 @@ plain-text host; a mirror may name the public Hub. All that is decided here, wit
 from __future__ import annotations
 
 import ipaddress
+import re
+import unicodedata
 from collections.abc import Sequence
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
@@ -15,11 +17,22 @@ from asyncpush.errors import ProtocolError
 PUBLIC_ENDPOINT = "https://huggingface.co"
 _PUBLIC_ORIGINS = (PUBLIC_ENDPOINT, "https://hub-ci.huggingface.co")
 _PORTS = {"http": 80, "https": 443}
+_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal"})
+_METADATA_ADDRESSES = frozenset({ipaddress.ip_address("fd00:ec2::254")})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE = ipaddress.ip_network("::/96")
+_WHITE_SPACE = re.compile(r"[\x00-\x20\x7f]")
+_NUMBER = re.compile(
+    "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
+)
 
 
 def check_endpoint(endpoint: str) -> str:
     """The endpoint without a trailing slash. Raises `ValueError` when it is not http(s), or
     holds credentials: those would end up in logs and repo URLs."""
+    endpoint = endpoint.strip()
+    if _WHITE_SPACE.search(endpoint):
+        raise ValueError("endpoint must not hold white space")
     try:
         parts = urlsplit(endpoint)
         port = parts.port
@@ -31,7 +44,7 @@ def check_endpoint(endpoint: str) -> str:
         raise ValueError(
             f"endpoint must not hold credentials ({_bare(parts)}); pass token=... or set HF_TOKEN"
         )
-    if parts.query or parts.fragment:
+    if "?" in endpoint or "#" in endpoint:
         raise ValueError("endpoint must not have a query or a fragment")
     return endpoint.rstrip("/")
 
@@ -39,11 +52,8 @@ def check_endpoint(endpoint: str) -> str:
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port: what must be equal for a token to go along."""
     parts = urlsplit(url)
-    return (
-        parts.scheme.lower(),
-        (parts.hostname or "").lower(),
-        parts.port or _PORTS.get(parts.scheme.lower(), 0),
-    )
+    port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
+    return parts.scheme, parts.hostname or "", port
 
 
 def same_origin(url: str, endpoint: str) -> bool:
@@ -82,6 +92,8 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
     never from https down to http, no link-local address (cloud metadata lives there), and no
     loopback or unspecified address unless the endpoint itself is on loopback.
     """
+    if _WHITE_SPACE.search(url):  # some parsers drop it, some end the URL there
+        raise _refused("holds white space", "")
     try:
         parts = urlsplit(url)
         scheme, host, _ = origin(url)
@@ -99,12 +111,15 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
         return
     if is_link_local(host):
         raise _refused("is a link-local address", shown)
+    if is_metadata(host):
+        raise _refused("is a cloud's metadata service", shown)
     if is_loopback(host) and not is_loopback(own_host):
         raise _refused("is a loopback address", shown)
 
 
 def is_loopback(host: str) -> bool:
     """`localhost`, or an address that only this machine reaches (the unspecified one too)."""
+    host = _plain(host)
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = _address(host)
@@ -116,14 +131,49 @@ def is_link_local(host: str) -> bool:
     return address is not None and address.is_link_local
 
 
+def is_metadata(host: str) -> bool:
+    """A cloud's metadata service at a name or address that is not link-local."""
+    return _plain(host) in _METADATA_NAMES or _address(host) in _METADATA_ADDRESSES
+
+
+def _plain(host: str) -> str:
+    """The host as a resolver gets it: full-width letters and dots folded, no dot at the end."""
+    return unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower().removesuffix(".")
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    host = _plain(host).partition("%")[0]
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host)
     except ValueError:
+        return _numeric_address(host)
+    return _embedded(address) or address if address.version == 6 else address
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for, by any of the ways there are."""
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
+    """The other IPv4 spellings that resolvers take: `2130706433`, `0x7f.1`, `0177.0.0.1`."""
+    numbers = []
+    for text in host.split("."):
+        match = _NUMBER.fullmatch(text)
+        if match is None:
+            return None
+        base = {"hexadecimal": 16, "octal": 8, "decimal": 10}[match.lastgroup or ""]
+        numbers.append(int(match[match.lastgroup or ""] or "0", base))
+    *leading, last = numbers
+    if len(leading) > 3 or any(number > 255 for number in leading):
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    if last >= 1 << 8 * (4 - len(leading)):
+        return None
+    shifts = (24, 16, 8)
+    high = sum(number << shift for number, shift in zip(leading, shifts, strict=False))
+    return ipaddress.IPv4Address(high + last)
 
 
 def _bare(parts: SplitResult) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
+import trustme
 
 from asyncpush.net.session import HubSession
-from tests.net.helpers import Clock, Heard, Peer, serving, session_to
+from tests.net.helpers import Clock, Heard, Peer, server_context, serving, session_to
 
 
 @pytest.fixture
@@ -36,3 +38,19 @@ async def stranger() -> AsyncIterator[Peer]:
 async def session(peer: Peer, clock: Clock) -> AsyncIterator[HubSession]:
     async with session_to(peer.url, clock=clock) as session:
         yield session
+
+
+@pytest.fixture
+def ca(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """An authority that the client trusts; aiohttp makes its context once, when imported."""
+    ca = trustme.CA()
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", context)
+    return ca
+
+
+@pytest.fixture
+async def secure_peer(ca: trustme.CA) -> AsyncIterator[Peer]:
+    async with serving(tls=server_context(ca)) as peer:
+        yield peer

@@ -1,4 +1,4 @@
-"""A server on loopback that does as a script says, a clock that only sleeping moves, and readers."""
+"""A server on loopback that does as a script says, and a clock that only sleeping moves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.lowlevel
+import trustme
 from aiohttp import web
 
 from asyncpush.events import Emitter, Event, Record
@@ -98,6 +99,12 @@ async def serving(
     finally:
         peer.released.set()
         await runner.cleanup()
+
+
+def server_context(ca: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
 
 
 def reply(status: int = 200, body: str | bytes = b'{"ok":true}', **headers: str) -> Answer:
@@ -278,9 +285,9 @@ def whole(response: HubResponse) -> HubResponse:
 
 def texts_of(error: BaseException) -> Iterator[str]:
     """Every text that somebody may print of an error and of what led to it."""
+    yield repr(vars(error))
     seen: BaseException | None = error
     while seen is not None:
         yield str(seen)
         yield repr(seen)
-        yield repr(vars(seen))
         seen = seen.__cause__ or seen.__context__

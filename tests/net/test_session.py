@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -46,6 +47,7 @@ from tests.net.helpers import (
     endless,
     gzipped,
     headers_only,
+    redirect,
     reply,
     reset,
     reset_at_once,
@@ -233,16 +235,6 @@ async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_m
     assert [failure.backoff_ms for failure in heard.of(RequestFailed)] == [None]
 
 
-async def test_a_reset_get_is_asked_again_by_us_alone(
-    session: HubSession, peer: Peer, heard: Heard
-) -> None:
-    """aiohttp repeats some methods by itself; such an attempt would be in no count and no trace."""
-    peer.script(reset)
-    with pytest.raises(RetriesExhaustedError):
-        await session.ask(ask_for(), whole, heard.emit)
-    assert len(peer.seen) == len(heard.of(RequestStarted)) == 6
-
-
 # --- faults that do not pass --------------------------------------------------------------------
 
 LASTING: dict[str, tuple[Answer, type[HubError]]] = {
@@ -297,9 +289,7 @@ async def test_a_failure_says_all_that_is_known(
     )
     with pytest.raises(AuthError) as caught:
         await session.ask(
-            ask_for("/api/thing?cursor=private", repo_id="me/m")
-            if False
-            else ask_for("/api/thing?cursor=private", fields={"repo_id": "me/m"}),
+            ask_for("/api/thing?cursor=private", fields={"repo_id": "me/m"}),
             whole,
             heard.emit,
         )
@@ -395,7 +385,7 @@ def counting(*tokens: str) -> tuple[Callable[[], str], list[str]]:
     return token, given
 
 
-def only(token: str, *, wanted: Callable[[], bool] = lambda: True) -> Answer:
+def only(token: str) -> Answer:
     """401 unless the token is right."""
 
     async def answer(request: Any) -> Any:
@@ -471,12 +461,11 @@ async def test_what_the_users_token_callable_raises_comes_out(peer: Peer, heard:
 async def test_an_odd_token_harms_nobody(peer: Peer, heard: Heard, token: str) -> None:
     """It goes as it is or fails as an error of ours; never as a traceback that shows it."""
     async with session_to(peer.url, token=token) as session:
-        try:
+        with contextlib.suppress(HubError):
             await session.ask(ask_for(), whole, heard.emit)
-        except HubError as exc:
-            assert token not in str(exc)
-        else:
-            assert len(peer.seen) == 1
+    assert f"Bearer {token}" not in repr(heard.records)
+    for seen in peer.seen:
+        assert seen.path == "/api/thing"
 
 
 # --- waiting ------------------------------------------------------------------------------------
@@ -522,6 +511,33 @@ async def test_a_hint_holds_back_every_request_of_the_session(
     assert [waiting.seconds for waiting in heard.of(Waiting)] == [30]
 
 
+async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
+    session: HubSession, peer: Peer, heard: Heard, clock: Clock
+) -> None:
+    times: list[float] = []
+
+    async def limited(request: Any) -> Any:
+        times.append(clock.now)
+        return await reply(429, Retry_After="30")(request)
+
+    async def fine(request: Any) -> Any:
+        times.append(clock.now)
+        return await reply()(request)
+
+    peer.script(limited, fine)
+
+    async def ask() -> None:
+        with contextlib.suppress(HubError):
+            await session.ask(ask_for(), whole, heard.emit, retry=False)
+
+    began = clock.now
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(ask)
+    assert len(times) == 20
+    assert sum(when < began + 30 for when in times) <= 8
+
+
 async def test_a_hint_of_hours_fails_saying_so(
     session: HubSession, peer: Peer, heard: Heard, clock: Clock
 ) -> None:
@@ -559,15 +575,14 @@ async def test_hints_of_others_do_not_hold_back_the_hub(
 
 async def test_eight_calls_at_most_are_in_flight(peer: Peer, heard: Heard) -> None:
     peer.script(silence)
-    async with session_to(peer.url) as session:
-        async with anyio.create_task_group() as group:
-            for _ in range(20):
-                group.start_soon(session.ask, ask_for(), whole, heard.emit)
-            await peer.requests(8)
-            for _ in range(20):
-                await anyio.lowlevel.checkpoint()
-            assert len(peer.seen) == 8
-            group.cancel_scope.cancel()
+    async with session_to(peer.url) as session, anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(session.ask, ask_for(), whole, heard.emit)
+        await peer.requests(8)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert len(peer.seen) == 8
+        group.cancel_scope.cancel()
 
 
 # --- a network that is away ---------------------------------------------------------------------
@@ -622,7 +637,7 @@ async def test_an_outage_does_not_use_up_attempts(heard: Heard, clock: Clock) ->
             session._http = _Unreachable()  # type: ignore[assignment]
             await session.ask(ask_for(), whole, heard.emit)
     assert len(away) == 8
-    assert all(first <= second for first, second in zip(away, away[1:], strict=False))
+    assert away == sorted(away)
 
 
 class _Unreachable:
@@ -696,7 +711,7 @@ async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
         began = time.monotonic()
         with pytest.raises(HubError):
             await session.ask(ask_for(), whole, heard.emit, retry=False)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -719,10 +734,8 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(heard: Heard, raw: b
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(raw)
-        try:
+        with contextlib.suppress(ConnectionError):
             await writer.drain()
-        except ConnectionError:
-            pass
         writer.close()
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
@@ -813,7 +826,6 @@ async def test_a_stream_is_closed_when_its_request_is_cancelled(
             state.append("closed")
 
     request = ask_for(method="POST", body=StreamBody(10, open_))
-    started = anyio.Event()
     peer.script(unread(silence))
     async with anyio.create_task_group() as group:
 
@@ -824,7 +836,33 @@ async def test_a_stream_is_closed_when_its_request_is_cancelled(
         await peer.requests(1)
         group.cancel_scope.cancel()
     assert state == ["closed"]
-    assert not started.is_set()
+
+
+class Pieces:
+    """An iterator that is no generator: there is nothing to close."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = list(pieces)
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop(0)
+
+
+async def test_any_iterator_can_be_a_body(session: HubSession, peer: Peer, heard: Heard) -> None:
+    request = ask_for(method="POST", body=StreamBody(4, lambda: Pieces(b"ab", b"cd")))
+    await session.ask(request, whole, heard.emit)
+    assert peer.seen[0].body == b"abcd"
+
+
+async def test_a_stream_that_never_began_is_closed(heard: Heard) -> None:
+    async with session_to(await closed_port(), max_retries=1) as session:
+        with pytest.raises(RetriesExhaustedError):
+            await session.ask(stream(b"ab"), whole, heard.emit)
 
 
 async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
@@ -832,10 +870,10 @@ async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
         for _ in range(10):
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.12)
             yield b"x"
 
-    async with session_to(peer.url, response_timeout=0.25) as session:
+    async with session_to(peer.url, response_timeout=1) as session:
         await session.ask(
             ask_for(method="POST", body=StreamBody(10, open_)), whole, heard.emit, retry=False
         )
@@ -877,6 +915,39 @@ async def test_started_and_finished_share_a_span_below_the_callers(
     assert started.push_id == "p1"
 
 
+async def test_every_request_that_began_is_seen_to_end(peer: Peer, heard: Heard) -> None:
+    """Also those that only led to another: redirects, and a token that had to be renewed."""
+    token, _ = counting("old", "new")
+    peer.script(only("new"), redirect(307, "/api/renamed"), only("new"))
+    async with session_to(peer.url, token=token) as session:
+        await session.ask(ask_for(), whole, heard.emit)
+    assert [event.url for event in heard.of(RequestStarted)] == [
+        f"{peer.url}/api/thing",
+        f"{peer.url}/api/thing",
+        f"{peer.url}/api/renamed",
+    ]
+    assert [event.status for event in heard.of(RequestFinished)] == [401, 307, 200]
+
+
+async def test_time_spent_waiting_is_not_the_requests(
+    peer: Peer, heard: Heard, clock: Clock
+) -> None:
+    async with session_to(peer.url, clock=clock) as session:
+        session.pacer.hold(10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session_module, "time", FakeTime(clock))
+            await session.ask(ask_for(), whole, heard.emit)
+    (finished,) = heard.of(RequestFinished)
+    assert finished.elapsed_ms == 0
+
+
+class FakeTime:
+    """The session's `time`, told by the test's clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.monotonic = self.time = clock
+
+
 async def test_retry_events_say_which_file_and_part(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
@@ -892,7 +963,7 @@ async def test_nobody_listening_costs_no_events(
 ) -> None:
     from asyncpush.events import Emitter
 
-    def never(*args: object, **kwargs: object) -> None:
+    def never(*args: object, **kwargs: object) -> Any:
         raise AssertionError("an event was made for nobody")
 
     for name in ("RequestStarted", "RequestFinished", "RequestFailed", "RetryScheduled"):
@@ -928,7 +999,7 @@ def _server_tasks() -> set[asyncio.Task[Any]]:
 
 
 async def _eventually(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(2):
+    with anyio.fail_after(10):
         while not holds():
             await anyio.lowlevel.checkpoint()
 
@@ -949,7 +1020,3 @@ async def test_closing_warns_of_nothing(peer: Peer, heard: Heard) -> None:
             await session.ask(post(), whole, heard.emit)
         del session
         gc.collect()
-
-
-async def call(work: Callable[[], Awaitable[object]]) -> None:
-    await work()

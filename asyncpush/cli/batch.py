@@ -1,0 +1,205 @@
+"""The work of `asyncpush many`: every push of a manifest to its end, remembered, and summed up."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from asyncpush.cli.arguments import Connection
+from asyncpush.cli.failures import (
+    CommandFailedError,
+    InterruptedBySignal,
+    failure_document,
+    failure_lines,
+)
+from asyncpush.cli.manifest import Entry, read_manifest
+from asyncpush.cli.output import Output, columns, terminal_columns
+from asyncpush.cli.results import format_seconds, result_document
+from asyncpush.cli.running import hub_endpoint, open_uploader, run
+from asyncpush.cli.state import DoneFile, fingerprint
+from asyncpush.errors import MissingTokenError
+from asyncpush.events import PushFailed, PushFinished
+from asyncpush.listeners.view import UNICODE, fit
+from asyncpush.listeners.wording import format_bytes
+from asyncpush.models import UploadResult
+from asyncpush.net.credentials import token_from_environment
+from asyncpush.uploader import LOCAL, PUSHES_AT_ONCE, Uploader
+
+_SHA = 10
+_GO_ON = (
+    "run the same command again with --continue: what is done is left out, what is stored is not"
+    " sent twice"
+)
+
+
+def push_manifest(output: Output, manifest: Path, connection: Connection, *, go_on: bool) -> None:
+    """Check the manifest, push what waits, print the summary."""
+    entries = read_manifest(manifest)
+    where = hub_endpoint(connection.endpoint)
+    if connection.token is None and where != LOCAL and token_from_environment() is None:
+        raise MissingTokenError  # once, rather than for each
+    done = DoneFile(manifest)
+    before = done.read() if go_on else {}
+    done.open(anew=not go_on)
+    marks = [fingerprint(entry.written, where) for entry in entries]
+    pushes = [
+        ManyPush(entry, mark, before.get(mark)) for entry, mark in zip(entries, marks, strict=True)
+    ]
+    started = time.monotonic()
+
+    async def work() -> None:
+        told = (PushFinished, PushFailed)
+        async with open_uploader(connection, output, told=told) as uploader:
+            await push_all(uploader, pushes, done)
+
+    try:
+        if any(push.waiting for push in pushes):
+            run(work)
+    except InterruptedBySignal as error:
+        ended = sum(not push.waiting for push in pushes)
+        error.suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
+        raise
+    finally:
+        if done.trouble is not None:
+            output.note(f"warning: {done.path} is not complete: {done.trouble}")
+    _report(output, pushes, time.monotonic() - started)
+
+
+@dataclass(slots=True)
+class ManyPush:
+    """One push of the manifest and what has become of it: done before, now, failed, or waiting."""
+
+    entry: Entry
+    fingerprint: str
+    before: dict[str, Any] | None
+    result: UploadResult | None = None
+    error: Exception | None = None
+
+    @property
+    def repo_id(self) -> str:
+        return self.entry.push.repo_id
+
+    @property
+    def waiting(self) -> bool:
+        return not (self.before or self.result or self.error)
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"repo_id": self.repo_id, "status": self._status()}
+        if self.before is not None:
+            document["commit_sha"] = self.before.get("commit_sha")
+        if self.result is not None:
+            document |= result_document(self.result)
+        if self.error is not None:
+            document["error"] = failure_document(self.error)
+        return document
+
+    def _status(self) -> str:
+        if self.before is not None:
+            return "done before"
+        return "done" if self.result is not None else "failed"
+
+
+async def push_all(uploader: Uploader, pushes: Sequence[ManyPush], done: DoneFile) -> None:
+    """Each push that waits, many at once. What fails is kept and stops nothing."""
+    at_once = asyncio.Semaphore(PUSHES_AT_ONCE)
+
+    async def one(push: ManyPush) -> None:
+        this = push.entry.push
+        async with at_once:
+            try:
+                result = await uploader.push_to_hub(this.repo_id, this.source, this.options)
+            except Exception as error:
+                push.error = error
+                return
+            push.result = result
+            # Written to the end even if a signal comes now: the commit is there.
+            await asyncio.shield(asyncio.to_thread(done.add, push.fingerprint, _row(result)))
+
+    async with asyncio.TaskGroup() as group:
+        for push in pushes:
+            if push.waiting:
+                group.create_task(one(push))
+
+
+def _row(result: UploadResult) -> dict[str, Any]:
+    return {
+        "repo_url": result.repo_url,
+        "commit_sha": result.commit_sha,
+        "files": len(result.files_uploaded),
+        "bytes": result.bytes_transferred,
+        "seconds": round(result.elapsed_seconds, 3),
+    }
+
+
+def _report(output: Output, pushes: Sequence[ManyPush], seconds: float) -> None:
+    document = {
+        "pushes": [push.document() for push in pushes],
+        "elapsed_seconds": round(seconds, 3),
+    }
+    lines = [*table(pushes, terminal_columns(sys.stdout)), _total(pushes, seconds)]
+    failed = [push for push in pushes if push.error is not None]
+    for push in failed:
+        assert push.error is not None
+        output.trace(push.error)
+    if not failed:
+        output.result(lines, document)
+        return
+    error = CommandFailedError(
+        f"{len(failed)} of {len(pushes)} pushes failed",
+        problems=[_complaint(push) for push in failed],
+        suggestion=_GO_ON,
+    )
+    output.negative(lines, document, error)
+    raise typer.Exit(1)
+
+
+def _complaint(push: ManyPush) -> str:
+    assert push.error is not None
+    said = failure_lines(push.error)
+    advice = [line.removeprefix("next: ") for line in said if line.startswith("next: ")]
+    return f"{push.repo_id}: {'; '.join([said[0], *advice])}"
+
+
+def table(pushes: Sequence[ManyPush], width: int | None) -> list[str]:
+    """Repo, files, bytes, seconds, and the commit or error, cut to the width if there is one."""
+    rows = [["repo", "files", "bytes", "time", "commit or error"]]
+    rows += [_cells(push) for push in pushes]
+    lines = columns(rows, right=[1, 2, 3])
+    if width is None:
+        return lines
+    if len(lines[0]) > width:  # too narrow for a table: the repo on a line of its own
+        rest = columns([["", *row[1:]] for row in rows], right=[1, 2, 3])
+        lines = [line for row, more in zip(rows, rest, strict=True) for line in (row[0], more)]
+    return [fit(line, width, UNICODE) for line in lines]
+
+
+def _cells(push: ManyPush) -> list[str]:
+    if push.error is not None:
+        return [push.repo_id, "", "", "", failure_lines(push.error)[0]]
+    if push.result is not None:
+        row, note = _row(push.result), ""
+    else:
+        row, note = push.before or {}, " (before)"
+    files, size, seconds = (float(row.get(name) or 0) for name in ("files", "bytes", "seconds"))
+    commit = str(row.get("commit_sha"))[:_SHA] + note
+    return [push.repo_id, f"{files:,.0f}", format_bytes(size), format_seconds(seconds), commit]
+
+
+def _total(pushes: Sequence[ManyPush], seconds: float) -> str:
+    results = [push.result for push in pushes if push.result is not None]
+    sent = sum(result.bytes_transferred for result in results)
+    deeds = [f"{len(results):,} of {len(pushes):,} pushed"]
+    for count, what in (
+        (sum(push.before is not None for push in pushes), "done before"),
+        (sum(push.error is not None for push in pushes), "failed"),
+    ):
+        if count:
+            deeds.append(f"{count:,} {what}")
+    return f"{', '.join(deeds)}; {format_bytes(sent)} sent in {format_seconds(seconds)}"

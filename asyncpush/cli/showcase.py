@@ -1,0 +1,119 @@
+"""The work of `asyncpush demo`: a Hub, a model, a push, and a look at what arrived."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
+from urllib.request import ProxyHandler, build_opener
+
+from asyncpush.cli.arguments import Connection
+from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.results import format_seconds, result_document
+from asyncpush.cli.running import open_uploader, run
+from asyncpush.cli.specimen import SPECIMEN, write_specimen
+from asyncpush.errors import IntegrityError
+from asyncpush.events import PartStored, Record
+from asyncpush.listeners.wording import format_bytes, format_rate
+from asyncpush.models import UploadResult
+from asyncpush.options import default_cache_dir
+
+REPO_ID = "demo/tiny-model"
+_TIMEOUT = 30.0  # seconds
+
+
+def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
+    """Push a specimen made in `keep`, or in a temporary folder, to an embedded Hub of our own."""
+    with ExitStack() as stack:
+        from asyncpush.localhub import serve_in_thread  # the extra may not be installed
+
+        folder = keep or Path(stack.enter_context(TemporaryDirectory(prefix="asyncpush-demo-")))
+        make_model(folder)
+        root = default_cache_dir() / "hub"
+        hub = stack.enter_context(serve_in_thread(root))
+        output.note(*paragraph(f"the embedded Hub: {hub.url}, kept in {root}", sys.stderr))
+        parts = 0
+
+        def count_parts(record: Record) -> None:
+            nonlocal parts
+            parts += isinstance(record.event, PartStored)
+
+        async def work() -> UploadResult:
+            connection = Connection(endpoint=hub.url, token="demo", quiet=quiet)
+            async with open_uploader(connection, output, listener=count_parts) as uploader:
+                return await uploader.push_to_hub(REPO_ID, folder)
+
+        result = run(work)
+        compared, size = read_back(result, folder)
+        facts = {"files": compared, "bytes": size, "parts": parts, "hub_root": str(root)}
+        lines = _summary(result, compared, size, parts)
+        if keep is not None:
+            lines.append(f"The model is in {keep}.")
+        lines += _way_to_the_page(result, root, hub.port)
+        output.result(lines, result_document(result) | facts)
+
+
+def make_model(folder: Path) -> None:
+    """The specimen in `folder`, which must hold nothing else: all in it is pushed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if others := {path.name for path in folder.iterdir()} - SPECIMEN:
+        raise UsageError(f"--keep must name a new or empty folder; this one has {min(others)!r}")
+    try:
+        write_specimen(folder)
+    except ImportError as error:
+        raise ImportError(
+            "the demo's model needs safetensors 0.8 or newer: pip install 'asyncpush[hub]'"
+        ) from error
+
+
+def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
+    """Download every file at the commit and compare; how many files and bytes that were.
+
+    With the standard library's client: nothing that has sent the bytes has a say here.
+    """
+    # No proxy lies between this machine and itself, whatever the environment says.
+    opener = build_opener(ProxyHandler({}))
+    paths = result.files_uploaded + result.files_unchanged
+    size = 0
+    for path in paths:
+        url = f"{result.repo_url}/resolve/{result.commit_sha}/{quote(path)}"
+        with opener.open(url, timeout=_TIMEOUT) as answer:
+            received = hashlib.file_digest(answer, "sha256").digest()
+        with open(folder / path, "rb") as file:
+            sent = hashlib.file_digest(file, "sha256").digest()
+            size += file.tell()
+        if received != sent:
+            raise IntegrityError(f"{path} came back with other bytes than were pushed")
+    return len(paths), size
+
+
+def _summary(result: UploadResult, files: int, size: int, parts: int) -> list[str]:
+    sent, seconds = result.bytes_transferred, result.elapsed_seconds
+    unchanged = len(result.files_unchanged)
+    known = f", {unchanged} of them there already" if unchanged else ""
+    return columns(
+        [
+            ["repo", result.repo_url],
+            ["commit", result.commit_sha],
+            ["files", f"{files}, {format_bytes(size)}{known}"],
+            ["parts", f"{parts}, the ETag of each compared"],
+            ["throughput", f"{format_rate(sent / seconds)}, all done in {format_seconds(seconds)}"],
+            ["verified", "size and checksum of each file"],
+            ["read back", f"downloaded back and compared: {files} files equal"],
+        ]
+    )
+
+
+def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
+    shown = "Its page shows the files, the card and the commits. To look at it, run"
+    return [
+        "",
+        *paragraph(shown, sys.stdout),
+        f"  asyncpush hub --root {shlex.quote(str(root))} --port {port}",
+        f"and open {result.repo_url}",
+    ]

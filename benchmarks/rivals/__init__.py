@@ -1,0 +1,62 @@
+"""One small program per rival. Each gets one job as JSON and prints one JSON line of figures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.files import WORK
+from benchmarks.serving import tool
+
+NPM = WORK / "npm"
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """How to run it, and why it cannot be run (None when it can)."""
+
+    name: str
+    command: tuple[str, ...]
+    missing: Callable[[], str | None] = lambda: None
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"benchmarks.rivals.{module}")
+
+
+def _node_missing() -> str | None:
+    if tool("node") is None:
+        return "node is not installed"
+    if not (NPM / "node_modules" / "@huggingface" / "hub").exists():
+        return f"run: npm install --prefix {os.path.relpath(NPM)} @huggingface/hub"
+    return None
+
+
+def _needs(program: str) -> Callable[[], str | None]:
+    return lambda: None if tool(program) else f"{program} is not installed"
+
+
+def _no_xet() -> str:
+    return "not yet: the embedded Hub grants no Xet"
+
+
+RIVALS = {
+    rival.name: rival
+    for rival in (
+        Rival("asyncpush", _python("ours")),
+        Rival("official", _python("official")),
+        Rival("official-xet", _python("official"), _no_xet),
+        Rival("npm", ("node", str(_HERE / "npm.mjs")), _node_missing),
+        Rival("ideal", _python("ideal")),
+        Rival("boto3", _python("s3transfer")),
+        Rival("s5cmd", _python("program"), _needs("s5cmd")),
+        Rival("rclone", _python("program"), _needs("rclone")),
+        Rival("program", _python("program")),
+        Rival("import", _python("imports")),
+        Rival("training", _python("training")),
+    )
+}

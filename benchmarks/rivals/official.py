@@ -1,0 +1,34 @@
+"""The official client, its progress bars off. Options: twice. Xet is off unless asked for."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job
+
+
+def main() -> None:
+    job, figures = Job.given(), Figures()
+    os.environ["HF_ENDPOINT"] = job.endpoint
+    os.environ["HF_HOME"] = job.scratch
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if not job.options.get("xet"):
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
+    with figures.importing():
+        from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=job.endpoint, token=TOKEN)
+    api.create_repo(job.warm_up_repo, exist_ok=True)
+    api.upload_file(
+        path_or_fileobj=WARM_UP.encode(), path_in_repo="warm-up.txt", repo_id=job.warm_up_repo
+    )
+    if job.options.get("twice"):
+        api.upload_folder(repo_id=job.repo, folder_path=job.folder)
+    with figures.measuring():
+        api.upload_folder(repo_id=job.repo, folder_path=job.folder)
+    figures.print()
+
+
+if __name__ == "__main__":
+    main()

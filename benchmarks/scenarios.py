@@ -1,0 +1,420 @@
+"""The questions, declared: what is pushed, over what, by whom, and what we hold ourselves to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from benchmarks.files import MIB, FileSet
+from benchmarks.networks import Network
+
+GIB = 1 << 30
+PART_SIZE = 8_000_000
+LOOPBACK = Network()
+CONNECTIONS = 16
+
+Metric = Literal[
+    "wall",
+    "cpu",
+    "peak_rss",
+    "lag_p99",
+    "lag_worst",
+    "step_slowdown",
+    "sent",
+    "ideal",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One contender: a rival's program, its options, its name in the table."""
+
+    label: str
+    rival: str
+    options: dict[str, Any] = field(default_factory=dict)
+    files: FileSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`of`'s median against that of the best of `to`; alone, its own value.
+
+    `of` may name the metric of a contender; `to` of "ideal" is the network's ideal time.
+    """
+
+    metric: Metric
+    of: str
+    to: tuple[str, ...] = ()
+    at_most: float | None = None
+    at_least: float | None = None
+    minus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything about one question. `quick` are smaller files for a look at whether it works."""
+
+    name: str
+    title: str
+    files: FileSet
+    quick: FileSet
+    entries: tuple[Entry, ...]
+    network: Network = LOOPBACK
+    part_size: int = PART_SIZE
+    targets: tuple[Target, ...] = ()
+    store: Literal["sink", "disk", "s3"] = "sink"
+    bandwidth: float | None = None
+    """What the contenders themselves were told to keep to, for the ideal time."""
+
+    def sized(self, *, quick: bool) -> Scenario:
+        if not quick:
+            return self
+        entries = tuple(replace(entry, files=None) for entry in self.entries)
+        return replace(self, files=self.quick, entries=entries)
+
+
+OURS, UNCHECKED, OFFICIAL, NPM, IDEAL, IDEAL_MD5 = (
+    "asyncpush",
+    "asyncpush, no ETag check",
+    "official LFS",
+    "npm client",
+    "near-ideal",
+    "near-ideal with MD5",
+)
+ours = Entry(OURS, "asyncpush")
+unchecked = Entry(UNCHECKED, "asyncpush", {"verify_etag": False})
+official = Entry(OFFICIAL, "official")
+xet = Entry("official Xet", "official-xet", {"xet": True})
+npm = Entry(NPM, "npm")
+ideal = Entry(IDEAL, "ideal", {"connections": CONNECTIONS})
+ideal_md5 = Entry(IDEAL_MD5, "ideal", {"connections": CONNECTIONS, "md5": True})
+
+ALL = (ours, unchecked, official, xet, npm, ideal, ideal_md5)
+SLOW = Network(per_connection=25e6, latency=0.03)
+LONE = FileSet(1, GIB)
+
+
+def _fixed(*counts: int) -> tuple[Entry, ...]:
+    return tuple(Entry(f"{count} parts", "asyncpush", {"fixed_parts": count}) for count in counts)
+
+
+def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
+    return (
+        Target("cpu", OURS, (OFFICIAL,), at_most=limit),
+        Target("cpu", UNCHECKED, (OFFICIAL,), at_most=unchecked_limit),
+    )
+
+
+NEAR_IDEAL = (
+    # MD5 alone takes longer than the near-ideal sender's whole push: like is held against like.
+    Target("wall", OURS, (IDEAL_MD5,), at_most=1.3),
+    Target("wall", UNCHECKED, (IDEAL,), at_most=1.3),
+)
+
+SCENARIOS = (
+    Scenario(
+        "slow-file",
+        "one file, 25 MB/s a connection, 30 ms",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 32 * MIB),
+        (ours, unchecked, official, npm, ideal),
+        SLOW,
+        targets=(
+            Target("wall", OURS, (OFFICIAL,), at_most=0.1),
+            Target("wall", OURS, ("ideal",), at_most=1.25),
+        ),
+    ),
+    Scenario(
+        "slow-files",
+        "8 files, 25 MB/s a connection, 30 ms",
+        FileSet(8, 64 * MIB),
+        FileSet(8, 4 * MIB),
+        (ours, unchecked, official, npm, ideal),
+        SLOW,
+        targets=(
+            Target("wall", OURS, (OFFICIAL,), at_most=0.5),
+            Target("wall", OURS, ("ideal", "cpu floor"), at_most=1.25),
+        ),
+    ),
+    Scenario(
+        "one-file",
+        "one file, unthrottled",
+        LONE,
+        FileSet(1, 64 * MIB),
+        ALL,
+        targets=(*_cpu(1.8, 0.95), *NEAR_IDEAL),
+    ),
+    Scenario(
+        "one-file-tls",
+        "one file over TLS",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (ours, unchecked, official, npm, ideal, ideal_md5),
+        Network(tls=True),
+        targets=(*_cpu(1.6, 0.95), *NEAR_IDEAL),
+    ),
+    Scenario(
+        "many-files",
+        "8 files, unthrottled: hashing and sending overlap",
+        FileSet(8, 128 * MIB),
+        FileSet(8, 16 * MIB),
+        (ours, unchecked, official, ideal, ideal_md5),
+        targets=NEAR_IDEAL,
+    ),
+    Scenario(
+        "small-files",
+        "2,000 small text files: they ride in the commit",
+        FileSet(2000, 1 << 10, 20 << 10, "text"),
+        FileSet(300, 1 << 10, 20 << 10, "text"),
+        (ours, official, npm, ideal),
+        targets=(
+            Target("wall", OURS, (OFFICIAL,), at_most=0.9),
+            Target("cpu", OURS, (OFFICIAL,), at_most=0.75),
+            Target("wall", OURS, (IDEAL,), at_most=1.3),
+        ),
+    ),
+    Scenario(
+        "small-objects",
+        "500 LFS objects of 64 KB",
+        FileSet(500, 64_000),
+        FileSet(60, 64_000),
+        (ours, unchecked, official, npm, ideal),
+        store="disk",
+        targets=(
+            Target("wall", OURS, (OFFICIAL,), at_most=0.3),
+            Target("wall", OURS, (IDEAL,), at_most=1.6),
+        ),
+    ),
+    Scenario(
+        "small-objects-far",
+        "500 LFS objects of 64 KB, 30 ms",
+        FileSet(500, 64_000),
+        FileSet(60, 64_000),
+        (ours, official, npm, ideal),
+        Network(latency=0.03),
+        store="disk",
+        targets=(
+            Target("wall", OURS, (OFFICIAL,), at_most=0.2),
+            Target("wall", OURS, (IDEAL,), at_most=1.6),
+        ),
+    ),
+    Scenario(
+        "tiny-files",
+        "10,000 and 100,000 tiny files",
+        FileSet(10_000, 200, 0, "text"),
+        FileSet(500, 200, 0, "text"),
+        (
+            replace(ours, label="10,000 files"),
+            Entry("100,000 files", "asyncpush", files=FileSet(100_000, 200, 0, "text")),
+        ),
+        targets=(
+            Target("wall", "100,000 files", ("10,000 files",), at_most=11),
+            Target("peak_rss", "10,000 files", at_most=120e6),
+            Target("peak_rss", "100,000 files", at_most=250e6),
+        ),
+    ),
+    Scenario(
+        "memory",
+        "peak memory, 1 and 6 GiB",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (
+            replace(ours, label="1 GiB"),
+            Entry("6 GiB", "asyncpush", files=FileSet(1, 6 * GIB, 0, "sparse")),
+            official,
+        ),
+        targets=(
+            Target("peak_rss", "1 GiB", at_most=90e6),
+            Target("peak_rss", "6 GiB", at_most=90e6),
+            Target("peak_rss", "6 GiB", ("1 GiB",), at_most=10e6, minus=True),
+        ),
+    ),
+    Scenario(
+        "lag",
+        "event-loop lag beside one file",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (
+            Entry(OURS, "asyncpush", {"lag": True}),
+            Entry("asyncpush on uvloop", "asyncpush", {"lag": True, "uvloop": True}),
+        ),
+        targets=(
+            Target("lag_p99", OURS, at_most=0.005),
+            Target("lag_worst", OURS, at_most=0.025),
+        ),
+    ),
+    Scenario(
+        "lag-tls",
+        "event-loop lag beside one file over TLS",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (
+            Entry(OURS, "asyncpush", {"lag": True}),
+            Entry("asyncpush on uvloop", "asyncpush", {"lag": True, "uvloop": True}),
+        ),
+        Network(tls=True),
+        targets=(
+            Target("lag_p99", OURS, at_most=0.005),
+            Target("lag_worst", OURS, at_most=0.025),
+        ),
+    ),
+    Scenario(
+        "training",
+        "NumPy steps on the same core beside a push",
+        LONE,
+        FileSet(1, 128 * MIB),
+        (
+            Entry(OURS, "training", {"client": "asyncpush"}),
+            Entry("official run_as_future", "training", {"client": "official"}),
+        ),
+        targets=(Target("step_slowdown", OURS, at_most=0.1),),
+    ),
+    Scenario(
+        "again",
+        "a folder that the Hub has already",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (
+            Entry(OURS, "asyncpush", {"twice": True}),
+            Entry(OFFICIAL, "official", {"twice": True}),
+        ),
+        targets=(Target("wall", OURS, (OFFICIAL,), at_most=0.1),),
+    ),
+    Scenario(
+        "import",
+        "import in a fresh interpreter",
+        FileSet(1, 1024, 0, "text"),
+        FileSet(1, 1024, 0, "text"),
+        (
+            Entry("import asyncpush", "import", {"module": "asyncpush"}),
+            Entry("import aiohttp", "import", {"module": "aiohttp"}),
+            Entry("import huggingface_hub", "import", {"module": "huggingface_hub.hf_api"}),
+        ),
+        targets=(Target("wall", "import asyncpush", ("import aiohttp",), at_most=1.15),),
+    ),
+    Scenario(
+        "command",
+        "one 1 KB file from the command line, start to exit",
+        FileSet(1, 1024, 0, "text"),
+        FileSet(1, 1024, 0, "text"),
+        (
+            Entry(
+                "asyncpush push",
+                "program",
+                {
+                    "command": [
+                        "asyncpush",
+                        "push",
+                        "{repo}",
+                        "{folder}",
+                        "--endpoint",
+                        "{endpoint}",
+                    ]
+                },
+            ),
+            Entry("hf upload", "program", {"command": ["hf", "upload", "{repo}", "{folder}", "."]}),
+        ),
+        targets=(Target("wall", "asyncpush push", ("hf upload",), at_most=0.7),),
+    ),
+    Scenario(
+        "s3",
+        "the same S3 server (rclone), 16 at once, hashes known",
+        FileSet(1, 512 * MIB),
+        FileSet(1, 32 * MIB),
+        (
+            Entry(OURS, "asyncpush", {"hashed": True}),
+            Entry(UNCHECKED, "asyncpush", {"hashed": True, "verify_etag": False}),
+            Entry(
+                "s5cmd",
+                "s5cmd",
+                {
+                    "command": [
+                        *("s5cmd", "--endpoint-url", "{s3}", "cp", "--concurrency", "16"),
+                        *("--part-size", "8", "{folder}/", "s3://{bucket}/{repo}/"),
+                    ]
+                },
+            ),
+            Entry(
+                "rclone",
+                "rclone",
+                {
+                    "command": [
+                        *("rclone", "copy", "{folder}", ":s3:{bucket}/{repo}", "--config", ""),
+                        *("--s3-endpoint", "{s3}", "--s3-provider", "Rclone", "--s3-env-auth"),
+                        *("--s3-upload-concurrency", "16", "--s3-chunk-size", "8M"),
+                        *("--s3-upload-cutoff", "8M"),
+                    ]
+                },
+            ),
+            Entry("boto3", "boto3", {"connections": 16, "part_size": 8 * MIB}),
+        ),
+        part_size=8 * MIB,
+        targets=(Target("wall", OURS, ("s5cmd",), at_most=1 / 0.7),),
+        store="s3",
+    ),
+    Scenario(
+        "steering-fat",
+        "parts at once, steered and fixed: 25 MB/s a connection",
+        FileSet(1, 512 * MIB),
+        FileSet(1, 32 * MIB),
+        (ours, *_fixed(4, 8, 16, 32, 48)),
+        SLOW,
+        targets=(
+            Target(
+                "wall",
+                OURS,
+                ("4 parts", "8 parts", "16 parts", "32 parts", "48 parts"),
+                at_most=1.15,
+            ),
+        ),
+    ),
+    Scenario(
+        "steering-thin",
+        "parts at once, steered and fixed: 20 MB/s in all",
+        FileSet(1, 128 * MIB),
+        FileSet(1, 16 * MIB),
+        (ours, *_fixed(2, 4, 8, 16, 32)),
+        Network(aggregate=20e6, latency=0.03),
+        targets=(
+            Target(
+                "wall",
+                OURS,
+                ("2 parts", "4 parts", "8 parts", "16 parts", "32 parts"),
+                at_most=1.15,
+            ),
+        ),
+    ),
+    Scenario(
+        "steering-503",
+        "parts at once, steered and fixed: 503 above 8 connections",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 64 * MIB),
+        (ours, *_fixed(2, 4, 8)),
+        replace(SLOW, refuse_above=8),
+        targets=(Target("wall", OURS, ("2 parts", "4 parts", "8 parts"), at_most=1.15),),
+    ),
+    Scenario(
+        "straggler",
+        "one connection crawls at 1 MB/s near the end",
+        FileSet(1, 512 * MIB),
+        FileSet(1, 64 * MIB),
+        (ours,),
+        replace(SLOW, crawl_after=0.8),
+        targets=(Target("wall", OURS, ("ideal",), at_most=1.3),),
+    ),
+    Scenario(
+        "bandwidth",
+        "max_bandwidth of 50 MB/s",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 64 * MIB),
+        (Entry(OURS, "asyncpush", {"max_bandwidth": 50e6, "hashed": True}),),
+        targets=(Target("sent", OURS, at_most=50e6 * 1.05, at_least=50e6 * 0.95),),
+        bandwidth=50e6,
+    ),
+)
+
+
+def named(names: list[str]) -> list[Scenario]:
+    """The scenarios so named, or all of them. Raises `KeyError` for a name that there is not."""
+    by_name = {scenario.name: scenario for scenario in SCENARIOS}
+    return [by_name[name] for name in names] if names else list(SCENARIOS)

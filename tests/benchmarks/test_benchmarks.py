@@ -1,0 +1,115 @@
+"""The benchmarks run, count rightly and judge rightly; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks import campaign, files, report, scenarios
+from benchmarks.campaign import Outcome
+from benchmarks.chart import chart
+from benchmarks.files import FileSet, StoredFile
+from benchmarks.networks import HUB_ROUND_TRIPS, Network, ideal_seconds
+from benchmarks.scenarios import IDEAL, OURS, Scenario, Target
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def scenario() -> Scenario:
+    return Scenario(
+        "smoke",
+        "two small files",
+        FileSet(2, 3 * MB),
+        FileSet(2, 3 * MB),
+        (scenarios.ours, scenarios.ideal),
+        part_size=MB,
+        targets=(Target("wall", OURS, (IDEAL,), at_most=1e9),),
+    )
+
+
+def test_two_contenders_push_the_same_files_and_are_told_apart(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "WORK", tmp_path)
+    said: list[str] = []
+
+    outcome = campaign.run(scenario, rounds=1, only=[], say=said.append)
+
+    assert not outcome.missing
+    for label in (OURS, IDEAL):
+        (run,) = outcome.runs[label]
+        assert run["received"] == 6 * MB
+        assert run["calls"]["commit"] >= 1
+        assert run["wall"] > 0
+    assert len(said) == 2
+    assert "✓" in report.table(outcome)
+    report.write([outcome], {"when": "now"}, tmp_path / "results")
+    told = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert set(told["scenarios"]["smoke"]["contenders"]) == {OURS, IDEAL}
+    ET.parse(tmp_path / "results" / "smoke.svg")
+
+
+def test_a_contender_that_cannot_run_says_why(scenario: Scenario) -> None:
+    outcome = Outcome(scenario, 0.0)
+
+    (verdict,) = report.judged(outcome)
+
+    assert verdict == (None, f"?  wall of {OURS} ÷ {IDEAL}: not measured")
+
+
+def test_targets_are_judged_by_medians(scenario: Scenario) -> None:
+    outcome = Outcome(scenario, 0.0)
+    outcome.runs[OURS] = [{"wall": seconds} for seconds in (1.0, 2.0, 9.0)]
+    outcome.runs[IDEAL] = [{"wall": 1.0}]
+    strict = Target("wall", OURS, (IDEAL,), at_most=1.9)
+    loose = Target("wall", OURS, (IDEAL,), at_most=2.1)
+
+    assert report.judge(outcome, strict)[0] is False
+    assert report.judge(outcome, loose)[0] is True
+
+
+@pytest.mark.parametrize(
+    ("network", "parts", "connections", "seconds"),
+    [
+        pytest.param(Network(), [MB], 4, 0.0, id="loopback"),
+        pytest.param(Network(per_connection=MB), [MB, MB], 2, 1.0, id="side by side"),
+        pytest.param(Network(per_connection=MB), [MB, MB, MB], 2, 2.0, id="two waves"),
+        pytest.param(Network(aggregate=MB), [MB, MB], 2, 2.0, id="one pipe"),
+        pytest.param(
+            Network(per_connection=MB, refuse_above=1), [MB, MB], 2, 2.0, id="one admitted"
+        ),
+        pytest.param(
+            Network(latency=0.1), [MB, MB], 1, 0.1 * (HUB_ROUND_TRIPS + 3), id="round trips"
+        ),
+    ],
+)
+def test_the_ideal_time(
+    network: Network, parts: list[int], connections: int, seconds: float
+) -> None:
+    assert ideal_seconds(network, parts, connections) == pytest.approx(seconds)
+
+
+def test_prepared_files_know_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "WORK", tmp_path)
+
+    first = files.prepare(FileSet(3, 10, 20, "text"), 8)
+    again = files.prepare(FileSet(3, 10, 20, "text"), 8)
+
+    assert first == again
+    assert all(isinstance(file, StoredFile) for file in first.files)
+    assert [len(file.md5s) for file in first.files] == [-(-f.size // 8) for f in first.files]
+
+
+def test_every_scenario_names_its_contenders() -> None:
+    for scenario in scenarios.SCENARIOS:
+        labels = {entry.label for entry in scenario.entries}
+        for target in scenario.targets:
+            assert {target.of, *target.to} <= labels | {"ideal", "cpu floor"}, scenario.name
+
+
+def test_a_chart_is_xml_whatever_the_names_hold() -> None:
+    ET.fromstring(chart("a < b", "c & d", [("<e>", [1.0, 2.0], [0.5])], ideal=1.0))

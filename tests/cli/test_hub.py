@@ -1,0 +1,101 @@
+"""`asyncpush hub` and its flags; for how it ends, see `test_signals` too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+
+from asyncpush.cli.hub import _store
+from asyncpush.cli.output import Output
+from tests.cli.conftest import TOKEN, Cli, Start
+from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
+
+
+@pytest.fixture
+def stop_when_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in this process, as soon as the hub has said how to use it."""
+    note = Output.note
+
+    def then_stop(self: Output, *lines: str) -> None:
+        note(self, *lines)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Output, "note", then_stop)
+
+
+def test_it_says_where_it_is_and_how_to_use_it(
+    cli: Cli, stop_when_up: None, tmp_path: Path
+) -> None:
+    ran = cli("hub")
+
+    assert ran.code == 0
+    (url,) = ran.out.splitlines()
+    assert url.startswith("http://127.0.0.1:")
+    assert " ".join(ran.err.split()).startswith(
+        f"the embedded Hub, kept in {tmp_path}/cache/hub: any namespace, any token"
+    )
+    assert f"export HF_ENDPOINT={url} HF_TOKEN=any" in ran.err
+    assert (tmp_path / "cache" / "hub").is_dir()
+
+
+def test_its_own_token_is_not_shown(cli: Cli, stop_when_up: None, tmp_path: Path) -> None:
+    ran = cli("hub", "--root", tmp_path / "r", "--token", TOKEN, "--verbose")
+    assert ran.code == 0
+    assert TOKEN not in ran.out + ran.err
+    assert "HF_TOKEN=..." in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--port", "70000"], "--port must be from 0 to 65535, not 70000"),
+        (["--host", "0.0.0.0"], "reachable from other machines: set a token"),
+        (["--token", ""], "token must not be empty"),
+        (["--s3-endpoint", "http://127.0.0.1:9"], "--s3-endpoint goes with --s3-bucket"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(words: list[str], complaint: str, cli: Cli) -> None:
+    ran = cli("hub", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert complaint in ran.err
+
+
+def test_a_port_in_use_is_a_failure(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = cli("hub", "--port", str(taken.getsockname()[1]))
+    assert ran.code == 1
+    assert "address already in use" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_the_secret_that_signs_is_kept_with_the_hub(tmp_path: Path) -> None:
+    before = _store(tmp_path, "http://127.0.0.1:9", BUCKET)
+    after = _store(tmp_path, "http://127.0.0.1:9", BUCKET)
+    assert before is not None
+    assert after is not None
+    signed = before.signer.sign("POST", "/_lfs/x", {}, lifetime=60)
+    path, _, query = signed.partition("?")
+    assert after.signer.check("POST", path, parse_qsl(query)) == {}
+
+
+def test_objects_can_lie_on_an_s3_server(
+    cli: Cli, start: Start, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "s3").mkdir()
+    with serve_s3(tmp_path / "s3") as server:
+        where = ["--s3-endpoint", server.url, "--s3-bucket", BUCKET]
+        hub = start("hub", "--root", tmp_path / "root", *where)
+        url = hub.line().strip()
+        ran = cli("push", "me/far", folder, "--endpoint", url, "--token", "any")
+        assert ran.code == 0
+        assert any(name.startswith("lfs/objects/") for name in server.listing())
+        assert (tmp_path / "root" / "lfs" / "secret").is_file()
+        hub.send(signal.SIGTERM)
+        assert hub.end().code == 0

@@ -1,0 +1,155 @@
+"""`asyncpush push`: what it prints, what its flags do, what scripts get."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from asyncpush import UploadResult
+from tests.cli.conftest import TOKEN, Cli, Site
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+
+def test_the_commit_is_the_first_line_of_the_result(cli: Cli, folder: Path, site: Site) -> None:
+    ran = cli("push", "me/first", folder)
+
+    assert ran.code == 0
+    url, deeds = ran.out.splitlines()
+    assert url.startswith(f"{site.url}/me/first/commit/")
+    assert deeds.startswith("2 files committed, 2.50 MB sent in ")
+    assert deeds.endswith(", verified")
+    assert "✓ Upload complete  me/first" in ran.err
+
+
+def test_json_is_one_object_with_every_field_of_the_result(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "me/json", folder, "--json")
+
+    assert ran.code == 0
+    assert ran.document["ok"] is True
+    assert {field.name for field in fields(UploadResult)} <= set(ran.document)
+    assert sorted(ran.document["files_uploaded"]) == ["config.json", "weights.bin"]
+    assert ran.document["verified"] is True
+    assert ran.document["bytes_transferred"] == 2_500_000 + 19
+    routes = {row["path_in_repo"]: row["route"] for row in ran.document["receipts"]}
+    assert routes == {"config.json": "inline", "weights.bin": "lfs"}
+
+
+def test_a_second_push_says_that_nothing_is_new(cli: Cli, folder: Path) -> None:
+    cli("push", "me/again", folder)
+    ran = cli("push", "me/again", folder, "--no-verify")
+
+    assert ran.out.splitlines()[1] == (
+        "nothing new, no commit was needed, 2 unchanged, not verified"
+    )
+
+
+def test_quiet_draws_nothing(cli: Cli, folder: Path) -> None:
+    assert cli("push", "me/quiet", folder, "--quiet").err == ""
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(cli: Cli, folder: Path) -> None:
+    cli("push", "me/dry", folder)
+    (folder / "new.txt").write_text("new")
+    (folder / "config.json").unlink()
+    ran = cli("push", "me/dry", folder, "--dry-run", "--delete", "*.json")
+
+    assert ran.code == 0
+    assert "✓ Dry run, nothing sent  me/dry" in ran.err
+    assert [line.split() for line in ran.out.splitlines()[1:]] == [
+        ["delete", "config.json"],
+        ["inline", "3", "B", "new.txt"],
+        ["unchanged", "2.50", "MB", "weights.bin"],
+        ["1", "file", "to", "send,", "3", "B"],
+    ]
+
+    plan = cli("push", "me/dry", folder, "--dry-run", "--json").document["plan"]
+    assert {"path_in_repo": "new.txt", "size": 3, "action": "inline"} in plan
+
+
+def test_flags_reach_the_repo(cli: Cli, folder: Path, site: Site) -> None:
+    words = ["--repo-type", "dataset", "--private", "--path-in-repo", "deep/down"]
+    words += ["--include", "*.json", "--include", "*.bin", "--exclude", "*.bin"]
+    words += ["--message", "The words", "--description", "More of them"]
+    words += ["--model-card", "# A card\n", "--transfer", "lfs", "--max-parts", "2"]
+    ran = cli("push", "me/flags", folder, *words)
+
+    assert ran.code == 0
+    assert site.files("datasets/me/flags") == {"README.md", "deep/down/config.json"}
+    assert site.json("/api/datasets/me/flags")["private"] is True
+    newest = site.commits("datasets/me/flags")[0]
+    assert newest["title"] == "The words"
+    assert newest["message"].startswith("More of them")
+
+
+def test_a_branch_is_made_when_asked_for(cli: Cli, folder: Path, site: Site) -> None:
+    cli("push", "me/branches", folder)
+    (folder / "new.txt").write_text("new")
+    refused = cli("push", "me/branches", folder, "--revision", "next")
+    ran = cli("push", "me/branches", folder, "--revision", "next", "--create-branch")
+
+    assert refused.code == 1
+    assert "(--create-branch) makes it" in refused.err
+    assert ran.code == 0
+    assert "new.txt" in site.files("models/me/branches", "next")
+    assert "new.txt" not in site.files("models/me/branches")
+
+
+def test_a_pull_request_is_where_the_result_points(cli: Cli, folder: Path, site: Site) -> None:
+    cli("push", "me/pulls", folder)
+    (folder / "new.txt").write_text("new")
+    ran = cli("push", "me/pulls", folder, "--create-pr")
+
+    assert ran.out.splitlines()[0] == f"{site.url}/me/pulls/discussions/1"
+    assert "new.txt" not in site.files("models/me/pulls")
+
+
+def test_deletions_are_counted(cli: Cli, folder: Path, site: Site) -> None:
+    cli("push", "me/deletions", folder)
+    (folder / "config.json").unlink()
+    ran = cli("push", "me/deletions", folder, "--delete", "*.json")
+
+    assert ran.out.splitlines()[1] == "1 unchanged, 1 deleted, verified"
+    assert site.files("models/me/deletions") == {"weights.bin"}
+
+
+def test_events_are_written_to_the_file(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    cli("push", "me/events", folder, "--events", tmp_path / "events.jsonl", "--quiet")
+
+    rows = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert rows[0]["event"] == "push.started"
+    assert rows[-1]["event"] == "push.finished"
+    assert all({"event", "time", "push_id"} <= set(row) for row in rows)
+
+
+def test_a_token_on_the_command_line_is_warned_of(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    ran = cli("push", "me/visible", folder, "--token", TOKEN)
+
+    assert ran.code == 0
+    assert "rather set HF_TOKEN" in ran.err
+    assert TOKEN not in ran.err
+
+
+def test_verbose_shows_requests_without_the_token(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "me/verbose", folder, "--verbose", "--quiet")
+
+    assert ran.code == 0
+    assert "asyncpush.http" in ran.err
+    assert "preupload" in ran.err
+    assert TOKEN not in ran.err
+
+
+def test_the_embedded_hub_is_an_endpoint(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    ran = cli("push", "me/local", folder, "--endpoint", "local")
+
+    assert ran.code == 0
+    assert (tmp_path / "cache" / "hub").is_dir()

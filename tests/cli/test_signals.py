@@ -1,0 +1,182 @@
+"""Ctrl-C and SIGTERM, in processes of their own. Output and requests order what happens when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncpush.cli.files import append_line
+from asyncpush.cli.running import _Bars
+from asyncpush.events import PushStarted, Record
+from asyncpush.localhub import serve_in_thread
+from tests.cli.conftest import PATIENCE, TOKEN, Cli, Ran, Start
+
+PROMPTLY = 3.0
+"""Seconds from the signal to the end. A second is meant; the machine may have other work."""
+
+
+class Stall:
+    """A Hub's middleware that keeps parts waiting until they are let go."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Event()
+        self._released = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.match_info.route.name == "part" and not self._released.is_set():
+                self._loop = asyncio.get_running_loop()
+                self.arrived.set()
+                await self._released.wait()
+            return await handler(request)
+
+        return hold
+
+    def release(self) -> None:
+        """Let those go that wait, and hold no more."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._released.set)
+
+
+@pytest.fixture
+def stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
+    """A Hub, named by the environment, that takes no part for now."""
+    stall = Stall()
+    with serve_in_thread(
+        tmp_path / "hub", token=TOKEN, part_size=1 << 20, middlewares=[stall.middleware]
+    ) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield stall
+        stall.release()
+
+
+def interrupt(start: Start, stall: Stall, signum: int, *words: str | Path) -> tuple[Ran, float]:
+    """Send a signal when the first part is under way; what came of it, and how soon."""
+    process = start(*words)
+    assert stall.arrived.wait(PATIENCE)
+    sent = time.monotonic()
+    process.send(signum)
+    ran = process.end()
+    return ran, time.monotonic() - sent
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_push_ends_promptly_and_says_how_to_go_on(
+    signum: int, code: int, start: Start, stall: Stall, folder: Path
+) -> None:
+    ran, took = interrupt(start, stall, signum, "push", "me/cut", folder, "--json")
+
+    assert ran.code == code
+    assert took < PROMPTLY
+    assert ran.document["error"]["type"] == "Interrupted"
+    name = signal.Signals(signum).name
+    assert ran.err.splitlines() == [
+        f"✗ interrupted by {name}",
+        "│ next: run the same command again: what is stored is not sent twice",
+    ]
+
+
+def test_the_same_command_again_goes_on(start: Start, stall: Stall, folder: Path) -> None:
+    interrupt(start, stall, signal.SIGINT, "push", "me/resumed", folder)
+    stall.release()
+    ran = start("push", "me/resumed", folder, "--json").end()
+
+    assert ran.code == 0
+    assert ran.document["ok"] is True
+
+
+def test_many_says_how_far_it_came(
+    start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "many.toml").write_text(
+        f"""
+        [[push]]
+        repo_id = "me/small"
+        source = {json.dumps(str(folder / "config.json"))}
+        [[push]]
+        repo_id = "me/large"
+        source = {json.dumps(str(folder))}
+        """
+    )
+    state = tmp_path / "many.toml.state.jsonl"
+    process = start("many", tmp_path / "many.toml")
+    assert stall.arrived.wait(PATIENCE)
+    wait_for_a_row(state)
+    process.send(signal.SIGINT)
+    ran = process.end()
+
+    assert ran.code == 130
+    assert "1 of 2 pushes have ended" in ran.err
+    assert "--continue" in ran.err
+
+    stall.release()
+    again = start("many", tmp_path / "many.toml", "--continue", "--json").end()
+    assert again.code == 0
+    statuses = [push["status"] for push in again.document["pushes"]]
+    assert statuses == ["done before", "done"]
+
+
+def wait_for_a_row(path: Path) -> None:
+    """A push is over for `many` when its row is on the disk, which no output tells."""
+    deadline = time.monotonic() + PATIENCE
+    while not (path.exists() and b"\n" in path.read_bytes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_push_that_is_done_is_remembered_though_the_signal_comes_with_it(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, at the one moment that no other can hit."""
+
+    def interrupted(path: Path, line: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        append_line(path, line)
+
+    monkeypatch.setattr("asyncpush.cli.state.append_line", interrupted)
+    manifest = tmp_path / "many.jsonl"
+    manifest.write_text('{"repo_id": "me/done", "source": "model"}\n')
+    ran = cli("many", manifest, "--endpoint", "local")
+
+    assert ran.code == 130
+    assert "1 of 1 pushes have ended" in ran.err
+    again = cli("many", manifest, "--endpoint", "local", "--continue", "--json")
+    assert [push["status"] for push in again.document["pushes"]] == ["done before"]
+
+
+def test_bars_whose_push_did_not_end_are_taken_away(capsys: pytest.CaptureFixture[str]) -> None:
+    """A second Ctrl-C leaves no time for anything else."""
+    bars = _Bars(())
+    bars.on_event(Record(PushStarted("me/cut", "model", "main"), 0.0, "id", "span", None))
+    bars.close()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_the_hub_says_its_url_first_and_ends_well(
+    signum: int, start: Start, tmp_path: Path
+) -> None:
+    process = start("hub", "--root", tmp_path / "root", "--port", "0")
+    url = process.line()
+    process.send(signum)
+    ran = process.end()
+
+    assert url.startswith("http://127.0.0.1:")
+    assert ran.code == 0
+    assert ran.out == ""

@@ -1,0 +1,346 @@
+"""How much at once: slots in order, a width that adapts, bytes per second, buffers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncpush.net.limits import START, Bandwidth, BufferPool, PartLimit
+from tests.net.helpers import Clock
+
+
+class Holder:
+    """A task in a slot until it is let go."""
+
+    def __init__(self, limit: PartLimit, name: int, order: list[int]) -> None:
+        self._limit = limit
+        self._name = name
+        self._order = order
+        self._leave = anyio.Event()
+        self.task: asyncio.Task[None] = asyncio.create_task(self._hold())
+
+    async def _hold(self) -> None:
+        async with self._limit.slot():
+            self._order.append(self._name)
+            await self._leave.wait()
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await anyio.lowlevel.checkpoint()
+
+
+async def held(limit: PartLimit, count: int) -> tuple[list[Holder], list[int]]:
+    order: list[int] = []
+    holders = [Holder(limit, number, order) for number in range(count)]
+    await settle()
+    return holders, order
+
+
+# --- slots --------------------------------------------------------------------------------------
+
+
+async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
+    limit = PartLimit(2)
+    holders, order = await held(limit, 5)
+    assert order == [0, 1]
+    assert limit.in_flight == 2
+    for number, holder in enumerate(holders):
+        await holder.leave()
+        await settle()
+        assert order == list(range(min(5, number + 3)))
+    assert limit.in_flight == 0
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    limit = PartLimit(1)
+    (first, *others), order = await held(limit, 3)
+    first._leave.set()
+    late = Holder(limit, 99, order)
+    await settle()
+    await others[0].leave()
+    await others[1].leave()
+    await late.leave()
+    assert order == [0, 1, 2, 99]
+
+
+async def test_a_cancelled_waiter_leaves_the_queue() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 3)
+    holders[1].task.cancel()
+    await settle()
+    await holders[0].leave()
+    await holders[2].leave()
+    assert order == [0, 2]
+    assert limit.in_flight == 0
+
+
+async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 3)
+    holders[0]._leave.set()
+    while holders[0].task.done() is False:
+        await anyio.lowlevel.checkpoint()
+    # The slot is holder 1's, who has not run yet.
+    assert order == [0]
+    holders[1].task.cancel()
+    await settle()
+    assert order == [0, 2]
+    await holders[2].leave()
+    assert limit.in_flight == 0
+
+
+async def test_a_cancelled_holder_frees_its_slot() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 2)
+    holders[0].task.cancel()
+    await settle()
+    assert order == [0, 1]
+    await holders[1].leave()
+
+
+async def test_an_error_frees_the_slot() -> None:
+    limit = PartLimit(1)
+    with pytest.raises(ZeroDivisionError):
+        async with limit.slot():
+            raise ZeroDivisionError
+    assert limit.in_flight == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30), st.integers(1, 4))
+def test_prop_slots_are_never_lost_nor_made(moves: list[tuple[int, bool]], width: int) -> None:
+    """Whoever leaves or is cancelled, in whatever order: the limit holds and all get their turn."""
+
+    async def run() -> None:
+        limit = PartLimit(width)
+        holders, _ = await held(limit, 10)
+        for number, cancelled in moves:
+            if cancelled:
+                holders[number].task.cancel()
+            else:
+                holders[number]._leave.set()
+            assert 0 <= limit.in_flight <= width
+            await anyio.lowlevel.checkpoint()
+        for holder in holders:
+            holder._leave.set()
+        with anyio.fail_after(10):
+            await asyncio.wait([holder.task for holder in holders])
+        assert limit.in_flight == 0
+
+    anyio.run(run)
+
+
+# --- width --------------------------------------------------------------------------------------
+
+
+def test_it_begins_at_sixteen_or_the_maximum() -> None:
+    assert PartLimit(64).limit == START == 16
+    assert PartLimit(3).limit == 3
+
+
+async def test_as_many_successes_as_parts_in_flight_raise_it_by_one() -> None:
+    limit = PartLimit(64)
+    for _ in range(16):
+        assert limit.limit == 16
+        limit.succeeded()
+    assert limit.limit == 17
+    for _ in range(17):
+        limit.succeeded()
+    assert limit.limit == 18
+
+
+def test_it_stays_at_the_maximum() -> None:
+    limit = PartLimit(2)
+    for _ in range(100):
+        limit.succeeded()
+    assert limit.limit == 2
+
+
+async def test_growth_lets_the_next_one_in() -> None:
+    limit = PartLimit(17)
+    holders, order = await held(limit, 18)
+    assert len(order) == 16
+    for _ in range(16):
+        limit.succeeded()
+    await settle()
+    assert len(order) == 17
+    for holder in holders:
+        await holder.leave()
+
+
+async def test_an_overload_halves_it_down_to_one() -> None:
+    limit = PartLimit(16)
+    seen = []
+    for _ in range(6):
+        async with limit.slot() as turn:
+            limit.overloaded(turn)
+        seen.append(limit.limit)
+    assert seen == [8, 4, 2, 1, 1, 1]
+
+
+async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
+    limit = PartLimit(16)
+    turns = []
+    for _ in range(16):
+        async with limit.slot() as turn:
+            turns.append(turn)
+    for turn in turns:
+        limit.overloaded(turn)
+    assert limit.limit == 8
+    async with limit.slot() as turn:
+        limit.overloaded(turn)
+    assert limit.limit == 4
+
+
+async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
+    limit = PartLimit(4)
+    holders, order = await held(limit, 6)
+    limit.overloaded(0)
+    for number in range(2):
+        await holders[number].leave()
+        await settle()
+        assert len(order) == 4
+    await holders[2].leave()
+    await settle()
+    assert order == [0, 1, 2, 3, 4]
+    for holder in holders[3:]:
+        await holder.leave()
+
+
+async def test_an_overload_forgets_successes() -> None:
+    limit = PartLimit(64)
+    for _ in range(15):
+        limit.succeeded()
+    limit.overloaded(0)
+    for _ in range(7):
+        limit.succeeded()
+    assert limit.limit == 8
+    limit.succeeded()
+    assert limit.limit == 9
+
+
+# --- bandwidth ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1000.0, 1 << 20, 50e6], ids=str)
+@pytest.mark.parametrize("piece", [100, 256 << 10], ids=["small pieces", "large pieces"])
+async def test_bytes_flow_at_the_rate(rate: float, piece: int) -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(rate, clock=clock, sleep=clock.sleep)
+    began, count = clock.now, 1000
+    for _ in range(count):
+        await bandwidth.take(piece)
+    assert clock.now - began == pytest.approx(count * piece / rate, rel=0.05, abs=0.05)
+
+
+async def test_several_takers_share_the_rate() -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(1000, clock=clock, sleep=_shared_sleep(clock))
+
+    async def take() -> None:
+        for _ in range(10):
+            await bandwidth.take(100)
+
+    began = clock.now
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(take)
+    assert clock.now - began == pytest.approx(4.0, rel=0.05)
+
+
+def _shared_sleep(clock: Clock) -> Callable[[float], Awaitable[None]]:
+    """Sleeps of several tasks at once: time goes to the latest, not to the sum."""
+
+    async def sleep(seconds: float) -> None:
+        until = clock.now + seconds
+        await settle()
+        clock.now = max(clock.now, until)
+
+    return sleep
+
+
+async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(1000, clock=clock, sleep=clock.sleep)
+    await bandwidth.take(100)
+    clock.now += 3600
+    before = clock.now
+    await bandwidth.take(1000)
+    assert clock.now - before == pytest.approx(0.95)
+
+
+async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        await anyio.sleep_forever()
+
+    bandwidth = Bandwidth(1000, clock=clock, sleep=sleep)
+    taking = [asyncio.create_task(bandwidth.take(10_000)) for _ in range(5)]
+    await settle()
+    for task in taking:
+        task.cancel()
+    await settle()
+    bandwidth._sleep = clock.sleep
+    before = clock.now
+    await bandwidth.take(1000)
+    assert clock.now - before == pytest.approx(0.95)
+
+
+async def test_without_a_rate_nothing_waits() -> None:
+    async def never(seconds: float) -> None:
+        raise AssertionError
+
+    await Bandwidth(None, sleep=never).take(1 << 60)
+
+
+# --- buffers ------------------------------------------------------------------------------------
+
+
+def test_buffers_are_used_again() -> None:
+    pool = BufferPool(10)
+    first, second = pool.take(), pool.take()
+    assert first is not second
+    assert len(first) == 10
+    pool.give_back(first)
+    assert pool.take() is first
+    pool.give_back(second)
+    pool.clear()
+    fresh: Any = pool.take()
+    assert fresh is not second
+
+
+# --- sharing a host -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sharers", "limit"), [(1, 16), (2, 8), (4, 4), (8, 2), (100, 1)], ids=str)
+def test_processes_of_one_host_share_what_it_may_have_in_flight(sharers: int, limit: int) -> None:
+    shared = PartLimit(32)
+    shared.share(sharers)
+    assert shared.limit == limit
+    shared.share(sharers)
+    assert shared.limit == limit
+    for _ in range(10_000):
+        shared.succeeded()
+    assert shared.limit == max(1, 32 // sharers)
+
+
+def test_when_the_others_have_gone_the_width_grows_again() -> None:
+    shared = PartLimit(32)
+    shared.share(8)
+    shared.share(1)
+    assert shared.limit == 2
+    for _ in range(10_000):
+        shared.succeeded()
+    assert shared.limit == 32

@@ -1,0 +1,755 @@
+"""Parts to a real server: the bytes that arrive, what is left behind, what cuts and what slows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+
+from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
+from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.models import Part
+from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
+from asyncpush.net.parts import (
+    PIECES_PER_HOP,
+    PartBody,
+    PartSender,
+    SentPart,
+    Slices,
+    _ReadAhead,
+)
+from asyncpush.net.session import HubSession
+from asyncpush.net.watch import StallWatch
+from tests.net.helpers import (
+    TOKEN,
+    Heard,
+    Peer,
+    cut_off,
+    deaf,
+    headers_only,
+    redirect,
+    reply,
+    reset,
+    reset_after,
+    reset_at_once,
+    serving,
+    session_to,
+    silence,
+    unread,
+)
+
+KIB = 1 << 10
+MIB = 1 << 20
+CHUNK = 16 * KIB
+STRETCH = PIECES_PER_HOP * CHUNK
+
+
+@cache
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+class Content:
+    """Bytes by position; counts the threads that are in it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.reading = 0
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        self.reading += 1
+        try:
+            self.read(offset, buffer)
+        finally:
+            self.reading -= 1
+        return len(buffer)
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.data[offset : offset + len(buffer)]
+
+    def part(self, url: str, number: int = 1, offset: int = 0, size: int | None = None) -> Part:
+        return Part(number, offset, len(self.data) if size is None else size, url)
+
+
+class Gated(Content):
+    """Reads from `gate` on wait for `opened`, and say so."""
+
+    def __init__(self, data: bytes, gate: int) -> None:
+        super().__init__(data)
+        self.gate = gate
+        self.opened = threading.Event()
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        if offset >= self.gate:
+            self._loop.call_soon_threadsafe(self.reached.set)
+            assert self.opened.wait(5)
+        super().read(offset, buffer)
+
+
+class Broken(Content):
+    """Reads from `where` on raise."""
+
+    def __init__(self, data: bytes, where: int, failure: Exception) -> None:
+        super().__init__(data)
+        self._where = where
+        self._failure = failure
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        if offset >= self._where:
+            raise self._failure
+        super().read(offset, buffer)
+
+
+class Sending:
+    """A sender to a server, with a part's arguments filled in."""
+
+    def __init__(self, session: HubSession, threads: ThreadPoolExecutor, width: int = 4) -> None:
+        self.heard = Heard()
+        self.pool = BufferPool(PIECES_PER_HOP * session.config.chunk_size)
+        self.limit = PartLimit(width)
+        self.positions: list[int] = []
+        self._sender = PartSender(session, self.limit, self.pool, threads)
+
+    async def send(
+        self,
+        source: Slices,
+        part: Part,
+        *,
+        attempt: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> SentPart:
+        return await self._sender.send(
+            source,
+            part,
+            self.heard.emit,
+            attempt=attempt,
+            headers=headers or {},
+            on_sent=self.positions.append,
+            fields={"file": "a.bin", "part_number": part.number},
+        )
+
+    def check_nothing_is_left(self) -> None:
+        assert self.limit.in_flight == 0
+        assert len(self.pool._free) == len({id(buffer) for buffer in self.pool._free})
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+@pytest.fixture
+async def part_session(peer: Peer) -> AsyncIterator[HubSession]:
+    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=5) as session:
+        yield session
+
+
+@pytest.fixture
+def sending(part_session: HubSession, threads: ThreadPoolExecutor) -> Iterator[Sending]:
+    sending = Sending(part_session, threads)
+    yield sending
+    sending.check_nothing_is_left()
+
+
+def stored(etag: str = '"e"') -> Any:
+    return reply(200, b"", ETag=etag)
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1, id="one byte"),
+        pytest.param(CHUNK - 1, id="a piece less one"),
+        pytest.param(CHUNK, id="one piece"),
+        pytest.param(CHUNK + 1, id="a piece and one"),
+        pytest.param(STRETCH, id="one buffer"),
+        pytest.param(STRETCH + 1, id="a buffer and one"),
+        pytest.param(3 * STRETCH + 7, id="buffers used again"),
+        pytest.param(3 * MIB + 5, id="more than the kernel takes at once"),
+    ],
+)
+async def test_the_bytes_arrive_as_they_are(sending: Sending, peer: Peer, size: int) -> None:
+    peer.script(stored('"abc"'))
+    content = Content(noise(size))
+    sent = await sending.send(content, content.part(f"{peer.url}/part?sig=x"))
+    (seen,) = peer.seen
+    assert seen.body == content.data
+    assert seen.headers["Content-Length"] == str(size)
+    assert sent.etag == '"abc"'
+    assert sent.md5 == hashlib.md5(content.data).hexdigest()
+    assert sending.positions == [
+        *range(CHUNK, size, CHUNK),
+        size,
+    ]
+    assert len(sending.pool._free) == (1 if size <= STRETCH else 2)
+
+
+async def test_a_part_is_a_slice_of_its_file(sending: Sending, peer: Peer) -> None:
+    content = Content(noise(5 * STRETCH))
+    await sending.send(content, content.part(peer.url + "/p", 2, STRETCH + 3, 2 * STRETCH + 1))
+    assert peer.seen[0].body == content.data[STRETCH + 3 : 3 * STRETCH + 4]
+
+
+async def test_a_part_without_bytes(sending: Sending, peer: Peer) -> None:
+    content = Content(b"")
+    sent = await sending.send(content, content.part(peer.url + "/p"))
+    assert peer.seen[0].body == b""
+    assert peer.seen[0].headers["Content-Length"] == "0"
+    assert sent.md5 == hashlib.md5(b"").hexdigest()
+
+
+async def test_many_parts_at_once_do_not_mix_their_bytes(sending: Sending, peer: Peer) -> None:
+    contents = [Content(noise(2 * STRETCH + number)) for number in range(12)]
+    async with anyio.create_task_group() as group:
+        for number, content in enumerate(contents):
+            group.start_soon(sending.send, content, content.part(f"{peer.url}/{number}"))
+    arrived = {seen.path: seen.body for seen in peer.seen}
+    assert arrived == {f"/{number}": content.data for number, content in enumerate(contents)}
+    assert len(sending.pool._free) <= 2 * 4
+
+
+async def test_over_tls_buffers_are_not_used_before_they_are_gone(
+    secure_peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    async with session_to(secure_peer.url, chunk_size=CHUNK) as session:
+        sending = Sending(session, threads)
+        content = Content(noise(4 * MIB + 1))
+        await sending.send(content, content.part(secure_peer.url + "/p"))
+    assert secure_peer.seen[0].body == content.data
+
+
+async def test_nobody_hashes_what_nobody_checks(peer: Peer, threads: ThreadPoolExecutor) -> None:
+    async with session_to(peer.url, verify_etag=False, chunk_size=CHUNK) as session:
+        content = Content(noise(STRETCH))
+        sent = await Sending(session, threads).send(content, content.part(peer.url + "/p"))
+    assert sent.md5 is None
+    assert peer.seen[0].body == content.data
+
+
+# --- headers ------------------------------------------------------------------------------------
+
+
+async def test_a_presigned_put_carries_nothing_that_was_not_signed(
+    sending: Sending, peer: Peer
+) -> None:
+    content = Content(b"x")
+    await sending.send(content, content.part(peer.url + "/p?X-Amz-Signature=a%2Fb%3D&y"))
+    (seen,) = peer.seen
+    assert (seen.method, seen.path) == ("PUT", "/p?X-Amz-Signature=a%2Fb%3D&y")
+    assert set(seen.headers) == {
+        "Host",
+        "Content-Length",
+        "User-Agent",
+        "Accept",
+        "Accept-Encoding",
+    }
+    assert TOKEN not in str(seen.headers)
+
+
+async def test_the_actions_headers_go_along(sending: Sending, peer: Peer) -> None:
+    content = Content(b"xy")
+    await sending.send(
+        content,
+        content.part(peer.url + "/p"),
+        headers={"X-Ms-Blob-Type": "BlockBlob", "Content-Type": "application/octet-stream"},
+    )
+    headers = peer.seen[0].headers
+    assert headers["X-Ms-Blob-Type"] == "BlockBlob"
+    assert headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"content-length": "1"}, id="length, lower case"),
+        pytest.param({"Content-Length": "1"}, id="length"),
+        pytest.param({"Transfer-Encoding": "chunked"}, id="chunked"),
+        pytest.param({"Host": "169.254.169.254"}, id="host"),
+        pytest.param({"Connection": "close"}, id="connection"),
+    ],
+)
+async def test_an_action_cannot_frame_the_request_otherwise(
+    sending: Sending, peer: Peer, headers: dict[str, str]
+) -> None:
+    content = Content(noise(CHUNK))
+    await sending.send(content, content.part(peer.url + "/p"), headers=headers)
+    (seen,) = peer.seen
+    assert seen.body == content.data
+    assert seen.headers["Host"] == peer.url.removeprefix("http://")
+    assert str(seen.headers).count("ength") == 1
+    assert "Transfer-Encoding" not in seen.headers
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b"], ids=repr)
+async def test_a_header_that_would_break_out_is_an_error(
+    sending: Sending, peer: Peer, value: str
+) -> None:
+    content = Content(b"x")
+    with pytest.raises(HubError):
+        await sending.send(content, content.part(peer.url + "/p"), headers={"X-A": value})
+    assert all("X-Evil" not in seen.headers for seen in peer.seen)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "http://169.254.169.254/x", "ftp://h/x", "https://u:p@h/x", "nonsense"],
+    ids=str,
+)
+async def test_a_part_goes_to_no_url_that_must_not_be_asked(sending: Sending, url: str) -> None:
+    content = Content(b"x")
+    with pytest.raises(ProtocolError):
+        await sending.send(content, content.part(url))
+    assert content.reading == 0
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+FAILURES: dict[str, tuple[Any, int | None, bool]] = {
+    "403, expired": (
+        reply(403, "<Error><Message>Request has expired</Message></Error>"),
+        403,
+        False,
+    ),
+    "404": (reply(404), 404, False),
+    "307": (redirect(307, "http://elsewhere.example/"), 307, False),
+    "429": (reply(429, Retry_After="3"), 429, True),
+    "500": (reply(500), 500, True),
+    "503": (reply(503), 503, True),
+    "reset after the body": (reset, None, True),
+    "reset before the body": (reset_at_once, None, True),
+    "reset mid-body": (reset_after(100_000), None, True),
+    "answer cut off": (cut_off(b"HTTP", of=100), None, True),
+}
+
+
+@pytest.mark.parametrize(("answer", "status", "retryable"), FAILURES.values(), ids=FAILURES.keys())
+async def test_a_failed_part_is_a_hub_error_and_nothing_is_left(
+    sending: Sending, peer: Peer, answer: Any, status: int | None, retryable: bool
+) -> None:
+    peer.script(answer)
+    content = Content(noise(MIB))
+    with pytest.raises(HubError) as caught:
+        await sending.send(content, content.part(f"{peer.url}/p?sig=5ecret"), attempt=2)
+    error = caught.value
+    assert (error.status, error.retryable) == (status, retryable)
+    assert (error.method, error.attempt) == ("PUT", 2)
+    assert error.url == f"{peer.url}/p?<redacted>"
+    assert "5ecret" not in str(error) + repr(sending.heard.records)
+    assert not isinstance(error, AuthError)
+    assert len(peer.seen) == 1  # repeating is for the caller, who counts attempts
+    assert content.reading == 0
+
+
+async def test_a_part_can_be_sent_again_after_a_failure(sending: Sending, peer: Peer) -> None:
+    peer.script(reset_after(50_000), stored())
+    content = Content(noise(MIB))
+    part = content.part(peer.url + "/p")
+    with pytest.raises(HubError):
+        await sending.send(content, part)
+    await sending.send(content, part, attempt=2)
+    assert peer.seen[1].body == content.data
+
+
+async def test_a_refusal_before_the_body_was_read_is_heard(sending: Sending, peer: Peer) -> None:
+    peer.script(unread(reply(403, "<Error><Message>Request has expired</Message></Error>")))
+    content = Content(noise(8 * MIB))
+    with pytest.raises(HubError) as caught:
+        await sending.send(content, content.part(peer.url + "/p"))
+    assert caught.value.status in (403, None)
+
+
+async def test_a_success_before_the_whole_part_is_there_is_a_failure(
+    sending: Sending, peer: Peer
+) -> None:
+    """Answered 200 while the last bytes wait behind a gate: nobody can have stored them."""
+    answered = asyncio.Event()
+
+    async def early(request: web.Request) -> web.StreamResponse:
+        await request.content.readexactly(STRETCH)
+        response = web.StreamResponse(headers={"ETag": '"e"', "Content-Length": "0"})
+        await response.prepare(request)
+        await response.write_eof()
+        answered.set()
+        return response
+
+    early.unread = True  # type: ignore[attr-defined]
+    peer.script(early)
+    content = Gated(noise(4 * STRETCH), gate=STRETCH)
+    async with anyio.create_task_group() as group:
+
+        async def send() -> None:
+            with pytest.raises(HubError, match="before it had the whole part") as caught:
+                await sending.send(content, content.part(peer.url + "/p"))
+            assert caught.value.retryable
+
+        group.start_soon(send)
+        await answered.wait()
+        content.opened.set()
+
+
+async def test_no_etag_is_for_the_caller_to_judge(sending: Sending, peer: Peer) -> None:
+    content = Content(b"x")
+    sent = await sending.send(content, content.part(peer.url + "/p"))
+    assert sent.etag is None
+    assert sent.headers["server"]
+
+
+# --- the source ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [0, STRETCH, 3 * STRETCH], ids=["start", "middle", "end"])
+@pytest.mark.parametrize(
+    "failure",
+    [SourceChangedError("changed"), OSError(5, "I/O error"), RuntimeError("odd")],
+    ids=repr,
+)
+async def test_what_reading_raises_comes_out_as_itself(
+    sending: Sending, peer: Peer, failure: Exception, where: int
+) -> None:
+    content = Broken(noise(4 * STRETCH), where, failure)
+    with pytest.raises(type(failure)) as caught:
+        await sending.send(content, content.part(peer.url + "/p"))
+    assert caught.value is failure
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost(
+    sending: Sending, peer: Peer
+) -> None:
+    """The store has answered already when the read ahead fails."""
+    peer.script(unread(reply(403)))
+    content = Broken(noise(8 * MIB), STRETCH, SourceChangedError("changed"))
+    with pytest.raises((HubError, SourceChangedError)):
+        await sending.send(content, content.part(peer.url + "/p"))
+
+
+# --- cancellation -------------------------------------------------------------------------------
+
+
+def cancel_by_scope(group_scope: anyio.CancelScope, task: asyncio.Task[Any]) -> None:
+    group_scope.cancel()
+
+
+def cancel_by_task(group_scope: anyio.CancelScope, task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
+def cancel_twice(group_scope: anyio.CancelScope, task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    asyncio.get_running_loop().call_soon(task.cancel)
+
+
+@pytest.mark.parametrize("cancel", [cancel_by_scope, cancel_by_task, cancel_twice])
+async def test_a_cancelled_part_waits_for_the_thread_that_still_reads(
+    sending: Sending,
+    peer: Peer,
+    cancel: Callable[[anyio.CancelScope, asyncio.Task[Any]], None],
+) -> None:
+    """The file is closed and the buffers are used again right after."""
+    content = Gated(noise(8 * STRETCH), gate=2 * STRETCH)
+    before = asyncio.all_tasks()
+    scope = anyio.CancelScope()
+
+    async def send() -> None:
+        with scope:
+            await sending.send(content, content.part(peer.url + "/p"))
+
+    task = asyncio.create_task(send())
+    await content.reached.wait()
+    cancel(scope, task)
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    assert not task.done()
+    assert content.reading == 1
+
+    content.opened.set()
+    await asyncio.wait([task])
+    assert content.reading == 0
+    assert len(sending.pool._free) == 2
+    assert sending.limit.in_flight == 0
+    ours = {t for t in asyncio.all_tasks() - before if "write_bytes" in repr(t.get_coro())}
+    assert ours == set()
+
+
+@pytest.mark.parametrize("hang", [silence, deaf, headers_only], ids=["silent", "deaf", "half"])
+async def test_a_part_is_cancelled_at_once_while_the_server_hangs(
+    sending: Sending, peer: Peer, hang: Any
+) -> None:
+    peer.script(hang)
+    content = Content(noise(16 * MIB))
+    async with anyio.create_task_group() as group:
+        group.start_soon(sending.send, content, content.part(peer.url + "/p"))
+        await peer.requests(1)
+        began = time.monotonic()
+        group.cancel_scope.cancel()
+    assert time.monotonic() - began < 2
+    assert content.reading == 0
+    assert len(sending.pool._free) == 2
+
+
+async def test_a_cancelled_wait_for_a_slot_sends_nothing(
+    part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    peer.script(silence)
+    sending = Sending(part_session, threads, width=1)
+    content = Content(b"x")
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(sending.send, content, content.part(peer.url + "/p"))
+        await peer.requests(1)
+        group.cancel_scope.cancel()
+    assert len(peer.seen) == 1
+    assert sending.limit.in_flight == 0
+
+
+# --- stalls and speed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hang", [silence, deaf, headers_only], ids=["no answer", "does not read", "half an answer"]
+)
+async def test_a_part_that_does_not_move_is_cut_and_the_width_halved(
+    peer: Peer, threads: ThreadPoolExecutor, hang: Any
+) -> None:
+    peer.script(hang)
+    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=0.2) as session:
+        sending = Sending(session, threads)
+        content = Content(noise(16 * MIB))
+        with pytest.raises(HubError, match=r"no byte moved for 0\.2 s") as caught:
+            await sending.send(content, content.part(peer.url + "/p"))
+        sending.check_nothing_is_left()
+        assert caught.value.retryable
+        assert sending.limit.limit == 2
+        connector = session.http.connector
+        assert connector is not None
+        assert not connector._conns  # another connection next time
+    assert content.reading == 0
+
+
+async def test_a_slow_reader_is_not_a_stall(peer: Peer, threads: ThreadPoolExecutor) -> None:
+    """Twice the limit passes, and bytes always move."""
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * KIB)
+        async for _ in request.content.iter_chunked(512 * KIB):
+            await anyio.sleep(0.04)
+        return web.Response(headers={"ETag": '"e"'})
+
+    slow.unread = True  # type: ignore[attr-defined]
+    peer.script(slow)
+    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=1) as session:
+        content = Content(noise(16 * MIB))
+        sent = await Sending(session, threads).send(content, content.part(peer.url + "/p"))
+    assert sent.etag == '"e"'
+
+
+async def test_bandwidth_is_bounded(peer: Peer, threads: ThreadPoolExecutor) -> None:
+    async with session_to(peer.url, chunk_size=CHUNK, max_bandwidth=2 * MIB) as session:
+        sending = Sending(session, threads)
+        content = Content(noise(MIB // 4))
+        began = time.monotonic()
+        async with anyio.create_task_group() as group:
+            for number in range(2):
+                group.start_soon(sending.send, content, content.part(f"{peer.url}/{number}"))
+        # 0.5 MiB at 2 MiB/s, less the burst of a twentieth of a second.
+        assert time.monotonic() - began >= 0.25 - 0.05 - 0.01
+
+
+async def test_waiting_for_bandwidth_is_not_a_stall(
+    peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    async with session_to(
+        peer.url, chunk_size=CHUNK, max_bandwidth=CHUNK, stall_timeout=0.8
+    ) as session:
+        content = Content(noise(CHUNK))
+        await Sending(session, threads).send(content, content.part(peer.url + "/p"))
+    assert peer.seen[0].body == content.data
+
+
+# --- width --------------------------------------------------------------------------------------
+
+
+async def test_no_more_parts_than_the_limit_are_in_flight(
+    part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    peer.script(silence)
+    sending = Sending(part_session, threads, width=3)
+    content = Content(b"x")
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(sending.send, content, content.part(peer.url + "/p"))
+        await peer.requests(3)
+        for _ in range(30):
+            await anyio.lowlevel.checkpoint()
+        assert len(peer.seen) == 3
+        peer.released.set()
+    assert len(peer.seen) == 8
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_overloaded_store_halves_the_width(
+    sending: Sending, peer: Peer, status: int
+) -> None:
+    peer.script(reply(status))
+    content = Content(b"x")
+    with pytest.raises(HubError):
+        await sending.send(content, content.part(peer.url + "/p"))
+    assert sending.limit.limit == 2
+
+
+async def test_one_overload_met_by_many_parts_halves_the_width_once(
+    part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    peer.script(reply(503))
+    sending = Sending(part_session, threads, width=8)
+    content = Content(b"x")
+
+    async def send() -> None:
+        with pytest.raises(HubError):
+            await sending.send(content, content.part(peer.url + "/p"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(send)
+    assert sending.limit.limit == 4
+
+
+# --- events -------------------------------------------------------------------------------------
+
+
+async def test_a_part_is_traced(sending: Sending, peer: Peer) -> None:
+    peer.script(reply(200, b"", ETag='"e"', X_Amz_Request_Id="r1"))
+    content = Content(b"abc")
+    await sending.send(
+        content,
+        content.part(peer.url + "/p?sig=5ecret"),
+        attempt=3,
+        headers={"X-Auth": "s3cret"},
+    )
+    (started,) = sending.heard.of(RequestStarted)
+    assert (started.call, started.method, started.attempt) == ("part", "PUT", 3)
+    assert started.url == f"{peer.url}/p?<redacted>"
+    assert started.bytes_out == 3
+    assert started.fields == {"file": "a.bin", "part_number": 1}
+    assert started.headers["X-Auth"] == "<redacted>"
+    (finished,) = sending.heard.of(RequestFinished)
+    assert (finished.status, finished.attempt, finished.request_id) == (200, 3, "r1")
+    assert finished.bytes_out == 3
+    started_record, finished_record = sending.heard.records
+    assert started_record.span_id == finished_record.span_id
+    assert started_record.parent_id == sending.heard.emit.span_id
+    for secret in ("5ecret", "s3cret"):
+        assert secret not in repr(sending.heard.records)
+
+
+async def test_a_failed_part_is_traced_too(sending: Sending, peer: Peer) -> None:
+    peer.script(reply(503, b"busy"))
+    content = Content(b"abc")
+    with pytest.raises(HubError):
+        await sending.send(content, content.part(peer.url + "/p"))
+    assert [event.status for event in sending.heard.of(RequestFinished)] == [503]
+
+
+async def test_nobody_need_listen(
+    part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    sending = Sending(part_session, threads)
+    sending.heard.emit = Emitter()
+    content = Content(b"abc")
+    await sending.send(content, content.part(peer.url + "/p"))
+    assert peer.seen[0].body == b"abc"
+
+
+def test_urls_and_headers_of_parts_are_in_no_repr() -> None:
+    assert "sig" not in repr(Part(1, 0, 1, "https://h/p?sig=1"))
+    assert "secret" not in repr(SentPart('"e"', {"x-amz-security-token": "secret"}, None))
+
+
+async def test_a_part_is_not_text(peer: Peer, threads: ThreadPoolExecutor) -> None:
+    """aiohttp asks some payloads to decode themselves, for logs."""
+    async with session_to(peer.url) as session:
+        body: Any = object.__new__(PartBody)
+        with pytest.raises(TypeError, match="not text"):
+            body.decode()
+        assert session
+
+
+class Wire:
+    """aiohttp's writer on a connection that is gone: it takes bytes, and has no transport."""
+
+    transport = None
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    async def write(self, piece: memoryview) -> None:
+        self.written += piece
+
+    async def drain(self) -> None:
+        pass
+
+
+async def test_a_body_can_be_written_once(threads: ThreadPoolExecutor) -> None:
+    content = Content(noise(3 * CHUNK))
+    stretches = _ReadAhead(content, content.part("u"), BufferPool(STRETCH), threads, with_md5=False)
+    told: list[int] = []
+    body = PartBody(stretches, 3 * CHUNK, CHUNK, StallWatch(1), Bandwidth(None), told.append)
+    assert not body.consumed
+    wire: Any = Wire()
+    await asyncio.create_task(body.write(wire))
+    assert wire.written == content.data
+    assert told == [CHUNK, 2 * CHUNK, 3 * CHUNK]
+    assert body.consumed
+    assert body.whole
+    with pytest.raises(ConnectionResetError):
+        await body.write(wire)
+    assert wire.written == content.data
+    await body.finish()
+
+
+async def test_the_network_going_mid_part_opens_no_second_connection() -> None:
+    """aiohttp repeats a PUT on a broken connection by itself; bytes that are gone it must not."""
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        await reader.readexactly(10_000)
+        writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with ThreadPoolExecutor(2) as threads:
+            async with session_to(url, chunk_size=CHUNK) as session:
+                content = Content(noise(8 * MIB))
+                with pytest.raises(HubError):
+                    await Sending(session, threads).send(content, content.part(url + "/p"))
+    assert connections == [1]
+
+
+async def test_strangers_get_parts_and_no_token(
+    sending: Sending, stranger: Peer, peer: Peer
+) -> None:
+    content = Content(b"x")
+    await sending.send(content, content.part(stranger.url + "/p"))
+    assert stranger.seen[0].authorization is None
+    async with serving() as third:
+        await sending.send(content, content.part(third.url + "/p"))
+    assert peer.seen == []

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush.errors import (
+    AuthError,
+    CommitConflictError,
+    HubError,
+    RateLimitedError,
+    RepoNotFoundError,
+)
+from asyncpush.protocol.failures import (
+    failure_of,
+    is_lfs_pointer_missing,
+    is_upload_void,
+    request_id,
+)
+from asyncpush.protocol.http import HubRequest, HubResponse
+
+BUSY = (
+    "<Error><Code>RequestTimeout</Code>"
+    "<Message>Your socket connection to the server was not read from</Message></Error>"
+)
+
+
+def failure(
+    status: int,
+    code: str | None = None,
+    said: str = "",
+    *,
+    call: str = "head",
+    target: str = "/api/x",
+    headers: dict[str, str] | None = None,
+) -> HubError:
+    request = HubRequest(call, "POST", target, fields={"repo_id": "me/m", "revision": "dev"})
+    told = dict(headers or {})
+    if code:
+        told["x-error-code"] = code
+    return failure_of(request, HubResponse(status, told, said.encode(), "https://h/api/x"), now=0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retryable", "suggestion"),
+    [
+        pytest.param(failure(400), HubError, False, "message above", id="400"),
+        pytest.param(failure(401), AuthError, False, "HF_TOKEN", id="401"),
+        pytest.param(
+            failure(401, "RepoNotFound"), RepoNotFoundError, False, "me/m", id="401 RepoNotFound"
+        ),
+        pytest.param(failure(403), AuthError, False, "write scope", id="403"),
+        pytest.param(failure(403, "GatedRepo"), AuthError, False, "gated", id="403 GatedRepo"),
+        pytest.param(
+            failure(403, said='{"error": "Storage limit reached"}'),
+            AuthError,
+            False,
+            "quota is used up",
+            id="403 storage",
+        ),
+        pytest.param(failure(404), RepoNotFoundError, False, "create_repo=True", id="404"),
+        pytest.param(
+            failure(404, "RepoNotFound"), RepoNotFoundError, False, "me/m", id="404 RepoNotFound"
+        ),
+        pytest.param(
+            failure(404, "RevisionNotFound"),
+            HubError,
+            False,
+            "branch dev does not exist in me/m",
+            id="404 RevisionNotFound",
+        ),
+        pytest.param(
+            failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"
+        ),
+        pytest.param(
+            failure(404, target="https://store.example/x"),
+            HubError,
+            False,
+            "message above",
+            id="404 elsewhere",
+        ),
+        pytest.param(failure(408), HubError, True, "message above", id="408"),
+        pytest.param(failure(409), HubError, False, "exists already", id="409"),
+        pytest.param(
+            failure(409, said='{"error": "exists"}', call="create"),
+            HubError,
+            False,
+            "exists already",
+            id="409 create, exists",
+        ),
+        pytest.param(
+            failure(
+                409, said='{"error": "another conflicting operation is in progress"}', call="create"
+            ),
+            HubError,
+            True,
+            "",
+            id="409 create, in progress",
+        ),
+        pytest.param(failure(412), CommitConflictError, False, "parent_commit", id="412"),
+        pytest.param(failure(413), HubError, False, "max_files_per_commit", id="413"),
+        pytest.param(failure(422), HubError, False, "invalid", id="422"),
+        pytest.param(failure(425), HubError, True, "", id="425"),
+        pytest.param(failure(429), RateLimitedError, True, "window", id="429"),
+        pytest.param(failure(500), HubError, True, "status.huggingface.co", id="500"),
+        pytest.param(failure(501), HubError, False, "trouble", id="501"),
+        pytest.param(failure(502), HubError, True, "trouble", id="502"),
+        pytest.param(failure(503), HubError, True, "trouble", id="503"),
+        pytest.param(failure(504), HubError, True, "trouble", id="504"),
+        pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
+        pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
+        pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),
+        pytest.param(failure(503, call="part"), HubError, True, "trouble", id="part 503"),
+        pytest.param(failure(429, call="part"), RateLimitedError, True, "", id="part 429"),
+    ],
+)
+def test_an_answer_becomes_an_error_that_says_what_next(
+    error: HubError, kind: type[HubError], retryable: bool, suggestion: str
+) -> None:
+    assert type(error) is kind
+    assert error.retryable is retryable
+    assert suggestion in error.suggestion
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "message"),
+    [
+        pytest.param('{"error": "e"}', {}, "e", id="error"),
+        pytest.param('{"message": "m"}', {}, "m", id="message"),
+        pytest.param('{"error": 5, "message": "m"}', {}, "m", id="error a number"),
+        pytest.param('{"errors": [{"message": "first"}]}', {}, "first", id="errors"),
+        pytest.param('{"errors": [{}]}', {}, "no explanation given", id="errors without message"),
+        pytest.param('{"errors": ["x"]}', {}, "no explanation given", id="errors of texts"),
+        pytest.param("[]", {}, "no explanation given", id="a list"),
+        pytest.param("", {}, "no explanation given", id="empty"),
+        pytest.param("<h1>Bad</h1>\n<p>gateway", {}, "Bad gateway", id="HTML"),
+        pytest.param("<E><Message>No  key</Message></E>", {}, "No key", id="XML"),
+        pytest.param('{"error": "e"}', {"x-error-message": "header"}, "header", id="the header"),
+    ],
+)
+def test_what_the_hub_said_is_in_the_message(
+    body: str, headers: dict[str, str], message: str
+) -> None:
+    assert failure(400, said=body, headers=headers).message == f"head failed: {message}"
+
+
+def test_an_error_carries_what_its_reader_needs() -> None:
+    error = failure(429, "Slow", "x" * 9000, headers={"retry-after": "7", "x-request-id": "r1"})
+
+    assert (error.status, error.method, error.url) == (429, "POST", "https://h/api/x")
+    assert (error.request_id, error.error_code, error.retry_after) == ("r1", "Slow", 7)
+    assert len(error.body) == 1024
+    assert len(error.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"x-request-id": "a", "x-amzn-trace-id": "b"}, "a", id="first"),
+        pytest.param({"x-amz-cf-id": "c"}, "c", id="CloudFront"),
+        pytest.param({"x-request-id": "", "x-amz-request-id": "d"}, "d", id="S3"),
+        pytest.param({"x-request-id": "a" * 999}, "a" * 200, id="endless"),
+    ],
+)
+def test_request_ids(headers: dict[str, str], expected: str | None) -> None:
+    assert request_id(headers) == expected
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_commit_of_objects_that_are_gone(status: int) -> None:
+    error = failure(status, said="LFS pointer pointed to a file that does not exist")
+
+    assert is_lfs_pointer_missing(error)
+    assert not is_lfs_pointer_missing(failure(status))
+    assert not is_lfs_pointer_missing(failure(500, said="LFS pointer"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        *((failure(status, call="part"), True) for status in (400, 401, 403, 404, 409, 410, 422)),
+        (failure(400, said=BUSY, call="part"), False),
+        (failure(503, call="part"), False),
+        (failure(429, call="part"), False),
+    ],
+    ids=lambda value: f"{value.status}" if isinstance(value, HubError) else "",
+)
+def test_an_upload_that_cannot_be_gone_on_with(error: HubError, expected: bool) -> None:
+    assert is_upload_void(error) is expected
+
+
+@given(status=st.integers(400, 599), body=st.binary(max_size=80), code=st.none() | st.text())
+def test_any_answer_becomes_a_hub_error(status: int, body: bytes, code: str | None) -> None:
+    headers = {} if code is None else {"x-error-code": code, "retry-after": code}
+    request = HubRequest("commit", "POST", "/api/x")
+
+    error = failure_of(request, HubResponse(status, headers, body), now=0.0)
+
+    assert error.status == status
+    assert error.suggestion

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asyncpush.errors import ProtocolError
+from asyncpush.protocol.tree import (
+    RemoteFile,
+    next_tree_request,
+    parse_paths_info,
+    parse_tree,
+    paths_info_request,
+    tree_request,
+)
+from tests.protocol.helpers import DATASET, REPO, SHA1, SHA256, answer, said
+
+SMALL = {"type": "file", "path": "a", "size": 3, "oid": SHA1}
+LARGE = {
+    "type": "file",
+    "path": "b",
+    "size": 9,
+    "oid": SHA1,
+    "lfs": {"oid": SHA256, "size": 9, "pointerSize": 133},
+}
+FOLDER = {"type": "directory", "path": "d", "size": 0, "oid": SHA1}
+
+
+def test_paths_are_asked_about_by_name() -> None:
+    request = paths_info_request(DATASET, "refs/pr/1", ["a", "b"])
+
+    assert request.target == "/api/datasets/me/d/paths-info/refs%2Fpr%2F1"
+    assert isinstance(request.body, bytes)
+    assert said(request.body) == {"paths": ["a", "b"], "expand": False}
+
+
+def test_files_are_shown_by_path_and_folders_skipped() -> None:
+    assert parse_paths_info(answer([SMALL, FOLDER, LARGE])) == {
+        "a": RemoteFile("a", 3, SHA1, lfs=False),
+        "b": RemoteFile("b", 9, SHA256, lfs=True),
+    }
+
+
+NEXT = "https://h/api/models/me/m/tree/main?cursor=x"
+
+
+@pytest.mark.parametrize(
+    ("link", "following"),
+    [
+        pytest.param(None, None, id="no Link"),
+        pytest.param("", None, id="empty"),
+        pytest.param(f'<{NEXT}>; rel="next"', NEXT, id="next"),
+        pytest.param(f"<{NEXT}>;rel=next", NEXT, id="unquoted"),
+        pytest.param(f'<{NEXT}>; title="x"; rel="next"', NEXT, id="another parameter first"),
+        pytest.param(f'<https://h/0>; rel="prev", <{NEXT}>; rel="next"', NEXT, id="second"),
+        pytest.param('<https://h/0>; rel="prev"', None, id="prev alone"),
+        pytest.param("next", None, id="garbage"),
+    ],
+)
+def test_the_tree_comes_page_by_page(link: str | None, following: str | None) -> None:
+    headers = {} if link is None else {"link": link}
+
+    assert parse_tree(answer([SMALL], headers=headers)) == (
+        [RemoteFile("a", 3, SHA1, lfs=False)],
+        following,
+    )
+
+
+def test_the_next_page_is_the_same_call_at_another_url() -> None:
+    first = tree_request(REPO, "main")
+
+    following = next_tree_request(first, NEXT)
+
+    assert first.target == "/api/models/me/m/tree/main?recursive=true"
+    assert (following.call, following.target, following.fields) == ("tree", NEXT, first.fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "fragment"),
+    [
+        pytest.param({}, "a list was expected", id="an object"),
+        pytest.param([1], "[] is a number", id="row a number"),
+        pytest.param([{"path": "a"}], "[].type is missing", id="type missing"),
+        pytest.param([SMALL | {"path": 1}], "[].path is a number", id="path a number"),
+        pytest.param([SMALL | {"size": -1}], "[].size is -1", id="size negative"),
+        pytest.param([SMALL | {"oid": "x"}], "[].oid is not a git", id="oid short"),
+        pytest.param([LARGE | {"lfs": []}], "[].lfs is a list", id="lfs a list"),
+        pytest.param([LARGE | {"lfs": {"size": 1}}], "[].lfs.oid is missing", id="lfs no oid"),
+        pytest.param([LARGE | {"lfs": {"oid": SHA256}}], "[].lfs.size", id="lfs no size"),
+    ],
+)
+def test_an_impossible_answer_is_refused_by_name(value: Any, fragment: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_tree(answer(value))
+
+    assert fragment in caught.value.message

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+
+from asyncpush import errors
+from asyncpush.errors import AsyncPushError, HubError, MissingTokenError, SourceError
+
+HUB_FIELDS: dict[str, Any] = {
+    "status": 503,
+    "body": "the body",
+    "method": "POST",
+    "url": "https://h/api/x",
+    "attempt": 3,
+    "elapsed_seconds": 12.34,
+    "request_id": "r-1",
+    "error_code": "Busy",
+    "headers": {"retry-after": "5"},
+    "retryable": True,
+    "unreachable": True,
+    "retry_after": 5.0,
+    "suggestion": "try later",
+}
+CLASSES = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, AsyncPushError)
+]
+
+
+def full(kind: type[AsyncPushError]) -> AsyncPushError:
+    """An error with every field set to something of its own."""
+    if kind is MissingTokenError:
+        return MissingTokenError("no token")
+    fields: dict[str, Any] = {"suggestion": "try later"}
+    if issubclass(kind, HubError):
+        fields = HUB_FIELDS
+    elif issubclass(kind, SourceError):
+        fields["problems"] = ("one", "two")
+    elif kind is errors.VerificationError:
+        fields |= {"problems": ("one",), "commit_sha": "c" * 40}
+    return kind("it failed", **fields)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_error_travels_whole(kind: type[AsyncPushError]) -> None:
+    error = full(kind)
+    error.add_note("in the push to me/m")
+
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is kind
+        assert vars(twin) == vars(error)
+        assert twin.args == error.args
+        assert str(twin) == str(error)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_error_says_what_next(kind: type[AsyncPushError]) -> None:
+    error = full(kind)
+
+    assert error.message in str(error)
+    assert error.suggestion
+    assert f"next: {error.suggestion}" in str(error)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CLASSES if issubclass(kind, HubError)], ids=lambda kind: kind.__name__
+)
+def test_an_error_of_the_hub_tells_the_whole_story(kind: type[HubError]) -> None:
+    text = str(full(kind))
+
+    for piece in (
+        "it failed",
+        "HTTP 503",
+        "POST https://h/api/x",
+        "attempt 3",
+        "after 12.3 s",
+        "request id: r-1",
+        "body: the body",
+        "next: try later",
+    ):
+        assert piece in text
+
+
+def test_an_error_without_an_answer_says_so() -> None:
+    assert str(HubError("cut off", url="u", method="PUT")).splitlines() == [
+        "cut off (no answer)",
+        "  request: PUT u, attempt 1, after 0.0 s",
+    ]
+
+
+def test_a_plain_error_is_its_message() -> None:
+    assert str(AsyncPushError("it failed")) == "it failed"
+
+
+def test_only_the_start_of_a_body_is_kept() -> None:
+    assert len(HubError("x", body="b" * 5000).body) == 1024

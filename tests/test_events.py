@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pickle
+
+import pytest
+
+from asyncpush import events
+from asyncpush.events import Emitter, Event, Notice, Record
+
+
+def failing(record: Record) -> None:
+    raise RuntimeError("a listener's own bug")
+
+
+def test_listeners_get_the_event_with_its_when_and_where() -> None:
+    seen: list[Record] = []
+    emit = Emitter([seen.append], push_id="p1", clock=lambda: 12.5)
+
+    emit.emit(Notice("hello"))
+
+    assert seen == [Record(Notice("hello"), 12.5, "p1", emit.span_id, None)]
+
+
+def test_nobody_listens_and_nothing_is_made() -> None:
+    def clock() -> float:
+        raise AssertionError("the clock was read for nobody")
+
+    emit = Emitter(clock=clock)
+    emit.emit(Notice("hello"))
+
+    assert not emit.active
+
+
+def test_a_child_is_a_span_below_with_the_same_listeners() -> None:
+    seen: list[Record] = []
+    parent = Emitter([seen.append], push_id="p1", clock=lambda: 1.0)
+
+    child = parent.child()
+    grandchild = child.child()
+    grandchild.emit(Notice("hello"))
+
+    assert child.parent_id == parent.span_id
+    assert grandchild.parent_id == child.span_id
+    assert len({parent.span_id, child.span_id, grandchild.span_id}) == 3
+    assert seen == [Record(Notice("hello"), 1.0, "p1", grandchild.span_id, child.span_id)]
+
+
+def test_a_failing_listener_is_left_out_and_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Record] = []
+    emit = Emitter([failing, seen.append])
+
+    with caplog.at_level(logging.ERROR, "asyncpush.events"):
+        emit.child().emit(Notice("one"))
+        emit.emit(Notice("two"))
+
+    assert [record.event for record in seen] == [Notice("one"), Notice("two")]
+    assert len(caplog.records) == 1
+    assert "a listener failed" in caplog.text
+
+
+def test_the_last_listener_to_fail_leaves_nobody() -> None:
+    emit = Emitter([failing])
+
+    emit.emit(Notice("one"))
+
+    assert not emit.active
+
+
+def test_a_listener_that_fails_within_itself_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def entangled(record: Record) -> None:
+        if record.event == Notice("outer"):
+            emit.emit(Notice("inner"))
+        raise RuntimeError("both times")
+
+    emit = Emitter([entangled])
+    emit.emit(Notice("outer"))
+
+    assert not emit.active
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_listener_may_stop_the_program(error: type[BaseException]) -> None:
+    def stop(record: Record) -> None:
+        raise error
+
+    emit = Emitter([stop])
+    with pytest.raises(error):
+        emit.emit(Notice("one"))
+
+
+def test_span_ids_are_16_hex_digits_and_unique() -> None:
+    spans = {events.new_span_id() for _ in range(1000)}
+
+    assert len(spans) == 1000
+    assert all(len(span) == 16 and int(span, 16) >= 0 for span in spans)
+
+
+KINDS = [
+    kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)
+]
+
+
+def test_every_event_has_a_name_of_its_own() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_event_is_frozen_and_travels(kind: type[Event]) -> None:
+    event = kind(*("x" for _ in dataclasses.fields(kind)))
+
+    assert pickle.loads(pickle.dumps(event)) == event
+    for field in dataclasses.fields(kind):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(event, field.name, "y")

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncpush import Push, PushOptions, UploadConfig
+from asyncpush.options import default_cache_dir
+
+BAD_CONFIG: list[tuple[str, Any]] = [
+    *(("max_retries", value) for value in (-1, 1.5, "5", None, True)),
+    *(("max_concurrent_files", value) for value in (0, "1", False)),
+    *(("max_concurrent_parts", value) for value in (0, 2.0)),
+    *(("hash_workers", value) for value in (0, None)),
+    *(("chunk_size", value) for value in (0, 1023, (64 << 20) + 1, "1 MB")),
+    *(("max_memory", value) for value in ((1 << 20) - 1, 2e9)),
+    *(("initial_backoff_ms", value) for value in (-1, math.nan, "500", 30_001)),
+    *(("max_backoff_ms", value) for value in (-1, math.nan, None)),
+    *(("outage_timeout", value) for value in (-1, math.nan, None)),
+    *(("max_retry_after", value) for value in (-1, math.nan, None)),
+    *(("connect_timeout", value) for value in (0, -1, math.nan, math.inf, None)),
+    *(("stall_timeout", value) for value in (0, True, math.inf)),
+    *(("response_timeout", value) for value in (0, "1", math.inf)),
+    *(("max_bandwidth", value) for value in (0, -5, "1MB", math.nan)),
+    ("progress", "bars"),
+    ("progress", None),
+    ("progress", []),
+    *(("transfer", value) for value in ("s3", None)),
+    ("progress_callback", "print"),
+    *(("allowed_hosts", value) for value in ("store.example", 5, [1])),
+    *(("cache_dir", value) for value in (5, None)),
+    ("events", 5),
+]
+
+BAD_OPTIONS: list[tuple[str, Any]] = [
+    *(("repo_type", value) for value in ("models", None)),
+    *(("revision", value) for value in ("", None, 5)),
+    *(("path_in_repo", value) for value in (None, Path("a"))),
+    *(("commit_description", value) for value in (None, 5)),
+    ("commit_message", 5),
+    *(("parent_commit", value) for value in ("main", "abc123", "A" * 40, "a" * 65, 5)),
+    *(("max_files_per_commit", value) for value in (0, 1.5, True)),
+    *(("timeout", value) for value in (0, -1, math.nan, "10")),
+    *(("space_sdk", value) for value in ("flask", "docker", 5)),
+    *(("allow_patterns", value) for value in (5, [5])),
+    *(("ignore_patterns", value) for value in (5, [None])),
+    *(("delete_patterns", value) for value in (5, [b"*"])),
+]
+
+
+def shown(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_CONFIG, ids=shown)
+def test_a_bad_setting_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        UploadConfig(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_OPTIONS, ids=shown)
+def test_a_bad_option_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        PushOptions(**{name: value})
+
+
+def test_a_part_in_flight_fits_into_memory() -> None:
+    UploadConfig(chunk_size=1 << 20, max_memory=4 << 20)
+    with pytest.raises(ValueError, match=r"^chunk_size must be 1/4 of max_memory"):
+        UploadConfig(chunk_size=(1 << 20) + 1, max_memory=4 << 20)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"max_retries": 0, "initial_backoff_ms": 0, "max_backoff_ms": 0},
+        {"chunk_size": 1024, "max_memory": 1 << 20, "max_bandwidth": 0.5},
+        {"allowed_hosts": ["a", "b"], "events": print, "progress_callback": print},
+        {"allowed_hosts": (), "events": Path("e.jsonl"), "cache_dir": "x"},
+        {"progress": "none", "transfer": "lfs"},
+    ],
+    ids=lambda good: ", ".join(good),
+)
+def test_settings_at_their_bounds(good: dict[str, Any]) -> None:
+    config = UploadConfig(**good)
+
+    assert {name: getattr(config, name) for name in good} == good
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"repo_type": "space", "space_sdk": "gradio"},
+        {"parent_commit": "abcdef0", "max_files_per_commit": 1, "create_pr": True},
+        {"parent_commit": "a" * 64, "timeout": 0.1},
+        {"allow_patterns": "*.bin", "ignore_patterns": ("a", "b"), "delete_patterns": []},
+        {"max_files_per_commit": 5, "revision": "dev", "commit_message": "m"},
+    ],
+    ids=lambda good: ", ".join(good),
+)
+def test_options_at_their_bounds(good: dict[str, Any]) -> None:
+    options = PushOptions(**good)
+
+    assert {name: getattr(options, name) for name in good} == good
+
+
+def test_a_chain_of_commits_as_a_pull_request_starts_from_main() -> None:
+    with pytest.raises(ValueError, match="max_files_per_commit with create_pr"):
+        PushOptions(max_files_per_commit=5, create_pr=True, revision="dev")
+
+
+@pytest.mark.parametrize("settings", [UploadConfig(), PushOptions(), Push("me/m", b"")], ids=repr)
+def test_settings_are_frozen(settings: Any) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings, dataclasses.fields(settings)[0].name, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"ASYNCPUSH_CACHE": "/c", "XDG_CACHE_HOME": "/x"}, "/c"),
+        ({"ASYNCPUSH_CACHE": "~/c"}, "/home/me/c"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/asyncpush"),
+        ({}, "/home/me/.cache/asyncpush"),
+    ],
+    ids=["ASYNCPUSH_CACHE", "a tilde", "XDG_CACHE_HOME", "home"],
+)
+def test_where_the_cache_lies(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ASYNCPUSH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **environment}.items():
+        monkeypatch.setenv(name, value)
+
+    assert default_cache_dir() == Path(expected)

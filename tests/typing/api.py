@@ -1,0 +1,79 @@
+"""How the public surface is used, for the type checker alone: nothing here runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import assert_type
+
+import asyncpush
+from asyncpush import (
+    AuditReport,
+    Push,
+    PushHandle,
+    PushOptions,
+    Receipt,
+    UploadConfig,
+    Uploader,
+    UploadProgress,
+    UploadResult,
+)
+from asyncpush.events import Record
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b""
+
+
+async def token() -> str:
+    return "hf_x"
+
+
+def plainly(progress: UploadProgress) -> None: ...
+
+
+async def awaited(progress: UploadProgress) -> None: ...
+
+
+def listener(record: Record) -> None: ...
+
+
+async def one_call() -> None:
+    assert_type(await asyncpush.push_to_hub("me/m", "out/"), UploadResult)
+    await asyncpush.push_to_hub("me/m", Path("out"), PushOptions(private=True), token="hf_x")
+    await asyncpush.push_to_hub("me/m", b"bytes", PushOptions(path_in_repo="a"), token=token)
+    await asyncpush.push_to_hub("me/m", {"a": "x", "b": b"y", "c": Path("z")}, endpoint="local")
+    await asyncpush.push_to_hub("me/m", {"d": chunks()}, config=UploadConfig())
+    await asyncpush.push_to_hub("me/m", "out", PushOptions(repo_type="x"))  # type: ignore[arg-type]
+    await asyncpush.push_to_hub("me/m", 5)  # type: ignore[arg-type]
+
+
+async def one_session() -> None:
+    async with Uploader(token=lambda: "hf_x", config=UploadConfig(max_retries=1)) as up:
+        assert_type(up.endpoint, str)
+        assert_type(await up.push_to_hub("me/m", "out/"), UploadResult)
+        handle = up.start_push("me/m", "out/")
+        assert_type(handle, PushHandle)
+        async for progress in handle:
+            assert_type(progress, UploadProgress)
+        assert_type(await handle, UploadResult)
+        pushes = [Push("me/a", "a/"), Push("me/b", b"", PushOptions(repo_type="dataset"))]
+        assert_type(await up.push_many(pushes), list[UploadResult])
+        assert_type(
+            await up.push_many(pushes, return_exceptions=True), list[UploadResult | BaseException]
+        )
+        receipts = await up.upload_files("me/m", "out/")
+        assert_type(receipts, list[Receipt])
+        assert_type(await up.commit("me/m", tuple(receipts)), UploadResult)
+        assert_type(await up.audit("me/m", "out/"), AuditReport)
+        assert_type(asyncpush.receipts_to_json(receipts), bytes)
+        assert_type(asyncpush.receipts_from_json(b""), list[Receipt])
+
+
+def settings() -> None:
+    UploadConfig(progress_callback=plainly, events="events.jsonl", allowed_hosts=["a"])
+    UploadConfig(progress_callback=awaited, events=listener, cache_dir=Path("c"))
+    UploadConfig(5)  # type: ignore[call-arg]
+    UploadConfig().max_retries = 3  # type: ignore[misc]
+    PushOptions(allow_patterns="*.bin", ignore_patterns=["a"], delete_patterns=("b",))
+    PushOptions(revision=None)  # type: ignore[arg-type]
