@@ -60,7 +60,7 @@ class UploadConfig:
         max_memory: bytes of file content held in memory at once (buffers and spooled streams).
         hash_workers: threads that hash.
         max_bandwidth: bytes per second sent to the store, or None for no bound.
-        transfer: which engine stores large files.
+        transfer: which engine stores large files: "lfs", or "auto", which means LFS so far.
         verify_etag: compare each part's ETag with the MD5 of what was sent.
         connect_timeout: seconds to open a connection.
         stall_timeout: seconds in which no byte of a part moves before it is sent anew.
@@ -115,6 +115,8 @@ class UploadConfig:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_choice(self, "progress", get_args(ProgressChoice))
         _check_choice(self, "transfer", get_args(TransferChoice))
+        if self.transfer == "xet":
+            raise ValueError("transfer='xet' is not available in this version: use 'auto' or 'lfs'")
         if self.progress_callback is not None and not callable(self.progress_callback):
             raise ValueError("progress_callback must be callable, or None")
         if isinstance(self.allowed_hosts, str):
@@ -151,7 +153,7 @@ class PushOptions:
         max_files_per_commit: split a larger push into a chain of commits of at most so many files,
             made on a pull request and shown at once by its merge (on a branch other than main the
             links show one by one).
-        max_shard_size: split larger safetensors files by tensors (bytes, or text such as "4GB").
+        max_shard_size: reserved for splitting safetensors files; only None is taken so far.
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
         dry_run: say what would be done and change nothing.
@@ -204,6 +206,8 @@ class PushOptions:
             )
             if self.create_pr and self.revision != "main":
                 raise ValueError("max_files_per_commit with create_pr needs revision='main'")
+        if self.max_shard_size is not None:
+            raise ValueError("max_shard_size is not available in this version: leave it None")
         if self.timeout is not None:
             _check(self, "timeout", (int, float), lambda value: value > 0, "above 0, or None")
 

@@ -6,13 +6,14 @@ import asyncio
 import os
 import time
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, overload
 
 import anyio
 
@@ -38,6 +39,9 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.protocol.urls import PUBLIC_ENDPOINT
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import in_thread
+
+if TYPE_CHECKING:
+    from asyncpush.localhub import LocalHub
 
 T = TypeVar("T")
 
@@ -215,7 +219,7 @@ class Uploader:
         """Compare local files with the repo, by size and checksum; changes nothing."""
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
-        return await self._watched(repo, source, options, audit)
+        return await self._watched(repo, source, options, audit, needs_token=False)
 
     def _running(self) -> _Shared:
         if self._shared is None:
@@ -233,6 +237,8 @@ class Uploader:
         options: PushOptions,
         work: Callable[[PushContext, Collected], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
+        *,
+        needs_token: bool = True,
     ) -> T:
         """Do some work on a source with its listeners, its time limit, and its end told."""
         shared = self._running()
@@ -252,7 +258,8 @@ class Uploader:
         try:
             emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
             async with asyncio.timeout(options.timeout):
-                await shared.session.token.get()
+                if needs_token:
+                    await shared.session.token.get()
                 ctx = shared.context(repo, options, push_id, emit)
                 if source is None:
                     result = await work(ctx, Collected(()))
@@ -332,11 +339,12 @@ async def _shared(
             ThreadPoolExecutor(config.hash_workers, "asyncpush-hash")
         )
         cache_dir = Path(config.cache_dir)
-        if endpoint == LOCAL:
+        local = endpoint == LOCAL
+        if local:
             endpoint = await _start_local_hub(stack, cache_dir, threads)
             if token is None and token_from_environment() is None:
                 token = "local"  # the embedded Hub takes any
-        session = HubSession(endpoint, TokenSource(token), config)
+        session = HubSession(endpoint, TokenSource(token), config, direct=local)
         stack.push_async_callback(session.close)
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
@@ -361,14 +369,31 @@ async def _start_local_hub(
     """The embedded Hub in a thread of its own, so that git never holds up the caller's loop."""
     from asyncpush.localhub import serve_in_thread
 
-    server = serve_in_thread(cache_dir / "hub")
-    hub = await in_thread(threads, server.__enter__)
+    root = cache_dir / "hub"
+
+    def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
+        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
+        for port in (_usual_port(root), 0):
+            server = serve_in_thread(root, port=port)
+            try:
+                return server, server.__enter__()
+            except OSError:
+                if port == 0:
+                    raise
+        raise AssertionError("one of two ports is tried last")  # pragma: no cover
+
+    server, hub = await in_thread(threads, start)
 
     async def stop() -> None:
         await in_thread(threads, lambda: server.__exit__(None, None, None))
 
     stack.push_async_callback(stop)
     return hub.url
+
+
+def _usual_port(root: Path) -> int:
+    """A port of its own for each folder that a hub keeps, outside the range of passing ports."""
+    return 20_000 + zlib.crc32(os.fsencode(root.absolute())) % 10_000
 
 
 def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:

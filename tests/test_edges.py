@@ -247,3 +247,28 @@ async def test_an_endpoint_that_is_none_is_refused_without_showing_secrets(endpo
         async with Uploader("hf_x", endpoint):
             pass
     assert "secret" not in str(caught.value)
+
+
+async def test_anybody_may_audit_a_public_repo(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig
+) -> None:
+    """REQ-009: no token is needed to look."""
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    async with Uploader(endpoint=hub.url, config=config) as anybody:
+        assert (await anybody.audit("me/m", {"a.txt": b"1"})).exact
+
+
+async def test_the_embedded_hub_keeps_its_port_and_needs_no_proxy(
+    config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its URLs lie in the journal: an interrupted push finds them again. A second session at the
+    same time gets another port."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with Uploader(endpoint="local", config=config) as first:
+        await first.push_to_hub("me/m", {"a.txt": b"1"})
+        async with Uploader(endpoint="local", config=config) as second:
+            assert second.endpoint != first.endpoint
+            await second.push_to_hub("me/m", {"b.txt": b"2"})
+        endpoint = first.endpoint
+    async with Uploader(endpoint="local", config=config) as again:
+        assert again.endpoint == endpoint

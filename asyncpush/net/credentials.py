@@ -59,6 +59,13 @@ class TokenSource:
                 self._current = self._current or await self._ask()
         return self._current
 
+    async def find(self) -> str | None:
+        """The token, or None when there is none: enough for what anybody may read."""
+        try:
+            return await self.get()
+        except MissingTokenError:
+            return None
+
     async def refresh(self, rejected: str) -> str:
         """Another token than `rejected`: a new one, unless a sibling request has fetched that."""
         async with self._asking:

@@ -73,6 +73,7 @@ class Attempt:
 class HubSession:
     """Connections to one Hub and its store, with the token, the waits and the retries they share.
 
+    `direct` leaves the environment's proxies aside: the embedded Hub is in this very process.
     `sleep`, `clock` and `draw` are the retry loop's and the pacer's: tests give their own.
     """
 
@@ -82,11 +83,13 @@ class HubSession:
         token: TokenSource,
         config: UploadConfig,
         *,
+        direct: bool = False,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.endpoint = urls.check_endpoint(endpoint)
+        self._direct = direct
         self.config = config
         self.token = token
         self.pacer = Pacer(clock=clock, sleep=sleep)
@@ -249,7 +252,7 @@ class HubSession:
 
     async def _with_fresh_token(self, this: Attempt, *, own: bool) -> HubResponse:
         """Ask once; after a 401 ask for a new token once and ask again."""
-        token = await self.token.get() if own and this.request.auth == "token" else None
+        token = await self.token.find() if own and this.request.auth == "token" else None
         response = await self._follow(this, token)
         if response.status == 401 and token is not None and self.token.refreshable:
             self._finished(this, response, {})
@@ -312,7 +315,7 @@ class HubSession:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose body is not read yet; network faults come out as `HubError`."""
         try:
-            arguments = through_proxy(url, arguments)
+            arguments = arguments if self._direct else through_proxy(url, arguments)
             async with self.http.request(
                 method, URL(url, encoded=True), allow_redirects=False, **arguments
             ) as answer:
