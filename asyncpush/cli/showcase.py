@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import sys
 from contextlib import ExitStack
@@ -36,6 +37,7 @@ def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
         make_model(folder)
         root = default_cache_dir() / "hub"
         hub = stack.enter_context(serve_in_thread(root))
+        _spare_the_proxy()
         output.note(*paragraph(f"the embedded Hub: {hub.url}, kept in {root}", sys.stderr))
         parts = 0
 
@@ -56,6 +58,12 @@ def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
             lines.append(f"The model is in {keep}.")
         lines += _way_to_the_page(result, root, hub.port)
         output.result(lines, result_document(result) | facts)
+
+
+def _spare_the_proxy() -> None:
+    """No proxy of the environment reaches a Hub that runs in this very process."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = f"{spared},127.0.0.1" if spared else "127.0.0.1"
 
 
 def make_model(folder: Path) -> None:

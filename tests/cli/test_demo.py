@@ -86,3 +86,10 @@ def test_other_bytes_are_not_taken_for_the_same(cli: Cli, folder: Path, tmp_path
         (folder / "config.json").write_text("changed")
         with pytest.raises(IntegrityError, match=r"config\.json came back with other bytes"):
             read_back(result, folder)
+
+
+def test_a_proxy_of_the_environment_is_not_in_its_way(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert cli("demo", "--quiet").code == 0
