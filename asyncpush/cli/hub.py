@@ -61,6 +61,10 @@ def hub(
             help="Keep objects in this bucket (default: on disk, under --root).",
         ),
     ] = None,
+    no_xet: Annotated[
+        bool,
+        typer.Option("--no-xet", help="Grant no Xet tokens (so far it grants none in any case)."),
+    ] = False,
     verbose: arg.Verbose = False,
 ) -> None:
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""

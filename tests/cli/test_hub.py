@@ -43,6 +43,10 @@ def test_it_says_where_it_is_and_how_to_use_it(
     assert (tmp_path / "cache" / "hub").is_dir()
 
 
+def test_it_grants_no_xet_tokens(cli: Cli, stop_when_up: None, tmp_path: Path) -> None:
+    assert cli("hub", "--root", tmp_path / "r", "--no-xet").code == 0
+
+
 def test_its_own_token_is_not_shown(cli: Cli, stop_when_up: None, tmp_path: Path) -> None:
     ran = cli("hub", "--root", tmp_path / "r", "--token", TOKEN, "--verbose")
     assert ran.code == 0
