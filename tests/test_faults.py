@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from asyncpush import (
     AsyncPushError,
     AuthError,
     HubError,
+    IntegrityError,
     RateLimitedError,
     RepoNotFoundError,
     UploadConfig,
@@ -193,3 +194,36 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
         # paths-info comes after the commit: the error says which, and the user knows it is there
         assert len(commits) == (2 if cell.route == "paths-info" else 1)
     fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+
+
+@pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
+async def test_a_part_that_did_not_arrive_as_sent_is_sent_again_alone(
+    kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """Invariant 2: found by its ETag, long before the completion could notice."""
+    faults.add("part", kind, nth=2)
+    await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["part"] == PARTS + 1
+    assert faults.seen["batch"] == 1
+    assert await download(hub, "me/m") == FILES
+
+
+@pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
+async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
+    kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("part", kind, times=999)
+    with pytest.raises(IntegrityError, match=r"part \d of 'model.bin'"):
+        await uploader.push_to_hub("me/m", FILES)
+    assert len(await commits_of(hub, "me/m")) == 1
+
+
+async def test_with_verify_etag_off_the_hub_decides(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The completion refuses the wrong bytes, and the object is stored anew."""
+    faults.add("part", "corrupted part", nth=2)
+    async with Uploader(TOKEN, hub.url, replace(config, verify_etag=False)) as uploader:
+        await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["batch"] == 2
+    assert await download(hub, "me/m") == FILES
