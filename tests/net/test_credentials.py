@@ -128,6 +128,12 @@ def test_what_is_no_token_is_refused_instead_of_another_being_used(
         TokenSource(token)
 
 
+async def test_a_token_can_be_looked_for_without_being_needed(home: Path) -> None:
+    assert await TokenSource(None).find() is None
+    assert await TokenSource(lambda: "").find() is None
+    assert await TokenSource("hf_x").find() == "hf_x"
+
+
 async def test_no_token_says_what_to_do(home: Path) -> None:
     with pytest.raises(MissingTokenError) as caught:
         await TokenSource(None).get()
