@@ -13,20 +13,29 @@ T = TypeVar("T")
 
 
 async def in_thread(
-    threads: Executor, work: Callable[[], T], *, on_cancel: Callable[[], None] = lambda: None
+    threads: Executor,
+    work: Callable[[], T],
+    *,
+    on_cancel: Callable[[], None] = lambda: None,
+    discard: Callable[[T], object] = lambda result: None,
 ) -> T:
     """Run blocking work in a thread.
 
     When the task is cancelled, `on_cancel` tells the work to stop, and the cancellation goes on
     once it has: a thread that still reads must not meet a closed file or a reused buffer. (anyio's
-    own `to_thread` leaves the thread behind under asyncio's native cancellation.)
+    own `to_thread` leaves the thread behind under asyncio's native cancellation.) A result that
+    comes too late to be taken goes to `discard`: what was opened must be closed.
     """
     job = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         on_cancel()
-        await settled(job)
+        try:
+            await settled(job)
+        finally:
+            if not job.cancelled() and job.exception() is None:
+                discard(job.result())
         raise
 
 

@@ -348,7 +348,9 @@ async def _shared(
         stack.push_async_callback(session.close)
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
-            journal = await in_thread(threads, lambda: Journal.open(cache_dir / "journal"))
+            journal = await in_thread(
+                threads, lambda: Journal.open(cache_dir / "journal"), discard=Journal.close
+            )
         stack.callback(journal.close)
         neighbours = Neighbours(journal)
         stack.callback(neighbours.leave)

@@ -192,7 +192,8 @@ def parse_batch(body: Any) -> _Batch:
     operation = body.get("operation")
     if operation not in ("upload", "download"):
         raise BlobError(422, 'operation must be "upload" or "download"')
-    if body.get("hash_algo", "sha256") != "sha256":
+    # The npm client spells it with an underscore.
+    if body.get("hash_algo", "sha256") not in ("sha256", "sha_256"):
         raise BlobError(409, "hash_algo must be sha256")
     transfers = body.get("transfers", ["basic"])
     if not isinstance(transfers, list) or not all(isinstance(name, str) for name in transfers):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -185,9 +186,9 @@ class _ReadAhead:
         self._pool = pool
         self._threads = threads
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
-        self._spare: list[bytearray] = []
-        self._taken: list[bytearray] = []
-        self._shown: bytearray | None = None
+        self._spare: list[mmap.mmap] = []
+        self._taken: list[mmap.mmap] = []
+        self._shown: mmap.mmap | None = None
         self._job: asyncio.Future[memoryview] | None = None
 
     @property
@@ -205,7 +206,7 @@ class _ReadAhead:
             return None
         filled = await asyncio.shield(self._job)
         self._job = None
-        self._shown = filled.obj  # type: ignore[assignment]  # the bytearray beneath
+        self._shown = filled.obj  # type: ignore[assignment]  # the buffer beneath
         self._start()
         return filled
 

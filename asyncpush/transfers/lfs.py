@@ -76,7 +76,7 @@ class LfsTransfer:
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
         async with self._claimed(file, oid, emit):
-            reader = await in_thread(self._threads, lambda: Reader(file))
+            reader = await in_thread(self._threads, lambda: Reader(file), discard=Reader.close)
             sending = Sending(file, LfsObject(oid, file.size), reader, emit.child())
             try:
                 await self._in_rounds(sending)
