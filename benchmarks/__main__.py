@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.campaign import Outcome, run
+from benchmarks.campaign import ROOT, Outcome, run
 from benchmarks.scenarios import SCENARIOS, named
 
 
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyError as exc:
         print(f"there is no scenario {exc}; --list names them", file=sys.stderr)
         return 2
+    for package in ("asyncpush", "benchmarks"):
+        compileall.compile_dir(ROOT / package, quiet=2)  # else the first round would do it
     described = machine.describe()
     print(machine.in_words(described))
     outcomes: list[Outcome] = []

@@ -122,6 +122,7 @@ def _environment(server: Server, scratch: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.upper().startswith(("HF_", "HUGGING", "ASYNCPUSH", "AWS_"))
         and "PROXY" not in name.upper()
+        and name != "PYTHONDONTWRITEBYTECODE"  # imports are measured with compiled files
     }
     kept |= {**KEYS, "HOME": scratch, "PYTHONPATH": str(ROOT)}
     if server.ca is not None:

@@ -70,6 +70,44 @@ async def test_a_cancelled_task_waits_for_its_thread(
     assert not work.running
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_what_came_too_late_to_be_taken_is_discarded(
+    threads: ThreadPoolExecutor, times: int
+) -> None:
+    """A file that was opened, say, must be closed."""
+    work = Work()
+    discarded: list[str] = []
+    task = asyncio.create_task(in_thread(threads, work, discard=discarded.append))
+    await work.started.wait()
+    for _ in range(times):
+        task.cancel()
+        await anyio.lowlevel.checkpoint()
+    work.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert discarded == ["done"]
+
+
+async def test_what_was_taken_is_not_discarded(threads: ThreadPoolExecutor) -> None:
+    discarded: list[int] = []
+    assert await in_thread(threads, lambda: 5, discard=discarded.append) == 5
+    assert discarded == []
+
+
+async def test_a_failure_that_came_too_late_has_nothing_to_discard(
+    threads: ThreadPoolExecutor,
+) -> None:
+    work = Work(ValueError("too late"))
+    discarded: list[str] = []
+    task = asyncio.create_task(in_thread(threads, work, discard=discarded.append))
+    await work.started.wait()
+    task.cancel()
+    work.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert discarded == []
+
+
 async def test_a_cancelled_scope_waits_for_its_thread(threads: ThreadPoolExecutor) -> None:
     work = Work()
     async with anyio.create_task_group() as group:
