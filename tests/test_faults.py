@@ -124,7 +124,7 @@ def fatal() -> list[Cell]:
         Cell("preupload", "404 repo", times=99, error=RepoNotFoundError),
         Cell("batch", "404 repo", times=99, error=RepoNotFoundError),
         Cell("commit", "404 repo", times=99, error=RepoNotFoundError),
-        Cell("create", "409 owner", times=99, error=RepoNotFoundError),
+        Cell("create", "409 owner", times=99, error=HubError),
         Cell("commit", "413", times=99, error=HubError),
         Cell("commit", "422", times=99, error=HubError),
         Cell("preupload", "429 hours", times=99, error=RateLimitedError),
@@ -188,6 +188,8 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
         await uploader.push_to_hub("me/m", FILES)
 
     assert caught.value.suggestion
+    if cell.kind[:3].isdecimal() and isinstance(caught.value, HubError):
+        assert caught.value.status == int(cell.kind[:3])
     assert len(faults.spoilt) == 1, "it was tried again"
     if cell.route != "create" and faults.seen["create"]:
         commits = await commits_of(hub, "me/m")

@@ -61,8 +61,13 @@ async def ensure_head(ctx: PushContext) -> str | None:
             return None
         if not ctx.options.create_repo:
             raise
-    await _create(ctx)
-    return await _head_or_new_branch(ctx)
+    conflict = await _create(ctx)
+    try:
+        return await _head_or_new_branch(ctx)
+    except RepoNotFoundError:
+        if conflict is not None:
+            raise conflict from None  # the name is taken, by something that is not ours to see
+        raise
 
 
 async def observed_head(ctx: PushContext, revision: str) -> str:
@@ -97,7 +102,9 @@ async def _head_or_new_branch(ctx: PushContext) -> str | None:
     return await observed_head(ctx, revision)
 
 
-async def _create(ctx: PushContext) -> None:
+async def _create(ctx: PushContext) -> HubError | None:
+    """Create the repo. A conflict is not the end: a sibling may have just made it, or a call of
+    ours whose answer was lost; whether we may see it shows when its head is asked for."""
     try:
         await ctx.session.ask(
             repos.create_request(ctx.repo, ctx.options),
@@ -106,10 +113,10 @@ async def _create(ctx: PushContext) -> None:
             expected=_is_conflict,
         )
     except HubError as exc:
-        # 409: it exists. Either a sibling has just made it, or a lost answer's call did; whether
-        # we may see it shows when the head is asked for.
         if exc.status != 409:
             raise
+        return exc
+    return None
 
 
 def _is_conflict(error: HubError) -> bool:
