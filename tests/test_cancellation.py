@@ -17,6 +17,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
 from asyncpush.sources import Reader
+from asyncpush.transfers import lfs
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import download
@@ -133,6 +134,31 @@ async def test_a_long_hash_stops_when_the_push_does(
         await handle
     assert time.monotonic() - began < 1
     assert open_files(tmp_path) == [path for path in open_files(tmp_path) if "large" not in path]
+
+
+async def test_a_file_that_is_just_being_opened_is_closed_again(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = write({"model.bin": b"\0" * PART_SIZE})
+    opening, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class SlowReader(Reader):
+        __slots__ = ()
+
+        def __init__(self, file: FileSource) -> None:
+            super().__init__(file)
+            loop.call_soon_threadsafe(opening.set)
+            go_on.wait()
+
+    monkeypatch.setattr(lfs, "Reader", SlowReader)
+    handle = uploader.start_push("me/m", source)
+    await opening.wait()
+    handle.cancel()
+    loop.call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await handle
+    assert open_files(tmp_path / "out") == []
 
 
 async def test_a_stream_that_never_ends_can_be_cancelled(

@@ -162,6 +162,11 @@ def test_a_token_cut_off_at_the_end_is_hidden(length: int) -> None:
     assert "Zq" not in redact_text(f"bad token {token[:length]}").replace("bad token", "")
 
 
+@pytest.mark.parametrize("token", ["", "local"])
+def test_a_token_that_guards_nothing_garbles_nothing(token: str) -> None:
+    assert redact_text("cannot reach localhost", token) == "cannot reach localhost"
+
+
 def test_the_beginning_of_a_secret_amid_a_text_is_left() -> None:
     assert redact_text("a token is fine", "token-of-mine") == "a token is fine"
 

@@ -52,6 +52,9 @@ _SECRET_NAMES = (
     "password",
 )
 
+_SHORTEST_SECRET = 6
+"""The embedded Hub takes "local" for a token: hiding that would garble "localhost"."""
+
 _SHORTEST_CUT = 4
 """Characters of a known secret that are hidden where a text was cut off within it."""
 
@@ -80,7 +83,7 @@ def redact_text(text: str, *secrets: str) -> str:
     like, a credential. `secrets` are hidden wherever they stand, the first half of one at the end
     of a text that was cut off too."""
     for secret in secrets:
-        if secret:
+        if len(secret) >= _SHORTEST_SECRET:
             text = _without_cut_off(text.replace(secret, HIDDEN), secret)
     text = _URL.sub(_bare_url, text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
