@@ -152,7 +152,8 @@ class PushOptions:
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_files_per_commit: split a larger push into a chain of commits of at most so many files,
             made on a pull request and shown at once by its merge (on a branch other than main the
-            links show one by one).
+            links show one by one). None: one commit, and on main such a chain past 1,000 LFS files
+            or 1 GiB of regular files, which one call would not survive.
         max_shard_size: reserved for splitting safetensors files; only None is taken so far.
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.

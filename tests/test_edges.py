@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -23,7 +24,8 @@ from asyncpush import (
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
-from asyncpush.pipeline import hublimits, push
+from asyncpush.pipeline import hublimits, links, push
+from asyncpush.pipeline.links import LinkSize
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
 from tests.reading import commits_of, download, head_of
@@ -135,6 +137,39 @@ async def test_a_merge_that_is_refused_says_where_the_files_are(
     assert "/discussions/1" in caught.value.suggestion
 
 
+@pytest.mark.parametrize(
+    ("files", "survivable"),
+    [
+        ({f"{number}.bin": b"\0%d" % number for number in range(5)}, LinkSize(lfs_files=2)),
+        ({f"{number}.txt": b"x" * 10 for number in range(5)}, LinkSize(inline_bytes=20)),
+    ],
+    ids=["LFS files", "payload"],
+)
+async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
+    files: dict[str, bytes],
+    survivable: LinkSize,
+    uploader: Uploader,
+    hub: LocalHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(links, "SURVIVABLE", survivable)
+    result = await uploader.push_to_hub("me/m", files)
+    assert await download(hub, "me/m") == files
+    assert result.commit_sha == await head_of(hub, "me/m")
+    titles = [commit["title"] for commit in await commits_of(hub, "me/m", "refs/pr/1")]
+    assert sum("of 3)" in title for title in titles) == 3
+
+
+async def test_on_a_pinned_parent_the_push_stays_one_commit(
+    uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "SURVIVABLE", LinkSize(inline_bytes=1))
+    first = await uploader.push_to_hub("me/m", {"0.txt": b"0"})
+    files = {f"{number}.txt": b"xx" for number in range(5)}
+    await uploader.push_to_hub("me/m", files, PushOptions(parent_commit=first.commit_sha))
+    assert len(await commits_of(hub, "me/m")) == 3
+
+
 async def test_a_chain_that_is_not_needed_is_one_commit(uploader: Uploader, hub: LocalHub) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"}, PushOptions(max_files_per_commit=2))
     assert len(await commits_of(hub, "me/m")) == 2
@@ -197,12 +232,27 @@ async def test_an_audit_compares_the_bytes_of_large_files_too(
 
 def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
     warned: list[str] = []
-    ctx = SimpleNamespace(warn=warned.append)
+    ctx = SimpleNamespace(warn=warned.append, options=PushOptions())
     with pytest.raises(SourceError, match="500,000,000,000"):
         hublimits.check_limits(ctx, [FileSource("huge.bin", 500 * 10**9 + 1)])  # type: ignore[arg-type]
     many = [FileSource(f"d/{number}", 1) for number in range(100_001)]
     hublimits.check_limits(ctx, many)  # type: ignore[arg-type]
     assert ["100,001 files" in warning for warning in warned] == [True, True]
+
+
+def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_shows_them_all() -> None:
+    files = [FileSource(f"{number}.bin", 11 << 20) for number in range(1_001)]
+
+    def check(**options: Any) -> None:
+        ctx = SimpleNamespace(warn=lambda text: None, options=PushOptions(**options))
+        hublimits.check_limits(ctx, files)  # type: ignore[arg-type]
+
+    check()
+    check(create_pr=True)
+    check(revision="dev", max_files_per_commit=500)
+    with pytest.raises(SourceError, match="not on dev") as caught:
+        check(revision="dev")
+    assert "max_files_per_commit" in caught.value.suggestion
 
 
 async def test_a_commit_of_very_many_lfs_files_is_warned_of(uploader: Uploader) -> None:

@@ -1,8 +1,7 @@
 """More files than one commit call survives: a chain of commits that shows in one step.
 
-The Hub cuts a call off after a minute. Past `max_files_per_commit` the changes go, link by link, to
-a pull request that nobody sees as the branch, and the merge makes all of them visible at once. A
-push that is interrupted goes on with the pull request it had opened.
+The changes go, link by link, to a pull request that nobody sees as the branch, and the merge makes
+all of them visible at once. A push that is interrupted goes on with the pull request it had opened.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ from asyncpush.pipeline.commit import (
     still_to_change,
 )
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.links import DEFAULT_BRANCH, LinkSize, split
 from asyncpush.pipeline.prepare import observed_head
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
 
-DEFAULT_BRANCH = "main"
-"""The branch that pull requests are merged into."""
-
 
 async def commit_chain(
-    ctx: PushContext, changes: Sequence[Change], head: str, load: LoadContent, *, size: int
+    ctx: PushContext, changes: Sequence[Change], head: str, load: LoadContent, *, size: LinkSize
 ) -> Outcome:
     """Commit `changes` in links of at most `size`; `head` is what the branch is at.
 
@@ -56,15 +53,14 @@ async def _links(
     head: str,
     revision: str,
     load: LoadContent,
-    size: int,
+    size: LinkSize,
 ) -> Outcome:
     message = ctx.options.commit_message or f"Upload {len(changes)} files with asyncpush"
-    count = -(-len(changes) // size)
+    links = split(changes, size)
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
-    for index in range(count):
-        link = changes[index * size : (index + 1) * size]
-        committer = Committer(ctx, load, revision, final=index + 1 == count)
-        summary = f"{message} (part {index + 1} of {count})"
+    for number, link in enumerate(links, start=1):
+        committer = Committer(ctx, load, revision, final=number == len(links))
+        summary = f"{message} (part {number} of {len(links)})"
         outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
     return outcome
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.links import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
+from asyncpush.pipeline.store import SURELY_LFS
 from asyncpush.protocol.commits import AddLfs, Change
 
 LARGEST_FILE = 500 * 10**9
@@ -21,7 +23,7 @@ LFS_FILES_A_MINUTE = 100
 
 
 def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """Raise `SourceError` for files that no Hub takes; warn of what it advises against."""
+    """Raise `SourceError` for what no Hub takes; warn of what it advises against."""
     too_large = [file for file in files if file.size > LARGEST_FILE]
     if too_large:
         problems = [f"{file.path_in_repo!r}: {file.size:,} bytes" for file in too_large]
@@ -30,6 +32,7 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
             problems=problems,
             suggestion="split the file",
         )
+    _check_one_commit(ctx, files)
     if len(files) > FILES_IN_A_REPO:
         ctx.warn(f"{len(files):,} files: the Hub advises at most {FILES_IN_A_REPO:,} in a repo")
     folders = Counter(file.path_in_repo.rpartition("/")[0] for file in files)
@@ -39,6 +42,23 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
                 f"{folder or 'the top folder'} has {count:,} files: the Hub advises at most"
                 f" {FILES_IN_A_FOLDER:,} in a folder"
             )
+
+
+def _check_one_commit(ctx: PushContext, files: Sequence[FileSource]) -> None:
+    """More LFS files than one commit call survives become a chain that shows in one step; on a
+    branch that the Hub merges nothing into they cannot, and the user has to say what is wanted."""
+    options = ctx.options
+    if options.revision == DEFAULT_BRANCH or options.max_files_per_commit is not None:
+        return
+    count = sum(file.size > SURELY_LFS for file in files)
+    if count > LFS_FILES_A_COMMIT:
+        raise SourceError(
+            f"{count:,} LFS files are more than one commit call survives, and the Hub can show"
+            f" several commits at once on {DEFAULT_BRANCH} only, not on {options.revision}",
+            problems=[f"{count:,} LFS files for one commit on {options.revision}"],
+            suggestion=f"push to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
+            f" {LFS_FILES_A_COMMIT}): the commits then show one by one",
+        )
 
 
 def warn_of_slow_commit(ctx: PushContext, changes: Sequence[Change]) -> None:

@@ -14,6 +14,7 @@ from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hublimits import check_limits, warn_of_slow_commit
+from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
 from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
 from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
@@ -125,18 +126,20 @@ class PushRun:
         load: Callable[[str], bytes],
         store_again: Callable[[], Awaitable[None]] | None,
     ) -> Outcome:
-        """One commit (or the chain that was asked for), or none when nothing changed."""
+        """One commit, or the chain that so many changes need, or none when nothing changed."""
         ctx = self._ctx
-        links = ctx.options.max_files_per_commit
-        if not changes or (links is not None and len(changes) > links):
+        size = link_size(ctx.options)
+        chained = len(split(changes, size)) > 1
+        if not changes or chained:
             _check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
-        warn_of_slow_commit(ctx, changes)
+        if not chained:
+            warn_of_slow_commit(ctx, changes)
 
         async def commit() -> Outcome:
-            if links is not None and len(changes) > links:
-                return await commit_chain(ctx, changes, head, load, size=links)
+            if chained:
+                return await commit_chain(ctx, changes, head, load, size=size)
             options = ctx.options
             committer = Committer(
                 ctx,

@@ -1,0 +1,49 @@
+"""How changes are split into the links of a chain: pure sums."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush import PushOptions
+from asyncpush.pipeline.links import SURVIVABLE, UNBOUNDED, LinkSize, link_size, split
+from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
+
+sizes = st.integers(0, 50)
+changes = st.lists(
+    st.one_of(
+        st.builds(AddInline, st.just("a"), sizes, st.just("")),
+        st.builds(AddLfs, st.just("b"), sizes, st.just("")),
+        st.builds(Delete, st.just("c")),
+    ),
+    max_size=40,
+)
+bounds = st.none() | st.integers(1, 60)
+
+
+def _weight(link: list[Change]) -> tuple[int, int, int]:
+    lfs = sum(isinstance(change, AddLfs) for change in link)
+    inline = sum(change.size for change in link if isinstance(change, AddInline))
+    return len(link), lfs, inline
+
+
+@given(changes, st.builds(LinkSize, bounds, bounds, bounds))
+def test_prop_links_hold_all_changes_in_order_within_their_bounds(
+    changes: list[Change], size: LinkSize
+) -> None:
+    links = [list(link) for link in split(changes, size)]
+    assert [change for link in links for change in link] == changes
+    assert all(link for link in links)
+    assert all(len(link) == 1 or size.fits(*_weight(link)) for link in links)
+    for link, following in itertools.pairwise(links):
+        assert not size.fits(*_weight([*link, following[0]])), "the link was cut too early"
+
+
+def test_what_was_asked_for_holds_and_unasked_only_what_shows_in_one_step_is_split() -> None:
+    assert link_size(PushOptions()) == SURVIVABLE
+    assert link_size(PushOptions(create_pr=True)) == SURVIVABLE
+    assert link_size(PushOptions(max_files_per_commit=7, revision="dev")) == LinkSize(files=7)
+    assert link_size(PushOptions(revision="dev")) == UNBOUNDED
+    assert link_size(PushOptions(parent_commit="ab" * 20)) == UNBOUNDED
