@@ -72,8 +72,7 @@ PASSING = (
     "done, answer never sent",
 )
 
-GARBLED = ("truncated JSON", "wrong JSON")
-JSON_ROUTES = ("validate-yaml", "preupload", "batch", "commit", "paths-info")
+GARBLED = ("truncated JSON", "wrong JSON", "slow drip")
 
 PASSING_ON_PARTS = (
     "missing ETag",
@@ -102,16 +101,13 @@ class Cell:
 
 def survivable() -> list[Cell]:
     cells = [Cell(route, kind) for route in ROUTES for kind in PASSING]
-    cells += [Cell(route, kind) for route in JSON_ROUTES for kind in GARBLED]
+    cells += [Cell(route, kind) for route in ROUTES for kind in GARBLED]
     cells += [Cell("part", kind) for kind in PASSING_ON_PARTS]
     cells += [Cell("part", kind, nth=3) for kind in PASSING_ON_PARTS]
     cells += [
         Cell("complete", "object already completed"),
         Cell("complete", "nothing applied"),
         Cell("complete", "expired URL"),
-        Cell("preupload", "slow drip"),
-        Cell("commit", "slow drip"),
-        Cell("paths-info", "slow drip"),
     ]
     return cells
 

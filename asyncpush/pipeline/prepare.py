@@ -108,7 +108,7 @@ async def _create(ctx: PushContext) -> HubError | None:
     try:
         await ctx.session.ask(
             repos.create_request(ctx.repo, ctx.options),
-            lambda response: None,
+            repos.check_created,
             ctx.emit,
             expected=_is_conflict,
         )

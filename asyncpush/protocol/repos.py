@@ -45,6 +45,11 @@ def create_request(repo: Repo, options: PushOptions) -> HubRequest:
     return post_json("create", "/api/repos/create", body, repo_id=repo.repo_id)
 
 
+def check_created(response: HubResponse) -> None:
+    """The Hub answers with the new repo's `url`: another answer created nothing for sure."""
+    a_text(json_object(response).get("url"), "url")
+
+
 def head_request(repo: Repo, revision: str) -> HubRequest:
     path = f"/api/{repo.api_path}/revision/{quoted(revision)}"
     return get("head", path, repo_id=repo.repo_id, revision=revision)

@@ -83,6 +83,12 @@ def test_pages_of_repos() -> None:
     assert repos.page_url("https://h", SPACE) == "https://h/spaces/me/s"
 
 
+def test_a_created_repo_has_a_url() -> None:
+    repos.check_created(answer({"url": "https://h/me/m"}))
+    with pytest.raises(ProtocolError, match="url"):
+        repos.check_created(answer({"unexpected": ["answer"]}))
+
+
 def test_the_head_is_an_oid() -> None:
     assert repos.parse_head(answer({"sha": SHA1})) == SHA1
 
