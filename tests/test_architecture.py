@@ -1,0 +1,100 @@
+"""Imports point one way, and each outside library has one door (DESIGN §4).
+
+Read from the source: what is imported within functions counts too, what only the type checker sees
+does not.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asyncpush
+
+ROOT = Path(asyncpush.__file__).parent
+
+LAYERS: tuple[set[str], ...] = (
+    {"_version", "errors", "groups", "threads"},
+    {"events", "models", "options"},
+    {"journal", "listeners", "protocol", "sources"},
+    {"net"},
+    {"transfers"},
+    {"pipeline"},
+    {"handle", "localhub"},
+    {"uploader"},
+    {"cli"},
+)
+"""From the ground up. A unit (a module or package right under `asyncpush`) knows those below it."""
+
+SIBLINGS = {
+    ("events", "models"),
+    ("options", "models"),
+    ("options", "events"),
+    ("models", "options"),
+}
+"""Who may know a unit of its own layer: frozen values refer to each other."""
+
+UPWARD = {("models", "listeners")}
+"""`UploadResult` draws its card for notebooks, imported when a notebook asks."""
+
+DOORS = {
+    "aiofiles": {"sources"},
+    "aiohttp": {"net", "localhub"},
+    "boto3": {"localhub"},
+    "pygit2": {"localhub"},
+    "sqlite3": {"journal"},
+    "tenacity": {"net"},
+    "tqdm": {"listeners"},
+    "typer": {"cli"},
+}
+"""The units that may import an outside library."""
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Absolute names of all modules that `tree` imports when it runs."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped.update(child for statement in node.body for child in ast.walk(statement))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "asyncpush":
+            yield from (f"asyncpush.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert not node.level, "relative imports hide which way they point"
+            yield node.module
+
+
+def _import_graph() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for path in ROOT.rglob("*.py"):
+        unit = path.relative_to(ROOT).with_suffix("").parts[0]
+        graph[unit].update(_imports(ast.parse(path.read_text())))
+    return graph
+
+
+GRAPH = _import_graph()
+HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
+UNITS = sorted(set(GRAPH) - {"__init__", "__main__"})
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_knows_only_what_lies_below_it(unit: str) -> None:
+    known = {name.split(".")[1] for name in GRAPH[unit] if name.startswith("asyncpush.")}
+    allowed = {other for other in known if HEIGHT[other] < HEIGHT[unit]}
+    allowed |= {other for one, other in SIBLINGS | UPWARD if one == unit}
+    assert known <= allowed | {unit}
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_an_outside_library_has_one_door(library: str) -> None:
+    users = {unit for unit, names in GRAPH.items() if library in {n.split(".")[0] for n in names}}
+    assert users <= DOORS[library]
+    assert users, "nobody imports it: is it still needed?"
