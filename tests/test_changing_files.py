@@ -55,6 +55,7 @@ def become_a_folder(path: Path) -> None:
 CHANGES = (grow, shrink, rewrite, replace, vanish, become_a_folder)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("route", ["validate-yaml", "preupload", "batch", "part", "complete"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 async def test_a_large_file_that_changes_is_not_committed(

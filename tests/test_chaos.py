@@ -155,6 +155,7 @@ def world() -> Iterator[World]:
         world.close()
 
 
+@pytest.mark.no_cover
 @pytest.mark.timeout(3600)
 def test_chaos_ends_in_one_right_commit_or_an_error_and_none(
     world: World, pytestconfig: pytest.Config

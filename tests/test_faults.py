@@ -150,6 +150,7 @@ def config(tmp_path: Path) -> UploadConfig:
     )
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("cell", survivable(), ids=str)
 async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     cell: Cell,

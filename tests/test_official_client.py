@@ -57,6 +57,7 @@ def mixed_files(count: int) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
 async def test_the_official_client_downloads_just_what_was_pushed(
     repo_type: str, uploader: Uploader, hub: LocalHub, write: Write, tmp_path: Path

@@ -64,6 +64,7 @@ async def run_pushers(hub: LocalHub, cache: Path, *, shared: bool, rounds: int) 
     assert [await process.wait() for process in processes] == [0, 0]
 
 
+@pytest.mark.no_cover
 async def test_two_processes_pushing_to_one_branch_both_land_every_time(
     hub: LocalHub, uploader: Uploader, tmp_path: Path
 ) -> None:

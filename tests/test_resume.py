@@ -130,6 +130,7 @@ def sparse(path: Path, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "size", [256 << 20, pytest.param(2 << 30, marks=pytest.mark.big)], ids=["256 MiB", "2 GiB"]
 )

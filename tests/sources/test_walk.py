@@ -516,6 +516,7 @@ def test_a_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [file.path for file in gather("~/out").files] == [f"{tmp_path}/out/a"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.timeout(300)
 def test_a_hundred_thousand_files_are_walked(tmp_path: Path) -> None:
     folders, files = [f"{n:02}" for n in range(100)], [f"{n:03}" for n in range(1000)]
