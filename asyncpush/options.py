@@ -158,6 +158,9 @@ class PushOptions:
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
         dry_run: say what would be done and change nothing.
+        strict: refuse files that look as if they held a credential (`.env`, private keys, tokens of
+            well-known forms in text files up to 1 MiB), before anything is sent; without it each
+            such place is warned of.
     """
 
     repo_type: RepoType = "model"
@@ -181,6 +184,7 @@ class PushOptions:
     timeout: float | None = None
     verify: bool = True
     dry_run: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         _check_choice(self, "repo_type", get_args(RepoType))

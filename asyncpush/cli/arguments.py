@@ -121,6 +121,14 @@ NoVerify = Annotated[
         "--no-verify", help="Do not look at every file through the Hub's API after the commit."
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse files that look as if they held credentials (.env, keys, tokens), before"
+        " anything is sent; without it they are warned of.",
+    ),
+]
 MaxParts = Annotated[
     int,
     typer.Option("--max-parts", metavar="N", help="Parts in flight at once, over all files."),

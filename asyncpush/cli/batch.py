@@ -39,9 +39,13 @@ _GO_ON = (
 )
 
 
-def push_manifest(output: Output, manifest: Path, connection: Connection, *, go_on: bool) -> None:
-    """Check the manifest, push what waits, print the summary."""
+def push_manifest(
+    output: Output, manifest: Path, connection: Connection, *, go_on: bool, strict: bool = False
+) -> None:
+    """Check the manifest, push what waits, print the summary. `strict` goes for every push."""
     entries = read_manifest(manifest)
+    if strict:
+        entries = [entry.strict() for entry in entries]
     where = hub_endpoint(connection.endpoint)
     if connection.token is None and where != LOCAL and token_from_environment() is None:
         raise MissingTokenError  # once, rather than for each
@@ -162,9 +166,10 @@ def _report(output: Output, pushes: Sequence[ManyPush], seconds: float) -> None:
 
 def _complaint(push: ManyPush) -> str:
     assert push.error is not None
-    said = failure_lines(push.error)
-    advice = [line.removeprefix("next: ") for line in said if line.startswith("next: ")]
-    return f"{push.repo_id}: {'; '.join([said[0], *advice])}"
+    headline, *more = (line.strip() for line in failure_lines(push.error))
+    told = [line[2:] for line in more if line.startswith("- ")]
+    advice = [line.removeprefix("next: ") for line in more if line.startswith("next: ")]
+    return f"{push.repo_id}: {'; '.join([headline, *told, *advice])}"
 
 
 def table(pushes: Sequence[ManyPush], width: int | None) -> list[str]:

@@ -20,7 +20,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -48,6 +48,12 @@ class Entry:
 
     push: Push
     written: Mapping[str, Any]
+
+    def strict(self) -> Entry:
+        """The same, refusing what looks like a credential. A push that was done is done either way,
+        so that what is written stays."""
+        options = replace(self.push.options, strict=True)
+        return replace(self, push=replace(self.push, options=options))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def many(
         ),
     ] = False,
     transfer: arg.TransferOption = "auto",
+    strict: arg.Strict = False,
     max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
@@ -50,4 +51,4 @@ def many(
             events=events,
             quiet=quiet,
         )
-        push_manifest(output, manifest, connection, go_on=go_on)
+        push_manifest(output, manifest, connection, go_on=go_on, strict=strict)

@@ -34,6 +34,7 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be uploaded and how; change nothing.")
     ] = False,
+    strict: arg.Strict = False,
     max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
@@ -64,6 +65,7 @@ def push(
             model_card=model_card,
             verify=not no_verify,
             dry_run=dry_run,
+            strict=strict,
         )
 
         connection = arg.Connection(

@@ -45,6 +45,7 @@ def upload(
     exclude: arg.Exclude = None,
     model_card: arg.ModelCard = None,
     transfer: arg.TransferOption = "auto",
+    strict: arg.Strict = False,
     max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
@@ -75,6 +76,7 @@ def upload(
             allow_patterns=include,
             ignore_patterns=exclude,
             model_card=model_card,
+            strict=strict,
         )
         connection = arg.Connection(
             endpoint=endpoint,

@@ -14,6 +14,7 @@ from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hublimits import check_limits, warn_of_slow_commit
+from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
 from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
@@ -45,8 +46,7 @@ class PushRun:
     async def push(self, collected: Collected) -> UploadResult:
         """Store, commit, verify."""
         ctx = self._ctx
-        files = self._planned(collected)
-        check_limits(ctx, files)
+        files = await self._planned(collected)
         head = await prepare(ctx, files)
         if ctx.options.dry_run:
             return await self._dry_run(files, head)
@@ -68,8 +68,7 @@ class PushRun:
 
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
-        files = self._planned(collected)
-        check_limits(self._ctx, files)
+        files = await self._planned(collected)
         await prepare(self._ctx, files)
         stored = await StoreStage(self._ctx).run(files)
         by_path = {file.path_in_repo: file for file in files}
@@ -98,11 +97,14 @@ class PushRun:
         outcome = await self._commit(changes, head, lambda path: content[path], None)
         return await self._finish(stored, [], outcome)
 
-    def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
+    async def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
+        """The files, once nothing speaks against them that can be known without the Hub."""
         for notice in collected.notices:
             self._ctx.warn(notice)
         total = sum(file.size for file in collected.files)
         self._ctx.emit.emit(FilesPlanned(len(collected.files), total))
+        check_limits(self._ctx, collected.files)
+        await check_leaks(self._ctx, collected.files)
         return collected.files
 
     async def _deletions(self, files: Sequence[FileSource], head: str) -> list[Change]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from asyncpush import UploadResult
-from tests.cli.conftest import TOKEN, Cli, Site
+from tests.cli.conftest import TOKEN, Cli, Site, Start
+from tests.sources.test_leaks import body
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -153,3 +154,36 @@ def test_the_embedded_hub_is_an_endpoint(
 
     assert ran.code == 0
     assert (tmp_path / "cache" / "hub").is_dir()
+
+
+def test_what_looks_like_a_credential_is_warned_of(start: Start, folder: Path) -> None:
+    (folder / ".env").write_text(f"GITHUB=ghp_{body(36)}\n")
+    ran = start("push", "me/warned", folder, "--quiet").end()
+    assert ran.code == 0
+    assert "'.env' looks like a file of credentials" in ran.err
+    assert "'.env', line 1, looks like a GitHub token" in ran.err
+    assert body(36) not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["push", "me/strict", "model", "--strict"],
+        ["upload", "me/strict", "model", "--receipts", "out.json", "--strict"],
+        ["many", "many.toml", "--strict"],
+        ["many", "strict.toml"],
+    ],
+    ids=" ".join,
+)
+def test_strict_refuses_it(cli: Cli, folder: Path, tmp_path: Path, command: list[str]) -> None:
+    (folder / ".env").write_text(f"GITHUB=ghp_{body(36)}\n")
+    push = '[[push]]\nrepo_id = "me/strict"\nsource = "model"\n'
+    (tmp_path / "many.toml").write_text(push)
+    (tmp_path / "strict.toml").write_text(f"{push}strict = true\n")
+
+    ran = cli(*command)
+    said = " ".join(ran.err.split())
+    assert ran.code == 1
+    assert "'.env', line 1, looks like a GitHub token" in said
+    assert "--exclude" in said
+    assert body(36) not in ran.out + ran.err

@@ -1,0 +1,238 @@
+"""What should probably not be published: files that look as if they held a credential.
+
+A short list, for few false alarms: names that credentials are kept under, private keys, and tokens
+whose form is their issuer's own. Each token form begins with fixed characters (its marker), so that
+a file without any of them costs some substring searches and no regular expression. Everything here
+blocks: call it in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from asyncpush.models import FileSource
+from asyncpush.sources.reading import open_for_reading
+
+SCAN_LIMIT = 1 << 20
+"""Bytes above which a file is not looked into: what people write by hand is smaller."""
+
+LEAKS_PER_FILE = 20
+
+_BINARY_BY_NUL = 8000  # bytes in which a NUL means that it is no text: git's own rule
+_BINARY_ENDINGS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".h5", ".npy", ".npz"),
+    *(".parquet", ".arrow", ".pkl", ".tflite", ".zip", ".gz", ".zst", ".xz", ".tar", ".png"),
+    *(".jpg", ".jpeg", ".gif", ".webp", ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".webm", ".pdf"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A place that looks like a credential; what stands there is nowhere in it.
+
+    `line` counts from 1; None where the file's name alone says it.
+    """
+
+    path_in_repo: str
+    kind: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f", line {self.line:,},"
+        return f"{self.path_in_repo!r}{where} looks like {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One kind of credential: a file without any of the markers holds none of it."""
+
+    kind: str
+    markers: tuple[bytes, ...]
+    pattern: re.Pattern[bytes]
+
+
+def _form(kind: str, markers: str, pattern: str) -> _Form:
+    """The group `secret` is what must look random; without one, finding the form is enough."""
+    texts = tuple(marker.encode() for marker in markers.split())
+    return _Form(kind, texts, re.compile(pattern.encode()))
+
+
+_START, _END = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_])"
+_ASSIGNED = r"[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
+
+_FORMS = (
+    _form(
+        "a private key",
+        "PRIVATE",
+        # Its base64 has to follow: code and docs name the first line alone. Between them stand
+        # line breaks (escaped ones in JSON, quotes in code) and the headers of old formats.
+        r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:\\[nr]|[\s\"'+,]|[A-Z][A-Za-z-]{2,20}: [^\r\n]{1,100}){1,20}"
+        r"(?P<secret>[A-Za-z0-9+/]{32})",
+    ),
+    _form("a PuTTY private key", "PuTTY-User-Key-File-", r"PuTTY-User-Key-File-\d: "),
+    _form("an age key", "AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1(?P<secret>[0-9A-Z]{58})"),
+    _form(
+        "a Hugging Face token",
+        "hf_ api_org_",
+        _START
+        + r"(?:hf_(?:oauth_|jwt_)?|api_org_)"
+        + r"(?P<secret>(?=[A-Z0-9]*[a-z])(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{30,})"
+        + _END,
+    ),
+    _form("an AWS access key", "AKIA ASIA", _START + r"(?P<secret>A[KS]IA[A-Z2-7]{16})" + _END),
+    _form(
+        "an AWS secret key",
+        "SECRET_ACCESS_KEY secret_access_key SecretAccessKey secretAccessKey",
+        r"(?i:secret_?access_?key)" + _ASSIGNED + r"(?P<secret>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])",
+    ),
+    _form(
+        "a GitHub token",
+        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+        _START + r"(?:gh[pousr]_|github_pat_)(?P<secret>[A-Za-z0-9_]{36,255})" + _END,
+    ),
+    _form("a GitLab token", "glpat-", _START + r"glpat-(?P<secret>[A-Za-z0-9_-]{20,})"),
+    _form("a Slack token", "xox", _START + r"xox[abeoprs]-(?P<secret>[A-Za-z0-9-]{24,})"),
+    _form(
+        "a Slack webhook",
+        "hooks.slack.com/services/",
+        r"hooks\.slack\.com/services/T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/(?P<secret>[A-Za-z0-9]{24})",
+    ),
+    _form(
+        "an OpenAI key",
+        "T3BlbkFJ",
+        _START + r"sk-(?P<secret>[A-Za-z0-9_-]{20,160}?T3BlbkFJ[A-Za-z0-9_-]{20,})",
+    ),
+    _form("an Anthropic key", "sk-ant-", _START + r"sk-ant-(?P<secret>[A-Za-z0-9_-]{80,})"),
+    _form("a Google API key", "AIza", _START + r"AIza(?P<secret>[A-Za-z0-9_-]{35})" + _END),
+    _form("a Google client secret", "GOCSPX-", _START + r"GOCSPX-(?P<secret>[\w-]{28})" + _END),
+    _form("a Stripe key", "k_live_", _START + r"[rs]k_live_(?P<secret>[A-Za-z0-9]{20,})"),
+    _form("an npm token", "npm_", _START + r"npm_(?P<secret>[A-Za-z0-9]{36})" + _END),
+    _form("a PyPI token", "pypi-AgE", _START + r"pypi-AgE(?P<secret>[A-Za-z0-9_-]{50,})"),
+    _form("a SendGrid key", "SG.", _START + r"SG\.(?P<secret>[\w-]{22}\.[\w-]{43})" + _END),
+    _form("an Azure storage key", "AccountKey=", r"AccountKey=(?P<secret>[A-Za-z0-9+/]{86})=="),
+    _form(
+        "a Weights & Biases key",
+        "WANDB_API_KEY wandb_api_key",
+        r"(?i:wandb_api_key)" + _ASSIGNED + r"(?P<secret>[0-9a-f]{40})" + _END,
+    ),
+    _form("a Replicate token", "r8_", _START + r"r8_(?P<secret>[A-Za-z0-9]{37})" + _END),
+    _form("a Groq key", "gsk_", _START + r"gsk_(?P<secret>[A-Za-z0-9]{52})" + _END),
+)
+
+_NAMES = (
+    ("a file of credentials", r"\.env|\.env\..+|.+\.env"),
+    ("a private SSH key", r"id_(?:rsa|dsa|(?:ecdsa|ed25519)(?:_sk)?)"),
+    ("a key store", r".+\.(?:p12|pfx|jks|keystore|kdbx|ppk)"),
+    ("a file of passwords", r"[._]netrc|\.git-credentials|\.pgpass|\.htpasswd|\.pypirc"),
+)
+_NAMED = re.compile("|".join(f"({pattern})" for _, pattern in _NAMES))
+_TEMPLATES = re.compile(r"\b(?:example|sample|template|dist|defaults?)\b")
+_PLACEHOLDERS = re.compile(
+    rb"example|sample|x{4}|\*{3}|0{6}|your|placeholder|changeme|dummy|fake|redacted|insert|replace"
+    rb"|abcdef|1234567|7654321",
+    re.IGNORECASE,
+)
+_WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+/")
+_WORD_MARKS = bytes(ord("w" if byte in _WORD else " ") for byte in range(256))
+_LONG_WORD = b"w" * 20
+"""Every form above has a word of so many letters: an AWS access key is the shortest."""
+
+_STRETCH_BEFORE = 128
+"""Bytes in which a form's marker stands before its word: the headers of a private key are long."""
+
+_FEWEST_DIFFERENT = 8
+"""Different characters that a random text of 16 or more has almost surely: 16 of base 32 have fewer
+once in 10,000 times."""
+
+
+def find_leaks(
+    files: Iterable[FileSource], stopped: Callable[[], bool] = lambda: False
+) -> list[Leak]:
+    """Where these files look as if they held a credential, in their order."""
+    leaks: list[Leak] = []
+    for file in files:
+        if stopped():
+            break
+        if file.size:
+            leaks += _leaks_of(file)
+    return leaks
+
+
+def _leaks_of(file: FileSource) -> list[Leak]:
+    name = file.path_in_repo.rpartition("/")[2].lower()
+    path = file.path_in_repo
+    leaks = [Leak(path, kind) for kind in _kinds_by_name(name)]
+    if file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS):
+        return leaks
+    content = _as_text(_content(file))
+    for kind, position in _found(content):
+        if len(leaks) == LEAKS_PER_FILE:
+            break
+        leaks.append(Leak(path, kind, content.count(b"\n", 0, position) + 1))
+    return leaks
+
+
+def _kinds_by_name(name: str) -> Iterator[str]:
+    match = _NAMED.fullmatch(name)
+    if match is not None and not _TEMPLATES.search(name):
+        yield _NAMES[(match.lastindex or 0) - 1][0]
+
+
+def _content(file: FileSource) -> bytes:
+    """What can be read of it: whatever is wrong with a file, its upload finds and tells."""
+    if file.data is not None:
+        return file.data
+    assert file.path is not None
+    try:
+        descriptor = open_for_reading(file.path)
+        try:
+            return os.read(descriptor, SCAN_LIMIT)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
+
+
+def _as_text(content: bytes) -> bytes:
+    """The text as UTF-8; nothing when it is no text."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as some editors of Windows write it
+        return content.decode("utf-16", "replace").encode()
+    return b"" if b"\0" in content[:_BINARY_BY_NUL] else content
+
+
+def _found(content: bytes) -> Iterator[tuple[str, int]]:
+    suspect = _around_long_words(content)
+    if not suspect:
+        return
+    for form in _FORMS:
+        if not any(marker in suspect for marker in form.markers):
+            continue
+        for match in form.pattern.finditer(content):
+            if _is_random(match.groupdict().get("secret")):
+                yield form.kind, match.start()
+
+
+def _around_long_words(content: bytes) -> bytes:
+    """The stretches of a text that could hold a credential: few in prose, tables and code. Looking
+    for the markers there alone is what makes a scan cheap."""
+    marked = content.translate(_WORD_MARKS)
+    stretches: list[bytes] = []
+    end = 0
+    while (word := marked.find(_LONG_WORD, end)) >= 0:
+        start = word - _STRETCH_BEFORE
+        gap = b"\n" if start > end else b""
+        start, end = max(start, end), marked.find(b" ", word)
+        end = len(content) if end < 0 else end
+        stretches += (gap, content[start:end])
+    return b"".join(stretches)
+
+
+def _is_random(secret: bytes | None) -> bool:
+    """Whether it is no placeholder, such as docs and examples are full of."""
+    if secret is None:
+        return True
+    return len(set(secret)) >= _FEWEST_DIFFERENT and not _PLACEHOLDERS.search(secret)

@@ -1,0 +1,172 @@
+"""Credentials in the folder: warned of or refused before bytes move, and told by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asyncpush import PushOptions, SourceError, UploadConfig, Uploader
+from asyncpush.events import Notice, Record
+from asyncpush.listeners.logs import JsonFormatter, VerboseFormatter
+from asyncpush.localhub import LocalHub
+from asyncpush.models import Source
+from asyncpush.pipeline import leaks
+from asyncpush.sources.findings import NOTICES_SHOWN
+from asyncpush.sources.leaks import Leak
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+from tests.sources.test_leaks import LETTERS, TOKENS, body
+
+SECRET = body(36)
+FILES: dict[str, bytes | str] = {
+    "config.json": "{}",
+    ".env": "DEBUG=1\n",
+    "src/run.py": f"import os\n\nlogin('ghp_{SECRET}')\n",
+    "weights.bin": b"\0" * 100,
+}
+STRICT = PushOptions(strict=True)
+
+
+async def test_a_push_warns_and_goes_on(
+    uploader: Uploader, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await uploader.push_to_hub("me/warned", write(FILES))
+
+    assert set(result.files_uploaded) == set(FILES)
+    assert result.warnings == (
+        "'.env' looks like a file of credentials: is it meant to be published?",
+        "'src/run.py', line 3, looks like a GitHub token: is it meant to be published?",
+    )
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warned == list(result.warnings)
+
+
+@pytest.mark.parametrize("how", ["push", "store", "dry run"])
+async def test_a_strict_push_is_refused_before_anything_is_sent(
+    uploader: Uploader, write: Callable[..., Path], faults: FaultLayer, how: str
+) -> None:
+    folder = write(FILES)
+    with pytest.raises(SourceError) as caught:
+        match how:
+            case "push":
+                await uploader.push_to_hub("me/strict", folder, STRICT)
+            case "store":
+                await uploader.upload_files("me/strict", folder, STRICT)
+            case _:
+                options = PushOptions(strict=True, dry_run=True)
+                await uploader.push_to_hub("me/strict", folder, options)
+
+    assert caught.value.problems == (
+        "'.env' looks like a file of credentials",
+        "'src/run.py', line 3, looks like a GitHub token",
+    )
+    assert "ignore_patterns" in caught.value.suggestion
+    assert not faults.seen
+
+
+async def test_a_strict_push_of_harmless_files_goes_through(
+    uploader: Uploader, write: Callable[..., Path]
+) -> None:
+    options = PushOptions(strict=True, ignore_patterns=[".env", "*.py"])
+    result = await uploader.push_to_hub("me/harmless", write(FILES), options)
+    assert (set(result.files_uploaded), result.warnings) == ({"config.json", "weights.bin"}, ())
+
+
+async def test_what_is_in_memory_or_a_stream_is_looked_at_too(uploader: Uploader) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"\n"
+        yield f"glpat-{body(20)}".encode()
+
+    source: Source = {"a.txt": f"npm_{SECRET}".encode(), "b.txt": stream()}
+    with pytest.raises(SourceError) as caught:
+        await uploader.push_to_hub("me/memory", source, STRICT)
+    assert caught.value.problems == (
+        "'a.txt', line 1, looks like an npm token",
+        "'b.txt', line 2, looks like a GitLab token",
+    )
+
+
+async def test_of_many_leaks_some_are_shown_and_the_rest_counted(uploader: Uploader) -> None:
+    source: Source = {f"{number:03}/.env": b"A=1" for number in range(600)}  # three thread hops
+    result = await uploader.push_to_hub("me/many", source, PushOptions(dry_run=True))
+
+    shown = [w for w in result.warnings if ".env" in w]
+    assert [w[:9] for w in shown] == [f"'{n:03}/.env" for n in range(NOTICES_SHOWN)]
+    assert f"files with a file of credentials: {600 - NOTICES_SHOWN} more" in result.warnings
+
+
+async def test_a_scan_ends_when_there_is_more_than_anybody_reads(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaks, "LEAKS_LIMIT", 3)
+    monkeypatch.setattr(leaks, "WORKERS", 1)
+    monkeypatch.setattr(leaks, "FILES_PER_HOP", 2)
+    source: Source = {f"{number}/.env": b"A=1" for number in range(9)}
+    result = await uploader.push_to_hub("me/ended", source, PushOptions(dry_run=True))
+
+    assert sum(".env" in warning for warning in result.warnings) == 4
+    assert "so much looks like credentials that not every file was looked into" in result.warnings
+
+
+async def test_a_push_that_is_cancelled_scans_no_further(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, begun, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def endless(files: object, stopped: Callable[[], bool]) -> list[Leak]:
+        loop.call_soon_threadsafe(begun.set)
+        while not stopped():
+            time.sleep(0.001)
+        ended.set()
+        return []
+
+    monkeypatch.setattr(leaks, "find_leaks", endless)
+    push = uploader.start_push("me/cancelled", b"x", PushOptions(path_in_repo="x"))
+    await begun.wait()
+    push.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await push
+    assert ended.is_set()
+
+
+@settings(
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 1 << 30), strict=st.booleans())
+async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
+    hub: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, strict: bool
+) -> None:
+    """Every known form, each with a random secret, in the events, JSON lines, logs and errors."""
+    secret = body(16, LETTERS, seed)
+    source: Source = {
+        f"{number}.txt": token.replace(body(16), secret).encode()
+        for number, (_, token) in enumerate(TOKENS.values())
+    }
+    caplog.set_level(logging.DEBUG, "asyncpush")
+    heard: list[Record] = []
+    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=heard.append)
+    told = []
+    async with Uploader(TOKEN, hub.url, config) as up:
+        try:
+            result = await up.push_to_hub("me/told", source, PushOptions(strict=strict))
+            told.append(repr(result))
+        except SourceError as error:
+            told += [str(error), repr(error), *error.problems, *traceback.format_exception(error)]
+    assert strict == any("looks like" in text and "Error" in text for text in told)
+    assert strict or sum(isinstance(record.event, Notice) for record in heard) >= 20
+    told += [repr(record) for record in heard]
+    for record in caplog.records:
+        told += [VerboseFormatter().format(record), JsonFormatter().format(record)]
+    for text in told:
+        assert secret not in text
+        assert body(16) not in text
