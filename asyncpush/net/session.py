@@ -36,6 +36,7 @@ from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
 from asyncpush.net.proxies import through_proxy
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
+from asyncpush.net.resolving import GuardedResolver
 from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.watch import StallWatch
 from asyncpush.options import MIB, UploadConfig
@@ -99,6 +100,7 @@ class HubSession:
         self._policy = RetryPolicy.of(config)
         self._budget = RetryBudget()
         self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
+        self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
         self._reached = False
 
@@ -110,7 +112,11 @@ class HubSession:
     def http(self) -> aiohttp.ClientSession:
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    ttl_dns_cache=300,
+                    resolver=self._resolver,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
                 # Answers are read as they are: a compressed one could blow up to any size.
@@ -124,6 +130,7 @@ class HubSession:
         if self._http is not None:
             http, self._http = self._http, None
             await http.close()
+            await self._resolver.close()
 
     def retry_loop(self) -> RetryLoop:
         return RetryLoop(

@@ -109,12 +109,20 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
         raise _refused("is plain http although the endpoint is https", shown)
     if host == own_host or host in {name.lower() for name in allowed_hosts}:
         return
+    if (problem := address_problem(host, endpoint)) is not None:
+        raise _refused(problem, shown)
+
+
+def address_problem(host: str, endpoint: str) -> str | None:
+    """Why a host or address that is not the endpoint's own must not be connected to, if it must
+    not be."""
     if is_link_local(host):
-        raise _refused("is a link-local address", shown)
+        return "is a link-local address"
     if is_metadata(host):
-        raise _refused("is a cloud's metadata service", shown)
-    if is_loopback(host) and not is_loopback(own_host):
-        raise _refused("is a loopback address", shown)
+        return "is a cloud's metadata service"
+    if is_loopback(host) and not is_loopback(origin(endpoint)[1]):
+        return "is a loopback address"
+    return None
 
 
 def is_loopback(host: str) -> bool:
