@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 from asyncpush import (
     AuthError,
     HubError,
+    ProtocolError,
     PushOptions,
     Receipt,
     SourceError,
@@ -24,7 +25,7 @@ from asyncpush import (
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
-from asyncpush.pipeline import hublimits, links, push
+from asyncpush.pipeline import hublimits, links, push, verification
 from asyncpush.pipeline.links import LinkSize
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
@@ -322,3 +323,51 @@ async def test_the_embedded_hub_keeps_its_port_and_needs_no_proxy(
         endpoint = first.endpoint
     async with Uploader(endpoint="local", config=config) as again:
         assert again.endpoint == endpoint
+
+
+async def _yet_another_page(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    answer = await handler(request)
+    following = f"{request.url.origin()}{request.path}?n={layer.seen['tree']}"
+    answer.headers["Link"] = f'<{following}>; rel="next"'
+    return answer
+
+
+async def _the_same_page_next(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    answer = await handler(request)
+    answer.headers["Link"] = f'<{request.path_qs}>; rel="next"'
+    return answer
+
+
+KINDS["yet another page"] = _yet_another_page
+KINDS["the same page next"] = _the_same_page_next
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind", "calls"),
+    [
+        ("PAGES_LIMIT", "yet another page", 5),
+        ("FILES_LIMIT", "yet another page", 3),
+        ("none", "the same page next", 1),
+    ],
+)
+async def test_pages_of_files_that_have_no_end_are_not_followed(
+    uploader: Uploader,
+    faults: FaultLayer,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    kind: str,
+    calls: int,
+) -> None:
+    folder = write({"a.txt": b"a"})
+    await uploader.push_to_hub("me/m", folder)
+    monkeypatch.setattr(verification, limit, 5, raising=limit != "none")
+    faults.add("tree", kind, times=10_000)
+    with pytest.raises(ProtocolError, match="have no end") as caught:
+        await uploader.audit("me/m", folder)
+    assert faults.seen["tree"] == calls
+    assert f"{calls} pages" in caught.value.message

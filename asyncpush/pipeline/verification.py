@@ -12,12 +12,17 @@ from asyncpush.groups import single_error
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import tree
+from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.tree import RemoteFile
 
 LOOKS = 3
 """A read that follows a commit at once may meet a replica that has not got it yet."""
 
 CALLS_AT_ONCE = 4
+
+PAGES_LIMIT = 20_000
+FILES_LIMIT = 2_000_000
+"""Pages and files of one repo: the Hub advises 100,000 files at most, and shows 1,000 a page."""
 
 
 async def remote_files(
@@ -45,14 +50,22 @@ async def remote_files(
 
 
 async def all_remote_files(ctx: PushContext, revision: str) -> list[RemoteFile]:
-    """Every file of the repo at `revision`, page by page."""
+    """Every file of the repo at `revision`, page by page. Raises `ProtocolError` when the pages do
+    not come to an end."""
     request = tree.tree_request(ctx.repo, revision)
     files: list[RemoteFile] = []
+    asked = {request.target}
     while True:
         page, following = await ctx.session.ask(request, tree.parse_tree, ctx.emit)
         files += page
         if following is None:
             return files
+        if following in asked or len(asked) >= PAGES_LIMIT or len(files) > FILES_LIMIT:
+            raise protocol_error(
+                f"the pages of the repo's files have no end: {len(asked):,} pages,"
+                f" {len(files):,} files so far"
+            )
+        asked.add(following)
         request = tree.next_tree_request(request, following)
 
 

@@ -13,6 +13,10 @@ from asyncpush.protocol.http import HubResponse
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+VALUES_LIMIT = 500_000
+"""Values of one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python objects. A page
+of 1,000 tree entries has some 10,000, a batch answer of 64 objects in 300 parts some 20,000."""
+
 _LARGEST = 1 << 60  # bytes; no file, part or answer is larger than an exbibyte
 
 
@@ -33,6 +37,10 @@ def protocol_error(message: str, response: HubResponse | None = None) -> Protoco
 
 
 def json_value(response: HubResponse) -> Any:
+    body = response.body
+    # At least as many as there are values, counted before any of them takes memory.
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
+        raise protocol_error(f"the answer holds more than {VALUES_LIMIT:,} values", response)
     try:
         return orjson.loads(response.body)
     except orjson.JSONDecodeError as exc:

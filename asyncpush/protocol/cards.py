@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from asyncpush.errors import ProtocolError
 from asyncpush.models import Repo
 from asyncpush.protocol.answers import a_list, a_text, an_object, json_object
 from asyncpush.protocol.http import HubRequest, HubResponse, post_json
@@ -46,10 +45,10 @@ def is_verdict(response: HubResponse) -> bool:
     if response.status != 400:
         return False
     try:
-        answer = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
+        answer = json_object(response)
+    except ProtocolError:
         return False
-    return isinstance(answer, dict) and isinstance(answer.get("errors"), list)
+    return isinstance(answer.get("errors"), list)
 
 
 def _messages(rows: Any, name: str) -> tuple[str, ...]:

@@ -717,6 +717,44 @@ async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
 
 
 @pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X-A: a\r\n", id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-A: ", b"a", id="one header"),
+        pytest.param(b"HTTP/1.1 200 ", b"a", id="a reason"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="interim answers"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x=y;", id="a chunk"
+        ),
+    ],
+)
+async def test_an_answer_whose_beginning_has_no_end_is_cut(
+    heard: Heard, head: bytes, piece: bytes
+) -> None:
+    """As fast as it is taken, until we hang up."""
+    sent, ended = 0, asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        with contextlib.suppress(ConnectionError):
+            while not ended.is_set() and not writer.is_closing():
+                writer.write(piece * (32768 // len(piece)))
+                await writer.drain()
+                sent += 32768
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with session_to(url, response_timeout=0.2) as session:
+            with pytest.raises(HubError):
+                await session.ask(ask_for(), whole, heard.emit, retry=False)
+        ended.set()
+    assert sent < 64 << 20
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: " + b"a" * 100_000 + b"\r\n\r\n", id="long"),

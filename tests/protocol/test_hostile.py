@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
+import tracemalloc
 from collections.abc import Callable
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from asyncpush.errors import AuthError, HubError, ProtocolError, RepoNotFoundError
+from asyncpush.net.session import ANSWER_LIMIT
 from asyncpush.protocol.commits import parse_commit
 from asyncpush.protocol.failures import failure_of, is_lfs_pointer_missing
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -207,3 +210,40 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     error = failure(400, b"\x1b]0;title\x07 \xc2\x9b31m")
     for character in "\x1b\x07\x9b":
         assert character not in str(error)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(b"[],", id="lists"),
+        pytest.param(b"{},", id="objects"),
+        pytest.param(b'"a":1,', id="names"),
+        pytest.param(b"1,", id="numbers"),
+        pytest.param(b"[[", id="open brackets"),
+    ],
+)
+def test_an_answer_of_millions_of_values_takes_no_memory(piece: bytes) -> None:
+    """32 MiB of it, which the network layer lets through, would become up to 1.1 GB of objects:
+    ten million part URLs do not get that far."""
+    told = answer(b'{"objects":[' + piece * (ANSWER_LIMIT // 4 // len(piece)) + b"1]}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="more than 500,000 values"):
+            parse_batch(told, [LfsObject(OID, 10)])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_large_answers_of_a_large_push_are_read() -> None:
+    rows = [
+        {"oid": f"{n:064x}", "actions": {"upload": {"href": "h", "header": _parts(300)}}}
+        for n in range(64)
+    ]
+    objects = [LfsObject(f"{n:064x}", 300) for n in range(64)]
+    assert len(parse_batch(answer(orjson.dumps({"objects": rows})), objects)) == 64
+
+
+def _parts(count: int) -> dict[str, str]:
+    return {"chunk_size": "1", **{str(n): f"https://s/{n}?X=a,b" for n in range(1, count + 1)}}
