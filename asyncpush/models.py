@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class FileIdentity:
 class FileSource:
     """One file to push: its name in the repo, its size in bytes, and where its bytes are.
 
-    Exactly one of `path` (a file on disk, with the `identity` it had) and `data` is set.
+    Exactly one of `path` (a file on disk, with the `identity` it had), `data` and `cut` is set.
     """
 
     path_in_repo: str
@@ -118,6 +119,38 @@ class FileSource:
     path: str | None = None
     identity: FileIdentity | None = None
     data: bytes | None = field(default=None, repr=False)
+    cut: Cut | None = None
+
+    @property
+    def hash_key(self) -> tuple[str, FileIdentity] | None:
+        """What a hash of these bytes may be remembered under: a name, and what must be the same
+        for it to hold. None when no file on disk vouches for the bytes."""
+        if self.cut is not None:
+            base = self.cut.base.hash_key
+            return None if base is None else (f"{base[0]}#{self.cut.digest}", base[1])
+        if self.path is None or self.identity is None:
+            return None
+        return self.path, self.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Bytes made of another source's without a copy: `head`, then `ranges` of `base`, each its
+    offset and size. `digest` tells one cut of a source from another."""
+
+    base: FileSource
+    head: bytes = field(repr=False)
+    ranges: tuple[tuple[int, int], ...]
+    digest: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.head)
+        digest.update(repr(self.ranges).encode())
+        object.__setattr__(self, "digest", digest.hexdigest())
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + sum(size for _, size in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,8 @@ class Hasher:
         def hash_and_remember() -> str:
             looked_at = time.time()
             oid = _sha256(file, stop, report if emit.active else None)
-            if file.path is not None and file.identity is not None and not stop.is_set():
-                self._journal.remember_hash(
-                    file.path, file.identity, "sha256", oid, looked_at=looked_at
-                )
+            if file.hash_key is not None and not stop.is_set():
+                self._journal.remember_hash(*file.hash_key, "sha256", oid, looked_at=looked_at)
             return oid
 
         oid = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
@@ -54,9 +52,7 @@ class Hasher:
         return oid
 
     def _remembered(self, file: FileSource) -> str | None:
-        if file.path is None or file.identity is None:
-            return None
-        return self._journal.hash_of(file.path, file.identity, "sha256")
+        return self._journal.hash_of(*file.hash_key, "sha256") if file.hash_key else None
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import PurePath
 
 from asyncpush.models import FileIdentity
-from asyncpush.sources.reading import open_for_reading
+from asyncpush.sources.origins import open_for_reading
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

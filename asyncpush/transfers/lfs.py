@@ -276,9 +276,9 @@ class LfsTransfer:
         except HubError as exc:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
-            if (path := sending.file.path) is not None:
+            if (key := sending.file.hash_key) is not None:
                 # The oid may be a remembered one that is no longer that of the bytes.
-                await in_thread(self._threads, lambda: self._journal.forget_hash(path))
+                await in_thread(self._threads, lambda: self._journal.forget_hash(key[0]))
             wrong = IntegrityError(
                 f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
                 f" {exc.message}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import FileIdentity, FileSource
-from asyncpush.sources import Reader, read_all, read_sample, reading
+from asyncpush.models import Cut, FileIdentity, FileSource
+from asyncpush.sources import Reader, origins, read_all, read_sample
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
@@ -31,14 +32,23 @@ def file_source(path: Path, content: bytes = CONTENT) -> FileSource:
 
 @pytest.fixture(params=["preadv", "seek and readinto"])
 def way_of_reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_HAS_PREADV", request.param == "preadv")
+    monkeypatch.setattr(origins, "_HAS_PREADV", request.param == "preadv")
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "cut"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> FileSource:
     if request.param == "memory":
         return FileSource("m", len(CONTENT), data=CONTENT)
+    if request.param == "cut":
+        return shuffled(tmp_path / "f")
     return file_source(tmp_path / "f")
+
+
+def shuffled(path: Path) -> FileSource:
+    """`CONTENT`, put together of a head and three ranges of a file that has it out of order."""
+    base = file_source(path, CONTENT[5000:] + b"gap" + CONTENT[100:5000])
+    ranges = ((5243, 900), (6143, 4000), (0, 5240))
+    return FileSource("c", len(CONTENT), cut=Cut(base, CONTENT[:100], ranges))
 
 
 @pytest.mark.usefixtures("way_of_reading")
@@ -212,7 +222,8 @@ def test_a_disk_that_fails_is_reported_with_the_file(
 
     with Reader(source) as reader:
         monkeypatch.setattr(os, "preadv", fail)
-        monkeypatch.setattr(reader, "_file", FailingFile(reader, fail))
+        assert isinstance(reader._origin, origins._OnDisk)
+        monkeypatch.setattr(reader._origin, "_file", FailingFile(reader._origin._file, fail))
         with pytest.raises(SourceError, match=r"f' cannot be read: Input/output error$") as caught:
             reader.readinto(0, memoryview(bytearray(5)))
         assert not isinstance(caught.value, SourceChangedError)
@@ -221,11 +232,10 @@ def test_a_disk_that_fails_is_reported_with_the_file(
 class FailingFile:
     """Stands for the open file, whose methods can't be patched."""
 
-    def __init__(self, reader: Reader, fail: Callable[..., int]) -> None:
-        assert reader._file is not None
-        self.close = reader._file.close
-        self.fileno = reader._file.fileno
-        self.seek = reader._file.seek
+    def __init__(self, file: io.FileIO, fail: Callable[..., int]) -> None:
+        self.close = file.close
+        self.fileno = file.fileno
+        self.seek = file.seek
         self.readinto = fail
 
 
@@ -286,3 +296,50 @@ def test_a_sample_is_the_first_512_bytes(tmp_path: Path, size: int) -> None:
     assert read_sample(file_source(tmp_path / "f", content)) == content[:512]
     assert read_sample(FileSource("m", size, data=content)) == content[:512]
     assert read_sample(file_source(tmp_path / "f", content), 5) == content[:5]
+
+
+@NO_DEADLINE
+@given(
+    head=st.binary(max_size=20),
+    cuts=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), max_size=6),
+    data=st.data(),
+)
+def test_a_cut_reads_as_its_head_and_ranges_joined(
+    head: bytes, cuts: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    content = CONTENT[:340]
+    cut = Cut(FileSource("m", len(content), data=content), head, tuple(cuts))
+    joined = head + b"".join(content[start : start + size] for start, size in cuts)
+    assert cut.size == len(joined)
+
+    begin = data.draw(st.integers(0, cut.size))
+    buffer = bytearray(data.draw(st.integers(0, cut.size - begin)))
+    with Reader(FileSource("c", cut.size, cut=cut)) as reader:
+        reader.readinto(begin, memoryview(buffer))
+
+    assert buffer == joined[begin : begin + len(buffer)]
+
+
+def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
+    source = shuffled(tmp_path / "f")
+    with Reader(source) as reader:
+        write(tmp_path / "f")
+        with pytest.raises(SourceChangedError, match=r"f' grew from 10,143 "):
+            reader.check_unchanged()
+    with pytest.raises(SourceChangedError, match=r"f' "):
+        Reader(source)
+
+
+def test_hashes_of_cuts_are_told_apart_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
+    base = file_source(tmp_path / "f")
+    cuts = [
+        Cut(base, b"a", ((0, 5),)),
+        Cut(base, b"b", ((0, 5),)),
+        Cut(base, b"a", ((1, 5),)),
+        Cut(file_source(tmp_path / "g"), b"a", ((0, 5),)),
+    ]
+    keys = {FileSource("c", cut.size, cut=cut).hash_key for cut in cuts}
+    assert len(keys) == 4
+    assert None not in keys
+    of_memory = Cut(FileSource("m", 5, data=b"12345"), b"a", ((0, 5),))
+    assert FileSource("c", 6, cut=of_memory).hash_key is None

@@ -1,0 +1,184 @@
+"""Where bytes come from: memory, a file on disk, or stretches of another origin.
+
+Everything here blocks: call it in threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import threading
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Protocol
+
+from asyncpush.errors import SourceChangedError, SourceError
+from asyncpush.models import Cut, FileIdentity, FileSource
+
+_HAS_PREADV = hasattr(os, "preadv")
+
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+_CHANGED_SUGGESTION = "push again once nothing writes to it any more"
+
+
+class Origin(Protocol):
+    """Bytes by position, readable from several threads at once."""
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Read into the beginning of `buffer`, as much as comes at once; 0 at the end."""
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceChangedError` unless the bytes are still those that were collected."""
+
+    def close(self) -> None:
+        """Once more does no harm."""
+
+
+def open_origin(source: FileSource) -> Origin:
+    """Raises `SourceChangedError` when it is no longer what was collected, else `SourceError`."""
+    if source.cut is not None:
+        return _Pieced(source.cut)
+    if source.path is not None:
+        return _OnDisk(source, source.path)
+    return _InMemory(source.data or b"")
+
+
+def changed(source: FileSource, what: str) -> SourceChangedError:
+    """The error that says what has become of a source since it was collected."""
+    name = source.path or source.path_in_repo
+    message = f"{name!r} {what} after it was collected"
+    return SourceChangedError(message, problems=[message], suggestion=_CHANGED_SUGGESTION)
+
+
+class _InMemory:
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        piece = self._data[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def check_unchanged(self) -> None:
+        pass  # bytes are for good
+
+    def close(self) -> None:
+        pass
+
+
+class _OnDisk:
+    """Opening and every check compare the file with the identity it had when it was collected."""
+
+    __slots__ = ("_file", "_path", "_seeking", "_source")
+
+    def __init__(self, source: FileSource, path: str) -> None:
+        self._source = source
+        self._path = path
+        self._seeking = threading.Lock()
+        self._file = self._open()
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        try:
+            if _HAS_PREADV:
+                return os.preadv(self._file.fileno(), [buffer], offset)
+            with self._seeking:
+                self._file.seek(offset)
+                return self._file.readinto(buffer) or 0
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def check_unchanged(self) -> None:
+        try:
+            self._compare(os.fstat(self._file.fileno()))
+            self._compare(os.stat(self._path))
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _open(self) -> io.FileIO:
+        try:
+            file = open(self._path, "rb", buffering=0, opener=_opener)  # noqa: SIM115  # close() closes
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        try:
+            self._compare(os.fstat(file.fileno()))
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _compare(self, status: os.stat_result) -> None:
+        was, now = self._source.identity, FileIdentity.of(status)
+        if now == was or was is None:
+            return
+        if not stat.S_ISREG(status.st_mode) or (now.device, now.inode) != (was.device, was.inode):
+            raise changed(self._source, "was replaced by another file")
+        if now.size != was.size:
+            verb = "grew" if now.size > was.size else "shrank"
+            raise changed(self._source, f"{verb} from {was.size:,} to {now.size:,} bytes")
+        raise changed(self._source, "was written to")
+
+    def _failed(self, exc: OSError) -> SourceError:
+        if exc.errno in _GONE:
+            return changed(self._source, "is gone")
+        if exc.errno == errno.EISDIR:
+            return changed(self._source, "was replaced by a folder")
+        return SourceError(
+            f"{self._path!r} cannot be read: {exc.strerror or exc}",
+            problems=[f"{self._path!r}: {exc.strerror or exc}"],
+        )
+
+
+class _Pieced:
+    """What a `Cut` describes: its head, then ranges of its base, read where they lie."""
+
+    __slots__ = ("_base", "_cut", "_head", "_starts")
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self._head = _InMemory(cut.head)
+        self._base = open_origin(cut.base)
+        # Where each range begins within these bytes, and after the last one their end.
+        sizes = (size for _, size in cut.ranges)
+        self._starts = list(accumulate(sizes, initial=len(cut.head)))
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        number = bisect_right(self._starts, offset) - 1
+        if number < 0:
+            return self._head.read_some(offset, buffer)
+        if number == len(self._cut.ranges):
+            return 0
+        begin, _ = self._cut.ranges[number]
+        room = self._starts[number + 1] - offset
+        return self._base.read_some(begin + offset - self._starts[number], buffer[:room])
+
+    def check_unchanged(self) -> None:
+        self._base.check_unchanged()
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def open_for_reading(path: str) -> int:
+    """A descriptor of the file `path`, without waiting should a FIFO have taken its place."""
+    try:
+        return os.open(path, _FLAGS | _NO_WAIT)
+    except BlockingIOError:  # a file under a lease (Samba, NFS): its holder is being asked
+        return os.open(path, _FLAGS)
+
+
+def _opener(path: str, _flags: int) -> int:
+    return open_for_reading(path)
