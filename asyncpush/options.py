@@ -9,6 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from asyncpush.sizes import parse_size
+
 if TYPE_CHECKING:
     from asyncpush.events import Record
     from asyncpush.models import Source, UploadProgress
@@ -154,7 +156,11 @@ class PushOptions:
             made on a pull request and shown at once by its merge (on a branch other than main the
             links show one by one). None: one commit, and on main such a chain past 1,000 LFS files
             or 1 GiB of regular files, which one call would not survive.
-        max_shard_size: reserved for splitting safetensors files; only None is taken so far.
+        max_shard_size: split `.safetensors` files larger than this by tensors, into
+            `name-00001-of-0000N.safetensors` and `name.safetensors.index.json`: bytes, or text
+            like "4GB" (1 GB = 10^9 bytes). None leaves them whole. Patterns choose files by their
+            names before; a `model.safetensors` that the repo has already stays, unless
+            delete_patterns name it.
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
         dry_run: say what would be done and change nothing.
@@ -212,7 +218,10 @@ class PushOptions:
             if self.create_pr and self.revision != "main":
                 raise ValueError("max_files_per_commit with create_pr needs revision='main'")
         if self.max_shard_size is not None:
-            raise ValueError("max_shard_size is not available in this version: leave it None")
+            try:
+                parse_size(self.max_shard_size)
+            except ValueError as exc:
+                raise ValueError(f"max_shard_size must be {exc}") from None
         if self.timeout is not None:
             _check(self, "timeout", (int, float), lambda value: value > 0, "above 0, or None")
 

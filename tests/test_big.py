@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -21,15 +22,18 @@ PEAK_MEMORY = 150 << 20
 PUSH = """
 import asyncio, resource, sys
 import asyncpush, orjson
-endpoint, source, cache = sys.argv[1:]
+endpoint, source, cache, limit = sys.argv[1:]
+options = asyncpush.PushOptions(max_shard_size=limit or None)
 config = asyncpush.UploadConfig(cache_dir=cache, progress="none")
-push = asyncpush.push_to_hub("me/big", source, token="any", endpoint=endpoint, config=config)
-result = asyncio.run(push)
+result = asyncio.run(asyncpush.push_to_hub(
+    "me/big", source, options, token="any", endpoint=endpoint, config=config
+))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 usage = resource.getrusage(resource.RUSAGE_SELF)
 sys.stdout.buffer.write(orjson.dumps({
     "verified": result.verified, "sent": result.bytes_transferred, "peak": peak,
     "seconds": result.elapsed_seconds, "cpu": usage.ru_utime + usage.ru_stime,
+    "files": result.files_uploaded,
 }))
 """
 
@@ -45,17 +49,49 @@ def sparse_model(path: Path) -> Path:
     return path
 
 
-def test_a_model_of_5_8_gb_goes_up_in_parts_within_150_mb(tmp_path: Path) -> None:
-    """REQ-002, invariant 7."""
-    model = sparse_model(tmp_path / "model.safetensors")
+def push(model: Path, limit: str, tmp_path: Path) -> Any:
     with serve_in_thread(tmp_path / "hub") as hub:
         done = subprocess.run(
-            [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache")],
+            [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), limit],
             check=True,
             capture_output=True,
         )
-    told = orjson.loads(done.stdout)
+    return orjson.loads(done.stdout)
+
+
+def test_a_model_of_5_8_gb_goes_up_in_parts_within_150_mb(tmp_path: Path) -> None:
+    """REQ-002, invariant 7."""
+    model = sparse_model(tmp_path / "model.safetensors")
+    told = push(model, "", tmp_path)
     assert told["verified"]
     assert told["sent"] == SIZE
     assert told["peak"] < PEAK_MEMORY, told
+    sys.stderr.write(f"{told}\n")
+
+
+def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Path) -> None:
+    """Twelve tensors of 250 MB; the disk gets no byte of ours but the journal's."""
+    size, count = 250_000_000, 12
+    entries = {
+        f"layer.{number}": {
+            "dtype": "U8",
+            "shape": [size],
+            "data_offsets": [number * size, (number + 1) * size],
+        }
+        for number in range(count)
+    }
+    header = orjson.dumps(entries)
+    model = tmp_path / "model.safetensors"
+    with model.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size * count)
+    told = push(model, "1GB", tmp_path)
+
+    assert sorted(told["files"]) == [
+        *(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)),
+        "model.safetensors.index.json",
+    ]
+    assert told["peak"] < PEAK_MEMORY, told
+    written = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*"))
+    assert written < 10 << 20
     sys.stderr.write(f"{told}\n")

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.serialization._base import parse_size_to_int
 
 from asyncpush import Push, PushOptions, UploadConfig
 from asyncpush.options import default_cache_dir
+from asyncpush.sizes import parse_size
 
 BAD_CONFIG: list[tuple[str, Any]] = [
     *(("max_retries", value) for value in (-1, 1.5, "5", None, True)),
@@ -43,7 +45,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     ("commit_message", 5),
     *(("parent_commit", value) for value in ("main", "abc123", "A" * 40, "a" * 65, 5)),
     *(("max_files_per_commit", value) for value in (0, 1.5, True)),
-    ("max_shard_size", "4GB"),
+    *(("max_shard_size", value) for value in (0, -1, True, 1.5, "", "4 XB", "-4GB", "0GB", "GB")),
     *(("timeout", value) for value in (0, -1, math.nan, "10")),
     *(("space_sdk", value) for value in ("flask", "docker", 5)),
     *(("allow_patterns", value) for value in (5, [5])),
@@ -138,3 +140,24 @@ def test_where_the_cache_lies(
         monkeypatch.setenv(name, value)
 
     assert default_cache_dir() == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("4GB", 4_000_000_000),
+        (" 500 mb ", 500_000_000),
+        ("1.5KB", 1500),
+        ("2TB", 2 * 10**12),
+        ("1KiB", 1024),
+        ("1 GiB", 1 << 30),
+        ("12", 12),
+        ("12B", 12),
+        (7, 7),
+    ],
+)
+def test_sizes_are_read_as_in_transformers(size: int | str, count: int) -> None:
+    assert parse_size(size) == count
+    assert PushOptions(max_shard_size=size).max_shard_size == size
+    if isinstance(size, str) and size[-2:] in ("KB", "MB", "GB", "TB"):
+        assert parse_size_to_int(size) == count

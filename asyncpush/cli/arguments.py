@@ -111,6 +111,15 @@ ModelCard = Annotated[
         help="A file or text to be README.md, in the same commit (default: SOURCE's own).",
     ),
 ]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="Split safetensors files larger than this, such as 4GB, into shards and an index"
+        " (default: leave them whole).",
+    ),
+]
 TransferOption = Annotated[
     Transfer,
     typer.Option("--transfer", metavar="HOW", help="How large files are stored: auto or lfs."),

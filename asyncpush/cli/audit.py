@@ -26,6 +26,7 @@ def audit(
     path_in_repo: arg.PathInRepo = "",
     include: arg.Include = None,
     exclude: arg.Exclude = None,
+    max_shard_size: arg.MaxShardSize = None,
     allow_extra: Annotated[
         bool,
         typer.Option("--allow-extra", help="Files that only the repo holds are fine."),
@@ -51,6 +52,7 @@ def audit(
             path_in_repo=path_in_repo,
             allow_patterns=include,
             ignore_patterns=exclude,
+            max_shard_size=max_shard_size,
         )
         connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)
 

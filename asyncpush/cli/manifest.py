@@ -31,8 +31,8 @@ from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
 from asyncpush.options import Push, PushOptions
 
-_NOT_OPTIONS = frozenset({"dry_run", "max_shard_size"})
-"""A push that is only tried must not be remembered as done; and nothing splits files yet."""
+_NOT_OPTIONS = frozenset({"dry_run"})
+"""A push that is only tried must not be remembered as done."""
 
 _HINTS = {
     name: hint for name, hint in get_type_hints(PushOptions).items() if name not in _NOT_OPTIONS

@@ -29,6 +29,7 @@ def push(
     exclude: arg.Exclude = None,
     delete: arg.Delete = None,
     model_card: arg.ModelCard = None,
+    max_shard_size: arg.MaxShardSize = None,
     transfer: arg.TransferOption = "auto",
     no_verify: arg.NoVerify = False,
     dry_run: Annotated[
@@ -63,6 +64,7 @@ def push(
             ignore_patterns=exclude,
             delete_patterns=delete,
             model_card=model_card,
+            max_shard_size=max_shard_size,
             verify=not no_verify,
             dry_run=dry_run,
             strict=strict,

@@ -44,6 +44,7 @@ def upload(
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     model_card: arg.ModelCard = None,
+    max_shard_size: arg.MaxShardSize = None,
     transfer: arg.TransferOption = "auto",
     strict: arg.Strict = False,
     max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
@@ -77,6 +78,7 @@ def upload(
             ignore_patterns=exclude,
             model_card=model_card,
             strict=strict,
+            max_shard_size=max_shard_size,
         )
         connection = arg.Connection(
             endpoint=endpoint,

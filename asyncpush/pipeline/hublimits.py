@@ -30,7 +30,7 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
         raise SourceError(
             f"the Hub takes no file over {LARGEST_FILE:,} bytes: {'; '.join(problems[:20])}",
             problems=problems,
-            suggestion="split the file",
+            suggestion="split the file; max_shard_size does that for safetensors",
         )
     _check_one_commit(ctx, files)
     if len(files) > FILES_IN_A_REPO:

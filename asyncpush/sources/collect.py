@@ -12,7 +12,10 @@ from anyio import to_thread
 
 from asyncpush.models import FileSource, Source
 from asyncpush.options import PushOptions
+from asyncpush.sizes import parse_size
+from asyncpush.sources.findings import Findings
 from asyncpush.sources.gather import Gathered
+from asyncpush.sources.shards import split_large
 from asyncpush.sources.spool import Spool
 
 _SPOOL_SHARE = 4
@@ -42,11 +45,15 @@ async def collect(
         files = gathered.files
         for path_in_repo, stream in gathered.streams:
             files.append(await spool.take(path_in_repo, stream))
-        yield await to_thread.run_sync(_sorted, files, gathered.findings.notices)
+        yield await to_thread.run_sync(_finished, files, options, gathered.findings)
 
 
-def _sorted(files: list[FileSource], notices: tuple[str, ...]) -> Collected:
-    return Collected(tuple(sorted(files, key=lambda file: file.path_in_repo)), notices)
+def _finished(files: list[FileSource], options: PushOptions, findings: Findings) -> Collected:
+    if options.max_shard_size is not None:
+        files = split_large(files, parse_size(options.max_shard_size), findings)
+        findings.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
+    by_path = sorted(files, key=lambda file: file.path_in_repo)
+    return Collected(tuple(by_path), findings.notices)
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:

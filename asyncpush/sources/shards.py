@@ -1,0 +1,160 @@
+"""A large safetensors file as several smaller ones and an index, without a copy of its bytes.
+
+The shards are what `save_pretrained` would have written: tensors in the order of their bytes, each
+shard filled up to the limit, and `<name>.safetensors.index.json` to say which tensor is where. A
+shard is a new header and ranges of the file that is there already. Blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from asyncpush.models import Cut, FileSource
+from asyncpush.sources.findings import Findings
+from asyncpush.sources.paths import check_path_in_repo, file_folder_clashes
+from asyncpush.sources.reading import Reader
+from asyncpush.sources.safetensors import (
+    LENGTH_SIZE,
+    BadSafetensorsError,
+    Layout,
+    Tensor,
+    build_header,
+    header_length,
+    parse_header,
+)
+
+SUFFIX = ".safetensors"
+
+_SHARD_NAME = re.compile(r".*-\d+-of-\d+")
+
+
+def split_large(files: Sequence[FileSource], limit: int, findings: Findings) -> list[FileSource]:
+    """`files`, with every safetensors file of more than `limit` bytes split up.
+
+    As in transformers, `limit` bounds the bytes of a shard's tensors, and a tensor that is larger
+    goes into a shard of its own, with a notice. Files that cannot be split, and names that are
+    taken, are problems in `findings`. Raises `SourceChangedError` when a file is no longer what
+    was collected.
+    """
+    kept: list[FileSource] = []
+    made: list[FileSource] = []
+    for file in files:
+        if not file.path_in_repo.endswith(SUFFIX) or file.size <= limit:
+            kept.append(file)
+            continue
+        try:
+            shards = _split(file, limit, findings)
+        except BadSafetensorsError as exc:
+            findings.problem(f"{_named(file)} {exc}")
+            continue
+        (made if shards else kept).extend(shards or [file])
+    _check_names(kept, made, findings)
+    return kept + made
+
+
+def _split(file: FileSource, limit: int, findings: Findings) -> list[FileSource]:
+    """The shards and their index; nothing when all tensors fit into one."""
+    layout = _read_layout(file)
+    for tensor in layout.tensors:
+        if tensor.size > limit:
+            findings.notice(
+                "tensors larger than max_shard_size",
+                f"tensor {tensor.name!r} of {file.path_in_repo!r} has {tensor.size:,} bytes, more"
+                f" than max_shard_size: its file will be larger",
+            )
+    groups = _groups(layout.tensors, limit)
+    if len(groups) == 1:
+        return []
+    stem = file.path_in_repo.removesuffix(SUFFIX)
+    if _SHARD_NAME.fullmatch(stem):
+        raise BadSafetensorsError(
+            "is a shard by its name, and larger than max_shard_size: raise that, or save the model"
+            " anew"
+        )
+    names = [f"{stem}-{i:05}-of-{len(groups):05}{SUFFIX}" for i in range(1, len(groups) + 1)]
+    shards = [_shard(file, name, group, layout) for name, group in zip(names, groups, strict=True)]
+    return [*shards, _index(f"{stem}{SUFFIX}.index.json", names, groups, layout)]
+
+
+def _read_layout(file: FileSource) -> Layout:
+    with Reader(file) as reader:
+        beginning = bytearray(min(LENGTH_SIZE, file.size))
+        reader.readinto(0, memoryview(beginning))
+        header = bytearray(header_length(bytes(beginning), file.size))
+        reader.readinto(LENGTH_SIZE, memoryview(header))
+        reader.check_unchanged()
+    return parse_header(bytes(header), file.size)
+
+
+def _groups(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
+    """Each shard's tensors: as many as fit, in order, and what is too large by itself. (The
+    official client cuts at the same places.)"""
+    groups: list[list[Tensor]] = []
+    current: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if tensor.size > limit:
+            groups.append([tensor])
+            continue
+        if current and size + tensor.size > limit:
+            groups.append(current)
+            current, size = [], 0
+        current.append(tensor)
+        size += tensor.size
+    return [*groups, current] if current else groups
+
+
+def _shard(file: FileSource, name: str, tensors: Sequence[Tensor], layout: Layout) -> FileSource:
+    cut = Cut(file, build_header(tensors, layout.metadata), tuple(_ranges(tensors)))
+    return FileSource(name, cut.size, cut=cut)
+
+
+def _ranges(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
+    """Where the tensors' bytes lie, neighbours as one range."""
+    begin = end = tensors[0].offset
+    for tensor in tensors:
+        if tensor.offset != end:
+            yield begin, end - begin
+            begin = tensor.offset
+        end = tensor.offset + tensor.size
+    yield begin, end - begin
+
+
+def _index(
+    name: str, names: Sequence[str], groups: Sequence[Sequence[Tensor]], layout: Layout
+) -> FileSource:
+    """Names of shards are relative to the index, which lies beside them."""
+    where = {
+        tensor.name: shard.rpartition("/")[2]
+        for shard, group in zip(names, groups, strict=True)
+        for tensor in group
+    }
+    document = {"metadata": {"total_size": layout.size}, "weight_map": where}
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    data = orjson.dumps(document, option=options)
+    return FileSource(name, len(data), data=data)
+
+
+def _check_names(
+    kept: Sequence[FileSource], made: Sequence[FileSource], findings: Findings
+) -> None:
+    taken = {file.path_in_repo for file in kept}
+    for file in made:
+        name = file.path_in_repo
+        if name in taken:
+            findings.problem(f"{name!r} would be written by max_shard_size, but is there already")
+        elif problem := check_path_in_repo(name):
+            findings.problem(f"{name!r}, a shard's name, {problem}")
+        taken.add(name)
+    for path, inside in file_folder_clashes(taken) if made else ():
+        findings.problem(f"{path!r}, a shard's name, is also the folder of {inside!r}")
+
+
+def _named(file: FileSource) -> str:
+    """By where it lies, if that is not the name it has in the repo."""
+    if file.path is None or file.path.endswith(file.path_in_repo):
+        return repr(file.path or file.path_in_repo)
+    return f"{file.path_in_repo!r} (of {file.path!r})"
