@@ -202,14 +202,34 @@ class Uploader:
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
     ) -> UploadResult:
-        """Make one commit of receipts, wherever they come from, and verify it."""
+        """Make one commit of receipts, wherever they come from, and verify it.
+
+        `delete_patterns` apply here; with `dry_run` the plan is returned and nothing is committed.
+        """
+
+        async def gathered(emit: Emitter) -> Sequence[Receipt]:
+            return receipts
+
+        return await self.commit_gathered(repo_id, gathered, options)
+
+    async def commit_gathered(
+        self,
+        repo_id: str,
+        gather: Callable[[Emitter], Awaitable[Sequence[Receipt]]],
+        options: PushOptions | None = None,
+    ) -> UploadResult:
+        """Make one commit of the receipts that `gather` brings in, as one push with one progress.
+
+        What `gather` emits, such as the events of uploads on other machines, is shown, logged and
+        counted as this push's. The option `timeout` is for all of it.
+        """
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
         shared = self._running()
 
         async def work(ctx: PushContext, collected: Collected) -> UploadResult:
             run = PushRun(ctx, lambda: shared.commit_lock(repo, options.revision))
-            return await run.commit(receipts)
+            return await run.commit(await gather(ctx.emit))
 
         return await self._watched(repo, None, options, work)
 

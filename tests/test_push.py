@@ -379,6 +379,30 @@ async def test_receipts_are_committed_by_another_session(
     assert await files_of(hub, "me/m") == {".gitattributes", *MODEL}
 
 
+async def test_delete_patterns_apply_when_receipts_are_committed(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    await uploader.push_to_hub("me/m", {"old.bin": b"1", "new.bin": b"1", "keep.txt": b"1"})
+    receipts = await uploader.upload_files("me/m", {"new.bin": b"2"})
+    options = PushOptions(delete_patterns="*.bin", dry_run=True)
+    plan = (await uploader.commit("me/m", receipts, options)).plan
+    assert {(file.path_in_repo, file.action) for file in plan} == {
+        ("new.bin", "lfs"),
+        ("old.bin", "delete"),
+    }
+    assert "old.bin" in await files_of(hub, "me/m")
+
+    result = await uploader.commit("me/m", receipts, PushOptions(delete_patterns="*.bin"))
+    assert result.files_deleted == ("old.bin",)
+    assert await files_of(hub, "me/m") == {".gitattributes", "new.bin", "keep.txt"}
+
+
+async def test_a_dry_run_stores_nothing(uploader: Uploader, faults: FaultLayer) -> None:
+    with pytest.raises(ValueError, match="dry_run goes with push_to_hub or commit"):
+        await uploader.upload_files("me/m", {"a.bin": b"1"}, PushOptions(dry_run=True))
+    assert not faults.seen
+
+
 async def test_an_inline_receipt_needs_its_bytes(uploader: Uploader) -> None:
     receipts = await uploader.upload_files("me/m", {"a.txt": b"1"})
     with pytest.raises(SourceError, match="carry its bytes"):

@@ -127,6 +127,16 @@ def commit(
     message: arg.Message = None,
     description: arg.Description = "",
     create_pr: arg.CreatePr = False,
+    path_in_repo: Annotated[
+        str,
+        typer.Option(
+            "--path-in-repo",
+            metavar="PATH",
+            help="Folder of the repo that --delete looks in (default: the top).",
+            show_default=False,
+        ),
+    ] = "",
+    delete: arg.Delete = None,
     no_verify: arg.NoVerify = False,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
@@ -148,6 +158,8 @@ def commit(
             commit_message=message,
             commit_description=description,
             create_pr=create_pr,
+            path_in_repo=path_in_repo,
+            delete_patterns=delete,
             verify=not no_verify,
         )
         connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)

@@ -52,7 +52,7 @@ class PushRun:
             return await self._dry_run(files, head)
         assert head is not None  # only a dry run goes on without one
         stored = await StoreStage(ctx).run(files)
-        deletions = await self._deletions(files, head)
+        deletions = await self._deletions([file.path_in_repo for file in files], head)
         changes = _changes(stored.receipts.values()) + deletions
         by_path = {file.path_in_repo: file for file in files}
 
@@ -68,6 +68,8 @@ class PushRun:
 
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
+        if self._ctx.options.dry_run:
+            raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
         files = await self._planned(collected)
         await prepare(self._ctx, files)
         stored = await StoreStage(self._ctx).run(files)
@@ -92,10 +94,13 @@ class PushRun:
                 unchanged=unchanged,
                 bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
             )
-        changes = _changes(stored.receipts.values())
+        deletions = await self._deletions(stored.receipts, head)
+        if ctx.options.dry_run:
+            return self._plan(stored, deletions, head)
+        changes = _changes(stored.receipts.values()) + deletions
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
         outcome = await self._commit(changes, head, lambda path: content[path], None)
-        return await self._finish(stored, [], outcome)
+        return await self._finish(stored, deletions, outcome)
 
     async def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
         """The files, once nothing speaks against them that can be known without the Hub."""
@@ -107,15 +112,15 @@ class PushRun:
         await check_leaks(self._ctx, collected.files)
         return collected.files
 
-    async def _deletions(self, files: Sequence[FileSource], head: str) -> list[Change]:
-        """Remote files that `delete_patterns` name and the source does not hold. `.gitattributes`
+    async def _deletions(self, pushed: Iterable[str], head: str) -> list[Change]:
+        """Remote files that `delete_patterns` name and that are not `pushed`. `.gitattributes`
         stays: without it the repo's LFS rules are gone (the official client keeps it too)."""
         options = self._ctx.options
         if options.delete_patterns is None:
             return []
         prefix = options.path_in_repo.strip("/")
         prefix = f"{prefix}/" if prefix else ""
-        kept = {file.path_in_repo for file in files} | {".gitattributes"}
+        kept = {*pushed, ".gitattributes"}
         remote = [file.path for file in await all_remote_files(self._ctx, head)]
         below = [path[len(prefix) :] for path in remote if path.startswith(prefix)]
         named = select(below, options.delete_patterns, None)
@@ -206,7 +211,12 @@ class PushRun:
             deletions: list[Change] = []
         else:
             stored = await StoreStage(ctx, store=False).run(files)
-            deletions = await self._deletions(files, head)
+            deletions = await self._deletions([file.path_in_repo for file in files], head)
+        return self._plan(stored, deletions, head)
+
+    def _plan(self, stored: Stored, deletions: Sequence[Change], head: str | None) -> UploadResult:
+        """What a dry run answers."""
+        ctx = self._ctx
         plan = [_planned_file(receipt) for receipt in stored.receipts.values()]
         plan += [PlannedFile(file.path_in_repo, file.size, "ignored") for file in stored.ignored]
         plan += [PlannedFile(change.path, 0, "delete") for change in deletions]

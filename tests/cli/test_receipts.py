@@ -33,6 +33,14 @@ def test_two_machines_store_and_one_commits(
     assert site.read("/me/parts/resolve/main/weights.bin") == (folder / "weights.bin").read_bytes()
 
 
+def test_a_commit_of_receipts_can_delete(cli: Cli, folder: Path, site: Site) -> None:
+    cli("push", "me/old", folder)
+    (folder / "weights.bin").rename(folder / "renamed.bin")
+    cli("upload", "me/old", folder, "--receipts", "out.json")
+    assert cli("commit", "me/old", "out.json", "--delete", "*.bin").code == 0
+    assert site.files("models/me/old") == {"config.json", "renamed.bin"}
+
+
 def test_json(cli: Cli, folder: Path) -> None:
     ran = cli("upload", "me/receipts", folder, "--receipts", "out.json", "--json")
     assert ran.document["receipts_file"] == "out.json"
