@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from asyncpush.models import Phase, Route
 
@@ -169,7 +169,9 @@ class RequestFinished(Event):
 class RequestFailed(Event):
     """An attempt failed. Written as `hf_hub.upload.failed`.
 
-    `backoff_ms` is the wait before the next attempt, None when there is none.
+    `backoff_ms` is the wait before the next attempt, None when there is none; `error_type` is the
+    class of what went wrong. `body` (its first 1 KB) and `headers` are the answer's, redacted, and
+    empty when none came; `elapsed_seconds` are counted from the first attempt.
     """
 
     name: ClassVar[str] = "hf_hub.upload.failed"
@@ -180,6 +182,13 @@ class RequestFailed(Event):
     retry_attempt: int
     backoff_ms: float | None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
+    error_type: str = ""
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    elapsed_seconds: float = 0.0
+    request_id: str | None = None
+    suggestion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +281,20 @@ class Record:
 
 
 Listener: TypeAlias = Callable[[Record], None]
+
+
+@runtime_checkable
+class TracingListener(Protocol):
+    """A listener that also names the trace that a request belongs to.
+
+    `trace_headers` is asked after `RequestStarted`, with the span id of that event; what it
+    returns goes along to the Hub's own origin, and nowhere else.
+    """
+
+    def __call__(self, record: Record) -> None: ...
+
+    def trace_headers(self, span_id: str) -> Mapping[str, str]: ...
+
 
 _span_numbers = itertools.count(1)
 

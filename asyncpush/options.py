@@ -21,6 +21,7 @@ ProgressChoice = Literal["auto", "bar", "none"]
 
 ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]
 EventSink = str | os.PathLike[str] | Callable[["Record"], None]
+"""A path for JSON lines, or a listener."""
 
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
@@ -72,7 +73,8 @@ class UploadConfig:
         allowed_hosts: extra hosts that upload URLs may name.
         resume: keep a journal, so that an interrupted push goes on where it stopped.
         cache_dir: where the journal, the hash cache and the embedded Hub lie.
-        events: a path for JSON lines, or a callable that gets each `asyncpush.events.Record`.
+        events: a path for JSON lines, a callable that gets each `asyncpush.events.Record`, or a
+            list of such.
     """
 
     max_retries: int = 5
@@ -96,7 +98,7 @@ class UploadConfig:
     allowed_hosts: Sequence[str] | None = None
     resume: bool = True
     cache_dir: str | os.PathLike[str] = field(default_factory=default_cache_dir)
-    events: EventSink | None = None
+    events: EventSink | Sequence[EventSink] | None = None
 
     def __post_init__(self) -> None:
         at_least_one = ("max_concurrent_files", "max_concurrent_parts", "hash_workers")
@@ -127,8 +129,9 @@ class UploadConfig:
             raise ValueError("allowed_hosts must be a list of host names, or None")
         if not isinstance(self.cache_dir, str | os.PathLike):
             raise ValueError(f"cache_dir must be a path, not {self.cache_dir!r}")
-        if not (isinstance(self.events, str | os.PathLike | None) or callable(self.events)):
-            raise ValueError("events must be a path or callable, or None")
+        sinks = event_sinks(self.events)
+        if not all(isinstance(sink, str | os.PathLike) or callable(sink) for sink in sinks):
+            raise ValueError("events must be a path, a callable, a list of such, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +236,15 @@ class Push:
     repo_id: str
     source: Source
     options: PushOptions = field(default_factory=PushOptions)
+
+
+def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[EventSink]:
+    """`UploadConfig.events` as a sequence, whatever form it was given in."""
+    if events is None:
+        return ()
+    if isinstance(events, Sequence) and not isinstance(events, str):
+        return events
+    return (events,)
 
 
 def _are_texts(value: Any) -> bool:

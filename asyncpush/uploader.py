@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, overload
 import anyio
 
 from asyncpush.errors import AsyncPushError, HubError
-from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
+from asyncpush.events import (
+    Emitter,
+    Listener,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    TracingListener,
+)
 from asyncpush.handle import PushHandle
 from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.bars import BarDisplay
@@ -31,7 +38,7 @@ from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
 from asyncpush.net.parts import PIECES_PER_HOP, PartSender
 from asyncpush.net.session import HubSession
-from asyncpush.options import Push, PushOptions, UploadConfig
+from asyncpush.options import EventSink, Push, PushOptions, UploadConfig, event_sinks
 from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
@@ -364,7 +371,15 @@ async def _shared(
             endpoint = await _start_local_hub(stack, cache_dir, threads)
             if token is None and token_from_environment() is None:
                 token = "local"  # the embedded Hub takes any
-        session = HubSession(endpoint, TokenSource(token), config, direct=local)
+        listeners = _listeners(config, stack)
+        tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
+        session = HubSession(
+            endpoint,
+            TokenSource(token),
+            config,
+            direct=local,
+            trace_headers=tracing.trace_headers if tracing is not None else None,
+        )
         stack.push_async_callback(session.close)
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
@@ -381,7 +396,7 @@ async def _shared(
             neighbours,
             threads,
             hash_threads,
-            _listeners(config, stack),
+            listeners,
         )
 
 
@@ -419,15 +434,15 @@ def _usual_port(root: Path) -> int:
 
 
 def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
-    match config.events:
-        case None:
-            return []
-        case str() | os.PathLike() as path:
-            writer = JsonlWriter(path)
-            stack.callback(writer.close)
-            return [writer.on_event]
-        case listener:
-            return [listener]
+    return [_listener(sink, stack) for sink in event_sinks(config.events)]
+
+
+def _listener(sink: EventSink, stack: AsyncExitStack) -> Listener:
+    if not isinstance(sink, str | os.PathLike):
+        return sink
+    writer = JsonlWriter(sink)
+    stack.callback(writer.close)
+    return writer.on_event
 
 
 def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:

@@ -53,6 +53,13 @@ async def test_many_machines(hub: LocalHub) -> None:
     assert len(await files_of(hub, "me/m")) == 1 + 4
 
 
+async def test_opentelemetry_tracing(hub: LocalHub) -> None:
+    told = await run("opentelemetry_tracing.py", hub, "me/m")
+    assert told.startswith("checkpoint ")
+    assert "\n  asyncpush.push " in told
+    assert told.count("\n        PUT part 200 ") == 3
+
+
 def test_every_example_is_tested() -> None:
     tested = {name.removeprefix("test_") + ".py" for name in globals() if name.startswith("test_")}
     assert {path.name for path in EXAMPLES.glob("*.py")} <= tested

@@ -35,6 +35,8 @@ BAD_CONFIG: list[tuple[str, Any]] = [
     *(("allowed_hosts", value) for value in ("store.example", 5, [1])),
     *(("cache_dir", value) for value in (5, None)),
     ("events", 5),
+    ("events", ["run.jsonl", 5]),
+    ("events", b"run.jsonl"),
 ]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -83,6 +85,7 @@ def test_a_part_in_flight_fits_into_memory() -> None:
         {"chunk_size": 1024, "max_memory": 1 << 20, "max_bandwidth": 0.5},
         {"allowed_hosts": ["a", "b"], "events": print, "progress_callback": print},
         {"allowed_hosts": (), "events": Path("e.jsonl"), "cache_dir": "x"},
+        {"events": ["e.jsonl", print]},
         {"progress": "none", "transfer": "lfs"},
     ],
     ids=lambda good: ", ".join(good),

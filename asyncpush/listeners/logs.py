@@ -222,7 +222,8 @@ class VerboseFormatter(logging.Formatter):
         row = getattr(record, "asyncpush", {})
         if str(row.get("event", "")).startswith("hf_hub."):
             arrow = "<" if "status" in row else ">"
-            headers = row.get("headers", {})
+            # The headers of an answer that was a failure have been shown with that answer.
+            headers = {} if "error" in row else row.get("headers", {})
             lines += [f"    {arrow} {name}: {value}" for name, value in headers.items()]
             lines += [
                 f"    {name} = {_shortened(value)}"
@@ -236,6 +237,7 @@ class VerboseFormatter(logging.Formatter):
 _SAID_ELSEWHERE = frozenset(
     {"event", "time", "push_id", "span_id", "parent_id", "headers", "call", "method", "url"}
     | {"attempt", "status", "elapsed_ms", "bytes_out", "error", "retry_attempt", "backoff_ms"}
+    | {"request_id", "error_type"}
 )
 
 

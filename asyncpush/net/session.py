@@ -57,6 +57,8 @@ REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__} (python {platform.python_version()})"
 
 Describe = Callable[[Any], Mapping[str, Any]]
+TraceHeaders = Callable[[str], Mapping[str, str]]
+"""From the span id of a request's events to the headers that name its trace."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class HubSession:
     """Connections to one Hub and its store, with the token, the waits and the retries they share.
 
     `direct` leaves the environment's proxies aside: the embedded Hub is in this very process.
+    `trace_headers` go with calls of the Hub's own API, never along a redirect.
     `sleep`, `clock` and `draw` are the retry loop's and the pacer's: tests give their own.
     """
 
@@ -85,12 +88,14 @@ class HubSession:
         config: UploadConfig,
         *,
         direct: bool = False,
+        trace_headers: TraceHeaders | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.endpoint = urls.check_endpoint(endpoint)
         self._direct = direct
+        self._trace_headers = trace_headers
         self.config = config
         self.token = token
         self.pacer = Pacer(clock=clock, sleep=sleep)
@@ -159,14 +164,17 @@ class HubSession:
         404 of a repo that is about to be created) is raised but not reported. Raises `HubError`.
         """
         started = time.monotonic()
+        latest = emit  # of the attempt that a failure is of
 
         def report(error: HubError, delay: float | None) -> None:
             if not expected(error):
-                self.report_failure(emit, request.call, error, delay, request.fields)
+                self.report_failure(latest, request.call, error, delay, request.fields)
 
         async def attempt(number: int) -> T:
+            nonlocal latest
             url = urls.resolve(request.target, self.endpoint)
-            this = Attempt(request, url, number, started, emit.child())
+            latest = emit.child()
+            this = Attempt(request, url, number, started, latest)
             try:
                 return await self._attempt(this, parse, describe, accept)
             except HubError as exc:
@@ -207,7 +215,20 @@ class HubSession:
         backoff_ms = None if delay is None else round(delay * 1000, 1)
         emit.emit(
             RequestFailed(
-                call, error.url, error.message, error.status, error.attempt, backoff_ms, fields
+                call,
+                error.url,
+                error.message,
+                error.status,
+                error.attempt,
+                backoff_ms,
+                fields,
+                error.method,
+                type(error.__cause__ or error).__name__,
+                error.body,
+                error.headers,
+                round(error.elapsed_seconds, 6),
+                error.request_id,
+                error.suggestion,
             )
         )
         self.report_retry(emit, call, error, delay, fields)
@@ -294,6 +315,8 @@ class HubSession:
             headers["Content-Length"] = str(request.length)
         this.began = time.monotonic()
         self._started(this, url, headers)
+        if self._trace_headers is not None and url == this.url and self._is_own(request, url):
+            headers |= self._trace_headers(this.emit.span_id)
         watch = StallWatch(self.config.response_timeout)
         body = request.body
         stream = _BodyStream(body, watch) if isinstance(body, StreamBody) else None
@@ -315,6 +338,10 @@ class HubSession:
             if stream is not None:
                 await stream.finish()
         return HubResponse(answer.status, _lowered(answer.headers), content, url)
+
+    def _is_own(self, request: HubRequest, url: str) -> bool:
+        """A call of the Hub's API: not a presigned URL, which its own origin may serve too."""
+        return request.auth == "token" and urls.same_origin(url, self.endpoint)
 
     @asynccontextmanager
     async def open(

@@ -196,7 +196,7 @@ class TestVerbose:
         assert "INFO    asyncpush.push  pushed 2 files" in line
 
     def test_an_endless_answer_is_cut(self) -> None:
-        event = RequestFailed("x", "https://x", "e", 500, 1, None, {"body": "b" * 10_000})
+        event = RequestFailed("x", "https://x", "e", 500, 1, None, {"files": "b" * 10_000})
         assert f"{'b' * 2048}… (10000 characters)" in self.show(event)
 
 

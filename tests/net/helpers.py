@@ -18,7 +18,7 @@ from aiohttp import web
 
 from asyncpush.events import Emitter, Event, Record
 from asyncpush.net.credentials import Token, TokenSource
-from asyncpush.net.session import HubSession
+from asyncpush.net.session import HubSession, TraceHeaders
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest, HubResponse
 
@@ -256,7 +256,12 @@ class Heard:
 
 @asynccontextmanager
 async def session_to(
-    endpoint: str, token: Token | None = TOKEN, *, clock: Clock | None = None, **settings: Any
+    endpoint: str,
+    token: Token | None = TOKEN,
+    *,
+    clock: Clock | None = None,
+    trace_headers: TraceHeaders | None = None,
+    **settings: Any,
 ) -> AsyncIterator[HubSession]:
     """A session that loses no time: waits pass on `clock`, full jitter is at half."""
     clock = clock or Clock()
@@ -264,6 +269,7 @@ async def session_to(
         endpoint,
         TokenSource(token),
         UploadConfig(**settings),
+        trace_headers=trace_headers,
         sleep=clock.sleep,
         clock=clock,
         draw=lambda: 0.5,

@@ -25,6 +25,7 @@ from asyncpush.errors import (
     SourceChangedError,
 )
 from asyncpush.events import (
+    Event,
     RequestFailed,
     RequestFinished,
     RequestStarted,
@@ -1010,6 +1011,60 @@ async def test_nobody_listening_costs_no_events(
         monkeypatch.setattr(session_module, name, never)
     peer.script(reply(500), reply())
     await session.ask(post(), json_object, Emitter(), describe=never)
+
+
+# --- traces -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        pytest.param(lambda own, other: ask_for(), [True], id="a call of the Hub"),
+        pytest.param(lambda own, other: ask_for(auth="none"), [False], id="presigned, own origin"),
+        pytest.param(lambda own, other: ask_for(f"{other}/x"), [False], id="another origin"),
+        pytest.param(lambda own, other: ask_for("/api/moved"), [True, False], id="redirected"),
+    ],
+)
+async def test_a_trace_is_told_to_the_hub_itself_alone(
+    request_: Callable[[str, str], HubRequest],
+    told: list[bool],
+    peer: Peer,
+    stranger: Peer,
+    heard: Heard,
+) -> None:
+    asked: list[str] = []
+
+    def trace_headers(span_id: str) -> dict[str, str]:
+        asked.append(span_id)
+        return {"traceparent": f"00-{'1' * 32}-{span_id}-01"}
+
+    moved = redirect(307, "/api/thing")
+    if len(told) > 1:
+        peer.script(moved, reply())
+    async with session_to(peer.url, trace_headers=trace_headers) as session:
+        await session.ask(request_(peer.url, stranger.url), whole, heard.emit)
+
+    seen = [*peer.seen, *stranger.seen]
+    assert ["traceparent" in each.headers for each in seen] == told
+    # The events of the attempt have the id that was asked for.
+    assert set(asked) <= {record.span_id for record in heard.records}
+    assert len(asked) == sum(told)
+
+
+async def test_a_failure_is_told_in_the_span_of_its_attempt(
+    session: HubSession, peer: Peer, heard: Heard
+) -> None:
+    peer.script(reply(500), reset, reply())
+    await session.ask(post(), json_object, heard.emit)
+
+    def spans(kind: type[Event]) -> list[str]:
+        return [record.span_id for record in heard.records if isinstance(record.event, kind)]
+
+    assert spans(RequestFailed) == spans(RequestStarted)[:2]
+    assert len(set(spans(RequestStarted))) == 3
+    of_status, of_network = (event.error_type for event in heard.of(RequestFailed))
+    assert of_status == "HubError"
+    assert of_network in ("ClientOSError", "ServerDisconnectedError")
 
 
 # --- cancellation -------------------------------------------------------------------------------

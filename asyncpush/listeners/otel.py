@@ -1,0 +1,458 @@
+"""The event stream as OpenTelemetry traces and metrics.
+
+    pip install 'asyncpush[otel]'
+
+    from asyncpush.listeners.otel import OpenTelemetry
+    config = UploadConfig(events=OpenTelemetry())
+
+Spans and metrics go to the providers that the application has set, or to those given here. A push
+is a child of whatever span is current where it is started:
+
+===================  ============================================================================
+span                 lasts
+===================  ============================================================================
+`asyncpush.push`     from the first event of a push to its last
+`asyncpush.hash`     while a large file is hashed
+`asyncpush.file`     from the decision to send a file by itself until the store has confirmed it
+`asyncpush.part`     one part, all its attempts
+`PUT part`, …        one attempt of one request; attributes by the conventions for HTTP clients
+===================  ============================================================================
+
+Regular files ride in the commit and have no span. Retries and waits are span events on what is
+tried again.
+
+==============================  =========================  ======================================
+metric                          kind, unit                 counts
+==============================  =========================  ======================================
+`http.client.request.duration`  histogram, s               each attempt of each request
+`asyncpush.sent`                counter, By                bodies of requests that were answered
+`asyncpush.retries`             counter, {retry}           attempts after the first
+`asyncpush.parts.in_flight`     up-down counter, {part}    parts being sent now
+`asyncpush.part.duration`       histogram, s               parts that the store took
+`asyncpush.part.throughput`     histogram, By/s            parts that the store took
+`asyncpush.push.duration`       histogram, s               pushes, by `error.type` if they failed
+==============================  =========================  ======================================
+
+Conventions: https://opentelemetry.io/docs/specs/semconv/http/ (stable names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.trace import Span, SpanKind, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError as error:
+    raise ImportError(
+        "OpenTelemetry needs opentelemetry-api: pip install 'asyncpush[otel]'", name=error.name
+    ) from error
+
+from asyncpush._version import __version__
+from asyncpush.events import (
+    Committed,
+    FileHashed,
+    FileRouted,
+    FilesPlanned,
+    FileStored,
+    HashProgress,
+    Notice,
+    PartStored,
+    PhaseChanged,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    Record,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RetryScheduled,
+    TransferStarted,
+    Waiting,
+)
+from asyncpush.listeners.rows import scrub
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
+"""The version of the conventions that the names here are from."""
+
+PART = "part"
+_PORTS = {"http": 80, "https": 443}
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_PART_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+_PART_RATES = (1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
+_PUSH_SECONDS = (0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+Attributes = dict[str, Any]
+
+
+class OpenTelemetry:
+    """A listener for `UploadConfig(events=...)`; one may serve many pushes and `Uploader`s.
+
+    No token and no signed query is in any span: URLs are shown without their queries. Calls to the
+    Hub's own origin carry a `traceparent` header; presigned URLs and other hosts never do.
+
+    Args:
+        tracer_provider: where spans go; None means the one that the application has set.
+        meter_provider: where metrics go, likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._tracer = trace.get_tracer("asyncpush", __version__, tracer_provider, SCHEMA_URL)
+        meter = metrics.get_meter("asyncpush", __version__, meter_provider, SCHEMA_URL)
+        self._meters = _Meters.of(meter)
+        self._pushes: dict[str, _PushSpans] = {}
+
+    def __call__(self, record: Record) -> None:
+        event = record.event
+        if isinstance(event, PushStarted):
+            self._pushes[record.push_id] = _PushSpans(self._tracer, self._meters, record, event)
+        elif (push := self._pushes.get(record.push_id)) is not None:
+            push.on_event(record)
+            if isinstance(event, PushFinished | PushFailed):
+                del self._pushes[record.push_id]
+
+    def trace_headers(self, span_id: str) -> Mapping[str, str]:
+        """`traceparent` for the request whose events have this span id; empty when there is none.
+
+        Nothing else of the context goes along: `tracestate` and baggage are the application's own.
+        """
+        for push in self._pushes.values():
+            if (request := push.requests.get(span_id)) is not None:
+                carrier: dict[str, str] = {}
+                context = trace.set_span_in_context(request.span)
+                TraceContextTextMapPropagator().inject(carrier, context)
+                return {name: value for name, value in carrier.items() if name == "traceparent"}
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Meters:
+    request_duration: metrics.Histogram
+    sent: metrics.Counter
+    retries: metrics.Counter
+    parts_in_flight: metrics.UpDownCounter
+    part_duration: metrics.Histogram
+    part_throughput: metrics.Histogram
+    push_duration: metrics.Histogram
+
+    @classmethod
+    def of(cls, meter: metrics.Meter) -> _Meters:
+        def histogram(name: str, unit: str, what: str, bounds: tuple[float, ...]) -> Any:
+            return meter.create_histogram(
+                name, unit, what, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        return cls(
+            histogram(
+                "http.client.request.duration",
+                "s",
+                "Duration of HTTP client requests.",
+                _REQUEST_SECONDS,
+            ),
+            meter.create_counter("asyncpush.sent", "By", "Request bodies that were answered."),
+            meter.create_counter("asyncpush.retries", "{retry}", "Attempts after the first."),
+            meter.create_up_down_counter(
+                "asyncpush.parts.in_flight", "{part}", "Parts being sent now."
+            ),
+            histogram("asyncpush.part.duration", "s", "Time to send a part.", _PART_SECONDS),
+            histogram("asyncpush.part.throughput", "By/s", "Bytes a second.", _PART_RATES),
+            histogram("asyncpush.push.duration", "s", "Time for a whole push.", _PUSH_SECONDS),
+        )
+
+
+@dataclass(slots=True)
+class _Request:
+    """An attempt under way; `shared` are the attributes that its metrics have too."""
+
+    span: Span
+    call: str
+    file: Any
+    part_number: Any
+    started: float
+    shared: Attributes = field(default_factory=dict)
+
+
+class _PushSpans:
+    """The spans of one push that have begun and not ended."""
+
+    def __init__(
+        self, tracer: trace.Tracer, meters: _Meters, record: Record, event: PushStarted
+    ) -> None:
+        self._tracer = tracer
+        self._meters = meters
+        self._root = tracer.start_span(  # below what is current here: the caller's own span
+            "asyncpush.push",
+            attributes={
+                "asyncpush.push_id": record.push_id,
+                "asyncpush.repo_id": event.repo_id,
+                "asyncpush.repo_type": event.repo_type,
+                "asyncpush.revision": event.revision,
+            },
+            start_time=_nanoseconds(record),
+        )
+        self._began = record.time
+        self.requests: dict[str, _Request] = {}
+        self._hashes: dict[str, Span] = {}
+        self._files: dict[str, Span] = {}
+        self._parts: dict[tuple[str, int], Span] = {}
+        self._scopes = {record.span_id: self._root}
+        """Spans by the ids that events have: the push's own, and those of files being sent."""
+
+    def on_event(self, record: Record) -> None:
+        match record.event:
+            case RequestStarted() as event:
+                self._open_request(record, event)
+            case RequestFinished() as event:
+                self._answered(record, event)
+            case RequestFailed() as event:
+                self._request_failed(record, event)
+            case RetryScheduled() as event:
+                self._retry(record, event)
+            case HashProgress() | FileHashed() | FileRouted() | TransferStarted() | FileStored():
+                self._on_file(record, record.event)
+            case PartStored(resumed=False) as event:
+                self._end(self._parts.pop((event.path, event.part_number), None), record)
+            case PushFinished() | PushFailed() as event:
+                self._finish(record, event)
+            case _:
+                self._on_push(record)
+
+    def _on_push(self, record: Record) -> None:
+        """What is told of the push as a whole."""
+        match record.event:
+            case FilesPlanned() as event:
+                self._root.set_attribute("asyncpush.files", event.total_files)
+                self._root.set_attribute("asyncpush.bytes", event.total_bytes)
+            case Committed() as event:
+                self._root.set_attribute("asyncpush.commit", event.commit_sha)
+            case PhaseChanged() as event:
+                self._tell(self._root, record, f"phase {event.phase}", {})
+            case Waiting() as event:
+                told = {"asyncpush.seconds": event.seconds, "asyncpush.reason": event.reason}
+                self._tell(self._root, record, "waiting", told)
+            case Notice() as event:
+                self._tell(self._root, record, "notice", {"message": event.message})
+
+    def _on_file(
+        self,
+        record: Record,
+        event: HashProgress | FileHashed | FileRouted | TransferStarted | FileStored,
+    ) -> None:
+        path, size = event.path, event.size
+        match event:
+            case HashProgress() if path not in self._hashes:
+                self._hashes[path] = self._span("asyncpush.hash", record, _file(path, size))
+            case FileHashed():
+                self._end(self._hashes.pop(path, None), record)
+            case FileRouted(route=route) if route != "inline":
+                self._file_span(record, path, size, **{"asyncpush.route": route})
+            case TransferStarted():
+                span = self._file_span(record, path, size)
+                span.set_attribute("asyncpush.parts", event.parts)
+                span.set_attribute("asyncpush.resumed", event.resumed)
+                self._scopes[record.span_id] = span
+            case FileStored():
+                span = self._file_span(record, path, size)
+                span.set_attribute("asyncpush.deduplicated", event.deduplicated)
+                self._end(self._files.pop(path), record)
+
+    def _file_span(self, record: Record, path: str, size: int, **more: Any) -> Span:
+        span = self._files.get(path)
+        if span is None:
+            attributes = {**_file(path, size), **more}
+            span = self._files[path] = self._span("asyncpush.file", record, attributes)
+        return span
+
+    def _open_request(self, record: Record, event: RequestStarted) -> None:
+        self._close_request(record)  # a redirect, or a new token: sent again under the same id
+        attributes = _http_attributes(event)
+        request = _Request(
+            self._span(
+                f"{event.method} {event.call}",
+                record,
+                {
+                    **attributes,
+                    "url.full": scrub(event.url, "url"),
+                    "http.request.body.size": event.bytes_out,
+                    "asyncpush.call": event.call,
+                    **(
+                        {"http.request.resend_count": event.attempt - 1}
+                        if event.attempt > 1
+                        else {}
+                    ),
+                },
+                self._parent_of_request(record, event),
+                SpanKind.CLIENT,
+            ),
+            event.call,
+            event.fields.get("file"),
+            event.fields.get("part_number"),
+            record.time,
+            attributes,
+        )
+        self.requests[record.span_id] = request
+        if event.call == PART:
+            self._meters.parts_in_flight.add(1)
+
+    def _parent_of_request(self, record: Record, event: RequestStarted) -> Span:
+        scope = self._scopes.get(record.parent_id or "", self._root)
+        path, number = event.fields.get("file"), event.fields.get("part_number")
+        if event.call != PART or not isinstance(path, str) or not isinstance(number, int):
+            return scope
+        part = self._parts.get((path, number))
+        if part is None:
+            attributes = {
+                "asyncpush.path": path,
+                "asyncpush.part.number": number,
+                "asyncpush.part.size": event.bytes_out,
+            }
+            part = self._span("asyncpush.part", record, attributes, scope)
+            self._parts[path, number] = part
+        return part
+
+    def _answered(self, record: Record, event: RequestFinished) -> None:
+        request = self.requests.get(record.span_id)
+        if request is None:
+            return
+        seconds = event.elapsed_ms / 1000
+        told: Attributes = {"http.response.status_code": event.status}
+        if event.status >= 400:
+            told["error.type"] = str(event.status)
+            request.span.set_status(StatusCode.ERROR)
+        request.shared.update(told)
+        request.span.set_attributes({**told, "http.response.body.size": event.bytes_in})
+        if event.request_id is not None:
+            request.span.set_attribute("asyncpush.request_id", scrub(event.request_id))
+        self._meters.sent.add(event.bytes_out, {"asyncpush.call": event.call})
+        if event.call == PART and event.status < 300:
+            self._meters.part_duration.record(seconds)
+            self._meters.part_throughput.record(event.bytes_out / max(seconds, 1e-6))
+        self._close_request(record, seconds)
+
+    def _request_failed(self, record: Record, event: RequestFailed) -> None:
+        """The attempt ended without an answer, or its answer was not what was hoped for."""
+        told = {"error.type": str(event.status or event.error_type or "_OTHER")}
+        ended = self._failed_request(record, event)
+        if ended is not None:
+            request = self.requests[ended]
+            request.shared.update(told)
+            request.span.set_attributes(told)
+            request.span.set_status(StatusCode.ERROR, scrub(event.error))
+            self._close_request(record, span_id=ended)
+        if event.backoff_ms is None:
+            self._given_up(record, event, told)
+
+    def _failed_request(self, record: Record, event: RequestFailed) -> str | None:
+        """The id of the attempt that failed, if it has not ended: parts are told of by their file
+        and number, all else by the attempt itself."""
+        if event.call != PART:
+            return record.span_id if record.span_id in self.requests else None
+        part = (event.fields.get("file"), event.fields.get("part_number"))
+        for span_id, request in self.requests.items():
+            if request.call == PART and (request.file, request.part_number) == part:
+                return span_id
+        return None
+
+    def _given_up(self, record: Record, event: RequestFailed, told: Attributes) -> None:
+        """No attempt follows: what it was part of has failed with it."""
+        path, number = event.fields.get("file"), event.fields.get("part_number")
+        part = self._parts.pop((path, number), None) if event.call == PART else None  # type: ignore[arg-type]
+        for span in (part, self._files.get(path) if isinstance(path, str) else None):
+            if span is not None:
+                span.set_attributes(told)
+                span.set_status(StatusCode.ERROR, scrub(event.error))
+        self._end(part, record)
+
+    def _retry(self, record: Record, event: RetryScheduled) -> None:
+        self._meters.retries.add(1, {"asyncpush.call": event.call})
+        told = {
+            "asyncpush.call": event.call,
+            "asyncpush.attempt": event.attempt,
+            "asyncpush.seconds": event.delay,
+            "asyncpush.reason": event.reason,
+        }
+        span = None
+        if event.path is not None and event.part_number is not None:
+            span = self._parts.get((event.path, event.part_number))
+        if span is None and event.path is not None:
+            span = self._files.get(event.path)
+        self._tell(span or self._root, record, "retry", told)
+
+    def _finish(self, record: Record, event: PushFinished | PushFailed) -> None:
+        """End the push, and whatever was cut off with it."""
+        for span_id in list(self.requests):
+            self._close_request(record, span_id=span_id)
+        for span in (*self._parts.values(), *self._files.values(), *self._hashes.values()):
+            self._end(span, record)
+        outcome: Attributes = {}
+        if isinstance(event, PushFailed):
+            outcome["error.type"] = event.error_type
+            self._root.set_attributes(
+                {**outcome, "asyncpush.suggestion": scrub(event.details.get("suggestion") or "")}
+            )
+            if not event.cancelled:  # what was asked for is no error
+                self._root.set_status(StatusCode.ERROR, scrub(event.error))
+        else:
+            self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)
+            self._root.set_attribute("asyncpush.bytes_transferred", event.bytes_transferred)
+        self._meters.push_duration.record(record.time - self._began, outcome)
+        self._end(self._root, record)
+
+    def _close_request(
+        self, record: Record, seconds: float | None = None, *, span_id: str | None = None
+    ) -> None:
+        request = self.requests.pop(span_id or record.span_id, None)
+        if request is None:
+            return
+        lasted = record.time - request.started if seconds is None else seconds
+        self._meters.request_duration.record(max(lasted, 0.0), request.shared)
+        if request.call == PART:
+            self._meters.parts_in_flight.add(-1)
+        self._end(request.span, record)
+
+    def _span(
+        self,
+        name: str,
+        record: Record,
+        attributes: Attributes,
+        parent: Span | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Span:
+        context = trace.set_span_in_context(parent or self._root)
+        return self._tracer.start_span(
+            name, context, kind, attributes, start_time=_nanoseconds(record)
+        )
+
+    def _tell(self, span: Span, record: Record, name: str, told: Attributes) -> None:
+        span.add_event(f"asyncpush.{name}", scrub(told), _nanoseconds(record))
+
+    def _end(self, span: Span | None, record: Record) -> None:
+        if span is not None:
+            span.end(_nanoseconds(record))
+
+
+def _file(path: str, size: int) -> Attributes:
+    return {"asyncpush.path": path, "asyncpush.size": size}
+
+
+def _http_attributes(event: RequestStarted) -> Attributes:
+    """Those of the conventions that spans and metrics share."""
+    parts = urlsplit(event.url)
+    return {
+        "http.request.method": event.method,
+        "server.address": parts.hostname or "",
+        "server.port": parts.port or _PORTS.get(parts.scheme, 0),
+    }
+
+
+def _nanoseconds(record: Record) -> int:
+    return int(record.time * 1e9)
