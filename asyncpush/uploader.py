@@ -34,7 +34,7 @@ from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.listeners.tally import RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
-from asyncpush.net.credentials import Token, TokenSource, token_from_environment
+from asyncpush.net.credentials import Token, TokenSource, find_token, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
 from asyncpush.net.parts import PIECES_PER_HOP, PartSender
 from asyncpush.net.session import HubSession
@@ -48,6 +48,7 @@ from asyncpush.sources import Collected, collect
 from asyncpush.threads import in_thread
 
 if TYPE_CHECKING:
+    from asyncpush.doctor import Finding
     from asyncpush.localhub import LocalHub
 
 T = TypeVar("T")
@@ -247,6 +248,37 @@ class Uploader:
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
         return await self._watched(repo, source, options, audit, needs_token=False)
+
+    async def doctor(
+        self, repo_id: str | None = None, options: PushOptions | None = None
+    ) -> list[Finding]:
+        """Look for what could stop a push before it is made, and how to mend it.
+
+        Asks the Hub who the token belongs to and, given a repo id, whether it may write there and
+        whether the branch exists; looks at clock, proxy, certificates, disk and limits. Changes
+        nothing on the Hub. A question that fails is a finding: of the Hub nothing is raised.
+        """
+        # Few pushes are preceded by a diagnosis: its imports need not cost the others.
+        from asyncpush.doctor import Facts, Target, ask_hub, judge, look_around
+
+        shared, options = self._running(), options or PushOptions()
+        target = None
+        if repo_id is not None:
+            repo = Repo(repo_id, options.repo_type)
+            target = Target(repo, options.revision, options.create_branch)
+        emit = Emitter([LogListener().on_event, *shared.listeners])
+        hub = await ask_hub(shared.session, target, emit)
+        where = self._token_from()
+        local = await asyncio.to_thread(look_around, self.endpoint, self._config, where)
+        return judge(Facts(self.endpoint, hub, local, target))
+
+    def _token_from(self) -> str | None:
+        if self._token is not None:
+            return "that was given"
+        found = find_token()
+        if found is None and self._endpoint == LOCAL:
+            return "of the embedded Hub, which takes any"
+        return f"from {found[1]}" if found is not None else None
 
     def _running(self) -> _Shared:
         if self._shared is None:

@@ -10,6 +10,7 @@ from asyncpush._version import __version__
 from asyncpush.cli.audit import audit
 from asyncpush.cli.cache import cache
 from asyncpush.cli.demo import demo
+from asyncpush.cli.doctor import doctor
 from asyncpush.cli.hub import hub
 from asyncpush.cli.many import many
 from asyncpush.cli.plain import PlainCommand, PlainGroup
@@ -50,7 +51,7 @@ def options(
     """
 
 
-for command in (push, many, upload, commit, audit, hub, demo):
+for command in (push, many, upload, commit, audit, doctor, hub, demo):
     app.command(cls=PlainCommand)(command)
 app.add_typer(cache, name="cache")
 

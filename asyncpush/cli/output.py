@@ -46,10 +46,21 @@ class Output:
         else:
             _write(sys.stdout, map(_clean, lines))
 
-    def negative(self, lines: Sequence[str], document: Mapping[str, Any], why: Exception) -> None:
-        """A result that is a failure too: told in full on stdout, in short on stderr."""
+    def negative(
+        self,
+        lines: Sequence[str],
+        document: Mapping[str, Any],
+        why: Exception,
+        *,
+        code: int | None = None,
+    ) -> None:
+        """A result that is a failure too: told in full on stdout, in short on stderr. `code` is the
+        exit code, where it is not the one that the failure means."""
         if self.as_json:
-            self._json({"ok": False, "error": failure_document(why), **document})
+            error = failure_document(why)
+            if code is not None:
+                error["exit_code"] = code
+            self._json({"ok": False, "error": error, **document})
         else:
             _write(sys.stdout, map(_clean, lines))
         _write(sys.stderr, _block(failure_lines(why), sys.stderr))
@@ -129,7 +140,7 @@ def paragraph(text: str, stream: TextIO) -> list[str]:
 
 def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
     """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
-    head, bar = ("✗ ", "│ ") if _can_write("✗│", stream) else ("x ", "| ")
+    head, bar = ("✗ ", "│ ") if can_write("✗│", stream) else ("x ", "| ")
     width = terminal_columns(stream)
     red, bold, plain = (_RED, _BOLD_RED, _PLAIN) if _has_colour(stream) else ("", "", "")
     block: list[str] = []
@@ -157,7 +168,8 @@ def _has_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _can_write(text: str, stream: TextIO) -> bool:
+def can_write(text: str, stream: TextIO) -> bool:
+    """Whether the stream's encoding has these characters."""
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -17,13 +17,21 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 def token_from_environment() -> str | None:
     """`HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the token file that `hf auth login` wrote."""
+    found = find_token()
+    return found[0] if found is not None else None
+
+
+def find_token() -> tuple[str, str] | None:
+    """The environment's token, and the variable or file that it is from."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if value := _clean(os.environ.get(name, "")):
-            return value
+            return value, name
     try:
-        return _clean(_token_path().read_text(encoding="utf-8"))
+        path = _token_path()
+        value = _clean(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home directory
         return None
+    return (value, str(path)) if value is not None else None
 
 
 class TokenSource:

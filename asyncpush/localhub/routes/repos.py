@@ -33,6 +33,7 @@ async def whoami(request: web.Request) -> web.Response:
             "isPro": False,
             "canPay": False,
             "orgs": [],
+            "anyNamespace": True,  # this hub's own word, for `asyncpush doctor`
             "auth": {"type": "access_token", "accessToken": token},
         }
     )

@@ -1,0 +1,22 @@
+"""Before a long push: what could stop it, each with its fix.
+
+`asking` collects facts and changes nothing, `checks` judges them without asking anybody.
+"""
+
+from __future__ import annotations
+
+from asyncpush.doctor.asking import ask_hub, look_around
+from asyncpush.doctor.checks import exit_code_of, judge
+from asyncpush.doctor.facts import Facts, Finding, HubFacts, LocalFacts, Target
+
+__all__ = [
+    "Facts",
+    "Finding",
+    "HubFacts",
+    "LocalFacts",
+    "Target",
+    "ask_hub",
+    "exit_code_of",
+    "judge",
+    "look_around",
+]

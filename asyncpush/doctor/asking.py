@@ -1,0 +1,163 @@
+"""Collecting facts: a few GET requests, and a look at this machine. Nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from asyncpush.doctor.facts import HubFacts, LocalFacts, Target
+from asyncpush.errors import HubError
+from asyncpush.events import Emitter
+from asyncpush.net.proxies import proxy_for
+from asyncpush.net.session import HubSession
+from asyncpush.options import UploadConfig
+from asyncpush.protocol import accounts, repos
+from asyncpush.protocol.accounts import Account
+from asyncpush.protocol.hints import rate_limit
+from asyncpush.protocol.http import HubRequest, HubResponse
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""Seconds for one question: who asks for a diagnosis waits for it."""
+
+OTHER_FILES = 64
+"""Descriptors that are open besides files and connections: the interpreter's, the journal's."""
+
+CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> HubFacts:
+    """What the Hub says of the token and of the repo."""
+    answers: list[tuple[float, Mapping[str, str]]] = []
+
+    def parse(response: HubResponse) -> Account:
+        answers.append((time.time(), response.headers))
+        return accounts.parse_account(response)
+
+    began = time.monotonic()
+    account = await _ask(session, repos.whoami_request(), parse, emit)
+    seconds = time.monotonic() - began
+    at, headers = answers[0] if answers else (time.time(), {})
+    if isinstance(account, HubError):
+        headers = account.headers
+    head: str | HubError | None = None
+    may_write: Literal[True] | HubError | None = None
+    used: int | HubError | None = None
+    unreached = isinstance(account, HubError) and account.status is None
+    if target is not None and not unreached:
+        request = repos.head_request(target.repo, target.revision)
+        head = await _ask(session, request, repos.parse_head, emit)
+        if isinstance(head, str) or head.error_code == "RevisionNotFound":
+            may_write = await _ask(
+                session, accounts.write_check_request(target.repo), lambda _: _YES, emit
+            )
+            used = await _ask(
+                session, accounts.storage_request(target.repo), accounts.parse_storage, emit
+            )
+    return HubFacts(
+        account,
+        seconds,
+        _skew(headers, at),
+        rate_limit(headers),
+        head,
+        may_write,
+        None if isinstance(used, HubError) else used,
+    )
+
+
+_YES: Literal[True] = True
+
+
+async def _ask(
+    session: HubSession, request: HubRequest, parse: Callable[[HubResponse], T], emit: Emitter
+) -> T | HubError:
+    """One attempt; a failure is a fact like any other."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await session.ask(request, parse, emit, retry=False, expected=lambda error: True)
+    except TimeoutError:
+        return HubError(
+            f"no answer within {PATIENCE:.0f} s",
+            method=request.method,
+            url=session.endpoint,
+            unreachable=True,
+            suggestion="check the network, HF_ENDPOINT, and whether a proxy is needed",
+        )
+    except HubError as error:
+        return error
+
+
+def _skew(headers: Mapping[str, str], at: float) -> float | None:
+    """This machine's clock less the Hub's, in seconds; below one nothing can be told."""
+    try:
+        theirs = parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return at - theirs
+
+
+def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> LocalFacts:
+    """What this machine says. Makes the cache folder, as a push would."""
+    cache_dir = Path(config.cache_dir)
+    return LocalFacts(
+        token_from,
+        cache_dir,
+        _proxy(endpoint),
+        {name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
+        _write_error(cache_dir),
+        _free_space(cache_dir),
+        _installed("hf-xet"),
+        os.environ.get("HF_HUB_DISABLE_XET", "").upper() in ("1", "ON", "YES", "TRUE"),
+        _open_files_limit(),
+        config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
+    )
+
+
+def _proxy(endpoint: str) -> str | HubError | None:
+    try:
+        found = proxy_for(endpoint)
+    except HubError as error:
+        return error
+    return found[0] if found is not None else None
+
+
+def _write_error(folder: Path) -> str | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _free_space(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _open_files_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft

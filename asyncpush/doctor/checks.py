@@ -1,0 +1,312 @@
+"""From facts to findings: pure, each check a function, in the order in which things go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from asyncpush.doctor.facts import Facts, Finding, Target, Verdict
+from asyncpush.errors import AuthError, HubError, MissingTokenError, RepoNotFoundError
+from asyncpush.protocol.accounts import REPO_WRITE, Account
+from asyncpush.protocol.urls import is_loopback
+
+CLOCK_WARNS = 60.0
+"""Seconds; a `Date` is whole seconds, and the answer travels for a while."""
+
+CLOCK_FAILS = 900.0
+"""Seconds by which a signature's date may be off: S3's own limit (RequestTimeTooSkewed)."""
+
+LITTLE_SPACE = 1 << 30
+"""Bytes below which the journal, and streams that are spooled, may fill the disk."""
+
+FEW_CALLS = 50
+"""Calls left in a rate limit's window with which a push of many files soon has to wait."""
+
+TOKENS = "https://huggingface.co/settings/tokens"
+_MAKE_TOKEN = f"make one with write access at {TOKENS} and set HF_TOKEN"
+_IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Every check that these facts allow."""
+    return [finding for check in _CHECKS for finding in check(facts)]
+
+
+def exit_code_of(findings: list[Finding]) -> int:
+    """0 when nothing failed, 3 when the token is the trouble, else 1."""
+    failed = [finding for finding in findings if finding.verdict == "failed"]
+    if not failed:
+        return 0
+    return 3 if any(finding.is_token for finding in failed) else 1
+
+
+def check_endpoint(facts: Facts) -> Iterator[Finding]:
+    if (error := facts.hub.unreached) is not None:
+        yield _failed("endpoint", f"{facts.endpoint} is not reached: {error.message}", error)
+        return
+    milliseconds = facts.hub.seconds * 1000
+    account = facts.hub.account
+    if isinstance(account, HubError) and not _is_refusal(account):
+        yield _failed("endpoint", f"{facts.endpoint} is not well: {account.message}", account)
+        return
+    yield Finding("endpoint", "ok", f"{facts.endpoint} answers in {milliseconds:.0f} ms")
+
+
+def check_proxy(facts: Facts) -> Iterator[Finding]:
+    match facts.local.proxy:
+        case HubError() as error:
+            yield _failed("proxy", error.message, error)
+        case None:
+            yield Finding("proxy", "ok", "none for this endpoint")
+        case proxy:
+            yield Finding("proxy", "ok", f"through {proxy}")
+
+
+def check_tls(facts: Facts) -> Iterator[Finding]:
+    parts = urlsplit(facts.endpoint)
+    if parts.scheme == "http":
+        if not is_loopback(parts.hostname or ""):
+            yield Finding(
+                "tls",
+                "warning",
+                "plain http: the token and the files travel in the clear",
+                "set HF_ENDPOINT to an https URL",
+            )
+        return
+    files = facts.local.ca_files
+    missing = [name for name in _READ_BY_TLS if name in files and not files[name].exists()]
+    ignored = [name for name in _IGNORED_CA if name in files]
+    if missing:
+        name = missing[0]
+        fix = f"correct {name}, or unset it to use the system's certificates"
+        yield Finding("tls", "failed", f"{name} names {files[name]}, which does not exist", fix)
+    elif ignored and not any(name in files for name in _READ_BY_TLS):
+        name = ignored[0]
+        verdict: Verdict = "warning" if facts.hub.unreached is None else "failed"
+        fix = f"set SSL_CERT_FILE={files[name]}"
+        yield Finding("tls", verdict, f"{name} is set, but only SSL_CERT_FILE is read", fix)
+    elif facts.hub.unreached is None:
+        named = next((f", with {name}" for name in _READ_BY_TLS if name in files), "")
+        yield Finding("tls", "ok", f"the certificate is trusted{named}")
+
+
+def check_clock(facts: Facts) -> Iterator[Finding]:
+    skew = facts.hub.skew
+    if skew is None:
+        return
+    off = abs(skew)
+    if off <= CLOCK_WARNS:
+        yield Finding("clock", "ok", "agrees with the Hub's")
+        return
+    told = f"this machine's clock is {off:,.0f} s {'ahead of' if skew > 0 else 'behind'} the Hub's"
+    fix = "set it (`timedatectl set-ntp true`): signed URLs and certificates depend on it"
+    yield Finding("clock", "failed" if off > CLOCK_FAILS else "warning", told, fix)
+
+
+def check_token(facts: Facts) -> Iterator[Finding]:
+    if facts.local.token_from is None:
+        missing = MissingTokenError()
+        yield Finding("token", "failed", missing.message, missing.suggestion, is_token=True)
+        return
+    account, where = facts.hub.account, facts.local.token_from
+    if isinstance(account, Account):
+        member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
+        yield Finding("token", "ok", f"{account.name}{member}, by the token {where}")
+    elif account.status == 401:
+        told = f"the token {where} is not accepted: expired, revoked or mistyped"
+        yield Finding("token", "failed", told, _MAKE_TOKEN, is_token=True)
+    elif account.status == 403:
+        told = f"the token {where} may not even say whose it is"
+        yield Finding("token", "warning", told, _MAKE_TOKEN)
+
+
+def check_write(facts: Facts) -> Iterator[Finding]:
+    """The Hub's own word about this repo where there is one, else what the token's role says."""
+    account, target, word = facts.hub.account, facts.target, facts.hub.may_write
+    if target is not None and word is True:
+        yield Finding("write", "ok", f"the token may write to {target.repo.repo_id}")
+        return
+    if not isinstance(account, Account):
+        return
+    finding = _by_role(account, target, exists=isinstance(facts.hub.head, str))
+    if finding.verdict != "failed" and target is not None and isinstance(word, AuthError):
+        told = f"the token may not write to {target.repo.repo_id}"
+        finding = Finding("write", "failed", told, word.suggestion, is_token=True)
+    yield finding
+
+
+def _by_role(account: Account, target: Target | None, *, exists: bool) -> Finding:
+    match account.role:
+        case "read":
+            return Finding("write", "failed", "the token may only read", _MAKE_TOKEN, is_token=True)
+        case "fineGrained":
+            return _fine_grained(account, target, exists=exists)
+        case "write" | "admin":
+            return Finding("write", "ok", f"the token's role is {account.role}")
+        case _:
+            told = "the Hub does not say what this token may do"
+            return Finding("write", "warning", told, "push something small first")
+
+
+def _fine_grained(account: Account, target: Target | None, *, exists: bool) -> Finding:
+    """A repo that is there may be named itself; one that is to be made needs its namespace."""
+    writable = [grant for grant in account.grants if REPO_WRITE in grant.permissions]
+    if target is None:
+        if writable:
+            names = ", ".join(sorted(grant.name for grant in writable))
+            return Finding("write", "ok", f"a fine-grained token with {REPO_WRITE} on {names}")
+        told, where = f"a fine-grained token without {REPO_WRITE} anywhere", "your namespace"
+    else:
+        repo = target.repo
+        for grant in writable:
+            whole = grant.kind in ("user", "org") and grant.name == repo.namespace
+            itself = exists and (grant.kind, grant.name) == (repo.repo_type, repo.repo_id)
+            if whole or itself:
+                told = f"a fine-grained token with {REPO_WRITE} on {grant.name}"
+                return Finding("write", "ok", told)
+        where = repo.repo_id if exists else repo.namespace
+        told = f"a fine-grained token without {REPO_WRITE} on {where}"
+    fix = f"edit it at {TOKENS}: tick 'Write access to contents/settings' for {where}"
+    return Finding("write", "failed", told, fix, is_token=True)
+
+
+def check_namespace(facts: Facts) -> Iterator[Finding]:
+    account, target = facts.hub.account, facts.target
+    if target is None or not isinstance(account, Account):
+        return
+    namespace = target.repo.namespace
+    role = account.orgs.get(namespace)
+    if account.any_namespace or namespace == account.name:
+        yield Finding("namespace", "ok", f"{namespace} is yours")
+    elif facts.hub.may_write is True:
+        yield Finding("namespace", "ok", f"you may write to this repo of {namespace}")
+    elif role == "read":
+        fix = f"ask an admin of {namespace} for the role contributor or write"
+        yield Finding("namespace", "failed", f"you may only read in {namespace}", fix)
+    elif role is not None:
+        as_role = f", as {role}" if role else ""
+        yield Finding("namespace", "ok", f"you are a member of {namespace}{as_role}")
+    else:
+        yours = ", ".join([account.name, *account.orgs])
+        fix = f"push to a namespace of yours ({yours}), or propose changes with --create-pr"
+        yield Finding("namespace", "failed", f"{namespace} is not yours", fix)
+
+
+def check_repo(facts: Facts) -> Iterator[Finding]:
+    target, head = facts.target, facts.hub.head
+    if target is None or head is None:
+        return
+    what = f"{target.repo.repo_type} {target.repo.repo_id}"
+    match head:
+        case str():
+            yield Finding("repo", "ok", f"{what} is there")
+        case RepoNotFoundError():
+            told = f"{what} does not exist, or is hidden from this token; a push creates it"
+            yield Finding("repo", "ok", told)
+        case HubError(error_code="RevisionNotFound"):
+            yield Finding("repo", "ok", f"{what} is there")
+        case error:
+            token = error.status == 401
+            yield Finding("repo", "failed", error.message, error.suggestion, is_token=token)
+
+
+def check_branch(facts: Facts) -> Iterator[Finding]:
+    target, head = facts.target, facts.hub.head
+    if target is None:
+        return
+    branch = target.revision
+    if isinstance(head, str):
+        yield Finding("branch", "ok", f"{branch} is at {head[:12]}")
+        return
+    missing = isinstance(head, HubError) and head.error_code == "RevisionNotFound"
+    if not missing and (not isinstance(head, RepoNotFoundError) or branch == "main"):
+        return
+    if target.create_branch:
+        yield Finding("branch", "ok", f"{branch} does not exist; --create-branch makes it")
+    else:
+        fix = "push with --create-branch, or to another --revision"
+        yield Finding("branch", "failed", f"{branch} does not exist", fix)
+
+
+def check_quota(facts: Facts) -> Iterator[Finding]:
+    """What the Hub tells of limits: calls in this window, and bytes that the repo takes."""
+    told = []
+    rate, used = facts.hub.rate, facts.hub.used_storage
+    if used is not None:
+        told.append(f"the repo takes {used / 1e9:,.1f} GB")
+    if rate is not None:
+        of = "" if rate.quota is None else f" of {rate.quota:,}"
+        told.append(f"{rate.remaining:,}{of} calls left for {rate.reset:.0f} s")
+    if not told:
+        return
+    if rate is not None and rate.remaining < FEW_CALLS:
+        fix = f"wait {rate.reset:.0f} s, or expect the push to wait"
+        yield Finding("quota", "warning", "; ".join(told), fix)
+    else:
+        yield Finding("quota", "ok", "; ".join(told))
+
+
+def check_cache(facts: Facts) -> Iterator[Finding]:
+    local = facts.local
+    fix = "set ASYNCPUSH_CACHE to a folder with room, on a local disk"
+    if local.cache_error is not None:
+        told = f"{local.cache_dir} cannot be written ({local.cache_error}): no push can be resumed"
+        yield Finding("cache", "failed", told, fix)
+        return
+    if local.free_space is None:
+        yield Finding("cache", "ok", f"{local.cache_dir} can be written")
+        return
+    told = f"{local.cache_dir}: {local.free_space / 1e9:,.1f} GB free"
+    if local.free_space < LITTLE_SPACE:
+        yield Finding("cache", "warning", told, fix)
+    else:
+        yield Finding("cache", "ok", told)
+
+
+def check_xet(facts: Facts) -> Iterator[Finding]:
+    local = facts.local
+    if local.xet_disabled:
+        told = "switched off by HF_HUB_DISABLE_XET: large files go by LFS"
+    elif local.xet_version is None:
+        told = "hf-xet is not installed: large files go by LFS"
+    else:
+        told = f"hf-xet {local.xet_version} is installed"
+    yield Finding("xet", "ok", told)
+
+
+def check_open_files(facts: Facts) -> Iterator[Finding]:
+    limit, wanted = facts.local.open_files, facts.local.open_files_wanted
+    if limit is None:
+        return
+    if limit >= wanted:
+        yield Finding("open files", "ok", f"{limit:,} are allowed")
+    else:
+        told = f"{limit:,} are allowed, a busy push needs {wanted:,}"
+        yield Finding("open files", "warning", told, f"`ulimit -n {max(1024, 2 * wanted)}`")
+
+
+_CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    check_endpoint,
+    check_proxy,
+    check_tls,
+    check_clock,
+    check_token,
+    check_write,
+    check_namespace,
+    check_repo,
+    check_branch,
+    check_quota,
+    check_cache,
+    check_xet,
+    check_open_files,
+)
+
+
+def _is_refusal(error: HubError) -> bool:
+    """An answer about the token rather than a Hub in trouble."""
+    return error.status in (401, 403)
+
+
+def _failed(name: str, told: str, error: HubError) -> Finding:
+    return Finding(name, "failed", told, error.suggestion)

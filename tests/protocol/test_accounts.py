@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncpush.errors import ProtocolError
+from asyncpush.models import Repo
+from asyncpush.protocol import accounts
+from asyncpush.protocol.accounts import Account, Grant, parse_account, parse_storage
+from asyncpush.protocol.http import HubResponse
+
+
+def answer(value: Any) -> HubResponse:
+    return HubResponse(200, {}, orjson.dumps(value))
+
+
+def test_requests_only_read() -> None:
+    repo = Repo("me/d", "dataset")
+    asked = [accounts.write_check_request(repo), accounts.storage_request(repo)]
+    assert {request.method for request in asked} == {"GET"}
+    assert [request.target for request in asked] == [
+        "/api/datasets/me/d/auth-check/write",
+        "/api/datasets/me/d?expand[]=usedStorage",
+    ]
+
+
+def test_an_account_in_full() -> None:
+    told = {
+        "type": "user",
+        "name": "me",
+        "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "club"}, {"no": "name"}],
+        "auth": {
+            "type": "access_token",
+            "accessToken": {
+                "role": "fineGrained",
+                "fineGrained": {
+                    "global": ["discussion.write"],
+                    "scoped": [
+                        {
+                            "entity": {"type": "user", "name": "me"},
+                            "permissions": ["repo.content.read", "repo.write"],
+                        }
+                    ],
+                },
+            },
+        },
+    }
+    grant = Grant("user", "me", frozenset({"repo.content.read", "repo.write"}))
+    assert parse_account(answer(told)) == Account(
+        "me", "fineGrained", {"team": "write", "club": ""}, (grant,)
+    )
+
+
+@pytest.mark.parametrize("told", [[], {}, {"name": 5}])
+def test_an_account_has_a_name(told: Any) -> None:
+    with pytest.raises(ProtocolError):
+        parse_account(answer(told))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=30)
+@given(orgs=JSON, auth=JSON, token=JSON, scoped=JSON)
+def test_prop_what_is_odd_counts_as_not_told(orgs: Any, auth: Any, token: Any, scoped: Any) -> None:
+    for odd in (auth, {"accessToken": token}, {"accessToken": {"fineGrained": {"scoped": scoped}}}):
+        assert parse_account(answer({"name": "me", "orgs": orgs, "auth": odd})).name == "me"
+
+
+@pytest.mark.parametrize(
+    ("told", "used"), [({"usedStorage": 7}, 7), ({}, None), ({"usedStorage": "7"}, None)]
+)
+def test_storage_is_told_or_not(told: Any, used: int | None) -> None:
+    assert parse_storage(answer(told)) == used
