@@ -27,6 +27,9 @@ from typing import Any
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
 
+HEADERS_LIMIT = 1024
+"""Characters of an answer's headers that an error's text shows; its field has them all."""
+
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D}, "\ufffd")
 
 
@@ -133,14 +136,19 @@ class HubError(AsyncPushError):
         self.headers = dict(headers or {})
 
     def __str__(self) -> str:
-        status = "no answer" if self.status is None else f"HTTP {self.status}"
-        lines = [
-            f"{self.message} ({status})",
-            f"  request: {self.method} {self.url}, attempt {self.attempt},"
-            f" after {self.elapsed_seconds:.1f} s",
-        ]
+        lines = [self.message]
+        if self.status is not None or self.method:  # else nothing was asked
+            status = "no answer" if self.status is None else f"HTTP {self.status}"
+            lines = [
+                f"{self.message} ({status})",
+                f"  request: {self.method} {self.url}, attempt {self.attempt},"
+                f" after {self.elapsed_seconds:.1f} s",
+            ]
         if self.request_id:
             lines.append(f"  request id: {self.request_id}")
+        if self.headers:
+            shown = "; ".join(f"{name}: {value}" for name, value in self.headers.items())
+            lines.append(f"  headers: {printable(shown[:HEADERS_LIMIT])}")
         if self.body:
             lines.append(f"  body: {self.body}")
         if self.suggestion:

@@ -316,7 +316,7 @@ class Uploader:
         emit = Emitter(listeners, push_id=push_id)
         try:
             emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
-            async with asyncio.timeout(options.timeout):
+            async with _time_limit(options.timeout):
                 if needs_token:
                     await shared.session.token.get()
                 ctx = shared.context(repo, options, push_id, emit)
@@ -498,20 +498,39 @@ def _failed(error: BaseException) -> PushFailed:
     details: dict[str, object] = {}
     if isinstance(error, AsyncPushError):
         details["suggestion"] = error.suggestion
-    if isinstance(error, HubError):
+    if problems := getattr(error, "problems", ()):
+        details["problems"] = list(problems)
+    answer = error if isinstance(error, HubError) else error.__cause__
+    if isinstance(answer, HubError):
         details |= {
-            "status": error.status,
-            "body": error.body,
-            "url": error.url,
-            "headers": error.headers,
-            "attempt": error.attempt,
-            "elapsed_seconds": error.elapsed_seconds,
-            "request_id": error.request_id,
-            "error_code": error.error_code,
+            "status": answer.status,
+            "body": answer.body,
+            "method": answer.method,
+            "url": answer.url,
+            "headers": answer.headers,
+            "attempt": answer.attempt,
+            "elapsed_seconds": answer.elapsed_seconds,
+            "request_id": answer.request_id,
+            "error_code": answer.error_code,
         }
     cancelled = isinstance(error, asyncio.CancelledError)
     text = error.message if isinstance(error, AsyncPushError) else str(error)
     return PushFailed(text, type(error).__name__, cancelled, details)
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
+    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise TimeoutError(
+            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
+            " not sent twice"
+        ) from exc
 
 
 async def _settle(handles: Sequence[PushHandle]) -> None:

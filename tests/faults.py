@@ -110,6 +110,16 @@ _answer("503", 503, '{"error": "unavailable"}')
 _answer("504", 504, "")
 _answer("401", 401, '{"error": "Invalid credentials"}')
 _answer("403", 403, '{"error": "Forbidden: token lacks write scope"}')
+_answer("401 repo", 401, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
+_answer("403 gated", 403, '{"error": "Access is restricted"}', X_Error_Code="GatedRepo")
+_answer("403 quota", 403, '{"error": "Private repository storage limit reached"}')
+_answer(
+    "403 namespace",
+    403,
+    '{"error": "You don\'t have the rights to create a model under the namespace \\"you\\""}',
+)
+_answer("404 revision", 404, '{"error": "Invalid rev id"}', X_Error_Code="RevisionNotFound")
+_answer("412", 412, '{"error": "A commit has happened since."}')
 _answer("404 repo", 404, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 _answer("413", 413, '{"error": "Payload too large"}')
@@ -126,6 +136,16 @@ async def _rate_limited_until(
     await request.read()
     date = formatdate(time(), usegmt=True)
     return web.Response(status=429, headers={"Retry-After": date, "Date": date})
+
+
+@_kind("URL of another time")
+async def _another_time(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The store's clock is two hours ahead of ours."""
+    await request.read()
+    date = formatdate(time() + 7200, usegmt=True)
+    return web.Response(status=403, text=EXPIRED, headers={"Date": date})
 
 
 @_kind("reset before the body")

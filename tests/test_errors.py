@@ -80,6 +80,7 @@ def test_an_error_of_the_hub_tells_the_whole_story(kind: type[HubError]) -> None
         "attempt 3",
         "after 12.3 s",
         "request id: r-1",
+        "headers: retry-after: 5",
         "body: the body",
         "next: try later",
     ):
@@ -91,6 +92,17 @@ def test_an_error_without_an_answer_says_so() -> None:
         "cut off (no answer)",
         "  request: PUT u, attempt 1, after 0.0 s",
     ]
+
+
+def test_an_error_that_asked_nothing_speaks_of_no_request() -> None:
+    assert str(HubError("no", suggestion="go")) == "no\n  next: go"
+
+
+def test_headers_are_shown_in_part_and_steer_no_terminal() -> None:
+    error = HubError("x", status=500, headers={"a": "\x1b[2J", "b": "b" * 5000})
+    line = next(line for line in str(error).splitlines() if "headers" in line)
+    assert len(line) < 1100
+    assert "\x1b" not in line
 
 
 def test_a_plain_error_is_its_message() -> None:

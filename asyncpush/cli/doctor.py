@@ -37,8 +37,9 @@ def doctor(
     as_json: arg.Json = False,
     verbose: arg.Verbose = False,
 ) -> None:
-    """Check token, rights, namespace, branch, clock, proxy and disk before a push. Changes nothing.
-    Exit code 0 if nothing is in the way, 3 if the token is, else 1."""
+    """Look for what could stop a push, and how to mend it. Token, rights, namespace, branch, clock,
+    proxy, certificates, disk; nothing is changed. Exit code 0 if nothing is in the way, 3 if the
+    token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
         from asyncpush.cli.running import checked, open_uploader, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from asyncpush.errors import (
 FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
 
 RESUME_HINT = "run the same command again: what is stored is not sent twice"
+
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 _LISTED = 20
 """Problems that the lines name; more are counted. JSON has them all."""
@@ -134,6 +137,8 @@ def _suggestion(error: BaseException) -> str:
     match error:
         case AsyncPushError():
             return error.suggestion
+        case OSError() if error.errno in _DISK_FULL:
+            return "free some space there, or name another folder; what is stored stays stored"
         case ImportError() | OSError() | TimeoutError():
             return ""  # their message says what to do, or what is in the way
         case _:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,7 +20,7 @@ from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
 from asyncpush.protocol import accounts, repos
 from asyncpush.protocol.accounts import Account
-from asyncpush.protocol.hints import rate_limit
+from asyncpush.protocol.hints import clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
 
 T = TypeVar("T")
@@ -66,7 +65,7 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
     return HubFacts(
         account,
         seconds,
-        _skew(headers, at),
+        clock_skew(headers, now=at),
         rate_limit(headers),
         head,
         may_write,
@@ -94,15 +93,6 @@ async def _ask(
         )
     except HubError as error:
         return error
-
-
-def _skew(headers: Mapping[str, str], at: float) -> float | None:
-    """This machine's clock less the Hub's, in seconds; below one nothing can be told."""
-    try:
-        theirs = parsedate_to_datetime(headers.get("date", "")).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return at - theirs
 
 
 def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> LocalFacts:

@@ -107,12 +107,14 @@ class Committer:
         ctx = self._ctx
         ctx.emit.emit(PhaseChanged("committing"))
         parent = self._pinned or head
+        latest: CommitConflictError | None = None
         for _ in range(REBASES):
             try:
                 answer = await self._commit_on(parent, changes)
-            except CommitConflictError:
+            except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
+                latest = exc
                 # Out of step with the other one: who always comes second would always lose.
                 await anyio.sleep(random.random() * ctx.config.initial_backoff_ms / 1000)
                 parent = await observed_head(ctx, self._revision)
@@ -124,12 +126,13 @@ class Committer:
             if not self._final:
                 self._tell_inline_stored(changes)
             return Outcome(answer.oid, answer.url, answer.pr_url)
-        raise CommitConflictError(
-            f"the branch moved {REBASES} times while the commit was made",
-            status=412,
-            url=ctx.repo_url,
-            suggestion="others push to this branch all the time: push again, or use create_pr=True",
+        assert latest is not None  # every round that comes here ended in one
+        latest.message = f"the branch moved {REBASES} times while the commit was made"
+        latest.suggestion = (
+            "others push to this branch all the time: push again, which builds on their head, or"
+            " use create_pr=True (--create-pr)"
         )
+        raise latest
 
     def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
         """The last commit means all inline files of the push; those of earlier ones are named."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from asyncpush.errors import (
     RateLimitedError,
     RepoNotFoundError,
 )
-from asyncpush.protocol.hints import wait_hint
+from asyncpush.protocol.hints import clock_skew, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
@@ -27,7 +28,13 @@ _BUSY_STORE = (
     "Please reduce your request rate",
 )
 
+CLOCK_TOLERANCE = 300.0
+"""Seconds that a clock may be off before signed URLs are likely to suffer from it."""
+
 _CREATE_TOKEN = "https://huggingface.co/settings/tokens"
+
+
+_QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
 def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
@@ -36,7 +43,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     body = response.body[:4096].decode("utf-8", "replace")
     said = headers.get("x-error-message") or _message_in(body) or "no explanation given"
     code = headers.get("x-error-code")
-    kind, suggestion = _diagnose(request, response.status, code, said)
+    kind, suggestion = _diagnose(request, response, code, said, now)
     return kind(
         f"{request.call} failed: {said[:300]}",
         status=response.status,
@@ -78,16 +85,14 @@ def _is_transient(request: HubRequest, status: int, said: str) -> bool:
 
 
 def _diagnose(
-    request: HubRequest, status: int, code: str | None, said: str
+    request: HubRequest, response: HubResponse, code: str | None, said: str, now: float
 ) -> tuple[type[HubError], str]:
     repo_id = request.fields.get("repo_id", "the repo")
+    status, words = response.status, said.lower()
     if request.call in ("part", "complete") and status < 500 and status != 429:
-        return HubError, (
-            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
-            " a proxy changes requests"
-        )
+        return HubError, _refused_by_store(response, words, now)
     match status, code:
-        case 401, "RepoNotFound" if "invalid credentials" not in said.lower():
+        case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; if it is private, that"
                 " the token may see it"
@@ -99,12 +104,21 @@ def _diagnose(
             )
         case (403, "GatedRepo"):
             return AuthError, f"{repo_id} is gated: ask for access on its page"
-        case 403, _ if "quota" in said.lower() or "storage" in said.lower():
-            return AuthError, "the storage quota is used up: delete files or upgrade the plan"
+        case 403, _ if "quota" in words or "storage" in words:
+            return AuthError, _QUOTA
+        case 402, _:
+            return HubError, _QUOTA
+        case 403, _ if request.call == "create" or "namespace" in words:
+            namespace = str(repo_id).partition("/")[0]
+            return AuthError, (
+                f"the token may not create repos under {namespace}: check the spelling, push to a"
+                f" namespace of your own, or ask an admin of {namespace} for the role write"
+                f" (`asyncpush doctor {repo_id}` looks closer)"
+            )
         case 403, _:
             return AuthError, (
                 f"the token may not write to {repo_id}: give it write scope at {_CREATE_TOKEN}, or"
-                " check the namespace"
+                f" check the namespace (`asyncpush doctor {repo_id}` looks closer)"
             )
         case 404, "RevisionNotFound":
             revision = request.fields.get("revision", "the revision")
@@ -124,7 +138,8 @@ def _diagnose(
         case 412, _:
             return CommitConflictError, (
                 "someone else's commit came first: look at it, then push again without"
-                " parent_commit, or with the new head"
+                " parent_commit, which puts these files on top of it, or with the new head as"
+                " parent_commit"
             )
         case 413, _:
             return HubError, (
@@ -134,12 +149,40 @@ def _diagnose(
         case 422, _:
             return HubError, "the Hub finds the request invalid: its message says which part"
         case 429, _:
+            until = _until(wait_hint(status, response.headers, now=now), now)
             return RateLimitedError, (
-                "wait until the window ends, push less often, or use a token with a higher limit"
+                f"wait until {until}, push less often, or use a token with a higher limit"
             )
         case _, _ if status >= 500:
             return HubError, "the Hub has trouble: see https://status.huggingface.co, try again"
     return HubError, "the Hub's message above says what it did not like"
+
+
+def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
+    """Why a store may refuse a URL that the Hub has signed for it."""
+    if response.status == 413:
+        return "a proxy on the way takes no request of this size: raise its limit, or go around it"
+    skew = clock_skew(response.headers, now=now)
+    if skew is not None and abs(skew) > CLOCK_TOLERANCE:
+        return (
+            f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the"
+            " store's, and signed URLs depend on the time: set it (`timedatectl set-ntp true`),"
+            " then push again"
+        )
+    if "expired" in words or "skew" in words:
+        return "the signed URL has expired: push again, which asks for new ones; check `date -u`"
+    return (
+        "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+        " a proxy changes requests"
+    )
+
+
+def _until(seconds: float | None, now: float) -> str:
+    if seconds is None:
+        return "the window ends"
+    moment = datetime.fromtimestamp(now + seconds, UTC)
+    day = "" if seconds < 43_200 else f"{moment:%Y-%m-%d} "
+    return f"{day}{moment:%H:%M:%S} UTC (in {seconds:,.0f} s)"
 
 
 def _message_in(body: str) -> str:

@@ -60,6 +60,13 @@ def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float |
     return None
 
 
+def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds by which this machine's clock is ahead of the server's, by the answer's `Date`; None
+    when there is none. One that just came: a `Date` has whole seconds, and travels for a while."""
+    told = _date(headers.get("date", ""))
+    return None if told is None else now - told
+
+
 def _date(text: str) -> float | None:
     try:
         moment = parsedate_to_datetime(text)

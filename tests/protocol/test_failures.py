@@ -123,6 +123,54 @@ def test_an_answer_becomes_an_error_that_says_what_next(
 
 
 @pytest.mark.parametrize(
+    ("error", "suggestion"),
+    [
+        pytest.param(failure(402), "quota is used up", id="402"),
+        pytest.param(
+            failure(403, said='{"error": "no rights under the namespace \\"me\\""}'),
+            "create repos under me",
+            id="namespace",
+        ),
+        pytest.param(failure(403, call="create"), "create repos under me", id="create"),
+        pytest.param(failure(413, call="part"), "raise its limit", id="part too large"),
+        pytest.param(
+            failure(403, call="part", headers={"date": "Thu, 01 Jan 1970 00:10:00 GMT"}),
+            "600 s behind the store's",
+            id="clock behind",
+        ),
+        pytest.param(
+            failure(403, call="part", headers={"date": "Wed, 31 Dec 1969 22:00:00 GMT"}),
+            "7,200 s ahead of the store's",
+            id="clock ahead",
+        ),
+        pytest.param(
+            failure(
+                403,
+                call="part",
+                said="<Error><Message>Request has expired</Message></Error>",
+                headers={"date": "Thu, 01 Jan 1970 00:00:01 GMT"},
+            ),
+            "expired: push again",
+            id="expired",
+        ),
+        pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
+        pytest.param(
+            failure(429, headers={"retry-after": "90"}),
+            "wait until 00:01:30 UTC (in 90 s)",
+            id="429, soon",
+        ),
+        pytest.param(
+            failure(429, headers={"ratelimit": '"api";r=0;t=86400'}),
+            "wait until 1970-01-02 00:00:00 UTC (in 86,400 s)",
+            id="429, tomorrow",
+        ),
+    ],
+)
+def test_a_suggestion_fits_the_cause(error: HubError, suggestion: str) -> None:
+    assert suggestion in error.suggestion
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "message"),
     [
         pytest.param('{"error": "e"}', {}, "e", id="error"),

@@ -1,0 +1,295 @@
+"""Each cause of a failure, for real: what the exception's fields, its text and the event say.
+
+OBS-006: HTTP status, body, headers, URL, attempt, time elapsed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from asyncpush import (
+    AsyncPushError,
+    AuthError,
+    CommitConflictError,
+    HubError,
+    MissingTokenError,
+    Push,
+    PushOptions,
+    RateLimitedError,
+    RepoNotFoundError,
+    RetriesExhaustedError,
+    SourceError,
+    UploadConfig,
+    Uploader,
+)
+from asyncpush.events import PushFailed, Record, RequestFailed
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+from tests.net.helpers import server_context, serving
+
+Write = Callable[..., Path]
+FILES = {"config.json": "{}", "model.bin": b"\0" * 1000}
+
+
+class Heard:
+    """The events of failures."""
+
+    def __init__(self) -> None:
+        self.push: list[PushFailed] = []
+        self.requests: list[RequestFailed] = []
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record.event, PushFailed):
+            self.push.append(record.event)
+        elif isinstance(record.event, RequestFailed):
+            self.requests.append(record.event)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def config(tmp_path: Path, heard: Heard) -> UploadConfig:
+    return UploadConfig(
+        cache_dir=tmp_path / "cache",
+        progress="none",
+        initial_backoff_ms=1,
+        max_backoff_ms=2,
+        max_retries=1,
+        outage_timeout=0,
+        stall_timeout=0.1,
+        events=heard,
+    )
+
+
+def check(error: BaseException, heard: Heard, suggestion: str) -> None:
+    """The three places say the same, and all of it."""
+    assert isinstance(error, AsyncPushError)
+    (event,) = heard.push
+    assert suggestion in error.suggestion
+    assert f"next: {error.suggestion}" in str(error)
+    assert event.error == error.message
+    assert event.error_type == type(error).__name__
+    assert event.details["suggestion"] == error.suggestion
+    if isinstance(error, HubError):
+        check_answer(error, str(error), event.details)
+    assert TOKEN not in str(error) + repr(event)
+
+
+def check_answer(error: HubError, text: str, details: Any) -> None:
+    assert error.url.startswith("http")
+    assert f"{error.method} {error.url}, attempt {error.attempt}, after " in text
+    assert error.attempt >= 1
+    assert error.elapsed_seconds > 0
+    if error.status is None:
+        assert "(no answer)" in text
+    else:
+        assert f"(HTTP {error.status})" in text
+        assert f"body: {error.body}" in text
+        assert "Date" in {name.title() for name in error.headers}
+        assert "headers: " in text
+    told = ("status", "body", "url", "method", "headers", "attempt", "elapsed_seconds")
+    for name in (*told, "request_id", "error_code"):
+        assert details[name] == getattr(error, name)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A Hub that refuses one route, and what has to be said of it."""
+
+    route: str
+    kind: str
+    error: type[AsyncPushError]
+    status: int | None
+    suggestion: str
+    times: int = 1
+
+
+CAUSES = {
+    "no write scope": Cause("preupload", "403", AuthError, 403, "give it write scope at https://"),
+    "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN"),
+    "wrong namespace": Cause("create", "403 namespace", AuthError, 403, "repos under me: check"),
+    "repo not found": Cause("preupload", "404 repo", RepoNotFoundError, 404, "me/m is spelled"),
+    "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private"),
+    "revision missing": Cause("preupload", "404 revision", HubError, 404, "--create-branch"),
+    "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page"),
+    "storage quota": Cause("commit", "403 quota", AuthError, 403, "quota is used up"),
+    "payload too large": Cause("commit", "413", HubError, 413, "max_files_per_commit"),
+    "part too large for a proxy": Cause("part", "413", HubError, 413, "raise its limit"),
+    "rate limit": Cause("commit", "429 hours", RateLimitedError, 429, " UTC (in 86,400 s)"),
+    "clock skew": Cause(
+        "part", "URL of another time", HubError, 403, "s behind the store's, and signed", times=9
+    ),
+    "expired URL": Cause("part", "expired URL", HubError, 403, "expired", times=9),
+    "stalled network": Cause(
+        "part", "stall before reading", RetriesExhaustedError, None, "stall_timeout", times=9
+    ),
+    "Hub in trouble": Cause("commit", "500", RetriesExhaustedError, 500, "status.hugg", times=9),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES.keys())
+async def test_a_refusal_says_what_next(
+    cause: Cause, uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    faults.add(cause.route, cause.kind, times=cause.times)
+    with pytest.raises(cause.error) as caught:
+        await uploader.push_to_hub("me/m", write(FILES))
+
+    assert type(caught.value) is cause.error
+    assert getattr(caught.value, "status", None) == cause.status
+    check(caught.value, heard, cause.suggestion)
+    last = heard.requests[-1]
+    assert last.backoff_ms is None
+    if last.status is not None:
+        assert last.body
+        assert last.headers
+    assert last.suggestion
+    assert last.method
+    assert last.elapsed_seconds > 0
+
+
+async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(
+    uploader: Uploader, heard: Heard
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"})  # somebody else
+    options = PushOptions(parent_commit=first.commit_sha)
+    with pytest.raises(CommitConflictError) as caught:
+        await uploader.push_to_hub("me/m", {"b.txt": b"3"}, options)
+    assert caught.value.status == 412
+    check(caught.value, heard, "again without parent_commit, which puts these files on top of it")
+
+
+async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
+    uploader: Uploader, faults: FaultLayer, heard: Heard
+) -> None:
+    faults.add("commit", "412", times=99)
+    with pytest.raises(CommitConflictError, match="the branch moved") as caught:
+        await uploader.push_to_hub("me/m", {"b.txt": b"3"})
+    assert caught.value.status == 412
+    check(caught.value, heard, "builds on their head, or use create_pr=True (--create-pr)")
+
+
+async def test_a_missing_token_says_where_to_get_one(
+    hub: LocalHub, config: UploadConfig, heard: Heard
+) -> None:
+    async with Uploader(None, hub.url, config) as uploader:
+        with pytest.raises(MissingTokenError) as caught:
+            await uploader.push_to_hub("me/m", {"a": b"1"})
+    check(caught.value, heard, "https://huggingface.co/settings/tokens")
+    assert "HF_TOKEN" in caught.value.suggestion
+
+
+async def test_a_missing_branch_names_the_option_that_makes_it(
+    uploader: Uploader, heard: Heard
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    with pytest.raises(HubError) as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(revision="dev"))
+    check(caught.value, heard, "branch dev does not exist in me/m: create_branch=True (--create-b")
+
+
+async def test_a_proxy_that_is_away_is_named_by_its_variable(
+    hub: LocalHub, config: UploadConfig, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:s3cret@127.0.0.1:9")
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        with pytest.raises(HubError) as caught:
+            await uploader.push_to_hub("me/m", {"a": b"1"})
+    check(caught.value, heard, "HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+    assert "s3cret" not in str(caught.value) + repr(heard.push)
+
+
+async def test_a_certificate_that_is_not_trusted_names_the_variable(
+    config: UploadConfig, heard: Heard
+) -> None:
+    async with (
+        serving(tls=server_context(trustme.CA())) as peer,
+        Uploader(TOKEN, peer.url, config) as uploader,
+    ):
+        with pytest.raises(HubError) as caught:
+            await uploader.push_to_hub("me/m", {"a": b"1"})
+    check(caught.value, heard, "SSL_CERT_FILE")
+    assert caught.value.attempt == 1
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process can grow further: as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+async def test_a_full_disk_says_where_room_is_wanted(
+    hub: LocalHub, config: UploadConfig, heard: Heard
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(6):
+            yield bytes(1 << 20)
+
+    config = replace(config, max_memory=1 << 20)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        with files_of_at_most(3 << 20), pytest.raises(SourceError) as caught:
+            await uploader.push_to_hub("me/m", {"stream.bin": stream()})
+    check(caught.value, heard, "set cache_dir (or ASYNCPUSH_CACHE) to a folder with more room")
+    assert heard.push[0].details["problems"] == list(caught.value.problems)
+
+
+async def test_a_push_that_takes_too_long_says_how_long_it_had(
+    uploader: Uploader, faults: FaultLayer, heard: Heard
+) -> None:
+    faults.add("create", "stall before reading")
+    with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: push again"):
+        await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=0.2))
+    assert "timeout of 0.2 s" in heard.push[0].error
+
+
+async def test_a_timeout_of_somebody_elses_is_left_as_it_is(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    def ask_vault() -> str:
+        raise TimeoutError("the vault is slow")
+
+    async with Uploader(ask_vault, hub.url, config) as uploader:
+        with pytest.raises(TimeoutError, match="the vault is slow"):
+            await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=60))
+
+
+async def test_failures_of_many_pushes_name_their_repos(
+    uploader: Uploader, tmp_path: Path, heard: Heard
+) -> None:
+    pushes = [
+        Push("me/good", {"a": b"1"}),
+        Push("me/missing", tmp_path / "nowhere"),
+        Push("me/branch", {"a": b"1"}, PushOptions(revision="dev")),
+    ]
+    with pytest.raises(ExceptionGroup, match="2 of 3 pushes failed: me/missing, me/branch") as all_:
+        await uploader.push_many(pushes)
+
+    notes = [error.__notes__ for error in all_.value.exceptions]
+    assert notes == [["in the push to me/missing"], ["in the push to me/branch"]]
+    kept = await uploader.push_many(pushes, return_exceptions=True)
+    assert [getattr(error, "__notes__", None) for error in kept] == [
+        None,
+        ["in the push to me/missing"],
+        ["in the push to me/branch"],
+    ]
