@@ -1,6 +1,7 @@
 """Publish models to the Hugging Face Hub: many files, many parts, one verified commit."""
 
 from asyncpush._version import __version__
+from asyncpush.background import BackgroundUploader, PushTicket
 from asyncpush.errors import (
     AsyncPushError,
     AuthError,
@@ -34,6 +35,7 @@ __all__ = [
     "AsyncPushError",
     "AuditReport",
     "AuthError",
+    "BackgroundUploader",
     "CommitConflictError",
     "HubError",
     "IntegrityError",
@@ -44,6 +46,7 @@ __all__ = [
     "Push",
     "PushHandle",
     "PushOptions",
+    "PushTicket",
     "RateLimitedError",
     "Receipt",
     "RepoNotFoundError",

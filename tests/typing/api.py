@@ -9,9 +9,11 @@ from typing import assert_type
 import asyncpush
 from asyncpush import (
     AuditReport,
+    BackgroundUploader,
     Push,
     PushHandle,
     PushOptions,
+    PushTicket,
     Receipt,
     UploadConfig,
     Uploader,
@@ -68,6 +70,19 @@ async def one_session() -> None:
         assert_type(await up.audit("me/m", "out/"), AuditReport)
         assert_type(asyncpush.receipts_to_json(receipts), bytes)
         assert_type(asyncpush.receipts_from_json(b""), list[Receipt])
+
+
+def blocking() -> None:
+    with BackgroundUploader(token=lambda: "hf_x", exit_timeout=None, on_error="cancel") as bg:
+        assert_type(bg, BackgroundUploader)
+        ticket = bg.push("me/m", "out/", PushOptions(private=True))
+        assert_type(ticket, PushTicket)
+        assert_type(ticket.result(timeout=1.5), UploadResult)
+        assert_type(ticket.exception(), BaseException | None)
+        assert_type(ticket.done(), bool)
+        assert_type(ticket.progress, UploadProgress | None)
+        bg.close(cancel=True, timeout=5)
+    BackgroundUploader(on_error="pray")  # type: ignore[arg-type]
 
 
 def settings() -> None:

@@ -1,0 +1,390 @@
+"""Pushes for blocking code: an `Uploader` in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from math import inf
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+from asyncpush.handle import PushHandle
+from asyncpush.listeners.wording import format_duration, format_share
+from asyncpush.models import Repo, Source, UploadProgress, UploadResult
+from asyncpush.net.credentials import Token
+from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.uploader import Uploader
+
+logger = logging.getLogger("asyncpush.background")
+
+OnError = Literal["wait", "cancel"]
+
+EXIT_TIMEOUT = 600.0
+"""Seconds that the end of the process waits for pushes, unless told otherwise."""
+
+CANCEL_GRACE = 5.0
+"""Seconds in which a cancelled push, and then the thread, must have ended: it takes one."""
+
+
+_LOOK_INTERVAL = 0.5  # seconds between two looks at the signals that came
+
+
+class PushTicket:
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread.
+    """
+
+    def __init__(self, repo_id: str, owner: BackgroundUploader) -> None:
+        self.repo_id = repo_id
+        self._owner = owner
+        self._future: Future[UploadResult] = Future()
+        self._handle: PushHandle | None = None
+        self._asked = False
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self.done():
+            failed = self._future.cancelled() or self._future.exception() is not None
+            state = "failed" if failed else "done"
+        return f"<PushTicket {self.repo_id} {state}>"
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        """The newest snapshot; None before the push has begun."""
+        return None if self._handle is None else self._handle.progress
+
+    def done(self) -> bool:
+        """Whether the push has ended, well or not."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> UploadResult:
+        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
+
+        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
+        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
+        whatever a signal handler raises) cancels the push and goes on up when it has ended.
+        """
+        self._wait(timeout)
+        return self._future.result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What made the push fail, or None; waits and raises as `result` does."""
+        self._wait(timeout)
+        return self._future.exception()
+
+    def cancel(self) -> None:
+        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+
+        Returns at once; `result()` waits for the end and raises. A push whose commit has just been
+        accepted may still succeed.
+        """
+        self._asked = True
+        if not self.done():
+            self._owner._in_loop(self._cancel_handle)
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self.done():
+            self._owner._check_may_wait()
+            try:
+                _settle([self], timeout)
+            except BaseException:
+                self.cancel()
+                _settle([self], CANCEL_GRACE)
+                raise
+            if not self.done():
+                raise TimeoutError(f"the push to {self.repo_id} goes on after {timeout} seconds")
+        self._asked = True
+
+    # The rest runs in the background thread.
+
+    def _cancel_handle(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    async def _follow(self, handle: PushHandle) -> None:
+        try:
+            self._future.set_result(await handle)
+        except asyncio.CancelledError:
+            self._give_up()
+        except Exception as exc:
+            self._future.set_exception(exc)
+
+    def _give_up(self) -> None:
+        if not self.done():
+            self._future.cancel()
+            self._future.set_running_or_notify_cancel()
+
+    def _trouble(self) -> str | None:
+        """Why it did not succeed, if nobody has asked for it."""
+        if self._asked or not self.done():
+            return None
+        if self._future.cancelled():
+            return "it was cut off"
+        error = self._future.exception()
+        return None if error is None else f"{type(error).__name__}: {error}"
+
+
+class BackgroundUploader:
+    """Pushes from ordinary blocking code, such as a training loop that never awaits.
+
+    with BackgroundUploader() as bg:
+        for step in range(1000):
+            train_one_step()
+            if step % 100 == 0:
+                ticket = bg.push("me/model", f"ckpt-{step}/")  # returns at once
+
+    The first push (or the `with`) starts a daemon thread with an event loop and an `Uploader` in
+    it. Leaving the block waits for the pushes that still run; Ctrl-C cancels them. Without a
+    block, call `close`, or leave it to the end of the process, which waits too. A push that failed
+    and whose ticket nobody has asked is logged as an error then. No signal handler is touched.
+    Callbacks of the configuration are called in the background thread. After a fork the child
+    needs a `BackgroundUploader` of its own: using the parent's raises `RuntimeError`.
+
+    Args:
+        token, endpoint, config: as for `Uploader`.
+        exit_timeout: seconds that the end of the process, or a block left by an error, waits for
+            pushes before it cancels them and logs what was lost; None for no bound.
+        on_error: what becomes of the pushes when the block is left by an error: "wait" lets them
+            end (a checkpoint is worth most after a crash), "cancel" does not. Ctrl-C cancels.
+    """
+
+    def __init__(
+        self,
+        token: Token | None = None,
+        endpoint: str | None = None,
+        config: UploadConfig | None = None,
+        *,
+        exit_timeout: float | None = EXIT_TIMEOUT,
+        on_error: OnError = "wait",
+    ) -> None:
+        if exit_timeout is not None and exit_timeout < 0:
+            raise ValueError(f"exit_timeout must be 0 or more, or None, not {exit_timeout!r}")
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be 'wait' or 'cancel', not {on_error!r}")
+        self._settings = (token, endpoint, config)
+        self._exit_timeout = exit_timeout
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._tickets: list[PushTicket] = []
+        self._thread: threading.Thread | None = None
+        self._followers: set[asyncio.Task[None]] = set()
+        self._closed = False
+        # Set by the thread before the first push:
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._uploader: Uploader
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.close()
+            return
+        orderly = isinstance(exc, Exception | SystemExit)
+        cancel = self._on_error == "cancel" or not orderly
+        self._leave(cancel=cancel, why=f"{type(exc).__name__} has ended the block")
+
+    def push(self, repo_id: str, source: Source, options: PushOptions | None = None) -> PushTicket:
+        """Begin a push and return at once; see `push_to_hub` for what can be pushed.
+
+        The source must stay as it is until the push has ended: a file that changes meanwhile is
+        never committed, and fails the push. Raises `InvalidRepoIdError` for an impossible id.
+        """
+        options = options or PushOptions()
+        Repo(repo_id, options.repo_type)  # an impossible one is told here, where it was named
+        self._start()
+        ticket = PushTicket(repo_id, self)
+
+        def begin() -> None:
+            ticket._handle = self._uploader.start_push(repo_id, source, options)
+            self._keep(asyncio.create_task(ticket._follow(ticket._handle)))
+
+        with self._lock:
+            self._check_open()
+            self._loop.call_soon_threadsafe(begin)
+            self._tickets = [
+                other for other in self._tickets if not other.done() or other._trouble()
+            ]
+            self._tickets.append(ticket)
+        return ticket
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        """Wait for the pushes, or cancel them, and end the thread. Safe to call again.
+
+        Raises `TimeoutError`, naming them, when pushes had not ended after `timeout` seconds and
+        were cancelled. Ctrl-C cancels them too.
+        """
+        if lost := self._finish(cancel, timeout):
+            raise TimeoutError(f"cancelled after {timeout} seconds: {', '.join(lost)}")
+
+    # What runs in the caller's thread.
+
+    def _start(self) -> None:
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            if self._thread is not None:
+                return
+            started: Future[None] = Future()
+            self._pid = os.getpid()
+            self._thread = threading.Thread(
+                target=self._run, args=(started,), name="asyncpush-background", daemon=True
+            )
+            self._thread.start()
+            try:
+                started.result()
+            except BaseException:
+                started.cancel()
+                self._thread = None
+                raise
+            _open.add(self)
+
+    def _finish(self, cancel: bool, timeout: float | None) -> list[str]:
+        """Close; the pushes that were cancelled because time ran out, in words."""
+        if self._in_forked_child():
+            return []  # its way out is no end of the parent's pushes
+        self._check_may_wait()
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+            if was_closed or self._thread is None:
+                return []
+        tickets = self._tickets
+        lost: list[str] = []
+        try:
+            if cancel:
+                _cancel(tickets)
+            running = _settle(tickets, timeout)
+            lost = [_amount(ticket) for ticket in running]
+        finally:
+            _cancel(tickets)
+            _settle(tickets, CANCEL_GRACE)
+            self._in_loop(self._stop.set)
+            self._thread.join(CANCEL_GRACE)
+            _open.discard(self)
+            for ticket in tickets:
+                if trouble := ticket._trouble():
+                    logger.error("the push to %s failed, %s", ticket.repo_id, trouble)
+        return lost
+
+    def _leave(self, *, cancel: bool, why: str) -> None:
+        """Close within the time for leaving, and say on the log what is waited for and lost."""
+        if self._in_forked_child():
+            return
+        running = [ticket for ticket in self._tickets if not ticket.done()]
+        limit = self._exit_timeout
+        if running and not cancel and limit != 0:
+            patience = "" if limit is None else f" up to {format_duration(limit)}"
+            names = ", ".join(_amount(ticket) for ticket in running)
+            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, patience, names)
+        for words in self._finish(cancel, limit):
+            logger.error("%s: not uploaded in time, cancelled: %s", why, words)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this BackgroundUploader is closed")
+        if self._thread is not None and not self._thread.is_alive():
+            raise RuntimeError("the thread of this BackgroundUploader has died: see the log")
+
+    def _in_forked_child(self) -> bool:
+        return self._thread is not None and os.getpid() != self._pid
+
+    def _check_process(self) -> None:
+        if self._in_forked_child():
+            raise RuntimeError(
+                f"this BackgroundUploader belongs to process {self._pid}: its thread does not"
+                " survive a fork, make a new one in the child"
+            )
+
+    def _check_may_wait(self) -> None:
+        self._check_process()
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the background thread cannot wait for itself")
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
+        self._check_process()
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and all pushes with it
+            self._loop.call_soon_threadsafe(call)
+
+    # What runs in the background thread.
+
+    def _run(self, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except BaseException as exc:
+            if not started.done():
+                started.set_exception(exc)
+            else:  # a stream or callback of the caller's raised SystemExit, say
+                logger.exception("the background thread has died")
+        finally:
+            for ticket in self._tickets:
+                ticket._give_up()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._followers.add(task)  # a loop holds its tasks by weak references
+        task.add_done_callback(self._followers.discard)
+
+    async def _serve(self, started: Future[None]) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with Uploader(*self._settings) as self._uploader:
+            if started.set_running_or_notify_cancel():
+                started.set_result(None)
+                await self._stop.wait()
+
+
+def _cancel(tickets: Iterable[PushTicket]) -> None:
+    for ticket in tickets:
+        if not ticket.done():
+            ticket.cancel()
+
+
+def _settle(tickets: Sequence[PushTicket], timeout: float | None) -> list[PushTicket]:
+    """Wait, `timeout` seconds at most; those that have not ended."""
+    futures = [ticket._future for ticket in tickets]
+    deadline = inf if timeout is None else time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        # A signal that the system hands to another thread does not wake this one from its lock:
+        # without a look now and then, Ctrl-C would be heard when the push has ended.
+        if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
+            break
+    return [ticket for ticket in tickets if not ticket.done()]
+
+
+def _amount(ticket: PushTicket) -> str:
+    progress = ticket.progress
+    if progress is None or not progress.total_bytes:
+        return ticket.repo_id
+    return f"{ticket.repo_id} ({format_share(progress.bytes_sent, progress.total_bytes)})"
+
+
+_open: set[BackgroundUploader] = set()
+"""Those whose thread runs: the end of the process waits for them."""
+
+
+def _wait_at_exit() -> None:
+    for uploader in list(_open):
+        try:
+            uploader._leave(cancel=False, why="the process ends")
+        except KeyboardInterrupt:
+            logger.error("interrupted: the pushes that were waited for are cancelled")
+
+
+# `atexit` would be too late: by then the thread pools that every event loop relies on take no more
+# work. They are closed by hooks of this kind, last made first run, and theirs are older than ours.
+getattr(threading, "_register_atexit", atexit.register)(_wait_at_exit)
