@@ -1,7 +1,8 @@
 """Publish models to the Hugging Face Hub: many files, many parts, one verified commit."""
 
 from asyncpush._version import __version__
-from asyncpush.background import BackgroundUploader, PushTicket
+from asyncpush.background import BackgroundCheckpoints, BackgroundUploader, PushTicket
+from asyncpush.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
 from asyncpush.errors import (
     AsyncPushError,
     AuthError,
@@ -35,7 +36,11 @@ __all__ = [
     "AsyncPushError",
     "AuditReport",
     "AuthError",
+    "BackgroundCheckpoints",
     "BackgroundUploader",
+    "CheckpointOutcome",
+    "CheckpointPusher",
+    "CheckpointReport",
     "CommitConflictError",
     "HubError",
     "IntegrityError",

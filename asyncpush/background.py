@@ -10,22 +10,29 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from math import inf
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Any, Generic, Protocol, Self, TypeVar, get_args
 
-from asyncpush.handle import PushHandle
+from asyncpush.checkpoints import (
+    CheckpointOutcome,
+    CheckpointPusher,
+    CheckpointReport,
+    OnError,
+    Policy,
+)
 from asyncpush.listeners.wording import format_duration, format_share
 from asyncpush.models import Repo, Source, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
 from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.uploader import Uploader
 
 logger = logging.getLogger("asyncpush.background")
 
-OnError = Literal["wait", "cancel"]
+T = TypeVar("T")
 
 EXIT_TIMEOUT = 600.0
 """Seconds that the end of the process waits for pushes, unless told otherwise."""
@@ -37,25 +44,24 @@ CANCEL_GRACE = 5.0
 _LOOK_INTERVAL = 0.5  # seconds between two looks at the signals that came
 
 
-class PushTicket:
-    """A push under way in the background: what `BackgroundUploader.push` returns.
+class _Stoppable(Protocol):
+    """What runs in the loop: a `PushHandle`, a `CheckpointPusher`."""
 
-    It may be used from any thread.
-    """
+    @property
+    def progress(self) -> UploadProgress | None: ...
+
+    def cancel(self) -> None: ...
+
+
+class _Job(Generic[T]):
+    """Work in the background thread, as other threads see it."""
 
     def __init__(self, repo_id: str, owner: BackgroundUploader) -> None:
         self.repo_id = repo_id
         self._owner = owner
-        self._future: Future[UploadResult] = Future()
-        self._handle: PushHandle | None = None
+        self._future: Future[T] = Future()
+        self._handle: _Stoppable | None = None
         self._asked = False
-
-    def __repr__(self) -> str:
-        state = "running"
-        if self.done():
-            failed = self._future.cancelled() or self._future.exception() is not None
-            state = "failed" if failed else "done"
-        return f"<PushTicket {self.repo_id} {state}>"
 
     @property
     def progress(self) -> UploadProgress | None:
@@ -65,21 +71,6 @@ class PushTicket:
     def done(self) -> bool:
         """Whether the push has ended, well or not."""
         return self._future.done()
-
-    def result(self, timeout: float | None = None) -> UploadResult:
-        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
-
-        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
-        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
-        whatever a signal handler raises) cancels the push and goes on up when it has ended.
-        """
-        self._wait(timeout)
-        return self._future.result()
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What made the push fail, or None; waits and raises as `result` does."""
-        self._wait(timeout)
-        return self._future.exception()
 
     def cancel(self) -> None:
         """Stop the push: nothing is committed, and what is stored is not sent again next time.
@@ -110,9 +101,9 @@ class PushTicket:
         if self._handle is not None:
             self._handle.cancel()
 
-    async def _follow(self, handle: PushHandle) -> None:
+    async def _follow(self, end: Awaitable[T]) -> None:
         try:
-            self._future.set_result(await handle)
+            self._future.set_result(await end)
         except asyncio.CancelledError:
             self._give_up()
         except Exception as exc:
@@ -131,6 +122,35 @@ class PushTicket:
             return "it was cut off"
         error = self._future.exception()
         return None if error is None else f"{type(error).__name__}: {error}"
+
+
+class PushTicket(_Job[UploadResult]):
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread.
+    """
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self.done():
+            failed = self._future.cancelled() or self._future.exception() is not None
+            state = "failed" if failed else "done"
+        return f"<PushTicket {self.repo_id} {state}>"
+
+    def result(self, timeout: float | None = None) -> UploadResult:
+        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
+
+        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
+        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
+        whatever a signal handler raises) cancels the push and goes on up when it has ended.
+        """
+        self._wait(timeout)
+        return self._future.result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What made the push fail, or None; waits and raises as `result` does."""
+        self._wait(timeout)
+        return self._future.exception()
 
 
 class BackgroundUploader:
@@ -174,7 +194,7 @@ class BackgroundUploader:
         self._exit_timeout = exit_timeout
         self._on_error = on_error
         self._lock = threading.Lock()
-        self._tickets: list[PushTicket] = []
+        self._tickets: list[_Job[Any]] = []
         self._thread: threading.Thread | None = None
         self._followers: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -213,17 +233,38 @@ class BackgroundUploader:
         ticket = PushTicket(repo_id, self)
 
         def begin() -> None:
-            ticket._handle = self._uploader.start_push(repo_id, source, options)
-            self._keep(asyncio.create_task(ticket._follow(ticket._handle)))
+            ticket._handle = handle = self._uploader.start_push(repo_id, source, options)
+            self._keep(asyncio.create_task(ticket._follow(handle)))
 
         with self._lock:
             self._check_open()
             self._loop.call_soon_threadsafe(begin)
-            self._tickets = [
-                other for other in self._tickets if not other.done() or other._trouble()
-            ]
-            self._tickets.append(ticket)
+            self._remember(ticket)
         return ticket
+
+    def checkpoints(
+        self,
+        repo_id: str,
+        options: PushOptions | None = None,
+        *,
+        policy: Policy = "latest",
+        max_waiting: int = 4,
+        snapshot: SnapshotChoice = False,
+        on_outcome: Callable[[CheckpointOutcome], object] | None = None,
+    ) -> BackgroundCheckpoints:
+        """A `CheckpointPusher` for blocking code; see there. `on_outcome` is called in the
+        background thread. What it has not pushed is waited for as other pushes are."""
+        self._start()
+        pusher = CheckpointPusher(
+            self._uploader,
+            repo_id,
+            options,
+            policy=policy,
+            max_waiting=max_waiting,
+            snapshot=snapshot,
+            on_outcome=on_outcome,
+        )
+        return BackgroundCheckpoints(self, pusher)
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait for the pushes, or cancel them, and end the thread. Safe to call again.
@@ -296,6 +337,10 @@ class BackgroundUploader:
         for words in self._finish(cancel, limit):
             logger.error("%s: not uploaded in time, cancelled: %s", why, words)
 
+    def _remember(self, job: _Job[Any]) -> None:
+        self._tickets = [other for other in self._tickets if not other.done() or other._trouble()]
+        self._tickets.append(job)
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this BackgroundUploader is closed")
@@ -348,25 +393,109 @@ class BackgroundUploader:
                 await self._stop.wait()
 
 
-def _cancel(tickets: Iterable[PushTicket]) -> None:
+class BackgroundCheckpoints:
+    """Checkpoints from blocking code: what `BackgroundUploader.checkpoints` returns.
+
+    with BackgroundUploader() as bg, bg.checkpoints("me/model", snapshot=True) as pusher:
+        for step in range(1000):
+            train_one_step()
+            if step % 100 == 0:
+                pusher.push("out/")  # returns while it uploads
+    """
+
+    def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:
+        self._owner = owner
+        self._pusher = pusher
+        self._job: _Job[None] | None = None  # until nothing is left to do
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:  # else the uploader's own way out decides
+            self._drain(None)
+            self._pusher.raise_untold()
+
+    @property
+    def report(self) -> CheckpointReport:
+        """What became of the checkpoints so far."""
+        return self._pusher.report
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        """The newest snapshot of the push under way, if there is one."""
+        return self._pusher.progress
+
+    def push(self, source: Source, options: PushOptions | None = None) -> None:
+        """Have a checkpoint pushed; returns as `CheckpointPusher.push` does."""
+        self._owner._check_may_wait()
+        with self._owner._lock:
+            self._owner._check_open()
+            taken = asyncio.run_coroutine_threadsafe(self._take(source, options), self._owner._loop)
+        try:
+            _wait_for([taken], None)
+        except BaseException:
+            taken.cancel()
+            raise
+        taken.result()
+
+    def flush(self, timeout: float | None = None) -> CheckpointReport:
+        """Wait until nothing waits or is on its way, `timeout` seconds at most.
+
+        Raises `TimeoutError` when that has not come by then: the pushes go on. Ctrl-C while this
+        waits cancels them.
+        """
+        self._drain(timeout)
+        self._pusher.forgive()
+        return self.report
+
+    def cancel(self) -> None:
+        """Stop the push under way and drop those that wait. Returns at once; see `flush`."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def _drain(self, timeout: float | None) -> None:
+        if self._job is not None:
+            self._job._wait(timeout)
+
+    async def _take(self, source: Source, options: PushOptions | None) -> None:
+        await self._pusher.push(source, options)
+        if self._job is None or self._job.done():
+            job: _Job[None] = _Job(self._pusher.repo_id, self._owner)
+            self._job = job
+            job._handle = self._pusher
+            self._owner._keep(asyncio.create_task(job._follow(self._pusher.drained())))
+            with self._owner._lock:
+                self._owner._remember(job)
+
+
+def _cancel(tickets: Iterable[_Job[Any]]) -> None:
     for ticket in tickets:
         if not ticket.done():
             ticket.cancel()
 
 
-def _settle(tickets: Sequence[PushTicket], timeout: float | None) -> list[PushTicket]:
+def _settle(tickets: Sequence[_Job[Any]], timeout: float | None) -> list[_Job[Any]]:
     """Wait, `timeout` seconds at most; those that have not ended."""
-    futures = [ticket._future for ticket in tickets]
+    _wait_for([ticket._future for ticket in tickets], timeout)
+    return [ticket for ticket in tickets if not ticket.done()]
+
+
+def _wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
     deadline = inf if timeout is None else time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         # A signal that the system hands to another thread does not wake this one from its lock:
         # without a look now and then, Ctrl-C would be heard when the push has ended.
         if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
             break
-    return [ticket for ticket in tickets if not ticket.done()]
 
 
-def _amount(ticket: PushTicket) -> str:
+def _amount(ticket: _Job[Any]) -> str:
     progress = ticket.progress
     if progress is None or not progress.total_bytes:
         return ticket.repo_id

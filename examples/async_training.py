@@ -1,4 +1,7 @@
-"""Push checkpoints from an async training loop that never waits for them.
+"""Push checkpoints from an async training loop that never waits for an upload.
+
+The trainer overwrites its one checkpoint folder: a snapshot of it is what is pushed. A newer
+checkpoint takes the place of one that still waits, and the report names it.
 
 HF_ENDPOINT=local python examples/async_training.py me/model
 """
@@ -8,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from asyncpush import PushHandle, PushOptions, Uploader
+from asyncpush import CheckpointPusher, PushOptions, Uploader
 
 STEPS = 300
 SAVE_EVERY = 100
@@ -20,22 +23,19 @@ async def train_one_step(step: int) -> bytes:
 
 
 async def main(repo_id: str) -> None:
-    pushes: list[PushHandle] = []
     with tempfile.TemporaryDirectory() as folder:
-        async with Uploader() as up:
+        checkpoint = Path(folder) / "checkpoint"
+        checkpoint.mkdir()
+        async with Uploader() as up, CheckpointPusher(up, repo_id, snapshot=True) as pusher:
             for step in range(1, STEPS + 1):
                 weights = await train_one_step(step)
                 if step % SAVE_EVERY == 0:
-                    checkpoint = Path(folder) / f"step-{step}"
-                    checkpoint.mkdir()
                     (checkpoint / "model.bin").write_bytes(weights)
-                    options = PushOptions(
-                        commit_message=f"step {step}", path_in_repo=f"step-{step}"
-                    )
-                    pushes.append(up.start_push(repo_id, checkpoint, options))
-            for push in pushes:
-                result = await push  # a failed push raises here: none is lost silently
-                print(result.commit_url)
+                    await pusher.push(checkpoint, PushOptions(commit_message=f"step {step}"))
+            report = await pusher.flush()
+    for outcome in report.outcomes:
+        told = outcome.result.commit_url if outcome.result else outcome.error or ""
+        print(outcome.name, outcome.status, told)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import signal
@@ -20,13 +21,16 @@ import pytest
 
 from asyncpush import (
     BackgroundUploader,
+    CheckpointReport,
     HubError,
     InvalidRepoIdError,
+    PushOptions,
     PushTicket,
     UploadConfig,
     UploadProgress,
 )
-from asyncpush.background import OnError, _wait_at_exit
+from asyncpush.background import _wait_at_exit
+from asyncpush.checkpoints import OnError
 from asyncpush.localhub import LocalHub, serve_in_thread
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
@@ -480,3 +484,71 @@ def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(hub: LocalHub, gate: Thr
     assert "interrupted: the pushes that were waited for are cancelled" in told
     assert "Traceback" not in told
     assert committed(hub) == set()
+
+
+def test_checkpoints_are_pushed_beside_a_blocking_loop(
+    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate, write: Write
+) -> None:
+    gate.hold("part")
+    folder = write({"model.bin": b"\0" * 8})
+    with bg.checkpoints("me/m", snapshot=True) as pusher:
+        assert pusher.flush() == CheckpointReport()
+        for step in range(3):
+            (folder / "model.bin").write_bytes(b"\0%d" % step)
+            pusher.push(folder, PushOptions(commit_message=f"step {step}"))
+        gate.wait()
+        assert pusher.progress is not None
+        with pytest.raises(TimeoutError):
+            pusher.flush(timeout=0)
+        gate.release()
+    assert str(pusher.report) == "2 pushed, 1 skipped"
+    assert asyncio.run(download(hub, "me/m")) == {"model.bin": b"\0" + b"2"}
+    bg.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pusher.push(folder)
+
+
+def test_a_failed_checkpoint_is_raised_unless_flush_has_told_it(
+    bg: BackgroundUploader, faults: FaultLayer
+) -> None:
+    faults.add("commit", "422", times=2)
+    with bg.checkpoints("me/m") as pusher:
+        pusher.push({"a.txt": b"a"})
+        assert str(pusher.flush()) == "1 failed"
+    with pytest.raises(HubError), bg.checkpoints("me/m") as pusher:
+        pusher.push({"a.txt": b"a"})
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "error"])
+def test_checkpoints_that_wait_are_cancelled_with_the_rest(
+    how: str, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    bg = BackgroundUploader(TOKEN, hub.url, config, on_error="cancel")
+    with contextlib.suppress(LookupError), bg, bg.checkpoints("me/m") as pusher:
+        pusher.cancel()  # nothing yet
+        pusher.push(LARGE)
+        pusher.push({"b.txt": b"b"})
+        gate.wait()
+        match how:
+            case "cancel":
+                pusher.cancel()
+            case "close":
+                bg.close(cancel=True)
+            case _:
+                raise LookupError
+    assert [outcome.status for outcome in pusher.report.outcomes] == ["cancelled"] * 2
+    assert committed(hub) == set()
+
+
+def test_ctrl_c_while_a_checkpoint_waits_for_room(bg: BackgroundUploader, gate: ThreadGate) -> None:
+    gate.hold("part")
+    pusher = bg.checkpoints("me/m", policy="all", max_waiting=1)
+    pusher.push(LARGE)
+    gate.wait()
+    pusher.push({"b.txt": b"b"})
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        pusher.push({"c.txt": b"c"})
+    gate.release()
+    assert str(pusher.flush(timeout=30)) == "2 pushed"

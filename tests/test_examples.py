@@ -11,7 +11,7 @@ import pytest
 
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
-from tests.reading import files_of
+from tests.reading import download, files_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -38,6 +38,17 @@ async def test_push_folder(hub: LocalHub, tmp_path: Path) -> None:
 
 async def test_async_training(hub: LocalHub) -> None:
     told = await run("async_training.py", hub, "me/m")
+    steps = [line.split()[1:3] for line in told.splitlines()]
+    assert sorted(number for number, _ in steps) == ["100", "200", "300"]
+    assert ["300", "pushed"] in steps
+    assert {status for _, status in steps} <= {"pushed", "skipped"}
+    assert told.count("/commit/") == sum(status == "pushed" for _, status in steps)
+    last = await download(hub, "me/m", ["model.bin"])
+    assert last["model.bin"] == (300).to_bytes(4, "big") * 50_000
+
+
+async def test_blocking_training(hub: LocalHub) -> None:
+    told = await run("blocking_training.py", hub, "me/m")
     assert told.count("/commit/") == 3
     assert {"step-100/model.bin", "step-300/model.bin"} <= await files_of(hub, "me/m")
 

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.patterns import PatternFilter
 
+SNAPSHOTS = ".asyncpush-snapshots"
+"""Where snapshots of what lies beside it are kept while they are pushed."""
+
 _Trail = frozenset[tuple[int, int]]
 
 
@@ -24,9 +27,10 @@ class _Entry(NamedTuple):
 class Walk:
     """The chosen files below the folder `root`, sorted: each its path within it and on disk.
 
-    `.git`, `.cache/huggingface/`, `__pycache__/` and `.DS_Store` are left out wherever they lie.
-    Links to files count as files, links to folders are entered with `follow_symlinks` alone,
-    unless that would go round in circles. Whether a file can be read is for others to find out.
+    `.git`, `.cache/huggingface/`, `__pycache__/`, `.DS_Store` and our own
+    `.asyncpush-snapshots/` are left out wherever they lie. Links to files count as files, links to
+    folders are entered with `follow_symlinks` alone, unless that would go round in circles.
+    Whether a file can be read is for others to find out.
     """
 
     root: str
@@ -93,7 +97,7 @@ def _always_skipped(own_name: str, name: str) -> bool:
     match own_name:
         case ".DS_Store":
             return True
-        case "__pycache__":
+        case "__pycache__" | ".asyncpush-snapshots":
             return name.endswith("/")
         case "huggingface":
             return f"/{name}".rstrip("/").endswith("/.cache/huggingface")

@@ -9,7 +9,11 @@ from typing import assert_type
 import asyncpush
 from asyncpush import (
     AuditReport,
+    BackgroundCheckpoints,
     BackgroundUploader,
+    CheckpointOutcome,
+    CheckpointPusher,
+    CheckpointReport,
     Push,
     PushHandle,
     PushOptions,
@@ -72,6 +76,20 @@ async def one_session() -> None:
         assert_type(asyncpush.receipts_from_json(b""), list[Receipt])
 
 
+def on_outcome(outcome: CheckpointOutcome) -> None:
+    assert_type(outcome.result, UploadResult | None)
+
+
+async def checkpoints() -> None:
+    async with (
+        Uploader() as up,
+        CheckpointPusher(up, "me/m", snapshot="hardlink", on_outcome=on_outcome) as pusher,
+    ):
+        await pusher.push(Path("out"), PushOptions(commit_message="step 1"))
+        assert_type(await pusher.flush(), CheckpointReport)
+        CheckpointPusher(up, "me/m", policy="some")  # type: ignore[arg-type]
+
+
 def blocking() -> None:
     with BackgroundUploader(token=lambda: "hf_x", exit_timeout=None, on_error="cancel") as bg:
         assert_type(bg, BackgroundUploader)
@@ -81,6 +99,10 @@ def blocking() -> None:
         assert_type(ticket.exception(), BaseException | None)
         assert_type(ticket.done(), bool)
         assert_type(ticket.progress, UploadProgress | None)
+        pusher = bg.checkpoints("me/m", policy="all", snapshot=True)
+        assert_type(pusher, BackgroundCheckpoints)
+        pusher.push("out/")
+        assert_type(pusher.flush(timeout=5), CheckpointReport)
         bg.close(cancel=True, timeout=5)
     BackgroundUploader(on_error="pray")  # type: ignore[arg-type]
 

@@ -1,0 +1,145 @@
+"""A second set of a folder's files that nobody else writes to: for trainers that overwrite theirs.
+
+`snapshot=True` makes a reflink of each file where the file system has them (Btrfs, XFS, bcachefs,
+ZFS; `FICLONE` of `ioctl_ficlone(2)`: at once, and no room taken), else a copy. Hard links, which
+are made only when asked for, take neither time nor room anywhere, yet they are second *names*: a
+file that is replaced (`os.replace`, or removed and written anew) stays as it was, one that is
+opened and written in place changes under both names. Such a push fails with `SourceChangedError`,
+as it would have without a snapshot; it is never committed wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from asyncpush.errors import SourceChangedError, SourceError
+from asyncpush.models import FileIdentity
+from asyncpush.options import PushOptions
+from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
+from asyncpush.sources.findings import Findings
+from asyncpush.sources.patterns import PatternFilter
+from asyncpush.sources.scratch import ScratchFolder
+from asyncpush.sources.walk import SNAPSHOTS, Walk
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  # Windows has no reflinks of this kind
+    fcntl = None  # type: ignore[assignment]
+
+SnapshotChoice = bool | Literal["hardlink"]
+
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_COPIED_AT_ONCE = 8 << 20
+
+
+class SnapshotStoppedError(Exception):
+    """Nobody wants it any more."""
+
+
+class Snapshot:
+    """The files of `source` that the options choose, in a new folder beside it, until `remove`.
+
+    Beside it, because reflinks and hard links stay within a file system. Folders of killed
+    processes are removed when the next snapshot is made. All of this blocks.
+
+    Raises `SourceError` for what cannot be read or written, and `SourceChangedError` for a file
+    that changed while it was copied.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        options: PushOptions,
+        how: SnapshotChoice,
+        stopped: threading.Event,
+    ) -> None:
+        self._link = how == "hardlink"
+        self._stopped = stopped
+        origin = absolute_path(source)
+        parent = Path(origin).parent / SNAPSHOTS
+        try:
+            self._scratch = ScratchFolder(parent)
+            try:
+                self.path = os.path.join(self._scratch.path, os.path.basename(origin))
+                self._fill(origin, options)
+            except BaseException:
+                self.remove()
+                raise
+        except OSError as exc:
+            raise SourceError(
+                f"no snapshot of {origin!r} can be made in {str(parent)!r}: {exc.strerror}"
+            ) from exc
+        except UnusableError as exc:
+            raise SourceError(f"no snapshot of {origin!r}: {exc}") from exc
+
+    def remove(self) -> None:
+        """Remove what was made."""
+        self._scratch.remove()
+        with contextlib.suppress(OSError):  # others are there, or it is gone
+            os.rmdir(os.path.dirname(self._scratch.path))
+
+    def _fill(self, origin: str, options: PushOptions) -> None:
+        if not stat.S_ISDIR(status_of(origin).st_mode):
+            self._take(origin, self.path)
+            return
+        os.mkdir(self.path)
+        findings = Findings()
+        chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
+        walk = Walk(origin, chosen, findings, options.follow_symlinks, self._stopped.is_set)
+        for name, path in walk:
+            target = os.path.join(self.path, name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            self._take(path, target)
+        self._check_wanted()
+        findings.raise_problems("mend this; nothing was uploaded")
+
+    def _take(self, path: str, target: str) -> None:
+        try:
+            before = regular_file(path)
+        except UnusableError as exc:
+            raise UnusableError(f"{path!r} {exc}") from exc
+        if self._link and _linked(path, target):
+            return
+        with open(path, "rb") as source, open(target, "xb", opener=_private) as copy:
+            if not _reflinked(source, copy):
+                self._copy(source, copy)
+        os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if FileIdentity.of(os.stat(path)) != FileIdentity.of(before):
+            raise SourceChangedError(f"{path!r} changed while a snapshot of it was taken")
+
+    def _copy(self, source: BinaryIO, copy: BinaryIO) -> None:
+        while piece := source.read(_COPIED_AT_ONCE):
+            self._check_wanted()
+            copy.write(piece)
+
+    def _check_wanted(self) -> None:
+        if self._stopped.is_set():
+            raise SnapshotStoppedError
+
+
+def _linked(path: str, target: str) -> bool:
+    try:
+        # Of a link, what it leads to: the link itself may lead nowhere from here.
+        os.link(os.path.realpath(path), target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
+
+
+def _reflinked(source: BinaryIO, copy: BinaryIO) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+    except OSError:  # another file system, or one without reflinks
+        return False
+    return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
