@@ -61,11 +61,14 @@ class HashProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileHashed(Event):
+    """`elapsed_ms` is the time in its thread, 0 when the hash was remembered."""
+
     name: ClassVar[str] = "file.hashed"
     path: str
     size: int
     oid: str
     cached: bool
+    elapsed_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class RequestStarted(Event):
     """One attempt of one call. `call` is preupload, lfs_batch, part, complete, verify, commit …
 
     Written as `hf_hub.<call>`; `fields` are what the call is about (repo_id, file, size …).
+    `queued_ms` is how long it waited for its turn: under the limits, and for the Hub's rate limit.
     """
 
     name: ClassVar[str] = "request.started"
@@ -145,11 +149,27 @@ class RequestStarted(Event):
     bytes_out: int
     headers: Mapping[str, str]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    queued_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartConnected(Event):
+    """A part's attempt has its connection and begins to send.
+
+    `connection` is the local port, as `ss` and packet dumps show it; None where there is none.
+    """
+
+    name: ClassVar[str] = "part.connected"
+    connection: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished(Event):
-    """An answer came, of whatever status. Written as `hf_hub.<call>.response`."""
+    """An answer came, of whatever status. Written as `hf_hub.<call>.response`.
+
+    `sent_ms` (of parts) is when the last byte was handed to the network; the rest of `elapsed_ms`
+    went by until the answer was there.
+    """
 
     name: ClassVar[str] = "request.finished"
     call: str
@@ -163,6 +183,7 @@ class RequestFinished(Event):
     headers: Mapping[str, str]
     request_id: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    sent_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class LogListener:
     def on_event(self, record: Record) -> None:
         event = record.event
         place = _PLACES.get(type(event))
-        if place is None:  # positions within parts and hashes: thousands, and no news
+        if place is None:  # within parts and hashes: thousands, and no news
             return
         log, level = place
         if isinstance(event, RequestFailed) and event.backoff_ms is None:

@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from asyncpush.errors import HubError
-from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.faults import StalledError, network_error
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
@@ -89,9 +89,10 @@ class PartSender:
         request = HubRequest("part", "PUT", url, fields=fields)
         began = time.monotonic()
         async with self.limit.slot() as turn:
+            queued = time.monotonic() - began
             try:
                 return await self._put(
-                    request, source, part, emit.child(), headers, on_sent, attempt
+                    request, source, part, emit.child(), headers, on_sent, attempt, queued
                 )
             except HubError as exc:
                 if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
@@ -108,6 +109,7 @@ class PartSender:
         headers: Mapping[str, str],
         on_sent: Callable[[int], None],
         attempt: int,
+        queued: float,
     ) -> SentPart:
         url = request.target
         watch = StallWatch(self._config.stall_timeout)
@@ -118,6 +120,7 @@ class PartSender:
             watch,
             self._bandwidth,
             on_sent,
+            emit,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(part.size)}
@@ -126,7 +129,8 @@ class PartSender:
             shown = {**dict.fromkeys(headers, HIDDEN), **length}
             emit.emit(
                 RequestStarted(
-                    "part", "PUT", redact_url(url), attempt, part.size, shown, request.fields
+                    *("part", "PUT", redact_url(url), attempt, part.size, shown, request.fields),
+                    queued_ms=round(queued * 1000, 3),
                 )
             )
         began = time.monotonic()
@@ -153,7 +157,7 @@ class PartSender:
         finally:
             await body.finish()
         if emit.active:
-            emit.emit(_finished(request, response, part, attempt, began))
+            emit.emit(_finished(request, response, part, attempt, began, body.ended))
         if not 200 <= response.status < 300:
             raise failure_of(request, response, now=time.time())
         if not body.whole:
@@ -253,6 +257,7 @@ class PartBody(aiohttp.Payload):
         watch: StallWatch,
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
+        emit: Emitter,
     ) -> None:
         super().__init__(stretches)
         self._consumed = False
@@ -262,7 +267,9 @@ class PartBody(aiohttp.Payload):
         self._watch = watch
         self._bandwidth = bandwidth
         self._on_sent = on_sent
+        self._emit = emit
         self._sent = 0
+        self.ended: float | None = None
         self.failure: Exception | None = None
         self._writing: asyncio.Task[Any] | None = None
 
@@ -290,6 +297,8 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
+        if self._emit.active:
+            self._emit.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._watch.follow(transport)
             _drain_to_the_last_byte(transport)
@@ -303,6 +312,7 @@ class PartBody(aiohttp.Payload):
                 self._sent += len(piece)
                 self._watch.touch()
                 self._on_sent(self._sent)
+        self.ended = time.monotonic()
 
     async def _next(self) -> memoryview | None:
         try:
@@ -329,6 +339,12 @@ def _drain_to_the_last_byte(transport: Any) -> None:
     transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0)
 
 
+def _local_port(transport: Any) -> int | None:
+    """What tells a connection from the others that are open: one socket, one port."""
+    name = None if transport is None else transport.get_extra_info("sockname")
+    return name[1] if isinstance(name, tuple) else None
+
+
 def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
     """What the Hub told us to send, less what is ours to say."""
     return {name: value for name, value in headers.items() if name.lower() not in FRAMING}
@@ -343,7 +359,12 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _finished(
-    request: HubRequest, response: HubResponse, part: Part, attempt: int, began: float
+    request: HubRequest,
+    response: HubResponse,
+    part: Part,
+    attempt: int,
+    began: float,
+    ended: float | None,
 ) -> RequestFinished:
     return RequestFinished(
         "part",
@@ -357,4 +378,5 @@ def _finished(
         redact_headers(response.headers),
         request_id(response.headers),
         request.fields,
+        None if ended is None else round((ended - began) * 1000, 3),
     )

@@ -71,6 +71,7 @@ class Attempt:
     started: float
     emit: Emitter
     began: float = field(default_factory=time.monotonic)
+    queued: float = 0.0
 
 
 class HubSession:
@@ -255,11 +256,13 @@ class HubSession:
     ) -> T:
         urls.check_target(this.url, self.endpoint, self.config.allowed_hosts or ())
         own = urls.same_origin(this.url, self.endpoint)
+        asked = self._clock()
         async with self._api_calls:
             if own:  # within: those who queue here must hear of a hint that comes meanwhile
                 await self.pacer.turn(
                     lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
+            this.queued = self._clock() - asked
             response = await self._with_fresh_token(this, own=own)
         now = time.time()
         if own:
@@ -385,8 +388,10 @@ class HubSession:
                     request.length,
                     redact_headers(headers, self.token.known),
                     request.fields,
+                    round(this.queued * 1000, 3),
                 )
             )
+            this.queued = 0.0  # what follows a redirect or a new token has not queued again
 
     def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
         if this.emit.active:

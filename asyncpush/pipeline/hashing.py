@@ -40,15 +40,16 @@ class Hasher:
             event = HashProgress(file.path_in_repo, hashed, file.size)
             loop.call_soon_threadsafe(emit.emit, event)
 
-        def hash_and_remember() -> str:
-            looked_at = time.time()
+        def hash_and_remember() -> tuple[str, float]:
+            looked_at, began = time.time(), time.monotonic()
             oid = _sha256(file, stop, report if emit.active else None)
             if file.hash_key is not None and not stop.is_set():
                 self._journal.remember_hash(*file.hash_key, "sha256", oid, looked_at=looked_at)
-            return oid
+            return oid, time.monotonic() - began
 
-        oid = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
-        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False))
+        oid, elapsed = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
+        took = round(elapsed * 1000, 3)
+        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False, elapsed_ms=took))
         return oid
 
     def _remembered(self, file: FileSource) -> str | None:

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
-from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
 from asyncpush.net.parts import (
@@ -653,11 +653,40 @@ async def test_a_part_is_traced(sending: Sending, peer: Peer) -> None:
     (finished,) = sending.heard.of(RequestFinished)
     assert (finished.status, finished.attempt, finished.request_id) == (200, 3, "r1")
     assert finished.bytes_out == 3
-    started_record, finished_record = sending.heard.records
-    assert started_record.span_id == finished_record.span_id
-    assert started_record.parent_id == sending.heard.emit.span_id
+    assert [type(record.event) for record in sending.heard.records] == [
+        RequestStarted,
+        PartConnected,
+        RequestFinished,
+    ]
+    assert len({record.span_id for record in sending.heard.records}) == 1
+    assert sending.heard.records[0].parent_id == sending.heard.emit.span_id
     for secret in ("5ecret", "s3cret"):
         assert secret not in repr(sending.heard.records)
+
+
+async def test_the_trace_tells_connections_queues_and_the_last_byte(
+    part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    sending = Sending(part_session, threads, width=1)
+    content = Content(noise(3 * CHUNK))
+
+    async def send() -> None:
+        await sending.send(content, content.part(peer.url + "/p"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        group.start_soon(send)
+    first, second = sending.heard.of(PartConnected)
+    assert first == second  # the same connection, kept
+    assert first.connection is not None
+    assert first.connection > 1023
+    waited = [event.queued_ms for event in sending.heard.of(RequestStarted)]
+    one, two = sending.heard.of(RequestFinished)
+    assert waited[0] < waited[1]
+    assert waited[1] >= one.elapsed_ms - 1  # it had to wait for all of the other one
+    for event in (one, two):
+        assert event.sent_ms is not None
+        assert 0 < event.sent_ms <= event.elapsed_ms
 
 
 async def test_a_failed_part_is_traced_too(sending: Sending, peer: Peer) -> None:
@@ -711,7 +740,9 @@ async def test_a_body_can_be_written_once(threads: ThreadPoolExecutor) -> None:
     content = Content(noise(3 * CHUNK))
     stretches = _ReadAhead(content, content.part("u"), BufferPool(STRETCH), threads, with_md5=False)
     told: list[int] = []
-    body = PartBody(stretches, 3 * CHUNK, CHUNK, StallWatch(1), Bandwidth(None), told.append)
+    body = PartBody(
+        stretches, 3 * CHUNK, CHUNK, StallWatch(1), Bandwidth(None), told.append, Emitter()
+    )
     assert not body.consumed
     wire: Any = Wire()
     await asyncio.create_task(body.write(wire))

@@ -512,6 +512,7 @@ async def test_a_hint_holds_back_every_request_of_the_session(
     await session.ask(ask_for("/api/other"), json_object, heard.emit)
     assert clock.now - before >= 30
     assert [waiting.seconds for waiting in heard.of(Waiting)] == [30]
+    assert [started.queued_ms for started in heard.of(RequestStarted)] == [0, 30_000]
 
 
 async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
