@@ -141,6 +141,7 @@ class HubSession:
     def retry_loop(self) -> RetryLoop:
         return RetryLoop(
             self._policy,
+            budget=self._budget,
             reached=lambda: self._reached,
             sleep=self._sleep,
             clock=self._clock,

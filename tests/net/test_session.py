@@ -224,6 +224,18 @@ async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
     assert caught.value.retryable is False
 
 
+async def test_the_requests_of_a_session_share_one_allowance_of_retries(
+    session: HubSession, clock: Clock
+) -> None:
+    async def failing(number: int) -> None:
+        raise HubError("overloaded", retryable=True)
+
+    for _ in range(21):  # of five retries each: 105, where 100 go at their own pace
+        with pytest.raises(RetriesExhaustedError):
+            await session.retry_loop().run(failing, lambda error, delay: None)
+    assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
+
+
 async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_might_help(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
