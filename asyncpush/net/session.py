@@ -34,7 +34,7 @@ from asyncpush.events import (
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
-from asyncpush.net.proxies import through_proxy
+from asyncpush.net.proxies import Proxies
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
 from asyncpush.net.resolving import GuardedResolver
 from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
@@ -97,6 +97,7 @@ class HubSession:
         self.endpoint = urls.check_endpoint(endpoint)
         self._direct = direct
         self._trace_headers = trace_headers
+        self._proxies = Proxies()
         self.config = config
         self.token = token
         self.pacer = Pacer(clock=clock, sleep=sleep)
@@ -353,7 +354,7 @@ class HubSession:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose body is not read yet; network faults come out as `HubError`."""
         try:
-            arguments = arguments if self._direct else through_proxy(url, arguments)
+            arguments = arguments if self._direct else self._proxies.through(url, arguments)
             async with self.http.request(
                 method, URL(url, encoded=True), allow_redirects=False, **arguments
             ) as answer:

@@ -280,6 +280,17 @@ async def test_a_proxy_of_the_environment_is_used(
         assert "bWU6" not in repr(record)
 
 
+async def test_a_session_looks_for_a_hosts_proxy_once(
+    stranger: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", stranger.url)
+    async with session_to("http://hub.example") as session:
+        await session.ask(ask_for(), whole, heard.emit)
+        monkeypatch.delenv("http_proxy")
+        await session.ask(ask_for(), whole, heard.emit)
+    assert len(stranger.seen) == 2
+
+
 async def test_a_proxy_without_credentials_gets_none(
     stranger: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
