@@ -12,6 +12,7 @@ from asyncpush.localhub import lfs, pages
 from asyncpush.localhub.auth import TOKEN, Token, is_loopback, user_of
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.routes import (
+    cas,
     commits,
     discussions,
     files,
@@ -20,14 +21,15 @@ from asyncpush.localhub.routes import (
     refs,
     repos,
     resolve,
+    xet,
 )
 from asyncpush.localhub.state import STATE, HubState, state_of
 from asyncpush.localhub.web import MAX_JSON_BYTES, new_request_id, refusal_answer
 
 logger = logging.getLogger("asyncpush.localhub")
 
-# These carry their permission in the URL; a client sends them no token, and none is looked at.
-SIGNED_ROUTES = frozenset({"part", "complete", "download"})
+# These carry their permission in the URL, or in a token that is not the Hub's.
+SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
 
 
 def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
@@ -38,9 +40,20 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     app[STATE] = state
     app[TOKEN] = Token(state.token)
     app.on_response_prepare.append(_stamp)
-    for module in (repos, preupload, commits, files, refs, metadata, discussions, resolve):
+    for module in (
+        repos,
+        preupload,
+        commits,
+        files,
+        refs,
+        metadata,
+        discussions,
+        resolve,
+        xet,
+        cas,
+    ):
         app.router.add_routes(module.routes)
-    lfs.add_routes(app, state.blobs, _lfs_access)
+    lfs.add_routes(app, state.blobs, _lfs_access, offers_xet=state.grants_xet)
     app.router.add_routes(pages.routes)
     return app
 

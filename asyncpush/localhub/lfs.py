@@ -49,13 +49,16 @@ Access = Callable[[web.Request, Operation], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[StreamResponse]]
 
 
-def add_routes(app: web.Application, store: BlobStore, access: Access) -> None:
+def add_routes(
+    app: web.Application, store: BlobStore, access: Access, *, offers_xet: bool = False
+) -> None:
     """Serve LFS from `store`. Repo routes ask `access` first; their `match_info` has `repo_type`
-    ("", "datasets/" or "spaces/"), `namespace` and `name`.
+    ("", "datasets/" or "spaces/"), `namespace` and `name`. A client that speaks Xet too is told to
+    use that when the hub `offers_xet`.
 
     >>> add_routes(app, DiskStore(root), access)  # doctest: +SKIP
     """
-    lfs = _Lfs(store, access)
+    lfs = _Lfs(store, access, offers_xet)
     objects = f"{_REPO}.git/info/lfs/objects"
     app.router.add_post(f"{objects}/batch", _json_errors(lfs.batch), name="batch")
     app.router.add_post(f"{objects}/verify", _json_errors(lfs.verify), name="verify")
@@ -70,17 +73,23 @@ def add_routes(app: web.Application, store: BlobStore, access: Access) -> None:
 class _Batch:
     operation: Literal["upload", "download"]
     multipart: bool
+    xet: bool
     objects: Sequence[Any]
 
 
 class _Lfs:
-    def __init__(self, store: BlobStore, access: Access) -> None:
+    def __init__(self, store: BlobStore, access: Access, offers_xet: bool) -> None:
         self._store = store
         self._access = access
+        self._offers_xet = offers_xet
 
     async def batch(self, request: web.Request) -> StreamResponse:
         batch = parse_batch(await _json_body(request))
         await self._access(request, batch.operation)
+        if batch.xet and self._offers_xet:
+            # Nothing is opened here: the client asks for a Xet token next.
+            objects = [_named(item) for item in batch.objects]
+            return _lfs_json({"transfer": "xet", "objects": objects, "hash_algo": "sha256"})
         answers: list[dict[str, Any]] = [{} for _ in batch.objects]
         # One after another would be slow where each question goes to another server.
         limiter = CapacityLimiter(_OBJECTS_AT_ONCE)
@@ -180,9 +189,18 @@ class _DiskRoutes:
         self._store.signer.check("GET", request.path, request.query.items())
         oid = request.match_info["oid"]
         path = self._store.path(oid)
-        if path is None or not path.exists():
+        if path is not None and path.exists():
+            return web.FileResponse(path)
+        size = await self._store.size(oid)
+        if size is None:
             raise no_such_object()
-        return web.FileResponse(path)
+        response = web.StreamResponse()  # an object that lies in chunks
+        response.content_type = "application/octet-stream"
+        response.content_length = size
+        await response.prepare(request)
+        async for piece in self._store.read(oid, 0, size):
+            await response.write(piece)
+        return response
 
 
 def parse_batch(body: Any) -> _Batch:
@@ -201,7 +219,8 @@ def parse_batch(body: Any) -> _Batch:
     objects = body.get("objects")
     if not isinstance(objects, list) or not 1 <= len(objects) <= MAX_BATCH:
         raise BlobError(422, f"objects must be a list of 1 to {MAX_BATCH}")
-    return _Batch(operation, "multipart" in transfers, objects)
+    xet = operation == "upload" and "xet" in transfers
+    return _Batch(operation, "multipart" in transfers, xet, objects)
 
 
 def parse_object(item: Any) -> tuple[str, int]:

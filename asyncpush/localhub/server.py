@@ -18,8 +18,11 @@ from asyncpush.localhub.app import make_app
 from asyncpush.localhub.auth import is_loopback
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
+from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.xet import XetStore, with_xet
+from asyncpush.localhub.xet.tokens import LIFETIME
 
 # A commit that is under way may end; a download that is under way is cut.
 SHUTDOWN_SECONDS = 5.0
@@ -38,8 +41,10 @@ class LocalHub:
         await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
     Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
-    bearer token will do, and only this machine is served. `middlewares` see each request before
-    the hub and each answer after it; `request.match_info.route.name` tells them what it is.
+    bearer token will do, and only this machine is served. With `xet=True` it grants
+    tokens to write by Xet, good for `xet_token_lifetime` seconds; what came by Xet is served in
+    any case. `middlewares` see each request before the hub and each answer after it;
+    `request.match_info.route.name` tells them what it is.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class LocalHub:
         token: str | None = None,
         part_size: int = DEFAULT_PART_SIZE,
         store: BlobStore | None = None,
+        xet: bool = False,
+        xet_token_lifetime: int = LIFETIME,
         middlewares: Iterable[Middleware] = (),
     ) -> None:
         if token is None and not is_loopback(host):
@@ -63,6 +70,8 @@ class LocalHub:
         self.token = token
         self._part_size = part_size
         self._store = store
+        self._xet = xet
+        self._xet_token_lifetime = xet_token_lifetime
         self._middlewares = tuple(middlewares)
         self._running = AsyncExitStack()
 
@@ -74,13 +83,22 @@ class LocalHub:
     async def __aenter__(self) -> LocalHub:
         self.root.mkdir(parents=True, exist_ok=True)
         blobs = self._store or DiskStore(self.root / "lfs", part_size=self._part_size)
-        state = HubState(Repos(self.root), blobs, self.token)
+        xet = XetStore(self.root / "xet")
+        state = HubState(
+            Repos(self.root),
+            with_xet(blobs, xet),
+            xet,
+            Signer.load(self.root / "xet" / "secret"),
+            self._xet_token_lifetime,
+            self._xet,
+            self.token,
+        )
         async with AsyncExitStack() as stack:
             # Git work that outlived its request still ends: a thread cannot be cut.
             stack.push_async_callback(asyncio.to_thread, state.executor.shutdown)
             await state.run(state.repos.prepare)
-            await blobs.start()
-            stack.push_async_callback(blobs.close)
+            await state.blobs.start()
+            stack.push_async_callback(state.blobs.close)
             await self._listen(state, stack)
             self._running = stack.pop_all()
         return self

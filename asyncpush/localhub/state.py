@@ -13,9 +13,11 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user, user_of
 from asyncpush.localhub.blobs import BlobStore
+from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.errors import Refusal, repo_not_found
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.xet import XetStore
 
 T = TypeVar("T")
 _TYPES: dict[str, RepoType] = {"models": "model", "datasets": "dataset", "spaces": "space"}
@@ -25,6 +27,10 @@ _TYPES: dict[str, RepoType] = {"models": "model", "datasets": "dataset", "spaces
 class HubState:
     repos: Repos
     blobs: BlobStore
+    xet: XetStore
+    xet_signer: Signer = field(repr=False)
+    xet_token_lifetime: int
+    grants_xet: bool
     token: str | None = field(repr=False)
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="localhub")

@@ -26,6 +26,7 @@ from asyncpush.localhub.web import (
     strings_of,
     wire_time,
 )
+from asyncpush.localhub.xet import XetStore
 
 MAX_PATHS = 1000
 PAGE = 1000
@@ -68,7 +69,7 @@ def _paths_info(
         found = (opened.entry(commit, path.rstrip("/")) for path in dict.fromkeys(paths) if path)
         entries = [entry for entry in found if entry is not None]
         last = opened.changed_last(commit, [entry.path for entry in entries]) if expand else {}
-        return [entry_json(entry, last) for entry in entries]
+        return [entry_json(entry, last, state.xet) for entry in entries]
 
 
 @routes.get(REPO + "/tree/{revision}{path:(?:/.*)?}", name="tree")
@@ -112,10 +113,12 @@ def _page(
         walk = opened.walk(commit, path, recursive=recursive, after=after)
         entries = list(islice(walk, count))
         last = opened.changed_last(commit, [entry.path for entry in entries]) if expand else {}
-        return commit, [entry_json(entry, last) for entry in entries]
+        return commit, [entry_json(entry, last, state.xet) for entry in entries]
 
 
-def entry_json(entry: Entry, last: Mapping[str, Commit]) -> dict[str, Any]:
+def entry_json(
+    entry: Entry, last: Mapping[str, Commit], xet: XetStore | None = None
+) -> dict[str, Any]:
     """A file or a folder as the Hub tells of it."""
     answer: dict[str, Any] = {"path": entry.path, "oid": entry.oid}
     if isinstance(entry, FileEntry):
@@ -126,6 +129,8 @@ def entry_json(entry: Entry, last: Mapping[str, Commit]) -> dict[str, Any]:
                 "size": entry.lfs.size,
                 "pointerSize": entry.pointer_size,
             }
+            if xet is not None and xet.exists and (known := xet.known(entry.lfs.oid)):
+                answer["xetHash"] = known.hash
     else:
         answer |= {"type": "directory", "size": 0}
     if entry.path in last:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.routes.xet import read_token_url
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.gitrepo import FileEntry
 from asyncpush.localhub.store.names import RepoId, check_path
@@ -36,6 +37,7 @@ async def resolve(request: web.Request) -> web.StreamResponse:
     commit, file = await state.run(_find, state, repo, revision, path)
     etag = f'"{file.lfs.oid if file.lfs else file.oid}"'
     headers = _headers(file, commit, etag, as_attachment=flag_in_query(request, "download"))
+    headers |= await _xet_headers(request, state, repo, file, commit)
     if etag in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
     wanted = _wanted_range(request, etag, file.size)
@@ -91,6 +93,19 @@ def _headers(file: FileEntry, commit: str, etag: str, *, as_attachment: bool) ->
     if file.lfs:
         headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(file.size)}
     return headers
+
+
+async def _xet_headers(
+    request: web.Request, state: HubState, repo: RepoId, file: FileEntry, commit: str
+) -> dict[str, str]:
+    """For clients that read chunks: the xet hash, and where they get a token for it."""
+    if file.lfs is None or not state.xet.exists:
+        return {}
+    known = await state.run(state.xet.known, file.lfs.oid)
+    if known is None:
+        return {}
+    link = read_token_url(state, request, repo, commit)
+    return {"X-Xet-Hash": known.hash, "Link": f'<{link}>; rel="xet-auth"'}
 
 
 def _content_type(path: str) -> str:

@@ -1,0 +1,9 @@
+"""Objects that come by Xet: chunks packed in xorbs, files described in shards, and the API (Xet's
+CAS) through which clients send and read both."""
+
+from __future__ import annotations
+
+from asyncpush.localhub.xet.blobs import with_xet
+from asyncpush.localhub.xet.store import XetStore
+
+__all__ = ["XetStore", "with_xet"]

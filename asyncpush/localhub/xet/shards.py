@@ -1,0 +1,125 @@
+"""Reading shards: which files a Xet client describes, and of which chunks its xorbs are made.
+
+The layout is that of https://huggingface.co/docs/xet/shard: a header of 48 bytes, then two
+sections of rows of as many, each ended by a row that begins with ones. A file is a row with its
+hash, one for each stretch of chunks, as many again when the shard holds verification hashes, and
+one with its sha256. A xorb is a row with its hash and one for each chunk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAGIC = b"HFRepoMetaData\0"
+
+_ROW = 48
+_FILE = struct.Struct("<32sII8x")
+_STRETCH = struct.Struct("<32s4xIII")
+_XORB = struct.Struct("<32s4xI8x")
+_WITH_VERIFICATION = 1 << 31
+_WITH_SHA256 = 1 << 30
+_ONES = b"\xff" * 32
+_END = _ONES + bytes(16)
+_ELIGIBLE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Chunks `start` to `stop` (exclusive) of a xorb; `size` bytes of the file."""
+
+    xorb: str
+    size: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class XetFile:
+    """A file as a client describes it: hashes in hex, and what it is put together from."""
+
+    hash: str
+    sha256: str | None
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(stretch.size for stretch in self.stretches)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """`landmarks` are the chunks that clients may ask for to find this shard; `xorbs` is the
+    second section as it stands."""
+
+    files: tuple[XetFile, ...]
+    landmarks: frozenset[str]
+    xorbs: bytes
+
+
+class BadShardError(ValueError):
+    """These bytes are no shard, or only the beginning of one."""
+
+
+def parse_shard(data: bytes) -> Shard:
+    """Raises `BadShardError`."""
+    if not data.startswith(MAGIC):
+        raise BadShardError("these bytes are no shard")
+    files, at = _files(data, _ROW)
+    chunks: dict[tuple[str, int], str] = {}
+    begin = at
+    while not _ends(data, at):
+        xorb, count = _XORB.unpack(_row(data, at))
+        for number in range(count):
+            chunk = _row(data, at + (1 + number) * _ROW)[:32]
+            chunks[hex_of(xorb), number] = hex_of(chunk)
+        at += (1 + count) * _ROW
+    return Shard(files, frozenset(_landmarks(files, chunks)), data[begin : at + _ROW])
+
+
+def answer_shard(shard: Shard, header: bytes) -> bytes:
+    """A shard for clients to deduplicate against: xorbs and chunks, and no word on whose files."""
+    return header[:_ROW] + _END + shard.xorbs
+
+
+def _files(data: bytes, at: int) -> tuple[tuple[XetFile, ...], int]:
+    files = []
+    while not _ends(data, at):
+        file_hash, flags, count = _FILE.unpack(_row(data, at))
+        rows = [_STRETCH.unpack(_row(data, at + (1 + n) * _ROW)) for n in range(count)]
+        at += _ROW * (1 + count * (2 if flags & _WITH_VERIFICATION else 1))
+        sha256 = None
+        if flags & _WITH_SHA256:
+            sha256 = hex_of(_row(data, at)[:32])
+            at += _ROW
+        stretches = tuple(Stretch(hex_of(xorb), *numbers) for xorb, *numbers in rows)
+        files.append(XetFile(hex_of(file_hash), sha256, stretches))
+    return tuple(files), at + _ROW
+
+
+def _landmarks(files: tuple[XetFile, ...], chunks: dict[tuple[str, int], str]) -> Iterator[str]:
+    """The chunks that a client asks about: the first of each file, and one in 1,024."""
+    for file in files:
+        for first in file.stretches[:1]:
+            if (chunk := chunks.get((first.xorb, first.start))) is not None:
+                yield chunk
+    for chunk in chunks.values():
+        if int(chunk[48:], 16) % _ELIGIBLE == 0:
+            yield chunk
+
+
+def _ends(data: bytes, at: int) -> bool:
+    return _row(data, at).startswith(_ONES)
+
+
+def _row(data: bytes, at: int) -> bytes:
+    row = data[at : at + _ROW]
+    if len(row) < _ROW:
+        raise BadShardError("the shard ends in the middle")
+    return row
+
+
+def hex_of(raw: bytes) -> str:
+    """Hashes lie in memory as four little-endian numbers of 64 bits, and are written as such."""
+    return b"".join(raw[start : start + 8][::-1] for start in range(0, 32, 8)).hex()

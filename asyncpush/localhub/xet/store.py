@@ -1,0 +1,265 @@
+"""Xet's folder: xorbs and shards as clients sent them, and a record of every object that was put
+together from them and found right.
+
+    xorbs/ab/cd/<xorb hash>     chunks, packed
+    shards/<sha256>             files, described: a shard says only what a client says
+    objects/ab/cd/<sha256>      xet hash and size, written after the object was read back whole
+    incoming/                   bodies under way
+    secret                      signs the tokens; mode 0600
+
+Several processes may share the folder; a killed one leaves nothing half-written under a final name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from asyncpush.localhub.blobs.multipart import publish
+from asyncpush.localhub.store.durable import write_atomically
+from asyncpush.localhub.xet.shards import (
+    BadShardError,
+    Stretch,
+    XetFile,
+    answer_shard,
+    parse_shard,
+)
+from asyncpush.localhub.xet.xorbs import BadXorbError, Xorb, open_xorb, read_chunks
+
+_GRAIN = 1_000_000_000
+"""Nanoseconds after which a folder's time of change tells of every change before."""
+
+_ABANDONED = 24 * 3600.0
+_CHUNKS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An object that was read back: its xet hash, its bytes."""
+
+    hash: str
+    size: int
+
+
+class XetStore:
+    """Objects that came by Xet. Blocks: call it in threads. `root` need not exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._known: dict[str, Known] = {}
+        self._shards_read: set[str] = set()
+        self._looked_at = -1
+        self._by_hash: dict[str, XetFile] = {}
+        self._by_sha256: dict[str, dict[str, XetFile]] = {}
+        self._by_chunk: dict[str, str] = {}
+        self._xorb = lru_cache(64)(self._open_xorb)
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever sent."""
+        return (self.root / "shards").is_dir()
+
+    def sweep(self) -> None:
+        """Remove bodies that were cut off long ago."""
+        for body in (self.root / "incoming").glob("*"):
+            if body.stat().st_mtime < time.time() - _ABANDONED:
+                body.unlink(missing_ok=True)
+
+    def new_body(self) -> Path:
+        """Where a body may be written while it comes in."""
+        folder = self.root / "incoming"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / secrets.token_hex(16)
+
+    def add_xorb(self, xorb_hash: str, body: Path) -> bool:
+        """Keep a xorb that has come in; False when it was there. Raises `BadXorbError`."""
+        target = self._xorb_path(xorb_hash)
+        if target.exists():
+            return False
+        open_xorb(body)
+        descriptor = os.open(body, os.O_RDONLY)
+        try:
+            publish(descriptor, body, target)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def add_shard(self, data: bytes) -> bool:
+        """Keep a shard; False when it was there. Raises `BadShardError`, also for a shard that
+        names xorbs which are not here."""
+        for file in parse_shard(data).files:
+            for xorb in {stretch.xorb for stretch in file.stretches}:
+                if not self._xorb_path(xorb).exists():
+                    raise BadShardError(f"xorb {xorb} was never sent")
+        target = self.root / "shards" / hashlib.sha256(data).hexdigest()
+        if target.exists():
+            return False
+        scratch = self.new_body().parent
+        write_atomically(target, data, scratch=scratch)
+        return True
+
+    def shard_with_chunk(self, chunk_hash: str) -> bytes | None:
+        """A shard for clients that have this chunk, to deduplicate against."""
+        self._read_new_shards()
+        if (name := self._by_chunk.get(chunk_hash)) is None:
+            return None
+        data = (self.root / "shards" / name).read_bytes()
+        return answer_shard(parse_shard(data), data)
+
+    def file(self, xet_hash: str) -> XetFile | None:
+        """A file that some client has described."""
+        self._read_new_shards()
+        return self._by_hash.get(xet_hash)
+
+    def known(self, oid: str) -> Known | None:
+        """An object that was read back once."""
+        if (found := self._known.get(oid)) is not None:
+            return found
+        try:
+            record = orjson.loads(self._record(oid).read_bytes())
+        except FileNotFoundError:
+            return None
+        found = self._known[oid] = Known(**record)
+        return found
+
+    def accept(self, oid: str) -> Known | None:
+        """An object that is known, or that has been described and is found right now; else None.
+
+        It is right when all of its bytes can be read back and have this sha256.
+        """
+        if (found := self.known(oid)) is not None:
+            return found
+        self._read_new_shards()
+        for file in tuple(self._by_sha256.get(oid, {}).values()):
+            if self._reads_back(file):
+                record = orjson.dumps({"hash": file.hash, "size": file.size})
+                write_atomically(self._record(oid), record)
+                return self.known(oid)
+        return None
+
+    def read(self, oid: str, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` (exclusive) of a known object."""
+        known = self.known(oid)
+        file = None if known is None else self.file(known.hash)
+        if file is None:
+            raise FileNotFoundError(f"no object {oid} in the Xet store")
+        return self._pieces(file, start, stop)
+
+    def reconstruction(self, file: XetFile, start: int, stop: int) -> dict[str, Any]:
+        """How a client puts bytes `start` to `stop` (exclusive) together, as the CAS API says it;
+        URLs are left to the caller: each `url` is the xorb's hash."""
+        terms: list[Stretch] = []
+        skipped = at = 0
+        for stretch in file.stretches:
+            if at < stop and at + stretch.size > start:
+                if not terms:
+                    skipped = start - at
+                terms.append(stretch)
+            at += stretch.size
+        by_xorb = groupby(sorted(terms, key=attrgetter("xorb", "start")), attrgetter("xorb"))
+        return {
+            "offset_into_first_range": skipped,
+            "terms": [
+                {"hash": t.xorb, "unpacked_length": t.size, "range": _span(t.start, t.stop)}
+                for t in terms
+            ],
+            "fetch_info": {name: self._fetches(name, list(own)) for name, own in by_xorb},
+        }
+
+    def xorb_path(self, xorb_hash: str) -> Path | None:
+        """The xorb as a file, if it is here."""
+        path = self._xorb_path(xorb_hash)
+        return path if path.exists() else None
+
+    def _fetches(self, name: str, terms: list[Stretch]) -> list[dict[str, Any]]:
+        """What to fetch of one xorb: neighbours and overlaps are joined."""
+        joined: list[list[int]] = []
+        for term in terms:
+            if joined and term.start <= joined[-1][1]:
+                joined[-1][1] = max(joined[-1][1], term.stop)
+            else:
+                joined.append([term.start, term.stop])
+        offsets = self._xorb(name).offsets
+        return [
+            {
+                "range": _span(start, stop),
+                "url": name,
+                # An HTTP range: its end is the last byte.
+                "url_range": _span(offsets[start], offsets[stop] - 1),
+            }
+            for start, stop in joined
+        ]
+
+    def _xorb_path(self, xorb_hash: str) -> Path:
+        return self.root / "xorbs" / xorb_hash[:2] / xorb_hash[2:4] / xorb_hash
+
+    def _open_xorb(self, xorb_hash: str) -> Xorb:
+        return open_xorb(self._xorb_path(xorb_hash))
+
+    def _record(self, oid: str) -> Path:
+        return self.root / "objects" / oid[:2] / oid[2:4] / oid
+
+    def _read_new_shards(self) -> None:
+        folder = self.root / "shards"
+        with self._lock:
+            try:
+                changed = folder.stat().st_mtime_ns
+            except FileNotFoundError:
+                return
+            if changed == self._looked_at:
+                return
+            for name in sorted(set(os.listdir(folder)) - self._shards_read):
+                self._index(name, (folder / name).read_bytes())
+            self._looked_at = changed if time.time_ns() - changed > _GRAIN else -1
+
+    def _index(self, name: str, data: bytes) -> None:
+        shard = parse_shard(data)
+        self._shards_read.add(name)
+        for file in shard.files:
+            self._by_hash.setdefault(file.hash, file)
+            if file.sha256 is not None:
+                self._by_sha256.setdefault(file.sha256, {}).setdefault(file.hash, file)
+        for chunk in shard.landmarks:
+            self._by_chunk.setdefault(chunk, name)
+
+    def _reads_back(self, file: XetFile) -> bool:
+        digest = hashlib.sha256()
+        try:
+            for piece in self._pieces(file, 0, file.size):
+                digest.update(piece)
+        except (BadXorbError, FileNotFoundError, IndexError):
+            return False
+        return digest.hexdigest() == file.sha256
+
+    def _pieces(self, file: XetFile, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes of a file, a few chunks at a time."""
+        at = 0
+        for stretch in file.stretches:
+            if at < stop and at + stretch.size > start:
+                xorb = self._xorb(stretch.xorb)
+                position = at
+                for first in range(stretch.start, stretch.stop, _CHUNKS_AT_ONCE):
+                    last = min(first + _CHUNKS_AT_ONCE, stretch.stop)
+                    size = sum(xorb.sizes[first:last])
+                    if position < stop and position + size > start:
+                        data = b"".join(read_chunks(xorb, first, last))
+                        yield data[max(0, start - position) : stop - position]
+                    position += size
+            at += stretch.size
+
+
+def _span(start: int, end: int) -> dict[str, int]:
+    return {"start": start, "end": end}
