@@ -12,12 +12,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAGIC = b"HFRepoMetaData\0"
+_TAG = b"HFRepoMetaData\0" + bytes.fromhex("556967456a7b815783a5bdd95ccdd14aa9")
 
 _ROW = 48
 _FILE = struct.Struct("<32sII8x")
 _STRETCH = struct.Struct("<32s4xIII")
 _XORB = struct.Struct("<32s4xI8x")
+_FOOTER = struct.Struct("<3Q6Q32s2Q72xQ")
 _WITH_VERIFICATION = 1 << 31
 _WITH_SHA256 = 1 << 30
 _ONES = b"\xff" * 32
@@ -64,7 +65,7 @@ class BadShardError(ValueError):
 
 def parse_shard(data: bytes) -> Shard:
     """Raises `BadShardError`."""
-    if not data.startswith(MAGIC):
+    if not data.startswith(_TAG):
         raise BadShardError("these bytes are no shard")
     files, at = _files(data, _ROW)
     chunks: dict[tuple[str, int], str] = {}
@@ -78,9 +79,17 @@ def parse_shard(data: bytes) -> Shard:
     return Shard(files, frozenset(_landmarks(files, chunks)), data[begin : at + _ROW])
 
 
-def answer_shard(shard: Shard, header: bytes) -> bytes:
-    """A shard for clients to deduplicate against: xorbs and chunks, and no word on whose files."""
-    return header[:_ROW] + _END + shard.xorbs
+def answer_shard(shard: Shard, *, now: float, lifetime: int) -> bytes:
+    """A shard for clients to deduplicate against: xorbs and chunks, and no word on whose files.
+
+    One that is sent out has a footer: here without lookup tables, and with a key of zeros, which
+    means that the chunks' hashes are as they are. Clients forget it after `lifetime` seconds.
+    """
+    body = _TAG + struct.pack("<QQ", 2, _FOOTER.size) + _END + shard.xorbs
+    at = len(body)
+    tables = (at, 0) * 3
+    times = int(now), int(now) + lifetime
+    return body + _FOOTER.pack(1, _ROW, 2 * _ROW, *tables, bytes(32), *times, at)
 
 
 def _files(data: bytes, at: int) -> tuple[tuple[XetFile, ...], int]:

@@ -42,6 +42,7 @@ _GRAIN = 1_000_000_000
 """Nanoseconds after which a folder's time of change tells of every change before."""
 
 _ABANDONED = 24 * 3600.0
+_SHARD_LIFETIME = 24 * 3600
 _CHUNKS_AT_ONCE = 32
 
 
@@ -117,7 +118,7 @@ class XetStore:
         if (name := self._by_chunk.get(chunk_hash)) is None:
             return None
         data = (self.root / "shards" / name).read_bytes()
-        return answer_shard(parse_shard(data), data)
+        return answer_shard(parse_shard(data), now=time.time(), lifetime=_SHARD_LIFETIME)
 
     def file(self, xet_hash: str) -> XetFile | None:
         """A file that some client has described."""
