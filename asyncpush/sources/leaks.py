@@ -8,13 +8,13 @@ blocks: call it in threads.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
-from asyncpush.sources.reading import open_for_reading
+from asyncpush.sources.reading import read_sample
 
 SCAN_LIMIT = 1 << 20
 """Bytes above which a file is not looked into: what people write by hand is smaller."""
@@ -184,16 +184,9 @@ def _kinds_by_name(name: str) -> Iterator[str]:
 
 def _content(file: FileSource) -> bytes:
     """What can be read of it: whatever is wrong with a file, its upload finds and tells."""
-    if file.data is not None:
-        return file.data
-    assert file.path is not None
     try:
-        descriptor = open_for_reading(file.path)
-        try:
-            return os.read(descriptor, SCAN_LIMIT)
-        finally:
-            os.close(descriptor)
-    except OSError:
+        return read_sample(file, SCAN_LIMIT)
+    except SourceError:
         return b""
 
 
