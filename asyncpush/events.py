@@ -80,6 +80,15 @@ class FileRouted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TransferChosen(Event):
+    """Which engine stores the large files of this push from here on, and why."""
+
+    name: ClassVar[str] = "transfer.chosen"
+    engine: Literal["lfs", "xet"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileSkipped(Event):
     """Not uploaded: the Hub holds the same bytes there, or its .gitignore says so."""
 
@@ -120,6 +129,17 @@ class PartStored(Event):
     part_number: int
     size: int
     resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class XetProgress(Event):
+    """How far Xet is with all files of the push: bytes that were `sent`, bytes that the store was
+    found to have, of `size` in all. (A file's own `part.progress` counts both.)"""
+
+    name: ClassVar[str] = "xet.progress"
+    sent: int
+    deduplicated: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,14 @@ class UploadConfig:
         progress: "bar" draws bars, "none" does not, "auto" draws them on a terminal or notebook.
         max_concurrent_files: files being transferred at once.
         max_concurrent_parts: parts in flight at once, over all files.
-        max_memory: bytes of file content held in memory at once (buffers and spooled streams).
+        max_memory: bytes of file content held in memory at once (buffers and spooled streams). Xet
+            needs more, about half a gigabyte; it takes more files and more xorbs at once from
+            128 MiB on.
         hash_workers: threads that hash.
         max_bandwidth: bytes per second sent to the store, or None for no bound.
-        transfer: which engine stores large files: "lfs", or "auto", which means LFS so far.
+        transfer: which engine stores large files: "lfs", "xet" (the extra of that name), or "auto":
+            Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
+            else LFS. When Xet fails, LFS takes its place, with a warning in the result.
         verify_etag: compare each part's ETag with the MD5 of what was sent.
         connect_timeout: seconds to open a connection.
         stall_timeout: seconds in which no byte of a part moves before it is sent anew.
@@ -119,8 +123,8 @@ class UploadConfig:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_choice(self, "progress", get_args(ProgressChoice))
         _check_choice(self, "transfer", get_args(TransferChoice))
-        if self.transfer == "xet":
-            raise ValueError("transfer='xet' is not available in this version: use 'auto' or 'lfs'")
+        if self.transfer == "xet" and self.max_bandwidth is not None:
+            raise ValueError("max_bandwidth cannot be kept with transfer='xet'")
         if self.progress_callback is not None and not callable(self.progress_callback):
             raise ValueError("progress_callback must be callable, or None")
         if isinstance(self.allowed_hosts, str):

@@ -46,6 +46,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.protocol.urls import PUBLIC_ENDPOINT
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import in_thread
+from asyncpush.transfers.xet import MISSING, XetEngine, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -363,6 +364,7 @@ class _Shared:
         self._neighbours = neighbours
         self._threads = threads
         self._hasher = Hasher(hash_threads, journal)
+        self.xet = XetEngine(config)
         pool = BufferPool(PIECES_PER_HOP * config.chunk_size)
         # Each part in flight holds two buffers: one being sent, one being filled.
         affordable = max(1, config.max_memory // (2 * pool.size))
@@ -382,6 +384,7 @@ class _Shared:
             self.session,
             self._sender,
             self._hasher,
+            self.xet,
             self._journal,
             self._threads,
             emit,
@@ -392,6 +395,8 @@ class _Shared:
 async def _shared(
     config: UploadConfig, endpoint: str, token: Token | None
 ) -> AsyncIterator[_Shared]:
+    if config.transfer == "xet" and not is_installed():
+        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read"))
         hash_threads = stack.enter_context(
@@ -400,7 +405,8 @@ async def _shared(
         cache_dir = Path(config.cache_dir)
         local = endpoint == LOCAL
         if local:
-            endpoint = await _start_local_hub(stack, cache_dir, threads)
+            xet = config.transfer == "xet"
+            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
             if token is None and token_from_environment() is None:
                 token = "local"  # the embedded Hub takes any
         listeners = _listeners(config, stack)
@@ -421,7 +427,7 @@ async def _shared(
         stack.callback(journal.close)
         neighbours = Neighbours(journal)
         stack.callback(neighbours.leave)
-        yield _Shared(
+        shared = _Shared(
             session,
             config,
             journal,
@@ -430,12 +436,16 @@ async def _shared(
             hash_threads,
             listeners,
         )
+        stack.push_async_callback(shared.xet.close)
+        yield shared
 
 
 async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: ThreadPoolExecutor
+    stack: AsyncExitStack, cache_dir: Path, threads: ThreadPoolExecutor, *, xet: bool
 ) -> str:
-    """The embedded Hub in a thread of its own, so that git never holds up the caller's loop."""
+    """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
+    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
+    to those alone who ask for it."""
     from asyncpush.localhub import serve_in_thread
 
     root = cache_dir / "hub"
@@ -443,7 +453,7 @@ async def _start_local_hub(
     def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
         # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
         for port in (_usual_port(root), 0):
-            server = serve_in_thread(root, port=port)
+            server = serve_in_thread(root, port=port, xet=xet)
             try:
                 return server, server.__enter__()
             except OSError:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 RepoType = Literal["model", "dataset", "space"]
-Transfer = Literal["auto", "lfs"]
+Transfer = Literal["auto", "lfs", "xet"]
 
 
 def _warn_of_token(token: str | None) -> str | None:
@@ -122,7 +122,11 @@ MaxShardSize = Annotated[
 ]
 TransferOption = Annotated[
     Transfer,
-    typer.Option("--transfer", metavar="HOW", help="How large files are stored: auto or lfs."),
+    typer.Option(
+        "--transfer",
+        metavar="HOW",
+        help="How large files are stored: lfs, xet, or auto (xet where the Hub offers it).",
+    ),
 ]
 NoVerify = Annotated[
     bool,

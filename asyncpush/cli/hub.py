@@ -63,7 +63,9 @@ def hub(
     ] = None,
     no_xet: Annotated[
         bool,
-        typer.Option("--no-xet", help="Grant no Xet tokens (so far it grants none in any case)."),
+        typer.Option(
+            "--no-xet", help="Grant no Xet tokens (nor does it with objects in a bucket)."
+        ),
     ] = False,
     verbose: arg.Verbose = False,
 ) -> None:
@@ -82,8 +84,9 @@ def hub(
             log_everything()
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
+        xet = not no_xet and store is None
         try:
-            server = LocalHub(folder, host=host, port=port, token=token, store=store)
+            server = LocalHub(folder, host=host, port=port, token=token, store=store, xet=xet)
         except ValueError as error:
             raise UsageError(f"--host, --token: {error}") from error
 

@@ -44,6 +44,7 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
+    TransferChosen,
     TransferStarted,
     Verified,
     Waiting,
@@ -100,6 +101,7 @@ _PLACES: dict[type[Event], tuple[logging.Logger, int]] = {
     Waiting: (_http, logging.WARNING),
     FileHashed: (_transfer, logging.DEBUG),
     FileRouted: (_transfer, logging.DEBUG),
+    TransferChosen: (_transfer, logging.INFO),
     FileSkipped: (_transfer, logging.DEBUG),
     TransferStarted: (_transfer, logging.DEBUG),
     PartStored: (_transfer, logging.DEBUG),
@@ -155,6 +157,8 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
             return f"{event.path}: {event.oid}{' (known)' if event.cached else ''}"
         case FileRouted():
             return f"{event.path}: {event.route}, {format_bytes(event.size)}"
+        case TransferChosen():
+            return f"large files go by {event.engine}: {row['reason']}"
         case FileSkipped():
             return f"{event.path}: {event.reason}"
         case TransferStarted():

@@ -12,6 +12,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.transfers.xet import XetEngine
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class PushContext:
     session: HubSession
     sender: PartSender
     hasher: Hasher
+    xet: XetEngine
     journal: Journal | NullJournal
     threads: Executor
     emit: Emitter

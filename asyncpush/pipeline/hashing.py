@@ -7,11 +7,11 @@ import hashlib
 import mmap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from asyncpush.events import Emitter, FileHashed, HashProgress
-from asyncpush.journal import Journal, NullJournal
+from asyncpush.journal import HashRecord, Journal, NullJournal
 from asyncpush.models import FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
@@ -30,7 +30,7 @@ class Hasher:
 
     async def sha256(self, file: FileSource, emit: Emitter) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
-        if (known := self._remembered(file)) is not None:
+        if (known := self.remembered(file)) is not None:
             emit.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
             return known
         stop = threading.Event()
@@ -52,8 +52,18 @@ class Hasher:
         emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False, elapsed_ms=took))
         return oid
 
-    def _remembered(self, file: FileSource) -> str | None:
+    def remembered(self, file: FileSource) -> str | None:
+        """The oid of a file that was hashed before and has not changed since."""
         return self._journal.hash_of(*file.hash_key, "sha256") if file.hash_key else None
+
+    async def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
+        """Keep oids that someone else has found, in reads that began at `looked_at`."""
+        records: list[HashRecord] = [
+            (*file.hash_key, "sha256", oid) for file, oid in oids if file.hash_key is not None
+        ]
+        await in_thread(
+            self._threads, lambda: self._journal.remember_hashes(records, looked_at=looked_at)
+        )
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:

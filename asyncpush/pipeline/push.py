@@ -58,7 +58,8 @@ class PushRun:
 
         async def store_again() -> None:
             large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
-            again = await StoreStage(ctx).run([by_path[path] for path in large])
+            # By LFS: Xet's client remembers that the chunks were taken, and would not send them.
+            again = await StoreStage(ctx, xet=False).run([by_path[path] for path in large])
             stored.receipts.update(again.receipts)
 
         outcome = await self._commit(

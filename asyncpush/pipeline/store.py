@@ -2,7 +2,9 @@
 
 Three kinds of task run side by side. Preupload workers ask for the modes of 256 files a call and
 settle the inline ones on the spot. File workers hash LFS files and store them. Files so large that
-they can only be LFS do not wait for the answer: they are hashed while it is on its way.
+they can only be LFS do not wait for the answer: they are hashed while it is on its way. Where Xet
+is the engine, file workers hand it the files, which it hashes itself; all of them are stored when
+its upload is finished, or, should Xet fail, by LFS after all.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskGroup
 
 from asyncpush.events import FileRouted, FileSkipped, FileStored, PhaseChanged
 from asyncpush.groups import single_error
-from asyncpush.models import FileSource, Receipt
+from asyncpush.models import FileSource, Receipt, Route
 from asyncpush.net.redaction import redact_url
 from asyncpush.pipeline.batching import Batcher
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.protocol import lfs, preupload
 from asyncpush.protocol.lfs import LfsActions, LfsObject
 from asyncpush.protocol.preupload import UploadMode
@@ -28,6 +31,7 @@ from asyncpush.sources import read_all, read_sample
 from asyncpush.threads import in_thread
 from asyncpush.transfers.inline import inline_receipt
 from asyncpush.transfers.lfs import LfsTransfer
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
 
 SURELY_LFS = 10 << 20
 """Bytes above which the Hub takes no regular file, so that hashing need not wait for its word."""
@@ -44,9 +48,10 @@ class Stored:
 
 
 class StoreStage:
-    """Stores the files of one push; `store=False` (a dry run) only finds out what would happen."""
+    """Stores the files of one push; `store=False` (a dry run) only finds out what would happen.
+    With `xet=False` it is LFS that stores them, whatever was chosen."""
 
-    def __init__(self, ctx: PushContext, *, store: bool = True) -> None:
+    def __init__(self, ctx: PushContext, *, store: bool = True, xet: bool = True) -> None:
         self._ctx = ctx
         self._store = store
         self._modes: dict[str, UploadMode] = {}
@@ -54,9 +59,24 @@ class StoreStage:
         self._objects: dict[str, anyio.Event] = {}
         self._stored = Stored()
         self._uploading = False
+        self._engine = EngineChoice(ctx) if xet else None
+        self._xet_opening = anyio.Lock()
+        self._xet: XetUpload | None = None
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
         """Raises what stopped it; then no receipt counts."""
+        try:
+            await self._run(files)
+            left = await self._finish_xet()
+            if left:
+                await self._run_lfs(left)
+        finally:
+            with anyio.CancelScope(shield=True):
+                if self._xet is not None:
+                    await self._xet.abort()
+        return self._stored
+
+    async def _run(self, files: Sequence[FileSource]) -> None:
         self._ctx.emit.emit(PhaseChanged("hashing"))
         large = [file for file in files if file.size > SURELY_LFS]
         self._mode_known = {file.path_in_repo: anyio.Event() for file in large}
@@ -75,7 +95,18 @@ class StoreStage:
                     workers = min(self._ctx.config.max_concurrent_files, max(len(files), 1))
                     for _ in range(workers):
                         group.start_soon(self._work, receive.clone(), transfer)
-        return self._stored
+
+    async def _run_lfs(self, files: Sequence[FileSource]) -> None:
+        """Once more, for files that Xet did not store: their modes are known."""
+        send, receive = anyio.create_memory_object_stream[FileSource](math.inf)
+        with single_error():
+            async with anyio.create_task_group() as group:
+                transfer = self._transfer(group)
+                async with send, receive:
+                    for file in files:
+                        send.send_nowait(file)
+                    for _ in range(min(self._ctx.config.max_concurrent_files, len(files))):
+                        group.start_soon(self._work, receive.clone(), transfer)
 
     def _transfer(self, group: TaskGroup) -> LfsTransfer:
         ctx = self._ctx
@@ -175,9 +206,62 @@ class StoreStage:
     async def _work(self, inbox: ObjectReceiveStream[FileSource], transfer: LfsTransfer) -> None:
         async with inbox:
             async for file in inbox:
-                await self._store_lfs(file, transfer)
+                access = None if self._engine is None else await self._engine.xet()
+                if access is None or not self._store:
+                    await self._store_lfs(file, transfer, "lfs" if access is None else "xet")
+                elif not await self._hand_to_xet(file, access):
+                    await self._store_lfs(file, transfer)
 
-    async def _store_lfs(self, file: FileSource, transfer: LfsTransfer) -> None:
+    async def _hand_to_xet(self, file: FileSource, access: XetAccess) -> bool:
+        """False when Xet has failed, and it is for LFS to store the file."""
+        if (known := self._mode_known.get(file.path_in_repo)) is not None:
+            await known.wait()
+        mode = self._modes[file.path_in_repo]
+        if mode.ignored or mode.mode == "regular":
+            return True  # settled by the preupload worker
+        oid = self._ctx.hasher.remembered(file)
+        if oid is not None and oid == mode.oid:
+            self._add(_marked(Receipt(file.path_in_repo, file.size, oid, "xet"), unchanged=True))
+            return True
+        try:
+            upload = await self._xet_upload(access)
+            self._ctx.emit.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            self._begin_uploading()
+            await upload.add(file)
+        except XetFailedError as exc:
+            assert self._engine is not None
+            self._engine.give_up(exc.message)
+            return False
+        return True
+
+    async def _xet_upload(self, access: XetAccess) -> XetUpload:
+        async with self._xet_opening:
+            if self._xet is None:
+                self._xet = await self._ctx.xet.open(access, self._ctx.emit)
+            return self._xet
+
+    async def _finish_xet(self) -> list[FileSource]:
+        """Take Xet's receipts; the files that it did not store, if it failed."""
+        upload = self._xet
+        if upload is None or self._engine is None:
+            return []
+        if await self._engine.xet() is None:
+            return upload.files
+        try:
+            receipts = await upload.finish()
+        except XetFailedError as exc:
+            self._engine.give_up(exc.message)
+            return upload.files
+        for receipt in receipts:
+            same = self._modes[receipt.path_in_repo].oid == receipt.oid
+            self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
+        found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
+        await self._ctx.hasher.remember(found, upload.began)
+        return []
+
+    async def _store_lfs(
+        self, file: FileSource, transfer: LfsTransfer, route: Route = "lfs"
+    ) -> None:
         emit = self._ctx.emit
         oid = await self._ctx.hasher.sha256(file, emit)
         if (known := self._mode_known.get(file.path_in_repo)) is not None:
@@ -185,7 +269,7 @@ class StoreStage:
         mode = self._modes[file.path_in_repo]
         if mode.ignored or mode.mode == "regular":
             return  # settled by the preupload worker
-        receipt = Receipt(file.path_in_repo, file.size, oid, "lfs")
+        receipt = Receipt(file.path_in_repo, file.size, oid, route)
         if mode.oid == oid:
             self._add(_marked(receipt, unchanged=True))
         elif not self._store:

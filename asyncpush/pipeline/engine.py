@@ -1,0 +1,90 @@
+"""Which engine stores a push's large files: Xet or LFS, asked once and told in an event."""
+
+from __future__ import annotations
+
+import anyio
+
+from asyncpush.errors import HubError
+from asyncpush.events import TransferChosen
+from asyncpush.net.session import USER_AGENT
+from asyncpush.pipeline.context import PushContext
+from asyncpush.protocol import urls, xet
+from asyncpush.protocol.http import HubResponse
+from asyncpush.protocol.xet import XetGrant
+from asyncpush.transfers.xet import MISSING, XetAccess, is_disabled, is_installed
+
+_REFUSALS = frozenset({401, 403, 404})
+
+
+class EngineChoice:
+    """The choice for one push. Small files make none, so it is made when the first large one comes.
+
+    Xet it is when hf_xet is installed, `HF_HUB_DISABLE_XET` is unset and the Hub grants a token.
+    """
+
+    def __init__(self, ctx: PushContext) -> None:
+        self._ctx = ctx
+        self._choosing = anyio.Lock()
+        self._chosen = ctx.config.transfer == "lfs"
+        self._access: XetAccess | None = None
+
+    async def xet(self) -> XetAccess | None:
+        """What Xet is used with; None for LFS."""
+        if not self._chosen:
+            async with self._choosing:
+                if not self._chosen:
+                    await self._choose()
+                    self._chosen = True
+        return self._access
+
+    def give_up(self, reason: str) -> None:
+        """From now on it is LFS; said once, since the user should hear it."""
+        if self._access is not None:
+            self._access = None
+            self._ctx.warn(f"Xet failed, LFS takes its place: {reason}")
+            self._ctx.emit.emit(TransferChosen("lfs", reason))
+
+    async def _choose(self) -> None:
+        reason = self._why_not()
+        if reason is None:
+            try:
+                self._access = await self._ask()
+            except HubError as exc:
+                reason = f"no Xet token: {exc.message}"
+        if reason is None:
+            self._ctx.emit.emit(TransferChosen("xet", "the Hub grants a token for it"))
+            return
+        if self._ctx.config.transfer == "xet":
+            self._ctx.warn(f"LFS is used although transfer='xet' was asked: {reason}")
+        self._ctx.emit.emit(TransferChosen("lfs", reason))
+
+    def _why_not(self) -> str | None:
+        if is_disabled():
+            return "HF_HUB_DISABLE_XET is set"
+        if self._ctx.config.max_bandwidth is not None:
+            return "max_bandwidth holds for LFS alone"
+        return None if is_installed() else MISSING
+
+    async def _ask(self) -> XetAccess:
+        ctx = self._ctx
+        request = xet.write_token_request(
+            ctx.repo, ctx.options.revision, create_pr=ctx.options.create_pr
+        )
+        grant = await ctx.session.ask(
+            request, self._checked, ctx.emit, expected=lambda error: error.status in _REFUSALS
+        )
+        token = await ctx.session.token.get()
+        return XetAccess(
+            grant,
+            urls.resolve(request.target, ctx.session.endpoint),
+            {"Authorization": f"Bearer {token}"},
+            USER_AGENT,
+        )
+
+    def _checked(self, response: HubResponse) -> XetGrant:
+        """Chunks go where parts might go, and nowhere else: a folder of this machine, say."""
+        grant = xet.parse_grant(response)
+        urls.check_target(
+            grant.cas_url, self._ctx.session.endpoint, self._ctx.config.allowed_hosts or ()
+        )
+        return grant

@@ -1,0 +1,38 @@
+"""The Hub's part of Xet: the token to send chunks with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from asyncpush.models import Repo
+from asyncpush.protocol.answers import a_size, a_text, json_object, protocol_error
+from asyncpush.protocol.http import HubRequest, HubResponse, get
+from asyncpush.protocol.repos import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class XetGrant:
+    """Where chunks go, with which token (a secret), and until when it is good (seconds since the
+    epoch)."""
+
+    cas_url: str
+    token: str = field(repr=False)
+    expires_at: int
+
+
+def write_token_request(repo: Repo, revision: str, *, create_pr: bool = False) -> HubRequest:
+    """With `create_pr` the token is for a pull request's ref, which is not there yet."""
+    query = "?create_pr=1" if create_pr else ""
+    path = f"/api/{repo.api_path}/xet-write-token/{quoted(revision)}{query}"
+    return get("xet_token", path, repo_id=repo.repo_id, revision=revision)
+
+
+def parse_grant(response: HubResponse) -> XetGrant:
+    """Read the answer, as https://huggingface.co/docs/xet/auth describes it."""
+    answer = json_object(response)
+    token = a_text(answer.get("accessToken"), "accessToken")
+    if not token or not token.isascii() or not token.isprintable():
+        raise protocol_error("accessToken is not a token")
+    return XetGrant(
+        a_text(answer.get("casUrl"), "casUrl").rstrip("/"), token, a_size(answer.get("exp"), "exp")
+    )
