@@ -54,8 +54,8 @@ class _WithXet:
                 yield piece
             return
         pieces = await to_thread.run_sync(self._xet.read, oid, start, stop)
-        while (piece := await to_thread.run_sync(_next, pieces)) is not None:
-            yield piece
+        while (read := await to_thread.run_sync(_next, pieces)) is not None:
+            yield read
 
     def path(self, oid: str) -> Path | None:
         return self._blobs.path(oid)
