@@ -267,7 +267,8 @@ class Uploader:
         if repo_id is not None:
             repo = Repo(repo_id, options.repo_type)
             target = Target(repo, options.revision, options.create_branch)
-        emit = Emitter([LogListener().on_event, *shared.listeners])
+        listeners = [LogListener().on_event, *shared.listeners]
+        emit = Emitter(listeners, push_id=uuid.uuid4().hex)
         hub = await ask_hub(shared.session, target, emit)
         where = self._token_from()
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, where)

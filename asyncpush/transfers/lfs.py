@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -32,6 +32,7 @@ from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.session import HubSession
 from asyncpush.protocol import lfs
 from asyncpush.protocol.failures import is_upload_void
+from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
 from asyncpush.threads import in_thread
@@ -262,7 +263,7 @@ class LfsTransfer:
         # Bytes may not be joined under an oid that the file no longer has.
         await in_thread(self._threads, sending.reader.check_unchanged)
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
-        await self._session.ask(request, lambda response: None, sending.emit)
+        await self._session.ask(_about(request, sending), lambda response: None, sending.emit)
 
     async def _verify(self, sending: Sending, url: str | None) -> None:
         if url is None:
@@ -270,7 +271,7 @@ class LfsTransfer:
                 Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
             )
             return
-        request = lfs.verify_request(url, sending.item)
+        request = _about(lfs.verify_request(url, sending.item), sending)
         try:
             await self._session.ask(request, lambda response: None, sending.emit)
         except HubError as exc:
@@ -285,6 +286,12 @@ class LfsTransfer:
                 suggestion="push again; if it stays so, the store behind this Hub loses bytes",
             )
             raise _void(exc) from wrong
+
+
+def _about(request: HubRequest, sending: Sending) -> HubRequest:
+    """The request, its events naming the file too."""
+    about = {"file": sending.file.path_in_repo, "size": sending.file.size}
+    return replace(request, fields={**request.fields, **about})
 
 
 def _checked_etag(sent: SentPart, part: Part, attempt: int) -> str:

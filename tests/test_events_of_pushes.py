@@ -1,0 +1,142 @@
+"""What real pushes tell: JSON lines against the shipped schema, names and fields of OBS-004, and
+what verbose mode shows of it (OBS-005)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from asyncpush import AuthError, PushOptions, UploadConfig, Uploader
+from asyncpush.listeners.logs import VerboseFormatter
+from asyncpush.listeners.schema import SCHEMA_PATH
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+
+PART = 256 << 10
+Row = dict[str, Any]
+
+ABOUT: dict[str, set[str]] = {
+    "hf_hub.create": {"repo_id"},
+    "hf_hub.preupload": {"repo_id", "file", "size"},
+    "hf_hub.lfs_batch": {"repo_id", "objects"},
+    "hf_hub.part": {"file", "size", "part_number"},
+    "hf_hub.complete": {"file", "size", "oid"},
+    "hf_hub.verify": {"file", "size", "oid"},
+    "hf_hub.commit": {"repo_id", "revision"},
+}
+"""Calls by the names of the specification, and what their events are about."""
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    layers = [faults.middleware]
+    async with LocalHub(tmp_path / "hub", token=TOKEN, part_size=PART, middlewares=layers) as hub:
+        yield hub
+        faults.released.set()
+
+
+@pytest.fixture
+def config(config: UploadConfig, tmp_path: Path) -> UploadConfig:
+    return replace(config, events=tmp_path / "events.jsonl")
+
+
+async def test_rows_of_real_pushes_fit_the_schema_and_name_what_they_are_about(
+    uploader: Uploader,
+    faults: FaultLayer,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "asyncpush")
+    folder = write({"README.md": "---\nlicense: mit\n---\n", "m.bin": b"\0" * (2 * PART + 1)})
+    faults.add("part", "503", nth=2)
+    faults.add("batch", "reset before the body")
+    faults.add("preupload", "403", nth=4)
+    await uploader.push_to_hub("me/m", folder)
+    await uploader.push_to_hub("me/m", folder)  # unchanged
+    await uploader.push_to_hub("me/m", {"new.txt": b"1"}, PushOptions(create_pr=True))
+    with pytest.raises(AuthError):
+        await uploader.push_to_hub("me/m", {"new.txt": b"2"})
+
+    rows: list[Row] = [
+        json.loads(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines()
+    ]
+    validator = Draft202012Validator(json.loads(SCHEMA_PATH.read_bytes()))
+    for row in rows:
+        validator.validate(row)
+    check_calls(rows)
+    check_failures(rows)
+    check_spans(rows)
+    check_verbose("\n".join(map(VerboseFormatter().format, caplog.records)))
+    assert TOKEN not in (tmp_path / "events.jsonl").read_text()
+    assert "X-Amz" not in (tmp_path / "events.jsonl").read_text()
+
+
+def check_calls(rows: list[Row]) -> None:
+    for name, about in ABOUT.items():
+        before = [row for row in rows if row["event"] == name]
+        after = [row for row in rows if row["event"] == f"{name}.response"]
+        assert before, name
+        for row in before:
+            assert about | {"method", "url", "attempt", "bytes_out", "headers"} <= set(row)
+        for row in after:
+            assert about | {"status", "elapsed_ms", "bytes_in", "headers"} <= set(row)
+            assert row["request_id"], name
+    (modes, *_) = [row for row in rows if row["event"] == "hf_hub.preupload.response"]
+    assert modes["files"] == [
+        {"file": "README.md", "size": 21, "route": "inline"},
+        {"file": "m.bin", "size": 2 * PART + 1, "route": "lfs"},
+    ]
+    (batch,) = [row for row in rows if row["event"] == "hf_hub.lfs_batch.response"]
+    assert batch["upload_url"].startswith("http://127.0.0.1:")
+
+
+def check_failures(rows: list[Row]) -> None:
+    """Of the batch whose connection broke, the part that was refused, and the push that failed."""
+    failed = {row["call"]: row for row in rows if row["event"] == "hf_hub.upload.failed"}
+    assert set(failed) == {"lfs_batch", "part", "preupload"}
+    assert failed["lfs_batch"]["status"] is None
+    assert failed["lfs_batch"]["backoff_ms"] > 0
+    part = failed["part"]
+    assert (part["status"], part["retry_attempt"]) == (503, 1)
+    assert part["body"] == '{"error": "unavailable"}'
+    assert part["headers"]
+    assert failed["preupload"]["backoff_ms"] is None
+    for row in failed.values():
+        assert {"error", "error_type", "suggestion", "url", "method"} <= set(row)
+        assert row["elapsed_seconds"] > 0
+
+
+def check_spans(rows: list[Row]) -> None:
+    """Each row's span is one of its own push, and so is its parent."""
+    for push_id in {row["push_id"] for row in rows}:
+        ours = [row for row in rows if row["push_id"] == push_id]
+        roots = {row["span_id"] for row in ours if row["parent_id"] is None}
+        assert len(roots) == 1
+        spans = {row["span_id"] for row in ours}
+        assert all(row["parent_id"] in spans | {None} for row in ours)
+    # A failure is told in the span of its attempt; that of a part in its file's.
+    begun = {row["span_id"]: row["event"] for row in rows if "bytes_out" in row}
+    for row in rows:
+        if row["event"] == "hf_hub.upload.failed" and row["call"] != "part":
+            assert begun[row["span_id"]].startswith(f"hf_hub.{row['call']}")
+
+
+def check_verbose(text: str) -> None:
+    assert "    > Content-Type: application/json\n" in text
+    assert "    > Authorization: <redacted>\n" in text
+    assert "    < x-request-id: Root=1-" in text
+    assert '    files = [{"file":"README.md","size":21,"route":"inline"}' in text
+    assert "    upload_url = http://127.0.0.1:" in text
+    assert "    commit_sha = " in text
+    assert '    body = {"error": "unavailable"}\n' in text
+    for secret in (TOKEN, "X-Amz", "Bearer"):
+        assert secret not in text
