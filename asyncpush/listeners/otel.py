@@ -12,7 +12,7 @@ is a child of whatever span is current where it is started:
 span                 lasts
 ===================  ============================================================================
 `asyncpush.push`     from the first event of a push to its last
-`asyncpush.hash`     while a large file is hashed
+`asyncpush.hash`     while a file is hashed, if that takes 50 ms or more
 `asyncpush.file`     from the decision to send a file by itself until the store has confirmed it
 `asyncpush.part`     one part, all its attempts
 `PUT part`, …        one attempt of one request; attributes by the conventions for HTTP clients
@@ -59,7 +59,6 @@ from asyncpush.events import (
     FileRouted,
     FilesPlanned,
     FileStored,
-    HashProgress,
     Notice,
     PartStored,
     PhaseChanged,
@@ -78,6 +77,9 @@ from asyncpush.listeners.rows import scrub
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
 """The version of the conventions that the names here are from."""
+
+LONG_HASH = 50.0
+"""Milliseconds from which hashing is a span: shorter ones are many, and tell of no bottleneck."""
 
 PART = "part"
 _PORTS = {"http": 80, "https": 443}
@@ -201,7 +203,6 @@ class _PushSpans:
         )
         self._began = record.time
         self.requests: dict[str, _Request] = {}
-        self._hashes: dict[str, Span] = {}
         self._files: dict[str, Span] = {}
         self._parts: dict[tuple[str, int], Span] = {}
         self._scopes = {record.span_id: self._root}
@@ -217,7 +218,9 @@ class _PushSpans:
                 self._request_failed(record, event)
             case RetryScheduled() as event:
                 self._retry(record, event)
-            case HashProgress() | FileHashed() | FileRouted() | TransferStarted() | FileStored():
+            case FileHashed() as event:
+                self._hashed(record, event)
+            case FileRouted() | TransferStarted() | FileStored():
                 self._on_file(record, record.event)
             case PartStored(resumed=False) as event:
                 self._end(self._parts.pop((event.path, event.part_number), None), record)
@@ -242,17 +245,16 @@ class _PushSpans:
             case Notice() as event:
                 self._tell(self._root, record, "notice", {"message": event.message})
 
-    def _on_file(
-        self,
-        record: Record,
-        event: HashProgress | FileHashed | FileRouted | TransferStarted | FileStored,
-    ) -> None:
+    def _hashed(self, record: Record, event: FileHashed) -> None:
+        """Told when it is over: the span begins in the past."""
+        if event.elapsed_ms >= LONG_HASH:
+            began = _nanoseconds(record) - int(event.elapsed_ms * 1e6)
+            about = _file(event.path, event.size)
+            self._end(self._span("asyncpush.hash", record, about, start_time=began), record)
+
+    def _on_file(self, record: Record, event: FileRouted | TransferStarted | FileStored) -> None:
         path, size = event.path, event.size
         match event:
-            case HashProgress() if path not in self._hashes:
-                self._hashes[path] = self._span("asyncpush.hash", record, _file(path, size))
-            case FileHashed():
-                self._end(self._hashes.pop(path, None), record)
             case FileRouted(route=route) if route != "inline":
                 self._file_span(record, path, size, **{"asyncpush.route": route})
             case TransferStarted():
@@ -284,6 +286,7 @@ class _PushSpans:
                     "url.full": scrub(event.url, "url"),
                     "http.request.body.size": event.bytes_out,
                     "asyncpush.call": event.call,
+                    "asyncpush.queued_ms": event.queued_ms,
                     **(
                         {"http.request.resend_count": event.attempt - 1}
                         if event.attempt > 1
@@ -332,6 +335,8 @@ class _PushSpans:
         request.span.set_attributes({**told, "http.response.body.size": event.bytes_in})
         if event.request_id is not None:
             request.span.set_attribute("asyncpush.request_id", scrub(event.request_id))
+        if event.sent_ms is not None:
+            request.span.set_attribute("asyncpush.sent_ms", event.sent_ms)
         self._meters.sent.add(event.bytes_out, {"asyncpush.call": event.call})
         if event.call == PART and event.status < 300:
             self._meters.part_duration.record(seconds)
@@ -391,7 +396,7 @@ class _PushSpans:
         """End the push, and whatever was cut off with it."""
         for span_id in list(self.requests):
             self._close_request(record, span_id=span_id)
-        for span in (*self._parts.values(), *self._files.values(), *self._hashes.values()):
+        for span in (*self._parts.values(), *self._files.values()):
             self._end(span, record)
         outcome: Attributes = {}
         if isinstance(event, PushFailed):
@@ -426,11 +431,11 @@ class _PushSpans:
         attributes: Attributes,
         parent: Span | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
+        start_time: int | None = None,
     ) -> Span:
         context = trace.set_span_in_context(parent or self._root)
-        return self._tracer.start_span(
-            name, context, kind, attributes, start_time=_nanoseconds(record)
-        )
+        began = start_time or _nanoseconds(record)
+        return self._tracer.start_span(name, context, kind, attributes, start_time=began)
 
     def _tell(self, span: Span, record: Record, name: str, told: Attributes) -> None:
         span.add_event(f"asyncpush.{name}", scrub(told), _nanoseconds(record))

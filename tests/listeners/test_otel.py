@@ -27,7 +27,6 @@ from asyncpush.events import (
     FileHashed,
     FileRouted,
     FileStored,
-    HashProgress,
     Notice,
     PushFailed,
     PushFinished,
@@ -332,10 +331,9 @@ DONE = PushFinished("c" * 40, 1, 1, 1.0)
 
 def test_long_hashing_is_a_span_and_short_hashing_is_none(telemetry: Telemetry) -> None:
     told = Told(telemetry)
-    told(HashProgress("big", 1, 100))
-    told(HashProgress("big", 50, 100))
-    told(FileHashed("big", 100, "0" * 64, False))
-    told(FileHashed("small", 1, "0" * 64, False))
+    told(FileHashed("big", 100, "0" * 64, False, elapsed_ms=700.0))
+    told(FileHashed("small", 1, "0" * 64, False, elapsed_ms=0.2))
+    told(FileHashed("known", 100, "0" * 64, True))
     told(FileRouted("config.json", 1, "inline"))
     told(FileRouted("small", 1, "lfs"))
     told(FileStored("small", 1, "lfs", deduplicated=True))
@@ -343,6 +341,7 @@ def test_long_hashing_is_a_span_and_short_hashing_is_none(telemetry: Telemetry) 
 
     span = telemetry.one("asyncpush.hash")
     assert attributes(span) == {"asyncpush.path": "big", "asyncpush.size": 100}
+    assert (span.end_time or 0) - (span.start_time or 0) == 700_000_000
     assert telemetry.parent(span).name == "asyncpush.push"
     file = telemetry.one("asyncpush.file")
     assert attributes(file)["asyncpush.deduplicated"] is True
