@@ -68,7 +68,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(orgs=JSON, auth=JSON, token=JSON, scoped=JSON)
 def test_prop_what_is_odd_counts_as_not_told(orgs: Any, auth: Any, token: Any, scoped: Any) -> None:
     for odd in (auth, {"accessToken": token}, {"accessToken": {"fineGrained": {"scoped": scoped}}}):
