@@ -51,8 +51,9 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
     head: str | HubError | None = None
     may_write: Literal[True] | HubError | None = None
     used: int | HubError | None = None
-    unreached = isinstance(account, HubError) and account.status is None
-    if target is not None and not unreached:
+    # Nobody there, or nobody's token: what is asked next would fail for the same reason.
+    hopeless = isinstance(account, HubError) and account.status in (None, 401)
+    if target is not None and not hopeless:
         request = repos.head_request(target.repo, target.revision)
         head = await _ask(session, request, repos.parse_head, emit)
         if isinstance(head, str) or head.error_code == "RevisionNotFound":
