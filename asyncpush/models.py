@@ -285,6 +285,20 @@ class UploadProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """A push in small: what moved and what went on in equal slices of its time, at most 128.
+
+    `sent` are bytes handed to the network. `busy` says for how many seconds of each slice something
+    of a kind went on ("hash", "send", "call", "commit", "wait", "retry"); what goes on side by side
+    adds up. A few kilobytes, however long the push was.
+    """
+
+    slice_seconds: float = 0.0
+    sent: tuple[int, ...] = ()
+    busy: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedFile:
     """What a dry run would do with one file."""
 
@@ -299,7 +313,8 @@ class UploadResult:
 
     When nothing had changed no commit was made: `commit_sha` is the head's and `files_uploaded`
     is empty. `plan` is filled by a dry run alone. `retries` counts what had to be tried again, and
-    `waited_seconds` sums the waits before (those of parallel requests add up).
+    `waited_seconds` sums the waits before (those of parallel requests add up). `activity` is the
+    course of it, for the picture on the card.
     """
 
     repo_url: str
@@ -319,6 +334,7 @@ class UploadResult:
     waited_seconds: float = 0.0
     receipts: tuple[Receipt, ...] = field(default=(), repr=False)
     plan: tuple[PlannedFile, ...] = field(default=(), repr=False)
+    activity: Activity = field(default=Activity(), repr=False, compare=False)
 
     def _repr_html_(self) -> str:
         """A small card for notebooks."""

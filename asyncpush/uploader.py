@@ -32,7 +32,7 @@ from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
-from asyncpush.listeners.tally import RetryTally
+from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.credentials import Token, TokenSource, find_token, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
@@ -306,12 +306,14 @@ class Uploader:
         publisher = publisher or ProgressPublisher(self._config.progress_callback)
         display = BarDisplay(self._config.progress, repo.repo_id)
         tally = RetryTally()
+        activity = ActivityTally()
         began = time.monotonic()
         push_id = uuid.uuid4().hex
         listeners: list[Listener] = [
             publisher.on_event,
             display.on_event,
             tally.on_event,
+            activity.on_event,
             LogListener().on_event,
             *shared.listeners,
         ]
@@ -333,7 +335,12 @@ class Uploader:
                     ) as collected:
                         result = await work(ctx, collected)
             if isinstance(result, UploadResult):
-                result = replace(result, retries=tally.retries, waited_seconds=tally.waited_seconds)
+                result = replace(
+                    result,
+                    retries=tally.retries,
+                    waited_seconds=tally.waited_seconds,
+                    activity=activity.activity(),
+                )
             emit.emit(_finished(result, options, time.monotonic() - began))
             return result
         except BaseException as exc:

@@ -16,6 +16,7 @@ from asyncpush.cli.many import many
 from asyncpush.cli.plain import PlainCommand, PlainGroup
 from asyncpush.cli.push import push
 from asyncpush.cli.receipts import commit, upload
+from asyncpush.cli.timeline import timeline
 
 # Plain help: drawing it with rich costs as much as everything else that `--help` does.
 app = typer.Typer(
@@ -51,7 +52,7 @@ def options(
     """
 
 
-for command in (push, many, upload, commit, audit, doctor, hub, demo):
+for command in (push, many, upload, commit, audit, doctor, timeline, hub, demo):
     app.command(cls=PlainCommand)(command)
 app.add_typer(cache, name="cache")
 

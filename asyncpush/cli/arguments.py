@@ -173,6 +173,15 @@ Events = Annotated[
         help="Append every event to this file, one JSON object a line (default: none).",
     ),
 ]
+TimelineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--timeline",
+        metavar="FILE.svg",
+        help="Draw what went on when, also of a push that fails: a picture (needs asyncpush[viz]),"
+        " or with FILE.json a trace for Perfetto (default: none).",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result, or the failure, as one JSON object.")
 ]
@@ -197,4 +206,5 @@ class Connection:
     transfer: Transfer = "auto"
     max_parts: int = DEFAULT_MAX_PARTS
     events: Path | None = None
+    timeline: Path | None = None
     quiet: bool = False

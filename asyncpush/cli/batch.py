@@ -21,13 +21,13 @@ from asyncpush.cli.failures import (
 )
 from asyncpush.cli.manifest import Entry, read_manifest
 from asyncpush.cli.output import Output, columns, terminal_columns
-from asyncpush.cli.results import format_seconds, result_document
-from asyncpush.cli.running import hub_endpoint, open_uploader, run
+from asyncpush.cli.results import result_document
+from asyncpush.cli.running import check_timeline, hub_endpoint, open_uploader, run
 from asyncpush.cli.state import DoneFile, fingerprint
 from asyncpush.errors import MissingTokenError
 from asyncpush.events import PushFailed, PushFinished
 from asyncpush.listeners.view import UNICODE, fit
-from asyncpush.listeners.wording import format_bytes
+from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import token_from_environment
 from asyncpush.uploader import LOCAL, PUSHES_AT_ONCE, Uploader
@@ -47,6 +47,7 @@ def push_manifest(
     if strict:
         entries = [entry.strict() for entry in entries]
     where = hub_endpoint(connection.endpoint)
+    check_timeline(connection)
     if connection.token is None and where != LOCAL and token_from_environment() is None:
         raise MissingTokenError  # once, rather than for each
     done = DoneFile(manifest)

@@ -34,6 +34,7 @@ def many(
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
+    timeline: arg.TimelineFile = None,
     as_json: arg.Json = False,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
@@ -49,6 +50,7 @@ def many(
             transfer=transfer,
             max_parts=max_parts,
             events=events,
+            timeline=timeline,
             quiet=quiet,
         )
         push_manifest(output, manifest, connection, go_on=go_on, strict=strict)

@@ -40,6 +40,7 @@ def push(
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
+    timeline: arg.TimelineFile = None,
     as_json: arg.Json = False,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
@@ -76,6 +77,7 @@ def push(
             transfer=transfer,
             max_parts=max_parts,
             events=events,
+            timeline=timeline,
             quiet=quiet,
         )
 

@@ -51,6 +51,7 @@ def upload(
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
+    timeline: arg.TimelineFile = None,
     as_json: arg.Json = False,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
@@ -86,6 +87,7 @@ def upload(
             transfer=transfer,
             max_parts=max_parts,
             events=events,
+            timeline=timeline,
             quiet=quiet,
         )
 
@@ -141,6 +143,7 @@ def commit(
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
+    timeline: arg.TimelineFile = None,
     as_json: arg.Json = False,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
@@ -162,7 +165,9 @@ def commit(
             delete_patterns=delete,
             verify=not no_verify,
         )
-        connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)
+        connection = arg.Connection(
+            endpoint=endpoint, token=token, events=events, timeline=timeline, quiet=quiet
+        )
         stored = read_receipts(receipts)
 
         async def work() -> UploadResult:

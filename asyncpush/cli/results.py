@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from asyncpush.cli.output import columns, paragraph
-from asyncpush.listeners.wording import format_bytes, format_count, format_duration, format_rate
+from asyncpush.listeners.wording import format_bytes, format_count, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from asyncpush.models import UploadResult
@@ -17,8 +17,9 @@ _SENT = ("inline", "lfs", "xet")
 
 
 def result_document(result: UploadResult) -> dict[str, Any]:
-    """Every field of the result, under its own name."""
-    document = {field.name: getattr(result, field.name) for field in fields(result)}
+    """Every field of the result, under its own name; its activity is for pictures."""
+    names = [field.name for field in fields(result) if field.name != "activity"]
+    document = {name: getattr(result, name) for name in names}
     return document | {"receipts": [receipt.to_json() for receipt in result.receipts]}
 
 
@@ -53,14 +54,6 @@ def _pace(result: UploadResult) -> str:
     # The rate of a few bytes would only tell of latency.
     rate = f" ({format_rate(sent / seconds)})" if sent >= _WORTH_A_RATE else ""
     return f" in {format_seconds(seconds)}{rate}"
-
-
-def format_seconds(seconds: float) -> str:
-    """
-    >>> format_seconds(0.416), format_seconds(75)
-    ('0.42 s', '1:15')
-    """
-    return f"{seconds:.2f} s" if seconds < 9.995 else format_duration(seconds)
 
 
 def _plan_lines(result: UploadResult) -> list[str]:

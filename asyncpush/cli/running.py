@@ -11,10 +11,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import InterruptedBySignal, UsageError
+from asyncpush.cli.files import write_atomically
 from asyncpush.cli.output import Output
 from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
 from asyncpush.listeners.bars import BarDisplay
@@ -88,9 +90,10 @@ async def open_uploader(
     own to tell.
     """
     hub_endpoint(connection.endpoint)
+    check_timeline(connection)
     if output.verbose:
         log_everything()
-    with _listening(connection, told) as listeners:
+    with _listening(connection, told, output) as listeners:
         if listener is not None:
             listeners.append(listener)
 
@@ -130,6 +133,22 @@ def hub_endpoint(given: str | None) -> str:
         raise UsageError(f"{'--endpoint' if given else 'HF_ENDPOINT'}: {error}") from error
 
 
+def check_timeline(connection: Connection) -> None:
+    """What `--timeline` asks for can be had: said now, not after the upload. Raises `UsageError`,
+    and `ImportError` naming the extra."""
+    path = connection.timeline
+    if path is None:
+        return
+    from asyncpush.listeners.timeline.writing import check_target
+
+    try:
+        check_target(path)
+    except ValueError as error:
+        raise UsageError(f"--timeline: {error}") from error
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--timeline must name a file in a folder that exists: {path}")
+
+
 def log_everything() -> None:
     """What `--verbose` means: all that happens, on stderr, as `ASYNCPUSH_LOG=debug` has it."""
     os.environ[ENV] = "debug"  # an Uploader looks there too
@@ -137,9 +156,13 @@ def log_everything() -> None:
 
 
 @contextmanager
-def _listening(connection: Connection, told: tuple[type[Event], ...]) -> Iterator[list[Listener]]:
+def _listening(
+    connection: Connection, told: tuple[type[Event], ...], output: Output
+) -> Iterator[list[Listener]]:
     with ExitStack() as stack:
         listeners: list[Listener] = []
+        if connection.timeline is not None:
+            listeners.append(stack.enter_context(_drawing(connection.timeline, output)))
         if connection.events is not None:
             writer = JsonlWriter(connection.events)
             stack.callback(writer.close)
@@ -152,6 +175,25 @@ def _listening(connection: Connection, told: tuple[type[Event], ...]) -> Iterato
         log.addFilter(_unless_failure)
         stack.callback(log.removeFilter, _unless_failure)
         yield listeners
+
+
+@contextmanager
+def _drawing(path: Path, output: Output) -> Iterator[Listener]:
+    """Draws when all has ended, however it ended. The push is done or not whatever becomes of its
+    picture, so that a failure here is only told."""
+    from asyncpush.listeners.timeline.recorder import TimelineRecorder
+    from asyncpush.listeners.timeline.writing import render
+
+    recorder = TimelineRecorder()
+    try:
+        yield recorder.on_event
+    finally:
+        try:
+            write_atomically(path, render(recorder.timeline(), path))
+            output.note(f"timeline: {path}")
+        except Exception as error:
+            output.trace(error)
+            output.note(f"warning: the timeline could not be written to {path}: {error}")
 
 
 class _Bars:

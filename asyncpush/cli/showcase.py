@@ -15,12 +15,12 @@ from urllib.request import ProxyHandler, build_opener
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output, columns, paragraph
-from asyncpush.cli.results import format_seconds, result_document
+from asyncpush.cli.results import result_document
 from asyncpush.cli.running import open_uploader, run
 from asyncpush.cli.specimen import SPECIMEN, write_specimen
 from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
-from asyncpush.listeners.wording import format_bytes, format_rate
+from asyncpush.listeners.wording import format_bytes, format_rate, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.options import default_cache_dir
 

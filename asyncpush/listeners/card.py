@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
+from asyncpush.listeners.timeline.colours import COLOURS
 from asyncpush.listeners.wording import (
     format_bytes,
     format_count,
     format_duration,
     format_rate,
+    format_seconds,
 )
-from asyncpush.models import UploadResult
+from asyncpush.models import Activity, UploadResult
 
 _LISTED = 100
 """Paths that the card names; more are counted."""
+
+_WIDTH, _CURVE, _LANE = 480, 40, 7
+_FEWEST = 8
+"""Slices: a push of less has no course worth a picture."""
+
+_AREA = "#4f9bdc"  # seen on a dark page too
+
+_LANES = {
+    "hash": "hash",
+    "call": "Hub calls",
+    "send": "send",
+    "wait": "wait",
+    "retry": "failed",
+    "commit": "commit",
+}
 
 # Colours of the page around it, lightened: right on a dark page and on a light one.
 _CARD = (
@@ -29,7 +47,7 @@ _CODE = "font-family:ui-monospace,monospace;font-size:.92em"
 
 def result_card(result: UploadResult) -> str:
     """HTML without scripts, styles sheets or anything to fetch; every text in it is escaped."""
-    rows = [_headline(result), _commit(result), _amounts(result)]
+    rows = [_headline(result), _commit(result), _amounts(result), _picture(result.activity)]
     if result.pr_url:
         rows.append(_link(result.pr_url, "pull request"))
     rows += [f'<span style="{_DIM}">{escape(text)}</span>' for text in result.warnings]
@@ -77,6 +95,61 @@ def _amounts(result: UploadResult) -> str:
     if result.retries:
         words.append("1 retry" if result.retries == 1 else f"{result.retries:,} retries")
     return " · ".join(words)
+
+
+def _picture(activity: Activity) -> str:
+    """The timeline in small: throughput, and below it a lane for each thing that took time.
+
+    Drawn without a plotting library, so that every notebook shows it, and out of a few kilobytes
+    that the result carries.
+    """
+    slices = len(activity.sent)
+    if slices < _FEWEST:
+        return ""
+    step = _WIDTH / slices
+    lanes = [(kind, busy) for kind in _LANES for name, busy in activity.busy if name == kind]
+    curve, peak = _curve(activity, step)
+    drawn = [f'<path d="{curve}" fill="{_AREA}" fill-opacity=".65"></path>']
+    for number, (kind, busy) in enumerate(lanes):
+        top = _CURVE + 4 + number * _LANE
+        path = _lane(busy, step, top, activity.slice_seconds)
+        drawn.append(f'<path d="{path}" fill="{COLOURS[kind]}"></path>')
+    height = _CURVE + 4 + len(lanes) * _LANE
+    seconds = format_seconds(slices * activity.slice_seconds)
+    words = f"throughput over {seconds}, at most {format_rate(peak)}"
+    key = "".join(
+        f' <span style="color:{COLOURS[kind]}">■</span> <span style="{_DIM}">{_LANES[kind]}</span>'
+        for kind, _ in lanes
+    )
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="100%" height="{height}" role="img"'
+        f' preserveAspectRatio="none" aria-label="{words}">{"".join(drawn)}</svg>'
+        f'<div style="font-size:.85em"><span style="{_DIM}">{words};</span>{key}</div>'
+    )
+
+
+def _curve(activity: Activity, step: float) -> tuple[str, float]:
+    """An area under steps, and the highest rate in bytes a second."""
+    most = max(*activity.sent, 1)
+    path = f"M0 {_CURVE}"
+    for at, amount in enumerate(activity.sent):
+        height = _CURVE * (1 - amount / most)
+        path += f"L{at * step:.1f} {height:.1f}H{(at + 1) * step:.1f}"
+    return f"{path}V{_CURVE}Z", max(activity.sent) / activity.slice_seconds
+
+
+def _lane(busy: Sequence[float], step: float, top: int, slice_seconds: float) -> str:
+    """A bar wherever something went on for a tenth of a slice, or for the longest of all."""
+    least = min(slice_seconds / 10, max(busy))
+    path, at = "", 0
+    while at < len(busy):
+        end = at
+        while end < len(busy) and busy[end] >= least > 0:
+            end += 1
+        if end > at:
+            path += f"M{at * step:.1f} {top}H{end * step:.1f}v{_LANE - 2}H{at * step:.1f}Z"
+        at = max(end, at + 1)
+    return path
 
 
 def _files(result: UploadResult) -> str:

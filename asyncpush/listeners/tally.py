@@ -1,8 +1,23 @@
-"""How often a push had to try again, and how long it waited for that."""
+"""What a push leaves behind in its result: how often it tried again, and its course in small."""
 
 from __future__ import annotations
 
-from asyncpush.events import Record, RetryScheduled
+from dataclasses import dataclass
+
+from asyncpush.events import (
+    FileHashed,
+    PartProgress,
+    PartStored,
+    Record,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RetryScheduled,
+)
+from asyncpush.listeners.slices import Slices
+from asyncpush.models import Activity
+
+SLICES = 128
 
 
 class RetryTally:
@@ -16,3 +31,89 @@ class RetryTally:
         if isinstance(record.event, RetryScheduled):
             self.retries += 1
             self.waited_seconds += record.event.delay
+
+
+@dataclass(slots=True)
+class _Attempt:
+    call: str
+    started: float
+    bytes_out: int
+    key: tuple[str | None, str, object]
+
+
+class ActivityTally:
+    """Spreads what happens over slices of time; memory is bounded by what is in flight."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._now = 0.0
+        self._sent = Slices(SLICES)
+        self._busy: dict[str, Slices] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._of_parent: dict[tuple[str | None, str, object], str] = {}
+        self._positions: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def on_event(self, record: Record) -> None:
+        if self._began is None:
+            self._began = record.time
+        now = self._now = max(self._now, record.time - self._began)
+        match record.event:
+            case PartProgress() as event:
+                self._moved(event, now)
+            case PartStored() as event:
+                self._positions.pop((event.path, event.part_number), None)
+            case RequestStarted() as event:
+                key = (record.parent_id, event.call, event.fields.get("part_number"))
+                self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out, key)
+                self._of_parent[key] = record.span_id
+            case RequestFinished() as event:
+                self._ended(record.span_id, now, failed=event.status >= 400)
+            case RequestFailed() as event:  # told by the attempt itself, or by what it is part of
+                key = (record.span_id, event.call, event.fields.get("part_number"))
+                self._ended(self._of_parent.get(key, record.span_id), now, failed=True)
+            case FileHashed() as event:
+                seconds = event.elapsed_ms / 1000
+                self._spent("hash", now - seconds, now)
+            case RetryScheduled() as event:
+                self._spent("wait", now, now + event.delay)
+
+    def activity(self) -> Activity:
+        """Up to now; all slices of one width, and as many as there were until now."""
+        self._sent.spread(self._now, self._now, 0)  # the time that has passed, all of it
+        series = [self._sent, *self._busy.values()]
+        width = max(each.width for each in series)
+        count = int(self._now / width) + 1
+        for each in series:
+            each.widen_to(width)
+        busy = {kind: _cut(each.sums, count) for kind, each in self._busy.items()}
+        sent = tuple(round(amount) for amount in _cut(self._sent.sums, count))
+        return Activity(width, sent, tuple(sorted(busy.items())))
+
+    def _moved(self, event: PartProgress, now: float) -> None:
+        key = (event.path, event.part_number)
+        before, since = self._positions.get(key, (0, now))
+        if event.sent < before:  # tried again, from its beginning
+            before = 0
+        self._positions[key] = (event.sent, now)
+        self._sent.spread(since, now, event.sent - before)
+
+    def _ended(self, span_id: str, now: float, *, failed: bool) -> None:
+        attempt = self._attempts.pop(span_id, None)
+        if attempt is None:
+            return
+        if self._of_parent.get(attempt.key) == span_id:
+            del self._of_parent[attempt.key]
+        kind = "send" if attempt.call == "part" else "call"
+        kind = "commit" if attempt.call == "commit" else kind
+        self._spent("retry" if failed and kind != "call" else kind, attempt.started, now)
+        if kind == "commit" and not failed:
+            self._sent.spread(attempt.started, now, attempt.bytes_out)
+
+    def _spent(self, kind: str, start: float, end: float) -> None:
+        if end > start:
+            slices = self._busy.setdefault(kind, Slices(SLICES))
+            slices.spread(start, end, end - start)
+
+
+def _cut(sums: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return (*sums[:count], *(0.0 for _ in range(count - len(sums))))

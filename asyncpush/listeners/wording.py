@@ -48,6 +48,15 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def format_seconds(seconds: float) -> str:
+    """As `format_duration`, but with digits where they tell something.
+
+    >>> format_seconds(0.416), format_seconds(75)
+    ('0.42 s', '1:15')
+    """
+    return f"{seconds:.2f} s" if seconds < 9.995 else format_duration(seconds)
+
+
 def format_count(count: int, noun: str) -> str:
     """
     >>> format_count(1, "file"), format_count(1200, "file")

@@ -1,0 +1,96 @@
+"""`asyncpush timeline`: a file of events as a picture, or as a trace for Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asyncpush.cli import arguments as arg
+from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import Output
+
+if TYPE_CHECKING:
+    from asyncpush.listeners.timeline.model import Timeline
+
+
+def timeline(
+    events: Annotated[
+        Path,
+        typer.Argument(metavar="EVENTS", help="What --events wrote.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.svg",
+            help="A picture (needs asyncpush[viz]), or with FILE.json a trace for Perfetto.",
+            show_default=False,
+        ),
+    ],
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ID",
+            help="The push whose id begins so (default: the last run, with all of its pushes).",
+        ),
+    ] = None,
+    as_json: arg.Json = False,
+    verbose: arg.Verbose = False,
+) -> None:
+    """Draw what went on when in a push: hashing, waiting, sending, retries, the commit."""
+    output = Output(as_json=as_json, verbose=verbose)
+    with output.failures():
+        from asyncpush.cli.files import write_atomically
+        from asyncpush.listeners.timeline.reading import read_timeline
+        from asyncpush.listeners.timeline.writing import check_target, render
+        from asyncpush.listeners.wording import format_count
+
+        try:
+            check_target(out)
+        except ValueError as error:
+            raise UsageError(f"--output: {error}") from error
+        try:
+            read, others = read_timeline(events, push)
+        except OSError as error:
+            raise UsageError(f"cannot read {events}: {error.strerror}") from error
+        write_atomically(out, render(read, out))
+        if read.skipped:
+            output.note(f"{format_count(read.skipped, 'line')} of {events} left out: no events")
+        if others and push is None:
+            output.note(
+                f"{events} tells of {format_count(others + 1, 'run')}: drawn is the last"
+                " (--push ID draws another)"
+            )
+        output.result(_lines(read, out), _document(read, out, others))
+
+
+def _lines(read: Timeline, out: Path) -> list[str]:
+    from asyncpush.listeners.timeline.verdict import verdict
+    from asyncpush.listeners.timeline.words import bottleneck, facts, headline
+
+    return [str(out), f"{headline(read)}; {facts(read)}", bottleneck(verdict(read), read)]
+
+
+def _document(read: Timeline, out: Path, others: int) -> dict[str, Any]:
+    from asyncpush.listeners.timeline.verdict import verdict
+
+    judged = verdict(read)
+    return {
+        "timeline_file": str(out),
+        "pushes": [
+            {"push_id": push.push_id, "repo_id": push.repo_id, "outcome": push.outcome}
+            for push in read.pushes
+        ],
+        "other_runs": others,
+        "lines_left_out": read.skipped,
+        "seconds": round(read.seconds, 6),
+        "files": len(read.files),
+        "parts": read.parts,
+        "failed_attempts": read.retries,
+        "bytes_sent": round(read.bytes_sent),
+        "seconds_spent_on": {what: round(took, 6) for what, took in judged.seconds},
+    }

@@ -1,0 +1,411 @@
+"""From events to a timeline: attempts are opened, answered, failed; at the end they become spans.
+
+Takes events in any order and with any fields, so that half a file draws half a timeline. Memory is
+a few hundred bytes for each request and file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from asyncpush.listeners.slices import Slices
+from asyncpush.listeners.timeline.model import (
+    FileTrack,
+    Group,
+    Hold,
+    Kind,
+    Outcome,
+    PushTrack,
+    Span,
+    Timeline,
+)
+from asyncpush.listeners.timeline.moments import Moment
+from asyncpush.listeners.timeline.packing import merged, pack
+
+SLICES = 512
+"""Of the throughput curve: one for about two pixels."""
+
+_SHORT = 0.0005
+"""Seconds: less of a way to a connection, or of a wait for an answer, is none."""
+
+_UNSETTLED = 64
+"""Attempts of one call that are remembered as those a failure may be of."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One try of one request, as far as it has been heard of."""
+
+    push: int
+    call: str
+    path: str | None
+    part: int | None
+    size: int
+    number: int
+    queued: float
+    started: float
+    connected: float | None = None
+    connection: int | None = None
+    sent: float | None = None
+    ended: float | None = None
+    failed: bool = False
+    error: str = ""
+    progress: float = 0.0
+    progress_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Push:
+    push_id: str
+    started: float
+    latest: float
+    repo_id: str = ""
+    outcome: Outcome = "unfinished"
+    error: str = ""
+
+
+@dataclass(slots=True)
+class _File:
+    size: int
+    start: float
+    latest: float
+    settled: bool = False
+    own_transfer: float | None = None
+
+
+class Builder:
+    """Takes moments; `timeline()` is what they come to so far. `began` is time 0, in epoch seconds;
+    without it the first moment is."""
+
+    def __init__(self, began: float | None = None) -> None:
+        self._began = began
+        self._pushes: dict[str, _Push] = {}
+        self._numbers: dict[str, int] = {}
+        self._attempts: list[_Attempt] = []
+        self._by_span: dict[tuple[int, str], _Attempt] = {}
+        self._unsettled: dict[tuple[object, ...], list[_Attempt]] = {}
+        self._in_flight: dict[tuple[int, str], dict[int, _Attempt]] = {}
+        self._files: dict[tuple[int, str], _File] = {}
+        self._paths: dict[tuple[int, str], str] = {}
+        self._spans: list[Span] = []
+        self._holds: list[Hold] = []
+        self._slices = Slices(SLICES)
+
+    def add(self, moment: Moment) -> None:
+        """One more event; those that a timeline does not show are passed over."""
+        handler = _HANDLERS.get(moment.name)
+        if handler is None:
+            if not moment.name.startswith("hf_hub."):
+                handler = Builder._passed
+            elif moment.name.endswith(".response"):
+                handler = Builder._answered
+            else:
+                handler = Builder._asked
+        if self._began is None:
+            self._began = moment.time
+        now = max(0.0, moment.time - self._began)
+        push = self._pushes.get(moment.push_id)
+        if push is None:
+            self._numbers[moment.push_id] = len(self._pushes)
+            push = self._pushes[moment.push_id] = _Push(moment.push_id, now, now)
+        push.latest = max(push.latest, now)
+        handler(self, moment, self._numbers[moment.push_id], now)
+
+    # --- events, one by one -----------------------------------------------------------------------
+
+    def _passed(self, moment: Moment, push: int, now: float) -> None:
+        pass
+
+    def _push_started(self, moment: Moment, push: int, now: float) -> None:
+        self._pushes[moment.push_id].repo_id = moment.text("repo_id")
+
+    def _push_finished(self, moment: Moment, push: int, now: float) -> None:
+        self._pushes[moment.push_id].outcome = "done"
+
+    def _push_failed(self, moment: Moment, push: int, now: float) -> None:
+        ended = self._pushes[moment.push_id]
+        ended.outcome = "cancelled" if moment.flag("cancelled") else "failed"
+        words = (moment.text("error_type"), moment.text("error"))
+        ended.error = ": ".join(word for word in words if word)
+
+    def _hashed(self, moment: Moment, push: int, now: float) -> None:
+        path, took = moment.text("path"), moment.number("elapsed_ms") / 1000
+        start = max(0.0, now - took)
+        size = moment.whole("size") or 0
+        self._touch(push, path, start, now, size)
+        if took:
+            self._spans.append(
+                Span("hash", "hash", 0, start, now, path, push, path=path, size=size)
+            )
+
+    def _routed(self, moment: Moment, push: int, now: float) -> None:
+        if moment.text("route") != "inline":  # those ride in the commit
+            self._touch(push, moment.text("path"), now, now, moment.whole("size"))
+
+    def _skipped(self, moment: Moment, push: int, now: float) -> None:
+        if (file := self._files.get((push, moment.text("path")))) is not None:
+            file.latest, file.settled = max(file.latest, now), True
+
+    def _transfer_started(self, moment: Moment, push: int, now: float) -> None:
+        path = moment.text("path")
+        self._paths[push, moment.span_id] = path  # what is asked below this span is about the file
+        self._touch(push, path, now, now, moment.whole("size")).own_transfer = now
+
+    def _stored(self, moment: Moment, push: int, now: float) -> None:
+        path, route = moment.text("path"), moment.text("route")
+        if route == "inline":
+            return
+        file = self._touch(push, path, now, now, moment.whole("size"))
+        file.settled = True
+        if route == "xet" and file.own_transfer is not None:
+            span = Span("send", "transfer", 0, file.own_transfer, now, path, push, path)
+            self._spans.append(replace(span, size=file.size))
+            self._slices.spread(file.own_transfer, now, file.size)
+
+    def _asked(self, moment: Moment, push: int, now: float) -> None:
+        call = moment.name.removeprefix("hf_hub.")
+        part = moment.whole("part_number")
+        path = moment.text("file") if call == "part" else self._paths.get((push, moment.parent_id))
+        attempt = _Attempt(
+            push,
+            call,
+            path or None,
+            part if call == "part" else None,
+            moment.whole("bytes_out") or 0,
+            moment.whole("attempt") or 1,
+            moment.number("queued_ms") / 1000,
+            now,
+        )
+        self._attempts.append(attempt)
+        self._by_span[push, moment.span_id] = attempt
+        siblings = self._unsettled.setdefault((push, moment.parent_id, call, attempt.part), [])
+        siblings.append(attempt)
+        del siblings[:-_UNSETTLED]
+        if attempt.path is not None and attempt.part is not None:
+            self._in_flight.setdefault((push, attempt.path), {})[attempt.part] = attempt
+            self._touch(push, attempt.path, now, now)
+
+    def _connected(self, moment: Moment, push: int, now: float) -> None:
+        if (attempt := self._by_span.get((push, moment.span_id))) is not None:
+            attempt.connected = now
+            attempt.connection = moment.whole("connection")
+
+    def _progress(self, moment: Moment, push: int, now: float) -> None:
+        flying = self._in_flight.get((push, moment.text("path")), {})
+        attempt = flying.get(moment.whole("part_number") or 0)
+        if attempt is None or (sent := moment.number("sent")) <= attempt.progress:
+            return
+        since = attempt.progress_at or attempt.connected or attempt.started
+        self._slices.spread(since, now, sent - attempt.progress)
+        attempt.progress, attempt.progress_at = sent, now
+
+    def _answered(self, moment: Moment, push: int, now: float) -> None:
+        attempt = self._by_span.get((push, moment.span_id))
+        if attempt is None or attempt.ended is not None:
+            return
+        attempt.ended = max(now, attempt.started)
+        self._land(attempt)
+        if attempt.call == "part":
+            attempt.failed = not 200 <= moment.number("status") < 300
+            took = moment.number("sent_ms", -1.0)
+            if took >= 0:
+                attempt.sent = min(attempt.started + took / 1000, attempt.ended)
+        if not attempt.failed:
+            self._tell_the_rest(attempt, attempt.sent or attempt.ended)
+
+    def _tell_the_rest(self, attempt: _Attempt, until: float) -> None:
+        """Bytes whose way was not followed piece by piece, as files of events leave them out."""
+        rest = attempt.size - attempt.progress
+        if rest > 0:
+            since = attempt.progress_at or attempt.connected or attempt.started
+            self._slices.spread(since, max(since, until), rest)
+
+    def _failed(self, moment: Moment, push: int, now: float) -> None:
+        if moment.text("call") == "upload":  # it is opened anew: its parts on the way are given up
+            self._give_up(push, moment.text("file"), now)
+            return
+        attempt = self._by_span.get((push, moment.span_id))
+        if attempt is None:
+            part = moment.whole("part_number")
+            call = moment.text("call")
+            attempt = self._settle(push, moment, (push, moment.span_id, call, part))
+        if attempt is not None:
+            attempt.failed = True
+            attempt.error = moment.text("error")
+            attempt.ended = max(now, attempt.started) if attempt.ended is None else attempt.ended
+            self._land(attempt)
+
+    def _give_up(self, push: int, path: str, now: float) -> None:
+        for attempt in self._in_flight.pop((push, path), {}).values():
+            attempt.failed, attempt.error = True, "given up with the upload it was part of"
+            attempt.ended = max(now, attempt.started)
+
+    def _land(self, attempt: _Attempt) -> None:
+        """It is no longer on its way."""
+        flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
+        if flying.get(attempt.part or 0) is attempt:
+            del flying[attempt.part or 0]
+
+    def _settle(self, push: int, moment: Moment, key: tuple[object, ...]) -> _Attempt | None:
+        """The attempt that a failure told by its parent is of."""
+        number = moment.whole("retry_attempt")
+        siblings = self._unsettled.get(key, [])
+        fitting = [
+            attempt for attempt in siblings if attempt.number == number and not attempt.error
+        ]
+        if not fitting:
+            return None
+        siblings.remove(fitting[0])
+        return fitting[0]
+
+    def _again_later(self, moment: Moment, push: int, now: float) -> None:
+        delay, path = moment.number("delay"), moment.text("path") or None
+        call, reason = moment.text("call"), moment.text("reason")
+        if delay:
+            name = f"{call} again"
+            span = Span("wait", "wait", 0, now, now + delay, name, push, path, error=reason)
+            self._spans.append(replace(span, part=moment.whole("part_number")))
+
+    def _waiting(self, moment: Moment, push: int, now: float) -> None:
+        until = now + moment.number("seconds")
+        self._holds.append(Hold(now, until, moment.text("reason")))
+
+    def _touch(
+        self, push: int, path: str, start: float, now: float, size: int | None = None
+    ) -> _File:
+        file = self._files.get((push, path))
+        if file is None:
+            file = self._files[push, path] = _File(size or 0, start, now)
+        file.start, file.latest = min(file.start, start), max(file.latest, now)
+        file.size = size or file.size
+        return file
+
+    # --- the whole --------------------------------------------------------------------------------
+
+    def timeline(self, *, skipped: int = 0) -> Timeline:
+        """What has been told so far."""
+        pushes = tuple(
+            PushTrack(p.push_id, p.repo_id, p.started, p.latest, p.outcome, p.error)
+            for p in self._pushes.values()
+        )
+        seconds = max((push.end for push in pushes), default=0.0)
+        spans = [span for attempt in self._attempts for span in _spans_of(attempt, pushes)]
+        for span in self._spans:
+            end = min(span.end, max(pushes[span.push].end, span.start))
+            spans.append(replace(span, end=end))
+        return Timeline(
+            self._began or 0.0,
+            seconds,
+            pushes,
+            tuple(_in_lanes(spans)),
+            tuple(self._tracks(pushes)),
+            tuple(_holds(self._holds, seconds)),
+            self._slices.width,
+            self._slices.sums,
+            skipped,
+        )
+
+    def _tracks(self, pushes: tuple[PushTrack, ...]) -> Iterator[FileTrack]:
+        for (push, path), file in self._files.items():
+            end = file.latest if file.settled else pushes[push].end
+            yield FileTrack(path, push, file.size, file.start, end, file.settled)
+
+
+_Handler = Callable[[Builder, Moment, int, float], None]
+
+_HANDLERS: dict[str, _Handler] = {
+    "push.started": Builder._push_started,
+    "push.finished": Builder._push_finished,
+    "push.failed": Builder._push_failed,
+    "file.hashed": Builder._hashed,
+    "file.routed": Builder._routed,
+    "file.skipped": Builder._skipped,
+    "file.started": Builder._transfer_started,
+    "file.stored": Builder._stored,
+    "part.connected": Builder._connected,
+    "part.progress": Builder._progress,
+    "hf_hub.upload.failed": Builder._failed,
+    "retry.scheduled": Builder._again_later,
+    "session.waiting": Builder._waiting,
+}
+
+
+def _spans_of(attempt: _Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
+    end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
+    whole = Span(
+        _kind(attempt),
+        "connection" if attempt.call == "part" else "hub",
+        0,
+        attempt.started,
+        end,
+        _name(attempt),
+        attempt.push,
+        attempt.path,
+        attempt.part,
+        attempt.size,
+        attempt.number,
+        attempt.queued,
+        attempt.connection,
+        attempt.error or ("unfinished" if attempt.ended is None else ""),
+    )
+    if attempt.connected is not None and attempt.connected - attempt.started >= _SHORT:
+        yield replace(whole, kind="connect", end=min(attempt.connected, end), size=0)
+        whole = replace(whole, start=min(attempt.connected, end))
+    sent = end if attempt.sent is None else max(attempt.sent, whole.start)
+    if whole.kind == "send" and end - sent >= _SHORT:
+        yield replace(whole, end=sent)
+        whole = replace(whole, kind="answer", start=sent, size=0)
+    yield whole
+
+
+def _kind(attempt: _Attempt) -> Kind:
+    if attempt.failed:
+        return "retry"
+    if attempt.call == "part":
+        return "send"
+    return "commit" if attempt.call == "commit" else "call"
+
+
+def _name(attempt: _Attempt) -> str:
+    if attempt.call != "part":
+        return attempt.call
+    return f"{attempt.path or 'part'} #{attempt.part}"
+
+
+def _in_lanes(spans: list[Span]) -> Iterator[Span]:
+    groups: dict[Group, list[Span]] = {}
+    for span in sorted(spans, key=lambda span: (span.start, span.end)):
+        groups.setdefault(span.group, []).append(span)
+    for group, members in groups.items():
+        bundles = _by_connection(members) if group == "connection" else [[span] for span in members]
+        lanes = pack([(bundle[0].start, bundle[-1].end) for bundle in bundles])
+        for bundle, lane in zip(bundles, lanes, strict=True):
+            for span in bundle:
+                yield replace(span, lane=lane)
+
+
+def _by_connection(spans: list[Span]) -> list[list[Span]]:
+    """What went through one connection stays together. What overlaps did not go through one,
+    whatever the file says."""
+    bundles: list[list[Span]] = []
+    open_bundles: dict[int, list[Span]] = {}
+    for span in spans:
+        bundle = open_bundles.get(span.connection) if span.connection is not None else None
+        if bundle is None or bundle[-1].end > span.start:
+            bundle = []
+            bundles.append(bundle)
+            if span.connection is not None:
+                open_bundles[span.connection] = bundle
+        bundle.append(span)
+    return bundles
+
+
+def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:
+    """Each wait once, however many requests were held back by it."""
+    reasons: dict[str, list[tuple[float, float]]] = {}
+    for hold in holds:
+        reasons.setdefault(hold.reason, []).append((hold.start, min(hold.end, seconds)))
+    for reason, intervals in reasons.items():
+        for start, end in merged(intervals):
+            yield Hold(start, end, reason)

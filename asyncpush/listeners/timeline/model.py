@@ -1,0 +1,111 @@
+"""What a timeline shows: spans in lanes, files, waits of the session, throughput. Values only.
+
+All times are seconds from `Timeline.began`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["hash", "wait", "connect", "send", "answer", "retry", "call", "commit"]
+"""What is going on in a span: `connect` is the way to a connection, `answer` the time from a part's
+last byte to the store's word, `retry` an attempt that came to nothing, `wait` what is waited before
+the next one, `call` a call of the Hub's API."""
+
+Group: TypeAlias = Literal["hash", "hub", "wait", "connection", "transfer"]
+"""What a lane stands for: a hashing thread, a Hub call at a time, a wait, a connection that parts
+go through; a `transfer` is a file that a library of its own sends (Xet)."""
+
+Outcome: TypeAlias = Literal["done", "failed", "cancelled", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that took time, in a lane of its group; no two of a lane overlap."""
+
+    kind: Kind
+    group: Group
+    lane: int
+    start: float
+    end: float
+    name: str
+    push: int
+    path: str | None = None
+    part: int | None = None
+    size: int = 0
+    attempt: int = 1
+    queued: float = 0.0
+    connection: int | None = None
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class FileTrack:
+    """A file from the first that was heard of it to the moment it was stored."""
+
+    path: str
+    push: int
+    size: int
+    start: float
+    end: float
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing was sent because the server or the network said so."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushTrack:
+    """One push of the timeline."""
+
+    push_id: str
+    repo_id: str
+    start: float
+    end: float
+    outcome: Outcome
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One run: a push, or several that went side by side.
+
+    `throughput` are bytes on the wire per slice of `slice_seconds`; `skipped` counts the rows of a
+    file that were no events.
+    """
+
+    began: float
+    seconds: float
+    pushes: tuple[PushTrack, ...]
+    spans: tuple[Span, ...]
+    files: tuple[FileTrack, ...]
+    holds: tuple[Hold, ...]
+    slice_seconds: float
+    throughput: tuple[float, ...]
+    skipped: int = 0
+
+    @property
+    def bytes_sent(self) -> float:
+        return sum(self.throughput)
+
+    @property
+    def parts(self) -> int:
+        """Parts that arrived."""
+        sent = {"send", "answer"}
+        stored = {(s.push, s.path, s.part) for s in self.spans if s.part and s.kind in sent}
+        return len(stored)
+
+    @property
+    def retries(self) -> int:
+        return sum(span.kind == "retry" for span in self.spans)

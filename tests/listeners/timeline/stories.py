@@ -1,0 +1,172 @@
+"""Runs told event by event, as a push tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from asyncpush.events import (
+    Event,
+    FileHashed,
+    FileRouted,
+    FileStored,
+    PartConnected,
+    PartProgress,
+    PushFinished,
+    PushStarted,
+    Record,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RetryScheduled,
+    TransferStarted,
+)
+from asyncpush.listeners.jsonl import JsonlWriter
+from asyncpush.listeners.timeline.build import Builder
+from asyncpush.listeners.timeline.model import Timeline
+from asyncpush.listeners.timeline.moments import moment_of
+from tests.listeners.helpers import OID, SHA
+
+MB = 1_000_000
+BEGAN = 1_760_000_000.0
+
+
+class Story:
+    """Events of a push, at seconds from its beginning."""
+
+    def __init__(self, push_id: str = "p1", repo_id: str = "me/m", began: float = BEGAN) -> None:
+        self.push_id = push_id
+        self.records: list[Record] = []
+        self._began = began
+        self._spans = 0
+        self.tell(0.0, PushStarted(repo_id, "model", "main"))
+
+    def tell(self, at: float, event: Event, span: str = "root", parent: str | None = None) -> None:
+        self.records.append(Record(event, self._began + at, self.push_id, span, parent))
+
+    def call(self, name: str, start: float, end: float, status: int = 200, **about: object) -> str:
+        span = self._span()
+        self.tell(start, _asked(name, 1, 100, about), span, "root")
+        self.tell(end, _answered(name, 1, status, 100, about), span, "root")
+        return span
+
+    def hashed(self, path: str, start: float, end: float, size: int = MB) -> None:
+        took = (end - start) * 1000
+        self.tell(end, FileHashed(path, size, OID, cached=False, elapsed_ms=took))
+
+    def transfer(self, path: str, at: float, parts: int = 1, size: int = MB) -> str:
+        """The span that the file's parts are below."""
+        self.tell(at, FileRouted(path, size, "lfs"))
+        self.tell(at, TransferStarted(path, size, parts), f"file {path}", "root")
+        return f"file {path}"
+
+    def part(
+        self,
+        path: str,
+        number: int,
+        start: float,
+        end: float | None = None,
+        *,
+        connected: float | None = None,
+        sent: float | None = None,
+        connection: int | None = 50_001,
+        status: int = 200,
+        attempt: int = 1,
+        size: int = MB,
+        queued: float = 0.0,
+    ) -> str:
+        """One attempt; without an end it is still on its way."""
+        span, parent = self._span(), f"file {path}"
+        about = {"file": path, "part_number": number}
+        started = _asked("part", attempt, size, about, queued)
+        self.tell(start, started, span, parent)
+        if connected is not None:
+            self.tell(connected, PartConnected(connection), span, parent)
+        if end is not None:
+            sent_ms = None if sent is None else (sent - start) * 1000
+            answered = _answered("part", attempt, status, size, about, sent_ms)
+            self.tell(end, answered, span, parent)
+        return span
+
+    def failed(
+        self, path: str, number: int, at: float, attempt: int = 1, delay: float = 0.0
+    ) -> None:
+        about = {"file": path, "part_number": number}
+        url = "https://store/part"
+        error = RequestFailed("part", url, "unavailable", 503, 1, delay * 1000, about)
+        self.tell(at, error, f"file {path}", "root")
+        if delay:
+            again = RetryScheduled("part", 1, delay, "unavailable", path, number)
+            self.tell(at, again, f"file {path}", "root")
+
+    def progress(self, path: str, number: int, at: float, sent: int, size: int = MB) -> None:
+        self.tell(at, PartProgress(path, number, sent, size), f"file {path}", "root")
+
+    def stored(self, path: str, at: float, size: int = MB) -> None:
+        self.tell(at, FileStored(path, size, "lfs"))
+
+    def done(self, at: float) -> None:
+        self.tell(at, PushFinished(SHA, 1, MB, at))
+
+    def _span(self) -> str:
+        self._spans += 1
+        return f"{self._spans:016x}"
+
+
+def _asked(
+    call: str, attempt: int, size: int, about: dict[str, object], queued: float = 0.0
+) -> RequestStarted:
+    url = f"https://hub/{call}"
+    return RequestStarted(call, "POST", url, attempt, size, {}, about, queued_ms=queued * 1000)
+
+
+def _answered(
+    call: str,
+    attempt: int,
+    status: int,
+    size: int,
+    about: dict[str, object],
+    sent_ms: float | None = None,
+) -> RequestFinished:
+    url = f"https://hub/{call}"
+    return RequestFinished(
+        *(call, "POST", url, attempt, status, 1.0, size, 0, {}, None, about), sent_ms=sent_ms
+    )
+
+
+def timeline_of(*stories: Story) -> Timeline:
+    """What a listener makes of them, all told at once."""
+    builder = Builder()
+    for record in in_time(stories):
+        builder.add(moment_of(record))
+    return builder.timeline()
+
+
+def in_time(stories: Iterable[Story]) -> list[Record]:
+    return sorted((r for story in stories for r in story.records), key=lambda record: record.time)
+
+
+def write_events(path: Path, *stories: Story) -> Path:
+    """The JSON lines that `--events` writes of them."""
+    writer = JsonlWriter(path)
+    for record in in_time(stories):
+        writer.on_event(record)
+    writer.close()
+    return path
+
+
+def one_file() -> Story:
+    """Hashed, asked for, two parts over two connections of which one fails once, committed."""
+    story = Story()
+    story.call("preupload", 0.0, 0.5)
+    story.hashed("w.bin", 0.2, 1.0, 2 * MB)
+    story.call("lfs_batch", 1.0, 1.25)
+    story.transfer("w.bin", 1.25, 2, 2 * MB)
+    story.part("w.bin", 1, 1.5, 3.0, connected=1.75, sent=2.75, connection=50_001, queued=0.25)
+    story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
+    story.failed("w.bin", 2, 2.5, delay=1.0)
+    story.part("w.bin", 2, 3.5, 4.5, connected=3.5, sent=4.5, connection=50_001, attempt=2)
+    story.stored("w.bin", 4.5, 2 * MB)
+    story.call("commit", 5.0, 6.0)
+    story.done(6.0)
+    return story

@@ -1,0 +1,216 @@
+"""What is drawn of a run, and where its time went."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncpush.events import PushFailed, Waiting
+from asyncpush.listeners.timeline.layout import FILES, LANES, Block, Section, columns_of, sections
+from asyncpush.listeners.timeline.model import Span, Timeline
+from asyncpush.listeners.timeline.verdict import verdict
+from asyncpush.listeners.timeline.words import bottleneck, facts, headline
+from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
+
+COLUMNS = 800
+
+
+def section(timeline: Timeline, title: str) -> Section:
+    (found,) = [s for s in sections(timeline, COLUMNS) if s.title.startswith(title)]
+    return found
+
+
+def test_sections_go_from_the_hub_to_the_files() -> None:
+    titles = [s.title for s in sections(timeline_of(one_file()), COLUMNS)]
+    assert titles == ["Hub calls", "hashing", "waiting to try again", "connections (2)", "1 file"]
+
+
+def test_a_connection_shows_its_parts_by_number() -> None:
+    second = section(timeline_of(one_file()), "connections").rows[1]
+    assert [(block.shade, block.label) for block in second.blocks] == [
+        ("connect", ""),
+        ("send", "#1"),
+        ("answer", ""),
+        ("send", "#2"),
+    ]
+
+
+def test_among_several_files_parts_are_named_as_far_as_needed() -> None:
+    story = Story()
+    story.part("deep/one.bin", 1, 0.0, 1.0, connected=0.0, connection=1)
+    story.part("deep/two.bin", 1, 0.0, 1.0, connected=0.0, connection=2)
+    story.part("deep/two.bin", 2, 0.0, 1.0, connected=0.0, connection=3)
+    story.done(1.0)
+    rows = section(timeline_of(story), "connections").rows
+    assert {row.blocks[0].label for row in rows} == {"one.bin", "two.bin #1", "two.bin #2"}
+
+
+def test_a_file_is_grey_from_first_to_last_and_what_went_on_lies_upon() -> None:
+    story = Story()
+    story.hashed("w.bin", 0.0, 1.0)
+    story.transfer("w.bin", 1.0, 2)
+    story.part("w.bin", 1, 2.0, 4.0, connected=2.0, connection=1)
+    story.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
+    story.stored("w.bin", 8.0)
+    story.done(8.0)
+    (row,) = section(timeline_of(story), "1 file").rows
+    pixel = 8 / COLUMNS
+    assert row.label == "w.bin"
+    assert row.blocks == [
+        Block("queued", 0.0, 8.0),
+        Block("hash", 0.0, 1.0),
+        Block("send", 2.0, 4.0),
+        Block("retry", 4.0, 5.0),  # red only where nothing else of it was on its way
+    ]
+    assert pixel < 0.1
+
+
+def test_a_failure_beside_what_went_well_is_a_mark() -> None:
+    story = Story()
+    story.part("w.bin", 1, 0.0, 8.0, connected=0.0, connection=1)
+    story.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
+    story.done(8.0)
+    (row,) = section(timeline_of(story), "1 file").rows
+    marks = [block for block in row.blocks if block.shade == "retry"]
+    assert marks == [Block("retry", 5.0 - 16 / COLUMNS, 5.0)]
+
+
+def test_many_files_share_rows_and_many_connections_share_lanes() -> None:
+    story = Story()
+    for number in range(1000):
+        name = f"f{number}.bin"
+        story.hashed(name, number / 100, number / 100 + 0.01)
+        story.part(name, 1, 1.0 + number % 10, 2.0 + number % 10, connected=1.0 + number % 10,
+                   connection=number)  # fmt: skip
+        story.stored(name, number / 100 + 2)
+    story.done(13.0)
+    timeline = timeline_of(story)
+    files = section(timeline, "1,000 files, 96 rows")
+    assert len(files.rows) == FILES
+    assert {row.label for row in files.rows} == {""}
+    connections = section(timeline, "connections (100)")
+    assert len(connections.rows) == LANES
+    assert connections.rows[0].label == "1–3"
+    for drawn in sections(timeline, COLUMNS):
+        assert 3 <= drawn.height <= 13
+        assert sum(len(row.blocks) for row in drawn.rows) <= 3 * 1000
+
+
+def test_a_lane_of_thousands_is_drawn_by_pixels() -> None:
+    spans = [
+        Span(kind, "connection", 0, at / 1000, (at + 1) / 1000, "", 0)
+        for at in range(10_000)
+        for kind in [("retry" if at == 5_555 else "send" if at % 10 else "answer")]
+    ]
+    blocks = columns_of(spans, 0.0125)
+    assert len(blocks) <= 3
+    assert [block.shade for block in blocks] == ["send", "retry", "send"]  # the one is seen
+    assert blocks[0].start == 0
+    assert blocks[-1].end == pytest.approx(10, abs=0.02)
+
+
+def test_pixels_that_are_mostly_idle_stay_white() -> None:
+    spans = [Span("send", "connection", 0, 0.0, 0.1, "", 0)]
+    assert columns_of(spans, 1.0) == []
+
+
+def test_with_several_pushes_files_bear_the_name_of_their_repo() -> None:
+    first, second = Story("a", "me/a"), Story("b", "me/b")
+    for story in (first, second):
+        story.hashed("w.bin", 0.0, 1.0)
+        story.done(2.0)
+    timeline = timeline_of(first, second)
+    labels = {row.label for row in section(timeline, "2 files").rows}
+    assert labels == {"me/a: w.bin", "me/b: w.bin"}
+    assert headline(timeline) == "2 pushes: 2 done"
+
+
+def test_where_the_time_went_adds_up() -> None:
+    judged = verdict(timeline_of(one_file()))
+    spent = dict(judged.seconds)
+    assert sum(spent.values()) == pytest.approx(6.0)
+    assert spent["hash"] == pytest.approx(0.8)  # hashing hides the call beside it
+    assert spent["commit"] == pytest.approx(1.0)
+    assert spent["wait"] == pytest.approx(0.5)  # from the answer of the one to the other's start
+    # 1.5 to 1.75: shared by the connection that opens and the part that will fail
+    assert spent["connect"] == pytest.approx(0.125)
+    assert spent["retry"] == pytest.approx(0.125 + 0.75 / 2)
+    assert judged.most == 1
+    assert judged.moving == pytest.approx(2.0)
+    assert judged.in_vain == pytest.approx(1.0 / 3.5)
+
+
+def spent_mostly_on(what: str) -> Story:
+    story = Story()
+    match what:
+        case "send":
+            story.part("w", 1, 0.0, 9.0, connected=0.0, sent=9.0)
+        case "hash":
+            story.hashed("w", 0.0, 9.0)
+        case "answer":
+            story.part("w", 1, 0.0, 9.0, connected=0.0, sent=0.5)
+        case "connect":
+            story.part("w", 1, 0.0, 9.0, connected=8.5)
+        case "retry":
+            story.part("w", 1, 0.0, 9.0, connected=0.0, status=500)
+        case "wait":
+            story.tell(0.0, Waiting(9.0, "rate limit"))
+        case "idle":
+            pass
+        case _:
+            story.call(what, 0.0, 9.0)
+    story.done(10.0)
+    return story
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("send", "sending, at 111 kB/s on 1.0 connections (at most 1)"),
+        ("hash", "hash_workers"),
+        ("answer", "the store's answer"),
+        ("connect", "opening connections"),
+        ("retry", "attempts that failed (red); 100 % of the connections' time"),
+        ("wait", "before trying again"),
+        ("commit", "the commit"),
+        ("preupload", "calls of the Hub's API"),
+        ("idle", "nothing hashed"),
+    ],
+)
+def test_the_bottleneck_is_named(what: str, words: str) -> None:
+    timeline = timeline_of(spent_mostly_on(what))
+    sentence = bottleneck(verdict(timeline), timeline)
+    assert sentence.startswith("Most of the time ")
+    assert words in sentence
+
+
+def test_without_a_single_bottleneck_none_is_claimed() -> None:
+    story = Story()
+    story.hashed("w", 0.0, 4.0)
+    story.call("commit", 4.0, 7.0)
+    story.call("preupload", 7.0, 10.0)
+    story.done(10.0)
+    timeline = timeline_of(story)
+    assert bottleneck(verdict(timeline), timeline).startswith("The largest share of the time went")
+
+
+def test_nothing_is_told_of_nothing() -> None:
+    timeline = timeline_of(Story())
+    assert bottleneck(verdict(timeline), timeline) == "Nothing took any time."
+    assert sections(timeline, COLUMNS) == []
+    assert headline(Timeline(0.0, 0.0, (), (), (), (), 1.0, ())) == "no push"
+    assert facts(timeline) == "0 B sent in 0.00 s · 0 large files · 0 parts"
+
+
+def test_the_facts_in_a_line() -> None:
+    story = one_file()
+    assert facts(timeline_of(story)) == (
+        "2.00 MB sent in 6.00 s (333 kB/s) · 1 large file · 2 parts · 1 failed attempt"
+    )
+    assert headline(timeline_of(story)) == "me/m: done"
+    assert MB
+
+
+def test_pushes_of_several_ends() -> None:
+    failed, killed = Story("a"), Story("b")
+    failed.tell(1.0, PushFailed("boom", "HubError"))
+    assert headline(timeline_of(failed, killed)) == "2 pushes: 1 failed, 1 unfinished"
