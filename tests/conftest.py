@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -75,6 +76,8 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
     monkeypatch.setenv("ASYNCPUSH_CACHE", str(tmp_path / "cache"))
+    # matplotlib lists the machine's fonts once for each home: not once for each test.
+    monkeypatch.setenv("MPLCONFIGDIR", os.path.join(gettempdir(), "asyncpush-test-matplotlib"))
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from asyncpush.listeners.card import result_card
-from asyncpush.models import PlannedFile, UploadResult
+from asyncpush.models import Activity, PlannedFile, UploadResult
 from tests.listeners.helpers import SHA
 
 RESULT = UploadResult(
@@ -126,3 +127,42 @@ def test_a_dry_run_says_what_would_be_done() -> None:
     assert "2 files, 2.00 MB to send" in shown.text
     assert "a.bin (lfs)" in shown.text
     assert "commit" not in shown.text
+
+
+ACTIVITY = Activity(
+    0.5,
+    tuple(n * 1_000_000 for n in (0, 0, 1, 2, 3, 3, 2, 0, 0, 0)),
+    (
+        ("commit", (0.0,) * 8 + (0.5, 0.4)),
+        ("hash", (0.5, 0.5) + (0.0,) * 8),
+        ("send", (0.0, 0.04) + (1.5,) * 5 + (0.0,) * 3),
+    ),
+)
+
+
+def test_the_card_has_the_timeline_in_small() -> None:
+    shown = page(replace(RESULT, activity=ACTIVITY))
+    assert {"svg", "path"} <= shown.tags
+    assert "throughput over 5.00 s, at most 6.00 MB/s" in shown.text
+    assert "hash ■ send ■ commit" in " ".join(shown.text.split())
+    html = result_card(replace(RESULT, activity=ACTIVITY))
+    curve, *lanes = re.findall(r'<path d="([^"]*)"', html)
+    assert curve.startswith("M0 40L0.0 40.0H48.0")
+    assert "L192.0 0.0H240.0" in curve  # the highest
+    assert lanes == [
+        "M0.0 44H96.0v5H0.0Z",
+        "M96.0 51H336.0v5H96.0Z",  # a little of a slice is left out
+        "M384.0 58H480.0v5H384.0Z",
+    ]
+
+
+def test_the_picture_is_small_whatever_the_push() -> None:
+    restless = tuple(float(n % 2) for n in range(128))
+    kinds = ("call", "commit", "hash", "retry", "send", "wait")
+    activity = Activity(1e6, (10**12,) * 128, tuple((kind, restless) for kind in kinds))
+    assert len(result_card(replace(RESULT, activity=activity))) < 30_000
+
+
+def test_a_push_too_short_for_a_course_has_no_picture() -> None:
+    short = Activity(0.01, (1, 2, 3), (("send", (0.01,) * 3),))
+    assert "svg" not in page(replace(RESULT, activity=short)).tags

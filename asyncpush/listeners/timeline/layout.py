@@ -30,6 +30,9 @@ LANES = 32
 FILES = 96
 NAMED_FILES = 24
 
+_ROOM: dict[Group, int] = {"hub": 4, "hash": 8, "wait": 4, "connection": LANES, "transfer": LANES}
+"""Rows that the lanes of a group may take, from top to bottom."""
+
 _TITLES: dict[Group, str] = {
     "hub": "Hub calls",
     "hash": "hashing",
@@ -68,11 +71,9 @@ def sections(timeline: Timeline, columns: int) -> list[Section]:
     """All there is to draw, from top to bottom; `columns` are the pixels from left to right."""
     pixel = max(timeline.seconds, 1e-6) / columns
     drawn = []
-    for group, room in (("hub", 4), ("hash", 8), ("wait", 4), ("connection", LANES)):
-        if section := _lanes(timeline, group, room, pixel):  # type: ignore[arg-type]
+    for group, room in _ROOM.items():
+        if section := _lanes(timeline, group, room, pixel):
             drawn.append(section)
-    if section := _lanes(timeline, "transfer", LANES, pixel):
-        drawn.append(section)
     if timeline.files:
         drawn.append(_files(timeline, pixel))
     return drawn
@@ -130,7 +131,7 @@ def columns_of(spans: Iterable[Span], pixel: float) -> list[Block]:
     filled = {kind: _filled(members, pixel, count) for kind, members in kinds.items()}
     blocks: list[Block] = []
     for column in range(count):
-        kind = _foremost({kind: shares[column] for kind, shares in filled.items()})
+        kind = _foremost({each: shares[column] for each, shares in filled.items()})
         if kind is None:
             continue
         start, end = column * pixel, (column + 1) * pixel
@@ -158,9 +159,12 @@ def _filled(spans: Iterable[Span], pixel: float, count: int) -> list[float]:
 
 
 def _foremost(shares: dict[Kind, float]) -> Kind | None:
+    """What a column is drawn as; None for one that is mostly idle."""
     if shares.get("retry"):
         return "retry"
-    return max(shares, key=lambda kind: shares[kind]) if sum(shares.values()) >= 0.5 else None
+    if sum(shares.values()) < 0.5:
+        return None
+    return max(shares, key=lambda kind: shares[kind])
 
 
 def _files(timeline: Timeline, pixel: float) -> Section:

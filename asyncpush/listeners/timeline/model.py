@@ -39,10 +39,6 @@ class Span:
     connection: int | None = None
     error: str = ""
 
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
-
 
 @dataclass(frozen=True, slots=True)
 class FileTrack:

@@ -20,8 +20,9 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.timeline.build import Builder
 from asyncpush.listeners.timeline.model import Hold, Span, Timeline
-from asyncpush.listeners.timeline.moments import Moment, moment_of
+from asyncpush.listeners.timeline.moments import Moment
 from asyncpush.listeners.timeline.packing import merged, pack, without
+from asyncpush.listeners.timeline.recorder import TimelineRecorder
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
 
@@ -209,10 +210,11 @@ def test_pushes_that_went_side_by_side_share_a_clock() -> None:
 
 
 def test_every_kind_of_event_is_taken() -> None:
-    builder = Builder()
+    recorder = TimelineRecorder()
     for number, event in enumerate(one_of_each()):
-        builder.add(moment_of(record(event, 1_760_000_000 + number)))
-    assert builder.timeline().pushes[0].repo_id == "me/m"
+        recorder.on_event(record(event, 1_760_000_000 + number))
+    (push,) = recorder.timeline().pushes
+    assert (push.repo_id, push.outcome) == ("me/m", "failed")
 
 
 NAMES = st.sampled_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,9 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ImportError, match=r"pip install 'asyncpush\[viz\]'"):
         check_target(Path("x.svg"))
     check_target(Path("x.json"))
+
+
+def test_a_library_that_is_there_but_broken_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpush.listeners.timeline.svg", None)
+    with pytest.raises(ImportError, match=r"pip install 'asyncpush\[viz\]'"):
+        render(timeline_of(one_file()), Path("x.svg"))
