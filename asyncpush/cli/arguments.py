@@ -12,11 +12,15 @@ RepoType = Literal["model", "dataset", "space"]
 Transfer = Literal["auto", "lfs", "xet"]
 
 
+def warn_of_token(instead: str) -> None:
+    typer.echo(
+        f"warning: --token can be seen in the process list (ps); rather set {instead}", err=True
+    )
+
+
 def _warn_of_token(token: str | None) -> str | None:
     if token is not None:
-        typer.echo(
-            "warning: --token can be seen in the process list (ps); rather set HF_TOKEN", err=True
-        )
+        warn_of_token("HF_TOKEN")
     return token
 
 

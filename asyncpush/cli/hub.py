@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from asyncpush.cli.output import Output, paragraph
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
     from asyncpush.localhub.blobs.s3 import S3Store
+
+
+TOKEN_ENV = "ASYNCPUSH_HUB_TOKEN"
 
 
 def hub(
@@ -41,7 +45,10 @@ def hub(
     token: Annotated[
         str | None,
         typer.Option(
-            "--token", metavar="TOKEN", help="The one token to accept (default: any will do)."
+            "--token",
+            metavar="TOKEN",
+            help="The one token to accept; others can see it in the process list, so rather set"
+            f" {TOKEN_ENV} (default: that, else any will do).",
         ),
     ] = None,
     s3_endpoint: Annotated[
@@ -82,6 +89,10 @@ def hub(
             raise UsageError(f"--port must be from 0 to 65535, not {port}")
         if verbose:
             log_everything()
+        if token is None:
+            token = os.environ.get(TOKEN_ENV) or None
+        else:
+            arg.warn_of_token(TOKEN_ENV)
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
         xet = not no_xet and store is None

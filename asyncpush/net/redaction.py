@@ -25,7 +25,7 @@ _SECRET_HEADERS = frozenset(
 # its slashes as `\/`.
 _URL = re.compile(
     r"(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
-    r"(?P<rest>[^\s\"'<>]*)",
+    rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)",  # a text may come by here twice
     re.IGNORECASE,
 )
 _USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")

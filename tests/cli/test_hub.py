@@ -52,6 +52,16 @@ def test_its_own_token_is_not_shown(cli: Cli, stop_when_up: None, tmp_path: Path
     assert ran.code == 0
     assert TOKEN not in ran.out + ran.err
     assert "HF_TOKEN=..." in ran.err
+    assert "can be seen in the process list (ps); rather set ASYNCPUSH_HUB_TOKEN" in ran.err
+
+
+def test_its_token_can_come_from_the_environment(
+    cli: Cli, stop_when_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCPUSH_HUB_TOKEN", TOKEN)
+    ran = cli("hub", "--root", tmp_path / "r")
+    assert "the given token" in " ".join(ran.err.split())
+    assert "process list" not in ran.err
 
 
 @pytest.mark.parametrize(

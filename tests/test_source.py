@@ -1,0 +1,146 @@
+"""Laws of the source that keep it safe, read from its syntax."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "asyncpush").rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
+
+FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "__import__", "breakpoint", "input"),
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.spawnl"),
+    *("tempfile.mktemp", "asyncio.create_subprocess_shell", "asyncio.create_subprocess_exec"),
+    *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "numpy.load", "torch.load"),
+}
+FORBIDDEN_MODULES = {
+    *("pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "imp"),
+    *("subprocess", "pty", "commands", "ctypes", "code", "codeop"),
+    *("xml.etree", "xml.dom", "xml.parsers", "telnetlib", "ftplib"),
+}
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return telling(path.read_text(encoding="utf-8"))
+
+
+def telling(source: str) -> list[ast.AST]:
+    """What calls or imports something."""
+    nodes = ast.walk(ast.parse(source))
+    return [node for node in nodes if isinstance(node, ast.Call | ast.Import | ast.ImportFrom)]
+
+
+def dotted(node: ast.expr) -> str:
+    match node:
+        case ast.Name(name):
+            return name
+        case ast.Attribute(value, name):
+            return f"{dotted(value)}.{name}"
+    return ""
+
+
+@cache
+def imported_by(path: Path) -> frozenset[str]:
+    return frozenset(imports(nodes_of(path)))
+
+
+def imports(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        match node:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module, names):
+                yield from (f"{module}.{alias.name}" for alias in names)
+
+
+def offences(nodes: list[ast.AST]) -> list[str]:
+    """What stands there that must not, each with its line."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            if dotted(node.func) in FORBIDDEN_CALLS:
+                found.append(f"line {node.lineno}: {dotted(node.func)}()")
+            found += [f"line {node.lineno}: shell=" for k in node.keywords if k.arg == "shell"]
+            if any(
+                k.arg in ("verify_ssl", "ssl") and isinstance(k.value, ast.Constant)
+                for k in node.keywords
+            ):
+                found.append(f"line {node.lineno}: TLS without verification")
+    for name in imports(nodes):
+        if any(f"{name}.".startswith(f"{module}.") for module in FORBIDDEN_MODULES):
+            found.append(f"import of {name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "eval('1')",
+        "import os\nos.system('ls')",
+        "import pickle",
+        "from pickle import loads",
+        "from xml.etree import ElementTree",
+        "import subprocess",
+        "run('ls', shell=True)",
+        "get(url, ssl=False)",
+    ],
+)
+def test_the_law_is_enforced(bad: str) -> None:
+    assert offences(telling(bad))
+
+
+def test_there_is_no_eval_no_shell_no_pickle() -> None:
+    """Receipts, journals, manifests and answers are JSON or TOML: reading them runs nothing."""
+    assert {
+        name: found
+        for name, path in zip(NAMES, SOURCES, strict=True)
+        if (found := offences(nodes_of(path)))
+    } == {}
+
+
+def test_yaml_is_read_by_the_safe_loader_alone() -> None:
+    """The one `yaml.load` names its loader, which can make plain values only."""
+    from asyncpush.localhub import cards
+
+    users = [path for path in SOURCES if "yaml" in imported_by(path)]
+    assert [path.name for path in users] == ["__init__.py", "cards.py"]
+    assert cards._LOADER.__name__ in ("CSafeLoader", "SafeLoader")
+
+
+def test_only_what_the_layout_names_meets_the_network_and_the_bars() -> None:
+    """One place to look at for each: aiohttp in net/ and the embedded Hub, tqdm in the bars,
+    aiofiles in sources/."""
+    wanted = {"aiohttp": ("net", "localhub"), "aiofiles": ("sources",), "tqdm": ("listeners",)}
+    for module, homes in wanted.items():
+        for path in SOURCES:
+            used = any(f"{name}.".startswith(f"{module}.") for name in imported_by(path))
+            home = path.relative_to(ROOT / "asyncpush").parts[0]
+            assert not used or home in homes, f"{path} imports {module}"
+
+
+def test_every_dependency_has_a_lower_bound_and_the_core_has_few() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = project["dependencies"]
+    assert {re.split(r"[><=]", name)[0] for name in core} == {
+        *("aiofiles", "aiohttp", "anyio", "orjson", "tenacity", "tqdm", "typer"),
+    }
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    for name in [*core, *extras]:
+        own = name.startswith("asyncpush[") or name.startswith("types-")
+        assert own or re.fullmatch(r"[\w.-]+>=\d+(\.\d+)+", name), name
+
+
+def test_the_linked_tests_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
+    assert "tests/net" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
