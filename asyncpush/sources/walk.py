@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ SNAPSHOTS = ".asyncpush-snapshots"
 """Where snapshots of what lies beside it are kept while they are pushed."""
 
 _Trail = frozenset[tuple[int, int]]
+
+_NO_LINK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW if os.scandir in os.supports_fd else None
+"""Opens a folder, and no link that took its place; None where systems cannot (Windows)."""
 
 
 class _Entry(NamedTuple):
@@ -75,12 +79,16 @@ class Walk:
                     f"{path!r} leads back to a folder above it: skipped",
                 )
                 return []
-            with os.scandir(path) as entries:
+            # What was a folder when its parent was listed may be a link by now: only the folder
+            # that the user named, or any when that was asked for, is entered through one.
+            through_links = self.follow_symlinks or not prefix
+            with _entries(path, through_links=through_links) as entries:
                 for entry in entries:
                     is_folder = _is_folder(entry)
                     name = f"{prefix}{entry.name}/" if is_folder else prefix + entry.name
                     if not _always_skipped(entry.name, name):
-                        found.append(_Entry(name, entry.path, _is_link(entry), trail))
+                        own_path = os.path.join(path, entry.name)
+                        found.append(_Entry(name, own_path, _is_link(entry), trail))
         except OSError as exc:
             self.findings.problem(f"folder {path!r} cannot be listed: {exc.strerror}")
         found.sort(reverse=True)
@@ -91,6 +99,20 @@ class Walk:
             return frozenset()
         status = os.stat(path)
         return frozenset([(status.st_dev, status.st_ino)])
+
+
+@contextmanager
+def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
+    if through_links or _NO_LINK is None:
+        with os.scandir(path) as entries:
+            yield entries
+        return
+    descriptor = os.open(path, _NO_LINK)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
 
 
 def _always_skipped(own_name: str, name: str) -> bool:

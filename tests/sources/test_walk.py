@@ -17,12 +17,13 @@ from huggingface_hub import HfApi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.errors import SourceError
+from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.options import PushOptions
 from asyncpush.sources.files import regular_file
 from asyncpush.sources.findings import NOTICES_SHOWN, Findings
 from asyncpush.sources.gather import Gathered
 from asyncpush.sources.patterns import PatternFilter
+from asyncpush.sources.reading import read_all
 from asyncpush.sources.walk import Walk
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
@@ -355,6 +356,29 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
     assert findings.problems == [
         f"folder '{tmp_path}/b' cannot be listed: No such file or directory"
     ]
+
+
+def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: Path) -> None:
+    """Swapped between the listing of its parent and its own: a race for what lies outside."""
+    fill(tmp_path, "outside/secret", "in/a", "in/b/f", "in/c")
+    findings = Findings()
+    walk = iter(Walk(str(tmp_path / "in"), PatternFilter(), findings))
+    assert next(walk)[0] == "a"
+    shutil.rmtree(tmp_path / "in/b")
+    (tmp_path / "in/b").symlink_to("../outside")
+
+    assert [name for name, _ in walk] == ["c"]
+    assert findings.problems == [f"folder '{tmp_path}/in/b' cannot be listed: Not a directory"]
+
+
+def test_files_of_a_folder_that_becomes_a_link_after_the_walk_are_not_read(tmp_path: Path) -> None:
+    fill(tmp_path, "outside/f", "in/b/f")
+    (file,) = gather(tmp_path / "in").files
+    shutil.rmtree(tmp_path / "in/b")
+    (tmp_path / "in/b").symlink_to("../outside")
+
+    with pytest.raises(SourceChangedError, match="replaced by another file"):
+        read_all(file)
 
 
 def test_a_walk_that_is_stopped_ends(tmp_path: Path) -> None:
