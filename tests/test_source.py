@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+import asyncpush
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "asyncpush").rglob("*.py"))
@@ -125,6 +130,29 @@ def test_only_what_the_layout_names_meets_the_network_and_the_bars() -> None:
             used = any(f"{name}.".startswith(f"{module}.") for name in imported_by(path))
             home = path.relative_to(ROOT / "asyncpush").parts[0]
             assert not used or home in homes, f"{path} imports {module}"
+
+
+SECRET_FIELD = re.compile(r"token|url|href|headers|target|secret|password|content|body|credential")
+HARMLESS_FIELDS = re.compile(
+    r"events\..*\.(url|headers|body)"  # redacted when the event is made: test_no_secrets.py
+    r"|.*\.(commit_url|repo_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
+    r"|localhub\.store\.gitrepo\.Ref\.target|localhub\.state\.HubState\.xet_token_lifetime|localhub\.pages\.views\.Crumb\.href"
+    r"|doctor\.facts\.(LocalFacts\.token_from|Facts\.target)"
+)
+
+
+def test_no_repr_shows_tokens_presigned_urls_or_headers() -> None:
+    """Of every dataclass there is, so that no log line or traceback of a user's shows one."""
+    shown = set()
+    for module in pkgutil.walk_packages(asyncpush.__path__, "asyncpush."):
+        if module.name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(module.name)).values():
+            if isinstance(kind, type) and kind.__module__ == module.name and is_dataclass(kind):
+                name = f"{module.name.removeprefix('asyncpush.')}.{kind.__name__}"
+                shown |= {f"{name}.{field.name}" for field in fields(kind) if field.repr}
+    risky = {name for name in shown if SECRET_FIELD.search(name.rpartition(".")[2])}
+    assert {name for name in risky if not HARMLESS_FIELDS.fullmatch(name)} == set()
 
 
 def test_every_dependency_has_a_lower_bound_and_the_core_has_few() -> None:

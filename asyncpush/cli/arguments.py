@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -206,7 +206,7 @@ class Connection:
     """Which Hub, as whom, and how it is talked to and listened to."""
 
     endpoint: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     transfer: Transfer = "auto"
     max_parts: int = DEFAULT_MAX_PARTS
     events: Path | None = None

@@ -66,7 +66,7 @@ class Attempt:
     """One try of one request, for events and errors."""
 
     request: HubRequest
-    url: str
+    url: str = field(repr=False)
     number: int
     started: float
     emit: Emitter

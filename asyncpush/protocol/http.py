@@ -35,9 +35,9 @@ class HubRequest:
 
     call: str
     method: str
-    target: str
+    target: str = field(repr=False)  # of a presigned URL the query is a credential
     body: bytes | StreamBody | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: Auth = "token"
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,9 +58,9 @@ class HubResponse:
     """An answer, read whole. `headers` have lower-case names."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    url: str = ""
+    url: str = field(default="", repr=False)
 
 
 def get(call: str, path: str, **fields: Any) -> HubRequest:

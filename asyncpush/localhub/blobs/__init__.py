@@ -44,12 +44,12 @@ class UploadTicket:
     `part_urls[i]` takes part `i + 1`, each of `chunk_size` bytes but the last.
     """
 
-    href: str
+    href: str = field(repr=False)
     expires_in: int
-    part_urls: Sequence[str] = ()
+    part_urls: Sequence[str] = field(default=(), repr=False)
     chunk_size: int = 0
     upload_id: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class BlobStore(Protocol):
