@@ -18,14 +18,16 @@ import asyncpush
 ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
-    {"_version", "errors", "groups", "threads"},
+    {"_version", "errors", "groups", "sizes", "threads"},
     {"events", "models", "options"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"handle", "localhub"},
+    {"doctor", "handle", "localhub"},
     {"uploader"},
+    {"checkpoints"},
+    {"background"},
     {"cli"},
 )
 """From the ground up. A unit (a module or package right under `asyncpush`) knows those below it."""
@@ -45,6 +47,7 @@ DOORS = {
     "aiofiles": {"sources"},
     "aiohttp": {"net", "localhub"},
     "boto3": {"localhub"},
+    "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
     "sqlite3": {"journal"},
     "tenacity": {"net"},

@@ -22,6 +22,7 @@ from asyncpush.protocol import accounts, repos
 from asyncpush.protocol.accounts import Account
 from asyncpush.protocol.hints import clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.transfers import xet
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
         _write_error(cache_dir),
         _free_space(cache_dir),
         _installed("hf-xet"),
-        os.environ.get("HF_HUB_DISABLE_XET", "").upper() in ("1", "ON", "YES", "TRUE"),
+        xet.is_disabled(),
         _open_files_limit(),
         config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )

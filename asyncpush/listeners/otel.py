@@ -25,7 +25,8 @@ tried again.
 metric                          kind, unit                 counts
 ==============================  =========================  ======================================
 `http.client.request.duration`  histogram, s               each attempt of each request
-`asyncpush.sent`                counter, By                bodies of requests that were answered
+`asyncpush.sent`                counter, By                bodies of requests that were answered,
+                                                           and what Xet sent
 `asyncpush.retries`             counter, {retry}           attempts after the first
 `asyncpush.parts.in_flight`     up-down counter, {part}    parts being sent now
 `asyncpush.part.duration`       histogram, s               parts that the store took
@@ -70,8 +71,10 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
+    TransferChosen,
     TransferStarted,
     Waiting,
+    XetProgress,
 )
 from asyncpush.listeners.rows import scrub
 
@@ -202,6 +205,7 @@ class _PushSpans:
             start_time=_nanoseconds(record),
         )
         self._began = record.time
+        self._by_xet = 0
         self.requests: dict[str, _Request] = {}
         self._files: dict[str, Span] = {}
         self._parts: dict[tuple[str, int], Span] = {}
@@ -235,6 +239,13 @@ class _PushSpans:
             case FilesPlanned() as event:
                 self._root.set_attribute("asyncpush.files", event.total_files)
                 self._root.set_attribute("asyncpush.bytes", event.total_bytes)
+            case TransferChosen() as event:
+                self._root.set_attribute("asyncpush.transfer", event.engine)
+            case XetProgress() as event:
+                # Its own requests are not seen here; a session of Xet counts from zero.
+                new = event.sent - self._by_xet if event.sent >= self._by_xet else event.sent
+                self._by_xet = event.sent
+                self._meters.sent.add(new, {"asyncpush.call": "xet"})
             case Committed() as event:
                 self._root.set_attribute("asyncpush.commit", event.commit_sha)
             case PhaseChanged() as event:

@@ -36,8 +36,10 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
+    TransferChosen,
     TransferStarted,
     Waiting,
+    XetProgress,
 )
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.localhub import LocalHub
@@ -365,6 +367,16 @@ def test_waits_and_notices_are_told_on_the_push(telemetry: Telemetry) -> None:
     ]
     assert [event.name for event in telemetry.one("asyncpush.file").events] == ["asyncpush.retry"]
     assert "Signature" not in push.to_json()
+
+
+def test_xet_is_counted_session_by_session(telemetry: Telemetry) -> None:
+    told = Told(telemetry)
+    told(TransferChosen("xet", "the Hub grants a token for it"))
+    for sent in (0, 40, 100, 0, 7):
+        told(XetProgress(sent, 0, 100))
+    told(DONE)
+    assert telemetry.total("asyncpush.sent", **{"asyncpush.call": "xet"}) == 107
+    assert attributes(telemetry.one("asyncpush.push"))["asyncpush.transfer"] == "xet"
 
 
 def test_what_is_sent_again_under_one_id_is_a_span_each_time(telemetry: Telemetry) -> None:
