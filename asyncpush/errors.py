@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
@@ -41,13 +41,16 @@ def printable(text: str) -> str:
 class AsyncPushError(Exception):
     """Root of every error asyncpush raises on purpose.
 
-    `suggestion` is the next thing to try, a sentence, or empty.
+    `suggestion` is the next thing to try, a sentence, or empty; a kind of error may have a usual
+    one, for where nothing better is known.
     """
+
+    _usual_suggestion: ClassVar[str] = ""
 
     def __init__(self, message: str, *, suggestion: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.suggestion = suggestion
+        self.suggestion = suggestion or self._usual_suggestion
 
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.suggestion}" if self.suggestion else self.message
@@ -76,6 +79,8 @@ class InvalidRepoIdError(AsyncPushError, ValueError):
 class SourceError(AsyncPushError):
     """Files that cannot be uploaded; `problems` names every one of them."""
 
+    _usual_suggestion = "mend or leave out what it names, then push again"
+
     def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
         super().__init__(message, suggestion=suggestion)
         self.problems = tuple(problems)
@@ -83,6 +88,8 @@ class SourceError(AsyncPushError):
 
 class SourceChangedError(SourceError):
     """A file's size, time or content changed between hashing and sending; nothing was committed."""
+
+    _usual_suggestion = "push again once nothing writes to these files any more"
 
 
 class HubError(AsyncPushError):
@@ -175,6 +182,11 @@ class RetriesExhaustedError(HubError):
 class ProtocolError(HubError):
     """The answer makes no sense: a field is missing, of the wrong type, or impossible."""
 
+    _usual_suggestion = (
+        "the endpoint may not be a Hugging Face Hub, or a proxy changes its answers: check"
+        " HF_ENDPOINT and HTTPS_PROXY"
+    )
+
 
 class CommitConflictError(HubError):
     """The branch moved away from the commit that was pinned as parent."""
@@ -182,6 +194,8 @@ class CommitConflictError(HubError):
 
 class IntegrityError(AsyncPushError):
     """What the store holds is not what was sent, and sending again did not help."""
+
+    _usual_suggestion = "push again; if it stays so, the store or a proxy before it changes bytes"
 
 
 class VerificationError(AsyncPushError):

@@ -94,6 +94,22 @@ def test_an_error_without_an_answer_says_so() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "suggestion"),
+    [
+        (errors.ProtocolError, "HF_ENDPOINT"),
+        (errors.SourceError, "leave out"),
+        (errors.SourceChangedError, "once nothing writes"),
+        (errors.IntegrityError, "push again"),
+    ],
+)
+def test_where_nothing_better_is_known_there_is_a_usual_suggestion(
+    kind: type[AsyncPushError], suggestion: str
+) -> None:
+    assert suggestion in kind("it failed").suggestion
+    assert kind("it failed", suggestion="go").suggestion == "go"
+
+
 def test_an_error_that_asked_nothing_speaks_of_no_request() -> None:
     assert str(HubError("no", suggestion="go")) == "no\n  next: go"
 

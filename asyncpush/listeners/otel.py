@@ -60,7 +60,9 @@ from asyncpush.events import (
     FileRouted,
     FilesPlanned,
     FileStored,
+    HashProgress,
     Notice,
+    PartProgress,
     PartStored,
     PhaseChanged,
     PushFailed,
@@ -118,6 +120,8 @@ class OpenTelemetry:
 
     def __call__(self, record: Record) -> None:
         event = record.event
+        if isinstance(event, PartProgress | HashProgress):
+            return  # thousands, and no news
         if isinstance(event, PushStarted):
             self._pushes[record.push_id] = _PushSpans(self._tracer, self._meters, record, event)
         elif (push := self._pushes.get(record.push_id)) is not None:

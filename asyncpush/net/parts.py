@@ -167,6 +167,7 @@ class PartSender:
                 method="PUT",
                 url=url,
                 retryable=True,
+                suggestion="the store, or a proxy before it, refuses the bytes: push again",
             )
         self.limit.succeeded()
         return SentPart(lowered.get("etag"), lowered, body.md5)

@@ -22,9 +22,8 @@ _LARGEST = 1 << 60  # bytes; no file, part or answer is larger than an exbibyte
 
 def protocol_error(message: str, response: HubResponse | None = None) -> ProtocolError:
     """`retryable`, because a truncated or garbled answer is usually whole the next time."""
-    suggestion = "the endpoint may not be a Hugging Face Hub, or a proxy changes its answers"
     if response is None:
-        return ProtocolError(message, retryable=True, suggestion=suggestion)
+        return ProtocolError(message, retryable=True)
     return ProtocolError(
         message,
         status=response.status,
@@ -32,7 +31,6 @@ def protocol_error(message: str, response: HubResponse | None = None) -> Protoco
         url=response.url,
         headers=response.headers,
         retryable=True,
-        suggestion=suggestion,
     )
 
 

@@ -34,6 +34,7 @@ CLOCK_TOLERANCE = 300.0
 _CREATE_TOKEN = "https://huggingface.co/settings/tokens"
 
 
+_ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
@@ -155,7 +156,17 @@ def _diagnose(
             )
         case _, _ if status >= 500:
             return HubError, "the Hub has trouble: see https://status.huggingface.co, try again"
-    return HubError, "the Hub's message above says what it did not like"
+    return HubError, _ITS_MESSAGE
+
+
+def object_refused(code: int, said: str) -> str:
+    """What to do when the LFS batch refuses one object; codes are those of HTTP."""
+    words = said.lower()
+    if code in (402, 507) or "quota" in words or "storage" in words:
+        return _QUOTA
+    if code == 413 or "too large" in words:
+        return "the Hub takes no file of this size: split it, safetensors with max_shard_size"
+    return _ITS_MESSAGE
 
 
 def _refused_by_store(response: HubResponse, words: str, now: float) -> str:

@@ -114,6 +114,7 @@ def test_problems_are_listed_unless_the_message_names_them() -> None:
         "SourceError: two:",
         "  - a",
         "  - b",
+        "next: mend or leave out what it names, then push again",
     ]
 
 

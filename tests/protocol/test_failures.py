@@ -15,6 +15,7 @@ from asyncpush.protocol.failures import (
     failure_of,
     is_lfs_pointer_missing,
     is_upload_void,
+    object_refused,
     request_id,
 )
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -168,6 +169,20 @@ def test_an_answer_becomes_an_error_that_says_what_next(
 )
 def test_a_suggestion_fits_the_cause(error: HubError, suggestion: str) -> None:
     assert suggestion in error.suggestion
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "suggestion"),
+    [
+        (507, "Insufficient", "quota"),
+        (422, "storage limit reached", "quota"),
+        (413, "no", "max_shard_size"),
+        (422, "File too large", "max_shard_size"),
+        (422, "odd", "message above"),
+    ],
+)
+def test_a_refused_object_has_its_suggestion(code: int, said: str, suggestion: str) -> None:
+    assert suggestion in object_refused(code, said)
 
 
 @pytest.mark.parametrize(

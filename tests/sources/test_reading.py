@@ -224,7 +224,9 @@ def test_a_disk_that_fails_is_reported_with_the_file(
         monkeypatch.setattr(os, "preadv", fail)
         assert isinstance(reader._origin, origins._OnDisk)
         monkeypatch.setattr(reader._origin, "_file", FailingFile(reader._origin._file, fail))
-        with pytest.raises(SourceError, match=r"f' cannot be read: Input/output error$") as caught:
+        with pytest.raises(
+            SourceError, match=r"(?m)f' cannot be read: Input/output error$"
+        ) as caught:
             reader.readinto(0, memoryview(bytearray(5)))
         assert not isinstance(caught.value, SourceChangedError)
 

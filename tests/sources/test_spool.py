@@ -176,7 +176,7 @@ async def test_a_stream_that_cannot_even_start_is_told_of(collecting: Collect) -
         def __aiter__(self) -> AsyncIterator[bytes]:
             raise ValueError
 
-    with pytest.raises(SourceError, match=r"'a' is a stream that failed: ValueError$"):
+    with pytest.raises(SourceError, match=r"(?m)'a' is a stream that failed: ValueError$"):
         async with collecting({"a": Broken()}):
             pytest.fail("unreachable")
 
