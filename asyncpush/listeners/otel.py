@@ -62,6 +62,7 @@ from asyncpush.events import (
     FileStored,
     HashProgress,
     Notice,
+    PartConnected,
     PartProgress,
     PartStored,
     PhaseChanged,
@@ -134,7 +135,7 @@ class OpenTelemetry:
 
         Nothing else of the context goes along: `tracestate` and baggage are the application's own.
         """
-        for push in self._pushes.values():
+        for push in list(self._pushes.values()):  # other threads may begin pushes meanwhile
             if (request := push.requests.get(span_id)) is not None:
                 carrier: dict[str, str] = {}
                 context = trace.set_span_in_context(request.span)
@@ -220,6 +221,8 @@ class _PushSpans:
         match record.event:
             case RequestStarted() as event:
                 self._open_request(record, event)
+            case PartConnected(connection=int(port)) if record.span_id in self.requests:
+                self.requests[record.span_id].span.set_attribute("network.local.port", port)
             case RequestFinished() as event:
                 self._answered(record, event)
             case RequestFailed() as event:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from asyncpush import AuthError, HubError, UploadConfig, Uploader
+from asyncpush import AuthError, BackgroundUploader, HubError, UploadConfig, Uploader
 from asyncpush.events import (
     FileHashed,
     FileRouted,
@@ -181,6 +181,7 @@ async def test_a_push_is_a_tree_of_spans_below_the_callers_own(
     # Each attempt is a span of its own below its part; the one that failed says so.
     puts = telemetry.named("PUT part")
     assert len(puts) == 4
+    assert all(attributes(put)["network.local.port"] > 0 for put in puts)
     assert all(telemetry.parent(put).name == "asyncpush.part" for put in puts)
     (failed,) = [put for put in puts if put.status.status_code is StatusCode.ERROR]
     assert attributes(failed)["http.response.status_code"] == 503
@@ -247,6 +248,20 @@ def check_metrics(telemetry: Telemetry) -> None:
     requests = [span for span in telemetry.spans if span.kind is SpanKind.CLIENT]
     assert telemetry.total("http.client.request.duration") == len(requests)
     assert telemetry.total("http.client.request.duration", **{"error.type": "503"}) == 1
+
+
+async def test_a_push_from_blocking_code_lies_below_its_callers_span_too(
+    telemetry: Telemetry, hub: LocalHub, config: UploadConfig
+) -> None:
+    def train() -> None:
+        tracer = telemetry.tracers.get_tracer("the application")
+        with BackgroundUploader(TOKEN, hub.url, config) as background:
+            with tracer.start_as_current_span("step 100"):
+                ticket = background.push("me/m", {"config.json": b"{}"})
+            ticket.result()
+
+    await asyncio.to_thread(train)
+    assert telemetry.parent(telemetry.one("asyncpush.push")).name == "step 100"
 
 
 async def test_a_failed_push_says_why(
