@@ -9,6 +9,7 @@ The spans are printed here; `opentelemetry-exporter-otlp` sends them to Jaeger, 
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -24,7 +25,7 @@ class PrintTree(SpanExporter):
     def __init__(self) -> None:
         self.ended: list[ReadableSpan] = []
 
-    def export(self, spans: tuple[ReadableSpan, ...]) -> SpanExportResult:  # type: ignore[override]
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.ended += spans
         for span in spans:
             if span.parent is None:

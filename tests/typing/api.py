@@ -24,6 +24,7 @@ from asyncpush import (
     UploadProgress,
     UploadResult,
 )
+from asyncpush.doctor import Finding
 from asyncpush.events import Record
 
 
@@ -72,6 +73,7 @@ async def one_session() -> None:
         assert_type(receipts, list[Receipt])
         assert_type(await up.commit("me/m", tuple(receipts)), UploadResult)
         assert_type(await up.audit("me/m", "out/"), AuditReport)
+        assert_type(await up.doctor("me/m"), list[Finding])
         assert_type(asyncpush.receipts_to_json(receipts), bytes)
         assert_type(asyncpush.receipts_from_json(b""), list[Receipt])
 
