@@ -125,7 +125,10 @@ class Builder:
 
     def _push_failed(self, moment: Moment, push: int, now: float) -> None:
         ended = self._pushes[moment.push_id]
-        ended.outcome = "cancelled" if moment.flag("cancelled") else "failed"
+        if moment.flag("cancelled"):
+            ended.outcome = "cancelled"
+            return
+        ended.outcome = "failed"
         words = (moment.text("error_type"), moment.text("error"))
         ended.error = ": ".join(word for word in words if word)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from asyncpush.events import Record
-from asyncpush.listeners.rows import event_fields, event_name, scrub
+from asyncpush.events import Event, Record
+from asyncpush.listeners.rows import event_name, scrub
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,14 @@ def moment_of(record: Record) -> Moment:
         record.push_id,
         record.span_id,
         record.parent_id or "",
-        event_fields(event),
+        _fields_of(event),
     )
+
+
+def _fields_of(event: Event) -> dict[str, Any]:
+    """As a row has them, but not scrubbed yet: most are never read, and there are thousands."""
+    fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    return {**fields.pop("fields", {}), **fields}
 
 
 def read_moments(path: str | os.PathLike[str]) -> Iterator[Moment | None]:

@@ -116,12 +116,9 @@ class _Canvas:
 
     def head(self, timeline: Timeline, judged: Verdict) -> None:
         self._text(LEFT - 130, 24, headline(timeline), size=13, weight="bold")
-        failures = [push for push in timeline.pushes if push.outcome in ("failed", "cancelled")]
-        said = facts(timeline)
-        if failures:
-            error = failures[0].error or failures[0].outcome
-            said = f"{failures[0].outcome}: {error}"
-        self._text(LEFT - 130, 40, said, size=8.5, colour=_BAD if failures else _DIM)
+        errors = [push.error for push in timeline.pushes if push.error]
+        said = " · ".join([*errors[:1], facts(timeline)])
+        self._text(LEFT - 130, 40, said, size=8.5, colour=_BAD if errors else _DIM)
         self._text(LEFT - 130, 62, bottleneck(judged, timeline), size=10, weight="bold")
         self._strip(judged, 70.0, 16.0)
 

@@ -133,7 +133,8 @@ def test_what_is_on_its_way_when_the_push_fails_ends_with_it() -> None:
 def test_a_cancelled_push_says_so() -> None:
     story = Story()
     story.tell(2.0, PushFailed("", "CancelledError", cancelled=True))
-    assert timeline_of(story).pushes[0].outcome == "cancelled"
+    (push,) = timeline_of(story).pushes
+    assert (push.outcome, push.error) == ("cancelled", "")
 
 
 def test_a_push_that_was_killed_is_unfinished() -> None:

@@ -104,7 +104,7 @@ def test_a_run_that_failed_says_why_and_any_name_is_drawn() -> None:
     assert b"xyz7xyz7" not in svg
     told = texts(svg)
     assert any("longlong" in text for text in told)
-    assert any(text.startswith("failed: HubError: $no$ & <b> PUT https://s3/") for text in told)
+    assert any(text.startswith("HubError: $no$ & <b> PUT https://s3/") for text in told)
     assert "rate limit of the Hub, 4.00 s" in told
 
 
