@@ -144,7 +144,7 @@ def test_events_become_a_picture(cli: Cli, events: Path, tmp_path: Path) -> None
     path, summary, bottleneck = ran.out.splitlines()
     assert path == str(tmp_path / "t.svg")
     assert summary.startswith("me/m: done; 2.00 MB sent in 6.00 s ")
-    assert summary.endswith("1 large file · 2 parts · 1 failed attempt")
+    assert summary.endswith("1 LFS file · 2 parts · 1 failed attempt")
     assert bottleneck.startswith("The largest share of the time ")
     drawn = ElementTree.parse(tmp_path / "t.svg").getroot()
     texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}

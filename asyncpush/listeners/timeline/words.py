@@ -59,7 +59,7 @@ def facts(timeline: Timeline) -> str:
     words = [f"{format_bytes(timeline.bytes_sent)} sent in {format_seconds(seconds)}"]
     if seconds > 0:
         words[0] += f" ({format_rate(timeline.bytes_sent / seconds)})"
-    words.append(format_count(len(timeline.files), "large file"))
+    words.append(format_count(len(timeline.files), "LFS file"))
     words.append(format_count(timeline.parts, "part"))
     if timeline.retries:
         words.append(format_count(timeline.retries, "failed attempt"))

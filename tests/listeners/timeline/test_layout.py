@@ -207,13 +207,13 @@ def test_nothing_is_told_of_nothing() -> None:
     assert bottleneck(verdict(timeline), timeline) == "Nothing took any time."
     assert sections(timeline, COLUMNS) == []
     assert headline(Timeline(0.0, 0.0, (), (), (), (), 1.0, ())) == "no push"
-    assert facts(timeline) == "0 B sent in 0.00 s · 0 large files · 0 parts"
+    assert facts(timeline) == "0 B sent in 0.00 s · 0 LFS files · 0 parts"
 
 
 def test_the_facts_in_a_line() -> None:
     story = one_file()
     assert facts(timeline_of(story)) == (
-        "2.00 MB sent in 6.00 s (333 kB/s) · 1 large file · 2 parts · 1 failed attempt"
+        "2.00 MB sent in 6.00 s (333 kB/s) · 1 LFS file · 2 parts · 1 failed attempt"
     )
     assert headline(timeline_of(story)) == "me/m: done"
 
