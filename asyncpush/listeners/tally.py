@@ -13,6 +13,8 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
+    TransferChosen,
+    XetProgress,
 )
 from asyncpush.listeners.slices import Slices
 from asyncpush.models import Activity
@@ -51,6 +53,8 @@ class ActivityTally:
         self._busy: dict[str, Slices] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._of_parent: dict[tuple[str | None, str, object], str] = {}
+        self._by_xet = False
+        self._xet = (0, 0.0)
         self._positions: dict[tuple[str, int], tuple[int, float]] = {}
 
     def on_event(self, record: Record) -> None:
@@ -58,8 +62,12 @@ class ActivityTally:
             self._began = record.time
         now = self._now = max(self._now, record.time - self._began)
         match record.event:
-            case PartProgress() as event:
+            case PartProgress() as event if not self._by_xet:
                 self._moved(event, now)
+            case TransferChosen() as event:
+                self._by_xet = event.engine == "xet"
+            case XetProgress() as event:
+                self._moved_by_xet(event.sent, now)
             case PartStored() as event:
                 self._positions.pop((event.path, event.part_number), None)
             case RequestStarted() as event:
@@ -96,6 +104,14 @@ class ActivityTally:
             before = 0
         self._positions[key] = (event.sent, now)
         self._sent.spread(since, now, event.sent - before)
+
+    def _moved_by_xet(self, sent: int, now: float) -> None:
+        before, since = self._xet
+        if sent > before:  # a file's own position counts what the store had already
+            since = since or now
+            self._sent.spread(since, now, sent - before)
+            self._spent("send", since, now)
+        self._xet = max(sent, before), now
 
     def _ended(self, span_id: str, now: float, *, failed: bool) -> None:
         attempt = self._attempts.pop(span_id, None)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from asyncpush.events import PartStored, RetryScheduled
+from asyncpush.events import PartStored, RetryScheduled, TransferChosen, XetProgress
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import Activity
 from tests.listeners.helpers import planned, record
@@ -71,3 +71,17 @@ def test_nothing_is_kept_of_what_has_ended_and_a_push_of_days_needs_no_more() ->
 
 def test_a_push_that_did_nothing_has_no_course() -> None:
     assert sum(ActivityTally().activity().sent) == 0
+
+
+def test_of_xet_only_what_goes_over_the_wire_counts() -> None:
+    story = Story()
+    story.tell(0.0, TransferChosen("xet", "offered"))
+    for at, sent in ((1.0, 0), (2.0, 300_000), (3.0, 300_000), (4.0, 500_000)):
+        story.progress("x.bin", 1, at, sent * 2)
+        story.tell(at, XetProgress(sent, sent, 1_000_000))
+    story.done(5.0)
+    tally = ActivityTally()
+    for each in in_time([story]):
+        tally.on_event(each)
+    assert sum(tally.activity().sent) == pytest.approx(500_000, abs=64)
+    assert busy(tally.activity()) == {"send": 2.0}

@@ -63,6 +63,8 @@ class _Push:
     repo_id: str = ""
     outcome: Outcome = "unfinished"
     error: str = ""
+    xet_sent: float = 0.0
+    xet_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class _File:
     latest: float
     settled: bool = False
     own_transfer: float | None = None
+    whole: float | None = None
 
 
 class Builder:
@@ -162,9 +165,19 @@ class Builder:
         file = self._touch(push, path, now, now, moment.whole("size"))
         file.settled = True
         if route == "xet" and file.own_transfer is not None:
-            span = Span("send", "transfer", 0, file.own_transfer, now, path, push, path)
+            # The files of a push are stored all at once; each was through when its last byte was.
+            end = max(file.own_transfer, now if file.whole is None else file.whole)
+            span = Span("send", "transfer", 0, file.own_transfer, end, path, push, path)
             self._spans.append(replace(span, size=file.size))
-            self._slices.spread(file.own_transfer, now, file.size)
+
+    def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
+        told, sent = self._pushes[moment.push_id], moment.number("sent")
+        if sent > told.xet_sent:
+            self._slices.spread(
+                now if told.xet_at is None else told.xet_at, now, sent - told.xet_sent
+            )
+            told.xet_sent = sent
+        told.xet_at = now
 
     def _asked(self, moment: Moment, push: int, now: float) -> None:
         call = moment.name.removeprefix("hf_hub.")
@@ -197,6 +210,9 @@ class Builder:
     def _progress(self, moment: Moment, push: int, now: float) -> None:
         flying = self._in_flight.get((push, moment.text("path")), {})
         attempt = flying.get(moment.whole("part_number") or 0)
+        file = self._files.get((push, moment.text("path")))
+        if attempt is None and file is not None and moment.number("sent") >= file.size:
+            file.whole = now
         if attempt is None or (sent := moment.number("sent")) <= attempt.progress:
             return
         since = attempt.progress_at or attempt.connected or attempt.started
@@ -329,6 +345,7 @@ _HANDLERS: dict[str, _Handler] = {
     "part.connected": Builder._connected,
     "part.progress": Builder._progress,
     "hf_hub.upload.failed": Builder._failed,
+    "xet.progress": Builder._xet_moved,
     "retry.scheduled": Builder._again_later,
     "session.waiting": Builder._waiting,
 }

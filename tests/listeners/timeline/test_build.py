@@ -17,6 +17,7 @@ from asyncpush.events import (
     RetryScheduled,
     TransferStarted,
     Waiting,
+    XetProgress,
 )
 from asyncpush.listeners.timeline.build import Builder
 from asyncpush.listeners.timeline.model import Hold, Span, Timeline
@@ -165,12 +166,22 @@ def test_a_wait_of_the_session_is_told_once() -> None:
 def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
     story = Story()
     story.tell(1.0, TransferStarted("x.bin", MB, 1))
-    story.tell(3.0, FileStored("x.bin", MB, "xet"))
+    story.tell(1.0, TransferStarted("y.bin", MB, 1))
+    story.tell(1.0, XetProgress(0, 0, 2 * MB))
+    story.progress("x.bin", 1, 2.0, MB)
+    story.tell(2.0, XetProgress(MB // 2, MB // 2, 2 * MB))  # half of it was there already
+    story.tell(3.0, XetProgress(MB, MB, 2 * MB))
+    for name in ("x.bin", "y.bin"):
+        story.tell(3.5, FileStored(name, MB, "xet"))
     story.done(4.0)
     timeline = timeline_of(story)
-    (span,) = timeline.spans
-    assert (span.kind, span.group, span.start, span.end) == ("send", "transfer", 1.0, 3.0)
+    assert drawn(timeline) == {
+        ("send", "transfer", 0, 1.0, 2.0, "x.bin"),
+        ("send", "transfer", 1, 1.0, 3.5, "y.bin"),
+    }
     assert timeline.bytes_sent == pytest.approx(MB)
+    width = timeline.slice_seconds
+    assert timeline.throughput[int(1.5 / width)] == pytest.approx(MB / 2 * width)
 
 
 def test_files_that_ride_in_the_commit_have_no_row_and_unchanged_ones_end() -> None:
