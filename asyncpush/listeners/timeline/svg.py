@@ -114,6 +114,10 @@ class _Canvas:
         self._height = height
         self._seconds = seconds
 
+    def _x(self, at: float) -> float:
+        """Points from the left end of the clock. A tenth is fine enough, and short to write."""
+        return round(at / self._seconds * _PLOT, 1)
+
     def head(self, timeline: Timeline, judged: Verdict) -> None:
         self._text(LEFT - 130, 24, headline(timeline), size=13, weight="bold")
         errors = [push.error for push in timeline.pushes if push.error]
@@ -142,8 +146,8 @@ class _Canvas:
         width, sums = rebinned(timeline.slice_seconds, timeline.throughput, _CURVE_SLICES)
         rates = [amount / width for amount in sums]
         top = max([*rates, 1.0]) * 1.08
-        axes.set(xlim=(0, self._seconds), ylim=(0, top))
-        edges = [at * width for at in range(len(rates) + 1)]
+        axes.set(xlim=(0, _PLOT), ylim=(0, top))
+        edges = [self._x(at * width) for at in range(len(rates) + 1)]
         blue = COLOURS["send"]
         axes.stairs(rates, edges, fill=True, facecolor=blue, alpha=0.35, linewidth=0)
         axes.stairs(rates, edges, color=blue, linewidth=0.8)
@@ -161,7 +165,7 @@ class _Canvas:
     def waterfall(self, timeline: Timeline, drawn: list[Section], height: float) -> None:
         top = _HEAD + _CURVE + _GAP
         axes = self._axes(LEFT, top, _PLOT, max(height, 1.0))
-        axes.set(xlim=(0, self._seconds), ylim=(max(height, 1.0), 0))
+        axes.set(xlim=(0, _PLOT), ylim=(max(height, 1.0), 0))
         axes.set_yticks([])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color("#c5cbd3")
@@ -193,9 +197,9 @@ class _Canvas:
         self._block_labels(axes, labels)
 
     def _clock(self, axes: Axes) -> None:
-        step = next((s for s in _STEPS if self._seconds / s <= 10), _STEPS[-1])
+        step = next((s for s in _STEPS if self._seconds / s <= 10), self._seconds / 4)
         ticks = [at * step for at in range(int(self._seconds / step) + 1)]
-        axes.set_xticks(ticks, [tick_words(at, step) for at in ticks])
+        axes.set_xticks([self._x(at) for at in ticks], [tick_words(at, step) for at in ticks])
 
     def _row_label(self, middle: float, label: str) -> None:
         label = clean(label)
@@ -206,35 +210,35 @@ class _Canvas:
 
     def _shape(self, block: Block, top: float, height: float) -> tuple[float, float, float, float]:
         """A hair's breadth between neighbours; nothing that happened is thinner than that."""
-        point = self._seconds / _PLOT
-        width = block.end - block.start
-        width -= min(0.5 * point, width * 0.15)
+        left = self._x(block.start)
+        width = self._x(block.end) - left
+        width = max(0.6, round(width - min(0.5, width * 0.15), 1))
         inset = min(0.8, height * 0.12)
-        return block.start, top + inset, max(width, 0.6 * point), height - 2 * inset
+        return left, round(top + inset, 1), width, round(height - 2 * inset, 1)
 
     def _block_labels(self, axes: Axes, labels: list[tuple[float, float, Block]]) -> None:
-        points = _PLOT / self._seconds
         labels.sort(key=lambda label: -label[0])
         for width, middle, block in labels[:_LABELS]:
             text = clean(block.label)
-            room = int((width * points - 4) / 4.0)
+            room = int((self._x(width) - 4) / 4.0)
             if len(text) > room and "#" in text:
                 text = "#" + text.rpartition("#")[2]
             if text and len(text) <= room:
-                self._within(axes, block.start + 2 / points, middle, text, _on(block.shade), 6.5)
+                left = self._x(block.start) + 2
+                self._within(axes, left, middle, text, _on(block.shade), 6.5)
 
     def _marks(self, axes: Axes, timeline: Timeline, *, named: bool) -> None:
         """Waits that held back everything, and the end of what failed."""
         for hold in timeline.holds:
-            axes.axvspan(hold.start, hold.end, color=COLOURS["wait"], alpha=0.18, linewidth=0)
+            left, right = self._x(hold.start), self._x(hold.end)
+            axes.axvspan(left, right, color=COLOURS["wait"], alpha=0.18, linewidth=0)
             words = f"{hold.reason}, {format_seconds(hold.end - hold.start)}"
-            wide = (hold.end - hold.start) / self._seconds * _PLOT
-            if named and len(words) * _SIGN < wide:
+            if named and len(words) * _SIGN < right - left:
                 top = axes.get_ylim()[1]
-                self._within(axes, hold.start, top * 0.92, clean(words), _INK, 7)
+                self._within(axes, left + 2, top * 0.92, clean(words), _INK, 7)
         for push in timeline.pushes:
             if push.outcome in ("failed", "cancelled"):
-                axes.axvline(push.end, color=_BAD, linewidth=1.2)
+                axes.axvline(self._x(push.end), color=_BAD, linewidth=1.2)
 
     def legend(self, drawn: list[Section]) -> None:
         seen = {block.shade for s in drawn for row in s.rows for block in row.blocks}
