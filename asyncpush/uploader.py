@@ -343,6 +343,10 @@ class Uploader:
                 )
             emit.emit(_finished(result, options, time.monotonic() - began))
             return result
+        except asyncio.CancelledError as exc:
+            emit.emit(_failed(exc))
+            # Where it was just then is nobody's concern, and a notebook would show all of it.
+            raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
         except BaseException as exc:
             emit.emit(_failed(exc))
             raise
