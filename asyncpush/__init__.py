@@ -18,6 +18,7 @@ from asyncpush.errors import (
     SourceChangedError,
     SourceError,
     VerificationError,
+    WorkerLostError,
 )
 from asyncpush.handle import PushHandle
 from asyncpush.models import (
@@ -63,6 +64,7 @@ __all__ = [
     "UploadResult",
     "Uploader",
     "VerificationError",
+    "WorkerLostError",
     "__version__",
     "push_to_hub",
     "receipts_from_json",

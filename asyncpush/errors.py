@@ -15,7 +15,8 @@
     │   ├── ProtocolError        an answer that makes no sense
     │   └── CommitConflictError  412: the branch moved away from the pinned parent
     ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
-    └── VerificationError        committed, but the Hub does not show it
+    ├── VerificationError        committed, but the Hub does not show it
+    └── WorkerLostError          a machine of a distributed push is gone
 """
 
 from __future__ import annotations
@@ -215,3 +216,7 @@ class VerificationError(AsyncPushError):
         super().__init__(message, suggestion=suggestion)
         self.problems = tuple(problems)
         self.commit_sha = commit_sha
+
+
+class WorkerLostError(AsyncPushError):
+    """A worker of a distributed push was lost, and starting it again did not help."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import pickle
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from asyncpush.localhub import LocalHub
+from asyncpush.localhub import LocalHub, serve_in_thread
 from tests.conftest import TOKEN
-from tests.reading import download, files_of
+from tests.reading import commits_of, download, files_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -58,10 +61,49 @@ async def test_many_models(hub: LocalHub) -> None:
     assert told.count("/commit/") == 5
 
 
-async def test_many_machines(hub: LocalHub) -> None:
-    told = await run("many_machines.py", hub, "me/m")
+async def test_torch_distributed(hub: LocalHub) -> None:
+    told = await run("torch_distributed.py", hub, "me/m")
     assert told.count("/commit/") == 1
     assert len(await files_of(hub, "me/m")) == 1 + 4
+    assert len(await commits_of(hub, "me/m")) == 2
+
+
+def test_torch_distributed_gathers_through_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for `torch.distributed` that pickles, as the real one does."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("torch_distributed")
+    dist = types.SimpleNamespace(
+        init_process_group=lambda backend: None,
+        get_rank=lambda: 0,
+        get_world_size=lambda: 1,
+        gather_object=lambda told, into: into.__setitem__(0, pickle.loads(pickle.dumps(told))),
+        destroy_process_group=lambda: None,
+    )
+    torch = types.ModuleType("torch")
+    torch.distributed = dist  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch.distributed", dist)
+    with serve_in_thread(tmp_path / "hub", token=TOKEN) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        example.with_torch("me/m")
+        assert len(asyncio.run(commits_of(hub, "me/m"))) == 2
+
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        with pytest.raises(SystemExit, match=r"nothing is committed: .*rank 0"):
+            example.with_torch("me/m")
+
+
+@pytest.mark.big  # Ray takes its time to start
+async def test_ray_cluster(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.bin").write_bytes(b"\0" * 1000)
+    told = await run("ray_cluster.py", hub, "me/m", str(tmp_path / "out"))
+    assert told.count("/commit/") == 1
+    assert await files_of(hub, "me/m") == {".gitattributes", "model.bin", "notes.txt"}
 
 
 async def test_opentelemetry_tracing(hub: LocalHub) -> None:

@@ -1,0 +1,355 @@
+"""One commit from a Ray cluster: tasks upload the files of their nodes, the driver commits.
+
+Needs the extra `ray` on every node: `pip install 'asyncpush[ray]'`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+
+from asyncpush.distributed.relay import Merger, Outbox, Relay
+from asyncpush.errors import AsyncPushError, SourceError, WorkerLostError
+from asyncpush.events import Emitter, Event, Notice
+from asyncpush.groups import single_error
+from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
+from asyncpush.net.credentials import Token, token_from_environment
+from asyncpush.options import PushOptions, UploadConfig, default_cache_dir
+from asyncpush.protocol.cards import CARD_NAME
+from asyncpush.sources import collect, read_all
+from asyncpush.uploader import LOCAL, Uploader
+
+TASKS_PER_NODE = 2
+"""Sources uploaded at once on one node: each keeps many parts in flight by itself."""
+
+CANCEL_GRACE = 5.0
+"""Seconds that a cancelled task has to end in order before its process is ended."""
+
+LAST_WORDS = 5.0
+"""Seconds for the last events of an upload to arrive."""
+
+_STOP = -1
+
+MakeSource: TypeAlias = Callable[[], "Source | Awaitable[Source]"]
+Tell: TypeAlias = Callable[[int, Sequence[Event]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSource:
+    """What one task uploads.
+
+    Attributes:
+        source: as for `push_to_hub`, paths meaning those of the node; or a plain or async callable
+            that returns one, called on the node.
+        node_id: the node that has the files, as `ray.get_runtime_context().get_node_id()` says
+            there; None lets Ray choose (for files that all nodes see, or callables).
+        path_in_repo: where it lands, instead of the options' `path_in_repo`.
+    """
+
+    source: Source | MakeSource
+    node_id: str | None = None
+    path_in_repo: str | None = None
+
+
+async def push_distributed(
+    repo_id: str,
+    sources: Iterable[NodeSource | Source | MakeSource],
+    options: PushOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+    num_cpus: float = 0,
+    max_retries: int = 3,
+) -> UploadResult:
+    """Upload files where they lie, on many nodes of a Ray cluster, and commit them once.
+
+    Each source is a Ray task; receipts come back, and the one commit is made and verified here. A
+    worker that is lost is Ray's to start again, up to `max_retries` times; on the same node it goes
+    on where it stopped. Nothing is committed unless all sources are stored: the first failure
+    cancels the rest. Progress of all of them is one bar and one stream of events, here. A file that
+    several nodes have may be named by each of them, if its bytes are the same.
+
+    Call it after `ray.init()`. The token, this machine's when none is given, travels to the workers
+    through Ray. `num_cpus` is what each task reserves: 0 by default, so that uploads also begin
+    while a training holds every CPU.
+
+    Args:
+        repo_id: `namespace/name`; created when missing.
+        sources: what to upload and where it is: see `NodeSource`, which a source or callable by
+            itself stands for. `on_every_node` makes one for each node.
+        options: as for `push_to_hub`, `timeout` for all of it. A `model_card` is read here.
+        token, endpoint, config: as for `push_to_hub`; limits are for each task.
+
+    Raises:
+        ImportError: Ray is not installed. RuntimeError: `ray.init()` was not called.
+        WorkerLostError: a worker was lost more than `max_retries` times, or its node is gone.
+        AsyncPushError: what an upload or the commit failed with, as `push_to_hub` does; whatever
+            a callable raised comes as Ray's `RayTaskError` of that kind.
+
+    Example:
+        >>> sources = on_every_node("/data/checkpoint")  # doctest: +SKIP
+        >>> result = await push_distributed("me/model", sources)  # doctest: +SKIP
+    """
+    options, config = options or PushOptions(), config or UploadConfig()
+    placed = [s if isinstance(s, NodeSource) else NodeSource(s) for s in sources]
+    if not placed:
+        raise SourceError("no sources were given", suggestion="name what each node has")
+    tasks = _Tasks(num_cpus=num_cpus, max_retries=max_retries)
+    async with Uploader(token, endpoint, config) as up:
+        there = _There(
+            repo_id,
+            replace(options, model_card=None, timeout=None),
+            replace(config, progress="none", progress_callback=None, events=None),
+            up.endpoint,
+            _token_for_workers(token, endpoint),
+        )
+        jobs = [there.job(number, source) for number, source in enumerate(placed)]
+        if options.model_card is not None:
+            jobs.append(there.card_job(len(jobs), await _read_card(options, config)))
+
+        async def gather(emit: Emitter) -> list[Receipt]:
+            receipts = await tasks.run(jobs, emit)
+            return _each_once(receipts, options)
+
+        return await up.commit_gathered(repo_id, gather, options)
+
+
+def on_every_node(source: Source | MakeSource) -> list[NodeSource]:
+    """The same source, such as a folder's path, on each node that is alive: its files there."""
+    return [NodeSource(source, node_id) for node_id in _nodes()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """All that a task needs to know. It travels through Ray, pickled."""
+
+    number: int
+    repo_id: str
+    node_id: str | None
+    source: Source | MakeSource
+    options: PushOptions
+    config: UploadConfig
+    endpoint: str
+    token: Token | None = field(repr=False)
+    own_cache: bool
+    """Whether the cache lies where the node has it, which may not be where the driver has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What the jobs of one push have in common."""
+
+    repo_id: str
+    options: PushOptions
+    config: UploadConfig
+    endpoint: str
+    token: Token | None = field(repr=False)
+
+    def job(self, number: int, source: NodeSource) -> _Job:
+        options = self.options
+        if source.path_in_repo is not None:
+            options = replace(options, path_in_repo=source.path_in_repo)
+        return self._job(number, source.node_id, source.source, options)
+
+    def card_job(self, number: int, card: bytes) -> _Job:
+        options = replace(self.options, path_in_repo="", allow_patterns=None, ignore_patterns=None)
+        return self._job(number, None, {CARD_NAME: card}, options)
+
+    def _job(
+        self, number: int, node_id: str | None, source: Source | MakeSource, options: PushOptions
+    ) -> _Job:
+        return _Job(
+            number,
+            self.repo_id,
+            node_id,
+            source,
+            options,
+            self.config,
+            self.endpoint,
+            self.token,
+            own_cache=Path(self.config.cache_dir) == default_cache_dir(),
+        )
+
+
+class _Tasks:
+    """Runs jobs as Ray tasks, all of them or, after a failure, none."""
+
+    def __init__(self, *, num_cpus: float, max_retries: int) -> None:
+        self._ray = _running_ray()
+        self._upload = self._ray.remote(num_cpus=num_cpus, max_retries=max_retries)(upload_on_node)
+        self._on_any = asyncio.Semaphore(TASKS_PER_NODE * len(_nodes()))
+        self._on_node: dict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(TASKS_PER_NODE)
+        )
+
+    async def run(self, jobs: Sequence[_Job], emit: Emitter) -> list[Receipt]:
+        """Their receipts, in the order of the jobs; raises what the first failure was."""
+        receipts: dict[int, list[Receipt]] = {}
+        relay = self._start_relay()
+
+        async def one(job: _Job) -> None:
+            turn = self._on_any if job.node_id is None else self._on_node[job.node_id]
+            async with turn:
+                receipts[job.number] = await self._run_one(job, relay)
+
+        try:
+            with single_error():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._listen, relay, emit)
+                    async with anyio.create_task_group() as uploads:
+                        for job in jobs:
+                            uploads.start_soon(one, job)
+                    relay.tell.remote(_STOP, ())
+        finally:
+            self._ray.kill(relay)
+        return [receipt for number in sorted(receipts) for receipt in receipts[number]]
+
+    async def _run_one(self, job: _Job, relay: Any) -> list[Receipt]:
+        place = "SPREAD" if job.node_id is None else _on(job.node_id)
+        task = self._upload.options(scheduling_strategy=place).remote(job, relay)
+        try:
+            outcome = await task
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._stop(task)
+            raise
+        except self._ray.exceptions.RayTaskError:
+            raise  # what a callable raised is the user's own
+        except self._ray.exceptions.RayError as exc:
+            raise _lost(job, exc) from exc
+        if isinstance(outcome, AsyncPushError):
+            raise outcome
+        return receipts_from_json(outcome)
+
+    async def _stop(self, task: Any) -> None:
+        """Interrupt it, which ends it in order; if that does not help, end its process."""
+        ended = asyncio.wrap_future(task.future())
+        for force in (False, True):
+            self._ray.cancel(task, force=force)
+            await asyncio.wait([ended], timeout=CANCEL_GRACE)
+            if ended.done():
+                ended.exception()  # seen
+                return
+        ended.cancel()
+
+    def _start_relay(self) -> Any:
+        here = self._ray.get_runtime_context().get_node_id()
+        relay = self._ray.remote(Relay).options(
+            num_cpus=0, scheduling_strategy=_on(here, soft=True), max_concurrency=100
+        )
+        return relay.remote()
+
+    async def _listen(self, relay: Any, emit: Emitter) -> None:
+        merger = Merger(emit)
+        try:
+            while True:
+                for told in await relay.take.remote():
+                    if told[0] == _STOP:
+                        return
+                    merger.on_told(told)
+        except self._ray.exceptions.RayError as exc:
+            # The uploads do not depend on it.
+            emit.emit(Notice(f"there is no more progress from the workers: {_first_line(exc)}"))
+
+
+def upload_on_node(job: _Job, relay: Any) -> bytes | AsyncPushError:
+    """The task. Receipts go back as JSON, which is checked when it is read; an error of ours goes
+    back as a value, since Ray would retell it as one of its own."""
+    try:
+        return receipts_to_json(asyncio.run(_upload(job, relay.tell.remote)))
+    except AsyncPushError as error:
+        return error
+
+
+async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
+    outbox = Outbox(lambda events: tell(job.number, events))
+    config = replace(job.config, events=outbox.on_event)
+    if job.own_cache:
+        config = replace(config, cache_dir=default_cache_dir())
+    telling = asyncio.create_task(outbox.run())
+    try:
+        source: Any = job.source
+        if callable(source):
+            source = source()
+            source = await source if inspect.isawaitable(source) else source
+        async with Uploader(job.token, job.endpoint, config) as up:
+            return await up.upload_files(job.repo_id, source, job.options)
+    finally:
+        telling.cancel()
+        if (last_words := outbox.flush()) is not None:
+            with contextlib.suppress(Exception):  # nobody may listen any more
+                await asyncio.wait_for(last_words, LAST_WORDS)
+
+
+async def _read_card(options: PushOptions, config: UploadConfig) -> bytes:
+    async with collect(
+        {},
+        PushOptions(model_card=options.model_card),
+        spool_dir=Path(config.cache_dir) / "spool",
+        max_memory=config.max_memory,
+    ) as collected:
+        return await asyncio.to_thread(read_all, collected.files[0])
+
+
+def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receipt]:
+    """One receipt for each file that several nodes have alike (the configuration that every rank
+    writes); of a card, the one that was given. Those that differ are the commit's to refuse."""
+    kept: dict[tuple[str, str], Receipt] = {}
+    for receipt in receipts:
+        if receipt.path_in_repo == CARD_NAME and options.model_card is not None:
+            key = (CARD_NAME, "")  # the card's own job is the last
+        else:
+            key = (receipt.path_in_repo, receipt.oid)
+        kept[key] = receipt
+    return list(kept.values())
+
+
+def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
+    found = token or token_from_environment()
+    if found is None and (endpoint or os.environ.get("HF_ENDPOINT")) == LOCAL:
+        return "local"  # the embedded Hub takes any
+    return found
+
+
+def _lost(job: _Job, exc: Exception) -> WorkerLostError:
+    where = f"node {job.node_id}" if job.node_id is not None else "a node"
+    return WorkerLostError(
+        f"the upload of source {job.number} on {where} was lost: {_first_line(exc)}",
+        suggestion="push again: what is stored is not sent again; nothing was committed",
+    )
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().partition("\n")[0]
+
+
+def _on(node_id: str, *, soft: bool = False) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id, soft=soft)
+
+
+def _nodes() -> list[str]:
+    return [node["NodeID"] for node in _running_ray().nodes() if node["Alive"]]
+
+
+def _running_ray() -> Any:
+    try:
+        import ray
+    except ImportError as exc:
+        raise ImportError(
+            "push_distributed needs Ray: pip install 'asyncpush[ray]'", name="ray"
+        ) from exc
+    if not ray.is_initialized():
+        raise RuntimeError("there is no Ray cluster: call ray.init() first")
+    return ray

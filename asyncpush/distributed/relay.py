@@ -1,0 +1,128 @@
+"""Events of uploads on other machines, on their way to the one place that shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from asyncpush.events import (
+    Emitter,
+    Event,
+    FilesPlanned,
+    HashProgress,
+    PartProgress,
+    PhaseChanged,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    Record,
+)
+
+Told: TypeAlias = tuple[int, Sequence[Event]]
+"""Which source the events are of, and the events."""
+
+FLUSH_INTERVAL = 0.25
+"""Seconds between two messages of one upload."""
+WAITING_MOST = 10_000
+"""Messages kept for a driver that does not fetch them; older ones go. Progress survives that."""
+LONG_POLL = 1.0
+"""Seconds for which a question waits for news."""
+
+_OWN = (PushStarted, PushFinished, PushFailed)
+"""Beginnings and ends of one machine's upload, which are none of the push's."""
+
+
+class Outbox:
+    """Collects the events of one upload. Of positions, which come hundreds a second, the newest
+    of each part is kept; all else is sent as it came."""
+
+    def __init__(self, send: Callable[[list[Event]], Any]) -> None:
+        self._send = send
+        self._events: list[Event] = []
+        self._positions: dict[tuple[str, int], int] = {}  # of a part: where in the list it stands
+
+    def on_event(self, record: Record) -> None:
+        event = record.event
+        match event:
+            case PartProgress():
+                self._newest((event.path, event.part_number), event)
+            case HashProgress():
+                self._newest((event.path, 0), event)
+            case _ if not isinstance(event, _OWN):
+                self._events.append(event)
+
+    def _newest(self, key: tuple[str, int], event: Event) -> None:
+        place = self._positions.setdefault(key, len(self._events))
+        if place == len(self._events):
+            self._events.append(event)
+        else:
+            self._events[place] = event
+
+    def flush(self) -> Any:
+        """Send what there is; what sending returned, or None when there was nothing."""
+        events, self._events = self._events, []
+        self._positions.clear()
+        return self._send(events) if events else None
+
+    async def run(self) -> None:
+        """Flush now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL)
+            self.flush()
+
+
+class Relay:
+    """Stands between the uploads, which tell, and the driver, which takes: a Ray actor."""
+
+    def __init__(self) -> None:
+        self._told: deque[Told] = deque(maxlen=WAITING_MOST)
+        self._news = asyncio.Event()
+
+    async def tell(self, number: int, events: Sequence[Event]) -> None:
+        self._told.append((number, events))
+        self._news.set()
+
+    async def take(self, timeout: float = LONG_POLL) -> list[Told]:
+        """What was told since the last time; waits a moment when that is nothing."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout)
+        except TimeoutError:
+            return []
+        told = list(self._told)
+        self._told.clear()
+        self._news.clear()
+        return told
+
+
+class Merger:
+    """Many uploads as one: plans are added up, the phase changes once, all else goes through."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self._emit = emit
+        self._plans: dict[int, FilesPlanned] = {}
+        self._uploading = False
+
+    def on_told(self, told: Told) -> None:
+        number, events = told
+        for event in events:
+            match event:
+                case FilesPlanned():
+                    self._plans[number] = event  # one that begins anew plans again
+                    self._emit.emit(self._total())
+                case PhaseChanged():
+                    self._on_phase(event)
+                case _:
+                    self._emit.emit(event)
+
+    def _on_phase(self, event: PhaseChanged) -> None:
+        if event.phase == "uploading" and not self._uploading:
+            self._uploading = True
+            self._emit.emit(event)
+
+    def _total(self) -> FilesPlanned:
+        plans = self._plans.values()
+        return FilesPlanned(
+            sum(plan.total_files for plan in plans), sum(plan.total_bytes for plan in plans)
+        )
