@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import aiohttp
 import orjson
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -119,5 +126,77 @@ async def test_no_url_makes_the_hub_fail(
 
 def assert_nothing_outside(hub: LocalHub) -> None:
     below = {path.name for path in hub.root.iterdir()}
-    assert below <= {"models", "datasets", "spaces", "lfs", "locks", "tmp"}
+    assert below <= {"models", "datasets", "spaces", "lfs", "locks", "tmp", "xet"}
     assert {path.name for path in hub.root.parent.iterdir()} <= {"hub", "home", "hf-home"}
+
+
+Routes = list[tuple[str, str]]
+
+
+@pytest.fixture
+async def whole_hub(tmp_path: Path) -> AsyncIterator[tuple[HubClient, LocalHub, Routes]]:
+    """A hub with the methods and patterns of all routes that it has."""
+    routes: Routes = []
+
+    @web.middleware
+    async def look(request: web.Request, handler: Handler) -> web.StreamResponse:
+        for route in request.app.router.routes() if not routes else ():
+            if route.resource is not None:
+                routes.append((route.method, route.resource.canonical))
+        return await handler(request)
+
+    async with (
+        LocalHub(tmp_path / "hub", middlewares=[look]) as hub,
+        aiohttp.ClientSession() as session,
+    ):
+        client = HubClient(hub.url, session)
+        assert (await client.create()).status == 200
+        yield client, hub, routes
+
+
+PIECES = st.one_of(
+    st.sampled_from(["me", "net", "main", "models", "1", "a" * 64, "README.md", "default", "0-9"]),
+    st.sampled_from(["..", ".", "...", "%", "\\", "a/../../b", "-1", "9" * 30, "\0", "é", " "]),
+    st.text(max_size=6),
+)
+QUERIES = ["X-Amz-Signature", "partNumber", "uploadId", "cursor", "limit", "p", "create_pr", "e"]
+HEADERS = ["Range", "If-None-Match", "Content-Type", "Accept", "Content-Encoding", "Content-Range"]
+HEADER_VALUES = st.sampled_from(
+    [
+        *("bytes=0-", "bytes=-0", "bytes=9-1", "bytes=a-b", "*", '"x"', "application/json", "gzip"),
+        *("text/html;q=x", "multipart/form-data", "bytes 0-1/2", "deflate", "identity", ""),
+    ]
+)
+
+
+@FUZZ
+@given(
+    number=st.integers(0, 199),
+    pieces=st.lists(PIECES, min_size=8, max_size=8),
+    query=st.dictionaries(st.sampled_from(QUERIES), PIECES, max_size=3),
+    body=st.binary(max_size=40) | (VALUES | BODIES).map(orjson.dumps),
+    headers=st.dictionaries(st.sampled_from(HEADERS), HEADER_VALUES, max_size=2),
+)
+async def test_no_route_of_all_fails_whatever_it_is_sent(
+    whole_hub: tuple[HubClient, LocalHub, Routes],
+    number: int,
+    pieces: list[str],
+    query: dict[str, str],
+    body: bytes,
+    headers: dict[str, str],
+) -> None:
+    """Also the routes that come with the next version."""
+    client, hub, routes = whole_hub
+    method, pattern = routes[number % len(routes)]
+    fill = iter(pieces)
+    path = re.sub(r"\{[^}]*\}", lambda _: quote(next(fill), safe=""), pattern)
+
+    answer = await client.call(
+        method,
+        f"{path}?{urlencode(query)}",
+        data=None if method in ("GET", "HEAD") else body,
+        headers=headers,
+    )
+
+    assert answer.status < 500, answer.body
+    assert_nothing_outside(hub)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gzip
+import hmac
 import logging
 import socket
 import subprocess
@@ -19,6 +21,7 @@ from asyncpush import localhub
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.auth import is_loopback
 from asyncpush.localhub.store import repos
+from asyncpush.localhub.web import MAX_JSON_BYTES
 from tests.localhub.conftest import HubClient, add
 
 
@@ -54,6 +57,24 @@ async def test_a_set_token_is_the_only_one(tmp_path: Path) -> None:
         assert await status(None) == 401
         assert await status(None, "/api/models") == 200
         assert await status("wrong", "/api/models") == 401
+
+
+async def test_tokens_are_compared_in_constant_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By digests of one length each, and nothing else decides."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False
+
+    async with LocalHub(tmp_path, token="right") as hub, aiohttp.ClientSession() as session:
+        client = HubClient(hub.url, session)
+        monkeypatch.setattr(hmac, "compare_digest", compare)
+        for token in ("right", "wrong", "r", "rightx" * 9):
+            assert (await client.get("/api/whoami-v2", token=token)).status == 401
+    assert [(len(one), len(other)) for one, other in compared] == [(32, 32)] * 4
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer  ", "Basic YTpi", "", "nonsense"])
@@ -220,6 +241,25 @@ async def test_a_body_that_is_not_what_its_headers_say_is_400(client: HubClient)
     )
 
     assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        pytest.param({}, b" " * (MAX_JSON_BYTES + 1), 413, id="a large body"),
+        pytest.param({}, b"[" * (1 << 20), 400, id="deep JSON"),
+        pytest.param(
+            {"Content-Encoding": "gzip"}, gzip.compress(bytes(64 << 20)), 413, id="a gzip bomb"
+        ),
+        pytest.param({"X-A": "a" * 100_000}, b"{}", 400, id="a long header"),
+        pytest.param({f"X-{n}": "a" for n in range(5000)}, b"{}", 400, id="many headers"),
+    ],
+)
+async def test_what_is_too_large_is_refused(
+    client: HubClient, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    answer = await client.call("POST", "/api/repos/create", data=body, headers=headers)
+    assert answer.status == status
 
 
 async def test_a_client_that_leaves_in_the_middle_breaks_nothing(
