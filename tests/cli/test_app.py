@@ -13,12 +13,12 @@ import pytest
 import typer
 
 from asyncpush import __version__
-from asyncpush.cli import app, main, output, results, state
+from asyncpush.cli import app, main, output, state
 from asyncpush.cli.plain import _Plain
 from tests.cli.conftest import PATIENCE, Cli
 
 COMMANDS = [
-    *("push", "many", "upload", "commit", "audit", "doctor", "hub", "demo"),
+    *("push", "many", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo"),
     *("cache ls", "cache clear"),
 ]
 
@@ -75,7 +75,7 @@ except SystemExit as exit:
     assert ran.stdout == "2\n"
 
 
-@pytest.mark.parametrize("module", [output, results, state], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [output, state], ids=lambda module: module.__name__)
 def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried

@@ -311,7 +311,7 @@ class TestCommands:
                 ["me/x", ".", "--repo-type", "zoo"],
                 "'zoo' is not one of 'model', 'dataset', 'space'.",
             ),
-            (["me/x", ".", "--transfer", "pigeon"], "'pigeon' is not one of 'auto', 'lfs'."),
+            (["me/x", ".", "--transfer", "pigeon"], "'pigeon' is not one of 'auto', 'lfs', 'xet'."),
             (["me/x", ".", "--endpoint", "ftp://x"], "--endpoint: endpoint must be an http"),
             (["nobody", "."], "'nobody' is not namespace/name"),
             (["me/x", ".", "--nonsense"], "No such option"),

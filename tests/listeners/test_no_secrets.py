@@ -39,7 +39,7 @@ from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import JsonFormatter, LogListener, VerboseFormatter
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.listeners.progress import ProgressAggregator, ProgressPublisher
-from asyncpush.listeners.tally import RetryTally
+from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.listeners.view import ASCII, PushView
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.test_otel import Telemetry
@@ -103,11 +103,11 @@ def spans(records: Sequence[Record], folder: Path) -> str:
 
 
 def aggregated(records: Sequence[Record], folder: Path) -> str:
-    aggregator, tally = ProgressAggregator(), RetryTally()
+    aggregator, tally, course = ProgressAggregator(), RetryTally(), ActivityTally()
     for each in records:
-        aggregator.on_event(each)
-        tally.on_event(each)
-    return repr((aggregator.snapshot(), tally.retries))
+        for listener in (aggregator, tally, course):
+            listener.on_event(each)
+    return repr((aggregator.snapshot(), tally.retries, course.activity()))
 
 
 LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] = {
@@ -116,7 +116,7 @@ LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] 
     "plain bars": ({BarDisplay}, plain_bars),
     "terminal": ({PushView}, terminal_view),
     "spans": ({OpenTelemetry}, spans),
-    "progress": ({ProgressAggregator, ProgressPublisher, RetryTally}, aggregated),
+    "progress": ({ProgressAggregator, ProgressPublisher, RetryTally, ActivityTally}, aggregated),
 }
 
 
