@@ -28,6 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"uploader"},
     {"checkpoints"},
     {"background"},
+    {"distributed", "integrations"},
     {"cli"},
 )
 """From the ground up. A unit (a module or package right under `asyncpush`) knows those below it."""
