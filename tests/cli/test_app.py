@@ -15,6 +15,8 @@ import typer
 from asyncpush import __version__
 from asyncpush.cli import app, main, output, state
 from asyncpush.cli.plain import _Plain
+from asyncpush.listeners import wording
+from asyncpush.listeners.timeline import words
 from tests.cli.conftest import PATIENCE, Cli
 
 COMMANDS = [
@@ -75,7 +77,9 @@ except SystemExit as exit:
     assert ran.stdout == "2\n"
 
 
-@pytest.mark.parametrize("module", [output, state], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [output, state, wording, words], ids=lambda module: module.__name__
+)
 def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried

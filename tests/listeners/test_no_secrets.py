@@ -40,6 +40,8 @@ from asyncpush.listeners.logs import JsonFormatter, LogListener, VerboseFormatte
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.listeners.progress import ProgressAggregator, ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
+from asyncpush.listeners.timeline.recorder import TimelineRecorder
+from asyncpush.listeners.timeline.trace import trace_events
 from asyncpush.listeners.view import ASCII, PushView
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.test_otel import Telemetry
@@ -103,11 +105,20 @@ def spans(records: Sequence[Record], folder: Path) -> str:
 
 
 def aggregated(records: Sequence[Record], folder: Path) -> str:
-    aggregator, tally, course = ProgressAggregator(), RetryTally(), ActivityTally()
+    aggregator, tally, activity = ProgressAggregator(), RetryTally(), ActivityTally()
     for each in records:
-        for listener in (aggregator, tally, course):
-            listener.on_event(each)
-    return repr((aggregator.snapshot(), tally.retries, course.activity()))
+        aggregator.on_event(each)
+        tally.on_event(each)
+        activity.on_event(each)
+    return repr((aggregator.snapshot(), tally.retries, activity.activity()))
+
+
+def drawn(records: Sequence[Record], folder: Path) -> str:
+    recorder = TimelineRecorder()
+    for each in records:
+        recorder.on_event(each)
+    timeline = recorder.timeline()  # all that the picture says is in it
+    return repr(timeline) + trace_events(timeline).decode()
 
 
 LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] = {
@@ -116,13 +127,19 @@ LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] 
     "plain bars": ({BarDisplay}, plain_bars),
     "terminal": ({PushView}, terminal_view),
     "spans": ({OpenTelemetry}, spans),
-    "progress": ({ProgressAggregator, ProgressPublisher, RetryTally, ActivityTally}, aggregated),
+    "progress": (
+        {ProgressAggregator, ProgressPublisher, RetryTally, ActivityTally},
+        aggregated,
+    ),
+    "timeline": ({TimelineRecorder}, drawn),
 }
 
 
 def test_every_listener_is_listened_to() -> None:
     found = set()
-    for module in pkgutil.iter_modules(asyncpush.listeners.__path__, "asyncpush.listeners."):
+    for module in pkgutil.walk_packages(asyncpush.listeners.__path__, "asyncpush.listeners."):
+        if module.name.endswith(".svg"):  # draws what the others have heard; takes long to import
+            continue
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and value.__module__ == module.name:
                 listens = hasattr(value, "on_event") or "__call__" in vars(value)

@@ -683,7 +683,6 @@ async def test_the_trace_tells_connections_queues_and_the_last_byte(
     waited = [event.queued_ms for event in sending.heard.of(RequestStarted)]
     one, two = sending.heard.of(RequestFinished)
     assert waited[0] < waited[1]
-    assert waited[1] >= one.elapsed_ms - 1  # it had to wait for all of the other one
     for event in (one, two):
         assert event.sent_ms is not None
         assert 0 < event.sent_ms <= event.elapsed_ms
