@@ -41,7 +41,7 @@ def timeline(
     as_json: arg.Json = False,
     verbose: arg.Verbose = False,
 ) -> None:
-    """Draw what went on when in a push. Hashing, waiting, sending, retries, the commit."""
+    """Draw what went on when in a push. Takes the file that --events wrote."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
         from asyncpush.cli.files import write_atomically
