@@ -30,7 +30,7 @@ BAD_CONFIG: list[tuple[str, Any]] = [
     ("progress", "bars"),
     ("progress", None),
     ("progress", []),
-    *(("transfer", value) for value in ("s3", "xet", None)),
+    *(("transfer", value) for value in ("s3", "XET", None)),
     ("progress_callback", "print"),
     *(("allowed_hosts", value) for value in ("store.example", 5, [1])),
     *(("cache_dir", value) for value in (5, None)),

@@ -28,9 +28,11 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
+    TransferChosen,
     TransferStarted,
     Verified,
     Waiting,
+    XetProgress,
 )
 
 OID = "ab" * 32
@@ -121,6 +123,8 @@ def one_of_each() -> list[Event]:
         ),
         FileRouted("big.bin", 100, "lfs"),
         FileRouted("README.md", 10, "inline"),
+        TransferChosen("xet", "the Hub grants a token for it"),
+        XetProgress(40, 10, 100),
         FileSkipped("old.bin", 50, "unchanged"),
         RequestFinished(
             "lfs_batch",

@@ -1,13 +1,15 @@
 """Xet's store behind the Hub: the CAS API (https://huggingface.co/docs/xet/api), version 1.
 
-    POST /_xet/v1/xorbs/default/{hash}         "xorb"            chunks
-    POST /_xet/v1/shards                       "shard"           files
-    GET  /_xet/v1/chunks/default/{hash}        "chunk"           is there something to build on?
-    GET  /_xet/v1/reconstructions/{hash}       "reconstruction"  what a file is put together from
-    GET  /_xet/xorbs/{hash}?…                  "xorb-bytes"      stretches of a xorb
+    POST /_xet/{store}/v1/xorbs/default/{hash}    "xorb"            chunks
+    POST /_xet/{store}/v1/shards                  "shard"           files
+    GET  /_xet/{store}/v1/chunks/default/{hash}   "chunk"           something to build on?
+    GET  /_xet/{store}/v1/reconstructions/{hash}  "reconstruction"  what a file is made of
+    GET  /_xet/{store}/xorbs/{hash}?…             "xorb-bytes"      stretches of a xorb
 
-All but the last need a Xet token, not the Hub's; the last carries its permission in the URL. What
-newer clients ask for besides (version 2, grants) they do without when it is answered with a 404.
+`{store}` names the store: clients remember by URL which chunks are there, and another hub may come
+to listen on this port. All but the last need a Xet token, not the Hub's; the last carries its
+permission in the URL. What newer clients ask for besides (version 2, grants) they do without when
+it is answered with a 404.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from asyncpush.localhub.xet.shards import BadShardError
 from asyncpush.localhub.xet.tokens import Scope, check_token
 from asyncpush.localhub.xet.xorbs import MAX_XORB_BYTES, BadXorbError
 
-CAS = "/_xet"
-ROUTES = frozenset({"xorb", "shard", "chunk", "reconstruction", "xorb-bytes", "telemetry"})
+CAS = "/_xet/{store:[0-9a-f]{16}}"
+ROUTES = frozenset(
+    {"xorb", "shard", "chunk", "reconstruction", "xorb-bytes", "telemetry", "newer-xet"}
+)
 
 MAX_SHARD_BYTES = 256 << 20
 _HASH = "{hash:[0-9a-f]{64}}"
@@ -92,7 +96,7 @@ async def get_reconstruction(request: web.Request) -> web.Response:
     answer: dict[str, Any] = await state.run(state.xet.reconstruction, file, start, stop)
     for fetches in answer["fetch_info"].values():
         for fetch in fetches:
-            path = f"{CAS}/xorbs/{fetch['url']}"
+            path = f"{_path(state)}/xorbs/{fetch['url']}"
             signed = state.xet_signer.sign("GET", path, {}, lifetime=_URL_LIFETIME)
             fetch["url"] = state.base_url(request) + signed
     return json_answer(answer)
@@ -117,7 +121,24 @@ async def post_telemetry(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+@routes.route("*", f"{CAS}/{{rest:.*}}", name="newer-xet")
+async def newer(request: web.Request) -> web.Response:
+    """A 404, not the 401 that a path nobody knows would get for its Xet token."""
+    raise Refusal(404, "This hub does not speak that")
+
+
+def cas_url(state: HubState, request: web.Request) -> str:
+    """Where this hub's store is, for a token's answer."""
+    return state.base_url(request) + _path(state)
+
+
+def _path(state: HubState) -> str:
+    return f"/_xet/{state.xet_signer.name}"
+
+
 def _allowed(request: web.Request, scope: Scope) -> HubState:
     state = state_of(request)
+    if request.match_info["store"] != state.xet_signer.name:
+        raise Refusal(404, "That store is not here any more")
     check_token(state.xet_signer, request.headers.get("Authorization"), scope)
     return state

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from asyncpush.localhub.errors import Refusal
-from asyncpush.localhub.routes.cas import CAS
+from asyncpush.localhub.routes.cas import cas_url
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.names import RepoId
@@ -55,7 +55,7 @@ def _check_revision(state: HubState, repo: RepoId, revision: str) -> None:
 
 
 def _granted(request: web.Request, state: HubState, scope: Scope) -> web.Response:
-    url = state.base_url(request) + CAS
+    url = cas_url(state, request)
     token = new_token(state.xet_signer, scope, lifetime=state.xet_token_lifetime)
     expires = int(time.time()) + state.xet_token_lifetime
     headers = {

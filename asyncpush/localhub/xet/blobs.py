@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 
 from anyio import to_thread
@@ -54,8 +54,8 @@ class _WithXet:
                 yield piece
             return
         pieces = await to_thread.run_sync(self._xet.read, oid, start, stop)
-        while (read := await to_thread.run_sync(_next, pieces)) is not None:
-            yield read
+        while piece := await to_thread.run_sync(next, pieces, b""):
+            yield piece
 
     def path(self, oid: str) -> Path | None:
         return self._blobs.path(oid)
@@ -81,8 +81,3 @@ class _DiskAndXet(_WithXet):
         return await self._sink.receive(
             oid, size, body, upload_id=upload_id, part_number=part_number
         )
-
-
-def _next(pieces: Iterator[bytes]) -> bytes | None:
-    """StopIteration cannot leave a thread."""
-    return next(pieces, None)

@@ -1,0 +1,583 @@
+"""Xet, the second engine: the real hf_xet against the embedded Hub's own store of chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import huggingface_hub
+import pytest
+from aiohttp import web
+from huggingface_hub import HfApi, close_session, constants
+
+from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush.errors import SourceChangedError
+from asyncpush.events import (
+    Event,
+    FileHashed,
+    FileRouted,
+    FileStored,
+    PartProgress,
+    TransferChosen,
+    XetProgress,
+)
+from asyncpush.localhub import LocalHub
+from asyncpush.models import Receipt, UploadProgress
+from asyncpush.options import MIB
+from asyncpush.transfers import xet
+from tests.conftest import PART_SIZE, TOKEN
+from tests.faults import FaultLayer
+from tests.reading import download
+
+Write = Callable[..., Path]
+
+CHANCE = random.Random(6)
+NOISE = CHANCE.randbytes(4 * MIB)
+"""Bytes that no other test sends: nothing of them is in the store."""
+
+
+class Heard:
+    """The events of a test's pushes, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, record: Any) -> None:
+        self.events.append(record.event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def engines(self) -> list[str]:
+        return [event.engine for event in self.of(TransferChosen)]
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    """A hub that grants Xet tokens."""
+    async with LocalHub(
+        tmp_path / "hub",
+        token=TOKEN,
+        part_size=PART_SIZE,
+        middlewares=[faults.middleware],
+        xet=True,
+    ) as hub:
+        yield hub
+        faults.released.set()
+
+
+@pytest.fixture
+def config(tmp_path: Path, heard: Heard) -> UploadConfig:
+    return UploadConfig(
+        cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1, events=heard
+    )
+
+
+def changed(data: bytes, *places: float) -> bytes:
+    """A few bytes put in at each place, a share of the length."""
+    result = bytearray(data)
+    for place in places:
+        at = int(place * len(result))
+        result[at:at] = CHANCE.randbytes(16)
+    return bytes(result)
+
+
+async def test_auto_takes_xet_where_the_hub_grants_a_token(
+    uploader: Uploader, hub: LocalHub, write: Write, heard: Heard, tmp_path: Path
+) -> None:
+    files = {
+        "noise.bin": NOISE,
+        "zeros.bin": bytes(3 * MIB),
+        "tensor.bin": b"\0\0\x80\x3f" * 300_000 + NOISE[:1000],
+        "small.bin": b"\0small",
+        "empty.bin": b"",
+        "README.md": "---\nlicense: mit\n---\n",
+    }
+    result = await uploader.push_to_hub("me/m", write(files))
+
+    assert heard.engines == ["xet"]
+    routes = {event.path: event.route for event in heard.of(FileRouted)}
+    assert routes == {
+        name: "inline" if name in ("README.md", "empty.bin") else "xet" for name in files
+    }
+    assert heard.of(FileHashed) == []  # hf_xet hashes while it cuts: nothing is read twice
+    assert await download(hub, "me/m") == {
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in files.items()
+    }
+    by_path = {receipt.path_in_repo: receipt for receipt in result.receipts}
+    noise = by_path["noise.bin"]
+    assert (noise.route, noise.size, len(noise.xet_hash or "")) == ("xet", len(NOISE), 64)
+    assert Receipt.from_json(noise.to_json()) == noise
+    assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
+
+
+async def test_what_the_store_has_is_told_apart_from_what_is_sent(
+    uploader: Uploader, write: Write, heard: Heard, hub: LocalHub
+) -> None:
+    await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
+    heard.events.clear()
+
+    second = changed(NOISE, 0.5)
+    result = await uploader.push_to_hub("me/m", write({"new.bin": second}, "second"))
+
+    [receipt] = result.receipts
+    assert result.bytes_deduplicated == receipt.bytes_deduplicated > 0.9 * len(second)
+    assert 0 < receipt.bytes_sent == result.bytes_transferred < 0.1 * len(second)
+    last = heard.of(XetProgress)[-1]
+    assert last.size == len(second) == last.sent + last.deduplicated
+    assert last.deduplicated == receipt.bytes_deduplicated
+    assert heard.of(PartProgress)[-1].sent == len(second)
+    assert (await download(hub, "me/m"))["new.bin"] == second
+
+
+async def test_what_was_sent_before_is_known_by_its_hash_and_not_read_again(
+    uploader: Uploader, write: Write, heard: Heard, faults: FaultLayer, tmp_path: Path
+) -> None:
+    source = write({"a.bin": NOISE, "b.bin": NOISE[: 2 * MIB]})
+    for path in source.iterdir():  # old enough for its time to tell of every write
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    first = await uploader.push_to_hub("me/m", source)
+    faults.seen.clear()
+
+    again = await uploader.push_to_hub("me/m", source)
+
+    assert set(again.files_unchanged) == {"a.bin", "b.bin"}
+    assert again.commit_sha == first.commit_sha
+    assert (again.bytes_transferred, again.bytes_deduplicated) == (0, 6 * MIB)
+    assert not faults.seen.keys() & {"xorb", "shard", "commit"}
+
+
+async def test_without_memory_an_unchanged_file_makes_no_commit_either(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    source = write({"a.bin": NOISE})
+    config = replace(config, resume=False)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        first = await uploader.push_to_hub("me/m", source)
+        again = await uploader.push_to_hub("me/m", source)
+    assert (again.commit_sha, again.files_unchanged) == (first.commit_sha, ("a.bin",))
+    assert again.bytes_deduplicated == len(NOISE)
+
+
+async def test_twenty_checkpoints_cost_little_more_than_the_first(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    checkpoint = NOISE
+    source = write({"model.safetensors": checkpoint})
+    sent = []
+    for step in range(20):
+        checkpoint = changed(checkpoint, step / 20)
+        (source / "model.safetensors").write_bytes(checkpoint)
+        result = await uploader.push_to_hub("me/m", source)
+        sent.append(result.bytes_transferred)
+    assert sum(sent[1:]) < 19 * 0.1 * len(NOISE)
+    assert (await download(hub, "me/m"))["model.safetensors"] == checkpoint
+
+
+REASONS = {401: "no Xet token", 403: "no Xet token", 404: "no Xet token", 500: "no Xet token"}
+
+
+@pytest.mark.parametrize("status", REASONS)
+@pytest.mark.parametrize("transfer", ["auto", "xet"])
+async def test_without_a_token_it_is_lfs_and_said(
+    status: int,
+    transfer: Any,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    heard: Heard,
+) -> None:
+    faults.add("xet-write-token", str(status), times=99)
+    config = replace(config, transfer=transfer, max_retries=1)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", write({"a.bin": b"\0a", "b.bin": b"\0b"}))
+
+    assert [receipt.route for receipt in result.receipts] == ["lfs", "lfs"]
+    [chosen] = heard.of(TransferChosen)
+    assert chosen.engine == "lfs"
+    assert REASONS[status] in chosen.reason
+    assert faults.seen["xet-write-token"] == (2 if status == 500 else 1)
+    assert [w for w in result.warnings if "LFS is used" in w] == (
+        [f"LFS is used although transfer='xet' was asked: {chosen.reason}"]
+        if transfer == "xet"
+        else []
+    )
+
+
+@pytest.mark.parametrize("reason", ["disabled", "not installed", "bandwidth"])
+async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
+    reason: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = {
+        "disabled": "HF_HUB_DISABLE_XET",
+        "not installed": "pip install 'asyncpush[xet]'",
+        "bandwidth": "max_bandwidth",
+    }
+    if reason == "disabled":
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
+    if reason == "not installed":
+        monkeypatch.setattr(xet, "find_spec", lambda name: None)
+    if reason == "bandwidth":
+        config = replace(config, max_bandwidth=1e9)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
+    [chosen] = heard.of(TransferChosen)
+    assert chosen.engine == "lfs"
+    assert wanted[reason] in chosen.reason
+    assert faults.seen["xet-write-token"] == 0
+
+
+async def test_lfs_is_lfs_and_small_files_choose_nothing(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.txt": "text"}))
+    async with Uploader(TOKEN, hub.url, replace(config, transfer="lfs")) as uploader:
+        result = await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
+    assert {receipt.route for receipt in result.receipts} == {"inline", "lfs"}
+    assert heard.of(TransferChosen) == []
+    assert faults.seen["xet-write-token"] == 0
+
+
+async def test_without_the_extra_xet_says_what_to_install(
+    config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.uploader.is_installed", lambda: False)
+    with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
+        async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
+            pass
+
+
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+@pytest.mark.parametrize("kind", ["500", "reset before reading", "403"])
+async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
+    route: str,
+    kind: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    heard: Heard,
+) -> None:
+    faults.add(route, kind, times=999)
+    files = {"a.bin": NOISE[: 2 * MIB], "b.bin": b"\0b"}
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        result = await uploader.push_to_hub("me/m", write(files))
+
+    assert heard.engines == ["xet", "lfs"]
+    assert {receipt.route for receipt in result.receipts} == {"lfs"}
+    assert [w for w in result.warnings if w.startswith("Xet failed, LFS takes its place:")]
+    stored = await download(hub, "me/m")
+    assert {name: stored[name] for name in files} == files
+    assert [event.route for event in heard.of(FileStored)] == ["lfs", "lfs"]
+
+
+async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
+    config: UploadConfig, tmp_path: Path, write: Write, heard: Heard
+) -> None:
+    @web.middleware
+    async def elsewhere(request: web.Request, handler: Any) -> Any:
+        answer = await handler(request)
+        if request.match_info.route.name == "xet-write-token":
+            answer.body = answer.body.replace(b"http://127.0.0.1:", b"http://127.0.0.1:1/")
+        return answer
+
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[elsewhere], xet=True) as hub,
+        Uploader(TOKEN, hub.url, replace(config, max_retries=0)) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
+        assert (await download(hub, "me/m"))["a.bin"] == b"\0a"
+    assert heard.engines == ["xet", "lfs"]
+
+
+async def test_a_hub_cannot_have_chunks_written_to_this_machines_disk(
+    config: UploadConfig, tmp_path: Path, write: Write, heard: Heard
+) -> None:
+    @web.middleware
+    async def hostile(request: web.Request, handler: Any) -> Any:
+        if request.match_info.route.name != "xet-write-token":
+            return await handler(request)
+        grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": f"local://{tmp_path}/loot"}
+        return web.json_response(grant)
+
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[hostile]) as hub,
+        Uploader(TOKEN, hub.url, replace(config, max_retries=0)) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
+    assert heard.engines == ["lfs"]
+    assert not (tmp_path / "loot").exists()
+
+
+async def test_a_token_that_expires_meanwhile_is_asked_for_again(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    async with (
+        LocalHub(
+            tmp_path / "hub",
+            token=TOKEN,
+            middlewares=[faults.middleware],
+            xet=True,
+            xet_token_lifetime=2,
+        ) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        faults.hooks["shard"] = lambda: time.sleep(2.1)
+        result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
+    assert heard.engines == ["xet"]
+    assert result.warnings == ()
+    assert faults.seen["xet-write-token"] >= 2
+
+
+async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
+    uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
+) -> None:
+    source = write({"a.bin": NOISE, "b.bin": b"\0b"})
+    faults.hooks["xorb"] = lambda: (source / "a.bin").write_bytes(b"\0new")  # type: ignore[assignment,return-value]
+    with pytest.raises(SourceChangedError, match=r"a\.bin"):
+        await uploader.push_to_hub("me/m", source)
+    assert faults.seen["commit"] == 0
+    assert faults.seen["batch"] == 0  # nor is it LFS's turn
+
+
+async def test_a_file_that_is_gone_is_named(
+    uploader: Uploader, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"a.bin": NOISE})
+    faults.hooks["xet-write-token"] = (source / "a.bin").unlink
+    with pytest.raises(SourceChangedError, match=r"a\.bin.* is gone"):
+        await uploader.push_to_hub("me/m", source)
+
+
+@pytest.mark.parametrize("stage", ["xet-write-token", "xorb", "shard", "commit"])
+async def test_a_push_is_cancelled_at_once_and_the_next_one_works(
+    stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
+) -> None:
+    source = write({"a.bin": NOISE})
+    faults.add(stage, "stall before reading")
+    handle = uploader.start_push("me/m", source)
+    await faults.stalled.wait()
+    began = time.monotonic()
+    handle.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handle
+    assert time.monotonic() - began < 2
+    faults.released.set()
+
+    await uploader.push_to_hub("me/m", source)
+    assert (await download(hub, "me/m"))["a.bin"] == NOISE
+
+
+async def test_cancelling_a_push_leaves_its_neighbour_alone(
+    uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
+) -> None:
+    faults.add("xorb", "stall before reading")
+    cut = uploader.start_push("me/cut", write({"a.bin": NOISE}, "a"))
+    await faults.stalled.wait()
+    kept = uploader.start_push("me/kept", write({"b.bin": NOISE[::-1]}, "b"))
+    while not faults.seen["xorb"] >= 2:
+        await anyio.sleep(0.01)
+    cut.cancel()
+    await kept
+    assert (await download(hub, "me/kept"))["b.bin"] == NOISE[::-1]
+    with pytest.raises(asyncio.CancelledError):
+        await cut
+
+
+async def test_progress_never_falls_and_ends_full(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    seen: list[UploadProgress] = []
+    config = replace(config, progress_callback=seen.append)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.bin": NOISE, "b.bin": NOISE[:MIB]}))
+    sent = [snapshot.bytes_sent for snapshot in seen]
+    assert sent == sorted(sent)
+    assert sent[-1] == seen[-1].total_bytes == 5 * MIB
+
+
+async def test_a_pull_request_gets_a_token_for_its_own_ref(
+    config: UploadConfig, tmp_path: Path, write: Write
+) -> None:
+    urls: list[str] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> Any:
+        urls.append(request.path_qs)
+        return await handler(request)
+
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[note], xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", write({"a.txt": "a"}))
+        options = PushOptions(create_pr=True)
+        result = await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}, "pr"), options)
+    assert result.pr_url is not None
+    assert "/api/models/me/m/xet-write-token/main?create_pr=1" in urls
+
+
+async def test_receipts_are_committed_elsewhere(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        receipts = await uploader.upload_files("me/m", write({"a.bin": NOISE[:MIB]}))
+    receipts = [Receipt.from_json(receipt.to_json()) for receipt in receipts]
+    assert [receipt.route for receipt in receipts] == ["xet"]
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.commit("me/m", receipts)
+    assert (await download(hub, "me/m"))["a.bin"] == NOISE[:MIB]
+
+
+async def test_a_dry_run_sends_nothing(
+    uploader: Uploader, faults: FaultLayer, write: Write
+) -> None:
+    await uploader.push_to_hub("me/m", write({"a.txt": "a"}))
+    result = await uploader.push_to_hub(
+        "me/m", write({"a.bin": b"\0a"}, "dry"), PushOptions(dry_run=True)
+    )
+    assert [(file.path_in_repo, file.action) for file in result.plan] == [("a.bin", "xet")]
+    assert faults.seen["xorb"] == 0
+
+
+async def test_objects_that_the_hub_has_lost_go_by_lfs(
+    uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub, tmp_path: Path
+) -> None:
+    def lose() -> None:
+        for shard in (tmp_path / "hub/xet/shards").iterdir():
+            shard.unlink()
+
+    faults.hooks["commit"] = lose
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
+    assert any("they are stored again" in warning for warning in result.warnings)
+    assert (await download(hub, "me/m"))["a.bin"] == NOISE
+
+
+async def test_no_token_is_ever_told(
+    tmp_path: Path, config: UploadConfig, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens: list[str] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> Any:
+        answer = await handler(request)
+        if token := answer.headers.get("X-Xet-Access-Token"):
+            tokens.append(token)
+        if request.match_info.route.name == "xorb":
+            raise web.HTTPForbidden(text=f"no {request.headers['Authorization']} {TOKEN}")
+        return answer
+
+    caplog.set_level("DEBUG")
+    log = tmp_path / "events.jsonl"
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[note], xet=True) as hub,
+        Uploader(TOKEN, hub.url, replace(config, events=log, max_retries=0)) as uploader,
+    ):
+        result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
+    assert len(tokens) >= 1
+    told = log.read_text() + caplog.text + repr(result) + repr(uploader)
+    for secret in (TOKEN, *tokens):
+        assert secret not in told
+        for theirs in (tmp_path / "hf-home").rglob("*.log"):
+            assert secret not in theirs.read_text()
+
+
+async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    theirs = NOISE[::-1]
+    source = write({"ours.bin": NOISE})
+
+    def official() -> bytes:
+        api = HfApi(hub.url, TOKEN)
+        api.upload_file(path_or_fileobj=theirs, path_in_repo="theirs.bin", repo_id="me/m")
+        path = huggingface_hub.hf_hub_download(
+            "me/m", "ours.bin", endpoint=hub.url, token=TOKEN, cache_dir=tmp_path / "hf"
+        )
+        return Path(path).read_bytes()
+
+    await uploader.push_to_hub("me/m", source)
+    assert await anyio.to_thread.run_sync(official) == NOISE
+    assert faults.seen["reconstruction"] > 0  # by Xet, not by plain HTTP
+    close_session()
+
+    (source / "theirs.bin").write_bytes(theirs)
+    result = await uploader.push_to_hub("me/m", source)
+    assert set(result.files_unchanged) == {"ours.bin", "theirs.bin"}
+    assert result.bytes_transferred < 10_000
+    downloaded = await download(hub, "me/m")
+    assert downloaded["theirs.bin"] == theirs
+
+
+def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = UploadConfig(), UploadConfig(max_memory=1 << 30, max_concurrent_parts=99)
+    files, xorbs = "data.max_concurrent_file_ingestion", "client.ac_max_upload_concurrency"
+    assert (xet.settings(small)[files], xet.settings(small)[xorbs]) == (2, 4)
+    assert (xet.settings(large)[files], xet.settings(large)[xorbs]) == (8, 64)
+    monkeypatch.setenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION", "3")
+    assert files not in xet.settings(large)
+    monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
+    assert xorbs not in xet.settings(large)
+
+
+PUSH = """
+import asyncio, sys
+from asyncpush import Uploader, UploadConfig
+async def main():
+    config = UploadConfig(cache_dir=sys.argv[3], progress="none", max_concurrent_parts=1)
+    async with Uploader("{token}", sys.argv[1], config) as uploader:
+        print((await uploader.push_to_hub("me/m", sys.argv[2])).bytes_transferred)
+asyncio.run(main())
+"""
+
+
+async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
+    hub: LocalHub, faults: FaultLayer, tmp_path: Path
+) -> None:
+    source = tmp_path / "big.bin"
+    source.write_bytes(CHANCE.randbytes(150 * MIB))  # three xorbs
+    faults.add("xorb", "stall before reading", nth=3)
+    arguments = [sys.executable, "-c", PUSH.replace("{token}", TOKEN), hub.url, str(source)]
+    arguments.append(str(tmp_path / "cache"))
+    pipe = asyncio.subprocess.PIPE
+    first = await asyncio.create_subprocess_exec(*arguments)
+    await faults.stalled.wait()
+    first.send_signal(signal.SIGKILL)
+    await first.wait()
+    faults.released.set()
+
+    second = await asyncio.create_subprocess_exec(*arguments, stdout=pipe)
+    told, _ = await second.communicate()
+    assert second.returncode == 0
+    assert int(told) < 30 * MIB
