@@ -43,10 +43,11 @@ from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
+from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
 from asyncpush.protocol.urls import PUBLIC_ENDPOINT
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import in_thread
-from asyncpush.transfers.xet import MISSING, XetEngine, is_installed
+from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -332,6 +333,7 @@ class Uploader:
                         options,
                         spool_dir=shared.cache_dir / "spool",
                         max_memory=self._config.max_memory,
+                        large=STREAM_LARGE if why_not(self._config) is None else None,
                     ) as collected:
                         result = await work(ctx, collected)
             if isinstance(result, UploadResult):

@@ -20,7 +20,7 @@ from aiohttp import web
 from huggingface_hub import HfApi, close_session, constants
 
 from asyncpush import PushOptions, UploadConfig, Uploader
-from asyncpush.errors import SourceChangedError
+from asyncpush.errors import AsyncPushError, SourceChangedError, SourceError
 from asyncpush.events import (
     Event,
     FileHashed,
@@ -584,3 +584,88 @@ async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
     told, _ = await second.communicate()
     assert second.returncode == 0
     assert int(told) < 30 * MIB
+
+
+async def pieces_of(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), MIB):
+        yield data[start : start + MIB]
+
+
+async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
+    uploader: Uploader, hub: LocalHub, heard: Heard, tmp_path: Path
+) -> None:
+    data = NOISE * 3
+    result = await uploader.push_to_hub(
+        "me/m", {"big.bin": pieces_of(data), "small.bin": pieces_of(NOISE[:MIB])}
+    )
+    by_path = {receipt.path_in_repo: receipt for receipt in result.receipts}
+    assert by_path["big.bin"].route == by_path["small.bin"].route == "xet"
+    assert by_path["big.bin"].size == len(data)
+    assert result.bytes_deduplicated > 1.5 * len(NOISE)  # the second third, and what follows
+    assert not (tmp_path / "cache/spool").exists()
+    assert (await download(hub, "me/m"))["big.bin"] == data
+
+    again = await uploader.push_to_hub("me/m", {"big.bin": pieces_of(data)})
+    assert again.files_unchanged == ("big.bin",)
+    assert again.commit_sha == result.commit_sha
+
+
+async def test_where_there_is_no_xet_a_stream_is_spooled_after_all(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("xet-write-token", "404")
+    data = NOISE * 3
+    result = await uploader.push_to_hub("me/m", {"big.bin": pieces_of(data)})
+    assert [receipt.route for receipt in result.receipts] == ["lfs"]
+    assert (await download(hub, "me/m"))["big.bin"] == data
+
+
+@pytest.mark.parametrize("how", ["store away", "stream fails", "cancelled"])
+async def test_a_stream_that_breaks_off_commits_nothing(
+    how: str, uploader: Uploader, faults: FaultLayer, tmp_path: Path
+) -> None:
+    closed: list[bool] = []
+
+    async def stream() -> AsyncIterator[bytes]:
+        try:
+            for number in range(14):
+                if number == 12 and how == "stream fails":
+                    raise OSError("unplugged")
+                if number == 12 and how == "cancelled":
+                    handle.cancel()
+                yield NOISE[number : number + MIB]
+        finally:
+            closed.append(True)
+
+    if how == "store away":
+        faults.add("shard", "403", times=99)
+    handle = uploader.start_push("me/m", {"big.bin": stream()})
+    wanted: dict[str, Any] = {
+        "store away": pytest.raises(AsyncPushError, match="cannot be read twice"),
+        "stream fails": pytest.raises(SourceError, match="unplugged"),
+        "cancelled": pytest.raises(asyncio.CancelledError),
+    }
+    with wanted[how]:
+        await handle
+    assert closed == [True]
+    assert faults.seen["commit"] == 0
+
+
+async def test_a_dry_run_reads_streams_and_sends_nothing(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"a"})
+    result = await uploader.push_to_hub(
+        "me/m", {"big.bin": pieces_of(NOISE * 3)}, PushOptions(dry_run=True)
+    )
+    assert [(file.path_in_repo, file.size) for file in result.plan] == [("big.bin", 12 * MIB)]
+    assert faults.seen["xorb"] == 0
+
+
+async def test_a_stream_that_the_repo_ignores_is_not_read_on(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {".gitignore": b"*.bin\n"})
+    result = await uploader.push_to_hub("me/m", {"big.bin": pieces_of(NOISE * 3), "b.txt": b"b"})
+    assert result.files_uploaded == ("b.txt",)
+    assert result.files_ignored == ("big.bin",)

@@ -11,7 +11,7 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubResponse
 from asyncpush.protocol.xet import XetGrant
-from asyncpush.transfers.xet import MISSING, XetAccess, is_disabled, is_installed
+from asyncpush.transfers.xet import XetAccess, why_not
 
 _REFUSALS = frozenset({401, 403, 404})
 
@@ -45,7 +45,7 @@ class EngineChoice:
             self._ctx.emit.emit(TransferChosen("lfs", reason))
 
     async def _choose(self) -> None:
-        reason = self._why_not()
+        reason = why_not(self._ctx.config)
         if reason is None:
             try:
                 self._access = await self._ask()
@@ -57,13 +57,6 @@ class EngineChoice:
         if self._ctx.config.transfer == "xet":
             self._ctx.warn(f"LFS is used although transfer='xet' was asked: {reason}")
         self._ctx.emit.emit(TransferChosen("lfs", reason))
-
-    def _why_not(self) -> str | None:
-        if is_disabled():
-            return "HF_HUB_DISABLE_XET is set"
-        if self._ctx.config.max_bandwidth is not None:
-            return "max_bandwidth holds for LFS alone"
-        return None if is_installed() else MISSING
 
     async def _ask(self) -> XetAccess:
         ctx = self._ctx

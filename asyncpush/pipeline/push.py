@@ -13,11 +13,13 @@ from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResu
 from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.pipeline.hublimits import check_limits, warn_of_slow_commit
 from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
 from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
+from asyncpush.pipeline.streams import StreamStage
 from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
@@ -41,6 +43,7 @@ class PushRun:
     def __init__(self, ctx: PushContext, lock: CommitLock) -> None:
         self._ctx = ctx
         self._lock = lock
+        self._engine = EngineChoice(ctx)
         self._started = time.monotonic()
 
     async def push(self, collected: Collected) -> UploadResult:
@@ -49,17 +52,20 @@ class PushRun:
         files = await self._planned(collected)
         head = await prepare(ctx, files)
         if ctx.options.dry_run:
-            return await self._dry_run(files, head)
+            _, streamed = await StreamStage(ctx, self._engine).run(collected.streams, store=False)
+            return await self._dry_run([*files, *streamed], head)
         assert head is not None  # only a dry run goes on without one
-        stored = await StoreStage(ctx).run(files)
-        deletions = await self._deletions([file.path_in_repo for file in files], head)
+        files, stored = await self._stored(collected)
+        pushed = [*(file.path_in_repo for file in files), *stored.receipts]
+        deletions = await self._deletions(pushed, head)
         changes = _changes(stored.receipts.values()) + deletions
         by_path = {file.path_in_repo: file for file in files}
 
         async def store_again() -> None:
             large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
             # By LFS: Xet's client remembers that the chunks were taken, and would not send them.
-            again = await StoreStage(ctx, xet=False).run([by_path[path] for path in large])
+            files = [by_path[path] for path in large if path in by_path]  # no streams
+            again = await StoreStage(ctx, None).run(files)
             stored.receipts.update(again.receipts)
 
         outcome = await self._commit(
@@ -73,7 +79,7 @@ class PushRun:
             raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
         files = await self._planned(collected)
         await prepare(self._ctx, files)
-        stored = await StoreStage(self._ctx).run(files)
+        files, stored = await self._stored(collected)
         by_path = {file.path_in_repo: file for file in files}
         receipts = list(stored.receipts.values())
         _check_inline_sizes(receipts)
@@ -102,6 +108,20 @@ class PushRun:
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
         outcome = await self._commit(changes, head, lambda path: content[path], None)
         return await self._finish(stored, deletions, outcome)
+
+    async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
+        """The files (streams among them that had to be spooled), and what became of them."""
+        ctx, files = self._ctx, collected.files
+        streamed, spooled = await StreamStage(ctx, self._engine).run(collected.streams)
+        if collected.streams:  # now their sizes are known
+            files = tuple(sorted((*files, *spooled), key=lambda file: file.path_in_repo))
+            sizes = [file.size for file in files]
+            sizes += [receipt.size for receipt in streamed.receipts.values()]
+            ctx.emit.emit(FilesPlanned(len(sizes), sum(sizes)))
+        stored = await StoreStage(ctx, self._engine).run(files)
+        stored.receipts.update(streamed.receipts)
+        stored.ignored += streamed.ignored
+        return files, stored
 
     async def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
         """The files, once nothing speaks against them that can be known without the Hub."""
@@ -211,7 +231,7 @@ class PushRun:
             stored = _guessed(files)
             deletions: list[Change] = []
         else:
-            stored = await StoreStage(ctx, store=False).run(files)
+            stored = await StoreStage(ctx, self._engine, store=False).run(files)
             deletions = await self._deletions([file.path_in_repo for file in files], head)
         return self._plan(stored, deletions, head)
 

@@ -49,9 +49,11 @@ class Stored:
 
 class StoreStage:
     """Stores the files of one push; `store=False` (a dry run) only finds out what would happen.
-    With `xet=False` it is LFS that stores them, whatever was chosen."""
+    Without `engine` it is LFS that stores the large ones."""
 
-    def __init__(self, ctx: PushContext, *, store: bool = True, xet: bool = True) -> None:
+    def __init__(
+        self, ctx: PushContext, engine: EngineChoice | None, *, store: bool = True
+    ) -> None:
         self._ctx = ctx
         self._store = store
         self._modes: dict[str, UploadMode] = {}
@@ -59,7 +61,7 @@ class StoreStage:
         self._objects: dict[str, anyio.Event] = {}
         self._stored = Stored()
         self._uploading = False
-        self._engine = EngineChoice(ctx) if xet else None
+        self._engine = engine
         self._xet_opening = anyio.Lock()
         self._xet: XetUpload | None = None
 

@@ -4,9 +4,11 @@ from asyncpush.sources.collect import Collected, collect
 from asyncpush.sources.paths import check_path_in_repo, folder_prefix, normalise_path
 from asyncpush.sources.patterns import matches, select
 from asyncpush.sources.reading import Reader, read_all, read_sample
+from asyncpush.sources.spool import OpenStream
 
 __all__ = [
     "Collected",
+    "OpenStream",
     "Reader",
     "check_path_in_repo",
     "collect",

@@ -16,22 +16,29 @@ from asyncpush.sizes import parse_size
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.gather import Gathered
 from asyncpush.sources.shards import split_large
-from asyncpush.sources.spool import Spool
+from asyncpush.sources.spool import OpenStream, Spool
 
 _SPOOL_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The files of a push, sorted by path in the repo, and what the user should hear of them."""
+    """The files of a push, sorted by path in the repo, and what the user should hear of them.
+    `streams` are still to be read on."""
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
+    streams: tuple[OpenStream, ...] = ()
 
 
 @asynccontextmanager
 async def collect(
-    source: Source, options: PushOptions, *, spool_dir: Path, max_memory: int
+    source: Source,
+    options: PushOptions,
+    *,
+    spool_dir: Path,
+    max_memory: int,
+    large: int | None = None,
 ) -> AsyncIterator[Collected]:
     """Find the files that `source` and `options` name, and keep them readable within the block.
 
@@ -39,21 +46,38 @@ async def collect(
     `problems` naming each. Then streams are read to their ends, one after the other, keeping at
     most a quarter of `max_memory` in memory and the rest in `spool_dir`; leaving the block, also
     by an error or cancellation, removes what was put there.
+
+    With `large`, streams of more bytes than that are left open, as many as `max_memory` has room
+    for their beginnings.
     """
-    async with Spool(spool_dir, memory=max_memory // _SPOOL_SHARE) as spool:
+    heads = 0 if large is None else max_memory
+    async with Spool(spool_dir, memory=max_memory // _SPOOL_SHARE, heads=heads) as spool:
         gathered = await _gather(source, options)
         files = gathered.files
+        streams: list[OpenStream] = []
         for path_in_repo, stream in gathered.streams:
-            files.append(await spool.take(path_in_repo, stream))
-        yield await to_thread.run_sync(_finished, files, options, gathered.findings)
+            if large is None:
+                files.append(await spool.take(path_in_repo, stream))
+                continue
+            taken = await spool.begin(path_in_repo, stream, large=large)
+            if isinstance(taken, OpenStream):
+                streams.append(taken)
+            else:
+                files.append(taken)
+        yield await to_thread.run_sync(_finished, files, options, gathered.findings, streams)
 
 
-def _finished(files: list[FileSource], options: PushOptions, findings: Findings) -> Collected:
+def _finished(
+    files: list[FileSource],
+    options: PushOptions,
+    findings: Findings,
+    streams: list[OpenStream],
+) -> Collected:
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), findings)
         findings.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return Collected(tuple(by_path), findings.notices)
+    return Collected(tuple(by_path), findings.notices, tuple(streams))
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:

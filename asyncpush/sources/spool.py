@@ -39,16 +39,57 @@ _CLOSE_TIMEOUT = 5
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+class OpenStream:
+    """A stream that is longer than it was read: what was read, and the rest.
+
+    Read it once, by `pieces` or by `spooled`.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        path_in_repo: str,
+        head: bytes,
+        last: memoryview,
+        rest: AsyncGenerator[memoryview],
+    ) -> None:
+        self._spool = spool
+        self.path_in_repo = path_in_repo
+        self.head = head
+        self._last = last  # valid until the next piece is asked for
+        self._rest = rest
+
+    async def pieces(self) -> AsyncGenerator[memoryview]:
+        """All bytes, in order; each piece is valid until the next one is asked for. Raises
+        `SourceError` when the stream fails."""
+        yield memoryview(self.head)
+        self.head = b""
+        yield self._last
+        async with contextlib.aclosing(self._rest):
+            async for piece in self._rest:
+                yield piece
+
+    async def spooled(self) -> FileSource:
+        """Read it to its end, onto the disk."""
+        return await self._spool.write(self)
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
+
+
 class Spool:
     """Takes in streams, one after the other; on leaving it, every file it made is gone.
 
     All streams together keep at most `memory` bytes in memory (and one buffer while they are
     read); what is beyond goes to files in a scratch folder, made in `folder` when first needed.
+    `heads` are bytes in memory for the beginnings of streams that `begin` leaves open.
     """
 
-    def __init__(self, folder: Path, *, memory: int) -> None:
+    def __init__(self, folder: Path, *, memory: int, heads: int = 0) -> None:
         self._parent = folder.absolute()  # the working directory may change
         self._memory = memory
+        self._heads = heads
+        self._open: list[OpenStream] = []
         self._scratch: ScratchFolder | None = None
         self._files: list[BinaryIO] = []
         # Making files and removing them happens in threads that cancellation may leave running:
@@ -66,6 +107,8 @@ class Spool:
         traceback: TracebackType | None,
     ) -> None:
         with anyio.CancelScope(shield=True):
+            for stream in self._open:
+                await stream.aclose()
             await to_thread.run_sync(self._remove_all)
 
     async def take(self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO) -> FileSource:
@@ -73,22 +116,56 @@ class Spool:
 
         Raises `SourceError` when it fails, gives anything but bytes, or the disk is full.
         """
+        taken = await self._begin(path_in_repo, stream, self._memory)
+        return taken if isinstance(taken, FileSource) else await self.write(taken)
+
+    async def begin(
+        self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO, *, large: int
+    ) -> FileSource | OpenStream:
+        """As `take`, but a stream of more than `large` bytes is left open, for others to read on
+        as it comes; when there is no memory for its beginning, it is taken like any other."""
+        if self._heads < large:
+            return await self.take(path_in_repo, stream)
+        self._heads -= large
+        taken = await self._begin(path_in_repo, stream, large)
+        if isinstance(taken, OpenStream):
+            self._open.append(taken)
+        else:
+            self._heads += large
+        return taken
+
+    async def _begin(
+        self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO, room: int
+    ) -> FileSource | OpenStream:
+        """Read until the end, or until there is more than fits."""
         chunks = _chunks(path_in_repo, stream)
-        async with contextlib.aclosing(chunks):
-            held = io.BytesIO()
-            room = self._memory
-            file: BinaryIO | None = None
+        held = io.BytesIO()
+        try:
             async for chunk in chunks:
-                if held.tell() + chunk.nbytes <= room:
+                if held.tell() + chunk.nbytes > room:
+                    return OpenStream(self, path_in_repo, held.getvalue(), chunk, chunks)
+                held.write(chunk)
+        except BaseException:
+            await chunks.aclose()
+            raise
+        self._memory = max(0, self._memory - held.tell())
+        return FileSource(path_in_repo, held.tell(), data=held.getvalue())
+
+    async def write(self, stream: OpenStream) -> FileSource:
+        """Put an open stream on the disk, to its end. Raises as `take` does."""
+        path_in_repo = stream.path_in_repo
+        held = io.BytesIO()
+        pieces = stream.pieces()
+        async with contextlib.aclosing(stream), contextlib.aclosing(pieces):
+            with self._disk_errors(path_in_repo):
+                file = await self._new_file()
+            async for chunk in pieces:
+                if held.tell() + chunk.nbytes <= READ_SIZE:
                     held.write(chunk)
                     continue
                 with self._disk_errors(path_in_repo):
-                    file = file or await self._new_file()
                     await _write(file, held.getvalue(), chunk)
-                held, room = io.BytesIO(), READ_SIZE
-        if file is None:
-            self._memory -= held.tell()
-            return FileSource(path_in_repo, held.tell(), data=held.getvalue())
+                held = io.BytesIO()
         with self._disk_errors(path_in_repo):
             await _write(file, held.getvalue())
             await wrap(file).close()

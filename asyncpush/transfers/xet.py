@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -36,6 +36,9 @@ FEWEST_FILES, MOST_FILES = 2, 8
 XORB_MEMORY = 16 * MIB
 FEWEST_XORBS, MOST_XORBS = 4, 64
 
+STREAM_PIECE = 4 * MIB
+"""Bytes of a stream that are copied for hf_xet at a time."""
+
 PROGRESS_INTERVAL_MS = 200
 THREADS = 64
 """Threads wait for hf_xet, one for each push; none is made before it is needed."""
@@ -54,6 +57,17 @@ def is_installed() -> bool:
 def is_disabled() -> bool:
     """By `HF_HUB_DISABLE_XET`, read as the official client reads it."""
     return os.environ.get("HF_HUB_DISABLE_XET", "").upper() in _TRUE
+
+
+def why_not(config: UploadConfig) -> str | None:
+    """Why Xet is out of the question before any Hub is asked; None when it is not."""
+    if config.transfer == "lfs":
+        return "transfer='lfs' was asked"
+    if is_disabled():
+        return "HF_HUB_DISABLE_XET is set"
+    if config.max_bandwidth is not None:
+        return "max_bandwidth holds for LFS alone"
+    return None if is_installed() else MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +234,28 @@ class XetUpload:
         task = await self._call(lambda: self._start(file), [file])
         self._moves.add(task, file)
 
+    async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
+        """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
+        what `pieces` raises."""
+        stream = await self._call(lambda: self._commit.start_upload_stream(name=path_in_repo), [])
+        emit = self._emit.child()
+        size = 0
+        try:
+            async for piece in pieces:
+                size += piece.nbytes
+                await self._write(stream, piece)
+                emit.emit(PartProgress(path_in_repo, 1, size, size))
+            await self._call(stream.finish, [], on_cancel=self._abort)
+        except BaseException:
+            _abort(stream)
+            raise
+        self._handles.append((FileSource(path_in_repo, size, data=b""), stream))
+
+    async def _write(self, stream: Any, piece: memoryview) -> None:
+        for start in range(0, piece.nbytes, STREAM_PIECE):
+            data = bytes(piece[start : start + STREAM_PIECE])
+            await self._call(lambda data=data: stream.write(data), [], on_cancel=self._abort)  # type: ignore[misc]
+
     async def finish(self) -> list[Receipt]:
         """Wait until the store has everything. Raises as `add` does."""
         report = await self._call(self._commit.wait_to_finish, self.files, on_cancel=self._abort)
@@ -303,8 +339,8 @@ def _shares(total: int, weights: Sequence[int]) -> list[int]:
     [3, 7, 0]
     """
     shares, weight_left = [], sum(weights)
-    if not weight_left:
-        weights, weight_left = [1, *weights[1:]], 1
+    if not weight_left:  # all was there already, but its description was sent
+        weights, weight_left = [1, *weights][: len(weights)], 1
     for weight in weights:
         share = total * weight // weight_left if weight_left else 0
         shares.append(share)
