@@ -361,7 +361,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b"})
-    faults.hooks["xorb"] = lambda: (source / "a.bin").write_bytes(b"\0new")  # type: ignore[assignment,return-value]
+    faults.hooks["xorb"] = lambda: (source / "a.bin").write_bytes(b"\0new")  # type: ignore[assignment]
     with pytest.raises(SourceChangedError, match=r"a\.bin"):
         await uploader.push_to_hub("me/m", source)
     assert faults.seen["commit"] == 0

@@ -100,11 +100,10 @@ class XetStore:
 
     def add_shard(self, data: bytes) -> bool:
         """Keep a shard; False when it was there. Raises `BadShardError`, also for a shard that
-        names xorbs which are not here."""
+        names chunks which are not here."""
         for file in parse_shard(data).files:
-            for xorb in {stretch.xorb for stretch in file.stretches}:
-                if not self._xorb_path(xorb).exists():
-                    raise BadShardError(f"xorb {xorb} was never sent")
+            for stretch in file.stretches:
+                self._check_stretch(stretch)
         target = self.root / "shards" / hashlib.sha256(data).hexdigest()
         if target.exists():
             return False
@@ -185,6 +184,15 @@ class XetStore:
         path = self._xorb_path(xorb_hash)
         return path if path.exists() else None
 
+    def _check_stretch(self, stretch: Stretch) -> None:
+        try:
+            xorb = self._xorb(stretch.xorb)
+        except FileNotFoundError:
+            raise BadShardError(f"xorb {stretch.xorb} was never sent") from None
+        sizes = xorb.sizes[stretch.start : stretch.stop]
+        if not 0 < stretch.stop - stretch.start == len(sizes) or sum(sizes) != stretch.size:
+            raise BadShardError(f"xorb {stretch.xorb} has no such chunks")
+
     def _fetches(self, name: str, terms: list[Stretch]) -> list[dict[str, Any]]:
         """What to fetch of one xorb: neighbours and overlaps are joined."""
         joined: list[list[int]] = []
@@ -241,7 +249,7 @@ class XetStore:
         try:
             for piece in self._pieces(file, 0, file.size):
                 digest.update(piece)
-        except (BadXorbError, FileNotFoundError, IndexError):
+        except (BadXorbError, FileNotFoundError):
             return False
         return digest.hexdigest() == file.sha256
 
