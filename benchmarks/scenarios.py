@@ -62,7 +62,7 @@ class Scenario:
     network: Network = LOOPBACK
     part_size: int = PART_SIZE
     targets: tuple[Target, ...] = ()
-    store: Literal["sink", "disk", "s3"] = "sink"
+    store: Literal["sink", "disk", "s3", "xet"] = "sink"
     bandwidth: float | None = None
     """What the contenders themselves were told to keep to, for the ideal time."""
 
@@ -85,11 +85,13 @@ ours = Entry(OURS, "asyncpush")
 unchecked = Entry(UNCHECKED, "asyncpush", {"verify_etag": False})
 official = Entry(OFFICIAL, "official")
 xet = Entry("official Xet", "official-xet", {"xet": True})
+ours_xet = Entry("asyncpush Xet", "asyncpush-xet", {"transfer": "xet"})
+ours_lfs = Entry("asyncpush LFS", "asyncpush", {"transfer": "lfs"})
 npm = Entry(NPM, "npm")
 ideal = Entry(IDEAL, "ideal", {"connections": CONNECTIONS})
 ideal_md5 = Entry(IDEAL_MD5, "ideal", {"connections": CONNECTIONS, "md5": True})
 
-ALL = (ours, unchecked, official, xet, npm, ideal, ideal_md5)
+ALL = (ours, unchecked, official, npm, ideal, ideal_md5)
 SLOW = Network(per_connection=25e6, latency=0.03)
 LONE = FileSet(1, GIB)
 
@@ -104,6 +106,21 @@ def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
         Target("cpu", UNCHECKED, (OFFICIAL,), at_most=unchecked_limit),
     )
 
+
+def _changed(*shares: float) -> tuple[Entry, ...]:
+    """Both engines of ours and the official client's Xet, with a share of the bytes changed."""
+    return tuple(
+        replace(entry, label=f"{share:.0%}: {name}", options={**entry.options, "changed": share})
+        for share in shares
+        for name, entry in (("Xet", ours_xet), ("LFS", ours_lfs), ("official Xet", xet))
+    )
+
+
+XET = (
+    Target("wall", ours_xet.label, (xet.label,), at_most=1.03),
+    Target("cpu", ours_xet.label, (xet.label,), at_most=1.03),
+    Target("peak_rss", ours_xet.label, (xet.label,), at_most=1.0),
+)
 
 NEAR_IDEAL = (
     # MD5 alone takes longer than the near-ideal sender's whole push: like is held against like.
@@ -351,6 +368,32 @@ SCENARIOS = (
         part_size=8 * MIB,
         targets=(Target("wall", OURS, ("s5cmd",), at_most=1 / 0.7),),
         store="s3",
+    ),
+    Scenario(
+        "xet-file",
+        "one file by Xet, all of it new",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (ours_xet, ours_lfs, xet),
+        targets=XET,
+        store="xet",
+    ),
+    Scenario(
+        "xet-files",
+        "8 files by Xet, all of them new",
+        FileSet(8, 128 * MIB),
+        FileSet(8, 8 * MIB),
+        (ours_xet, ours_lfs, xet),
+        targets=(*XET, Target("peak_rss", ours_xet.label, at_most=1e9)),
+        store="xet",
+    ),
+    Scenario(
+        "xet-changed",
+        "one file pushed again, a share of its bytes changed",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 16 * MIB),
+        _changed(0.0, 0.01, 0.1, 0.5, 1.0),
+        store="xet",
     ),
     Scenario(
         "steering-fat",

@@ -14,6 +14,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,34 @@ async def serve(settings: dict[str, Any]) -> None:
     sink.start()
     store = _store(settings, sink)
     calls: list[str] = []
-    async with LocalHub(
-        settings["root"],
-        part_size=settings["part_size"],
-        store=store,
-        middlewares=[_counted(calls, network.latency)],
-    ) as hub:
-        _say({"endpoint": hub.url})
+    async with AsyncExitStack() as stack:
+
+        async def new_hub() -> str:
+            # What came by Xet is known to the hub for ever: only a new one has forgotten it.
+            await stack.aclose()
+            shutil.rmtree(settings["root"], ignore_errors=True)
+            hub = LocalHub(
+                settings["root"],
+                part_size=settings["part_size"],
+                store=store,
+                xet=settings["store"] == "xet",
+                middlewares=[_counted(calls, network.latency)],
+            )
+            return (await stack.enter_async_context(hub)).url
+
+        endpoint = await new_hub()
+        _say({"endpoint": endpoint})
         while command := await _next_line():
             if command["do"] == "reset":
                 sink.reset(command["etags"], command["expected"])
                 if isinstance(store, S3Tickets):
                     store.forget()
+                elif settings["store"] == "xet":
+                    endpoint = await new_hub()
                 elif store is None:
                     shutil.rmtree(Path(settings["root"], "lfs", "objects"), ignore_errors=True)
                 calls.clear()
-                _say({})
+                _say({"endpoint": endpoint})
             elif command["do"] == "stats":
                 _say({**sink.traffic.told(), "calls": _tally(calls), "cpu": _cpu()})
 

@@ -34,7 +34,9 @@ class Server:
 
     def reset(self, files: Sequence[StoredFile]) -> None:
         etags = {file.oid: file.md5s for file in files}
-        self._ask({"do": "reset", "etags": etags, "expected": sum(f.size for f in files)})
+        expected = sum(file.size for file in files)
+        answer = self._ask({"do": "reset", "etags": etags, "expected": expected})
+        self.endpoint = str(answer["endpoint"])
 
     def stats(self) -> dict[str, Any]:
         return self._ask({"do": "stats"})

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.files import WORK
@@ -40,16 +41,17 @@ def _needs(program: str) -> Callable[[], str | None]:
     return lambda: None if tool(program) else f"{program} is not installed"
 
 
-def _no_xet() -> str:
-    return "not yet: the embedded Hub grants no Xet"
+def _xet_missing() -> str | None:
+    return None if find_spec("hf_xet") else "hf_xet is not installed"
 
 
 RIVALS = {
     rival.name: rival
     for rival in (
         Rival("asyncpush", _python("ours")),
+        Rival("asyncpush-xet", _python("ours"), _xet_missing),
         Rival("official", _python("official")),
-        Rival("official-xet", _python("official"), _no_xet),
+        Rival("official-xet", _python("official"), _xet_missing),
         Rival("npm", ("node", str(_HERE / "npm.mjs")), _node_missing),
         Rival("ideal", _python("ideal")),
         Rival("boto3", _python("s3transfer")),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -32,9 +34,25 @@ class Job:
     def given(cls) -> Job:
         return cls(**json.loads(sys.argv[1]))
 
+    def copy(self) -> Path:
+        """The files, in a folder where they may be changed."""
+        folder = Path(self.scratch, "copy")
+        shutil.copytree(self.folder, folder)
+        return folder
+
     @property
     def warm_up_repo(self) -> str:
         return "bench/warm-up"
+
+
+def change(folder: Path, share: float) -> None:
+    """Overwrite a share of each file's bytes, in 16 stretches."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            for number in range(16):
+                file.seek(size * number // 16)
+                file.write(os.urandom(int(size * share / 16)))
 
 
 @dataclass(slots=True)

@@ -1,10 +1,11 @@
-"""The official client, its progress bars off. Options: twice. Xet is off unless asked for."""
+"""The official client, its progress bars off. Options: twice, changed, xet (else off)."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job
+from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job, change
 
 
 def main() -> None:
@@ -25,8 +26,13 @@ def main() -> None:
     )
     if job.options.get("twice"):
         api.upload_folder(repo_id=job.repo, folder_path=job.folder)
+    folder: str | Path = job.folder
+    if (share := job.options.get("changed")) is not None:
+        folder = job.copy()
+        api.upload_folder(repo_id=job.repo, folder_path=folder)
+        change(folder, share)
     with figures.measuring():
-        api.upload_folder(repo_id=job.repo, folder_path=job.folder)
+        api.upload_folder(repo_id=job.repo, folder_path=folder)
     figures.print()
 
 

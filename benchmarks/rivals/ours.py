@@ -1,4 +1,4 @@
-"""asyncpush. Options: verify_etag, uvloop, lag, twice, hashed, and any of UploadConfig's fields."""
+"""asyncpush. Options: uvloop, lag, twice, hashed, changed, and any of UploadConfig's fields."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals.lag import LagMeter
-from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job
+from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job, change
 
 
 def main() -> None:
     job, figures = Job.given(), Figures()
     options = dict(job.options)
+    changed = options.pop("changed", None)
     ways = {name: options.pop(name, False) for name in ("uvloop", "lag", "twice", "hashed")}
     with figures.importing():
         import asyncpush
@@ -25,9 +26,14 @@ def main() -> None:
 
     async def push() -> None:
         async with asyncpush.Uploader(TOKEN, job.endpoint, config) as uploader:
+            folder: str | Path = job.folder
             warm_up = asyncpush.PushOptions(path_in_repo="warm-up.txt")
             await uploader.push_to_hub(job.warm_up_repo, WARM_UP.encode(), warm_up)
-            if ways["twice"]:
+            if changed is not None:
+                folder = job.copy()
+                await uploader.push_to_hub(job.repo, folder)
+                change(folder, changed)
+            elif ways["twice"]:
                 await uploader.push_to_hub(job.repo, job.folder)
             elif ways["hashed"]:
                 await uploader.push_to_hub(
@@ -35,7 +41,7 @@ def main() -> None:
                 )
         with figures.measuring(), _lag(figures, enabled=bool(ways["lag"])):
             await asyncpush.push_to_hub(
-                job.repo, job.folder, token=TOKEN, endpoint=job.endpoint, config=config
+                job.repo, folder, token=TOKEN, endpoint=job.endpoint, config=config
             )
 
     if ways["uvloop"]:
