@@ -146,7 +146,8 @@ class Uploader:
             return await run.push(collected)
 
         task = asyncio.create_task(
-            self._watched(repo, source, options, work, publisher), name=f"push {repo_id}"
+            self._watched(repo, source, options, work, publisher, stores=True),
+            name=f"push {repo_id}",
         )
         handle = PushHandle(task, publisher, repo_id)
         self._handles.add(handle)
@@ -207,7 +208,7 @@ class Uploader:
             run = PushRun(ctx, lambda: shared.commit_lock(repo, options.revision))
             return await run.store(collected)
 
-        return await self._watched(repo, source, options, work)
+        return await self._watched(repo, source, options, work, stores=True)
 
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
@@ -301,8 +302,12 @@ class Uploader:
         publisher: ProgressPublisher | None = None,
         *,
         needs_token: bool = True,
+        stores: bool = False,
     ) -> T:
-        """Do some work on a source with its listeners, its time limit, and its end told."""
+        """Do some work on a source with its listeners, its time limit, and its end told. With
+        `stores` long streams may be left open for Xet, where that can be had."""
+        # Those that are split are read at other places than the next.
+        open_streams = stores and options.max_shard_size is None and why_not(self._config) is None
         shared = self._running()
         publisher = publisher or ProgressPublisher(self._config.progress_callback)
         display = BarDisplay(self._config.progress, repo.repo_id)
@@ -333,7 +338,7 @@ class Uploader:
                         options,
                         spool_dir=shared.cache_dir / "spool",
                         max_memory=self._config.max_memory,
-                        large=STREAM_LARGE if why_not(self._config) is None else None,
+                        large=STREAM_LARGE if open_streams else None,
                     ) as collected:
                         result = await work(ctx, collected)
             if isinstance(result, UploadResult):

@@ -15,9 +15,11 @@ from typing import Any
 
 import anyio
 import huggingface_hub
+import numpy as np
 import pytest
 from aiohttp import web
 from huggingface_hub import HfApi, close_session, constants
+from safetensors.numpy import load, save_file
 
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.errors import AsyncPushError, SourceChangedError, SourceError
@@ -669,3 +671,32 @@ async def test_a_stream_that_the_repo_ignores_is_not_read_on(
     result = await uploader.push_to_hub("me/m", {"big.bin": pieces_of(NOISE * 3), "b.txt": b"b"})
     assert result.files_uploaded == ("b.txt",)
     assert result.files_ignored == ("big.bin",)
+
+
+async def test_a_model_is_split_and_sent_without_a_copy(
+    uploader: Uploader, hub: LocalHub, write: Write, heard: Heard
+) -> None:
+    tensors = {f"layer.{n}": np.frombuffer(NOISE[n * MIB : (n + 1) * MIB], "<u4") for n in range(4)}
+    source = write({"README.md": "# A model\n"})
+    save_file(tensors, source / "model.safetensors")
+    result = await uploader.push_to_hub("me/m", source, PushOptions(max_shard_size="1.5MiB"))
+    routes = {receipt.path_in_repo: receipt.route for receipt in result.receipts}
+    shards = [path for path in routes if path.endswith(".safetensors")]
+    assert len(shards) == 4
+    assert {routes[path] for path in shards} == {"xet"}
+    stored = await download(hub, "me/m")
+    merged: dict[str, Any] = {}
+    for path in shards:
+        merged |= load(stored[path])
+    assert {name: array.tobytes() for name, array in merged.items()} == {
+        name: array.tobytes() for name, array in tensors.items()
+    }
+    sent = [event for event in heard.of(PartProgress) if event.path == shards[0]]
+    assert sent[-1].sent == sent[-1].size
+
+
+async def test_an_audit_reads_streams_to_their_ends(uploader: Uploader, hub: LocalHub) -> None:
+    data = NOISE * 3
+    await uploader.push_to_hub("me/m", {"big.bin": data})
+    report = await uploader.audit("me/m", {"big.bin": pieces_of(data)})
+    assert report.matching == ("big.bin",)
