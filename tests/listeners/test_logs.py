@@ -58,6 +58,11 @@ def test_a_push_from_first_to_last(caplog: pytest.LogCaptureFixture) -> None:
         ),
         ("asyncpush.transfer", "DEBUG", "big.bin: lfs, 100 B"),
         ("asyncpush.transfer", "DEBUG", "README.md: inline, 10 B"),
+        (
+            "asyncpush.transfer",
+            "INFO",
+            "large files go by xet: the Hub grants a token for it",
+        ),
         ("asyncpush.transfer", "DEBUG", "old.bin: unchanged"),
         (
             "asyncpush.http",
