@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.models import UploadProgress, UploadResult
+
+if TYPE_CHECKING:
+    from asyncpush.listeners.progress import ProgressPublisher
 
 
 class PushHandle:

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
-import orjson
-
 from asyncpush.errors import InvalidRepoIdError, SourceError
 
 if TYPE_CHECKING:
@@ -226,11 +224,15 @@ class Receipt:
 
 def receipts_to_json(receipts: list[Receipt]) -> bytes:
     """What `asyncpush upload --receipts` writes."""
+    import orjson
+
     return orjson.dumps({"version": 1, "receipts": [receipt.to_json() for receipt in receipts]})
 
 
 def receipts_from_json(text: bytes) -> list[Receipt]:
     """Read what `receipts_to_json` wrote. Raises `SourceError` when it is anything else."""
+    import orjson
+
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as exc:

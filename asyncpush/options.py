@@ -23,6 +23,11 @@ ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]
 EventSink = str | os.PathLike[str] | Callable[["Record"], None]
 """A path for JSON lines, or a listener."""
 
+PUBLIC_ENDPOINT = "https://huggingface.co"
+
+LOCAL = "local"
+"""The endpoint that means the embedded Hub, kept under the cache directory."""
+
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
 _HEX_DIGITS = frozenset("0123456789abcdef")

@@ -1,25 +1,47 @@
 from __future__ import annotations
 
+import ast
 import inspect
-import types
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import asyncpush
 
+SEEN_BY_CHECKERS = {
+    alias.name: str(statement.module)
+    for block in ast.parse(Path(asyncpush.__file__).read_text()).body
+    if isinstance(block, ast.If)
+    for statement in block.body
+    if isinstance(statement, ast.ImportFrom)
+    for alias in statement.names
+}
+"""What type checkers and editors are told of: name and module."""
 
-def test_all_names_are_what_is_exported() -> None:
-    exported = {
-        name
-        for name, value in vars(asyncpush).items()
-        if not isinstance(value, types.ModuleType) and not name.startswith("_")
-    }
 
-    assert sorted(exported | {"__version__"}) == asyncpush.__all__
+def test_all_names_are_what_checkers_see() -> None:
+    assert sorted({*SEEN_BY_CHECKERS, "__version__"}) == asyncpush.__all__
+
+
+@pytest.mark.parametrize(("name", "module"), SEEN_BY_CHECKERS.items())
+def test_a_name_is_what_checkers_take_it_for(name: str, module: str) -> None:
+    assert getattr(asyncpush, name) is getattr(sys.modules[module], name)
 
 
 def test_all_is_sorted_without_repeats() -> None:
     assert sorted(set(asyncpush.__all__)) == asyncpush.__all__
+
+
+def test_dir_lists_what_is_public_before_it_is_imported() -> None:
+    assert dir(asyncpush) == asyncpush.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'asyncpush' has no attribute 'push'"):
+        asyncpush.push  # noqa: B018
+    assert not hasattr(asyncpush, "pushed")
 
 
 @pytest.mark.parametrize("name", asyncpush.__all__)
@@ -34,3 +56,50 @@ def test_every_public_name_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in asyncpush.__all__ if name.endswith("Error")])
 def test_every_error_has_one_root(name: str) -> None:
     assert issubclass(getattr(asyncpush, name), asyncpush.AsyncPushError)
+
+
+HEAVY = ("aiohttp", "aiofiles", "orjson", "sqlite3", "tenacity", "tqdm", "typer")
+OPTIONAL = ("boto3", "hf_xet", "jinja2", "matplotlib", "opentelemetry", "pygit2", "ray", "yaml")
+
+
+def loaded_by(statements: str) -> set[str]:
+    """What a fresh interpreter has imported after these statements."""
+    program = f"import sys\n{statements}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_the_import_waits_for_nothing() -> None:
+    assert loaded_by("import asyncpush").isdisjoint({"asyncio", "ssl", *HEAVY, *OPTIONAL})
+
+
+def test_the_front_door_waits_for_no_other_library() -> None:
+    assert loaded_by("import asyncpush; asyncpush.push_to_hub").isdisjoint({*HEAVY, *OPTIONAL})
+
+
+def test_the_runtime_is_imported_beside_a_running_loop() -> None:
+    program = """
+import asyncio, threading
+from asyncpush import UploadConfig, Uploader
+
+threads = {}
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        threads[name] = threading.current_thread().name
+
+async def enter(cache):
+    async with Uploader("hf_x", "http://127.0.0.1:9", UploadConfig(cache_dir=cache)):
+        pass
+
+sys.meta_path.insert(0, Watch())
+import tempfile
+with tempfile.TemporaryDirectory() as cache:
+    asyncio.run(enter(cache))
+by_loop = {name for name, thread in threads.items() if thread == "MainThread"}
+assert threads["aiohttp"].startswith("asyncpush-import"), threads["aiohttp"]
+assert not by_loop & {"aiohttp", "orjson", "sqlite3", "asyncpush.pipeline.push"}, by_loop
+"""
+    assert loaded_by(program).isdisjoint({"tenacity", "typer", *OPTIONAL})

@@ -30,7 +30,8 @@ from asyncpush.listeners.view import UNICODE, fit
 from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import token_from_environment
-from asyncpush.uploader import LOCAL, PUSHES_AT_ONCE, Uploader
+from asyncpush.options import LOCAL
+from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
 
 _SHA = 10
 _GO_ON = (

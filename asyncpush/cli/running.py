@@ -22,9 +22,9 @@ from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
-from asyncpush.options import UploadConfig
+from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, UploadConfig
 from asyncpush.protocol import urls
-from asyncpush.uploader import LOCAL, Uploader
+from asyncpush.uploader import Uploader
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def checked(kind: Callable[..., T], **values: object) -> T:
 
 def hub_endpoint(given: str | None) -> str:
     """The endpoint that an `Uploader` takes. Raises `UsageError` when it is none."""
-    endpoint = given or os.environ.get("HF_ENDPOINT") or urls.PUBLIC_ENDPOINT
+    endpoint = given or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT
     if endpoint == LOCAL:
         return LOCAL
     try:

@@ -23,10 +23,10 @@ from asyncpush.events import Emitter, Event, Notice
 from asyncpush.groups import single_error
 from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
 from asyncpush.net.credentials import Token, token_from_environment
-from asyncpush.options import PushOptions, UploadConfig, default_cache_dir
+from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir
 from asyncpush.protocol.cards import CARD_NAME
 from asyncpush.sources import collect, read_all
-from asyncpush.uploader import LOCAL, Uploader
+from asyncpush.uploader import Uploader
 
 TASKS_PER_NODE = 2
 """Sources uploaded at once on one node: each keeps many parts in flight by itself."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from asyncpush.errors import ProtocolError
+from asyncpush.options import PUBLIC_ENDPOINT
 
-PUBLIC_ENDPOINT = "https://huggingface.co"
 _PUBLIC_ORIGINS = (PUBLIC_ENDPOINT, "https://hub-ci.huggingface.co")
 _PORTS = {"http": 80, "https": 443}
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal"})

@@ -1,0 +1,380 @@
+"""The runtime: what the pushes of one `Uploader` share, and how each of them is run and watched.
+
+Everything that takes long to import hangs on this module alone: the front door imports it in a
+thread when it is first used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import anyio
+
+from asyncpush.errors import AsyncPushError, HubError
+from asyncpush.events import (
+    Emitter,
+    Listener,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    TracingListener,
+)
+from asyncpush.journal import Journal, Neighbours, NullJournal
+from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.jsonl import JsonlWriter
+from asyncpush.listeners.logs import LogListener, configure_from_env
+from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.tally import ActivityTally, RetryTally
+from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
+from asyncpush.net.credentials import Token, TokenSource, token_from_environment
+from asyncpush.net.limits import BufferPool, PartLimit
+from asyncpush.net.parts import PIECES_PER_HOP, PartSender
+from asyncpush.net.session import HubSession
+from asyncpush.options import LOCAL, EventSink, PushOptions, UploadConfig, event_sinks
+from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.push import PushRun
+from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
+from asyncpush.sources import Collected, collect
+from asyncpush.threads import in_thread
+from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
+
+if TYPE_CHECKING:
+    from asyncpush.doctor import Finding
+    from asyncpush.localhub import LocalHub
+
+T = TypeVar("T")
+Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
+
+READERS = 4
+"""Threads that read parts and take their MD5."""
+
+
+class Runtime:
+    """What the pushes of one `Uploader` share while it is open."""
+
+    def __init__(
+        self,
+        session: HubSession,
+        config: UploadConfig,
+        journal: Journal | NullJournal,
+        neighbours: Neighbours,
+        threads: ThreadPoolExecutor,
+        hash_threads: ThreadPoolExecutor,
+        listeners: Sequence[Listener],
+    ) -> None:
+        self._session = session
+        self._config = config
+        self._listeners = listeners
+        self._journal = journal
+        self._neighbours = neighbours
+        self._threads = threads
+        self._hasher = Hasher(hash_threads, journal)
+        self.xet = XetEngine(config)
+        pool = BufferPool(PIECES_PER_HOP * config.chunk_size)
+        # Each part in flight holds two buffers: one being sent, one being filled.
+        affordable = max(1, config.max_memory // (2 * pool.size))
+        limit = PartLimit(min(config.max_concurrent_parts, affordable))
+        self._sender = PartSender(session, limit, pool, threads)
+        self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
+
+    @property
+    def endpoint(self) -> str:
+        return self._session.endpoint
+
+    def publisher(self) -> ProgressPublisher:
+        return ProgressPublisher(self._config.progress_callback)
+
+    async def push(
+        self, repo: Repo, source: Source, options: PushOptions, publisher: ProgressPublisher
+    ) -> UploadResult:
+        async def work(ctx: PushContext, collected: Collected) -> UploadResult:
+            return await self._run(ctx).push(collected)
+
+        return await self._watched(repo, source, options, work, publisher, stores=True)
+
+    async def store(self, repo: Repo, source: Source, options: PushOptions) -> list[Receipt]:
+        async def work(ctx: PushContext, collected: Collected) -> list[Receipt]:
+            return await self._run(ctx).store(collected)
+
+        return await self._watched(repo, source, options, work, stores=True)
+
+    async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
+        async def work(ctx: PushContext, collected: Collected) -> UploadResult:
+            return await self._run(ctx).commit(await gather(ctx.emit))
+
+        return await self._watched(repo, None, options, work)
+
+    async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
+        return await self._watched(repo, source, options, audit, needs_token=False)
+
+    async def doctor(
+        self, repo: Repo | None, options: PushOptions, token_from: str | None
+    ) -> list[Finding]:
+        # Few pushes are preceded by a diagnosis: its imports need not cost the others.
+        from asyncpush.doctor import Facts, Target, ask_hub, judge, look_around
+
+        target = None
+        if repo is not None:
+            target = Target(repo, options.revision, options.create_branch)
+        listeners = [LogListener().on_event, *self._listeners]
+        emit = Emitter(listeners, push_id=uuid.uuid4().hex)
+        hub = await ask_hub(self._session, target, emit)
+        local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
+        return judge(Facts(self.endpoint, hub, local, target))
+
+    def _run(self, ctx: PushContext) -> PushRun:
+        return PushRun(ctx, lambda: self._commit_lock(ctx.repo, ctx.options.revision))
+
+    async def _watched(
+        self,
+        repo: Repo,
+        source: Source | None,
+        options: PushOptions,
+        work: Callable[[PushContext, Collected], Awaitable[T]],
+        publisher: ProgressPublisher | None = None,
+        *,
+        needs_token: bool = True,
+        stores: bool = False,
+    ) -> T:
+        """Do some work on a source with its listeners, its time limit, and its end told. With
+        `stores` long streams may be left open for Xet, where that can be had."""
+        # Those that are split are read at other places than the next.
+        open_streams = stores and options.max_shard_size is None and why_not(self._config) is None
+        publisher = publisher or self.publisher()
+        display = BarDisplay(self._config.progress, repo.repo_id)
+        tally = RetryTally()
+        activity = ActivityTally()
+        began = time.monotonic()
+        push_id = uuid.uuid4().hex
+        listeners: list[Listener] = [
+            publisher.on_event,
+            display.on_event,
+            tally.on_event,
+            activity.on_event,
+            LogListener().on_event,
+            *self._listeners,
+        ]
+        emit = Emitter(listeners, push_id=push_id)
+        try:
+            emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
+            async with _time_limit(options.timeout):
+                if needs_token:
+                    await self._session.token.get()
+                ctx = self._context(repo, options, push_id, emit)
+                if source is None:
+                    result = await work(ctx, Collected(()))
+                else:
+                    async with collect(
+                        source,
+                        options,
+                        spool_dir=Path(self._config.cache_dir) / "spool",
+                        max_memory=self._config.max_memory,
+                        large=STREAM_LARGE if open_streams else None,
+                    ) as collected:
+                        result = await work(ctx, collected)
+            if isinstance(result, UploadResult):
+                result = replace(
+                    result,
+                    retries=tally.retries,
+                    waited_seconds=tally.waited_seconds,
+                    activity=activity.activity(),
+                )
+            emit.emit(_finished(result, options, time.monotonic() - began))
+            return result
+        except asyncio.CancelledError as exc:
+            emit.emit(_failed(exc))
+            # Where it was just then is nobody's concern, and a notebook would show all of it.
+            raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
+        except BaseException as exc:
+            emit.emit(_failed(exc))
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await publisher.aclose()
+            display.close()
+
+    def _context(
+        self, repo: Repo, options: PushOptions, push_id: str, emit: Emitter
+    ) -> PushContext:
+        self._sender.limit.share(self._neighbours.count())
+        return PushContext(
+            repo,
+            options,
+            push_id,
+            self._session,
+            self._sender,
+            self._hasher,
+            self.xet,
+            self._journal,
+            self._threads,
+            emit,
+        )
+
+    def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
+        return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
+
+
+@asynccontextmanager
+async def open_runtime(
+    config: UploadConfig, endpoint: str, token: Token | None
+) -> AsyncIterator[Runtime]:
+    """A runtime for one Hub, with all that it opens; closed in reverse order."""
+    configure_from_env()
+    if config.transfer == "xet" and not is_installed():
+        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
+    async with AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read"))
+        hash_threads = stack.enter_context(
+            ThreadPoolExecutor(config.hash_workers, "asyncpush-hash")
+        )
+        cache_dir = Path(config.cache_dir)
+        local = endpoint == LOCAL
+        if local:
+            xet = config.transfer == "xet"
+            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
+            if token is None and token_from_environment() is None:
+                token = "local"  # the embedded Hub takes any
+        listeners = _listeners(config, stack)
+        tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
+        session = HubSession(
+            endpoint,
+            TokenSource(token),
+            config,
+            direct=local,
+            trace_headers=tracing.trace_headers if tracing is not None else None,
+        )
+        stack.push_async_callback(session.close)
+        journal: Journal | NullJournal = NullJournal()
+        if config.resume:
+            journal = await in_thread(
+                threads, lambda: Journal.open(cache_dir / "journal"), discard=Journal.close
+            )
+        stack.callback(journal.close)
+        neighbours = Neighbours(journal)
+        stack.callback(neighbours.leave)
+        runtime = Runtime(
+            session,
+            config,
+            journal,
+            neighbours,
+            threads,
+            hash_threads,
+            listeners,
+        )
+        stack.push_async_callback(runtime.xet.close)
+        yield runtime
+
+
+async def _start_local_hub(
+    stack: AsyncExitStack, cache_dir: Path, threads: ThreadPoolExecutor, *, xet: bool
+) -> str:
+    """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
+    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
+    to those alone who ask for it."""
+    from asyncpush.localhub import serve_in_thread
+
+    root = cache_dir / "hub"
+
+    def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
+        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
+        for port in (_usual_port(root), 0):
+            server = serve_in_thread(root, port=port, xet=xet)
+            try:
+                return server, server.__enter__()
+            except OSError:
+                if port == 0:
+                    raise
+        raise AssertionError("one of two ports is tried last")  # pragma: no cover
+
+    server, hub = await in_thread(threads, start)
+
+    async def stop() -> None:
+        await in_thread(threads, lambda: server.__exit__(None, None, None))
+
+    stack.push_async_callback(stop)
+    return hub.url
+
+
+def _usual_port(root: Path) -> int:
+    """A port of its own for each folder that a hub keeps, outside the range of passing ports."""
+    return 20_000 + zlib.crc32(os.fsencode(root.absolute())) % 10_000
+
+
+def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
+    return [_listener(sink, stack) for sink in event_sinks(config.events)]
+
+
+def _listener(sink: EventSink, stack: AsyncExitStack) -> Listener:
+    if not isinstance(sink, str | os.PathLike):
+        return sink
+    writer = JsonlWriter(sink)
+    stack.callback(writer.close)
+    return writer.on_event
+
+
+def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:
+    match outcome:
+        case UploadResult() if options.dry_run:
+            return PushFinished(outcome.commit_sha, len(outcome.plan), 0, seconds, "plan")
+        case UploadResult():
+            files = len(outcome.files_uploaded)
+            return PushFinished(outcome.commit_sha, files, outcome.bytes_transferred, seconds)
+        case AuditReport():
+            files = len(outcome.matching) + len(outcome.missing) + len(outcome.different)
+            return PushFinished(outcome.commit_sha, files, 0, seconds, "audit")
+        case list() as receipts:
+            sent = sum(receipt.bytes_sent for receipt in receipts)
+            return PushFinished("", len(receipts), sent, seconds, "store")
+        case _:
+            raise AssertionError(f"not an outcome: {outcome!r}")
+
+
+def _failed(error: BaseException) -> PushFailed:
+    details: dict[str, object] = {}
+    if isinstance(error, AsyncPushError):
+        details["suggestion"] = error.suggestion
+    if problems := getattr(error, "problems", ()):
+        details["problems"] = list(problems)
+    answer = error if isinstance(error, HubError) else error.__cause__
+    if isinstance(answer, HubError):
+        details |= {
+            "status": answer.status,
+            "body": answer.body,
+            "method": answer.method,
+            "url": answer.url,
+            "headers": answer.headers,
+            "attempt": answer.attempt,
+            "elapsed_seconds": answer.elapsed_seconds,
+            "request_id": answer.request_id,
+            "error_code": answer.error_code,
+        }
+    cancelled = isinstance(error, asyncio.CancelledError)
+    text = error.message if isinstance(error, AsyncPushError) else str(error)
+    return PushFailed(text, type(error).__name__, cancelled, details)
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
+    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise TimeoutError(
+            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
+            " not sent twice"
+        ) from exc
