@@ -30,7 +30,7 @@ from asyncpush.events import (
     TracingListener,
 )
 from asyncpush.journal import Journal, Neighbours, NullJournal
-from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.bars import BarDisplay, preload
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
@@ -239,6 +239,7 @@ async def open_runtime(
         hash_threads = stack.enter_context(
             ThreadPoolExecutor(config.hash_workers, "asyncpush-hash")
         )
+        await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)
         local = endpoint == LOCAL
         if local:

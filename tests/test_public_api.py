@@ -102,4 +102,4 @@ by_loop = {name for name, thread in threads.items() if thread == "MainThread"}
 assert threads["aiohttp"].startswith("asyncpush-import"), threads["aiohttp"]
 assert not by_loop & {"aiohttp", "orjson", "sqlite3", "asyncpush.pipeline.push"}, by_loop
 """
-    assert loaded_by(program).isdisjoint({"tenacity", "typer", *OPTIONAL})
+    assert loaded_by(program).isdisjoint({"tenacity", "tqdm", "typer", *OPTIONAL})

@@ -1,6 +1,6 @@
 """Progress on the screen: bars in a terminal, a widget in a notebook, plain lines elsewhere.
 
-The only importer of tqdm.
+Which it is, and when; what tqdm draws is in `drawn`.
 """
 
 from __future__ import annotations
@@ -9,43 +9,26 @@ import os
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from itertools import count
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from collections.abc import Callable, Mapping
+from typing import TextIO
 
 from asyncpush.events import (
     PushFailed,
     PushFinished,
     Record,
-    RequestFailed,
-    RetryScheduled,
-    Waiting,
 )
 from asyncpush.listeners.loglines import LogLines
 from asyncpush.listeners.screens import (
     PlainScreen,
     Screen,
-    encoding_of,
-    glyphs_for,
     is_terminal,
-    terminal_size,
 )
-from asyncpush.listeners.view import UNICODE, Glyphs, Line, PushView, fit
+from asyncpush.listeners.view import PushView
 from asyncpush.options import ProgressChoice
 
 DISABLE_ENV = "HF_HUB_DISABLE_PROGRESS_BARS"
-FRAME_INTERVAL = 0.1
-"""Seconds between two frames in a terminal."""
-WIDGET_INTERVAL = 0.25
-"""Seconds between two updates of a notebook's widget."""
 
 _CLOSE_GRACE = 2.0  # seconds that `close` waits for the last frame to be drawn
-_WIDGET_TEXT = 120  # a widget does not wrap its text
-_TROUBLE = frozenset({RetryScheduled.name, RequestFailed.name, Waiting.name})
 
 
 class BarDisplay:
@@ -85,8 +68,7 @@ class BarDisplay:
         self._view.on_event(record)
         if self._screen is None:
             self._screen = _screen_for(self._stream)
-            room = self._screen.room if isinstance(self._screen, TerminalScreen) else None
-            _log_lines.start(self._screen.tells, room)
+            _log_lines.start(self._screen.tells, self._screen.room)
             self._screen.add(self._view)
         elif self._gone is None and type(record.event) in (PushFinished, PushFailed):
             self._gone = self._screen.remove(self._view)
@@ -109,188 +91,6 @@ def disabled_by_env(environ: Mapping[str, str] | None = None) -> bool:
     return value.strip().lower() in ("1", "true", "yes", "on")
 
 
-class TerminalScreen(Screen):
-    """Rows of tqdm at the bottom of the terminal. tqdm keeps them clear of bars that are not ours.
-
-    Args:
-        stream: a terminal.
-        rows: the most rows to draw; None for as many as fit. With one row no cursor moves up,
-            which is all that a notebook without widgets understands.
-    """
-
-    interval = FRAME_INTERVAL
-    tells = _TROUBLE | {PushFailed.name}
-
-    def __init__(self, stream: TextIO, *, rows: int | None = None) -> None:
-        super().__init__(stream)
-        self._frame = _Frame(stream)
-        self._rows: list[_Row] = []
-        self._most_rows = rows
-        self._width = 0
-        self._glyphs = glyphs_for(stream)
-
-    def frame(self, views: list[PushView]) -> None:
-        size = terminal_size(self.stream)
-        width, height = size.columns, min(size.lines - 2, self._most_rows or size.lines)
-        lines = self._lines(views, width, max(1, height))
-        with self._frame.whole():
-            moved = self._move_up()
-            if moved or (width != self._width and self._rows):
-                # Lines stand where no row is any more, or the terminal has wrapped them anew.
-                self._frame.write("\r\x1b[J")
-            self._width = width
-            while len(self._rows) < len(lines):
-                self._rows.append(_Row(self._frame))
-            for index, row in enumerate(self._rows):
-                line = lines[index] if index < len(lines) else Line(" ")
-                row.show(line, size, self._glyphs)
-            self._frame.write("\r")  # where a terminal that is resized keeps the cursor
-
-    def finish(self, view: PushView) -> None:
-        width, _ = terminal_size(self.stream)
-        text = view.closing(width, self._glyphs)
-        if text is not None:
-            # Not as one piece: bars of others, which make room for this, write at once.
-            tqdm.write(text, file=self._frame)
-
-    def clear(self) -> None:
-        with self._frame.whole():
-            while self._rows:
-                self._rows.pop().close()
-
-    def room(self, stream: Any) -> AbstractContextManager[None]:
-        return tqdm.external_write_mode(file=stream)
-
-    def abandon(self) -> None:
-        super().abandon()
-        # tqdm knows our rows, and would clear them when others write.
-        self._frame.dead = True
-        self.clear()
-
-    def _move_up(self) -> bool:
-        """Take the places that bars of others have left: tqdm itself leaves them empty."""
-        if not self._rows:
-            return False
-        ours = {id(row) for row in self._rows}  # tqdm's bars are equal when their places are
-        bars = tuple(tqdm._instances)  # type: ignore[attr-defined]
-        taken = {abs(bar.pos) for bar in bars if id(bar) not in ours and hasattr(bar, "pos")}
-        free = (place for place in count() if place not in taken)
-        before = [row.pos for row in self._rows]
-        for row, place in zip(self._rows, free, strict=False):
-            row.pos = place
-        return before != [row.pos for row in self._rows]
-
-    def _lines(self, views: list[PushView], width: int, height: int) -> list[Line]:
-        if len(views) == 1 and height > 1:
-            return views[0].lines(width, self._glyphs)[:height]
-        lines = [view.line(width, self._glyphs) for view in views[:height]]
-        if len(views) > height > 1:
-            lines[-1] = Line(f"  {self._glyphs.ellipsis} and {len(views) - height + 1} more pushes")
-        return lines
-
-
-class NotebookScreen(Screen):
-    """A widget of `tqdm.auto` for each push."""
-
-    interval = WIDGET_INTERVAL
-    tells = _TROUBLE | {PushFailed.name}
-
-    def __init__(self, stream: TextIO, bar_class: Any) -> None:
-        super().__init__(stream)
-        self._bar_class = bar_class
-        self._bars: dict[PushView, Any] = {}
-
-    def add(self, view: PushView) -> None:
-        # Made here, not in the drawing thread: it appears below the cell that is running now.
-        bar = self._bar_class(total=1, bar_format="{bar}", leave=True, dynamic_ncols=True)
-        self._bars[view] = bar
-        super().add(view)
-
-    def frame(self, views: list[PushView]) -> None:
-        for view in views:
-            progress = view.snapshot()
-            bar = self._bars[view]
-            self._fill(bar, progress.bytes_sent, progress.total_bytes)
-            bar.bar_format = _bar_format(*view.widget_texts(progress))
-            bar.refresh()
-
-    def finish(self, view: PushView) -> None:
-        bar = self._bars.pop(view)
-        progress = view.snapshot()
-        self._fill(bar, progress.bytes_sent, progress.total_bytes)
-        text = view.closing(sys.maxsize, UNICODE)
-        if text is not None:
-            bar.bar_format = _bar_format("", fit(text, _WIDGET_TEXT, UNICODE))
-        bar.refresh()
-        if not view.succeeded:
-            bar.disp(bar_style="danger")
-        bar.close()
-
-    def clear(self) -> None:
-        """Widgets stay."""
-
-    @staticmethod
-    def _fill(bar: Any, sent: int, total: int) -> None:
-        if bar.total != (total or 1):
-            bar.reset(total=total or 1)
-        bar.n = sent if total else 0
-
-
-class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
-    """One row of the terminal: tqdm draws the bar in it and finds its place."""
-
-    monitor_interval = 0  # tqdm's own thread would watch for bars that are never updated
-
-    def __init__(self, frame: _Frame) -> None:
-        super().__init__(total=1, file=frame, leave=False, bar_format=" ", ascii=" #")
-
-    def show(self, line: Line, size: os.terminal_size, glyphs: Glyphs) -> None:
-        bar = f"{{bar:{line.bar_width}}}" if line.bar_width else ""
-        self.bar_format = _escaped(line.left) + bar + _escaped(line.right)
-        self.ascii = glyphs.bar
-        self.n, self.total = line.done, line.total
-        self.ncols, self.nrows = size.columns, size.lines
-        self.refresh()
-
-
-class _Frame:
-    """The stream, for tqdm: what is written within `whole` goes out in one piece, untorn.
-
-    It equals its stream, so that tqdm counts our rows among those to clear for `tqdm.write`.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._pieces: list[str] | None = None
-        self.dead = False
-        self.encoding = encoding_of(stream)
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or other is self._stream
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        # The lock is tqdm's: bars of the user's own training loop move the same cursor.
-        with tqdm.get_lock():  # type: ignore[no-untyped-call]
-            self._pieces = []
-            try:
-                yield
-            finally:
-                text, self._pieces = "".join(self._pieces), None
-                self.write(text)
-                self.flush()
-
-    def write(self, text: str) -> None:
-        if self._pieces is not None:
-            self._pieces.append(text)
-        elif not self.dead:
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        if self._pieces is None and not self.dead:
-            self._stream.flush()
-
-
 _log_lines = LogLines()
 _screens: list[Screen] = []  # those in use: pushes that write to one stream share a screen
 _screens_lock = threading.Lock()
@@ -308,23 +108,28 @@ def _screen_for(stream: TextIO) -> Screen:
 
 
 def _make_screen(stream: TextIO) -> Screen:
-    if "ipykernel.zmqshell" in sys.modules and stream is sys.stderr:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that ipywidgets are missing: text will do
-            from tqdm.auto import tqdm as bar_class
-        if "tqdm.notebook" in sys.modules and issubclass(
-            bar_class, sys.modules["tqdm.notebook"].tqdm_notebook
-        ):
-            return NotebookScreen(stream, bar_class)
-        return TerminalScreen(stream, rows=1)
-    if is_terminal(stream) and os.environ.get("TERM") != "dumb":
+    if _is_notebook(stream):
+        from asyncpush.listeners.drawn import notebook_screen
+
+        return notebook_screen(stream)
+    if _is_drawn(stream):
+        from asyncpush.listeners.drawn import TerminalScreen
+
         return TerminalScreen(stream)
     return PlainScreen(stream)
 
 
-def _bar_format(left: str, right: str) -> str:
-    return f"{_escaped(left)}{{bar}}{_escaped(right)}"
+def _is_notebook(stream: TextIO) -> bool:
+    return "ipykernel.zmqshell" in sys.modules and stream is sys.stderr
 
 
-def _escaped(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
+def _is_drawn(stream: TextIO) -> bool:
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def preload(mode: ProgressChoice) -> None:
+    """Import what drawing to stderr will need, so that the first event need not: for a thread."""
+    if mode == "none" or sys.stderr is None or disabled_by_env():
+        return
+    if _is_notebook(sys.stderr) or _is_drawn(sys.stderr):
+        import asyncpush.listeners.drawn  # noqa: F401

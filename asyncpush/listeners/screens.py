@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import ClassVar, TextIO
 
 from asyncpush.events import PushFailed
+from asyncpush.listeners.loglines import Room
 from asyncpush.listeners.view import ASCII, UNICODE, Glyphs, PushView
 
 logger = logging.getLogger("asyncpush.bars")
@@ -33,6 +34,8 @@ class Screen(ABC):
     interval: ClassVar[float]
     tells: ClassVar[frozenset[str]]
     """Events that it shows: without logging set up, nobody needs to read them again."""
+    room: Room | None = None
+    """Makes room above what is drawn, where others write to the same stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

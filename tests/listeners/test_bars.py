@@ -24,12 +24,8 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.listeners import bars
-from asyncpush.listeners.bars import (
-    BarDisplay,
-    NotebookScreen,
-    TerminalScreen,
-    disabled_by_env,
-)
+from asyncpush.listeners.bars import BarDisplay, disabled_by_env
+from asyncpush.listeners.drawn import NotebookScreen, TerminalScreen
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, terminal_size
 from asyncpush.listeners.view import ASCII, PushView
@@ -428,6 +424,20 @@ class TestChoice:
         assert disabled_by_env({"HF_HUB_DISABLE_PROGRESS_BARS": value}) is disabled
         monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", value)
         assert BarDisplay("bar", stream=Terminal()).enabled is not disabled
+
+
+@pytest.mark.parametrize(
+    ("mode", "term", "loaded"),
+    [("auto", "xterm", True), ("bar", "xterm", True), ("auto", "dumb", False), ("none", "", False)],
+)
+def test_what_draws_is_imported_where_something_is_drawn(
+    mode: ProgressChoice, term: str, loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delitem(sys.modules, "asyncpush.listeners.drawn")
+    bars.preload(mode)
+    assert ("asyncpush.listeners.drawn" in sys.modules) is loaded
 
 
 class TestDisplay:
