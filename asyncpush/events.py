@@ -337,6 +337,15 @@ class TracingListener(Protocol):
     def trace_headers(self, span_id: str) -> Mapping[str, str]: ...
 
 
+def wants_requests(listener: Listener) -> bool:
+    """Whether a listener has a use for `RequestStarted`, `PartConnected` and `RequestFinished`.
+
+    They are dear to make, as headers and URLs are redacted; a listener that can do without says so
+    by an attribute of its own, or of the object whose method it is: `wants_requests`.
+    """
+    return bool(getattr(getattr(listener, "__self__", listener), "wants_requests", True))
+
+
 _span_numbers = itertools.count(1)
 
 
@@ -370,6 +379,11 @@ class Emitter:
     def active(self) -> bool:
         """Whether anybody listens: spare the making of an event when not."""
         return bool(self._listeners)
+
+    @property
+    def detailed(self) -> bool:
+        """Whether anybody wants to hear of each request and answer."""
+        return any(map(wants_requests, tuple(self._listeners)))
 
     def child(self) -> Emitter:
         """The same listeners, one span further down."""

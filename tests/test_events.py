@@ -8,6 +8,10 @@ import pytest
 
 from asyncpush import events
 from asyncpush.events import Emitter, Event, Notice, Record
+from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.logs import LogListener
+from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.tally import RetryTally
 
 
 def failing(record: Record) -> None:
@@ -119,3 +123,37 @@ def test_every_event_is_frozen_and_travels(kind: type[Event]) -> None:
     for field in dataclasses.fields(kind):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(event, field.name, "y")
+
+
+class Calm:
+    """A listener that can do without requests, until it is told otherwise."""
+
+    wants_requests = False
+
+    def on_event(self, record: Record) -> None: ...
+
+    def __call__(self, record: Record) -> None: ...
+
+
+def test_requests_are_told_while_anybody_wants_them() -> None:
+    calm, seen = Calm(), list[Record]()
+    assert not Emitter().detailed
+    assert not Emitter([calm, calm.on_event]).detailed
+    assert Emitter([calm, seen.append]).detailed
+
+    child = Emitter([calm]).child()
+    calm.wants_requests = True
+    assert child.detailed
+
+
+@pytest.mark.parametrize(("level", "wanted"), [(logging.DEBUG, True), (logging.INFO, False)])
+def test_a_log_that_shows_requests_wants_them(
+    level: int, wanted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(level, logger="asyncpush.http"):
+        assert Emitter([LogListener().on_event]).detailed is wanted
+
+
+def test_progress_alone_wants_no_requests() -> None:
+    listeners = (ProgressPublisher(), BarDisplay("none"), RetryTally())
+    assert not Emitter([listener.on_event for listener in listeners]).detailed

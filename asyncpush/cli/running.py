@@ -96,17 +96,12 @@ async def open_uploader(
     with _listening(connection, told, output) as listeners:
         if listener is not None:
             listeners.append(listener)
-
-        def on_event(record: Record) -> None:
-            for each in listeners:
-                each(record)
-
         config = checked(
             UploadConfig,
             max_concurrent_parts=connection.max_parts,
             transfer=connection.transfer,
             progress="none",  # the bars listen here, so that a failure is told once
-            events=on_event,
+            events=listeners,
         )
         async with Uploader(connection.token, connection.endpoint, config) as uploader:
             yield uploader
@@ -198,6 +193,8 @@ def _drawing(path: Path, output: Output) -> Iterator[Listener]:
 
 class _Bars:
     """A `BarDisplay` for each push."""
+
+    wants_requests = False
 
     def __init__(self, told: tuple[type[Event], ...]) -> None:
         self._told = told

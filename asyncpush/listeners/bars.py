@@ -47,6 +47,8 @@ class BarDisplay:
         clock: seconds, monotonic.
     """
 
+    wants_requests = False
+
     def __init__(
         self,
         mode: ProgressChoice = "auto",

@@ -73,6 +73,10 @@ _DONE = {"upload": "pushed", "store": "stored", "plan": "would push", "audit": "
 class LogListener:
     """Writes events to `asyncpush.*` loggers. An event nobody will see costs a level check."""
 
+    @property
+    def wants_requests(self) -> bool:
+        return _http.isEnabledFor(logging.DEBUG)
+
     def on_event(self, record: Record) -> None:
         event = record.event
         place = _PLACES.get(type(event))

@@ -330,6 +330,8 @@ class ProgressPublisher:
         call_later: schedules as the running loop's does, which is what None takes.
     """
 
+    wants_requests = False
+
     def __init__(
         self,
         callback: Callable[[UploadProgress], Awaitable[None] | None] | None = None,

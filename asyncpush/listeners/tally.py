@@ -25,6 +25,8 @@ SLICES = 128
 class RetryTally:
     """Counts; seconds of parallel waits add up."""
 
+    wants_requests = False
+
     def __init__(self) -> None:
         self.retries = 0
         self.waited_seconds = 0.0

@@ -124,7 +124,7 @@ class PartSender:
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(part.size)}
-        if emit.active:
+        if emit.detailed:
             # What the Hub told us to send may be a credential by any name.
             shown = {**dict.fromkeys(headers, HIDDEN), **length}
             emit.emit(
@@ -156,7 +156,7 @@ class PartSender:
             raise
         finally:
             await body.finish()
-        if emit.active:
+        if emit.detailed:
             emit.emit(_finished(request, response, part, attempt, began, body.ended))
         if not 200 <= response.status < 300:
             raise failure_of(request, response, now=time.time())
@@ -298,7 +298,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._emit.active:
+        if self._emit.detailed:
             self._emit.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._watch.follow(transport)

@@ -280,7 +280,7 @@ class HubSession:
             _name_answer(exc, response)
             self._finished(this, response, {})
             raise
-        self._finished(this, response, describe(value) if describe and this.emit.active else {})
+        self._finished(this, response, describe(value) if describe and this.emit.detailed else {})
         return value
 
     async def _with_fresh_token(self, this: Attempt, *, own: bool) -> HubResponse:
@@ -379,7 +379,7 @@ class HubSession:
                 self.pacer.hold(hint)
 
     def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
-        if this.emit.active:
+        if this.emit.detailed:
             request = this.request
             this.emit.emit(
                 RequestStarted(
@@ -396,7 +396,7 @@ class HubSession:
             this.queued = 0.0  # what follows a redirect or a new token has not queued again
 
     def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
-        if this.emit.active:
+        if this.emit.detailed:
             request = this.request
             shown = redact_headers(response.headers, self.token.known)
             this.emit.emit(
