@@ -13,11 +13,12 @@ from pathlib import Path
 WORK = Path(__file__).parent / ".work"
 MIB = 1 << 20
 _STEP = 4 * MIB
+_PROSE = b"The quick brown fox jumps over the lazy dog, and the dog does not mind at all.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """`count` files of `smallest` to `largest` bytes: random binary, text, or sparse zeros."""
+    """`count` files of `smallest` to `largest` bytes: random binary, prose, or sparse zeros."""
 
     count: int
     smallest: int
@@ -85,7 +86,7 @@ def _make(files: FileSet, folder: Path) -> None:
         size = files.smallest
         if files.largest:
             size = chance.randint(files.smallest, files.largest)
-        suffix = "txt" if files.kind == "text" else "bin"
+        suffix = "txt" if files.kind == "prose" else "bin"
         # A thousand to a folder: the Hub takes at most 10,000.
         path = folder / f"{number // 1000:03}" / f"{number:06}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,10 @@ def _make(files: FileSet, folder: Path) -> None:
 
 
 def _content(kind: str, size: int, chance: random.Random) -> Iterator[bytes]:
-    if kind == "text":
-        yield f"{chance.random()}\n".encode().ljust(size, b"the quick brown fox\n"[:1])[:size]
+    if kind == "prose":
+        # Words and lines as people write them: who looks into texts pays for what is in them.
+        text = f"{chance.random()}\n".encode() + _PROSE * (size // len(_PROSE) + 1)
+        yield text[:size]
     elif kind == "binary":
         for start in range(0, size, _STEP):
             yield chance.randbytes(min(_STEP, size - start))

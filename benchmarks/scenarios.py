@@ -181,8 +181,8 @@ SCENARIOS = (
     Scenario(
         "small-files",
         "2,000 small text files: they ride in the commit",
-        FileSet(2000, 1 << 10, 20 << 10, "text"),
-        FileSet(300, 1 << 10, 20 << 10, "text"),
+        FileSet(2000, 1 << 10, 20 << 10, "prose"),
+        FileSet(300, 1 << 10, 20 << 10, "prose"),
         (ours, official, npm, ideal),
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.9),
@@ -218,11 +218,11 @@ SCENARIOS = (
     Scenario(
         "tiny-files",
         "10,000 and 100,000 tiny files",
-        FileSet(10_000, 200, 0, "text"),
-        FileSet(500, 200, 0, "text"),
+        FileSet(10_000, 200, 0, "prose"),
+        FileSet(500, 200, 0, "prose"),
         (
             replace(ours, label="10,000 files"),
-            Entry("100,000 files", "asyncpush", files=FileSet(100_000, 200, 0, "text")),
+            Entry("100,000 files", "asyncpush", files=FileSet(100_000, 200, 0, "prose")),
         ),
         targets=(
             Target("wall", "100,000 files", ("10,000 files",), at_most=11),
@@ -300,8 +300,8 @@ SCENARIOS = (
     Scenario(
         "import",
         "import in a fresh interpreter",
-        FileSet(1, 1024, 0, "text"),
-        FileSet(1, 1024, 0, "text"),
+        FileSet(1, 1024, 0, "prose"),
+        FileSet(1, 1024, 0, "prose"),
         (
             Entry("import asyncpush", "import", {"module": "asyncpush"}),
             Entry("the front door", "import", {"module": "asyncpush.uploader"}),
@@ -319,8 +319,8 @@ SCENARIOS = (
     Scenario(
         "command",
         "one 1 KB file from the command line, start to exit",
-        FileSet(1, 1024, 0, "text"),
-        FileSet(1, 1024, 0, "text"),
+        FileSet(1, 1024, 0, "prose"),
+        FileSet(1, 1024, 0, "prose"),
         (
             Entry(
                 "asyncpush push",

@@ -51,13 +51,13 @@ class _Form:
 
     kind: str
     markers: tuple[bytes, ...]
-    pattern: re.Pattern[bytes]
+    pattern: bytes
 
 
 def _form(kind: str, markers: str, pattern: str) -> _Form:
     """The group `secret` is what must look random; without one, finding the form is enough."""
     texts = tuple(marker.encode() for marker in markers.split())
-    return _Form(kind, texts, re.compile(pattern.encode()))
+    return _Form(kind, texts, pattern.encode())
 
 
 _START, _END = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_])"
@@ -204,7 +204,8 @@ def _found(content: bytes) -> Iterator[tuple[str, int]]:
     for form in _FORMS:
         if not any(marker in suspect for marker in form.markers):
             continue
-        for match in form.pattern.finditer(content):
+        # `re` compiles it, and keeps it, when a marker is there: few pushes need one of the forms.
+        for match in re.finditer(form.pattern, content):
             if _is_random(match.groupdict().get("secret")):
                 yield form.kind, match.start()
 

@@ -18,6 +18,9 @@ def git_blob_oid(content: bytes) -> str:
     return digest.hexdigest()
 
 
-def inline_receipt(path_in_repo: str, content: bytes, *, unchanged: bool) -> Receipt:
-    """A receipt without the bytes: they are read again for the commit, and checked."""
-    return Receipt(path_in_repo, len(content), git_blob_oid(content), "inline", unchanged=unchanged)
+def inline_receipt(path_in_repo: str, size: int, oid: str, *, there: str | None) -> Receipt:
+    """A receipt without the bytes: they are read again for the commit, and checked. `there` is the
+    oid of what the repo holds at this path."""
+    same = there == oid
+    kept = size if same else 0
+    return Receipt(path_in_repo, size, oid, "inline", unchanged=same, bytes_deduplicated=kept)
