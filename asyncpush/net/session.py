@@ -52,7 +52,10 @@ T = TypeVar("T")
 ANSWER_LIMIT = 32 * MIB
 """No answer of a Hub is larger; a page of 1,000 tree entries has about 0.3 MiB."""
 
-API_CALLS_IN_FLIGHT = 8
+API_CALLS_IN_FLIGHT = 16
+"""Each LFS object ends with a call of its own (verify): with eight at once, 500 small objects at
+30 ms waited mostly for these. The pacer spreads them out when the Hub's quota runs low."""
+
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__} (python {platform.python_version()})"
 

@@ -589,15 +589,15 @@ async def test_hints_of_others_do_not_hold_back_the_hub(
     assert clock.slept == []
 
 
-async def test_eight_calls_at_most_are_in_flight(peer: Peer, heard: Heard) -> None:
+async def test_sixteen_calls_at_most_are_in_flight(peer: Peer, heard: Heard) -> None:
     peer.script(silence)
     async with session_to(peer.url) as session, anyio.create_task_group() as group:
-        for _ in range(20):
+        for _ in range(30):
             group.start_soon(session.ask, ask_for(), whole, heard.emit)
-        await peer.requests(8)
+        await peer.requests(16)
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
-        assert len(peer.seen) == 8
+        assert len(peer.seen) == 16
         group.cancel_scope.cancel()
 
 
