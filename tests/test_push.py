@@ -323,6 +323,16 @@ async def test_wrong_card_metadata_stops_the_push_before_the_repo_is_made(
     assert not faults.seen["commit"]
 
 
+async def test_the_head_is_looked_at_while_the_card_is_checked(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("validate-yaml", "stall before reading")
+    faults.hooks["revision"] = faults.released.set
+    async with asyncio.timeout(20):
+        await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert faults.stalled.is_set()
+
+
 async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> None:
     result = await uploader.push_to_hub("me/m", {"README.md": b"# no metadata\n"})
     assert any("README.md" in warning for warning in result.warnings)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import anyio
+
 from asyncpush.errors import HubError, RepoNotFoundError, SourceError
+from asyncpush.groups import single_error
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import cards, repos
@@ -21,10 +24,14 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None
     """The commit oid that the branch is at, the repo and branch created where that was asked for.
 
     None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub finds
-    the card's metadata wrong, before anything is created.
+    the card's metadata wrong, before anything is created: the head is only looked at meanwhile, to
+    spare most pushes a round trip.
     """
-    await check_card(ctx, files)
-    return await ensure_head(ctx)
+    with single_error():
+        async with anyio.create_task_group() as group:
+            group.start_soon(check_card, ctx, files)
+            looked = await _look(ctx)
+    return await ensure_head(ctx, looked)
 
 
 async def check_card(ctx: PushContext, files: tuple[FileSource, ...]) -> None:
@@ -52,10 +59,21 @@ async def check_card(ctx: PushContext, files: tuple[FileSource, ...]) -> None:
         )
 
 
-async def ensure_head(ctx: PushContext) -> str | None:
-    """Ask for the head first: most pushes go to a repo that is there, and cost no create call."""
+async def _look(ctx: PushContext) -> str | HubError:
+    """The head, or the error that says that there is no such repo or branch (yet)."""
     try:
-        return await _head_or_new_branch(ctx)
+        return await observed_head(ctx, ctx.options.revision)
+    except HubError as exc:
+        if isinstance(exc, RepoNotFoundError) or exc.error_code == REVISION_NOT_FOUND:
+            return exc
+        raise
+
+
+async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
+    """The head is asked for first: most pushes go to a repo that is there, and cost no create
+    call."""
+    try:
+        return await _head_or_new_branch(ctx, looked)
     except RepoNotFoundError:
         if ctx.options.dry_run and ctx.options.create_repo:
             return None
@@ -63,7 +81,7 @@ async def ensure_head(ctx: PushContext) -> str | None:
             raise
     conflict = await _create(ctx)
     try:
-        return await _head_or_new_branch(ctx)
+        return await _head_or_new_branch(ctx, await _look(ctx))
     except RepoNotFoundError:
         if conflict is not None:
             raise conflict from None  # the name is taken, by something that is not ours to see
@@ -80,13 +98,12 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
     )
 
 
-async def _head_or_new_branch(ctx: PushContext) -> str | None:
+async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str | None:
     revision = ctx.options.revision
-    try:
-        return await observed_head(ctx, revision)
-    except HubError as exc:
-        if exc.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
-            raise
+    if isinstance(looked, str):
+        return looked
+    if looked.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
+        raise looked
     if ctx.options.dry_run:
         return None
     try:
