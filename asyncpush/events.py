@@ -337,13 +337,13 @@ class TracingListener(Protocol):
     def trace_headers(self, span_id: str) -> Mapping[str, str]: ...
 
 
-def wants_requests(listener: Listener) -> bool:
-    """Whether a listener has a use for `RequestStarted`, `PartConnected` and `RequestFinished`.
+def wants_headers(listener: Listener) -> bool:
+    """Whether a listener has a use for the headers and descriptions of requests and answers.
 
-    They are dear to make, as headers and URLs are redacted; a listener that can do without says so
-    by an attribute of its own, or of the object whose method it is: `wants_requests`.
+    They are dear, as all of them are redacted; a listener that can do without says so by an
+    attribute of its own, or of the object whose method it is: `wants_headers`.
     """
-    return bool(getattr(getattr(listener, "__self__", listener), "wants_requests", True))
+    return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
 
 
 _span_numbers = itertools.count(1)
@@ -382,8 +382,8 @@ class Emitter:
 
     @property
     def detailed(self) -> bool:
-        """Whether anybody wants to hear of each request and answer."""
-        return any(map(wants_requests, tuple(self._listeners)))
+        """Whether anybody wants the headers of requests and answers; if not, they stay empty."""
+        return any(map(wants_headers, tuple(self._listeners)))
 
     def child(self) -> Emitter:
         """The same listeners, one span further down."""

@@ -11,7 +11,7 @@ from asyncpush.events import Emitter, Event, Notice, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.progress import ProgressPublisher
-from asyncpush.listeners.tally import RetryTally
+from asyncpush.listeners.tally import ActivityTally, RetryTally
 
 
 def failing(record: Record) -> None:
@@ -126,34 +126,34 @@ def test_every_event_is_frozen_and_travels(kind: type[Event]) -> None:
 
 
 class Calm:
-    """A listener that can do without requests, until it is told otherwise."""
+    """A listener that can do without headers, until it is told otherwise."""
 
-    wants_requests = False
+    wants_headers = False
 
     def on_event(self, record: Record) -> None: ...
 
     def __call__(self, record: Record) -> None: ...
 
 
-def test_requests_are_told_while_anybody_wants_them() -> None:
+def test_headers_are_shown_while_anybody_wants_them() -> None:
     calm, seen = Calm(), list[Record]()
     assert not Emitter().detailed
     assert not Emitter([calm, calm.on_event]).detailed
     assert Emitter([calm, seen.append]).detailed
 
     child = Emitter([calm]).child()
-    calm.wants_requests = True
+    calm.wants_headers = True
     assert child.detailed
 
 
 @pytest.mark.parametrize(("level", "wanted"), [(logging.DEBUG, True), (logging.INFO, False)])
-def test_a_log_that_shows_requests_wants_them(
+def test_a_log_that_shows_headers_wants_them(
     level: int, wanted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(level, logger="asyncpush.http"):
         assert Emitter([LogListener().on_event]).detailed is wanted
 
 
-def test_progress_alone_wants_no_requests() -> None:
-    listeners = (ProgressPublisher(), BarDisplay("none"), RetryTally())
+def test_progress_alone_wants_no_headers() -> None:
+    listeners = (ProgressPublisher(), BarDisplay("none"), RetryTally(), ActivityTally())
     assert not Emitter([listener.on_event for listener in listeners]).detailed

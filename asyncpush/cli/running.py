@@ -194,7 +194,7 @@ def _drawing(path: Path, output: Output) -> Iterator[Listener]:
 class _Bars:
     """A `BarDisplay` for each push."""
 
-    wants_requests = False
+    wants_headers = False
 
     def __init__(self, told: tuple[type[Event], ...]) -> None:
         self._told = told

@@ -47,7 +47,7 @@ class BarDisplay:
         clock: seconds, monotonic.
     """
 
-    wants_requests = False
+    wants_headers = False
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class LogListener:
     """Writes events to `asyncpush.*` loggers. An event nobody will see costs a level check."""
 
     @property
-    def wants_requests(self) -> bool:
+    def wants_headers(self) -> bool:
         return _http.isEnabledFor(logging.DEBUG)
 
     def on_event(self, record: Record) -> None:

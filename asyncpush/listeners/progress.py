@@ -330,7 +330,7 @@ class ProgressPublisher:
         call_later: schedules as the running loop's does, which is what None takes.
     """
 
-    wants_requests = False
+    wants_headers = False
 
     def __init__(
         self,

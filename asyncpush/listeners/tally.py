@@ -25,7 +25,7 @@ SLICES = 128
 class RetryTally:
     """Counts; seconds of parallel waits add up."""
 
-    wants_requests = False
+    wants_headers = False
 
     def __init__(self) -> None:
         self.retries = 0
@@ -47,6 +47,8 @@ class _Attempt:
 
 class ActivityTally:
     """Spreads what happens over slices of time; memory is bounded by what is in flight."""
+
+    wants_headers = False
 
     def __init__(self) -> None:
         self._began: float | None = None

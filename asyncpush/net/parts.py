@@ -124,7 +124,7 @@ class PartSender:
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(part.size)}
-        if emit.detailed:
+        if emit.active:
             # What the Hub told us to send may be a credential by any name.
             shown = {**dict.fromkeys(headers, HIDDEN), **length}
             emit.emit(
@@ -156,8 +156,12 @@ class PartSender:
             raise
         finally:
             await body.finish()
-        if emit.detailed:
-            emit.emit(_finished(request, response, part, attempt, began, body.ended))
+        if emit.active:
+            emit.emit(
+                _finished(
+                    request, response, part, attempt, began, body.ended, detailed=emit.detailed
+                )
+            )
         if not 200 <= response.status < 300:
             raise failure_of(request, response, now=time.time())
         if not body.whole:
@@ -298,7 +302,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._emit.detailed:
+        if self._emit.active:
             self._emit.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._watch.follow(transport)
@@ -366,6 +370,8 @@ def _finished(
     attempt: int,
     began: float,
     ended: float | None,
+    *,
+    detailed: bool,
 ) -> RequestFinished:
     return RequestFinished(
         "part",
@@ -376,7 +382,7 @@ def _finished(
         round((time.monotonic() - began) * 1000, 3),
         part.size,
         len(response.body),
-        redact_headers(response.headers),
+        redact_headers(response.headers) if detailed else {},
         request_id(response.headers),
         request.fields,
         None if ended is None else round((ended - began) * 1000, 3),

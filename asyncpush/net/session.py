@@ -381,8 +381,11 @@ class HubSession:
             if hint is not None and hint <= longest:
                 self.pacer.hold(hint)
 
+    def _shown(self, this: Attempt, headers: Mapping[str, str]) -> dict[str, str]:
+        return redact_headers(headers, self.token.known) if this.emit.detailed else {}
+
     def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
-        if this.emit.detailed:
+        if this.emit.active:
             request = this.request
             this.emit.emit(
                 RequestStarted(
@@ -391,7 +394,7 @@ class HubSession:
                     redact_url(url),
                     this.number,
                     request.length,
-                    redact_headers(headers, self.token.known),
+                    self._shown(this, headers),
                     request.fields,
                     round(this.queued * 1000, 3),
                 )
@@ -399,9 +402,9 @@ class HubSession:
             this.queued = 0.0  # what follows a redirect or a new token has not queued again
 
     def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
-        if this.emit.detailed:
+        if this.emit.active:
             request = this.request
-            shown = redact_headers(response.headers, self.token.known)
+            shown = self._shown(this, response.headers)
             this.emit.emit(
                 RequestFinished(
                     request.call,
