@@ -196,7 +196,6 @@ SCENARIOS = (
         FileSet(500, 64_000),
         FileSet(60, 64_000),
         (ours, unchecked, official, npm, ideal),
-        store="disk",
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.3),
             Target("wall", OURS, (IDEAL,), at_most=1.6),
@@ -209,7 +208,6 @@ SCENARIOS = (
         FileSet(60, 64_000),
         (ours, official, npm, ideal),
         Network(latency=0.03),
-        store="disk",
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.2),
             Target("wall", OURS, (IDEAL,), at_most=1.6),

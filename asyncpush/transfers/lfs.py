@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import anyio
 
@@ -52,6 +53,8 @@ class Sending:
     item: LfsObject
     reader: Reader
     emit: Emitter
+    begun: OpenUpload | None
+    """An upload that an earlier push left unfinished."""
     bytes_sent: int = 0
 
 
@@ -77,8 +80,12 @@ class LfsTransfer:
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
         async with self._claimed(file, oid, emit):
-            reader = await in_thread(self._threads, lambda: Reader(file), discard=Reader.close)
-            sending = Sending(file, LfsObject(oid, file.size), reader, emit.child())
+            reader, begun = await in_thread(
+                self._threads,
+                lambda: self._open(file, oid),
+                discard=lambda opened: opened[0].close(),
+            )
+            sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
             try:
                 await self._in_rounds(sending)
                 await in_thread(self._threads, reader.check_unchanged)
@@ -120,16 +127,23 @@ class LfsTransfer:
                 self._session.report_failure(sending.emit, "upload", error, delay, fields)
 
         try:
-            await self._session.retry_loop().run(lambda _: self._round(sending), on_failure)
+            await self._session.retry_loop().run(partial(self._round, sending), on_failure)
         except HubError as exc:
             if exc.error_code == VOID and isinstance(exc.__cause__, AsyncPushError):
                 raise exc.__cause__ from None  # what really was the matter, each time anew
             raise
 
-    async def _round(self, sending: Sending) -> None:
-        resumed = await in_thread(
-            self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
-        )
+    def _open(self, file: FileSource, oid: str) -> tuple[Reader, OpenUpload | None]:
+        """In one thread hop: on a busy machine each of them waits for its turn on a core."""
+        begun = self._journal.find_upload(self._scope, oid)
+        return Reader(file), begun
+
+    async def _round(self, sending: Sending, number: int) -> None:
+        resumed = sending.begun
+        if number > 1:
+            resumed = await in_thread(
+                self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
+            )
         if resumed is not None and resumed.size == sending.item.size:
             await self._multipart(sending, resumed)
             return
