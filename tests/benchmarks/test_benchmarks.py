@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import campaign, files, report, scenarios
+from benchmarks import campaign, files, report, scale, scenarios
 from benchmarks.campaign import Outcome
 from benchmarks.chart import chart
 from benchmarks.files import FileSet, StoredFile
@@ -96,8 +96,8 @@ def test_the_ideal_time(
 def test_prepared_files_know_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "WORK", tmp_path)
 
-    first = files.prepare(FileSet(3, 10, 20, "text"), 8)
-    again = files.prepare(FileSet(3, 10, 20, "text"), 8)
+    first = files.prepare(FileSet(3, 10, 20, "prose"), 8)
+    again = files.prepare(FileSet(3, 10, 20, "prose"), 8)
 
     assert first == again
     assert all(isinstance(file, StoredFile) for file in first.files)
@@ -113,3 +113,25 @@ def test_every_scenario_names_its_contenders() -> None:
 
 def test_a_chart_is_xml_whatever_the_names_hold() -> None:
     ET.fromstring(chart("a < b", "c & d", [("<e>", [1.0, 2.0], [0.5])], ideal=1.0))
+
+
+def test_a_host_is_bound_by_its_wire_or_its_cores() -> None:
+    wide = scale.bulk(scale.Host("", 64, 100e9), scale.CHECKED)
+    narrow = scale.bulk(scale.Host("", 2, 100e9), scale.CHECKED)
+
+    assert (wide.bound, narrow.bound) == ("wire", "cores")
+    assert wide.cores <= 64
+    assert wide.processes > narrow.processes
+
+
+def test_each_lfs_object_costs_a_call_and_each_link_another() -> None:
+    plan = scale.Plan()
+
+    assert scale.calls(1000, lfs=True, links=10, plan=plan) == 4 + 4 + 1000 + 1 + 10
+    assert scale.calls(1000, lfs=False, links=1, plan=plan) == 4 + 1 + 1
+
+
+def test_the_readme_shows_what_is_calculated() -> None:
+    told = Path(scale.__file__).with_name("README.md").read_text()
+
+    assert all(line in told for line in scale.lines())
