@@ -36,7 +36,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 CHUNKS_PER_PART = 4
-"""Chunks that a part in flight holds in memory: two buffers of two."""
+"""Chunks that a part in flight holds in memory."""
 
 
 def default_cache_dir() -> Path:

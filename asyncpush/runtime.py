@@ -36,9 +36,10 @@ from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
+from asyncpush.net.bodies import PIECES_PER_HOP
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
-from asyncpush.net.parts import PIECES_PER_HOP, PartSender
+from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, PushOptions, UploadConfig, event_sinks
 from asyncpush.pipeline.audit import audit
@@ -58,7 +59,7 @@ T = TypeVar("T")
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
 
 READERS = 4
-"""Threads that read parts and take their MD5."""
+"""Threads that read parts, take their MD5, and write them to plain sockets."""
 
 
 class Runtime:
@@ -83,8 +84,7 @@ class Runtime:
         self._hasher = Hasher(hash_threads, journal)
         self.xet = XetEngine(config)
         pool = BufferPool(PIECES_PER_HOP * config.chunk_size)
-        # Each part in flight holds two buffers: one being sent, one being filled.
-        affordable = max(1, config.max_memory // (2 * pool.size))
+        affordable = max(1, config.max_memory // pool.size)  # each part in flight holds one
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool, threads)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}

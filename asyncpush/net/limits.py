@@ -113,6 +113,10 @@ class Bandwidth:
         self._sleep = sleep
         self._free_at = 0.0
 
+    @property
+    def limited(self) -> bool:
+        return self._rate is not None
+
     async def take(self, amount: int) -> None:
         if self._rate is None:
             return

@@ -26,8 +26,10 @@ class StallWatch:
         self._unsent = 0
         self._paused = False
 
-    def touch(self) -> None:
+    def touch(self) -> float:
+        """Something moved; the loop's time."""
         self._moved_at = self._loop.time()
+        return self._moved_at
 
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
         """Watch this transport's send buffer too."""

@@ -36,6 +36,9 @@ class Origin(Protocol):
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read into the beginning of `buffer`, as much as comes at once; 0 at the end."""
 
+    def descriptor(self) -> int | None:
+        """The open file, where positions are a file's own: the kernel may send from it."""
+
     def check_unchanged(self) -> None:
         """Raise `SourceChangedError` unless the bytes are still those that were collected."""
 
@@ -70,6 +73,9 @@ class _InMemory:
         buffer[: len(piece)] = piece
         return len(piece)
 
+    def descriptor(self) -> None:
+        pass
+
     def check_unchanged(self) -> None:
         pass  # bytes are for good
 
@@ -97,6 +103,9 @@ class _OnDisk:
                 return self._file.readinto(buffer) or 0
         except OSError as exc:
             raise self._failed(exc) from exc
+
+    def descriptor(self) -> int:
+        return self._file.fileno()
 
     def check_unchanged(self) -> None:
         try:
@@ -164,6 +173,9 @@ class _Pieced:
         begin, _ = self._cut.ranges[number]
         room = self._starts[number + 1] - offset
         return self._base.read_some(begin + offset - self._starts[number], buffer[:room])
+
+    def descriptor(self) -> None:
+        pass
 
     def check_unchanged(self) -> None:
         self._base.check_unchanged()

@@ -50,6 +50,11 @@ class Reader:
             done += count
         return size
 
+    def descriptor(self) -> int | None:
+        """The open file, where its positions are those of the source. What the kernel reads of it
+        by itself notices no change: `readinto` and `check_unchanged` do."""
+        return self._origin.descriptor()
+
     def check_unchanged(self) -> None:
         """Raise `SourceChangedError`, saying how, unless file and path are as they were."""
         self._origin.check_unchanged()
