@@ -69,12 +69,14 @@ class PartSender:
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
         began = time.monotonic()
-        async with self.limit.slot() as turn:
+        async with self.limit.slot(source) as turn:
             queued = time.monotonic() - began
             try:
-                return await self._put(
+                sent = await self._put(
                     request, source, part, emit.child(), headers, on_sent, attempt, queued
                 )
+                self.limit.succeeded(turn, part.size)
+                return sent
             except HubError as exc:
                 if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(turn)
@@ -161,7 +163,6 @@ class PartSender:
                 retryable=True,
                 suggestion="the store, or a proxy before it, refuses the bytes: push again",
             )
-        self.limit.succeeded()
         return SentPart(lowered.get("etag"), lowered, body.md5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.limits import START, Bandwidth, BufferPool, PartLimit
+from asyncpush.net.limits import PATIENCE, START, Bandwidth, BufferPool, PartLimit, Turn
 from tests.net.helpers import Clock
 
 
@@ -149,34 +150,140 @@ def test_it_begins_at_sixteen_or_the_maximum() -> None:
     assert PartLimit(3).limit == 3
 
 
-async def test_as_many_successes_as_parts_in_flight_raise_it_by_one() -> None:
-    limit = PartLimit(64)
-    for _ in range(16):
-        assert limit.limit == 16
-        limit.succeeded()
-    assert limit.limit == 17
-    for _ in range(17):
-        limit.succeeded()
-    assert limit.limit == 18
+class Road:
+    """A store behind a limit: parts of a thousand bytes that take `seconds(width)` each, and
+    somebody always waits for a slot."""
+
+    def __init__(self, maximum: int, seconds: Callable[[int], float]) -> None:
+        self.clock = Clock()
+        self.limit = PartLimit(maximum, clock=self.clock)
+        self._seconds = seconds
+        self.widths = [self.limit.limit]
+
+    async def wave(self, fail_above: int = 1000) -> None:
+        """As many parts at once as the width lets in, stored (or refused) together."""
+        holders: list[Slot] = []
+        waiting = [Slot(self.limit) for _ in range(2 * self.limit._maximum)]
+        await settle()
+        holders = [slot for slot in waiting if slot.turn is not None]
+        width = len(holders)
+        self.clock.now += self._seconds(width)
+        for number, slot in enumerate(holders):
+            assert slot.turn is not None
+            if number < fail_above:
+                self.limit.succeeded(slot.turn, 1000)
+            else:
+                self.limit.overloaded(slot.turn)
+        for slot in waiting:
+            slot.task.cancel()
+        await asyncio.wait([slot.task for slot in waiting])
+        self.widths.append(self.limit.limit)
 
 
-def test_it_stays_at_the_maximum() -> None:
-    limit = PartLimit(2)
-    for _ in range(100):
-        limit.succeeded()
-    assert limit.limit == 2
+class Slot:
+    """A task that takes a slot and keeps it until it is cancelled."""
+
+    def __init__(self, limit: PartLimit) -> None:
+        self.turn: Turn | None = None
+        self.task = asyncio.create_task(self._hold(limit))
+
+    async def _hold(self, limit: PartLimit) -> None:
+        async with limit.slot() as self.turn:
+            await anyio.sleep_forever()
 
 
-async def test_growth_lets_the_next_one_in() -> None:
-    limit = PartLimit(17)
-    holders, order = await held(limit, 18)
-    assert len(order) == 16
-    for _ in range(16):
-        limit.succeeded()
+async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
+    road = Road(64, lambda width: 1.0)
+    for _ in range(6):
+        await road.wave()
+    assert road.widths == [16, 24, 36, 54, 64, 64, 64]
+
+
+async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
+    road = Road(64, lambda width: width / 20)
+    for _ in range(7):
+        await road.wave()
+    assert road.widths == [16, 24, *[16] * 5, 24]
+
+
+async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
+    road = Road(64, lambda width: width / 20)
+    for _ in range(200):
+        await road.wave()
+    rises = [number for number, width in enumerate(road.widths) if width == 24]
+    assert [second - first for first, second in pairwise(rises)] == [6, 10, 18, 34, 66]
+
+
+async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
+    road = Road(64, lambda width: 1.0)
+    for _ in range(PATIENCE):
+        await road.wave(fail_above=8)
+    assert road.widths[:6] == [16, 8, 8, 8, 8, 8]
+    while road.limit.limit == 8:
+        await road.wave(fail_above=8)
+    assert road.limit.limit == 12
+    await road.wave(fail_above=8)
+    assert road.limit.limit == 8  # what was good before the rise, not half of what was too much
+
+
+async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
+    clock = Clock()
+    limit = PartLimit(64, clock=clock)
+    old = [Slot(limit) for _ in range(40)]
     await settle()
-    assert len(order) == 17
-    for holder in holders:
-        await holder.leave()
+    held = [slot.turn for slot in old if slot.turn is not None]
+    for turn in held[:8]:
+        limit.succeeded(turn, 1000)
+    assert limit.limit == 24
+    for turn in held[8:]:
+        limit.succeeded(turn, 1)  # so slow that it would go back
+    assert limit.limit == 24
+    for slot in old:
+        slot.task.cancel()
+    await asyncio.wait([slot.task for slot in old])
+
+
+async def test_a_width_that_nobody_uses_does_not_rise() -> None:
+    limit = PartLimit(64)
+    for _ in range(100):
+        async with limit.slot() as turn:
+            limit.succeeded(turn, 1000)
+    assert limit.limit == 16
+
+
+async def test_a_rise_lets_the_next_ones_in() -> None:
+    limit = PartLimit(17)
+    slots = [Slot(limit) for _ in range(18)]
+    await settle()
+    turns = [slot.turn for slot in slots if slot.turn is not None]
+    assert len(turns) == 16
+    for turn in turns[:8]:
+        limit.succeeded(turn, 1000)
+    await settle()
+    assert sum(slot.turn is not None for slot in slots) == 17
+    for slot in slots:
+        slot.task.cancel()
+    await asyncio.wait([slot.task for slot in slots])
+
+
+async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
+    """The first file asks for all slots many times over; the second has not to wait behind it."""
+    limit = PartLimit(4)
+    order: list[str] = []
+
+    async def part(file: str) -> None:
+        async with limit.slot(file):
+            order.append(file)
+            await settle()
+
+    async with anyio.create_task_group() as group:
+        for file in ("large",) * 12 + ("late",) * 4:
+            group.start_soon(part, file)
+    assert order[:4] == ["large"] * 4
+    assert order.index("late") <= 4
+    assert order[4:12].count("late") == 4
+    assert limit.in_flight == 0
+    assert limit._held == {}
 
 
 async def test_an_overload_halves_it_down_to_one() -> None:
@@ -206,7 +313,7 @@ async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
 async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
     limit = PartLimit(4)
     holders, order = await held(limit, 6)
-    limit.overloaded(0)
+    limit.overloaded(Turn(0, 4, 0.0))
     for number in range(2):
         await holders[number].leave()
         await settle()
@@ -216,18 +323,6 @@ async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
     assert order == [0, 1, 2, 3, 4]
     for holder in holders[3:]:
         await holder.leave()
-
-
-async def test_an_overload_forgets_successes() -> None:
-    limit = PartLimit(64)
-    for _ in range(15):
-        limit.succeeded()
-    limit.overloaded(0)
-    for _ in range(7):
-        limit.succeeded()
-    assert limit.limit == 8
-    limit.succeeded()
-    assert limit.limit == 9
 
 
 # --- bandwidth ----------------------------------------------------------------------------------
@@ -325,22 +420,24 @@ def test_buffers_are_used_again() -> None:
 
 
 @pytest.mark.parametrize(("sharers", "limit"), [(1, 16), (2, 8), (4, 4), (8, 2), (100, 1)], ids=str)
-def test_processes_of_one_host_share_what_it_may_have_in_flight(sharers: int, limit: int) -> None:
-    shared = PartLimit(32)
-    shared.share(sharers)
-    assert shared.limit == limit
-    shared.share(sharers)
-    assert shared.limit == limit
-    for _ in range(10_000):
-        shared.succeeded()
-    assert shared.limit == max(1, 32 // sharers)
+async def test_processes_of_one_host_share_what_it_may_have_in_flight(
+    sharers: int, limit: int
+) -> None:
+    road = Road(32, lambda width: 1.0)
+    road.limit.share(sharers)
+    assert road.limit.limit == limit
+    road.limit.share(sharers)
+    assert road.limit.limit == limit
+    for _ in range(12):
+        await road.wave()
+    assert road.limit.limit == max(1, 32 // sharers)
 
 
-def test_when_the_others_have_gone_the_width_grows_again() -> None:
-    shared = PartLimit(32)
-    shared.share(8)
-    shared.share(1)
-    assert shared.limit == 2
-    for _ in range(10_000):
-        shared.succeeded()
-    assert shared.limit == 32
+async def test_when_the_others_have_gone_the_width_grows_again() -> None:
+    road = Road(32, lambda width: 1.0)
+    road.limit.share(8)
+    road.limit.share(1)
+    assert road.limit.limit == 2
+    for _ in range(12):
+        await road.wave()
+    assert road.limit.limit == 32
