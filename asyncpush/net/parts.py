@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
+import anyio
 
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
@@ -18,10 +19,12 @@ from asyncpush.net.faults import StalledError, network_error
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
 from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
+from asyncpush.net.stragglers import Lookout
 from asyncpush.net.watch import StallWatch
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.protocol.lfs import md5_of_etag
 
 ERROR_BODY_LIMIT = 4096
 
@@ -39,6 +42,12 @@ class SentPart:
     headers: Mapping[str, str] = field(repr=False)
     md5: str | None
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the ETag is the MD5 of the bytes sent, as far as both are known."""
+        told = md5_of_etag(self.etag or "", self.headers)
+        return told is not None and self.md5 in (None, told)
+
 
 class PartSender:
     """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
@@ -51,6 +60,8 @@ class PartSender:
         self._bandwidth = Bandwidth(session.config.max_bandwidth)
         self._pool = pool
         self._threads = threads
+        self._knows_etags = False
+        self._lookout = Lookout(idle=lambda: limit.idle and not self._bandwidth.limited)
         self.limit = limit
 
     async def send(
@@ -62,43 +73,59 @@ class PartSender:
         attempt: int,
         headers: Mapping[str, str],
         on_sent: Callable[[int], None],
+        on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
     ) -> SentPart:
-        """One attempt. Raises `HubError`; the Hub token is never on it."""
+        """One attempt. Raises `HubError`; the Hub token is never on it.
+
+        `on_sent` hears how far the part is; `on_wire` how many bytes went, in vain or not. A part
+        that crawls is sent a second time beside the first, and the first good answer counts: the
+        store keeps whole bodies alone, and the same bytes whichever comes last.
+        """
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
+        race = _Race(on_sent)
+        put = _Put(request, source, part, emit, headers, race.moved, on_wire, attempt)
+        async with anyio.create_task_group() as group:
+
+            async def run(put: _Put, again: Callable[[], None] | None) -> None:
+                if await race.run(self._in_slot(put, again)):
+                    group.cancel_scope.cancel()
+
+            def send_again() -> None:
+                if self._knows_etags:
+                    fields = {**put.request.fields, "again": True}
+                    twin = replace(put, request=replace(put.request, fields=fields))
+                    group.start_soon(run, twin, None)
+
+            await run(put, send_again)
+        return race.result()
+
+    async def _in_slot(self, put: _Put, again: Callable[[], None] | None) -> SentPart:
         began = time.monotonic()
-        async with self.limit.slot(source) as turn:
+        async with self.limit.slot(id(put.source)) as turn:
             queued = time.monotonic() - began
             try:
-                sent = await self._put(
-                    request, source, part, emit.child(), headers, on_sent, attempt, queued
-                )
-                self.limit.succeeded(turn, part.size)
-                return sent
+                sent = await self._put(put, again, queued)
             except HubError as exc:
                 if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(turn)
-                self._session.complete_error(exc, attempt, began, url)
+                self._session.complete_error(exc, put.attempt, began, put.request.target)
                 raise
+            self.limit.succeeded(turn, put.part.size)
+            # What an ETag of another form stands for, only the store knows: with two bodies on
+            # their way, nobody could tell which one's it will ask for in the end.
+            self._knows_etags = md5_of_etag(sent.etag or "", sent.headers) is not None
+            return sent
 
-    async def _put(
-        self,
-        request: HubRequest,
-        source: Slices,
-        part: Part,
-        emit: Emitter,
-        headers: Mapping[str, str],
-        on_sent: Callable[[int], None],
-        attempt: int,
-        queued: float,
-    ) -> SentPart:
+    async def _put(self, put: _Put, again: Callable[[], None] | None, queued: float) -> SentPart:
+        request, part, attempt, emit = put.request, put.part, put.attempt, put.emit.child()
         url = request.target
         watch = StallWatch(self._config.stall_timeout)
         body = PartBody(
             PartFeed(
-                source,
+                put.source,
                 part,
                 self._pool,
                 self._threads,
@@ -109,14 +136,14 @@ class PartSender:
             self._config.chunk_size,
             watch,
             self._bandwidth,
-            on_sent,
+            put.on_sent,
             emit,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(part.size)}
         if emit.active:
             # What the Hub told us to send may be a credential by any name.
-            shown = {**dict.fromkeys(headers, HIDDEN), **length}
+            shown = {**dict.fromkeys(put.headers, HIDDEN), **length}
             emit.emit(
                 RequestStarted(
                     *("part", "PUT", redact_url(url), attempt, part.size, shown, request.fields),
@@ -125,19 +152,20 @@ class PartSender:
             )
         began = time.monotonic()
         try:
-            async with (
-                watch.guard(),
-                self._session.open(
-                    "PUT",
-                    url,
-                    headers={**_unframed(headers), **length},
-                    data=body,
-                    skip_auto_headers=["Content-Type"],
-                ) as answer,
-            ):
-                content = await _beginning(answer)
-                lowered = {name.lower(): value for name, value in answer.headers.items()}
-                response = HubResponse(answer.status, lowered, content, url)
+            with self._lookout.following(part.size, lambda: watch.arrived(body.sent), again) as way:
+                async with (
+                    watch.guard(),
+                    self._session.open(
+                        "PUT",
+                        url,
+                        headers={**_unframed(put.headers), **length},
+                        data=body,
+                        skip_auto_headers=["Content-Type"],
+                    ) as answer,
+                ):
+                    content = await _beginning(answer)
+                    lowered = {name.lower(): value for name, value in answer.headers.items()}
+                    response = HubResponse(answer.status, lowered, content, url)
         except StalledError as exc:
             raise network_error(exc, method="PUT", url=url, what="part") from exc
         except HubError:
@@ -145,7 +173,10 @@ class PartSender:
                 raise body.failure from None
             raise
         finally:
-            await body.finish()
+            try:
+                await body.finish()
+            finally:
+                put.on_wire(body.sent)
         if emit.active:
             emit.emit(
                 _finished(
@@ -163,7 +194,60 @@ class PartSender:
                 retryable=True,
                 suggestion="the store, or a proxy before it, refuses the bytes: push again",
             )
+        self._lookout.stored(way)
         return SentPart(lowered.get("etag"), lowered, body.md5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """One way of a part to the store."""
+
+    request: HubRequest
+    source: Slices
+    part: Part
+    emit: Emitter
+    headers: Mapping[str, str]
+    on_sent: Callable[[int], None]
+    on_wire: Callable[[int], None]
+    attempt: int
+
+
+class _Race:
+    """The ways of one part: usually one, at most two. The first good answer counts, a failure only
+    when no other way is left."""
+
+    def __init__(self, on_sent: Callable[[int], None]) -> None:
+        self._on_sent = on_sent
+        self._position = 0
+        self._running = 0
+        self._sent: SentPart | None = None
+        self._failure: Exception | None = None
+
+    def moved(self, position: int) -> None:
+        """How far the part is, is how far the way is that has come furthest."""
+        if position > self._position:
+            self._position = position
+            self._on_sent(position)
+
+    async def run(self, way: Coroutine[Any, Any, SentPart]) -> bool:
+        """Whether this way has decided the race."""
+        self._running += 1
+        try:
+            sent = await way
+        except Exception as exc:
+            self._failure = self._failure or exc
+            return False
+        finally:
+            self._running -= 1
+        # An answer that is no good is the caller's to judge, unless a better one comes.
+        self._sent = sent if self._sent is None or sent.is_good else self._sent
+        return sent.is_good or not self._running
+
+    def result(self) -> SentPart:
+        if self._sent is not None:
+            return self._sent
+        assert self._failure is not None
+        raise self._failure
 
 
 def _unframed(headers: Mapping[str, str]) -> dict[str, str]:

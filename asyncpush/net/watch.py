@@ -35,6 +35,10 @@ class StallWatch:
         """Watch this transport's send buffer too."""
         self._transport = transport
 
+    def arrived(self, written: int) -> int:
+        """How many of so many bytes written the peer has acknowledged, where that is known."""
+        return max(0, written - _unsent_bytes(self._transport))
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing is to move within this block."""

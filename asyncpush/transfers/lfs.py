@@ -57,6 +57,10 @@ class Sending:
     """An upload that an earlier push left unfinished."""
     bytes_sent: int = 0
 
+    def count(self, sent: int) -> None:
+        """Bytes that went out, whether or not they were of use."""
+        self.bytes_sent += sent
+
 
 class LfsTransfer:
     """Stores files of one repo. `ask_actions` asks the batch, many objects in one call."""
@@ -250,9 +254,9 @@ class LfsTransfer:
                 attempt=number,
                 headers=upload.headers if upload is not None else {},
                 on_sent=on_sent,
+                on_wire=sending.count,
                 fields=fields,
             )
-            sending.bytes_sent += part.size
             return _checked_etag(sent, part, number)
 
         try:

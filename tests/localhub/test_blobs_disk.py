@@ -321,6 +321,19 @@ async def test_a_body_cut_short_voids_no_less_than_its_part(
         await store.complete(upload_id, oid_of(data), len(data), parts)
 
 
+async def test_the_same_part_broken_off_on_its_second_way_leaves_the_first(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client sends a crawling part again and drops the slower one, as S3 lets it."""
+    monkeypatch.setattr(disk_module, "HOP", 500)
+    data = os.urandom(2 * PART)
+    upload_id = await open_upload(store, data)
+    parts = await send_all(store, upload_id, data)
+    with pytest.raises(BlobError):
+        await store.receive(oid_of(data), PART, body(data[:700]), upload_id=upload_id)
+    await store.complete(upload_id, oid_of(data), len(data), parts)
+
+
 async def test_a_body_that_fails_leaves_nothing(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

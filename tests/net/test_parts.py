@@ -121,6 +121,7 @@ class Sending:
         self.pool = BufferPool(PIECES_PER_HOP * session.config.chunk_size)
         self.limit = PartLimit(width)
         self.positions: list[int] = []
+        self.wire: list[int] = []
         self._sender = PartSender(session, self.limit, self.pool, threads)
 
     async def send(
@@ -138,6 +139,7 @@ class Sending:
             attempt=attempt,
             headers=headers or {},
             on_sent=self.positions.append,
+            on_wire=self.wire.append,
             fields={"file": "a.bin", "part_number": part.number},
         )
 
@@ -694,6 +696,147 @@ async def test_one_overload_met_by_many_parts_halves_the_width_once(
         for _ in range(8):
             group.start_soon(send)
     assert sending.limit.limit == 4
+
+
+# --- stragglers ---------------------------------------------------------------------------------
+
+LARGE = 12 * MIB
+"""More than the kernels of both sides take: a peer that does not read is seen not to."""
+
+
+async def whole(request: web.Request) -> web.StreamResponse:
+    """Stored, with the MD5 of what came as its ETag."""
+    return web.Response(headers={"ETag": f'"{hashlib.md5(await request.read()).hexdigest()}"'})
+
+
+def unread_until(event: asyncio.Event, answer: Any) -> Any:
+    async def late(request: web.Request) -> web.StreamResponse:
+        request.protocol.pause_reading()
+        await event.wait()
+        request.protocol.resume_reading()
+        response: web.StreamResponse = await answer(request)
+        return response
+
+    late.unread = True  # type: ignore[attr-defined]
+    return late
+
+
+class Straggling:
+    """Three parts are stored at a good pace; then comes one that `first` answers, and, if it is
+    sent again, `second`."""
+
+    def __init__(self, sending: Sending, peer: Peer) -> None:
+        self.sending = sending
+        self.peer = peer
+        self.content = Content(noise(LARGE))
+        self.twin_came = asyncio.Event()
+
+    async def send(self, first: Any, second: Any) -> SentPart:
+        self.peer.script(whole)
+        for _ in range(3):
+            part = self.content.part(self.peer.url + "/quick", size=MIB)
+            await self.sending.send(self.content, part)
+        self.peer.script(first, self._heard(second))
+        self.sending.positions.clear()
+        self.sending.wire.clear()
+        return await self.sending.send(self.content, self.content.part(self.peer.url + "/slow"))
+
+    def _heard(self, answer: Any) -> Any:
+        async def twin(request: web.Request) -> web.StreamResponse:
+            self.twin_came.set()
+            response: web.StreamResponse = await answer(request)
+            return response
+
+        twin.unread = getattr(answer, "unread", False)  # type: ignore[attr-defined]
+        return twin
+
+    def check_nothing_was_lost(self, sent: SentPart) -> None:
+        assert sent.md5 == hashlib.md5(self.content.data).hexdigest()
+        assert sent.is_good
+        positions = self.sending.positions
+        assert positions == sorted(set(positions))
+        assert positions[-1] == LARGE
+        assert self.content.reading == 0
+        self.sending.check_nothing_is_left()
+
+
+@pytest.fixture
+def straggling(sending: Sending, peer: Peer) -> Straggling:
+    return Straggling(sending, peer)
+
+
+async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
+    straggling: Straggling, peer: Peer
+) -> None:
+    sent = await straggling.send(deaf, whole)
+    straggling.check_nothing_was_lost(sent)
+    slow = [seen for seen in peer.seen if seen.path == "/slow"]
+    assert len(slow) == 2
+    assert slow[0].connection != slow[1].connection
+    first, again = straggling.sending.heard.of(RequestStarted)[-2:]
+    assert "again" not in first.fields
+    assert again.fields["again"] is True
+    in_vain, whole_part = sorted(straggling.sending.wire)
+    assert 0 < in_vain < LARGE == whole_part
+
+
+async def test_a_crawling_part_that_comes_first_after_all_counts(
+    straggling: Straggling, peer: Peer
+) -> None:
+    sent = await straggling.send(unread_until(straggling.twin_came, whole), deaf)
+    straggling.check_nothing_was_lost(sent)
+
+
+async def test_a_second_way_that_fails_harms_nothing(straggling: Straggling, peer: Peer) -> None:
+    sent = await straggling.send(unread_until(straggling.twin_came, whole), reply(500))
+    straggling.check_nothing_was_lost(sent)
+
+
+async def test_a_first_way_that_fails_leaves_it_to_the_second(
+    straggling: Straggling, peer: Peer
+) -> None:
+    sent = await straggling.send(unread_until(straggling.twin_came, reset), whole)
+    straggling.check_nothing_was_lost(sent)
+
+
+async def test_when_both_ways_fail_the_first_failure_is_raised(straggling: Straggling) -> None:
+    with pytest.raises(HubError) as caught:
+        await straggling.send(unread_until(straggling.twin_came, reset), unread(reply(404)))
+    assert caught.value.status in (None, 404)
+    straggling.sending.check_nothing_is_left()
+
+
+async def test_a_bad_answer_of_the_second_way_does_not_count_before_the_first_is_there(
+    straggling: Straggling,
+) -> None:
+    spoilt = reply(200, b"", ETag=f'"{"0" * 32}"')
+    sent = await straggling.send(unread_until(straggling.twin_came, whole), spoilt)
+    straggling.check_nothing_was_lost(sent)
+
+
+async def test_both_ways_are_cancelled_together(straggling: Straggling) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(straggling.send, deaf, deaf)
+        await straggling.twin_came.wait()
+        group.cancel_scope.cancel()
+    assert straggling.content.reading == 0
+    straggling.sending.check_nothing_is_left()
+
+
+async def test_where_etags_say_nothing_no_part_is_sent_twice(
+    peer: Peer, threads: ThreadPoolExecutor
+) -> None:
+    """Two bodies under way would leave open whose ETag the store asks for in the end."""
+    peer.script(stored('"not-an-md5"'))
+    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=0.6) as session:
+        sending = Sending(session, threads)
+        content = Content(noise(LARGE))
+        for _ in range(3):
+            await sending.send(content, content.part(peer.url + "/quick", size=MIB))
+        peer.script(deaf)
+        with pytest.raises(HubError, match="no byte moved"):
+            await sending.send(content, content.part(peer.url + "/slow"))
+    assert [seen.path for seen in peer.seen].count("/slow") == 1
 
 
 # --- events -------------------------------------------------------------------------------------

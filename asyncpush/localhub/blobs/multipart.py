@@ -108,8 +108,14 @@ class PartWriter:
         """Store the next bytes of the part."""
         data = self._open()
         with _shared(data):
+            there = self._is_there()
             for piece in pieces:
-                pwrite_all(data, piece, self._offset)
+                if there and os.pread(data, len(piece), self._offset) != bytes(piece):
+                    # Sent again, with other bytes: until these are whole, neither counts.
+                    os.pwrite(self._etags_file, _ABSENT, self._slot)
+                    there = False
+                if not there:
+                    pwrite_all(data, piece, self._offset)
                 self._offset += len(piece)
         for piece in pieces:
             self._md5.update(piece)
@@ -118,9 +124,8 @@ class PartWriter:
         """Store the last bytes, record the part, and answer its ETag."""
         self.write(pieces)
         assert self._data is not None
-        assert self._etags is not None
         with _shared(self._data):
-            os.pwrite(self._etags, self._md5.digest(), self._slot)
+            os.pwrite(self._etags_file, self._md5.digest(), self._slot)
         return f'"{self._md5.hexdigest()}"'
 
     def close(self) -> None:
@@ -129,16 +134,23 @@ class PartWriter:
                 os.close(fd)
         self._data = self._etags = None
 
+    @property
+    def _etags_file(self) -> int:
+        assert self._etags is not None
+        return self._etags
+
+    def _is_there(self) -> bool:
+        """Whether the part is stored already. A client that has sent a part twice, because one
+        connection crawled, may break the slower off at any time: the same bytes change nothing."""
+        return os.pread(self._etags_file, _ETAG_BYTES, self._slot) != _ABSENT
+
     def _open(self) -> int:
         if self._data is None:
             try:
-                self._data = os.open(self._upload.data, os.O_WRONLY)
-                self._etags = os.open(self._upload.etags, os.O_WRONLY)
+                self._data = os.open(self._upload.data, os.O_RDWR)
+                self._etags = os.open(self._upload.etags, os.O_RDWR)
             except (FileNotFoundError, PermissionError):  # sealed files cannot be opened either
                 raise no_such_upload() from None
-            # A part sent again overwrites the first in place: until it is whole, neither counts.
-            with _shared(self._data):
-                os.pwrite(self._etags, _ABSENT, self._slot)
         return self._data
 
 

@@ -1,0 +1,101 @@
+"""Parts that crawl: which of those in flight had better be sent again on another connection.
+
+Near the end of a push one slow connection holds up all the rest. When a slot is idle and a part has
+taken longer than others took whole, while what is left of it would take more than twice as long as
+sending it anew, it is sent anew; whichever is answered first counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+INTERVAL = 0.1
+"""Seconds between two looks at what is in flight."""
+
+WINDOW = 5
+"""Looks over which a part's present rate is taken: half a second."""
+
+REMEMBERED = 32
+ENOUGH = 3
+"""Parts that must have been stored before any is called slow."""
+
+FACTOR = 2.0
+"""How much longer the rest must take than the whole would elsewhere: sending it again is not free,
+and rates differ by less than this for no reason at all."""
+
+
+class Flight:
+    """One part on its way. `delivered` tells how many of its bytes have arrived so far."""
+
+    def __init__(
+        self, size: int, delivered: Callable[[], int], again: Callable[[], None] | None, now: float
+    ) -> None:
+        self.size = size
+        self.began = now
+        self._delivered = delivered
+        self._samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=WINDOW + 1)
+        self.again = again
+
+    def look(self, now: float) -> None:
+        self._samples.append((now, self._delivered()))
+
+    def crawls(self, now: float, typical: float) -> bool:
+        """Whether it is worth sending again, at `typical` bytes a second."""
+        whole = self.size / typical
+        left = self.size - self._samples[-1][1]
+        (then, before), (_, arrived) = self._samples[0], self._samples[-1]
+        rate = (arrived - before) / max(now - then, 1e-6)
+        return now - self.began > whole and left > rate * FACTOR * whole
+
+
+class Lookout:
+    """Watches the parts in flight, while there are any. `idle` tells whether a slot is free."""
+
+    def __init__(self, idle: Callable[[], bool]) -> None:
+        self._idle = idle
+        self._flights: dict[Flight, None] = {}
+        self._rates: deque[float] = deque(maxlen=REMEMBERED)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def following(
+        self, size: int, delivered: Callable[[], int], again: Callable[[], None] | None
+    ) -> Iterator[Flight]:
+        """Within this block the part is in flight; `again` is called once, should it crawl."""
+        loop = asyncio.get_running_loop()
+        flight = Flight(size, delivered, again, loop.time())
+        self._flights[flight] = None
+        if self._timer is None:
+            self._timer = loop.call_later(INTERVAL, self._look)
+        try:
+            yield flight
+        finally:
+            del self._flights[flight]
+            if not self._flights and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def stored(self, flight: Flight) -> None:
+        """A part has arrived, at the pace that the others are held to."""
+        seconds = asyncio.get_running_loop().time() - flight.began
+        self._rates.append(flight.size / max(seconds, 1e-6))
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(INTERVAL, self._look)
+        now = loop.time()
+        for flight in self._flights:
+            flight.look(now)
+        if len(self._rates) < ENOUGH:
+            return
+        typical = median(self._rates)
+        for flight in tuple(self._flights):
+            if not self._idle():
+                return
+            if flight.again is not None and flight.crawls(now, typical):
+                again, flight.again = flight.again, None
+                again()

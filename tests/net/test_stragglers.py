@@ -1,0 +1,96 @@
+"""Which parts are sent again: a decision on samples, and a lookout on a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from asyncpush.net.stragglers import ENOUGH, INTERVAL, Flight, Lookout
+from tests.net.timetravel import TimeTravelLoop
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "crawls"),
+    [
+        pytest.param(0.9, 1.0, False, id="no longer than others took whole"),
+        pytest.param(1.1, 1.0, True, id="what is left takes far longer than the whole elsewhere"),
+        pytest.param(1.1, 4.0, False, id="half as fast as others: not worth it"),
+        pytest.param(1.1, 0.0, True, id="nothing moves"),
+        pytest.param(5.0, 1.5, False, id="nearly there"),
+    ],
+)
+def test_a_part_is_sent_again_when_that_is_worth_it(
+    seconds: float, rate: float, crawls: bool
+) -> None:
+    """Parts of 8 MB, others at 8 MB/s; this one at `rate` MB/s."""
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    steps = round(seconds / INTERVAL)
+    for step in range(1, steps + 1):
+        arrived = int(step * INTERVAL * rate * MB)
+        flight.look(step * INTERVAL)
+    assert flight.crawls(seconds, 8 * MB) is crawls
+
+
+def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    for step in range(1, 31):
+        arrived = min(4 * MB, step * MB)
+        flight.look(step * INTERVAL)
+    assert flight.crawls(3.0, 8 * MB)
+
+
+class Scene:
+    """A lookout, parts that were stored at 10 MB/s, and one that does not move."""
+
+    def __init__(self, *, idle: bool = True, stored: int = ENOUGH) -> None:
+        self.idle = idle
+        self.calls: list[float] = []
+        self._stored = stored
+
+    async def play(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: self.idle)
+        with ExitStack() as stack:
+            quick = [
+                stack.enter_context(lookout.following(MB, lambda: 0, None))
+                for _ in range(self._stored)
+            ]
+            slow = lookout.following(MB, lambda: 0, lambda: self.calls.append(loop.time()))
+            stack.enter_context(slow)
+            await asyncio.sleep(0.1)
+            for flight in quick:
+                lookout.stored(flight)
+            await asyncio.sleep(seconds)
+        assert lookout._timer is None
+
+
+@pytest.fixture
+def travel() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=TimeTravelLoop) as runner:
+        yield runner
+
+
+def test_a_crawling_part_is_sent_again_once(travel: asyncio.Runner) -> None:
+    scene = Scene()
+    travel.run(scene.play(10))
+    (called,) = scene.calls
+    assert called <= 0.1 + 2 * INTERVAL + 0.01
+
+
+def test_no_part_is_sent_again_while_every_slot_is_wanted(travel: asyncio.Runner) -> None:
+    scene = Scene(idle=False)
+    travel.run(scene.play(10))
+    assert scene.calls == []
+
+
+def test_with_nothing_to_compare_with_nothing_is_slow(travel: asyncio.Runner) -> None:
+    scene = Scene(stored=ENOUGH - 1)
+    travel.run(scene.play(10))
+    assert scene.calls == []
