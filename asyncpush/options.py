@@ -36,7 +36,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 CHUNKS_PER_PART = 4
-"""Chunks that a part in flight holds in memory."""
+"""Chunks that a part in flight holds in memory: two to be sent, and as many once encrypted."""
 
 
 def default_cache_dir() -> Path:

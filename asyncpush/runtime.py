@@ -36,19 +36,26 @@ from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
-from asyncpush.net.bodies import PIECES_PER_HOP
+from asyncpush.net.bodies import PIECES_PER_WRITE
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
-from asyncpush.options import LOCAL, EventSink, PushOptions, UploadConfig, event_sinks
+from asyncpush.options import (
+    CHUNKS_PER_PART,
+    LOCAL,
+    EventSink,
+    PushOptions,
+    UploadConfig,
+    event_sinks,
+)
 from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import in_thread
+from asyncpush.threads import in_thread, step_back
 from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
 
 if TYPE_CHECKING:
@@ -83,8 +90,8 @@ class Runtime:
         self._threads = threads
         self._hasher = Hasher(hash_threads, journal)
         self.xet = XetEngine(config)
-        pool = BufferPool(PIECES_PER_HOP * config.chunk_size)
-        affordable = max(1, config.max_memory // pool.size)  # each part in flight holds one
+        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
+        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool, threads)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
@@ -235,9 +242,9 @@ async def open_runtime(
     if config.transfer == "xet" and not is_installed():
         raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
     async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read"))
+        threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read", step_back))
         hash_threads = stack.enter_context(
-            ThreadPoolExecutor(config.hash_workers, "asyncpush-hash")
+            ThreadPoolExecutor(config.hash_workers, "asyncpush-hash", step_back)
         )
         await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)

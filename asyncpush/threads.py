@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -10,6 +12,16 @@ from typing import Any, TypeVar
 import anyio
 
 T = TypeVar("T")
+
+NICENESS = 10
+
+
+def step_back() -> None:
+    """To begin a thread that reads and hashes: where cores are scarce, the event loop and the
+    user's own threads go before it. It still gets a tenth of their share, so that a push never
+    stands still. (On Linux niceness is a thread's own; elsewhere it would be the process's.)"""
+    if sys.platform == "linux":
+        os.nice(NICENESS)
 
 
 async def in_thread(

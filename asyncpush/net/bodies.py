@@ -29,12 +29,12 @@ from asyncpush.net.watch import StallWatch
 from asyncpush.threads import in_thread, settled
 
 PIECES_PER_HOP = 4
-"""Pieces that one thread hop fills, or writes at most: fewer cost more hops, more let a part keep a
-thread for longer than the others like."""
+"""Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
 
 PIECES_PER_WRITE = 2
-"""Pieces that the loop hands to a transport at once, to be encrypted there and then: half a MiB
-takes half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one no less (measured)."""
+"""Pieces that fill a buffer, and that the loop hands to a transport at once, to be encrypted there
+and then: half a MiB takes half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one
+no less (measured)."""
 
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words about a part's progress: nobody looks more often."""
@@ -228,7 +228,7 @@ class PartBody(aiohttp.Payload):
             _drain_to_the_last_byte(transport)
             writer.send_headers()
             await writer.drain()
-        descriptor = _plain_descriptor(transport)
+        descriptor = _plain_descriptor(transport) if self._feed.left > self._piece_size else None
         if descriptor is not None:
             try:
                 await self._write_past(descriptor)
@@ -238,17 +238,14 @@ class PartBody(aiohttp.Payload):
         self.ended = time.monotonic()
 
     async def _write_through(self, writer: AbstractStreamWriter) -> None:
-        """Each piece is drained before the buffer is used again: transports of Python ≥ 3.12 keep
+        """The buffer is drained before it is used again: transports of Python ≥ 3.12 keep
         references to what they were given."""
         while self._feed.left:
             stretch = await self._feed.fill()
-            step = PIECES_PER_WRITE * self._piece_size
-            for start in range(0, len(stretch), step):
-                piece = stretch[start : start + step]
-                await self._allowed(len(piece))
-                await writer.write(piece)
-                await writer.drain()
-                self._advance(len(piece))
+            await self._allowed(len(stretch))
+            await writer.write(stretch)
+            await writer.drain()
+            self._advance(len(stretch))
 
     async def _write_past(self, descriptor: int) -> None:
         """Into the transport's socket, past the transport, in which nothing waits. The last piece

@@ -19,7 +19,7 @@ from asyncpush.net.faults import StalledError, network_error
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
 from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
-from asyncpush.net.stragglers import Lookout
+from asyncpush.net.stragglers import LEAST, Lookout
 from asyncpush.net.watch import StallWatch
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
@@ -85,8 +85,14 @@ class PartSender:
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
-        race = _Race(on_sent)
-        put = _Put(request, source, part, emit, headers, race.moved, on_wire, attempt)
+        put = _Put(request, source, part, emit, headers, on_sent, on_wire, attempt)
+        if part.size <= LEAST:
+            return await self._in_slot(put, None)
+        return await self._in_race(put)
+
+    async def _in_race(self, put: _Put) -> SentPart:
+        race = _Race(put.on_sent)
+        put = replace(put, on_sent=race.moved)
         async with anyio.create_task_group() as group:
 
             async def run(put: _Put, again: Callable[[], None] | None) -> None:
@@ -206,7 +212,7 @@ class _Put:
     source: Slices
     part: Part
     emit: Emitter
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int

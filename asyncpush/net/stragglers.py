@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
+LEAST = 1 << 20
+"""Bytes of a part that is looked after: smaller ones lie whole in the kernel's buffers, where
+nobody sees how far they are."""
+
 INTERVAL = 0.1
 """Seconds between two looks at what is in flight."""
 
@@ -68,21 +72,23 @@ class Lookout:
         """Within this block the part is in flight; `again` is called once, should it crawl."""
         loop = asyncio.get_running_loop()
         flight = Flight(size, delivered, again, loop.time())
-        self._flights[flight] = None
-        if self._timer is None:
-            self._timer = loop.call_later(INTERVAL, self._look)
+        if size > LEAST:
+            self._flights[flight] = None
+            if self._timer is None:
+                self._timer = loop.call_later(INTERVAL, self._look)
         try:
             yield flight
         finally:
-            del self._flights[flight]
+            self._flights.pop(flight, None)
             if not self._flights and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
     def stored(self, flight: Flight) -> None:
         """A part has arrived, at the pace that the others are held to."""
-        seconds = asyncio.get_running_loop().time() - flight.began
-        self._rates.append(flight.size / max(seconds, 1e-6))
+        if flight.size > LEAST:
+            seconds = asyncio.get_running_loop().time() - flight.began
+            self._rates.append(flight.size / max(seconds, 1e-6))
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from asyncpush.net.stragglers import ENOUGH, INTERVAL, Flight, Lookout
+from asyncpush.net.stragglers import ENOUGH, INTERVAL, LEAST, Flight, Lookout
 from tests.net.timetravel import TimeTravelLoop
 
 MB = 1_000_000
@@ -47,9 +47,10 @@ def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
 
 
 class Scene:
-    """A lookout, parts that were stored at 10 MB/s, and one that does not move."""
+    """A lookout, parts that were stored in a tenth of a second, and one that does not move."""
 
-    def __init__(self, *, idle: bool = True, stored: int = ENOUGH) -> None:
+    def __init__(self, *, idle: bool = True, stored: int = ENOUGH, size: int = 2 * MB) -> None:
+        self._size = size
         self.idle = idle
         self.calls: list[float] = []
         self._stored = stored
@@ -59,10 +60,10 @@ class Scene:
         lookout = Lookout(lambda: self.idle)
         with ExitStack() as stack:
             quick = [
-                stack.enter_context(lookout.following(MB, lambda: 0, None))
+                stack.enter_context(lookout.following(self._size, lambda: 0, None))
                 for _ in range(self._stored)
             ]
-            slow = lookout.following(MB, lambda: 0, lambda: self.calls.append(loop.time()))
+            slow = lookout.following(self._size, lambda: 0, lambda: self.calls.append(loop.time()))
             stack.enter_context(slow)
             await asyncio.sleep(0.1)
             for flight in quick:
@@ -92,5 +93,11 @@ def test_no_part_is_sent_again_while_every_slot_is_wanted(travel: asyncio.Runner
 
 def test_with_nothing_to_compare_with_nothing_is_slow(travel: asyncio.Runner) -> None:
     scene = Scene(stored=ENOUGH - 1)
+    travel.run(scene.play(10))
+    assert scene.calls == []
+
+
+def test_parts_that_a_kernel_holds_whole_are_not_looked_after(travel: asyncio.Runner) -> None:
+    scene = Scene(size=LEAST)
     travel.run(scene.play(10))
     assert scene.calls == []

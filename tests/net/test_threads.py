@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from asyncpush.threads import in_thread, settled
+from asyncpush.threads import NICENESS, in_thread, settled, step_back
 
 
 @pytest.fixture
@@ -145,3 +147,11 @@ async def test_settled_hands_a_cancellation_on_when_the_job_is_over() -> None:
     job.set_result(1)
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a process's elsewhere")
+def test_our_threads_step_back_and_the_users_do_not() -> None:
+    before = os.nice(0)
+    with ThreadPoolExecutor(1, initializer=step_back) as ours:
+        assert ours.submit(os.nice, 0).result() == min(19, before + NICENESS)
+    assert os.nice(0) == before
