@@ -81,7 +81,7 @@ def run(
 
 def _measure(server: Server, entry: Entry, files: Prepared, repo: str) -> dict[str, Any]:
     server.reset(files.files)
-    _create(server.endpoint, repo)
+    _create(server.endpoint, "bench/warm-up", *_repos(repo, files))
     before = server.stats()
     with tempfile.TemporaryDirectory(dir=WORK, prefix="client-") as scratch:
         job = {
@@ -134,9 +134,16 @@ def _environment(server: Server, scratch: str) -> dict[str, str]:
     return kept
 
 
-def _create(endpoint: str, repo: str) -> None:
+def _repos(repo: str, files: Prepared) -> list[str]:
+    """One, or for a set of models one for each."""
+    if not files.folder.name.startswith("models"):
+        return [repo]
+    return [f"{repo}-{folder.name}" for folder in files.folder.iterdir()]
+
+
+def _create(endpoint: str, *repo_ids: str) -> None:
     """Beforehand, for all alike: making a repo is not what is measured."""
-    for repo_id in (repo, "bench/warm-up"):
+    for repo_id in repo_ids:
         organization, _, name = repo_id.partition("/")
         body = json.dumps({"type": "model", "name": name, "organization": organization})
         request = urllib.request.Request(

@@ -18,7 +18,8 @@ _PROSE = b"The quick brown fox jumps over the lazy dog, and the dog does not min
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """`count` files of `smallest` to `largest` bytes: random binary, prose, or sparse zeros."""
+    """`count` files of `smallest` to `largest` bytes: random binary, prose, or sparse zeros; or
+    models: folders of five files, one binary of `largest` bytes and four texts of `smallest`."""
 
     count: int
     smallest: int
@@ -31,6 +32,8 @@ class FileSet:
 
     def describe(self) -> str:
         size = _told(self.smallest)
+        if self.kind == "models":
+            return f"{self.count // 5:,} folders of 5 files"
         if self.largest:
             size += f" to {_told(self.largest)}"
         return f"{self.count:,} file{'s' if self.count > 1 else ''} of {size}"
@@ -82,6 +85,9 @@ def part_sizes(size: int, part_size: int) -> list[int]:
 
 def _make(files: FileSet, folder: Path) -> None:
     chance = random.Random(files.name)
+    if files.kind == "models":
+        _make_models(files, folder, chance)
+        return
     for number in range(files.count):
         size = files.smallest
         if files.largest:
@@ -94,6 +100,16 @@ def _make(files: FileSet, folder: Path) -> None:
             for piece in _content(files.kind, size, chance):
                 file.write(piece)
             file.truncate(size)
+
+
+def _make_models(files: FileSet, folder: Path, chance: random.Random) -> None:
+    for number in range(files.count // 5):
+        model = folder / f"{number:04}"
+        model.mkdir(parents=True)
+        (model / "model.bin").write_bytes(chance.randbytes(files.largest))
+        for name in ("config", "generation_config", "tokenizer", "tokenizer_config"):
+            text = json.dumps({"number": number, "name": name, "pad": "x" * files.smallest})
+            (model / f"{name}.json").write_text(text)
 
 
 def _content(kind: str, size: int, chance: random.Random) -> Iterator[bytes]:

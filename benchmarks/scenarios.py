@@ -214,6 +214,18 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        "bulk",
+        "200 repos of 5 files, 30 ms",
+        FileSet(1000, 2 << 10, 64 << 10, "models"),
+        FileSet(50, 2 << 10, 64 << 10, "models"),
+        (
+            Entry("push_many", "bulk", {"client": "asyncpush"}),
+            Entry("official, a loop", "bulk", {"client": "official"}),
+        ),
+        Network(latency=0.03),
+        targets=(Target("wall", "push_many", ("official, a loop",), at_most=0.2),),
+    ),
+    Scenario(
         "tiny-files",
         "10,000 and 100,000 tiny files",
         FileSet(10_000, 200, 0, "prose"),

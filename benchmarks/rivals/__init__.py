@@ -60,5 +60,6 @@ RIVALS = {
         Rival("program", _python("program")),
         Rival("import", _python("imports")),
         Rival("training", _python("training")),
+        Rival("bulk", _python("bulk")),
     )
 }
