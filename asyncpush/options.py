@@ -63,7 +63,8 @@ class UploadConfig:
             *part* is the Hub's to say.
         progress_callback: plain or async callable that gets `UploadProgress` snapshots.
         progress: "bar" draws bars, "none" does not, "auto" draws them on a terminal or notebook.
-        max_concurrent_files: files being transferred at once.
+        max_concurrent_files: files being transferred at once, over all pushes of an `Uploader`
+            (each of which may always have one).
         max_concurrent_parts: parts in flight at once, over all files.
         max_memory: bytes of file content held in memory at once (buffers and spooled streams). Xet
             needs more, about half a gigabyte; it takes more files and more xorbs at once from

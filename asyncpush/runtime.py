@@ -94,6 +94,7 @@ class Runtime:
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool, threads)
+        self._file_turns = anyio.Semaphore(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     @property
@@ -227,6 +228,7 @@ class Runtime:
             self._journal,
             self._threads,
             emit,
+            self._file_turns,
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:

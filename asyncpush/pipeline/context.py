@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+import anyio
+
 from asyncpush.events import Emitter, Notice
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.models import Repo
@@ -30,6 +32,9 @@ class PushContext:
     journal: Journal | NullJournal
     threads: Executor
     emit: Emitter
+    file_turns: anyio.Semaphore
+    """For files beyond the first of each push: together they are no more than one push may have,
+    and no push waits for another's large files to begin with its own."""
     warnings: list[str] = field(default_factory=list)
 
     @property

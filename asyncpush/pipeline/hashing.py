@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import anyio
 
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
-from asyncpush.models import FileSource
+from asyncpush.models import FileIdentity, FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.threads import in_thread
@@ -21,18 +24,44 @@ READ_SIZE = 1 * MIB
 REPORT_EVERY = 32 * MIB
 
 
+@dataclass(slots=True)
+class _Hashing:
+    """A file that is being hashed, and its oid when that went well."""
+
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    oid: str | None = None
+
+
 class Hasher:
-    """Hashes on its own threads, so that reading parts never waits behind a long file."""
+    """Hashes on its own threads, so that reading parts never waits behind a long file. A file
+    that many pushes ask for at once (a base model in a hundred repos) is read once."""
 
     def __init__(self, threads: Executor, journal: Journal | NullJournal) -> None:
         self._threads = threads
         self._journal = journal
+        self._under_way: dict[tuple[str, FileIdentity], _Hashing] = {}
 
     async def sha256(self, file: FileSource, emit: Emitter) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
-        if (known := self.remembered(file)) is not None:
+        key = file.hash_key
+        if key is None:
+            return await self._hash(file, emit)
+        known = self.remembered(file)
+        while known is None and (other := self._under_way.get(key)) is not None:
+            await other.ended.wait()  # who fails or is cancelled leaves it to the next
+            known = other.oid
+        if known is not None:
             emit.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
             return known
+        this = self._under_way[key] = _Hashing()
+        try:
+            this.oid = await self._hash(file, emit)
+            return this.oid
+        finally:
+            del self._under_way[key]
+            this.ended.set()
+
+    async def _hash(self, file: FileSource, emit: Emitter) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
 

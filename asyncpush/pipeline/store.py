@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncpush.events import FileRouted, FileSkipped, FileStored, PhaseChanged
 from asyncpush.groups import single_error
@@ -99,8 +101,7 @@ class StoreStage:
                         group.start_soon(self._ask_modes, chunks, send.clone(), gitignore)
                 async with receive:
                     workers = min(self._ctx.config.max_concurrent_files, max(len(files), 1))
-                    for _ in range(workers):
-                        group.start_soon(self._work, receive.clone(), transfer)
+                    self._start_workers(group, workers, receive, transfer)
 
     async def _run_lfs(self, files: Sequence[FileSource]) -> None:
         """Once more, for files that Xet did not store: their modes are known."""
@@ -111,8 +112,19 @@ class StoreStage:
                 async with send, receive:
                     for file in files:
                         send.send_nowait(file)
-                    for _ in range(min(self._ctx.config.max_concurrent_files, len(files))):
-                        group.start_soon(self._work, receive.clone(), transfer)
+                    workers = min(self._ctx.config.max_concurrent_files, len(files))
+                    self._start_workers(group, workers, receive, transfer)
+
+    def _start_workers(
+        self,
+        group: TaskGroup,
+        count: int,
+        inbox: MemoryObjectReceiveStream[FileSource],
+        transfer: LfsTransfer,
+    ) -> None:
+        for number in range(count):
+            turns = self._ctx.file_turns if number else nullcontext()
+            group.start_soon(self._work, inbox.clone(), transfer, turns)
 
     def _transfer(self, group: TaskGroup) -> LfsTransfer:
         ctx = self._ctx
@@ -208,14 +220,23 @@ class StoreStage:
         for receipt in await in_thread(self._ctx.threads, read_and_hash):
             self._add(receipt)
 
-    async def _work(self, inbox: ObjectReceiveStream[FileSource], transfer: LfsTransfer) -> None:
+    async def _work(
+        self,
+        inbox: ObjectReceiveStream[FileSource],
+        transfer: LfsTransfer,
+        turns: AbstractAsyncContextManager[object],
+    ) -> None:
         async with inbox:
             async for file in inbox:
-                access = None if self._engine is None else await self._engine.xet()
-                if access is None or not self._store:
-                    await self._store_lfs(file, transfer, "lfs" if access is None else "xet")
-                elif not await self._hand_to_xet(file, access):
-                    await self._store_lfs(file, transfer)
+                async with turns:
+                    await self._store_one(file, transfer)
+
+    async def _store_one(self, file: FileSource, transfer: LfsTransfer) -> None:
+        access = None if self._engine is None else await self._engine.xet()
+        if access is None or not self._store:
+            await self._store_lfs(file, transfer, "lfs" if access is None else "xet")
+        elif not await self._hand_to_xet(file, access):
+            await self._store_lfs(file, transfer)
 
     async def _hand_to_xet(self, file: FileSource, access: XetAccess) -> bool:
         """False when Xet has failed, and it is for LFS to store the file."""

@@ -1,0 +1,131 @@
+"""Many pushes at once: what they share, and that none pays for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush import Push, UploadConfig, Uploader
+from asyncpush.events import (
+    Emitter,
+    FileHashed,
+    FileStored,
+    PushFinished,
+    Record,
+    TransferStarted,
+)
+from asyncpush.journal import NullJournal
+from asyncpush.localhub import LocalHub
+from asyncpush.models import FileIdentity, FileSource
+from asyncpush.pipeline import hashing
+from asyncpush.pipeline.hashing import Hasher
+from asyncpush.sources import Reader
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> FileSource:
+    path = tmp_path / "base.bin"
+    path.write_bytes(b"\0" * 1000)
+    status = path.stat()
+    return FileSource("base.bin", status.st_size, str(path), FileIdentity.of(status))
+
+
+async def test_a_file_that_many_ask_for_at_once_is_read_once(
+    file: FileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[FileSource] = []
+
+    def counting(source: FileSource) -> Reader:
+        opened.append(source)
+        return Reader(source)
+
+    monkeypatch.setattr(hashing, "Reader", counting)
+    with ThreadPoolExecutor(2) as threads:
+        hasher = Hasher(threads, NullJournal())
+        oids = await asyncio.gather(*(hasher.sha256(file, Emitter()) for _ in range(5)))
+        assert len(set(oids)) == 1
+        assert len(opened) == 1
+
+
+async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
+    file: FileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[None] = []
+
+    def failing_once(source: FileSource) -> Reader:
+        attempts.append(None)
+        if len(attempts) == 1:
+            raise OSError("once")
+        return Reader(source)
+
+    monkeypatch.setattr(hashing, "Reader", failing_once)
+    with ThreadPoolExecutor(2) as threads:
+        hasher = Hasher(threads, NullJournal())
+        first, second, third = await asyncio.gather(
+            *(hasher.sha256(file, Emitter()) for _ in range(3)), return_exceptions=True
+        )
+    assert isinstance(first, OSError)
+    assert second == third
+    assert len(attempts) == 2
+
+
+def listening(config: UploadConfig, seen: list[Record], **changes: object) -> UploadConfig:
+    return replace(config, events=seen.append, **changes)  # type: ignore[arg-type]
+
+
+async def test_one_file_for_many_repos_is_hashed_once_and_sent_once_a_repo(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
+) -> None:
+    base = write({"base.bin": b"\0" * 100_000}) / "base.bin"
+    seen: list[Record] = []
+    pushes = [Push(f"me/m{number}", {"base.bin": base, "copy.bin": base}) for number in range(4)]
+    async with Uploader(TOKEN, hub.url, listening(config, seen)) as up:
+        await up.push_many(pushes)
+    hashed = [record.event for record in seen if isinstance(record.event, FileHashed)]
+    assert [event.cached for event in hashed].count(False) == 1
+    assert faults.seen["part"] <= 4  # less where the Hub has it from another repo
+
+
+async def test_files_in_flight_are_counted_over_all_pushes(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    seen: list[Record] = []
+    async with Uploader(TOKEN, hub.url, listening(config, seen, max_concurrent_files=3)) as up:
+        await up.push_many(
+            [
+                Push(f"me/m{number}", {f"{n}.bin": bytes([n, number]) for n in range(4)})
+                for number in range(4)
+            ]
+        )
+    most = in_flight = 0
+    for record in seen:
+        match record.event:
+            case TransferStarted():
+                in_flight += 1
+            case FileStored(route="lfs"):
+                in_flight -= 1
+        most = max(most, in_flight)
+    assert in_flight == 0
+    assert 3 <= most <= 4 + 2  # one of each push, and two more
+
+
+async def test_small_pushes_do_not_wait_for_a_large_one(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    """Calls and parts go in the order in which they are asked for, whoever asks."""
+    seen: list[Record] = []
+    large = Push("me/large", {f"{n:03}.bin": n.to_bytes(2, "big") for n in range(100)})
+    small = [Push(f"me/small{number}", {"a.txt": b"1"}) for number in range(5)]
+    async with Uploader(TOKEN, hub.url, listening(config, seen)) as up:
+        results = await up.push_many([large, *small])
+    ended = [r.event.commit_sha for r in seen if isinstance(r.event, PushFinished)]
+    assert ended[-1] == results[0].commit_sha
