@@ -28,6 +28,7 @@ from asyncpush import (
     PushTicket,
     UploadConfig,
     UploadProgress,
+    background,
 )
 from asyncpush.background import _wait_at_exit
 from asyncpush.checkpoints import OnError
@@ -246,6 +247,31 @@ def test_closing_can_cancel(bg: BackgroundUploader, hub: LocalHub, gate: ThreadG
     bg.close(cancel=True)
     assert ticket._future.cancelled()
     assert committed(hub) == set()
+
+
+def test_a_push_that_does_not_even_stop_is_named(
+    hub: LocalHub,
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    called, go_on = threading.Event(), threading.Event()
+
+    def callback(progress: UploadProgress) -> None:
+        called.set()
+        go_on.wait()
+
+    monkeypatch.setattr(background, "CANCEL_GRACE", 0.1)
+    config = replace(config, progress_callback=callback)
+    bg = BackgroundUploader(TOKEN, hub.url, config)
+    bg.push("me/m", {"a.txt": b"a"})
+    called.wait()
+    with pytest.raises(TimeoutError, match="me/m"):
+        bg.close(cancel=True, timeout=0.1)
+    go_on.set()
+    assert errors(caplog) == ["the push to me/m was cancelled and does not end"]
+    assert bg._thread is not None
+    bg._thread.join()
 
 
 class Preempted(Exception):

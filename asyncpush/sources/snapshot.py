@@ -22,6 +22,7 @@ from asyncpush.models import FileIdentity
 from asyncpush.options import PushOptions
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.findings import Findings
+from asyncpush.sources.origins import open_for_reading
 from asyncpush.sources.patterns import PatternFilter
 from asyncpush.sources.scratch import ScratchFolder
 from asyncpush.sources.walk import SNAPSHOTS, Walk
@@ -105,7 +106,10 @@ class Snapshot:
             raise UnusableError(f"{path!r} {exc}") from exc
         if self._link and _linked(path, target):
             return
-        with open(path, "rb") as source, open(target, "xb", opener=_private) as copy:
+        with (
+            open(open_for_reading(path), "rb") as source,
+            open(target, "xb", opener=_private) as copy,
+        ):
             if not _reflinked(source, copy):
                 self._copy(source, copy)
         os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))

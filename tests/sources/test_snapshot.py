@@ -140,10 +140,10 @@ def test_what_cannot_be_copied_is_named_and_leaves_nothing(
             os.mkfifo(source / "odd")
         case "unlistable":
             (source / "odd").mkdir()
-            scandir = os.scandir
+            scandir, odd = os.scandir, os.stat(source / "odd")
 
-            def refuse(path: str) -> object:
-                if path == str(source / "odd"):
+            def refuse(path: str | int) -> object:
+                if os.path.samestat(os.stat(path), odd):
                     raise PermissionError(13, "Permission denied")
                 return scandir(path)
 
