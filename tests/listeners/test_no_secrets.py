@@ -6,14 +6,13 @@ stand there fails a test.
 
 from __future__ import annotations
 
-import importlib
+import ast
 import io
 import logging
-import pkgutil
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from random import Random
 
 import pytest
@@ -41,7 +40,7 @@ from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.listeners.progress import ProgressAggregator, ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.listeners.timeline.recorder import TimelineRecorder
-from asyncpush.listeners.timeline.trace import trace_events
+from asyncpush.listeners.timeline.writing import render
 from asyncpush.listeners.view import ASCII, PushView
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.test_otel import Telemetry
@@ -107,18 +106,18 @@ def spans(records: Sequence[Record], folder: Path) -> str:
 def aggregated(records: Sequence[Record], folder: Path) -> str:
     aggregator, tally, activity = ProgressAggregator(), RetryTally(), ActivityTally()
     for each in records:
-        aggregator.on_event(each)
-        tally.on_event(each)
-        activity.on_event(each)
+        for listener in (aggregator, tally, activity):
+            listener.on_event(each)
     return repr((aggregator.snapshot(), tally.retries, activity.activity()))
 
 
-def drawn(records: Sequence[Record], folder: Path) -> str:
+def timeline(records: Sequence[Record], folder: Path) -> str:
+    """What is drawn, and the trace that is written; a picture shows no more than that."""
     recorder = TimelineRecorder()
     for each in records:
         recorder.on_event(each)
-    timeline = recorder.timeline()  # all that the picture says is in it
-    return repr(timeline) + trace_events(timeline).decode()
+    drawn = recorder.timeline()
+    return repr(drawn) + render(drawn, PurePath("trace.json")).decode()
 
 
 LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] = {
@@ -127,25 +126,19 @@ LISTENERS: dict[str, tuple[set[type], Callable[[Sequence[Record], Path], str]]] 
     "plain bars": ({BarDisplay}, plain_bars),
     "terminal": ({PushView}, terminal_view),
     "spans": ({OpenTelemetry}, spans),
-    "progress": (
-        {ProgressAggregator, ProgressPublisher, RetryTally, ActivityTally},
-        aggregated,
-    ),
-    "timeline": ({TimelineRecorder}, drawn),
+    "progress": ({ProgressAggregator, ProgressPublisher, RetryTally, ActivityTally}, aggregated),
+    "timeline": ({TimelineRecorder}, timeline),
 }
 
 
 def test_every_listener_is_listened_to() -> None:
     found = set()
-    for module in pkgutil.walk_packages(asyncpush.listeners.__path__, "asyncpush.listeners."):
-        if module.name.endswith(".svg"):  # draws what the others have heard; takes long to import
-            continue
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and value.__module__ == module.name:
-                listens = hasattr(value, "on_event") or "__call__" in vars(value)
-                if listens and not value.__name__.startswith("_"):
-                    found.add(value)
-    listed = set().union(*(kinds for kinds, _ in LISTENERS.values()))
+    for path in Path(asyncpush.listeners.__path__[0]).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+                found |= {node.name} if methods & {"on_event", "__call__"} else set()
+    listed = {kind.__name__ for kinds, _ in LISTENERS.values() for kind in kinds}
     assert found == listed, "add it to LISTENERS, with a way to hear what it tells"
 
 
