@@ -11,6 +11,7 @@ import pytest
 
 from asyncpush import PushOptions, SourceChangedError, SourceError
 from asyncpush.sources import snapshot as module
+from asyncpush.sources import walk
 from asyncpush.sources.snapshot import Snapshot, SnapshotChoice, SnapshotStoppedError
 
 Write = Callable[..., Path]
@@ -140,14 +141,14 @@ def test_what_cannot_be_copied_is_named_and_leaves_nothing(
             os.mkfifo(source / "odd")
         case "unlistable":
             (source / "odd").mkdir()
-            scandir, odd = os.scandir, os.stat(source / "odd")
+            entries = walk._entries
 
-            def refuse(path: str | int) -> object:
-                if os.path.samestat(os.stat(path), odd):
+            def refuse(path: str, *, through_links: bool) -> object:
+                if path == str(source / "odd"):
                     raise PermissionError(13, "Permission denied")
-                return scandir(path)
+                return entries(path, through_links=through_links)
 
-            monkeypatch.setattr(os, "scandir", refuse)
+            monkeypatch.setattr(walk, "_entries", refuse)
         case _:
 
             def full(self: Snapshot, *files: object) -> None:
