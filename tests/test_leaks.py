@@ -139,7 +139,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 
 
 @settings(
-    max_examples=8,
+    max_examples=4,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 1 << 30), strict=st.booleans())

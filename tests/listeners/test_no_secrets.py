@@ -202,7 +202,7 @@ def with_secrets(random: Random) -> tuple[list[Event], set[str]]:
 
 
 @settings(
-    max_examples=5,
+    max_examples=3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 1 << 30))
