@@ -567,6 +567,7 @@ asyncio.run(main())
 
 
 @pytest.mark.big
+@pytest.mark.timeout(900)
 async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
     hub: LocalHub, faults: FaultLayer, tmp_path: Path
 ) -> None:
@@ -700,3 +701,36 @@ async def test_an_audit_reads_streams_to_their_ends(uploader: Uploader, hub: Loc
     await uploader.push_to_hub("me/m", {"big.bin": data})
     report = await uploader.audit("me/m", {"big.bin": pieces_of(data)})
     assert report.matching == ("big.bin",)
+
+
+@pytest.mark.big
+@pytest.mark.timeout(900)
+async def test_one_percent_of_a_gibibyte_changed_costs_three_at_most(
+    uploader: Uploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    source, size = tmp_path / "model.safetensors", 1 << 30
+    with source.open("wb") as file:
+        for _ in range(64):
+            file.write(CHANCE.randbytes(size // 64))
+    await uploader.push_to_hub("me/m", source)
+    with source.open("r+b") as file:
+        for number in range(16):  # as when a few layers were trained further
+            file.seek(number * size // 16)
+            file.write(CHANCE.randbytes(size // 1600))
+    result = await uploader.push_to_hub("me/m", source)
+    assert result.bytes_transferred <= 0.03 * size
+    assert result.bytes_deduplicated >= 0.97 * size
+
+
+async def test_bytes_that_changed_unseen_are_sent_as_they_are(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    source = write({"a.bin": NOISE[:MIB]})
+    long_ago = (1_700_000_000, 1_700_000_000)
+    os.utime(source / "a.bin", long_ago)
+    await uploader.push_to_hub("me/m", source)
+    (source / "a.bin").write_bytes(NOISE[MIB : 2 * MIB])
+    os.utime(source / "a.bin", long_ago)
+    result = await uploader.push_to_hub("me/other", source)
+    assert any("a.bin has other bytes than it had" in warning for warning in result.warnings)
+    assert (await download(hub, "me/other"))["a.bin"] == NOISE[MIB : 2 * MIB]

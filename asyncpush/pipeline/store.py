@@ -70,6 +70,7 @@ class StoreStage:
         self._engine = engine
         self._xet_opening = anyio.Lock()
         self._xet: XetUpload | None = None
+        self._remembered: dict[str, str] = {}
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
         """Raises what stopped it; then no receipt counts."""
@@ -249,6 +250,8 @@ class StoreStage:
         if oid is not None and oid == mode.oid:
             self._add(_marked(Receipt(file.path_in_repo, file.size, oid, "xet"), unchanged=True))
             return True
+        if oid is not None:
+            self._remembered[file.path_in_repo] = oid
         try:
             upload = await self._xet_upload(access)
             self._ctx.emit.emit(FileRouted(file.path_in_repo, file.size, "xet"))
@@ -280,6 +283,11 @@ class StoreStage:
             return upload.files
         for receipt in receipts:
             same = self._modes[receipt.path_in_repo].oid == receipt.oid
+            if self._remembered.get(receipt.path_in_repo, receipt.oid) != receipt.oid:
+                self._ctx.warn(
+                    f"{receipt.path_in_repo} has other bytes than it had, though its time and size"
+                    " are the same; what it has now was sent"
+                )
             self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
         found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
         await self._ctx.hasher.remember(found, upload.began)

@@ -6,12 +6,14 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 
 from asyncpush.cli.hub import _store
 from asyncpush.cli.output import Output
+from asyncpush.localhub import LocalHub
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
 
@@ -43,8 +45,25 @@ def test_it_says_where_it_is_and_how_to_use_it(
     assert (tmp_path / "cache" / "hub").is_dir()
 
 
-def test_it_grants_no_xet_tokens(cli: Cli, stop_when_up: None, tmp_path: Path) -> None:
-    assert cli("hub", "--root", tmp_path / "r", "--no-xet").code == 0
+@pytest.mark.parametrize(("words", "granted"), [((), True), (("--no-xet",), False)])
+def test_it_grants_xet_tokens_unless_told_not_to(
+    words: tuple[str, ...],
+    granted: bool,
+    cli: Cli,
+    stop_when_up: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+    make = LocalHub.__init__
+
+    def note(self: LocalHub, *arguments: Any, **settings: Any) -> None:
+        made.append(settings["xet"])
+        make(self, *arguments, **settings)
+
+    monkeypatch.setattr(LocalHub, "__init__", note)
+    assert cli("hub", "--root", tmp_path / "r", *words).code == 0
+    assert made == [granted]
 
 
 def test_its_own_token_is_not_shown(cli: Cli, stop_when_up: None, tmp_path: Path) -> None:
