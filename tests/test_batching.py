@@ -56,6 +56,17 @@ async def test_a_single_question_waits_for_nobody() -> None:
     assert (calls.asked, answers) == ([[1]], {1: 10})
 
 
+async def test_heavy_questions_make_more_calls_and_the_heaviest_its_own() -> None:
+    calls, answers = Calls(), dict[int, int]()
+    calls.open.set()
+    async with anyio.create_task_group() as group:
+        batcher = Batcher[int, int](group, calls, limit=4, weigh=lambda item: item, heaviest=10)
+        await ask_all(batcher, [4, 6, 1, 50, 2, 3, 0, 1, 1], answers)
+
+    assert calls.asked == [[4, 6], [1], [50], [2, 3, 0, 1], [1]]
+    assert sorted(answers) == [0, 1, 2, 3, 4, 6, 50]
+
+
 async def test_questions_that_come_during_a_call_go_together_into_the_next() -> None:
     calls, answers = Calls(), dict[int, int]()
     async with anyio.create_task_group() as group:

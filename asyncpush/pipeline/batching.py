@@ -30,6 +30,9 @@ class Batcher(Generic[K, V]):
     The first item goes at once and alone: a push of one file waits for nobody. A second call
     starts beside a running one only when half a call's worth has gathered, so that a thousand
     files make a handful of calls. A failing call fails the task group it runs in.
+
+    A call takes `limit` items at most, and of those that `weigh` much only so many as stay within
+    `heaviest` together, but always one.
     """
 
     def __init__(
@@ -39,11 +42,15 @@ class Batcher(Generic[K, V]):
         *,
         limit: int,
         width: int = 4,
+        weigh: Callable[[K], int] = lambda item: 0,
+        heaviest: int = 0,
     ) -> None:
         self._group = group
         self._call = call
         self._limit = limit
         self._width = width
+        self._weigh = weigh
+        self._heaviest = heaviest
         self._waiting: deque[_Question[K, V]] = deque()
         self._running = 0
 
@@ -63,7 +70,7 @@ class Batcher(Generic[K, V]):
     async def _run(self) -> None:
         # One turn of the loop: those who ask in the same breath go along.
         await anyio.lowlevel.checkpoint()
-        questions = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        questions = self._next_call()
         try:
             if questions:
                 answers = await self._call([question.item for question in questions])
@@ -73,3 +80,14 @@ class Batcher(Generic[K, V]):
         finally:
             self._running -= 1
         self._start_call()
+
+    def _next_call(self) -> list[_Question[K, V]]:
+        """Takes them in their order: nobody who waits is overtaken."""
+        questions: list[_Question[K, V]] = []
+        weight = 0
+        while self._waiting and len(questions) < self._limit:
+            weight += self._weigh(self._waiting[0].item)
+            if questions and weight > self._heaviest:
+                break
+            questions.append(self._waiting.popleft())
+        return questions

@@ -141,7 +141,13 @@ class StoreStage:
             )
             return {item: actions[item.oid] for item in objects}
 
-        batch = Batcher(group, ask_batch, limit=lfs.BATCH_LIMIT)
+        batch = Batcher(
+            group,
+            ask_batch,
+            limit=lfs.BATCH_LIMIT,
+            weigh=lfs.parts_expected,
+            heaviest=lfs.PARTS_A_BATCH,
+        )
         return LfsTransfer(ctx.session, ctx.sender, ctx.journal, ctx.threads, ctx.scope, batch.ask)
 
     async def _gitignore(self, files: Sequence[FileSource]) -> str | None:

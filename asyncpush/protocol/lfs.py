@@ -28,6 +28,13 @@ from asyncpush.protocol.http import LFS_HEADERS, HubRequest, HubResponse, post_j
 BATCH_LIMIT = 256
 """Objects a call."""
 
+USUAL_PART_SIZE = 16_000_000
+"""What the public Hub asks for; each answer says what holds."""
+
+PARTS_A_BATCH = 16_000
+"""Parts of a call's objects together: their URLs, half a KiB each and at times twice that, make an
+answer well within what is read of one."""
+
 PARTS_LIMIT = 100_000
 """More parts than any store takes (S3: 10,000); a Hub that names more is not believed."""
 
@@ -43,6 +50,11 @@ class LfsObject:
 
     oid: str
     size: int
+
+
+def parts_expected(item: LfsObject) -> int:
+    """About how many part URLs an object's answer will hold: the Hub's parts have 16 MB."""
+    return -(-item.size // USUAL_PART_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import HubError, ProtocolError
 from asyncpush.models import Part
+from asyncpush.net.session import ANSWER_LIMIT
 from asyncpush.protocol.lfs import (
+    PARTS_A_BATCH,
     LfsActions,
     LfsObject,
     UploadAction,
@@ -17,6 +19,7 @@ from asyncpush.protocol.lfs import (
     cut_into_parts,
     md5_of_etag,
     parse_batch,
+    parts_expected,
     verify_request,
 )
 from tests.protocol.helpers import DATASET, OTHER_SHA256, REPO, SHA256, answer, said
@@ -300,3 +303,12 @@ def test_parts_cover_the_file_once_and_in_order(size: int, chunk_size: int) -> N
         assert (part.number, part.offset) == (number, end)
         assert 1 <= part.size <= chunk_size
         end += part.size
+
+
+def test_a_batch_of_the_largest_files_has_an_answer_that_is_read() -> None:
+    """5 GB a file, the Hub's usual part size, a presigned URL of 600 bytes for each part."""
+    large = LfsObject("a" * 64, 5_000_000_000)
+    assert parts_expected(large) == 313
+    assert parts_expected(LfsObject("a" * 64, 16_000_000)) == 1
+    together = PARTS_A_BATCH + parts_expected(LfsObject("a" * 64, 200_000_000_000))
+    assert together * 1000 < ANSWER_LIMIT
