@@ -123,7 +123,7 @@ async def test_small_pushes_do_not_wait_for_a_large_one(
 ) -> None:
     """Calls and parts go in the order in which they are asked for, whoever asks."""
     seen: list[Record] = []
-    large = Push("me/large", {f"{n:03}.bin": n.to_bytes(2, "big") for n in range(100)})
+    large = Push("me/large", {f"{n:03}.bin": n.to_bytes(2, "big") for n in range(60)})
     small = [Push(f"me/small{number}", {"a.txt": b"1"}) for number in range(5)]
     async with Uploader(TOKEN, hub.url, listening(config, seen)) as up:
         results = await up.push_many([large, *small])

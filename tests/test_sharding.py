@@ -132,7 +132,7 @@ async def test_an_interrupted_push_neither_hashes_nor_sends_twice(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
-@pytest.mark.parametrize("route", ["preupload", "batch", "part", "complete"])
+@pytest.mark.parametrize("route", ["preupload", "part"])
 async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path
 ) -> None:

@@ -22,7 +22,7 @@ from asyncpush.sources.safetensors import (
     parse_header,
 )
 
-CHEAP = settings(max_examples=60, deadline=None)
+CHEAP = settings(max_examples=30, deadline=None)
 
 GOOD = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
 

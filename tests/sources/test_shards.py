@@ -42,7 +42,7 @@ def split(file: FileSource, limit: int) -> tuple[dict[str, FileSource], Findings
     return {made.path_in_repo: made for made in split_large([file], limit, findings)}, findings
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     entries=tensors,
     metadata=st.none() | st.just({"format": "pt"}),
@@ -91,7 +91,7 @@ def test_every_tensor_is_in_the_shard_that_the_index_names(
     assert set(index["weight_map"]) == set(before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(1, 60))
 def test_the_official_client_would_cut_at_the_same_places(sizes: list[int], limit: int) -> None:
     content = flat({f"t{number:02}": size for number, size in enumerate(sizes)})
