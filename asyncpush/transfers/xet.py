@@ -153,7 +153,7 @@ def settings(config: UploadConfig) -> dict[str, Any]:
 def _set_by_user(name: str) -> bool:
     group, _, key = name.upper().partition(".")
     names = (f"HF_XET_{group}_{key}", f"HF_XET_{key}")
-    if key.endswith("CONCURRENCY") and _is_true("HF_XET_HIGH_PERFORMANCE", "HF_XET_HP"):
+    if "CONCURREN" in key and _is_true("HF_XET_HIGH_PERFORMANCE", "HF_XET_HP"):
         return True
     return any(name in os.environ for name in names)
 
