@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import hf_xet
 import huggingface_hub
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from huggingface_hub import HfApi, close_session, constants
 from safetensors.numpy import load, save_file
 
 from asyncpush import PushOptions, UploadConfig, Uploader
-from asyncpush.errors import AsyncPushError, SourceChangedError, SourceError
+from asyncpush.errors import AsyncPushError, ProtocolError, SourceChangedError, SourceError
 from asyncpush.events import (
     Event,
     FileHashed,
@@ -37,9 +39,11 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import Receipt, UploadProgress
 from asyncpush.options import MIB
+from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.transfers import xet
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
+from tests.protocol.helpers import answer
 from tests.reading import download
 
 Write = Callable[..., Path]
@@ -319,23 +323,38 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
     assert heard.engines == ["xet", "lfs"]
 
 
-async def test_a_hub_cannot_have_chunks_written_to_this_machines_disk(
-    config: UploadConfig, tmp_path: Path, write: Write, heard: Heard
+def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
+    grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
+    session = SimpleNamespace(endpoint="https://hub.example")
+    config = UploadConfig()
+    choice = EngineChoice(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="http"):
+        choice._checked(answer(grant))
+
+
+async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(
+    config: UploadConfig, tmp_path: Path, write: Write
 ) -> None:
+    """hf_xet's `local://` store, read back by hf_xet itself."""
+
     @web.middleware
-    async def hostile(request: web.Request, handler: Any) -> Any:
+    async def in_a_folder(request: web.Request, handler: Any) -> Any:
         if request.match_info.route.name != "xet-write-token":
             return await handler(request)
-        grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": f"local://{tmp_path}/loot"}
-        return web.json_response(grant)
+        return web.json_response({"accessToken": "x", "exp": 1 << 40, "casUrl": store})
 
+    store = f"local://{tmp_path}/store"
     async with (
-        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[hostile]) as hub,
-        Uploader(TOKEN, hub.url, replace(config, max_retries=0)) as uploader,
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[in_a_folder]) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
     ):
-        await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
-    assert heard.engines == ["lfs"]
-    assert not (tmp_path / "loot").exists()
+        (receipt,) = await uploader.upload_files("me/m", write({"a.bin": NOISE}))
+    assert receipt.route == "xet"
+    group = hf_xet.XetSession().new_file_download_group(endpoint=store)
+    info = hf_xet.XetFileInfo(receipt.xet_hash, receipt.size)
+    with group:
+        group.start_download_file(info, str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == NOISE
 
 
 async def test_a_token_that_expires_meanwhile_is_asked_for_again(

@@ -75,9 +75,11 @@ class EngineChoice:
         )
 
     def _checked(self, response: HubResponse) -> XetGrant:
-        """Chunks go where parts might go, and nowhere else: a folder of this machine, say."""
+        """Chunks go where parts might go. A folder of this machine (`local://`, which hf_xet takes
+        too) only a Hub on this machine may name."""
         grant = xet.parse_grant(response)
-        urls.check_target(
-            grant.cas_url, self._ctx.session.endpoint, self._ctx.config.allowed_hosts or ()
-        )
+        endpoint = self._ctx.session.endpoint
+        if grant.cas_url.startswith("local://") and urls.is_loopback(urls.origin(endpoint)[1]):
+            return grant
+        urls.check_target(grant.cas_url, endpoint, self._ctx.config.allowed_hosts or ())
         return grant
