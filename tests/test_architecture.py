@@ -25,6 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"transfers"},
     {"pipeline"},
     {"doctor", "handle", "localhub"},
+    {"runtime"},
     {"uploader"},
     {"checkpoints"},
     {"background"},
