@@ -26,7 +26,7 @@ STEPS = {
     "mypy": ["mypy"],
     "pytest": [
         "pytest",
-        "--numprocesses=2",
+        "--numprocesses=3",
         "--dist=worksteal",
         "--cov",
         "--cov-report=term-missing:skip-covered",
