@@ -10,9 +10,12 @@ buffer is filled, the kernel sends what it holds, and other parts move.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import mmap
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +38,9 @@ PIECES_PER_WRITE = 2
 """Pieces that fill a buffer, and that the loop hands to a transport at once, to be encrypted there
 and then: half a MiB takes half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one
 no less (measured)."""
+
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""`struct linger`: on, for no time."""
 
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words about a part's progress: nobody looks more often."""
@@ -191,6 +197,9 @@ class PartBody(aiohttp.Payload):
         self.ended: float | None = None
         self._told_at = 0.0
         self._writing: asyncio.Task[Any] | None = None
+        self._transport: Any = None
+        self.answered = False
+        """Whether the store's answer has been read, so that nothing of the part waits anywhere."""
 
     @property
     def failure(self) -> Exception | None:
@@ -225,6 +234,8 @@ class PartBody(aiohttp.Payload):
             self._emit.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._watch.follow(transport)
+            self._transport = transport
+            _forget_when_closed(transport)
             _drain_to_the_last_byte(transport)
             writer.send_headers()
             await writer.drain()
@@ -280,13 +291,29 @@ class PartBody(aiohttp.Payload):
 
     async def finish(self) -> None:
         """Called when the request is over, however it ended: no thread of ours reads any more and
-        the buffer is free."""
+        the buffer is free.
+
+        aiohttp closes a connection that was given up with grace: what its transport still holds
+        would be sent. But that may be our buffer, which holds another part's bytes by then.
+        """
         try:
             if self._writing is not None:
                 self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
                 await settled(self._writing)
         finally:
+            if self._transport is not None and not (self.answered and self.whole):
+                self._transport.abort()
             self._feed.finish()
+
+
+def _forget_when_closed(transport: Any) -> None:
+    """Closing this connection is to reset it. Else the kernel would go on to deliver what it holds
+    of a part that was given up: long after another try has stored it, and, where it sends out of
+    its page cache, with what stands in the file by then (see sendfile(2))."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # broken already: writing will say so
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def _drain_to_the_last_byte(transport: Any) -> None:
@@ -308,7 +335,10 @@ def _plain_descriptor(transport: Any) -> int | None:
         return None
     if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
         return None
-    return os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        return os.dup(transport.get_extra_info("socket").fileno())
+    except OSError:  # no descriptor left: the transport has one
+        return None
 
 
 async def _writable(descriptor: int) -> None:

@@ -170,6 +170,7 @@ class PartSender:
                     ) as answer,
                 ):
                     content = await _beginning(answer)
+                    body.answered = True
                     lowered = {name.lower(): value for name, value in answer.headers.items()}
                     response = HubResponse(answer.status, lowered, content, url)
         except StalledError as exc:
