@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.routes import cas as cas_routes
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.xet.shards import BadShardError, answer_shard, hex_of, parse_shard
@@ -309,7 +310,7 @@ async def test_what_makes_no_sense_is_refused(client: Client) -> None:
 
 
 async def test_too_long_a_xorb_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncpush.localhub.routes.cas.MAX_XORB_BYTES", 10)
+    monkeypatch.setattr(cas_routes, "MAX_XORB_BYTES", 10)
     url = await cas(client)
     xorb = f"{url}/v1/xorbs/default/{'1' * 64}"
     assert (await client.ask("POST", xorb, data=bytes(11)))[0] == 413

@@ -232,7 +232,9 @@ def test_a_linked_source_folder_is_walked(tmp_path: Path) -> None:
     assert (file.path_in_repo, file.path) == ("a", f"{tmp_path}/link/a")
 
 
-def test_everything_that_cannot_be_a_file_is_named_at_once(tmp_path: Path) -> None:
+def test_everything_that_cannot_be_a_file_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path, "good")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/null")
@@ -241,7 +243,7 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(tmp_path: Path) -> No
     (tmp_path / "new\nline").write_bytes(b"")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin-\xe9")).write_bytes(b"")
     with socket.socket(socket.AF_UNIX) as listener:
-        os.chdir(tmp_path)  # a socket's path must be short
+        monkeypatch.chdir(tmp_path)  # a socket's path must be short
         listener.bind("socket")
 
         found = problems(tmp_path)
