@@ -308,7 +308,9 @@ async def _start_local_hub(
                     raise
         raise AssertionError("one of two ports is tried last")  # pragma: no cover
 
-    server, hub = await in_thread(threads, start)
+    # Not in a thread that has stepped back: those that it starts would inherit that.
+    with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:
+        server, hub = await in_thread(starter, start)
 
     async def stop() -> None:
         await in_thread(threads, lambda: server.__exit__(None, None, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -21,7 +22,8 @@ def step_back() -> None:
     user's own threads go before it. It still gets a tenth of their share, so that a push never
     stands still. (On Linux niceness is a thread's own; elsewhere it would be the process's.)"""
     if sys.platform == "linux":
-        os.nice(NICENESS)
+        with contextlib.suppress(OSError):  # where that is forbidden, they go side by side
+            os.nice(NICENESS)
 
 
 async def in_thread(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -241,19 +240,22 @@ def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
     assert ["100,001 files" in warning for warning in warned] == [True, True]
 
 
-def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_shows_them_all() -> None:
-    files = [FileSource(f"{number}.bin", 11 << 20) for number in range(1_001)]
-
-    def check(**options: Any) -> None:
-        ctx = SimpleNamespace(warn=lambda text: None, options=PushOptions(**options))
-        hublimits.check_limits(ctx, files)  # type: ignore[arg-type]
-
-    check()
-    check(create_pr=True)
-    check(revision="dev", max_files_per_commit=500)
+async def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_shows_them_all(
+    uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hublimits, "LFS_FILES_A_COMMIT", 2)
+    monkeypatch.setattr(hublimits, "SURELY_LFS", 10)
+    source = write({f"{number}.bin": b"\0%d" % number * 10 for number in range(3)})
+    dev = PushOptions(revision="dev", create_branch=True)
     with pytest.raises(SourceError, match="not on dev") as caught:
-        check(revision="dev")
+        await uploader.push_to_hub("me/m", source, dev)
     assert "max_files_per_commit" in caught.value.suggestion
+    assert len(await commits_of(hub, "me/m", "dev")) == 1
+
+    await uploader.push_to_hub("me/m", source, replace(dev, max_files_per_commit=2))
+    (source / "0.bin").write_bytes(b"\0changed in one of many")
+    result = await uploader.push_to_hub("me/m", source, dev)  # two may well be unchanged
+    assert result.files_uploaded == ("0.bin",)
 
 
 async def test_a_commit_of_very_many_lfs_files_is_warned_of(uploader: Uploader) -> None:

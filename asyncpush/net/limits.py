@@ -134,7 +134,8 @@ class PartLimit:
         self._on_trial = False
         self._rest = self._patience
         self._patience = min(2 * self._patience, MOST_PATIENCE)
-        self._steer(max(1, limit))
+        # The turn that fell may be of a time before this process shared the host's limit.
+        self._steer(max(1, min(limit, self._limit, self._maximum)))
         self._fell_at = self._wave
 
     def _steer(self, limit: int) -> None:

@@ -85,14 +85,12 @@ class Hasher:
         """The oid of a file that was hashed before and has not changed since."""
         return self._journal.hash_of(*file.hash_key, "sha256") if file.hash_key else None
 
-    async def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
-        """Keep oids that someone else has found, in reads that began at `looked_at`."""
+    def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
+        """Keep oids that someone else has found, in reads that began at `looked_at`. Blocks."""
         records: list[HashRecord] = [
             (*file.hash_key, "sha256", oid) for file, oid in oids if file.hash_key is not None
         ]
-        await in_thread(
-            self._threads, lambda: self._journal.remember_hashes(records, looked_at=looked_at)
-        )
+        self._journal.remember_hashes(records, looked_at=looked_at)
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:

@@ -13,6 +13,7 @@ from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.links import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
 from asyncpush.pipeline.store import SURELY_LFS
+from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol.commits import AddLfs, Change
 
 LARGEST_FILE = 500 * 10**9
@@ -32,7 +33,6 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
             problems=problems,
             suggestion="split the file; max_shard_size does that for safetensors",
         )
-    _check_one_commit(ctx, files)
     if len(files) > FILES_IN_A_REPO:
         ctx.warn(f"{len(files):,} files: the Hub advises at most {FILES_IN_A_REPO:,} in a repo")
     folders = Counter(file.path_in_repo.rpartition("/")[0] for file in files)
@@ -44,13 +44,19 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
             )
 
 
-def _check_one_commit(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """More LFS files than one commit call survives become a chain that shows in one step; on a
-    branch that the Hub merges nothing into they cannot, and the user has to say what is wanted."""
+async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: str) -> None:
+    """Before bytes move: more LFS files than one commit call survives become a chain that shows in
+    one step; on a branch that the Hub merges nothing into they cannot, and the user has to say
+    what is wanted. Raises `SourceError`. Files that the branch holds at their size may be
+    unchanged, and do not count."""
     options = ctx.options
     if options.revision == DEFAULT_BRANCH or options.max_files_per_commit is not None:
         return
-    count = sum(file.size > SURELY_LFS for file in files)
+    large = {file.path_in_repo: file.size for file in files if file.size > SURELY_LFS}
+    if len(large) <= LFS_FILES_A_COMMIT:
+        return
+    there = await remote_files(ctx, head, list(large))
+    count = sum(path not in there or there[path].size != size for path, size in large.items())
     if count > LFS_FILES_A_COMMIT:
         raise SourceError(
             f"{count:,} LFS files are more than one commit call survives, and the Hub can show"

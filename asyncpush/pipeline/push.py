@@ -14,7 +14,7 @@ from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.pipeline.hublimits import check_limits, warn_of_slow_commit
+from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of_slow_commit
 from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
@@ -55,6 +55,7 @@ class PushRun:
             _, streamed = await StreamStage(ctx, self._engine).run(collected.streams, store=False)
             return await self._dry_run([*files, *streamed], head)
         assert head is not None  # only a dry run goes on without one
+        await check_one_commit(ctx, files, head)
         files, stored = await self._stored(collected)
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
         deletions = await self._deletions(pushed, head)

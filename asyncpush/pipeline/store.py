@@ -296,7 +296,9 @@ class StoreStage:
                 )
             self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
         found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
-        await self._ctx.hasher.remember(found, upload.began)
+        # Not among the hashing threads: other pushes' files may queue there for long.
+        remember = partial(self._ctx.hasher.remember, found, upload.began)
+        await in_thread(self._ctx.threads, remember)
         return []
 
     async def _store_lfs(

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.routes import cas as cas_routes
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.routes import cas as cas_routes
 from asyncpush.localhub.xet.shards import BadShardError, answer_shard, hex_of, parse_shard
 from asyncpush.localhub.xet.store import XetStore
 from asyncpush.localhub.xet.tokens import check_token, new_token

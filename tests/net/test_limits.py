@@ -441,3 +441,12 @@ async def test_when_the_others_have_gone_the_width_grows_again() -> None:
     for _ in range(12):
         await road.wave()
     assert road.limit.limit == 32
+
+
+async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
+    limit = PartLimit(64)
+    async with limit.slot() as turn:
+        limit.share(32)
+        assert limit.limit == 2
+        limit.overloaded(turn)
+        assert limit.limit <= 2
