@@ -1,4 +1,36 @@
-"""Publish models to the Hugging Face Hub: many files, many parts, one verified commit."""
+"""Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
+
+A short tour, here against the embedded Hub (leave `endpoint` out for the public one):
+
+>>> import asyncio, asyncpush
+>>> from asyncpush import PushOptions, UploadConfig
+>>> quiet = UploadConfig(progress="none")
+
+One call uploads, commits, and returns when the Hub has shown every file as it was sent:
+
+>>> options = PushOptions(path_in_repo="config.json", commit_message="step 1000")
+>>> push = asyncpush.push_to_hub("me/tour", b"{}", options, endpoint="local", config=quiet)
+>>> result = asyncio.run(push)
+>>> result.files_uploaded, result.verified
+(('config.json',), True)
+
+What is there for what:
+
+Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
+Settings        PushOptions for one push, UploadConfig for all of a session
+What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
+Many machines   Receipt, receipts_to_json, receipts_from_json
+Blocking code   BackgroundUploader, PushTicket, BackgroundCheckpoints
+Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome
+Errors          AsyncPushError and its kinds:
+    yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
+    the Hub's   HubError: AuthError, RepoNotFoundError, RateLimitedError,
+                RetriesExhaustedError, ProtocolError, CommitConflictError
+    the bytes'  IntegrityError, VerificationError
+    a machine's WorkerLostError
+
+Each has help of its own, such as help(asyncpush.PushOptions). `asyncpush --help` in a shell.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -179,6 +179,12 @@ class BackgroundUploader:
             pushes before it cancels them and logs what was lost; None for no bound.
         on_error: what becomes of the pushes when the block is left by an error: "wait" lets them
             end (a checkpoint is worth most after a crash), "cancel" does not. Ctrl-C cancels.
+
+    Example:
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     ticket = bg.push("me/background", {"step.txt": b"1000"})  # returns at once
+        >>> ticket.result().files_uploaded
+        ('step.txt',)
     """
 
     def __init__(

@@ -100,6 +100,20 @@ class CheckpointPusher:
         on_outcome: called in the event loop with each `CheckpointOutcome`.
         on_error: what becomes of the rest when the block is left by an error: "wait" pushes it (a
             checkpoint is worth most after a crash), "cancel" does not. Cancellation cancels.
+
+    Example:
+        >>> from asyncpush import UploadConfig
+        >>> async def main():
+        ...     quiet = UploadConfig(progress="none")
+        ...     async with (
+        ...         Uploader(endpoint="local", config=quiet) as up,
+        ...         CheckpointPusher(up, "me/run", policy="all") as pusher,
+        ...     ):
+        ...         for step in (100, 200):
+        ...             await pusher.push({"step.txt": str(step).encode()})
+        ...         return await pusher.flush()
+        >>> print(asyncio.run(main()))
+        2 pushed
     """
 
     def __init__(

@@ -223,14 +223,29 @@ class Receipt:
 
 
 def receipts_to_json(receipts: list[Receipt]) -> bytes:
-    """What `asyncpush upload --receipts` writes."""
+    """Receipts as one JSON document: what `asyncpush upload --receipts` writes.
+
+    Example:
+        >>> oid = "9e26dfeeb6e641a33dae4961196235bdb965b21b"
+        >>> receipt = Receipt("config.json", 2, oid, "inline")
+        >>> receipts_from_json(receipts_to_json([receipt])) == [receipt]
+        True
+    """
     import orjson
 
     return orjson.dumps({"version": 1, "receipts": [receipt.to_json() for receipt in receipts]})
 
 
 def receipts_from_json(text: bytes) -> list[Receipt]:
-    """Read what `receipts_to_json` wrote. Raises `SourceError` when it is anything else."""
+    """Read what `receipts_to_json` wrote. Raises `SourceError` when it is anything else.
+
+    Example:
+        >>> receipts_from_json(b'{"version": 1, "receipts": []}')
+        []
+        >>> receipts_from_json(b"[]")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        asyncpush.errors.SourceError: not a receipts file: version 1 with a list of receipts was...
+    """
     import orjson
 
     try:
@@ -316,7 +331,8 @@ class UploadResult:
     When nothing had changed no commit was made: `commit_sha` is the head's and `files_uploaded`
     is empty. `plan` is filled by a dry run alone. `retries` counts what had to be tried again, and
     `waited_seconds` sums the waits before (those of parallel requests add up). `activity` is the
-    course of it, for the picture on the card.
+    course of it, for the picture on the card. Sizes are bytes, times seconds. See `push_to_hub` for
+    an example.
     """
 
     repo_url: str

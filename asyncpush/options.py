@@ -85,6 +85,13 @@ class UploadConfig:
         cache_dir: where the journal, the hash cache and the embedded Hub lie.
         events: a path for JSON lines, a callable that gets each `asyncpush.events.Record`, or a
             list of such.
+
+    Example:
+        >>> UploadConfig(max_bandwidth=50e6, max_concurrent_parts=8).max_retries
+        5
+        >>> UploadConfig(max_retries=-1)
+        Traceback (most recent call last):
+        ValueError: max_retries must be a whole number, 0 or more, not -1
     """
 
     max_retries: int = 5
@@ -180,6 +187,14 @@ class PushOptions:
         strict: refuse files that look as if they held a credential (`.env`, private keys, tokens of
             well-known forms in text files up to 1 MiB), before anything is sent; without it each
             such place is warned of.
+
+    Example:
+        >>> options = PushOptions(private=True, ignore_patterns=["logs/*"], max_shard_size="4GB")
+        >>> options.revision
+        'main'
+        >>> PushOptions(repo_type="models")
+        Traceback (most recent call last):
+        ValueError: repo_type must be one of model, dataset, space, not 'models'
     """
 
     repo_type: RepoType = "model"
@@ -241,7 +256,19 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push of many, for `Uploader.push_many`: where to, what, and how."""
+    """One push of many, for `Uploader.push_many`: where to, what, and how.
+
+    Example:
+        >>> import asyncio
+        >>> from asyncpush import Uploader
+        >>> data = PushOptions(repo_type="dataset")
+        >>> pushes = [Push("me/a", {"a": b"1"}), Push("me/b", {"b": b"2"}, data)]
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=UploadConfig(progress="none")) as up:
+        ...         return await up.push_many(pushes)
+        >>> [result.files_uploaded for result in asyncio.run(main())]
+        [('a',), ('b',)]
+    """
 
     repo_id: str
     source: Source

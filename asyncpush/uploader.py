@@ -43,6 +43,22 @@ class Uploader:
     wrote. `endpoint` is a Hub's URL, or "local" for the embedded Hub; None means `HF_ENDPOINT`,
     else the public Hub. Leaving the block waits for pushes that still run, or cancels them when
     it is left by an error; the failure of a push that nobody awaited is raised there.
+
+    Raises `RuntimeError` when it is used outside the block, `ValueError` for an endpoint that is
+    not an http(s) URL, `ImportError` for an extra that is missing.
+
+    Example:
+        >>> async def main():
+        ...     files = {"a.txt": b"one", "b.txt": b"two"}
+        ...     async with Uploader(endpoint="local", config=UploadConfig(progress="none")) as up:
+        ...         push = up.start_push("me/session", files)  # returns at once
+        ...         async for progress in push:
+        ...             last = progress
+        ...         result = await push
+        ...         report = await up.audit("me/session", files)
+        ...     return last.phase, result.files_uploaded, report.complete
+        >>> asyncio.run(main())
+        ('done', ('a.txt', 'b.txt'), True)
     """
 
     def __init__(
@@ -301,8 +317,16 @@ async def push_to_hub(
         TimeoutError: `PushOptions(timeout=...)` ran out.
 
     Example:
-        >>> result = await push_to_hub("me/model", "out/")  # doctest: +SKIP
-        >>> result.commit_sha  # doctest: +SKIP
+        >>> push = push_to_hub(
+        ...     "me/one-call",
+        ...     {"README.md": b"# A card"},
+        ...     PushOptions(commit_message="step 1000"),
+        ...     endpoint="local",
+        ...     config=UploadConfig(progress="none"),
+        ... )
+        >>> result = asyncio.run(push)
+        >>> result.files_uploaded, result.verified
+        (('README.md',), True)
     """
     async with Uploader(token, endpoint, config) as uploader:
         return await uploader.push_to_hub(repo_id, source, options)
