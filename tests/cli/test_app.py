@@ -29,6 +29,37 @@ def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"asyncpush {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("asyncpush pu", "push"),
+        ("asyncpush cache ", "ls clear"),
+        ("asyncpush push --dry", "--dry-run"),
+        ("asyncpush push --transfer ", "auto lfs xet"),
+        ("asyncpush push me/model ", ""),  # the shell's own completion of paths
+    ],
+)
+def test_a_shell_completes_commands_options_and_choices(
+    typed: str, offered: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setenv("_ASYNCPUSH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    assert cli().out.split() == offered.split()
+
+
+def test_completion_is_shown_and_installed_for_the_shell_that_asks(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    this = f"{sys.executable} -m asyncpush"
+    script = f"{this} --show-completion && {this} --install-completion"
+    ran = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert "-F _asyncpush_completion asyncpush" in ran.stdout
+    assert "asyncpush.sh" in (home / ".bashrc").read_text()
+
+
 def test_help_lists_the_commands_each_on_a_line(cli: Cli) -> None:
     out = cli("--help").out
     lines = out.partition("Commands:\n")[2].splitlines()
