@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import asyncpush
 from tests.cli.conftest import Cli
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -69,3 +70,35 @@ def test_the_object_of_a_failure(cli: Cli, folder: Path, monkeypatch: pytest.Mon
 def test_the_readme_links_to_what_is_there() -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README.read_text("utf-8")):
         assert (README.parent / target).exists(), target
+
+
+def section(title: str) -> str:
+    text = README.read_text("utf-8").partition(f"\n## {title}\n")[2]
+    return text.partition("\n## ")[0]
+
+
+def test_troubleshooting_names_every_error_with_what_to_do() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", section("Troubleshooting"), re.MULTILINE)
+    public = [getattr(asyncpush, name) for name in asyncpush.__all__]
+    errors = [each for each in public if isinstance(each, type) and issubclass(each, Exception)]
+    assert sorted(rows) == [error.__name__ for error in errors]
+
+
+def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
+    named = set(
+        re.findall(r"[a-z]+(?:\.py|/)", section("Where things are").partition("```\n\n")[0])
+    )
+    package = Path(asyncpush.__file__).parent
+    folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert folders <= named
+    assert all(
+        (package / name).exists() or (package.parent / name).exists()
+        for name in named - {"asyncpush/"}
+    )
+
+
+def test_links_within_the_readme_lead_to_headings() -> None:
+    text = README.read_text("utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
