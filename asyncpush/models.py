@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 from asyncpush.errors import InvalidRepoIdError, SourceError
 
@@ -203,8 +203,9 @@ class Receipt:
         if not isinstance(row, dict):
             raise SourceError("a receipt must be a JSON object")
         route: Any = _field(row, "route", str)
-        if route not in ("inline", "lfs", "xet"):
-            raise SourceError(f"receipt: route must be inline, lfs or xet, not {route!r}")
+        if route not in get_args(Route):
+            known = ", ".join(get_args(Route))
+            raise SourceError(f"receipt: route must be one of {known}, not {route!r}")
         oid = _field(row, "oid", str)
         if len(oid) != (40 if route == "inline" else 64) or set(oid) - set("0123456789abcdef"):
             raise SourceError(f"receipt: oid {oid[:80]!r} does not fit route {route}")
@@ -321,7 +322,7 @@ class PlannedFile:
 
     path_in_repo: str
     size: int
-    action: Literal["inline", "lfs", "xet", "unchanged", "ignored", "delete"]
+    action: Route | Literal["unchanged", "ignored", "delete"]
 
 
 @dataclass(frozen=True, slots=True)

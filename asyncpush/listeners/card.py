@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import get_args
 
 from asyncpush.listeners.timeline.colours import COLOURS
 from asyncpush.listeners.wording import (
@@ -13,7 +14,7 @@ from asyncpush.listeners.wording import (
     format_rate,
     format_seconds,
 )
-from asyncpush.models import Activity, UploadResult
+from asyncpush.models import Activity, Route, UploadResult
 
 _LISTED = 100
 """Paths that the card names; more are counted."""
@@ -75,7 +76,7 @@ def _commit(result: UploadResult) -> str:
 
 def _amounts(result: UploadResult) -> str:
     if result.plan:
-        size = sum(file.size for file in result.plan if file.action in ("inline", "lfs", "xet"))
+        size = sum(file.size for file in result.plan if file.action in get_args(Route))
         return f"{format_count(len(result.plan), 'file')}, {format_bytes(size)} to send"
     words = [format_count(len(result.files_uploaded), "file")]
     sent = f"{format_bytes(result.bytes_transferred)} sent"

@@ -15,6 +15,7 @@ import orjson
 
 from asyncpush import events
 from asyncpush.events import Event, RequestFailed, RequestFinished, RequestStarted
+from asyncpush.models import Route
 
 SCHEMA_PATH = Path(__file__).with_name("events.schema.json")
 
@@ -58,7 +59,7 @@ _ABOUT: dict[str, Any] = {
                     "properties": {
                         "file": {"type": "string"},
                         "size": _SIZE,
-                        "route": {"enum": ["inline", "lfs", "xet"]},
+                        "route": {"enum": [*get_args(Route)]},
                     },
                     "required": ["file", "size"],
                 },
