@@ -27,5 +27,5 @@ async def main(repo_id: str, folder: str) -> None:
 if __name__ == "__main__":
     import ray
 
-    ray.init(include_dashboard=False)
+    ray.init()
     asyncio.run(main(*sys.argv[1:3]))

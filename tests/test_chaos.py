@@ -23,6 +23,8 @@ from tests.faults import FaultLayer, Rule
 from tests.reading import commits_of, download
 
 PART_SIZE = 16 << 10
+SHARES = 4
+"""Tests that the schedules are dealt out to, so that several processes may run them."""
 
 ROUTES = (
     "validate-yaml",
@@ -155,13 +157,14 @@ def world() -> Iterator[World]:
         world.close()
 
 
+@pytest.mark.parametrize("share", range(1, SHARES + 1))
 @pytest.mark.no_cover
 @pytest.mark.timeout(3600)
 def test_chaos_ends_in_one_right_commit_or_an_error_and_none(
-    world: World, pytestconfig: pytest.Config
+    world: World, pytestconfig: pytest.Config, share: int
 ) -> None:
     @settings(
-        max_examples=int(pytestconfig.getoption("--chaos")),
+        max_examples=-(-int(pytestconfig.getoption("--chaos")) // SHARES),
         deadline=None,
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),

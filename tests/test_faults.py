@@ -171,6 +171,7 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     fault_report.add(cell.route, str(cell), "success", 1, f"right, {requests} requests")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("cell", fatal(), ids=str)
 async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     cell: Cell,

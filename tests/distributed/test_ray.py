@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import pickle
+import secrets
 import signal
 import sys
 import time
@@ -34,6 +35,7 @@ from asyncpush.localhub import LocalHub
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download, files_of
+from tests.test_examples import run as run_example
 
 Write = Callable[..., Path]
 
@@ -45,6 +47,7 @@ def cluster() -> Iterator[Any]:
     """A local Ray, told to report nothing to anybody."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it lies in a home that changes
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
@@ -131,6 +134,15 @@ async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
     assert any(isinstance(event, FileHashed) for event in seen)
     calls = {event.call for event in seen if isinstance(event, RequestStarted)}
     assert {"part", "commit"} <= calls
+
+
+async def test_the_example_runs_on_a_cluster_that_is_there(
+    cluster: Any, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.get_runtime_context().gcs_address)
+    told = await run_example("ray_cluster.py", hub, "me/m", str(write({"model.bin": b"\0" * 1000})))
+    assert told.count("/commit/") == 1
+    assert await files_of(hub, "me/m") == {".gitattributes", "model.bin", "notes.txt"}
 
 
 @pytest.mark.big

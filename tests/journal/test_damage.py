@@ -115,6 +115,7 @@ def test_what_cannot_be_a_journal_is_set_aside(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.no_cover
 def test_random_damage_never_stops_a_push(tmp_path: Path, clock: Clock) -> None:
     fill(tmp_path, clock)
     whole = database_file(tmp_path).read_bytes()

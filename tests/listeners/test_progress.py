@@ -387,6 +387,7 @@ events = st.one_of(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=250, deadline=None)  # a busy machine is slow, not wrong
 @given(
     st.sampled_from([(0, 0), (3, 1500), (3, 10_000)]),

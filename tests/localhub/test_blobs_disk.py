@@ -585,6 +585,7 @@ async def upload(
     return ticket.upload_id, etags
 
 
+@pytest.mark.no_cover
 @given(uploads())
 @settings(max_examples=30, deadline=None)
 async def test_any_parts_in_any_order_make_exactly_the_object(
@@ -603,6 +604,7 @@ async def test_any_parts_in_any_order_make_exactly_the_object(
         assert list((Path(folder) / "uploads").iterdir()) == []
 
 
+@pytest.mark.no_cover
 @given(uploads(), st.data())
 @settings(max_examples=30, deadline=None)
 async def test_one_wrong_bit_in_a_body_or_an_etag_is_refused(

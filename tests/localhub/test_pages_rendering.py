@@ -87,6 +87,7 @@ TEXTS = st.lists(
 PLAIN = [parse(render(page, NOW)) for page in pages_that_say("x")]
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=50)
 @given(TEXTS)
 def test_no_text_changes_a_pages_structure(text: str) -> None:

@@ -206,6 +206,7 @@ async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
     assert road.widths == [16, 24, *[16] * 5, 24]
 
 
+@pytest.mark.no_cover
 async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
     road = Road(64, lambda width: width / 20)
     for _ in range(200):

@@ -99,6 +99,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=500)
 @given(st.lists(PIECES, max_size=10).map("".join), st.booleans())
 @example("https://hub.example\\@evil.example/", False)

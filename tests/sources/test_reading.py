@@ -90,6 +90,7 @@ def test_many_threads_read_one_file_at_once(tmp_path: Path) -> None:
     assert b"".join(pieces) == CONTENT
 
 
+@pytest.mark.no_cover
 @NO_DEADLINE
 @given(st.data())
 def test_short_reads_are_put_together(

@@ -43,6 +43,7 @@ async def stream(*pieces: Any) -> AsyncIterator[Any]:
         yield piece
 
 
+@pytest.mark.no_cover
 @NO_DEADLINE
 @given(
     st.lists(st.lists(st.integers(0, 200), max_size=9), max_size=4),
