@@ -22,6 +22,8 @@ from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import download
 
+pytestmark = pytest.mark.no_cover
+
 Write = Callable[..., Path]
 
 FILES = {

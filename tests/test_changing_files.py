@@ -14,6 +14,8 @@ from tests.conftest import PART_SIZE
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
 
+pytestmark = pytest.mark.no_cover
+
 Write = Callable[..., Path]
 
 

@@ -27,7 +27,10 @@ from asyncpush.localhub import LocalHub
 from tests.localhub.conftest import PART_SIZE
 
 # The official client's own: it sends its parts with httpx's older argument.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.no_cover,
+]
 
 randbytes = random.Random(7).randbytes
 
