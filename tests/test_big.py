@@ -64,7 +64,7 @@ def test_a_model_of_5_8_gb_goes_up_in_parts_within_150_mb(tmp_path: Path) -> Non
     model = sparse_model(tmp_path / "model.safetensors")
     told = push(model, "", tmp_path)
     assert told["verified"]
-    assert told["sent"] == SIZE
+    assert SIZE <= told["sent"] < 1.02 * SIZE  # a part that crawls is sent a second time
     assert told["peak"] < PEAK_MEMORY, told
     sys.stderr.write(f"{told}\n")
 
