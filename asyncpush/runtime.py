@@ -55,7 +55,7 @@ from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import in_thread, step_back
+from asyncpush.threads import Hops, in_thread, step_back
 from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ class Runtime:
         self._listeners = listeners
         self._journal = journal
         self._neighbours = neighbours
-        self._threads = threads
-        self._hasher = Hasher(hash_threads, journal)
+        self._hops = Hops(threads, READERS)
+        self._hasher = Hasher(hash_threads, self._hops, journal)
         self.xet = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool, threads)
+        self._sender = PartSender(session, limit, pool, self._hops)
         self._file_turns = anyio.Semaphore(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
@@ -226,7 +226,7 @@ class Runtime:
             self._hasher,
             self.xet,
             self._journal,
-            self._threads,
+            self._hops,
             emit,
             self._file_turns,
         )

@@ -25,6 +25,7 @@ from asyncpush.models import FileIdentity, FileSource
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import Reader
+from asyncpush.threads import Hops
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 
@@ -50,7 +51,7 @@ async def test_a_file_that_many_ask_for_at_once_is_read_once(
 
     monkeypatch.setattr(hashing, "Reader", counting)
     with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, NullJournal())
+        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
         oids = await asyncio.gather(*(hasher.sha256(file, Emitter()) for _ in range(5)))
         assert len(set(oids)) == 1
         assert len(opened) == 1
@@ -69,7 +70,7 @@ async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
 
     monkeypatch.setattr(hashing, "Reader", failing_once)
     with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, NullJournal())
+        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
         first, second, third = await asyncio.gather(
             *(hasher.sha256(file, Emitter()) for _ in range(3)), return_exceptions=True
         )

@@ -19,7 +19,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import aiohttp
@@ -29,7 +28,7 @@ from asyncpush.events import Emitter, PartConnected
 from asyncpush.models import Part
 from asyncpush.net.limits import Bandwidth, BufferPool
 from asyncpush.net.watch import StallWatch
-from asyncpush.threads import in_thread, settled
+from asyncpush.threads import Hops, in_thread, settled
 
 PIECES_PER_HOP = 4
 """Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
@@ -63,7 +62,7 @@ class PartFeed:
         source: Slices,
         part: Part,
         pool: BufferPool,
-        threads: Executor,
+        hops: Hops,
         *,
         with_md5: bool,
         piece_size: int,
@@ -72,8 +71,9 @@ class PartFeed:
         self._position = part.offset
         self._end = part.offset + part.size
         self._pool = pool
-        self._threads = threads
+        self._hops = hops
         self._piece_size = piece_size
+        self._short = part.size <= piece_size
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         # Where nobody looks at the bytes, the kernel may send them out of its page cache.
         self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
@@ -128,7 +128,10 @@ class PartFeed:
             self._buffer = None
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        await in_thread(self._threads, work, on_cancel=self._stop)
+        if self._short:
+            await self._hops.run(work, on_cancel=self._stop)
+        else:
+            await in_thread(self._hops.threads, work, on_cancel=self._stop)
 
     def _stop(self) -> None:
         self._stopped = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import md5_of_etag
+from asyncpush.threads import Hops
 
 ERROR_BODY_LIMIT = 4096
 
@@ -52,14 +52,12 @@ class SentPart:
 class PartSender:
     """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
 
-    def __init__(
-        self, session: HubSession, limit: PartLimit, pool: BufferPool, threads: Executor
-    ) -> None:
+    def __init__(self, session: HubSession, limit: PartLimit, pool: BufferPool, hops: Hops) -> None:
         self._session = session
         self._config = session.config
         self._bandwidth = Bandwidth(session.config.max_bandwidth)
         self._pool = pool
-        self._threads = threads
+        self._hops = hops
         self._knows_etags = False
         self._lookout = Lookout(idle=lambda: limit.idle and not self._bandwidth.limited)
         self.limit = limit
@@ -134,7 +132,7 @@ class PartSender:
                 put.source,
                 part,
                 self._pool,
-                self._threads,
+                self._hops,
                 with_md5=self._config.verify_etag,
                 piece_size=self._config.chunk_size,
             ),

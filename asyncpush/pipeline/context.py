@@ -14,6 +14,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.threads import Hops
 from asyncpush.transfers.xet import XetEngine
 
 
@@ -30,12 +31,16 @@ class PushContext:
     hasher: Hasher
     xet: XetEngine
     journal: Journal | NullJournal
-    threads: Executor
+    hops: Hops
     emit: Emitter
     file_turns: anyio.Semaphore
     """For files beyond the first of each push: together they are no more than one push may have,
     and no push waits for another's large files to begin with its own."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def threads(self) -> Executor:
+        return self.hops.threads
 
     @property
     def config(self) -> UploadConfig:

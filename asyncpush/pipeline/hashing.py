@@ -18,9 +18,12 @@ from asyncpush.journal import HashRecord, Journal, NullJournal
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import in_thread
+from asyncpush.threads import Hops, in_thread
 
 READ_SIZE = 1 * MIB
+SHORT = READ_SIZE // 4
+"""Bytes up to which hashing is short work: it never waits behind long files."""
+
 REPORT_EVERY = 32 * MIB
 
 
@@ -36,8 +39,9 @@ class Hasher:
     """Hashes on its own threads, so that reading parts never waits behind a long file. A file
     that many pushes ask for at once (a base model in a hundred repos) is read once."""
 
-    def __init__(self, threads: Executor, journal: Journal | NullJournal) -> None:
+    def __init__(self, threads: Executor, hops: Hops, journal: Journal | NullJournal) -> None:
         self._threads = threads
+        self._hops = hops
         self._journal = journal
         self._under_way: dict[tuple[str, FileIdentity], _Hashing] = {}
 
@@ -76,7 +80,10 @@ class Hasher:
                 self._journal.remember_hash(*file.hash_key, "sha256", oid, looked_at=looked_at)
             return oid, time.monotonic() - began
 
-        oid, elapsed = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
+        if file.size <= SHORT:
+            oid, elapsed = await self._hops.run(hash_and_remember)
+        else:
+            oid, elapsed = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
         took = round(elapsed * 1000, 3)
         emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False, elapsed_ms=took))
         return oid

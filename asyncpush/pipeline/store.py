@@ -148,7 +148,7 @@ class StoreStage:
             weigh=lfs.parts_expected,
             heaviest=lfs.PARTS_A_BATCH,
         )
-        return LfsTransfer(ctx.session, ctx.sender, ctx.journal, ctx.threads, ctx.scope, batch.ask)
+        return LfsTransfer(ctx.session, ctx.sender, ctx.journal, ctx.hops, ctx.scope, batch.ask)
 
     async def _gitignore(self, files: Sequence[FileSource]) -> str | None:
         """The folder's own .gitignore counts at once, not only from the next push on."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
-from asyncpush.threads import in_thread
+from asyncpush.threads import Hops, in_thread
 
 VOID = "UploadVoid"
 BAD_ETAG = "BadETag"
@@ -70,29 +69,28 @@ class LfsTransfer:
         session: HubSession,
         sender: PartSender,
         journal: Journal | NullJournal,
-        threads: Executor,
+        hops: Hops,
         scope: str,
         ask_actions: Callable[[LfsObject], Awaitable[LfsActions]],
     ) -> None:
         self._session = session
         self._sender = sender
         self._journal = journal
-        self._threads = threads
+        self._hops = hops
+        self._threads = hops.threads
         self._scope = scope
         self._ask_actions = ask_actions
 
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
         async with self._claimed(file, oid, emit):
-            reader, begun = await in_thread(
-                self._threads,
-                lambda: self._open(file, oid),
-                discard=lambda opened: opened[0].close(),
+            reader, begun = await self._hops.run(
+                lambda: self._open(file, oid), discard=lambda opened: opened[0].close()
             )
             sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
             try:
                 await self._in_rounds(sending)
-                await in_thread(self._threads, reader.check_unchanged)
+                await self._hops.run(reader.check_unchanged)
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -138,7 +136,6 @@ class LfsTransfer:
             raise
 
     def _open(self, file: FileSource, oid: str) -> tuple[Reader, OpenUpload | None]:
-        """In one thread hop: on a busy machine each of them waits for its turn on a core."""
         begun = self._journal.find_upload(self._scope, oid)
         return Reader(file), begun
 

@@ -25,6 +25,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import KIB, MIB
 from asyncpush.sources import Reader
+from asyncpush.threads import Hops
 
 SIZE = 12 * MIB
 READ_BEFORE_IT_STALLS = 8_000_000
@@ -73,7 +74,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
 
     with ThreadPoolExecutor(4) as threads:
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        sender = PartSender(session, PartLimit(4), pool, threads)
+        sender = PartSender(session, PartLimit(4), pool, Hops(threads, 4))
 
         async def put(name: str, byte: bytes) -> None:
             path.write_bytes(byte * SIZE)

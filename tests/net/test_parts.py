@@ -28,6 +28,7 @@ from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.session import HubSession
 from asyncpush.net.watch import StallWatch
 from asyncpush.sources import Reader
+from asyncpush.threads import Hops
 from tests.net.helpers import (
     TOKEN,
     Heard,
@@ -122,7 +123,7 @@ class Sending:
         self.limit = PartLimit(width)
         self.positions: list[int] = []
         self.wire: list[int] = []
-        self._sender = PartSender(session, self.limit, self.pool, threads)
+        self._sender = PartSender(session, self.limit, self.pool, Hops(threads, 4))
 
     async def send(
         self,
@@ -950,7 +951,7 @@ async def test_a_body_can_be_written_once(threads: ThreadPoolExecutor) -> None:
         content,
         content.part("u"),
         BufferPool(STRETCH),
-        threads,
+        Hops(threads, 4),
         with_md5=False,
         piece_size=CHUNK,
     )

@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anyio
 import pytest
 
-from asyncpush.threads import NICENESS, in_thread, settled, step_back
+from asyncpush.threads import LEAST_TOGETHER, NICENESS, Hops, in_thread, settled, step_back
 
 
 @pytest.fixture
@@ -155,3 +156,132 @@ def test_our_threads_step_back_and_the_users_do_not() -> None:
     with ThreadPoolExecutor(1, initializer=step_back) as ours:
         assert ours.submit(os.nice, 0).result() == min(19, before + NICENESS)
     assert os.nice(0) == before
+
+
+@pytest.fixture
+def hops() -> Iterator[Hops]:
+    with ThreadPoolExecutor(4) as threads:
+        yield Hops(threads, 4)
+
+
+async def test_a_short_job_brings_its_result_or_its_failure(hops: Hops) -> None:
+    assert await hops.run(lambda: 5) == 5
+    with pytest.raises(KeyError, match="k"):
+        await hops.run(lambda: dict[str, int]()["k"])
+
+
+async def test_short_jobs_of_one_moment_share_few_hops() -> None:
+    """A hundred tasks that each read a small file cost four hops, and each gets its own answer."""
+    submitted: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            submitted.append(len(args[0]))
+            return super().submit(fn, *args, **kwargs)
+
+    def job(number: int) -> int:
+        if number % 10 == 3:
+            raise ValueError(number)
+        return number
+
+    with Counting(4) as threads:
+        hops = Hops(threads, 4)
+        answers = await asyncio.gather(
+            *(hops.run(lambda number=number: job(number)) for number in range(100)),  # type: ignore[misc]
+            return_exceptions=True,
+        )
+    assert submitted == [25, 25, 25, 25]
+    for number, answer in enumerate(answers):
+        if number % 10 == 3:
+            assert isinstance(answer, ValueError)
+            assert answer.args == (number,)
+        else:
+            assert answer == number
+
+
+async def test_a_few_short_jobs_take_one_hop(hops: Hops) -> None:
+    names = await asyncio.gather(*(hops.run(threading.get_ident) for _ in range(LEAST_TOGETHER)))
+    assert len(set(names)) == 1
+    assert threading.get_ident() not in names
+
+
+async def test_while_all_threads_are_busy_short_jobs_gather() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        hops = Hops(threads, 1)
+        first = Work()
+        holding = asyncio.create_task(hops.run(first))
+        await first.started.wait()
+        order: list[int] = []
+        later = [
+            asyncio.create_task(hops.run(lambda n=n: order.append(n)))  # type: ignore[misc]
+            for n in range(20)
+        ]
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert order == []
+        first.go.set()
+        assert await holding == "done"
+        await asyncio.gather(*later)
+        assert order == list(range(20))
+
+
+async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        hops = Hops(threads, 1)
+        first, done = Work(), []
+        holding = asyncio.create_task(hops.run(first))
+        await first.started.wait()
+        waiting = asyncio.create_task(hops.run(lambda: done.append("second")))
+        await anyio.lowlevel.checkpoint()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting  # though the only thread is busy
+        first.go.set()
+        await holding
+        assert await hops.run(lambda: "third") == "third"
+        assert done == []
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("too late")], ids=["ends well", "fails"])
+async def test_a_cancelled_short_job_is_waited_for(hops: Hops, failure: Exception | None) -> None:
+    work = Work(failure)
+    stopped: list[bool] = []
+    discarded: list[str] = []
+    task = asyncio.create_task(
+        hops.run(work, on_cancel=lambda: stopped.append(True), discard=discarded.append)
+    )
+    await work.started.wait()
+    task.cancel()
+    for _ in range(5):
+        await anyio.lowlevel.checkpoint()
+    assert stopped == [True]
+    assert not task.done()
+    task.cancel()  # once more changes nothing
+    work.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not work.running
+    assert discarded == ([] if failure else ["done"])
+
+
+async def test_a_result_that_arrives_with_the_cancel_is_discarded(hops: Hops) -> None:
+    """Its future is set, its task not yet awake: nobody will take what was opened."""
+    discarded: list[int] = []
+
+    async def cancel_the_other() -> None:
+        await hops.run(lambda: None)  # of the same hop, and awake before the other
+        task.cancel()
+
+    first = asyncio.create_task(cancel_the_other())
+    task = asyncio.create_task(hops.run(lambda: 5, discard=discarded.append))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await first
+    assert discarded == [5]
+
+
+async def test_short_jobs_fail_when_there_are_no_threads_any_more() -> None:
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await Hops(threads, 1).run(lambda: 5)
