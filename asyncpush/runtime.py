@@ -54,6 +54,7 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
+from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import Hops, in_thread, step_back
 from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
@@ -94,7 +95,7 @@ class Runtime:
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool, self._hops)
-        self._file_turns = anyio.Semaphore(config.max_concurrent_files - 1)
+        self._turns = SharedTurns(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     @property
@@ -228,7 +229,7 @@ class Runtime:
             self._journal,
             self._hops,
             emit,
-            self._file_turns,
+            Turns(self._turns),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:

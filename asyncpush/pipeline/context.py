@@ -5,8 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-import anyio
-
 from asyncpush.events import Emitter, Notice
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.models import Repo
@@ -14,6 +12,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.turns import Turns
 from asyncpush.threads import Hops
 from asyncpush.transfers.xet import XetEngine
 
@@ -33,9 +32,7 @@ class PushContext:
     journal: Journal | NullJournal
     hops: Hops
     emit: Emitter
-    file_turns: anyio.Semaphore
-    """For files beyond the first of each push: together they are no more than one push may have,
-    and no push waits for another's large files to begin with its own."""
+    turns: Turns
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -12,7 +12,7 @@ from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.links import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
-from asyncpush.pipeline.store import SURELY_LFS
+from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol.commits import AddLfs, Change
 

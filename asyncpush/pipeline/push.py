@@ -18,7 +18,9 @@ from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of
 from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
-from asyncpush.pipeline.store import SURELY_LFS, Stored, StoreStage
+from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.store import StoreStage
+from asyncpush.pipeline.stored import Stored
 from asyncpush.pipeline.streams import StreamStage
 from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete

@@ -9,11 +9,12 @@ from dataclasses import replace
 import anyio
 
 from asyncpush.errors import AsyncPushError
-from asyncpush.events import FileRouted, FileSkipped, PhaseChanged
+from asyncpush.events import FileRouted, PhaseChanged
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.pipeline.store import Stored
+from asyncpush.pipeline.routing import ask_modes
+from asyncpush.pipeline.stored import Stored
 from asyncpush.protocol import preupload
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
@@ -63,27 +64,17 @@ class StreamStage:
         ctx = self._ctx
         # As large as they are known to be; of what they begin with, the Hub sees a sample.
         files = [FileSource(stream.path_in_repo, LARGE + 1, data=stream.head) for stream in streams]
-        samples = [(file, (file.data or b"")[: preupload.SAMPLE_SIZE]) for file in files]
+        samples = [(file.data or b"")[: preupload.SAMPLE_SIZE] for file in files]
         there: dict[str, str | None] = {}
         stored = Stored()
         ctx.emit.emit(PhaseChanged("uploading"))
         for start in range(0, len(files), preupload.BATCH_LIMIT):
             asked = slice(start, start + preupload.BATCH_LIMIT)
-            modes = await ctx.session.ask(
-                preupload.preupload_request(
-                    ctx.repo,
-                    ctx.options.revision,
-                    samples[asked],
-                    create_pr=ctx.options.create_pr,
-                ),
-                lambda response, asked=files[asked]: preupload.parse_preupload(response, asked),  # type: ignore[misc]
-                ctx.emit,
-            )
+            modes = await ask_modes(ctx, files[asked], samples[asked])
             for stream in streams[asked]:
                 mode = modes[stream.path_in_repo]
                 if mode.ignored:
-                    stored.ignored.append(FileSource(stream.path_in_repo, 0, data=b""))
-                    ctx.emit.emit(FileSkipped(stream.path_in_repo, 0, "ignored"))
+                    stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.emit)
                     continue
                 there[stream.path_in_repo] = mode.oid
                 await self._send_one(upload, stream)
