@@ -7,26 +7,25 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import aiohttp
 import anyio
 
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
+from asyncpush.net.answers import read_beginning, response_of
 from asyncpush.net.bodies import PartBody, PartFeed, Slices
 from asyncpush.net.faults import StalledError, network_error
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
 from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
 from asyncpush.net.stragglers import LEAST, Lookout
+from asyncpush.net.telling import complete_error
 from asyncpush.net.watch import StallWatch
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import md5_of_etag
 from asyncpush.threads import Hops
-
-ERROR_BODY_LIMIT = 4096
 
 FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
 """Headers that say how a request lies on its connection: no Hub's business."""
@@ -115,7 +114,8 @@ class PartSender:
             except HubError as exc:
                 if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(turn)
-                self._session.complete_error(exc, put.attempt, began, put.request.target)
+                token = self._session.token.known
+                complete_error(exc, put.attempt, began, put.request.target, token)
                 raise
             self.limit.succeeded(turn, put.part.size)
             # What an ETag of another form stands for, only the store knows: with two bodies on
@@ -167,10 +167,9 @@ class PartSender:
                         skip_auto_headers=["Content-Type"],
                     ) as answer,
                 ):
-                    content = await _beginning(answer)
+                    content = await read_beginning(answer)
                     body.answered = True
-                    lowered = {name.lower(): value for name, value in answer.headers.items()}
-                    response = HubResponse(answer.status, lowered, content, url)
+                    response = response_of(answer, content, url)
         except StalledError as exc:
             raise network_error(exc, method="PUT", url=url, what="part") from exc
         except HubError:
@@ -200,7 +199,7 @@ class PartSender:
                 suggestion="the store, or a proxy before it, refuses the bytes: push again",
             )
         self._lookout.stored(way)
-        return SentPart(lowered.get("etag"), lowered, body.md5)
+        return SentPart(response.headers.get("etag"), response.headers, body.md5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +257,6 @@ class _Race:
 def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
     """What the Hub told us to send, less what is ours to say."""
     return {name: value for name, value in headers.items() if name.lower() not in FRAMING}
-
-
-async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
-    """An answer's body, as far as an error could want it."""
-    content = b""
-    while len(content) < ERROR_BODY_LIMIT and (piece := await answer.content.readany()):
-        content += piece
-    return content[:ERROR_BODY_LIMIT]
 
 
 def _finished(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,21 +15,9 @@ import anyio
 from yarl import URL
 
 from asyncpush._version import __version__
-from asyncpush.errors import (
-    BODY_LIMIT,
-    HubError,
-    ProtocolError,
-    SourceChangedError,
-    printable,
-)
-from asyncpush.events import (
-    Emitter,
-    RequestFailed,
-    RequestFinished,
-    RequestStarted,
-    RetryScheduled,
-    Waiting,
-)
+from asyncpush.errors import HubError, ProtocolError
+from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
+from asyncpush.net.answers import name_answer, read_limited, response_of
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
@@ -38,19 +25,17 @@ from asyncpush.net.proxies import Proxies
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
 from asyncpush.net.resolving import GuardedResolver
 from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
+from asyncpush.net.streamed import BodyStream
+from asyncpush.net.telling import complete_error, tell_failure
 from asyncpush.net.watch import StallWatch
-from asyncpush.options import MIB, UploadConfig
+from asyncpush.options import UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
-from asyncpush.threads import settled
 
 T = TypeVar("T")
-
-ANSWER_LIMIT = 32 * MIB
-"""No answer of a Hub is larger; a page of 1,000 tree entries has about 0.3 MiB."""
 
 API_CALLS_IN_FLIGHT = 16
 """Each LFS object ends with a call of its own (verify): with eight at once, 500 small objects at
@@ -174,7 +159,7 @@ class HubSession:
 
         def report(error: HubError, delay: float | None) -> None:
             if not expected(error):
-                self.report_failure(latest, request.call, error, delay, request.fields)
+                tell_failure(latest, request.call, error, delay, request.fields)
 
         async def attempt(number: int) -> T:
             nonlocal latest
@@ -185,7 +170,7 @@ class HubSession:
                 return await self._attempt(this, parse, describe, accept)
             except HubError as exc:
                 exc.method = exc.method or request.method
-                self.complete_error(exc, number, started, url)
+                complete_error(exc, number, started, url, self.token.known)
                 if not retry:
                     report(exc, None)
                 raise
@@ -193,64 +178,6 @@ class HubSession:
         if not retry:
             return await attempt(1)
         return await self.retry_loop().run(attempt, report)
-
-    def complete_error(self, error: HubError, attempt: int, started: float, url: str) -> None:
-        """What only the network layer knows about a failure; and nothing secret leaves it."""
-        error.attempt = attempt
-        error.elapsed_seconds = time.monotonic() - started
-        token = self.token.known
-        error.url = redact_url(error.url or url)
-        error.headers = redact_headers(error.headers, token)
-        error.body = redact_text(error.body, token)
-        error.message = redact_text(error.message, token)
-        error.request_id = error.request_id and redact_text(error.request_id, token)
-        error.error_code = error.error_code and redact_text(error.error_code, token)
-        error.args = (error.message,)
-
-    def report_failure(
-        self,
-        emit: Emitter,
-        call: str,
-        error: HubError,
-        delay: float | None,
-        fields: Mapping[str, Any],
-    ) -> None:
-        """The events of one failed attempt."""
-        if not emit.active:
-            return
-        backoff_ms = None if delay is None else round(delay * 1000, 1)
-        emit.emit(
-            RequestFailed(
-                call,
-                error.url,
-                error.message,
-                error.status,
-                error.attempt,
-                backoff_ms,
-                fields,
-                error.method,
-                type(error.__cause__ or error).__name__,
-                error.body,
-                error.headers,
-                round(error.elapsed_seconds, 6),
-                error.request_id,
-                error.suggestion,
-            )
-        )
-        self.report_retry(emit, call, error, delay, fields)
-
-    def report_retry(
-        self,
-        emit: Emitter,
-        call: str,
-        error: HubError,
-        delay: float | None,
-        fields: Mapping[str, Any],
-    ) -> None:
-        """That the same is done again after `delay` seconds, unless it is not."""
-        if delay is not None:
-            path, part = fields.get("file"), fields.get("part_number")
-            emit.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))
 
     async def _attempt(
         self,
@@ -280,7 +207,7 @@ class HubSession:
         try:
             value = parse(response)
         except HubError as exc:
-            _name_answer(exc, response)
+            name_answer(exc, response)
             self._finished(this, response, {})
             raise
         self._finished(this, response, describe(value) if describe and this.emit.detailed else {})
@@ -327,7 +254,7 @@ class HubSession:
             headers |= self._trace_headers(this.emit.span_id)
         watch = StallWatch(self.config.response_timeout)
         body = request.body
-        stream = _BodyStream(body, watch) if isinstance(body, StreamBody) else None
+        stream = BodyStream(body, watch) if isinstance(body, StreamBody) else None
         data = stream.pieces if stream is not None else body
         try:
             async with (
@@ -335,7 +262,7 @@ class HubSession:
                 self.open(request.method, url, headers=headers, data=data) as answer,
             ):
                 watch.touch()
-                content = await _read_limited(answer)
+                content = await read_limited(answer)
         except StalledError as exc:
             raise network_error(exc, method=request.method, url=url, what=request.call) from exc
         except HubError:
@@ -345,7 +272,7 @@ class HubSession:
         finally:
             if stream is not None:
                 await stream.finish()
-        return HubResponse(answer.status, _lowered(answer.headers), content, url)
+        return response_of(answer, content, url)
 
     def _is_own(self, request: HubRequest, url: str) -> bool:
         """A call of the Hub's API: not a presigned URL, which its own origin may serve too."""
@@ -420,85 +347,6 @@ class HubSession:
                     {**request.fields, **described},
                 )
             )
-
-
-async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
-    """The whole body, unless it is larger than any answer or compressed against our wish. Of a
-    failure the status says enough."""
-    try:
-        return await _read_whole(answer)
-    except ProtocolError:
-        if answer.status < 400:
-            raise
-        return b""
-
-
-async def _read_whole(answer: aiohttp.ClientResponse) -> bytes:
-    encoding = answer.headers.get("Content-Encoding", "identity").lower()
-    if encoding not in ("", "identity"):
-        raise ProtocolError(f"the answer is compressed ({encoding[:40]}) although none was asked")
-    pieces, size = [], 0
-    async for piece in answer.content.iter_any():
-        size += len(piece)
-        if size > ANSWER_LIMIT:
-            raise ProtocolError(f"the answer is larger than {ANSWER_LIMIT} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-class _BodyStream:
-    """A body made while it is sent, of the promised length or not at all. What its maker raises
-    would come out of aiohttp as a network fault; it is kept here to be raised as what it is."""
-
-    def __init__(self, body: StreamBody, watch: StallWatch) -> None:
-        self._source = body.open()
-        self._length = body.length
-        self._watch = watch
-        self._writing: asyncio.Task[Any] | None = None
-        self.failure: Exception | None = None
-        self.pieces = self._pieces()
-
-    async def finish(self) -> None:
-        """Called when the request is over, however it ended: the maker lets go of its files."""
-        if self._writing is not None:
-            self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
-            await settled(self._writing)
-        await self.pieces.aclose()
-        if isinstance(self._source, AsyncGenerator):
-            await self._source.aclose()
-
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        self._writing = asyncio.current_task()
-        left = self._length
-        try:
-            async for piece in self._source:
-                left -= len(piece)
-                if left < 0:
-                    break
-                yield piece
-                self._watch.touch()
-            if left:
-                raise SourceChangedError(
-                    f"a request body of {self._length} bytes turned out"
-                    f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
-                    suggestion="push again once nothing writes to these files any more",
-                )
-        except Exception as exc:
-            self.failure = exc
-            raise
-
-
-def _name_answer(error: HubError, response: HubResponse) -> None:
-    """Which answer it was that did not parse: parsers see its fields alone."""
-    if error.status is None:
-        error.status = response.status
-        error.body = printable(response.body[:BODY_LIMIT].decode("utf-8", "replace"))
-        error.headers = dict(response.headers)
-    error.request_id = error.request_id or request_id(response.headers)
-
-
-def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolError:

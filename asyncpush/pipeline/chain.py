@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncpush.errors import HubError
+from asyncpush.net.telling import tell_retry
 from asyncpush.pipeline.commit import (
     PULL_REQUESTS_LOOKED_AT,
     Committer,
@@ -89,7 +90,7 @@ async def _pull_request(ctx: PushContext, push_id: str, files: int) -> int:
 
     return await ctx.session.retry_loop().run(
         attempt,
-        lambda error, delay: ctx.session.report_retry(
+        lambda error, delay: tell_retry(
             ctx.emit, "pull_request", error, delay, {"repo_id": ctx.repo.repo_id}
         ),
     )

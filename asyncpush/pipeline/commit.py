@@ -20,6 +20,7 @@ import anyio
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
 from asyncpush.journal import PendingCommit
+from asyncpush.net.telling import tell_retry
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.prepare import observed_head
 from asyncpush.pipeline.verification import remote_files
@@ -162,7 +163,7 @@ class Committer:
         try:
             return await ctx.session.retry_loop().run(
                 attempt,
-                lambda error, delay: ctx.session.report_retry(
+                lambda error, delay: tell_retry(
                     ctx.emit, "commit", error, delay, {"repo_id": ctx.repo.repo_id}
                 ),
             )

@@ -30,6 +30,7 @@ from asyncpush.journal import Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.session import HubSession
+from asyncpush.net.telling import tell_failure
 from asyncpush.protocol import lfs
 from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
@@ -126,7 +127,7 @@ class LfsTransfer:
         def on_failure(error: HubError, delay: float | None) -> None:
             fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
             if error.error_code == VOID:
-                self._session.report_failure(sending.emit, "upload", error, delay, fields)
+                tell_failure(sending.emit, "upload", error, delay, fields)
 
         try:
             await self._session.retry_loop().run(partial(self._round, sending), on_failure)
@@ -259,9 +260,7 @@ class LfsTransfer:
         try:
             etag = await self._session.retry_loop().run(
                 attempt,
-                lambda error, delay: self._session.report_failure(
-                    sending.emit, "part", error, delay, fields
-                ),
+                lambda error, delay: tell_failure(sending.emit, "part", error, delay, fields),
             )
         except HubError as exc:
             if exc.error_code == BAD_ETAG:

@@ -32,6 +32,7 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
+from asyncpush.net import answers, telling
 from asyncpush.net import session as session_module
 from asyncpush.net.session import HubSession
 from asyncpush.protocol.answers import json_object
@@ -674,7 +675,7 @@ class _Unreachable:
 async def test_an_answer_without_end_is_cut(
     session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "ANSWER_LIMIT", 1 << 20)
+    monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(endless())
     with pytest.raises(ProtocolError, match="larger than") as caught:
         await session.ask(ask_for(), whole, heard.emit)
@@ -685,7 +686,7 @@ async def test_an_answer_without_end_is_cut(
 async def test_a_failure_with_an_endless_body_is_still_that_failure(
     session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "ANSWER_LIMIT", 1 << 20)
+    monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(reply(503, bytes(2 << 20)), reply())
     await session.ask(ask_for(), whole, heard.emit)
     assert len(peer.seen) == 2
@@ -1020,8 +1021,13 @@ async def test_nobody_listening_costs_no_events(
     def never(*args: object, **kwargs: object) -> Any:
         raise AssertionError("an event was made for nobody")
 
-    for name in ("RequestStarted", "RequestFinished", "RequestFailed", "RetryScheduled"):
-        monkeypatch.setattr(session_module, name, never)
+    for module, name in (
+        (session_module, "RequestStarted"),
+        (session_module, "RequestFinished"),
+        (telling, "RequestFailed"),
+        (telling, "RetryScheduled"),
+    ):
+        monkeypatch.setattr(module, name, never)
     peer.script(reply(500), reply())
     await session.ask(post(), json_object, Emitter(), describe=never)
 
