@@ -7,10 +7,17 @@ A killed process (SIGKILL) loses nothing that it told the journal, and neither d
 except for hashes told since the last part: those are computed again. See `database` for how.
 """
 
-from asyncpush.journal.journal import HashQuery, HashRecord, Journal, NullJournal
+from asyncpush.journal.journal import Journal, NullJournal
 from asyncpush.journal.locks import Claim
 from asyncpush.journal.neighbours import Neighbours
-from asyncpush.journal.values import Entry, OpenUpload, PendingCommit, Stats
+from asyncpush.journal.values import (
+    Entry,
+    HashQuery,
+    HashRecord,
+    OpenUpload,
+    PendingCommit,
+    Stats,
+)
 
 __all__ = [
     "Claim",

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: opened privately, checked, set aside when damaged, given up softly.
+"""The journal's SQLite database: opened with care, given up softly.
 
 Nothing here raises because of the disk: a database that cannot be opened raises `UnusableError`
 once, at the start, and one that fails later turns itself off with one warning.
@@ -20,13 +20,13 @@ import logging
 import os
 import random
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from asyncpush.journal.files import DamagedError, file_key, on_network, prepare_file, set_aside
 from asyncpush.journal.locks import OPENING, HostLocks
 
 logger = logging.getLogger("asyncpush.journal")
@@ -38,7 +38,6 @@ APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for other processes. Generous, as one sync of a busy disk can take some."""
-KEPT_ASIDE = 2
 _OWN_WAIT_MS = 3
 
 # Every column is a blob or a number: text that is not UTF-8 would make SQLite's reader raise.
@@ -53,23 +52,11 @@ SCHEMA = (
     " PRIMARY KEY (scope, fingerprint)) WITHOUT ROWID",
 )
 
-_SIDE_FILES = ("-wal", "-shm", "-journal")
-_NETWORK = frozenset(
-    (
-        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "gfs2", "glusterfs", "gpfs", "lustre"),
-        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs"),
-        *("virtiofs", "wekafs"),
-    )
-)
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 
 class UnusableError(Exception):
     """There can be no journal here; the text says why."""
-
-
-class _DamagedError(Exception):
-    """The file is not a journal we can read; the text says what it is."""
 
 
 class Database:
@@ -81,7 +68,7 @@ class Database:
         self.path = path
         self._locks = locks
         self.failure: str | None = None
-        self._file = _file_key(path)
+        self._file = file_key(path)
         self._writer = writer
         self._reader = reader
         self._write_lock = threading.Lock()
@@ -178,8 +165,8 @@ class Database:
         opening = self._locks.wait(OPENING, 0)
         if opening is not None:
             with opening, contextlib.suppress(OSError):
-                if _file_key(self.path) == self._file:
-                    _set_aside(self.path)
+                if file_key(self.path) == self._file:
+                    set_aside(self.path)
 
     def _shut(self) -> None:
         if self._open:
@@ -220,48 +207,26 @@ def _insist(connection: sqlite3.Connection, statement: str) -> None:
         time.sleep(random.uniform(0.0005, 0.003))
 
 
-def private_folder(directory: Path) -> Path:
-    """`directory`/journal, ours alone. A folder of its own, so that no folder of the user's ever
-    has its mode changed. Raises `OSError`."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = directory / "journal"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    # Both the link, if it is one, and what it leads to.
-    for status in (folder.lstat(), folder.stat()):
-        if not _is_ours(status):
-            raise PermissionError(1, "belongs to another user", str(folder))
-    if not stat.S_ISDIR(folder.stat().st_mode):
-        raise NotADirectoryError(20, "is not a folder", str(folder))
-    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
-        folder.chmod(0o700)
-    return folder
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-
-
 def _open_or_replace(path: Path, locks: HostLocks) -> Database:
     try:
         try:
             return _open(path, locks)
-        except _DamagedError as exc:
-            aside = _set_aside(path)
+        except DamagedError as exc:
+            aside = set_aside(path)
             logger.warning(
                 "the resume journal cannot be used (%s): set aside as %s, a fresh one is begun",
                 exc,
                 aside,
             )
             return _open(path, locks)
-    except (sqlite3.Error, _DamagedError) as exc:
+    except (sqlite3.Error, DamagedError) as exc:
         raise UnusableError(f"{path}: {exc}") from exc
     except OSError as exc:
         raise UnusableError(f"{exc.filename or path}: {exc.strerror}") from exc
 
 
 def _open(path: Path, locks: HostLocks) -> Database:
-    _prepare_file(path)
+    prepare_file(path)
     with contextlib.ExitStack() as undo:
         try:
             writer = undo.enter_context(contextlib.closing(_connect(path)))
@@ -272,29 +237,10 @@ def _open(path: Path, locks: HostLocks) -> Database:
             database = Database(path, locks, writer, reader)
         except sqlite3.DatabaseError as exc:
             if _is_damage(exc):
-                raise _DamagedError(str(exc)) from exc
+                raise DamagedError(str(exc)) from exc
             raise
         undo.pop_all()
         return database
-
-
-def _prepare_file(path: Path) -> None:
-    """See that there is a file of ours, mode 0600, without ever opening an old one.
-
-    Closing a descriptor of a file drops the locks that SQLite has on it elsewhere in the process.
-    """
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        # (A log left from a database that is gone does no harm: SQLite removes it.)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        return
-    if not stat.S_ISREG(status.st_mode):
-        raise _DamagedError("it is not a file")
-    if not _is_ours(status):
-        raise _DamagedError("it belongs to another user")
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        path.chmod(0o600)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -304,7 +250,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check_or_create(connection: sqlite3.Connection, *, network: bool) -> None:
-    """Make sure of the schema. Raises `_DamagedError` for a file that is not such a journal."""
+    """Make sure of the schema. Raises `DamagedError` for a file that is not such a journal."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA secure_delete=ON")  # presigned URLs are secrets
@@ -317,15 +263,15 @@ def _check_or_create(connection: sqlite3.Connection, *, network: bool) -> None:
         return
     application, version, tables = found
     if application != APPLICATION_ID:
-        raise _DamagedError("it is not a journal of asyncpush")
+        raise DamagedError("it is not a journal of asyncpush")
     if version != SCHEMA_VERSION:
-        raise _DamagedError(f"its schema version is {version}, not {SCHEMA_VERSION}")
+        raise DamagedError(f"its schema version is {version}, not {SCHEMA_VERSION}")
     if tables != frozenset(SCHEMA):
-        raise _DamagedError("its tables are not as they should be")
+        raise DamagedError("its tables are not as they should be")
     _choose_log(connection, network=network)
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise _DamagedError(f"it is damaged: {verdict}")
+        raise DamagedError(f"it is damaged: {verdict}")
 
 
 def _schema_of(connection: sqlite3.Connection) -> tuple[int, int, frozenset[str]]:
@@ -350,79 +296,6 @@ def _choose_log(connection: sqlite3.Connection, *, network: bool) -> None:
             connection.execute(f"PRAGMA journal_size_limit={8 << 20}").fetchone()
             return
     connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-
-
-def on_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether other hosts may have the same files open (as far as Linux tells)."""
-    try:
-        lines = mounts.read_text(errors="replace").splitlines()
-    except OSError:  # not Linux
-        return False
-    device = folder.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in lines:
-        mount, _, kind = line.partition(" - ")
-        if wanted in mount.split()[2:3]:
-            name = kind.partition(" ")[0]
-            return name in _NETWORK or name.startswith("fuse.")
-    return False
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename the file and its logs, keeping the last few such. Raises `OSError`."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    aside = next(
-        candidate
-        for number in range(1000)
-        if not os.path.lexists(
-            candidate := _with_suffix(path, f".corrupt-{stamp}" + (f"-{number}" if number else ""))
-        )
-    )
-    for suffix in _SIDE_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            _with_suffix(path, suffix).rename(_with_suffix(aside, suffix))
-    path.rename(aside)
-    forget_aside(path, keep=KEPT_ASIDE)
-    return aside
-
-
-def forget_aside(path: Path, *, keep: int = 0) -> int:
-    """Remove all but the newest `keep` of the files set aside: they may hold presigned URLs.
-
-    Returns how many journals that were. A folder is left alone: it was never a journal.
-    """
-    asides = [
-        found
-        for found in path.parent.glob(path.name + ".corrupt-*")
-        if not found.name.endswith(_SIDE_FILES) and not found.is_dir()
-    ]
-    asides.sort(key=lambda aside: aside.lstat().st_ctime_ns)  # when they were renamed
-    old = asides[: len(asides) - keep]
-    for aside in old:
-        for suffix in ("", *_SIDE_FILES):
-            _with_suffix(aside, suffix).unlink(missing_ok=True)
-    return len(old)
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of the database and its logs."""
-    total = 0
-    for suffix in ("", *_SIDE_FILES):
-        with contextlib.suppress(OSError):
-            total += _with_suffix(path, suffix).lstat().st_size
-    return total
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _file_key(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _is_damage(failure: sqlite3.Error) -> bool:

@@ -13,44 +13,35 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from asyncpush.journal.database import (
-    Database,
-    UnusableError,
-    forget_aside,
-    private_folder,
-    size_on_disk,
-)
+from asyncpush.journal import queries
+from asyncpush.journal.database import Database, UnusableError
+from asyncpush.journal.files import forget_aside, private_folder, size_on_disk
 from asyncpush.journal.locks import Claim, HostLocks
 from asyncpush.journal.rows import (
-    Row,
-    blob,
     commit_row,
-    display,
-    hash_key,
     hash_row,
     is_settled,
     part_row,
     read_commit,
-    read_hash,
     read_upload,
     upload_row,
 )
-from asyncpush.journal.values import Entry, OpenUpload, PendingCommit, Stats
+from asyncpush.journal.shared import SharedWrites
+from asyncpush.journal.values import (
+    Entry,
+    HashQuery,
+    HashRecord,
+    OpenUpload,
+    PendingCommit,
+    Stats,
+)
 from asyncpush.models import FileIdentity
 
 logger = logging.getLogger("asyncpush.journal")
 
 T = TypeVar("T")
-HashQuery: TypeAlias = tuple[str, FileIdentity, str]
-"""Path, identity, kind."""
-HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
-"""Path, identity, kind, oid."""
-
-DAY = 86_400.0
-HASH_LIFE = 90 * DAY
-COMMIT_LIFE = 7 * DAY
 EXPIRY_MARGIN = 60.0
 """Seconds a URL must have left to be worth beginning with."""
 CLOCK_SLACK = 5.0
@@ -58,9 +49,6 @@ CLOCK_SLACK = 5.0
 
 _READ_AT_ONCE = 256
 _WRITTEN_AT_ONCE = 2_000
-_DELETE_PARTS = (
-    "DELETE FROM parts WHERE upload IN (SELECT id FROM uploads WHERE scope = ? AND oid = ?)"
-)
 
 
 class Journal:
@@ -97,7 +85,9 @@ class Journal:
         # Which multipart upload this process means by (scope, oid): another host that shares the
         # disk may have begun a newer one, which our parts do not belong to.
         self._current: dict[tuple[str, str], int] = {}
-        self._parts = _SharedWrites(self._write_parts)
+        self._parts = SharedWrites(
+            lambda rows: self._write(partial(queries.put_parts, rows=rows), durable=True)
+        )
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Journal:
@@ -150,13 +140,13 @@ class Journal:
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
         """The oid of the file as it was when it had this identity. `kind`: "sha256" or "git"."""
-        return self._read(lambda connection: _find_hash(connection, (path, identity, kind)))
+        return self._read(partial(queries.find_hash, item=(path, identity, kind)))
 
     def hashes_of(self, items: Sequence[HashQuery]) -> list[str | None]:
         """`hash_of` for many (path, identity, kind) at once, in order."""
         found: list[str | None] = []
         for batch in _batches(items, _READ_AT_ONCE):  # so that others wait for milliseconds
-            answers = self._read(partial(_find_hashes, items=batch), at_once=True)
+            answers = self._read(partial(queries.find_hashes, items=batch), at_once=True)
             found += answers or [None] * len(batch)
         return found
 
@@ -193,14 +183,14 @@ class Journal:
                 if is_settled(identity, seen)
             ]
             if rows:
-                self._write_many("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?)", rows)
+                self._write(partial(queries.put_hashes, rows=rows))
 
     def forget_hash(self, path: str) -> None:
         """Drop what is known of this path: the store found that the bytes hash to something else.
 
         (Bytes can change under an unchanged identity: through mmap, or by tools that set mtime.)
         """
-        self._write("DELETE FROM hashes WHERE path = ?", hash_key(path, "")[0])
+        self._write(partial(queries.delete_hashes, path=path))
 
     # Uploads
 
@@ -211,8 +201,7 @@ class Journal:
         clock has been put back since, so nobody knows what is left of them. `scope` is the
         endpoint and the repo.
         """
-
-        found = self._read(partial(_find_upload, scope=scope, oid=oid), at_once=True)
+        found = self._read(partial(queries.find_upload, scope=scope, oid=oid), at_once=True)
         if found is None:
             return None
         number, details, parts = found
@@ -234,14 +223,13 @@ class Journal:
         parts = [part_row(number, part, etag) for part, etag in upload.etags.items()]
 
         def write(connection: sqlite3.Connection) -> None:
-            _delete_upload(connection, scope, upload.oid)
+            queries.delete_upload(connection, scope, upload.oid)
             if row is not None:
-                connection.execute("INSERT INTO uploads VALUES (?,?,?,?,?,?,?,?)", row)
-                connection.executemany("INSERT INTO parts VALUES (?,?,?,?)", parts)
+                queries.put_upload(connection, row, parts)
 
         with self._state:
             self._current[scope, upload.oid] = number
-        self._run(write, durable=True)
+        self._write(write, durable=True)
 
     def part_stored(self, scope: str, oid: str, part_number: int, etag: str) -> None:
         """Remember a verified part of an upload that was begun or found here.
@@ -253,30 +241,15 @@ class Journal:
         if upload is not None:
             self._parts.add(part_row(upload, part_number, etag))
 
-    def _write_parts(self, rows: list[Row]) -> None:
-        self._run(
-            lambda connection: connection.executemany(
-                "INSERT OR REPLACE INTO parts SELECT ?, ?, ?, ?"
-                " WHERE EXISTS (SELECT 1 FROM uploads WHERE id = ?)",
-                [(*row, row[0]) for row in rows],
-            ),
-            durable=True,
-        )
-
     def forget_parts(self, scope: str, oid: str) -> None:
         """The parts stored so far are void; the upload and its URLs are kept."""
-        self._write(
-            _DELETE_PARTS,
-            blob(scope),
-            blob(oid),
-            durable=True,
-        )
+        self._write(partial(queries.delete_parts, scope=scope, oid=oid), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
         """The object is stored, or its upload is no more: forget it, its URLs and its parts."""
         with self._state:
             self._current.pop((scope, oid), None)
-        self._run(lambda connection: _delete_upload(connection, scope, oid), durable=False)
+        self._write(partial(queries.delete_upload, scope=scope, oid=oid))
 
     def _is_alive(self, upload: OpenUpload) -> bool:
         now = self._clock()
@@ -286,29 +259,18 @@ class Journal:
 
     def begin_commit(self, scope: str, commit: PendingCommit) -> None:
         """Remember that this commit is about to be asked for. On the disk when this returns."""
-        self._write(
-            "INSERT OR REPLACE INTO commits VALUES (?,?,?,?)",
-            *commit_row(scope, commit),
-            durable=True,
-        )
+        row = commit_row(scope, commit)
+        self._write(partial(queries.put_commit, row=row), durable=True)
 
     def pending_commit(self, scope: str, fingerprint: str) -> PendingCommit | None:
         """The commit that was asked for without an answer having been seen, or None."""
-        row = self._read(
-            lambda connection: connection.execute(
-                "SELECT details FROM commits WHERE scope = ? AND fingerprint = ?",
-                (blob(scope), blob(fingerprint)),
-            ).fetchone()
-        )
-        return None if row is None else read_commit(fingerprint, row[0])
+        details = self._read(partial(queries.find_commit, scope=scope, fingerprint=fingerprint))
+        return None if details is None else read_commit(fingerprint, details)
 
     def end_commit(self, scope: str, fingerprint: str) -> None:
         """The commit's outcome is known."""
         self._write(
-            "DELETE FROM commits WHERE scope = ? AND fingerprint = ?",
-            blob(scope),
-            blob(fingerprint),
-            durable=True,
+            partial(queries.delete_commit, scope=scope, fingerprint=fingerprint), durable=True
         )
 
     # Processes
@@ -328,38 +290,16 @@ class Journal:
 
         Times well in the future are the work of a wrong clock, and go as well.
         """
-        now = self._clock()
-
-        def write(connection: sqlite3.Connection) -> int:
-            gone = 0
-            for table, column, oldest in (
-                ("hashes", "remembered_at", now - HASH_LIFE),
-                ("uploads", "expires_at", now),
-                ("commits", "created_at", now - COMMIT_LIFE),
-            ):
-                began = {"uploads": "started_at"}.get(table, column)
-                gone += connection.execute(
-                    f"DELETE FROM {table} WHERE {column} < ? OR {began} > ?", (oldest, now + DAY)
-                ).rowcount
-            connection.execute("DELETE FROM parts WHERE upload NOT IN (SELECT id FROM uploads)")
-            return gone
-
-        gone = self._run(write, durable=False) or 0
+        gone = self._write(partial(queries.expire, now=self._clock())) or 0
         if gone and self._database is not None:
             self._database.compact()
         return gone
 
     def clear(self) -> int:
         """Forget everything, also what was set aside as damaged; how many things that were."""
-
-        def write(connection: sqlite3.Connection) -> int:
-            connection.execute("DELETE FROM parts")
-            tables = ("hashes", "uploads", "commits")
-            return sum(connection.execute(f"DELETE FROM {table}").rowcount for table in tables)
-
         if self._database is None:
             return 0
-        gone = self._run(write, durable=True) or 0
+        gone = self._write(queries.clear, durable=True) or 0
         self._database.compact()
         with contextlib.suppress(OSError):
             gone += forget_aside(self._database.path)
@@ -367,57 +307,24 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """The open uploads and pending commits, oldest first."""
-
-        def read(connection: sqlite3.Connection) -> list[Entry]:
-            uploads = connection.execute(
-                "SELECT scope, oid, size, (SELECT count(*) FROM parts WHERE upload = uploads.id),"
-                " part_count, started_at, expires_at FROM uploads"
-            )
-            entries = [
-                Entry("upload", display(scope), display(oid), *numbers)
-                for scope, oid, *numbers in uploads
-            ]
-            commits = connection.execute("SELECT scope, fingerprint, created_at FROM commits")
-            entries += [
-                Entry("commit", display(scope), display(name), 0, 0, 0, at, at + COMMIT_LIFE)
-                for scope, name, at in commits
-            ]
-            return sorted(entries, key=lambda entry: entry.created_at)
-
-        return self._read(read, at_once=True) or []
+        return self._read(queries.entries, at_once=True) or []
 
     def stats(self) -> Stats:
         """How much is remembered."""
-        tables = ("hashes", "uploads", "parts", "commits")
-        hashes, uploads, parts, commits = self._read(
-            lambda connection: [
-                int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-                for table in tables
-            ],
-            at_once=True,
-        ) or (0, 0, 0, 0)
+        rows = self._read(queries.counts, at_once=True) or dict.fromkeys(queries.TABLES, 0)
         path = None if self._database is None else self._database.path
         return Stats(
             path="" if path is None else str(path),
             size=0 if path is None else size_on_disk(path),
-            hashes=hashes,
-            uploads=uploads,
-            parts=parts,
-            commits=commits,
+            **rows,
             disabled_reason=self.disabled_reason,
         )
 
     def _read(self, work: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> T | None:
         return None if self._database is None else self._database.read(work, at_once=at_once)
 
-    def _run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T | None:
+    def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T | None:
         return None if self._database is None else self._database.write(work, durable=durable)
-
-    def _write(self, statement: str, *values: object, durable: bool = False) -> None:
-        self._run(lambda connection: connection.execute(statement, values), durable=durable)
-
-    def _write_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
-        self._run(lambda connection: connection.executemany(statement, rows), durable=False)
 
 
 class NullJournal(Journal):
@@ -427,73 +334,7 @@ class NullJournal(Journal):
         super().__init__(None, HostLocks.private(), disabled_reason=disabled_reason)
 
 
-class _SharedWrites:
-    """Rows written together by whichever thread comes first: a sync takes long, a row does not."""
-
-    def __init__(self, write: Callable[[list[Row]], None]) -> None:
-        self._write = write
-        self._change = threading.Condition()
-        self._waiting: list[Row] = []
-        self._writing = False
-        self._added = 0
-        self._written = 0
-
-    def add(self, row: Row) -> None:
-        """Return when the row has been written, by this thread or another."""
-        with self._change:
-            self._waiting.append(row)
-            self._added += 1
-            mine = self._added
-            self._change.wait_for(lambda: not self._writing or self._written >= mine)
-            if self._written >= mine:
-                return
-            rows, self._waiting = self._waiting, []
-            written = self._added
-            self._writing = True
-        try:
-            self._write(rows)
-        finally:
-            with self._change:
-                self._writing = False
-                self._written = written
-                self._change.notify_all()
-
-
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
-
-
-def _find_hashes(connection: sqlite3.Connection, items: list[HashQuery]) -> list[str | None]:
-    return [_find_hash(connection, item) for item in items]
-
-
-def _find_hash(connection: sqlite3.Connection, item: HashQuery) -> str | None:
-    path, identity, kind = item
-    key = hash_key(path, kind)
-    row = connection.execute(
-        "SELECT identity, oid, seal FROM hashes WHERE path = ? AND kind = ?", key
-    ).fetchone()
-    return None if row is None else read_hash(key, identity, row)
-
-
-def _find_upload(
-    connection: sqlite3.Connection, scope: str, oid: str
-) -> tuple[int, object, list[Row]] | None:
-    row = connection.execute(
-        "SELECT id, details FROM uploads WHERE scope = ? AND oid = ?", (blob(scope), blob(oid))
-    ).fetchone()
-    if row is None:
-        return None
-    number, details = row
-    parts = connection.execute(
-        "SELECT upload, number, etag, seal FROM parts WHERE upload = ?", (number,)
-    )
-    return number, details, parts.fetchall()
-
-
-def _delete_upload(connection: sqlite3.Connection, scope: str, oid: str) -> None:
-    key = (blob(scope), blob(oid))
-    connection.execute(_DELETE_PARTS, key)
-    connection.execute("DELETE FROM uploads WHERE scope = ? AND oid = ?", key)

@@ -1,10 +1,17 @@
-"""What the journal hands out: frozen values, with their secrets kept out of `repr`."""
+"""What the journal takes and hands out: frozen values, with their secrets kept out of `repr`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from asyncpush.models import FileIdentity
+
+HashQuery: TypeAlias = tuple[str, FileIdentity, str]
+"""Path, identity, kind."""
+HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
+"""Path, identity, kind, oid."""
 
 
 @dataclass(frozen=True, slots=True)

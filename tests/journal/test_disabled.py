@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, NullJournal, database
+from asyncpush.journal import Journal, NullJournal, database, files
 from tests.journal.helpers import (
     SCOPE,
     SHA,
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_made_is_done_without(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr(database, "_prepare_file", fail)
+    monkeypatch.setattr(database, "prepare_file", fail)
     with Journal.open(tmp_path) as journal:
         assert journal.disabled_reason is not None
         assert str(error.strerror) in journal.disabled_reason
@@ -323,7 +323,7 @@ def test_a_network_filesystem_is_known_by_its_mount(
         "22 1 999:1 / / rw - nfs4 server:/ rw\n"
         f"23 1 {os.major(device)}:{os.minor(device)} / /home rw - {kind} /dev/sda rw\n"
     )
-    assert database.on_network(tmp_path, mounts) is expected
+    assert files.on_network(tmp_path, mounts) is expected
     mounts.write_text("22 1 999:1 / / rw - nfs4 server:/ rw\n")
-    assert database.on_network(tmp_path, mounts) is False
-    assert database.on_network(tmp_path, tmp_path / "none") is False
+    assert files.on_network(tmp_path, mounts) is False
+    assert files.on_network(tmp_path, tmp_path / "none") is False

@@ -1,0 +1,158 @@
+"""The journal's statements: what its tables are asked and told, within a transaction of others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from asyncpush.journal.rows import Row, blob, display, hash_key, read_hash
+from asyncpush.journal.values import Entry, HashQuery
+
+DAY = 86_400.0
+HASH_LIFE = 90 * DAY
+COMMIT_LIFE = 7 * DAY
+
+TABLES = ("hashes", "uploads", "parts", "commits")
+
+
+# Hashes
+
+
+def find_hashes(connection: sqlite3.Connection, items: Iterable[HashQuery]) -> list[str | None]:
+    return [find_hash(connection, item) for item in items]
+
+
+def find_hash(connection: sqlite3.Connection, item: HashQuery) -> str | None:
+    path, identity, kind = item
+    key = hash_key(path, kind)
+    row = connection.execute(
+        "SELECT identity, oid, seal FROM hashes WHERE path = ? AND kind = ?", key
+    ).fetchone()
+    return None if row is None else read_hash(key, identity, row)
+
+
+def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?)", rows)
+
+
+def delete_hashes(connection: sqlite3.Connection, path: str) -> None:
+    """Of this path, all kinds."""
+    connection.execute("DELETE FROM hashes WHERE path = ?", hash_key(path, "")[:1])
+
+
+# Uploads
+
+
+def find_upload(
+    connection: sqlite3.Connection, scope: str, oid: str
+) -> tuple[int, object, list[Row]] | None:
+    """Its number, details and parts."""
+    row = connection.execute(
+        "SELECT id, details FROM uploads WHERE scope = ? AND oid = ?", (blob(scope), blob(oid))
+    ).fetchone()
+    if row is None:
+        return None
+    number, details = row
+    parts = connection.execute(
+        "SELECT upload, number, etag, seal FROM parts WHERE upload = ?", (number,)
+    )
+    return number, details, parts.fetchall()
+
+
+def put_upload(connection: sqlite3.Connection, row: Row, parts: list[Row]) -> None:
+    connection.execute("INSERT INTO uploads VALUES (?,?,?,?,?,?,?,?)", row)
+    connection.executemany("INSERT INTO parts VALUES (?,?,?,?)", parts)
+
+
+def put_parts(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    """Those whose upload is still there."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO parts SELECT ?, ?, ?, ?"
+        " WHERE EXISTS (SELECT 1 FROM uploads WHERE id = ?)",
+        [(*row, row[0]) for row in rows],
+    )
+
+
+def delete_parts(connection: sqlite3.Connection, scope: str, oid: str) -> None:
+    connection.execute(
+        "DELETE FROM parts WHERE upload IN (SELECT id FROM uploads WHERE scope = ? AND oid = ?)",
+        (blob(scope), blob(oid)),
+    )
+
+
+def delete_upload(connection: sqlite3.Connection, scope: str, oid: str) -> None:
+    delete_parts(connection, scope, oid)
+    connection.execute("DELETE FROM uploads WHERE scope = ? AND oid = ?", (blob(scope), blob(oid)))
+
+
+# Commits
+
+
+def find_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> object | None:
+    """Its details."""
+    row = connection.execute(
+        "SELECT details FROM commits WHERE scope = ? AND fingerprint = ?",
+        (blob(scope), blob(fingerprint)),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def put_commit(connection: sqlite3.Connection, row: Row) -> None:
+    connection.execute("INSERT OR REPLACE INTO commits VALUES (?,?,?,?)", row)
+
+
+def delete_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> None:
+    connection.execute(
+        "DELETE FROM commits WHERE scope = ? AND fingerprint = ?",
+        (blob(scope), blob(fingerprint)),
+    )
+
+
+# Housekeeping
+
+
+def expire(connection: sqlite3.Connection, now: float) -> int:
+    """Delete what is too old or from the future; how many hashes, uploads, commits."""
+    gone = 0
+    for table, began, column, oldest in (
+        ("hashes", "remembered_at", "remembered_at", now - HASH_LIFE),
+        ("uploads", "started_at", "expires_at", now),
+        ("commits", "created_at", "created_at", now - COMMIT_LIFE),
+    ):
+        gone += connection.execute(
+            f"DELETE FROM {table} WHERE {column} < ? OR {began} > ?", (oldest, now + DAY)
+        ).rowcount
+    connection.execute("DELETE FROM parts WHERE upload NOT IN (SELECT id FROM uploads)")
+    return gone
+
+
+def clear(connection: sqlite3.Connection) -> int:
+    """Delete everything; how many hashes, uploads, commits."""
+    connection.execute("DELETE FROM parts")
+    tables = ("hashes", "uploads", "commits")
+    return sum(connection.execute(f"DELETE FROM {table}").rowcount for table in tables)
+
+
+def entries(connection: sqlite3.Connection) -> list[Entry]:
+    """The open uploads and pending commits, oldest first."""
+    uploads = connection.execute(
+        "SELECT scope, oid, size, (SELECT count(*) FROM parts WHERE upload = uploads.id),"
+        " part_count, started_at, expires_at FROM uploads"
+    )
+    found = [
+        Entry("upload", display(scope), display(oid), *numbers) for scope, oid, *numbers in uploads
+    ]
+    commits = connection.execute("SELECT scope, fingerprint, created_at FROM commits")
+    found += [
+        Entry("commit", display(scope), display(name), 0, 0, 0, at, at + COMMIT_LIFE)
+        for scope, name, at in commits
+    ]
+    return sorted(found, key=lambda entry: entry.created_at)
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Rows by table."""
+    return {
+        table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+        for table in TABLES
+    }
