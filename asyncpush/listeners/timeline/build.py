@@ -10,49 +10,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from asyncpush.listeners.slices import Slices
+from asyncpush.listeners.timeline.attempts import Attempt, spans_of
 from asyncpush.listeners.timeline.model import (
     FileTrack,
-    Group,
     Hold,
-    Kind,
     Outcome,
     PushTrack,
     Span,
     Timeline,
 )
 from asyncpush.listeners.timeline.moments import Moment
-from asyncpush.listeners.timeline.packing import merged, pack
+from asyncpush.listeners.timeline.packing import in_lanes, merged
 
 SLICES = 512
 """Of the throughput curve: one for about two pixels."""
 
-_SHORT = 0.0005
-"""Seconds: less of a way to a connection, or of a wait for an answer, is none."""
-
 _UNSETTLED = 64
 """Attempts of one call that are remembered as those a failure may be of."""
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One try of one request, as far as it has been heard of."""
-
-    push: int
-    call: str
-    path: str | None
-    part: int | None
-    size: int
-    number: int
-    queued: float
-    started: float
-    connected: float | None = None
-    connection: int | None = None
-    sent: float | None = None
-    ended: float | None = None
-    failed: bool = False
-    error: str = ""
-    progress: float = 0.0
-    progress_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -85,10 +59,10 @@ class Builder:
         self._began = began
         self._pushes: dict[str, _Push] = {}
         self._numbers: dict[str, int] = {}
-        self._attempts: list[_Attempt] = []
-        self._by_span: dict[tuple[int, str], _Attempt] = {}
-        self._unsettled: dict[tuple[object, ...], list[_Attempt]] = {}
-        self._in_flight: dict[tuple[int, str], dict[int, _Attempt]] = {}
+        self._attempts: list[Attempt] = []
+        self._by_span: dict[tuple[int, str], Attempt] = {}
+        self._unsettled: dict[tuple[object, ...], list[Attempt]] = {}
+        self._in_flight: dict[tuple[int, str], dict[int, Attempt]] = {}
         self._files: dict[tuple[int, str], _File] = {}
         self._paths: dict[tuple[int, str], str] = {}
         self._spans: list[Span] = []
@@ -183,7 +157,7 @@ class Builder:
         call = moment.name.removeprefix("hf_hub.")
         part = moment.whole("part_number")
         path = moment.text("file") if call == "part" else self._paths.get((push, moment.parent_id))
-        attempt = _Attempt(
+        attempt = Attempt(
             push,
             call,
             path or None,
@@ -233,7 +207,7 @@ class Builder:
         if not attempt.failed:
             self._tell_the_rest(attempt, attempt.sent or attempt.ended)
 
-    def _tell_the_rest(self, attempt: _Attempt, until: float) -> None:
+    def _tell_the_rest(self, attempt: Attempt, until: float) -> None:
         """Bytes whose way was not followed piece by piece, as files of events leave them out."""
         rest = attempt.size - attempt.progress
         if rest > 0:
@@ -260,13 +234,13 @@ class Builder:
             attempt.failed, attempt.error = True, "given up with the upload it was part of"
             attempt.ended = max(now, attempt.started)
 
-    def _land(self, attempt: _Attempt) -> None:
+    def _land(self, attempt: Attempt) -> None:
         """It is no longer on its way."""
         flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
         if flying.get(attempt.part or 0) is attempt:
             del flying[attempt.part or 0]
 
-    def _settle(self, push: int, moment: Moment, key: tuple[object, ...]) -> _Attempt | None:
+    def _settle(self, push: int, moment: Moment, key: tuple[object, ...]) -> Attempt | None:
         """The attempt that a failure told by its parent is of."""
         number = moment.whole("retry_attempt")
         siblings = self._unsettled.get(key, [])
@@ -309,7 +283,7 @@ class Builder:
             for p in self._pushes.values()
         )
         seconds = max((push.end for push in pushes), default=0.0)
-        spans = [span for attempt in self._attempts for span in _spans_of(attempt, pushes)]
+        spans = [span for attempt in self._attempts for span in spans_of(attempt, pushes)]
         for span in self._spans:
             end = min(span.end, max(pushes[span.push].end, span.start))
             spans.append(replace(span, end=end))
@@ -317,7 +291,7 @@ class Builder:
             self._began or 0.0,
             seconds,
             pushes,
-            tuple(_in_lanes(spans)),
+            tuple(in_lanes(spans)),
             tuple(self._tracks(pushes)),
             tuple(_holds(self._holds, seconds)),
             self._slices.width,
@@ -349,76 +323,6 @@ _HANDLERS: dict[str, _Handler] = {
     "retry.scheduled": Builder._again_later,
     "session.waiting": Builder._waiting,
 }
-
-
-def _spans_of(attempt: _Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
-    end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
-    whole = Span(
-        _kind(attempt),
-        "connection" if attempt.call == "part" else "hub",
-        0,
-        attempt.started,
-        end,
-        _name(attempt),
-        attempt.push,
-        attempt.path,
-        attempt.part,
-        attempt.size,
-        attempt.number,
-        attempt.queued,
-        attempt.connection,
-        attempt.error or ("unfinished" if attempt.ended is None else ""),
-    )
-    if attempt.connected is not None and attempt.connected - attempt.started >= _SHORT:
-        yield replace(whole, kind="connect", end=min(attempt.connected, end), size=0)
-        whole = replace(whole, start=min(attempt.connected, end))
-    sent = end if attempt.sent is None else max(attempt.sent, whole.start)
-    if whole.kind == "send" and end - sent >= _SHORT:
-        yield replace(whole, end=sent)
-        whole = replace(whole, kind="answer", start=sent, size=0)
-    yield whole
-
-
-def _kind(attempt: _Attempt) -> Kind:
-    if attempt.failed:
-        return "retry"
-    if attempt.call == "part":
-        return "send"
-    return "commit" if attempt.call == "commit" else "call"
-
-
-def _name(attempt: _Attempt) -> str:
-    if attempt.call != "part":
-        return attempt.call
-    return f"{attempt.path or 'part'} #{attempt.part}"
-
-
-def _in_lanes(spans: list[Span]) -> Iterator[Span]:
-    groups: dict[Group, list[Span]] = {}
-    for span in sorted(spans, key=lambda span: (span.start, span.end)):
-        groups.setdefault(span.group, []).append(span)
-    for group, members in groups.items():
-        bundles = _by_connection(members) if group == "connection" else [[span] for span in members]
-        lanes = pack([(bundle[0].start, bundle[-1].end) for bundle in bundles])
-        for bundle, lane in zip(bundles, lanes, strict=True):
-            for span in bundle:
-                yield replace(span, lane=lane)
-
-
-def _by_connection(spans: list[Span]) -> list[list[Span]]:
-    """What went through one connection stays together. What overlaps did not go through one,
-    whatever the file says."""
-    bundles: list[list[Span]] = []
-    open_bundles: dict[int, list[Span]] = {}
-    for span in spans:
-        bundle = open_bundles.get(span.connection) if span.connection is not None else None
-        if bundle is None or bundle[-1].end > span.start:
-            bundle = []
-            bundles.append(bundle)
-            if span.connection is not None:
-                open_bundles[span.connection] = bundle
-        bundle.append(span)
-    return bundles
 
 
 def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:

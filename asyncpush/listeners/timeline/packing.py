@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from asyncpush.listeners.timeline.model import Group, Span
 
 Interval = tuple[float, float]
+
+
+def in_lanes(spans: list[Span]) -> Iterator[Span]:
+    """The spans, each in a lane of its group that is free while it lasts."""
+    groups: dict[Group, list[Span]] = {}
+    for span in sorted(spans, key=lambda span: (span.start, span.end)):
+        groups.setdefault(span.group, []).append(span)
+    for group, members in groups.items():
+        bundles = _by_connection(members) if group == "connection" else [[span] for span in members]
+        lanes = pack([(bundle[0].start, bundle[-1].end) for bundle in bundles])
+        for bundle, lane in zip(bundles, lanes, strict=True):
+            for span in bundle:
+                yield replace(span, lane=lane)
+
+
+def _by_connection(spans: list[Span]) -> list[list[Span]]:
+    """What went through one connection stays together. What overlaps did not go through one,
+    whatever the file says."""
+    bundles: list[list[Span]] = []
+    open_bundles: dict[int, list[Span]] = {}
+    for span in spans:
+        bundle = open_bundles.get(span.connection) if span.connection is not None else None
+        if bundle is None or bundle[-1].end > span.start:
+            bundle = []
+            bundles.append(bundle)
+            if span.connection is not None:
+                open_bundles[span.connection] = bundle
+        bundle.append(span)
+    return bundles
 
 
 def pack(intervals: Sequence[Interval]) -> list[int]:
