@@ -26,7 +26,7 @@ from asyncpush.cli.running import check_timeline, hub_endpoint, open_uploader, r
 from asyncpush.cli.state import DoneFile, fingerprint
 from asyncpush.errors import MissingTokenError
 from asyncpush.events import PushFailed, PushFinished
-from asyncpush.listeners.view import UNICODE, fit
+from asyncpush.listeners.text import UNICODE, fit
 from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import token_from_environment

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from asyncpush.events import PushFailed, RequestFailed, RetryScheduled, Waiting
 from asyncpush.listeners.screens import Screen, encoding_of, glyphs_for, terminal_size
-from asyncpush.listeners.view import UNICODE, Glyphs, Line, PushView, fit
+from asyncpush.listeners.text import UNICODE, Glyphs, fit
+from asyncpush.listeners.view import Line, PushView
 
 FRAME_INTERVAL = 0.1
 """Seconds between two frames in a terminal."""

@@ -18,7 +18,8 @@ from typing import ClassVar, TextIO
 
 from asyncpush.events import PushFailed
 from asyncpush.listeners.loglines import Room
-from asyncpush.listeners.view import ASCII, UNICODE, Glyphs, PushView
+from asyncpush.listeners.text import ASCII, UNICODE, Glyphs
+from asyncpush.listeners.view import PushView
 
 logger = logging.getLogger("asyncpush.bars")
 

@@ -6,9 +6,8 @@ No terminal and no tqdm here: `lines` gives the text and where a bar belongs in 
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from asyncpush.events import (
     CommitStarted,
@@ -20,8 +19,17 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.listeners.progress import InFlight, ProgressAggregator
+from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.listeners.rows import scrub
+from asyncpush.listeners.text import (
+    UNICODE,
+    Glyphs,
+    clean,
+    fit,
+    fit_path,
+    last_name,
+    text_width,
+)
 from asyncpush.listeners.wording import (
     format_bytes,
     format_count,
@@ -45,26 +53,6 @@ _GAP = "  "
 _SHORTEST_TITLE = 12
 _SHORTEST_WORDS = 8
 _RECENT = 3.0  # seconds for which a retry that is under way stays worth a word
-
-
-@dataclass(frozen=True, slots=True)
-class Glyphs:
-    """The signs a terminal can show. `bar` runs from empty to full, as tqdm's `ascii` does."""
-
-    done: str
-    failed: str
-    dot: str
-    ellipsis: str
-    bar: str
-    spinner: str
-
-    def spin(self, now: float) -> str:
-        return self.spinner[int(now * 10) % len(self.spinner)]
-
-
-UNICODE = Glyphs("✓", "✗", "·", "…", "─╸━", "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-ASCII = Glyphs("OK", "X", "-", "...", ".#", "|/-\\")
-_CUT = replace(UNICODE, ellipsis="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +173,7 @@ class PushView:
     def _title_within(self, width: int, glyphs: Glyphs) -> str:
         """The title, or of one that is too long what comes after the slash."""
         fits = text_width(self.title) <= width
-        return fit(self.title if fits else _last_name(self.title), width, glyphs)
+        return fit(self.title if fits else last_name(self.title), width, glyphs)
 
     def line(self, width: int, glyphs: Glyphs) -> Line:
         """The same in one line, for when many pushes share the screen."""
@@ -292,44 +280,6 @@ class PushView:
         return [moving[path] for path in self._slots if path is not None]
 
 
-def clean(text: str) -> str:
-    """One line without control characters: names and reasons come from anywhere."""
-    return "".join(
-        " " if sign.isspace() else "?" if _is_control(sign) else sign for sign in text
-    ).strip()
-
-
-def _is_control(sign: str) -> bool:
-    # Cc: escape sequences; Cf: marks that turn the writing direction; Cs: undecodable names.
-    return not sign.isprintable() and unicodedata.category(sign) in ("Cc", "Cf", "Cs")
-
-
-def text_width(text: str) -> int:
-    """Terminal columns that `text` takes: wide signs take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(_sign_width(sign) for sign in text)
-
-
-def _sign_width(sign: str) -> int:
-    if unicodedata.combining(sign):
-        return 0
-    return 2 if unicodedata.east_asian_width(sign) in "FW" else 1
-
-
-def fit(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str:
-    """`text` in at most `width` columns, cut at its end, or at its start with `keep_end`."""
-    if text_width(text) <= width:
-        return text
-    mark = glyphs.ellipsis[:width]
-    room = width - len(mark)
-    kept: list[str] = []
-    signs = iter(reversed(text) if keep_end else text)
-    while (room := room - _sign_width(sign := next(signs))) >= 0:  # it ends: the text is too wide
-        kept.append(sign)
-    return mark + "".join(reversed(kept)) if keep_end else "".join(kept) + mark
-
-
 def _joined(parts: list[tuple[str, int]], width: int) -> str:
     """The parts with gaps between; while they do not fit, that of the highest rank goes first."""
     kept = [part for part in parts if part[0]]
@@ -367,26 +317,6 @@ def _file_line(
     if size is None:
         return Line(left, f" {right}", bar_width)
     return _bar_line(left, right, bar_width, file.sent, size)
-
-
-def fit_path(path: str, width: int, glyphs: Glyphs) -> str:
-    """A path in at most `width` columns: its folders go first, then its suffix, then its middle.
-
-    >>> fit_path("run/model-00001-of-00005.safetensors", 20, UNICODE)
-    'model-00001-of-00005'
-    """
-    name = _last_name(path)
-    stem = name.rpartition(".")[0] or name
-    for text in (path, name, stem):
-        if text_width(text) <= width:
-            return text
-    room = max(0, width - len(glyphs.ellipsis))
-    head = fit(stem, room * 2 // 3, _CUT)  # of shards the number is what differs
-    return head + fit(stem, width - text_width(head), glyphs, keep_end=True)
-
-
-def _last_name(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _bar_line(left: str, right: str, bar_width: int, done: int, total: int) -> Line:

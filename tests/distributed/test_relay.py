@@ -24,7 +24,7 @@ from asyncpush.events import (
     Record,
     TransferStarted,
 )
-from asyncpush.listeners.progress import ProgressAggregator
+from asyncpush.listeners.aggregator import ProgressAggregator
 
 
 def record(event: Event) -> Record:

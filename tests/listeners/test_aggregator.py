@@ -24,7 +24,7 @@ from asyncpush.events import (
     PushFinished,
     TransferStarted,
 )
-from asyncpush.listeners.progress import InFlight, ProgressAggregator
+from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.models import UploadProgress
 from tests.listeners.helpers import OID, SHA, Clock, finished, planned, record
 

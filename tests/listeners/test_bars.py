@@ -28,7 +28,8 @@ from asyncpush.listeners.bars import BarDisplay, disabled_by_env
 from asyncpush.listeners.drawn import NotebookScreen, TerminalScreen
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, terminal_size
-from asyncpush.listeners.view import ASCII, PushView
+from asyncpush.listeners.text import ASCII
+from asyncpush.listeners.view import PushView
 from asyncpush.options import ProgressChoice
 from tests.listeners.helpers import Clock, failed, finished, planned, record
 

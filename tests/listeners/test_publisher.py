@@ -20,7 +20,8 @@ from asyncpush.events import (
     Record,
 )
 from asyncpush.listeners import progress as progress_module
-from asyncpush.listeners.progress import BURST, ProgressAggregator, ProgressPublisher
+from asyncpush.listeners.aggregator import ProgressAggregator
+from asyncpush.listeners.progress import BURST, ProgressPublisher
 from asyncpush.models import UploadProgress
 from tests.listeners.helpers import SHA, Clock, Timers, failed, finished, planned, record
 

@@ -22,12 +22,12 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from asyncpush.listeners.slices import rebinned
+from asyncpush.listeners.text import clean
 from asyncpush.listeners.timeline.colours import COLOURS
 from asyncpush.listeners.timeline.layout import Block, Section, Shade, sections
 from asyncpush.listeners.timeline.model import Timeline
 from asyncpush.listeners.timeline.verdict import Verdict, verdict
 from asyncpush.listeners.timeline.words import bottleneck, facts, headline, share_words, tick_words
-from asyncpush.listeners.view import clean
 from asyncpush.listeners.wording import format_rate, format_seconds
 
 WIDTH, LEFT, RIGHT = 960.0, 150.0, 20.0

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from asyncpush._version import __version__
+from asyncpush.listeners.text import clean
 from asyncpush.listeners.timeline.model import Group, Span, Timeline
-from asyncpush.listeners.view import clean
 
 _TRACKS: dict[Group, tuple[int, str]] = {
     "hub": (1_000, "Hub call"),
