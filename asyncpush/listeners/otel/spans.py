@@ -1,69 +1,22 @@
-"""The event stream as OpenTelemetry traces and metrics.
-
-    pip install 'asyncpush[otel]'
-
-    from asyncpush.listeners.otel import OpenTelemetry
-    config = UploadConfig(events=OpenTelemetry())
-
-Spans and metrics go to the providers that the application has set, or to those given here. A push
-is a child of whatever span is current where it is started:
-
-===================  ============================================================================
-span                 lasts
-===================  ============================================================================
-`asyncpush.push`     from the first event of a push to its last
-`asyncpush.hash`     while a file is hashed, if that takes 50 ms or more
-`asyncpush.file`     from the decision to send a file by itself until the store has confirmed it
-`asyncpush.part`     one part, all its attempts
-`PUT part`, …        one attempt of one request; attributes by the conventions for HTTP clients
-===================  ============================================================================
-
-Regular files ride in the commit and have no span. Retries and waits are span events on what is
-tried again.
-
-==============================  =========================  ======================================
-metric                          kind, unit                 counts
-==============================  =========================  ======================================
-`http.client.request.duration`  histogram, s               each attempt of each request
-`asyncpush.sent`                counter, By                bodies of requests that were answered,
-                                                           and what Xet sent
-`asyncpush.retries`             counter, {retry}           attempts after the first
-`asyncpush.parts.in_flight`     up-down counter, {part}    parts being sent now
-`asyncpush.part.duration`       histogram, s               parts that the store took
-`asyncpush.part.throughput`     histogram, By/s            parts that the store took
-`asyncpush.push.duration`       histogram, s               pushes, by `error.type` if they failed
-==============================  =========================  ======================================
-
-Conventions: https://opentelemetry.io/docs/specs/semconv/http/ (stable names).
-"""
+"""The spans of one push, from its events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-try:
-    from opentelemetry import metrics, trace
-    from opentelemetry.trace import Span, SpanKind, StatusCode
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ImportError as error:
-    raise ImportError(
-        "OpenTelemetry needs opentelemetry-api: pip install 'asyncpush[otel]'", name=error.name
-    ) from error
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from asyncpush._version import __version__
 from asyncpush.events import (
     Committed,
     FileHashed,
     FileRouted,
     FilesPlanned,
     FileStored,
-    HashProgress,
     Notice,
     PartConnected,
-    PartProgress,
     PartStored,
     PhaseChanged,
     PushFailed,
@@ -79,104 +32,13 @@ from asyncpush.events import (
     Waiting,
     XetProgress,
 )
+from asyncpush.listeners.otel.meters import PART, Attributes, Meters
 from asyncpush.listeners.rows import scrub
-
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
-"""The version of the conventions that the names here are from."""
 
 LONG_HASH = 50.0
 """Milliseconds from which hashing is a span: shorter ones are many, and tell of no bottleneck."""
 
-PART = "part"
 _PORTS = {"http": 80, "https": 443}
-_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-_PART_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
-_PART_RATES = (1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
-_PUSH_SECONDS = (0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
-
-Attributes = dict[str, Any]
-
-
-class OpenTelemetry:
-    """A listener for `UploadConfig(events=...)`; one may serve many pushes and `Uploader`s.
-
-    No token and no signed query is in any span: URLs are shown without their queries. Calls to the
-    Hub's own origin carry a `traceparent` header; presigned URLs and other hosts never do.
-
-    Args:
-        tracer_provider: where spans go; None means the one that the application has set.
-        meter_provider: where metrics go, likewise.
-    """
-
-    def __init__(
-        self,
-        *,
-        tracer_provider: trace.TracerProvider | None = None,
-        meter_provider: metrics.MeterProvider | None = None,
-    ) -> None:
-        self._tracer = trace.get_tracer("asyncpush", __version__, tracer_provider, SCHEMA_URL)
-        meter = metrics.get_meter("asyncpush", __version__, meter_provider, SCHEMA_URL)
-        self._meters = _Meters.of(meter)
-        self._pushes: dict[str, _PushSpans] = {}
-
-    def __call__(self, record: Record) -> None:
-        event = record.event
-        if isinstance(event, PartProgress | HashProgress):
-            return  # thousands, and no news
-        if isinstance(event, PushStarted):
-            self._pushes[record.push_id] = _PushSpans(self._tracer, self._meters, record, event)
-        elif (push := self._pushes.get(record.push_id)) is not None:
-            push.on_event(record)
-            if isinstance(event, PushFinished | PushFailed):
-                del self._pushes[record.push_id]
-
-    def trace_headers(self, span_id: str) -> Mapping[str, str]:
-        """`traceparent` for the request whose events have this span id; empty when there is none.
-
-        Nothing else of the context goes along: `tracestate` and baggage are the application's own.
-        """
-        for push in list(self._pushes.values()):  # other threads may begin pushes meanwhile
-            if (request := push.requests.get(span_id)) is not None:
-                carrier: dict[str, str] = {}
-                context = trace.set_span_in_context(request.span)
-                TraceContextTextMapPropagator().inject(carrier, context)
-                return {name: value for name, value in carrier.items() if name == "traceparent"}
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class _Meters:
-    request_duration: metrics.Histogram
-    sent: metrics.Counter
-    retries: metrics.Counter
-    parts_in_flight: metrics.UpDownCounter
-    part_duration: metrics.Histogram
-    part_throughput: metrics.Histogram
-    push_duration: metrics.Histogram
-
-    @classmethod
-    def of(cls, meter: metrics.Meter) -> _Meters:
-        def histogram(name: str, unit: str, what: str, bounds: tuple[float, ...]) -> Any:
-            return meter.create_histogram(
-                name, unit, what, explicit_bucket_boundaries_advisory=bounds
-            )
-
-        return cls(
-            histogram(
-                "http.client.request.duration",
-                "s",
-                "Duration of HTTP client requests.",
-                _REQUEST_SECONDS,
-            ),
-            meter.create_counter("asyncpush.sent", "By", "Request bodies that were answered."),
-            meter.create_counter("asyncpush.retries", "{retry}", "Attempts after the first."),
-            meter.create_up_down_counter(
-                "asyncpush.parts.in_flight", "{part}", "Parts being sent now."
-            ),
-            histogram("asyncpush.part.duration", "s", "Time to send a part.", _PART_SECONDS),
-            histogram("asyncpush.part.throughput", "By/s", "Bytes a second.", _PART_RATES),
-            histogram("asyncpush.push.duration", "s", "Time for a whole push.", _PUSH_SECONDS),
-        )
 
 
 @dataclass(slots=True)
@@ -191,11 +53,11 @@ class _Request:
     shared: Attributes = field(default_factory=dict)
 
 
-class _PushSpans:
+class PushSpans:
     """The spans of one push that have begun and not ended."""
 
     def __init__(
-        self, tracer: trace.Tracer, meters: _Meters, record: Record, event: PushStarted
+        self, tracer: trace.Tracer, meters: Meters, record: Record, event: PushStarted
     ) -> None:
         self._tracer = tracer
         self._meters = meters
@@ -217,7 +79,7 @@ class _PushSpans:
         self._scopes = {record.span_id: self._root}
         """Spans by the ids that events have: the push's own, and those of files being sent."""
 
-    def on_event(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         match record.event:
             case RequestStarted() as event:
                 self._open_request(record, event)
@@ -321,8 +183,7 @@ class _PushSpans:
             attributes,
         )
         self.requests[record.span_id] = request
-        if event.call == PART:
-            self._meters.parts_in_flight.add(1)
+        self._meters.request_started(event.call)
 
     def _parent_of_request(self, record: Record, event: RequestStarted) -> Span:
         scope = self._scopes.get(record.parent_id or "", self._root)
@@ -344,7 +205,6 @@ class _PushSpans:
         request = self.requests.get(record.span_id)
         if request is None:
             return
-        seconds = event.elapsed_ms / 1000
         told: Attributes = {"http.response.status_code": event.status}
         if event.status >= 400:
             told["error.type"] = str(event.status)
@@ -355,11 +215,8 @@ class _PushSpans:
             request.span.set_attribute("asyncpush.request_id", scrub(event.request_id))
         if event.sent_ms is not None:
             request.span.set_attribute("asyncpush.sent_ms", event.sent_ms)
-        self._meters.sent.add(event.bytes_out, {"asyncpush.call": event.call})
-        if event.call == PART and event.status < 300:
-            self._meters.part_duration.record(seconds)
-            self._meters.part_throughput.record(event.bytes_out / max(seconds, 1e-6))
-        self._close_request(record, seconds)
+        self._meters.answered(event)
+        self._close_request(record, event.elapsed_ms / 1000)
 
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
         """The attempt ended without an answer, or its answer was not what was hoped for."""
@@ -437,9 +294,7 @@ class _PushSpans:
         if request is None:
             return
         lasted = record.time - request.started if seconds is None else seconds
-        self._meters.request_duration.record(max(lasted, 0.0), request.shared)
-        if request.call == PART:
-            self._meters.parts_in_flight.add(-1)
+        self._meters.request_ended(request.call, lasted, request.shared)
         self._end(request.span, record)
 
     def _span(
