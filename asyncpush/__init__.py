@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from asyncpush._version import __version__
 
 if TYPE_CHECKING:
-    from asyncpush.background import BackgroundCheckpoints, BackgroundUploader, PushTicket
+    from asyncpush.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.errors import (
         AsyncPushError,
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         receipts_to_json,
     )
     from asyncpush.options import Push, PushOptions, UploadConfig
+    from asyncpush.tickets import PushTicket
     from asyncpush.uploader import Uploader, push_to_hub
 
 __all__ = [
@@ -108,7 +109,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "background": ("BackgroundCheckpoints", "BackgroundUploader", "PushTicket"),
+    "background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "errors": (
         "AsyncPushError",
@@ -138,6 +139,7 @@ _HOMES = {
         "receipts_to_json",
     ),
     "options": ("Push", "PushOptions", "UploadConfig"),
+    "tickets": ("PushTicket",),
     "uploader": ("Uploader", "push_to_hub"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

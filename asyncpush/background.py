@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from math import inf
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from asyncpush.checkpoints import (
     CheckpointOutcome,
@@ -23,11 +20,12 @@ from asyncpush.checkpoints import (
     OnError,
     Policy,
 )
-from asyncpush.listeners.wording import format_duration, format_share
+from asyncpush.listeners.wording import format_duration
 from asyncpush.models import Repo, Source, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.sources.snapshot import SnapshotChoice
+from asyncpush.tickets import CANCEL_GRACE, Job, PushTicket, amount_of, cancel_all, settle, wait_for
 from asyncpush.uploader import Uploader
 
 logger = logging.getLogger("asyncpush.background")
@@ -36,121 +34,6 @@ T = TypeVar("T")
 
 EXIT_TIMEOUT = 600.0
 """Seconds that the end of the process waits for pushes, unless told otherwise."""
-
-CANCEL_GRACE = 5.0
-"""Seconds in which a cancelled push, and then the thread, must have ended: it takes one."""
-
-
-_LOOK_INTERVAL = 0.5  # seconds between two looks at the signals that came
-
-
-class _Stoppable(Protocol):
-    """What runs in the loop: a `PushHandle`, a `CheckpointPusher`."""
-
-    @property
-    def progress(self) -> UploadProgress | None: ...
-
-    def cancel(self) -> None: ...
-
-
-class _Job(Generic[T]):
-    """Work in the background thread, as other threads see it."""
-
-    def __init__(self, repo_id: str, owner: BackgroundUploader) -> None:
-        self.repo_id = repo_id
-        self._owner = owner
-        self._future: Future[T] = Future()
-        self._handle: _Stoppable | None = None
-        self._asked = False
-
-    @property
-    def progress(self) -> UploadProgress | None:
-        """The newest snapshot; None before the push has begun."""
-        return None if self._handle is None else self._handle.progress
-
-    def done(self) -> bool:
-        """Whether the push has ended, well or not."""
-        return self._future.done()
-
-    def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
-
-        Returns at once; `result()` waits for the end and raises. A push whose commit has just been
-        accepted may still succeed.
-        """
-        self._asked = True
-        if not self.done():
-            self._owner._in_loop(self._cancel_handle)
-
-    def _wait(self, timeout: float | None) -> None:
-        if not self.done():
-            self._owner._check_may_wait()
-            try:
-                _settle([self], timeout)
-            except BaseException:
-                self.cancel()
-                _settle([self], CANCEL_GRACE)
-                raise
-            if not self.done():
-                raise TimeoutError(f"the push to {self.repo_id} goes on after {timeout} seconds")
-        self._asked = True
-
-    # The rest runs in the background thread.
-
-    def _cancel_handle(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-
-    async def _follow(self, end: Awaitable[T]) -> None:
-        try:
-            self._future.set_result(await end)
-        except asyncio.CancelledError:
-            self._give_up()
-        except Exception as exc:
-            self._future.set_exception(exc)
-
-    def _give_up(self) -> None:
-        if not self.done():
-            self._future.cancel()
-            self._future.set_running_or_notify_cancel()
-
-    def _trouble(self) -> str | None:
-        """Why it did not succeed, if nobody has asked for it."""
-        if self._asked or not self.done():
-            return None
-        if self._future.cancelled():
-            return "it was cut off"
-        error = self._future.exception()
-        return None if error is None else f"{type(error).__name__}: {error}"
-
-
-class PushTicket(_Job[UploadResult]):
-    """A push under way in the background: what `BackgroundUploader.push` returns.
-
-    It may be used from any thread.
-    """
-
-    def __repr__(self) -> str:
-        state = "running"
-        if self.done():
-            failed = self._future.cancelled() or self._future.exception() is not None
-            state = "failed" if failed else "done"
-        return f"<PushTicket {self.repo_id} {state}>"
-
-    def result(self, timeout: float | None = None) -> UploadResult:
-        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
-
-        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
-        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
-        whatever a signal handler raises) cancels the push and goes on up when it has ended.
-        """
-        self._wait(timeout)
-        return self._future.result()
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What made the push fail, or None; waits and raises as `result` does."""
-        self._wait(timeout)
-        return self._future.exception()
 
 
 class BackgroundUploader:
@@ -204,7 +87,7 @@ class BackgroundUploader:
         self._exit_timeout = exit_timeout
         self._on_error = on_error
         self._lock = threading.Lock()
-        self._tickets: list[_Job[Any]] = []
+        self._jobs: list[Job[Any]] = []
         self._thread: threading.Thread | None = None
         self._followers: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -240,17 +123,17 @@ class BackgroundUploader:
         options = options or PushOptions()
         Repo(repo_id, options.repo_type)  # an impossible one is told here, where it was named
         self._start()
-        ticket = PushTicket(repo_id, self)
+        job: Job[UploadResult] = self._new_job(repo_id)
 
         def begin() -> None:
-            ticket._handle = handle = self._uploader.start_push(repo_id, source, options)
-            self._keep(asyncio.create_task(ticket._follow(handle)))
+            job.handle = handle = self._uploader.start_push(repo_id, source, options)
+            self._keep(asyncio.create_task(job.follow(handle)))
 
         with self._lock:
             self._check_open()
             self._loop.call_soon_threadsafe(begin)
-            self._remember(ticket)
-        return ticket
+            self._remember(job)
+        return PushTicket(job)
 
     def checkpoints(
         self,
@@ -316,41 +199,44 @@ class BackgroundUploader:
             was_closed, self._closed = self._closed, True
             if was_closed or self._thread is None:
                 return []
-        tickets = self._tickets
+        jobs = self._jobs
         lost: list[str] = []
         try:
             if cancel:
-                _cancel(tickets)
-            running = _settle(tickets, timeout)
-            lost = [_amount(ticket) for ticket in running]
+                cancel_all(jobs)
+            running = settle(jobs, timeout)
+            lost = [amount_of(job) for job in running]
         finally:
-            _cancel(tickets)
-            for ticket in _settle(tickets, CANCEL_GRACE):  # a callback of the caller's blocks, say
-                logger.error("the push to %s was cancelled and does not end", ticket.repo_id)
+            cancel_all(jobs)
+            for job in settle(jobs, CANCEL_GRACE):  # a callback of the caller's blocks, say
+                logger.error("the push to %s was cancelled and does not end", job.repo_id)
             self._in_loop(self._stop.set)
             self._thread.join(CANCEL_GRACE)
             _open.discard(self)
-            for ticket in tickets:
-                if trouble := ticket._trouble():
-                    logger.error("the push to %s failed, %s", ticket.repo_id, trouble)
+            for job in jobs:
+                if trouble := job.trouble():
+                    logger.error("the push to %s failed, %s", job.repo_id, trouble)
         return lost
 
     def _leave(self, *, cancel: bool, why: str) -> None:
         """Close within the time for leaving, and say on the log what is waited for and lost."""
         if self._in_forked_child():
             return
-        running = [ticket for ticket in self._tickets if not ticket.done()]
+        running = [job for job in self._jobs if not job.done()]
         limit = self._exit_timeout
         if running and not cancel and limit != 0:
             patience = "" if limit is None else f" up to {format_duration(limit)}"
-            names = ", ".join(_amount(ticket) for ticket in running)
+            names = ", ".join(amount_of(job) for job in running)
             logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, patience, names)
         for words in self._finish(cancel, limit):
             logger.error("%s: not uploaded in time, cancelled: %s", why, words)
 
-    def _remember(self, job: _Job[Any]) -> None:
-        self._tickets = [other for other in self._tickets if not other.done() or other._trouble()]
-        self._tickets.append(job)
+    def _new_job(self, repo_id: str) -> Job[T]:
+        return Job(repo_id, self._in_loop, self._check_may_wait)
+
+    def _remember(self, job: Job[Any]) -> None:
+        self._jobs = [other for other in self._jobs if not other.done() or other.trouble()]
+        self._jobs.append(job)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -389,8 +275,8 @@ class BackgroundUploader:
             else:  # a stream or callback of the caller's raised SystemExit, say
                 logger.exception("the background thread has died")
         finally:
-            for ticket in self._tickets:
-                ticket._give_up()
+            for job in self._jobs:
+                job.give_up()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._followers.add(task)  # a loop holds its tasks by weak references
@@ -417,7 +303,7 @@ class BackgroundCheckpoints:
     def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:
         self._owner = owner
         self._pusher = pusher
-        self._job: _Job[None] | None = None  # until nothing is left to do
+        self._job: Job[None] | None = None  # until nothing is left to do
 
     def __enter__(self) -> Self:
         return self
@@ -449,7 +335,7 @@ class BackgroundCheckpoints:
             self._owner._check_open()
             taken = asyncio.run_coroutine_threadsafe(self._take(source, options), self._owner._loop)
         try:
-            _wait_for([taken], None)
+            wait_for([taken], None)
         except BaseException:
             taken.cancel()
             raise
@@ -472,45 +358,17 @@ class BackgroundCheckpoints:
 
     def _drain(self, timeout: float | None) -> None:
         if self._job is not None:
-            self._job._wait(timeout)
+            self._job.wait(timeout)
 
     async def _take(self, source: Source, options: PushOptions | None) -> None:
         await self._pusher.push(source, options)
         if self._job is None or self._job.done():
-            job: _Job[None] = _Job(self._pusher.repo_id, self._owner)
+            job: Job[None] = self._owner._new_job(self._pusher.repo_id)
             self._job = job
-            job._handle = self._pusher
-            self._owner._keep(asyncio.create_task(job._follow(self._pusher.drained())))
+            job.handle = self._pusher
+            self._owner._keep(asyncio.create_task(job.follow(self._pusher.drained())))
             with self._owner._lock:
                 self._owner._remember(job)
-
-
-def _cancel(tickets: Iterable[_Job[Any]]) -> None:
-    for ticket in tickets:
-        if not ticket.done():
-            ticket.cancel()
-
-
-def _settle(tickets: Sequence[_Job[Any]], timeout: float | None) -> list[_Job[Any]]:
-    """Wait, `timeout` seconds at most; those that have not ended."""
-    _wait_for([ticket._future for ticket in tickets], timeout)
-    return [ticket for ticket in tickets if not ticket.done()]
-
-
-def _wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
-    deadline = inf if timeout is None else time.monotonic() + timeout
-    while (left := deadline - time.monotonic()) > 0:
-        # A signal that the system hands to another thread does not wake this one from its lock:
-        # without a look now and then, Ctrl-C would be heard when the push has ended.
-        if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
-            break
-
-
-def _amount(ticket: _Job[Any]) -> str:
-    progress = ticket.progress
-    if progress is None or not progress.total_bytes:
-        return ticket.repo_id
-    return f"{ticket.repo_id} ({format_share(progress.bytes_sent, progress.total_bytes)})"
 
 
 _open: set[BackgroundUploader] = set()

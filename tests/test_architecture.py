@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"doctor", "handle", "localhub"},
+    {"doctor", "handle", "localhub", "tickets"},
     {"runtime"},
     {"uploader"},
     {"checkpoints"},

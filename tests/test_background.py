@@ -129,7 +129,7 @@ def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(
 ) -> None:
     faults.add("commit", "422")
     failed = bg.push("me/m", {"a.txt": b"a"})
-    concurrent.futures.wait([failed._future])
+    concurrent.futures.wait([failed._job.future])
     assert bg.push("me/m", {"b.txt": b"b"}).result(timeout=30).verified  # prunes what has ended
     assert failed.done()
     bg.close()
@@ -223,7 +223,7 @@ def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
             threading.Timer(0.05, gate.release).start()
         raise error
     assert ticket.done()
-    assert ticket._future.cancelled() is not survives
+    assert ticket._job.future.cancelled() is not survives
     assert committed(hub) == (set(LARGE) if survives else set())
 
 
@@ -245,7 +245,7 @@ def test_closing_can_cancel(bg: BackgroundUploader, hub: LocalHub, gate: ThreadG
     ticket = bg.push("me/m", LARGE)
     gate.wait()
     bg.close(cancel=True)
-    assert ticket._future.cancelled()
+    assert ticket._job.future.cancelled()
     assert committed(hub) == set()
 
 
