@@ -42,7 +42,7 @@ def audit(
     repo holds exactly these files."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.cli.running import checked, run_with_uploader
         from asyncpush.options import PushOptions
 
         options = checked(
@@ -55,12 +55,9 @@ def audit(
             max_shard_size=max_shard_size,
         )
         connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)
-
-        async def work() -> AuditReport:
-            async with open_uploader(connection, output) as uploader:
-                return await uploader.audit(repo_id, source, options)
-
-        report = run(work)
+        report = run_with_uploader(
+            connection, output, lambda uploader: uploader.audit(repo_id, source, options)
+        )
         if report.exact or (allow_extra and report.complete):
             output.result(report_lines(report), report_document(report))
             return

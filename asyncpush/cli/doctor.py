@@ -16,6 +16,7 @@ from asyncpush.cli.output import Output, can_write, columns, terminal_columns
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
+    from asyncpush.uploader import Uploader
 
 
 def doctor(
@@ -42,7 +43,7 @@ def doctor(
     token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.cli.running import checked, run_with_uploader
         from asyncpush.doctor import exit_code_of
         from asyncpush.options import PushOptions
 
@@ -51,11 +52,10 @@ def doctor(
         )
         connection = arg.Connection(endpoint=endpoint, token=token, quiet=True)
 
-        async def work() -> tuple[str, list[Finding]]:
-            async with open_uploader(connection, output) as uploader:
-                return uploader.endpoint, await uploader.doctor(repo_id, options)
+        async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:
+            return uploader.endpoint, await uploader.doctor(repo_id, options)
 
-        where, findings = run(work)
+        where, findings = run_with_uploader(connection, output, examine)
         document = {"endpoint": where, "repo_id": repo_id, "checks": findings_document(findings)}
         marks = "✓!✗" if can_write("✓✗", sys.stdout) else "+!x"
         lines = finding_lines(findings, marks=marks, width=terminal_columns(sys.stdout))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,10 +80,7 @@ def hub(
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
     output = Output(verbose=verbose)
     with output.failures():
-        from asyncio import Event
-
         from asyncpush.cli.running import log_everything, run
-        from asyncpush.localhub import LocalHub
         from asyncpush.options import default_cache_dir
 
         if not 0 <= port <= 65535:
@@ -95,20 +93,29 @@ def hub(
             arg.warn_of_token(TOKEN_ENV)
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
-        xet = not no_xet and store is None
-        try:
-            server = LocalHub(folder, host=host, port=port, token=token, store=store, xet=xet)
-        except ValueError as error:
-            raise UsageError(f"--host, --token: {error}") from error
-
-        async def serve() -> None:
-            async with server:
-                output.result([server.url], {})
-                output.note(*_welcome(server))
-                await Event().wait()
-
+        server = _server(folder, host, port, token, store, xet=not no_xet and store is None)
         with suppress(InterruptedBySignal):  # as it is meant to end
-            run(serve)
+            run(partial(_serve, server, output))
+
+
+def _server(
+    folder: Path, host: str, port: int, token: str | None, store: S3Store | None, *, xet: bool
+) -> LocalHub:
+    from asyncpush.localhub import LocalHub
+
+    try:
+        return LocalHub(folder, host=host, port=port, token=token, store=store, xet=xet)
+    except ValueError as error:
+        raise UsageError(f"--host, --token: {error}") from error
+
+
+async def _serve(server: LocalHub, output: Output) -> None:
+    from asyncio import Event
+
+    async with server:
+        output.result([server.url], {})
+        output.note(*_welcome(server))
+        await Event().wait()
 
 
 def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.output import Output
 from asyncpush.cli.results import result_document, result_lines
-
-if TYPE_CHECKING:
-    from asyncpush.models import UploadResult
 
 
 def push(
@@ -48,7 +45,7 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.cli.running import checked, run_with_uploader
         from asyncpush.options import PushOptions
 
         options = checked(
@@ -80,10 +77,7 @@ def push(
             timeline=timeline,
             quiet=quiet,
         )
-
-        async def work() -> UploadResult:
-            async with open_uploader(connection, output) as uploader:
-                return await uploader.push_to_hub(repo_id, source, options)
-
-        result = run(work)
+        result = run_with_uploader(
+            connection, output, lambda uploader: uploader.push_to_hub(repo_id, source, options)
+        )
         output.result(result_lines(result, dry_run=dry_run), result_document(result))

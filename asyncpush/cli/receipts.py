@@ -14,7 +14,7 @@ from asyncpush.cli.output import Output
 from asyncpush.cli.results import result_document, result_lines
 
 if TYPE_CHECKING:
-    from asyncpush.models import Receipt, UploadResult
+    from asyncpush.models import Receipt
 
 
 def upload(
@@ -59,8 +59,7 @@ def upload(
     """Store files now, for a commit later. The receipts are what `asyncpush commit` takes."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, open_uploader, run
-        from asyncpush.listeners.wording import format_bytes, format_count
+        from asyncpush.cli.running import checked, run_with_uploader
         from asyncpush.models import receipts_to_json
         from asyncpush.options import PushOptions
 
@@ -90,28 +89,32 @@ def upload(
             timeline=timeline,
             quiet=quiet,
         )
-
-        async def work() -> list[Receipt]:
-            async with open_uploader(connection, output) as uploader:
-                return await uploader.upload_files(repo_id, source, options)
-
-        stored = run(work)
+        stored = run_with_uploader(
+            connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
+        )
         # Not private: another user's rank 0 may be the one who commits. The umask decides.
         write_atomically(receipts, receipts_to_json(stored))
-        sent = sum(receipt.bytes_sent for receipt in stored)
-        size = sum(receipt.size for receipt in stored)
-        output.result(
-            [
-                str(receipts),
-                f"{format_count(len(stored), 'receipt')} for {format_bytes(size)},"
-                f" {format_bytes(sent)} sent; not yet committed",
-            ],
-            {
-                "receipts_file": str(receipts),
-                "receipts": [receipt.to_json() | {"content": None} for receipt in stored],
-                "bytes_transferred": sent,
-            },
-        )
+        output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))
+
+
+def _stored_lines(path: Path, stored: list[Receipt]) -> list[str]:
+    from asyncpush.listeners.wording import format_bytes, format_count
+
+    sent = sum(receipt.bytes_sent for receipt in stored)
+    size = sum(receipt.size for receipt in stored)
+    return [
+        str(path),
+        f"{format_count(len(stored), 'receipt')} for {format_bytes(size)},"
+        f" {format_bytes(sent)} sent; not yet committed",
+    ]
+
+
+def _stored_document(path: Path, stored: list[Receipt]) -> dict[str, object]:
+    return {
+        "receipts_file": str(path),
+        "receipts": [receipt.to_json() | {"content": None} for receipt in stored],
+        "bytes_transferred": sum(receipt.bytes_sent for receipt in stored),
+    }
 
 
 def commit(
@@ -151,7 +154,7 @@ def commit(
     """Commit what `asyncpush upload` stored, here or elsewhere."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, open_uploader, run
+        from asyncpush.cli.running import checked, run_with_uploader
         from asyncpush.options import PushOptions
 
         options = checked(
@@ -169,12 +172,9 @@ def commit(
             endpoint=endpoint, token=token, events=events, timeline=timeline, quiet=quiet
         )
         stored = read_receipts(receipts)
-
-        async def work() -> UploadResult:
-            async with open_uploader(connection, output) as uploader:
-                return await uploader.commit(repo_id, stored, options)
-
-        result = run(work)
+        result = run_with_uploader(
+            connection, output, lambda uploader: uploader.commit(repo_id, stored, options)
+        )
         output.result(result_lines(result), result_document(result))
 
 

@@ -76,6 +76,18 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(main())
 
 
+def run_with_uploader(
+    connection: Connection, output: Output, work: Callable[[Uploader], Coroutine[Any, Any, T]]
+) -> T:
+    """`run` what is to be done with an `open_uploader`."""
+
+    async def main() -> T:
+        async with open_uploader(connection, output) as uploader:
+            return await work(uploader)
+
+    return run(main)
+
+
 @asynccontextmanager
 async def open_uploader(
     connection: Connection,
