@@ -20,7 +20,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 try:
     import fcntl
@@ -161,10 +160,5 @@ class Claim:
     def __enter__(self) -> Claim:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()

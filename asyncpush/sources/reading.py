@@ -5,8 +5,6 @@ Everything here blocks: call it in threads.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from asyncpush.models import FileSource
 from asyncpush.sources.origins import changed, open_origin
 
@@ -28,12 +26,7 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def readinto(self, offset: int, buffer: memoryview) -> int:

@@ -21,7 +21,6 @@ from collections.abc import (
     Iterator,
 )
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import anyio
@@ -100,12 +99,7 @@ class Spool:
     async def __aenter__(self) -> Spool:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         with anyio.CancelScope(shield=True):
             for stream in self._open:
                 await stream.aclose()
