@@ -39,19 +39,16 @@ async def all_pages(client: HubClient, path: str) -> list[Answer]:
     return pages
 
 
+TOP = [".gitattributes", "a.txt", "b-.txt", "b", "h", "model.bin"]
+"""What lies at the top of it, in git's order."""
+
+
 def paths_of(*pages: Answer) -> list[str]:
     return [item["path"] for page in pages for item in page.json]
 
 
 async def test_a_folder_lists_what_is_in_it(filled: HubClient) -> None:
-    assert paths_of(await filled.get(TREE)) == [
-        ".gitattributes",
-        "a.txt",
-        "b-.txt",
-        "b",
-        "h",
-        "model.bin",
-    ]
+    assert paths_of(await filled.get(TREE)) == TOP
     assert paths_of(await filled.get(f"{TREE}/b/c")) == ["b/c/d.txt", "b/c/e"]
     assert paths_of(await filled.get(f"{TREE}/b%2Fc/")) == ["b/c/d.txt", "b/c/e"]
 
@@ -77,14 +74,7 @@ async def test_pages_are_of_one_commit_while_the_branch_moves(filled: HubClient)
     link = first.headers["Link"]
     second = await filled.get(link[1 : link.index(">")])
 
-    assert paths_of(first, second) == [
-        ".gitattributes",
-        "a.txt",
-        "b-.txt",
-        "b",
-        "h",
-        "model.bin",
-    ]
+    assert paths_of(first, second) == TOP
 
 
 async def test_files_and_folders_are_told_apart(filled: HubClient) -> None:
