@@ -142,15 +142,20 @@ def test_only_a_lock_is_waited_for(journal: Journal) -> None:
     assert journal.disabled_reason is not None
 
 
+def remembers_once_let(journal: Journal, other: Journal) -> None:
+    """While the other one is in a transaction, which ends a moment later."""
+    timer = threading.Timer(0.1, lambda: connection_of(other).execute("ROLLBACK"))
+    timer.start()
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    timer.join()
+    assert journal.disabled_reason is None
+    assert other.hash_of("/a", make_identity(), "sha256") == SHA
+
+
 def test_a_short_lock_is_waited_out(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as one, Journal.open(tmp_path) as two:
         connection_of(one).execute("BEGIN IMMEDIATE")
-        timer = threading.Timer(0.1, lambda: connection_of(one).execute("ROLLBACK"))
-        timer.start()
-        two.remember_hash("/a", make_identity(), "sha256", SHA)
-        timer.join()
-        assert two.disabled_reason is None
-        assert one.hash_of("/a", make_identity(), "sha256") == SHA
+        remembers_once_let(two, one)
 
 
 def test_a_commit_waits_for_a_reader_where_readers_are_in_the_way(
@@ -160,12 +165,7 @@ def test_a_commit_waits_for_a_reader_where_readers_are_in_the_way(
     with Journal.open(tmp_path) as one, Journal.open(tmp_path) as two:
         connection_of(one).execute("BEGIN")
         connection_of(one).execute("SELECT * FROM commits").fetchall()
-        timer = threading.Timer(0.1, lambda: connection_of(one).execute("ROLLBACK"))
-        timer.start()
-        two.remember_hash("/a", make_identity(), "sha256", SHA)
-        timer.join()
-        assert two.disabled_reason is None
-        assert one.hash_of("/a", make_identity(), "sha256") == SHA
+        remembers_once_let(two, one)
 
 
 @pytest.mark.parametrize(
