@@ -22,6 +22,7 @@ import orjson
 import pytest
 
 from asyncpush.localhub import LocalHub, serve_in_thread
+from tests.localhub.rclone import S3Server, serve_s3
 
 PART_SIZE = 1_000_000
 
@@ -160,3 +161,10 @@ async def client(hub: LocalHub) -> AsyncIterator[HubClient]:
 def hub_in_thread(tmp_path: Path) -> Iterator[LocalHub]:
     with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE) as hub:
         yield hub
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One for all tests of a module: it takes a moment to start."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +23,10 @@ from asyncpush.localhub.blobs import s3 as s3_module
 from asyncpush.localhub.blobs.s3 import S3Store
 from asyncpush.localhub.blobs.signing import Signer
 from tests.localhub.lfs_site import Clock, Site, oid_of, open_site
-from tests.localhub.rclone import BUCKET, ENVIRONMENT, SECRET_KEY, S3Server, serve_s3
+from tests.localhub.rclone import BUCKET, ENVIRONMENT, SECRET_KEY, S3Server
 
 PART = 64_000
 DAY = 86_400
-
-
-@pytest.fixture(scope="module")
-def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +36,11 @@ def boto3_session() -> Any:
 
 
 @pytest.fixture
-def server(
-    module_server: S3Server, boto3_session: Any, monkeypatch: pytest.MonkeyPatch
-) -> S3Server:
+def server(s3_server: S3Server, boto3_session: Any, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "Session", lambda: boto3_session)
-    return module_server
+    return s3_server
 
 
 @pytest.fixture

@@ -13,15 +13,9 @@ from asyncpush.localhub.blobs import BlobError, BlobStore, PartSink
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.s3 import S3Store
 from tests.localhub.lfs_site import Site, oid_of, open_site
-from tests.localhub.rclone import BUCKET, ENVIRONMENT, S3Server, serve_s3
+from tests.localhub.rclone import BUCKET, ENVIRONMENT, S3Server
 
 PART_SIZE = 64_000
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
