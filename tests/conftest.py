@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
+from aiohttp.typedefs import Middleware
 from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
@@ -86,13 +88,30 @@ def faults() -> FaultLayer:
     return FaultLayer()
 
 
-@pytest.fixture
-async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+@asynccontextmanager
+async def open_hub(
+    folder: Path,
+    faults: FaultLayer,
+    *layers: Middleware,
+    part_size: int = PART_SIZE,
+    xet: bool = False,
+) -> AsyncIterator[LocalHub]:
+    """A hub that fails by `faults`; whoever it keeps waiting is let go before it ends."""
     async with LocalHub(
-        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
+        folder / "hub",
+        token=TOKEN,
+        part_size=part_size,
+        middlewares=[faults.middleware, *layers],
+        xet=xet,
     ) as hub:
         yield hub
         faults.released.set()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults) as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -105,6 +124,17 @@ def config(tmp_path: Path) -> UploadConfig:
 async def uploader(hub: LocalHub, config: UploadConfig) -> AsyncIterator[Uploader]:
     async with Uploader(TOKEN, hub.url, config) as uploader:
         yield uploader
+
+
+@pytest.fixture
+def official_lfs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The official client without Xet and without bars."""
+    from huggingface_hub import close_session, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    yield
+    close_session()
 
 
 @pytest.fixture

@@ -22,6 +22,20 @@ Fault = Callable[["FaultLayer", web.Request, Handler], Awaitable[web.StreamRespo
 
 KINDS: dict[str, Fault] = {}
 
+ROUTES = (
+    "validate-yaml",
+    "revision",
+    "create",
+    "preupload",
+    "batch",
+    "part",
+    "complete",
+    "verify",
+    "commit",
+    "paths-info",
+)
+"""What a push asks of a Hub."""
+
 EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 BAD_SIGNATURE = (
     "<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does"

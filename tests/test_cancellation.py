@@ -19,7 +19,7 @@ from asyncpush.pipeline import hashing
 from asyncpush.sources import Reader
 from asyncpush.transfers import lfs
 from tests.conftest import PART_SIZE, TOKEN
-from tests.faults import FaultLayer
+from tests.faults import ROUTES, FaultLayer
 from tests.reading import download
 
 pytestmark = pytest.mark.no_cover
@@ -31,19 +31,6 @@ FILES = {
     "model.bin": b"\0" * (2 * PART_SIZE + 1),
     "small.bin": b"\0small",
 }
-
-STAGES = (
-    "validate-yaml",
-    "revision",
-    "create",
-    "preupload",
-    "batch",
-    "part",
-    "complete",
-    "verify",
-    "commit",
-    "paths-info",
-)
 
 
 def open_files(below: Path) -> list[str]:
@@ -60,7 +47,7 @@ def open_files(below: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["handle.cancel()", "task.cancel()", "asyncio.timeout"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ROUTES)
 async def test_a_push_stops_at_once_and_leaves_nothing(
     stage: str,
     how: str,

@@ -19,25 +19,12 @@ from hypothesis import strategies as st
 from asyncpush import AsyncPushError, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
-from tests.faults import FaultLayer, Rule
+from tests.faults import ROUTES, FaultLayer, Rule
 from tests.reading import commits_of, download
 
 PART_SIZE = 16 << 10
 SHARES = 4
 """Tests that the schedules are dealt out to, so that several processes may run them."""
-
-ROUTES = (
-    "validate-yaml",
-    "revision",
-    "create",
-    "preupload",
-    "batch",
-    "part",
-    "complete",
-    "verify",
-    "commit",
-    "paths-info",
-)
 
 ANYWHERE = (
     "408",

@@ -17,7 +17,7 @@ from asyncpush import AuthError, PushOptions, UploadConfig, Uploader
 from asyncpush.listeners.logs import VerboseFormatter
 from asyncpush.listeners.schema import SCHEMA_PATH
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN
+from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 
 PART = 256 << 10
@@ -37,10 +37,8 @@ ABOUT: dict[str, set[str]] = {
 
 @pytest.fixture
 async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    layers = [faults.middleware]
-    async with LocalHub(tmp_path / "hub", token=TOKEN, part_size=PART, middlewares=layers) as hub:
+    async with open_hub(tmp_path, faults, part_size=PART) as hub:
         yield hub
-        faults.released.set()
 
 
 @pytest.fixture

@@ -61,11 +61,9 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-def config(tmp_path: Path, heard: Heard) -> UploadConfig:
-    return UploadConfig(
-        cache_dir=tmp_path / "cache",
-        progress="none",
-        initial_backoff_ms=1,
+def config(config: UploadConfig, heard: Heard) -> UploadConfig:
+    return replace(
+        config,
         max_backoff_ms=2,
         max_retries=1,
         outage_timeout=0,

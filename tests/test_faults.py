@@ -27,8 +27,8 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN, FaultReport
-from tests.faults import FaultLayer
+from tests.conftest import TOKEN, FaultReport, open_hub
+from tests.faults import ROUTES, FaultLayer
 from tests.reading import commits_of, download
 
 PART_SIZE = 64 << 10
@@ -40,17 +40,7 @@ FILES = {
     "model.bin": random.Random(3).randbytes((PARTS - 1) * PART_SIZE + 1),
 }
 
-ROUTES = (
-    "validate-yaml",
-    "create",
-    "preupload",
-    "batch",
-    "part",
-    "complete",
-    "verify",
-    "commit",
-    "paths-info",
-)
+TABLE_ROUTES = tuple(route for route in ROUTES if route != "revision")
 
 PASSING = (
     "408",
@@ -100,8 +90,8 @@ class Cell:
 
 
 def survivable() -> list[Cell]:
-    cells = [Cell(route, kind) for route in ROUTES for kind in PASSING]
-    cells += [Cell(route, kind) for route in ROUTES for kind in GARBLED]
+    cells = [Cell(route, kind) for route in TABLE_ROUTES for kind in PASSING]
+    cells += [Cell(route, kind) for route in TABLE_ROUTES for kind in GARBLED]
     cells += [Cell("part", kind) for kind in PASSING_ON_PARTS]
     cells += [Cell("part", kind, nth=3) for kind in PASSING_ON_PARTS]
     cells += [
@@ -113,7 +103,7 @@ def survivable() -> list[Cell]:
 
 
 def fatal() -> list[Cell]:
-    everywhere = [route for route in ROUTES if route not in ("part", "complete")]
+    everywhere = [route for route in TABLE_ROUTES if route not in ("part", "complete")]
     cells = [Cell(route, "401", times=99, error=AuthError) for route in everywhere]
     cells += [Cell(route, "403", times=99, error=AuthError) for route in everywhere]
     cells += [
@@ -132,22 +122,13 @@ def fatal() -> list[Cell]:
 
 @pytest.fixture
 async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    async with LocalHub(
-        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
-    ) as hub:
+    async with open_hub(tmp_path, faults, part_size=PART_SIZE) as hub:
         yield hub
-        faults.released.set()
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> UploadConfig:
-    return UploadConfig(
-        cache_dir=tmp_path / "cache",
-        progress="none",
-        initial_backoff_ms=1,
-        stall_timeout=0.25,
-        response_timeout=0.4,
-    )
+def config(config: UploadConfig) -> UploadConfig:
+    return replace(config, stall_timeout=0.25, response_timeout=0.4)
 
 
 @pytest.mark.no_cover

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import huggingface_hub
 import pytest
-from huggingface_hub import HfApi, close_session, constants
+from huggingface_hub import HfApi
 
 from asyncpush import PushOptions, Uploader
 from asyncpush.localhub import LocalHub
 from tests.conftest import PART_SIZE, TOKEN
 
+pytestmark = pytest.mark.usefixtures("official_lfs")
+
 Write = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def lfs_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The official client without Xet and without bars."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    yield
-    close_session()
 
 
 def mixed_files(count: int) -> dict[str, bytes]:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN
+from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
 
@@ -56,7 +56,7 @@ class Gate:
         self._passed = 0
 
     @property
-    def middleware(self) -> object:
+    def middleware(self) -> Middleware:
         @web.middleware
         async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
             route = request.match_info.route.name
@@ -83,15 +83,9 @@ def gate() -> Gate:
 
 @pytest.fixture
 async def hub(tmp_path: Path, gate: Gate, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    async with LocalHub(
-        tmp_path / "hub",
-        token=TOKEN,
-        part_size=PART_SIZE,
-        middlewares=[faults.middleware, gate.middleware],  # type: ignore[list-item]
-    ) as hub:
+    async with open_hub(tmp_path, faults, gate.middleware, part_size=PART_SIZE) as hub:
         yield hub
         gate.released.set()
-        faults.released.set()
 
 
 async def killed_push(

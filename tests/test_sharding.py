@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
-from huggingface_hub import HfApi, close_session, constants, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -23,6 +23,8 @@ from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download, files_of
 
+pytestmark = pytest.mark.usefixtures("official_lfs")
+
 SHARDED = PushOptions(max_shard_size="9MB")
 
 NAMES = {
@@ -30,15 +32,6 @@ NAMES = {
     "model-00002-of-00002.safetensors",
     "model.safetensors.index.json",
 }
-
-
-@pytest.fixture(autouse=True)
-def lfs_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The official client without Xet and without bars."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    yield
-    close_session()
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from asyncpush.models import Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.transfers import xet
-from tests.conftest import PART_SIZE, TOKEN
+from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.protocol.helpers import answer
 from tests.reading import download
@@ -78,22 +78,13 @@ def heard() -> Heard:
 @pytest.fixture
 async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
     """A hub that grants Xet tokens."""
-    async with LocalHub(
-        tmp_path / "hub",
-        token=TOKEN,
-        part_size=PART_SIZE,
-        middlewares=[faults.middleware],
-        xet=True,
-    ) as hub:
+    async with open_hub(tmp_path, faults, xet=True) as hub:
         yield hub
-        faults.released.set()
 
 
 @pytest.fixture
-def config(tmp_path: Path, heard: Heard) -> UploadConfig:
-    return UploadConfig(
-        cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1, events=heard
-    )
+def config(config: UploadConfig, heard: Heard) -> UploadConfig:
+    return replace(config, events=heard)
 
 
 def changed(data: bytes, *places: float) -> bytes:

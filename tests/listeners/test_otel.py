@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN
+from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.listeners.helpers import SIGNED_URL
 
@@ -122,20 +123,13 @@ def elsewhere() -> Elsewhere:
 
 @pytest.fixture
 async def hub(tmp_path: Path, faults: FaultLayer, elsewhere: Elsewhere) -> AsyncIterator[LocalHub]:
-    layers = [faults.middleware, elsewhere.middleware]
-    async with LocalHub(tmp_path / "hub", token=TOKEN, part_size=PART, middlewares=layers) as hub:
+    async with open_hub(tmp_path, faults, elsewhere.middleware, part_size=PART) as hub:
         yield hub
-        faults.released.set()
 
 
 @pytest.fixture
-def config(tmp_path: Path, telemetry: Telemetry) -> UploadConfig:
-    return UploadConfig(
-        cache_dir=tmp_path / "cache",
-        progress="none",
-        initial_backoff_ms=1,
-        events=[tmp_path / "events.jsonl", telemetry.listener],
-    )
+def config(config: UploadConfig, tmp_path: Path, telemetry: Telemetry) -> UploadConfig:
+    return replace(config, events=[tmp_path / "events.jsonl", telemetry.listener])
 
 
 @pytest.fixture
