@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 
 from asyncpush.errors import CommitConflictError, HubError, SourceError
 from asyncpush.events import FilesPlanned, PhaseChanged
@@ -159,28 +160,14 @@ class PushRun:
     ) -> Outcome:
         """One commit, or the chain that so many changes need, or none when nothing changed."""
         ctx = self._ctx
-        size = link_size(ctx.options)
-        chained = len(split(changes, size)) > 1
+        chained = len(split(changes, link_size(ctx.options))) > 1
         if not changes or chained:
             _check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
         if not chained:
             warn_of_slow_commit(ctx, changes)
-
-        async def commit() -> Outcome:
-            if chained:
-                return await commit_chain(ctx, changes, head, load, size=size)
-            options = ctx.options
-            committer = Committer(
-                ctx,
-                load,
-                options.revision,
-                create_pr=options.create_pr,
-                pinned=options.parent_commit,
-            )
-            return await committer.commit(changes, head)
-
+        commit = partial(self._commit_now, changes, head, load, chained=chained)
         async with self._lock():
             try:
                 return await commit()
@@ -192,6 +179,21 @@ class PushRun:
             ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
             await store_again()
             return await commit()
+
+    async def _commit_now(
+        self, changes: list[Change], head: str, load: Callable[[str], bytes], *, chained: bool
+    ) -> Outcome:
+        ctx, options = self._ctx, self._ctx.options
+        if chained:
+            return await commit_chain(ctx, changes, head, load, size=link_size(options))
+        committer = Committer(
+            ctx,
+            load,
+            options.revision,
+            create_pr=options.create_pr,
+            pinned=options.parent_commit,
+        )
+        return await committer.commit(changes, head)
 
     async def _finish(
         self, stored: Stored, deletions: Sequence[Change], outcome: Outcome
