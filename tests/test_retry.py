@@ -30,7 +30,7 @@ from asyncpush.net.retry import (
     RetryPolicy,
 )
 from asyncpush.options import UploadConfig
-from tests.net.helpers import Clock
+from tests.clocks import Clock
 
 POLICY = RetryPolicy(
     max_retries=5, initial_backoff=0.5, max_backoff=30, outage_timeout=300, max_retry_after=900

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal
-from tests.journal.helpers import Clock
+from tests.clocks import NOW, Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

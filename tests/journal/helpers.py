@@ -9,8 +9,8 @@ from pathlib import Path
 
 from asyncpush.journal import Journal, OpenUpload, PendingCommit
 from asyncpush.models import FileIdentity
+from tests.clocks import NOW
 
-NOW = 1_750_000_000.0
 HOUR = 3600.0
 DAY = 24 * HOUR
 SCOPE = "https://huggingface.co/models/me/model"
@@ -21,14 +21,6 @@ SECRET = "X-Amz-Signature=5ec2e7"
 # Forked from a clean server process, so that a hundred deaths cost a second.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.journal.workers"])
-
-
-class Clock:
-    def __init__(self, now: float = NOW) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make_identity(*, age: float = HOUR, size: int = 10, precise: bool = True) -> FileIdentity:

@@ -4,12 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyncpush.journal import Journal
+from tests.clocks import NOW, Clock
 from tests.journal.helpers import (
     DAY,
-    NOW,
     SCOPE,
     SHA,
-    Clock,
     connection_of,
     make_commit,
     make_identity,

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal, database, files
+from tests.clocks import Clock
 from tests.journal.helpers import (
     SCOPE,
     SHA,
-    Clock,
     connection_of,
     database_file,
     make_commit,

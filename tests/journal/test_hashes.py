@@ -8,7 +8,8 @@ import pytest
 
 from asyncpush.journal import Journal
 from asyncpush.models import FileIdentity
-from tests.journal.helpers import DAY, GIT, NOW, SHA, Clock, connection_of, make_identity
+from tests.clocks import NOW, Clock
+from tests.journal.helpers import DAY, GIT, SHA, connection_of, make_identity
 
 
 def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: Clock) -> None:

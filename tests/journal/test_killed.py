@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from asyncpush.journal import Journal
+from tests.clocks import Clock
 from tests.journal.helpers import (
     SHA,
-    Clock,
     connection_of,
     database_file,
     make_upload,

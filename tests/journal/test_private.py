@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal, files
-from tests.journal.helpers import (
-    SCOPE,
-    SECRET,
-    SHA,
-    Clock,
-    database_file,
-    make_identity,
-    make_upload,
-)
+from tests.clocks import Clock
+from tests.journal.helpers import SCOPE, SECRET, SHA, database_file, make_identity, make_upload
 
 
 def mode(path: Path) -> int:

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal
+from tests.clocks import NOW, Clock
 from tests.journal.helpers import (
     DAY,
     HOUR,
-    NOW,
     SCOPE,
     SECRET,
     SHA,
-    Clock,
     connection_of,
     make_commit,
     make_upload,

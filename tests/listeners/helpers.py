@@ -34,6 +34,7 @@ from asyncpush.events import (
     Waiting,
     XetProgress,
 )
+from tests.clocks import Clock
 
 OID = "ab" * 32
 SHA = "0123456789" * 4
@@ -42,16 +43,6 @@ SIGNED_URL = "https://bucket.s3.amazonaws.com/x/part?X-Amz-Signature=abcdef&part
 
 def record(event: Event, time: float = 1_760_000_000.25) -> Record:
     return Record(event, time, "push-1", "0000000a0000000b", None)
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Timers:

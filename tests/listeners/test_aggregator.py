@@ -26,7 +26,8 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.models import UploadProgress
-from tests.listeners.helpers import OID, SHA, Clock, finished, planned, record
+from tests.clocks import Clock
+from tests.listeners.helpers import OID, SHA, finished, planned, record
 
 
 def after(*events: Event) -> UploadProgress:

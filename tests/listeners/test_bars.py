@@ -31,7 +31,8 @@ from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, termina
 from asyncpush.listeners.text import ASCII
 from asyncpush.listeners.view import PushView
 from asyncpush.options import ProgressChoice
-from tests.listeners.helpers import Clock, failed, finished, planned, record
+from tests.clocks import Clock
+from tests.listeners.helpers import failed, finished, planned, record
 
 MB = 1_000_000
 

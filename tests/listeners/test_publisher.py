@@ -23,7 +23,8 @@ from asyncpush.listeners import progress as progress_module
 from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.listeners.progress import BURST, ProgressPublisher
 from asyncpush.models import UploadProgress
-from tests.listeners.helpers import SHA, Clock, Timers, failed, finished, planned, record
+from tests.clocks import Clock
+from tests.listeners.helpers import SHA, Timers, failed, finished, planned, record
 
 Callback = Callable[[UploadProgress], Awaitable[None] | None]
 

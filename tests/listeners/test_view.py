@@ -17,7 +17,8 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.text import ASCII, UNICODE, Glyphs, text_width
 from asyncpush.listeners.view import Line, PushView
-from tests.listeners.helpers import SIGNED_URL, Clock, failed, finished, planned, record
+from tests.clocks import Clock
+from tests.listeners.helpers import SIGNED_URL, failed, finished, planned, record
 
 GB = 1_000_000_000
 

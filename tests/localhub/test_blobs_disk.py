@@ -24,7 +24,8 @@ from asyncpush.localhub.blobs import BlobError, part_size_for
 from asyncpush.localhub.blobs import disk as disk_module
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.multipart import Completion, PartWriter, Upload
-from tests.localhub.lfs_site import Clock, oid_of
+from tests.clocks import Clock
+from tests.localhub.lfs_site import oid_of
 
 PART = 1000
 DAY = 86_400
@@ -64,6 +65,13 @@ async def send(store: DiskStore, upload_id: str, data: bytes, number: int) -> st
 async def send_all(store: DiskStore, upload_id: str, data: bytes) -> list[tuple[int, str]]:
     count = -(-len(data) // store.part_size)
     return [(n, await send(store, upload_id, data, n)) for n in range(1, count + 1)]
+
+
+async def sent_upload(store: DiskStore) -> tuple[bytes, str, list[tuple[int, str]]]:
+    """An object of two parts, its upload, and the parts as the store has taken them."""
+    data = os.urandom(2 * PART)
+    upload_id = await open_upload(store, data)
+    return data, upload_id, await send_all(store, upload_id, data)
 
 
 async def content(store: DiskStore, oid: str) -> bytes | None:
@@ -119,9 +127,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 async def test_a_hub_killed_within_a_part_has_not_stored_it(
     store: DiskStore, tmp_path: Path
 ) -> None:
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     folder = tmp_path / "uploads" / upload_id
 
     command = [sys.executable, "-c", KILLED_IN_A_PART, str(folder)]
@@ -140,9 +146,7 @@ async def test_a_hub_killed_within_a_part_has_not_stored_it(
 async def test_a_hub_killed_within_a_completion_can_complete_again(
     store: DiskStore, tmp_path: Path
 ) -> None:
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     killed = Completion(parts_of(store, upload_id), parts)
     killed.begin()
     killed.close()
@@ -156,9 +160,7 @@ async def test_a_hub_killed_within_a_completion_can_complete_again(
 
 async def test_an_upload_whose_file_was_renamed_already_is_gone(store: DiskStore) -> None:
     """Killed after the rename, before the folder was removed."""
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     (store.root / "uploads" / upload_id / "data").unlink()
 
     with pytest.raises(BlobError) as refused:
@@ -173,9 +175,7 @@ async def test_an_upload_whose_file_was_renamed_already_is_gone(store: DiskStore
 
 
 async def test_a_late_writer_cannot_change_what_was_hashed(store: DiskStore) -> None:
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     upload = parts_of(store, upload_id)
     late = PartWriter(upload, 1)
     late.write([b""])  # it has the file open
@@ -224,9 +224,7 @@ async def test_a_writer_waits_while_etags_are_compared(
 async def test_two_completions_at_once_store_once(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     upload = parts_of(store, upload_id)
     first, second = Completion(upload, parts), Completion(upload, parts)
     first.begin()
@@ -249,9 +247,7 @@ async def test_two_completions_at_once_store_once(
 
 
 async def test_a_refused_part_list_leaves_the_upload_open(store: DiskStore) -> None:
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
 
     with pytest.raises(BlobError):
         await store.complete(upload_id, oid_of(data), len(data), [(1, '"00"'), parts[1]])
@@ -306,9 +302,7 @@ async def test_a_body_cut_short_voids_no_less_than_its_part(
 ) -> None:
     """A part sent again is written over the first: broken off, it counts no more."""
     monkeypatch.setattr(disk_module, "HOP", 500)
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
 
     with pytest.raises(BlobError):
         await store.receive(oid_of(data), PART, body(bytes(sent)), upload_id=upload_id)
@@ -326,9 +320,7 @@ async def test_the_same_part_broken_off_on_its_second_way_leaves_the_first(
 ) -> None:
     """A client sends a crawling part again and drops the slower one, as S3 lets it."""
     monkeypatch.setattr(disk_module, "HOP", 500)
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
     with pytest.raises(BlobError):
         await store.receive(oid_of(data), PART, body(data[:700]), upload_id=upload_id)
     await store.complete(upload_id, oid_of(data), len(data), parts)
@@ -474,9 +466,7 @@ async def test_uploads_are_removed_once_their_urls_are_dead(tmp_path: Path, cloc
 async def test_uploads_under_way_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
     store = DiskStore(tmp_path, part_size=PART, clock=clock)
     await store.start()
-    data = os.urandom(2 * PART)
-    upload_id = await open_upload(store, data)
-    parts = await send_all(store, upload_id, data)
+    data, upload_id, parts = await sent_upload(store)
 
     clock.now += DAY - 1
     restarted = DiskStore(tmp_path, part_size=PART, clock=clock)

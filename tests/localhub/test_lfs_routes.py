@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from asyncpush.localhub.blobs import MAX_OBJECT_SIZE, BlobError, UploadTicket
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.lfs import parse_batch, parse_completion, parse_object, upload_action
-from tests.localhub.lfs_site import BATCH, TOKEN, VERIFY, Clock, Site, oid_of, open_site
+from tests.clocks import NOW, Clock
+from tests.localhub.lfs_site import BATCH, TOKEN, VERIFY, Site, oid_of, open_site
 
 PART = 1000
 OID = "0" * 64
@@ -25,7 +26,7 @@ OID = "0" * 64
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import trustme
 
 from asyncpush.net.session import HubSession
-from tests.net.helpers import Clock, Heard, Peer, server_context, serving, session_to
+from tests.clocks import Clock
+from tests.net.helpers import Heard, Peer, server_context, serving, session_to
 
 
 @pytest.fixture

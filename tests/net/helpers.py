@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import anyio.lowlevel
 import trustme
 from aiohttp import web
 
@@ -21,6 +20,7 @@ from asyncpush.net.credentials import Token, TokenSource
 from asyncpush.net.session import HubSession, TraceHeaders
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest, HubResponse
+from tests.clocks import Clock
 
 TOKEN = "hf_" + "s3cret" * 6
 
@@ -225,22 +225,6 @@ def _abort(request: web.Request) -> None:
     linger = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(1, 13, linger)  # SOL_SOCKET, SO_LINGER
     transport.abort()
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-        await anyio.lowlevel.checkpoint()
 
 
 class Heard:

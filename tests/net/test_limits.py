@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.net.limits import PATIENCE, START, Bandwidth, BufferPool, PartLimit, Turn
-from tests.net.helpers import Clock
+from tests.clocks import Clock
 
 
 class Holder:

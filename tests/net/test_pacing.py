@@ -7,7 +7,7 @@ import pytest
 
 from asyncpush.net.pacing import Pacer
 from asyncpush.protocol.hints import RateLimit
-from tests.net.helpers import Clock
+from tests.clocks import Clock
 
 
 @pytest.fixture

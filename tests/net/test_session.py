@@ -37,10 +37,10 @@ from asyncpush.net import session as session_module
 from asyncpush.net.session import HubSession
 from asyncpush.protocol.answers import json_object
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, post_json
+from tests.clocks import Clock
 from tests.net.helpers import (
     TOKEN,
     Answer,
-    Clock,
     Heard,
     Peer,
     ask_for,

@@ -12,9 +12,9 @@ import trustme
 
 from asyncpush.errors import HubError, ProtocolError
 from asyncpush.net.session import REDIRECTS_LIMIT, HubSession
+from tests.clocks import Clock
 from tests.net.helpers import (
     TOKEN,
-    Clock,
     Heard,
     Peer,
     ask_for,
