@@ -79,6 +79,15 @@ class Job(Generic[T]):
                 raise TimeoutError(f"the push to {self.repo_id} goes on after {timeout} seconds")
         self._asked = True
 
+    def trouble(self) -> str | None:
+        """Why it did not succeed, if nobody has asked for it."""
+        if self._asked or not self.done():
+            return None
+        if self.future.cancelled():
+            return "it was cut off"
+        error = self.future.exception()
+        return None if error is None else f"{type(error).__name__}: {error}"
+
     # The rest runs in the background thread.
 
     def _cancel_handle(self) -> None:
@@ -97,15 +106,6 @@ class Job(Generic[T]):
         if not self.done():
             self.future.cancel()
             self.future.set_running_or_notify_cancel()
-
-    def trouble(self) -> str | None:
-        """Why it did not succeed, if nobody has asked for it."""
-        if self._asked or not self.done():
-            return None
-        if self.future.cancelled():
-            return "it was cut off"
-        error = self.future.exception()
-        return None if error is None else f"{type(error).__name__}: {error}"
 
 
 class PushTicket:

@@ -41,6 +41,7 @@ from asyncpush.models import FileIdentity
 logger = logging.getLogger("asyncpush.journal")
 
 T = TypeVar("T")
+
 EXPIRY_MARGIN = 60.0
 """Seconds a URL must have left to be worth beginning with."""
 CLOCK_SLACK = 5.0
