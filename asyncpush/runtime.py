@@ -1,19 +1,13 @@
-"""The runtime: what the pushes of one `Uploader` share, and how each of them is run and watched.
-
-Everything that takes long to import hangs on this module alone: the front door imports it in a
-thread when it is first used.
-"""
+"""The runtime: what the pushes of one `Uploader` share, and how each of them is run and watched."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -21,34 +15,18 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import anyio
 
 from asyncpush.errors import AsyncPushError, HubError
-from asyncpush.events import (
-    Emitter,
-    Listener,
-    PushFailed,
-    PushFinished,
-    PushStarted,
-    TracingListener,
-)
+from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
 from asyncpush.journal import Journal, Neighbours, NullJournal
-from asyncpush.listeners.bars import BarDisplay, preload
-from asyncpush.listeners.jsonl import JsonlWriter
-from asyncpush.listeners.logs import LogListener, configure_from_env
+from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.bodies import PIECES_PER_WRITE
-from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.limits import BufferPool, PartLimit
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
-from asyncpush.options import (
-    CHUNKS_PER_PART,
-    LOCAL,
-    EventSink,
-    PushOptions,
-    UploadConfig,
-    event_sinks,
-)
+from asyncpush.options import CHUNKS_PER_PART, PushOptions, UploadConfig
 from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
@@ -56,12 +34,11 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import Hops, in_thread, step_back
-from asyncpush.transfers.xet import MISSING, XetEngine, is_installed, why_not
+from asyncpush.threads import Hops
+from asyncpush.transfers.xet import XetEngine, why_not
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
-    from asyncpush.localhub import LocalHub
 
 T = TypeVar("T")
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
@@ -234,107 +211,6 @@ class Runtime:
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
-
-
-@asynccontextmanager
-async def open_runtime(
-    config: UploadConfig, endpoint: str, token: Token | None
-) -> AsyncIterator[Runtime]:
-    """A runtime for one Hub, with all that it opens; closed in reverse order."""
-    configure_from_env()
-    if config.transfer == "xet" and not is_installed():
-        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
-    async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read", step_back))
-        hash_threads = stack.enter_context(
-            ThreadPoolExecutor(config.hash_workers, "asyncpush-hash", step_back)
-        )
-        await in_thread(threads, lambda: preload(config.progress))
-        cache_dir = Path(config.cache_dir)
-        local = endpoint == LOCAL
-        if local:
-            xet = config.transfer == "xet"
-            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
-            if token is None and token_from_environment() is None:
-                token = "local"  # the embedded Hub takes any
-        listeners = _listeners(config, stack)
-        tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
-        session = HubSession(
-            endpoint,
-            TokenSource(token),
-            config,
-            direct=local,
-            trace_headers=tracing.trace_headers if tracing is not None else None,
-        )
-        stack.push_async_callback(session.close)
-        journal: Journal | NullJournal = NullJournal()
-        if config.resume:
-            journal = await in_thread(
-                threads, lambda: Journal.open(cache_dir / "journal"), discard=Journal.close
-            )
-        stack.callback(journal.close)
-        neighbours = Neighbours(journal)
-        stack.callback(neighbours.leave)
-        runtime = Runtime(
-            session,
-            config,
-            journal,
-            neighbours,
-            threads,
-            hash_threads,
-            listeners,
-        )
-        stack.push_async_callback(runtime.xet.close)
-        yield runtime
-
-
-async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: ThreadPoolExecutor, *, xet: bool
-) -> str:
-    """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
-    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
-    to those alone who ask for it."""
-    from asyncpush.localhub import serve_in_thread
-
-    root = cache_dir / "hub"
-
-    def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
-        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
-        for port in (_usual_port(root), 0):
-            server = serve_in_thread(root, port=port, xet=xet)
-            try:
-                return server, server.__enter__()
-            except OSError:
-                if port == 0:
-                    raise
-        raise AssertionError("one of two ports is tried last")  # pragma: no cover
-
-    # Not in a thread that has stepped back: those that it starts would inherit that.
-    with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:
-        server, hub = await in_thread(starter, start)
-
-    async def stop() -> None:
-        await in_thread(threads, lambda: server.__exit__(None, None, None))
-
-    stack.push_async_callback(stop)
-    return hub.url
-
-
-def _usual_port(root: Path) -> int:
-    """A port of its own for each folder that a hub keeps, outside the range of passing ports."""
-    return 20_000 + zlib.crc32(os.fsencode(root.absolute())) % 10_000
-
-
-def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
-    return [_listener(sink, stack) for sink in event_sinks(config.events)]
-
-
-def _listener(sink: EventSink, stack: AsyncExitStack) -> Listener:
-    if not isinstance(sink, str | os.PathLike):
-        return sink
-    writer = JsonlWriter(sink)
-    stack.callback(writer.close)
-    return writer.on_event
 
 
 def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:

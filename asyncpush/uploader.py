@@ -259,7 +259,7 @@ async def _runtime() -> OpenRuntime:
 
 
 def _import_runtime() -> OpenRuntime:
-    from asyncpush.runtime import open_runtime
+    from asyncpush.opening import open_runtime
 
     return open_runtime
 

@@ -315,7 +315,7 @@ SCENARIOS = (
         (
             Entry("import asyncpush", "import", {"module": "asyncpush"}),
             Entry("the front door", "import", {"module": "asyncpush.uploader"}),
-            Entry("the runtime", "import", {"module": "asyncpush.runtime"}),
+            Entry("the runtime", "import", {"module": "asyncpush.opening"}),
             Entry("import aiohttp", "import", {"module": "aiohttp"}),
             Entry("import huggingface_hub", "import", {"module": "huggingface_hub.hf_api"}),
         ),

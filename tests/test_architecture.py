@@ -26,6 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"pipeline"},
     {"doctor", "handle", "localhub", "tickets"},
     {"runtime"},
+    {"opening"},
     {"uploader"},
     {"checkpoints"},
     {"background"},

@@ -264,7 +264,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_the_extra_xet_says_what_to_install(
     config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.opening.is_installed", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
