@@ -73,7 +73,9 @@ class UploadConfig:
         max_bandwidth: bytes per second sent to the store, or None for no bound.
         transfer: which engine stores large files: "lfs", "xet" (the extra of that name), or "auto":
             Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
-            else LFS. When Xet fails, LFS takes its place, with a warning in the result.
+            else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
+            that are alike are stored once by LFS; by Xet each of them is sent, unless the store
+            has it already.
         verify_etag: compare each part's ETag with the MD5 of what was sent.
         connect_timeout: seconds to open a connection.
         stall_timeout: seconds in which no byte of a part moves before it is sent anew.

@@ -372,6 +372,68 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
         assert {receipt.route for receipt in result.receipts} == {"lfs"}
 
 
+@pytest.mark.parametrize(
+    "answer", ["another", "another, too late", "the same", "refused too", "none at all"]
+)
+async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
+    answer: str,
+    tmp_path: Path,
+    config: UploadConfig,
+    write: Write,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """hf_xet asks for its next Xet token with the Hub token that it was opened with."""
+    valid, asked = {"old"}, 0
+
+    def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked > 1 and answer == "none at all":
+            valid.add("old")
+            return ""
+        later = {"the same": "old", "refused too": "worse"}.get(answer, "new")
+        return "old" if asked == 1 else later
+
+    begin = xet.XetUpload._start
+
+    def begin_twice(self: xet.XetUpload, file: Any) -> Any:
+        if answer == "another, too late" and asked > 1:
+            raise RuntimeError("hf_xet has had enough")
+        return begin(self, file)
+
+    monkeypatch.setattr(xet.XetUpload, "_start", begin_twice)
+
+    @web.middleware
+    async def replaced(request: web.Request, handler: Any) -> Any:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if request.match_info.route.name == "xet-write-token":
+            if given not in valid:
+                raise web.HTTPUnauthorized
+            valid.clear()
+            valid.add("new")
+        return await handler(request)
+
+    async with (
+        LocalHub(
+            tmp_path / "hub", token=None, middlewares=[replaced], xet=True, xet_token_lifetime=2
+        ) as hub,
+        Uploader(token, hub.url, config) as uploader,
+    ):
+        files = {"a.bin": NOISE[: 2 * MIB], "b.bin": NOISE[MIB:]}
+        result = await uploader.push_to_hub("me/m", write(files))
+        assert {receipt.path_in_repo for receipt in result.receipts} == files.keys()
+        if answer == "another":
+            assert heard.engines == ["xet", "xet"]
+            assert {receipt.route for receipt in result.receipts} == {"xet"}
+            assert result.warnings == ()
+        else:
+            late = ["xet"] if answer == "another, too late" else []
+            assert heard.engines == ["xet", *late, "lfs"]
+            assert {receipt.route for receipt in result.receipts} == {"lfs"}
+            assert any("LFS takes its place" in warning for warning in result.warnings)
+
+
 async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:

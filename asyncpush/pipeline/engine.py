@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, MissingTokenError
 from asyncpush.events import TransferChosen
 from asyncpush.net.session import USER_AGENT
 from asyncpush.pipeline.context import PushContext
@@ -72,7 +74,21 @@ class EngineChoice:
             urls.resolve(request.target, ctx.session.endpoint),
             {"Authorization": f"Bearer {token}"},
             USER_AGENT,
+            partial(self._renewed, token),
         )
+
+    async def _renewed(self, refused: str) -> XetAccess | None:
+        """Access with another token than the one that was refused, if the user's callable has
+        one: hf_xet itself knows only the one it was given."""
+        tokens = self._ctx.session.token
+        try:
+            if not tokens.refreshable or await tokens.refresh(refused) == refused:
+                return None
+            self._access = await self._ask()
+        except (HubError, MissingTokenError):
+            return None
+        self._ctx.emit.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        return self._access
 
     def _checked(self, response: HubResponse) -> XetGrant:
         """Chunks go where parts might go. A folder of this machine (`local://`, which hf_xet takes

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -46,8 +46,17 @@ THREADS = 64
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
+_REFUSED = ("Token refresh failed", "401")
+"""What hf_xet's errors say when a token was not good any more: they have no kind for it."""
+
+
 class XetFailedError(AsyncPushError):
     """Xet did not store the files, for a reason that says nothing about LFS."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether another token might help."""
+        return any(words in self.message for words in _REFUSED)
 
 
 def is_installed() -> bool:
@@ -72,12 +81,17 @@ def why_not(config: UploadConfig) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class XetAccess:
-    """What an upload commit is opened with: the grant, and how hf_xet gets the next one."""
+    """What an upload commit is opened with: the grant, and how hf_xet gets the next one.
+
+    It asks with the Hub token it was opened with. Where that one lives shorter than the push,
+    `renew` gives access with the token that there is by then; None when there is no other.
+    """
 
     grant: XetGrant
     refresh_url: str
     refresh_headers: Mapping[str, str] = field(repr=False)
     user_agent: str = ""
+    renew: Callable[[], Awaitable[XetAccess | None]] | None = field(default=None, repr=False)
 
     def hide_secrets(self, text: str) -> str:
         secrets = [value.rpartition(" ")[2] for value in self.refresh_headers.values()]
@@ -99,6 +113,16 @@ class XetEngine:
             if self._session is None:
                 self._session = await in_thread(self._threads, self._new_session)
         moves = _Moves(emit)
+
+        async def open_commit(access: XetAccess) -> Any:
+            return await self._open_commit(access, moves if emit.active else None)
+
+        commit = await open_commit(access)
+        return XetUpload(
+            commit, self._threads, access, moves, emit, open_commit, self._config.max_retries
+        )
+
+    async def _open_commit(self, access: XetAccess, moves: _Moves | None) -> Any:
         grant = access.grant
 
         def open_commit() -> Any:
@@ -109,15 +133,14 @@ class XetEngine:
                 token_refresh_url=access.refresh_url,
                 token_refresh_headers=dict(access.refresh_headers),
                 custom_headers={"User-Agent": access.user_agent},
-                progress_callback=moves.on_progress if emit.active else None,
+                progress_callback=None if moves is None else moves.on_progress,
                 progress_interval_ms=PROGRESS_INTERVAL_MS,
             )
 
         try:
-            commit = await in_thread(self._threads, open_commit, discard=_abort)
+            return await in_thread(self._threads, open_commit, discard=_abort)
         except Exception as exc:
             raise _failed(exc, access) from None
-        return XetUpload(commit, self._threads, access, moves, emit)
 
     async def close(self) -> None:
         """Let go of the session; every upload has ended by now."""
@@ -221,8 +244,14 @@ class XetUpload:
         access: XetAccess,
         moves: _Moves,
         emit: Emitter,
+        open_commit: Callable[[XetAccess], Awaitable[Any]],
+        renewals: int,
     ) -> None:
         self._commit = commit
+        self._open_commit = open_commit
+        self._renewals = renewals
+        self._sent_in_vain = 0
+        self._streamed = False
         self._threads = threads
         self._access = access
         self._moves = moves
@@ -253,6 +282,7 @@ class XetUpload:
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
         what `pieces` raises."""
+        self._streamed = True
         stream = await self._call(lambda: self._commit.start_upload_stream(name=path_in_repo), [])
         emit = self._emit.child()
         size = 0
@@ -274,16 +304,47 @@ class XetUpload:
 
     async def finish(self) -> list[Receipt]:
         """Wait until the store has everything. Raises as `add` does."""
-        report = await self._call(self._commit.wait_to_finish, self.files, on_cancel=self._abort)
+        report = await self._stored()
         files = self.files
         await in_thread(self._threads, lambda: _check_unchanged(files))
         self._moves.end()
-        receipts = _receipts(self._handles, report)
+        receipts = _receipts(self._handles, report, self._sent_in_vain)
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
             self._emit.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
         self._commit = None
         return receipts
+
+    async def _stored(self) -> Any:
+        """hf_xet's report. A token that is refused in the middle does not lose what was sent: the
+        next upload commit finds it."""
+        while True:
+            try:
+                wait = self._commit.wait_to_finish
+                return await self._call(wait, self.files, on_cancel=self._abort)
+            except XetFailedError as exc:
+                if not exc.refused or not await self._begin_again():
+                    raise
+
+    async def _begin_again(self) -> bool:
+        """With another token; False when there is none, or when nothing can be read once more."""
+        if self._streamed or self._access.renew is None or self._renewals <= 0:
+            return False
+        access = await self._access.renew()
+        if access is None:
+            return False
+        self._renewals -= 1
+        old = self._commit
+        self._commit, self._access = await self._open_commit(access), access
+        self._sent_in_vain += await in_thread(self._threads, lambda: _let_go(old))
+        again, self._handles = self.files, []
+        try:
+            for file in again:
+                await self.add(file)
+        except XetFailedError:
+            self._handles = [(file, None) for file in again]  # all of them are left to LFS
+            raise
+        return True
 
     async def abort(self) -> None:
         """Stop; what was sent already is not sent again next time."""
@@ -335,13 +396,15 @@ class XetUpload:
             raise _failed(exc, self._access) from None
 
 
-def _receipts(handles: Sequence[tuple[FileSource, Any]], report: Any) -> list[Receipt]:
-    """The receipts of a finished commit. Its bytes on the wire are shared out among the files by
-    how much of each was new: xorbs hold chunks of several."""
+def _receipts(
+    handles: Sequence[tuple[FileSource, Any]], report: Any, sent_before: int
+) -> list[Receipt]:
+    """The receipts of a finished commit. Its bytes on the wire, and those `sent_before` it, are
+    shared out among the files by how much of each was new: xorbs hold chunks of several."""
     uploads = report.uploads
     results = [(file, uploads[handle.task_id()]) for file, handle in handles]
     news = [result.dedup_metrics.new_bytes for _, result in results]
-    on_wire = _shares(report.dedup_metrics.total_bytes_uploaded, news)
+    on_wire = _shares(sent_before + report.dedup_metrics.total_bytes_uploaded, news)
     receipts = []
     for (file, result), sent in zip(results, on_wire, strict=True):
         info = result.xet_info
@@ -388,6 +451,13 @@ def _check_unchanged(files: Sequence[FileSource]) -> None:
 def _abort(commit: Any) -> None:
     with contextlib.suppress(Exception):  # it has ended by itself
         commit.abort()
+
+
+def _let_go(commit: Any) -> int:
+    """Abort, and tell how much of it went over the wire."""
+    sent: int = commit.progress().total_transfer_bytes_completed
+    _abort(commit)
+    return sent
 
 
 def _failed(error: Exception, access: XetAccess) -> XetFailedError:
