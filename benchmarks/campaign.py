@@ -112,6 +112,8 @@ def _measure(server: Server, entry: Entry, files: Prepared, repo: str) -> dict[s
     figures["sent"] = after["received"] / after["seconds"] if after["seconds"] else 0.0
     for name in ("received", "refused", "connections", "most_in_flight", "calls"):
         figures[name] = after[name]
+    if server.keeps_bodies:
+        figures["bytes_sent"] = after["bytes_sent"]
     return figures
 
 
@@ -125,6 +127,7 @@ def _environment(server: Server, scratch: str) -> dict[str, str]:
         and name != "PYTHONDONTWRITEBYTECODE"  # imports are measured with compiled files
     }
     kept |= {**KEYS, "HOME": scratch, "PYTHONPATH": str(ROOT)}
+    kept["HF_HUB_DISABLE_TELEMETRY"] = "1"  # hf_xet's too, whoever uses it
     if server.ca is not None:
         kept |= {
             "SSL_CERT_FILE": str(server.ca),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.breakeven import LINKS, Cost, faster_below, in_words
 from benchmarks.campaign import Outcome
 from benchmarks.chart import chart
-from benchmarks.scenarios import IDEAL, OFFICIAL, Target
+from benchmarks.files import FileSet
+from benchmarks.lines import Panel, line_chart
+from benchmarks.scenarios import IDEAL, OFFICIAL, Target, ours_lfs, ours_xet
 
 RESULTS = Path(__file__).parent / "results"
 _EXTRAS = ("lag_p50", "lag_p99", "lag_worst", "step_slowdown", "step_cpu_slowdown")
-_SHOWN = ("wall", "cpu", "peak_rss", "import_seconds", "server_cpu", "sent", *_EXTRAS)
+_SHOWN = ("wall", "cpu", "peak_rss", "import_seconds", "server_cpu", "sent", "bytes_sent", *_EXTRAS)
 
 
 def median(outcome: Outcome, label: str, metric: str) -> float | None:
@@ -43,9 +47,12 @@ def table(outcome: Outcome) -> str:
             for name in _EXTRAS
             if median(outcome, label, name) is not None
         ]
+        if (sent := _share_sent(outcome, label)) is not None:
+            extras.append(f"bytes sent {sent:.2%} of the files")
         if extras:
             lines.append(f"  {'':28} {', '.join(extras)}")
     lines += [f"  {label:28} {reason}" for label, reason in outcome.missing.items()]
+    lines += [f"  {line}" for line in breakeven(outcome)]
     lines += [f"  {line}" for _, line in judged(outcome)]
     return "\n".join(lines)
 
@@ -63,16 +70,79 @@ def write(outcomes: list[Outcome], machine: dict[str, object], folder: Path = RE
     scenarios: dict[str, Any] = before.get("scenarios", {})
     for outcome in outcomes:
         scenarios[outcome.scenario.name] = _as_json(outcome, machine)
-        bars = [
-            (label, [run["wall"] for run in runs], [run["cpu"] for run in runs])
-            for label, runs in outcome.runs.items()
-        ]
-        svg = chart(outcome.scenario.title, _caption(outcome), bars, outcome.ideal)
-        (folder / f"{outcome.scenario.name}.svg").write_text(svg)
+        (folder / f"{outcome.scenario.name}.svg").write_text(drawn(outcome))
     path.write_text(
         json.dumps({"machine": machine, "scenarios": scenarios}, indent=1, ensure_ascii=False)
         + "\n"
     )
+
+
+def drawn(outcome: Outcome) -> str:
+    """Lines where contenders are points of some, else bars."""
+    title, caption = outcome.scenario.title, _caption(outcome)
+    if any(entry.point for entry in outcome.scenario.entries):
+        panels = (
+            Panel("CPU seconds", _lines(outcome, lambda label: median(outcome, label, "cpu"))),
+            Panel(
+                "bytes sent, as a share of the file",
+                _lines(outcome, lambda label: _share_sent(outcome, label)),
+                percent=True,
+            ),
+        )
+        return line_chart(title, caption, panels)
+    bars = []
+    for label, runs in outcome.runs.items():
+        sent = _share_sent(outcome, label)
+        name = label if sent is None else f"{label}: {sent:.1%} sent"
+        bars.append((name, [run["wall"] for run in runs], [run["cpu"] for run in runs]))
+    return chart(title, caption, bars, outcome.ideal)
+
+
+def breakeven(outcome: Outcome) -> list[str]:
+    """For each share of bytes changed: how fast the link must be for LFS to overtake Xet."""
+    told = []
+    xet, lfs = (_costs(outcome, entry.label) for entry in (ours_xet, ours_lfs))
+    for share in sorted(xet.keys() & lfs.keys()):
+        first, second = xet[share], lfs[share]
+        walls = ", ".join(
+            f"{link} {first.seconds(rate):.2f} against {second.seconds(rate):.2f} s"
+            for link, rate in LINKS.items()
+        )
+        told.append(f"{share:.0%}: Xet is {in_words(faster_below(first, second))}; {walls}")
+    return told
+
+
+def _costs(outcome: Outcome, line: str) -> dict[float, Cost]:
+    costs = {}
+    for entry in outcome.scenario.entries:
+        if entry.point is not None and entry.point[0] == line:
+            cpu = median(outcome, entry.label, "cpu")
+            sent = median(outcome, entry.label, "bytes_sent")
+            if cpu is not None and sent is not None:
+                costs[entry.point[1]] = Cost(cpu, sent)
+    return costs
+
+
+def _lines(
+    outcome: Outcome, cost: Callable[[str], float | None]
+) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for entry in outcome.scenario.entries:
+        if entry.point is not None and (value := cost(entry.label)) is not None:
+            name, share = entry.point
+            lines.setdefault(name, []).append((share, value))
+    return lines
+
+
+def _share_sent(outcome: Outcome, label: str) -> float | None:
+    """Bytes of the last push's bodies, as a share of its files."""
+    sent = median(outcome, label, "bytes_sent")
+    return None if sent is None else sent / _bytes(outcome.scenario.files)
+
+
+def _bytes(files: FileSet) -> int:
+    """Of a set whose files are all of one size."""
+    return files.count * files.smallest
 
 
 def _as_json(outcome: Outcome, machine: dict[str, object]) -> dict[str, Any]:

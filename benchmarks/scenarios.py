@@ -21,6 +21,7 @@ Metric = Literal[
     "lag_worst",
     "step_slowdown",
     "sent",
+    "bytes_sent",
     "ideal",
 ]
 
@@ -33,6 +34,8 @@ class Entry:
     rival: str
     options: dict[str, Any] = field(default_factory=dict)
     files: FileSet | None = None
+    point: tuple[str, float] | None = None
+    """The line that it is a point of, and where: for a chart of costs against a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,27 @@ def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
 def _changed(*shares: float) -> tuple[Entry, ...]:
     """Both engines of ours and the official client's Xet, with a share of the bytes changed."""
     return tuple(
-        replace(entry, label=f"{share:.0%}: {name}", options={**entry.options, "changed": share})
+        replace(
+            entry,
+            label=f"{share:.0%}: {entry.label}",
+            options={**entry.options, "changed": share},
+            point=(entry.label, share),
+        )
         for share in shares
-        for name, entry in (("Xet", ours_xet), ("LFS", ours_lfs), ("official Xet", xet))
+        for entry in (ours_xet, ours_lfs, xet)
+    )
+
+
+def _no_slower(*shares: float) -> tuple[Target, ...]:
+    return tuple(
+        Target(
+            metric,
+            f"{share:.0%}: {ours_xet.label}",
+            (f"{share:.0%}: {xet.label}",),
+            at_most=1.03,
+        )
+        for share in shares
+        for metric in ("wall", "cpu")
     )
 
 
@@ -410,6 +431,7 @@ SCENARIOS = (
         FileSet(1, 256 * MIB),
         FileSet(1, 16 * MIB),
         _changed(0.0, 0.01, 0.1, 0.5, 1.0),
+        targets=_no_slower(0.0, 0.01, 0.1, 0.5, 1.0),
         store="xet",
     ),
     Scenario(

@@ -27,6 +27,9 @@ from benchmarks.networks import Network
 from benchmarks.store import SinkServer
 from benchmarks.tickets import S3Tickets, SinkTickets
 
+BODIES = frozenset({"xorb", "shard", "part"})
+"""Routes of the Hub's own stores that take what files are made of."""
+
 
 async def serve(settings: dict[str, Any]) -> None:
     network = Network(**settings["network"])
@@ -34,6 +37,7 @@ async def serve(settings: dict[str, Any]) -> None:
     sink.start()
     store = _store(settings, sink)
     calls: list[str] = []
+    bodies: list[int] = []
     async with AsyncExitStack() as stack:
 
         async def new_hub() -> str:
@@ -45,7 +49,7 @@ async def serve(settings: dict[str, Any]) -> None:
                 part_size=settings["part_size"],
                 store=store,
                 xet=settings["store"] == "xet",
-                middlewares=[_counted(calls, network.latency)],
+                middlewares=[_counted(calls, bodies, network.latency)],
             )
             return (await stack.enter_async_context(hub)).url
 
@@ -61,9 +65,11 @@ async def serve(settings: dict[str, Any]) -> None:
                 elif store is None:
                     shutil.rmtree(Path(settings["root"], "lfs", "objects"), ignore_errors=True)
                 calls.clear()
+                bodies.clear()
                 _say({"endpoint": endpoint})
             elif command["do"] == "stats":
-                _say({**sink.traffic.told(), "calls": _tally(calls), "cpu": _cpu()})
+                told = {"calls": _tally(calls), "bytes_sent": sum(bodies), "cpu": _cpu()}
+                _say({**sink.traffic.told(), **told})
 
 
 def _store(settings: dict[str, Any], sink: SinkServer) -> BlobStore | None:
@@ -77,10 +83,18 @@ def _store(settings: dict[str, Any], sink: SinkServer) -> BlobStore | None:
             return None
 
 
-def _counted(calls: list[str], latency: float) -> Middleware:
+def _counted(calls: list[str], bodies: list[int], latency: float) -> Middleware:
+    """`bodies` are the last push's: each begins by asking how its files are to be stored, and of
+    two in a row it is the second that is measured."""
+
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        calls.append(request.match_info.route.name or request.method)
+        route = request.match_info.route.name
+        calls.append(route or request.method)
+        if route == "preupload":
+            bodies.clear()
+        elif route in BODIES:
+            bodies.append(request.content_length or 0)
         if latency:
             await asyncio.sleep(latency)
         return await handler(request)

@@ -26,8 +26,11 @@ KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark-se
 class Server:
     """A running server process; `endpoint` is the Hub, `s3` the S3 server if there is one."""
 
-    def __init__(self, process: subprocess.Popen[str], s3: str | None, ca: Path | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], s3: str | None, ca: Path | None, store: str
+    ) -> None:
         self._process = process
+        self.keeps_bodies = store in ("xet", "disk")
         self.s3 = s3
         self.ca = ca
         self.endpoint = str(self._answer()["endpoint"])
@@ -85,7 +88,7 @@ def serving(network: Network, part_size: int, *, store: str = "sink") -> Iterato
             )
         )
         stack.callback(process.terminate)
-        yield Server(process, bucket, ca)
+        yield Server(process, bucket, ca, store)
 
 
 def pinned(*, server: bool) -> list[str]:

@@ -13,7 +13,6 @@ def main() -> None:
     os.environ["HF_ENDPOINT"] = job.endpoint
     os.environ["HF_HOME"] = job.scratch
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if not job.options.get("xet"):
         os.environ["HF_HUB_DISABLE_XET"] = "1"
     with figures.importing():

@@ -33,6 +33,11 @@ def main() -> None:
                 folder = job.copy()
                 await uploader.push_to_hub(job.repo, folder)
                 change(folder, changed)
+                # In the same session: the official client keeps hf_xet's, and its connections,
+                # for as long as the process lives.
+                with figures.measuring():
+                    await uploader.push_to_hub(job.repo, folder)
+                return
             elif ways["twice"]:
                 await uploader.push_to_hub(job.repo, job.folder)
             elif ways["hashed"]:

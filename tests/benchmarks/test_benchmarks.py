@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import campaign, files, report, scale, scenarios
+from benchmarks.breakeven import Cost, faster_below, in_words
 from benchmarks.campaign import Outcome
 from benchmarks.chart import chart
 from benchmarks.files import FileSet, StoredFile
@@ -113,6 +115,52 @@ def test_every_scenario_names_its_contenders() -> None:
 
 def test_a_chart_is_xml_whatever_the_names_hold() -> None:
     ET.fromstring(chart("a < b", "c & d", [("<e>", [1.0, 2.0], [0.5])], ideal=1.0))
+
+
+def test_what_costs_by_share_is_drawn_as_lines_and_the_break_even_told() -> None:
+    [changed] = scenarios.named(["xet-changed"])
+    outcome = Outcome(changed, 0.0)
+    size = changed.files.smallest
+    for entry in changed.entries:
+        assert entry.point is not None
+        line, share = entry.point
+        by_lfs = line == scenarios.ours_lfs.label
+        figures = {"wall": 1.0, "cpu": 0.8 if by_lfs else 0.7 + share, "peak_rss": 1e8}
+        figures["bytes_sent"] = size if by_lfs else size * share
+        outcome.runs[entry.label] = [figures]
+
+    drawn = ET.fromstring(report.drawn(outcome))
+    words = {element.text for element in drawn.iter() if element.text}
+    assert {"CPU seconds", "bytes sent, as a share of the file", "official Xet", "50%"} <= words
+
+    told = report.table(outcome)
+    assert "bytes sent 10.00% of the files" in told
+    assert "1%: Xet is faster at any speed" in told
+    assert "50%: Xet is faster below 1.8 Gbit/s" in told
+    assert "100%: Xet is never faster" in told
+
+
+def test_the_break_even_is_where_both_take_as_long() -> None:
+    xet, lfs = Cost(cpu=2.0, sent=100.0), Cost(cpu=1.0, sent=1000.0)
+    rate = faster_below(xet, lfs)
+
+    assert xet.seconds(rate) == lfs.seconds(rate)
+    assert xet.seconds(rate * 0.9) < lfs.seconds(rate * 0.9)
+    assert xet.seconds(rate * 1.1) > lfs.seconds(rate * 1.1)
+    assert in_words(faster_below(lfs, xet)) == "never faster"
+
+
+def test_bytes_that_the_hubs_own_store_took_are_counted_for_the_last_push(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "WORK", tmp_path)
+    changed = replace(scenarios.ours_lfs, options={"transfer": "lfs", "changed": 0.1})
+    disk = replace(scenario, store="xet", entries=(changed,), targets=())
+
+    outcome = campaign.run(disk, rounds=1, only=[], say=lambda line: None)
+
+    assert [run["bytes_sent"] for run in outcome.runs[changed.label]] == [6 * MB]
+    assert "100.0% sent" in report.drawn(outcome)
 
 
 def test_a_host_is_bound_by_its_wire_or_its_cores() -> None:
