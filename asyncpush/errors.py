@@ -51,7 +51,7 @@ class AsyncPushError(Exception):
     def __init__(self, message: str, *, suggestion: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.suggestion = suggestion or self._usual_suggestion
+        self.suggestion: str = suggestion or self._usual_suggestion
 
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.suggestion}" if self.suggestion else self.message
@@ -84,7 +84,7 @@ class SourceError(AsyncPushError):
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
         super().__init__(message, suggestion=suggestion)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
 
 
 class SourceChangedError(SourceError):
@@ -134,14 +134,14 @@ class HubError(AsyncPushError):
         self.unreachable = unreachable
         self.retry_after = retry_after
         self.status = status
-        self.body = printable(body[:BODY_LIMIT])
+        self.body: str = printable(body[:BODY_LIMIT])
         self.method = method
         self.url = url
         self.attempt = attempt
         self.elapsed_seconds = elapsed_seconds
         self.request_id = request_id
         self.error_code = error_code
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
     def __str__(self) -> str:
         lines = [self.message]
@@ -214,7 +214,7 @@ class VerificationError(AsyncPushError):
         suggestion: str = "",
     ) -> None:
         super().__init__(message, suggestion=suggestion)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         self.commit_sha = commit_sha
 
 

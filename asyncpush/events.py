@@ -371,8 +371,8 @@ class Emitter:
     ) -> None:
         self._listeners = list(listeners)
         self._clock = clock
-        self.push_id = push_id
-        self.span_id = new_span_id()
+        self.push_id: str = push_id
+        self.span_id: str = new_span_id()
         self.parent_id: str | None = None
 
     @property

@@ -67,7 +67,7 @@ class Runtime:
         self._neighbours = neighbours
         self._hops = Hops(threads, READERS)
         self._hasher = Hasher(hash_threads, self._hops, journal)
-        self.xet = XetEngine(config)
+        self.xet: XetEngine = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))

@@ -1,7 +1,7 @@
 """Everything that has to hold, in one command: `python -m tests`.
 
 Installs the Debian packages that the tests need and the machine lacks, then runs the linters, the
-type checker, the tests with coverage (examples included), one after another, and stops at the
+type checkers, the tests with coverage (examples included), one after another, and stops at the
 first that fails. Nothing is skipped.
 """
 
@@ -27,6 +27,7 @@ STEPS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
+    "pyright": ["tests.public_types"],
     "pytest": [
         "pytest",
         "--numprocesses=3",

@@ -58,7 +58,7 @@ class BarDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self.enabled = mode != "none" and self._stream is not None and not disabled_by_env()
+        self.enabled: bool = mode != "none" and self._stream is not None and not disabled_by_env()
         self._view = PushView(title, clock=clock)
         self._screen: Screen | None = None
         self._gone: threading.Event | None = None

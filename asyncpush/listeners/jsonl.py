@@ -40,7 +40,7 @@ class JsonlWriter:
         verbose: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._left_out: frozenset[type] = frozenset() if verbose else _MANY
         self._notify = notify
         self._file: FileIO | None = None

@@ -66,8 +66,10 @@ class ProgressPublisher:
         aggregator: ProgressAggregator | None = None,
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] | None = None,
     ) -> None:
-        self.aggregator = ProgressAggregator() if aggregator is None else aggregator
-        self.latest = self.aggregator.snapshot()
+        self.aggregator: ProgressAggregator = (
+            ProgressAggregator() if aggregator is None else aggregator
+        )
+        self.latest: UploadProgress = self.aggregator.snapshot()
         self._callback = callback
         self._notify = notify
         self._call_later = call_later

@@ -24,8 +24,8 @@ class Refusal(Exception):
         self.status = status
         self.message = message
         self.code = code
-        self.extra = dict(extra or {})
-        self.headers = dict(headers or {})
+        self.extra: dict[str, object] = dict(extra or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
 
 def bad_request(message: str) -> Refusal:

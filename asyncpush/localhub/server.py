@@ -63,9 +63,9 @@ class LocalHub:
             raise ValueError(f"host={host!r} is reachable from other machines: set a token")
         if token is not None and not token.strip():
             raise ValueError("token must not be empty")
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self.host = host
-        self.port = port
+        self.port: int = port
         self.token = token
         self._part_size = part_size
         self._store = store

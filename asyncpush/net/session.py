@@ -82,13 +82,13 @@ class HubSession:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.endpoint = urls.check_endpoint(endpoint)
+        self.endpoint: str = urls.check_endpoint(endpoint)
         self._direct = direct
         self._trace_headers = trace_headers
         self._proxies = Proxies()
         self.config = config
         self.token = token
-        self.pacer = Pacer(clock=clock, sleep=sleep)
+        self.pacer: Pacer = Pacer(clock=clock, sleep=sleep)
         self._sleep = sleep
         self._clock = clock
         self._draw = draw

@@ -258,7 +258,7 @@ class XetUpload:
         self._emit = emit
         self._handles: list[tuple[FileSource, Any]] = []
         self._feeding = asyncio.Semaphore(FEWEST_FILES)
-        self.began = time.time()
+        self.began: float = time.time()
 
     @property
     def files(self) -> list[FileSource]:

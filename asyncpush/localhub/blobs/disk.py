@@ -70,11 +70,11 @@ class DiskStore:
         url_lifetime: int = DEFAULT_URL_LIFETIME,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self.part_size = part_size
         self.url_lifetime = url_lifetime
         self.clock = clock
-        self.signer = Signer.load(self.root / "secret", clock=clock)
+        self.signer: Signer = Signer.load(self.root / "secret", clock=clock)
         self._next_sweep = 0.0
 
     async def start(self) -> None:

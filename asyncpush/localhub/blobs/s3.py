@@ -82,9 +82,9 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix
         self.part_size = part_size
-        self.url_lifetime = min(url_lifetime, _MAX_LIFETIME)
+        self.url_lifetime: int = min(url_lifetime, _MAX_LIFETIME)
         self.clock = clock
-        self.signer = signer or Signer(secrets.token_bytes(32), clock=clock)
+        self.signer: Signer = signer or Signer(secrets.token_bytes(32), clock=clock)
         self._s3: Any = None
         self._limiter: CapacityLimiter | None = None
 
