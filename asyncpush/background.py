@@ -298,6 +298,16 @@ class BackgroundCheckpoints:
             train_one_step()
             if step % 100 == 0:
                 pusher.push("out/")  # returns while it uploads
+
+    Leaving the block waits for what is left, as with `CheckpointPusher`.
+
+    Example:
+        >>> from asyncpush import UploadConfig
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     pusher = bg.checkpoints("me/run", policy="all")
+        ...     pusher.push({"step.txt": b"100"})
+        ...     print(pusher.flush(timeout=60))
+        1 pushed
     """
 
     def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:

@@ -39,6 +39,11 @@ class CheckpointOutcome:
         status: "pushed", "skipped" (a newer one took its place), "failed" or "cancelled".
         result: of one that was pushed.
         error: of one that failed.
+
+    Example:
+        >>> outcome = CheckpointOutcome("step 100", "skipped")
+        >>> outcome.name, outcome.status, outcome.error
+        ('step 100', 'skipped', None)
     """
 
     name: str
@@ -49,7 +54,16 @@ class CheckpointOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReport:
-    """What became of every checkpoint so far, in the order in which they ended."""
+    """What became of every checkpoint so far, in the order in which they ended.
+
+    Example:
+        >>> ends = CheckpointOutcome("1", "skipped"), CheckpointOutcome("2", "pushed")
+        >>> report = CheckpointReport(ends)
+        >>> print(report)
+        1 pushed, 1 skipped
+        >>> [outcome.name for outcome in report.having("skipped")]
+        ['1']
+    """
 
     outcomes: tuple[CheckpointOutcome, ...] = ()
 

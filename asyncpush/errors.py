@@ -44,6 +44,18 @@ class AsyncPushError(Exception):
 
     `suggestion` is the next thing to try, a sentence, or empty; a kind of error may have a usual
     one, for where nothing better is known.
+
+    Example:
+        >>> import asyncio
+        >>> from asyncpush import push_to_hub
+        >>> try:
+        ...     result = asyncio.run(push_to_hub("my model", b"", endpoint="local"))
+        ... except AsyncPushError as error:
+        ...     print(type(error).__name__)
+        ...     print(error)
+        InvalidRepoIdError
+        repo id 'my model' is not namespace/name
+          next: use namespace/name, for example me/my-model
     """
 
     _usual_suggestion: ClassVar[str] = ""
@@ -63,7 +75,8 @@ class AsyncPushError(Exception):
 
 
 class MissingTokenError(AsyncPushError):
-    """No token was given and none was found."""
+    """No token was given and none was found, in `HF_TOKEN` or in what `hf auth login` stored.
+    See `AsyncPushError` for an example."""
 
     def __init__(self, message: str = "no Hugging Face token was given or found") -> None:
         super().__init__(
@@ -74,11 +87,21 @@ class MissingTokenError(AsyncPushError):
 
 
 class InvalidRepoIdError(AsyncPushError, ValueError):
-    """The repo id is not one the Hub can hold."""
+    """The repo id is not one the Hub can hold; a `ValueError` too. Raised before the Hub is asked.
+    See `AsyncPushError` for an example."""
 
 
 class SourceError(AsyncPushError):
-    """Files that cannot be uploaded; `problems` names every one of them."""
+    """Files that cannot be uploaded; `problems` names every one of them, not the first alone.
+
+    Example:
+        >>> error = SourceError("2 problems", problems=["a/../b is no path", "c does not exist"])
+        >>> print(error)
+        2 problems
+          next: mend or leave out what it names, then push again
+        >>> error.problems
+        ('a/../b is no path', 'c does not exist')
+    """
 
     _usual_suggestion = "mend or leave out what it names, then push again"
 
@@ -109,6 +132,14 @@ class HubError(AsyncPushError):
         unreachable: no connection could be opened at all.
         retry_after: seconds the server asked to wait, if it did.
         suggestion: what to do next.
+
+    Example:
+        >>> error = HubError("the Hub is away", status=503, method="GET", url="https://hub/api")
+        >>> print(error)
+        the Hub is away (HTTP 503)
+          request: GET https://hub/api, attempt 1, after 0.0 s
+        >>> error.status, error.body, error.request_id
+        (503, '', None)
     """
 
     def __init__(
@@ -203,6 +234,11 @@ class VerificationError(AsyncPushError):
     """The commit was accepted, yet the Hub does not show these files as pushed.
 
     `problems` has a sentence for each; `commit_sha` is the commit that was looked at.
+
+    Example:
+        >>> error = VerificationError("not as pushed", problems=["a.bin is missing"])
+        >>> error.problems
+        ('a.bin is missing',)
     """
 
     def __init__(

@@ -18,7 +18,7 @@ class PushHandle:
     `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
     awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
     in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
-    however that ends.
+    however that ends. See `Uploader` for an example.
     """
 
     def __init__(

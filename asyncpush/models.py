@@ -167,7 +167,13 @@ class Receipt:
 
     `oid` is the sha256 for the routes lfs and xet, the git blob hash (sha1) for inline. A receipt
     of an inline file that is to be committed elsewhere carries its bytes in `content`.
-    Picklable, and JSON-able through `to_json` and `from_json`.
+    `size`, `bytes_sent` and `bytes_deduplicated` are bytes; `unchanged` means that the branch had
+    the file already. Picklable, and JSON-able through `to_json` and `from_json`.
+
+    Example:
+        >>> receipt = Receipt("model.safetensors", 4 << 20, "ab" * 32, "lfs", bytes_sent=4 << 20)
+        >>> Receipt.from_json(receipt.to_json()) == receipt
+        True
     """
 
     path_in_repo: str
@@ -289,7 +295,13 @@ def _content(row: dict[str, Any], size: int) -> bytes | None:
 class UploadProgress:
     """A snapshot. `bytes_sent` never falls and never passes `total_bytes`.
 
+    `phase` is "hashing", "uploading", "committing", "verifying" or "done".
     `bytes_per_second` counts what moved lately; `eta_seconds` is None while it cannot be told.
+
+    Example:
+        >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
+        >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
+        'uploading 25%'
     """
 
     bytes_sent: int
@@ -318,7 +330,14 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """What a dry run would do with one file."""
+    """What a dry run would do with one file of `size` bytes: send it ("inline", "lfs", "xet"), or
+    "unchanged", "ignored" (by the repo's .gitignore), "delete".
+
+    Example:
+        >>> plan = [PlannedFile("a.bin", 2048, "lfs"), PlannedFile("b.bin", 512, "unchanged")]
+        >>> sum(file.size for file in plan if file.action in ("inline", "lfs", "xet"))
+        2048
+    """
 
     path_in_repo: str
     size: int
@@ -364,7 +383,14 @@ class UploadResult:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Local files against the repo, by size and checksum; each field lists paths in the repo."""
+    """Local files against the repo at `commit_sha`, by size and checksum: what `Uploader.audit`
+    returns. The other fields list paths in the repo: those `missing` there, those `extra` there.
+
+    Example:
+        >>> report = AuditReport("https://hub/me/m", "ab" * 20, matching=("a",), extra=("b",))
+        >>> report.complete, report.exact
+        (True, False)
+    """
 
     repo_url: str
     commit_sha: str

@@ -111,7 +111,7 @@ class Job(Generic[T]):
 class PushTicket:
     """A push under way in the background: what `BackgroundUploader.push` returns.
 
-    It may be used from any thread.
+    It may be used from any thread. See `BackgroundUploader` for an example.
     """
 
     def __init__(self, job: Job[UploadResult]) -> None:

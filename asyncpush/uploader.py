@@ -115,13 +115,17 @@ class Uploader:
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> UploadResult:
-        """Upload a source and commit it; see the function `push_to_hub`."""
+        """Upload a source and commit it; takes, returns and raises what the function `push_to_hub`
+        does."""
         return await self.start_push(repo_id, source, options)
 
     def start_push(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> PushHandle:
-        """Begin a push and return at once. Raises `InvalidRepoIdError` for an impossible id."""
+        """Begin a push and return at once.
+
+        Raises `InvalidRepoIdError` for an impossible id; all else is raised by awaiting the handle.
+        """
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
         runtime = self._running()
@@ -147,10 +151,20 @@ class Uploader:
     async def push_many(
         self, pushes: Iterable[Push], *, return_exceptions: bool = False
     ) -> list[UploadResult] | list[UploadResult | BaseException]:
-        """Do many pushes, each to its end whatever becomes of the others; results in order.
+        """Do many pushes, each to its end whatever becomes of the others; results in order. At most
+        16 are under way at once, and all share the session's limits.
 
         Raises an `ExceptionGroup` of the failures, each with a note that names its repo; with
         `return_exceptions=True` each failure stands in its result's place instead.
+
+        Example:
+            >>> quiet = UploadConfig(progress="none")
+            >>> async def main():
+            ...     pushes = [Push("me/a", {"a": b"1"}), Push("me/b", {"b": b"2"})]
+            ...     async with Uploader(endpoint="local", config=quiet) as up:
+            ...         return [result.files_uploaded for result in await up.push_many(pushes)]
+            >>> asyncio.run(main())
+            [('a',), ('b',)]
         """
         at_once = asyncio.Semaphore(PUSHES_AT_ONCE)
 
@@ -178,7 +192,8 @@ class Uploader:
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> list[Receipt]:
         """Store files without committing them. The receipts can be pickled, written as JSON, and
-        committed later, also by another process or machine."""
+        committed later, also by another process or machine. Raises as `push_to_hub` does; see
+        `commit` for an example."""
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
         return await self._running().store(repo, source, options)
@@ -189,6 +204,17 @@ class Uploader:
         """Make one commit of receipts, wherever they come from, and verify it.
 
         `delete_patterns` apply here; with `dry_run` the plan is returned and nothing is committed.
+        Raises as `push_to_hub` does: what the Hub has lost meanwhile is no success.
+
+        Example:
+            >>> quiet = UploadConfig(progress="none")
+            >>> async def main():
+            ...     async with Uploader(endpoint="local", config=quiet) as up:
+            ...         receipts = await up.upload_files("me/shards", {"shard-1": b"one"})
+            ...         receipts += await up.upload_files("me/shards", {"shard-2": b"two"})
+            ...         return (await up.commit("me/shards", receipts)).files_uploaded
+            >>> asyncio.run(main())
+            ('shard-1', 'shard-2')
         """
 
         async def gathered(emit: Emitter) -> Sequence[Receipt]:
@@ -214,7 +240,8 @@ class Uploader:
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
-        """Compare local files with the repo, by size and checksum; changes nothing."""
+        """Compare local files with the repo, by size and checksum; changes nothing. Raises
+        `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
         return await self._running().audit(repo, source, options)

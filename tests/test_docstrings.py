@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 import subprocess
 import sys
@@ -10,15 +11,13 @@ import sys
 import pytest
 
 import asyncpush
-from asyncpush import background, checkpoints, models, options, uploader
+from asyncpush import background, checkpoints, errors, models, options, uploader
 
-MODULES = (asyncpush, background, checkpoints, models, options, uploader)
+MODULES = (asyncpush, background, checkpoints, errors, models, options, uploader)
 
-SHOWN = (
-    *("push_to_hub", "Uploader", "PushOptions", "UploadConfig", "Push"),
-    *("receipts_to_json", "receipts_from_json", "BackgroundUploader", "CheckpointPusher"),
-)
-"""What a reader will want to see in use."""
+NAMES = [name for name in asyncpush.__all__ if name != "__version__"]
+
+POINTER = re.compile(r"[Ss]ee\s+`(\w+)`\s+for\s+an\s+example")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -28,12 +27,36 @@ def test_examples_are_true(module: object) -> None:
     assert not failed
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_what_one_uses_first_has_an_example_that_is_run(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_shown_in_an_example_that_is_run(name: str) -> None:
+    assert examples_of(name)
+
+
+def examples_of(name: str) -> list[doctest.Example]:
+    """Its own, or those of the name that it refers to; an error without fields of its own is caught
+    and read as the kind that it is of."""
     value = getattr(asyncpush, name)
     examples = doctest.DocTestParser().get_examples(value.__doc__)
-    assert examples
-    assert not any(doctest.SKIP in example.options for example in examples)
+    if examples:
+        return [example for example in examples if doctest.SKIP not in example.options]
+    if pointer := POINTER.search(value.__doc__):
+        return examples_of(pointer[1])
+    if issubclass(value, Exception) and "__init__" not in vars(value):
+        return examples_of(value.__base__.__name__)
+    return []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_method_and_property_is_documented(name: str) -> None:
+    value = getattr(asyncpush, name)
+    members = inspect.getmembers(value) if inspect.isclass(value) else []
+    own = [each for each in members if not each[0].startswith("_") and ours(each[1])]
+    assert not [member for member, found in own if not inspect.getdoc(found)]
+
+
+def ours(member: object) -> bool:
+    function = member.fget if isinstance(member, property) else member
+    return getattr(function, "__module__", "").startswith("asyncpush")
 
 
 def test_the_tour_names_everything_public() -> None:

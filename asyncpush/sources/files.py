@@ -103,7 +103,8 @@ def _unwrapped(file: object) -> object:
 
 def _reason(path: str, exc: OSError | ValueError) -> str:
     if isinstance(exc, ValueError):
-        return f"cannot be a path: {exc}"
+        # Python words it in another way from one version to the next.
+        return f"cannot be a path: {'embedded null byte' if chr(0) in path else exc}"
     if exc.errno == errno.ELOOP:
         return "is a link that leads in circles"
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
