@@ -11,6 +11,9 @@ import typer
 RepoType = Literal["model", "dataset", "space"]
 Transfer = Literal["auto", "lfs", "xet"]
 
+COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
+"""Sections of a command's help."""
+
 
 def warn_of_token(instead: str) -> None:
     typer.echo(
@@ -36,19 +39,31 @@ Source = Annotated[
     ),
 ]
 RepoTypeOption = Annotated[
-    RepoType, typer.Option("--repo-type", metavar="KIND", help="model, dataset or space.")
+    RepoType,
+    typer.Option(
+        "--repo-type", metavar="KIND", help="model, dataset or space.", rich_help_panel=COMMIT
+    ),
 ]
 Private = Annotated[
     bool,
     typer.Option(
-        "--private", help="Make a repo that is created private (default: the Hub's choice)."
+        "--private",
+        help="Make a repo that is created private (default: the Hub's choice).",
+        rich_help_panel=COMMIT,
     ),
 ]
-Revision = Annotated[str, typer.Option("--revision", metavar="BRANCH", help="Branch to commit to.")]
+Revision = Annotated[
+    str,
+    typer.Option(
+        "--revision", metavar="BRANCH", help="Branch to commit to.", rich_help_panel=COMMIT
+    ),
+]
 CreateBranch = Annotated[
     bool,
     typer.Option(
-        "--create-branch", help="Make that branch when it is missing, from the default branch."
+        "--create-branch",
+        help="Make that branch when it is missing, from the default branch.",
+        rich_help_panel=COMMIT,
     ),
 ]
 Message = Annotated[
@@ -57,6 +72,7 @@ Message = Annotated[
         "--message",
         metavar="TEXT",
         help="First line of the commit message (default: names what is pushed).",
+        rich_help_panel=COMMIT,
     ),
 ]
 Description = Annotated[
@@ -66,11 +82,16 @@ Description = Annotated[
         metavar="TEXT",
         help="The rest of the commit message (default: none).",
         show_default=False,
+        rich_help_panel=COMMIT,
     ),
 ]
 CreatePr = Annotated[
     bool,
-    typer.Option("--create-pr", help="Open a pull request instead of committing to the branch."),
+    typer.Option(
+        "--create-pr",
+        help="Open a pull request instead of committing to the branch.",
+        rich_help_panel=COMMIT,
+    ),
 ]
 PathInRepo = Annotated[
     str,
@@ -80,6 +101,7 @@ PathInRepo = Annotated[
         help="Folder of the repo that SOURCE lands in, or the name of a single file"
         " (default: the top).",
         show_default=False,
+        rich_help_panel=FILES,
     ),
 ]
 Include = Annotated[
@@ -88,6 +110,7 @@ Include = Annotated[
         "--include",
         metavar="PATTERN",
         help="Only files that match, such as '*.safetensors'; may be repeated (default: all).",
+        rich_help_panel=FILES,
     ),
 ]
 Exclude = Annotated[
@@ -96,6 +119,7 @@ Exclude = Annotated[
         "--exclude",
         metavar="PATTERN",
         help="No files that match, such as 'logs/*'; may be repeated (default: none).",
+        rich_help_panel=FILES,
     ),
 ]
 Delete = Annotated[
@@ -105,6 +129,7 @@ Delete = Annotated[
         metavar="PATTERN",
         help="Delete remote files that match and are not in SOURCE, in the same commit;"
         " may be repeated (default: none).",
+        rich_help_panel=FILES,
     ),
 ]
 ModelCard = Annotated[
@@ -113,6 +138,7 @@ ModelCard = Annotated[
         "--model-card",
         metavar="CARD",
         help="A file or text to be README.md, in the same commit (default: SOURCE's own).",
+        rich_help_panel=FILES,
     ),
 ]
 MaxShardSize = Annotated[
@@ -122,6 +148,7 @@ MaxShardSize = Annotated[
         metavar="SIZE",
         help="Split safetensors files larger than this, such as 4GB, into shards and an index"
         " (default: leave them whole).",
+        rich_help_panel=FILES,
     ),
 ]
 TransferOption = Annotated[
@@ -130,12 +157,15 @@ TransferOption = Annotated[
         "--transfer",
         metavar="HOW",
         help="How large files are stored: lfs, xet, or auto (xet where the Hub offers it).",
+        rich_help_panel=HUB,
     ),
 ]
 NoVerify = Annotated[
     bool,
     typer.Option(
-        "--no-verify", help="Do not look at every file through the Hub's API after the commit."
+        "--no-verify",
+        help="Do not look at every file through the Hub's API after the commit.",
+        rich_help_panel=COMMIT,
     ),
 ]
 Strict = Annotated[
@@ -144,11 +174,17 @@ Strict = Annotated[
         "--strict",
         help="Refuse files that look as if they held credentials (.env, keys, tokens), before"
         " anything is sent; without it they are warned of.",
+        rich_help_panel=FILES,
     ),
 ]
 MaxParts = Annotated[
     int,
-    typer.Option("--max-parts", metavar="N", help="Parts in flight at once, over all files."),
+    typer.Option(
+        "--max-parts",
+        metavar="N",
+        help="Parts in flight at once, over all files.",
+        rich_help_panel=HUB,
+    ),
 ]
 Endpoint = Annotated[
     str | None,
@@ -157,6 +193,7 @@ Endpoint = Annotated[
         metavar="URL|local",
         help="The Hub; 'local' is the embedded one, kept under the cache directory"
         " (default: HF_ENDPOINT, else https://huggingface.co).",
+        rich_help_panel=HUB,
     ),
 ]
 Token = Annotated[
@@ -167,6 +204,7 @@ Token = Annotated[
         callback=_warn_of_token,
         help="Write token; others can see it in the process list, so rather set HF_TOKEN"
         " (default: HF_TOKEN, else what `hf auth login` stored).",
+        rich_help_panel=HUB,
     ),
 ]
 Events = Annotated[
@@ -175,6 +213,7 @@ Events = Annotated[
         "--events",
         metavar="FILE",
         help="Append every event to this file, one JSON object a line (default: none).",
+        rich_help_panel=TOLD,
     ),
 ]
 TimelineFile = Annotated[
@@ -184,17 +223,24 @@ TimelineFile = Annotated[
         metavar="FILE.svg",
         help="Draw what went on when, also of a push that fails: a picture (needs asyncpush[viz]),"
         " or with FILE.json a trace for Perfetto (default: none).",
+        rich_help_panel=TOLD,
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the result, or the failure, as one JSON object.")
+    bool,
+    typer.Option(
+        "--json", help="Print the result, or the failure, as one JSON object.", rich_help_panel=TOLD
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Draw no progress bars.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Draw no progress bars.", rich_help_panel=TOLD)
+]
 Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
         help="Log requests and answers to stderr, secrets redacted; failures with traceback.",
+        rich_help_panel=TOLD,
     ),
 ]
 

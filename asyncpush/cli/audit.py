@@ -21,7 +21,12 @@ def audit(
     repo_type: arg.RepoTypeOption = "model",
     revision: Annotated[
         str,
-        typer.Option("--revision", metavar="REVISION", help="Branch, tag or commit to look at."),
+        typer.Option(
+            "--revision",
+            metavar="REVISION",
+            help="Branch, tag or commit to look at.",
+            rich_help_panel=arg.COMMIT,
+        ),
     ] = "main",
     path_in_repo: arg.PathInRepo = "",
     include: arg.Include = None,
@@ -29,7 +34,11 @@ def audit(
     max_shard_size: arg.MaxShardSize = None,
     allow_extra: Annotated[
         bool,
-        typer.Option("--allow-extra", help="Files that only the repo holds are fine."),
+        typer.Option(
+            "--allow-extra",
+            help="Files that only the repo holds are fine.",
+            rich_help_panel=arg.FILES,
+        ),
     ] = False,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
@@ -42,9 +51,10 @@ def audit(
     repo holds exactly these files."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, run_with_uploader
+        from asyncpush.cli.running import check_order, checked, run_with_uploader
         from asyncpush.options import PushOptions
 
+        check_order(repo_id, source)
         options = checked(
             PushOptions,
             repo_type=repo_type,

@@ -50,13 +50,14 @@ def clear(as_json: arg.Json = False) -> None:
 @contextmanager
 def _journal() -> Iterator[Journal]:
     """The journal of pushes. One that cannot be used is a failure here, though not to a push."""
+    from asyncpush.cli.failures import cache_advice
     from asyncpush.errors import AsyncPushError
     from asyncpush.journal import Journal
     from asyncpush.options import default_cache_dir
 
     with Journal.open(default_cache_dir() / "journal") as journal:
         if (reason := journal.disabled_reason) is not None:
-            raise AsyncPushError(f"the journal cannot be used: {reason}")
+            raise AsyncPushError(f"the journal cannot be used: {reason}", suggestion=cache_advice())
         yield journal
 
 

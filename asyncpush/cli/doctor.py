@@ -31,7 +31,12 @@ def doctor(
     repo_type: arg.RepoTypeOption = "model",
     revision: arg.Revision = "main",
     create_branch: Annotated[
-        bool, typer.Option("--create-branch", help="The push will make that branch if need be.")
+        bool,
+        typer.Option(
+            "--create-branch",
+            help="The push will make that branch if need be.",
+            rich_help_panel=arg.COMMIT,
+        ),
     ] = False,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,

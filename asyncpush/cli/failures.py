@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from asyncpush.errors import (
@@ -139,10 +140,33 @@ def _suggestion(error: BaseException) -> str:
             return error.suggestion
         case OSError() if error.errno in _DISK_FULL:
             return "free some space there, or name another folder; what is stored stays stored"
+        case OSError() if error.errno == errno.EADDRINUSE:
+            return "another program listens there: name another --port, or none for a free one"
+        case OSError() if _lies_in_the_cache(error.filename):
+            return cache_advice()
         case ImportError() | OSError() | TimeoutError():
             return ""  # their message says what to do, or what is in the way
         case _:
             return "this looks like a bug in asyncpush: run it again with --verbose and report that"
+
+
+def cache_advice() -> str:
+    from asyncpush.options import default_cache_dir
+
+    return (
+        f"the cache directory is {default_cache_dir()}: let it be written to, or name another"
+        " folder in ASYNCPUSH_CACHE"
+    )
+
+
+def _lies_in_the_cache(path: object) -> bool:
+    """Whether it is the cache directory, in it, or a folder above it that is missing."""
+    from asyncpush.options import default_cache_dir
+
+    if not isinstance(path, str) or not path:
+        return False
+    cache, named = default_cache_dir(), Path(path)
+    return named.is_relative_to(cache) or cache.is_relative_to(named)
 
 
 def _problems(error: BaseException) -> Sequence[str]:

@@ -30,7 +30,12 @@ def push(
     transfer: arg.TransferOption = "auto",
     no_verify: arg.NoVerify = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be uploaded and how; change nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be uploaded and how; change nothing.",
+            rich_help_panel=arg.COMMIT,
+        ),
     ] = False,
     strict: arg.Strict = False,
     max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
@@ -45,9 +50,10 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, run_with_uploader
+        from asyncpush.cli.running import check_order, checked, run_with_uploader
         from asyncpush.options import PushOptions
 
+        check_order(repo_id, source)
         options = checked(
             PushOptions,
             repo_type=repo_type,

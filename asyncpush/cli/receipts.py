@@ -37,7 +37,9 @@ def upload(
     create_pr: Annotated[
         bool,
         typer.Option(
-            "--create-pr", help="The commit will open a pull request: read access will do."
+            "--create-pr",
+            help="The commit will open a pull request: read access will do.",
+            rich_help_panel=arg.COMMIT,
         ),
     ] = False,
     path_in_repo: arg.PathInRepo = "",
@@ -59,10 +61,11 @@ def upload(
     """Store files now, for a commit later. The receipts are what `asyncpush commit` takes."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, run_with_uploader
+        from asyncpush.cli.running import check_order, checked, run_with_uploader
         from asyncpush.models import receipts_to_json
         from asyncpush.options import PushOptions
 
+        check_order(repo_id, source)
         if receipts.is_dir() or not receipts.absolute().parent.is_dir():
             # Said now, not after the upload.
             raise UsageError(f"--receipts must name a file in a folder that exists: {receipts}")
@@ -122,7 +125,7 @@ def commit(
     receipts: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECEIPTS...",
+            metavar="RECEIPTS",
             help="Files that `asyncpush upload` wrote, here or on other machines.",
             show_default=False,
         ),
@@ -138,6 +141,7 @@ def commit(
             "--path-in-repo",
             metavar="PATH",
             help="Folder of the repo that --delete looks in (default: the top).",
+            rich_help_panel=arg.FILES,
             show_default=False,
         ),
     ] = "",

@@ -18,10 +18,12 @@ from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import InterruptedBySignal, UsageError
 from asyncpush.cli.files import write_atomically
 from asyncpush.cli.output import Output
+from asyncpush.errors import InvalidRepoIdError
 from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
+from asyncpush.models import check_repo_id
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.uploader import Uploader
@@ -103,6 +105,7 @@ async def open_uploader(
     """
     hub_endpoint(connection.endpoint)
     check_timeline(connection)
+    check_events(connection)
     if output.verbose:
         log_everything()
     with _listening(connection, told, output) as listeners:
@@ -154,6 +157,25 @@ def check_timeline(connection: Connection) -> None:
         raise UsageError(f"--timeline: {error}") from error
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"--timeline must name a file in a folder that exists: {path}")
+
+
+def check_events(connection: Connection) -> None:
+    """The same for `--events`: whoever asks for a record is not left without one."""
+    path = connection.events
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"--events must name a file in a folder that exists: {path}")
+
+
+def check_order(repo_id: str, source: str) -> None:
+    """The two are easily swapped, and each complaint of what comes of it would lead astray."""
+    if os.path.exists(source) or not os.path.exists(repo_id):
+        return
+    with suppress(InvalidRepoIdError):
+        check_repo_id(source)
+        raise UsageError(
+            f"REPO_ID and SOURCE look swapped: {repo_id!r} is here, {source!r} is not",
+            suggestion=f"name the repo first: {source} {repo_id}",
+        )
 
 
 def log_everything() -> None:

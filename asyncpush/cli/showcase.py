@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,11 +118,19 @@ def _summary(result: UploadResult, files: int, size: int, parts: int) -> list[st
     )
 
 
+def _called() -> str:
+    """What a shell finds this program by: its path, when it was called by that alone."""
+    program = sys.argv[0]
+    if shutil.which("asyncpush") is not None or os.path.basename(program) != "asyncpush":
+        return "asyncpush"
+    return shlex.quote(program)
+
+
 def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
     shown = "Its page shows the files, the card and the commits. To look at it, run"
     return [
         "",
         *paragraph(shown, sys.stdout),
-        f"  asyncpush hub --root {shlex.quote(str(root))} --port {port}",
+        f"  {_called()} hub --root {shlex.quote(str(root))} --port {port}",
         f"and open {result.repo_url}",
     ]

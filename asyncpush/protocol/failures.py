@@ -13,6 +13,7 @@ from asyncpush.errors import (
     AuthError,
     CommitConflictError,
     HubError,
+    ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
 )
@@ -129,6 +130,10 @@ def _diagnose(
             )
         case 404, None if "LFS pointer" in said:
             return HubError, "the store has lost objects that the commit names: push again"
+        case 404, None if request.call == "create":
+            return ProtocolError, (
+                "there is no Hub at that address: check HF_ENDPOINT (--endpoint), its path too"
+            )
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
@@ -154,6 +159,8 @@ def _diagnose(
             return RateLimitedError, (
                 f"wait until {until}, push less often, or use a token with a higher limit"
             )
+        case 507, _:
+            return HubError, "the disk of the Hub is full: once there is room, push again"
         case _, _ if status >= 500:
             return HubError, "the Hub has trouble: see https://status.huggingface.co, try again"
     return HubError, _ITS_MESSAGE

@@ -108,6 +108,7 @@ def failure(
         pytest.param(failure(502), HubError, True, "trouble", id="502"),
         pytest.param(failure(503), HubError, True, "trouble", id="503"),
         pytest.param(failure(504), HubError, True, "trouble", id="504"),
+        pytest.param(failure(507), HubError, False, "disk of the Hub", id="507"),
         pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
         pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
         pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),

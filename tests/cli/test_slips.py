@@ -1,0 +1,88 @@
+"""What goes wrong for those who begin: each slip ends in a sentence that says what to do."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncpush.cli.showcase import _called
+from tests.cli.conftest import Cli, Site
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+
+@pytest.mark.parametrize("command", ["push", "audit", "upload"])
+def test_swapped_arguments_are_seen(command: str, cli: Cli, folder: Path, tmp_path: Path) -> None:
+    more = ["--receipts", tmp_path / "receipts.json"] if command == "upload" else []
+    ran = cli(command, folder, "me/model", *more)
+    assert ran.code == 2
+    assert "look swapped" in ran.err
+    assert f"next: name the repo first: me/model {folder}" in ran.err
+
+
+def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
+    assert "swapped" not in cli("push", folder, "not a repo id").err
+    assert "does not exist" in cli("push", "me/model", "me/model").err
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ASYNCPUSH_CACHE", str(tmp_path / "file" / "cache"))
+    pushed = cli("push", "me/model", folder, "--endpoint", "local")
+    listed = cli("cache", "ls")
+    for ran in (pushed, listed):
+        assert ran.code == 1
+        assert f"next: the cache directory is {tmp_path}/file/cache: let it be" in ran.err
+        assert "ASYNCPUSH_CACHE" in ran.err
+
+
+def test_events_that_could_not_be_written_are_told_before_anything_is_sent(
+    cli: Cli, folder: Path, site: Site
+) -> None:
+    ran = cli("push", "me/unwritten", folder, "--events", "nowhere/run.jsonl")
+    assert ran.code == 2
+    assert "--events must name a file in a folder that exists" in ran.err
+
+
+def test_a_port_that_is_taken_is_no_riddle(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = cli("hub", "--port", str(taken.getsockname()[1]))
+    assert ran.code == 1
+    assert "next: another program listens there" in ran.err
+
+
+def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
+    cli: Cli, folder: Path, site: Site
+) -> None:
+    ran = cli("push", "me/model", folder, "--endpoint", f"{site.url}/api")
+    assert ran.code == 1
+    assert "next: there is no Hub at that address: check HF_ENDPOINT" in ran.err
+
+
+def test_help_says_what_to_type_and_puts_options_in_sections(cli: Cli) -> None:
+    push, cache = cli("push", "--help").out, cli("cache", "ls", "--help").out
+    assert " push [OPTIONS] REPO_ID SOURCE\n" in push
+    sections = [line for line in push.splitlines() if line.endswith(":") and line[0] != " "]
+    assert sections == [
+        "Arguments:",
+        "The commit:",
+        "The files:",
+        "The Hub:",
+        "Output:",
+        "Options:",
+    ]
+    assert "<str>" not in push
+    assert [line for line in cache.splitlines() if line.endswith(":")] == ["Options:"]
+
+
+def test_the_demo_names_the_program_as_it_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/asyncpush", "demo"])
+    assert _called() == ".venv/bin/asyncpush"
+    monkeypatch.setattr(sys, "argv", ["/x/asyncpush/__main__.py", "demo"])
+    assert _called() == "asyncpush"
