@@ -14,32 +14,51 @@ import anyio
 START = 16
 """Parts in flight to begin with: enough for a fat pipe with a cap per connection."""
 
-WORTH_IT = 1.1
-"""What goodput must gain by a rise to half as many again: noise gains less, a free pipe 1.5."""
+WORTH_IT = 0.2
+"""What a rise must bring, of what it would bring on a free pipe: noise brings less."""
 
-PATIENCE = 8
-"""Half waves to wait before rising again where it did not help; doubled each time it does not."""
+PATIENCE = 4
+"""Waves of parts to wait before rising again where it did not help; doubled each time."""
 
-MOST_PATIENCE = 128
+MOST_PATIENCE = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Gait:
+    """How the width rises: how many times as wide, and how much faith is put in a part that has
+    just begun. With an `eagerness` of 8, an eighth of a part tells as much as a whole one."""
+
+    growth: float
+    eagerness: float
+
+
+SLOW_START = Gait(growth=2.0, eagerness=8.0)
+"""As TCP's: nothing is known yet, and a short push has no time to wait for whole parts. A start is
+fair to both widths, since the connections of both are new."""
+
+STEADY = Gait(growth=1.5, eagerness=1.0)
+"""Once the width was too large. Then a rise's new connections are held against warm ones: only
+whole parts are long enough to be fair."""
+
+
+@dataclass(slots=True)
 class Turn:
-    """A slot held: when it was taken, and under which width."""
+    """A slot held: under which width, and how far its part was when."""
 
     wave: int
     width: int
-    began: float
+    since: float
+    position: int = 0
 
 
 class PartLimit:
-    """Parts in flight, steered. The width rises by half while that makes goodput rise, and goes
-    back when it does not. When the store is overloaded it goes back to what was good before, or
-    falls by half.
+    """Parts in flight, steered. The width rises while that makes goodput rise, and goes back when
+    it does not: it doubles until it was too large once, and rises by half from then on. When the
+    store is overloaded it goes back to what was good before, or falls by half.
 
-    Goodput is bytes per second of slot time, times the width: parts that began under another width
-    do not count, so that it may be judged after half a wave. A slot that comes free goes to the
-    file that holds the fewest: one slow file does not hold the rest.
+    Goodput is bytes per second of slot time, times the width, judged as soon as half the slots have
+    told enough: parts that began under another width do not count. A slot that comes free goes to
+    the file that holds the fewest: one slow file does not hold the rest.
     """
 
     def __init__(self, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,8 +74,9 @@ class PartLimit:
         self._count_anew()
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
         self._on_trial = False  # whether the last rise is still to show what it is worth
+        self._gait = SLOW_START
         self._patience = PATIENCE
-        self._rest = 0
+        self._rest = 0  # parts to be stored before the next rise
 
     @property
     def limit(self) -> int:
@@ -73,8 +93,8 @@ class PartLimit:
 
     @asynccontextmanager
     async def slot(self, of: Hashable = None) -> AsyncIterator[Turn]:
-        """Wait for a slot and hold it, for a part of this file; what it yields is for `succeeded`
-        and `overloaded`."""
+        """Wait for a slot and hold it, for a part of this file; what it yields is for `moving`,
+        `succeeded` and `overloaded`."""
         await self._acquire(of)
         try:
             yield Turn(self._wave, self._limit, self._clock())
@@ -91,16 +111,19 @@ class PartLimit:
         self._rises.clear()
         self._on_trial = False
 
+    def moving(self, turn: Turn, position: int, size: int) -> None:
+        """So many bytes of a part of `size` have arrived. The first ones start its clock: before
+        them the connection was made, and they may be no further than in buffers."""
+        if turn.position:
+            self._count(turn, position, size)
+        elif position:
+            turn.since, turn.position = self._clock(), position
+
     def succeeded(self, turn: Turn, size: int) -> None:
         """A part of so many bytes is stored."""
-        if turn.wave != self._wave:
-            return
-        self._parts += 1
-        self._bytes += size
-        self._slot_seconds += self._clock() - turn.began
-        # With nobody waiting, a wider limit would not be used and could not be judged.
-        if 2 * self._parts >= self._limit and self._waiting:
-            self._judge(self._limit * self._bytes / max(self._slot_seconds, 1e-6))
+        if turn.wave == self._wave:
+            self._rest = max(0, self._rest - 1)
+        self._count(turn, size, size)
 
     def overloaded(self, turn: Turn) -> None:
         """The store said 429 or 503, or a connection timed out, in the slot of this turn.
@@ -114,28 +137,43 @@ class PartLimit:
             self._rises.pop()
         self._fall(self._rises.pop()[0] if self._rises else turn.width // 2)
 
-    def _judge(self, goodput: float) -> None:
-        if self._on_trial and goodput < WORTH_IT * self._rises[-1][1]:
-            self._fall(self._rises.pop()[0])
+    def _count(self, turn: Turn, position: int, size: int) -> None:
+        now = self._clock()
+        moved, seconds = max(0, position - turn.position), now - turn.since
+        turn.position, turn.since = max(turn.position, position), now
+        if turn.wave != self._wave:
             return
+        self._bytes += moved
+        self._seconds += seconds
+        self._told += min(1.0, self._gait.eagerness * moved / max(size, 1))
+        # A width that is not used cannot be judged.
+        if 2 * self._told >= self._limit <= self._in_flight:
+            self._judge(self._limit * self._bytes / max(self._seconds, 1e-6))
+
+    def _judge(self, goodput: float) -> None:
         if self._on_trial:
+            before, was = self._rises[-1]
+            if goodput < was * (1 + WORTH_IT * (self._limit / before - 1)):
+                self._fall(self._rises.pop()[0])
+                return
             self._on_trial = False
             self._patience = PATIENCE
-        if self._rest or self._limit >= self._maximum:
-            self._rest = max(0, self._rest - 1)
+        if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
         else:
             self._rises.append((self._limit, goodput))
             self._on_trial = True
-            self._steer(min(self._maximum, self._limit + max(1, self._limit // 2)))
+            wider = max(self._limit + 1, int(self._limit * self._gait.growth))
+            self._steer(min(self._maximum, wider))
             self._wake()
 
     def _fall(self, limit: int) -> None:
         self._on_trial = False
-        self._rest = self._patience
-        self._patience = min(2 * self._patience, MOST_PATIENCE)
+        self._gait = STEADY
         # The turn that fell may be of a time before this process shared the host's limit.
         self._steer(max(1, min(limit, self._limit, self._maximum)))
+        self._rest = self._patience * self._limit
+        self._patience = min(2 * self._patience, MOST_PATIENCE)
         self._fell_at = self._wave
 
     def _steer(self, limit: int) -> None:
@@ -144,8 +182,8 @@ class PartLimit:
         self._count_anew()
 
     def _count_anew(self) -> None:
-        self._parts = self._bytes = 0
-        self._slot_seconds = 0.0
+        self._bytes = 0
+        self._seconds = self._told = 0.0
 
     async def _acquire(self, of: Hashable) -> None:
         if self._in_flight < self._limit and not self._waiting:

@@ -15,7 +15,7 @@ from asyncpush.models import Part
 from asyncpush.net.answers import read_beginning, response_of
 from asyncpush.net.bodies import PartBody, PartFeed, Slices
 from asyncpush.net.faults import StalledError, network_error
-from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
+from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit, Turn
 from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
 from asyncpush.net.stragglers import LEAST, Lookout
@@ -110,7 +110,7 @@ class PartSender:
         async with self.limit.slot(id(put.source)) as turn:
             queued = time.monotonic() - began
             try:
-                sent = await self._put(put, again, queued)
+                sent = await self._put(put, again, queued, turn)
             except HubError as exc:
                 if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(turn)
@@ -123,7 +123,9 @@ class PartSender:
             self._knows_etags = md5_of_etag(sent.etag or "", sent.headers) is not None
             return sent
 
-    async def _put(self, put: _Put, again: Callable[[], None] | None, queued: float) -> SentPart:
+    async def _put(
+        self, put: _Put, again: Callable[[], None] | None, queued: float, turn: Turn
+    ) -> SentPart:
         request, part, attempt, emit = put.request, put.part, put.attempt, put.emit.child()
         url = request.target
         watch = StallWatch(self._config.stall_timeout)
@@ -156,7 +158,12 @@ class PartSender:
             )
         began = time.monotonic()
         try:
-            with self._lookout.following(part.size, lambda: watch.arrived(body.sent), again) as way:
+            with self._lookout.following(
+                part.size,
+                lambda: watch.arrived(body.sent),
+                again,
+                lambda arrived: self.limit.moving(turn, arrived, part.size),
+            ) as way:
                 async with (
                     watch.guard(),
                     self._session.open(

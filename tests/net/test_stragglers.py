@@ -17,10 +17,10 @@ MB = 1_000_000
 @pytest.mark.parametrize(
     ("seconds", "rate", "crawls"),
     [
-        pytest.param(0.9, 1.0, False, id="no longer than others took whole"),
-        pytest.param(1.1, 1.0, True, id="what is left takes far longer than the whole elsewhere"),
-        pytest.param(1.1, 4.0, False, id="half as fast as others: not worth it"),
-        pytest.param(1.1, 0.0, True, id="nothing moves"),
+        pytest.param(0.4, 1.0, False, id="too young to tell"),
+        pytest.param(0.6, 1.0, True, id="what is left takes far longer than the whole elsewhere"),
+        pytest.param(0.6, 4.0, False, id="half as fast as others: not worth it"),
+        pytest.param(0.6, 0.0, True, id="nothing moves"),
         pytest.param(5.0, 1.5, False, id="nearly there"),
     ],
 )
@@ -37,10 +37,21 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
     assert flight.crawls(seconds, 8 * MB) is crawls
 
 
+def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
+    """Nothing for 0.3 s, then as fast as the others."""
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    for step in range(1, round(0.6 / INTERVAL)):
+        now = step * INTERVAL
+        arrived = int(max(0.0, now - 0.3) * 8 * MB)
+        flight.look(now)
+        assert not flight.crawls(now, 8 * MB)
+
+
 def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
     arrived = 0
     flight = Flight(8 * MB, lambda: arrived, None, 0.0)
-    for step in range(1, 31):
+    for step in range(1, 121):
         arrived = min(4 * MB, step * MB)
         flight.look(step * INTERVAL)
     assert flight.crawls(3.0, 8 * MB)
@@ -83,6 +94,19 @@ def test_a_crawling_part_is_sent_again_once(travel: asyncio.Runner) -> None:
     travel.run(scene.play(10))
     (called,) = scene.calls
     assert called <= 0.1 + 2 * INTERVAL + 0.01
+
+
+def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
+    heard: list[int] = []
+
+    async def fly() -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: False)
+        with lookout.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
+            await asyncio.sleep(3.5 * INTERVAL)
+
+    travel.run(fly())
+    assert heard == pytest.approx([INTERVAL * MB, 2 * INTERVAL * MB, 3 * INTERVAL * MB], abs=1)
 
 
 def test_no_part_is_sent_again_while_every_slot_is_wanted(travel: asyncio.Runner) -> None:
