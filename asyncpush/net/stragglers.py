@@ -24,7 +24,10 @@ INTERVAL = 0.025
 WINDOW = 20
 """Looks over which a part's present rate is taken: half a second."""
 
-REMEMBERED = 32
+REMEMBERED = 5
+"""Parts stored last, whose pace others are held to: near the end fewer share the road and the
+processor, and what is sent then is faster than what was sent in the middle."""
+
 ENOUGH = 3
 """Parts that must have been stored before any is called slow."""
 

@@ -96,6 +96,35 @@ def test_a_crawling_part_is_sent_again_once(travel: asyncio.Runner) -> None:
     assert called <= 0.1 + 2 * INTERVAL + 0.01
 
 
+def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: asyncio.Runner) -> None:
+    """In the middle each took 8 s, as many shared the road; now that it is free, 0.1 s."""
+    called: list[float] = []
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: True)
+        with ExitStack() as stack:
+            middle = [
+                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(32)
+            ]
+            await asyncio.sleep(8)
+            for flight in middle:
+                lookout.stored(flight)
+        with ExitStack() as stack:
+            slow = lookout.following(2 * MB, lambda: 0, lambda: called.append(loop.time()))
+            stack.enter_context(slow)
+            late = [
+                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(3)
+            ]
+            await asyncio.sleep(0.1)
+            for flight in late:
+                lookout.stored(flight)
+            await asyncio.sleep(1)
+
+    travel.run(play())
+    assert called == pytest.approx([8.1], abs=2 * INTERVAL)
+
+
 def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
     heard: list[int] = []
 
