@@ -103,7 +103,7 @@ class UploadConfig:
     progress_callback: ProgressCallback | None = None
     progress: ProgressChoice = "auto"
     max_concurrent_files: int = 64
-    max_concurrent_parts: int = 32
+    max_concurrent_parts: int = 48
     max_memory: int = 64 * MIB
     hash_workers: int = field(default_factory=_default_hash_workers)
     max_bandwidth: float | None = None

@@ -16,13 +16,15 @@ import pytest
 
 from asyncpush.net.limits import PartLimit
 from asyncpush.net.stragglers import Lookout
+from asyncpush.options import UploadConfig
 from tests.net.timetravel import TimeTravelLoop
 
 MB = 1_000_000
 PART = 8 * MB
 LATENCY = 0.06
 BACKOFF = 0.25
-WIDTHS = (4, 8, 16, 32)
+WIDEST = UploadConfig().max_concurrent_parts
+WIDTHS = (4, 8, 16, 32, WIDEST)
 
 
 class Body:
@@ -133,7 +135,7 @@ async def seconds_of(width: Width, road: Road, parts: int) -> float:
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with anyio.create_task_group() as group:
-        for _ in range(32):
+        for _ in range(WIDEST):
             group.start_soon(worker)
     return loop.time() - began
 
@@ -141,7 +143,7 @@ async def seconds_of(width: Width, road: Road, parts: int) -> float:
 def steered(road: Road, parts: int) -> float:
     async def run() -> float:
         clock = asyncio.get_running_loop().time
-        return await seconds_of(PartLimit(32, clock=clock), road, parts)
+        return await seconds_of(PartLimit(WIDEST, clock=clock), road, parts)
 
     return _travel(run())
 
@@ -199,7 +201,7 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
     """A start in a hurry too: fewer parts in flight are fewer to send again after a kill."""
 
     async def run() -> int:
-        limit = PartLimit(32, clock=asyncio.get_running_loop().time)
+        limit = PartLimit(WIDEST, clock=asyncio.get_running_loop().time)
         await seconds_of(limit, Road(*THIN), 64)
         return limit.limit
 
