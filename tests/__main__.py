@@ -2,7 +2,7 @@
 
 Installs the Debian packages that the tests need and the machine lacks, then runs the linters, the
 type checkers, the tests with coverage (examples included), one after another, and stops at the
-first that fails. Nothing is skipped.
+first that fails. Nothing is skipped. While mypy has one core, another compiles the tests.
 """
 
 from __future__ import annotations
@@ -81,11 +81,39 @@ def main() -> int:
         return run_steps()
 
 
+@contextmanager
+def compiled_meanwhile(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Collect the tests once beside what runs first, only for the bytecode that this leaves.
+
+    Else each of pytest's processes compiles them for itself, all at the same time: 14 seconds of
+    CPU each, and 8 where the bytecode is there. What is wrong with them is told when they are run.
+    """
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    silent = subprocess.DEVNULL
+    collecting = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=silent, stderr=silent)
+    try:
+        yield collecting
+    finally:
+        collecting.terminate()
+        collecting.wait()
+
+
 def run_steps() -> int:
+    # Tests start hundreds of interpreters: none of them compiles anew what another one has.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    with compiled_meanwhile(environment) as compiling:
+        return run_each(compiling, environment)
+
+
+def run_each(compiling: subprocess.Popen[bytes], environment: dict[str, str]) -> int:
     for name, command in STEPS.items():
         say(f"\n── {name}")
         began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False)
+        if name == "pytest":
+            compiling.wait()
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False
+        )
         say(f"── {name}: {time.monotonic() - began:.0f} s")
         if done.returncode:
             say(f"── {name} failed")
