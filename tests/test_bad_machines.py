@@ -34,6 +34,7 @@ assert result.verified and len(result.files_uploaded) == 400
 """
 
 
+@pytest.mark.no_cover
 async def test_256_file_descriptors_are_enough(hub: LocalHub, write: Write, tmp_path: Path) -> None:
     chance = random.Random(8)
     source = write({f"{number}.bin": chance.randbytes(2000) for number in range(400)})
@@ -98,6 +99,7 @@ async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("jump", [-86_400 * 365, 86_400 * 365], ids=["a year back", "a year on"])
 async def test_a_clock_that_jumps_harms_nothing(
     jump: float,
@@ -184,6 +186,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.no_cover
 async def test_eight_ranks_do_not_send_one_blob_eight_times(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:

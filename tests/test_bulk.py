@@ -119,6 +119,7 @@ async def test_files_in_flight_are_counted_over_all_pushes(
     assert 3 <= most <= 4 + 2  # one of each push, and two more
 
 
+@pytest.mark.no_cover
 async def test_small_pushes_do_not_wait_for_a_large_one(
     hub: LocalHub, config: UploadConfig
 ) -> None:

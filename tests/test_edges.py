@@ -258,6 +258,7 @@ async def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_s
     assert result.files_uploaded == ("0.bin",)
 
 
+@pytest.mark.no_cover
 async def test_a_commit_of_very_many_lfs_files_is_warned_of(uploader: Uploader) -> None:
     files = {f"{number}.bin": b"\0%d" % number for number in range(101)}
     result = await uploader.push_to_hub("me/m", files)

@@ -46,6 +46,7 @@ def config(config: UploadConfig, tmp_path: Path) -> UploadConfig:
     return replace(config, events=tmp_path / "events.jsonl")
 
 
+@pytest.mark.no_cover
 async def test_rows_of_real_pushes_fit_the_schema_and_name_what_they_are_about(
     uploader: Uploader,
     faults: FaultLayer,

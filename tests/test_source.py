@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_cover
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "asyncpush").rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]

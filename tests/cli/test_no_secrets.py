@@ -39,6 +39,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHu
         yield hub
 
 
+@pytest.mark.no_cover
 def test_no_command_tells_what_a_hostile_hub_says_back(
     cli: Cli,
     hostile: LocalHub,

@@ -167,6 +167,7 @@ THIN: Shape = (25 * MB, 20 * MB, 10**6, 0.05)
 SHY: Shape = (25 * MB, 1e12, 8, 0.01)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("shape", "lengths"),
     [
