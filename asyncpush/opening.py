@@ -64,7 +64,7 @@ async def open_runtime(
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
             journal = await in_thread(
-                threads, lambda: Journal.open(cache_dir / "journal"), discard=Journal.close
+                threads, lambda: Journal.open(cache_dir), discard=Journal.close
             )
         stack.callback(journal.close)
         neighbours = Neighbours(journal)

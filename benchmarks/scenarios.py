@@ -197,7 +197,11 @@ SCENARIOS = (
         FileSet(8, 128 * MIB),
         FileSet(8, 16 * MIB),
         (ours, unchecked, official, ideal, ideal_md5),
-        targets=NEAR_IDEAL,
+        targets=(
+            *NEAR_IDEAL,
+            # Hashing and sending overlap: on one core, that is one which never waits.
+            Target("wall", OURS, ("cpu floor",), at_most=1.15),
+        ),
     ),
     Scenario(
         "small-files",

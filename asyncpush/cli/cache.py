@@ -55,7 +55,7 @@ def _journal() -> Iterator[Journal]:
     from asyncpush.journal import Journal
     from asyncpush.options import default_cache_dir
 
-    with Journal.open(default_cache_dir() / "journal") as journal:
+    with Journal.open(default_cache_dir()) as journal:
         if (reason := journal.disabled_reason) is not None:
             raise AsyncPushError(f"the journal cannot be used: {reason}", suggestion=cache_advice())
         yield journal
