@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import time
 from collections import Counter, deque
@@ -14,13 +15,22 @@ import anyio
 START = 16
 """Parts in flight to begin with: enough for a fat pipe with a cap per connection."""
 
-WORTH_IT = 0.2
-"""What a rise must bring, of what it would bring on a free pipe: noise brings less."""
+WORTH_IT = 0.4
+"""What a rise must bring, of what it would bring on a free pipe. Noise brings less, and so does a
+core that has more than enough to do already: there more in flight only makes the loop late."""
 
 PATIENCE = 4
 """Waves of parts to wait before rising again where it did not help; doubled each time."""
 
 MOST_PATIENCE = 64
+
+
+AT_ONCE = 4
+"""Parts that begin in one turn of the event loop: each takes it about a millisecond, and sixteen of
+them made everything else wait for twenty."""
+
+A_FEW = 8
+"""What part of the width may go beyond it, so as not to be left for last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +77,13 @@ class PartLimit:
         self._sharers = 1
         self._maximum = maximum
         self._limit = min(START, maximum)
-        self._in_flight = 0
+        self._in_flight = self._begun = 0
         self._held: Counter[Hashable] = Counter()  # slots by file
         self._waiting: dict[Hashable, deque[anyio.Event]] = {}
         self._wave = self._fell_at = 0
         self._count_anew()
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
+        self._refused = False
         self._on_trial = False  # whether the last rise is still to show what it is worth
         self._gait = SLOW_START
         self._patience = PATIENCE
@@ -131,6 +142,7 @@ class PartLimit:
         Parts that had begun before the last fall tell nothing new: one bad moment of the store,
         met by all that is in flight, counts once.
         """
+        self._refused = True
         if turn.wave < self._fell_at:
             return
         while self._rises and self._rises[-1][0] >= turn.width:
@@ -186,21 +198,18 @@ class PartLimit:
         self._seconds = self._told = 0.0
 
     async def _acquire(self, of: Hashable) -> None:
-        if self._in_flight < self._limit and not self._waiting:
+        if self._in_flight < self._limit and self._begun < AT_ONCE and not self._waiting:
             self._take(of)
             return
         turn = anyio.Event()
-        queue = self._waiting.setdefault(of, deque())
-        queue.append(turn)
+        self._waiting.setdefault(of, deque()).append(turn)
         try:
             await turn.wait()
         except BaseException:
             if turn.is_set():  # a slot had been given to us already: hand it on
                 self._leave(of)
             else:
-                queue.remove(turn)
-                if not queue:
-                    del self._waiting[of]
+                self._remove(of, turn)
             raise
 
     def _leave(self, of: Hashable) -> None:
@@ -213,15 +222,37 @@ class PartLimit:
     def _take(self, of: Hashable) -> None:
         self._in_flight += 1
         self._held[of] += 1
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._begun += 1
+
+    def _next_turn(self) -> None:
+        self._begun = 0
+        self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._in_flight < self._limit:
+        while self._waiting and self._begun < AT_ONCE and self._has_room():
             of = min(self._waiting, key=lambda of: self._held[of])
             self._take(of)
-            queue = self._waiting[of]
-            queue.popleft().set()
-            if not queue:
-                del self._waiting[of]
+            turn = self._waiting[of][0]
+            self._remove(of, turn)
+            turn.set()
+
+    def _has_room(self) -> bool:
+        """Whether another part may go. When all that wait are a few, they go too: two parts in a
+        wave of their own would take as long as the thirty before them. Not to a store that has
+        refused before: it means its number."""
+        if self._in_flight < self._limit:
+            return True
+        wanted = self._in_flight + sum(map(len, self._waiting.values()))
+        few = min(self._maximum, self._limit + self._limit // A_FEW)
+        return wanted <= few and not self._refused
+
+    def _remove(self, of: Hashable, turn: anyio.Event) -> None:
+        queue = self._waiting[of]
+        queue.remove(turn)
+        if not queue:
+            del self._waiting[of]
 
 
 class Bandwidth:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.limits import PATIENCE, START, Bandwidth, BufferPool, PartLimit, Turn
+from asyncpush.net.limits import AT_ONCE, PATIENCE, START, Bandwidth, BufferPool, PartLimit, Turn
 from tests.clocks import Clock
 
 
@@ -38,7 +38,8 @@ class Holder:
 
 
 async def settle() -> None:
-    for _ in range(5):
+    """Long enough for 64 to begin, a few in each turn of the loop."""
+    for _ in range(2 * 64 // AT_ONCE):
         await anyio.lowlevel.checkpoint()
 
 
@@ -64,6 +65,20 @@ async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
     assert limit.in_flight == 0
 
 
+async def test_few_begin_in_one_turn_of_the_event_loop() -> None:
+    """Else whatever else runs there waits until sixteen requests are made."""
+    limit = PartLimit(16)
+    holders = [Holder(limit, number, []) for number in range(20)]
+    begun = [0]
+    while begun[-1] < 16:
+        await anyio.lowlevel.checkpoint()
+        begun.append(limit.in_flight)
+    assert all(after - before <= AT_ONCE for before, after in pairwise(begun))
+    for holder in holders:
+        await holder.leave()
+    assert limit.in_flight == 0
+
+
 async def test_nobody_overtakes_those_who_wait() -> None:
     limit = PartLimit(1)
     (first, *others), order = await held(limit, 3)
@@ -74,6 +89,46 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     await others[1].leave()
     await late.leave()
     assert order == [0, 1, 2, 99]
+
+
+async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
+    limit = PartLimit(48)
+    holders, order = await held(limit, 20)
+    assert order == list(range(16))  # nobody knows yet how many come
+    await holders[0].leave()
+    await settle()
+    assert order == list(range(17))
+    await holders[1].leave()
+    await settle()
+    assert order == list(range(20))  # two were left, an eighth of sixteen
+    assert limit.in_flight == 18
+    for holder in holders[2:]:
+        await holder.leave()
+
+
+async def test_more_than_a_few_wait_for_their_turn() -> None:
+    limit = PartLimit(48)
+    holders, order = await held(limit, 20)
+    await holders[0].leave()
+    await settle()
+    assert limit.in_flight == 16
+    for holder in holders[1:]:
+        await holder.leave()
+    assert order == list(range(20))
+
+
+async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
+    limit = PartLimit(48)
+    async with limit.slot() as turn:
+        limit.overloaded(turn)
+    assert limit.limit == 8
+    holders, order = await held(limit, 10)
+    await holders[0].leave()
+    await settle()
+    assert limit.in_flight == 8  # though but one waits
+    assert order == list(range(9))
+    for holder in holders[1:]:
+        await holder.leave()
 
 
 async def test_a_cancelled_waiter_leaves_the_queue() -> None:
