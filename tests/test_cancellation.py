@@ -18,7 +18,7 @@ from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
 from asyncpush.sources import Reader
 from asyncpush.transfers import lfs
-from tests.conftest import TOKEN, open_hub
+from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import ROUTES, FaultLayer
 from tests.reading import download
 
@@ -26,20 +26,11 @@ pytestmark = pytest.mark.no_cover
 
 Write = Callable[..., Path]
 
-PART_SIZE = 1 << 20
-"""Several times what sockets hold back: a part that is not read is still being sent."""
-
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n",
     "model.bin": b"\0" * (2 * PART_SIZE + 1),
     "small.bin": b"\0small",
 }
-
-
-@pytest.fixture
-async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    async with open_hub(tmp_path, faults, part_size=PART_SIZE) as hub:
-        yield hub
 
 
 def open_files(below: Path) -> list[str]:

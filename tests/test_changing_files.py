@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from asyncpush import SourceChangedError, Uploader
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN
+from tests.conftest import PART_SIZE
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
 
 pytestmark = pytest.mark.no_cover
 
 Write = Callable[..., Path]
-
-PART_SIZE = 1 << 20
-"""Several times what sockets hold back: a part that has begun to arrive is still being sent."""
-
-
-@pytest.fixture
-async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    async with LocalHub(
-        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
-    ) as hub:
-        yield hub
-        faults.released.set()
 
 
 def grow(path: Path) -> None:
