@@ -9,7 +9,7 @@ from contextlib import suppress
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.pipeline.turns import Queue, SharedTurns, Turns
@@ -166,6 +166,7 @@ async def test_work_that_fails_gives_its_turn_back() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
+@settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=30))
 async def test_prop_all_work_is_done_within_the_limit(
     count: int, steps: list[tuple[int, bool]]
