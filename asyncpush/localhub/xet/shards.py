@@ -18,6 +18,8 @@ _ROW = 48
 _FILE = struct.Struct("<32sII8x")
 _STRETCH = struct.Struct("<32s4xIII")
 _XORB = struct.Struct("<32s4xI8x")
+_LAST = struct.Struct("<24xQ16x")  # the last of the four numbers that a chunk's hash is made of
+_IN_MEMORY, _WRITTEN = struct.Struct("<4Q"), struct.Struct(">4Q")
 _FOOTER = struct.Struct("<3Q6Q32s2Q72xQ")
 _WITH_VERIFICATION = 1 << 31
 _WITH_SHA256 = 1 << 30
@@ -68,15 +70,15 @@ def parse_shard(data: bytes) -> Shard:
     if not data.startswith(_TAG):
         raise BadShardError("these bytes are no shard")
     files, at = _files(data, _ROW)
-    chunks: dict[tuple[str, int], str] = {}
     begin = at
+    xorbs: dict[str, tuple[int, int]] = {}  # where the chunks of each begin, and how many
     while not _ends(data, at):
         xorb, count = _XORB.unpack(_row(data, at))
-        for number in range(count):
-            chunk = _row(data, at + (1 + number) * _ROW)[:32]
-            chunks[hex_of(xorb), number] = hex_of(chunk)
-        at += (1 + count) * _ROW
-    return Shard(files, frozenset(_landmarks(files, chunks)), data[begin : at + _ROW])
+        at += _ROW
+        xorbs.setdefault(hex_of(xorb), (at, count))
+        at += count * _ROW
+    landmarks = frozenset(hex_of(chunk) for chunk in _landmarks(data, files, xorbs))
+    return Shard(files, landmarks, data[begin : at + _ROW])
 
 
 def answer_shard(shard: Shard, *, now: float, lifetime: int) -> bytes:
@@ -107,15 +109,19 @@ def _files(data: bytes, at: int) -> tuple[tuple[XetFile, ...], int]:
     return tuple(files), at + _ROW
 
 
-def _landmarks(files: tuple[XetFile, ...], chunks: dict[tuple[str, int], str]) -> Iterator[str]:
+def _landmarks(
+    data: bytes, files: tuple[XetFile, ...], xorbs: dict[str, tuple[int, int]]
+) -> Iterator[bytes]:
     """The chunks that a client asks about: the first of each file, and one in 1,024."""
     for file in files:
         for first in file.stretches[:1]:
-            if (chunk := chunks.get((first.xorb, first.start))) is not None:
-                yield chunk
-    for chunk in chunks.values():
-        if int(chunk[48:], 16) % _ELIGIBLE == 0:
-            yield chunk
+            at, count = xorbs.get(first.xorb, (0, 0))
+            if first.start < count:
+                yield _row(data, at + first.start * _ROW)[:32]
+    for at, count in xorbs.values():
+        for number, (last,) in enumerate(_LAST.iter_unpack(data[at : at + count * _ROW])):
+            if last % _ELIGIBLE == 0:
+                yield _row(data, at + number * _ROW)[:32]
 
 
 def _ends(data: bytes, at: int) -> bool:
@@ -131,4 +137,4 @@ def _row(data: bytes, at: int) -> bytes:
 
 def hex_of(raw: bytes) -> str:
     """Hashes lie in memory as four little-endian numbers of 64 bits, and are written as such."""
-    return b"".join(raw[start : start + 8][::-1] for start in range(0, 32, 8)).hex()
+    return _WRITTEN.pack(*_IN_MEMORY.unpack(raw)).hex()
