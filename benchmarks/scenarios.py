@@ -94,6 +94,8 @@ npm = Entry(NPM, "npm")
 ideal = Entry(IDEAL, "ideal", {"connections": CONNECTIONS})
 ideal_md5 = Entry(IDEAL_MD5, "ideal", {"connections": CONNECTIONS, "md5": True})
 
+bare = Entry("bare aiohttp", "bare")
+
 ALL = (ours, unchecked, official, npm, ideal, ideal_md5)
 SLOW = Network(per_connection=25e6, latency=0.03)
 LONE = FileSet(1, GIB)
@@ -220,7 +222,7 @@ SCENARIOS = (
         "500 LFS objects of 64 KB",
         FileSet(500, 64_000),
         FileSet(60, 64_000),
-        (ours, unchecked, official, npm, ideal),
+        (ours, unchecked, official, npm, bare, ideal),
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.3),
             Target("wall", OURS, (IDEAL,), at_most=1.6),
@@ -231,7 +233,7 @@ SCENARIOS = (
         "500 LFS objects of 64 KB, 30 ms",
         FileSet(500, 64_000),
         FileSet(60, 64_000),
-        (ours, official, npm, ideal),
+        (ours, official, npm, bare, ideal),
         Network(latency=0.03),
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.2),

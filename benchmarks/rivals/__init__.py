@@ -54,6 +54,7 @@ RIVALS = {
         Rival("official-xet", _python("official"), _xet_missing),
         Rival("npm", ("node", str(_HERE / "npm.mjs")), _node_missing),
         Rival("ideal", _python("ideal")),
+        Rival("bare", _python("bare")),
         Rival("boto3", _python("s3transfer")),
         Rival("s5cmd", _python("program"), _needs("s5cmd")),
         Rival("rclone", _python("program"), _needs("rclone")),
