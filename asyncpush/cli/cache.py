@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 cache = typer.Typer(
     cls=PlainGroup,
     help="What pushes remember: uploads under way, hashes of files.",
+    rich_markup_mode=None,
+    add_completion=False,
     no_args_is_help=True,
 )
 
