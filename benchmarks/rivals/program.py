@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from benchmarks.rivals.measuring import TOKEN, Figures, Job
-from benchmarks.serving import BUCKET, tool
+from benchmarks.serving import BUCKET
+from benchmarks.tools import tool
 
 
 def main() -> None:
