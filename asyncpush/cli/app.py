@@ -27,8 +27,7 @@ COMMANDS = {
 
 
 class Commands(PlainGroup):
-    """Commands that are imported and made when one is asked for: to make all of them takes as long
-    as pushing a small file does after that (35 ms)."""
+    """Commands that are imported and made when one is asked for: to make all takes 30 ms, one 5."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)

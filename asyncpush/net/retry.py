@@ -162,6 +162,7 @@ class RetryLoop:
         raise AssertionError("tenacity always returns or raises")  # pragma: no cover
 
     def _goes_on(self, error: HubError, on_failure: OnRetry) -> bool:
+        """Decide, and tell; `_next` is the wait that follows."""
         self._next = self._decide(error)
         on_failure(error, self._next)
         return self._next is not None
