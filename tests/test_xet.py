@@ -37,10 +37,12 @@ from asyncpush.events import (
     XetProgress,
 )
 from asyncpush.localhub import LocalHub
-from asyncpush.models import Receipt, UploadProgress
+from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.transfers import xet
+from asyncpush.transfers.xet import XetFailedError, availability
+from asyncpush.transfers.xet.commits import XetCommit
+from asyncpush.transfers.xet.settings import settings
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.protocol.helpers import answer
@@ -238,7 +240,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
     if reason == "disabled":
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
     if reason == "not installed":
-        monkeypatch.setattr(xet, "find_spec", lambda name: None)
+        monkeypatch.setattr(availability, "find_spec", lambda name: None)
     if reason == "bandwidth":
         config = replace(config, max_bandwidth=1e9)
     async with Uploader(TOKEN, hub.url, config) as uploader:
@@ -395,14 +397,14 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
         later = {"the same": "old", "refused too": "worse"}.get(answer, "new")
         return "old" if asked == 1 else later
 
-    begin = xet.XetUpload._start
+    start = XetCommit.start
 
-    def begin_twice(self: xet.XetUpload, file: Any) -> Any:
+    async def start_once(self: XetCommit, file: FileSource) -> Any:
         if answer == "another, too late" and asked > 1:
-            raise RuntimeError("hf_xet has had enough")
-        return begin(self, file)
+            raise XetFailedError("hf_xet has had enough")
+        return await start(self, file)
 
-    monkeypatch.setattr(xet.XetUpload, "_start", begin_twice)
+    monkeypatch.setattr(XetCommit, "start", start_once)
 
     @web.middleware
     async def replaced(request: web.Request, handler: Any) -> Any:
@@ -622,14 +624,14 @@ async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
 def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = UploadConfig(), UploadConfig(max_memory=1 << 30, max_concurrent_parts=99)
     files, xorbs = "data.max_concurrent_file_ingestion", "client.ac_max_upload_concurrency"
-    assert (xet.settings(small)[files], xet.settings(small)[xorbs]) == (2, 4)
-    assert (xet.settings(large)[files], xet.settings(large)[xorbs]) == (8, 64)
+    assert (settings(small)[files], settings(small)[xorbs]) == (2, 4)
+    assert (settings(large)[files], settings(large)[xorbs]) == (8, 64)
     monkeypatch.setenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION", "3")
-    assert files not in xet.settings(large)
-    assert xet.settings(large)[xorbs] == 64
+    assert files not in settings(large)
+    assert settings(large)[xorbs] == 64
     monkeypatch.delenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION")
     monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
-    assert not {files, xorbs} & xet.settings(large).keys()
+    assert not {files, xorbs} & settings(large).keys()
 
 
 PUSH = """

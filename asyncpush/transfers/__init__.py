@@ -1,1 +1,1 @@
-"""One file to the store, one receipt back: inline, LFS."""
+"""One file to the store, one receipt back: inline, lfs, xet."""

@@ -1,0 +1,22 @@
+"""Files to the store by Xet: hf_xet cuts them into chunks and sends those that the store has not.
+
+hf_xet works in threads of its own, in Rust. Its calls block, so they run in ours; its callbacks
+come on its threads, and are handed to the loop. One upload commit belongs to one push: all its
+files count as stored when it has been finished, and aborting it disturbs no other push.
+"""
+
+from asyncpush.transfers.xet.access import XetAccess, XetFailedError
+from asyncpush.transfers.xet.availability import MISSING, is_disabled, is_installed, why_not
+from asyncpush.transfers.xet.engine import XetEngine
+from asyncpush.transfers.xet.upload import XetUpload
+
+__all__ = [
+    "MISSING",
+    "XetAccess",
+    "XetEngine",
+    "XetFailedError",
+    "XetUpload",
+    "is_disabled",
+    "is_installed",
+    "why_not",
+]

@@ -1,0 +1,130 @@
+"""One upload commit of hf_xet: its blocking calls in threads of ours, its failures as ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from asyncpush.errors import AsyncPushError
+from asyncpush.models import FileSource
+from asyncpush.options import MIB
+from asyncpush.sources import Reader
+from asyncpush.threads import in_thread
+from asyncpush.transfers.xet.access import XetAccess
+
+STREAM_PIECE = 4 * MIB
+"""Bytes of a stream that are copied for hf_xet at a time."""
+
+
+class XetCommit:
+    """What is begun here goes on in hf_xet's background, and gives a handle to know it by. Raises
+    `XetFailedError`; `SourceError` and `SourceChangedError` when it is a file's fault."""
+
+    def __init__(self, commit: Any, access: XetAccess, threads: ThreadPoolExecutor) -> None:
+        self._commit = commit
+        self._threads = threads
+        self.access = access
+
+    async def start(self, file: FileSource) -> Any:
+        """A file that hf_xet reads by itself, or bytes."""
+
+        def start() -> Any:
+            check_unchanged([file])
+            if file.path is None:
+                return self._commit.start_upload_bytes(file.data or b"", name=file.path_in_repo)
+            return self._commit.start_upload_file(file.path)
+
+        return await self._call(start, [file])
+
+    async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
+        """Read a file that is made of stretches of another, and hand over what is read; `on_read`
+        hears how much, in a thread."""
+
+        def feed() -> Any:
+            stream = self._commit.start_upload_stream(name=file.path_in_repo)
+            buffer = bytearray(min(STREAM_PIECE, file.size))
+            with Reader(file) as reader, memoryview(buffer) as view:
+                for offset in range(0, file.size, STREAM_PIECE):
+                    piece = view[: file.size - offset]
+                    reader.readinto(offset, piece)
+                    stream.write(bytes(piece))
+                    on_read(offset + len(piece))
+                reader.check_unchanged()
+            stream.finish()
+            return stream
+
+        return await self._call(feed, [file], on_cancel=self._abort)
+
+    async def stream(
+        self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]
+    ) -> Any:
+        """Hand over pieces as they come; `on_sent` hears how much. Raises what `pieces` raises."""
+        stream = await self._call(lambda: self._commit.start_upload_stream(name=name))
+        size = 0
+        try:
+            async for piece in pieces:
+                for start in range(0, piece.nbytes, STREAM_PIECE):
+                    await self._write(stream, bytes(piece[start : start + STREAM_PIECE]))
+                size += piece.nbytes
+                on_sent(size)
+            await self._call(stream.finish, on_cancel=self._abort)
+        except BaseException:
+            abort(stream)
+            raise
+        return stream
+
+    async def _write(self, stream: Any, data: bytes) -> None:
+        await self._call(lambda: stream.write(data), on_cancel=self._abort)
+
+    async def finish(self, files: Sequence[FileSource]) -> Any:
+        """Wait until the store has all of it, which was `files`: hf_xet's report."""
+        report = await self._call(self._commit.wait_to_finish, files, on_cancel=self._abort)
+        await in_thread(self._threads, lambda: check_unchanged(files))
+        return report
+
+    async def abort(self) -> None:
+        await in_thread(self._threads, self._abort)
+
+    async def let_go(self) -> int:
+        """Abort; how many bytes of it went over the wire."""
+
+        def let_go() -> int:
+            sent: int = self._commit.progress().total_transfer_bytes_completed
+            self._abort()
+            return sent
+
+        return await in_thread(self._threads, let_go)
+
+    def _abort(self) -> None:
+        abort(self._commit)
+
+    async def _call(
+        self,
+        work: Callable[[], Any],
+        files: Sequence[FileSource] = (),
+        *,
+        on_cancel: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Do something with hf_xet. Whatever it says is wrong, the files are looked at first."""
+        try:
+            return await in_thread(self._threads, work, on_cancel=on_cancel)
+        except AsyncPushError:
+            raise
+        except Exception as exc:
+            await in_thread(self._threads, lambda: check_unchanged(files))
+            raise self.access.failed(exc) from None
+
+
+def check_unchanged(files: Sequence[FileSource]) -> None:
+    """Raise `SourceChangedError` unless each file is still what was collected."""
+    for file in files:
+        with Reader(file) as reader:
+            reader.check_unchanged()
+
+
+def abort(commit: Any) -> None:
+    """Stop a commit of hf_xet, or a stream; what was sent already is not sent again next time."""
+    with contextlib.suppress(Exception):  # it has ended by itself
+        commit.abort()
