@@ -1,28 +1,39 @@
-"""Examples in public docstrings run as they stand, against the embedded Hub."""
+"""Examples in docstrings run as they stand, against the embedded Hub."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import asyncpush
-from asyncpush import background, checkpoints, errors, models, options, uploader
 
-MODULES = (asyncpush, background, checkpoints, errors, models, options, uploader)
+ROOT = Path(asyncpush.__file__).parent
+RUN = re.compile(r"^ *>>> (?!.*\+SKIP$)", re.MULTILINE)
+WITH_EXAMPLES = sorted(
+    path.relative_to(ROOT.parent)
+    .with_suffix("")
+    .as_posix()
+    .replace("/", ".")
+    .removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+    if RUN.search(path.read_text())
+)
 
 NAMES = [name for name in asyncpush.__all__ if name != "__version__"]
 
 POINTER = re.compile(r"[Ss]ee\s+`(\w+)`\s+for\s+an\s+example")
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_examples_are_true(module: object) -> None:
-    failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_are_true(name: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried
     assert not failed
 

@@ -55,8 +55,6 @@ def add_routes(
     """Serve LFS from `store`. Repo routes ask `access` first; their `match_info` has `repo_type`
     ("", "datasets/" or "spaces/"), `namespace` and `name`. A client that speaks Xet too is told to
     use that when the hub `offers_xet`.
-
-    >>> add_routes(app, DiskStore(root), access)  # doctest: +SKIP
     """
     lfs = _Lfs(store, access, offers_xet)
     objects = f"{_REPO}.git/info/lfs/objects"

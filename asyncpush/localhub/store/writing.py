@@ -91,12 +91,8 @@ def delete_ref(git: pygit2.Repository, repo_path: Path, ref: str) -> None:
 
 
 class TreeDraft:
-    """A folder being changed. Folders that no change touches are never read.
-
-    >>> draft = TreeDraft(git, tree)                            # doctest: +SKIP
-    >>> draft.put("a/b.txt", blob)                              # doctest: +SKIP
-    >>> draft.write()                                           # doctest: +SKIP
-    """
+    """A folder being changed: `put` and `remove` what is to be, then `write` the tree. Folders that
+    no change touches are never read."""
 
     def __init__(self, git: pygit2.Repository, tree: pygit2.Tree | None) -> None:
         self._git = git
