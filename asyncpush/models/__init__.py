@@ -1,0 +1,28 @@
+"""The values that travel through a push: frozen, and knowing nothing of how they are moved."""
+
+from asyncpush.models.files import Content, Cut, FileIdentity, FileSource, Part, Source
+from asyncpush.models.progress import Activity, Phase, UploadProgress
+from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
+from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.results import AuditReport, PlannedFile, UploadResult
+
+__all__ = [
+    "Activity",
+    "AuditReport",
+    "Content",
+    "Cut",
+    "FileIdentity",
+    "FileSource",
+    "Part",
+    "Phase",
+    "PlannedFile",
+    "Receipt",
+    "Repo",
+    "Route",
+    "Source",
+    "UploadProgress",
+    "UploadResult",
+    "check_repo_id",
+    "receipts_from_json",
+    "receipts_to_json",
+]

@@ -1,0 +1,82 @@
+"""What is to be pushed: a file, where its bytes are, and the parts it is sent in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, TypeAlias
+
+Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | AsyncIterable[bytes]
+Source: TypeAlias = str | os.PathLike[str] | bytes | Mapping[str, Content]
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Which bytes a path named when it was looked at: any change shows in one of these."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """One file to push: its name in the repo, its size in bytes, and where its bytes are.
+
+    Exactly one of `path` (a file on disk, with the `identity` it had), `data` and `cut` is set.
+    """
+
+    path_in_repo: str
+    size: int
+    path: str | None = None
+    identity: FileIdentity | None = None
+    data: bytes | None = field(default=None, repr=False)
+    cut: Cut | None = None
+
+    @property
+    def hash_key(self) -> tuple[str, FileIdentity] | None:
+        """What a hash of these bytes may be remembered under: a name, and what must be the same
+        for it to hold. None when no file on disk vouches for the bytes."""
+        if self.cut is not None:
+            base = self.cut.base.hash_key
+            return None if base is None else (f"{base[0]}#{self.cut.digest}", base[1])
+        if self.path is None or self.identity is None:
+            return None
+        return self.path, self.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Bytes made of another source's without a copy: `head`, then `ranges` of `base`, each its
+    offset and size. `digest` tells one cut of a source from another."""
+
+    base: FileSource
+    head: bytes = field(repr=False)
+    ranges: tuple[tuple[int, int], ...]
+    digest: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.head)
+        digest.update(repr(self.ranges).encode())
+        object.__setattr__(self, "digest", digest.hexdigest())
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + sum(size for _, size in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A slice of a file that goes to one presigned URL; `number` counts from 1."""
+
+    number: int
+    offset: int
+    size: int
+    url: str = field(repr=False)
