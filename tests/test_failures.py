@@ -5,10 +5,7 @@ OBS-006: HTTP status, body, headers, URL, attempt, time elapsed, and what to do 
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from asyncpush import (
 from asyncpush.events import PushFailed, Record, RequestFailed
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
+from tests.disks import files_of_at_most
 from tests.faults import FaultLayer
 from tests.net.helpers import server_context, serving
 
@@ -222,19 +220,6 @@ async def test_a_certificate_that_is_not_trusted_names_the_variable(
             await uploader.push_to_hub("me/m", {"a": b"1"})
     check(caught.value, heard, "SSL_CERT_FILE")
     assert caught.value.attempt == 1
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process can grow further: as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 async def test_a_full_disk_says_where_room_is_wanted(
