@@ -27,7 +27,6 @@ from safetensors.numpy import load, save_file
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.errors import AsyncPushError, ProtocolError, SourceChangedError, SourceError
 from asyncpush.events import (
-    Event,
     FileHashed,
     FileRouted,
     FileStored,
@@ -40,6 +39,7 @@ from asyncpush.models import Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.transfers import xet
+from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -53,17 +53,8 @@ NOISE = CHANCE.randbytes(4 * MIB)
 """Bytes that no other test sends: nothing of them is in the store."""
 
 
-class Heard:
+class Heard(hearing.Heard):
     """The events of a test's pushes, in order."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def __call__(self, record: Any) -> None:
-        self.events.append(record.event)
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def engines(self) -> list[str]:
@@ -130,7 +121,7 @@ async def test_what_the_store_has_is_told_apart_from_what_is_sent(
     uploader: Uploader, write: Write, heard: Heard, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
-    heard.events.clear()
+    heard.records.clear()
 
     second = changed(NOISE, 0.5)
     result = await uploader.push_to_hub("me/m", write({"new.bin": second}, "second"))
