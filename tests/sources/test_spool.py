@@ -29,17 +29,12 @@ from asyncpush.sources import read_all, scratch, spool
 from asyncpush.sources.scratch import ScratchFolder
 from asyncpush.sources.spool import READ_SIZE, Spool
 from tests.disks import files_of_at_most
-from tests.sources.conftest import Collect, names_in, pipe
+from tests.sources.conftest import Collect, names_in, pipe, stream
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 KIB = 1 << 10
 MIB = 1 << 20
-
-
-async def stream(*pieces: Any) -> AsyncIterator[Any]:
-    for piece in pieces:
-        yield piece
 
 
 @pytest.mark.no_cover
