@@ -14,8 +14,9 @@ from aiohttp.typedefs import Middleware
 from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
-from asyncpush.localhub import LocalHub
+from asyncpush.localhub import LocalHub, serve_in_thread
 from tests.faults import FaultLayer
+from tests.gates import ThreadGate
 
 # A loaded machine is no failure.
 settings.register_profile("asyncpush", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -127,6 +128,25 @@ async def open_hub(
 async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
     async with open_hub(tmp_path, faults) as hub:
         yield hub
+
+
+@pytest.fixture
+def gate() -> ThreadGate:
+    """Holds what is asked of `hub_in_thread`, when a test says so."""
+    return ThreadGate()
+
+
+@pytest.fixture
+def hub_in_thread(tmp_path: Path, faults: FaultLayer, gate: ThreadGate) -> Iterator[LocalHub]:
+    """For blocking code, which has no loop to lend."""
+    with serve_in_thread(
+        tmp_path / "hub",
+        token=TOKEN,
+        part_size=PART_SIZE,
+        middlewares=[faults.middleware, gate.middleware],
+    ) as hub:
+        yield hub
+        gate.release()
 
 
 @pytest.fixture

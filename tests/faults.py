@@ -19,6 +19,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 
 Fault = Callable[["FaultLayer", web.Request, Handler], Awaitable[web.StreamResponse]]
+Step = Callable[[web.Request, Handler], Awaitable[None]]
 
 KINDS: dict[str, Fault] = {}
 
@@ -163,35 +164,44 @@ async def _another_time(
     return web.Response(status=403, text=EXPIRED, headers={"Date": date})
 
 
-@_kind("reset before the body")
-async def _reset_before(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    return _reset(request)
+def _break_off(name: str, after: Step, *, stalls: bool = False) -> None:
+    async def break_off(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await after(request, handler)
+        if stalls:
+            await layer.stall()
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)
+
+    KINDS[name] = break_off
 
 
-@_kind("reset mid-body")
-async def _reset_mid(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await _read_some(request)
-    return _reset(request)
+async def _nothing(request: web.Request, handler: Handler) -> None:
+    pass
 
 
-@_kind("reset after the body")
-async def _reset_after(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
+async def _read_some(request: web.Request, handler: Handler) -> None:
+    await request.content.readany()
+
+
+async def _read_all(request: web.Request, handler: Handler) -> None:
     await request.read()
-    return _reset(request)
 
 
-@_kind("done, then reset")
-async def _done_reset(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
+async def _done(request: web.Request, handler: Handler) -> None:
     await handler(request)
-    return _reset(request)
+
+
+_break_off("reset before the body", after=_nothing)
+_break_off("reset mid-body", after=_read_some)
+_break_off("reset after the body", after=_read_all)
+_break_off("done, then reset", after=_done)
+_break_off("stall before reading", after=_nothing, stalls=True)
+_break_off("stall mid-body", after=_read_some, stalls=True)
+_break_off("answer never sent", after=_read_all, stalls=True)
+_break_off("done, answer never sent", after=_done, stalls=True)
 
 
 @_kind("done, then 504")
@@ -200,41 +210,6 @@ async def _done_504(
 ) -> web.StreamResponse:
     await handler(request)
     return web.Response(status=504)
-
-
-@_kind("stall before reading")
-async def _stall_before(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await layer.stall()
-    return _reset(request)
-
-
-@_kind("stall mid-body")
-async def _stall_mid(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await _read_some(request)
-    await layer.stall()
-    return _reset(request)
-
-
-@_kind("answer never sent")
-async def _never_answered(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await request.read()
-    await layer.stall()
-    return _reset(request)
-
-
-@_kind("done, answer never sent")
-async def _done_never_answered(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await handler(request)
-    await layer.stall()
-    return _reset(request)
 
 
 @_kind("truncated JSON")
@@ -320,13 +295,3 @@ async def with_body(request: web.Request, body: bytes, handler: Handler) -> web.
     request._payload = stream
     request._read_bytes = None
     return await handler(request)
-
-
-async def _read_some(request: web.Request) -> None:
-    await request.content.readany()
-
-
-def _reset(request: web.Request) -> web.StreamResponse:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)

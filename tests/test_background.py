@@ -32,8 +32,8 @@ from asyncpush import (
 )
 from asyncpush.background import _wait_at_exit
 from asyncpush.checkpoints import OnError
-from asyncpush.localhub import LocalHub, serve_in_thread
-from tests.conftest import PART_SIZE, TOKEN
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 from tests.gates import ThreadGate
 from tests.reading import download, files_of
@@ -44,23 +44,8 @@ LARGE = {"model.bin": b"\0" * 1000, "config.json": b"{}"}
 
 
 @pytest.fixture
-def gate() -> Iterator[ThreadGate]:
-    gate = ThreadGate()
-    yield gate
-    gate.release()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, gate: ThreadGate, faults: FaultLayer) -> Iterator[LocalHub]:
-    """In a thread of its own: blocking code has no loop to lend."""
-    with serve_in_thread(
-        tmp_path / "hub",
-        token=TOKEN,
-        part_size=PART_SIZE,
-        middlewares=[faults.middleware, gate.middleware],
-    ) as hub:
-        yield hub
-        gate.release()
+def hub(hub_in_thread: LocalHub) -> LocalHub:
+    return hub_in_thread
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from asyncpush import SourceChangedError, Uploader
 from asyncpush.localhub import LocalHub
+from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
 from tests.conftest import PART_SIZE
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
@@ -17,41 +17,6 @@ from tests.reading import commits_of, download
 pytestmark = pytest.mark.no_cover
 
 Write = Callable[..., Path]
-
-
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def shrink(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def rewrite(path: Path) -> None:
-    """Same size, other bytes, and a time that differs only in nanoseconds."""
-    with path.open("r+b") as file:
-        file.write(b"\xff")
-    status = path.stat()
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-
-
-def replace(path: Path) -> None:
-    """What a trainer does that saves atomically: another file under the same name."""
-    other = path.with_name("other")
-    other.write_bytes(path.read_bytes())
-    status = path.stat()
-    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-    other.replace(path)
-
-
-def vanish(path: Path) -> None:
-    path.unlink()
-
-
-def become_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 CHANGES = (grow, shrink, rewrite, replace, vanish, become_a_folder)

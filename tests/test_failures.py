@@ -5,10 +5,7 @@ OBS-006: HTTP status, body, headers, URL, attempt, time elapsed, and what to do 
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,28 +28,16 @@ from asyncpush import (
     UploadConfig,
     Uploader,
 )
-from asyncpush.events import PushFailed, Record, RequestFailed
+from asyncpush.events import PushFailed, RequestFailed
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
+from tests.disks import files_of_at_most
 from tests.faults import FaultLayer
+from tests.hearing import Heard
 from tests.net.helpers import server_context, serving
 
 Write = Callable[..., Path]
 FILES = {"config.json": "{}", "model.bin": b"\0" * 1000}
-
-
-class Heard:
-    """The events of failures."""
-
-    def __init__(self) -> None:
-        self.push: list[PushFailed] = []
-        self.requests: list[RequestFailed] = []
-
-    def __call__(self, record: Record) -> None:
-        if isinstance(record.event, PushFailed):
-            self.push.append(record.event)
-        elif isinstance(record.event, RequestFailed):
-            self.requests.append(record.event)
 
 
 @pytest.fixture
@@ -75,7 +60,7 @@ def config(config: UploadConfig, heard: Heard) -> UploadConfig:
 def check(error: BaseException, heard: Heard, suggestion: str) -> None:
     """The three places say the same, and all of it."""
     assert isinstance(error, AsyncPushError)
-    (event,) = heard.push
+    (event,) = heard.of(PushFailed)
     assert suggestion in error.suggestion
     assert f"next: {error.suggestion}" in str(error)
     assert event.error == error.message
@@ -149,7 +134,7 @@ async def test_a_refusal_says_what_next(
     assert type(caught.value) is cause.error
     assert getattr(caught.value, "status", None) == cause.status
     check(caught.value, heard, cause.suggestion)
-    last = heard.requests[-1]
+    last = heard.of(RequestFailed)[-1]
     assert last.backoff_ms is None
     if last.status is not None:
         assert last.body
@@ -208,7 +193,7 @@ async def test_a_proxy_that_is_away_is_named_by_its_variable(
         with pytest.raises(HubError) as caught:
             await uploader.push_to_hub("me/m", {"a": b"1"})
     check(caught.value, heard, "HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
-    assert "s3cret" not in str(caught.value) + repr(heard.push)
+    assert "s3cret" not in str(caught.value) + repr(heard.of(PushFailed))
 
 
 async def test_a_certificate_that_is_not_trusted_names_the_variable(
@@ -224,19 +209,6 @@ async def test_a_certificate_that_is_not_trusted_names_the_variable(
     assert caught.value.attempt == 1
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process can grow further: as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
 async def test_a_full_disk_says_where_room_is_wanted(
     hub: LocalHub, config: UploadConfig, heard: Heard
 ) -> None:
@@ -249,7 +221,7 @@ async def test_a_full_disk_says_where_room_is_wanted(
         with files_of_at_most(3 << 20), pytest.raises(SourceError) as caught:
             await uploader.push_to_hub("me/m", {"stream.bin": stream()})
     check(caught.value, heard, "set cache_dir (or ASYNCPUSH_CACHE) to a folder with more room")
-    assert heard.push[0].details["problems"] == list(caught.value.problems)
+    assert heard.of(PushFailed)[0].details["problems"] == list(caught.value.problems)
 
 
 async def test_a_push_that_takes_too_long_says_how_long_it_had(
@@ -258,7 +230,7 @@ async def test_a_push_that_takes_too_long_says_how_long_it_had(
     faults.add("create", "stall before reading")
     with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: push again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=0.2))
-    assert "timeout of 0.2 s" in heard.push[0].error
+    assert "timeout of 0.2 s" in heard.of(PushFailed)[0].error
 
 
 async def test_a_timeout_of_somebody_elses_is_left_as_it_is(

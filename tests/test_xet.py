@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import time
 import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -28,7 +27,6 @@ from safetensors.numpy import load, save_file
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.errors import AsyncPushError, ProtocolError, SourceChangedError, SourceError
 from asyncpush.events import (
-    Event,
     FileHashed,
     FileRouted,
     FileStored,
@@ -43,6 +41,8 @@ from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.transfers.xet import XetFailedError, availability
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.settings import settings
+from tests import hearing
+from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.protocol.helpers import answer
@@ -55,17 +55,8 @@ NOISE = CHANCE.randbytes(4 * MIB)
 """Bytes that no other test sends: nothing of them is in the store."""
 
 
-class Heard:
+class Heard(hearing.Heard):
     """The events of a test's pushes, in order."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def __call__(self, record: Any) -> None:
-        self.events.append(record.event)
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def engines(self) -> list[str]:
@@ -132,7 +123,7 @@ async def test_what_the_store_has_is_told_apart_from_what_is_sent(
     uploader: Uploader, write: Write, heard: Heard, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
-    heard.events.clear()
+    heard.records.clear()
 
     second = changed(NOISE, 0.5)
     result = await uploader.push_to_hub("me/m", write({"new.bin": second}, "second"))
@@ -464,11 +455,7 @@ async def test_a_push_is_cancelled_at_once_and_the_next_one_works(
     faults.add(stage, "stall before reading")
     handle = uploader.start_push("me/m", source)
     await faults.stalled.wait()
-    began = time.monotonic()
-    handle.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await handle
-    assert time.monotonic() - began < 2
+    assert await seconds_to_cancel(handle) < 2
     faults.released.set()
 
     await uploader.push_to_hub("me/m", source)

@@ -6,10 +6,10 @@ Each folder of the source goes to a repo of its own.
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from benchmarks.rivals.measuring import TOKEN, WARM_UP, Figures, Job
+from benchmarks.rivals.official import warmed_up
 
 
 def main() -> None:
@@ -41,21 +41,7 @@ def _ours(job: Job, repos: list[tuple[str, str]], figures: Figures) -> None:
 
 
 def _official(job: Job, repos: list[tuple[str, str]], figures: Figures) -> None:
-    os.environ |= {
-        "HF_HOME": job.scratch,
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    with figures.importing():
-        from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=job.endpoint, token=TOKEN)
-
-    api.create_repo(job.warm_up_repo, exist_ok=True)
-    api.upload_file(
-        path_or_fileobj=WARM_UP.encode(), path_in_repo="warm-up.txt", repo_id=job.warm_up_repo
-    )
+    api = warmed_up(job, figures)
     with figures.measuring():
         for repo_id, folder in repos:
             api.upload_folder(repo_id=repo_id, folder_path=folder)

@@ -72,6 +72,12 @@ def whoami(name: str) -> dict[str, bytes]:
     return {name: str(os.getpid()).encode()}
 
 
+async def made(path: Path) -> None:
+    """Until it is there: another process makes it."""
+    while not path.exists():  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.05)
+
+
 async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
     cluster: Any, hub: LocalHub, faults: FaultLayer, config: UploadConfig, tmp_path: Path
 ) -> None:
@@ -177,8 +183,7 @@ async def test_one_failure_cancels_the_others_and_nothing_is_committed(
         return {"model.bin": b"\0" * PART_SIZE}
 
     async def fails() -> str:
-        while not begun.exists():  # noqa: ASYNC110  # made by another process
-            await asyncio.sleep(0.05)
+        await made(begun)
         return str(tmp_path / "nowhere")
 
     faults.add("part", "stall before reading", times=99)
@@ -237,8 +242,7 @@ async def test_a_task_that_cannot_be_interrupted_is_ended(
         time.sleep(600)
 
     async def fails() -> str:
-        while not begun.exists():  # noqa: ASYNC110  # made by another process
-            await asyncio.sleep(0.05)
+        await made(begun)
         return "/nowhere"
 
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from asyncpush import BackgroundUploader, UploadConfig
-from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 from tests.gates import ThreadGate
@@ -23,17 +23,8 @@ from tests.reading import commits_of, download, files_of
 
 
 @pytest.fixture
-def gate() -> ThreadGate:
-    return ThreadGate()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, gate: ThreadGate, faults: FaultLayer) -> Iterator[LocalHub]:
-    with serve_in_thread(
-        tmp_path / "hub", token=TOKEN, middlewares=[faults.middleware, gate.middleware]
-    ) as hub:
-        yield hub
-        gate.release()
+def hub(hub_in_thread: LocalHub) -> LocalHub:
+    return hub_in_thread
 
 
 @pytest.fixture

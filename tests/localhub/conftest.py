@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,10 @@ import orjson
 import pytest
 
 from asyncpush.localhub import LocalHub, serve_in_thread
+from tests.localhub.answers import Answer
 from tests.localhub.rclone import S3Server, serve_s3
 
 PART_SIZE = 1_000_000
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-    @property
-    def error_code(self) -> str | None:
-        code: str | None = self.headers.get("X-Error-Code")
-        return code
 
 
 class HubClient:

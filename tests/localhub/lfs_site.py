@@ -15,6 +15,7 @@ from aiohttp import web
 
 from asyncpush.localhub.blobs import BlobStore
 from asyncpush.localhub.lfs import LFS_JSON, Operation, add_routes
+from tests.localhub.answers import Answer
 
 BATCH = "/me/model.git/info/lfs/objects/batch"
 VERIFY = "/me/model.git/info/lfs/objects/verify"
@@ -23,21 +24,6 @@ TOKEN = "hf_secret"
 
 def oid_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-    @property
-    def text(self) -> str:
-        return self.body.decode()
 
 
 @dataclass

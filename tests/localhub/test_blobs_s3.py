@@ -55,8 +55,13 @@ def make_store(server: S3Server, tmp_path: Path) -> Callable[..., S3Store]:
 
 
 @pytest.fixture
-async def site(make_store: Callable[..., S3Store]) -> AsyncIterator[Site]:
-    async with open_site(make_store(part_size=PART)) as site:
+def store(make_store: Callable[..., S3Store]) -> S3Store:
+    return make_store(part_size=PART)
+
+
+@pytest.fixture
+async def site(store: S3Store) -> AsyncIterator[Site]:
+    async with open_site(store) as site:
         yield site
 
 
@@ -64,7 +69,9 @@ def kept(server: S3Server, store: Any) -> list[str]:
     return [key for key in server.listing() if key.startswith(store.prefix)]
 
 
-async def test_only_verified_objects_are_left_in_the_bucket(site: Site, server: S3Server) -> None:
+async def test_only_verified_objects_are_left_in_the_bucket(
+    site: Site, store: S3Store, server: S3Server
+) -> None:
     small, large, wrong = os.urandom(10), os.urandom(3 * PART), os.urandom(10)
     for data in (small, large):
         await site.upload(data)
@@ -72,7 +79,7 @@ async def test_only_verified_objects_are_left_in_the_bucket(site: Site, server: 
     assert (await site.verify(wrong)).status == 404
 
     expected = [f"objects/{o[:2]}/{o[2:4]}/{o}" for o in (oid_of(small), oid_of(large))]
-    assert kept(server, site.store) == sorted(f"{site.store.prefix}{key}" for key in expected)  # type: ignore[attr-defined]
+    assert kept(server, store) == sorted(f"{store.prefix}{key}" for key in expected)
 
 
 async def test_the_first_question_after_a_single_put_stores_it(site: Site) -> None:
@@ -105,12 +112,12 @@ async def test_a_presigned_url_lives_no_longer_than_s3_allows(
     assert make_store(url_lifetime=30 * DAY).url_lifetime == 7 * DAY
 
 
-async def test_a_hub_killed_before_it_verified_goes_on_when_asked_again(site: Site) -> None:
+async def test_a_hub_killed_before_it_verified_goes_on_when_asked_again(
+    site: Site, store: S3Store
+) -> None:
     data = os.urandom(2 * PART)
     upload = (await site.actions(data))["upload"]
     parts = await site.put_parts(upload["header"], data)
-    store = site.store
-    assert isinstance(store, S3Store)
     name, _, upload_id = upload["header"]["upload_id"].partition(".")
     store._s3.complete_multipart_upload(
         Bucket=BUCKET,
@@ -164,12 +171,10 @@ async def test_bytes_changed_while_they_are_verified_are_not_stored(
 @pytest.mark.parametrize("code", ["412", "PreconditionFailed"])
 @pytest.mark.parametrize("operation", ["HeadObject", "CopyObject"])
 async def test_a_server_that_minds_the_condition_stops_the_copy_itself(
-    site: Site, operation: str, code: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, store: S3Store, operation: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """boto3 copies with the condition on a HEAD first, and then on the copy."""
     data = os.urandom(10)
-    store = site.store
-    assert isinstance(store, S3Store)
     await site.put((await site.actions(data))["upload"]["href"], data)
     copy = store._copy
 
@@ -183,10 +188,8 @@ async def test_a_server_that_minds_the_condition_stops_the_copy_itself(
 
 
 async def test_an_object_too_large_for_one_copy_is_copied_in_parts(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = site.store
-    assert isinstance(store, S3Store)
     copied = emulate_upload_part_copy(store._s3)
     monkeypatch.setattr(s3_module, "_COPY_AT_ONCE", 5 << 20)
     monkeypatch.setattr(s3_module, "_COPY_PART", 5 << 20)
@@ -202,10 +205,8 @@ async def test_an_object_too_large_for_one_copy_is_copied_in_parts(
 
 
 async def test_a_large_copy_of_changed_bytes_is_refused(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = site.store
-    assert isinstance(store, S3Store)
     monkeypatch.setattr(s3_module, "_COPY_AT_ONCE", 5 << 20)
     refusing(store._s3, "UploadPartCopy", "PreconditionFailed")
     data = os.urandom(6 << 20)
@@ -296,10 +297,10 @@ def refusing(client: Any, operation: str, code: str = "AccessDenied") -> Any:
 @pytest.mark.parametrize(
     "operation", ["HeadObject", "GetObject", "CreateMultipartUpload", "CompleteMultipartUpload"]
 )
-async def test_what_the_server_refuses_is_a_bad_gateway(site: Site, operation: str) -> None:
+async def test_what_the_server_refuses_is_a_bad_gateway(
+    site: Site, store: S3Store, operation: str
+) -> None:
     data = os.urandom(2 * PART)
-    store = site.store
-    assert isinstance(store, S3Store)
     upload = (await site.actions(data))["upload"]
     parts = await site.put_parts(upload["header"], data)
     refusing(store._s3, operation)
@@ -313,11 +314,9 @@ async def test_what_the_server_refuses_is_a_bad_gateway(site: Site, operation: s
 
 
 async def test_a_failure_while_verifying_is_not_taken_for_absence(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = os.urandom(10)
-    store = site.store
-    assert isinstance(store, S3Store)
     await site.put((await site.actions(data))["upload"]["href"], data)
 
     def race(key: str, oid: str) -> None:

@@ -19,7 +19,8 @@ from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.store.durable import file_lock, write_atomically
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.repos import Repos, new_info
-from tests.localhub.conftest import Answer, HubClient, add, add_lfs, delete, git
+from tests.localhub.answers import Answer
+from tests.localhub.conftest import HubClient, add, add_lfs, delete, git
 
 
 def fsck(repo: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.localhub.conftest import Answer, HubClient, add, add_lfs
+from tests.localhub.answers import Answer
+from tests.localhub.conftest import HubClient, add, add_lfs
 
 TREE = "/api/models/me/net/tree/main"
 PATHS_INFO = "/api/models/me/net/paths-info/main"

@@ -16,7 +16,8 @@ import pytest
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.pages.reading import discussions, files, history, index, source
 from asyncpush.localhub.store.discussions import Discussions, Event
-from tests.localhub.conftest import Answer, HubClient, add, add_lfs, delete
+from tests.localhub.answers import Answer
+from tests.localhub.conftest import HubClient, add, add_lfs, delete
 from tests.localhub.dom import Element, parse
 
 API = "/api/models/me/net"

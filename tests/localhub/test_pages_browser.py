@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from subprocess import DEVNULL
 
-import aiohttp
 import anyio
 import pytest
 from aiohttp import web
@@ -66,14 +65,6 @@ async def injecting(request: web.Request, handler: Handler) -> web.StreamRespons
 async def hub(tmp_path: Path) -> AsyncIterator[LocalHub]:
     async with LocalHub(tmp_path / "hub", middlewares=[injecting]) as hub:
         yield hub
-
-
-@pytest.fixture
-async def client(hub: LocalHub) -> AsyncIterator[HubClient]:
-    async with aiohttp.ClientSession() as session:
-        client = HubClient(hub.url, session)
-        await client.create()
-        yield client
 
 
 class Browser:

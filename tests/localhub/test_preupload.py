@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES, is_binary
-from tests.localhub.conftest import Answer, HubClient, add, add_lfs
+from tests.localhub.answers import Answer
+from tests.localhub.conftest import HubClient, add, add_lfs
 
 
 def wanted(path: str = "a.txt", size: int = 5, sample: bytes = b"hello") -> dict[str, Any]:

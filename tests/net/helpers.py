@@ -10,22 +10,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import trustme
 from aiohttp import web
 
-from asyncpush.events import Emitter, Event, Record
+from asyncpush.events import Emitter
 from asyncpush.net.credentials import Token, TokenSource
 from asyncpush.net.session import HubSession, TraceHeaders
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest, HubResponse
+from tests import hearing
 from tests.clocks import Clock
 
 TOKEN = "hf_" + "s3cret" * 6
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -227,15 +227,12 @@ def _abort(request: web.Request) -> None:
     transport.abort()
 
 
-class Heard:
-    """A listener that keeps what it hears."""
+class Heard(hearing.Heard):
+    """What a session tells, by an emitter of its own."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.emit = Emitter([self.records.append], push_id="p1")
-
-    def of(self, kind: type[E]) -> list[E]:
-        return [record.event for record in self.records if isinstance(record.event, kind)]
+        super().__init__()
+        self.emit = Emitter([self], push_id="p1")
 
 
 @asynccontextmanager

@@ -218,21 +218,14 @@ class Road:
 
     async def wave(self, fail_above: int = 1000) -> None:
         """As many parts at once as the width lets in, stored (or refused) together."""
-        holders: list[Slot] = []
-        waiting = [Slot(self.limit) for _ in range(2 * self.limit._maximum)]
-        await settle()
-        holders = [slot for slot in waiting if slot.turn is not None]
-        width = len(holders)
-        self.clock.now += self._seconds(width)
-        for number, slot in enumerate(holders):
-            assert slot.turn is not None
-            if number < fail_above:
-                self.limit.succeeded(slot.turn, 1000)
-            else:
-                self.limit.overloaded(slot.turn)
-        for slot in waiting:
-            slot.task.cancel()
-        await asyncio.wait([slot.task for slot in waiting])
+        async with slots_of(self.limit, 2 * self.limit._maximum) as waiting:
+            holders = turns_of(waiting)
+            self.clock.now += self._seconds(len(holders))
+            for number, turn in enumerate(holders):
+                if number < fail_above:
+                    self.limit.succeeded(turn, 1000)
+                else:
+                    self.limit.overloaded(turn)
         self.widths.append(self.limit.limit)
 
 
@@ -287,7 +280,7 @@ async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
     clock = Clock()
     limit = PartLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
+        held = turns_of(slots)
         for turn in held[:8]:
             limit.succeeded(turn, 1000)
         assert limit.limit == 32
@@ -300,7 +293,7 @@ async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
     clock = Clock()
     limit = PartLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
+        held = turns_of(slots)
         assert await look(limit, clock, held, 0) == 16
         assert await look(limit, clock, held, 100) == 16  # buffers took these, for all we know
         assert await look(limit, clock, held, 150) == 16  # 50 of 1,000 bytes tell too little yet
@@ -309,13 +302,7 @@ async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
 
 async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_rise() -> None:
     clock = Clock()
-    limit = PartLimit(32, clock=clock)
-    async with slots_of(limit, 40) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
-        for position in (1, 101):
-            await look(limit, clock, held, position)
-        assert limit.limit == 32
-        new = [slot.turn for slot in slots if slot.turn is not None][16:]
+    async with risen_mid_part(clock) as (limit, new):
         clock.now += 100
         for position in (1, 101, 201, 301):
             await look(limit, clock, new, position)
@@ -324,13 +311,7 @@ async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_ris
 
 async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_taken_back() -> None:
     clock = Clock()
-    limit = PartLimit(32, clock=clock)
-    async with slots_of(limit, 40) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
-        for position in (1, 101):
-            await look(limit, clock, held, position)
-        assert limit.limit == 32
-        new = [slot.turn for slot in slots if slot.turn is not None][16:]
+    async with risen_mid_part(clock) as (limit, new):
         for position in (1, 51, 101, 151):
             await look(limit, clock, new, position)
         assert limit.limit == 16
@@ -343,7 +324,7 @@ async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
         limit.overloaded(turn)
     limit._rest = 0
     async with slots_of(limit, 40) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
+        held = turns_of(slots)
         assert await look(limit, clock, held, 1) == 8
         assert await look(limit, clock, held, 450) == 8
         assert await look(limit, clock, held, 550) == 12
@@ -353,7 +334,7 @@ async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no
     clock = Clock()
     limit = PartLimit(32, clock=clock)
     async with slots_of(limit, 16) as slots:
-        held = [slot.turn for slot in slots if slot.turn is not None]
+        held = turns_of(slots)
         for position in (10, 30, 20):
             await look(limit, clock, held, position)
         assert limit._bytes == 16 * 20
@@ -368,6 +349,23 @@ async def slots_of(limit: PartLimit, count: int) -> AsyncIterator[list[Slot]]:
     for slot in slots:
         slot.task.cancel()
     await asyncio.wait([slot.task for slot in slots])
+
+
+def turns_of(slots: list[Slot]) -> list[Turn]:
+    """Of those that are in."""
+    return [slot.turn for slot in slots if slot.turn is not None]
+
+
+@asynccontextmanager
+async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[PartLimit, list[Turn]]]:
+    """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
+    limit = PartLimit(32, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        for position in (1, 101):
+            await look(limit, clock, held, position)
+        assert limit.limit == 32
+        yield limit, turns_of(slots)[16:]
 
 
 async def look(limit: PartLimit, clock: Clock, turns: list[Turn], position: int) -> int:
@@ -389,17 +387,13 @@ async def test_a_width_that_nobody_uses_does_not_rise() -> None:
 
 async def test_a_rise_lets_the_next_ones_in() -> None:
     limit = PartLimit(17)
-    slots = [Slot(limit) for _ in range(18)]
-    await settle()
-    turns = [slot.turn for slot in slots if slot.turn is not None]
-    assert len(turns) == 16
-    for turn in turns[:8]:
-        limit.succeeded(turn, 1000)
-    await settle()
-    assert sum(slot.turn is not None for slot in slots) == 17
-    for slot in slots:
-        slot.task.cancel()
-    await asyncio.wait([slot.task for slot in slots])
+    async with slots_of(limit, 18) as slots:
+        turns = turns_of(slots)
+        assert len(turns) == 16
+        for turn in turns[:8]:
+            limit.succeeded(turn, 1000)
+        await settle()
+        assert len(turns_of(slots)) == 17
 
 
 async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:

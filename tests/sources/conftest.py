@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from io import FileIO
 from pathlib import Path
@@ -19,6 +19,11 @@ Collect: TypeAlias = Callable[..., AbstractAsyncContextManager[Collected]]
 
 def names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+async def stream(*pieces: Any) -> AsyncIterator[Any]:
+    for piece in pieces:
+        yield piece
 
 
 @contextmanager

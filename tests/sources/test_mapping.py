@@ -16,14 +16,9 @@ import pytest
 
 from asyncpush.errors import SourceError
 from asyncpush.sources import read_all
-from tests.sources.conftest import Collect, pipe
+from tests.sources.conftest import Collect, pipe, stream
 
 CONTENT = b"0123456789" * 50
-
-
-async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
 
 
 async def pushed(collecting: Collect, source: Any, **options: Any) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import Cut, FileIdentity, FileSource
 from asyncpush.sources import Reader, origins, read_all, read_sample
+from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
@@ -113,35 +114,7 @@ def test_short_reads_are_put_together(
     assert buffer == CONTENT[offset : offset + len(buffer)]
 
 
-def grow(path: Path) -> None:
-    path.write_bytes(CONTENT + b"x")
-
-
-def shrink(path: Path) -> None:
-    path.write_bytes(CONTENT[:-1])
-
-
-def write(path: Path) -> None:
-    path.write_bytes(CONTENT[::-1])
-
-
-def replace(path: Path) -> None:
-    other = path.with_name("other")
-    other.write_bytes(CONTENT)
-    os.utime(other, (THEN, THEN))
-    other.replace(path)
-
-
-def delete(path: Path) -> None:
-    path.unlink()
-
-
-def turn_into_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def turn_into_a_pipe(path: Path) -> None:
+def become_a_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -157,11 +130,11 @@ CHANGES = pytest.mark.parametrize(
     [
         pytest.param(grow, "grew from 10,240 to 10,241 bytes", id="grew"),
         pytest.param(shrink, "shrank from 10,240 to 10,239 bytes", id="shrank"),
-        pytest.param(write, "was written to", id="same size"),
+        pytest.param(rewrite, "was written to", id="same size"),
         pytest.param(replace, "was replaced by another file", id="another file"),
-        pytest.param(delete, "is gone", id="deleted"),
-        pytest.param(turn_into_a_folder, "was replaced by", id="a folder now"),
-        pytest.param(turn_into_a_pipe, "was replaced by another file", id="a pipe now"),
+        pytest.param(vanish, "is gone", id="deleted"),
+        pytest.param(become_a_folder, "was replaced by", id="a folder now"),
+        pytest.param(become_a_pipe, "was replaced by another file", id="a pipe now"),
         pytest.param(turn_parent_into_a_file, "is gone", id="its folder is a file now"),
     ],
 )
@@ -326,7 +299,7 @@ def test_a_cut_reads_as_its_head_and_ranges_joined(
 def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
     source = shuffled(tmp_path / "f")
     with Reader(source) as reader:
-        write(tmp_path / "f")
+        grow(tmp_path / "f")
         with pytest.raises(SourceChangedError, match=r"f' grew from 10,143 "):
             reader.check_unchanged()
     with pytest.raises(SourceChangedError, match=r"f' "):

@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import io
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -16,7 +15,6 @@ import tempfile
 import threading
 from array import array
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +28,13 @@ from asyncpush.models import FileSource
 from asyncpush.sources import read_all, scratch, spool
 from asyncpush.sources.scratch import ScratchFolder
 from asyncpush.sources.spool import READ_SIZE, Spool
-from tests.sources.conftest import Collect, names_in, pipe
+from tests.disks import files_of_at_most
+from tests.sources.conftest import Collect, names_in, pipe, stream
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 KIB = 1 << 10
 MIB = 1 << 20
-
-
-async def stream(*pieces: Any) -> AsyncIterator[Any]:
-    for piece in pieces:
-        yield piece
 
 
 @pytest.mark.no_cover
@@ -220,23 +214,12 @@ async def test_a_stream_whose_clean_up_hangs_is_given_up(
     assert cancelled == [True]
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Writing beyond `size` fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("last", [b"", b"x" * (64 * KIB)], ids=["in a write", "at the end"])
 async def test_a_full_disk_suggests_another(
     collecting: Collect, spool_dir: Path, last: bytes
 ) -> None:
     pieces = [b"x" * (300 * KIB), b"x" * 10] if last else [b"x" * MIB]
-    with file_size_limit(300 * KIB), pytest.raises(SourceError) as caught:
+    with files_of_at_most(300 * KIB), pytest.raises(SourceError) as caught:
         async with collecting({"a": stream(*pieces, last)}):
             pytest.fail("unreachable")
 
