@@ -1,26 +1,19 @@
-"""The runtime: what the pushes of one `Uploader` share, and how each of them is run and watched."""
+"""What the pushes of one `Uploader` share, and what each of them is given of it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import anyio
-
-from asyncpush.errors import AsyncPushError, HubError
-from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
+from asyncpush.events import Emitter, Listener
 from asyncpush.journal import Journal, Neighbours, NullJournal
-from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.progress import ProgressPublisher
-from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.bodies import PIECES_PER_WRITE
 from asyncpush.net.limits import BufferPool, PartLimit
@@ -36,6 +29,7 @@ from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import Hops
 from asyncpush.transfers.xet import XetEngine, why_not
+from asyncpush.watching import watched
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -134,62 +128,38 @@ class Runtime:
         needs_token: bool = True,
         stores: bool = False,
     ) -> T:
-        """Do some work on a source with its listeners, its time limit, and its end told. With
-        `stores` long streams may be left open for Xet, where that can be had."""
-        # Those that are split are read at other places than the next.
-        open_streams = stores and options.max_shard_size is None and why_not(self._config) is None
+        """Do some work on a source while it is watched. With `stores` long streams may be left open
+        for Xet, where that can be had."""
         publisher = publisher or self.publisher()
-        display = BarDisplay(self._config.progress, repo.repo_id)
-        tally = RetryTally()
-        activity = ActivityTally()
-        began = time.monotonic()
-        push_id = uuid.uuid4().hex
-        listeners: list[Listener] = [
-            publisher.on_event,
-            display.on_event,
-            tally.on_event,
-            activity.on_event,
-            LogListener().on_event,
-            *self._listeners,
-        ]
-        emit = Emitter(listeners, push_id=push_id)
+        progress = self._config.progress
         try:
-            emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
-            async with _time_limit(options.timeout):
+            async with watched(
+                repo, options, publisher, self._listeners, progress=progress
+            ) as watch:
                 if needs_token:
                     await self._session.token.get()
-                ctx = self._context(repo, options, push_id, emit)
-                if source is None:
-                    result = await work(ctx, Collected(()))
-                else:
-                    async with collect(
-                        source,
-                        options,
-                        spool_dir=Path(self._config.cache_dir) / "spool",
-                        max_memory=self._config.max_memory,
-                        large=STREAM_LARGE if open_streams else None,
-                    ) as collected:
-                        result = await work(ctx, collected)
-            if isinstance(result, UploadResult):
-                result = replace(
-                    result,
-                    retries=tally.retries,
-                    waited_seconds=tally.waited_seconds,
-                    activity=activity.activity(),
-                )
-            emit.emit(_finished(result, options, time.monotonic() - began))
-            return result
+                ctx = self._context(repo, options, watch.push_id, watch.emit)
+                async with self._collected(source, options, stores=stores) as collected:
+                    outcome = await work(ctx, collected)
+                return watch.finished(outcome)
         except asyncio.CancelledError as exc:
-            emit.emit(_failed(exc))
             # Where it was just then is nobody's concern, and a notebook would show all of it.
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
-        except BaseException as exc:
-            emit.emit(_failed(exc))
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):
-                await publisher.aclose()
-            display.close()
+
+    def _collected(
+        self, source: Source | None, options: PushOptions, *, stores: bool
+    ) -> AbstractAsyncContextManager[Collected]:
+        if source is None:
+            return nullcontext(Collected(()))
+        # Those that are split are read at other places than the next.
+        open_streams = stores and options.max_shard_size is None and why_not(self._config) is None
+        return collect(
+            source,
+            options,
+            spool_dir=Path(self._config.cache_dir) / "spool",
+            max_memory=self._config.max_memory,
+            large=STREAM_LARGE if open_streams else None,
+        )
 
     def _context(
         self, repo: Repo, options: PushOptions, push_id: str, emit: Emitter
@@ -211,59 +181,3 @@ class Runtime:
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
-
-
-def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:
-    match outcome:
-        case UploadResult() if options.dry_run:
-            return PushFinished(outcome.commit_sha, len(outcome.plan), 0, seconds, "plan")
-        case UploadResult():
-            files = len(outcome.files_uploaded)
-            return PushFinished(outcome.commit_sha, files, outcome.bytes_transferred, seconds)
-        case AuditReport():
-            files = len(outcome.matching) + len(outcome.missing) + len(outcome.different)
-            return PushFinished(outcome.commit_sha, files, 0, seconds, "audit")
-        case list() as receipts:
-            sent = sum(receipt.bytes_sent for receipt in receipts)
-            return PushFinished("", len(receipts), sent, seconds, "store")
-        case _:
-            raise AssertionError(f"not an outcome: {outcome!r}")
-
-
-def _failed(error: BaseException) -> PushFailed:
-    details: dict[str, object] = {}
-    if isinstance(error, AsyncPushError):
-        details["suggestion"] = error.suggestion
-    if problems := getattr(error, "problems", ()):
-        details["problems"] = list(problems)
-    answer = error if isinstance(error, HubError) else error.__cause__
-    if isinstance(answer, HubError):
-        details |= {
-            "status": answer.status,
-            "body": answer.body,
-            "method": answer.method,
-            "url": answer.url,
-            "headers": answer.headers,
-            "attempt": answer.attempt,
-            "elapsed_seconds": answer.elapsed_seconds,
-            "request_id": answer.request_id,
-            "error_code": answer.error_code,
-        }
-    cancelled = isinstance(error, asyncio.CancelledError)
-    text = error.message if isinstance(error, AsyncPushError) else str(error)
-    return PushFailed(text, type(error).__name__, cancelled, details)
-
-
-@asynccontextmanager
-async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            yield
-    except TimeoutError as exc:
-        if not limit.expired():
-            raise
-        raise TimeoutError(
-            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
-            " not sent twice"
-        ) from exc

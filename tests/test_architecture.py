@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"doctor", "handle", "localhub", "tickets"},
+    {"doctor", "handle", "localhub", "tickets", "watching"},
     {"runtime"},
     {"opening"},
     {"uploader"},
