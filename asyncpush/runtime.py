@@ -24,7 +24,7 @@ from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
-from asyncpush.pipeline.streams import LARGE as STREAM_LARGE
+from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
 from asyncpush.threads import Hops
@@ -158,7 +158,7 @@ class Runtime:
             options,
             spool_dir=Path(self._config.cache_dir) / "spool",
             max_memory=self._config.max_memory,
-            large=STREAM_LARGE if open_streams else None,
+            large=SURELY_LFS if open_streams else None,
         )
 
     def _context(

@@ -24,7 +24,7 @@ from asyncpush import (
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
-from asyncpush.pipeline import hublimits, links, push, verification
+from asyncpush.pipeline import hublimits, links, receipts, verification
 from asyncpush.pipeline.links import LinkSize
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
@@ -208,11 +208,11 @@ async def test_a_receipt_of_an_object_that_was_never_stored_is_refused_by_the_hu
 async def test_regular_files_too_large_for_receipts_are_refused(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "INLINE_RECEIPT_LIMIT", 10)
+    monkeypatch.setattr(receipts, "INLINE_RECEIPT_LIMIT", 10)
     with pytest.raises(SourceError, match=r"too large to travel.*big\.txt"):
         await uploader.upload_files("me/m", {"big.txt": b"x" * 11, "a.txt": b"x"})
-    monkeypatch.setattr(push, "INLINE_RECEIPT_LIMIT", 100)
-    monkeypatch.setattr(push, "INLINE_RECEIPTS_LIMIT", 10)
+    monkeypatch.setattr(receipts, "INLINE_RECEIPT_LIMIT", 100)
+    monkeypatch.setattr(receipts, "INLINE_RECEIPTS_LIMIT", 10)
     with pytest.raises(SourceError, match="2 regular files"):
         await uploader.upload_files("me/m", {"b.txt": b"x" * 8, "a.txt": b"x" * 8})
 

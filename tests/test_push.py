@@ -7,9 +7,11 @@ import hashlib
 import io
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -31,6 +33,9 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
+from asyncpush.pipeline import receipts as travelling
+from asyncpush.sources import read_all
+from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download, files_of, head_of
@@ -242,6 +247,20 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
 
 
+@pytest.mark.parametrize("folder", ["./", "", "ckpt\\1", "ckpt/1/"])
+async def test_delete_patterns_look_where_the_source_lands(
+    folder: str, uploader: Uploader, hub: LocalHub
+) -> None:
+    """However the folder is written."""
+    below = folder.replace("\\", "/").strip("./")
+    prefix = f"{below}/" if below else ""
+    await uploader.push_to_hub("me/m", {f"{prefix}old.txt": b"1"})
+    options = PushOptions(path_in_repo=folder, delete_patterns="old.txt")
+    result = await uploader.push_to_hub("me/m", {"new.txt": b"2"}, options)
+    assert result.files_deleted == (f"{prefix}old.txt",)
+    assert await files_of(hub, "me/m") == {".gitattributes", f"{prefix}new.txt"}
+
+
 async def test_a_branch_is_created_only_when_asked_for(uploader: Uploader, hub: LocalHub) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     with pytest.raises(HubError, match="--create-branch"):
@@ -387,6 +406,27 @@ async def test_receipts_are_committed_by_another_session(
         result = await second.commit("me/m", asyncpush.receipts_from_json(text))
     assert sorted(result.files_uploaded) == sorted(MODEL)
     assert await files_of(hub, "me/m") == {".gitattributes", *MODEL}
+
+
+async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be 256 MiB of them: the loop is the user's."""
+    threads: list[int] = []
+
+    def noting(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noted(given: Any) -> Any:
+            threads.append(threading.get_ident())
+            return work(given)
+
+        return noted
+
+    monkeypatch.setattr(travelling, "read_all", noting(read_all))
+    monkeypatch.setattr(travelling, "git_blob_oid", noting(git_blob_oid))
+    stored = await uploader.upload_files("me/m", {"a.txt": b"1"})
+    await uploader.commit("me/m", stored)
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
 
 
 async def test_delete_patterns_apply_when_receipts_are_committed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncpush.events import FilesPlanned, PhaseChanged
 from asyncpush.models import AuditReport, FileSource
+from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.prepare import observed_head
 from asyncpush.pipeline.verification import all_remote_files
@@ -11,9 +12,6 @@ from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import Collected, folder_prefix, read_all
 from asyncpush.threads import in_thread
 from asyncpush.transfers.inline import git_blob_oid
-
-WRITTEN_BY_THE_HUB = ".gitattributes"
-"""Every new repo has one; it is nobody's upload."""
 
 
 async def audit(ctx: PushContext, collected: Collected) -> AuditReport:

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 
 from asyncpush.errors import HubError
 from asyncpush.net.telling import tell_retry
-from asyncpush.pipeline.commit import (
-    PULL_REQUESTS_LOOKED_AT,
-    Committer,
-    LoadContent,
-    Outcome,
-    remembered,
-    still_to_change,
-)
+from asyncpush.pipeline.changes import still_to_change
+from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.landed import opened_pull_request, pull_request
 from asyncpush.pipeline.links import DEFAULT_BRANCH, LinkSize, split
+from asyncpush.pipeline.payload import LoadContent
+from asyncpush.pipeline.pending import remembered
 from asyncpush.pipeline.prepare import observed_head
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
@@ -37,9 +34,9 @@ async def commit_chain(
         ctx.warn(f"the commits of this chain show on {ctx.options.revision} one by one")
         return await _links(ctx, changes, head, ctx.options.revision, load, size)
     async with remembered(ctx, changes, head) as pending:
-        number = await _pull_request(ctx, pending.push_id, len(changes))
+        number = await _open_pull_request(ctx, pending.push_id, len(changes))
         ref = f"refs/pr/{number}"
-        url = f"{ctx.repo_url}/discussions/{number}"
+        url = ctx.pull_request_url(number)
         ref_head = await observed_head(ctx, ref)
         remaining = await still_to_change(ctx, changes, ref_head)
         outcome = await _links(ctx, remaining, ref_head, ref, load, size)
@@ -66,7 +63,7 @@ async def _links(
     return outcome
 
 
-async def _pull_request(ctx: PushContext, push_id: str, files: int) -> int:
+async def _open_pull_request(ctx: PushContext, push_id: str, files: int) -> int:
     """The pull request of this push: the one it opened before, or a new one.
 
     Opening is not repeated blindly: after a lost answer the open ones are looked through for the
@@ -76,7 +73,7 @@ async def _pull_request(ctx: PushContext, push_id: str, files: int) -> int:
 
     async def attempt(number: int) -> int:
         nonlocal looked_for
-        if looked_for and (found := await _find_pull_request(ctx, push_id)) is not None:
+        if looked_for and (found := await opened_pull_request(ctx, push_id)) is not None:
             return found
         looked_for = True
         title = ctx.options.commit_message or f"Upload {files} files with asyncpush"
@@ -96,21 +93,10 @@ async def _pull_request(ctx: PushContext, push_id: str, files: int) -> int:
     )
 
 
-async def _find_pull_request(ctx: PushContext, push_id: str) -> int | None:
-    numbers = await ctx.session.ask(
-        repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
-    )
-    for number in numbers[:PULL_REQUESTS_LOOKED_AT]:
-        found = await _look_at(ctx, number)
-        if commits.has_trailer(found.description, push_id):
-            return number
-    return None
-
-
 async def _merge(ctx: PushContext, number: int, url: str) -> Outcome:
     """Merge, and believe what the pull request says of itself rather than the call's answer."""
     request = repos.merge_request(ctx.repo, number)
-    pull = await _look_at(ctx, number)
+    pull = await pull_request(ctx, number)
     if pull.status == "draft":
         await ctx.session.ask(
             repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
@@ -119,15 +105,9 @@ async def _merge(ctx: PushContext, number: int, url: str) -> Outcome:
         if pull.status != "merged":
             await ctx.session.ask(request, lambda response: None, ctx.emit)
     except HubError as exc:
-        pull = await _look_at(ctx, number)
+        pull = await pull_request(ctx, number)
         if pull.status != "merged":
             exc.suggestion = f"all files are in {url}: merge it there, or push again"
             raise
     head = await observed_head(ctx, DEFAULT_BRANCH)
     return Outcome(head, ctx.commit_url(head), url)
-
-
-async def _look_at(ctx: PushContext, number: int) -> repos.PullRequest:
-    return await ctx.session.ask(
-        repos.pull_request_request(ctx.repo, number), repos.parse_pull_request, ctx.emit
-    )

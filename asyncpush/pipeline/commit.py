@@ -7,49 +7,33 @@ ours, and is done.
 
 from __future__ import annotations
 
-import hashlib
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import anyio
 
-from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
+from asyncpush.errors import CommitConflictError, HubError, ProtocolError
 from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
-from asyncpush.journal import PendingCommit
 from asyncpush.net.telling import tell_retry
+from asyncpush.pipeline.changes import still_to_change
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request
+from asyncpush.pipeline.payload import LoadContent, commit_payload
+from asyncpush.pipeline.pending import remembered
 from asyncpush.pipeline.prepare import observed_head
-from asyncpush.pipeline.verification import remote_files
-from asyncpush.protocol import commits, repos
+from asyncpush.protocol import commits
 from asyncpush.protocol.commits import (
     AddInline,
-    AddLfs,
     Change,
     CommitAnswer,
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.http import StreamBody
-from asyncpush.threads import in_thread
-from asyncpush.transfers.inline import git_blob_oid
 
 REBASES = 30
 """How often a commit is rebuilt on a head that someone else has moved. Two who push without pause
 lose about every other race: ten in a row happened once in a thousand pushes."""
-
-LINES_PER_HOP = 64
-"""Inline files read in one thread hop while the body is streamed."""
-
-HOP_BYTES = 1 << 20
-
-PULL_REQUESTS_LOOKED_AT = 20
-
-LoadContent = Callable[[str], bytes]
-"""Bytes of an inline file by its path in the repo; called in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +167,7 @@ class Committer:
             commits.with_trailer(ctx.options.commit_description, self._push_id),
             parent,
         )
-        body = StreamBody(
-            commits.payload_length(header, changes), lambda: self._lines(header, changes)
-        )
+        body = commit_payload(header, changes, self._load, ctx.threads)
         request = commits.commit_request(
             ctx.repo, self._revision, body, create_pr=self._create_pr, file_count=len(changes)
         )
@@ -197,130 +179,11 @@ class Committer:
             retry=False,
         )
 
-    async def _lines(self, header: CommitHeader, changes: Sequence[Change]) -> AsyncIterator[bytes]:
-        """The body, a bounded stretch at a time."""
-        yield commits.header_line(header)
-        remaining = iter(changes)
-        while stretch := _stretch(remaining):
-            yield await in_thread(self._ctx.threads, lambda part=stretch: self._encode(part))  # type: ignore[misc]
-
-    def _encode(self, changes: Sequence[Change]) -> bytes:
-        lines = []
-        for change in changes:
-            content = b""
-            if isinstance(change, AddInline):
-                content = self._load(change.path)
-                if git_blob_oid(content) != change.oid:
-                    raise SourceChangedError(
-                        f"{change.path!r} changed after it was hashed; nothing was committed",
-                        problems=[f"{change.path}: content changed"],
-                        suggestion="push again once nothing writes to it any more",
-                    )
-            lines.append(commits.change_line(change, content))
-        return b"".join(lines)
-
     async def _landed(self, parent: str) -> CommitAnswer | None:
         """This push's commit, if the Hub has it although its answer never reached us."""
         if self._create_pr:
-            return await self._landed_pull_request()
-        oid = await self._find_ours(self._revision, parent)
-        return None if oid is None else CommitAnswer(oid, self._ctx.commit_url(oid))
-
-    async def _landed_pull_request(self) -> CommitAnswer | None:
-        ctx = self._ctx
-        numbers = await ctx.session.ask(
-            repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
-        )
-        for number in numbers[:PULL_REQUESTS_LOOKED_AT]:
-            oid = await self._find_ours(f"refs/pr/{number}", None)
-            if oid is not None:
-                url = f"{ctx.repo_url}/discussions/{number}"
-                return CommitAnswer(oid, ctx.commit_url(oid), url)
-        return None
-
-    async def _find_ours(self, revision: str, parent: str | None) -> str | None:
-        """Among the commits since `parent`, the one whose description carries our push id."""
-        ctx = self._ctx
-        logged = await ctx.session.ask(
-            repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.emit
-        )
-        for commit in logged:
-            if commit.oid == parent:
-                return None
-            if commits.has_trailer(f"{commit.title}\n{commit.message}", self._push_id):
-                return commit.oid
-        return None
-
-
-async def still_to_change(
-    ctx: PushContext, changes: Sequence[Change], revision: str
-) -> list[Change]:
-    """The changes that `revision` does not hold yet."""
-    shown = await remote_files(ctx, revision, [change.path for change in changes])
-    remaining: list[Change] = []
-    for change in changes:
-        there = shown.get(change.path)
-        match change:
-            case Delete():
-                done = there is None
-            case AddInline(_, size, oid) | AddLfs(_, size, oid):
-                done = there is not None and (there.size, there.oid) == (size, oid)
-        if not done:
-            remaining.append(change)
-    return remaining
-
-
-@asynccontextmanager
-async def remembered(
-    ctx: PushContext, changes: Sequence[Change], head: str
-) -> AsyncIterator[PendingCommit]:
-    """Keep in the journal, while the block runs, that these changes are being committed; gives
-    what an earlier process kept that never learnt how its commit ended.
-
-    It is forgotten once the outcome is known: success, or a refusal that no later attempt of ours
-    could turn into a second commit.
-    """
-
-    def begin() -> PendingCommit:
-        fingerprint = _fingerprint(ctx, changes)
-        pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
-        if pending is None:
-            pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), None)
-            ctx.journal.begin_commit(ctx.scope, pending)
-        return pending
-
-    pending = await in_thread(ctx.threads, begin)
-
-    async def end() -> None:
-        await in_thread(ctx.threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint))
-
-    try:
-        yield pending
-    except HubError as exc:
-        if exc.status is not None and 400 <= exc.status < 500:
-            await end()
-        raise
-    await end()
-
-
-def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:
-    """Names a set of changes to one ref, in whatever order they come."""
-    digest = hashlib.sha256(f"{ctx.options.revision}\0{ctx.options.create_pr}".encode())
-    for line in sorted(commits.change_line(change) + str(change).encode() for change in changes):
-        digest.update(line)
-    return digest.hexdigest()
-
-
-def _stretch(changes: Iterator[Change]) -> list[Change]:
-    """The next changes: few enough for one hop, and small enough for memory."""
-    stretch: list[Change] = []
-    size = 0
-    for change in islice(changes, LINES_PER_HOP):
-        stretch.append(change)
-        size += change.size if isinstance(change, AddInline) else 0
-        if size >= HOP_BYTES:
-            break
-    return stretch
+            return await landed_in_pull_request(self._ctx, self._push_id)
+        return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 
 def _summary(changes: Sequence[Change]) -> str:

@@ -46,7 +46,7 @@ class PushContext:
     @property
     def scope(self) -> str:
         """What journal entries belong to: one repo on one Hub."""
-        return f"{self.session.endpoint}/{self.repo.git_path}"
+        return self.repo_url
 
     @property
     def repo_url(self) -> str:
@@ -54,6 +54,9 @@ class PushContext:
 
     def commit_url(self, oid: str) -> str:
         return f"{self.repo_url}/commit/{oid}"
+
+    def pull_request_url(self, number: int) -> str:
+        return f"{self.repo_url}/discussions/{number}"
 
     def warn(self, message: str) -> None:
         """Say something that stops nothing: as an event, and in the result."""

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 
-from asyncpush.errors import CommitConflictError, HubError, SourceError
+from asyncpush.errors import CommitConflictError, HubError
 from asyncpush.events import FilesPlanned, PhaseChanged
-from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
+from asyncpush.models import FileSource, Receipt, UploadResult
 from asyncpush.pipeline.chain import commit_chain
+from asyncpush.pipeline.changes import additions, deletions
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.dryrun import guessed, planned
 from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of_slow_commit
 from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
 from asyncpush.pipeline.prepare import observed_head, prepare
-from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.receipts import check_receipts, packed
 from asyncpush.pipeline.store import StoreStage
 from asyncpush.pipeline.stored import Stored
 from asyncpush.pipeline.streams import StreamStage
-from asyncpush.pipeline.verification import all_remote_files, remote_files, same, verify_commit
-from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
+from asyncpush.pipeline.verification import remote_files, same, verify_commit
+from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
-from asyncpush.sources import Collected, check_path_in_repo, read_all
-from asyncpush.sources.patterns import select
-from asyncpush.transfers.inline import git_blob_oid
-
-INLINE_RECEIPT_LIMIT = 10 << 20
-"""Bytes of one regular file that a receipt may carry."""
-
-INLINE_RECEIPTS_LIMIT = 256 << 20
-"""Bytes that the receipts of one call may carry together."""
+from asyncpush.sources import Collected, read_all
+from asyncpush.threads import in_thread
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """Commits to one repo and revision go one after another."""
@@ -61,8 +56,8 @@ class PushRun:
         await check_one_commit(ctx, files, head)
         files, stored = await self._stored(collected)
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
-        deletions = await self._deletions(pushed, head)
-        changes = _changes(stored.receipts.values()) + deletions
+        deleted = await deletions(ctx, pushed, head)
+        changes = [*additions(stored.receipts.values()), *deleted]
         by_path = {file.path_in_repo: file for file in files}
 
         async def store_again() -> None:
@@ -75,7 +70,7 @@ class PushRun:
         outcome = await self._commit(
             changes, head, lambda path: read_all(by_path[path]), store_again
         )
-        return await self._finish(stored, deletions, outcome)
+        return await self._finish(stored, deleted, outcome)
 
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
@@ -86,13 +81,12 @@ class PushRun:
         files, stored = await self._stored(collected)
         by_path = {file.path_in_repo: file for file in files}
         receipts = list(stored.receipts.values())
-        _check_inline_sizes(receipts)
-        return [_with_content(receipt, by_path) for receipt in receipts]
+        return await in_thread(self._ctx.threads, lambda: packed(receipts, by_path))
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
         """Commit what was stored before, here or elsewhere."""
         ctx = self._ctx
-        _check_receipts(receipts)
+        await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
         ctx.emit.emit(FilesPlanned(len(receipts), total))
         head = await observed_head(ctx, ctx.options.revision)
@@ -105,13 +99,13 @@ class PushRun:
                 unchanged=unchanged,
                 bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
             )
-        deletions = await self._deletions(stored.receipts, head)
+        deleted = await deletions(ctx, stored.receipts, head)
         if ctx.options.dry_run:
-            return self._plan(stored, deletions, head)
-        changes = _changes(stored.receipts.values()) + deletions
+            return self._plan(stored, deleted, head)
+        changes = [*additions(stored.receipts.values()), *deleted]
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
         outcome = await self._commit(changes, head, lambda path: content[path], None)
-        return await self._finish(stored, deletions, outcome)
+        return await self._finish(stored, deleted, outcome)
 
     async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
         """The files (streams among them that had to be spooled), and what became of them."""
@@ -136,20 +130,6 @@ class PushRun:
         check_limits(self._ctx, collected.files)
         await check_leaks(self._ctx, collected.files)
         return collected.files
-
-    async def _deletions(self, pushed: Iterable[str], head: str) -> list[Change]:
-        """Remote files that `delete_patterns` name and that are not `pushed`. `.gitattributes`
-        stays: without it the repo's LFS rules are gone (the official client keeps it too)."""
-        options = self._ctx.options
-        if options.delete_patterns is None:
-            return []
-        prefix = options.path_in_repo.strip("/")
-        prefix = f"{prefix}/" if prefix else ""
-        kept = {*pushed, ".gitattributes"}
-        remote = [file.path for file in await all_remote_files(self._ctx, head)]
-        below = [path[len(prefix) :] for path in remote if path.startswith(prefix)]
-        named = select(below, options.delete_patterns, None)
-        return [Delete(prefix + path) for path in named if prefix + path not in kept]
 
     async def _commit(
         self,
@@ -196,13 +176,13 @@ class PushRun:
         return await committer.commit(changes, head)
 
     async def _finish(
-        self, stored: Stored, deletions: Sequence[Change], outcome: Outcome
+        self, stored: Stored, deleted: Sequence[Delete], outcome: Outcome
     ) -> UploadResult:
         ctx = self._ctx
         receipts = tuple(stored.receipts.values())
-        deleted = tuple(change.path for change in deletions)
+        gone = tuple(deletion.path for deletion in deleted)
         if ctx.options.verify:
-            await verify_commit(ctx, outcome.commit_sha, receipts, deleted)
+            await verify_commit(ctx, outcome.commit_sha, receipts, gone)
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
         ctx.emit.emit(PhaseChanged("done"))
@@ -221,7 +201,7 @@ class PushRun:
             pr_url=outcome.pr_url,
             files_unchanged=tuple(r.path_in_repo for r in receipts if r.unchanged),
             files_ignored=tuple(file.path_in_repo for file in stored.ignored),
-            files_deleted=deleted if outcome.ours else (),
+            files_deleted=gone if outcome.ours else (),
             warnings=tuple(ctx.warnings),
             receipts=receipts,
         )
@@ -233,45 +213,14 @@ class PushRun:
                 f"{ctx.repo.repo_id} (or its branch) does not exist and would be created;"
                 " which files go inline is a guess by size"
             )
-            stored = _guessed(files)
-            deletions: list[Change] = []
-        else:
-            stored = await StoreStage(ctx, self._engine, store=False).run(files)
-            deletions = await self._deletions([file.path_in_repo for file in files], head)
-        return self._plan(stored, deletions, head)
+            return self._plan(guessed(files), [], None)
+        stored = await StoreStage(ctx, self._engine, store=False).run(files)
+        deleted = await deletions(ctx, [file.path_in_repo for file in files], head)
+        return self._plan(stored, deleted, head)
 
-    def _plan(self, stored: Stored, deletions: Sequence[Change], head: str | None) -> UploadResult:
-        """What a dry run answers."""
-        ctx = self._ctx
-        plan = [_planned_file(receipt) for receipt in stored.receipts.values()]
-        plan += [PlannedFile(file.path_in_repo, file.size, "ignored") for file in stored.ignored]
-        plan += [PlannedFile(change.path, 0, "delete") for change in deletions]
-        return UploadResult(
-            repo_url=ctx.repo_url,
-            commit_sha=head or "",
-            commit_url=ctx.commit_url(head) if head else "",
-            files_uploaded=(),
-            bytes_transferred=0,
-            bytes_deduplicated=0,
-            verified=False,
-            elapsed_seconds=time.monotonic() - self._started,
-            files_unchanged=tuple(
-                receipt.path_in_repo for receipt in stored.receipts.values() if receipt.unchanged
-            ),
-            files_ignored=tuple(file.path_in_repo for file in stored.ignored),
-            warnings=tuple(ctx.warnings),
-            plan=tuple(sorted(plan, key=lambda file: file.path_in_repo)),
-        )
-
-
-def _changes(receipts: Iterable[Receipt]) -> list[Change]:
-    changes: list[Change] = []
-    for receipt in receipts:
-        if receipt.unchanged:
-            continue
-        kind = AddInline if receipt.route == "inline" else AddLfs
-        changes.append(kind(receipt.path_in_repo, receipt.size, receipt.oid))
-    return changes
+    def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
+        elapsed = time.monotonic() - self._started
+        return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
 
 
 def _check_parent(ctx: PushContext, head: str) -> None:
@@ -283,67 +232,3 @@ def _check_parent(ctx: PushContext, head: str) -> None:
             url=ctx.repo_url,
             suggestion="push again without parent_commit, or with the new head",
         )
-
-
-def _check_receipts(receipts: Sequence[Receipt]) -> None:
-    """Receipts come from other machines: nothing in them is taken for granted."""
-    problems = []
-    seen: set[str] = set()
-    for receipt in receipts:
-        path = receipt.path_in_repo
-        if (problem := check_path_in_repo(path)) is not None:
-            problems.append(f"{path!r}: {problem}")
-        if path in seen:
-            problems.append(f"{path!r}: two receipts for one path")
-        seen.add(path)
-        if receipt.route == "inline":
-            if receipt.content is None:
-                problems.append(f"{path!r}: the receipt of an inline file must carry its bytes")
-            elif git_blob_oid(receipt.content) != receipt.oid:
-                problems.append(f"{path!r}: content and oid do not fit")
-    if not receipts:
-        problems.append("no receipts were given")
-    if problems:
-        raise SourceError(
-            f"{len(problems)} problem(s) with the receipts: {'; '.join(problems[:20])}",
-            problems=problems,
-            suggestion="use the receipts that upload_files returned, each path once",
-        )
-
-
-def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:
-    inline = [receipt for receipt in receipts if receipt.route == "inline"]
-    problems = [
-        f"{receipt.path_in_repo!r}: {receipt.size:,} bytes"
-        for receipt in inline
-        if receipt.size > INLINE_RECEIPT_LIMIT
-    ]
-    total = sum(receipt.size for receipt in inline)
-    if not problems and total > INLINE_RECEIPTS_LIMIT:
-        problems = [f"{len(inline)} regular files of {total:,} bytes in all"]
-    if problems:
-        raise SourceError(
-            f"too large to travel in receipts: {'; '.join(problems[:20])}",
-            problems=problems,
-            suggestion="add the pattern to the repo's .gitattributes so that they go through LFS,"
-            " or use push_to_hub",
-        )
-
-
-def _with_content(receipt: Receipt, by_path: Mapping[str, FileSource]) -> Receipt:
-    if receipt.route != "inline":
-        return receipt
-    return replace(receipt, content=read_all(by_path[receipt.path_in_repo]))
-
-
-def _guessed(files: Sequence[FileSource]) -> Stored:
-    stored = Stored()
-    for file in files:
-        route: Route = "lfs" if file.size > SURELY_LFS else "inline"
-        stored.receipts[file.path_in_repo] = Receipt(file.path_in_repo, file.size, "", route)
-    return stored
-
-
-def _planned_file(receipt: Receipt) -> PlannedFile:
-    action = "unchanged" if receipt.unchanged else receipt.route
-    return PlannedFile(receipt.path_in_repo, receipt.size, action)

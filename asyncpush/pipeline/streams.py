@@ -13,14 +13,11 @@ from asyncpush.events import FileRouted, PhaseChanged
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.pipeline.routing import ask_modes
+from asyncpush.pipeline.routing import SURELY_LFS, ask_modes
 from asyncpush.pipeline.stored import Stored
 from asyncpush.protocol import preupload
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
-
-LARGE = 10 << 20
-"""Bytes above which the Hub takes no regular file: only then is it sure that Xet may have it."""
 
 
 class StreamStage:
@@ -63,7 +60,9 @@ class StreamStage:
     async def _send(self, upload: XetUpload, streams: Sequence[OpenStream]) -> Stored:
         ctx = self._ctx
         # As large as they are known to be; of what they begin with, the Hub sees a sample.
-        files = [FileSource(stream.path_in_repo, LARGE + 1, data=stream.head) for stream in streams]
+        files = [
+            FileSource(stream.path_in_repo, SURELY_LFS + 1, data=stream.head) for stream in streams
+        ]
         samples = [(file.data or b"")[: preupload.SAMPLE_SIZE] for file in files]
         there: dict[str, str | None] = {}
         stored = Stored()
