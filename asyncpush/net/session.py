@@ -247,7 +247,7 @@ class HubSession:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         if request.body is not None:
-            headers["Content-Length"] = str(request.length)
+            headers["Content-Length"] = str(request.size)
         this.began = time.monotonic()
         self._started(this, url, headers)
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
@@ -320,7 +320,7 @@ class HubSession:
                     request.method,
                     redact_url(url),
                     this.number,
-                    request.length,
+                    request.size,
                     self._shown(this, headers),
                     request.fields,
                     round(this.queued * 1000, 3),
@@ -340,7 +340,7 @@ class HubSession:
                     this.number,
                     response.status,
                     round((time.monotonic() - this.began) * 1000, 3),
-                    request.length,
+                    request.size,
                     len(response.body),
                     shown,
                     request_id(shown),

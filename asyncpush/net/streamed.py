@@ -13,12 +13,12 @@ from asyncpush.threads import settled
 
 
 class BodyStream:
-    """A body of the promised length or none at all. What its maker raises
+    """A body of the promised size or none at all. What its maker raises
     would come out of aiohttp as a network fault; it is kept here to be raised as what it is."""
 
     def __init__(self, body: StreamBody, watch: StallWatch) -> None:
         self._source = body.open()
-        self._length = body.length
+        self._size = body.size
         self._watch = watch
         self._writing: asyncio.Task[Any] | None = None
         self.failure: Exception | None = None
@@ -35,7 +35,7 @@ class BodyStream:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         self._writing = asyncio.current_task()
-        left = self._length
+        left = self._size
         try:
             async for piece in self._source:
                 left -= len(piece)
@@ -45,7 +45,7 @@ class BodyStream:
                 self._watch.touch()
             if left:
                 raise SourceChangedError(
-                    f"a request body of {self._length} bytes turned out"
+                    f"a request body of {self._size} bytes turned out"
                     f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
                     suggestion="push again once nothing writes to these files any more",
                 )

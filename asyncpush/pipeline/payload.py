@@ -34,7 +34,7 @@ def commit_payload(
         while stretch := _stretch(remaining):
             yield await in_thread(threads, partial(_encode, stretch, load))
 
-    return StreamBody(commits.payload_length(header, changes), lines)
+    return StreamBody(commits.payload_size(header, changes), lines)
 
 
 def _stretch(changes: Iterator[Change]) -> list[Change]:

@@ -94,15 +94,15 @@ def change_line(change: Change, content: bytes = b"") -> bytes:
             return _line("deletedFile", {"path": path})
 
 
-def payload_length(header: CommitHeader, changes: Iterable[Change]) -> int:
+def payload_size(header: CommitHeader, changes: Iterable[Change]) -> int:
     """Bytes of the whole body, so that it can be streamed with a Content-Length: proxies and
-    stores of request bodies treat unknown lengths badly."""
-    length = len(header_line(header))
+    stores of request bodies treat unknown sizes badly."""
+    size = len(header_line(header))
     for change in changes:
-        length += len(change_line(change))
+        size += len(change_line(change))
         if isinstance(change, AddInline):
-            length += 4 * -(-change.size // 3)
-    return length
+            size += 4 * -(-change.size // 3)
+    return size
 
 
 def commit_request(

@@ -19,9 +19,9 @@ Auth: TypeAlias = Literal["token", "none"]
 
 @dataclass(frozen=True, slots=True)
 class StreamBody:
-    """A body of known length that is made anew for each attempt."""
+    """A body of known size that is made anew for each attempt."""
 
-    length: int
+    size: int
     open: Callable[[], AsyncIterator[bytes]]
 
 
@@ -42,13 +42,13 @@ class HubRequest:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def length(self) -> int:
+    def size(self) -> int:
         """Bytes of the body."""
         match self.body:
             case None:
                 return 0
-            case StreamBody(length=length):
-                return length
+            case StreamBody(size=size):
+                return size
             case body:
                 return len(body)
 

@@ -28,7 +28,8 @@ from asyncpush.events import (
 from asyncpush.groups import single_error
 from asyncpush.journal import Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
-from asyncpush.net.parts import PartSender, SentPart
+from asyncpush.net.parts import PartSender
+from asyncpush.net.puts import SentPart
 from asyncpush.net.session import HubSession
 from asyncpush.net.telling import tell_failure
 from asyncpush.protocol import lfs

@@ -24,7 +24,8 @@ from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestSta
 from asyncpush.models import FileIdentity, FileSource, Part
 from asyncpush.net.bodies import PIECES_PER_WRITE, PartBody, PartFeed, Slices
 from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
-from asyncpush.net.parts import PartSender, SentPart
+from asyncpush.net.parts import PartSender
+from asyncpush.net.puts import SentPart
 from asyncpush.net.session import HubSession
 from asyncpush.net.watch import StallWatch
 from asyncpush.sources import Reader

@@ -67,12 +67,12 @@ def post(body: Any = None, **fields: Any) -> HubRequest:
     return post_json("thing", "/api/thing", body or {"a": 1}, **fields)
 
 
-def stream(*pieces: bytes, length: int | None = None) -> HubRequest:
+def stream(*pieces: bytes, size: int | None = None) -> HubRequest:
     async def open_() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
 
-    size = sum(map(len, pieces)) if length is None else length
+    size = sum(map(len, pieces)) if size is None else size
     return ask_for(method="POST", body=StreamBody(size, open_))
 
 
@@ -842,7 +842,7 @@ async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
     session: HubSession, peer: Peer, heard: Heard, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):
-        await session.ask(stream(*pieces, length=10), whole, heard.emit)
+        await session.ask(stream(*pieces, size=10), whole, heard.emit)
     assert all(seen.body != b"x" * 5 + b"y" * 5 for seen in peer.seen)
 
 

@@ -21,7 +21,7 @@ from asyncpush.protocol.commits import (
     has_trailer,
     header_line,
     parse_commit,
-    payload_length,
+    payload_size,
     with_trailer,
 )
 from asyncpush.protocol.http import StreamBody
@@ -70,7 +70,7 @@ def test_the_length_told_is_the_length_sent(
 ) -> None:
     body = header_line(header) + b"".join(change_line(*change) for change in changes)
 
-    assert payload_length(header, [change for change, _ in changes]) == len(body)
+    assert payload_size(header, [change for change, _ in changes]) == len(body)
     assert body.count(b"\n") == 1 + len(changes)
 
 
@@ -92,7 +92,7 @@ def test_the_commit_call(create_pr: bool, target: str) -> None:
     request = commit_request(REPO, "a/b", body, create_pr=create_pr, files=1)
 
     assert request.target == target
-    assert request.length == 7
+    assert request.size == 7
     assert request.headers == {"Content-Type": "application/x-ndjson"}
     assert request.fields == {"repo_id": "me/m", "revision": "a/b", "files": 1}
 

@@ -76,7 +76,7 @@ def test_creating_names_type_owner_and_visibility(
 )
 def test_each_call_has_its_path(request_: HubRequest, method: str, target: str) -> None:
     assert (request_.method, request_.target) == (method, target)
-    assert request_.length == len(request_.body or b"")  # type: ignore[arg-type]
+    assert request_.size == len(request_.body or b"")  # type: ignore[arg-type]
 
 
 def test_pages_of_repos() -> None:
