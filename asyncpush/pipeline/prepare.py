@@ -1,20 +1,15 @@
-"""Before any byte moves: the card's metadata, the repo, the branch, the head to build on."""
+"""Before any byte moves: the head to build on, its repo and branch made where that was asked."""
 
 from __future__ import annotations
 
 import anyio
 
-from asyncpush.errors import HubError, RepoNotFoundError, SourceError
+from asyncpush.errors import HubError, RepoNotFoundError
 from asyncpush.groups import single_error
 from asyncpush.models import FileSource
+from asyncpush.pipeline.card import check_card
 from asyncpush.pipeline.context import PushContext
-from asyncpush.protocol import cards, repos
-from asyncpush.protocol.cards import CARD_NAME
-from asyncpush.sources import read_all
-from asyncpush.threads import in_thread
-
-CARD_LIMIT = 1 << 20
-"""Bytes of a README that are checked; metadata stands at its top."""
+from asyncpush.protocol import repos
 
 REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
@@ -32,31 +27,6 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None
             group.start_soon(check_card, ctx, files)
             looked = await _look(ctx)
     return await ensure_head(ctx, looked)
-
-
-async def check_card(ctx: PushContext, files: tuple[FileSource, ...]) -> None:
-    card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
-    if card is None or card.size > CARD_LIMIT:
-        return
-    content = await in_thread(ctx.threads, lambda: read_all(card))
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
-    verdict = await ctx.session.ask(
-        cards.validate_request(ctx.repo, text),
-        cards.parse_verdict,
-        ctx.emit,
-        accept=lambda response: response.status < 300 or cards.is_verdict(response),
-    )
-    for warning in verdict.warnings:
-        ctx.warn(f"{CARD_NAME}: {warning}")
-    if verdict.errors:
-        raise SourceError(
-            f"the Hub finds the metadata of {CARD_NAME} wrong: " + "; ".join(verdict.errors),
-            problems=verdict.errors,
-            suggestion="mend the YAML between the --- lines at the top of the card",
-        )
 
 
 async def _look(ctx: PushContext) -> str | HubError:
