@@ -16,7 +16,8 @@ from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.progress import ProgressPublisher
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.bodies import PIECES_PER_WRITE
-from asyncpush.net.limits import BufferPool, PartLimit
+from asyncpush.net.buffers import BufferPool
+from asyncpush.net.limits import PartLimit
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import CHUNKS_PER_PART, PushOptions, UploadConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 
 NOW = 1_750_000_000.0
 """For clocks that tell seconds since the epoch."""
@@ -21,4 +22,10 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+        await anyio.lowlevel.checkpoint()
+
+
+async def settle(turns: int = 32) -> None:
+    """Let the loop turn, so that whatever can go on has gone on; no time passes."""
+    for _ in range(turns):
         await anyio.lowlevel.checkpoint()

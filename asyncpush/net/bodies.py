@@ -26,7 +26,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from asyncpush.events import Emitter, PartConnected
 from asyncpush.models import Part
-from asyncpush.net.limits import Bandwidth, BufferPool
+from asyncpush.net.bandwidth import Bandwidth
+from asyncpush.net.buffers import BufferPool
 from asyncpush.net.watch import StallWatch
 from asyncpush.threads import Hops, in_thread, settled
 

@@ -1,12 +1,11 @@
-"""How much at once: parts in flight, bytes per second, buffers."""
+"""How many parts at once, steered by what that brings."""
 
 from __future__ import annotations
 
 import asyncio
-import mmap
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -253,58 +252,3 @@ class PartLimit:
         queue.remove(turn)
         if not queue:
             del self._waiting[of]
-
-
-class Bandwidth:
-    """A bucket of bytes: `take` waits until they may be sent. Refills at `rate` bytes a second,
-    and holds at most a twentieth of a second's worth, so that short bursts stay short."""
-
-    def __init__(
-        self,
-        rate: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-    ) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._sleep = sleep
-        self._free_at = 0.0
-
-    @property
-    def limited(self) -> bool:
-        return self._rate is not None
-
-    async def take(self, amount: int) -> None:
-        if self._rate is None:
-            return
-        now = self._clock()
-        self._free_at = max(self._free_at, now - 0.05) + amount / self._rate
-        if (wait := self._free_at - now) <= 0:
-            return
-        try:
-            await self._sleep(wait)
-        except BaseException:
-            self._free_at -= amount / self._rate  # never sent
-            raise
-
-
-class BufferPool:
-    """Reused buffers of one size: fresh memory costs page faults (0.2 CPU s per GiB, measured).
-
-    They are anonymous maps, so that they begin with a page: copies out of the page cache to a few
-    bytes after one, where a `bytearray` begins, cost 0.4 CPU s per GiB more (measured).
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free: list[mmap.mmap] = []
-
-    def take(self) -> mmap.mmap:
-        return self._free.pop() if self._free else mmap.mmap(-1, self.size)
-
-    def give_back(self, buffer: mmap.mmap) -> None:
-        self._free.append(buffer)
-
-    def clear(self) -> None:
-        self._free.clear()

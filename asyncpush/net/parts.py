@@ -12,9 +12,11 @@ import anyio
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.models import Part
+from asyncpush.net.bandwidth import Bandwidth
 from asyncpush.net.bodies import Slices
+from asyncpush.net.buffers import BufferPool
 from asyncpush.net.faults import StalledError
-from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
+from asyncpush.net.limits import PartLimit
 from asyncpush.net.puts import Put, Putter, SentPart
 from asyncpush.net.races import Race
 from asyncpush.net.session import HubSession

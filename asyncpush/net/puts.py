@@ -10,9 +10,10 @@ from asyncpush.errors import HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.answers import read_beginning, response_of
+from asyncpush.net.bandwidth import Bandwidth
 from asyncpush.net.bodies import PartBody, PartFeed, Slices
+from asyncpush.net.buffers import BufferPool
 from asyncpush.net.faults import StalledError, network_error
-from asyncpush.net.limits import Bandwidth, BufferPool
 from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
 from asyncpush.net.stragglers import Flight, Lookout

@@ -19,8 +19,9 @@ from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Part
 from asyncpush.net.bodies import PIECES_PER_WRITE
+from asyncpush.net.buffers import BufferPool
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.limits import BufferPool, PartLimit
+from asyncpush.net.limits import PartLimit
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import KIB, MIB

@@ -1,20 +1,19 @@
-"""How much at once: slots in order, a width that adapts, bytes per second, buffers."""
+"""How many parts at once: slots in order, a width that adapts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
 
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.limits import AT_ONCE, PATIENCE, START, Bandwidth, BufferPool, PartLimit, Turn
-from tests.clocks import Clock
+from asyncpush.net.limits import AT_ONCE, PATIENCE, START, PartLimit, Turn
+from tests.clocks import Clock, settle
 
 
 class Holder:
@@ -35,12 +34,6 @@ class Holder:
     async def leave(self) -> None:
         self._leave.set()
         await self.task
-
-
-async def settle() -> None:
-    """Long enough for 64 to begin, a few in each turn of the loop."""
-    for _ in range(2 * 64 // AT_ONCE):
-        await anyio.lowlevel.checkpoint()
 
 
 async def held(limit: PartLimit, count: int) -> tuple[list[Holder], list[int]]:
@@ -453,97 +446,6 @@ async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
     assert order == [0, 1, 2, 3, 4]
     for holder in holders[3:]:
         await holder.leave()
-
-
-# --- bandwidth ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", [1000.0, 1 << 20, 50e6], ids=str)
-@pytest.mark.parametrize("piece", [100, 256 << 10], ids=["small pieces", "large pieces"])
-async def test_bytes_flow_at_the_rate(rate: float, piece: int) -> None:
-    clock = Clock()
-    bandwidth = Bandwidth(rate, clock=clock, sleep=clock.sleep)
-    began, count = clock.now, 1000
-    for _ in range(count):
-        await bandwidth.take(piece)
-    assert clock.now - began == pytest.approx(count * piece / rate, rel=0.05, abs=0.05)
-
-
-async def test_several_takers_share_the_rate() -> None:
-    clock = Clock()
-    bandwidth = Bandwidth(1000, clock=clock, sleep=_shared_sleep(clock))
-
-    async def take() -> None:
-        for _ in range(10):
-            await bandwidth.take(100)
-
-    began = clock.now
-    async with anyio.create_task_group() as group:
-        for _ in range(4):
-            group.start_soon(take)
-    assert clock.now - began == pytest.approx(4.0, rel=0.05)
-
-
-def _shared_sleep(clock: Clock) -> Callable[[float], Awaitable[None]]:
-    """Sleeps of several tasks at once: time goes to the latest, not to the sum."""
-
-    async def sleep(seconds: float) -> None:
-        until = clock.now + seconds
-        await settle()
-        clock.now = max(clock.now, until)
-
-    return sleep
-
-
-async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
-    clock = Clock()
-    bandwidth = Bandwidth(1000, clock=clock, sleep=clock.sleep)
-    await bandwidth.take(100)
-    clock.now += 3600
-    before = clock.now
-    await bandwidth.take(1000)
-    assert clock.now - before == pytest.approx(0.95)
-
-
-async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
-    clock = Clock()
-
-    async def sleep(seconds: float) -> None:
-        await anyio.sleep_forever()
-
-    bandwidth = Bandwidth(1000, clock=clock, sleep=sleep)
-    taking = [asyncio.create_task(bandwidth.take(10_000)) for _ in range(5)]
-    await settle()
-    for task in taking:
-        task.cancel()
-    await settle()
-    bandwidth._sleep = clock.sleep
-    before = clock.now
-    await bandwidth.take(1000)
-    assert clock.now - before == pytest.approx(0.95)
-
-
-async def test_without_a_rate_nothing_waits() -> None:
-    async def never(seconds: float) -> None:
-        raise AssertionError
-
-    await Bandwidth(None, sleep=never).take(1 << 60)
-
-
-# --- buffers ------------------------------------------------------------------------------------
-
-
-def test_buffers_are_used_again() -> None:
-    pool = BufferPool(10)
-    first, second = pool.take(), pool.take()
-    assert first is not second
-    assert len(first) == 10
-    pool.give_back(first)
-    assert pool.take() is first
-    pool.give_back(second)
-    pool.clear()
-    fresh: Any = pool.take()
-    assert fresh is not second
 
 
 # --- sharing a host -----------------------------------------------------------------------------

@@ -22,8 +22,10 @@ from aiohttp import web
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
+from asyncpush.net.bandwidth import Bandwidth
 from asyncpush.net.bodies import PIECES_PER_WRITE, PartBody, PartFeed, Slices
-from asyncpush.net.limits import Bandwidth, BufferPool, PartLimit
+from asyncpush.net.buffers import BufferPool
+from asyncpush.net.limits import PartLimit
 from asyncpush.net.parts import PartSender
 from asyncpush.net.puts import SentPart
 from asyncpush.net.session import HubSession

@@ -1,0 +1,84 @@
+"""Bytes per second, over all who take of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from asyncpush.net.bandwidth import Bandwidth
+from tests.clocks import Clock, settle
+
+
+@pytest.mark.parametrize("rate", [1000.0, 1 << 20, 50e6], ids=str)
+@pytest.mark.parametrize("piece", [100, 256 << 10], ids=["small pieces", "large pieces"])
+async def test_bytes_flow_at_the_rate(rate: float, piece: int) -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(rate, clock=clock, sleep=clock.sleep)
+    began, count = clock.now, 1000
+    for _ in range(count):
+        await bandwidth.take(piece)
+    assert clock.now - began == pytest.approx(count * piece / rate, rel=0.05, abs=0.05)
+
+
+async def test_several_takers_share_the_rate() -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(1000, clock=clock, sleep=_shared_sleep(clock))
+
+    async def take() -> None:
+        for _ in range(10):
+            await bandwidth.take(100)
+
+    began = clock.now
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(take)
+    assert clock.now - began == pytest.approx(4.0, rel=0.05)
+
+
+def _shared_sleep(clock: Clock) -> Callable[[float], Awaitable[None]]:
+    """Sleeps of several tasks at once: time goes to the latest, not to the sum."""
+
+    async def sleep(seconds: float) -> None:
+        until = clock.now + seconds
+        await settle()
+        clock.now = max(clock.now, until)
+
+    return sleep
+
+
+async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
+    clock = Clock()
+    bandwidth = Bandwidth(1000, clock=clock, sleep=clock.sleep)
+    await bandwidth.take(100)
+    clock.now += 3600
+    before = clock.now
+    await bandwidth.take(1000)
+    assert clock.now - before == pytest.approx(0.95)
+
+
+async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        await anyio.sleep_forever()
+
+    bandwidth = Bandwidth(1000, clock=clock, sleep=sleep)
+    taking = [asyncio.create_task(bandwidth.take(10_000)) for _ in range(5)]
+    await settle()
+    for task in taking:
+        task.cancel()
+    await settle()
+    bandwidth._sleep = clock.sleep
+    before = clock.now
+    await bandwidth.take(1000)
+    assert clock.now - before == pytest.approx(0.95)
+
+
+async def test_without_a_rate_nothing_waits() -> None:
+    async def never(seconds: float) -> None:
+        raise AssertionError
+
+    await Bandwidth(None, sleep=never).take(1 << 60)

@@ -1,0 +1,20 @@
+"""Buffers that are used again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncpush.net.buffers import BufferPool
+
+
+def test_buffers_are_used_again() -> None:
+    pool = BufferPool(10)
+    first, second = pool.take(), pool.take()
+    assert first is not second
+    assert len(first) == 10
+    pool.give_back(first)
+    assert pool.take() is first
+    pool.give_back(second)
+    pool.clear()
+    fresh: Any = pool.take()
+    assert fresh is not second
