@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asyncpush.models import UploadProgress, UploadResult
 
 if TYPE_CHECKING:
-    from asyncpush.listeners.progress import ProgressPublisher
+    from asyncpush.listeners.publisher import ProgressPublisher
 
 
 class PushHandle:

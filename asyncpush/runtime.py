@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from asyncpush.events import Emitter, Listener
 from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.logs import LogListener
-from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.net.bodies import PIECES_PER_WRITE
 from asyncpush.net.buffers import BufferPool

@@ -16,7 +16,7 @@ from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
-from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Repo, UploadResult
 from asyncpush.options import ProgressChoice, PushOptions

@@ -10,7 +10,7 @@ from asyncpush import events
 from asyncpush.events import Emitter, Event, Notice, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
-from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 
 

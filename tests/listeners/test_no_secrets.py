@@ -38,7 +38,7 @@ from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import JsonFormatter, LogListener, VerboseFormatter
 from asyncpush.listeners.otel import OpenTelemetry
-from asyncpush.listeners.progress import ProgressPublisher
+from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.listeners.tally import ActivityTally, RetryTally
 from asyncpush.listeners.text import ASCII
 from asyncpush.listeners.timeline.recorder import TimelineRecorder

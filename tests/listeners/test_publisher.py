@@ -19,9 +19,9 @@ from asyncpush.events import (
     PhaseChanged,
     Record,
 )
-from asyncpush.listeners import progress as progress_module
+from asyncpush.listeners import publisher as publisher_module
 from asyncpush.listeners.aggregator import ProgressAggregator
-from asyncpush.listeners.progress import BURST, ProgressPublisher
+from asyncpush.listeners.publisher import BURST, ProgressPublisher
 from asyncpush.models import UploadProgress
 from tests.clocks import Clock
 from tests.listeners.helpers import SHA, Timers, failed, finished, planned, record
@@ -295,7 +295,7 @@ class TestAsyncCallback:
     async def test_a_slow_one_is_waited_for_within_bounds(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(progress_module, "CLOSE_GRACE", 0.01)
+        monkeypatch.setattr(publisher_module, "CLOSE_GRACE", 0.01)
         cancelled = anyio.Event()
 
         async def callback(progress: UploadProgress) -> None:
@@ -316,8 +316,8 @@ class TestAsyncCallback:
     async def test_one_that_resists_cancellation_is_left_behind(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(progress_module, "CLOSE_GRACE", 0.01)
-        monkeypatch.setattr(progress_module, "_CANCEL_GRACE", 0.01)
+        monkeypatch.setattr(publisher_module, "CLOSE_GRACE", 0.01)
+        monkeypatch.setattr(publisher_module, "_CANCEL_GRACE", 0.01)
         release = anyio.Event()
 
         async def callback(progress: UploadProgress) -> None:
