@@ -24,7 +24,6 @@ from asyncpush.net.stragglers import LEAST, Lookout
 from asyncpush.net.telling import complete_error
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest
-from asyncpush.protocol.lfs import md5_of_etag
 from asyncpush.threads import Hops
 
 TIMEOUTS = (StalledError, TimeoutError)
@@ -106,5 +105,5 @@ class PartSender:
             self.limit.succeeded(turn, size)
             # What an ETag of another form stands for, only the store knows: with two bodies on
             # their way, nobody could tell which one's it will ask for in the end.
-            self._knows_etags = md5_of_etag(sent.etag or "", sent.headers) is not None
+            self._knows_etags = sent.stored_md5 is not None
             return sent

@@ -18,9 +18,9 @@ from asyncpush.net.redaction import HIDDEN, redact_headers, redact_url
 from asyncpush.net.session import HubSession
 from asyncpush.net.stragglers import Flight, Lookout
 from asyncpush.net.watch import StallWatch
+from asyncpush.protocol.etags import md5_of_etag
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.protocol.lfs import md5_of_etag
 from asyncpush.threads import Hops
 
 FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
@@ -51,10 +51,15 @@ class SentPart:
     md5: str | None
 
     @property
+    def stored_md5(self) -> str | None:
+        """The MD5 of what the store has; None when its ETag stands for something else."""
+        return md5_of_etag(self.etag or "", self.headers)
+
+    @property
     def is_good(self) -> bool:
-        """Whether the ETag is the MD5 of the bytes sent, as far as both are known."""
-        told = md5_of_etag(self.etag or "", self.headers)
-        return told is not None and self.md5 in (None, told)
+        """Whether that is the MD5 of the bytes sent, as far as both are known."""
+        stored = self.stored_md5
+        return stored is not None and self.md5 in (None, stored)
 
 
 class Putter:

@@ -41,8 +41,6 @@ PARTS_LIMIT = 100_000
 OTHER_KEYS = 100
 """Entries of an upload action's header that are not part URLs, at most."""
 
-_MD5 = re.compile(r'(?:W/)?"?([0-9a-fA-F]{32})"?')
-
 
 @dataclass(frozen=True, slots=True)
 class LfsObject:
@@ -231,17 +229,3 @@ def verify_request(url: str, item: LfsObject) -> HubRequest:
     return post_json(
         "verify", url, {"oid": item.oid, "size": item.size}, headers=LFS_HEADERS, oid=item.oid
     )
-
-
-def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
-    """The MD5 that an ETag stands for, or None when it has another form.
-
-    Plain and SSE-S3 stores answer a part's MD5; with KMS or customer keys it is something else
-    (AWS documentation of PutObject, "ETag").
-    """
-    if headers.get("x-amz-server-side-encryption", "").startswith("aws:kms"):
-        return None
-    if "x-amz-server-side-encryption-customer-algorithm" in headers:
-        return None
-    match = _MD5.fullmatch(etag.strip())
-    return match[1].lower() if match else None

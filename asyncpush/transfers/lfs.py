@@ -29,7 +29,6 @@ from asyncpush.groups import single_error
 from asyncpush.journal import Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
 from asyncpush.net.parts import PartSender
-from asyncpush.net.puts import SentPart
 from asyncpush.net.session import HubSession
 from asyncpush.net.telling import tell_failure
 from asyncpush.protocol import lfs
@@ -38,9 +37,9 @@ from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
 from asyncpush.threads import Hops, in_thread
+from asyncpush.transfers.etags import BAD_ETAG, checked_etag
 
 VOID = "UploadVoid"
-BAD_ETAG = "BadETag"
 
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
@@ -256,7 +255,7 @@ class LfsTransfer:
                 on_wire=sending.count,
                 fields=fields,
             )
-            return _checked_etag(sent, part, number)
+            return checked_etag(sent, part, number)
 
         try:
             etag = await self._session.retry_loop().run(
@@ -307,25 +306,6 @@ def _about(request: HubRequest, sending: Sending) -> HubRequest:
     """The request, its events naming the file too."""
     about = {"file": sending.file.path_in_repo, "size": sending.file.size}
     return replace(request, fields={**request.fields, **about})
-
-
-def _checked_etag(sent: SentPart, part: Part, attempt: int) -> str:
-    """The ETag, if it may stand for the bytes sent: it must be there, and where it has the form
-    of an MD5 it must be theirs. Other forms are the store's own; completion and verify decide."""
-    etag = sent.etag
-    if not etag or not etag.strip('" '):
-        raise _bad_etag(f"part {part.number} was answered without an ETag", attempt)
-    told = lfs.md5_of_etag(etag, sent.headers)
-    if sent.md5 is not None and told is not None and told != sent.md5:
-        raise _bad_etag(
-            f"ETag {told} of part {part.number} is not the MD5 of the bytes sent, {sent.md5}",
-            attempt,
-        )
-    return etag
-
-
-def _bad_etag(message: str, attempt: int) -> HubError:
-    return HubError(message, status=200, retryable=True, error_code=BAD_ETAG, attempt=attempt)
 
 
 def _void(error: HubError) -> HubError:
