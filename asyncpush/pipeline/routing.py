@@ -68,10 +68,6 @@ class Routing:
         mode = self._modes[file.path_in_repo]
         return None if mode.ignored or mode.mode == "regular" else mode
 
-    def there(self, path: str) -> str | None:
-        """The oid of what the repo holds at this path."""
-        return self._modes[path].oid
-
     async def _gitignore(self, files: Sequence[FileSource]) -> str | None:
         """The folder's own .gitignore counts at once, not only from the next push on."""
         found = next((file for file in files if file.path_in_repo == ".gitignore"), None)

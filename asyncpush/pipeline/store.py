@@ -2,15 +2,13 @@
 
 While `Routing` asks for the modes of files, those that are for the store are hashed and sent, each
 when it is its turn. Files so large that they can only be LFS do not wait for the Hub's word: they
-are hashed while it is on its way. Where Xet is the engine, it is handed the files, which it hashes
-itself; all of them are stored when its upload is finished, or, should Xet fail, by LFS after all.
+are hashed while it is on its way. Where Xet is the engine it is handed the files; what it leaves
+goes by LFS after all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,11 +23,10 @@ from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.pipeline.routing import Routing
 from asyncpush.pipeline.stored import Stored
 from asyncpush.pipeline.turns import Queue
+from asyncpush.pipeline.xet import XetStage
 from asyncpush.protocol import lfs
 from asyncpush.protocol.lfs import LfsActions, LfsObject
-from asyncpush.threads import in_thread
 from asyncpush.transfers.lfs import LfsTransfer
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
 
 
 class StoreStage:
@@ -44,22 +41,20 @@ class StoreStage:
         self._objects: dict[str, anyio.Event] = {}
         self._stored = Stored()
         self._uploading = False
-        self._engine = engine
-        self._xet_opening = anyio.Lock()
-        self._xet: XetUpload | None = None
-        self._remembered: dict[str, str] = {}
+        self._xet: XetStage | None = None
+        if engine is not None:
+            self._xet = XetStage(ctx, engine, self._stored, self._begin_uploading)
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
         """Raises what stopped it; then no receipt counts."""
         try:
             routing = await self._run(files)
-            left = await self._finish_xet(routing)
+            left = [] if self._xet is None else await self._xet.finish()
             if left:
                 await self._run_lfs(left, routing)
         finally:
-            with anyio.CancelScope(shield=True):
-                if self._xet is not None:
-                    await self._xet.abort()
+            if self._xet is not None:
+                await self._xet.abort()
         return self._stored
 
     async def _run(self, files: Sequence[FileSource]) -> Routing:
@@ -113,65 +108,13 @@ class StoreStage:
         return LfsTransfer(ctx.session, ctx.sender, ctx.journal, ctx.hops, ctx.scope, batch.ask)
 
     async def _store_one(self, file: FileSource, routing: Routing, transfer: LfsTransfer) -> None:
-        access = None if self._engine is None else await self._engine.xet()
-        if access is None or not self._store:
+        access = None if self._xet is None else await self._xet.access()
+        if self._xet is None or access is None or not self._store:
             await self._store_lfs(file, routing, transfer, "lfs" if access is None else "xet")
-        elif not await self._hand_to_xet(file, routing, access):
-            await self._store_lfs(file, routing, transfer)
-
-    async def _hand_to_xet(self, file: FileSource, routing: Routing, access: XetAccess) -> bool:
-        """False when Xet has failed, and it is for LFS to store the file."""
+            return
         mode = await routing.to_be_stored(file)
-        if mode is None:
-            return True
-        oid = self._ctx.hasher.remembered(file)
-        if oid is not None and oid == mode.oid:
-            self._settle(Receipt(file.path_in_repo, file.size, oid, "xet"), unchanged=True)
-            return True
-        if oid is not None:
-            self._remembered[file.path_in_repo] = oid
-        try:
-            upload = await self._xet_upload(access)
-            self._ctx.emit.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            self._begin_uploading()
-            await upload.add(file)
-        except XetFailedError as exc:
-            assert self._engine is not None
-            self._engine.give_up(exc.message)
-            return False
-        return True
-
-    async def _xet_upload(self, access: XetAccess) -> XetUpload:
-        async with self._xet_opening:
-            if self._xet is None:
-                self._xet = await self._ctx.xet.open(access, self._ctx.emit)
-            return self._xet
-
-    async def _finish_xet(self, routing: Routing) -> list[FileSource]:
-        """Take Xet's receipts; the files that it did not store, if it failed."""
-        upload = self._xet
-        if upload is None or self._engine is None:
-            return []
-        if await self._engine.xet() is None:
-            return upload.files
-        try:
-            receipts = await upload.finish()
-        except XetFailedError as exc:
-            self._engine.give_up(exc.message)
-            return upload.files
-        for receipt in receipts:
-            same = routing.there(receipt.path_in_repo) == receipt.oid
-            if self._remembered.get(receipt.path_in_repo, receipt.oid) != receipt.oid:
-                self._ctx.warn(
-                    f"{receipt.path_in_repo} has other bytes than it had, though its time and size"
-                    " are the same; what it has now was sent"
-                )
-            self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
-        found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
-        # Not among the hashing threads: other pushes' files may queue there for long.
-        remember = partial(self._ctx.hasher.remember, found, upload.began)
-        await in_thread(self._ctx.threads, remember)
-        return []
+        if mode is not None and not await self._xet.take(file, mode, access):
+            await self._store_lfs(file, routing, transfer)
 
     async def _store_lfs(
         self, file: FileSource, routing: Routing, transfer: LfsTransfer, route: Route = "lfs"
@@ -183,7 +126,7 @@ class StoreStage:
             return
         receipt = Receipt(file.path_in_repo, file.size, oid, route)
         if mode.oid == oid or not self._store:
-            self._settle(receipt, unchanged=mode.oid == oid)
+            self._stored.settle(receipt, emit, unchanged=mode.oid == oid)
             return
         emit.emit(FileRouted(file.path_in_repo, file.size, "lfs"))
         self._begin_uploading()
@@ -199,11 +142,6 @@ class StoreStage:
         receipt = await transfer.store(file, oid, self._ctx.emit)
         stored.set()
         return receipt
-
-    def _settle(self, receipt: Receipt, *, unchanged: bool) -> None:
-        kept = receipt.size if unchanged else 0
-        receipt = replace(receipt, unchanged=unchanged, bytes_deduplicated=kept)
-        self._stored.add(receipt, self._ctx.emit)
 
     def _begin_uploading(self) -> None:
         if not self._uploading:

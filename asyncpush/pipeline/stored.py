@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
@@ -22,6 +22,11 @@ class Stored:
             emit.emit(FileSkipped(receipt.path_in_repo, receipt.size, "unchanged"))
         else:
             emit.emit(FileRouted(receipt.path_in_repo, receipt.size, receipt.route))
+
+    def settle(self, receipt: Receipt, emit: Emitter, *, unchanged: bool) -> None:
+        """`add` it, all of its bytes being there when it is `unchanged`."""
+        kept = receipt.size if unchanged else 0
+        self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), emit)
 
     def ignore(self, file: FileSource, emit: Emitter) -> None:
         """A file that the repo's .gitignore leaves out."""
