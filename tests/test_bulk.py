@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -87,6 +88,7 @@ async def test_one_file_for_many_repos_is_hashed_once_and_sent_once_a_repo(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
 ) -> None:
     base = write({"base.bin": b"\0" * 100_000}) / "base.bin"
+    os.utime(base, (1e9, 1e9))  # the hash of what has just been written is not trusted
     seen: list[Record] = []
     pushes = [Push(f"me/m{number}", {"base.bin": base, "copy.bin": base}) for number in range(4)]
     async with Uploader(TOKEN, hub.url, listening(config, seen)) as up:
