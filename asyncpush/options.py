@@ -35,6 +35,9 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 KIB = 1 << 10
 MIB = 1 << 20
 
+MAX_CONCURRENT_PARTS = 48
+"""Unless another number is asked for."""
+
 CHUNKS_PER_PART = 4
 """Chunks that a part in flight holds in memory: two to be sent, and as many once encrypted."""
 
@@ -103,7 +106,7 @@ class UploadConfig:
     progress_callback: ProgressCallback | None = None
     progress: ProgressChoice = "auto"
     max_concurrent_files: int = 64
-    max_concurrent_parts: int = 48
+    max_concurrent_parts: int = MAX_CONCURRENT_PARTS
     max_memory: int = 64 * MIB
     hash_workers: int = field(default_factory=_default_hash_workers)
     max_bandwidth: float | None = None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-RepoType = Literal["model", "dataset", "space"]
-Transfer = Literal["auto", "lfs", "xet"]
+from asyncpush.options import MAX_CONCURRENT_PARTS, RepoType, TransferChoice
 
 COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
@@ -152,7 +151,7 @@ MaxShardSize = Annotated[
     ),
 ]
 TransferOption = Annotated[
-    Transfer,
+    TransferChoice,
     typer.Option(
         "--transfer",
         metavar="HOW",
@@ -244,8 +243,6 @@ Verbose = Annotated[
     ),
 ]
 
-DEFAULT_MAX_PARTS = 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
@@ -253,8 +250,8 @@ class Connection:
 
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
-    transfer: Transfer = "auto"
-    max_parts: int = DEFAULT_MAX_PARTS
+    transfer: TransferChoice = "auto"
+    max_parts: int = MAX_CONCURRENT_PARTS
     events: Path | None = None
     timeline: Path | None = None
     quiet: bool = False

@@ -51,7 +51,8 @@ def audit(
     repo holds exactly these files."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import check_order, checked, run_with_uploader
+        from asyncpush.cli.checks import check_order, checked
+        from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
         check_order(repo_id, source)

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from asyncpush.cli.arguments import Connection
+from asyncpush.cli.checks import check_records, hub_endpoint
 from asyncpush.cli.failures import (
     CommandFailedError,
     InterruptedBySignal,
@@ -22,8 +23,9 @@ from asyncpush.cli.failures import (
 from asyncpush.cli.manifest import Entry, read_manifest
 from asyncpush.cli.output import Output, columns, terminal_columns
 from asyncpush.cli.results import result_document
-from asyncpush.cli.running import check_timeline, hub_endpoint, open_uploader, run
+from asyncpush.cli.running import run
 from asyncpush.cli.state import DoneFile, fingerprint
+from asyncpush.cli.uploading import open_uploader
 from asyncpush.errors import MissingTokenError
 from asyncpush.events import PushFailed, PushFinished
 from asyncpush.listeners.text import UNICODE, fit
@@ -48,7 +50,7 @@ def push_manifest(
     if strict:
         entries = [entry.strict() for entry in entries]
     where = hub_endpoint(connection.endpoint)
-    check_timeline(connection)
+    check_records(connection)
     if connection.token is None and where != LOCAL and token_from_environment() is None:
         raise MissingTokenError  # once, rather than for each
     done = DoneFile(manifest)

@@ -48,7 +48,8 @@ def doctor(
     token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import checked, run_with_uploader
+        from asyncpush.cli.checks import checked
+        from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.doctor import exit_code_of
         from asyncpush.options import PushOptions
 

@@ -80,7 +80,8 @@ def hub(
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
     output = Output(verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import log_everything, run
+        from asyncpush.cli.listening import log_everything
+        from asyncpush.cli.running import run
         from asyncpush.options import default_cache_dir
 
         if not 0 <= port <= 65535:

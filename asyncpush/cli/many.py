@@ -9,6 +9,7 @@ import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.output import Output
+from asyncpush.options import MAX_CONCURRENT_PARTS
 
 
 def many(
@@ -30,7 +31,7 @@ def many(
     ] = False,
     transfer: arg.TransferOption = "auto",
     strict: arg.Strict = False,
-    max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
+    max_parts: arg.MaxParts = MAX_CONCURRENT_PARTS,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,

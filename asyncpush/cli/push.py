@@ -9,6 +9,7 @@ import typer
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.output import Output
 from asyncpush.cli.results import result_document, result_lines
+from asyncpush.options import MAX_CONCURRENT_PARTS
 
 
 def push(
@@ -38,7 +39,7 @@ def push(
         ),
     ] = False,
     strict: arg.Strict = False,
-    max_parts: arg.MaxParts = arg.DEFAULT_MAX_PARTS,
+    max_parts: arg.MaxParts = MAX_CONCURRENT_PARTS,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
@@ -50,7 +51,8 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.running import check_order, checked, run_with_uploader
+        from asyncpush.cli.checks import check_order, checked
+        from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
         check_order(repo_id, source)

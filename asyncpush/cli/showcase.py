@@ -17,8 +17,9 @@ from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.results import result_document
-from asyncpush.cli.running import open_uploader, run
+from asyncpush.cli.running import run
 from asyncpush.cli.specimen import SPECIMEN, write_specimen
+from asyncpush.cli.uploading import open_uploader
 from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
 from asyncpush.listeners.wording import format_bytes, format_rate, format_seconds

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.cli.files import append_line
-from asyncpush.cli.running import _Bars
+from asyncpush.cli.listening import _Bars
 from asyncpush.events import PushStarted, Record
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import PATIENCE, TOKEN, Cli, Ran, Start

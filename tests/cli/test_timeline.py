@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_written_takes_nothing_from_the_push(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("asyncpush.cli.running.write_atomically", full)
+    monkeypatch.setattr("asyncpush.cli.listening.write_atomically", full)
     ran = cli("push", "me/full", folder, "--json", "--timeline", tmp_path / "t.json")
 
     assert ran.code == 0
