@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from asyncpush.errors import HubError
 from asyncpush.net.telling import tell_retry
-from asyncpush.pipeline.changes import still_to_change
+from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.landed import opened_pull_request, pull_request
@@ -34,7 +34,7 @@ async def commit_chain(
         ctx.warn(f"the commits of this chain show on {ctx.options.revision} one by one")
         return await _links(ctx, changes, head, ctx.options.revision, load, size)
     async with remembered(ctx, changes, head) as pending:
-        number = await _open_pull_request(ctx, pending.push_id, len(changes))
+        number = await _open_pull_request(ctx, pending.push_id, changes)
         ref = f"refs/pr/{number}"
         url = ctx.pull_request_url(number)
         ref_head = await observed_head(ctx, ref)
@@ -53,7 +53,7 @@ async def _links(
     load: LoadContent,
     size: LinkSize,
 ) -> Outcome:
-    message = ctx.options.commit_message or f"Upload {len(changes)} files with asyncpush"
+    message = title(ctx, changes)
     links = split(changes, size)
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
     for number, link in enumerate(links, start=1):
@@ -63,7 +63,7 @@ async def _links(
     return outcome
 
 
-async def _open_pull_request(ctx: PushContext, push_id: str, files: int) -> int:
+async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:
     """The pull request of this push: the one it opened before, or a new one.
 
     Opening is not repeated blindly: after a lost answer the open ones are looked through for the
@@ -76,10 +76,9 @@ async def _open_pull_request(ctx: PushContext, push_id: str, files: int) -> int:
         if looked_for and (found := await opened_pull_request(ctx, push_id)) is not None:
             return found
         looked_for = True
-        title = ctx.options.commit_message or f"Upload {files} files with asyncpush"
         description = commits.with_trailer(ctx.options.commit_description, push_id)
         return await ctx.session.ask(
-            repos.open_pull_request_request(ctx.repo, title, description),
+            repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
             repos.parse_pull_request_number,
             ctx.emit,
             retry=False,

@@ -51,7 +51,17 @@ async def still_to_change(
             case Delete():
                 done = there is None
             case AddInline(_, size, oid) | AddLfs(_, size, oid):
-                done = there is not None and (there.size, there.oid) == (size, oid)
+                done = there is not None and there.holds(size, oid)
         if not done:
             remaining.append(change)
     return remaining
+
+
+def title(ctx: PushContext, changes: Sequence[Change]) -> str:
+    """What a commit is called: as the user said, else after what it changes."""
+    if ctx.options.commit_message:
+        return ctx.options.commit_message
+    if len(changes) == 1:
+        verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
+        return f"{verb} {changes[0].path} with asyncpush"
+    return f"Upload {len(changes)} files with asyncpush"

@@ -16,7 +16,7 @@ import anyio
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError
 from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
 from asyncpush.net.telling import tell_retry
-from asyncpush.pipeline.changes import still_to_change
+from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request
 from asyncpush.pipeline.payload import LoadContent, commit_payload
@@ -79,7 +79,7 @@ class Committer:
         When someone else's commit comes first, what is still to change is committed on top of
         theirs. Raises `CommitConflictError` when the parent was pinned, or after `REBASES` races.
         """
-        self._summary = summary or self._ctx.options.commit_message or _summary(changes)
+        self._summary = summary or title(self._ctx, changes)
         if not self._create_pr:
             return await self._rebasing(changes, head)
         # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
@@ -184,11 +184,3 @@ class Committer:
         if self._create_pr:
             return await landed_in_pull_request(self._ctx, self._push_id)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
-
-
-def _summary(changes: Sequence[Change]) -> str:
-    """What a commit is called when the user gave it no message."""
-    if len(changes) == 1:
-        verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
-        return f"{verb} {changes[0].path} with asyncpush"
-    return f"Upload {len(changes)} files with asyncpush"

@@ -71,7 +71,7 @@ async def all_remote_files(ctx: PushContext, revision: str) -> list[RemoteFile]:
 
 def same(receipt: Receipt, remote: RemoteFile | None) -> bool:
     """Whether the Hub shows just the file that the receipt is for."""
-    return remote is not None and (remote.size, remote.oid) == (receipt.size, receipt.oid)
+    return remote is not None and remote.holds(receipt.size, receipt.oid)
 
 
 async def verify_commit(

@@ -34,6 +34,10 @@ class RemoteFile:
     oid: str
     lfs: bool
 
+    def holds(self, size: int, oid: str) -> bool:
+        """Whether these are its bytes."""
+        return (self.size, self.oid) == (size, oid)
+
 
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
     return post_json(
