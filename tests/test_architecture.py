@@ -22,7 +22,7 @@ ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
     {"_version", "errors", "groups", "sizes", "threads"},
-    {"events", "models", "options"},
+    {"events", "models", "options", "workers"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},
     {"transfers"},

@@ -8,9 +8,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +36,7 @@ from asyncpush.journal.values import (
     Stats,
 )
 from asyncpush.models import FileIdentity
+from asyncpush.workers import batches
 
 logger = logging.getLogger("asyncpush.journal")
 
@@ -140,7 +140,7 @@ class Journal:
     def hashes_of(self, items: Sequence[HashQuery]) -> list[str | None]:
         """`hash_of` for many (path, identity, kind) at once, in order."""
         found: list[str | None] = []
-        for batch in _batches(items, _READ_AT_ONCE):  # so that others wait for milliseconds
+        for batch in batches(items, _READ_AT_ONCE):  # so that others wait for milliseconds
             answers = self._read(partial(queries.find_hashes, items=batch), at_once=True)
             found += answers or [None] * len(batch)
         return found
@@ -171,7 +171,7 @@ class Journal:
         """
         now = self._clock()
         seen = now if looked_at is None else looked_at
-        for batch in _batches(items, _WRITTEN_AT_ONCE):
+        for batch in batches(items, _WRITTEN_AT_ONCE):
             rows = [
                 hash_row(path, identity, kind, oid, now)
                 for path, identity, kind, oid in batch
@@ -327,9 +327,3 @@ class NullJournal(Journal):
 
     def __init__(self, disabled_reason: str = "resume is off") -> None:
         super().__init__(None, HostLocks.private(), disabled_reason=disabled_reason)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch

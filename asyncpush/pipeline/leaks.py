@@ -6,13 +6,12 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-import anyio
-
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.leaks import Leak, find_leaks
 from asyncpush.threads import in_thread
+from asyncpush.workers import batches, for_each
 
 FILES_PER_HOP = 256
 WORKERS = 4
@@ -45,20 +44,16 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
 
 
 async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
-    """The leaks of all files, in their order, found a stretch of files a thread hop."""
+    """The leaks of all files, in their order, found a batch of files a thread hop."""
     found: dict[int, list[Leak]] = {}
-    starts = iter(range(0, len(files), FILES_PER_HOP))
     stop = threading.Event()
 
-    async def worker() -> None:
-        for start in starts:  # shared: whoever is free takes the next stretch
-            stretch = files[start : start + FILES_PER_HOP]
-            look = partial(find_leaks, stretch, stop.is_set)
-            found[start] = await in_thread(ctx.threads, look, on_cancel=stop.set)
-            if sum(map(len, found.values())) >= LEAKS_LIMIT:
-                stop.set()
+    async def look(numbered: tuple[int, Sequence[FileSource]]) -> None:
+        number, batch = numbered
+        scan = partial(find_leaks, batch, stop.is_set)
+        found[number] = await in_thread(ctx.threads, scan, on_cancel=stop.set)
+        if sum(map(len, found.values())) >= LEAKS_LIMIT:
+            stop.set()
 
-    async with anyio.create_task_group() as group:
-        for _ in range(min(WORKERS, -(-len(files) // FILES_PER_HOP))):
-            group.start_soon(worker)
-    return [leak for start in sorted(found) for leak in found[start]]
+    await for_each(list(enumerate(batches(files, FILES_PER_HOP))), look, width=WORKERS)
+    return [leak for number in sorted(found) for leak in found[number]]

@@ -6,9 +6,8 @@ the others are for the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import anyio
 
@@ -20,6 +19,7 @@ from asyncpush.protocol.preupload import UploadMode
 from asyncpush.sources import read_all, read_sample
 from asyncpush.threads import in_thread
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
+from asyncpush.workers import batches, for_each
 
 SURELY_LFS = 10 << 20
 """Bytes above which the Hub takes no regular file, so that hashing need not wait for its word."""
@@ -50,15 +50,8 @@ class Routing:
         for file in large:
             self._hand_on(file)
         gitignore = await self._gitignore(files)
-        chunks = _chunks(files, preupload.BATCH_LIMIT)
-
-        async def worker() -> None:
-            for chunk in chunks:  # shared: whoever is free takes the next one
-                await self._route(chunk, gitignore)
-
-        async with anyio.create_task_group() as group:
-            for _ in range(WORKERS):
-                group.start_soon(worker)
+        batch = partial(self._route, gitignore=gitignore)
+        await for_each(list(batches(files, preupload.BATCH_LIMIT)), batch, width=WORKERS)
 
     async def to_be_stored(self, file: FileSource) -> UploadMode | None:
         """The mode of a file that was handed on, once it is known; None when the file turns out to
@@ -101,7 +94,7 @@ class Routing:
         modes: Mapping[str, UploadMode],
         oids: Mapping[str, str],
     ) -> None:
-        """Receipts for a chunk's regular files. Their bytes are read again for the commit: of a
+        """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
         hundred thousand of them none stay in memory."""
 
         def read_and_hash() -> list[Receipt]:
@@ -151,12 +144,6 @@ def _look_at(files: Sequence[FileSource]) -> tuple[list[bytes], dict[str, str]]:
         else:
             samples.append(read_sample(file, preupload.SAMPLE_SIZE))
     return samples, oids
-
-
-def _chunks(files: Iterable[FileSource], size: int) -> Iterator[list[FileSource]]:
-    remaining = iter(files)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
 
 
 def _describe(modes: Mapping[str, UploadMode], files: Sequence[FileSource]) -> dict[str, object]:

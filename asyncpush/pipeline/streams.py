@@ -18,6 +18,7 @@ from asyncpush.pipeline.stored import Stored
 from asyncpush.protocol import preupload
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
+from asyncpush.workers import batches
 
 
 class StreamStage:
@@ -60,17 +61,15 @@ class StreamStage:
     async def _send(self, upload: XetUpload, streams: Sequence[OpenStream]) -> Stored:
         ctx = self._ctx
         # As large as they are known to be; of what they begin with, the Hub sees a sample.
-        files = [
-            FileSource(stream.path_in_repo, SURELY_LFS + 1, data=stream.head) for stream in streams
-        ]
-        samples = [(file.data or b"")[: preupload.SAMPLE_SIZE] for file in files]
+        size = SURELY_LFS + 1
         there: dict[str, str | None] = {}
         stored = Stored()
         ctx.emit.emit(PhaseChanged("uploading"))
-        for start in range(0, len(files), preupload.BATCH_LIMIT):
-            asked = slice(start, start + preupload.BATCH_LIMIT)
-            modes = await ask_modes(ctx, files[asked], samples[asked])
-            for stream in streams[asked]:
+        for batch in batches(streams, preupload.BATCH_LIMIT):
+            files = [FileSource(stream.path_in_repo, size, data=stream.head) for stream in batch]
+            samples = [stream.head[: preupload.SAMPLE_SIZE] for stream in batch]
+            modes = await ask_modes(ctx, files, samples)
+            for stream in batch:
                 mode = modes[stream.path_in_repo]
                 if mode.ignored:
                     stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.emit)

@@ -8,12 +8,12 @@ import anyio
 
 from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
 from asyncpush.events import PhaseChanged, Verified
-from asyncpush.groups import single_error
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import tree
 from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.tree import RemoteFile
+from asyncpush.workers import batches, for_each
 
 LOOKS = 3
 """A read that follows a commit at once may meet a replica that has not got it yet."""
@@ -30,22 +30,12 @@ async def remote_files(
 ) -> dict[str, RemoteFile]:
     """The files among `paths` that the repo holds at `revision`."""
     found: dict[str, RemoteFile] = {}
-    batches = iter(
-        [
-            paths[start : start + tree.PATHS_LIMIT]
-            for start in range(0, len(paths), tree.PATHS_LIMIT)
-        ]
-    )
 
-    async def worker() -> None:
-        for batch in batches:  # shared: whoever is free takes the next
-            request = tree.paths_info_request(ctx.repo, revision, batch)
-            found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.emit))
+    async def look(batch: Sequence[str]) -> None:
+        request = tree.paths_info_request(ctx.repo, revision, batch)
+        found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.emit))
 
-    with single_error():
-        async with anyio.create_task_group() as group:
-            for _ in range(CALLS_AT_ONCE):
-                group.start_soon(worker)
+    await for_each(list(batches(paths, tree.PATHS_LIMIT)), look, width=CALLS_AT_ONCE)
     return found
 
 

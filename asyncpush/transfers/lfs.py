@@ -8,7 +8,7 @@ says when the object is there already.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,6 @@ from asyncpush.events import (
     TransferStarted,
     Waiting,
 )
-from asyncpush.groups import single_error
 from asyncpush.journal import Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
 from asyncpush.net.parts import PartSender
@@ -38,6 +37,7 @@ from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
 from asyncpush.threads import Hops, in_thread
 from asyncpush.transfers.etags import BAD_ETAG, checked_etag
+from asyncpush.workers import for_each
 
 VOID = "UploadVoid"
 
@@ -197,7 +197,8 @@ class LfsTransfer:
             if part.number in etags:
                 sending.emit.emit(PartStored(path, part.number, part.size, resumed=True))
         try:
-            await self._send_parts(sending, (p for p in parts if p.number not in etags), etags)
+            remaining = [part for part in parts if part.number not in etags]
+            await self._send_parts(sending, remaining, etags)
             await self._complete(sending, upload, [etags[part.number] for part in parts])
         except HubError as exc:
             if not is_upload_void(exc):
@@ -211,18 +212,14 @@ class LfsTransfer:
         await in_thread(self._threads, lambda: self._journal.end_upload(self._scope, upload.oid))
 
     async def _send_parts(
-        self, sending: Sending, remaining: Iterator[Part], etags: dict[int, str]
+        self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
     ) -> None:
-        async def worker() -> None:
-            for part in remaining:  # shared: whoever is free takes the next part
-                etag = await self._store_part(sending, part, None)
-                etags[part.number] = etag
-                await self._remember_part(sending.item, part.number, etag)
+        async def send(part: Part) -> None:
+            etag = await self._store_part(sending, part, None)
+            etags[part.number] = etag
+            await self._remember_part(sending.item, part.number, etag)
 
-        with single_error():
-            async with anyio.create_task_group() as group:
-                for _ in range(self._session.config.max_concurrent_parts):
-                    group.start_soon(worker)
+        await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
     async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
         await in_thread(

@@ -1,0 +1,61 @@
+"""Many items, few at a time: in order, no more than asked, and none after a failure."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush.workers import batches, for_each
+
+
+@given(st.lists(st.integers()), st.integers(1, 10))
+def test_prop_batches_hold_all_items_in_order_and_only_the_last_is_short(
+    items: list[int], size: int
+) -> None:
+    made = list(batches(iter(items), size))
+    assert list(chain.from_iterable(made)) == items
+    assert all(len(batch) == size for batch in made[:-1])
+    assert all(1 <= len(batch) <= size for batch in made)
+
+
+@pytest.mark.parametrize("width", [1, 3, 20], ids="{} at once".format)
+async def test_items_begin_in_order_and_no_more_than_the_width_at_once(width: int) -> None:
+    begun: list[int] = []
+    running, most = 0, 0
+
+    async def work(item: int) -> None:
+        nonlocal running, most
+        begun.append(item)
+        running += 1
+        most = max(most, running)
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    await for_each(range(9), work, width=width)
+    assert begun == list(range(9))
+    assert most == min(width, 9)
+
+
+async def test_a_failure_stops_the_others_and_comes_out_as_itself() -> None:
+    begun: list[int] = []
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        if item == 2:
+            raise OSError("no")
+        await anyio.sleep_forever()
+
+    with pytest.raises(OSError, match="no"):
+        await for_each(range(9), work, width=3)
+    assert begun == [0, 1, 2]
+
+
+async def test_of_nothing_there_is_nothing_to_do() -> None:
+    async def work(item: int) -> None:
+        raise AssertionError
+
+    await for_each([], work, width=3)
