@@ -12,7 +12,6 @@ from asyncpush.journal.locks import Claim
 from asyncpush.journal.neighbours import Neighbours
 from asyncpush.journal.values import (
     Entry,
-    HashQuery,
     HashRecord,
     OpenUpload,
     PendingCommit,
@@ -22,7 +21,6 @@ from asyncpush.journal.values import (
 __all__ = [
     "Claim",
     "Entry",
-    "HashQuery",
     "HashRecord",
     "Journal",
     "Neighbours",

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +29,6 @@ from asyncpush.journal.rows import (
 from asyncpush.journal.shared import SharedWrites
 from asyncpush.journal.values import (
     Entry,
-    HashQuery,
     HashRecord,
     OpenUpload,
     PendingCommit,
@@ -47,7 +46,6 @@ EXPIRY_MARGIN = 60.0
 CLOCK_SLACK = 5.0
 """Seconds by which clocks may disagree before a time in the future is not believed."""
 
-_READ_AT_ONCE = 256
 _WRITTEN_AT_ONCE = 2_000
 
 
@@ -135,15 +133,7 @@ class Journal:
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
         """The oid of the file as it was when it had this identity. `kind`: "sha256" or "git"."""
-        return self._read(partial(queries.find_hash, item=(path, identity, kind)))
-
-    def hashes_of(self, items: Sequence[HashQuery]) -> list[str | None]:
-        """`hash_of` for many (path, identity, kind) at once, in order."""
-        found: list[str | None] = []
-        for batch in batches(items, _READ_AT_ONCE):  # so that others wait for milliseconds
-            answers = self._read(partial(queries.find_hashes, items=batch), at_once=True)
-            found += answers or [None] * len(batch)
-        return found
+        return self._read(partial(queries.find_hash, path=path, identity=identity, kind=kind))
 
     def remember_hash(
         self,
@@ -235,10 +225,6 @@ class Journal:
             upload = self._current.get((scope, oid))
         if upload is not None:
             self._parts.add(part_row(upload, part_number, etag))
-
-    def forget_parts(self, scope: str, oid: str) -> None:
-        """The parts stored so far are void; the upload and its URLs are kept."""
-        self._write(partial(queries.delete_parts, scope=scope, oid=oid), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
         """The object is stored, or its upload is no more: forget it, its URLs and its parts."""

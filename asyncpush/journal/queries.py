@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 
 from asyncpush.journal.rows import Row, blob, display, hash_key, read_hash
-from asyncpush.journal.values import Entry, HashQuery
+from asyncpush.journal.values import Entry
+from asyncpush.models import FileIdentity
 
 DAY = 86_400.0
 HASH_LIFE = 90 * DAY
@@ -18,12 +18,9 @@ TABLES = ("hashes", "uploads", "parts", "commits")
 # Hashes
 
 
-def find_hashes(connection: sqlite3.Connection, items: Iterable[HashQuery]) -> list[str | None]:
-    return [find_hash(connection, item) for item in items]
-
-
-def find_hash(connection: sqlite3.Connection, item: HashQuery) -> str | None:
-    path, identity, kind = item
+def find_hash(
+    connection: sqlite3.Connection, path: str, identity: FileIdentity, kind: str
+) -> str | None:
     key = hash_key(path, kind)
     row = connection.execute(
         "SELECT identity, oid, seal FROM hashes WHERE path = ? AND kind = ?", key

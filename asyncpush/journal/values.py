@@ -8,8 +8,6 @@ from typing import Literal, TypeAlias
 
 from asyncpush.models import FileIdentity
 
-HashQuery: TypeAlias = tuple[str, FileIdentity, str]
-"""Path, identity, kind."""
 HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
 """Path, identity, kind, oid."""
 

@@ -288,7 +288,7 @@ class HubSession:
             async with self.http.request(
                 method, URL(url, encoded=True), allow_redirects=False, **arguments
             ) as answer:
-                self._reached = True
+                self.note_reached()
                 yield answer
         except HubError:
             raise

@@ -172,8 +172,3 @@ def _number(fields: Mapping[str, Any], response: HubResponse) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise protocol_error("num is not the number of a pull request", response)
     return number
-
-
-def page_url(endpoint: str, repo: Repo) -> str:
-    """Where a browser finds the repo."""
-    return f"{endpoint}/{repo.git_path}"

@@ -33,12 +33,10 @@ def use_everything(journal: Journal) -> None:
     """Call every method, as a push would, and see that nothing is remembered."""
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
     assert journal.hash_of("/a", make_identity(), "sha256") is None
-    assert journal.hashes_of([("/a", make_identity(), "sha256")] * 300) == [None] * 300
     journal.forget_hash("/a")
     journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
     journal.part_stored(SCOPE, SHA, 2, "e")
     assert journal.find_upload(SCOPE, SHA) is None
-    journal.forget_parts(SCOPE, SHA)
     journal.end_upload(SCOPE, SHA)
     journal.begin_commit(SCOPE, make_commit())
     assert journal.pending_commit(SCOPE, "f1") is None

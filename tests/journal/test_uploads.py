@@ -79,14 +79,6 @@ def test_an_ended_upload_is_gone_with_its_parts(journal: Journal) -> None:
     assert (journal.stats().uploads, journal.stats().parts) == (0, 0)
 
 
-def test_void_parts_are_forgotten_and_the_urls_kept(journal: Journal) -> None:
-    journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
-    journal.forget_parts(SCOPE, SHA)
-    assert journal.find_upload(SCOPE, SHA) == make_upload()
-    journal.part_stored(SCOPE, SHA, 2, "e2")
-    assert journal.find_upload(SCOPE, SHA) == make_upload(etags={2: "e2"})
-
-
 @pytest.mark.parametrize(
     ("passed", "alive"),
     [

@@ -79,10 +79,6 @@ def test_each_call_has_its_path(request_: HubRequest, method: str, target: str) 
     assert request_.size == len(request_.body or b"")  # type: ignore[arg-type]
 
 
-def test_pages_of_repos() -> None:
-    assert repos.page_url("https://h", SPACE) == "https://h/spaces/me/s"
-
-
 def test_a_created_repo_has_a_url() -> None:
     repos.check_created(answer({"url": "https://h/me/m"}))
     with pytest.raises(ProtocolError, match="url"):

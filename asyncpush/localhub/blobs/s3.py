@@ -42,9 +42,6 @@ logger = logging.getLogger("asyncpush.localhub.s3")
 
 _R = TypeVar("_R")
 
-MIN_PART_SIZE = 5 << 20
-"""AWS refuses to join smaller parts (but for the last)."""
-
 _MAX_LIFETIME = 7 * 86_400  # of a SigV4 presigned URL
 _READ_SIZE = 1 << 20
 _CALLS_AT_ONCE = 32
