@@ -23,13 +23,8 @@ from asyncpush.errors import (
     RetriesExhaustedError,
     SourceChangedError,
 )
-from asyncpush.net.retry import (
-    GARBLED_RETRIES,
-    OUTAGE_BACKOFF,
-    RetryBudget,
-    RetryLoop,
-    RetryPolicy,
-)
+from asyncpush.net.attempts import RetryLoop
+from asyncpush.net.retry import GARBLED_RETRIES, OUTAGE_BACKOFF, RetryBudget, RetryPolicy
 from asyncpush.options import UploadConfig
 from tests.clocks import Clock
 

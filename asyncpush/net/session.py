@@ -18,13 +18,14 @@ from asyncpush._version import __version__
 from asyncpush.errors import HubError, ProtocolError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
 from asyncpush.net.answers import name_answer, read_limited, response_of
+from asyncpush.net.attempts import RetryLoop
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
 from asyncpush.net.proxies import Proxies
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
 from asyncpush.net.resolving import GuardedResolver
-from asyncpush.net.retry import RetryBudget, RetryLoop, RetryPolicy
+from asyncpush.net.retry import RetryBudget, RetryPolicy
 from asyncpush.net.streamed import BodyStream
 from asyncpush.net.telling import complete_error, tell_failure
 from asyncpush.net.watch import StallWatch
