@@ -16,13 +16,15 @@ from asyncpush.localhub import serve_in_thread
 
 pytestmark = [pytest.mark.big, pytest.mark.timeout(900)]
 
+ROOT = Path(__file__).parents[1]
 SIZE = 5_800_000_000
 PEAK_MEMORY = 150 << 20
 
 PUSH = """
-import asyncio, resource, sys
+import asyncio, sys
 import asyncpush, orjson
 from asyncpush.events import RequestStarted
+from benchmarks.rivals.measuring import cpu_seconds, peak_memory
 endpoint, source, cache, limit = sys.argv[1:]
 options = asyncpush.PushOptions(max_shard_size=limit or None)
 twice = []
@@ -36,11 +38,9 @@ config = asyncpush.UploadConfig(cache_dir=cache, progress="none", events=hear)
 result = asyncio.run(asyncpush.push_to_hub(
     "me/big", source, options, token="any", endpoint=endpoint, config=config
 ))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-usage = resource.getrusage(resource.RUSAGE_SELF)
 sys.stdout.buffer.write(orjson.dumps({
-    "verified": result.verified, "sent": result.bytes_transferred, "peak": peak,
-    "seconds": result.elapsed_seconds, "cpu": usage.ru_utime + usage.ru_stime,
+    "verified": result.verified, "sent": result.bytes_transferred,
+    "peak": peak_memory(), "seconds": result.elapsed_seconds, "cpu": cpu_seconds(),
     "files": result.files_uploaded, "twice": sum(twice),
 }))
 """
@@ -63,6 +63,7 @@ def push(model: Path, limit: str, tmp_path: Path) -> Any:
             [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), limit],
             check=True,
             capture_output=True,
+            cwd=ROOT,
         )
     return orjson.loads(done.stdout)
 
