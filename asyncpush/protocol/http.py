@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 JSON_HEADERS = {"Content-Type": "application/json"}
+FORM_HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 LFS_HEADERS = {
     "Accept": "application/vnd.git-lfs+json",
     "Content-Type": "application/vnd.git-lfs+json",
@@ -30,7 +31,8 @@ class HubRequest:
     """One call. `target` is a path below the endpoint, or an absolute URL that the Hub gave us.
 
     `call` names it in events; `fields` say there what it is about. `auth` says whether the Hub
-    token belongs on it; it goes to the endpoint's own origin in any case only.
+    token belongs on it; it goes to the endpoint's own origin in any case only. `slow` calls may
+    rightly take minutes to be answered (commit, completion, merge); the others are light.
     """
 
     call: str
@@ -40,6 +42,7 @@ class HubRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: Auth = "token"
     fields: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
 
     @property
     def size(self) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from asyncpush.models import Repo
 from asyncpush.protocol.answers import (
@@ -16,7 +17,7 @@ from asyncpush.protocol.answers import (
     an_object,
     json_list,
 )
-from asyncpush.protocol.http import HubRequest, HubResponse, get, post_json
+from asyncpush.protocol.http import FORM_HEADERS, HubRequest, HubResponse, get
 from asyncpush.protocol.repos import quoted
 
 PATHS_LIMIT = 500
@@ -40,13 +41,16 @@ class RemoteFile:
 
 
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
-    return post_json(
+    """A form, as the official client sends it: other Hubs (KohakuHub) refuse the JSON that
+    huggingface.co takes as well."""
+    form = [("paths", path) for path in paths]
+    return HubRequest(
         "verify_commit",
+        "POST",
         f"/api/{repo.api_path}/paths-info/{quoted(revision)}",
-        {"paths": list(paths), "expand": False},
-        repo_id=repo.repo_id,
-        revision=revision,
-        paths=len(paths),
+        urlencode([*form, ("expand", "false")]).encode(),
+        FORM_HEADERS,
+        fields={"repo_id": repo.repo_id, "revision": revision, "paths": len(paths)},
     )
 
 
