@@ -68,7 +68,7 @@ class _Row:
 def read_manifest(path: Path) -> list[Entry]:
     """The pushes of a manifest. Raises one `UsageError` that names every problem, by its place."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
     problems: list[str] = []
@@ -113,7 +113,8 @@ def _toml_rows(text: str, problems: list[str]) -> Iterator[_Row]:
 
 
 def _json_rows(text: str, problems: list[str]) -> Iterator[_Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(): it also breaks at U+2028 and kin, which JSON strings may hold as they are.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield _Row(f"line {number}", json.loads(line), {})

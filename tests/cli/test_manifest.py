@@ -179,3 +179,12 @@ def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
     with pytest.raises(UsageError, match=r"cannot read .*latin.toml: 'utf-8' codec"):
         read_manifest(tmp_path / "latin.toml")
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path: Path) -> None:
+    """U+2028 and kin may stand within a JSON string; a BOM is no part of the first line."""
+    path = tmp_path / "many.jsonl"
+    message = "one\u2028two\x85three"
+    row = f'{{"repo_id": "me/a", "source": "a", "commit_message": "{message}"}}'
+    path.write_bytes(f"\ufeff{row}\r\n".encode())
+    assert [entry.push.options.commit_message for entry in read_manifest(path)] == [message]
