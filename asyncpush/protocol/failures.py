@@ -17,7 +17,7 @@ from asyncpush.errors import (
     RateLimitedError,
     RepoNotFoundError,
 )
-from asyncpush.protocol.hints import clock_skew, wait_hint
+from asyncpush.protocol.hints import clock_skew, wait_hint, wait_in_words
 from asyncpush.protocol.http import HubRequest, HubResponse
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
@@ -45,7 +45,10 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     body = response.body[:4096].decode("utf-8", "replace")
     said = headers.get("x-error-message") or _message_in(body) or "no explanation given"
     code = headers.get("x-error-code")
-    kind, suggestion = _diagnose(request, response, code, said, now)
+    wait = wait_hint(response.status, headers, now=now)
+    if wait is None and response.status == 429:
+        wait = wait_in_words(said)
+    kind, suggestion = _diagnose(request, response, code, said, wait, now)
     return kind(
         f"{request.call} failed: {said[:300]}",
         status=response.status,
@@ -56,7 +59,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         error_code=code,
         headers=headers,
         retryable=_is_transient(request, response.status, said),
-        retry_after=wait_hint(response.status, headers, now=now),
+        retry_after=wait,
         suggestion=suggestion,
     )
 
@@ -80,14 +83,19 @@ def is_upload_void(error: HubError) -> bool:
 
 
 def _is_transient(request: HubRequest, status: int, said: str) -> bool:
-    if request.call == "create" and status == 409:
-        return "conflicting operation is in progress" in said
+    if request.call in ("create", "commit") and status == 409:
+        return "operation is in progress" in said
     # S3 says "RequestTimeout" and "SlowDown" under several statuses.
     return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
 
 
 def _diagnose(
-    request: HubRequest, response: HubResponse, code: str | None, said: str, now: float
+    request: HubRequest,
+    response: HubResponse,
+    code: str | None,
+    said: str,
+    wait: float | None,
+    now: float,
 ) -> tuple[type[HubError], str]:
     repo_id = request.fields.get("repo_id", "the repo")
     status, words = response.status, said.lower()
@@ -139,6 +147,8 @@ def _diagnose(
                 f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
                 " a missing one; a private one needs a token that may see it"
             )
+        case 409, _ if "in progress" in words:
+            return HubError, "the Hub is busy with another change of this repo: push again later"
         case 409, _:
             return HubError, "something of that name exists already; choose another name"
         case 412, _:
@@ -155,9 +165,9 @@ def _diagnose(
         case 422, _:
             return HubError, "the Hub finds the request invalid: its message says which part"
         case 429, _:
-            until = _until(wait_hint(status, response.headers, now=now), now)
             return RateLimitedError, (
-                f"wait until {until}, push less often, or use a token with a higher limit"
+                f"wait until {_until(wait, now)}, push less often, or use a token with a higher"
+                " limit"
             )
         case 507, _:
             return HubError, "the disk of the Hub is full: once there is room, push again"

@@ -10,6 +10,15 @@ from email.utils import parsedate_to_datetime
 
 _LIMIT = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})')
 _QUOTA = re.compile(r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})')
+_IN_WORDS = re.compile(
+    r"(?:retry|try again)[^.]{0,60}? in (?:about |around )?(?P<number>\d{1,4}|an?|one)"
+    r" (?P<unit>second|minute|hour|day)s?\b",
+    re.IGNORECASE,
+)
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+
+LONGEST_WAIT = 366 * 86_400.0
+"""Seconds. A longer hint is as good as this one, and a date that far off may not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +40,12 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     if not text:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
-        return float(text)
+        return min(LONGEST_WAIT, float(text))
     until = _date(text)
     if until is None:
         return None
     told = _date(headers.get("date", ""))
-    return max(0.0, until - (now if told is None else told))
+    return min(LONGEST_WAIT, max(0.0, until - (now if told is None else told)))
 
 
 def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
@@ -60,6 +69,16 @@ def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float |
     return None
 
 
+def wait_in_words(said: str) -> float | None:
+    """Seconds to wait by the text of an answer: the Hub tells its hourly quota of commits in words
+    alone, "Retry this action in about 1 hour", without a header."""
+    told = _IN_WORDS.search(said)
+    if told is None:
+        return None
+    number = int(told["number"]) if told["number"].isdecimal() else 1
+    return min(LONGEST_WAIT, number * _UNITS[told["unit"].lower()])
+
+
 def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:
     """Seconds by which this machine's clock is ahead of the server's, by the answer's `Date`; None
     when there is none. One that just came: a `Date` has whole seconds, and travels for a while."""
@@ -70,8 +89,8 @@ def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:
 def _date(text: str) -> float | None:
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()  # years 1 and 9999 may overflow here
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.timestamp()

@@ -18,6 +18,7 @@ from asyncpush.protocol.failures import (
     object_refused,
     request_id,
 )
+from asyncpush.protocol.hints import LONGEST_WAIT
 from asyncpush.protocol.http import HubRequest, HubResponse
 
 BUSY = (
@@ -97,6 +98,17 @@ def failure(
             True,
             "",
             id="409 create, in progress",
+        ),
+        pytest.param(
+            failure(
+                409,
+                said='{"error": "Another commit operation is in progress for this repository."}',
+                call="commit",
+            ),
+            HubError,
+            True,
+            "busy with another change",
+            id="409 commit, in progress",
         ),
         pytest.param(failure(412), CommitConflictError, False, "parent_commit", id="412"),
         pytest.param(failure(413), HubError, False, "max_files_per_commit", id="413"),
@@ -263,3 +275,46 @@ def test_any_answer_becomes_a_hub_error(status: int, body: bytes, code: str | No
 
     assert error.status == status
     assert error.suggestion
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("You have exceeded the quota of 128 per hour. Retry this action in about 1 hour.", 3600),
+        ("Please try again in 5 minutes", 300),
+        ("Retry in an hour", 3600),
+        ("try again in around 2 days", 172_800),
+        ("Retry this later", None),
+    ],
+)
+def test_a_wait_that_is_told_in_words_alone(said: str, seconds: float | None) -> None:
+    assert failure(429, said=said, call="commit").retry_after == seconds
+    assert failure(503, said=said, call="commit").retry_after is None
+
+
+def test_a_header_says_more_than_words() -> None:
+    error = failure(429, said="Retry in about 1 hour", headers={"retry-after": "7"})
+    assert error.retry_after == 7
+
+
+@given(
+    retry_after=st.text()
+    | st.integers(0, 10**12).map(str)
+    | st.from_regex(r"\A\w{3}, [0-3]\d Dec \d{4} \d\d:\d\d:\d\d GMT\Z"),
+    date=st.sampled_from(["", "Fri, 01 Jan 1960 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]),
+    status=st.sampled_from([403, 429, 503]),
+)
+def test_no_header_raises_anything(retry_after: str, date: str, status: int) -> None:
+    headers = {"retry-after": retry_after, "date": date}
+    for call in ("commit", "part"):
+        assert failure(status, call=call, headers=headers).status == status
+
+
+def test_a_wait_beyond_the_calendar_is_bounded() -> None:
+    headers = {
+        "retry-after": "Fri, 31 Dec 9999 23:59:59 GMT",
+        "date": "Fri, 01 Jan 2021 00:00:00 GMT",
+    }
+    request = HubRequest("commit", "POST", "/api/x")
+    error = failure_of(request, HubResponse(429, headers, b""), now=1_790_000_000.0)
+    assert error.retry_after == LONGEST_WAIT
