@@ -15,7 +15,7 @@
     │   ├── ProtocolError        an answer that makes no sense
     │   └── CommitConflictError  412: the branch moved away from the pinned parent
     ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
-    ├── VerificationError        committed, but the Hub does not show it
+    ├── VerificationError        committed, but the Hub does not show it, or cannot be asked
     └── WorkerLostError          a machine of a distributed push is gone
 """
 
@@ -231,9 +231,11 @@ class IntegrityError(AsyncPushError):
 
 
 class VerificationError(AsyncPushError):
-    """The commit was accepted, yet the Hub does not show these files as pushed.
+    """The commit was made, but the Hub does not show these files as pushed, or something failed
+    before that could be seen; then `__cause__` is that failure.
 
-    `problems` has a sentence for each; `commit_sha` is the commit that was looked at.
+    `problems` has a sentence for each file; `commit_sha` and `commit_url` name the commit that was
+    made.
 
     Example:
         >>> error = VerificationError("not as pushed", problems=["a.bin is missing"])
@@ -247,11 +249,13 @@ class VerificationError(AsyncPushError):
         *,
         problems: Sequence[str] = (),
         commit_sha: str = "",
+        commit_url: str = "",
         suggestion: str = "",
     ) -> None:
         super().__init__(message, suggestion=suggestion)
         self.problems: tuple[str, ...] = tuple(problems)
         self.commit_sha = commit_sha
+        self.commit_url = commit_url
 
 
 class WorkerLostError(AsyncPushError):

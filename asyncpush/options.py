@@ -82,7 +82,8 @@ class UploadConfig:
         verify_etag: compare each part's ETag with the MD5 of what was sent.
         connect_timeout: seconds to open a connection.
         stall_timeout: seconds in which no byte of a part moves before it is sent anew.
-        response_timeout: seconds to wait for an answer of the Hub.
+        response_timeout: seconds to wait for the Hub's answer to a commit or a completion; light
+            calls, which can be repeated safely, are sent again after 30 s at the latest.
         outage_timeout: seconds for which a network that is away altogether is waited out.
         max_retry_after: longest wait, in seconds, that a server's hint may ask of us.
         allowed_hosts: extra hosts that upload URLs may name.

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from asyncpush.errors import AsyncPushError
 from asyncpush.events import Emitter, Listener
 from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.logs import LogListener
@@ -28,7 +29,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import Hops
+from asyncpush.threads import Hops, is_cancelled
 from asyncpush.transfers.xet import XetEngine, why_not
 from asyncpush.watching import watched
 
@@ -144,6 +145,12 @@ class Runtime:
                     outcome = await work(ctx, collected)
                 return watch.finished(outcome)
         except asyncio.CancelledError as exc:
+            if not is_cancelled():
+                raise AsyncPushError(
+                    "the push was stopped by a CancelledError, though nobody cancelled it",
+                    suggestion="look which task of your own was cancelled while this push awaited"
+                    " it: a source, a token callable, a listener",
+                ) from exc
             # Where it was just then is nobody's concern, and a notebook would show all of it.
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
 

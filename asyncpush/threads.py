@@ -31,6 +31,13 @@ def step_back() -> None:
             os.nice(NICENESS)
 
 
+def is_cancelled() -> bool:
+    """Whether a `CancelledError` in this task is one that somebody asked for, rather than that of
+    another task, let out by code which awaited it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def in_thread(
     threads: Executor,
     work: Callable[[], T],

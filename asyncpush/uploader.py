@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, cast, overload
 
 import anyio
 
@@ -174,19 +174,19 @@ class Uploader:
 
         pushes = list(pushes)
         results = await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
-        failures = []
+        failures: list[BaseException] = []
         for push, result in zip(pushes, results, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 result.add_note(f"in the push to {push.repo_id}")
                 failures.append(result)
         if return_exceptions:
             return results
         if failures:
             names = [p.repo_id for p, r in zip(pushes, results, strict=True) if r in failures]
-            raise ExceptionGroup(
+            raise BaseExceptionGroup(  # an `ExceptionGroup`, as nearly always all are exceptions
                 f"{len(failures)} of {len(pushes)} pushes failed: {', '.join(names[:10])}", failures
             )
-        return [result for result in results if isinstance(result, UploadResult)]
+        return cast("list[UploadResult]", results)
 
     async def upload_files(
         self, repo_id: str, source: Source, options: PushOptions | None = None

@@ -12,8 +12,16 @@ from typing import TypeVar
 
 import anyio
 
-from asyncpush.errors import AsyncPushError, HubError
-from asyncpush.events import Emitter, Listener, PushFailed, PushFinished, PushStarted
+from asyncpush.errors import AsyncPushError, HubError, VerificationError
+from asyncpush.events import (
+    Committed,
+    Emitter,
+    Listener,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    Record,
+)
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.publisher import ProgressPublisher
@@ -35,8 +43,40 @@ class Watch:
         self._retries = RetryTally()
         self._activity = ActivityTally()
         self.push_id: str = uuid.uuid4().hex
-        heard = [publisher.on_event, self._retries.on_event, self._activity.on_event, *listeners]
+        self._landed: Committed | None = None
+        heard = [
+            self._on_event,
+            publisher.on_event,
+            self._retries.on_event,
+            self._activity.on_event,
+            *listeners,
+        ]
         self.emit: Emitter = Emitter(heard, push_id=self.push_id)
+
+    def _on_event(self, record: Record) -> None:
+        if isinstance(record.event, Committed) and record.event.final:
+            self._landed = record.event
+
+    def failure(self, error: BaseException) -> BaseException:
+        """The error to raise for `error`: once the commit has landed, one that says so, whatever
+        failed afterwards. A cancellation stays one, with a note."""
+        landed = self._landed
+        if landed is None or isinstance(error, VerificationError):
+            return error
+        made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"
+        if not isinstance(error, Exception):
+            error.add_note(made)
+            return error
+        reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
+        told = VerificationError(
+            f"{made}, but it could not be verified: {reason}",
+            commit_sha=landed.commit_sha,
+            commit_url=landed.commit_url,
+            suggestion="nothing needs to be sent again: look at the commit, or compare the files"
+            " with `audit` (`asyncpush audit`) once the Hub answers",
+        )
+        told.__cause__ = error
+        return told
 
     def finished(self, outcome: T) -> T:
         """Tell that it went well; the outcome, with what was heard on the way."""
@@ -69,8 +109,11 @@ async def watched(
         async with _time_limit(options.timeout):
             yield watch
     except BaseException as exc:
-        watch.emit.emit(_failed(exc))
-        raise
+        failure = watch.failure(exc)
+        watch.emit.emit(_failed(failure))
+        if failure is exc:
+            raise
+        raise failure from exc
     finally:
         with anyio.CancelScope(shield=True):
             await publisher.aclose()
@@ -113,6 +156,8 @@ def _failed(error: BaseException) -> PushFailed:
     details: dict[str, object] = {}
     if isinstance(error, AsyncPushError):
         details["suggestion"] = error.suggestion
+    if isinstance(error, VerificationError):
+        details["commit_sha"] = error.commit_sha
     if problems := getattr(error, "problems", ()):
         details["problems"] = list(problems)
     answer = error if isinstance(error, HubError) else error.__cause__

@@ -137,6 +137,12 @@ _answer("404 revision", 404, '{"error": "Invalid rev id"}', X_Error_Code="Revisi
 _answer("412", 412, '{"error": "A commit has happened since."}')
 _answer("404", 404, '{"error": "Not found"}')
 _answer("404 repo", 404, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
+_answer(
+    "409 another commit",
+    409,
+    '{"error": "Another commit operation is in progress for this repository. Please try again'
+    ' later."}',
+)
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 _answer("413", 413, '{"error": "Payload too large"}')
 _answer("422", 422, '{"error": "Unprocessable"}')

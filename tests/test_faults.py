@@ -104,8 +104,10 @@ def survivable() -> list[Cell]:
 
 def fatal() -> list[Cell]:
     everywhere = [route for route in TABLE_ROUTES if route not in ("part", "complete")]
-    cells = [Cell(route, "401", times=99, error=AuthError) for route in everywhere]
-    cells += [Cell(route, "403", times=99, error=AuthError) for route in everywhere]
+    # paths-info comes after the commit: what fails there must not hide that it was made.
+    kinds = {route: AuthError for route in everywhere} | {"paths-info": VerificationError}
+    cells = [Cell(route, "401", times=99, error=kinds[route]) for route in everywhere]
+    cells += [Cell(route, "403", times=99, error=kinds[route]) for route in everywhere]
     cells += [
         Cell("preupload", "404 repo", times=99, error=RepoNotFoundError),
         Cell("batch", "404 repo", times=99, error=RepoNotFoundError),
@@ -172,8 +174,10 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     assert len(faults.spoilt) == 1, "it was tried again"
     if cell.route != "create" and faults.seen["create"]:
         commits = await commits_of(hub, "me/m")
-        # paths-info comes after the commit: the error says which, and the user knows it is there
         assert len(commits) == (2 if cell.route == "paths-info" else 1)
+        if cell.route == "paths-info":
+            assert isinstance(caught.value, VerificationError)
+            assert caught.value.commit_sha == commits[0]["id"]
     fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
 
 
@@ -208,3 +212,73 @@ async def test_with_verify_etag_off_the_hub_decides(
         await uploader.push_to_hub("me/m", FILES)
     assert faults.seen["batch"] == 2
     assert await download(hub, "me/m") == FILES
+
+
+async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """The first completion joins the parts, its answer is lost, the next one is NoSuchUpload."""
+    faults.add("complete", "done, then reset")
+    faults.add("complete", "404", nth=2, times=99)
+    await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["part"] == PARTS
+    assert await download(hub, "me/m") == FILES
+
+
+async def test_a_completion_that_was_lost_and_is_then_a_server_error(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """A Hub that wraps NoSuchUpload as 500 for good: the batch knows better."""
+    faults.add("complete", "done, then reset")
+    faults.add("complete", "500", nth=2, times=99)
+    await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["part"] == PARTS
+    assert await download(hub, "me/m") == FILES
+
+
+async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """Else every push would fail until its URLs expire, days later."""
+    config = replace(config, max_retries=1)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        faults.add("complete", "500", times=4)
+        with pytest.raises(HubError):  # the upload is this push's own: kept, to go on with
+            await uploader.push_to_hub("me/m", FILES)
+        assert faults.seen["part"] == PARTS
+        await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["complete"] == 5
+    assert faults.seen["part"] == 2 * PARTS
+    assert await download(hub, "me/m") == FILES
+
+
+async def test_a_completion_that_stays_unclear_is_waited_for_within_the_timeout(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """Not joined after all, and refused from then on: looked for, then sent anew, once."""
+    faults.add("complete", "reset after the body")
+    faults.add("complete", "404", nth=2, times=1)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["part"] == 2 * PARTS
+    assert await download(hub, "me/m") == FILES
+
+
+async def test_stored_already_does_not_outweigh_a_verify_that_refuses(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("verify", "422", times=99)
+    with pytest.raises(IntegrityError, match=r"model\.bin"):
+        await uploader.push_to_hub("me/m", FILES)
+    assert len(await commits_of(hub, "me/m")) == 1
+
+
+async def test_another_commit_in_progress_passes(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("commit", "409 another commit", times=2)
+    result = await uploader.push_to_hub("me/m", FILES)
+    assert faults.seen["commit"] == 3
+    commits = await commits_of(hub, "me/m")
+    assert len(commits) == 2
+    assert commits[0]["id"] == result.commit_sha

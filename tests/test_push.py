@@ -18,6 +18,7 @@ import pytest
 
 import asyncpush
 from asyncpush import (
+    AsyncPushError,
     AuthError,
     CommitConflictError,
     HubError,
@@ -474,6 +475,74 @@ async def test_many_pushes_all_end_whatever_becomes_of_one(uploader: Uploader) -
     assert isinstance(first, asyncpush.UploadResult)
     assert isinstance(third, asyncpush.UploadResult)
     assert third.repo_url.endswith("/datasets/me/c")
+
+
+async def cancelled_within() -> AsyncIterator[bytes]:
+    """A stream that lets out the `CancelledError` of a task of its own."""
+    yield b"begun"
+    helper = asyncio.create_task(asyncio.sleep(60))
+    helper.cancel()
+    await helper
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_push(
+    uploader: Uploader,
+) -> None:
+    pushes = [
+        Push("me/a", {"a.txt": b"1"}),
+        Push("me/b", {"b.txt": cancelled_within()}),
+        Push("me/c", {"c.txt": b"1"}),
+    ]
+    with pytest.RaisesGroup(SourceError):
+        await uploader.push_many(pushes)
+
+    with pytest.raises(SourceError, match=r"b\.txt.*CancelledError"):
+        await uploader.push_to_hub("me/b", {"b.txt": cancelled_within()})
+
+
+async def test_a_stray_cancellation_anywhere_is_an_error(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    async def token() -> str:
+        helper = asyncio.create_task(asyncio.sleep(60))
+        helper.cancel()
+        await helper
+        return TOKEN
+
+    async with Uploader(token, hub.url, config) as uploader:
+        with pytest.raises(AsyncPushError, match="nobody cancelled it"):
+            await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+
+
+async def test_what_fails_after_the_commit_says_that_it_was_made(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """3b: also where it is the push's own time that runs out."""
+    faults.add("paths-info", "500", times=99)
+    with pytest.raises(VerificationError, match="was made") as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert caught.value.commit_sha == await head_of(hub, "me/m")
+    assert caught.value.commit_url.endswith(caught.value.commit_sha)
+    assert isinstance(caught.value.__cause__, asyncpush.HubError)
+
+    faults.rules.clear()
+    faults.add("paths-info", "stall before reading", times=99)
+    with pytest.raises(VerificationError, match="was made") as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(timeout=2))
+    assert caught.value.commit_sha == await head_of(hub, "me/m")
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_a_push_that_is_cancelled_after_its_commit_names_it(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "stall before reading", times=99)
+    handle = uploader.start_push("me/m", {"a.txt": b"1"})
+    await faults.stalled.wait()
+    handle.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await handle
+    assert await head_of(hub, "me/m") in caught.value.__notes__[0]
 
 
 async def test_an_audit_finds_what_differs(uploader: Uploader, write: Write) -> None:

@@ -76,6 +76,7 @@ def failure_document(error: BaseException) -> dict[str, Any]:
         "suggestion": _suggestion(error),
         "problems": list(_problems(error)),
         "exit_code": exit_code(error),
+        "commit_sha": error.commit_sha if isinstance(error, VerificationError) else None,
         **{name: getattr(error, name) if known else None for name in _HUB_FIELDS},
     }
 

@@ -38,6 +38,10 @@ from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
 
 T = TypeVar("T")
 
+LIGHT_TIMEOUT = 30.0
+"""Seconds to wait for the answer of a light call, one that can be repeated safely: a Hub that has
+not answered by then has lost the call more often than it is still at work."""
+
 API_CALLS_IN_FLIGHT = 16
 """Each LFS object ends with a call of its own (verify): with eight at once, 500 small objects at
 30 ms waited mostly for these. The pacer spreads them out when the Hub's quota runs low."""
@@ -146,24 +150,31 @@ class HubSession:
         *,
         describe: Describe | None = None,
         retry: bool = True,
+        reconcile: Callable[[], Awaitable[T | None]] | None = None,
         expected: Callable[[HubError], bool] = lambda error: False,
         accept: Callable[[HubResponse], bool] = lambda response: response.status < 300,
     ) -> T:
         """Send a request until its answer parses, or the retry policy gives up.
 
         `describe` adds fields of the parsed answer to its event. With `retry=False` there is one
-        attempt: for requests whose repetition could do something twice. An `expected` failure (the
-        404 of a repo that is about to be created) is raised but not reported. Raises `HubError`.
+        attempt. `reconcile` is for requests whose repetition could do something twice: it is asked
+        before every further attempt whether an earlier one took effect after all, and what it then
+        returns is the answer. An `expected` failure (the 404 of a repo that is about to be created)
+        is raised but not reported. Raises `HubError`.
         """
         started = time.monotonic()
-        latest = emit  # of the attempt that a failure is of
+        latest: Emitter | None = emit  # of the attempt that a failure is of
 
         def report(error: HubError, delay: float | None) -> None:
-            if not expected(error):
+            if latest is not None and not expected(error):
                 tell_failure(latest, request.call, error, delay, request.fields)
 
         async def attempt(number: int) -> T:
             nonlocal latest
+            if number > 1 and reconcile is not None:
+                latest = None  # its requests report their failures themselves
+                if (done := await reconcile()) is not None:
+                    return done
             url = urls.resolve(request.target, self.endpoint)
             latest = emit.child()
             this = Attempt(request, url, number, started, latest)
@@ -253,7 +264,8 @@ class HubSession:
         self._started(this, url, headers)
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
             headers |= self._trace_headers(this.emit.span_id)
-        watch = StallWatch(self.config.response_timeout)
+        patience = self.config.response_timeout
+        watch = StallWatch(patience if request.slow else min(patience, LIGHT_TIMEOUT))
         body = request.body
         stream = BodyStream(body, watch) if isinstance(body, StreamBody) else None
         data = stream.pieces if stream is not None else body

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncpush.errors import HubError
-from asyncpush.net.telling import tell_retry
+from asyncpush.events import Committed
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
@@ -39,10 +39,15 @@ async def commit_chain(
         url = ctx.pull_request_url(number)
         ref_head = await observed_head(ctx, ref)
         remaining = await still_to_change(ctx, changes, ref_head)
-        outcome = await _links(ctx, remaining, ref_head, ref, load, size)
-        if ctx.options.create_pr:
+        create_pr = ctx.options.create_pr
+        outcome = await _links(ctx, remaining, ref_head, ref, load, size, final=create_pr)
+        if create_pr:
             return Outcome(outcome.commit_sha, outcome.commit_url, url)
-        return await _merge(ctx, number, url)
+        await _merge(ctx, number, url)
+        # Whatever fails from here on does so over a commit that is on the branch.
+        ctx.emit.emit(Committed(outcome.commit_sha, outcome.commit_url, url))
+        merged = await observed_head(ctx, DEFAULT_BRANCH)
+        return Outcome(merged, ctx.commit_url(merged), url)
 
 
 async def _links(
@@ -52,12 +57,15 @@ async def _links(
     revision: str,
     load: LoadContent,
     size: LinkSize,
+    *,
+    final: bool = True,
 ) -> Outcome:
+    """Commit to `revision`, link by link. `final`: with the last one the push is committed."""
     message = title(ctx, changes)
     links = split(changes, size)
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
     for number, link in enumerate(links, start=1):
-        committer = Committer(ctx, load, revision, final=number == len(links))
+        committer = Committer(ctx, load, revision, final=final and number == len(links))
         summary = f"{message} (part {number} of {len(links)})"
         outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
     return outcome
@@ -69,30 +77,19 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
     Opening is not repeated blindly: after a lost answer the open ones are looked through for the
     push's id, so that there are never two.
     """
-    looked_for = push_id != ctx.push_id
-
-    async def attempt(number: int) -> int:
-        nonlocal looked_for
-        if looked_for and (found := await opened_pull_request(ctx, push_id)) is not None:
-            return found
-        looked_for = True
-        description = commits.with_trailer(ctx.options.commit_description, push_id)
-        return await ctx.session.ask(
-            repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
-            repos.parse_pull_request_number,
-            ctx.emit,
-            retry=False,
-        )
-
-    return await ctx.session.retry_loop().run(
-        attempt,
-        lambda error, delay: tell_retry(
-            ctx.emit, "pull_request", error, delay, {"repo_id": ctx.repo.repo_id}
-        ),
+    begun_before = push_id != ctx.push_id
+    if begun_before and (found := await opened_pull_request(ctx, push_id)) is not None:
+        return found
+    description = commits.with_trailer(ctx.options.commit_description, push_id)
+    return await ctx.session.ask(
+        repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
+        repos.parse_pull_request_number,
+        ctx.emit,
+        reconcile=lambda: opened_pull_request(ctx, push_id),
     )
 
 
-async def _merge(ctx: PushContext, number: int, url: str) -> Outcome:
+async def _merge(ctx: PushContext, number: int, url: str) -> None:
     """Merge, and believe what the pull request says of itself rather than the call's answer."""
     request = repos.merge_request(ctx.repo, number)
     pull = await pull_request(ctx, number)
@@ -108,5 +105,3 @@ async def _merge(ctx: PushContext, number: int, url: str) -> Outcome:
         if pull.status != "merged":
             exc.suggestion = f"all files are in {url}: merge it there, or push again"
             raise
-    head = await observed_head(ctx, DEFAULT_BRANCH)
-    return Outcome(head, ctx.commit_url(head), url)

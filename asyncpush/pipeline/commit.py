@@ -15,7 +15,6 @@ import anyio
 
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError
 from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
-from asyncpush.net.telling import tell_retry
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request
@@ -130,28 +129,14 @@ class Committer:
         deletions = sum(isinstance(change, Delete) for change in changes)
         ctx.emit.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
-        async def attempt(number: int) -> CommitAnswer:
-            if self._sent and (landed := await self._landed(parent)) is not None:
-                return landed
-            self._sent = True
-            try:
-                return await self._post(parent, changes)
-            except CommitConflictError:
-                if (landed := await self._landed(parent)) is not None:
-                    return landed
-                raise
-            except HubError as exc:
-                exc.attempt = number
-                raise
-
+        if self._sent and (landed := await self._landed(parent)) is not None:
+            return landed
+        self._sent = True
         try:
-            return await ctx.session.retry_loop().run(
-                attempt,
-                lambda error, delay: tell_retry(
-                    ctx.emit, "commit", error, delay, {"repo_id": ctx.repo.repo_id}
-                ),
-            )
+            return await self._post(parent, changes)
         except CommitConflictError:
+            if (landed := await self._landed(parent)) is not None:
+                return landed
             raise
         except HubError as exc:
             # The last answer may be lost as well: never report a failure for what has landed.
@@ -176,7 +161,7 @@ class Committer:
             commits.parse_commit,
             ctx.emit,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            retry=False,
+            reconcile=lambda: self._landed(parent),
         )
 
     async def _landed(self, parent: str) -> CommitAnswer | None:

@@ -90,6 +90,7 @@ async def verify_commit(
         f" pushed: {'; '.join(problems[:10])}",
         problems=problems,
         commit_sha=commit_sha,
+        commit_url=ctx.commit_url(commit_sha),
         suggestion="look at the repo's page; push again, or report it to the Hub with the commit",
     )
 

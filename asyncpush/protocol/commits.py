@@ -116,6 +116,7 @@ def commit_request(
         body,
         {"Content-Type": "application/x-ndjson"},
         fields={"repo_id": repo.repo_id, "revision": revision, **fields},
+        slow=True,
     )
 
 

@@ -221,6 +221,7 @@ def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
         request.headers,
         auth="none",
         fields=request.fields,
+        slow=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -115,12 +115,13 @@ def parse_pull_requests(response: HubResponse) -> Sequence[int]:
 
 def open_pull_request_request(repo: Repo, title: str, description: str) -> HubRequest:
     """An empty pull request, a draft, that commits can be pushed to."""
-    return post_json(
+    request = post_json(
         "pull_request",
         f"/api/{repo.api_path}/discussions",
         {"title": title, "description": description, "pullRequest": True},
         repo_id=repo.repo_id,
     )
+    return replace(request, slow=True)
 
 
 def parse_pull_request_number(response: HubResponse) -> int:
@@ -164,7 +165,7 @@ def ready_request(repo: Repo, number: int) -> HubRequest:
 
 def merge_request(repo: Repo, number: int) -> HubRequest:
     path = f"/api/{repo.api_path}/discussions/{number}/merge"
-    return post_json("merge", path, {}, repo_id=repo.repo_id)
+    return replace(post_json("merge", path, {}, repo_id=repo.repo_id), slow=True)
 
 
 def _number(fields: Mapping[str, Any], response: HubResponse) -> int:

@@ -5,6 +5,7 @@ The only user of aiofiles.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -30,6 +31,7 @@ from anyio import to_thread
 from asyncpush.errors import SourceError
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources.scratch import ScratchFolder
+from asyncpush.threads import is_cancelled
 
 READ_SIZE = 256 << 10
 """Bytes asked of a file object at a time, and gathered in memory before a write to disk."""
@@ -220,7 +222,9 @@ async def _chunks(
                 piece = await anext(iterator)
             except StopAsyncIteration:
                 return
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError) as exc:
+                if isinstance(exc, asyncio.CancelledError) and is_cancelled():
+                    raise
                 reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
                 message = f"{path_in_repo!r} is a stream that failed: {reason}"
                 raise SourceError(message, problems=[message]) from exc

@@ -15,7 +15,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.errors import AsyncPushError, HubError, IntegrityError
+from asyncpush.errors import AsyncPushError, HubError, IntegrityError, RetriesExhaustedError
 from asyncpush.events import (
     Emitter,
     FileStored,
@@ -56,6 +56,8 @@ class Sending:
     begun: OpenUpload | None
     """An upload that an earlier push left unfinished."""
     bytes_sent: int = 0
+    refused_by: str | None = None
+    """The URL of the LFS verify call that did not find the object as it was sent."""
 
     def count(self, sent: int) -> None:
         """Bytes that went out, whether or not they were of use."""
@@ -147,10 +149,13 @@ class LfsTransfer:
                 self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
             )
         if resumed is not None and resumed.size == sending.item.size:
-            await self._multipart(sending, resumed)
+            await self._multipart(sending, resumed, resumed=True)
             return
         actions = await self._ask_actions(sending.item)
         if actions.upload is None:
+            if sending.refused_by is not None:
+                # "Stored already" contradicts the refusal: only a verify that passes ends this.
+                await self._verify(sending, actions.verify_url or sending.refused_by)
             return
         if actions.upload.parts:
             opened = await self._open_upload(sending, actions, actions.upload)
@@ -187,7 +192,9 @@ class LfsTransfer:
                 raise
             raise _void(exc) from exc
 
-    async def _multipart(self, sending: Sending, upload: OpenUpload) -> None:
+    async def _multipart(
+        self, sending: Sending, upload: OpenUpload, *, resumed: bool = False
+    ) -> None:
         parts = lfs.cut_into_parts(upload.part_urls, upload.size, upload.chunk_size)
         etags = dict(upload.etags)
         done = sum(part.size for part in parts if part.number in etags)
@@ -201,7 +208,7 @@ class LfsTransfer:
             await self._send_parts(sending, remaining, etags)
             await self._complete(sending, upload, [etags[part.number] for part in parts])
         except HubError as exc:
-            if not is_upload_void(exc):
+            if not is_upload_void(exc) and not (resumed and _always_fails(exc)):
                 raise
             await self._forget_upload(upload)
             raise _void(exc) from exc
@@ -274,7 +281,40 @@ class LfsTransfer:
         # Bytes may not be joined under an oid that the file no longer has.
         await in_thread(self._threads, sending.reader.check_unchanged)
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
-        await self._session.ask(_about(request, sending), lambda response: None, sending.emit)
+        unclear = False
+
+        async def stored() -> bool | None:
+            # A completion that was not answered may still be joining the parts, or have joined
+            # them: a second one is then refused (S3: NoSuchUpload), which means nothing.
+            nonlocal unclear
+            unclear = True
+            actions = await self._ask_actions(sending.item)
+            return True if actions.upload is None else None
+
+        try:
+            await self._session.ask(
+                _about(request, sending), lambda response: True, sending.emit, reconcile=stored
+            )
+        except HubError as exc:
+            if not (unclear and is_upload_void(exc)):
+                raise
+            if not await self._joined(sending):
+                raise
+
+    async def _joined(self, sending: Sending) -> bool:
+        """Whether the batch comes to say that the object is there, asked with growing waits for as
+        long as a completion may take."""
+        patience = self._session.config.response_timeout
+        wait = min(self._session.config.initial_backoff_ms / 1000, patience)
+        waited = 0.0
+        while True:
+            if (await self._ask_actions(sending.item)).upload is None:
+                return True
+            if waited >= patience:
+                return False
+            await anyio.sleep(wait)
+            waited += wait
+            wait = min(2 * wait, patience / 4) or patience / 4
 
     async def _verify(self, sending: Sending, url: str | None) -> None:
         if url is None:
@@ -296,6 +336,7 @@ class LfsTransfer:
                 f" {exc.message}",
                 suggestion="push again; if it stays so, the store behind this Hub loses bytes",
             )
+            sending.refused_by = url
             raise _void(exc) from wrong
 
 
@@ -305,9 +346,16 @@ def _about(request: HubRequest, sending: Sending) -> HubRequest:
     return replace(request, fields={**request.fields, **about})
 
 
+def _always_fails(error: HubError) -> bool:
+    """The server has failed at every attempt. An upload that was begun before and is answered so
+    (aborted by a lifecycle rule, or completed by a call whose answer was lost) would fail every
+    push until its URLs expire."""
+    return isinstance(error, RetriesExhaustedError) and (error.status or 0) >= 500
+
+
 def _void(error: HubError) -> HubError:
     return HubError(
-        f"the upload cannot be gone on with and is opened anew: {error.message}",
+        f"the upload has expired, failed or was aborted; starting a new one: {error.message}",
         status=error.status,
         body=error.body,
         method=error.method,
