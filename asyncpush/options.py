@@ -80,6 +80,10 @@ class UploadConfig:
             that are alike are stored once by LFS; by Xet each of them is sent, unless the store
             has it already.
         verify_etag: compare each part's ETag with the MD5 of what was sent.
+        trust_mtime: take the hash of a file from the journal when its size, mtime, ctime and inode
+            are those of the file that was hashed, a minute or more after its last change. What this
+            cannot see is a program that goes on writing to a file it has mapped into memory. False
+            hashes every file anew.
         connect_timeout: seconds to open a connection.
         stall_timeout: seconds in which no byte of a part moves before it is sent anew.
         response_timeout: seconds to wait for the Hub's answer to a commit or a completion; light
@@ -113,6 +117,7 @@ class UploadConfig:
     max_bandwidth: float | None = None
     transfer: TransferChoice = "auto"
     verify_etag: bool = True
+    trust_mtime: bool = True
     connect_timeout: float = 15.0
     stall_timeout: float = 30.0
     response_timeout: float = 150.0

@@ -62,7 +62,7 @@ class Runtime:
         self._journal = journal
         self._neighbours = neighbours
         self._hops = Hops(threads, READERS)
-        self._hasher = Hasher(hash_threads, self._hops, journal)
+        self._hasher = Hasher(hash_threads, self._hops, journal, trust_mtime=config.trust_mtime)
         self.xet: XetEngine = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))

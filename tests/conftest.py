@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.models import FileIdentity
 from tests.faults import FaultLayer
 from tests.gates import ThreadGate
 
@@ -153,6 +154,24 @@ def hub_in_thread(tmp_path: Path, faults: FaultLayer, gate: ThreadGate) -> Itera
 def config(tmp_path: Path) -> UploadConfig:
     """Settings of a push that loses no time when it has to wait."""
     return UploadConfig(cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1)
+
+
+@pytest.fixture
+def settled_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as if they had last changed long ago, on a disk: what has just been written, and
+    what lies in memory (as the tests' own files do), has no hash that is remembered."""
+    monkeypatch.setattr("asyncpush.journal.rows.SETTLED_AFTER", 0.0)
+    monkeypatch.setattr("asyncpush.journal.journal.in_memory", lambda device: False)
+
+
+@pytest.fixture
+def times_that_lie(settled_files: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No change of the inode shows, as with programs that write through a memory map."""
+
+    def of(status: os.stat_result) -> FileIdentity:
+        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    monkeypatch.setattr(FileIdentity, "of", staticmethod(of))
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def listening(config: UploadConfig, seen: list[Record], **changes: object) -> Up
     return replace(config, events=seen.append, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("settled_files")
 async def test_one_file_for_many_repos_is_hashed_once_and_sent_once_a_repo(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
 ) -> None:

@@ -545,6 +545,72 @@ async def test_a_push_that_is_cancelled_after_its_commit_names_it(
     assert await head_of(hub, "me/m") in caught.value.__notes__[0]
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    """In place, and mtime put back, as `rsync --inplace -t` and `cp -p` do."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("settled_files")
+async def test_a_file_whose_mtime_was_put_back_is_pushed_as_it_is(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    """In the same repo, where it would be called unchanged, and in another of the same Hub."""
+    source = write({"model.bin": b"A" * 300_000})
+    os.utime(source / "model.bin", (1, 1))
+    await uploader.push_to_hub("me/m", source)
+
+    rewrite(source / "model.bin", b"B" * 300_000)
+    result = await uploader.push_to_hub("me/m", source)
+    assert result.files_uploaded == ("model.bin",)
+    await uploader.push_to_hub("me/other", source)
+    for repo in ("me/m", "me/other"):
+        assert (await download(hub, repo))["model.bin"] == b"B" * 300_000
+
+
+@pytest.mark.usefixtures("times_that_lie")
+@pytest.mark.parametrize("size", [300_000, 2 * PART_SIZE + 1], ids=["one PUT", "parts"])
+async def test_a_remembered_hash_that_the_store_contradicts_is_forgotten(
+    size: int,
+    uploader: Uploader,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    tmp_path: Path,
+) -> None:
+    source = write({"model.bin": b"A" * size, "same.bin": b"A" * size})
+    async with (
+        LocalHub(tmp_path / "first", token=TOKEN) as first,
+        Uploader(TOKEN, first.url, config) as other,
+    ):
+        await other.push_to_hub("me/m", source)
+    rewrite(source / "model.bin", b"B" * size)
+    rewrite(source / "same.bin", b"B" * size)
+
+    result = await uploader.push_to_hub("me/m", source)
+
+    assert await download(hub, "me/m") == {"model.bin": b"B" * size, "same.bin": b"B" * size}
+    assert result.verified
+    assert result.bytes_transferred <= 3 * size + 1  # each file once in vain, the bytes once more
+
+
+@pytest.mark.usefixtures("times_that_lie")
+async def test_an_audit_reads_the_bytes_and_so_does_a_push_that_does_not_trust_times(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    source = write({"model.bin": b"A" * 300_000})
+    await uploader.push_to_hub("me/m", source)
+    rewrite(source / "model.bin", b"B" * 300_000)
+    assert (await uploader.audit("me/m", source)).different == ("model.bin",)
+
+    async with Uploader(TOKEN, hub.url, replace(config, trust_mtime=False)) as careful:
+        await careful.push_to_hub("me/m", source)
+    assert (await download(hub, "me/m"))["model.bin"] == b"B" * 300_000
+
+
 async def test_an_audit_finds_what_differs(uploader: Uploader, write: Write) -> None:
     """REQ-009."""
     source = write(MODEL)

@@ -31,6 +31,8 @@ IN_FLIGHT = 4
 PUSH = """
 import asyncio, sys
 import asyncpush
+from asyncpush.journal import journal, rows
+rows.SETTLED_AFTER, journal.in_memory = 0.0, lambda device: False  # as the fixture settled_files
 endpoint, source, cache, pr = sys.argv[1:]
 config = asyncpush.UploadConfig(
     cache_dir=cache, progress="none", max_concurrent_parts=4, events=cache + "/events.jsonl",
@@ -132,6 +134,7 @@ def sent_beside(*events: Path) -> int:
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("settled_files")
 @pytest.mark.parametrize(
     "size", [256 << 20, pytest.param(2 << 30, marks=pytest.mark.big)], ids=["256 MiB", "2 GiB"]
 )

@@ -78,6 +78,7 @@ async def test_a_sharded_push_loads_shard_by_shard(
             )
 
 
+@pytest.mark.usefixtures("settled_files")
 async def test_the_same_push_again_sends_and_hashes_nothing(
     hub: LocalHub, config: UploadConfig, folder: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def listening(config: UploadConfig, seen: list[Event]) -> UploadConfig:
     )
 
 
+@pytest.mark.usefixtures("settled_files")
 async def test_an_interrupted_push_neither_hashes_nor_sends_twice(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, folder: Path
 ) -> None:

@@ -138,6 +138,7 @@ async def test_what_the_store_has_is_told_apart_from_what_is_sent(
     assert (await download(hub, "me/m"))["new.bin"] == second
 
 
+@pytest.mark.usefixtures("settled_files")
 async def test_what_was_sent_before_is_known_by_its_hash_and_not_read_again(
     uploader: Uploader, write: Write, heard: Heard, faults: FaultLayer, tmp_path: Path
 ) -> None:
@@ -806,6 +807,7 @@ async def test_one_percent_of_a_gibibyte_changed_costs_three_at_most(
     assert result.bytes_deduplicated >= 0.97 * size
 
 
+@pytest.mark.usefixtures("times_that_lie")
 async def test_bytes_that_changed_unseen_are_sent_as_they_are(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:

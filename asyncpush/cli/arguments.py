@@ -167,6 +167,15 @@ NoVerify = Annotated[
         rich_help_panel=COMMIT,
     ),
 ]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        help="Hash every file anew instead of trusting hashes that are remembered for files whose"
+        " size and times have not changed.",
+        rich_help_panel=FILES,
+    ),
+]
 Strict = Annotated[
     bool,
     typer.Option(
@@ -252,6 +261,7 @@ class Connection:
     token: str | None = field(default=None, repr=False)
     transfer: TransferChoice = "auto"
     max_parts: int = MAX_CONCURRENT_PARTS
+    rehash: bool = False
     events: Path | None = None
     timeline: Path | None = None
     quiet: bool = False

@@ -57,6 +57,7 @@ async def open_uploader(
             UploadConfig,
             max_concurrent_parts=connection.max_parts,
             transfer=connection.transfer,
+            trust_mtime=not connection.rehash,
             progress="none",  # the bars listen here, so that a failure is told once
             events=listeners,
         )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import time
+from functools import lru_cache
 from pathlib import Path
 
 KEPT_ASIDE = 2
@@ -68,18 +69,29 @@ def prepare_file(path: Path) -> None:
 
 def on_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether other hosts may have the same files open (as far as Linux tells)."""
+    name = _filesystem(folder.stat().st_dev, mounts)
+    return name in _NETWORK or name.startswith("fuse.")
+
+
+@lru_cache
+def in_memory(device: int, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether files of this device live in memory alone (as far as Linux tells): nothing is ever
+    written back there, so that a write through a memory map moves neither mtime nor ctime."""
+    return _filesystem(device, mounts) in ("tmpfs", "ramfs")
+
+
+def _filesystem(device: int, mounts: Path) -> str:
+    """Its kind, or nothing where that cannot be told."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
-        return False
-    device = folder.stat().st_dev
+        return ""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in lines:
         mount, _, kind = line.partition(" - ")
         if wanted in mount.split()[2:3]:
-            name = kind.partition(" ")[0]
-            return name in _NETWORK or name.startswith("fuse.")
-    return False
+            return kind.partition(" ")[0]
+    return ""
 
 
 def set_aside(path: Path) -> Path:

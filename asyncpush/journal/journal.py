@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
-from asyncpush.journal.files import forget_aside, private_folder, size_on_disk
+from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
 from asyncpush.journal.locks import Claim, HostLocks
 from asyncpush.journal.rows import (
     commit_row,
@@ -152,12 +152,12 @@ class Journal:
     ) -> None:
         """`remember_hash` for many (path, identity, kind, oid) at once.
 
-        A file modified a moment before it was looked at is left out. Another write could still
-        fall into the same tick of the filesystem's clock, and leave size and mtime as they are:
-        the oid remembered would be wrong for ever (git calls such entries racily clean). The
-        moment is 2 s where times are whole milliseconds or coarser (FAT, HFS+, old ext3), and
-        0.1 s where they show that the clock is fine, as a kernel's tick is 10 ms at most.
-        `looked_at` is when the identity was taken (seconds since the epoch); by default now.
+        A file that changed in the minute before it was looked at is left out: another write, by
+        a memory map or within the same tick of the filesystem's clock, could still leave size and
+        times as they are, and the oid remembered would be wrong for ever (git calls such entries
+        racily clean). So is any file that lives in memory alone, where a memory map's writes move
+        no time at all. `looked_at` is when the identity was taken (seconds since the epoch); by
+        default now.
         """
         now = self._clock()
         seen = now if looked_at is None else looked_at
@@ -165,7 +165,7 @@ class Journal:
             rows = [
                 hash_row(path, identity, kind, oid, now)
                 for path, identity, kind, oid in batch
-                if is_settled(identity, seen)
+                if is_settled(identity, seen) and not in_memory(identity.device)
             ]
             if rows:
                 self._write(partial(queries.put_hashes, rows=rows))

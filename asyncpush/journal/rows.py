@@ -22,8 +22,11 @@ Row: TypeAlias = tuple[Any, ...]
 UPLOAD_LIFE = 7 * 86_400.0
 """Seconds. S3 signs URLs for no longer than this, whatever an answer says."""
 
-_PRECISE_TIMES = 0.1
-_COARSE_TIMES = 2.0
+SETTLED_AFTER = 60.0
+"""Seconds since a file's last change (mtime and ctime) before its hash is remembered. Writes
+through a memory map move the times only when a clean page is first touched; Linux cleans pages,
+after which later writes show again, within 30 to 35 s."""
+
 _UNPACKED_LIMIT = 256 << 20
 _OID_LENGTH = {"sha256": 64, "git": 40}
 
@@ -42,10 +45,9 @@ def display(value: bytes) -> str:
 
 
 def is_settled(identity: FileIdentity, looked_at: float) -> bool:
-    """Whether a write after `looked_at` would surely have given the file another mtime."""
-    precise = identity.mtime_ns % 1_000_000 != 0
-    needed = _PRECISE_TIMES if precise else _COARSE_TIMES
-    return looked_at - identity.mtime_ns / 1e9 >= needed
+    """Whether a write after `looked_at` would have given the file another mtime or ctime."""
+    changed = max(identity.mtime_ns, identity.ctime_ns) / 1e9
+    return looked_at - changed >= SETTLED_AFTER
 
 
 def hash_key(path: str, kind: str) -> Row:
@@ -72,7 +74,13 @@ def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
 
 def _identity(identity: FileIdentity) -> bytes:
     # As text: an inode number may have all of 64 bits (more on Windows), an INTEGER has 63.
-    return b"%d:%d:%d:%d" % (identity.device, identity.inode, identity.size, identity.mtime_ns)
+    return b"%d:%d:%d:%d:%d" % (
+        identity.device,
+        identity.inode,
+        identity.size,
+        identity.mtime_ns,
+        identity.ctime_ns,
+    )
 
 
 # Uploads

@@ -14,16 +14,28 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | Mapping[str, Content]
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Which bytes a path named when it was looked at: any change shows in one of these."""
+    """Which bytes a path named when it was looked at.
+
+    Nearly every change shows in the first four. Programs can put an mtime back (`cp -p`, rsync,
+    tar); ctime shows that, but it also moves when a file gains a hard link, as a snapshot does. So
+    it takes no part in comparisons, and counts only where a hash is remembered.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileIdentity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return cls(
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,18 @@ class Hasher:
     """Hashes on its own threads, so that reading parts never waits behind a long file. A file
     that many pushes ask for at once (a base model in a hundred repos) is read once."""
 
-    def __init__(self, threads: Executor, hops: Hops, journal: Journal | NullJournal) -> None:
+    def __init__(
+        self,
+        threads: Executor,
+        hops: Hops,
+        journal: Journal | NullJournal,
+        *,
+        trust_mtime: bool = True,
+    ) -> None:
         self._threads = threads
         self._hops = hops
         self._journal = journal
+        self._trust_mtime = trust_mtime
         self._under_way: dict[tuple[str, FileIdentity], _Hashing] = {}
 
     async def sha256(self, file: FileSource, emit: Emitter) -> str:
@@ -64,6 +72,10 @@ class Hasher:
         finally:
             del self._under_way[key]
             this.ended.set()
+
+    async def sha256_anew(self, file: FileSource, emit: Emitter) -> str:
+        """As `sha256`, of the bytes as they are now, whatever is remembered."""
+        return await self._hash(file, emit)
 
     async def _hash(self, file: FileSource, emit: Emitter) -> str:
         stop = threading.Event()
@@ -90,7 +102,9 @@ class Hasher:
 
     def remembered(self, file: FileSource) -> str | None:
         """The oid of a file that was hashed before and has not changed since."""
-        return self._journal.hash_of(*file.hash_key, "sha256") if file.hash_key else None
+        if file.hash_key is None or not self._trust_mtime:
+            return None
+        return self._journal.hash_of(*file.hash_key, "sha256")
 
     def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
         """Keep oids that someone else has found, in reads that began at `looked_at`. Blocks."""

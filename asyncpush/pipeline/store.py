@@ -26,7 +26,7 @@ from asyncpush.pipeline.turns import Queue
 from asyncpush.pipeline.xet import XetStage
 from asyncpush.protocol import lfs
 from asyncpush.protocol.lfs import LfsActions, LfsObject
-from asyncpush.transfers.lfs import LfsTransfer
+from asyncpush.transfers.lfs import LfsTransfer, StaleHashError
 
 
 class StoreStage:
@@ -105,7 +105,15 @@ class StoreStage:
             weigh=lfs.parts_expected,
             heaviest=lfs.PARTS_A_BATCH,
         )
-        return LfsTransfer(ctx.session, ctx.sender, ctx.journal, ctx.hops, ctx.scope, batch.ask)
+        return LfsTransfer(
+            ctx.session,
+            ctx.sender,
+            ctx.journal,
+            ctx.hops,
+            ctx.scope,
+            batch.ask,
+            ctx.hasher.sha256_anew,
+        )
 
     async def _store_one(self, file: FileSource, routing: Routing, transfer: LfsTransfer) -> None:
         access = None if self._xet is None else await self._xet.access()
@@ -130,16 +138,32 @@ class StoreStage:
             return
         emit.emit(FileRouted(file.path_in_repo, file.size, "lfs"))
         self._begin_uploading()
-        self._stored.receipts[file.path_in_repo] = await self._once(file, oid, transfer)
+        try:
+            stored = await self._once(file, oid, transfer)
+        except StaleHashError as exc:
+            # The oid was a remembered one, and the store has found out: once more, under the true.
+            if mode.oid == exc.oid:
+                settled = Receipt(file.path_in_repo, file.size, exc.oid, route)
+                self._stored.settle(settled, emit, unchanged=True)
+                return
+            stored = await self._once(file, exc.oid, transfer)
+        self._stored.receipts[file.path_in_repo] = stored
 
     async def _once(self, file: FileSource, oid: str, transfer: LfsTransfer) -> Receipt:
         """Identical files are stored once: the others wait for the first."""
-        if (stored := self._objects.get(oid)) is not None:
+        while (stored := self._objects.get(oid)) is not None:
             await stored.wait()
+            if self._objects.get(oid) is not stored:
+                continue  # the first one's bytes turned out to be others
             self._ctx.emit.emit(FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True))
             return Receipt(file.path_in_repo, file.size, oid, "lfs", bytes_deduplicated=file.size)
         stored = self._objects[oid] = anyio.Event()
-        receipt = await transfer.store(file, oid, self._ctx.emit)
+        try:
+            receipt = await transfer.store(file, oid, self._ctx.emit)
+        except StaleHashError:
+            del self._objects[oid]
+            stored.set()
+            raise
         stored.set()
         return receipt
 

@@ -58,14 +58,26 @@ class Sending:
     bytes_sent: int = 0
     refused_by: str | None = None
     """The URL of the LFS verify call that did not find the object as it was sent."""
+    contradicted: bool = False
+    """The store has refused these bytes under this oid, and they were not hashed again since."""
 
     def count(self, sent: int) -> None:
         """Bytes that went out, whether or not they were of use."""
         self.bytes_sent += sent
 
 
+class StaleHashError(Exception):
+    """The file's bytes have another hash, `oid`, than the one that it was to be stored under: a
+    remembered one that no longer holds. Never seen outside the pipeline."""
+
+    def __init__(self, oid: str) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+
 class LfsTransfer:
-    """Stores files of one repo. `ask_actions` asks the batch, many objects in one call."""
+    """Stores files of one repo. `ask_actions` asks the batch, many objects in one call;
+    `hash_anew` reads a file whose hash the store contradicts."""
 
     def __init__(
         self,
@@ -75,6 +87,7 @@ class LfsTransfer:
         hops: Hops,
         scope: str,
         ask_actions: Callable[[LfsObject], Awaitable[LfsActions]],
+        hash_anew: Callable[[FileSource, Emitter], Awaitable[str]],
     ) -> None:
         self._session = session
         self._sender = sender
@@ -83,9 +96,10 @@ class LfsTransfer:
         self._threads = hops.threads
         self._scope = scope
         self._ask_actions = ask_actions
+        self._hash_anew = hash_anew
 
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
-        """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
+        """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
         async with self._claimed(file, oid, emit):
             reader, begun = await self._hops.run(
                 lambda: self._open(file, oid), discard=lambda opened: opened[0].close()
@@ -129,6 +143,7 @@ class LfsTransfer:
         def on_failure(error: HubError, delay: float | None) -> None:
             fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
             if error.error_code == VOID:
+                sending.contradicted = error.status in (400, 409, 422)
                 tell_failure(sending.emit, "upload", error, delay, fields)
 
         try:
@@ -144,6 +159,8 @@ class LfsTransfer:
 
     async def _round(self, sending: Sending, number: int) -> None:
         resumed = sending.begun
+        if sending.contradicted:
+            await self._check_hash(sending)
         if number > 1:
             resumed = await in_thread(
                 self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
@@ -163,6 +180,16 @@ class LfsTransfer:
         else:
             await self._basic(sending, actions.upload)
             await self._verify(sending, actions.verify_url)
+
+    async def _check_hash(self, sending: Sending) -> None:
+        """Before anything is sent again under an oid that the store has refused."""
+        sending.contradicted = False
+        if (key := sending.file.hash_key) is None:
+            return
+        await in_thread(self._threads, lambda: self._journal.forget_hash(key[0]))
+        oid = await self._hash_anew(sending.file, sending.emit)
+        if oid != sending.item.oid:
+            raise StaleHashError(oid)
 
     async def _open_upload(
         self, sending: Sending, actions: LfsActions, upload: UploadAction
@@ -328,9 +355,6 @@ class LfsTransfer:
         except HubError as exc:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
-            if (key := sending.file.hash_key) is not None:
-                # The oid may be a remembered one that is no longer that of the bytes.
-                await in_thread(self._threads, lambda: self._journal.forget_hash(key[0]))
             wrong = IntegrityError(
                 f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
                 f" {exc.message}",

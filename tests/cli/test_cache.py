@@ -10,7 +10,7 @@ import pytest
 from asyncpush.journal import Journal, OpenUpload
 from tests.cli.conftest import Cli
 
-pytestmark = pytest.mark.usefixtures("environment")
+pytestmark = pytest.mark.usefixtures("environment", "settled_files")
 
 
 @pytest.fixture

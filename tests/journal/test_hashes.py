@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal
+from asyncpush.journal.files import in_memory
 from asyncpush.models import FileIdentity
 from tests.clocks import NOW, Clock
 from tests.journal.helpers import DAY, GIT, SHA, connection_of, make_identity
@@ -45,20 +46,20 @@ def test_a_path_has_one_hash_of_a_kind_however_often_it_changes(journal: Journal
 
 
 @pytest.mark.parametrize(
-    ("age", "precise", "remembered"),
+    ("age", "since_ctime", "remembered"),
     [
-        pytest.param(0.05, True, False, id="just written"),
-        pytest.param(0.2, True, True, id="a moment ago, fine times"),
-        pytest.param(0.2, False, False, id="a moment ago, coarse times"),
-        pytest.param(1.9, False, False, id="within FAT's two seconds"),
-        pytest.param(2.1, False, True, id="past them"),
-        pytest.param(-100.0, True, False, id="in the future"),
+        pytest.param(0.05, 0.05, False, id="just written"),
+        pytest.param(59, 59, False, id="pages may still be dirty"),
+        pytest.param(61, 61, True, id="settled"),
+        pytest.param(1e6, 59, False, id="its mtime was put back"),
+        pytest.param(1e6, 61, True, id="its mtime was put back long ago"),
+        pytest.param(-100.0, 61, False, id="in the future"),
     ],
 )
 def test_a_file_that_could_still_change_unseen_is_not_remembered(
-    journal: Journal, age: float, precise: bool, remembered: bool
+    journal: Journal, age: float, since_ctime: float, remembered: bool
 ) -> None:
-    identity = make_identity(age=age, precise=precise)
+    identity = replace(make_identity(age=age), ctime_ns=round((NOW - since_ctime) * 1e9))
     journal.remember_hash("/a", identity, "sha256", SHA)
     assert (journal.hash_of("/a", identity, "sha256") == SHA) is remembered
 
@@ -70,8 +71,37 @@ def test_what_counts_is_when_the_file_was_looked_at_not_how_long_its_hashing_too
     clock.now += 60
     journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW)
     assert journal.hash_of("/a", identity, "sha256") is None
-    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW + 1)
+    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW + 60)
     assert journal.hash_of("/a", identity, "sha256") == SHA
+
+
+def test_a_change_that_only_ctime_shows_is_another_file(journal: Journal) -> None:
+    """`cp -p`, rsync and tar put mtime back; nothing puts ctime back."""
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    touched = replace(make_identity(), ctime_ns=1)
+    assert touched == make_identity()  # a hard link moves ctime as well: no sign of other bytes
+    assert journal.hash_of("/a", touched, "sha256") is None
+
+
+def test_no_hash_of_a_file_in_memory_is_remembered(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory map's writes move neither mtime nor ctime there."""
+    device = make_identity().device
+    monkeypatch.setattr("asyncpush.journal.journal.in_memory", lambda asked: asked == device)
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    assert journal.hash_of("/a", make_identity(), "sha256") is None
+
+
+def test_what_lies_in_memory_is_told_by_the_mounts(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 0:20 / /dev/shm rw - tmpfs tmpfs rw\n23 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    )
+    assert in_memory(os.makedev(0, 20), mounts)
+    assert not in_memory(os.makedev(8, 1), mounts)
+    assert not in_memory(os.makedev(8, 2), mounts)
+    assert not in_memory(os.makedev(0, 20), tmp_path / "none")  # not Linux
 
 
 def test_many_are_remembered_at_once(journal: Journal) -> None:

@@ -64,12 +64,12 @@ class JournalModel(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    @rule(path=PATHS, size=SIZES, kind=KINDS, age=st.sampled_from([0.0, 1.0, HOUR]))
+    @rule(path=PATHS, size=SIZES, kind=KINDS, age=st.sampled_from([0.0, 59.0, HOUR]))
     def remember_hash(self, path: str, size: int, kind: str, age: float) -> None:
         identity = FileIdentity(1, 2, size, int((self.clock.now - age) * 1000) * 1_000_000 + 1)
         oid = f"{size:0{64 if kind == 'sha256' else 40}x}"
         self.journal.remember_hash(path, identity, kind, oid)
-        if age > 0:
+        if age > 60:
             self.hashes[path, kind] = identity, oid, self.clock.now
 
     @rule(path=PATHS)
