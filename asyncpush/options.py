@@ -256,6 +256,11 @@ class PushOptions:
             )
             if self.create_pr and self.revision != "main":
                 raise ValueError("max_files_per_commit with create_pr needs revision='main'")
+            if self.parent_commit is not None and self.revision == "main" and not self.create_pr:
+                raise ValueError(
+                    "parent_commit cannot be kept with max_files_per_commit on main, where the"
+                    " commits are merged in one step: leave out one of them, or use create_pr"
+                )
         if self.max_shard_size is not None:
             try:
                 parse_size(self.max_shard_size)

@@ -5,13 +5,17 @@ OBS-006: HTTP status, body, headers, URL, attempt, time elapsed, and what to do 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import trustme
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from asyncpush import (
     AsyncPushError,
@@ -32,7 +36,7 @@ from asyncpush.events import PushFailed, RequestFailed
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
 from tests.disks import files_of_at_most
-from tests.faults import FaultLayer
+from tests.faults import KINDS, FaultLayer, with_body
 from tests.hearing import Heard
 from tests.net.helpers import server_context, serving
 
@@ -156,10 +160,40 @@ async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(
     check(caught.value, heard, "again without parent_commit, which puts these files on top of it")
 
 
-async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
+async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
     uploader: Uploader, faults: FaultLayer, heard: Heard
 ) -> None:
     faults.add("commit", "412", times=99)
+    with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
+        await uploader.push_to_hub("me/m", {"b.txt": b"3"})
+    assert faults.seen["commit"] == 2
+    assert caught.value.status == 412
+    check(caught.value, heard, "use create_pr=True (--create-pr)")
+
+
+async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
+    uploader: Uploader, faults: FaultLayer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = 0
+
+    async def someone_is_first(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        nonlocal moved
+        moved += 1
+        content = base64.b64encode(b"%d" % moved).decode()
+        theirs = {"path": "theirs.txt", "content": content, "encoding": "base64"}
+        lines = [
+            {"key": "header", "value": {"summary": "theirs"}},
+            {"key": "file", "value": theirs},
+        ]
+        body = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        await request.read()
+        assert (await with_body(request, body, handler)).status == 200
+        return web.json_response({"error": "A commit has happened since."}, status=412)
+
+    monkeypatch.setitem(KINDS, "someone is first", someone_is_first)
+    faults.add("commit", "someone is first", times=99)
     with pytest.raises(CommitConflictError, match="the branch moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert caught.value.status == 412

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
-from tests.conftest import TOKEN
+from tests.conftest import TOKEN, open_hub
 from tests.faults import KINDS, FaultLayer, with_body
 from tests.reading import commits_of, download, files_of, head_of
 
@@ -117,8 +119,120 @@ async def test_the_same_change_by_someone_else_needs_no_commit_of_ours(
     faults.add("commit", "applied by someone else", nth=2)
     result = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
     assert result.files_uploaded == ()
+    assert result.files_unchanged == ("a.txt",)
     assert result.verified
     assert await download(hub, "me/m", ["a.txt"]) == {"a.txt": b"2"}
+
+
+async def test_a_commit_on_a_moved_head_brings_the_files_that_were_unchanged_before(
+    hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Someone changes, between our look and our commit, a file that we did not have to send."""
+    files = {"same.txt": b"same", "same.bin": b"\0same"}
+    await uploader.push_to_hub("me/m", files)
+    reached, done = asyncio.Event(), asyncio.Event()
+
+    async def someone_else() -> None:
+        await reached.wait()
+        async with Uploader(TOKEN, hub.url, config) as other:
+            await other.push_to_hub("me/m", {name: b"\0theirs" for name in files})
+        done.set()
+
+    theirs = asyncio.create_task(someone_else())
+    original = uploader._runtime
+
+    assert original is not None
+    lock = original._commit_lock
+
+    @asynccontextmanager
+    async def after_someone_else() -> AsyncIterator[None]:
+        reached.set()
+        await done.wait()
+        yield
+
+    original._commit_lock = lambda repo, revision: after_someone_else()  # type: ignore
+    result = await uploader.push_to_hub("me/m", {**files, "new.txt": b"new"})
+    original._commit_lock = lock  # type: ignore[method-assign]
+    await theirs
+
+    assert set(result.files_uploaded) == {"new.txt", *files}
+    assert await download(hub, "me/m", ["new.txt", *files]) == {**files, "new.txt": b"new"}
+
+
+@pytest.mark.parametrize("options", [{"revision": "dev"}, {"create_pr": True}], ids=str)
+async def test_a_pinned_parent_holds_for_a_series_of_commits(
+    options: dict[str, Any], hub: LocalHub, config: UploadConfig, uploader: Uploader
+) -> None:
+    """Someone else's commit comes before the first of them, or between two."""
+    dev = PushOptions(revision="dev", create_branch=True)
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"b.txt": b"1"}, dev)
+    revision = options.get("revision", "main")
+    parent = await head_of(hub, "me/m", revision)
+    await uploader.push_to_hub("me/m", {"theirs.txt": b"2"}, PushOptions(revision=revision))
+    pinned = PushOptions(parent_commit=parent, max_files_per_commit=1, **options)
+    with pytest.raises(CommitConflictError):
+        await uploader.push_to_hub("me/m", {"c.txt": b"3", "d.txt": b"4"}, pinned)
+
+
+async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    dev = PushOptions(revision="dev", create_branch=True)
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"}, dev)
+    parent = await head_of(hub, "me/m", "dev")
+    faults.add("commit", "412 as if someone came first", nth=faults.seen["commit"] + 2)
+    pinned = PushOptions(revision="dev", parent_commit=parent, max_files_per_commit=1)
+    with pytest.raises(CommitConflictError):
+        await uploader.push_to_hub("me/m", {"c.txt": b"3", "d.txt": b"4"}, pinned)
+
+
+async def test_a_hub_that_hides_descriptions_still_shows_what_landed(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost, the push's id is not shown, and the repeated commit is a server error."""
+
+    @web.middleware
+    async def hiding(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if request.match_info.route.name == "commits" and isinstance(answer, web.Response):
+            rows = orjson.loads(answer.body)  # type: ignore[arg-type]
+            return web.json_response([{**row, "message": ""} for row in rows])
+        return answer
+
+    async with (
+        open_hub(tmp_path, faults, hiding) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", {"a.txt": b"1", "old.txt": b"2"})
+        faults.add("commit", "done, then reset", nth=2)
+        faults.add("commit", "500", nth=3, times=99)
+        options = PushOptions(delete_patterns=["*"])
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"11"}, options)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert result.files_uploaded == ("a.txt",)
+        assert len(await commits_of(hub, "me/m")) == 3
+
+
+async def test_an_answer_that_names_the_old_head_means_nothing_was_committed(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+
+    async def old_head(layer: object, request: web.Request, handler: Handler) -> web.Response:
+        await request.read()
+        return web.json_response({"commitOid": first.commit_sha, "commitUrl": first.commit_url})
+
+    monkeypatch.setitem(KINDS, "the old head", old_head)
+    faults.add("commit", "the old head", nth=2)
+    with pytest.raises(VerificationError):
+        await uploader.push_to_hub("me/m", {"b.txt": b"2"})
+
+    faults.add("commit", "the old head", nth=3)
+    result = await uploader.push_to_hub("me/m", {"b.txt": b"2"}, PushOptions(verify=False))
+    assert result.files_uploaded == ()
+    assert result.bytes_transferred == 0
+    assert any("changed nothing" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,12 @@ def test_a_chain_of_commits_as_a_pull_request_starts_from_main() -> None:
         PushOptions(max_files_per_commit=5, create_pr=True, revision="dev")
 
 
+def test_a_merge_cannot_keep_a_pinned_parent() -> None:
+    with pytest.raises(ValueError, match="parent_commit cannot be kept"):
+        PushOptions(max_files_per_commit=5, parent_commit="abcdef0")
+    PushOptions(max_files_per_commit=5, parent_commit="abcdef0", revision="dev")
+
+
 @pytest.mark.parametrize("settings", [UploadConfig(), PushOptions(), Push("me/m", b"")], ids=repr)
 def test_settings_are_frozen(settings: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -17,7 +17,7 @@ from asyncpush.pipeline.landed import opened_pull_request, pull_request
 from asyncpush.pipeline.links import DEFAULT_BRANCH, LinkSize, split
 from asyncpush.pipeline.payload import LoadContent
 from asyncpush.pipeline.pending import remembered
-from asyncpush.pipeline.prepare import observed_head
+from asyncpush.pipeline.prepare import check_parent, observed_head
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
 
@@ -39,6 +39,8 @@ async def commit_chain(
         url = ctx.pull_request_url(number)
         ref_head = await observed_head(ctx, ref)
         remaining = await still_to_change(ctx, changes, ref_head)
+        if len(remaining) == len(changes):  # nothing of ours is in it yet
+            check_parent(ctx, ref_head)
         create_pr = ctx.options.create_pr
         outcome = await _links(ctx, remaining, ref_head, ref, load, size, final=create_pr)
         if create_pr:
@@ -60,12 +62,21 @@ async def _links(
     *,
     final: bool = True,
 ) -> Outcome:
-    """Commit to `revision`, link by link. `final`: with the last one the push is committed."""
+    """Commit to `revision`, link by link. `final`: with the last one the push is committed.
+
+    With a pinned parent nobody else's commit may come between: each link is pinned to the last.
+    """
     message = title(ctx, changes)
     links = split(changes, size)
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
     for number, link in enumerate(links, start=1):
-        committer = Committer(ctx, load, revision, final=final and number == len(links))
+        committer = Committer(
+            ctx,
+            load,
+            revision,
+            pinned=outcome.commit_sha if ctx.options.parent_commit is not None else None,
+            final=final and number == len(links),
+        )
         summary = f"{message} (part {number} of {len(links)})"
         outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
     return outcome

@@ -15,10 +15,11 @@ WRITTEN_BY_THE_HUB = ".gitattributes"
 """Every new repo has one, with its LFS rules; it is nobody's upload."""
 
 
-def additions(receipts: Iterable[Receipt]) -> list[Change]:
+def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[Change]:
+    """The files to add; with `unchanged` also those that the head held already."""
     changes: list[Change] = []
     for receipt in receipts:
-        if receipt.unchanged:
+        if receipt.unchanged and not unchanged:
             continue
         kind = AddInline if receipt.route == "inline" else AddLfs
         changes.append(kind(receipt.path_in_repo, receipt.size, receipt.oid))

@@ -34,15 +34,22 @@ REBASES = 30
 """How often a commit is rebuilt on a head that someone else has moved. Two who push without pause
 lose about every other race: ten in a row happened once in a thousand pushes."""
 
+HEAD_LOOKS = 8
+HEAD_LOOK_EVERY = 5.0
+"""Looks at a head that was refused but has not moved, with growing waits of at most so many
+seconds: 27 s in all by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The commit that holds the changes; `ours` is False when the head had them all already."""
+    """The commit that holds the changes; `ours` is False when the head had them all already.
+    `added` are the paths of the files that it brought, where that is known."""
 
     commit_sha: str
     commit_url: str
     pr_url: str | None = None
     ours: bool = True
+    added: frozenset[str] | None = None
 
 
 class Committer:
@@ -68,16 +75,25 @@ class Committer:
         self._final = final
         self._push_id = ctx.push_id
         self._summary = ""
+        self._wanted: Sequence[Change] = ()
         self._sent = False
 
     async def commit(
-        self, changes: Sequence[Change], head: str, *, summary: str | None = None
+        self,
+        changes: Sequence[Change],
+        head: str,
+        *,
+        wanted: Sequence[Change] | None = None,
+        summary: str | None = None,
     ) -> Outcome:
         """Commit on `head`, or on the pinned parent.
 
-        When someone else's commit comes first, what is still to change is committed on top of
-        theirs. Raises `CommitConflictError` when the parent was pinned, or after `REBASES` races.
+        When someone else's commit comes first, what is still to change of `wanted` (of `changes`,
+        if not given; it also has what `head` held already) is committed on top of theirs. Raises
+        `CommitConflictError` when the parent was pinned, when the Hub refuses a head that does not
+        move, or after `REBASES` races.
         """
+        self._wanted = changes if wanted is None else wanted
         self._summary = summary or title(self._ctx, changes)
         if not self._create_pr:
             return await self._rebasing(changes, head)
@@ -90,26 +106,38 @@ class Committer:
     async def _rebasing(self, changes: Sequence[Change], head: str) -> Outcome:
         ctx = self._ctx
         ctx.emit.emit(PhaseChanged("committing"))
-        parent = self._pinned or head
+        first = parent = self._pinned or head
         latest: CommitConflictError | None = None
+        refused_on: str | None = None
         for _ in range(REBASES):
+            base = parent
             try:
                 answer = await self._commit_on(parent, changes)
             except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
-                latest = exc
+                if refused_on == parent:
+                    raise _refused_without_reason(exc, parent) from exc
+                latest, refused_on = exc, parent
                 # Out of step with the other one: who always comes second would always lose.
                 await anyio.sleep(random.random() * ctx.config.initial_backoff_ms / 1000)
-                parent = await observed_head(ctx, self._revision)
-                changes = await still_to_change(ctx, changes, parent)
-                if not changes:
-                    return Outcome(parent, ctx.commit_url(parent), ours=False)
-                continue
+                parent = await self._moved_head(parent)
+                changes = await still_to_change(ctx, self._wanted, parent)
+                if changes:
+                    continue
+                landed = await self._landed(first)
+                if landed is None:
+                    url = ctx.commit_url(parent)
+                    return Outcome(parent, url, ours=False, added=frozenset())
+                answer, changes = landed, self._wanted
+            if answer.oid == base and not self._create_pr:
+                ctx.warn("the Hub answered the commit with the head as it was: it changed nothing")
+                return Outcome(base, answer.url, ours=False, added=frozenset())
             ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url, self._final))
             if not self._final:
                 self._tell_inline_stored(changes)
-            return Outcome(answer.oid, answer.url, answer.pr_url)
+            added = frozenset(c.path for c in changes if not isinstance(c, Delete))
+            return Outcome(answer.oid, answer.url, answer.pr_url, added=added)
         assert latest is not None  # every round that comes here ended in one
         latest.message = f"the branch moved {REBASES} times while the commit was made"
         latest.suggestion = (
@@ -117,6 +145,19 @@ class Committer:
             " use create_pr=True (--create-pr)"
         )
         raise latest
+
+    async def _moved_head(self, refused: str) -> str:
+        """The branch's head, once it is another than the one that was refused as a parent: a Hub
+        may know of a new commit for a while before it shows it. The same one in the end."""
+        ctx = self._ctx
+        wait = ctx.config.initial_backoff_ms / 1000
+        for _ in range(HEAD_LOOKS):
+            head = await observed_head(ctx, self._revision)
+            if head != refused:
+                break
+            await anyio.sleep(wait)
+            wait = min(2 * wait, HEAD_LOOK_EVERY)
+        return head
 
     def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
         """The last commit means all inline files of the push; those of earlier ones are named."""
@@ -140,10 +181,27 @@ class Committer:
             raise
         except HubError as exc:
             # The last answer may be lost as well: never report a failure for what has landed.
-            unclear = exc.status is None or exc.status >= 500 or isinstance(exc, ProtocolError)
+            # (501 is clear: this Hub cannot do what was asked.)
+            failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
+            unclear = failed or isinstance(exc, ProtocolError)
             if unclear and (landed := await self._landed(parent)) is not None:
                 return landed
+            if unclear and (shown := await self._shown_on_branch(parent, changes)) is not None:
+                return shown
             raise
+
+    async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
+        """The head, if it has moved and is as these changes want it: a Hub that hides descriptions
+        shows our commit without the push's id, and refuses to make it twice."""
+        if self._create_pr:
+            return None
+        try:
+            head = await observed_head(self._ctx, self._revision)
+            if head == parent or await still_to_change(self._ctx, changes, head):
+                return None
+        except HubError:
+            return None  # the failure of the commit is what the user has to hear of
+        return CommitAnswer(head, self._ctx.commit_url(head))
 
     async def _post(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
         ctx = self._ctx
@@ -169,3 +227,21 @@ class Committer:
         if self._create_pr:
             return await landed_in_pull_request(self._ctx, self._push_id)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
+
+
+def _refused_without_reason(error: CommitConflictError, head: str) -> CommitConflictError:
+    """For a 412 that comes again though nobody has moved the branch."""
+    return CommitConflictError(
+        f"the Hub refuses a commit on {head}, although the branch has not moved: {error.message}",
+        status=error.status,
+        body=error.body,
+        method=error.method,
+        url=error.url,
+        attempt=error.attempt,
+        elapsed_seconds=error.elapsed_seconds,
+        request_id=error.request_id,
+        error_code=error.error_code,
+        headers=error.headers,
+        suggestion="the token may only be allowed to open pull requests: use create_pr=True"
+        " (--create-pr), or a token that may write to this branch",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from asyncpush.errors import HubError, RepoNotFoundError
+from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError
 from asyncpush.groups import single_error
 from asyncpush.models import FileSource
 from asyncpush.pipeline.card import check_card
@@ -66,6 +66,18 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
         describe=lambda oid: {"commit_sha": oid},
         expected=lambda error: error.error_code in (REPO_NOT_FOUND, REVISION_NOT_FOUND),
     )
+
+
+def check_parent(ctx: PushContext, head: str) -> None:
+    """Raises `CommitConflictError` when the parent was pinned and is not this head: nothing to
+    commit is a success only there, and a series of commits must begin there."""
+    pinned = ctx.options.parent_commit
+    if pinned is not None and not head.startswith(pinned):
+        raise CommitConflictError(
+            f"the branch is at {head}, not at the pinned parent {pinned}",
+            url=ctx.repo_url,
+            suggestion="push again without parent_commit, or with the new head",
+        )
 
 
 async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str | None:

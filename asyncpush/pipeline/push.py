@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 
-from asyncpush.errors import CommitConflictError, HubError
+from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned, PhaseChanged
 from asyncpush.models import FileSource, Receipt, UploadResult
 from asyncpush.pipeline.chain import commit_chain
@@ -20,7 +20,7 @@ from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of_slow_commit
 from asyncpush.pipeline.leaks import check_leaks
 from asyncpush.pipeline.links import link_size, split
-from asyncpush.pipeline.prepare import observed_head, prepare
+from asyncpush.pipeline.prepare import check_parent, observed_head, prepare
 from asyncpush.pipeline.receipts import check_receipts, packed
 from asyncpush.pipeline.store import StoreStage
 from asyncpush.pipeline.stored import Stored
@@ -58,6 +58,7 @@ class PushRun:
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
         deleted = await deletions(ctx, pushed, head)
         changes = [*additions(stored.receipts.values()), *deleted]
+        wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
         by_path = {file.path_in_repo: file for file in files}
 
         async def store_again() -> None:
@@ -68,7 +69,7 @@ class PushRun:
             stored.receipts.update(again.receipts)
 
         outcome = await self._commit(
-            changes, head, lambda path: read_all(by_path[path]), store_again
+            changes, wanted, head, lambda path: read_all(by_path[path]), store_again
         )
         return await self._finish(stored, deleted, outcome)
 
@@ -103,8 +104,9 @@ class PushRun:
         if ctx.options.dry_run:
             return self._plan(stored, deleted, head)
         changes = [*additions(stored.receipts.values()), *deleted]
+        wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
-        outcome = await self._commit(changes, head, lambda path: content[path], None)
+        outcome = await self._commit(changes, wanted, head, lambda path: content[path], None)
         return await self._finish(stored, deleted, outcome)
 
     async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
@@ -134,20 +136,22 @@ class PushRun:
     async def _commit(
         self,
         changes: list[Change],
+        wanted: list[Change],
         head: str,
         load: Callable[[str], bytes],
         store_again: Callable[[], Awaitable[None]] | None,
     ) -> Outcome:
-        """One commit, or the chain that so many changes need, or none when nothing changed."""
+        """One commit, or the chain that so many changes need, or none when nothing changed.
+        `wanted` is the end state: the changes, and the files that `head` held already."""
         ctx = self._ctx
         chained = len(split(changes, link_size(ctx.options))) > 1
         if not changes or chained:
-            _check_parent(ctx, head)
+            check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
         if not chained:
             warn_of_slow_commit(ctx, changes)
-        commit = partial(self._commit_now, changes, head, load, chained=chained)
+        commit = partial(self._commit_now, changes, wanted, head, load, chained=chained)
         async with self._lock():
             try:
                 return await commit()
@@ -161,7 +165,13 @@ class PushRun:
             return await commit()
 
     async def _commit_now(
-        self, changes: list[Change], head: str, load: Callable[[str], bytes], *, chained: bool
+        self,
+        changes: list[Change],
+        wanted: list[Change],
+        head: str,
+        load: Callable[[str], bytes],
+        *,
+        chained: bool,
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
         if chained:
@@ -173,7 +183,7 @@ class PushRun:
             create_pr=options.create_pr,
             pinned=options.parent_commit,
         )
-        return await committer.commit(changes, head)
+        return await committer.commit(changes, head, wanted=wanted)
 
     async def _finish(
         self, stored: Stored, deleted: Sequence[Delete], outcome: Outcome
@@ -186,20 +196,22 @@ class PushRun:
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
         ctx.emit.emit(PhaseChanged("done"))
-        changed = [receipt for receipt in receipts if not receipt.unchanged]
+        added = outcome.added
+        if added is None:
+            added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)
+        changed = [receipt for receipt in receipts if receipt.path_in_repo in added]
         inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")
         return UploadResult(
             repo_url=ctx.repo_url,
             commit_sha=outcome.commit_sha,
             commit_url=outcome.commit_url,
-            files_uploaded=tuple(r.path_in_repo for r in changed) if outcome.ours else (),
-            bytes_transferred=sum(receipt.bytes_sent for receipt in receipts)
-            + (inline_bytes if outcome.ours else 0),
+            files_uploaded=tuple(r.path_in_repo for r in changed),
+            bytes_transferred=sum(receipt.bytes_sent for receipt in receipts) + inline_bytes,
             bytes_deduplicated=sum(receipt.bytes_deduplicated for receipt in receipts),
             verified=ctx.options.verify,
             elapsed_seconds=time.monotonic() - self._started,
             pr_url=outcome.pr_url,
-            files_unchanged=tuple(r.path_in_repo for r in receipts if r.unchanged),
+            files_unchanged=tuple(r.path_in_repo for r in receipts if r.path_in_repo not in added),
             files_ignored=tuple(file.path_in_repo for file in stored.ignored),
             files_deleted=gone if outcome.ours else (),
             warnings=tuple(ctx.warnings),
@@ -221,14 +233,3 @@ class PushRun:
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
         elapsed = time.monotonic() - self._started
         return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
-
-
-def _check_parent(ctx: PushContext, head: str) -> None:
-    """Nothing to commit is a success only on the parent that was asked for."""
-    pinned = ctx.options.parent_commit
-    if pinned is not None and not head.startswith(pinned):
-        raise CommitConflictError(
-            f"the branch is at {head}, not at the pinned parent {pinned}",
-            url=ctx.repo_url,
-            suggestion="push again without parent_commit, or with the new head",
-        )

@@ -147,6 +147,15 @@ def _diagnose(
                 f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
                 " a missing one; a private one needs a token that may see it"
             )
+        case 409, _ if request.call == "branch":
+            return HubError, (
+                "the branch cannot be made: one of that name may exist, or part of its name is a"
+                " branch already"
+            )
+        case 413, _ if "quota" in words:
+            return HubError, _QUOTA
+        case 501, _:
+            return HubError, "this Hub cannot do that: its message above says what is missing"
         case 409, _ if "in progress" in words:
             return HubError, "the Hub is busy with another change of this repo: push again later"
         case 409, _:
@@ -225,7 +234,29 @@ def _message_in(body: str) -> str:
         for key in ("error", "message"):
             if isinstance(answer.get(key), str):
                 return str(answer[key])
+        if detail := _detail(answer.get("detail")):
+            return detail
         errors = answer.get("errors")
         if isinstance(errors, list) and errors and isinstance(errors[0], dict):
             return str(errors[0].get("message", ""))
     return ""
+
+
+def _detail(detail: Any) -> str:
+    """What FastAPI says, as other Hubs are written with: a text, an object with `error`, or the
+    list of a request's faults, each with `msg` and the place, `loc`."""
+    match detail:
+        case str():
+            return detail
+        case {"error": str(told)} | {"message": str(told)}:
+            return told
+        case list():
+            return "; ".join(
+                f"{'.'.join(map(str, fault.get('loc') or ['request']))}: {fault['msg']}"
+                for fault in detail
+                if isinstance(fault, dict)
+                and isinstance(fault.get("msg"), str)
+                and isinstance(fault.get("loc") or [], list)
+            )
+        case _:
+            return ""

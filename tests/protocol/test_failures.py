@@ -116,7 +116,13 @@ def failure(
         pytest.param(failure(425), HubError, True, "", id="425"),
         pytest.param(failure(429), RateLimitedError, True, "window", id="429"),
         pytest.param(failure(500), HubError, True, "status.huggingface.co", id="500"),
-        pytest.param(failure(501), HubError, False, "trouble", id="501"),
+        pytest.param(failure(501), HubError, False, "cannot do that", id="501"),
+        pytest.param(
+            failure(413, said="Storage quota exceeded"), HubError, False, "quota", id="413 quota"
+        ),
+        pytest.param(
+            failure(409, call="branch"), HubError, False, "branch cannot be made", id="409 branch"
+        ),
         pytest.param(failure(502), HubError, True, "trouble", id="502"),
         pytest.param(failure(503), HubError, True, "trouble", id="503"),
         pytest.param(failure(504), HubError, True, "trouble", id="504"),
@@ -208,6 +214,15 @@ def test_a_refused_object_has_its_suggestion(code: int, said: str, suggestion: s
         pytest.param('{"errors": [{}]}', {}, "no explanation given", id="errors without message"),
         pytest.param('{"errors": ["x"]}', {}, "no explanation given", id="errors of texts"),
         pytest.param("[]", {}, "no explanation given", id="a list"),
+        pytest.param('{"detail": "d"}', {}, "d", id="FastAPI, a text"),
+        pytest.param('{"detail": {"error": "d"}}', {}, "d", id="FastAPI, an object"),
+        pytest.param(
+            '{"detail": [{"loc": ["body", "paths"], "msg": "Field required"}, {"msg": "m"}, 3]}',
+            {},
+            "body.paths: Field required; request: m",
+            id="FastAPI, a list",
+        ),
+        pytest.param('{"detail": 3}', {}, "no explanation given", id="FastAPI, a number"),
         pytest.param("", {}, "no explanation given", id="empty"),
         pytest.param("<h1>Bad</h1>\n<p>gateway", {}, "Bad gateway", id="HTML"),
         pytest.param("<E><Message>No  key</Message></E>", {}, "No key", id="XML"),
