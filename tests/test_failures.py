@@ -105,7 +105,9 @@ class Cause:
 
 
 CAUSES = {
-    "no write scope": Cause("preupload", "403", AuthError, 403, "give it write scope at https://"),
+    "no write scope": Cause(
+        "preupload", "403", AuthError, 403, "give it write scope in your settings on"
+    ),
     "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN"),
     "wrong namespace": Cause("create", "403 namespace", AuthError, 403, "repos under me: check"),
     "repo not found": Cause("preupload", "404 repo", RepoNotFoundError, 404, "me/m is spelled"),
@@ -123,7 +125,9 @@ CAUSES = {
     "stalled network": Cause(
         "part", "stall before reading", RetriesExhaustedError, None, "stall_timeout", times=9
     ),
-    "Hub in trouble": Cause("commit", "500", RetriesExhaustedError, 500, "status.hugg", times=9),
+    "Hub in trouble": Cause(
+        "commit", "500", RetriesExhaustedError, 500, "has trouble: try again", times=9
+    ),
 }
 
 

@@ -150,30 +150,31 @@ class HubSession:
         *,
         describe: Describe | None = None,
         retry: bool = True,
-        reconcile: Callable[[], Awaitable[T | None]] | None = None,
+        reconcile: Callable[[HubError], Awaitable[T | None]] | None = None,
         expected: Callable[[HubError], bool] = lambda error: False,
         accept: Callable[[HubResponse], bool] = lambda response: response.status < 300,
     ) -> T:
         """Send a request until its answer parses, or the retry policy gives up.
 
         `describe` adds fields of the parsed answer to its event. With `retry=False` there is one
-        attempt. `reconcile` is for requests whose repetition could do something twice: it is asked
-        before every further attempt whether an earlier one took effect after all, and what it then
-        returns is the answer. An `expected` failure (the 404 of a repo that is about to be created)
-        is raised but not reported. Raises `HubError`.
+        attempt. `reconcile` is for requests whose repetition could do something twice: it is told
+        the latest failure and asked, before every further attempt, whether an earlier one took
+        effect after all; what it then returns is the answer. An `expected` failure (the 404 of a
+        repo that is about to be created) is raised but not reported. Raises `HubError`.
         """
         started = time.monotonic()
         latest: Emitter | None = emit  # of the attempt that a failure is of
+        failure: HubError | None = None
 
         def report(error: HubError, delay: float | None) -> None:
             if latest is not None and not expected(error):
                 tell_failure(latest, request.call, error, delay, request.fields)
 
         async def attempt(number: int) -> T:
-            nonlocal latest
-            if number > 1 and reconcile is not None:
+            nonlocal latest, failure
+            if failure is not None and reconcile is not None:
                 latest = None  # its requests report their failures themselves
-                if (done := await reconcile()) is not None:
+                if (done := await reconcile(failure)) is not None:
                     return done
             url = urls.resolve(request.target, self.endpoint)
             latest = emit.child()
@@ -183,6 +184,7 @@ class HubSession:
             except HubError as exc:
                 exc.method = exc.method or request.method
                 complete_error(exc, number, started, url, self.token.known)
+                failure = exc
                 if not retry:
                     report(exc, None)
                 raise

@@ -13,7 +13,7 @@ from asyncpush.events import Committed
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.landed import opened_pull_request, pull_request
+from asyncpush.pipeline.landed import looked_for, opened_pull_request, pull_request
 from asyncpush.pipeline.links import DEFAULT_BRANCH, LinkSize, split
 from asyncpush.pipeline.payload import LoadContent
 from asyncpush.pipeline.pending import remembered
@@ -96,7 +96,9 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
         repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
         repos.parse_pull_request_number,
         ctx.emit,
-        reconcile=lambda: opened_pull_request(ctx, push_id),
+        reconcile=lambda failure: looked_for(
+            ctx, lambda: opened_pull_request(ctx, push_id), failure
+        ),
     )
 
 

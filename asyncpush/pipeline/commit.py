@@ -17,7 +17,7 @@ from asyncpush.errors import CommitConflictError, HubError, ProtocolError
 from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request
+from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request, looked_for
 from asyncpush.pipeline.payload import LoadContent, commit_payload
 from asyncpush.pipeline.pending import remembered
 from asyncpush.pipeline.prepare import observed_head
@@ -219,13 +219,16 @@ class Committer:
             commits.parse_commit,
             ctx.emit,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            reconcile=lambda: self._landed(parent),
+            reconcile=lambda failure: self._landed(parent, failure),
         )
 
-    async def _landed(self, parent: str) -> CommitAnswer | None:
-        """This push's commit, if the Hub has it although its answer never reached us."""
+    async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
+        """This push's commit, if the Hub has it although its answer never reached us. After a
+        `failure` behind which a pull request may still be made, it is waited for: a second commit
+        would open a second one, where on a branch the parent sees to it that there is one."""
         if self._create_pr:
-            return await landed_in_pull_request(self._ctx, self._push_id)
+            ctx, push_id = self._ctx, self._push_id
+            return await looked_for(ctx, lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+import anyio
+
+from asyncpush.errors import HubError
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import CommitAnswer
+from asyncpush.protocol.failures import may_still_land
 
 PULL_REQUESTS_LOOKED_AT = 20
+
+LATE_LOOKS = 11
+LATE_LOOK_EVERY = 10.0
+"""Looks for what may still land behind a gateway that has given up on the call (the Hub's does so
+after a minute), with growing waits of at most so many seconds: about 65 s in all by default."""
+
+T = TypeVar("T")
+
+
+async def looked_for(
+    ctx: PushContext, look: Callable[[], Awaitable[T | None]], failure: HubError | None
+) -> T | None:
+    """What `look` finds; looked for again and again where the call that ended in `failure` may
+    still be at work."""
+    wait = ctx.config.initial_backoff_ms / 1000
+    looks = LATE_LOOKS if failure is not None and may_still_land(failure) else 1
+    for left in range(looks, 0, -1):
+        if (found := await look()) is not None or left == 1:
+            return found
+        await anyio.sleep(wait)
+        wait = min(2 * wait, LATE_LOOK_EVERY)
+    return None
 
 
 async def landed_commit(

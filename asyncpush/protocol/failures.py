@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -32,7 +33,7 @@ _BUSY_STORE = (
 CLOCK_TOLERANCE = 300.0
 """Seconds that a clock may be off before signed URLs are likely to suffer from it."""
 
-_CREATE_TOKEN = "https://huggingface.co/settings/tokens"
+_PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
 
 
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
@@ -76,6 +77,14 @@ def is_lfs_pointer_missing(error: HubError) -> bool:
     return error.status in (400, 404, 422) and "LFS pointer" in error.body
 
 
+def may_still_land(error: HubError) -> bool:
+    """Whether the Hub may still be at work on a call that has failed: no answer came, or it was a
+    gateway's. (429 and 503 mean that it was not taken up.)"""
+    if error.status is None:
+        return not error.unreachable
+    return error.status in TRANSIENT_STATUSES - {425, 429, 503}
+
+
 def is_upload_void(error: HubError) -> bool:
     """The upload that these URLs belong to cannot be gone on with (expired, refused, completed
     already, or gone): the batch must be asked again."""
@@ -109,8 +118,8 @@ def _diagnose(
             )
         case 401, _:
             return AuthError, (
-                f"the token is missing, expired or wrong: make a new one at {_CREATE_TOKEN} and set"
-                " HF_TOKEN"
+                f"the token is missing, expired or wrong: make a new one {_token_page(response)}"
+                " and set HF_TOKEN"
             )
         case (403, "GatedRepo"):
             return AuthError, f"{repo_id} is gated: ask for access on its page"
@@ -127,8 +136,9 @@ def _diagnose(
             )
         case 403, _:
             return AuthError, (
-                f"the token may not write to {repo_id}: give it write scope at {_CREATE_TOKEN}, or"
-                f" check the namespace (`asyncpush doctor {repo_id}` looks closer)"
+                f"the token may not write to {repo_id}: give it write scope"
+                f" {_token_page(response)}, or check the namespace"
+                f" (`asyncpush doctor {repo_id}` looks closer)"
             )
         case 404, "RevisionNotFound":
             revision = request.fields.get("revision", "the revision")
@@ -181,8 +191,21 @@ def _diagnose(
         case 507, _:
             return HubError, "the disk of the Hub is full: once there is room, push again"
         case _, _ if status >= 500:
-            return HubError, "the Hub has trouble: see https://status.huggingface.co, try again"
+            see = " see https://status.huggingface.co," if _is_public(response) else ""
+            return HubError, f"the Hub has trouble:{see} try again"
     return HubError, _ITS_MESSAGE
+
+
+def _is_public(response: HubResponse) -> bool:
+    return urlsplit(response.url).hostname in _PUBLIC_HOSTS
+
+
+def _token_page(response: HubResponse) -> str:
+    """Where tokens are made: other Hubs have pages of their own."""
+    if _is_public(response):
+        return "at https://huggingface.co/settings/tokens"
+    where = urlsplit(response.url)
+    return f"in your settings on {where.scheme}://{where.netloc.rpartition('@')[2]}"
 
 
 def object_refused(code: int, said: str) -> str:

@@ -310,7 +310,7 @@ class LfsTransfer:
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
         unclear = False
 
-        async def stored() -> bool | None:
+        async def stored(failure: HubError) -> bool | None:
             # A completion that was not answered may still be joining the parts, or have joined
             # them: a second one is then refused (S3: NoSuchUpload), which means nothing.
             nonlocal unclear

@@ -15,6 +15,7 @@ from asyncpush.protocol.failures import (
     failure_of,
     is_lfs_pointer_missing,
     is_upload_void,
+    may_still_land,
     object_refused,
     request_id,
 )
@@ -115,7 +116,7 @@ def failure(
         pytest.param(failure(422), HubError, False, "invalid", id="422"),
         pytest.param(failure(425), HubError, True, "", id="425"),
         pytest.param(failure(429), RateLimitedError, True, "window", id="429"),
-        pytest.param(failure(500), HubError, True, "status.huggingface.co", id="500"),
+        pytest.param(failure(500), HubError, True, "has trouble: try again", id="500"),
         pytest.param(failure(501), HubError, False, "cannot do that", id="501"),
         pytest.param(
             failure(413, said="Storage quota exceeded"), HubError, False, "quota", id="413 quota"
@@ -333,3 +334,33 @@ def test_a_wait_beyond_the_calendar_is_bounded() -> None:
     request = HubRequest("commit", "POST", "/api/x")
     error = failure_of(request, HubResponse(429, headers, b""), now=1_790_000_000.0)
     assert error.retry_after == LONGEST_WAIT
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_suggestion_names_pages_of_the_public_hub_only_there(status: int) -> None:
+    request = HubRequest("head", "GET", "/api/x", fields={"repo_id": "me/m"})
+    here, there = (
+        failure_of(request, HubResponse(status, {}, b"", f"{hub}/api/x"), now=0.0).suggestion
+        for hub in ("https://huggingface.co", "https://hub.example:8443")
+    )
+    assert "huggingface.co" in here
+    assert "huggingface" not in there
+    assert ("https://hub.example:8443" in there) is (status != 500)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (HubError("no answer"), True),
+        (HubError("not sent", unreachable=True), False),
+        (failure(504), True),
+        (failure(500), True),
+        (failure(503), False),
+        (failure(429), False),
+        (failure(501), False),
+        (failure(403), False),
+    ],
+    ids=str,
+)
+def test_what_may_still_land(error: HubError, expected: bool) -> None:
+    assert may_still_land(error) is expected
