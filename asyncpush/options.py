@@ -240,6 +240,8 @@ class PushOptions:
                 raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
         if not isinstance(self.commit_message, str | None):
             raise ValueError(f"commit_message must be text, or None, not {self.commit_message!r}")
+        for name in ("revision", "commit_message", "commit_description"):
+            _check_unicode(name, getattr(self, name))
         for name in ("allow_patterns", "ignore_patterns", "delete_patterns"):
             value = getattr(self, name)
             if value is not None and not _are_texts(value):
@@ -307,6 +309,14 @@ def _are_texts(value: Any) -> bool:
 
 def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
+
+
+def _check_unicode(name: str, value: str | None) -> None:
+    """Lone surrogates stand for bytes that were no UTF-8 where the text came from."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"{name} must be proper Unicode text, not {value!r}") from exc
 
 
 def _check(

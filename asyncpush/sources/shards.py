@@ -29,6 +29,7 @@ from asyncpush.sources.safetensors import (
 SUFFIX = ".safetensors"
 
 _SHARD_NAME = re.compile(r".*-\d+-of-\d+")
+_VARIANT = re.compile(r"(?P<base>model|diffusion_pytorch_model)\.(?P<variant>[\w-]+)")
 
 
 def split_large(files: Sequence[FileSource], limit: int, findings: Findings) -> list[FileSource]:
@@ -76,7 +77,16 @@ def _split(file: FileSource, limit: int, findings: Findings) -> list[FileSource]
         )
     names = [f"{stem}-{i:05}-of-{len(groups):05}{SUFFIX}" for i in range(1, len(groups) + 1)]
     shards = [_shard(file, name, group, layout) for name, group in zip(names, groups, strict=True)]
-    return [*shards, _index(f"{stem}{SUFFIX}.index.json", names, groups, layout)]
+    return [*shards, _index(_index_name(stem), names, groups, layout)]
+
+
+def _index_name(stem: str) -> str:
+    """`model.fp16` is the variant fp16 of `model`: transformers and diffusers, whose names these
+    are, put a variant at the end of the index's name, and look for it there."""
+    folder, slash, name = stem.rpartition("/")
+    if variant := _VARIANT.fullmatch(name):
+        return f"{folder}{slash}{variant['base']}{SUFFIX}.index.{variant['variant']}.json"
+    return f"{stem}{SUFFIX}.index.json"
 
 
 def _read_layout(file: FileSource) -> Layout:

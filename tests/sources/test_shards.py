@@ -259,3 +259,22 @@ def test_splitting_reads_the_header_alone(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(made) == 3
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("model.fp16.safetensors", "model.safetensors.index.fp16.json"),
+        (
+            "unet/diffusion_pytorch_model.bf16.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.bf16.json",
+        ),
+        ("my.model.safetensors", "my.model.safetensors.index.json"),
+    ],
+)
+def test_the_index_of_a_variant_is_where_loaders_look_for_it(name: str, index: str) -> None:
+    """As `save_pretrained(variant="fp16")` names it; shards keep the variant before the number."""
+    made, _ = split(in_memory(flat({"a": 30, "b": 30}), name), 40)
+    stem = name.removesuffix(".safetensors")
+    shards = {f"{stem}-{number:05}-of-00002.safetensors" for number in (1, 2)}
+    assert set(made) == {index, *shards}
