@@ -45,9 +45,10 @@ CHUNKS_PER_PART = 4
 def default_cache_dir() -> Path:
     """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`."""
     if explicit := os.environ.get("ASYNCPUSH_CACHE"):
-        return Path(explicit).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "asyncpush"
+        return Path(os.path.expandvars(explicit)).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.path.expandvars(base)).expanduser() / "asyncpush"
+    return Path.home() / ".cache" / "asyncpush"
 
 
 def _default_hash_workers() -> int:

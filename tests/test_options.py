@@ -171,3 +171,15 @@ def test_sizes_are_read_as_in_transformers(size: int | str, count: int) -> None:
     assert PushOptions(max_shard_size=size).max_shard_size == size
     if isinstance(size, str) and size[-2:] in ("KB", "MB", "GB", "TB"):
         assert parse_size_to_int(size) == count
+
+
+@pytest.mark.parametrize("base", ["$HOME/caches", "~/caches"])
+@pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "ASYNCPUSH_CACHE"])
+def test_the_cache_lies_where_the_environment_says(
+    name: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ASYNCPUSH_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, base)
+    below = "asyncpush" if name == "XDG_CACHE_HOME" else ""
+    assert default_cache_dir() == tmp_path / "caches" / below

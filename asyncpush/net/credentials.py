@@ -94,17 +94,23 @@ class TokenSource:
 
 def _token_path() -> Path:
     if explicit := os.environ.get("HF_TOKEN_PATH"):
-        return Path(explicit).expanduser()
+        return _expanded(explicit)
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "token"
+        return _expanded(home) / "token"
     cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache).expanduser() if cache else Path.home() / ".cache"
+    base = _expanded(cache) if cache else Path.home() / ".cache"
     return base / "huggingface" / "token"
 
 
+def _expanded(path: str) -> Path:
+    """`~` and `$NAME` within it replaced, as the official client does."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def _clean(token: object) -> str | None:
-    """Stripped, or None when nothing is left; a header takes no line breaks."""
+    """Stripped, or None when nothing is left; a header takes no line breaks. Editors of other
+    systems begin a file with a BOM."""
     if not isinstance(token, str):
         return None
-    stripped = token.replace("\r", "").replace("\n", "").strip()
+    stripped = token.removeprefix("\ufeff").replace("\r", "").replace("\n", "").strip()
     return stripped or None

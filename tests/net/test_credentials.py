@@ -56,6 +56,23 @@ def test_each_place_goes_before_those_after_it(home: Path, monkeypatch: pytest.M
     assert token_from_environment() == "from HF_TOKEN"
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("HF_TOKEN_PATH", "deep/token"),
+        ("HF_HOME", "deep/token"),
+        ("XDG_CACHE_HOME", "deep/huggingface/token"),
+    ],
+)
+def test_variables_within_a_path_are_expanded(
+    name: str, file: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the official client does; files begin with a BOM on some systems."""
+    write(home / file, "\ufefffrom there\n")
+    monkeypatch.setenv(name, "$HOME/deep/token" if name == "HF_TOKEN_PATH" else "$HOME/deep")
+    assert token_from_environment() == "from there"
+
+
 @pytest.mark.parametrize("value", ["", "  ", "\n", "\r\n"], ids=repr)
 def test_an_empty_variable_counts_as_none(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str

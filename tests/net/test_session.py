@@ -8,6 +8,7 @@ import gc
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -710,6 +711,20 @@ async def test_an_answer_that_does_not_come_is_cut(peer: Peer, heard: Heard, han
             await session.ask(ask_for(), whole, heard.emit, retry=False)
     assert caught.value.retryable
     assert caught.value.status is None
+
+
+async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
+    peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preupload, batch, verify and kin can be sent again; a commit may take its minutes."""
+    monkeypatch.setattr("asyncpush.net.session.LIGHT_TIMEOUT", 0.1)
+    peer.script(silence, silence)
+    async with session_to(peer.url, response_timeout=0.3) as session:
+        with pytest.raises(HubError, match=r"no byte moved for 0\.1 s"):
+            await session.ask(ask_for(), whole, heard.emit, retry=False)
+        with pytest.raises(HubError, match=r"no byte moved for 0\.3 s"):
+            slow = replace(ask_for(), slow=True)
+            await session.ask(slow, whole, heard.emit, retry=False)
 
 
 async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
