@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVarTuple
+
+from asyncpush.errors import AsyncPushError
+from asyncpush.threads import is_cancelled
+
+Ts = TypeVarTuple("Ts")
 
 
 @contextmanager
@@ -21,6 +28,35 @@ def single_error() -> Iterator[None]:
         if len(leaves) > 1:
             first.add_note(f"({len(leaves) - 1} more failed at the same time)")
         raise first from first.__cause__
+
+
+@contextmanager
+def stray_cancellations_are_errors() -> Iterator[None]:
+    """Turn a `CancelledError` that nobody asked for into an `AsyncPushError`. Code of the user lets
+    one out when it awaits a task of its own that was cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        if is_cancelled():
+            raise
+        raise AsyncPushError(
+            "the push was stopped by a CancelledError, though nobody cancelled it",
+            suggestion="look which task of your own was cancelled while this push awaited it: a"
+            " source, a token callable, a listener",
+        ) from exc
+
+
+def for_group(
+    work: Callable[[*Ts], Awaitable[object]],
+) -> Callable[[*Ts], Coroutine[Any, Any, None]]:
+    """The same work, to be begun in a task group. A group takes every `CancelledError` of a child
+    for its own cancellation: a stray one would end the child as if it had done its work."""
+
+    async def run(*args: *Ts) -> None:
+        with stray_cancellations_are_errors():
+            await work(*args)
+
+    return run
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -10,8 +10,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from asyncpush.errors import AsyncPushError
 from asyncpush.events import Emitter, Listener
+from asyncpush.groups import stray_cancellations_are_errors
 from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.publisher import ProgressPublisher
@@ -29,7 +29,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import Hops, is_cancelled
+from asyncpush.threads import Hops
 from asyncpush.transfers.xet import XetEngine, why_not
 from asyncpush.watching import watched
 
@@ -112,7 +112,8 @@ class Runtime:
             target = Target(repo, options.revision, options.create_branch)
         listeners = [LogListener().on_event, *self._listeners]
         emit = Emitter(listeners, push_id=uuid.uuid4().hex)
-        hub = await ask_hub(self._session, target, emit)
+        with stray_cancellations_are_errors():
+            hub = await ask_hub(self._session, target, emit)
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
         return judge(Facts(self.endpoint, hub, local, target))
 
@@ -138,19 +139,14 @@ class Runtime:
             async with watched(
                 repo, options, publisher, self._listeners, progress=progress
             ) as watch:
-                if needs_token:
-                    await self._session.token.get()
-                ctx = self._context(repo, options, watch.push_id, watch.emit)
-                async with self._collected(source, options, stores=stores) as collected:
-                    outcome = await work(ctx, collected)
+                with stray_cancellations_are_errors():
+                    if needs_token:
+                        await self._session.token.get()
+                    ctx = self._context(repo, options, watch.push_id, watch.emit)
+                    async with self._collected(source, options, stores=stores) as collected:
+                        outcome = await work(ctx, collected)
                 return watch.finished(outcome)
         except asyncio.CancelledError as exc:
-            if not is_cancelled():
-                raise AsyncPushError(
-                    "the push was stopped by a CancelledError, though nobody cancelled it",
-                    suggestion="look which task of your own was cancelled while this push awaited"
-                    " it: a source, a token callable, a listener",
-                ) from exc
             # Where it was just then is nobody's concern, and a notebook would show all of it.
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
 

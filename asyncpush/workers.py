@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from asyncpush.groups import single_error
+from asyncpush.groups import for_group, single_error
 
 T = TypeVar("T")
 
@@ -38,4 +38,4 @@ async def for_each(
     with single_error():
         async with anyio.create_task_group() as group:
             for _ in range(min(width, len(items))):
-                group.start_soon(worker)
+                group.start_soon(for_group(worker))

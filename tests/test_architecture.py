@@ -21,7 +21,8 @@ pytestmark = pytest.mark.no_cover
 ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
-    {"_version", "errors", "groups", "sizes", "threads"},
+    {"_version", "errors", "sizes", "threads"},
+    {"groups"},
     {"events", "models", "options", "workers"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},

@@ -8,7 +8,7 @@ import io
 import os
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ from asyncpush import (
     Push,
     PushOptions,
     RepoNotFoundError,
+    SourceChangedError,
     SourceError,
     UploadConfig,
     Uploader,
     UploadProgress,
     VerificationError,
 )
+from asyncpush.events import Emitter
 from asyncpush.localhub import LocalHub
+from asyncpush.models import FileSource
+from asyncpush.pipeline import hashing
 from asyncpush.pipeline import receipts as travelling
+from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN
@@ -514,6 +519,64 @@ async def test_a_stray_cancellation_anywhere_is_an_error(
             await uploader.push_to_hub("me/m", {"a.txt": b"1"})
 
 
+def token_that_lets_out_a_cancellation() -> Callable[[], Awaitable[str]]:
+    """Right the first time; asked again, it awaits a task of its own that is cancelled."""
+    asked = iter([TOKEN])
+
+    async def token() -> str:
+        for known in asked:
+            return known
+        helper = asyncio.create_task(asyncio.sleep(60))
+        helper.cancel()
+        await helper
+        raise AssertionError("never comes here")
+
+    return token
+
+
+@pytest.mark.parametrize("route", ["revision", "create", "preupload", "batch", "verify", "commit"])
+async def test_a_stray_cancellation_within_a_task_group_is_no_success(
+    route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """A group takes any `CancelledError` of a child for its own."""
+    faults.add(route, "401")
+    files = {"a.bin": b"\0" * (PART_SIZE + 1), "b.bin": b"\0b", "c.bin": b"\0c"}
+    async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
+        with pytest.raises(AsyncPushError, match="nobody cancelled it"):
+            await uploader.push_to_hub("me/m", files)
+    assert not faults.seen["paths-info"]
+
+
+@pytest.mark.parametrize("route", ["preupload", "batch", "verify"])
+async def test_a_stray_cancellation_gives_no_receipts(
+    route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    faults.add(route, "401")
+    files = {"a.bin": b"\0" * (PART_SIZE + 1), "b.bin": b"\0b"}
+    async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
+        with pytest.raises(AsyncPushError, match="nobody cancelled it"):
+            await uploader.upload_files("me/m", files)
+
+
+async def test_a_stray_cancellation_cuts_no_verification_short(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "401")
+    async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
+        with pytest.raises(VerificationError, match="nobody cancelled it") as caught:
+            await uploader.push_to_hub("me/m", {"a.bin": b"\0a"})
+    assert caught.value.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_stray_cancellation_ends_a_diagnosis_with_an_error(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    faults.add("whoami", "401")
+    async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
+        with pytest.raises(AsyncPushError, match="nobody cancelled it"):
+            await uploader.doctor("me/m")
+
+
 async def test_what_fails_after_the_commit_says_that_it_was_made(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
@@ -595,6 +658,74 @@ async def test_a_remembered_hash_that_the_store_contradicts_is_forgotten(
     assert await download(hub, "me/m") == {"model.bin": b"B" * size, "same.bin": b"B" * size}
     assert result.verified
     assert result.bytes_transferred <= 3 * size + 1  # each file once in vain, the bytes once more
+
+
+@pytest.mark.usefixtures("times_that_lie")
+async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
+    uploader: Uploader,
+    config: UploadConfig,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = 300_000
+    source = write({"model.bin": b"A" * size})
+    async with (
+        LocalHub(tmp_path / "first", token=TOKEN) as first,
+        Uploader(TOKEN, first.url, config) as other,
+    ):
+        await other.push_to_hub("me/m", source)
+    rewrite(source / "model.bin", b"B" * size)
+    hash_anew, contents = Hasher.sha256_anew, iter([b"C", b"D", b"E"])
+
+    async def and_then_it_changes(hasher: Hasher, file: FileSource, emit: Emitter) -> str:
+        oid = await hash_anew(hasher, file, emit)
+        rewrite(source / "model.bin", next(contents) * size)
+        return oid
+
+    monkeypatch.setattr(Hasher, "sha256_anew", and_then_it_changes)
+    with pytest.raises(SourceChangedError, match=r"model\.bin"):
+        await uploader.push_to_hub("me/m", source)
+
+
+@pytest.mark.usefixtures("settled_files")
+async def test_pushes_that_meet_while_hashing_share_no_hash_of_other_bytes(
+    uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is rewritten, its mtime put back, while the first of them hashes it."""
+    source = write({"model.bin": b"A" * 300_000})
+    os.utime(source / "model.bin", (1, 1))
+    hash_file, calls = hashing._sha256, iter(range(9))
+    first_hashed, second_hashes = threading.Event(), threading.Event()
+
+    def in_step(*arguments: Any) -> str:
+        if next(calls):
+            second_hashes.set()
+            return hash_file(*arguments)
+        oid = hash_file(*arguments)
+        first_hashed.set()
+        assert second_hashes.wait(30)
+        return oid
+
+    monkeypatch.setattr(hashing, "_sha256", in_step)
+    first = uploader.start_push("me/first", source)
+    await asyncio.to_thread(first_hashed.wait, 30)
+    rewrite(source / "model.bin", b"B" * 300_000)
+    await uploader.push_to_hub("me/second", source)
+    await first  # what it hashed is gone: the store refuses that hash for these bytes
+    for repo in ("me/first", "me/second"):
+        assert (await download(hub, repo))["model.bin"] == b"B" * 300_000
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux")
+@pytest.mark.parametrize("name", ["cpu.txt", "cpu.bin"])
+async def test_a_file_that_holds_more_than_its_size_is_refused(
+    name: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Files of /proc have size 0, whatever they hold."""
+    with pytest.raises(SourceError, match=r"cpuinfo.*holds more than the 0 bytes"):
+        await uploader.push_to_hub("me/m", {name: "/proc/cpuinfo"})
+    assert not faults.seen["commit"]
 
 
 @pytest.mark.usefixtures("times_that_lie")

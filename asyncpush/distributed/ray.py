@@ -20,7 +20,7 @@ import anyio
 from asyncpush.distributed.relay import Merger, Outbox, Relay
 from asyncpush.errors import AsyncPushError, SourceError, WorkerLostError
 from asyncpush.events import Emitter, Event, Notice
-from asyncpush.groups import single_error
+from asyncpush.groups import for_group, single_error
 from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
 from asyncpush.net.credentials import Token, token_from_environment
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir
@@ -205,10 +205,10 @@ class _Tasks:
         try:
             with single_error():
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._listen, relay, emit)
+                    group.start_soon(for_group(self._listen), relay, emit)
                     async with anyio.create_task_group() as uploads:
                         for job in jobs:
-                            uploads.start_soon(one, job)
+                            uploads.start_soon(for_group(one), job)
                     relay.tell.remote(_STOP, ())
         finally:
             self._ray.kill(relay)

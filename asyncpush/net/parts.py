@@ -11,6 +11,7 @@ import anyio
 
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
+from asyncpush.groups import for_group
 from asyncpush.models import Part
 from asyncpush.net.bandwidth import Bandwidth
 from asyncpush.net.bodies import Slices
@@ -80,7 +81,7 @@ class PartSender:
                 if self._knows_etags:
                     fields = {**put.request.fields, "again": True}
                     twin = replace(put, request=replace(put.request, fields=fields))
-                    group.start_soon(run, twin, None)
+                    group.start_soon(for_group(run), twin, None)
 
             await run(put, send_again)
         return race.result()

@@ -10,6 +10,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from asyncpush.groups import for_group
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -65,7 +67,7 @@ class Batcher(Generic[K, V]):
         enough = self._running == 0 or len(self._waiting) >= self._limit // 2
         if enough and self._waiting and self._running < self._width:
             self._running += 1
-            self._group.start_soon(self._run)
+            self._group.start_soon(for_group(self._run))
 
     async def _run(self) -> None:
         # One turn of the loop: those who ask in the same breath go along.

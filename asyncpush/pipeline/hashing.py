@@ -51,13 +51,16 @@ class Hasher:
         self._hops = hops
         self._journal = journal
         self._trust_mtime = trust_mtime
-        self._under_way: dict[tuple[str, FileIdentity], _Hashing] = {}
+        self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
     async def sha256(self, file: FileSource, emit: Emitter) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
-        key = file.hash_key
-        if key is None:
+        if file.hash_key is None:
             return await self._hash(file, emit)
+        path, identity = file.hash_key
+        # ctime takes no part in an identity's comparison, but two looks that differ in it alone
+        # may be of other bytes.
+        key = path, identity, identity.ctime_ns
         known = self.remembered(file)
         while known is None and (other := self._under_way.get(key)) is not None:
             await other.ended.wait()  # who fails or is cancelled leaves it to the next

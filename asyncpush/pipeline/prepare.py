@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError
-from asyncpush.groups import single_error
+from asyncpush.groups import for_group, single_error
 from asyncpush.models import FileSource
 from asyncpush.pipeline.card import check_card
 from asyncpush.pipeline.context import PushContext
@@ -24,7 +24,7 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None
     """
     with single_error():
         async with anyio.create_task_group() as group:
-            group.start_soon(check_card, ctx, files)
+            group.start_soon(for_group(check_card), ctx, files)
             looked = await _look(ctx)
     return await ensure_head(ctx, looked)
 

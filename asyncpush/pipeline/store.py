@@ -26,6 +26,7 @@ from asyncpush.pipeline.turns import Queue
 from asyncpush.pipeline.xet import XetStage
 from asyncpush.protocol import lfs
 from asyncpush.protocol.lfs import LfsActions, LfsObject
+from asyncpush.sources.origins import changed
 from asyncpush.transfers.lfs import LfsTransfer, StaleHashError
 
 
@@ -146,7 +147,10 @@ class StoreStage:
                 settled = Receipt(file.path_in_repo, file.size, exc.oid, route)
                 self._stored.settle(settled, emit, unchanged=True)
                 return
-            stored = await self._once(file, exc.oid, transfer)
+            try:
+                stored = await self._once(file, exc.oid, transfer)
+            except StaleHashError as again:
+                raise changed(file, "was written to") from again
         self._stored.receipts[file.path_in_repo] = stored
 
     async def _once(self, file: FileSource, oid: str, transfer: LfsTransfer) -> Receipt:

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from asyncpush.groups import for_group
+
 T = TypeVar("T")
 
 
@@ -99,7 +101,7 @@ class Queue(Generic[T]):
     def _seek(self) -> None:
         if self._items and not self._seeking:
             self._seeking = True
-            self._group.start_soon(self._go)
+            self._group.start_soon(for_group(self._go))
 
     async def _go(self) -> None:
         own = await self._turns.take()

@@ -108,11 +108,20 @@ class _OnDisk:
         return self._file.fileno()
 
     def check_unchanged(self) -> None:
+        # Files of /proc and of some FUSE mounts hold more than `stat` says: read first, so that a
+        # file which merely grew is told as such.
+        more = self.read_some(self._source.size, memoryview(bytearray(1)))
         try:
             self._compare(os.fstat(self._file.fileno()))
             self._compare(os.stat(self._path))
         except OSError as exc:
             raise self._failed(exc) from exc
+        if more:
+            message = (
+                f"{self._path!r} holds more than the {self._source.size:,} bytes that its"
+                " filesystem says"
+            )
+            raise SourceError(message, problems=[message], suggestion="push a copy of it")
 
     def close(self) -> None:
         self._file.close()
