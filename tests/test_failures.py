@@ -174,6 +174,10 @@ async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
     assert caught.value.status == 412
     check(caught.value, heard, "use create_pr=True (--create-pr)")
 
+    with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
+        await uploader.push_to_hub("me/m", {"b.txt": b"3"}, PushOptions(create_pr=True))
+    assert "push again later" in caught.value.suggestion
+
 
 async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
     uploader: Uploader, faults: FaultLayer, heard: Heard, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 
 from asyncpush import (
     CommitConflictError,
+    ProtocolError,
     PushOptions,
     RateLimitedError,
     UploadConfig,
@@ -175,6 +176,20 @@ async def test_a_pinned_parent_holds_for_a_series_of_commits(
         await uploader.push_to_hub("me/m", {"c.txt": b"3", "d.txt": b"4"}, pinned)
 
 
+async def test_a_series_on_a_branch_lists_the_files_of_all_its_commits(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Also of the earlier ones, where someone else has made the last one's change."""
+    dev = PushOptions(revision="dev", create_branch=True, max_files_per_commit=1)
+    files = {"a.txt": b"1", "b.txt": b"1", "c.txt": b"1"}
+    result = await uploader.push_to_hub("me/m", files, dev)
+    assert (result.files_uploaded, result.files_unchanged) == (tuple(files), ())
+
+    faults.add("commit", "applied by someone else", nth=faults.seen["commit"] + 3)
+    result = await uploader.push_to_hub("me/m", {name: b"2" for name in files}, dev)
+    assert (result.files_uploaded, result.files_unchanged) == (("a.txt", "b.txt"), ("c.txt",))
+
+
 async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
@@ -224,15 +239,39 @@ async def test_an_answer_that_names_the_old_head_means_nothing_was_committed(
         return web.json_response({"commitOid": first.commit_sha, "commitUrl": first.commit_url})
 
     monkeypatch.setitem(KINDS, "the old head", old_head)
-    faults.add("commit", "the old head", nth=2)
-    with pytest.raises(VerificationError):
-        await uploader.push_to_hub("me/m", {"b.txt": b"2"})
+    faults.add("commit", "the old head", nth=2, times=99)
+    for options in (PushOptions(), PushOptions(verify=False), PushOptions(create_pr=True)):
+        with pytest.raises(ProtocolError, match="nothing was committed"):
+            await uploader.push_to_hub("me/m", {"b.txt": b"2"}, options)
 
-    faults.add("commit", "the old head", nth=3)
-    result = await uploader.push_to_hub("me/m", {"b.txt": b"2"}, PushOptions(verify=False))
-    assert result.files_uploaded == ()
-    assert result.bytes_transferred == 0
-    assert any("changed nothing" in warning for warning in result.warnings)
+
+async def test_a_hub_that_tells_of_no_unchanged_files_makes_no_commit_of_them(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """It answers a commit that changes nothing with the head as it is."""
+    first = ""
+
+    @web.middleware
+    async def forgetful(request: web.Request, handler: Handler) -> web.StreamResponse:
+        route = request.match_info.route.name
+        if route == "commit" and first:
+            await request.read()
+            return web.json_response({"commitOid": first, "commitUrl": f"{hub.url}/{first}"})
+        answer = await handler(request)
+        if route == "preupload" and isinstance(answer, web.Response):
+            files = orjson.loads(answer.body)["files"]  # type: ignore[arg-type]
+            return web.json_response({"files": [{**file, "oid": None} for file in files]})
+        return answer
+
+    async with (
+        open_hub(tmp_path, faults, forgetful) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = (await uploader.push_to_hub("me/m", {"a.txt": b"1"})).commit_sha
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert (result.commit_sha, result.files_uploaded) == (first, ())
+    assert result.files_unchanged == ("a.txt",)
+    assert any("made no commit" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(

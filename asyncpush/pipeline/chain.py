@@ -7,6 +7,7 @@ all of them visible at once. A push that is interrupted goes on with the pull re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from asyncpush.errors import HubError
 from asyncpush.events import Committed
@@ -69,6 +70,7 @@ async def _links(
     message = title(ctx, changes)
     links = split(changes, size)
     outcome = Outcome(head, ctx.commit_url(head), ours=False)
+    ours, added = False, frozenset[str]()
     for number, link in enumerate(links, start=1):
         committer = Committer(
             ctx,
@@ -79,7 +81,8 @@ async def _links(
         )
         summary = f"{message} (part {number} of {len(links)})"
         outcome = await committer.commit(link, outcome.commit_sha, summary=summary)
-    return outcome
+        ours, added = ours or outcome.ours, added | (outcome.added or frozenset())
+    return replace(outcome, ours=ours, added=added)
 
 
 async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:

@@ -117,7 +117,7 @@ class Committer:
                 if self._pinned is not None:
                     raise
                 if refused_on == parent:
-                    raise _refused_without_reason(exc, parent) from exc
+                    raise _refused_without_reason(exc, parent, self._create_pr) from exc
                 latest, refused_on = exc, parent
                 # Out of step with the other one: who always comes second would always lose.
                 await anyio.sleep(random.random() * ctx.config.initial_backoff_ms / 1000)
@@ -130,9 +130,8 @@ class Committer:
                     url = ctx.commit_url(parent)
                     return Outcome(parent, url, ours=False, added=frozenset())
                 answer, changes = landed, self._wanted
-            if answer.oid == base and not self._create_pr:
-                ctx.warn("the Hub answered the commit with the head as it was: it changed nothing")
-                return Outcome(base, answer.url, ours=False, added=frozenset())
+            if answer.oid == base:
+                return await self._nothing_committed(base, answer)
             ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url, self._final))
             if not self._final:
                 self._tell_inline_stored(changes)
@@ -145,6 +144,19 @@ class Committer:
             " use create_pr=True (--create-pr)"
         )
         raise latest
+
+    async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
+        """For an answer that names the head as it was: right where the head holds all of it, as on
+        a Hub that does not tell which files are unchanged."""
+        if await still_to_change(self._ctx, self._wanted, head):
+            raise ProtocolError(
+                f"the Hub answered the commit with the head as it was, {head}: nothing was"
+                " committed",
+                url=answer.url,
+                suggestion="push again; if it stays so, report it to whoever runs this Hub",
+            )
+        self._ctx.warn("the Hub made no commit: the branch holds all of this already")
+        return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
 
     async def _moved_head(self, refused: str) -> str:
         """The branch's head, once it is another than the one that was refused as a parent: a Hub
@@ -232,8 +244,16 @@ class Committer:
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 
-def _refused_without_reason(error: CommitConflictError, head: str) -> CommitConflictError:
+def _refused_without_reason(
+    error: CommitConflictError, head: str, create_pr: bool
+) -> CommitConflictError:
     """For a 412 that comes again though nobody has moved the branch."""
+    suggestion = (
+        "the token may only be allowed to open pull requests: use create_pr=True (--create-pr), or"
+        " a token that may write to this branch"
+    )
+    if create_pr:
+        suggestion = "push again later; if it stays so, report it to whoever runs this Hub"
     return CommitConflictError(
         f"the Hub refuses a commit on {head}, although the branch has not moved: {error.message}",
         status=error.status,
@@ -245,6 +265,5 @@ def _refused_without_reason(error: CommitConflictError, head: str) -> CommitConf
         request_id=error.request_id,
         error_code=error.error_code,
         headers=error.headers,
-        suggestion="the token may only be allowed to open pull requests: use create_pr=True"
-        " (--create-pr), or a token that may write to this branch",
+        suggestion=suggestion,
     )
