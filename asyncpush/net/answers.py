@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import aiohttp
 
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
@@ -22,24 +24,26 @@ def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> Hub
     return HubResponse(answer.status, headers, content, url)
 
 
-async def read_limited(answer: aiohttp.ClientResponse) -> bytes:
+async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:
     """The whole body, unless it is larger than any answer or compressed against our wish. Of a
-    failure the status says enough."""
+    failure the status says enough. `on_piece` is called with the number of bytes so far whenever
+    some more have arrived."""
     try:
-        return await _read_whole(answer)
+        return await _read_whole(answer, on_piece)
     except ProtocolError:
         if answer.status < 400:
             raise
         return b""
 
 
-async def _read_whole(answer: aiohttp.ClientResponse) -> bytes:
+async def _read_whole(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:
     encoding = answer.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("", "identity"):
         raise ProtocolError(f"the answer is compressed ({encoding[:40]}) although none was asked")
     pieces, size = [], 0
     async for piece in answer.content.iter_any():
         size += len(piece)
+        on_piece(size)
         if size > ANSWER_LIMIT:
             raise ProtocolError(f"the answer is larger than {ANSWER_LIMIT} bytes")
         pieces.append(piece)

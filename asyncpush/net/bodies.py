@@ -10,12 +10,9 @@ buffer is filled, the kernel sends what it holds, and other parts move.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import mmap
 import os
-import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +25,7 @@ from asyncpush.events import Emitter, PartConnected
 from asyncpush.models import Part
 from asyncpush.net.bandwidth import Bandwidth
 from asyncpush.net.buffers import BufferPool
+from asyncpush.net.request_body import reset_when_closed
 from asyncpush.net.watch import StallWatch
 from asyncpush.threads import Hops, in_thread, settled
 
@@ -38,9 +36,6 @@ PIECES_PER_WRITE = 2
 """Pieces that fill a buffer, and that the loop hands to a transport at once, to be encrypted there
 and then: half a MiB takes half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one
 no less (measured)."""
-
-_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-"""`struct linger`: on, for no time."""
 
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words about a part's progress: nobody looks more often."""
@@ -239,7 +234,9 @@ class PartBody(aiohttp.Payload):
         if transport is not None:
             self._watch.follow(transport)
             self._transport = transport
-            _forget_when_closed(transport)
+            # Long after another try has stored this part, the rest of it would arrive: out of the
+            # page cache, with what stands in the file by then (see sendfile(2)).
+            reset_when_closed(transport)
             _drain_to_the_last_byte(transport)
             writer.send_headers()
             await writer.drain()
@@ -250,6 +247,7 @@ class PartBody(aiohttp.Payload):
             finally:
                 os.close(descriptor)
         await self._write_through(writer)
+        self._watch.all_written()
         self.ended = time.monotonic()
 
     async def _write_through(self, writer: AbstractStreamWriter) -> None:
@@ -310,16 +308,6 @@ class PartBody(aiohttp.Payload):
             self._feed.finish()
 
 
-def _forget_when_closed(transport: Any) -> None:
-    """Closing this connection is to reset it. Else the kernel would go on to deliver what it holds
-    of a part that was given up: long after another try has stored it, and, where it sends out of
-    its page cache, with what stands in the file by then (see sendfile(2))."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        with contextlib.suppress(OSError):  # broken already: writing will say so
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-
 def _drain_to_the_last_byte(transport: Any) -> None:
     """Drained is to mean: nothing waits in a Python buffer. A plain transport pauses its writer
     above the mark, a TLS one at the mark: with 0 it would pause on nothing, for ever."""
@@ -339,8 +327,11 @@ def _plain_descriptor(transport: Any) -> int | None:
         return None
     if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
         return None
+    connection = transport.get_extra_info("socket")
+    if connection is None:  # another event loop's transport, which shows none
+        return None
     try:
-        return os.dup(transport.get_extra_info("socket").fileno())
+        return os.dup(connection.fileno())
     except OSError:  # no descriptor left: the transport has one
         return None
 

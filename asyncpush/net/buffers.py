@@ -17,7 +17,11 @@ class BufferPool:
         self._free: list[mmap.mmap] = []
 
     def take(self) -> mmap.mmap:
-        return self._free.pop() if self._free else mmap.mmap(-1, self.size)
+        # Called in several threads: looking first whether there is one would be a race.
+        try:
+            return self._free.pop()
+        except IndexError:
+            return mmap.mmap(-1, self.size)
 
     def give_back(self, buffer: mmap.mmap) -> None:
         self._free.append(buffer)

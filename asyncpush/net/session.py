@@ -24,9 +24,9 @@ from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
 from asyncpush.net.pacing import Pacer
 from asyncpush.net.proxies import Proxies
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
+from asyncpush.net.request_body import RequestBody
 from asyncpush.net.resolving import GuardedResolver
 from asyncpush.net.retry import RetryBudget, RetryPolicy
-from asyncpush.net.streamed import BodyStream
 from asyncpush.net.telling import complete_error, tell_failure
 from asyncpush.net.watch import StallWatch
 from asyncpush.options import UploadConfig
@@ -34,7 +34,7 @@ from asyncpush.protocol import urls
 from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
-from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
+from asyncpush.protocol.http import HubRequest, HubResponse
 
 T = TypeVar("T")
 
@@ -268,25 +268,22 @@ class HubSession:
             headers |= self._trace_headers(this.emit.span_id)
         patience = self.config.response_timeout
         watch = StallWatch(patience if request.slow else min(patience, LIGHT_TIMEOUT))
-        body = request.body
-        stream = BodyStream(body, watch) if isinstance(body, StreamBody) else None
-        data = stream.pieces if stream is not None else body
+        body = None if request.body is None else RequestBody(request.body, watch)
         try:
             async with (
                 watch.guard(),
-                self.open(request.method, url, headers=headers, data=data) as answer,
+                self.open(request.method, url, headers=headers, data=body) as answer,
             ):
-                watch.touch()
-                content = await read_limited(answer)
+                content = await read_limited(answer, watch.answer_arrives())
         except StalledError as exc:
             raise network_error(exc, method=request.method, url=url, what=request.call) from exc
         except HubError:
-            if stream is not None and stream.failure is not None:
-                raise stream.failure from None
+            if body is not None and body.failure is not None:
+                raise body.failure from None
             raise
         finally:
-            if stream is not None:
-                await stream.finish()
+            if body is not None:
+                await body.finish()
         return response_of(answer, content, url)
 
     def _is_own(self, request: HubRequest, url: str) -> bool:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from asyncpush.net.faults import StalledError
+
+_DARWIN_SO_NWRITE = 0x1024
+"""Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""
+
+UNSEEN_DRAIN = 4.0
+"""Where the kernel does not tell how much of its send buffer is unsent (Windows), a request whose
+last byte has been handed to it may take so many times the limit until it is answered."""
+
+
+ANSWER_LIMITS = 4.0
+SLOWEST_ANSWER = 1024
+"""An answer that has begun is waited for as long as some of it arrives (the Hub sends spaces while
+a commit takes its time), but not for ever: for so many times the limit, and a second more for so
+many bytes."""
 
 
 class StallWatch:
     """Ends the block it guards when `touch` has not been called for `limit` seconds.
 
-    Bytes that lie in the kernel's send buffer still move after our last write: while that buffer
-    drains, nothing is stalled.
+    Bytes that lie in the transport's buffer and in the kernel's still move after our last write:
+    while these buffers drain, nothing is stalled.
     """
 
     def __init__(self, limit: float) -> None:
@@ -32,8 +48,23 @@ class StallWatch:
         return self._moved_at
 
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
-        """Watch this transport's send buffer too."""
+        """Watch this transport's send buffers too."""
         self._transport = transport
+
+    def all_written(self) -> None:
+        """The last byte of the body was handed to the transport."""
+        if not _KERNEL_TELLS:
+            self._limit *= UNSEEN_DRAIN
+
+    def answer_arrives(self) -> Callable[[int], None]:
+        """To be called with the number of an answer's bytes that are here so far."""
+        latest = self.touch() + ANSWER_LIMITS * self._limit
+
+        def on_piece(size: int) -> None:
+            if self._loop.time() < latest + size / SLOWEST_ANSWER:
+                self.touch()
+
+        return on_piece
 
     def arrived(self, written: int) -> int:
         """How many of so many bytes written the peer has acknowledged, where that is known."""
@@ -80,16 +111,34 @@ class StallWatch:
                 timer.cancel()
 
 
-def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
-    """Bytes in the socket's send buffer that the peer has not acknowledged; 0 where unknown."""
-    if transport is None or sys.platform != "linux":
-        return 0
-    import fcntl
-    import termios
+_KERNEL_TELLS = sys.platform in ("linux", "darwin")
 
-    connection = transport.get_extra_info("socket")
-    try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    except (OSError, AttributeError, ValueError):
+
+def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
+    """Bytes in the transport's buffer, and in the socket's that the peer has not acknowledged, as
+    far as the platform tells."""
+    if transport is None:
         return 0
-    return int(struct.unpack("i", answer)[0])
+    waiting = 0
+    if isinstance(transport, asyncio.WriteTransport):
+        with contextlib.suppress(NotImplementedError, AttributeError):  # closed: it has no socket
+            waiting = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return waiting
+    try:
+        return waiting + _in_kernel(connection)
+    except (OSError, AttributeError, ValueError):
+        return waiting
+
+
+def _in_kernel(connection: socket.socket) -> int:
+    if sys.platform == "linux":
+        import fcntl
+        import termios
+
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        return int(struct.unpack("i", answer)[0])
+    if sys.platform == "darwin":
+        return connection.getsockopt(socket.SOL_SOCKET, _DARWIN_SO_NWRITE)
+    return 0

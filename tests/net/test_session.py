@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -725,6 +727,90 @@ async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
         with pytest.raises(HubError, match=r"no byte moved for 0\.3 s"):
             slow = replace(ask_for(), slow=True)
             await session.ask(slow, whole, heard.emit, retry=False)
+
+
+@asynccontextmanager
+async def slow_reader(pause: float) -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that reads 64 KiB at a time, and answers once it has the body. Gives its address and
+    the sizes of what it has read."""
+    read: list[int] = []
+    serving: list[asyncio.Task[Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.extend(filter(None, [asyncio.current_task()]))
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        with contextlib.suppress(ConnectionError):
+            while sum(read) < length and (piece := await reader.read(64 << 10)):
+                read.append(len(piece))
+                await anyio.sleep(pause)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    server = await asyncio.start_server(serve, sock=listening, limit=64 << 10)
+    async with server:
+        host, port = listening.getsockname()
+        yield f"http://{host}:{port}", read
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+def _as_stream(body: bytes) -> StreamBody:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    return StreamBody(len(body), pieces)
+
+
+@pytest.mark.parametrize("kind", [bytes, _as_stream])
+async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
+    kind: Callable[[bytes], bytes | StreamBody], heard: Heard
+) -> None:
+    body = kind(bytes(2 << 20))
+    async with slow_reader(0.06) as (url, read):
+        async with session_to(url, response_timeout=0.8) as session:
+            began = time.monotonic()
+            request = replace(ask_for(), method="POST", body=body)
+            await session.ask(request, whole, heard.emit, retry=False)
+        assert sum(read) == 2 << 20
+        assert time.monotonic() - began > 1.6  # twice what may pass without movement
+
+
+async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(heard: Heard) -> None:
+    async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
+        request = replace(ask_for(), method="POST", body=bytes(32 << 20))
+        with pytest.raises(HubError, match="no byte moved"):
+            await session.ask(request, whole, heard.emit, retry=False)
+        assert sum(read) <= 64 << 10
+
+
+async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
+    peer: Peer, heard: Heard
+) -> None:
+    async def late(request: Any) -> Any:
+        from aiohttp import web
+
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(12):
+            await anyio.sleep(0.1)
+            await response.write(b" ")
+        await response.write(b'{"ok": true}')
+        return response
+
+    peer.script(late)
+    async with session_to(peer.url, response_timeout=0.5) as session:
+        answer = await session.ask(ask_for(), json_object, heard.emit, retry=False)
+    assert answer == {"ok": True}
 
 
 async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:

@@ -83,3 +83,18 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
         assert _unsent_bytes(transport) == 0
     assert _unsent_bytes(None) == 0
     assert _unsent_bytes(asyncio.Transport()) == 0
+
+
+async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
+    async with pair() as (writer, theirs):
+        watch = StallWatch(0.6)
+        watch.follow(writer.transport)
+        writer.transport.set_write_buffer_limits(high=8 << 20)
+        loop = asyncio.get_running_loop()
+        async with watch.guard():
+            writer.write(bytes(4 << 20))
+            read = 0
+            for _ in range(24):  # four times the limit
+                await anyio.sleep(0.1)
+                read += len(await loop.sock_recv(theirs, 64 << 10))
+        assert 0 < read < 4 << 20
