@@ -37,9 +37,12 @@ from asyncpush import (
 from asyncpush.events import Emitter
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
+from asyncpush.pipeline import changes as changes_module
 from asyncpush.pipeline import hashing
+from asyncpush.pipeline import push as push_module
 from asyncpush.pipeline import receipts as travelling
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN
@@ -433,6 +436,36 @@ async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
     await uploader.commit("me/m", stored)
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+async def test_work_that_grows_with_the_number_of_files_leaves_the_event_loop(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a loop turn costs may not depend on how many files a push has."""
+    in_loop: list[str] = []
+
+    def watched(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                in_loop.append(name)
+            return real(*args, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    watched(push_module, "additions")
+    watched(push_module, "check_limits")
+    watched(push_module, "same")
+    watched(push_module, "UploadResult")
+    watched(changes_module, "select")
+    watched(changes_module, "_done")
+    watched(commits_module, "payload_size")
+    await uploader.push_to_hub("me/m", {"a.txt": b"a", "b.txt": b"b"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(delete_patterns="*"))
+    receipts = await uploader.upload_files("me/m", {"c.txt": b"c"})
+    await uploader.commit("me/m", receipts)
+    assert in_loop == []
 
 
 async def test_delete_patterns_apply_when_receipts_are_committed(

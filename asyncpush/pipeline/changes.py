@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
+from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import folder_prefix
 from asyncpush.sources.patterns import select
+from asyncpush.threads import in_thread
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
 """Every new repo has one, with its LFS rules; it is nobody's upload."""
@@ -32,12 +34,16 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
     options = ctx.options
     if options.delete_patterns is None:
         return []
-    prefix = folder_prefix(options.path_in_repo)
-    kept = {*pushed, WRITTEN_BY_THE_HUB}
-    remote = [file.path for file in await all_remote_files(ctx, head)]
-    below = [path[len(prefix) :] for path in remote if path.startswith(prefix)]
-    named = select(below, options.delete_patterns, None)
-    return [Delete(prefix + path) for path in named if prefix + path not in kept]
+    remote = await all_remote_files(ctx, head)
+
+    def named() -> list[Delete]:
+        prefix = folder_prefix(options.path_in_repo)
+        kept = {*pushed, WRITTEN_BY_THE_HUB}
+        below = [file.path[len(prefix) :] for file in remote if file.path.startswith(prefix)]
+        paths = select(below, options.delete_patterns, None)
+        return [Delete(prefix + path) for path in paths if prefix + path not in kept]
+
+    return await in_thread(ctx.threads, named)
 
 
 async def still_to_change(
@@ -45,17 +51,16 @@ async def still_to_change(
 ) -> list[Change]:
     """The changes that `revision` does not hold yet."""
     shown = await remote_files(ctx, revision, [change.path for change in changes])
-    remaining: list[Change] = []
-    for change in changes:
-        there = shown.get(change.path)
-        match change:
-            case Delete():
-                done = there is None
-            case AddInline(_, size, oid) | AddLfs(_, size, oid):
-                done = there is not None and there.holds(size, oid)
-        if not done:
-            remaining.append(change)
-    return remaining
+    return await in_thread(ctx.threads, lambda: [c for c in changes if not _done(c, shown)])
+
+
+def _done(change: Change, shown: Mapping[str, RemoteFile]) -> bool:
+    there = shown.get(change.path)
+    match change:
+        case Delete():
+            return there is None
+        case AddInline(_, size, oid) | AddLfs(_, size, oid):
+            return there is not None and there.holds(size, oid)
 
 
 def title(ctx: PushContext, changes: Sequence[Change]) -> str:

@@ -222,7 +222,7 @@ class Committer:
             commits.with_trailer(ctx.options.commit_description, self._push_id),
             parent,
         )
-        body = commit_payload(header, changes, self._load, ctx.threads)
+        body = await commit_payload(header, changes, self._load, ctx.threads)
         request = commits.commit_request(
             ctx.repo, self._revision, body, create_pr=self._create_pr, file_count=len(changes)
         )

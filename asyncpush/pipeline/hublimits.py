@@ -23,8 +23,8 @@ LFS_FILES_A_MINUTE = 100
 """About as many LFS files as one commit call gets through before its gateway cuts it off."""
 
 
-def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """Raise `SourceError` for what no Hub takes; warn of what it advises against."""
+def check_limits(files: Sequence[FileSource]) -> list[str]:
+    """Warnings of what the Hub advises against. Raises `SourceError` for what no Hub takes."""
     too_large = [file for file in files if file.size > LARGEST_FILE]
     if too_large:
         problems = [f"{file.path_in_repo!r}: {file.size:,} bytes" for file in too_large]
@@ -33,15 +33,19 @@ def check_limits(ctx: PushContext, files: Sequence[FileSource]) -> None:
             problems=problems,
             suggestion="split the file; max_shard_size does that for safetensors",
         )
+    warnings = []
     if len(files) > FILES_IN_A_REPO:
-        ctx.warn(f"{len(files):,} files: the Hub advises at most {FILES_IN_A_REPO:,} in a repo")
+        warnings.append(
+            f"{len(files):,} files: the Hub advises at most {FILES_IN_A_REPO:,} in a repo"
+        )
     folders = Counter(file.path_in_repo.rpartition("/")[0] for file in files)
     for folder, count in folders.items():
         if count > FILES_IN_A_FOLDER:
-            ctx.warn(
+            warnings.append(
                 f"{folder or 'the top folder'} has {count:,} files: the Hub advises at most"
                 f" {FILES_IN_A_FOLDER:,} in a folder"
             )
+    return warnings
 
 
 async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: str) -> None:

@@ -23,7 +23,7 @@ LoadContent = Callable[[str], bytes]
 """Bytes of an inline file by its path in the repo; called in a thread."""
 
 
-def commit_payload(
+async def commit_payload(
     header: CommitHeader, changes: Sequence[Change], load: LoadContent, threads: Executor
 ) -> StreamBody:
     """Sending it raises `SourceChangedError` when a file is not what it was when it was hashed."""
@@ -34,7 +34,8 @@ def commit_payload(
         while stretch := _stretch(remaining):
             yield await in_thread(threads, partial(_encode, stretch, load))
 
-    return StreamBody(commits.payload_size(header, changes), lines)
+    size = await in_thread(threads, lambda: commits.payload_size(header, changes))
+    return StreamBody(size, lines)
 
 
 def _stretch(changes: Iterator[Change]) -> list[Change]:

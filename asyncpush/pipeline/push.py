@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from asyncpush.pipeline.streams import StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
+from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import Collected, read_all
 from asyncpush.threads import in_thread
 
@@ -57,9 +58,8 @@ class PushRun:
         files, stored = await self._stored(collected)
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
         deleted = await deletions(ctx, pushed, head)
-        changes = [*additions(stored.receipts.values()), *deleted]
-        wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
-        by_path = {file.path_in_repo: file for file in files}
+        changes, wanted = await self._changes(stored, deleted)
+        by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
 
         async def store_again() -> None:
             large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
@@ -92,19 +92,11 @@ class PushRun:
         ctx.emit.emit(FilesPlanned(len(receipts), total))
         head = await observed_head(ctx, ctx.options.revision)
         shown = await remote_files(ctx, head, [receipt.path_in_repo for receipt in receipts])
-        stored = Stored()
-        for receipt in receipts:
-            unchanged = same(receipt, shown.get(receipt.path_in_repo))
-            stored.receipts[receipt.path_in_repo] = replace(
-                receipt,
-                unchanged=unchanged,
-                bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
-            )
+        stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
         deleted = await deletions(ctx, stored.receipts, head)
         if ctx.options.dry_run:
             return self._plan(stored, deleted, head)
-        changes = [*additions(stored.receipts.values()), *deleted]
-        wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
+        changes, wanted = await self._changes(stored, deleted)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
         outcome = await self._commit(changes, wanted, head, lambda path: content[path], None)
         return await self._finish(stored, deleted, outcome)
@@ -129,9 +121,25 @@ class PushRun:
             self._ctx.warn(notice)
         total = sum(file.size for file in collected.files)
         self._ctx.emit.emit(FilesPlanned(len(collected.files), total))
-        check_limits(self._ctx, collected.files)
+        for warning in await in_thread(self._ctx.threads, lambda: check_limits(collected.files)):
+            self._ctx.warn(warning)
         await check_leaks(self._ctx, collected.files)
         return collected.files
+
+    async def _changes(
+        self, stored: Stored, deleted: Sequence[Delete]
+    ) -> tuple[list[Change], list[Change]]:
+        """What is to change, and the end state that is wanted of all files. Here and below, work
+        that grows with the number of files leaves the event loop."""
+
+        def changes() -> tuple[list[Change], list[Change]]:
+            receipts = stored.receipts.values()
+            return (
+                [*additions(receipts), *deleted],
+                [*additions(receipts, unchanged=True), *deleted],
+            )
+
+        return await in_thread(self._ctx.threads, changes)
 
     async def _commit(
         self,
@@ -196,6 +204,16 @@ class PushRun:
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
         ctx.emit.emit(PhaseChanged("done"))
+        return await in_thread(ctx.threads, lambda: self._result(stored, receipts, gone, outcome))
+
+    def _result(
+        self,
+        stored: Stored,
+        receipts: tuple[Receipt, ...],
+        gone: tuple[str, ...],
+        outcome: Outcome,
+    ) -> UploadResult:
+        ctx = self._ctx
         added = outcome.added
         if added is None:
             added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)
@@ -233,3 +251,16 @@ class PushRun:
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
         elapsed = time.monotonic() - self._started
         return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
+
+
+def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> Stored:
+    """The receipts, each with whether the Hub shows just this file already."""
+    stored = Stored()
+    for receipt in receipts:
+        unchanged = same(receipt, shown.get(receipt.path_in_repo))
+        stored.receipts[receipt.path_in_repo] = replace(
+            receipt,
+            unchanged=unchanged,
+            bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
+        )
+    return stored

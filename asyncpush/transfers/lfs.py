@@ -37,9 +37,12 @@ from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
 from asyncpush.threads import Hops, in_thread
 from asyncpush.transfers.etags import BAD_ETAG, checked_etag
-from asyncpush.workers import for_each
+from asyncpush.workers import batches, for_each
 
 VOID = "UploadVoid"
+
+EVENTS_A_TURN = 100
+"""Parts of a resumed upload told in one turn of the event loop: there may be 10,000 of them."""
 
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
@@ -227,9 +230,10 @@ class LfsTransfer:
         done = sum(part.size for part in parts if part.number in etags)
         path = sending.file.path_in_repo
         sending.emit.emit(TransferStarted(path, sending.item.size, len(parts), done))
-        for part in parts:
-            if part.number in etags:
+        for batch in batches((part for part in parts if part.number in etags), EVENTS_A_TURN):
+            for part in batch:
                 sending.emit.emit(PartStored(path, part.number, part.size, resumed=True))
+            await anyio.lowlevel.checkpoint()
         try:
             remaining = [part for part in parts if part.number not in etags]
             await self._send_parts(sending, remaining, etags)
