@@ -265,8 +265,14 @@ class ProgressAggregator:
     def _on_committed(self, event: Committed) -> None:
         if not event.final:
             return  # which of the inline files this commit carried is for `FileStored` to say
-        for path, size in tuple(self._inline.items()):
-            self._complete(path, size)
+        # All at once: there may be a hundred thousand of them. None of these is done yet.
+        inline, self._inline = self._inline, {}
+        self._done |= inline.keys()
+        self._raw += sum(inline.values())
+        for path in self._hashing.keys() & inline.keys():
+            del self._hashing[path]
+        for path in self._files.keys() & inline.keys():
+            self._raw -= self._files.pop(path).counted
 
     def _on_finished(self, event: PushFinished) -> None:
         self._finished = True
