@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import anyio
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asyncpush.net.credentials import Token
     from asyncpush.runtime import Runtime
 
+T = TypeVar("T")
 OpenRuntime: TypeAlias = (
     "Callable[[UploadConfig, str, Token | None], AbstractAsyncContextManager[Runtime]]"
 )
@@ -41,11 +42,13 @@ class Uploader:
     Use it as `async with Uploader() as up:`. `token` is a string, or a plain or async callable
     returning one (asked again after a 401); None means `HF_TOKEN` or the file that `hf auth login`
     wrote. `endpoint` is a Hub's URL, or "local" for the embedded Hub; None means `HF_ENDPOINT`,
-    else the public Hub. Leaving the block waits for pushes that still run, or cancels them when
-    it is left by an error; the failure of a push that nobody awaited is raised there.
+    else the public Hub. Leaving the block waits for whatever still runs (pushes, `push_many`,
+    `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block is left by an error;
+    the failure of a push that nobody awaited is raised there.
 
-    Raises `RuntimeError` when it is used outside the block, `ValueError` for an endpoint that is
-    not an http(s) URL, `ImportError` for an extra that is missing.
+    Raises `RuntimeError` when it is used outside the block or once the block is being left,
+    `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for an extra that is
+    missing.
 
     Example:
         >>> async def main():
@@ -73,8 +76,12 @@ class Uploader:
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self._handles: set[PushHandle] = set()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
+        if self._runtime is not None:
+            raise RuntimeError("this Uploader is open already: enter it once, and share it")
         open_runtime = await _runtime()
         stack = AsyncExitStack()
         try:
@@ -85,6 +92,7 @@ class Uploader:
             await stack.aclose()
             raise
         self._stack = stack
+        self._leaving = False
         return self
 
     async def __aexit__(
@@ -93,15 +101,16 @@ class Uploader:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leaving = True
         handles = list(self._handles)
         try:
             if exc is not None:
-                for handle in handles:
-                    handle.cancel()
-            await _settle(handles)
+                self._cancel_all(handles)
+            await self._settle()
         finally:
             with anyio.CancelScope(shield=True):
-                await _cancel_and_settle(handles)
+                self._cancel_all(handles)
+                await self._settle()
                 self._runtime = None
                 await self._stack.aclose()
         if exc is None:
@@ -126,12 +135,15 @@ class Uploader:
 
         Raises `InvalidRepoIdError` for an impossible id; all else is raised by awaiting the handle.
         """
+        return self._start_push(self._running(), repo_id, source, options)
+
+    def _start_push(
+        self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
+    ) -> PushHandle:
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
-        runtime = self._running()
         publisher = runtime.publisher()
-        work = runtime.push(repo, source, options, publisher)
-        task = asyncio.create_task(work, name=f"push {repo_id}")
+        task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo_id}")
         handle = PushHandle(task, publisher, repo_id)
         self._handles.add(handle)
         # A failure that nobody awaits stays until the block is left, to be raised there.
@@ -166,14 +178,18 @@ class Uploader:
             >>> asyncio.run(main())
             [('a',), ('b',)]
         """
+        runtime = self._running()
         at_once = asyncio.Semaphore(PUSHES_AT_ONCE)
 
         async def one(push: Push) -> UploadResult:
             async with at_once:
-                return await self.push_to_hub(push.repo_id, push.source, push.options)
+                return await self._start_push(runtime, push.repo_id, push.source, push.options)
+
+        async def all_of_them() -> list[UploadResult | BaseException]:
+            return await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
 
         pushes = list(pushes)
-        results = await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
+        results = await self._begin(all_of_them(), f"{len(pushes)} pushes")
         failures: list[BaseException] = []
         for push, result in zip(pushes, results, strict=True):
             if isinstance(result, BaseException):
@@ -196,7 +212,8 @@ class Uploader:
         `commit` for an example."""
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
-        return await self._running().store(repo, source, options)
+        work = self._running().store(repo, source, options)
+        return await self._begin(work, f"upload_files {repo_id}")
 
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
@@ -235,7 +252,8 @@ class Uploader:
         """
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
-        return await self._running().commit(repo, gather, options)
+        work = self._running().commit(repo, gather, options)
+        return await self._begin(work, f"commit {repo_id}")
 
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
@@ -244,7 +262,8 @@ class Uploader:
         `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
         options = options or PushOptions()
         repo = Repo(repo_id, options.repo_type)
-        return await self._running().audit(repo, source, options)
+        work = self._running().audit(repo, source, options)
+        return await self._begin(work, f"audit {repo_id}")
 
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
@@ -257,7 +276,8 @@ class Uploader:
         """
         options = options or PushOptions()
         repo = None if repo_id is None else Repo(repo_id, options.repo_type)
-        return await self._running().doctor(repo, options, self._token_from())
+        work = self._running().doctor(repo, options, self._token_from())
+        return await self._begin(work, "doctor")
 
     def _token_from(self) -> str | None:
         from asyncpush.net.credentials import find_token
@@ -272,7 +292,30 @@ class Uploader:
     def _running(self) -> Runtime:
         if self._runtime is None:
             raise RuntimeError("use the Uploader within `async with Uploader(...) as up:`")
+        if self._leaving:
+            raise RuntimeError(
+                "the Uploader is being closed: begin this before its `async with` block ends"
+            )
         return self._runtime
+
+    def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that leaving the block waits for, or cancels. (Cancelling who awaits a task
+        cancels the task.)"""
+        task = asyncio.create_task(work, name=name)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    def _cancel_all(self, handles: Iterable[PushHandle]) -> None:
+        for handle in handles:
+            if not handle.done():
+                handle.cancel()
+        for task in self._work:
+            task.cancel()
+
+    async def _settle(self) -> None:
+        while self._work:  # `push_many` begins its pushes one after another
+            await asyncio.wait(set(self._work))
 
     def _forget(self, handle: PushHandle) -> None:
         if handle.unobserved_failure() is None:
@@ -289,19 +332,6 @@ def _import_runtime() -> OpenRuntime:
     from asyncpush.opening import open_runtime
 
     return open_runtime
-
-
-async def _settle(handles: Sequence[PushHandle]) -> None:
-    running = [handle._task for handle in handles if not handle.done()]
-    if running:
-        await asyncio.wait(running)
-
-
-async def _cancel_and_settle(handles: Sequence[PushHandle]) -> None:
-    for handle in handles:
-        if not handle.done():
-            handle.cancel()
-    await _settle(handles)
 
 
 def _raise_unobserved(handles: Sequence[PushHandle]) -> None:

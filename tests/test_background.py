@@ -26,6 +26,7 @@ from asyncpush import (
     InvalidRepoIdError,
     PushOptions,
     PushTicket,
+    SourceError,
     UploadConfig,
     UploadProgress,
     background,
@@ -107,6 +108,20 @@ def test_a_failure_is_raised_where_it_is_asked_for(
     assert repr(ticket) == "<PushTicket me/m failed>"
     bg.close()
     assert errors(caplog) == []
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_ticket(
+    bg: BackgroundUploader,
+) -> None:
+    async def cancelled_within() -> AsyncIterator[bytes]:
+        yield b"begun"
+        helper = asyncio.create_task(asyncio.sleep(60))
+        helper.cancel()
+        await helper
+
+    ticket = bg.push("me/m", {"b.txt": cancelled_within()})
+    with pytest.raises(SourceError, match=r"b\.txt.*CancelledError"):
+        ticket.result(timeout=30)
 
 
 def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(

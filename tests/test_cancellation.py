@@ -6,13 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush import Push, PushOptions, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
@@ -180,3 +180,91 @@ async def test_leaving_the_session_waits_for_its_pushes(
         handle = uploader.start_push("me/m", write(FILES), PushOptions())
     assert handle.done()
     assert (await handle).verified
+
+
+async def stored(uploader: Uploader) -> object:
+    return await uploader.upload_files("me/m", {"a.bin": b"\0a"})
+
+
+async def committed(uploader: Uploader) -> object:
+    return await uploader.commit("me/m", [])
+
+
+async def audited(uploader: Uploader) -> object:
+    return await uploader.audit("me/m", {"a.bin": b"\0a"})
+
+
+async def diagnosed(uploader: Uploader) -> object:
+    return await uploader.doctor("me/m")
+
+
+async def pushed(uploader: Uploader) -> object:
+    return await uploader.push_to_hub("me/m", {"a.bin": b"\0a"})
+
+
+async def pushed_in_bulk(uploader: Uploader) -> object:
+    pushes = [Push(f"me/{number}", {"a.bin": b"\0a"}) for number in range(20)]
+    return await uploader.push_many(pushes)
+
+
+ANYTHING = [stored, committed, audited, diagnosed, pushed, pushed_in_bulk]
+
+
+@pytest.mark.parametrize("begin", [stored, audited, diagnosed, pushed, pushed_in_bulk])
+async def test_leaving_the_session_waits_for_whatever_was_begun(
+    begin: Callable[[Uploader], Awaitable[object]], hub: LocalHub, config: UploadConfig
+) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"a.bin": b"\0a"})
+        task = asyncio.ensure_future(begin(uploader))
+        await asyncio.sleep(0)  # it has begun
+    assert await task
+
+
+@pytest.mark.parametrize("begin", [stored, pushed, pushed_in_bulk])
+async def test_leaving_the_session_by_an_error_cancels_whatever_was_begun(
+    begin: Callable[[Uploader], Awaitable[object]],
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+) -> None:
+    faults.add("batch", "stall before reading", times=99)
+    with pytest.raises(RuntimeError, match="training failed"):
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            task = asyncio.ensure_future(begin(uploader))
+            await faults.stalled.wait()
+            raise RuntimeError("training failed")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("begin", ANYTHING)
+async def test_what_is_begun_while_the_session_is_left_is_refused(
+    begin: Callable[[Uploader], Awaitable[object]],
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+) -> None:
+    faults.add("batch", "stall before reading", times=1)
+
+    async def later(uploader: Uploader) -> None:
+        await faults.stalled.wait()
+        try:
+            with pytest.raises(RuntimeError, match="is being closed: begin this before"):
+                await begin(uploader)
+        finally:
+            running.cancel()
+
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        running = uploader.start_push("me/m", {"a.bin": b"\0a"})
+        refused = asyncio.create_task(later(uploader))
+        await asyncio.sleep(0)
+    await refused
+    with pytest.raises(RuntimeError, match="within"):
+        await begin(uploader)
+
+
+async def test_a_session_is_entered_once_at_a_time(uploader: Uploader) -> None:
+    with pytest.raises(RuntimeError, match="open already"):
+        await uploader.__aenter__()
+    assert (await uploader.push_to_hub("me/m", {"a": b"a"})).verified

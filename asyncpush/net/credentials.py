@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import inspect
 import os
 from collections.abc import Awaitable, Callable
@@ -85,11 +87,26 @@ class TokenSource:
         if not callable(self._given):
             found = token_from_environment()
         else:
-            answer = self._given()
-            found = _clean(await answer if inspect.isawaitable(answer) else answer)
+            found = _clean(await _called(self._given))
         if found is None:
             raise MissingTokenError()
         return found
+
+
+async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
+    """What it returns. A plain callable may wait for a network or a prompt: it is called in a
+    thread, where there can be one (Python 3.12 starts none while a process ends)."""
+    if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
+        answer = ask()
+    else:
+        context = contextvars.copy_context()
+        try:
+            calling = asyncio.get_running_loop().run_in_executor(None, context.run, ask)
+        except RuntimeError:
+            answer = ask()
+        else:
+            answer = await calling
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _token_path() -> Path:

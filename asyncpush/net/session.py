@@ -102,6 +102,7 @@ class HubSession:
         self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
+        self._closed = False
         self._reached = False
 
     def note_reached(self) -> None:
@@ -110,6 +111,8 @@ class HubSession:
 
     @property
     def http(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise RuntimeError("the session is closed")
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -127,6 +130,7 @@ class HubSession:
         return self._http
 
     async def close(self) -> None:
+        self._closed = True
         if self._http is not None:
             http, self._http = self._http, None
             await http.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,27 @@ async def test_a_failing_callable_is_asked_again_the_next_time() -> None:
 def test_the_token_is_in_no_repr() -> None:
     source = TokenSource("hf_secret")
     assert "hf_secret" not in repr(source) + str(source)
+
+
+async def test_a_plain_callable_that_waits_does_not_hold_up_the_event_loop() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def ask() -> str:
+        asked.set()
+        assert answer.wait(5)
+        return "hf_later"
+
+    getting = asyncio.create_task(TokenSource(ask).get())
+    await asyncio.to_thread(asked.wait, 5)
+    assert not getting.done()  # the loop is here, and not within `ask`
+    answer.set()
+    assert await getting == "hf_later"
+
+
+async def test_what_an_object_with_an_async_call_returns_is_awaited() -> None:
+    class Minting:
+        async def __call__(self) -> str:
+            assert threading.current_thread() is threading.main_thread()
+            return "hf_minted"
+
+    assert await TokenSource(Minting()).get() == "hf_minted"
