@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.models import FileIdentity
+from asyncpush.pipeline import commit, landed
 from tests.faults import FaultLayer
 from tests.gates import ThreadGate
 
@@ -84,6 +85,18 @@ def fault_report(request: pytest.FixtureRequest) -> FaultReport:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks for what may still land come as often as they do, and a hundred times as quickly."""
+    for module, name in (
+        (landed, "LATE_WAITS"),
+        (landed, "ANSWERED_WAITS"),
+        (commit, "HEAD_WAITS"),
+        (commit, "UNCLEAR_HEAD_WAITS"),
+    ):
+        monkeypatch.setattr(module, name, tuple(wait / 100 for wait in getattr(module, name)))
 
 
 @pytest.fixture(autouse=True)

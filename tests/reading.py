@@ -42,8 +42,18 @@ async def files_of(hub: LocalHub, repo_id: str, repo_type: str = "model") -> set
     return {row["path"] for row in rows if row["type"] == "file"}
 
 
+async def pull_requests_of(hub: LocalHub, repo_id: str) -> dict[int, str]:
+    """The status of each by its number."""
+    answer = await _json(hub, f"/api/models/{repo_id}/discussions?type=pull_request")
+    return {row["num"]: row["status"] for row in answer["discussions"]}
+
+
 async def download(
-    hub: LocalHub, repo_id: str, paths: Iterable[str] | None = None, repo_type: str = "model"
+    hub: LocalHub,
+    repo_id: str,
+    paths: Iterable[str] | None = None,
+    repo_type: str = "model",
+    revision: str = "main",
 ) -> dict[str, bytes]:
     """Bytes of these files, or of all but .gitattributes."""
     if paths is None:
@@ -52,7 +62,8 @@ async def download(
     headers = {"Authorization": f"Bearer {hub.token or 'any'}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         for path in paths:
-            url = f"{hub.url}/{_PREFIX[repo_type]}{repo_id}/resolve/main/{quote(path)}"
+            folder = f"{hub.url}/{_PREFIX[repo_type]}{repo_id}/resolve/{quote(revision, safe='')}"
+            url = f"{folder}/{quote(path)}"
             async with session.get(url) as answer:
                 answer.raise_for_status()
                 found[path] = await answer.read()

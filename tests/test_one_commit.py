@@ -17,7 +17,9 @@ from aiohttp import ClientResponseError, web
 from aiohttp.typedefs import Handler
 
 from asyncpush import (
+    AuthError,
     CommitConflictError,
+    HubError,
     ProtocolError,
     PushOptions,
     RateLimitedError,
@@ -25,10 +27,12 @@ from asyncpush import (
     Uploader,
     VerificationError,
 )
+from asyncpush.events import Committed
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import KINDS, FaultLayer, with_body
-from tests.reading import commits_of, download, files_of, head_of
+from tests.hearing import Heard
+from tests.reading import commits_of, download, files_of, head_of, pull_requests_of
 
 ROUNDS = 20
 
@@ -202,21 +206,22 @@ async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
         await uploader.push_to_hub("me/m", {"c.txt": b"3", "d.txt": b"4"}, pinned)
 
 
+@web.middleware
+async def hides_descriptions(request: web.Request, handler: Handler) -> web.StreamResponse:
+    answer = await handler(request)
+    if request.match_info.route.name == "commits" and isinstance(answer, web.Response):
+        rows = orjson.loads(answer.body)  # type: ignore[arg-type]
+        return web.json_response([{**row, "message": ""} for row in rows])
+    return answer
+
+
 async def test_a_hub_that_hides_descriptions_still_shows_what_landed(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The answer is lost, the push's id is not shown, and the repeated commit is a server error."""
 
-    @web.middleware
-    async def hiding(request: web.Request, handler: Handler) -> web.StreamResponse:
-        answer = await handler(request)
-        if request.match_info.route.name == "commits" and isinstance(answer, web.Response):
-            rows = orjson.loads(answer.body)  # type: ignore[arg-type]
-            return web.json_response([{**row, "message": ""} for row in rows])
-        return answer
-
     async with (
-        open_hub(tmp_path, faults, hiding) as hub,
+        open_hub(tmp_path, faults, hides_descriptions) as hub,
         Uploader(TOKEN, hub.url, config) as uploader,
     ):
         await uploader.push_to_hub("me/m", {"a.txt": b"1", "old.txt": b"2"})
@@ -327,6 +332,235 @@ async def test_a_pull_request_that_lands_behind_the_gateway_is_the_only_one(
     assert result.pr_url == f"{hub.url}/me/m/discussions/1"
     with pytest.raises(ClientResponseError):
         await head_of(hub, "me/m", "refs/pr/2")
+
+
+class LandingLate:
+    """The gateway answers 504 at once; what was sent is done once the Hub has been asked `looks`
+    so many times."""
+
+    def __init__(self, faults: FaultLayer, looks: str, after: int) -> None:
+        self._faults = faults
+        self._looks = looks
+        self._left = after
+        self._landing = asyncio.Event()
+        self._tasks: list[asyncio.Task[web.StreamResponse]] = []
+
+    async def __call__(
+        self, layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        body = await request.read()
+
+        async def land() -> web.StreamResponse:
+            await self._landing.wait()
+            return await with_body(request, body, handler)
+
+        self._tasks.append(asyncio.create_task(land()))
+        self._faults.hooks[self._looks] = self._looked
+        return web.Response(status=504)
+
+    def _looked(self) -> None:
+        self._left -= 1
+        if self._left:
+            self._faults.hooks[self._looks] = self._looked
+        else:
+            self._landing.set()
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_commit_that_lands_after_the_last_attempt_is_no_failure(
+    retries: int,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=retries + 3))
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=retries)) as uploader:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "lands late", nth=2)
+        faults.add("commit", "504", nth=3, times=99)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert len(await commits_of(hub, "me/m")) == 3
+
+
+async def test_a_pull_request_that_opens_after_the_last_attempt_is_used(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "discussions", after=4))
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=0)) as uploader:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("discussion-create", "lands late")
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    assert result.pr_url == f"{hub.url}/me/m/discussions/1"
+    assert faults.seen["discussion-create"] == 1
+
+
+async def test_a_refused_commit_leaves_no_open_pull_request(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    faults.add("commit", "422", nth=2)
+    with pytest.raises(HubError, match="422"):
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    assert await pull_requests_of(hub, "me/m") == {1: "closed"}
+
+
+async def test_a_pull_request_is_open_and_holds_what_the_branch_does_not(
+    hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """`same.txt` is changed by someone between our look at the branch and the pull request."""
+    await uploader.push_to_hub("me/m", {"same.txt": b"same"})
+
+    async def theirs(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await uploader.push_to_hub("me/m", {"same.txt": b"theirs"}, PushOptions(revision="main"))
+        return await handler(request)
+
+    KINDS["theirs first"] = theirs
+    try:
+        faults.add("discussion-create", "theirs first")
+        files = {"same.txt": b"same", "new.txt": b"new"}
+        async with Uploader(TOKEN, hub.url, config) as other:
+            result = await other.push_to_hub("me/m", files, PushOptions(create_pr=True))
+    finally:
+        del KINDS["theirs first"]
+    assert await pull_requests_of(hub, "me/m") == {1: "open"}
+    assert await download(hub, "me/m", files, revision="refs/pr/1") == files
+    assert set(result.files_uploaded) == set(files)
+
+
+async def test_a_push_whose_pull_request_has_it_all_already_names_its_files(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """Cut off between the commit and what makes the draft ready; the next push goes on there."""
+    faults.add("discussion-status", "stall before reading")
+    options = PushOptions(create_pr=True)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        handle = uploader.start_push("me/m", {"a.txt": b"2"}, options)
+        await faults.stalled.wait()
+        handle.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await handle
+    assert "was made" in caught.value.__notes__[0]
+    heard = Heard()
+    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+    assert result.files_uploaded == ("a.txt",)
+    assert [event.commit_sha for event in heard.of(Committed) if event.final] == [result.commit_sha]
+    assert await pull_requests_of(hub, "me/m") == {1: "open"}
+
+
+async def test_a_series_brings_the_files_that_someone_else_has_changed_meanwhile(
+    hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
+) -> None:
+    dev = PushOptions(revision="dev", create_branch=True, max_files_per_commit=1)
+    await uploader.push_to_hub("me/m", {"same.txt": b"same"}, dev)
+
+    async def theirs(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        async with Uploader(TOKEN, hub.url, config) as other:
+            await other.push_to_hub("me/m", {"same.txt": b"theirs"}, dev)
+        return await handler(request)
+
+    KINDS["theirs first"] = theirs
+    try:
+        faults.add("commit", "theirs first", nth=faults.seen["commit"] + 2)
+        files = {"same.txt": b"same", "new.txt": b"new", "other.txt": b"other"}
+        result = await uploader.push_to_hub("me/m", files, dev)
+    finally:
+        del KINDS["theirs first"]
+    assert await download(hub, "me/m", files, revision="dev") == files
+    assert set(result.files_uploaded) == set(files)
+
+
+async def test_a_series_that_fails_midway_says_what_shows_already(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    dev = PushOptions(revision="dev", create_branch=True, max_files_per_commit=2)
+    files = {f"{number}.txt": b"1" for number in range(6)}
+    faults.add("commit", "403", nth=2)
+    with pytest.raises(AuthError) as caught:
+        await uploader.push_to_hub("me/m", files, dev)
+    assert "2 file(s) of this push show on dev already" in caught.value.suggestion
+
+
+async def test_a_merge_that_lands_unseen_is_not_called_a_failure_of_the_merge(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """The answer to the merge is lost, and the pull request cannot be looked at."""
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    faults.add("discussion-merge", "done, then 504", times=99)
+    faults.add("discussion", "500", nth=2, times=99)
+    with pytest.raises(HubError) as caught:
+        files = {"b.txt": b"2", "c.txt": b"3"}
+        await uploader.push_to_hub("me/m", files, PushOptions(max_files_per_commit=1))
+    assert "whether" in caught.value.suggestion
+    assert "is not known" in caught.value.suggestion
+
+
+async def test_hidden_descriptions_and_a_refused_second_commit_are_our_own(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost; the second one is refused, since the first has moved the branch."""
+    async with (
+        open_hub(tmp_path, faults, hides_descriptions) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then reset", nth=2)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+        assert result.files_uploaded == ("a.txt",)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert len(await commits_of(hub, "me/m")) == 3
+
+
+@pytest.mark.parametrize("stale", [12, 999], ids=["for two minutes", "for ever"])
+async def test_a_head_that_stays_stale_after_a_lost_answer(
+    stale: int, tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """An old head, and the old list of commits, are shown for so many looks."""
+    frozen: dict[str, bytes] = {}
+    looks = 0
+
+    @web.middleware
+    async def freezing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal looks
+        name = request.match_info.route.name or ""
+        if name not in ("revision", "commits"):
+            return await handler(request)
+        if faults.seen["commit"] < 2:
+            answer = await handler(request)
+            assert isinstance(answer, web.Response)
+            if answer.status == 200:
+                frozen[name] = answer.body  # type: ignore[assignment]
+            return answer
+        looks += name == "revision"
+        if looks > stale:
+            return await handler(request)
+        if name not in frozen:
+            return web.json_response([])
+        return web.Response(body=frozen[name], content_type="application/json")
+
+    async with (
+        open_hub(tmp_path, faults, freezing) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then reset", nth=2)
+        if stale == 999:
+            with pytest.raises(CommitConflictError, match="the commit may have been made"):
+                await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+            assert faults.seen["commit"] <= 4
+            return
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+        assert result.files_uploaded == ("a.txt",)
+        assert len(await commits_of(hub, "me/m")) == 3
+        assert faults.seen["commit"] <= 4
 
 
 @pytest.mark.parametrize("kind", ["done, then reset", "done, then 504"])

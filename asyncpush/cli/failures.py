@@ -48,8 +48,10 @@ class CommandFailedError(CommandError):
 class InterruptedBySignal(CommandError):
     """Ctrl-C or SIGTERM; everything has been cancelled and put away."""
 
-    def __init__(self, signum: int = signal.SIGINT) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}", suggestion=RESUME_HINT)
+    def __init__(self, signum: int = signal.SIGINT, notes: Sequence[str] = ()) -> None:
+        """`notes` are those of the cancellation: that the commit was made, perhaps."""
+        message = f"interrupted by {signal.Signals(signum).name}"
+        super().__init__("; ".join([message, *notes]), suggestion="" if notes else RESUME_HINT)
         self.signum = signum
 
 
@@ -77,6 +79,7 @@ def failure_document(error: BaseException) -> dict[str, Any]:
         "problems": list(_problems(error)),
         "exit_code": exit_code(error),
         "commit_sha": error.commit_sha if isinstance(error, VerificationError) else None,
+        "commit_url": error.commit_url if isinstance(error, VerificationError) else None,
         **{name: getattr(error, name) if known else None for name in _HUB_FIELDS},
     }
 

@@ -42,7 +42,8 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             return await work()
         except BaseException as error:
             if received:
-                raise InterruptedBySignal(received[0]) from error
+                notes = getattr(error, "__notes__", ())
+                raise InterruptedBySignal(received[0], notes) from error
             raise
         finally:
             listen_no_more()

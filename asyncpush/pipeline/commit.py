@@ -8,7 +8,7 @@ ours, and is done.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -29,15 +29,18 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
+from asyncpush.protocol.failures import may_still_land
 
 REBASES = 30
 """How often a commit is rebuilt on a head that someone else has moved. Two who push without pause
 lose about every other race: ten in a row happened once in a thousand pushes."""
 
-HEAD_LOOKS = 8
-HEAD_LOOK_EVERY = 5.0
-"""Looks at a head that was refused but has not moved, with growing waits of at most so many
-seconds: 27 s in all by default."""
+HEAD_WAITS = (0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0)
+"""Seconds between looks at a head that was refused as a parent but is still shown: a Hub may know
+of a new commit for a while before it shows it."""
+
+UNCLEAR_HEAD_WAITS = (*HEAD_WAITS, *(10.0,) * 9)
+"""The same where an answer of ours was lost: two minutes, since the new commit is likely ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,9 @@ class Outcome:
 
 class Committer:
     """Makes one commit on one ref. `load` gives inline files' bytes; with `create_pr` the commit
-    opens a pull request against `revision`; `pinned` is the only parent it may have; `final` is
-    False while more commits of the same push follow."""
+    opens a pull request against `revision`; `pinned` is the only parent it may have; `pr_url` is
+    the page of the pull request that `revision` is the ref of; `final` is False while more commits
+    of the same push follow."""
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class Committer:
         *,
         create_pr: bool = False,
         pinned: str | None = None,
+        pr_url: str | None = None,
         final: bool = True,
     ) -> None:
         self._ctx = ctx
@@ -72,7 +77,11 @@ class Committer:
         self._revision = revision
         self._create_pr = create_pr
         self._pinned = pinned
+        self._pr_url = pr_url
         self._final = final
+        self._unclear = False
+        self.rebased = False
+        """Whether someone else's commit came first, so that the end state may need more."""
         self._push_id = ctx.push_id
         self._summary = ""
         self._wanted: Sequence[Change] = ()
@@ -116,9 +125,13 @@ class Committer:
             except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
+                if refused_on == parent and self._unclear:
+                    raise _outcome_unknown(exc, parent) from exc
                 if refused_on == parent:
-                    raise _refused_without_reason(exc, parent, self._create_pr) from exc
+                    in_pull_request = self._create_pr or self._pr_url is not None
+                    raise _refused_without_reason(exc, parent, in_pull_request) from exc
                 latest, refused_on = exc, parent
+                self.rebased = True
                 # Out of step with the other one: who always comes second would always lose.
                 await anyio.sleep(random.random() * ctx.config.initial_backoff_ms / 1000)
                 parent = await self._moved_head(parent)
@@ -126,17 +139,21 @@ class Committer:
                 if changes:
                     continue
                 landed = await self._landed(first)
+                if landed is None and self._unclear:
+                    # The answer was lost, and here is all that was sent: ours, on a Hub that shows
+                    # no descriptions.
+                    landed = CommitAnswer(parent, ctx.commit_url(parent))
                 if landed is None:
                     url = ctx.commit_url(parent)
                     return Outcome(parent, url, ours=False, added=frozenset())
                 answer, changes = landed, self._wanted
             if answer.oid == base:
                 return await self._nothing_committed(base, answer)
-            ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url, self._final))
+            pr_url = answer.pr_url or self._pr_url
+            ctx.emit.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._tell_inline_stored(changes)
-            added = frozenset(c.path for c in changes if not isinstance(c, Delete))
-            return Outcome(answer.oid, answer.url, answer.pr_url, added=added)
+            return Outcome(answer.oid, answer.url, pr_url, added=paths_added(changes))
         assert latest is not None  # every round that comes here ended in one
         latest.message = f"the branch moved {REBASES} times while the commit was made"
         latest.suggestion = (
@@ -159,16 +176,14 @@ class Committer:
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
 
     async def _moved_head(self, refused: str) -> str:
-        """The branch's head, once it is another than the one that was refused as a parent: a Hub
-        may know of a new commit for a while before it shows it. The same one in the end."""
-        ctx = self._ctx
-        wait = ctx.config.initial_backoff_ms / 1000
-        for _ in range(HEAD_LOOKS):
-            head = await observed_head(ctx, self._revision)
+        """The branch's head, once it is another than the one that was refused as a parent; the
+        same one in the end."""
+        head = await observed_head(self._ctx, self._revision)
+        for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
             if head != refused:
                 break
             await anyio.sleep(wait)
-            wait = min(2 * wait, HEAD_LOOK_EVERY)
+            head = await observed_head(self._ctx, self._revision)
         return head
 
     def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
@@ -195,11 +210,20 @@ class Committer:
             # The last answer may be lost as well: never report a failure for what has landed.
             # (501 is clear: this Hub cannot do what was asked.)
             failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
-            unclear = failed or isinstance(exc, ProtocolError)
-            if unclear and (landed := await self._landed(parent)) is not None:
+            if not failed and not isinstance(exc, ProtocolError):
+                raise
+
+            async def look() -> CommitAnswer | None:
+                landed = await self._landed(parent)
+                return landed or await self._shown_on_branch(parent, changes)
+
+            try:
+                landed = await looked_for(look, exc)
+            except HubError as looking:
+                exc.add_note(f"(whether it was made could not be looked at: {looking.message})")
+                raise exc from looking
+            if landed is not None:
                 return landed
-            if unclear and (shown := await self._shown_on_branch(parent, changes)) is not None:
-                return shown
             raise
 
     async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
@@ -231,8 +255,13 @@ class Committer:
             commits.parse_commit,
             ctx.emit,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            reconcile=lambda failure: self._landed(parent, failure),
+            reconcile=lambda failure: self._landed_before(parent, failure),
         )
+
+    async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
+        """Asked before the commit is sent again."""
+        self._unclear = self._unclear or may_still_land(failure)
+        return await self._landed(parent, failure)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
         """This push's commit, if the Hub has it although its answer never reached us. After a
@@ -240,22 +269,41 @@ class Committer:
         would open a second one, where on a branch the parent sees to it that there is one."""
         if self._create_pr:
             ctx, push_id = self._ctx, self._push_id
-            return await looked_for(ctx, lambda: landed_in_pull_request(ctx, push_id), failure)
+            return await looked_for(lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 
+def paths_added(changes: Iterable[Change]) -> frozenset[str]:
+    return frozenset(change.path for change in changes if not isinstance(change, Delete))
+
+
 def _refused_without_reason(
-    error: CommitConflictError, head: str, create_pr: bool
+    error: CommitConflictError, head: str, in_pull_request: bool
 ) -> CommitConflictError:
     """For a 412 that comes again though nobody has moved the branch."""
     suggestion = (
         "the token may only be allowed to open pull requests: use create_pr=True (--create-pr), or"
         " a token that may write to this branch"
     )
-    if create_pr:
+    if in_pull_request:
         suggestion = "push again later; if it stays so, report it to whoever runs this Hub"
+    message = f"the Hub refuses a commit on {head}, although the branch has not moved"
+    return _conflict(error, f"{message}: {error.message}", suggestion)
+
+
+def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictError:
+    """For a 412 on an unmoved head after an answer of ours was lost."""
+    return _conflict(
+        error,
+        f"the answer to the commit was lost, and the Hub takes no second one on {head}, which it"
+        f" still shows as the branch's head: the commit may have been made: {error.message}",
+        "look at the branch before you push again: what is there already is not committed twice",
+    )
+
+
+def _conflict(error: CommitConflictError, message: str, suggestion: str) -> CommitConflictError:
     return CommitConflictError(
-        f"the Hub refuses a commit on {head}, although the branch has not moved: {error.message}",
+        message,
         status=error.status,
         body=error.body,
         method=error.method,

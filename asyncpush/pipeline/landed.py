@@ -16,27 +16,28 @@ from asyncpush.protocol.failures import may_still_land
 
 PULL_REQUESTS_LOOKED_AT = 20
 
-LATE_LOOKS = 11
-LATE_LOOK_EVERY = 10.0
-"""Looks for what may still land behind a gateway that has given up on the call (the Hub's does so
-after a minute), with growing waits of at most so many seconds: about 65 s in all by default."""
+LATE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0)
+"""Seconds between the looks for what may still land behind a gateway that has given up on the call.
+The Hub's gateway does so after a minute; another one may do so at once."""
+
+ANSWERED_WAITS = LATE_WAITS[:3]
+"""The same after a 500, which the Hub itself says, as a rule when it has stopped working on it."""
 
 T = TypeVar("T")
 
 
-async def looked_for(
-    ctx: PushContext, look: Callable[[], Awaitable[T | None]], failure: HubError | None
-) -> T | None:
+async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
     """What `look` finds; looked for again and again where the call that ended in `failure` may
     still be at work."""
-    wait = ctx.config.initial_backoff_ms / 1000
-    looks = LATE_LOOKS if failure is not None and may_still_land(failure) else 1
-    for left in range(looks, 0, -1):
-        if (found := await look()) is not None or left == 1:
-            return found
+    found = await look()
+    if failure is None or not may_still_land(failure):
+        return found
+    for wait in ANSWERED_WAITS if failure.status == 500 else LATE_WAITS:
+        if found is not None:
+            break
         await anyio.sleep(wait)
-        wait = min(2 * wait, LATE_LOOK_EVERY)
-    return None
+        found = await look()
+    return found
 
 
 async def landed_commit(

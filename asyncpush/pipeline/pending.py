@@ -22,8 +22,7 @@ async def remembered(
     """Keep in the journal, while the block runs, that these changes are being committed; gives
     what an earlier process kept that never learnt how its commit ended.
 
-    It is forgotten once the outcome is known: success, or a refusal that no later attempt of ours
-    could turn into a second commit.
+    It is forgotten once the outcome is known: success, or a refusal.
     """
 
     def begin() -> PendingCommit:
@@ -42,10 +41,17 @@ async def remembered(
     try:
         yield pending
     except HubError as exc:
-        if exc.status is not None and 400 <= exc.status < 500:
+        if is_refusal(exc):
             await end()
         raise
     await end()
+
+
+def is_refusal(error: HubError) -> bool:
+    """Whether the Hub has refused what was asked, rather than asked to come again, later or with
+    another token."""
+    status = error.status
+    return status is not None and 400 <= status < 500 and status not in (401, 408, 409, 425, 429)
 
 
 def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:

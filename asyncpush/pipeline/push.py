@@ -11,7 +11,7 @@ from functools import partial
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned, PhaseChanged
 from asyncpush.models import FileSource, Receipt, UploadResult
-from asyncpush.pipeline.chain import commit_chain
+from asyncpush.pipeline.chain import commit_in_pull_request, commit_series
 from asyncpush.pipeline.changes import additions, deletions
 from asyncpush.pipeline.commit import Committer, Outcome
 from asyncpush.pipeline.context import PushContext
@@ -19,7 +19,7 @@ from asyncpush.pipeline.dryrun import guessed, planned
 from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of_slow_commit
 from asyncpush.pipeline.leaks import check_leaks
-from asyncpush.pipeline.links import link_size, split
+from asyncpush.pipeline.links import DEFAULT_BRANCH, link_size, split
 from asyncpush.pipeline.prepare import check_parent, observed_head, prepare
 from asyncpush.pipeline.receipts import check_receipts, packed
 from asyncpush.pipeline.store import StoreStage
@@ -182,8 +182,15 @@ class PushRun:
         chained: bool,
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
+        if options.revision == DEFAULT_BRANCH and (chained or options.create_pr):
+            return await commit_in_pull_request(
+                ctx, changes, wanted, head, load, size=link_size(options)
+            )
         if chained:
-            return await commit_chain(ctx, changes, head, load, size=link_size(options))
+            ctx.warn(f"the commits of this chain show on {options.revision} one by one")
+            return await commit_series(
+                ctx, changes, wanted, head, options.revision, load, link_size(options)
+            )
         committer = Committer(
             ctx,
             load,

@@ -163,6 +163,11 @@ def ready_request(repo: Repo, number: int) -> HubRequest:
     return post_json("discussion_status", path, {"status": "open"}, repo_id=repo.repo_id)
 
 
+def close_request(repo: Repo, number: int) -> HubRequest:
+    path = f"/api/{repo.api_path}/discussions/{number}/status"
+    return post_json("discussion_status", path, {"status": "closed"}, repo_id=repo.repo_id)
+
+
 def merge_request(repo: Repo, number: int) -> HubRequest:
     path = f"/api/{repo.api_path}/discussions/{number}/merge"
     return replace(post_json("merge", path, {}, repo_id=repo.repo_id), slow=True)

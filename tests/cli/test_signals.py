@@ -26,9 +26,11 @@ PROMPTLY = 3.0
 
 
 class Stall:
-    """A Hub's middleware that keeps parts waiting until they are let go."""
+    """A Hub's middleware that keeps parts (or the calls of another route) waiting until they are
+    let go."""
 
     def __init__(self) -> None:
+        self.route = "part"
         self.arrived = threading.Event()
         self._released = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -37,7 +39,7 @@ class Stall:
     def middleware(self) -> Middleware:
         @web.middleware
         async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.match_info.route.name == "part" and not self._released.is_set():
+            if request.match_info.route.name == self.route and not self._released.is_set():
                 self._loop = asyncio.get_running_loop()
                 self.arrived.set()
                 await self._released.wait()
@@ -90,6 +92,19 @@ def test_a_push_ends_promptly_and_says_how_to_go_on(
         f"✗ interrupted by {name}",
         "│ next: run the same command again: what is stored is not sent twice",
     ]
+
+
+def test_a_push_that_is_interrupted_after_its_commit_names_it(
+    start: Start, stall: Stall, folder: Path
+) -> None:
+    stall.route = "paths-info"
+    ran, _ = interrupt(start, stall, signal.SIGINT, "push", "me/landed", folder, "--json")
+
+    assert ran.code == 130
+    message = ran.document["error"]["message"]
+    assert message.startswith("interrupted by SIGINT; the commit ")
+    assert f"was made ({os.environ['HF_ENDPOINT']}/me/landed/commit/" in message
+    assert "run the same command" not in ran.err
 
 
 def test_the_same_command_again_goes_on(start: Start, stall: Stall, folder: Path) -> None:
