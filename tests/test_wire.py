@@ -297,7 +297,7 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
     commit(FIRST, branch)
     commit(SECOND, branch, DELETED)
     for revision in (head_of(branch), branch):
-        files = [*FIRST, *SECOND, *THIRD, *SERIES]
+        files = [*FIRST, *SECOND, *THIRD, *SERIES, ".gitattributes"]
         api.get_paths_info("me/m", files, repo_type=repo_type, revision=revision)
         list(api.list_repo_tree(**repo, revision=revision, recursive=True))
     list(api.list_repo_commits(**on_branch))
