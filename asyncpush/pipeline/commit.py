@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
@@ -228,7 +229,7 @@ class Committer:
         )
         return await ctx.session.ask(
             request,
-            commits.parse_commit,
+            partial(commits.parse_commit, endpoint=ctx.session.endpoint),
             ctx.emit,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
             reconcile=lambda failure: self._landed(parent, failure),
