@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 import asyncpush
 from asyncpush import (
@@ -42,7 +44,7 @@ from asyncpush.pipeline import receipts as travelling
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid
-from tests.conftest import PART_SIZE, TOKEN
+from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download, files_of, head_of
 
@@ -197,6 +199,36 @@ async def test_ignored_files_are_reported_and_not_committed(
     )
     assert result.files_ignored == ("train.log",)
     assert "train.log" not in await files_of(hub, "me/model")
+
+
+async def test_what_a_hub_ignores_because_it_is_there_is_unchanged(
+    config: UploadConfig, tmp_path: Path
+) -> None:
+    """KohakuHub says `shouldIgnore` of each file that it holds already, and names no oid."""
+    files = {"a.txt": b"1", "b.txt": b"2", "c.bin": b"\0", "d.txt": b"4"}
+
+    @web.middleware
+    async def ignoring(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if request.match_info.route.name == "preupload" and pushed:
+            answer = orjson.loads(response.body)  # type: ignore[attr-defined]
+            for row in answer["files"]:
+                row.update(oid=None, shouldIgnore=row["path"] != "d.txt")
+            return web.json_response(answer)
+        return response
+
+    pushed = False
+    async with (
+        open_hub(tmp_path / "other", FaultLayer(), ignoring) as other,
+        Uploader(TOKEN, other.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", files)
+        pushed = True
+        changed = files | {"b.txt": b"3", "d.txt": b"5"}
+        result = await uploader.push_to_hub("me/m", changed)
+        assert result.files_unchanged == ("a.txt", "c.bin")
+        assert result.files_ignored == ("b.txt",)
+        assert result.files_uploaded == ("d.txt",)
 
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])

@@ -84,7 +84,7 @@ class TransferChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileSkipped(Event):
-    """Not uploaded: the Hub holds the same bytes there, or its .gitignore says so."""
+    """Not uploaded: the Hub holds the same bytes there, or ignores the file."""
 
     name: ClassVar[str] = "file.skipped"
     path: str
