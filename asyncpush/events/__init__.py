@@ -269,6 +269,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
+    """The Hub shows all of the push's files at this commit, and none that it deletes."""
+
     name: ClassVar[str] = "commit.verified"
     files: int
     commit_sha: str

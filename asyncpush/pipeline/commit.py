@@ -15,7 +15,7 @@ from functools import partial
 import anyio
 
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError
-from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
+from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request, looked_for
@@ -106,7 +106,7 @@ class Committer:
 
     async def _rebasing(self, changes: Sequence[Change], head: str) -> Outcome:
         ctx = self._ctx
-        ctx.emit.emit(PhaseChanged("committing"))
+        ctx.enter("committing")
         first = parent = self._pinned or head
         latest: CommitConflictError | None = None
         refused_on: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from asyncpush.errors import HubError
-from asyncpush.events import FilesPlanned, PhaseChanged
+from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, Receipt, UploadResult
 from asyncpush.pipeline.chain import commit_chain
 from asyncpush.pipeline.changes import additions, deletions
@@ -195,7 +195,7 @@ class PushRun:
             await verify_commit(ctx, outcome.commit_sha, receipts, gone)
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
-        ctx.emit.emit(PhaseChanged("done"))
+        ctx.enter("done")
         added = outcome.added
         if added is None:
             added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)

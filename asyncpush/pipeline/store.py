@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncpush.events import FileRouted, FileStored, PhaseChanged
+from asyncpush.events import FileRouted, FileStored
 from asyncpush.groups import single_error
 from asyncpush.models import FileSource, Receipt, Route
 from asyncpush.net.redaction import redact_url
@@ -59,7 +59,7 @@ class StoreStage:
         return self._stored
 
     async def _run(self, files: Sequence[FileSource]) -> Routing:
-        self._ctx.emit.emit(PhaseChanged("hashing"))
+        self._ctx.enter("hashing")
         with single_error():
             async with anyio.create_task_group() as group:
                 transfer = self._transfer(group)
@@ -174,7 +174,7 @@ class StoreStage:
     def _begin_uploading(self) -> None:
         if not self._uploading:
             self._uploading = True
-            self._ctx.emit.emit(PhaseChanged("uploading"))
+            self._ctx.enter("uploading")
 
 
 def _describe_actions(actions: Mapping[str, LfsActions]) -> dict[str, object]:
