@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -36,7 +37,7 @@ from asyncpush import (
     UploadProgress,
     VerificationError,
 )
-from asyncpush.events import Emitter
+from asyncpush.events import Emitter, FileHashed
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
@@ -46,6 +47,7 @@ from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer
+from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
@@ -690,6 +692,36 @@ async def test_a_remembered_hash_that_the_store_contradicts_is_forgotten(
     assert await download(hub, "me/m") == {"model.bin": b"B" * size, "same.bin": b"B" * size}
     assert result.verified
     assert result.bytes_transferred <= 3 * size + 1  # each file once in vain, the bytes once more
+
+
+@pytest.mark.usefixtures("times_that_lie")
+async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """The batch calls the old bytes stored; the commit does not find them."""
+    source = write({"model.bin": b"A" * 300_000, "small.txt": b"1"})
+    await uploader.push_to_hub("me/first", source)
+    rewrite(source / "model.bin", b"B" * 300_000)
+    faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
+
+    result = await uploader.push_to_hub("me/m", source)
+
+    assert await download(hub, "me/m") == {"model.bin": b"B" * 300_000, "small.txt": b"1"}
+    assert result.bytes_transferred == 300_001
+
+
+@pytest.mark.usefixtures("settled_files")
+async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
+    uploader: Uploader, config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"model.bin": b"A" * 300_000})
+    await uploader.push_to_hub("me/m", source)
+    shutil.rmtree(hub.root / "lfs" / "objects")
+    heard = Heard()
+    faults.add("verify", "404", nth=2)
+    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as again:
+        await again.push_to_hub("me/other", source)
+    assert [event.cached for event in heard.of(FileHashed)] == [True, False]
 
 
 @pytest.mark.usefixtures("times_that_lie")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
@@ -57,21 +56,46 @@ class PushRun:
         files, stored = await self._stored(collected)
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
         deleted = await deletions(ctx, pushed, head)
-        changes = [*additions(stored.receipts.values()), *deleted]
-        wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
         by_path = {file.path_in_repo: file for file in files}
 
-        async def store_again() -> None:
-            large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
-            # By LFS: Xet's client remembers that the chunks were taken, and would not send them.
-            files = [by_path[path] for path in large if path in by_path]  # no streams
-            again = await StoreStage(ctx, None).run(files)
-            stored.receipts.update(again.receipts)
+        async def commit() -> Outcome:
+            changes = [*additions(stored.receipts.values()), *deleted]
+            wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
+            return await self._commit(changes, wanted, head, lambda path: read_all(by_path[path]))
 
-        outcome = await self._commit(
-            changes, wanted, head, lambda path: read_all(by_path[path]), store_again
-        )
+        try:
+            outcome = await commit()
+        except HubError as exc:
+            if not is_lfs_pointer_missing(exc):
+                raise
+            # The repo was deleted and made anew, or its store lost what the Hub had called
+            # present: store those objects again, commit once more.
+            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
+            await self._store_again(stored, by_path)
+            outcome = await commit()
         return await self._finish(stored, deleted, outcome)
+
+    async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
+        """Once more, the objects that a commit was to bring. By LFS: Xet's client remembers that
+        the chunks were taken, and would not send them. And hashed anew: a remembered hash that no
+        longer holds may be what names an object that nobody has."""
+        ctx = self._ctx
+        lost = [
+            files[receipt.path_in_repo]
+            for receipt in stored.receipts.values()
+            if receipt.route != "inline" and not receipt.unchanged and receipt.path_in_repo in files
+        ]  # no streams
+
+        def forget() -> None:
+            for path in {file.disk_path for file in lost}:
+                if path is not None:
+                    ctx.journal.forget_hash(path)
+
+        await in_thread(ctx.threads, forget)
+        again = await StoreStage(ctx, None).run(lost)
+        for path, receipt in again.receipts.items():
+            sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
+            stored.receipts[path] = replace(receipt, bytes_sent=sent)
 
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
@@ -106,7 +130,7 @@ class PushRun:
         changes = [*additions(stored.receipts.values()), *deleted]
         wanted = [*additions(stored.receipts.values(), unchanged=True), *deleted]
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
-        outcome = await self._commit(changes, wanted, head, lambda path: content[path], None)
+        outcome = await self._commit(changes, wanted, head, lambda path: content[path])
         return await self._finish(stored, deleted, outcome)
 
     async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
@@ -139,7 +163,6 @@ class PushRun:
         wanted: list[Change],
         head: str,
         load: Callable[[str], bytes],
-        store_again: Callable[[], Awaitable[None]] | None,
     ) -> Outcome:
         """One commit, or the chain that so many changes need, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
@@ -151,39 +174,17 @@ class PushRun:
             return Outcome(head, ctx.commit_url(head), ours=False)
         if not chained:
             warn_of_slow_commit(ctx, changes)
-        commit = partial(self._commit_now, changes, wanted, head, load, chained=chained)
         async with self._lock():
-            try:
-                return await commit()
-            except HubError as exc:
-                if store_again is None or not is_lfs_pointer_missing(exc):
-                    raise
-            # The repo was deleted and made anew, or its store lost what the Hub had called
-            # present: store those objects again, commit once more.
-            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
-            await store_again()
-            return await commit()
-
-    async def _commit_now(
-        self,
-        changes: list[Change],
-        wanted: list[Change],
-        head: str,
-        load: Callable[[str], bytes],
-        *,
-        chained: bool,
-    ) -> Outcome:
-        ctx, options = self._ctx, self._ctx.options
-        if chained:
-            return await commit_chain(ctx, changes, head, load, size=link_size(options))
-        committer = Committer(
-            ctx,
-            load,
-            options.revision,
-            create_pr=options.create_pr,
-            pinned=options.parent_commit,
-        )
-        return await committer.commit(changes, head, wanted=wanted)
+            if chained:
+                return await commit_chain(ctx, changes, head, load, size=link_size(ctx.options))
+            committer = Committer(
+                ctx,
+                load,
+                ctx.options.revision,
+                create_pr=ctx.options.create_pr,
+                pinned=ctx.options.parent_commit,
+            )
+            return await committer.commit(changes, head, wanted=wanted)
 
     async def _finish(
         self, stored: Stored, deleted: Sequence[Delete], outcome: Outcome

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
+from asyncpush.errors import SourceChangedError
 from asyncpush.events import FileRouted, FileStored
 from asyncpush.groups import single_error
 from asyncpush.models import FileSource, Receipt, Route
@@ -147,6 +148,14 @@ class StoreStage:
                 settled = Receipt(file.path_in_repo, file.size, exc.oid, route)
                 self._stored.settle(settled, emit, unchanged=True)
                 return
+            if file.cut is not None:
+                # Other stretches of that file may have gone by remembered hashes, too. None is
+                # remembered any more.
+                raise SourceChangedError(
+                    f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
+                    " times have not; nothing was committed",
+                    suggestion="push again: all of it is hashed anew",
+                ) from exc
             try:
                 stored = await self._once(file, exc.oid, transfer)
             except StaleHashError as again:
