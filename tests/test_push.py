@@ -203,6 +203,15 @@ async def test_ignored_files_are_reported_and_not_committed(
     assert "train.log" not in await files_of(hub, "me/model")
 
 
+async def test_files_are_ignored_also_where_the_hub_shows_none(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "422 FastAPI", times=99)
+    files = {".gitignore": b"*.log\n", "train.log": b"x"}
+    result = await uploader.push_to_hub("me/m", files, PushOptions(verify=False))
+    assert result.files_ignored == ("train.log",)
+
+
 async def test_what_a_hub_ignores_because_it_is_there_is_unchanged(
     config: UploadConfig, tmp_path: Path
 ) -> None:

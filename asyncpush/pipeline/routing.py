@@ -7,10 +7,12 @@ the others are for the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import anyio
 
+from asyncpush.errors import HubError
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.stored import Stored
@@ -115,10 +117,12 @@ class Routing:
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
         """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
-        those are unchanged, not ignored."""
+        those are unchanged, not ignored. Where it cannot be seen, the Hub's word is what counts."""
         ctx = self._ctx
         paths = [file.path_in_repo for file in files]
-        shown = await remote_files(ctx, ctx.options.revision, paths)
+        shown: Mapping[str, RemoteFile] = {}
+        with suppress(HubError):
+            shown = await remote_files(ctx, ctx.options.revision, paths)
         for file in files:
             receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
             if receipt is not None:
