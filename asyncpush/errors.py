@@ -24,6 +24,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
@@ -31,12 +32,27 @@ BODY_LIMIT = 1024
 HEADERS_LIMIT = 1024
 """Characters of an answer's headers that an error's text shows; its field has them all."""
 
+PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
+
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D}, "\ufffd")
 
 
 def printable(text: str) -> str:
     """The text without control characters: what a server says must not steer a terminal."""
     return text.translate(_CONTROLS)
+
+
+def is_public(url: str) -> bool:
+    """Whether this is a URL of huggingface.co: what to do next names its pages there alone."""
+    return urlsplit(url).hostname in PUBLIC_HOSTS
+
+
+def token_page(url: str) -> str:
+    """Where tokens for the Hub of this URL are made: other Hubs have pages of their own."""
+    if is_public(url):
+        return "at https://huggingface.co/settings/tokens"
+    where = urlsplit(url)
+    return f"in your settings on {where.scheme}://{where.netloc.rpartition('@')[2]}"
 
 
 class AsyncPushError(Exception):
@@ -75,14 +91,20 @@ class AsyncPushError(Exception):
 
 
 class MissingTokenError(AsyncPushError):
-    """No token was given and none was found, in `HF_TOKEN` or in what `hf auth login` stored.
-    See `AsyncPushError` for an example."""
+    """No token was given and none was found, in `HF_TOKEN` or in what `hf auth login` stored;
+    `endpoint` is the Hub that it is for. See `AsyncPushError` for an example."""
 
-    def __init__(self, message: str = "no Hugging Face token was given or found") -> None:
+    def __init__(
+        self,
+        message: str = "no Hugging Face token was given or found",
+        *,
+        endpoint: str = "https://huggingface.co",
+    ) -> None:
+        give = "pass token=... or set HF_TOKEN"
+        if is_public(endpoint):
+            give = "pass token=..., set HF_TOKEN, or run `hf auth login`"
         super().__init__(
-            message,
-            suggestion="create one with write access at https://huggingface.co/settings/tokens,"
-            " then pass token=..., set HF_TOKEN, or run `hf auth login`",
+            message, suggestion=f"create one with write access {token_page(endpoint)}, then {give}"
         )
 
 

@@ -22,6 +22,7 @@ from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
+from asyncpush.protocol.urls import check_endpoint
 from asyncpush.runtime import READERS, Runtime
 from asyncpush.threads import in_thread, step_back
 from asyncpush.transfers.xet import MISSING, is_installed
@@ -51,11 +52,12 @@ async def open_runtime(
             endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
             if token is None and token_from_environment() is None:
                 token = "local"  # the embedded Hub takes any
+        endpoint = check_endpoint(endpoint)
         listeners = _listeners(config, stack)
         tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
         session = HubSession(
             endpoint,
-            TokenSource(token),
+            TokenSource(token, endpoint=endpoint),
             config,
             direct=local,
             trace_headers=tracing.trace_headers if tracing is not None else None,

@@ -125,6 +125,7 @@ async def open_hub(
     *layers: Middleware,
     part_size: int = PART_SIZE,
     xet: bool = False,
+    xet_token_lifetime: int = 3600,
 ) -> AsyncIterator[LocalHub]:
     """A hub that fails by `faults`; whoever it keeps waiting is let go before it ends."""
     async with LocalHub(
@@ -133,6 +134,7 @@ async def open_hub(
         part_size=part_size,
         middlewares=[faults.middleware, *layers],
         xet=xet,
+        xet_token_lifetime=xet_token_lifetime,
     ) as hub:
         yield hub
         faults.released.set()

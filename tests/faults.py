@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from time import time
 
 from aiohttp import web
@@ -37,6 +38,9 @@ ROUTES = (
 )
 """What a push asks of a Hub."""
 
+LOOKING = ("commits", "discussions")
+"""What is asked for to see whether something was done although no answer said so."""
+
 EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 BAD_SIGNATURE = (
     "<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does"
@@ -58,13 +62,15 @@ class Rule:
 class FaultLayer:
     """Counts requests by route and spoils those that a rule names.
 
-    `seen` counts what arrived; a hook runs once, as its route's next request comes in.
+    `seen` counts what arrived; a hook runs once, as its route's next request comes in. What is
+    `late` is done once a client has looked for it in vain.
     """
 
     rules: list[Rule] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     spoilt: list[Rule] = field(default_factory=list)
     hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
+    late: list[Callable[[], Awaitable[web.StreamResponse]]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,7 +91,11 @@ class FaultLayer:
                 if rule.route == route and rule.nth <= number < rule.nth + rule.times:
                     self.spoilt.append(rule)
                     return await KINDS[rule.kind](self, request, handler)
-            return await handler(request)
+            response = await handler(request)
+            if route in LOOKING:
+                while self.late:
+                    await self.late.pop()()
+            return response
 
         return spoil
 
@@ -146,6 +156,9 @@ _answer(
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 _answer("413", 413, '{"error": "Payload too large"}')
 _answer("422", 422, '{"error": "Unprocessable"}')
+_answer("422 FastAPI", 422, '{"detail": [{"loc": ["body", "paths"], "msg": "Field required"}]}')
+_answer("500 FastAPI", 500, '{"detail": {"error": "NoSuchUpload"}}')
+_answer("503 FastAPI", 503, '{"detail": "The database is locked"}')
 _answer("expired URL", 403, EXPIRED)
 _answer("SignatureDoesNotMatch", 403, BAD_SIGNATURE)
 _answer("wrong JSON", 200, '{"unexpected": ["answer"]}')
@@ -215,6 +228,15 @@ async def _done_504(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
     await handler(request)
+    return web.Response(status=504)
+
+
+@_kind("504, done later")
+async def _done_later(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The gateway gives up, what is behind it does not."""
+    layer.late.append(partial(with_body, request, await request.read(), handler))
     return web.Response(status=504)
 
 

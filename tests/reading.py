@@ -37,8 +37,11 @@ async def commits_of(
     return rows
 
 
-async def files_of(hub: LocalHub, repo_id: str, repo_type: str = "model") -> set[str]:
-    rows = await _json(hub, f"/api/{repo_type}s/{repo_id}/tree/main?recursive=true&limit=1000")
+async def files_of(
+    hub: LocalHub, repo_id: str, repo_type: str = "model", revision: str = "main"
+) -> set[str]:
+    at = quote(revision, safe="")
+    rows = await _json(hub, f"/api/{repo_type}s/{repo_id}/tree/{at}?recursive=true&limit=1000")
     return {row["path"] for row in rows if row["type"] == "file"}
 
 
@@ -57,13 +60,13 @@ async def download(
 ) -> dict[str, bytes]:
     """Bytes of these files, or of all but .gitattributes."""
     if paths is None:
-        paths = await files_of(hub, repo_id, repo_type) - {".gitattributes"}
+        paths = await files_of(hub, repo_id, repo_type, revision) - {".gitattributes"}
+    at = quote(revision, safe="")
     found = {}
     headers = {"Authorization": f"Bearer {hub.token or 'any'}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         for path in paths:
-            folder = f"{hub.url}/{_PREFIX[repo_type]}{repo_id}/resolve/{quote(revision, safe='')}"
-            url = f"{folder}/{quote(path)}"
+            url = f"{hub.url}/{_PREFIX[repo_type]}{repo_id}/resolve/{at}/{quote(path)}"
             async with session.get(url) as answer:
                 answer.raise_for_status()
                 found[path] = await answer.read()

@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 from jsonschema import Draft202012Validator
 
 from asyncpush import AuthError, PushOptions, UploadConfig, Uploader
+from asyncpush.events import FileStored, PhaseChanged, Verified
 from asyncpush.listeners.logs import VerboseFormatter
 from asyncpush.listeners.schema import SCHEMA_PATH
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
+from tests.hearing import Heard
 
 PART = 256 << 10
 Row = dict[str, Any]
@@ -139,3 +144,39 @@ def check_verbose(text: str) -> None:
     assert '    body = {"error": "unavailable"}\n' in text
     for secret in (TOKEN, "X-Amz", "Bearer"):
         assert secret not in text
+
+
+async def test_the_phase_never_runs_backwards(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Callable[..., Path]
+) -> None:
+    """Not where the commit is refused and objects are stored again, nor on another head."""
+    heard = Heard()
+    source = write({"m.bin": b"\0" * (PART + 1), "a.txt": "a"})
+    faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
+    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+        await uploader.push_to_hub("me/m", source)
+    assert faults.seen["commit"] == 2
+    assert len(heard.of(FileStored)) == 2
+    phases = [event.phase for event in heard.of(PhaseChanged)]
+    assert phases == ["hashing", "uploading", "committing", "verifying", "done"]
+
+
+async def test_all_files_that_the_hub_shows_in_the_end_are_verified(
+    config: UploadConfig, faults: FaultLayer, tmp_path: Path
+) -> None:
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if request.match_info.route.name == "paths-info" and faults.seen["paths-info"] == 1:
+            return web.json_response(json.loads(response.body)[:1])  # type: ignore[attr-defined]
+        return response
+
+    heard = Heard()
+    async with (
+        open_hub(tmp_path / "late", faults, late) as hub,
+        Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", {"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
+    assert faults.seen["paths-info"] == 2
+    (verified,) = heard.of(Verified)
+    assert verified.files == 3

@@ -214,7 +214,7 @@ async def test_a_missing_token_says_where_to_get_one(
     async with Uploader(None, hub.url, config) as uploader:
         with pytest.raises(MissingTokenError) as caught:
             await uploader.push_to_hub("me/m", {"a": b"1"})
-    check(caught.value, heard, "https://huggingface.co/settings/tokens")
+    check(caught.value, heard, f"in your settings on {hub.url}")
     assert "HF_TOKEN" in caught.value.suggestion
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from asyncpush import (
@@ -20,8 +21,10 @@ from asyncpush import (
     AuthError,
     HubError,
     IntegrityError,
+    PushOptions,
     RateLimitedError,
     RepoNotFoundError,
+    RetriesExhaustedError,
     UploadConfig,
     Uploader,
     VerificationError,
@@ -29,7 +32,7 @@ from asyncpush import (
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, FaultReport, open_hub
 from tests.faults import ROUTES, FaultLayer
-from tests.reading import commits_of, download
+from tests.reading import commits_of, download, pull_requests_of
 
 PART_SIZE = 64 << 10
 PARTS = 4
@@ -39,6 +42,9 @@ FILES = {
     "config.json": b"{}",
     "model.bin": random.Random(3).randbytes((PARTS - 1) * PART_SIZE + 1),
 }
+
+SLOW = ("part", "complete", "commit")
+"""These may rightly take their time."""
 
 TABLE_ROUTES = tuple(route for route in ROUTES if route != "revision")
 
@@ -60,7 +66,12 @@ PASSING = (
     "stall mid-body",
     "answer never sent",
     "done, answer never sent",
+    "500 FastAPI",
+    "503 FastAPI",
 )
+
+LOST = ("done, then reset", "done, then 504", "done, answer never sent", "504, done later")
+"""What comes of a commit whose answer does not."""
 
 GARBLED = ("truncated JSON", "wrong JSON", "slow drip")
 
@@ -82,9 +93,11 @@ class Cell:
     nth: int = 1
     times: int = 1
     error: type[AsyncPushError] | None = None
+    create_pr: bool = False
 
     def __str__(self) -> str:
         where = f"#{self.nth}" if self.nth > 1 else ""
+        where += " (pull request)" if self.create_pr else ""
         again = " always" if self.times > 1 else ""
         return f"{self.route}{where}: {self.kind}{again}"
 
@@ -94,6 +107,8 @@ def survivable() -> list[Cell]:
     cells += [Cell(route, kind) for route in TABLE_ROUTES for kind in GARBLED]
     cells += [Cell("part", kind) for kind in PASSING_ON_PARTS]
     cells += [Cell("part", kind, nth=3) for kind in PASSING_ON_PARTS]
+    cells += [Cell("commit", "504, done later")]
+    cells += [Cell("commit", kind, create_pr=True) for kind in LOST]
     cells += [
         Cell("complete", "object already completed"),
         Cell("complete", "nothing applied"),
@@ -109,6 +124,12 @@ def fatal() -> list[Cell]:
     cells = [Cell(route, "401", times=99, error=kinds[route]) for route in everywhere]
     cells += [Cell(route, "403", times=99, error=kinds[route]) for route in everywhere]
     cells += [
+        Cell(route, "422 FastAPI", times=99, error=HubError)
+        for route in everywhere
+        if route not in ("verify", "paths-info")
+    ]
+    cells += [
+        Cell("paths-info", "422 FastAPI", times=99, error=VerificationError),
         Cell("preupload", "404 repo", times=99, error=RepoNotFoundError),
         Cell("batch", "404 repo", times=99, error=RepoNotFoundError),
         Cell("commit", "404 repo", times=99, error=RepoNotFoundError),
@@ -118,6 +139,21 @@ def fatal() -> list[Cell]:
         Cell("preupload", "429 hours", times=99, error=RateLimitedError),
         Cell("commit", "429 hours", times=99, error=RateLimitedError),
         Cell("commit", "nothing applied", error=VerificationError),
+    ]
+    return cells
+
+
+def lasting() -> list[Cell]:
+    """What usually passes, and does not."""
+    cells = [
+        Cell(route, "500 FastAPI", times=99, error=RetriesExhaustedError)
+        for route in TABLE_ROUTES
+        if route != "paths-info"
+    ]
+    cells += [
+        Cell("verify", "422 FastAPI", times=99, error=IntegrityError),
+        Cell("paths-info", "500 FastAPI", times=99, error=VerificationError),
+        Cell("commit", "409 another commit", times=99, error=RetriesExhaustedError),
     ]
     return cells
 
@@ -143,13 +179,15 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     fault_report: FaultReport,
 ) -> None:
     faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    result = await uploader.push_to_hub("me/m", FILES)
+    result = await uploader.push_to_hub("me/m", FILES, PushOptions(create_pr=cell.create_pr))
 
     assert faults.spoilt, "the fault never happened"
-    commits = await commits_of(hub, "me/m")
+    revision = "refs/pr/1" if cell.create_pr else "main"
+    commits = await commits_of(hub, "me/m", revision)
     assert len(commits) == 2
     assert result.commit_sha == commits[0]["id"]
-    assert await download(hub, "me/m") == FILES
+    assert await download(hub, "me/m", revision=revision) == FILES
+    assert len(await pull_requests_of(hub, "me/m")) == cell.create_pr
     requests = sum(faults.seen.values())
     fault_report.add(cell.route, str(cell), "success", 1, f"right, {requests} requests")
 
@@ -168,17 +206,65 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     with pytest.raises(cell.error) as caught:
         await uploader.push_to_hub("me/m", FILES)
 
-    assert caught.value.suggestion
-    if cell.kind[:3].isdecimal() and isinstance(caught.value, HubError):
-        assert caught.value.status == int(cell.kind[:3])
     assert len(faults.spoilt) == 1, "it was tried again"
+    await check_failure(cell, caught.value, hub, faults)
+    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("cell", lasting(), ids=str)
+async def test_what_should_pass_and_does_not_fails_in_the_end_and_commits_nothing(
+    cell: Cell,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    assert cell.error is not None
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=2)) as uploader:
+        with pytest.raises(cell.error) as caught:
+            await uploader.push_to_hub("me/m", FILES)
+
+    assert len(faults.spoilt) > 1
+    await check_failure(cell, caught.value, hub, faults)
+    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+
+
+async def check_failure(
+    cell: Cell, error: AsyncPushError, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """It says what the Hub said and what to do; and what was committed, which is nothing unless
+    it is a look at the commit that failed."""
+    assert error.suggestion
+    if cell.kind[:3].isdecimal() and isinstance(error, HubError):
+        assert error.status == int(cell.kind[:3])
+    if "FastAPI" in cell.kind:
+        assert any(words in error.message for words in ("Field required", "NoSuchUpload"))
     if cell.route != "create" and faults.seen["create"]:
         commits = await commits_of(hub, "me/m")
         assert len(commits) == (2 if cell.route == "paths-info" else 1)
         if cell.route == "paths-info":
-            assert isinstance(caught.value, VerificationError)
-            assert caught.value.commit_sha == commits[0]["id"]
-    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+            assert isinstance(error, VerificationError)
+            assert error.commit_sha == commits[0]["id"]
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route not in SLOW])
+async def test_a_light_call_that_stalls_is_sent_again_before_a_slow_one_would_be(
+    route: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncpush.net.session.LIGHT_TIMEOUT", 0.2)
+    faults.add(route, "answer never sent")
+    patient = replace(config, response_timeout=60)
+    with anyio.fail_after(20):
+        async with Uploader(TOKEN, hub.url, patient) as uploader:
+            await uploader.push_to_hub("me/m", FILES)
+    assert faults.spoilt
+    assert await download(hub, "me/m") == FILES
 
 
 @pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])

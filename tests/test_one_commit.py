@@ -297,38 +297,18 @@ async def test_a_lost_answer_never_opens_two_pull_requests(
 
 @pytest.mark.parametrize("files", [1, 2], ids=["a commit", "a series"])
 async def test_a_pull_request_that_lands_behind_the_gateway_is_the_only_one(
-    files: int,
-    hub: LocalHub,
-    uploader: Uploader,
-    faults: FaultLayer,
-    monkeypatch: pytest.MonkeyPatch,
+    files: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """504 at once, and it is made once it has been looked for in vain."""
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
-    late: list[asyncio.Task[web.StreamResponse]] = []
-    looked = asyncio.Event()
-
-    async def lands_late(
-        layer: FaultLayer, request: web.Request, handler: Handler
-    ) -> web.StreamResponse:
-        body = await request.read()
-
-        async def land() -> web.StreamResponse:
-            await looked.wait()
-            return await with_body(request, body, handler)
-
-        late.append(asyncio.create_task(land()))
-        return web.Response(status=504)
-
-    monkeypatch.setitem(KINDS, "lands late", lands_late)
     route = "commit" if files == 1 else "discussion-create"
-    faults.add(route, "lands late", nth=faults.seen[route] + 1)
-    faults.hooks["discussions"] = looked.set
+    faults.add(route, "504, done later", nth=faults.seen[route] + 1)
     source = {f"{number}.txt": b"2" for number in range(files)}
     options = PushOptions(create_pr=True, max_files_per_commit=None if files == 1 else 1)
     result = await uploader.push_to_hub("me/m", source, options)
 
-    assert late
+    assert faults.spoilt
+    assert not faults.late
     assert result.pr_url == f"{hub.url}/me/m/discussions/1"
     with pytest.raises(ClientResponseError):
         await head_of(hub, "me/m", "refs/pr/2")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -15,6 +16,8 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 import asyncpush
 from asyncpush import (
@@ -34,7 +37,7 @@ from asyncpush import (
     UploadProgress,
     VerificationError,
 )
-from asyncpush.events import Emitter
+from asyncpush.events import Emitter, FileHashed
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import changes as changes_module
@@ -45,8 +48,9 @@ from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid
-from tests.conftest import PART_SIZE, TOKEN
+from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer
+from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
@@ -200,6 +204,45 @@ async def test_ignored_files_are_reported_and_not_committed(
     )
     assert result.files_ignored == ("train.log",)
     assert "train.log" not in await files_of(hub, "me/model")
+
+
+async def test_files_are_ignored_also_where_the_hub_shows_none(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "422 FastAPI", times=99)
+    files = {".gitignore": b"*.log\n", "train.log": b"x"}
+    result = await uploader.push_to_hub("me/m", files, PushOptions(verify=False))
+    assert result.files_ignored == ("train.log",)
+
+
+async def test_what_a_hub_ignores_because_it_is_there_is_unchanged(
+    config: UploadConfig, tmp_path: Path
+) -> None:
+    """KohakuHub says `shouldIgnore` of each file that it holds already, and names no oid."""
+    files = {"a.txt": b"1", "b.txt": b"2", "c.bin": b"\0", "d.txt": b"4"}
+
+    @web.middleware
+    async def ignoring(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if request.match_info.route.name == "preupload" and pushed:
+            answer = orjson.loads(response.body)  # type: ignore[attr-defined]
+            for row in answer["files"]:
+                row.update(oid=None, shouldIgnore=row["path"] != "d.txt")
+            return web.json_response(answer)
+        return response
+
+    pushed = False
+    async with (
+        open_hub(tmp_path / "other", FaultLayer(), ignoring) as other,
+        Uploader(TOKEN, other.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", files)
+        pushed = True
+        changed = files | {"b.txt": b"3", "d.txt": b"5"}
+        result = await uploader.push_to_hub("me/m", changed)
+        assert result.files_unchanged == ("a.txt", "c.bin")
+        assert result.files_ignored == ("b.txt",)
+        assert result.files_uploaded == ("d.txt",)
 
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
@@ -691,6 +734,36 @@ async def test_a_remembered_hash_that_the_store_contradicts_is_forgotten(
     assert await download(hub, "me/m") == {"model.bin": b"B" * size, "same.bin": b"B" * size}
     assert result.verified
     assert result.bytes_transferred <= 3 * size + 1  # each file once in vain, the bytes once more
+
+
+@pytest.mark.usefixtures("times_that_lie")
+async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """The batch calls the old bytes stored; the commit does not find them."""
+    source = write({"model.bin": b"A" * 300_000, "small.txt": b"1"})
+    await uploader.push_to_hub("me/first", source)
+    rewrite(source / "model.bin", b"B" * 300_000)
+    faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
+
+    result = await uploader.push_to_hub("me/m", source)
+
+    assert await download(hub, "me/m") == {"model.bin": b"B" * 300_000, "small.txt": b"1"}
+    assert result.bytes_transferred == 300_001
+
+
+@pytest.mark.usefixtures("settled_files")
+async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
+    uploader: Uploader, config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"model.bin": b"A" * 300_000})
+    await uploader.push_to_hub("me/m", source)
+    shutil.rmtree(hub.root / "lfs" / "objects")
+    heard = Heard()
+    faults.add("verify", "404", nth=2)
+    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as again:
+        await again.push_to_hub("me/other", source)
+    assert [event.cached for event in heard.of(FileHashed)] == [True, False]
 
 
 @pytest.mark.usefixtures("times_that_lie")

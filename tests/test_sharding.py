@@ -127,6 +127,30 @@ async def test_an_interrupted_push_neither_hashes_nor_sends_twice(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
+@pytest.mark.usefixtures("times_that_lie")
+async def test_a_model_that_has_changed_unseen_is_hashed_anew_in_all_its_shards(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig, folder: Path, tmp_path: Path
+) -> None:
+    """One shard shows it: what is remembered of the others is worth no more."""
+    path = folder / "model.safetensors"
+    async with (
+        LocalHub(tmp_path / "first", token=TOKEN) as first,
+        Uploader(TOKEN, first.url, config) as other,
+    ):
+        await other.push_to_hub("me/m", folder, SHARDED)
+    with path.open("r+b") as file:
+        for offset in (-8_000_000, -1):
+            file.seek(offset, os.SEEK_END)
+            file.write(b"\xff")
+    os.utime(path, (1e9, 1e9))
+
+    with pytest.raises(SourceChangedError, match="has changed since an earlier push"):
+        await uploader.push_to_hub("me/m", folder, SHARDED)
+    await uploader.push_to_hub("me/m", folder, SHARDED)
+    report = await uploader.audit("me/m", folder, SHARDED)
+    assert report.exact
+
+
 @pytest.mark.parametrize("route", ["preupload", "part"])
 async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path

@@ -41,7 +41,7 @@ def _deeds(result: UploadResult) -> list[str]:
     for paths, what in (
         (result.files_unchanged, "unchanged"),
         (result.files_deleted, "deleted"),
-        (result.files_ignored, "ignored by the repo's .gitignore"),
+        (result.files_ignored, "ignored by the Hub"),
     ):
         if paths:
             deeds.append(f"{len(paths):,} {what}")

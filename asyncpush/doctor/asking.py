@@ -1,4 +1,4 @@
-"""Collecting facts: a few GET requests, and a look at this machine. Nothing is changed."""
+"""Collecting facts: a few requests that only read, and a look at this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asyncpush.events import Emitter
 from asyncpush.net.proxies import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
-from asyncpush.protocol import accounts, repos
+from asyncpush.protocol import accounts, repos, tree
 from asyncpush.protocol.accounts import Account
 from asyncpush.protocol.hints import clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -52,6 +52,7 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
     head: str | HubError | None = None
     may_write: Literal[True] | HubError | None = None
     used: int | HubError | None = None
+    shows_files: Literal[True] | HubError | None = None
     # Nobody there, or nobody's token: what is asked next would fail for the same reason.
     hopeless = isinstance(account, HubError) and account.status in (None, 401)
     if target is not None and not hopeless:
@@ -64,6 +65,9 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
             used = await _ask(
                 session, accounts.storage_request(target.repo), accounts.parse_storage, emit
             )
+        if isinstance(head, str):
+            request = tree.paths_info_request(target.repo, head, [".gitattributes"])
+            shows_files = await _ask(session, request, _has_files, emit)
     return HubFacts(
         account,
         seconds,
@@ -72,10 +76,17 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
         head,
         may_write,
         None if isinstance(used, HubError) else used,
+        shows_files,
     )
 
 
 _YES: Literal[True] = True
+
+
+def _has_files(response: HubResponse) -> Literal[True]:
+    """Whether there is such a file does not matter: the answer is one that a push can read."""
+    tree.parse_paths_info(response)
+    return _YES
 
 
 async def _ask(

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from asyncpush.doctor.facts import Facts, Finding, Target, Verdict
-from asyncpush.errors import AuthError, HubError, MissingTokenError, RepoNotFoundError
+from asyncpush.doctor.facts import Facts, Finding, Verdict
+from asyncpush.errors import (
+    AuthError,
+    HubError,
+    MissingTokenError,
+    RepoNotFoundError,
+    token_page,
+)
 from asyncpush.protocol.accounts import REPO_WRITE, Account
 from asyncpush.protocol.urls import is_loopback
 
@@ -22,8 +28,6 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """Calls left in a rate limit's window with which a push of many files soon has to wait."""
 
-TOKENS = "https://huggingface.co/settings/tokens"
-_MAKE_TOKEN = f"make one with write access at {TOKENS} and set HF_TOKEN"
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -106,7 +110,7 @@ def check_clock(facts: Facts) -> Iterator[Finding]:
 
 def check_token(facts: Facts) -> Iterator[Finding]:
     if facts.local.token_from is None:
-        missing = MissingTokenError()
+        missing = MissingTokenError(endpoint=facts.endpoint)
         yield Finding("token", "failed", missing.message, missing.suggestion, is_token=True)
         return
     account, where = facts.hub.account, facts.local.token_from
@@ -115,10 +119,14 @@ def check_token(facts: Facts) -> Iterator[Finding]:
         yield Finding("token", "ok", f"{account.name}{member}, by the token {where}")
     elif account.status == 401:
         told = f"the token {where} is not accepted: expired, revoked or mistyped"
-        yield Finding("token", "failed", told, _MAKE_TOKEN, is_token=True)
+        yield Finding("token", "failed", told, _new_token(facts), is_token=True)
     elif account.status == 403:
         told = f"the token {where} may not even say whose it is"
-        yield Finding("token", "warning", told, _MAKE_TOKEN)
+        yield Finding("token", "warning", told, _new_token(facts))
+
+
+def _new_token(facts: Facts) -> str:
+    return f"make one with write access {token_page(facts.endpoint)} and set HF_TOKEN"
 
 
 def check_write(facts: Facts) -> Iterator[Finding]:
@@ -129,19 +137,20 @@ def check_write(facts: Facts) -> Iterator[Finding]:
         return
     if not isinstance(account, Account):
         return
-    finding = _by_role(account, target, exists=isinstance(facts.hub.head, str))
+    finding = _by_role(account, facts)
     if finding.verdict != "failed" and target is not None and isinstance(word, AuthError):
         told = f"the token may not write to {target.repo.repo_id}"
         finding = Finding("write", "failed", told, word.suggestion, is_token=True)
     yield finding
 
 
-def _by_role(account: Account, target: Target | None, *, exists: bool) -> Finding:
+def _by_role(account: Account, facts: Facts) -> Finding:
     match account.role:
         case "read":
-            return Finding("write", "failed", "the token may only read", _MAKE_TOKEN, is_token=True)
+            fix = _new_token(facts)
+            return Finding("write", "failed", "the token may only read", fix, is_token=True)
         case "fineGrained":
-            return _fine_grained(account, target, exists=exists)
+            return _fine_grained(account, facts)
         case "write" | "admin":
             return Finding("write", "ok", f"the token's role is {account.role}")
         case _:
@@ -149,8 +158,9 @@ def _by_role(account: Account, target: Target | None, *, exists: bool) -> Findin
             return Finding("write", "warning", told, "push something small first")
 
 
-def _fine_grained(account: Account, target: Target | None, *, exists: bool) -> Finding:
+def _fine_grained(account: Account, facts: Facts) -> Finding:
     """A repo that is there may be named itself; one that is to be made needs its namespace."""
+    target, exists = facts.target, isinstance(facts.hub.head, str)
     writable = [grant for grant in account.grants if REPO_WRITE in grant.permissions]
     if target is None:
         if writable:
@@ -167,7 +177,8 @@ def _fine_grained(account: Account, target: Target | None, *, exists: bool) -> F
                 return Finding("write", "ok", told)
         where = repo.repo_id if exists else repo.namespace
         told = f"a fine-grained token without {REPO_WRITE} on {where}"
-    fix = f"edit it at {TOKENS}: tick 'Write access to contents/settings' for {where}"
+    page = token_page(facts.endpoint)
+    fix = f"edit it {page}: tick 'Write access to contents/settings' for {where}"
     return Finding("write", "failed", told, fix, is_token=True)
 
 
@@ -227,6 +238,17 @@ def check_branch(facts: Facts) -> Iterator[Finding]:
     else:
         fix = "push with --create-branch, or to another --revision"
         yield Finding("branch", "failed", f"{branch} does not exist", fix)
+
+
+def check_verify(facts: Facts) -> Iterator[Finding]:
+    """Whether a push could be verified: else it would fail when its commit has been made."""
+    match facts.hub.shows_files:
+        case True:
+            yield Finding("verify", "ok", "the Hub shows what a commit holds")
+        case HubError() as error:
+            told = f"no push could be verified, the Hub does not show its files: {error.message}"
+            fix = "push with --no-verify, if you must; " + (error.suggestion or "report it")
+            yield Finding("verify", "failed", told, fix)
 
 
 def check_quota(facts: Facts) -> Iterator[Finding]:
@@ -296,6 +318,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_namespace,
     check_repo,
     check_branch,
+    check_verify,
     check_quota,
     check_cache,
     check_xet,

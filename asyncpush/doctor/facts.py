@@ -43,6 +43,7 @@ class HubFacts:
     """What the Hub said. A `HubError` stands for a question that was refused or not answered,
     None for one that was not asked (or not told).
 
+    `shows_files` is its answer to what a commit holds, by which every push is verified.
     `skew` is this machine's clock less the Hub's, in seconds; `seconds` is how long the first
     answer took.
     """
@@ -54,6 +55,7 @@ class HubFacts:
     head: str | HubError | None = None
     may_write: Literal[True] | HubError | None = None
     used_storage: int | None = None
+    shows_files: Literal[True] | HubError | None = None
 
     @property
     def unreached(self) -> HubError | None:

@@ -84,7 +84,7 @@ class TransferChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileSkipped(Event):
-    """Not uploaded: the Hub holds the same bytes there, or its .gitignore says so."""
+    """Not uploaded: the Hub holds the same bytes there, or ignores the file."""
 
     name: ClassVar[str] = "file.skipped"
     path: str
@@ -269,6 +269,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
+    """The Hub shows all of the push's files at this commit, and none that it deletes."""
+
     name: ClassVar[str] = "commit.verified"
     files: int
     commit_sha: str

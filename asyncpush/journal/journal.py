@@ -171,7 +171,8 @@ class Journal:
                 self._write(partial(queries.put_hashes, rows=rows))
 
     def forget_hash(self, path: str) -> None:
-        """Drop what is known of this path: the store found that the bytes hash to something else.
+        """Drop what is known of this path, and of what is cut out of it: the store found that the
+        bytes hash to something else.
 
         (Bytes can change under an unchanged identity: through mmap, or by tools that set mtime.)
         """

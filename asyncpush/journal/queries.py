@@ -11,6 +11,7 @@ from asyncpush.models import FileIdentity
 DAY = 86_400.0
 HASH_LIFE = 90 * DAY
 COMMIT_LIFE = 7 * DAY
+CUT_DIGEST_LENGTH = 64
 
 TABLES = ("hashes", "uploads", "parts", "commits")
 
@@ -33,8 +34,13 @@ def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:
 
 
 def delete_hashes(connection: sqlite3.Connection, path: str) -> None:
-    """Of this path, all kinds."""
-    connection.execute("DELETE FROM hashes WHERE path = ?", hash_key(path, "")[:1])
+    """Of this path, and of what is cut out of it (`path#digest`), all kinds."""
+    whole = hash_key(path, "")[0]
+    cut = whole + b"#"
+    connection.execute(
+        "DELETE FROM hashes WHERE path = ? OR (path > ? AND path < ? AND length(path) = ?)",
+        (whole, cut, whole + b"$", len(cut) + CUT_DIGEST_LENGTH),
+    )
 
 
 # Uploads

@@ -1,12 +1,13 @@
 """The values that travel through a push: frozen, and knowing nothing of how they are moved."""
 
 from asyncpush.models.files import Content, Cut, FileIdentity, FileSource, Part, Source
-from asyncpush.models.progress import Activity, Phase, UploadProgress
+from asyncpush.models.progress import PHASES, Activity, Phase, UploadProgress
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
 from asyncpush.models.repo import Repo, check_repo_id
 from asyncpush.models.results import AuditReport, PlannedFile, UploadResult
 
 __all__ = [
+    "PHASES",
     "Activity",
     "AuditReport",
     "Content",

@@ -53,6 +53,11 @@ class FileSource:
     cut: Cut | None = None
 
     @property
+    def disk_path(self) -> str | None:
+        """The file on disk that these bytes are of, or are cut out of."""
+        return self.path if self.cut is None else self.cut.base.disk_path
+
+    @property
     def hash_key(self) -> tuple[str, FileIdentity] | None:
         """What a hash of these bytes may be remembered under: a name, and what must be the same
         for it to hold. None when no file on disk vouches for the bytes."""

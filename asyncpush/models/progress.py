@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Phase: TypeAlias = Literal["hashing", "uploading", "committing", "verifying", "done"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""In the order in which a push goes through them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from asyncpush.models.receipts import Receipt, Route
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
     """What a dry run would do with one file of `size` bytes: send it ("inline", "lfs", "xet"), or
-    "unchanged", "ignored" (by the repo's .gitignore), "delete".
+    "unchanged", "ignored" (by the Hub, most often for the repo's .gitignore), "delete".
 
     Example:
         >>> plan = [PlannedFile("a.bin", 2048, "lfs"), PlannedFile("b.bin", 512, "unchanged")]

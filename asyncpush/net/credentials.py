@@ -13,6 +13,7 @@ from typing import TypeAlias
 import anyio
 
 from asyncpush.errors import MissingTokenError
+from asyncpush.options import PUBLIC_ENDPOINT
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -37,18 +38,20 @@ def find_token() -> tuple[str, str] | None:
 
 
 class TokenSource:
-    """Gives the token, asking the user's callable when there is one; `refresh` after a 401.
+    """Gives the token for `endpoint`, asking the user's callable when there is one; `refresh`
+    after a 401.
 
     The token is in no `repr`.
     """
 
-    def __init__(self, token: Token | None) -> None:
+    def __init__(self, token: Token | None, *, endpoint: str = PUBLIC_ENDPOINT) -> None:
         if isinstance(token, str):
             token = _clean(token)
             if token is None:
-                raise MissingTokenError("the token that was given is empty")
+                raise MissingTokenError("the token that was given is empty", endpoint=endpoint)
         elif token is not None and not callable(token):
             raise TypeError("token must be a text, a callable that returns one, or None")
+        self._endpoint = endpoint
         self._given = token
         self._current = token if isinstance(token, str) else None
         self._asking = anyio.Lock()
@@ -89,7 +92,7 @@ class TokenSource:
         else:
             found = _clean(await _called(self._given))
         if found is None:
-            raise MissingTokenError()
+            raise MissingTokenError(endpoint=self._endpoint)
         return found
 
 

@@ -133,9 +133,7 @@ class Putter:
         try:
             async with (
                 watch.guard(),
-                self._session.open(
-                    "PUT", url, headers=headers, data=body, skip_auto_headers=["Content-Type"]
-                ) as answer,
+                self._session.open("PUT", url, headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)
                 body.answered = True

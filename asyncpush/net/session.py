@@ -47,7 +47,8 @@ API_CALLS_IN_FLIGHT = 16
 30 ms waited mostly for these. The pacer spreads them out when the Hub's quota runs low."""
 
 REDIRECTS_LIMIT = 5
-USER_AGENT = f"asyncpush/{__version__} (python {platform.python_version()})"
+USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
+"""In the form of the official client's, which Hubs count their clients by."""
 
 Describe = Callable[[Any], Mapping[str, Any]]
 TraceHeaders = Callable[[str], Mapping[str, str]]
@@ -125,6 +126,8 @@ class HubSession:
                 # Answers are read as they are: a compressed one could blow up to any size.
                 auto_decompress=False,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                # A request says itself what its body is; one without a body says nothing.
+                skip_auto_headers=["Content-Type"],
                 raise_for_status=False,
             )
         return self._http

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncpush.events import FilesPlanned, PhaseChanged
+from asyncpush.events import FilesPlanned
 from asyncpush.models import AuditReport, FileSource
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
 from asyncpush.pipeline.context import PushContext
@@ -18,7 +18,7 @@ async def audit(ctx: PushContext, collected: Collected) -> AuditReport:
     """Compare every local file; remote files below `path_in_repo` that are not local are extra."""
     files = collected.files
     ctx.emit.emit(FilesPlanned(len(files), sum(file.size for file in files)))
-    ctx.emit.emit(PhaseChanged("verifying"))
+    ctx.enter("verifying")
     head = await observed_head(ctx, ctx.options.revision)
     remote = {file.path: file for file in await all_remote_files(ctx, head)}
     matching, missing, different = [], [], []
@@ -33,7 +33,7 @@ async def audit(ctx: PushContext, collected: Collected) -> AuditReport:
     prefix = folder_prefix(ctx.options.path_in_repo)
     local = {file.path_in_repo for file in files} | {WRITTEN_BY_THE_HUB}
     extra = [path for path in remote if path.startswith(prefix) and path not in local]
-    ctx.emit.emit(PhaseChanged("done"))
+    ctx.enter("done")
     return AuditReport(
         ctx.repo_url, head, tuple(matching), tuple(missing), tuple(different), tuple(sorted(extra))
     )

@@ -25,6 +25,7 @@ from asyncpush.pipeline.pending import is_refusal, remembered
 from asyncpush.pipeline.prepare import check_parent, observed_head
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
+from asyncpush.protocol.failures import is_lfs_pointer_missing
 
 COMPLETIONS = 3
 """How often what someone else has changed meanwhile is committed after the last of a series."""
@@ -45,7 +46,9 @@ async def commit_in_pull_request(
     create_pr = ctx.options.create_pr
     async with remembered(ctx, changes, head) as pending:
         begun_before = pending.push_id != ctx.push_id
-        number = await _open_pull_request(ctx, pending.push_id, changes)
+        again = ctx.pull_request is not None
+        number = ctx.pull_request or await _open_pull_request(ctx, pending.push_id, changes)
+        ctx.pull_request = number
         ref, url = f"refs/pr/{number}", ctx.pull_request_url(number)
         try:
             ref_head = await observed_head(ctx, ref)
@@ -67,7 +70,9 @@ async def commit_in_pull_request(
                 if begun_before:
                     outcome = replace(outcome, ours=True, added=paths_added(changes))
         except HubError as exc:
-            if is_refusal(exc) and not begun_before:
+            # Objects that the Hub has lost are stored again, and committed again, once.
+            last = again or not is_lfs_pointer_missing(exc)
+            if is_refusal(exc) and last and not begun_before:
                 await _close(ctx, number)
             raise
         if create_pr:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError
-from asyncpush.events import CommitStarted, Committed, FileStored, PhaseChanged
+from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request, looked_for
@@ -114,7 +115,7 @@ class Committer:
 
     async def _rebasing(self, changes: Sequence[Change], head: str) -> Outcome:
         ctx = self._ctx
-        ctx.emit.emit(PhaseChanged("committing"))
+        ctx.enter("committing")
         first = parent = self._pinned or head
         latest: CommitConflictError | None = None
         refused_on: str | None = None
@@ -252,7 +253,7 @@ class Committer:
         )
         return await ctx.session.ask(
             request,
-            commits.parse_commit,
+            partial(commits.parse_commit, endpoint=ctx.session.endpoint),
             ctx.emit,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
             reconcile=lambda failure: self._landed_before(parent, failure),

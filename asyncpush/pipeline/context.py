@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from asyncpush.events import Emitter, Notice
+from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
-from asyncpush.models import Repo
+from asyncpush.models import PHASES, Phase, Repo
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
@@ -34,6 +34,10 @@ class PushContext:
     emit: Emitter
     turns: Turns
     warnings: list[str] = field(default_factory=list)
+    pull_request: int | None = None
+    """The number of the pull request that this push has opened."""
+    _phases: list[Phase] = field(default_factory=lambda: list(PHASES), init=False)
+    """Those that have not begun."""
 
     @property
     def threads(self) -> Executor:
@@ -57,6 +61,13 @@ class PushContext:
 
     def pull_request_url(self, number: int) -> str:
         return f"{self.repo_url}/discussions/{number}"
+
+    def enter(self, phase: Phase) -> None:
+        """Tell that a phase begins. One that lies behind is not entered again, whatever has to be
+        done anew (objects stored again because the commit was refused)."""
+        if phase in self._phases:
+            self._phases = self._phases[self._phases.index(phase) + 1 :]
+            self.emit.emit(PhaseChanged(phase))
 
     def warn(self, message: str) -> None:
         """Say something that stops nothing: as an event, and in the result."""

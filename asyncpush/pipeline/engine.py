@@ -72,8 +72,7 @@ class EngineChoice:
         return XetAccess(
             grant,
             urls.resolve(request.target, ctx.session.endpoint),
-            {"Authorization": f"Bearer {token}"},
-            USER_AGENT,
+            {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
             partial(self._renewed, token),
         )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 
 from asyncpush.errors import HubError
-from asyncpush.events import FilesPlanned, PhaseChanged
+from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, Receipt, UploadResult
 from asyncpush.pipeline.chain import commit_in_pull_request, commit_series
 from asyncpush.pipeline.changes import additions, deletions
@@ -58,20 +57,45 @@ class PushRun:
         files, stored = await self._stored(collected)
         pushed = [*(file.path_in_repo for file in files), *stored.receipts]
         deleted = await deletions(ctx, pushed, head)
-        changes, wanted = await self._changes(stored, deleted)
         by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
 
-        async def store_again() -> None:
-            large = [r.path_in_repo for r in stored.receipts.values() if r.route != "inline"]
-            # By LFS: Xet's client remembers that the chunks were taken, and would not send them.
-            files = [by_path[path] for path in large if path in by_path]  # no streams
-            again = await StoreStage(ctx, None).run(files)
-            stored.receipts.update(again.receipts)
+        async def commit() -> Outcome:
+            changes, wanted = await self._changes(stored, deleted)
+            return await self._commit(changes, wanted, head, lambda path: read_all(by_path[path]))
 
-        outcome = await self._commit(
-            changes, wanted, head, lambda path: read_all(by_path[path]), store_again
-        )
+        try:
+            outcome = await commit()
+        except HubError as exc:
+            if not is_lfs_pointer_missing(exc):
+                raise
+            # The repo was deleted and made anew, or its store lost what the Hub had called
+            # present: store those objects again, commit once more.
+            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
+            await self._store_again(stored, by_path)
+            outcome = await commit()
         return await self._finish(stored, deleted, outcome)
+
+    async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
+        """Once more, the objects that a commit was to bring. By LFS: Xet's client remembers that
+        the chunks were taken, and would not send them. And hashed anew: a remembered hash that no
+        longer holds may be what names an object that nobody has."""
+        ctx = self._ctx
+        lost = [
+            files[receipt.path_in_repo]
+            for receipt in stored.receipts.values()
+            if receipt.route != "inline" and not receipt.unchanged and receipt.path_in_repo in files
+        ]  # no streams
+
+        def forget() -> None:
+            for path in {file.disk_path for file in lost}:
+                if path is not None:
+                    ctx.journal.forget_hash(path)
+
+        await in_thread(ctx.threads, forget)
+        again = await StoreStage(ctx, None).run(lost)
+        for path, receipt in again.receipts.items():
+            sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
+            stored.receipts[path] = replace(receipt, bytes_sent=sent)
 
     async def store(self, collected: Collected) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
@@ -98,7 +122,7 @@ class PushRun:
             return self._plan(stored, deleted, head)
         changes, wanted = await self._changes(stored, deleted)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
-        outcome = await self._commit(changes, wanted, head, lambda path: content[path], None)
+        outcome = await self._commit(changes, wanted, head, lambda path: content[path])
         return await self._finish(stored, deleted, outcome)
 
     async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
@@ -147,7 +171,6 @@ class PushRun:
         wanted: list[Change],
         head: str,
         load: Callable[[str], bytes],
-        store_again: Callable[[], Awaitable[None]] | None,
     ) -> Outcome:
         """One commit, or the chain that so many changes need, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
@@ -159,18 +182,8 @@ class PushRun:
             return Outcome(head, ctx.commit_url(head), ours=False)
         if not chained:
             warn_of_slow_commit(ctx, changes)
-        commit = partial(self._commit_now, changes, wanted, head, load, chained=chained)
         async with self._lock():
-            try:
-                return await commit()
-            except HubError as exc:
-                if store_again is None or not is_lfs_pointer_missing(exc):
-                    raise
-            # The repo was deleted and made anew, or its store lost what the Hub had called
-            # present: store those objects again, commit once more.
-            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
-            await store_again()
-            return await commit()
+            return await self._commit_now(changes, wanted, head, load, chained=chained)
 
     async def _commit_now(
         self,
@@ -210,7 +223,7 @@ class PushRun:
             await verify_commit(ctx, outcome.commit_sha, receipts, gone)
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
-        ctx.emit.emit(PhaseChanged("done"))
+        ctx.enter("done")
         return await in_thread(ctx.threads, lambda: self._result(stored, receipts, gone, outcome))
 
     def _result(

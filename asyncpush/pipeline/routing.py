@@ -7,15 +7,19 @@ the others are for the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import anyio
 
+from asyncpush.errors import HubError
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.stored import Stored
+from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol import preupload
 from asyncpush.protocol.preupload import UploadMode
+from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import read_all, read_sample
 from asyncpush.threads import in_thread
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
@@ -74,11 +78,12 @@ class Routing:
         modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
         self._modes |= modes
         inline: list[FileSource] = []
+        ignored: list[FileSource] = []
         for file in files:
             mode = modes[file.path_in_repo]
             awaited = self._awaited.get(file.path_in_repo)
             if mode.ignored:
-                self._stored.ignore(file, self._ctx.emit)
+                ignored.append(file)
             elif mode.mode == "regular":
                 inline.append(file)
             elif awaited is None:
@@ -87,6 +92,8 @@ class Routing:
                 awaited.set()
         if inline:
             await self._settle_inline(inline, modes, oids)
+        if ignored:
+            await self._settle_ignored(ignored)
 
     async def _settle_inline(
         self,
@@ -107,6 +114,33 @@ class Routing:
 
         for receipt in await in_thread(self._ctx.threads, read_and_hash):
             self._stored.add(receipt, self._ctx.emit)
+
+    async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
+        """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
+        those are unchanged, not ignored. Where it cannot be seen, the Hub's word is what counts."""
+        ctx = self._ctx
+        paths = [file.path_in_repo for file in files]
+        shown: Mapping[str, RemoteFile] = {}
+        with suppress(HubError):
+            shown = await remote_files(ctx, ctx.options.revision, paths)
+        for file in files:
+            receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
+            if receipt is not None:
+                self._stored.settle(receipt, ctx.emit, unchanged=True)
+            else:
+                self._stored.ignore(file, ctx.emit)
+
+    async def _receipt_of(self, file: FileSource, remote: RemoteFile | None) -> Receipt | None:
+        """A receipt for the file, if the Hub has just its bytes."""
+        if remote is None or remote.size != file.size:
+            return None
+        if remote.lfs:
+            oid = await self._ctx.hasher.sha256(file, self._ctx.emit)
+        else:
+            oid = await in_thread(self._ctx.threads, lambda: git_blob_oid(read_all(file)))
+        if oid != remote.oid:
+            return None
+        return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
 
 
 async def ask_modes(

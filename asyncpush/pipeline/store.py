@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncpush.events import FileRouted, FileStored, PhaseChanged
+from asyncpush.errors import SourceChangedError
+from asyncpush.events import FileRouted, FileStored
 from asyncpush.groups import single_error
 from asyncpush.models import FileSource, Receipt, Route
 from asyncpush.net.redaction import redact_url
@@ -59,7 +60,7 @@ class StoreStage:
         return self._stored
 
     async def _run(self, files: Sequence[FileSource]) -> Routing:
-        self._ctx.emit.emit(PhaseChanged("hashing"))
+        self._ctx.enter("hashing")
         with single_error():
             async with anyio.create_task_group() as group:
                 transfer = self._transfer(group)
@@ -147,6 +148,14 @@ class StoreStage:
                 settled = Receipt(file.path_in_repo, file.size, exc.oid, route)
                 self._stored.settle(settled, emit, unchanged=True)
                 return
+            if file.cut is not None:
+                # Other stretches of that file may have gone by remembered hashes, too. None is
+                # remembered any more.
+                raise SourceChangedError(
+                    f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
+                    " times have not; nothing was committed",
+                    suggestion="push again: all of it is hashed anew",
+                ) from exc
             try:
                 stored = await self._once(file, exc.oid, transfer)
             except StaleHashError as again:
@@ -174,7 +183,7 @@ class StoreStage:
     def _begin_uploading(self) -> None:
         if not self._uploading:
             self._uploading = True
-            self._ctx.emit.emit(PhaseChanged("uploading"))
+            self._ctx.enter("uploading")
 
 
 def _describe_actions(actions: Mapping[str, LfsActions]) -> dict[str, object]:

@@ -29,6 +29,6 @@ class Stored:
         self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), emit)
 
     def ignore(self, file: FileSource, emit: Emitter) -> None:
-        """A file that the repo's .gitignore leaves out."""
+        """A file that the Hub leaves out: most often the repo's .gitignore says so."""
         self.ignored.append(file)
         emit.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 
 from asyncpush.errors import AsyncPushError
-from asyncpush.events import FileRouted, PhaseChanged
+from asyncpush.events import FileRouted
 from asyncpush.models import FileSource
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.engine import EngineChoice
@@ -64,7 +64,7 @@ class StreamStage:
         size = SURELY_LFS + 1
         there: dict[str, str | None] = {}
         stored = Stored()
-        ctx.emit.emit(PhaseChanged("uploading"))
+        ctx.enter("uploading")
         for batch in batches(streams, preupload.BATCH_LIMIT):
             files = [FileSource(stream.path_in_repo, size, data=stream.head) for stream in batch]
             samples = [stream.head[: preupload.SAMPLE_SIZE] for stream in batch]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import anyio
 
 from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
-from asyncpush.events import PhaseChanged, Verified
+from asyncpush.events import Verified
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import tree
@@ -71,9 +71,10 @@ async def verify_commit(
 
     Raises `VerificationError` naming those that it does not.
     """
-    ctx.emit.emit(PhaseChanged("verifying"))
+    ctx.enter("verifying")
     wanted = {receipt.path_in_repo: receipt for receipt in receipts}
     gone = set(deleted)
+    files = len(wanted)
     problems: list[str] = []
     for look in range(LOOKS):
         if look:
@@ -82,7 +83,7 @@ async def verify_commit(
         wanted = {path: r for path, r in wanted.items() if not same(r, shown.get(path))}
         gone = {path for path in gone if path in shown}
         if not wanted and not gone:
-            ctx.emit.emit(Verified(len(shown), commit_sha))
+            ctx.emit.emit(Verified(files, commit_sha))
             return
         problems = _problems(wanted, gone, shown)
     raise VerificationError(

@@ -77,7 +77,7 @@ def write_check_request(repo: Repo) -> HubRequest:
 
 
 def storage_request(repo: Repo) -> HubRequest:
-    path = f"/api/{repo.api_path}?expand[]=usedStorage"
+    path = f"/api/{repo.api_path}?expand=usedStorage"
     return get("storage", path, repo_id=repo.repo_id)
 
 

@@ -16,6 +16,7 @@ from asyncpush.models import Repo
 from asyncpush.protocol.answers import a_git_oid, a_text, a_text_or_none, json_object
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
 from asyncpush.protocol.repos import quoted
+from asyncpush.protocol.urls import page_url
 
 TRAILER = "Asyncpush-Push-Id"
 """Git trailer in the commit's description by which a push finds its own commit again."""
@@ -120,12 +121,13 @@ def commit_request(
     )
 
 
-def parse_commit(response: HubResponse) -> CommitAnswer:
+def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
     answer = json_object(response)
+    pr_url = a_text_or_none(answer.get("pullRequestUrl"), "pullRequestUrl")
     return CommitAnswer(
         a_git_oid(answer.get("commitOid"), "commitOid"),
-        a_text(answer.get("commitUrl"), "commitUrl"),
-        a_text_or_none(answer.get("pullRequestUrl"), "pullRequestUrl") or None,
+        page_url(a_text(answer.get("commitUrl"), "commitUrl"), endpoint),
+        page_url(pr_url, endpoint) if pr_url else None,
     )
 
 

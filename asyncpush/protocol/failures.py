@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -17,6 +16,8 @@ from asyncpush.errors import (
     ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
+    is_public,
+    token_page,
 )
 from asyncpush.protocol.hints import clock_skew, wait_hint, wait_in_words
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -32,9 +33,6 @@ _BUSY_STORE = (
 
 CLOCK_TOLERANCE = 300.0
 """Seconds that a clock may be off before signed URLs are likely to suffer from it."""
-
-_PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
-
 
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
@@ -118,7 +116,7 @@ def _diagnose(
             )
         case 401, _:
             return AuthError, (
-                f"the token is missing, expired or wrong: make a new one {_token_page(response)}"
+                f"the token is missing, expired or wrong: make a new one {token_page(response.url)}"
                 " and set HF_TOKEN"
             )
         case (403, "GatedRepo"):
@@ -137,7 +135,7 @@ def _diagnose(
         case 403, _:
             return AuthError, (
                 f"the token may not write to {repo_id}: give it write scope"
-                f" {_token_page(response)}, or check the namespace"
+                f" {token_page(response.url)}, or check the namespace"
                 f" (`asyncpush doctor {repo_id}` looks closer)"
             )
         case 404, "RevisionNotFound":
@@ -191,21 +189,9 @@ def _diagnose(
         case 507, _:
             return HubError, "the disk of the Hub is full: once there is room, push again"
         case _, _ if status >= 500:
-            see = " see https://status.huggingface.co," if _is_public(response) else ""
+            see = " see https://status.huggingface.co," if is_public(response.url) else ""
             return HubError, f"the Hub has trouble:{see} try again"
     return HubError, _ITS_MESSAGE
-
-
-def _is_public(response: HubResponse) -> bool:
-    return urlsplit(response.url).hostname in _PUBLIC_HOSTS
-
-
-def _token_page(response: HubResponse) -> str:
-    """Where tokens are made: other Hubs have pages of their own."""
-    if _is_public(response):
-        return "at https://huggingface.co/settings/tokens"
-    where = urlsplit(response.url)
-    return f"in your settings on {where.scheme}://{where.netloc.rpartition('@')[2]}"
 
 
 def object_refused(code: int, said: str) -> str:

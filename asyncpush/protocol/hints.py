@@ -10,12 +10,27 @@ from email.utils import parsedate_to_datetime
 
 _LIMIT = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})')
 _QUOTA = re.compile(r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})')
-_IN_WORDS = re.compile(
-    r"(?:retry|try again)[^.]{0,60}? in (?:about |around )?(?P<number>\d{1,4}|an?|one)"
-    r" (?P<unit>second|minute|hour|day)s?\b",
-    re.IGNORECASE,
+_SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"half an": 0.5, "half a": 0.5, "an": 1.0, "a": 1.0} | {
+    word: float(number) for number, word in enumerate(_SPELLED, start=1)
+}
+_WORDS = "|".join(_NUMBERS)
+_AMOUNT = rf"[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]{{1,6}}(?:\.[0-9]{{1,6}})?|(?:{_WORDS})(?= )"
+_UNIT = "milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d"
+_FLAGS = re.IGNORECASE | re.ASCII  # else a letter of another script may stand for one of these
+_STEP = re.compile(
+    rf"(?P<amount>{_AMOUNT}) ?(?:more )?(?P<unit>{_UNIT})(?![a-z])(?P<half> and a half\b)?",
+    _FLAGS,
 )
-_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_STEPS = rf"(?:{_AMOUNT}) ?(?:more )?(?:{_UNIT})(?![a-z])"
+_IN_WORDS = re.compile(
+    r"\b(?:retry|try again|wait|come back|available|resets?|blocked)\b"
+    # Not a rate: "128 commits per hour" says nothing of the wait.
+    r"[^.]{0,60}?(?<![\w.,])(?<!per )(?<!every )(?<!each )"
+    rf"(?P<wait>{_STEPS}(?:,? ?(?:and )?{_STEPS})*(?: and a half\b)?)",
+    _FLAGS,
+)
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 LONGEST_WAIT = 366 * 86_400.0
 """Seconds. A longer hint is as good as this one, and a date that far off may not exist."""
@@ -71,12 +86,23 @@ def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float |
 
 def wait_in_words(said: str) -> float | None:
     """Seconds to wait by the text of an answer: the Hub tells its hourly quota of commits in words
-    alone, "Retry this action in about 1 hour", without a header."""
+    alone, "Retry this action in about 1 hour", without a header.
+
+    >>> wait_in_words("Please wait 1 hour and 20 minutes, then retry")
+    4800.0
+    """
     told = _IN_WORDS.search(said)
     if told is None:
         return None
-    number = int(told["number"]) if told["number"].isdecimal() else 1
-    return min(LONGEST_WAIT, number * _UNITS[told["unit"].lower()])
+    return min(LONGEST_WAIT, sum(_seconds_of(step) for step in _STEP.finditer(told["wait"])))
+
+
+def _seconds_of(step: re.Match[str]) -> float:
+    amount, unit = step["amount"].lower(), step["unit"].lower()
+    number = _NUMBERS.get(amount) or float(amount.replace(",", ""))
+    if step["half"]:
+        number += 0.5
+    return number * (0.001 if unit.startswith(("ms", "mil")) else _SECONDS[unit[0]])
 
 
 def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:

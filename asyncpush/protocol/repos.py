@@ -98,7 +98,7 @@ def parse_commits(response: HubResponse) -> list[LoggedCommit]:
 
 
 def pull_requests_request(repo: Repo) -> HubRequest:
-    path = f"/api/{repo.api_path}/discussions?type=pull_request&status=open"
+    path = f"/api/{repo.api_path}/discussions?type=pull_request&status=open&p=0"
     return get("discussions", path, repo_id=repo.repo_id)
 
 
@@ -170,7 +170,7 @@ def close_request(repo: Repo, number: int) -> HubRequest:
 
 def merge_request(repo: Repo, number: int) -> HubRequest:
     path = f"/api/{repo.api_path}/discussions/{number}/merge"
-    return replace(post_json("merge", path, {}, repo_id=repo.repo_id), slow=True)
+    return HubRequest("merge", "POST", path, fields={"repo_id": repo.repo_id}, slow=True)
 
 
 def _number(fields: Mapping[str, Any], response: HubResponse) -> int:

@@ -62,7 +62,7 @@ def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
 def tree_request(repo: Repo, revision: str) -> HubRequest:
     return get(
         "tree",
-        f"/api/{repo.api_path}/tree/{quoted(revision)}?recursive=true",
+        f"/api/{repo.api_path}/tree/{quoted(revision)}?recursive=true&expand=false",
         repo_id=repo.repo_id,
         revision=revision,
     )

@@ -92,6 +92,13 @@ def resolve(target: str, endpoint: str) -> str:
     return target
 
 
+def page_url(told: str, endpoint: str) -> str:
+    """The absolute URL of a page that an answer names: some Hubs leave out their own address."""
+    if told.startswith(("https://", "http://")):
+        return resolve(told, endpoint)
+    return f"{endpoint}/{told.lstrip('/')}"
+
+
 def join(url: str, location: str) -> str:
     """Where a redirect leads."""
     try:

@@ -146,7 +146,7 @@ class LfsTransfer:
         def on_failure(error: HubError, delay: float | None) -> None:
             fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
             if error.error_code == VOID:
-                sending.contradicted = error.status in (400, 409, 422)
+                sending.contradicted |= error.status in (400, 409, 422)
                 tell_failure(sending.emit, "upload", error, delay, fields)
 
         try:
@@ -187,9 +187,9 @@ class LfsTransfer:
     async def _check_hash(self, sending: Sending) -> None:
         """Before anything is sent again under an oid that the store has refused."""
         sending.contradicted = False
-        if (key := sending.file.hash_key) is None:
+        if (path := sending.file.disk_path) is None:
             return
-        await in_thread(self._threads, lambda: self._journal.forget_hash(key[0]))
+        await in_thread(self._threads, lambda: self._journal.forget_hash(path))
         oid = await self._hash_anew(sending.file, sending.emit)
         if oid != sending.item.oid:
             raise StaleHashError(oid)
@@ -365,6 +365,7 @@ class LfsTransfer:
                 suggestion="push again; if it stays so, the store behind this Hub loses bytes",
             )
             sending.refused_by = url
+            sending.contradicted = True
             raise _void(exc) from wrong
 
 

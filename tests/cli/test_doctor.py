@@ -49,6 +49,8 @@ async def users(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response({"error": "Invalid credentials"}, status=401)
     if request.path == "/api/whoami-v2" and token in USERS:
         return web.json_response(USERS[token], headers={"RateLimit": '"api";r=400;t=55'})
+    if "/paths-info/" in request.path and token == "hf_blind":
+        return web.json_response({"detail": [{"msg": "Field required"}]}, status=422)
     if request.path.endswith("/auth-check/write") and token == "hf_reader":
         return web.json_response({"error": "Forbidden"}, status=403)
     response = await handler(request)
@@ -104,7 +106,8 @@ def test_all_is_well_and_nothing_was_changed(examine: Examine) -> None:
     assert "me, member of team, by the token from HF_TOKEN" in ran.out
     assert "the token may write to me/there" in ran.out
     assert "400 calls left for 55 s" in ran.out
-    assert {method for method, _ in asked} == {"GET"}
+    writing = [(method, path) for method, path in asked if method != "GET"]
+    assert [path.split("/")[5] for _, path in writing] == ["paths-info"]
 
 
 def test_a_repo_that_does_not_exist_yet_is_fine(examine: Examine) -> None:
@@ -124,7 +127,7 @@ def test_without_a_repo_the_rest_is_looked_at(examine: Examine) -> None:
     ("token", "words", "code", "names", "fix"),
     [
         pytest.param(None, ["me/there"], 3, ["token"], "HF_TOKEN", id="no token"),
-        pytest.param("hf_wrong", ["me/there"], 3, ["token"], "settings/tokens", id="wrong token"),
+        pytest.param("hf_wrong", ["me/there"], 3, ["token"], "settings on http", id="wrong token"),
         pytest.param("hf_reader", ["me/there"], 3, ["write"], "write access", id="read-only token"),
         pytest.param(
             "hf_writer", ["you/new"], 1, ["namespace"], "(me, team)", id="wrong namespace"
@@ -136,6 +139,9 @@ def test_without_a_repo_the_rest_is_looked_at(examine: Examine) -> None:
             ["branch"],
             "--create-branch",
             id="missing branch",
+        ),
+        pytest.param(
+            "hf_blind", ["me/there"], 1, ["verify"], "--no-verify", id="a push cannot be verified"
         ),
         pytest.param("hf_late", ["me/there"], 1, ["clock"], "timedatectl", id="clock"),
     ],
@@ -166,7 +172,7 @@ def test_json(examine: Examine) -> None:
     (failed,) = [check for check in document["checks"] if check["verdict"] == "failed"]
     assert failed["name"] == "write"
     assert failed["is_token"] is True
-    assert "settings/tokens" in failed["fix"]
+    assert "in your settings on http://127.0.0.1" in failed["fix"]
 
 
 def test_an_endpoint_that_is_away(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

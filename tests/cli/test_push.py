@@ -119,6 +119,13 @@ def test_deletions_are_counted(cli: Cli, folder: Path, site: Site) -> None:
     assert site.files("models/me/deletions") == {"weights.bin"}
 
 
+def test_files_that_the_hub_ignores_are_counted(cli: Cli, folder: Path) -> None:
+    (folder / ".gitignore").write_text("*.log")
+    (folder / "train.log").write_text("log")
+
+    assert "1 ignored by the Hub" in cli("push", "me/ignored", folder).out
+
+
 def test_events_are_written_to_the_file(cli: Cli, folder: Path, tmp_path: Path) -> None:
     cli("push", "me/events", folder, "--events", tmp_path / "events.jsonl", "--quiet")
 

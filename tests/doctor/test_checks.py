@@ -15,6 +15,7 @@ from asyncpush.protocol.accounts import Account, Grant
 from asyncpush.protocol.hints import RateLimit
 
 HEAD = "c" * 40
+PUBLIC = "https://huggingface.co"
 ME = Account("me", "write", {"team": "write", "guests": "read", "club": ""})
 TARGET = Target(Repo("me/m"))
 UNREACHED = HubError("whoami failed: no route", unreachable=True, suggestion="check the network")
@@ -22,11 +23,12 @@ REFUSED = AuthError("whoami failed: no", status=401, suggestion="new token")
 NO_REPO = RepoNotFoundError("head failed", status=404, error_code="RepoNotFound")
 NO_BRANCH = HubError("head failed", status=404, error_code="RevisionNotFound")
 GATED = AuthError("head failed: gated", status=403, suggestion="me/m is gated: ask for access")
+NO_PATHS_INFO = HubError("verify_commit failed: paths must be given", status=422)
 NO_WRITE = AuthError("auth_check failed", status=403, suggestion="give it write scope")
 
 FINE = Facts(
     "https://hub.example",
-    HubFacts(ME, 0.05, 0.4, RateLimit(900, 55, 1000), HEAD, True, 12_300_000_000),
+    HubFacts(ME, 0.05, 0.4, RateLimit(900, 55, 1000), HEAD, True, 12_300_000_000, True),
     LocalFacts("from HF_TOKEN", Path("/cache"), free_space=10**11, open_files=20_000),
     TARGET,
 )
@@ -53,7 +55,7 @@ def test_where_all_is_well_every_check_says_so() -> None:
     assert {finding.verdict for finding in findings} == {"ok"}
     assert [finding.name for finding in findings] == [
         *("endpoint", "proxy", "tls", "clock", "token", "write", "namespace", "repo", "branch"),
-        *("quota", "cache", "xet", "open files"),
+        *("verify", "quota", "cache", "xet", "open files"),
     ]
     assert not any(finding.fix for finding in findings)
     assert exit_code_of(findings) == 0
@@ -87,8 +89,10 @@ CASES = [
     ("clock", facts(skew=-59.0), OK, "agrees", ""),
     ("clock", facts(skew=61.0), WARNING, "61 s ahead of", "timedatectl"),
     ("clock", facts(skew=-3600.0), FAILED, "3,600 s behind", "timedatectl"),
-    ("token", facts(token_from=None), FAILED, "no Hugging Face token", "HF_TOKEN"),
+    ("token", facts(token_from=None), FAILED, "no Hugging Face token", "on https://hub.example"),
     ("token", facts(account=REFUSED), FAILED, "from HF_TOKEN is not accepted", "set HF_TOKEN"),
+    ("token", facts(account=REFUSED, endpoint=PUBLIC), FAILED, "not accepted", PUBLIC + "/sett"),
+    ("token", facts(account=REFUSED), FAILED, "not accepted", "settings on https://hub.example"),
     ("token", facts(account=AuthError("x", status=403)), WARNING, "whose it is", "HF_TOKEN"),
     ("token", FINE, OK, "me, member of team, guests, club, by the token from HF_TOKEN", ""),
     ("token", facts(account=Account("me")), OK, "me, by the token", ""),
@@ -124,7 +128,7 @@ CASES = [
         facts(account=scoped("dataset", "me/m", "repo.write"), may_write=None),
         FAILED,
         "without repo.write on me/m",
-        "settings/tokens",
+        "settings on https://hub.example",
     ),
     (
         "write",
@@ -181,6 +185,8 @@ CASES = [
     ),
     ("branch", facts(head=NO_REPO, target=Target(Repo("me/m"), "dev")), FAILED, "dev", "--create-"),
     ("branch", facts(head=NO_BRANCH, target=Target(Repo("me/m"), "dev", True)), OK, "makes it", ""),
+    ("verify", FINE, OK, "shows what a commit holds", ""),
+    ("verify", facts(shows_files=NO_PATHS_INFO), FAILED, "paths must be given", "--no-verify"),
     ("quota", FINE, OK, "takes 12.3 GB; 900 of 1,000 calls left for 55 s", ""),
     ("quota", facts(rate=RateLimit(3, 40.0)), WARNING, "3 calls left", "wait 40 s"),
     ("cache", FINE, OK, "/cache: 100.0 GB free", ""),
@@ -223,6 +229,7 @@ def test_a_fact_has_its_finding(
         ("branch", facts(target=None)),
         ("branch", facts(head=NO_REPO)),
         ("branch", facts(head=GATED)),
+        ("verify", facts(shows_files=None)),
         ("quota", facts(rate=None, used_storage=None)),
         ("open files", facts(open_files=None)),
     ],

@@ -156,6 +156,16 @@ def test_a_hash_the_store_disproved_is_forgotten(journal: Journal) -> None:
     assert journal.hash_of("/b", make_identity(), "git") == GIT
 
 
+def test_with_a_file_all_that_is_cut_out_of_it_is_forgotten(journal: Journal) -> None:
+    cuts = [f"/a#{number:064x}" for number in range(3)]
+    others = ["/ab", f"/ab#{1:064x}", "/a#notes.txt"]
+    for path in ("/a", *cuts, *others):
+        journal.remember_hash(path, make_identity(), "sha256", SHA)
+    journal.forget_hash("/a")
+    known = [p for p in (*cuts, *others) if journal.hash_of(p, make_identity(), "sha256")]
+    assert known == others
+
+
 @pytest.mark.parametrize(("kind", "oid"), [("sha256", GIT), ("git", SHA), ("md5", "ab" * 16)])
 def test_an_oid_of_another_kind_is_a_mistake(journal: Journal, kind: str, oid: str) -> None:
     with pytest.raises(ValueError, match="is not an oid of kind"):

@@ -156,6 +156,18 @@ async def test_no_token_says_what_to_do(home: Path) -> None:
     with pytest.raises(MissingTokenError) as caught:
         await TokenSource(None).get()
     assert "HF_TOKEN" in caught.value.suggestion
+    assert "https://huggingface.co/settings/tokens" in caught.value.suggestion
+
+
+async def test_no_token_for_another_hub_names_that_hub(home: Path) -> None:
+    for source in (TokenSource(None, endpoint="https://hub.example"), ""):
+        with pytest.raises(MissingTokenError) as caught:
+            if isinstance(source, str):
+                TokenSource(source, endpoint="https://hub.example")
+            else:
+                await source.get()
+        assert "in your settings on https://hub.example" in caught.value.suggestion
+        assert "hf auth login" not in caught.value.suggestion
 
 
 async def _awaited(token: object) -> object:

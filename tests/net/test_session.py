@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import socket
 import time
 import warnings
@@ -90,7 +91,7 @@ async def test_an_answer_is_parsed(session: HubSession, peer: Peer, heard: Heard
     assert seen.headers["Content-Length"] == "7"
     assert seen.headers["Content-Type"] == "application/json"
     assert seen.headers["Accept-Encoding"] == "identity"
-    assert seen.headers["User-Agent"].startswith("asyncpush/")
+    assert re.fullmatch(r"asyncpush/\S+; python/[0-9.]+", seen.headers["User-Agent"])
 
 
 async def test_header_names_come_in_lower_case_and_the_body_whole(

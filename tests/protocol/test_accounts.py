@@ -24,7 +24,7 @@ def test_requests_only_read() -> None:
     assert {request.method for request in asked} == {"GET"}
     assert [request.target for request in asked] == [
         "/api/datasets/me/d/auth-check/write",
-        "/api/datasets/me/d?expand[]=usedStorage",
+        "/api/datasets/me/d?expand=usedStorage",
     ]
 
 

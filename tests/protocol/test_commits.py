@@ -27,6 +27,8 @@ from asyncpush.protocol.commits import (
 from asyncpush.protocol.http import StreamBody
 from tests.protocol.helpers import REPO, SHA1, SHA256, answer
 
+HUB = "https://hub.example/below"
+
 
 def lines(*changes: tuple[Change, bytes]) -> list[Any]:
     return [orjson.loads(change_line(change, content)) for change, content in changes]
@@ -117,9 +119,25 @@ def test_a_trailer_within_a_line_is_not_one() -> None:
     ids=["null", "empty", "a pull request"],
 )
 def test_the_answer_names_the_commit(pr_url: str | None, expected: str | None) -> None:
-    told = {"commitOid": SHA1, "commitUrl": "u", "pullRequestUrl": pr_url}
+    told = {"commitOid": SHA1, "commitUrl": "https://h/u", "pullRequestUrl": pr_url}
 
-    assert parse_commit(answer(told)) == CommitAnswer(SHA1, "u", expected)
+    assert parse_commit(answer(told), HUB) == CommitAnswer(SHA1, "https://h/u", expected)
+
+
+@pytest.mark.parametrize(
+    ("told", "url"),
+    [
+        ("/me/m/commit/1", f"{HUB}/me/m/commit/1"),
+        ("me/m/commit/1", f"{HUB}/me/m/commit/1"),
+        ("//elsewhere/x", f"{HUB}/elsewhere/x"),
+        ("https://huggingface.co/me/m", f"{HUB}/me/m"),
+        ("http://elsewhere/x", "http://elsewhere/x"),
+    ],
+)
+def test_the_pages_that_an_answer_names_are_absolute(told: str, url: str) -> None:
+    found = answer({"commitOid": SHA1, "commitUrl": told, "pullRequestUrl": told})
+
+    assert parse_commit(found, HUB) == CommitAnswer(SHA1, url, url)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +153,4 @@ def test_the_answer_names_the_commit(pr_url: str | None, expected: str | None) -
 )
 def test_an_impossible_answer_is_refused_by_name(value: Any, fragment: str) -> None:
     with pytest.raises(ProtocolError, match=fragment):
-        parse_commit(answer(value))
+        parse_commit(answer(value), HUB)

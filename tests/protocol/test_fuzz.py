@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -69,7 +70,7 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         {"files": [{"path": "a", "uploadMode": "lfs", "shouldIgnore": False, "oid": SHA1}]},
     ),
     "commit": (
-        commits.parse_commit,
+        partial(commits.parse_commit, endpoint="https://hub.example"),
         {"commitOid": SHA1, "commitUrl": "u", "pullRequestUrl": None},
     ),
     "tree": (

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.protocol.hints import RateLimit, rate_limit, retry_after, wait_hint
+from asyncpush.protocol.hints import (
+    LONGEST_WAIT,
+    RateLimit,
+    rate_limit,
+    retry_after,
+    wait_hint,
+    wait_in_words,
+)
 
 NOW = 1_750_000_000.0  # 2025-06-15 15:06:40 UTC
 
@@ -92,3 +101,59 @@ def test_the_wait_that_an_answer_asks_for(
     status: int, headers: dict[str, str], expected: float | None
 ) -> None:
     assert wait_hint(status, headers, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("You have exceeded 128 commits per hour. Retry this action in about 1 hour.", 3600.0),
+        ("Retry after 1 hour", 3600.0),
+        ("Please wait 5 minutes before you try again", 300.0),
+        ("try again in 10 min", 600.0),
+        ("Rate limited, retry in 30s", 30.0),
+        ("retry in 500ms", 0.5),
+        ("Try again in 1.5 hours.", 5400.0),
+        ("Come back in less than an hour", 3600.0),
+        ("Retry in 1 hour and 20 minutes", 4800.0),
+        ("wait 1h20m", 4800.0),
+        ("wait 1 day, 2 hours, and 3 seconds", 93_603.0),
+        ("Wait an hour and a half", 5400.0),
+        ("please wait half an hour", 1800.0),
+        ("Wait two more minutes", 120.0),
+        ("The limit resets in 1,200 seconds", 1200.0),
+        ("Retry-After: 7 seconds", 7.0),
+        ("Retry in 999999 days", LONGEST_WAIT),
+        ("128 commits per hour are allowed", None),
+        ("wait: 128 commits per hour are allowed", None),
+        ("500 requests in 5 minutes", None),
+        ("wait as long as you like", None),
+        ("try again in a few minutes", None),
+        ("try again later", None),
+        ("retry in 5 \u017f", None),
+        ("", None),
+    ],
+)
+def test_a_wait_that_is_told_in_words(said: str, seconds: float | None) -> None:
+    assert wait_in_words(said) == seconds
+
+
+WORDS = st.sampled_from(
+    (
+        *("retry", "wait", "in", "about", "and", "a", "half", "an", "per", "hour", "days", "m"),
+        *("s", "1", "1.5", "9" * 6, "9" * 400, ",", ".", " ", "\n", "\u017f", "\u0663", "\u212a"),
+    )
+)
+
+
+@settings(max_examples=100)
+@given(st.text(max_size=200) | st.lists(WORDS, max_size=40).map(" ".join))
+def test_no_text_about_waiting_raises(said: str) -> None:
+    told = wait_in_words(said)
+    assert told is None or 0 <= told <= LONGEST_WAIT
+
+
+def test_a_long_text_about_waiting_is_read_quickly() -> None:
+    began = time.thread_time()
+    for text in ("retry " * 700, "wait 1 hour and " * 260, "wait " + "1" * 4000, "wait 1," * 580):
+        wait_in_words(text)
+    assert time.thread_time() - began < 0.5

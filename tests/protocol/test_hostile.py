@@ -199,7 +199,7 @@ def test_hostile_answers_take_no_time_to_speak_of(
 
 def test_an_error_of_a_large_answer_is_small() -> None:
     with pytest.raises(ProtocolError) as caught:
-        parse_commit(answer(b'{"commitOid":"' + b"x" * 1_000_000 + b'"}'))
+        parse_commit(answer(b'{"commitOid":"' + b"x" * 1_000_000 + b'"}'), "https://hub.example")
     assert len(str(caught.value)) < 3000
     assert len(str(failure(500, b'{"error":"' + b"x" * 1_000_000 + b'"}'))) < 3000
 

@@ -61,7 +61,7 @@ def test_creating_names_type_owner_and_visibility(
         (
             repos.pull_requests_request(DATASET),
             "GET",
-            "/api/datasets/me/d/discussions?type=pull_request&status=open",
+            "/api/datasets/me/d/discussions?type=pull_request&status=open&p=0",
         ),
         (repos.pull_request_request(REPO, 3), "GET", "/api/models/me/m/discussions/3"),
         (repos.ready_request(REPO, 3), "POST", "/api/models/me/m/discussions/3/status"),

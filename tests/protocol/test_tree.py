@@ -73,7 +73,7 @@ def test_the_next_page_is_the_same_call_at_another_url() -> None:
 
     following = next_tree_request(first, NEXT)
 
-    assert first.target == "/api/models/me/m/tree/main?recursive=true"
+    assert first.target == "/api/models/me/m/tree/main?recursive=true&expand=false"
     assert (following.call, following.target, following.fields) == ("tree", NEXT, first.fields)
 
 

@@ -26,18 +26,23 @@ class XetFailedError(AsyncPushError):
 class XetAccess:
     """What an upload commit is opened with: the grant, and how hf_xet gets the next one.
 
-    It asks with the Hub token it was opened with. Where that one lives shorter than the push,
-    `renew` gives access with the token that there is by then; None when there is no other.
+    It asks with `refresh_headers`, so with the Hub token it was opened with. Where that one lives
+    shorter than the push, `renew` gives access with the token that there is by then; None when
+    there is no other.
     """
 
     grant: XetGrant
     refresh_url: str
     refresh_headers: Mapping[str, str] = field(repr=False)
-    user_agent: str = ""
     renew: Callable[[], Awaitable[XetAccess | None]] | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes to the store with each request, besides its own token: all but the Hub's."""
+        return {n: value for n, value in self.refresh_headers.items() if n != "Authorization"}
 
     def failed(self, error: Exception) -> XetFailedError:
         """What hf_xet raised, less the secrets that its text may quote."""
-        secrets = [value.rpartition(" ")[2] for value in self.refresh_headers.values()]
+        token = self.refresh_headers.get("Authorization", "").rpartition(" ")[2]
         text = f"{type(error).__name__}: {error}"
-        return XetFailedError(redact_text(text, self.grant.token, *secrets))
+        return XetFailedError(redact_text(text, self.grant.token, token))

@@ -52,7 +52,7 @@ class XetEngine:
                 token_expiry_unix_secs=grant.expires_at,
                 token_refresh_url=access.refresh_url,
                 token_refresh_headers=dict(access.refresh_headers),
-                custom_headers={"User-Agent": access.user_agent},
+                custom_headers=access.headers,
                 progress_callback=None if positions is None else positions.on_report,
                 progress_interval_ms=PROGRESS_INTERVAL_MS,
             )

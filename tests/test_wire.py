@@ -1,0 +1,446 @@
+"""What goes over the wire, call by call: the official client and we ask one recording Hub.
+
+A Hub of somebody else has been tried with the official client alone. So whatever we send, the
+official client has to send too: the same method, path, quoting, query, headers and body. Where we
+differ on purpose, `DIFFERENCES` says so, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+
+import asyncpush
+from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush.events import RequestStarted
+from asyncpush.localhub import LocalHub
+from asyncpush.options import RepoType
+from tests.conftest import TOKEN, open_hub
+from tests.faults import FaultLayer, with_body
+from tests.hearing import Heard
+
+PART_SIZE = 64 << 10
+
+Request: TypeAlias = tuple[dict[str, str], frozenset[str]]
+"""Fields by name, and the items that it is about."""
+
+_COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where `route` may differ in `field`: what the official client sends and what we do, as
+    patterns of the whole text; None where the field is not sent at all."""
+
+    route: str
+    field: str
+    theirs: str | None
+    ours: str | None
+    reason: str
+
+    def covers(self, route: str, field: str, theirs: str | None, ours: str | None) -> bool:
+        def fits(pattern: str | None, value: str | None) -> bool:
+            if pattern is None or value is None:
+                return pattern is value
+            return re.fullmatch(pattern, value, re.DOTALL) is not None
+
+        return (
+            self.route in ("*", route)
+            and self.field == field
+            and fits(self.theirs, theirs)
+            and fits(self.ours, ours)
+        )
+
+
+DIFFERENCES = (
+    Difference(
+        "*",
+        "header user-agent",
+        r"(unknown/None; hf_hub/\S+; python/\S+|python-httpx2/\S+)",
+        r"asyncpush/\S+; python/\S+",
+        "Each says who it is, in the form name/version; python/version. We are not hf_hub.",
+    ),
+    Difference(
+        "*",
+        "header accept-encoding",
+        r"gzip, deflate.*",
+        "identity",
+        "Answers are read as they are, within limits: a compressed one could blow up to any size.",
+    ),
+    Difference(
+        "xet-write-token",
+        "header accept-encoding",
+        None,
+        "identity",
+        "Their hf_xet asks for it, and takes no compressed answer either.",
+    ),
+    Difference(
+        "xet-write-token",
+        "header x-xet-session-id",
+        "a random one",
+        None,
+        "Of hf_xet's own session. There it asks for the first token too, which we hand to it.",
+    ),
+    Difference("*", "header connection", "keep-alive", None, "HTTP/1.1 keeps connections anyway."),
+    Difference(
+        "*",
+        "header x-amzn-trace-id",
+        "a random one",
+        None,
+        "An id for the Hub's support. We name the one in its answer; a trace has its own headers.",
+    ),
+    *(
+        Difference(
+            route,
+            field,
+            r'"A description\."',
+            r'"A description\.\\n\\nAsyncpush-Push-Id: [0-9a-f]{32}"',
+            "The trailer by which a push finds what it made when the answer is lost.",
+        )
+        for route, field in (
+            ("commit", "body header description"),
+            ("discussion-create", "body description"),
+        )
+    ),
+    Difference(
+        "commits",
+        "query limit",
+        None,
+        "100",
+        "Among the newest hundred is our commit, if it landed; the Hub's own page has fifty.",
+    ),
+    Difference(
+        "discussion",
+        "query diff",
+        "1",
+        None,
+        "We read the status and the description; the changes themselves may be very long.",
+    ),
+)
+
+
+class Recorder:
+    """Keeps every request as it came, and lets the Hub answer it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Request]] = []
+
+    @property
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
+            body = await request.read()
+            route = request.match_info.route.name or request.path
+            self.sent.append((route, _described(request, body)))
+            return await with_body(request, body, handler)
+
+        return record
+
+    def by_route(self) -> dict[str, list[Request]]:
+        """The requests to each route. Those that differ in their items alone (files, objects)
+        count as one: how many go in one call is each client's own choice."""
+        merged: dict[str, dict[str, Request]] = defaultdict(dict)
+        for route, (fields, items) in self.sent:
+            key = repr(sorted(fields.items()))
+            _, known = merged[route].get(key, (fields, frozenset()))
+            merged[route][key] = fields, known | items
+        return {route: list(requests.values()) for route, requests in merged.items()}
+
+
+def _described(request: web.Request, body: bytes) -> Request:
+    """A request's fields, and the items (files, objects, paths) that it is about."""
+    path, _, query = request.raw_path.partition("?")
+    fields = {"method": request.method, "path": path}
+    for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
+        fields[f"query {name}"] = value
+    for name, value in request.headers.items():
+        fields[f"header {name.lower()}"] = value
+    fields["header host"] = fields["header host"].replace(request.host, "the Hub's")
+    if fields.get("header content-length") == str(len(body)):
+        fields["header content-length"] = "right"
+    if request.match_info.route.name in ("part", "complete"):  # of a signature, its names
+        fields |= {name: "signed" for name in fields if name.startswith("query ")}
+    told, items = _body(request.content_type if body else "", body)
+    fields |= told
+    for name in ("header x-amzn-trace-id", "header x-xet-session-id"):
+        if name in fields:
+            fields[name] = "a random one"
+    return {name: _COMMIT.sub("(a commit)", value) for name, value in fields.items()}, items
+
+
+def _body(content_type: str, body: bytes) -> Request:
+    match content_type:
+        case "application/json" | "application/vnd.git-lfs+json":
+            value = orjson.loads(body)
+            lists = [field for field in value.values() if isinstance(field, list)]
+            fields = {f"body {name}": _text(field) for name, field in value.items()}
+            fields |= {f"body {name}": "a list" for name in value if value[name] in lists}
+            return fields, frozenset(_text(item) for field in lists for item in field)
+        case "application/x-ndjson":
+            header, *lines = map(orjson.loads, body.splitlines())
+            assert header["key"] == "header"
+            told = {f"body header {name}": _text(value) for name, value in header["value"].items()}
+            return told, frozenset(map(_text, lines))
+        case "application/x-www-form-urlencoded":
+            pairs = [pair.split("=") for pair in body.decode("ascii").split("&")]
+            told = {f"body {name}": value for name, value in pairs if name != "paths"}
+            return told, frozenset(value for name, value in pairs if name == "paths")
+        case _:
+            return {"body": hashlib.sha256(body).hexdigest()}, frozenset()
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _between(theirs: Request, ours: Request) -> dict[str, tuple[str | None, str | None]]:
+    """By field: what the official client sends, and what we do. Not all of its items need be in
+    ours: which files have to be asked about is another question."""
+    found = {
+        name: (theirs[0].get(name), ours[0].get(name))
+        for name in {*theirs[0], *ours[0]}
+        if theirs[0].get(name) != ours[0].get(name)
+    }
+    if extra := ours[1] - theirs[1]:
+        found["items"] = None, "; ".join(sorted(extra))
+    return found
+
+
+def unexplained(
+    theirs: Recorder, ours: Recorder, used: set[Difference], *, only: str = ""
+) -> Iterator[str]:
+    """What in our requests neither the official client's closest one nor `DIFFERENCES` has."""
+    known = theirs.by_route()
+    for route, requests in ours.by_route().items():
+        if only not in ("", route):
+            continue
+        for request in requests:
+            theirs_here = known.get(route, [({}, frozenset())])
+            closest = min((_between(their, request) for their in theirs_here), key=len)
+            for name, (their, our) in closest.items():
+                fitting = [d for d in DIFFERENCES if d.covers(route, name, their, our)]
+                used.update(fitting)
+                if not fitting:
+                    yield f"{route}, {name}: they send {their!r}, we {our!r}"
+
+
+FIRST: dict[str, bytes] = {
+    ".gitignore": b"*.log\n",
+    "README.md": "---\nlicense: mit\nsdk: static\n---\n# Größe 100% & more\n".encode(),
+    "a b#c%20d+e&f=g?.txt": b"odd",
+    "naïve café/日本語 файл.txt": "ünïcode\n".encode(),
+    "part.bin": b"p" * PART_SIZE,
+    'quo\'te "double" 100%/x y.bin': b"small",
+    "two parts.safetensors": b"t" * (PART_SIZE + 1),
+}
+SECOND = {"second.txt": b"2"}
+THIRD = {"third.txt": b"3"}
+FOURTH = {"fourth.txt": b"4"}
+SERIES = {"1.txt": b"1", "2.txt": b"2"}
+DELETED = "a b#c%20d+e&f=g?.txt"
+TITLE, DESCRIPTION = "Größe, first", "A description."
+
+BRANCHES: dict[RepoType, str] = {
+    "model": "feature/ä+1#2%20x",
+    "dataset": "a&b=c",
+    "space": "release-1.0",
+}
+
+
+def official(url: str, repo_type: RepoType, branch: str) -> None:
+    """By the official client what `ours` does, step by step."""
+    api = HfApi(endpoint=url, token=TOKEN)
+    repo: dict[str, Any] = {"repo_id": "me/m", "repo_type": repo_type}
+    on_branch = {**repo, "revision": branch}
+    api.whoami()
+    api.create_repo(**repo, private=True, space_sdk="static" if repo_type == "space" else None)
+    api.auth_check(**repo, write=True)
+    api.repo_info(**repo, expand="usedStorage")
+    api.create_branch(**repo, branch=branch)
+
+    def head_of(revision: str) -> str:
+        return str(api.repo_info(**repo, revision=revision).sha)
+
+    def commit(
+        files: dict[str, bytes],
+        revision: str,
+        *deleted: str,
+        title: str = TITLE,
+        create_pr: bool = False,
+    ) -> None:
+        # In the order of their paths, as we have them: a header is no list to be compared.
+        api.create_commit(
+            **repo,
+            operations=[
+                *(CommitOperationAdd(path, content) for path, content in files.items()),
+                *(CommitOperationDelete(path) for path in deleted),
+            ],
+            revision=revision,
+            parent_commit=head_of(revision),
+            commit_message=title,
+            commit_description=DESCRIPTION,
+            create_pr=create_pr,
+        )
+
+    commit(FIRST, branch)
+    commit(SECOND, branch, DELETED)
+    for revision in (head_of(branch), branch):
+        files = [*FIRST, *SECOND, *THIRD, *FOURTH, *SERIES, ".gitattributes"]
+        api.get_paths_info("me/m", files, repo_type=repo_type, revision=revision)
+        list(api.list_repo_tree(**repo, revision=revision, recursive=True))
+    list(api.list_repo_commits(**on_branch))
+
+    commit(THIRD, branch, create_pr=True)
+    list(api.get_repo_discussions(**repo, discussion_type="pull_request", discussion_status="open"))
+    list(api.list_repo_commits(**repo, revision="refs/pr/1"))
+    commit(FOURTH, "refs/pr/1")
+
+    head_of("main")
+    api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
+    api.preupload_lfs_files(
+        "me/m",
+        [CommitOperationAdd(path, content) for path, content in SERIES.items()],
+        repo_type=repo_type,
+    )
+    for number, path in enumerate(SERIES, start=1):
+        title = f"{TITLE} (part {number} of {len(SERIES)})"
+        commit({path: SERIES[path]}, "refs/pr/2", title=title)
+    api.get_discussion_details(**repo, discussion_num=2)
+    api.change_discussion_status(**repo, discussion_num=2, new_status="open")
+    api.merge_pull_request(**repo, discussion_num=2)
+
+
+async def ours(
+    hub: LocalHub, faults: FaultLayer, config: UploadConfig, repo_type: RepoType, branch: str
+) -> None:
+    options = PushOptions(repo_type=repo_type, commit_message=TITLE, commit_description=DESCRIPTION)
+    on_branch = replace(options, revision=branch)
+    in_pull_request = replace(options, revision="refs/pr/1")
+
+    def lose_next_answer() -> None:
+        """We look for what landed then."""
+        faults.add("commit", "done, then 504", nth=faults.seen["commit"] + 1)
+
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        new = replace(on_branch, private=True, create_branch=True)
+        await uploader.push_to_hub("me/m", FIRST, new)
+        deleting = replace(on_branch, delete_patterns=["a b*"])
+        await uploader.push_to_hub("me/m", SECOND, deleting)
+        await uploader.audit("me/m", SECOND, on_branch)
+        await uploader.doctor("me/m", on_branch)
+        lose_next_answer()
+        await uploader.push_to_hub("me/m", THIRD, replace(on_branch, create_pr=True))
+        lose_next_answer()
+        await uploader.push_to_hub("me/m", FOURTH, in_pull_request)
+        await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
+
+
+def official_xet(url: str, folder: Path) -> None:
+    api = HfApi(endpoint=url, token=TOKEN)
+    api.create_repo("me/m")
+    texts: dict[str, Any] = {"commit_message": TITLE, "commit_description": DESCRIPTION}
+    api.upload_folder(repo_id="me/m", folder_path=folder, **texts)
+    (folder / "new.bin").write_bytes(b"new")
+    api.upload_folder(repo_id="me/m", folder_path=folder, create_pr=True, **texts)
+
+
+async def ours_xet(hub: LocalHub, faults: FaultLayer, config: UploadConfig, folder: Path) -> None:
+    options = PushOptions(commit_message=TITLE, commit_description=DESCRIPTION)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", folder, options)
+        (folder / "new.bin").write_bytes(b"new")
+        await uploader.push_to_hub("me/m", folder, replace(options, create_pr=True))
+
+
+def known_calls() -> set[str]:
+    """The names of all requests that this library makes, read from its source."""
+    root = Path(asyncpush.__file__).parent
+    makers = {"HubRequest", "get", "post_json"}
+    return {
+        str(node.args[0].value)
+        for module in (*root.glob("protocol/*.py"), root / "net" / "parts.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in makers
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+async def recorded(
+    folder: Path,
+    official: Callable[[str], None],
+    ours: Callable[[LocalHub, FaultLayer], Awaitable[None]],
+    *,
+    xet: bool = False,
+) -> tuple[Recorder, Recorder]:
+    """What the official client and we sent to Hubs alike."""
+    theirs, our = Recorder(), Recorder()
+    for recorder in theirs, our:
+        faults = FaultLayer()
+        path = folder / ("theirs" if recorder is theirs else "ours")
+        async with open_hub(
+            path,
+            faults,
+            recorder.middleware,
+            part_size=PART_SIZE,
+            xet=xet,
+            xet_token_lifetime=10,  # so that hf_xet asks for the next one
+        ) as hub:
+            if recorder is theirs:
+                await anyio.to_thread.run_sync(official, hub.url)
+            else:
+                await ours(hub, faults)
+    return theirs, our
+
+
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("official_lfs")
+async def test_we_send_what_the_official_client_sends(
+    tmp_path: Path,
+    write: Callable[..., Path],
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Heard()
+    config = replace(config, events=heard)
+    used: set[Difference] = set()
+    problems: list[str] = []
+    for repo_type, branch in BRANCHES.items():
+        theirs, our = await recorded(
+            tmp_path / repo_type,
+            partial(official, repo_type=repo_type, branch=branch),
+            partial(
+                ours, config=replace(config, transfer="lfs"), repo_type=repo_type, branch=branch
+            ),
+        )
+        problems += [f"{repo_type}: {text}" for text in unexplained(theirs, our, used)]
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    files = {"model.bin": b"m" * PART_SIZE}
+    theirs, our = await recorded(
+        tmp_path / "xet",
+        partial(official_xet, folder=write(files, "their-folder")),
+        partial(ours_xet, config=config, folder=write(files, "our-folder")),
+        xet=True,
+    )
+    tokens = our.by_route()["xet-write-token"]
+    assert any("header x-xet-session-id" in fields for fields, _ in tokens), "none was renewed"
+    problems += [f"xet: {text}" for text in unexplained(theirs, our, used, only="xet-write-token")]
+    assert not problems, "\n".join(problems)
+    assert used == set(DIFFERENCES), "differences that there are no more"
+    assert {event.call for event in heard.of(RequestStarted)} == known_calls()
