@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -29,7 +28,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import Hops
+from asyncpush.threads import SessionThreads
 from asyncpush.transfers.xet import XetEngine, why_not
 from asyncpush.watching import watched
 
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
-
-READERS = 4
-"""Threads that read parts, take their MD5, and write them to plain sockets."""
 
 
 class Runtime:
@@ -52,8 +48,7 @@ class Runtime:
         config: UploadConfig,
         journal: Journal | NullJournal,
         neighbours: Neighbours,
-        threads: ThreadPoolExecutor,
-        hash_threads: ThreadPoolExecutor,
+        threads: SessionThreads,
         listeners: Sequence[Listener],
     ) -> None:
         self._session = session
@@ -61,13 +56,13 @@ class Runtime:
         self._listeners = listeners
         self._journal = journal
         self._neighbours = neighbours
-        self._hops = Hops(threads, READERS)
-        self._hasher = Hasher(hash_threads, self._hops, journal, trust_mtime=config.trust_mtime)
+        self._threads = threads
+        self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
         self.xet: XetEngine = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool, self._hops)
+        self._sender = PartSender(session, limit, pool)
         self._turns = SharedTurns(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
@@ -178,7 +173,7 @@ class Runtime:
             self._hasher,
             self.xet,
             self._journal,
-            self._hops,
+            self._threads.for_push(),
             emit,
             Turns(self._turns),
         )

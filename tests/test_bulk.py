@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from asyncpush.models import FileIdentity, FileSource
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops
+from asyncpush.threads import SessionThreads
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 
@@ -51,9 +51,10 @@ async def test_a_file_that_many_ask_for_at_once_is_read_once(
         return Reader(source)
 
     monkeypatch.setattr(hashing, "Reader", counting)
-    with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
-        oids = await asyncio.gather(*(hasher.sha256(file, Emitter()) for _ in range(5)))
+    with ExitStack() as stack:
+        hasher = Hasher(NullJournal())
+        threads = SessionThreads(stack, hash_workers=2).for_push()
+        oids = await asyncio.gather(*(hasher.sha256(file, Emitter(), threads) for _ in range(5)))
         assert len(set(oids)) == 1
         assert len(opened) == 1
 
@@ -70,10 +71,11 @@ async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
         return Reader(source)
 
     monkeypatch.setattr(hashing, "Reader", failing_once)
-    with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
+    with ExitStack() as stack:
+        hasher = Hasher(NullJournal())
+        threads = SessionThreads(stack, hash_workers=2).for_push()
         first, second, third = await asyncio.gather(
-            *(hasher.sha256(file, Emitter()) for _ in range(3)), return_exceptions=True
+            *(hasher.sha256(file, Emitter(), threads) for _ in range(3)), return_exceptions=True
         )
     assert isinstance(first, OSError)
     assert second == third

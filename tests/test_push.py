@@ -41,6 +41,7 @@ from asyncpush.pipeline import hashing
 from asyncpush.pipeline import receipts as travelling
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import read_all
+from asyncpush.threads import PushThreads
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
@@ -678,8 +679,10 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
     rewrite(source / "model.bin", b"B" * size)
     hash_anew, contents = Hasher.sha256_anew, iter([b"C", b"D", b"E"])
 
-    async def and_then_it_changes(hasher: Hasher, file: FileSource, emit: Emitter) -> str:
-        oid = await hash_anew(hasher, file, emit)
+    async def and_then_it_changes(
+        hasher: Hasher, file: FileSource, emit: Emitter, threads: PushThreads
+    ) -> str:
+        oid = await hash_anew(hasher, file, emit, threads)
         rewrite(source / "model.bin", next(contents) * size)
         return oid
 

@@ -35,7 +35,7 @@ from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops, in_thread
+from asyncpush.threads import PushThreads, in_thread
 from asyncpush.transfers.etags import BAD_ETAG, checked_etag
 from asyncpush.workers import for_each
 
@@ -84,7 +84,7 @@ class LfsTransfer:
         session: HubSession,
         sender: PartSender,
         journal: Journal | NullJournal,
-        hops: Hops,
+        threads: PushThreads,
         scope: str,
         ask_actions: Callable[[LfsObject], Awaitable[LfsActions]],
         hash_anew: Callable[[FileSource, Emitter], Awaitable[str]],
@@ -92,8 +92,7 @@ class LfsTransfer:
         self._session = session
         self._sender = sender
         self._journal = journal
-        self._hops = hops
-        self._threads = hops.threads
+        self._threads = threads
         self._scope = scope
         self._ask_actions = ask_actions
         self._hash_anew = hash_anew
@@ -101,13 +100,14 @@ class LfsTransfer:
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
         async with self._claimed(file, oid, emit):
-            reader, begun = await self._hops.run(
-                lambda: self._open(file, oid), discard=lambda opened: opened[0].close()
+            begun = await self._threads.look_up.run(
+                lambda: self._journal.find_upload(self._scope, oid)
             )
+            reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
             sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
             try:
                 await self._in_rounds(sending)
-                await self._hops.run(reader.check_unchanged)
+                await self._threads.read.run(reader.check_unchanged)
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -153,17 +153,13 @@ class LfsTransfer:
                 raise exc.__cause__ from None  # what really was the matter, each time anew
             raise
 
-    def _open(self, file: FileSource, oid: str) -> tuple[Reader, OpenUpload | None]:
-        begun = self._journal.find_upload(self._scope, oid)
-        return Reader(file), begun
-
     async def _round(self, sending: Sending, number: int) -> None:
         resumed = sending.begun
         if sending.contradicted:
             await self._check_hash(sending)
         if number > 1:
-            resumed = await in_thread(
-                self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
+            resumed = await self._threads.look_up.run(
+                lambda: self._journal.find_upload(self._scope, sending.item.oid)
             )
         if resumed is not None and resumed.size == sending.item.size:
             await self._multipart(sending, resumed, resumed=True)
@@ -186,7 +182,7 @@ class LfsTransfer:
         sending.contradicted = False
         if (key := sending.file.hash_key) is None:
             return
-        await in_thread(self._threads, lambda: self._journal.forget_hash(key[0]))
+        await self._in_journal(lambda: self._journal.forget_hash(key[0]))
         oid = await self._hash_anew(sending.file, sending.emit)
         if oid != sending.item.oid:
             raise StaleHashError(oid)
@@ -206,7 +202,7 @@ class LfsTransfer:
             etags={},
             started_at=now,
         )
-        await in_thread(self._threads, lambda: self._journal.begin_upload(self._scope, opened))
+        await self._in_journal(lambda: self._journal.begin_upload(self._scope, opened))
         return opened
 
     async def _basic(self, sending: Sending, upload: UploadAction) -> None:
@@ -243,7 +239,7 @@ class LfsTransfer:
         await self._verify(sending, upload.verify_url)
 
     async def _forget_upload(self, upload: OpenUpload) -> None:
-        await in_thread(self._threads, lambda: self._journal.end_upload(self._scope, upload.oid))
+        await self._in_journal(lambda: self._journal.end_upload(self._scope, upload.oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
@@ -256,10 +252,12 @@ class LfsTransfer:
         await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
     async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
-        await in_thread(
-            self._threads,
-            lambda: self._journal.part_stored(self._scope, item.oid, number, etag),
+        await self._in_journal(
+            lambda: self._journal.part_stored(self._scope, item.oid, number, etag)
         )
+
+    async def _in_journal(self, work: Callable[[], None]) -> None:
+        await in_thread(self._threads.journal, work)
 
     async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
         """PUT one part until its ETag is right; the ETag as the store wrote it."""
@@ -280,6 +278,7 @@ class LfsTransfer:
                 sending.reader,
                 part,
                 sending.emit,
+                self._threads.send,
                 attempt=number,
                 headers=upload.headers if upload is not None else {},
                 on_sent=on_sent,
@@ -306,7 +305,7 @@ class LfsTransfer:
 
     async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
         # Bytes may not be joined under an oid that the file no longer has.
-        await in_thread(self._threads, sending.reader.check_unchanged)
+        await self._threads.read.run(sending.reader.check_unchanged)
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
         unclear = False
 
