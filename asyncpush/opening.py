@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncpush.events import Listener, TracingListener
-from asyncpush.journal import Journal, Neighbours, NullJournal
+from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import configure_from_env
@@ -23,7 +23,7 @@ from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
 from asyncpush.runtime import Runtime
-from asyncpush.threads import SessionThreads, in_thread
+from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.xet import MISSING, is_installed
 
 if TYPE_CHECKING:
@@ -64,18 +64,17 @@ async def open_runtime(
             journal = await in_thread(
                 threads, lambda: Journal.open(cache_dir), discard=Journal.close
             )
-        stack.callback(journal.close)
-        neighbours = Neighbours(journal)
-        stack.callback(neighbours.leave)
+        # The last hashes are written, and the log is emptied: that may take a moment.
+        stack.push_async_callback(in_thread_anyway, threads, journal.close)
         runtime = Runtime(
             session,
             config,
             journal,
-            neighbours,
             session_threads,
             listeners,
         )
         stack.push_async_callback(runtime.xet.close)
+        await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
 

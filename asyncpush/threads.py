@@ -87,6 +87,14 @@ async def in_thread(
         raise
 
 
+async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> None:
+    """Run blocking work that must be done even while this task is being cancelled, and wait for it:
+    what was taken must be given back."""
+    job = asyncio.wrap_future(threads.submit(work))
+    await settled(job)
+    job.result()
+
+
 async def settled(job: asyncio.Future[Any]) -> None:
     """Wait until a job has ended, in whatever way, however often this task is cancelled meanwhile;
     a cancellation that came goes on then."""

@@ -65,8 +65,8 @@ def hash_row(path: str, identity: FileIdentity, kind: str, oid: str, now: float)
 
 
 def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
-    """The oid in (identity, oid, seal), if they are for this identity, and whole."""
-    known, oid, seal = row
+    """The oid of the row, if it is for this identity, and whole."""
+    _, _, known, oid, _, seal = row
     if known != _identity(identity) or seal != _seal(*key, known, oid):
         return None
     return bytes(oid).hex()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +25,7 @@ from asyncpush.events import (
     TransferStarted,
     Waiting,
 )
-from asyncpush.journal import Journal, NullJournal, OpenUpload
+from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
@@ -35,7 +35,7 @@ from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
-from asyncpush.threads import PushThreads, in_thread
+from asyncpush.threads import PushThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.etags import BAD_ETAG, checked_etag
 from asyncpush.workers import for_each
 
@@ -99,10 +99,8 @@ class LfsTransfer:
 
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
-        async with self._claimed(file, oid, emit):
-            begun = await self._threads.look_up.run(
-                lambda: self._journal.find_upload(self._scope, oid)
-            )
+        small = file.size <= lfs.SURELY_ONE_PUT
+        async with nullcontext() if small else self._claimed(file, oid, emit) as begun:
             reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
             sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
             try:
@@ -122,20 +120,41 @@ class LfsTransfer:
         )
 
     @asynccontextmanager
-    async def _claimed(self, file: FileSource, oid: str, emit: Emitter) -> AsyncIterator[None]:
+    async def _claimed(
+        self, file: FileSource, oid: str, emit: Emitter
+    ) -> AsyncIterator[OpenUpload | None]:
         """One process of this host sends an object; the others wait, and then find it stored. A
-        holder that dies frees its claim, and whoever takes it goes on where it stopped."""
-        claim = self._journal.claim(self._scope, oid)
+        holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
+        upload that this gives. Small objects cost less to send than to claim: they are claimed
+        only where the Hub wants parts of them."""
+        claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
             emit.emit(Waiting(CLAIM_POLL, reason))
         while claim is None:
             await anyio.sleep(CLAIM_POLL)
-            claim = self._journal.claim(self._scope, oid)
+            claim = await self._claim(oid)
         try:
-            yield
+            yield await self._find_upload(LfsObject(oid, file.size))
         finally:
-            claim.release()
+            await in_thread_anyway(self._threads.look_up.threads, claim.release)
+
+    async def _claim(self, oid: str) -> Claim | None:
+        def discard(claim: Claim | None) -> None:
+            if claim is not None:
+                claim.release()
+
+        return await self._threads.look_up.run(
+            lambda: self._journal.claim(self._scope, oid), discard=discard
+        )
+
+    async def _find_upload(self, item: LfsObject) -> OpenUpload | None:
+        if self._journal.disabled_reason is not None:
+            return None
+        found = await self._threads.look_up.run(
+            lambda: self._journal.find_upload(self._scope, item.oid)
+        )
+        return found if found is not None and found.size == item.size else None
 
     async def _in_rounds(self, sending: Sending) -> None:
         """Until an upload goes through: a round ends early when its upload turns out void."""
@@ -158,10 +177,8 @@ class LfsTransfer:
         if sending.contradicted:
             await self._check_hash(sending)
         if number > 1:
-            resumed = await self._threads.look_up.run(
-                lambda: self._journal.find_upload(self._scope, sending.item.oid)
-            )
-        if resumed is not None and resumed.size == sending.item.size:
+            resumed = await self._find_upload(sending.item)
+        if resumed is not None:
             await self._multipart(sending, resumed, resumed=True)
             return
         actions = await self._ask_actions(sending.item)
@@ -170,12 +187,16 @@ class LfsTransfer:
                 # "Stored already" contradicts the refusal: only a verify that passes ends this.
                 await self._verify(sending, actions.verify_url or sending.refused_by)
             return
-        if actions.upload.parts:
+        if not actions.upload.parts:
+            await self._basic(sending, actions.upload)
+            await self._verify(sending, actions.verify_url)
+        elif sending.item.size > lfs.SURELY_ONE_PUT:
             opened = await self._open_upload(sending, actions, actions.upload)
             await self._multipart(sending, opened)
         else:
-            await self._basic(sending, actions.upload)
-            await self._verify(sending, actions.verify_url)
+            async with self._claimed(sending.file, sending.item.oid, sending.emit) as begun:
+                opened = begun or await self._open_upload(sending, actions, actions.upload)
+                await self._multipart(sending, opened, resumed=begun is not None)
 
     async def _check_hash(self, sending: Sending) -> None:
         """Before anything is sent again under an oid that the store has refused."""
