@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncpush.events import Listener, TracingListener
-from asyncpush.journal import Journal, Neighbours, NullJournal
+from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import configure_from_env
@@ -23,8 +23,8 @@ from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
 from asyncpush.protocol.urls import check_endpoint
-from asyncpush.runtime import READERS, Runtime
-from asyncpush.threads import in_thread, step_back
+from asyncpush.runtime import Runtime
+from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.xet import MISSING, is_installed
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ async def open_runtime(
     if config.transfer == "xet" and not is_installed():
         raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
     async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(READERS, "asyncpush-read", step_back))
-        hash_threads = stack.enter_context(
-            ThreadPoolExecutor(config.hash_workers, "asyncpush-hash", step_back)
-        )
+        session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
+        threads = session_threads.for_push().journal
         await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)
         local = endpoint == LOCAL
@@ -68,24 +66,22 @@ async def open_runtime(
             journal = await in_thread(
                 threads, lambda: Journal.open(cache_dir), discard=Journal.close
             )
-        stack.callback(journal.close)
-        neighbours = Neighbours(journal)
-        stack.callback(neighbours.leave)
+        # The last hashes are written, and the log is emptied: that may take a moment.
+        stack.push_async_callback(in_thread_anyway, threads, journal.close)
         runtime = Runtime(
             session,
             config,
             journal,
-            neighbours,
-            threads,
-            hash_threads,
+            session_threads,
             listeners,
         )
         stack.push_async_callback(runtime.xet.close)
+        await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
 
 async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: ThreadPoolExecutor, *, xet: bool
+    stack: AsyncExitStack, cache_dir: Path, threads: Executor, *, xet: bool
 ) -> str:
     """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
     store is next door, where cutting files into chunks costs more than sending them: it offers Xet

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import anyio
+
 from asyncpush.events import Emitter, Listener
 from asyncpush.groups import stray_cancellations_are_errors
-from asyncpush.journal import Journal, Neighbours, NullJournal
+from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
@@ -29,7 +35,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.turns import SharedTurns, Turns
 from asyncpush.sources import Collected, collect
-from asyncpush.threads import Hops
+from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway, settled
 from asyncpush.transfers.xet import XetEngine, why_not
 from asyncpush.watching import watched
 
@@ -39,8 +45,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
 
-READERS = 4
-"""Threads that read parts, take their MD5, and write them to plain sockets."""
+
+COUNT_EVERY = 5.0
+"""Seconds between two counts of the uploaders that push on this host; they begin together, often,
+and so are counted again after `COUNT_FIRST` to begin with."""
+COUNT_FIRST = 0.1
 
 
 class Runtime:
@@ -51,25 +60,67 @@ class Runtime:
         session: HubSession,
         config: UploadConfig,
         journal: Journal | NullJournal,
-        neighbours: Neighbours,
-        threads: ThreadPoolExecutor,
-        hash_threads: ThreadPoolExecutor,
+        threads: SessionThreads,
         listeners: Sequence[Listener],
     ) -> None:
         self._session = session
         self._config = config
         self._listeners = listeners
         self._journal = journal
-        self._neighbours = neighbours
-        self._hops = Hops(threads, READERS)
-        self._hasher = Hasher(hash_threads, self._hops, journal, trust_mtime=config.trust_mtime)
+        self._pushes = 0
+        self._busy, self._idle = asyncio.Event(), asyncio.Event()
+        self._threads = threads
+        self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
         self.xet: XetEngine = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = PartLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool, self._hops)
+        self._sender = PartSender(session, limit, pool)
         self._turns = SharedTurns(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def sharing_the_host(self) -> AsyncIterator[None]:
+        """While the block runs, the limit of parts is shared with the other processes of this host
+        that push at the same time. They come and go: they are counted again and again."""
+        counting = asyncio.create_task(self._count_neighbours())
+        try:
+            yield
+        finally:
+            counting.cancel()
+            await settled(counting)
+
+    async def _count_neighbours(self) -> None:
+        neighbours = self._journal.neighbours()
+        threads = self._threads.for_push().look_up.threads
+        while True:
+            await self._busy.wait()
+            try:
+                await in_thread(threads, neighbours.join)
+                pause = COUNT_FIRST
+                while self._pushes:
+                    self._sender.limit.share(await in_thread(threads, neighbours.count))
+                    with anyio.move_on_after(pause):
+                        await self._idle.wait()
+                    pause = min(2 * pause, COUNT_EVERY)
+            finally:
+                await in_thread_anyway(threads, neighbours.leave)
+
+    @contextmanager
+    def _pushing(self, stores: bool) -> Iterator[None]:
+        if not stores:
+            yield
+            return
+        self._pushes += 1
+        self._idle.clear()
+        self._busy.set()
+        try:
+            yield
+        finally:
+            self._pushes -= 1
+            if not self._pushes:
+                self._busy.clear()
+                self._idle.set()
 
     @property
     def endpoint(self) -> str:
@@ -139,7 +190,7 @@ class Runtime:
             async with watched(
                 repo, options, publisher, self._listeners, progress=progress
             ) as watch:
-                with stray_cancellations_are_errors():
+                with self._pushing(stores), stray_cancellations_are_errors():
                     if needs_token:
                         await self._session.token.get()
                     ctx = self._context(repo, options, watch.push_id, watch.emit)
@@ -168,7 +219,6 @@ class Runtime:
     def _context(
         self, repo: Repo, options: PushOptions, push_id: str, emit: Emitter
     ) -> PushContext:
-        self._sender.limit.share(self._neighbours.count())
         return PushContext(
             repo,
             options,
@@ -178,7 +228,7 @@ class Runtime:
             self._hasher,
             self.xet,
             self._journal,
-            self._hops,
+            self._threads.for_push(),
             emit,
             Turns(self._turns),
         )

@@ -6,20 +6,38 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 import anyio
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Item = TypeVar("Item")
 
 NICENESS = 10
 
+WIDTH = 4
+"""Threads of a kind that one push uses at most."""
+
 LEAST_TOGETHER = 8
 """Short jobs that are not spread over several threads: they take about as long as a hop does."""
+
+HOP_BYTES = 1 << 20
+"""Bytes that the short jobs of one hop read at most."""
+
+HOP_SECONDS = 0.02
+"""Seconds after which a hop into a thread begins no further job: on a slow disk, or one that hangs,
+each is a hop of its own, and cancellation waits for one alone. It is two hundred times what the hop
+itself costs."""
 
 
 def step_back() -> None:
@@ -49,20 +67,32 @@ async def in_thread(
 
     When the task is cancelled, `on_cancel` tells the work to stop, and the cancellation goes on
     once it has: a thread that still reads must not meet a closed file or a reused buffer. (anyio's
-    own `to_thread` leaves the thread behind under asyncio's native cancellation.) A result that
-    comes too late to be taken goes to `discard`: what was opened must be closed.
+    own `to_thread` leaves the thread behind under asyncio's native cancellation.) Work that has not
+    begun by then never does. A result that comes too late to be taken goes to `discard`: what was
+    opened must be closed.
     """
-    job = asyncio.get_running_loop().run_in_executor(threads, work)
+    future = threads.submit(work)
+    job = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         on_cancel()
+        if future.cancel():  # no thread has begun with it, and none will
+            raise
         try:
             await settled(job)
         finally:
             if not job.cancelled() and job.exception() is None:
                 discard(job.result())
         raise
+
+
+async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> None:
+    """Run blocking work that must be done even while this task is being cancelled, and wait for it:
+    what was taken must be given back."""
+    job = asyncio.wrap_future(threads.submit(work))
+    await settled(job)
+    job.result()
 
 
 async def settled(job: asyncio.Future[Any]) -> None:
@@ -81,12 +111,203 @@ async def settled(job: asyncio.Future[Any]) -> None:
         raise interrupted
 
 
+async def each_in_thread(
+    threads: Executor, items: Iterable[Item], work: Callable[[Item], T]
+) -> list[T]:
+    """Do short work for one item after the other in a thread: the results, in order. Every
+    `HOP_SECONDS` others get the thread, and a cancelled task waits for one item alone."""
+    results: list[T] = []
+    remaining = iter(items)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+
+    def some() -> bool:
+        deadline = time.monotonic() + HOP_SECONDS
+        for item in remaining:
+            results.append(work(item))
+            if stopped or time.monotonic() >= deadline:
+                return True
+        return False
+
+    while await in_thread(threads, some, on_cancel=stop):
+        pass
+    return results
+
+
+class SharedThreads:
+    """Threads that several pushes share fairly, each by a lane of its own.
+
+    A lane holds at most `share` of them. A thread that comes free goes to the lane that holds the
+    fewest, and the last `reserve` go only to lanes that hold none: whoever waits for a disk that is
+    slow, or hangs, does not stop the others.
+    """
+
+    def __init__(self, count: int, name: str, *, share: int, reserve: int) -> None:
+        self._pool = ThreadPoolExecutor(count, name, step_back)
+        self._share = share
+        self._reserve = reserve
+        self._free = count
+        # Lanes that wait for a thread, by how many they hold; in the order of their coming.
+        self._waiting: list[dict[Lane, None]] = [{} for _ in range(share + 1)]
+        self._open = True
+        self._lock = threading.Lock()
+        self._abandoned: set[Future[Any]] = set()
+
+    def lane(self) -> Lane:
+        """A push's way to the threads."""
+        return Lane(self._put)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for what runs; what has not begun never does, and fails."""
+        with self._lock:
+            self._open = False
+            left = [job for lanes in self._waiting for lane in lanes for job in lane.jobs]
+            for lanes in self._waiting:
+                lanes.clear()
+        for future, _ in left:
+            _fail(future, RuntimeError("the threads are closed"))
+        self._pool.shutdown()
+
+    def _put(self, lane: Lane, job: _Pending) -> None:
+        with self._lock:
+            if not self._open:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            lane.jobs.append(job)
+            self._queue(lane)
+            self._dispatch()
+
+    def _queue(self, lane: Lane) -> None:
+        if lane.jobs:
+            self._waiting[lane.held][lane] = None
+
+    def _dispatch(self) -> None:
+        while (lane := self._next()) is not None:
+            del self._waiting[lane.held][lane]
+            job = lane.jobs.popleft()
+            lane.held += 1
+            self._free -= 1
+            try:
+                self._pool.submit(self._run, lane, job)
+            except RuntimeError as exc:  # there can be no more threads
+                lane.held -= 1
+                self._free += 1
+                self._abandoned.add(job[0])  # the pool may come to it all the same
+                _fail(job[0], exc)
+            self._queue(lane)
+
+    def _next(self) -> Lane | None:
+        for held, lanes in enumerate(self._waiting[: self._share]):
+            if lanes and self._free > (self._reserve if held else 0):
+                return next(iter(lanes))
+        return None
+
+    def _run(self, lane: Lane, job: _Pending) -> None:
+        future, work = job
+        if future in self._abandoned:
+            return
+        result, failure = None, None
+        wanted = future.set_running_or_notify_cancel()
+        if wanted:
+            try:
+                result = work()
+            except BaseException as exc:
+                failure = exc
+        with self._lock:
+            self._waiting[lane.held].pop(lane, None)
+            lane.held -= 1
+            self._free += 1
+            if self._open:
+                self._queue(lane)
+                self._dispatch()
+        if failure is not None:
+            future.set_exception(failure)
+        elif wanted:
+            future.set_result(result)
+
+
+_Pending: TypeAlias = tuple["Future[Any]", Callable[[], Any]]
+
+
+class Lane(Executor):
+    """One push's share of `SharedThreads`. Its jobs begin in their order."""
+
+    def __init__(self, put: Callable[[Lane, _Pending], None]) -> None:
+        self._put = put
+        self.jobs: deque[_Pending] = deque()
+        self.held = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self._put(self, (future, partial(fn, *args, **kwargs)))
+        return future
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class PushThreads:
+    """The threads of one push, by what their work may have to wait for."""
+
+    read: Hops
+    """For the source: files are opened, looked at, and hashed if they are small."""
+    hash: Executor
+    """For the source's long files."""
+    send: Hops
+    """For the network: parts are read, their MD5 taken, and written to plain sockets."""
+    journal: Executor
+    """For the journal's disk."""
+    look_up: Hops
+    """For what the journal knows already, which needs no sync."""
+
+
+class SessionThreads:
+    """The threads that the pushes of an `Uploader` share: what waits for one thing never holds up
+    what waits for another."""
+
+    def __init__(self, stack: ExitStack | AsyncExitStack, *, hash_workers: int) -> None:
+        """They end with `stack`."""
+        enter = stack.enter_context
+        self._read = enter(SharedThreads(12, "asyncpush-read", share=WIDTH, reserve=3))
+        self._send = enter(SharedThreads(12, "asyncpush-send", share=WIDTH, reserve=3))
+        self._hash = enter(
+            SharedThreads(hash_workers + 1, "asyncpush-hash", share=hash_workers, reserve=1)
+        )
+        # Most of them wait for a sync that they share.
+        self._journal = enter(ThreadPoolExecutor(8, "asyncpush-journal"))
+        self._look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
+
+    def for_push(self) -> PushThreads:
+        """Its own lanes, and what all pushes use alike."""
+        return PushThreads(
+            Hops(self._read.lane(), WIDTH),
+            self._hash.lane(),
+            Hops(self._send.lane(), WIDTH),
+            self._journal,
+            self._look_up,
+        )
+
+
 class Hops:
     """Short blocking work: what is asked for at the same time goes into a thread together.
 
     A hop into a thread and back costs 0.1 ms of CPU, and on a busy machine two turns on a core;
-    to open, read or look at a small file costs a tenth of that. Work that may take long (a sync,
-    a large file) belongs in `in_thread`: here others would wait for it.
+    to open, read or look at a small file costs a tenth of that. Where it takes longer than it
+    should, what has not begun within `HOP_SECONDS` goes on in another hop. Work that is known to
+    take long (a large file) belongs in `in_thread`.
     """
 
     def __init__(self, threads: Executor, width: int) -> None:
@@ -96,17 +317,19 @@ class Hops:
         self._waiting: deque[_Job[Any]] = deque()
         self._running = 0
         self._starting = False
+        self._lock = threading.Lock()
 
     async def run(
         self,
         work: Callable[[], T],
         *,
+        size: int = 0,
         on_cancel: Callable[[], None] = lambda: None,
         discard: Callable[[T], object] = lambda result: None,
     ) -> T:
-        """As `in_thread`; work that has not begun when its task is cancelled never does."""
+        """As `in_thread`, for work that reads about `size` bytes."""
         loop = asyncio.get_running_loop()
-        job = _Job(work, loop.create_future())
+        job = _Job(work, size, loop.create_future())
         self._waiting.append(job)
         if not self._starting:
             self._starting = True
@@ -124,43 +347,78 @@ class Hops:
         return job.take()
 
     async def _withdraw(self, job: _Job[Any]) -> None:
-        if job in self._waiting:
-            self._waiting.remove(job)
-        elif not job.over:
+        with self._lock:
+            begun = job.begun
+            job.begun = True  # if it has not begun, it never does
+        if begun and not job.over:
             job.ended = asyncio.get_running_loop().create_future()
             await settled(job.ended)
 
     def _start(self) -> None:
         self._starting = False
-        loop = asyncio.get_running_loop()
-        while self._waiting and self._running < self._width:
-            share = -(-len(self._waiting) // (self._width - self._running))
-            count = min(len(self._waiting), max(share, LEAST_TOGETHER))
-            jobs = [self._waiting.popleft() for _ in range(count)]
+        while self._running < self._width and (jobs := self._next_jobs()):
+            done: list[_Job[Any]] = []
             try:
-                hop = loop.run_in_executor(self.threads, _run_all, jobs)
-            except RuntimeError as exc:  # the threads are closed, or there can be no more of them
-                for job in jobs:
-                    job.error = exc
-                _end(jobs)
+                future = self.threads.submit(self._run_some, jobs, done)
+            except RuntimeError as exc:  # the threads are closed
+                _end(jobs, exc)
             else:
                 self._running += 1
-                hop.add_done_callback(partial(self._arrived, jobs))
+                hop = asyncio.wrap_future(future)
+                hop.add_done_callback(partial(self._arrived, jobs, done))
 
-    def _arrived(self, jobs: Sequence[_Job[Any]], hop: asyncio.Future[None]) -> None:
+    def _next_jobs(self) -> list[_Job[Any]]:
+        share = -(-len(self._waiting) // (self._width - self._running))
+        count = min(len(self._waiting), max(share, LEAST_TOGETHER))
+        jobs: list[_Job[Any]] = []
+        size = 0
+        while self._waiting and len(jobs) < count:
+            size += self._waiting[0].size
+            if jobs and size > HOP_BYTES:
+                break
+            job = self._waiting.popleft()
+            if not job.begun:  # else it was withdrawn
+                jobs.append(job)
+        return jobs
+
+    def _run_some(self, jobs: Sequence[_Job[Any]], done: list[_Job[Any]]) -> None:
+        deadline = time.monotonic() + HOP_SECONDS
+        for job in jobs:
+            with self._lock:
+                if job.begun:
+                    continue
+                job.begun = True
+            job.run()
+            done.append(job)
+            if time.monotonic() >= deadline:
+                return
+
+    def _arrived(
+        self,
+        jobs: Sequence[_Job[Any]],
+        done: Sequence[_Job[Any]],
+        hop: asyncio.Future[None],
+    ) -> None:
         self._running -= 1
-        _end(jobs)
+        failure = None if hop.cancelled() else hop.exception()
+        if failure is not None:  # there was no thread for it
+            _end(jobs, failure)
+        _end(done)
+        self._waiting.extendleft(job for job in reversed(jobs) if not job.begun)
         self._start()
 
 
 class _Job(Generic[T]):
     """Work with its outcome; `over` once that is known on the loop."""
 
-    __slots__ = ("_result", "_work", "ended", "error", "over")
+    __slots__ = ("_result", "_work", "begun", "ended", "error", "over", "size")
 
-    def __init__(self, work: Callable[[], T], ended: asyncio.Future[None]) -> None:
+    def __init__(self, work: Callable[[], T], size: int, ended: asyncio.Future[None]) -> None:
         self._work = work
+        self.size = size
         self.ended = ended
+        self.begun = False
+        """Or withdrawn: in either case nobody may begin with it."""
         self.over = False
         self.error: BaseException | None = None
 
@@ -176,13 +434,10 @@ class _Job(Generic[T]):
         return self._result
 
 
-def _run_all(jobs: Sequence[_Job[Any]]) -> None:
+def _end(jobs: Sequence[_Job[Any]], failure: BaseException | None = None) -> None:
     for job in jobs:
-        job.run()
-
-
-def _end(jobs: Sequence[_Job[Any]]) -> None:
-    for job in jobs:
+        if failure is not None:
+            job.begun, job.error = True, failure
         job.over = True
         if not job.ended.done():  # else its task was cancelled
             job.ended.set_result(None)

@@ -7,16 +7,21 @@ import errno
 import os
 import random
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
 from asyncpush.localhub import LocalHub
 from asyncpush.sources import spool
+from asyncpush.threads import WIDTH
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
@@ -100,6 +105,58 @@ async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
 
 
 @pytest.mark.no_cover
+class HungDisk:
+    """The files of a folder cannot be opened from the `nth` time on, until `release`."""
+
+    def __init__(self, folder: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hung = 0
+        self.threads_hang = asyncio.Event()
+        self._folder = str(folder)
+        self._nth = nth
+        self._opened: Counter[str] = Counter()
+        self._released = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._really = os.open
+        monkeypatch.setattr(os, "open", self._open)
+
+    def release(self) -> None:
+        self._released.set()
+
+    def _open(self, path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).startswith(self._folder):
+            self._opened[str(path)] += 1
+            if self._opened[str(path)] >= self._nth:
+                self.hung += 1
+                if self.hung == WIDTH or self._nth == 1:
+                    self._loop.call_soon_threadsafe(self.threads_hang.set)
+                assert self._released.wait(60)
+        return self._really(path, *args, **kwargs)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3], ids=["looked at", "hashed", "sent"])
+async def test_beside_a_push_whose_disk_hangs_another_goes_on(
+    nth: int, uploader: Uploader, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when it is cancelled, what it waits for is opened, and nothing after that."""
+    chance = random.Random(nth)
+    slow = write({f"{number}.bin": chance.randbytes(2000) for number in range(60)}, "slow")
+    other = write({"model.bin": chance.randbytes(3 * PART_SIZE), "a.bin": b"\0a"}, "other")
+    disk = HungDisk(slow, nth, monkeypatch)
+    try:
+        hanging = uploader.start_push("me/slow", slow)
+        await disk.threads_hang.wait()
+        async with asyncio.timeout(30):
+            result = await uploader.push_to_hub("me/other", other)
+        assert result.verified
+        hanging.cancel()
+        await anyio.lowlevel.checkpoint()
+    finally:
+        disk.release()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+    assert disk.hung <= WIDTH
+
+
 @pytest.mark.parametrize("jump", [-86_400 * 365, 86_400 * 365], ids=["a year back", "a year on"])
 async def test_a_clock_that_jumps_harms_nothing(
     jump: float,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asyncpush import Push, UploadConfig, Uploader
+from asyncpush import Push, UploadConfig, Uploader, runtime
 from asyncpush.events import (
     Emitter,
     FileHashed,
@@ -23,10 +23,11 @@ from asyncpush.events import (
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileIdentity, FileSource
+from asyncpush.net.limits import PartLimit
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops
+from asyncpush.threads import SessionThreads
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 
@@ -51,9 +52,10 @@ async def test_a_file_that_many_ask_for_at_once_is_read_once(
         return Reader(source)
 
     monkeypatch.setattr(hashing, "Reader", counting)
-    with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
-        oids = await asyncio.gather(*(hasher.sha256(file, Emitter()) for _ in range(5)))
+    with ExitStack() as stack:
+        hasher = Hasher(NullJournal())
+        threads = SessionThreads(stack, hash_workers=2).for_push()
+        oids = await asyncio.gather(*(hasher.sha256(file, Emitter(), threads) for _ in range(5)))
         assert len(set(oids)) == 1
         assert len(opened) == 1
 
@@ -70,10 +72,11 @@ async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
         return Reader(source)
 
     monkeypatch.setattr(hashing, "Reader", failing_once)
-    with ThreadPoolExecutor(2) as threads:
-        hasher = Hasher(threads, Hops(threads, 4), NullJournal())
+    with ExitStack() as stack:
+        hasher = Hasher(NullJournal())
+        threads = SessionThreads(stack, hash_workers=2).for_push()
         first, second, third = await asyncio.gather(
-            *(hasher.sha256(file, Emitter()) for _ in range(3)), return_exceptions=True
+            *(hasher.sha256(file, Emitter(), threads) for _ in range(3)), return_exceptions=True
         )
     assert isinstance(first, OSError)
     assert second == third
@@ -134,3 +137,31 @@ async def test_small_pushes_do_not_wait_for_a_large_one(
         results = await up.push_many([large, *small])
     ended = [r.event.commit_sha for r in seen if isinstance(r.event, PushFinished)]
     assert ended[-1] == results[0].commit_sha
+
+
+async def test_uploaders_of_a_host_share_its_limit_for_as_long_as_both_push(
+    hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: asyncio.Queue[tuple[PartLimit, int]] = asyncio.Queue()
+    monkeypatch.setattr(PartLimit, "share", lambda limit, count: shares.put_nowait((limit, count)))
+    monkeypatch.setattr(runtime, "COUNT_FIRST", 0.01)
+    monkeypatch.setattr(runtime, "COUNT_EVERY", 0.01)
+
+    async def stream(end: asyncio.Event) -> AsyncIterator[bytes]:
+        yield b"a"
+        await end.wait()
+
+    ends = asyncio.Event(), asyncio.Event()
+    async with Uploader(TOKEN, hub.url, config) as one, Uploader(TOKEN, hub.url, config) as two:
+        first = one.start_push("me/a", {"a.txt": stream(ends[0])})
+        limit, count = await shares.get()
+        assert count == 1  # the other one is idle
+        second = two.start_push("me/b", {"a.txt": stream(ends[1])})
+        while await shares.get() != (limit, 2):
+            pass
+        ends[1].set()
+        await second
+        while await shares.get() != (limit, 1):
+            pass
+        ends[0].set()
+        await first

@@ -93,7 +93,11 @@ async def test_a_push_stops_at_once_and_leaves_nothing(
         assert result.verified
     assert await download(hub, "me/m") == FILES
     names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith(("asyncpush-read", "asyncpush-hash"))]
+    assert not [
+        name
+        for name in names
+        if name.startswith(("asyncpush-read", "asyncpush-send", "asyncpush-hash"))
+    ]
 
 
 async def test_a_long_hash_stops_when_the_push_does(

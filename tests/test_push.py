@@ -47,6 +47,7 @@ from asyncpush.pipeline import receipts as travelling
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_all
+from asyncpush.threads import PushThreads
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -754,10 +755,11 @@ async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
 
 @pytest.mark.usefixtures("settled_files")
 async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
-    uploader: Uploader, config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
+    config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})
-    await uploader.push_to_hub("me/m", source)
+    async with Uploader(TOKEN, hub.url, config) as first:
+        await first.push_to_hub("me/m", source)
     shutil.rmtree(hub.root / "lfs" / "objects")
     heard = Heard()
     faults.add("verify", "404", nth=2)
@@ -784,8 +786,10 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
     rewrite(source / "model.bin", b"B" * size)
     hash_anew, contents = Hasher.sha256_anew, iter([b"C", b"D", b"E"])
 
-    async def and_then_it_changes(hasher: Hasher, file: FileSource, emit: Emitter) -> str:
-        oid = await hash_anew(hasher, file, emit)
+    async def and_then_it_changes(
+        hasher: Hasher, file: FileSource, emit: Emitter, threads: PushThreads
+    ) -> str:
+        oid = await hash_anew(hasher, file, emit, threads)
         rewrite(source / "model.bin", next(contents) * size)
         return oid
 

@@ -9,15 +9,21 @@ import os
 import random
 import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush import HubError, PushOptions, UploadConfig, Uploader
+from asyncpush.journal import Journal
+from asyncpush.journal.database import Database
+from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -246,3 +252,44 @@ async def test_an_expired_upload_is_opened_anew_and_progress_does_not_fall(
     assert faults.seen["batch"] == 2
     assert seen == sorted(seen)
     assert await download(hub, "me/m") == {"model.bin": content}
+
+
+@pytest.mark.usefixtures("settled_files")
+async def test_the_event_loop_never_waits_for_the_journal(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
+) -> None:
+    """Where other hosts, or a slow disk, keep its files busy, a look into them takes seconds."""
+    here = threading.get_ident()
+    seen: Counter[tuple[str, bool]] = Counter()
+
+    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen[method.__name__, threading.get_ident() == here] += 1
+            return method(*args, **kwargs)
+
+        return call
+
+    source = write({"a.bin": b"\0a", "model.bin": b"\0" * (2 * PART_SIZE)})
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, names in (
+            (Database, ("_run", "compact", "close")),
+            (HostLocks, ("_try_lock", "_unlock", "count_claimed")),
+        ):
+            for name in names:
+                patch.setattr(owner, name, watched(getattr(owner, name)))
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            faults.add("commit", "403")
+            with pytest.raises(HubError):
+                await uploader.push_to_hub("me/m", source)
+            await uploader.push_to_hub("me/m", source, PushOptions(create_pr=True))
+    assert {name for name, _ in seen} >= {"_run", "close", "_try_lock", "_unlock", "count_claimed"}
+    assert [name for name, on_the_loop in seen if on_the_loop] == []
+
+
+async def test_small_objects_take_no_claim_and_leave_no_upload(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("claim", "find_upload", "begin_upload", "end_upload"):
+        monkeypatch.setattr(Journal, method, None)
+    files = {f"{number}.bin": b"\0%d" % number for number in range(20)}
+    assert (await uploader.push_to_hub("me/m", write(files))).verified

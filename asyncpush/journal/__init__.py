@@ -4,7 +4,8 @@ Hashes by file identity, multipart uploads with their presigned URLs and verifie
 whose answer has not been seen, and locks so that processes of one host share the work.
 
 A killed process (SIGKILL) loses nothing that it told the journal, and neither does a power cut,
-except for hashes told since the last part: those are computed again. See `database` for how.
+except for hashes of the last second (a power cut: since the last part), which are computed again.
+See `database` for how.
 """
 
 from asyncpush.journal.journal import Journal, NullJournal

@@ -17,16 +17,21 @@ from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
 from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
 from asyncpush.journal.locks import Claim, HostLocks
+from asyncpush.journal.neighbours import Neighbours
 from asyncpush.journal.rows import (
+    Row,
     commit_row,
+    hash_key,
     hash_row,
+    is_of_file,
     is_settled,
     part_row,
     read_commit,
+    read_hash,
     read_upload,
     upload_row,
 )
-from asyncpush.journal.shared import SharedWrites
+from asyncpush.journal.shared import SharedWrites, WriteBehind
 from asyncpush.journal.values import (
     Entry,
     HashRecord,
@@ -35,7 +40,6 @@ from asyncpush.journal.values import (
     Stats,
 )
 from asyncpush.models import FileIdentity
-from asyncpush.workers import batches
 
 logger = logging.getLogger("asyncpush.journal")
 
@@ -46,7 +50,8 @@ EXPIRY_MARGIN = 60.0
 CLOCK_SLACK = 5.0
 """Seconds by which clocks may disagree before a time in the future is not believed."""
 
-_WRITTEN_AT_ONCE = 2_000
+_LONG_TO_HASH = 64 << 20
+"""Bytes of a file whose hash is not gathered with others: hashing it anew would take a while."""
 
 
 class Journal:
@@ -56,9 +61,8 @@ class Journal:
     the journal turns itself off with one warning: `disabled_reason` says why, what is asked
     afterwards is not known, what is told is forgotten.
 
-    All methods block and may be called from any thread. `hash_of` takes microseconds and may be
-    called on the event loop; whatever writes waits for the disk or for another process, and
-    belongs in a thread.
+    All methods may be called from any thread. They may wait, for the disk or for another process,
+    and belong in a thread; `remember_hash` and `remember_hashes` alone never do.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Journal.open(Path(folder)) as journal:
@@ -86,6 +90,7 @@ class Journal:
         self._parts = SharedWrites(
             lambda rows: self._write(partial(queries.put_parts, rows=rows), durable=True)
         )
+        self._hashes = WriteBehind(lambda rows: self._write(partial(queries.put_hashes, rows=rows)))
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Journal:
@@ -117,6 +122,8 @@ class Journal:
     def close(self) -> None:
         """Close the file. Calls that come later, from threads still at work, do nothing."""
         if self._database is not None:
+            if self._database.is_open:
+                self._hashes.close()
             self._database.close()
         with self._state:
             left, self._locks_left = self._locks_left, True
@@ -133,7 +140,13 @@ class Journal:
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
         """The oid of the file as it was when it had this identity. `kind`: "sha256" or "git"."""
-        return self._read(partial(queries.find_hash, path=path, identity=identity, kind=kind))
+        if self._database is None or not self._database.is_open:
+            return None
+        key = hash_key(path, kind)
+        row = self._hashes.get(key)
+        if row is None:
+            row = self._read(partial(queries.find_hash, key=key))
+        return None if row is None else read_hash(key, identity, row)
 
     def remember_hash(
         self,
@@ -144,7 +157,8 @@ class Journal:
         *,
         looked_at: float | None = None,
     ) -> None:
-        """Remember the oid of a file that had this identity before and after it was hashed."""
+        """Remember the oid of a file that had this identity before and after it was hashed. It is
+        on the disk a second later, together with others, or when the journal is closed."""
         self.remember_hashes([(path, identity, kind, oid)], looked_at=looked_at)
 
     def remember_hashes(
@@ -159,16 +173,19 @@ class Journal:
         no time at all. `looked_at` is when the identity was taken (seconds since the epoch); by
         default now.
         """
+        if self._database is None or not self._database.is_open:
+            return
         now = self._clock()
         seen = now if looked_at is None else looked_at
-        for batch in batches(items, _WRITTEN_AT_ONCE):
-            rows = [
-                hash_row(path, identity, kind, oid, now)
-                for path, identity, kind, oid in batch
-                if is_settled(identity, seen) and not in_memory(identity.device)
-            ]
-            if rows:
-                self._write(partial(queries.put_hashes, rows=rows))
+        rows: dict[Row, Row] = {}
+        long = False
+        for path, identity, kind, oid in items:
+            if is_settled(identity, seen) and not in_memory(identity.device):
+                row = hash_row(path, identity, kind, oid, now)
+                rows[row[:2]] = row
+                long = long or identity.size >= _LONG_TO_HASH
+        if rows:
+            self._hashes.add(rows, hurry=long)
 
     def forget_hash(self, path: str) -> None:
         """Drop what is known of this path, and of what is cut out of it: the store found that the
@@ -176,6 +193,8 @@ class Journal:
 
         (Bytes can change under an unchanged identity: through mmap, or by tools that set mtime.)
         """
+        whole = hash_key(path, "")[0]
+        self._hashes.drop(lambda key: is_of_file(key[0], whole))
         self._write(partial(queries.delete_hashes, path=path))
 
     # Uploads
@@ -265,6 +284,10 @@ class Journal:
         """
         return self._locks.claim(scope, oid)
 
+    def neighbours(self) -> Neighbours:
+        """The uploaders of this host that have this journal in common."""
+        return Neighbours(self._locks)
+
     # Housekeeping
 
     def expire(self) -> int:
@@ -281,11 +304,17 @@ class Journal:
         """Forget everything, also what was set aside as damaged; how many things that were."""
         if self._database is None:
             return 0
+        self.flush()
         gone = self._write(queries.clear, durable=True) or 0
         self._database.compact()
         with contextlib.suppress(OSError):
             gone += forget_aside(self._database.path)
         return gone
+
+    def flush(self) -> None:
+        """Return when all that was told is written."""
+        if self._database is not None and self._database.is_open:
+            self._hashes.flush()
 
     def entries(self) -> list[Entry]:
         """The open uploads and pending commits, oldest first."""
@@ -293,6 +322,7 @@ class Journal:
 
     def stats(self) -> Stats:
         """How much is remembered."""
+        self.flush()
         rows = self._read(queries.counts, at_once=True) or dict.fromkeys(queries.TABLES, 0)
         path = None if self._database is None else self._database.path
         return Stats(

@@ -17,6 +17,9 @@ import contextlib
 import hashlib
 import logging
 import os
+import random
+import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -32,6 +35,10 @@ OPENING = 0
 """The byte that is held while the journal's files are looked at, created or set aside."""
 
 _POLL = 0.02
+
+_FLOCK = {"linux": ("hhqqi", 0, 2, 3), "darwin": ("qqihh", 3, 0, 1)}
+"""How `struct flock` lies in memory, and where in it type, start and length are (with pointers of
+64 bits)."""
 
 
 class HostLocks:
@@ -88,10 +95,34 @@ class HostLocks:
 
     def claim(self, scope: str, oid: str) -> Claim | None:
         """The lock on this object, or None when someone alive has it."""
-        name = f"{scope}\0{oid}".encode("utf-8", "surrogatepass")
-        number = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
-        position = 1 + (number >> 2)  # off_t is signed; byte 0 is OPENING
+        position = _position(f"{scope}\0{oid}")
         return Claim(self, position) if self._try_lock(position) else None
+
+    def claim_any(self, name: str, count: int) -> Claim | None:
+        """One of the `count` locks of this name, whichever is free; None when none is."""
+        first, begin = _position(name), random.randrange(count)
+        for number in range(count):
+            position = first + (begin + number) % count
+            if self._try_lock(position):
+                return Claim(self, position)
+        return None
+
+    def count_claimed(self, name: str, count: int) -> int:
+        """How many of these locks are held, by this process or others. None is taken for that:
+        whoever else counts, or claims, at the same time is not misled."""
+        first = _position(name)
+        with self._guard:
+            self._forget_parents()
+            own = {position for position in self._held if first <= position < first + count}
+            if self._descriptor is None or fcntl is None:
+                return len(own)
+            try:
+                if sys.platform in _FLOCK and sys.maxsize > 1 << 32:
+                    return len(own) + self._held_by_others(first, first + count)
+                return len(own) + self._refused(set(range(first, first + count)) - own)
+            except OSError as exc:  # as for `_try_lock_host`
+                logger.debug("cannot count locks in %s: %s", self._key, exc.strerror)
+                return len(own)
 
     def wait(self, position: int, timeout: float) -> Claim | None:
         """The lock at `position`, or None when it is not free within `timeout` seconds."""
@@ -104,15 +135,51 @@ class HostLocks:
 
     def _try_lock(self, position: int) -> bool:
         with self._guard:
-            if self._pid != os.getpid():  # forked: the locks stayed with the parent
-                self._pid = os.getpid()
-                self._held.clear()
+            self._forget_parents()
             if position in self._held or not self._try_lock_host(position):
                 return False
             self._held.add(position)
         with _registry_guard:
             self._users += 1
         return True
+
+    def _forget_parents(self) -> None:
+        if self._pid != os.getpid():  # forked: the locks stayed with the parent
+            self._pid = os.getpid()
+            self._held.clear()
+
+    def _held_by_others(self, start: int, stop: int) -> int:
+        """Bytes from `start` to `stop` that other processes have locked. The kernel names one lock
+        of a range at a time, not always the first."""
+        if start >= stop:
+            return 0
+        layout, *fields = _FLOCK[sys.platform]
+        values = [0] * 5
+        for field, value in zip(fields, (fcntl.F_WRLCK, start, stop - start), strict=True):
+            values[field] = value
+        answer = fcntl.fcntl(self._descriptor or 0, fcntl.F_GETLK, struct.pack(layout, *values))
+        told = struct.unpack(layout, answer)
+        kind, begin, length = (int(told[field]) for field in fields)
+        if kind == int(fcntl.F_UNLCK):
+            return 0
+        begin, end = max(begin, start), min(begin + length if length else stop, stop)
+        if begin >= end:  # no sense in it: better one too few than for ever
+            return 0
+        others = self._held_by_others(start, begin) + self._held_by_others(end, stop)
+        return end - begin + others
+
+    def _refused(self, positions: set[int]) -> int:
+        """How many of these a shared lock is refused for. Others may be sharing it: they count as
+        well. Who claims one at that moment takes the next."""
+        refused = 0
+        for position in positions:
+            try:
+                fcntl.lockf(self._descriptor or 0, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, position)
+            except (BlockingIOError, PermissionError):
+                refused += 1
+            else:
+                fcntl.lockf(self._descriptor or 0, fcntl.LOCK_UN, 1, position)
+        return refused
 
     def _try_lock_host(self, position: int) -> bool:
         if self._descriptor is None or fcntl is None:
@@ -134,6 +201,11 @@ class HostLocks:
                 except OSError as exc:
                     logger.debug("cannot unlock in %s: %s", self._key, exc.strerror)
         self.leave()
+
+
+def _position(name: str) -> int:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return 1 + (int.from_bytes(digest[:8], "big") >> 2)  # off_t is signed; byte 0 is OPENING
 
 
 _registry: dict[str, HostLocks] = {}

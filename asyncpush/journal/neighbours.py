@@ -1,43 +1,49 @@
-"""How many uploaders run on this host: those who share its network should share its limits."""
+"""How many uploaders push on this host now: those who share its network should share its limits."""
 
 from __future__ import annotations
 
-from asyncpush.journal.journal import Journal, NullJournal
-from asyncpush.journal.locks import Claim
+import platform
+from functools import cache
+from pathlib import Path
+
+from asyncpush.journal.locks import Claim, HostLocks
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SEATS = 64
 """More uploaders than this on one host are counted as this many."""
 
-_SCOPE = "uploaders of this host"
-
 
 class Neighbours:
-    """A seat among the host's uploaders, held until `leave` or the end of the process."""
+    """The uploaders of this host that push at the moment. All methods may wait for the filesystem,
+    and belong in a thread."""
 
-    def __init__(self, journal: Journal | NullJournal) -> None:
-        self._journal = journal
+    def __init__(self, locks: HostLocks) -> None:
+        """`locks` are those of the journal that the host's uploaders have in common."""
+        self._locks = locks
         self._seat: Claim | None = None
-        self._number = 0
-        for number in range(SEATS):
-            self._seat = journal.claim(_SCOPE, str(number))
-            if self._seat is not None:
-                self._number = number
-                return
+
+    def join(self) -> None:
+        """Be one of them, until `leave` or the end of the process."""
+        if self._seat is None:
+            self._seat = self._locks.claim_any(_seats(), SEATS)
 
     def count(self) -> int:
-        """Uploaders that are alive now, this one included."""
-        taken = 1
-        for number in range(SEATS):
-            if number == self._number and self._seat is not None:
-                continue
-            seat = self._journal.claim(_SCOPE, str(number))
-            if seat is None:
-                taken += 1
-            else:
-                seat.release()
-        return min(taken, SEATS)
+        """How many there are, this one included."""
+        return max(1, self._locks.count_claimed(_seats(), SEATS))
 
     def leave(self) -> None:
+        """Be none of them any more; once more does no harm."""
         if self._seat is not None:
             self._seat.release()
             self._seat = None
+
+
+@cache
+def _seats() -> str:
+    """The name of this host's seats: hosts that share a home directory share its locks."""
+    try:
+        host = BOOT_ID.read_text().strip()
+    except OSError:  # not Linux. Containers of one host have that in common, though not a name
+        host = platform.node()
+    return f"uploaders of {host}"

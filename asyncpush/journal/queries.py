@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
-from asyncpush.journal.rows import Row, blob, display, hash_key, read_hash
+from asyncpush.journal.rows import CUT_DIGEST_LENGTH, Row, blob, display, hash_key
 from asyncpush.journal.values import Entry
-from asyncpush.models import FileIdentity
 
 DAY = 86_400.0
 HASH_LIFE = 90 * DAY
 COMMIT_LIFE = 7 * DAY
-CUT_DIGEST_LENGTH = 64
 
 TABLES = ("hashes", "uploads", "parts", "commits")
 
@@ -19,14 +17,12 @@ TABLES = ("hashes", "uploads", "parts", "commits")
 # Hashes
 
 
-def find_hash(
-    connection: sqlite3.Connection, path: str, identity: FileIdentity, kind: str
-) -> str | None:
-    key = hash_key(path, kind)
-    row = connection.execute(
-        "SELECT identity, oid, seal FROM hashes WHERE path = ? AND kind = ?", key
+def find_hash(connection: sqlite3.Connection, key: Row) -> Row | None:
+    """Its whole row."""
+    found: Row | None = connection.execute(
+        "SELECT * FROM hashes WHERE path = ? AND kind = ?", key
     ).fetchone()
-    return None if row is None else read_hash(key, identity, row)
+    return found
 
 
 def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:

@@ -50,10 +50,21 @@ def is_settled(identity: FileIdentity, looked_at: float) -> bool:
     return looked_at - changed >= SETTLED_AFTER
 
 
+CUT_DIGEST_LENGTH = 64
+
+
 def hash_key(path: str, kind: str) -> Row:
     with contextlib.suppress(OSError):  # the working directory is gone
         path = os.path.abspath(path)
     return blob(path), blob(kind)
+
+
+def is_of_file(stored: object, whole: bytes) -> bool:
+    """Whether a hash's path is that of the file, or of what is cut out of it (`path#digest`)."""
+    return isinstance(stored, bytes) and (
+        stored == whole
+        or (stored.startswith(whole + b"#") and len(stored) == len(whole) + 1 + CUT_DIGEST_LENGTH)
+    )
 
 
 def hash_row(path: str, identity: FileIdentity, kind: str, oid: str, now: float) -> Row:
@@ -65,8 +76,8 @@ def hash_row(path: str, identity: FileIdentity, kind: str, oid: str, now: float)
 
 
 def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
-    """The oid in (identity, oid, seal), if they are for this identity, and whole."""
-    known, oid, seal = row
+    """The oid of the row, if it is for this identity, and whole."""
+    _, _, known, oid, _, seal = row
     if known != _identity(identity) or seal != _seal(*key, known, oid):
         return None
     return bytes(oid).hex()

@@ -58,7 +58,7 @@ class PartFeed:
         source: Slices,
         part: Part,
         pool: BufferPool,
-        hops: Hops,
+        threads: Hops,
         *,
         with_md5: bool,
         piece_size: int,
@@ -67,7 +67,8 @@ class PartFeed:
         self._position = part.offset
         self._end = part.offset + part.size
         self._pool = pool
-        self._hops = hops
+        self._threads = threads
+        self._size = part.size
         self._piece_size = piece_size
         self._short = part.size <= piece_size
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
@@ -125,9 +126,9 @@ class PartFeed:
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         if self._short:
-            await self._hops.run(work, on_cancel=self._stop)
+            await self._threads.run(work, size=self._size, on_cancel=self._stop)
         else:
-            await in_thread(self._hops.threads, work, on_cancel=self._stop)
+            await in_thread(self._threads.threads, work, on_cancel=self._stop)
 
     def _stop(self) -> None:
         self._stopped = True

@@ -33,12 +33,12 @@ TIMEOUTS = (StalledError, TimeoutError)
 class PartSender:
     """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
 
-    def __init__(self, session: HubSession, limit: PartLimit, pool: BufferPool, hops: Hops) -> None:
+    def __init__(self, session: HubSession, limit: PartLimit, pool: BufferPool) -> None:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
         lookout = Lookout(idle=lambda: limit.idle and not bandwidth.limited)
-        self._putter = Putter(session, pool, hops, bandwidth, lookout)
+        self._putter = Putter(session, pool, bandwidth, lookout)
         self._knows_etags = False
         self.limit = limit
 
@@ -47,6 +47,7 @@ class PartSender:
         source: Slices,
         part: Part,
         emit: Emitter,
+        threads: Hops,
         *,
         attempt: int,
         headers: Mapping[str, str],
@@ -63,7 +64,7 @@ class PartSender:
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
-        put = Put(request, source, part, emit, headers, on_sent, on_wire, attempt)
+        put = Put(request, source, part, emit, threads, headers, on_sent, on_wire, attempt)
         if part.size <= LEAST:
             return await self._in_slot(put, None)
         return await self._in_race(put)

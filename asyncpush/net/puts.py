@@ -36,6 +36,7 @@ class Put:
     source: Slices
     part: Part
     emit: Emitter
+    threads: Hops
     headers: Mapping[str, str] = field(repr=False)
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
@@ -70,14 +71,12 @@ class Putter:
         self,
         session: HubSession,
         pool: BufferPool,
-        hops: Hops,
         bandwidth: Bandwidth,
         lookout: Lookout,
     ) -> None:
         self._session = session
         self._config = session.config
         self._pool = pool
-        self._hops = hops
         self._bandwidth = bandwidth
         self._lookout = lookout
 
@@ -120,7 +119,7 @@ class Putter:
             put.source,
             put.part,
             self._pool,
-            self._hops,
+            put.threads,
             with_md5=self._config.verify_etag,
             piece_size=piece_size,
         )

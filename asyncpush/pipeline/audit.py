@@ -43,6 +43,6 @@ async def _same(ctx: PushContext, file: FileSource, remote: RemoteFile) -> bool:
     if file.size != remote.size:
         return False
     if remote.lfs:
-        return await ctx.hasher.sha256_anew(file, ctx.emit) == remote.oid
+        return await ctx.hasher.sha256_anew(file, ctx.emit, ctx.push_threads) == remote.oid
     content = await in_thread(ctx.threads, lambda: read_all(file))
     return git_blob_oid(content) == remote.oid

@@ -13,7 +13,7 @@ from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.turns import Turns
-from asyncpush.threads import Hops
+from asyncpush.threads import PushThreads
 from asyncpush.transfers.xet import XetEngine
 
 
@@ -30,7 +30,7 @@ class PushContext:
     hasher: Hasher
     xet: XetEngine
     journal: Journal | NullJournal
-    hops: Hops
+    push_threads: PushThreads
     emit: Emitter
     turns: Turns
     warnings: list[str] = field(default_factory=list)
@@ -41,7 +41,8 @@ class PushContext:
 
     @property
     def threads(self) -> Executor:
-        return self.hops.threads
+        """For what reads the source, or takes long for another reason than the journal."""
+        return self.push_threads.read.threads
 
     @property
     def config(self) -> UploadConfig:

@@ -8,7 +8,6 @@ import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import anyio
@@ -18,7 +17,7 @@ from asyncpush.journal import HashRecord, Journal, NullJournal
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops, in_thread
+from asyncpush.threads import PushThreads, in_thread
 
 READ_SIZE = 1 * MIB
 SHORT = READ_SIZE // 4
@@ -36,32 +35,23 @@ class _Hashing:
 
 
 class Hasher:
-    """Hashes on its own threads, so that reading parts never waits behind a long file. A file
+    """Hashes on threads of their own, so that reading parts never waits behind a long file. A file
     that many pushes ask for at once (a base model in a hundred repos) is read once."""
 
-    def __init__(
-        self,
-        threads: Executor,
-        hops: Hops,
-        journal: Journal | NullJournal,
-        *,
-        trust_mtime: bool = True,
-    ) -> None:
-        self._threads = threads
-        self._hops = hops
+    def __init__(self, journal: Journal | NullJournal, *, trust_mtime: bool = True) -> None:
         self._journal = journal
         self._trust_mtime = trust_mtime
         self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
-    async def sha256(self, file: FileSource, emit: Emitter) -> str:
+    async def sha256(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
         if file.hash_key is None:
-            return await self._hash(file, emit)
+            return await self._hash(file, emit, threads)
         path, identity = file.hash_key
         # ctime takes no part in an identity's comparison, but two looks that differ in it alone
         # may be of other bytes.
         key = path, identity, identity.ctime_ns
-        known = self.remembered(file)
+        known = await self.remembered(file, threads)
         while known is None and (other := self._under_way.get(key)) is not None:
             await other.ended.wait()  # who fails or is cancelled leaves it to the next
             known = other.oid
@@ -70,17 +60,17 @@ class Hasher:
             return known
         this = self._under_way[key] = _Hashing()
         try:
-            this.oid = await self._hash(file, emit)
+            this.oid = await self._hash(file, emit, threads)
             return this.oid
         finally:
             del self._under_way[key]
             this.ended.set()
 
-    async def sha256_anew(self, file: FileSource, emit: Emitter) -> str:
+    async def sha256_anew(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
         """As `sha256`, of the bytes as they are now, whatever is remembered."""
-        return await self._hash(file, emit)
+        return await self._hash(file, emit, threads)
 
-    async def _hash(self, file: FileSource, emit: Emitter) -> str:
+    async def _hash(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -96,18 +86,19 @@ class Hasher:
             return oid, time.monotonic() - began
 
         if file.size <= SHORT:
-            oid, elapsed = await self._hops.run(hash_and_remember)
+            oid, elapsed = await threads.read.run(hash_and_remember, size=file.size)
         else:
-            oid, elapsed = await in_thread(self._threads, hash_and_remember, on_cancel=stop.set)
+            oid, elapsed = await in_thread(threads.hash, hash_and_remember, on_cancel=stop.set)
         took = round(elapsed * 1000, 3)
         emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False, elapsed_ms=took))
         return oid
 
-    def remembered(self, file: FileSource) -> str | None:
+    async def remembered(self, file: FileSource, threads: PushThreads) -> str | None:
         """The oid of a file that was hashed before and has not changed since."""
-        if file.hash_key is None or not self._trust_mtime:
+        key = file.hash_key
+        if key is None or not self._trust_mtime or self._journal.disabled_reason is not None:
             return None
-        return self._journal.hash_of(*file.hash_key, "sha256")
+        return await threads.look_up.run(lambda: self._journal.hash_of(*key, "sha256"))
 
     def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
         """Keep oids that someone else has found, in reads that began at `looked_at`. Blocks."""

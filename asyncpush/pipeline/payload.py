@@ -11,11 +11,11 @@ from asyncpush.errors import SourceChangedError
 from asyncpush.protocol import commits
 from asyncpush.protocol.commits import AddInline, Change, CommitHeader
 from asyncpush.protocol.http import StreamBody
-from asyncpush.threads import in_thread
+from asyncpush.threads import each_in_thread, in_thread
 from asyncpush.transfers.inline import git_blob_oid
 
 LINES_PER_HOP = 64
-"""Inline files read in one thread hop while the body is streamed."""
+"""Inline files whose lines are in memory at once while the body is streamed."""
 
 HOP_BYTES = 1 << 20
 
@@ -32,7 +32,7 @@ async def commit_payload(
         yield commits.header_line(header)
         remaining = iter(changes)
         while stretch := _stretch(remaining):
-            yield await in_thread(threads, partial(_encode, stretch, load))
+            yield b"".join(await each_in_thread(threads, stretch, partial(_encode, load=load)))
 
     size = await in_thread(threads, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
@@ -50,8 +50,8 @@ def _stretch(changes: Iterator[Change]) -> list[Change]:
     return stretch
 
 
-def _encode(changes: Sequence[Change], load: LoadContent) -> bytes:
-    return b"".join(commits.change_line(change, _content(change, load)) for change in changes)
+def _encode(change: Change, load: LoadContent) -> bytes:
+    return commits.change_line(change, _content(change, load))
 
 
 def _content(change: Change, load: LoadContent) -> bytes:

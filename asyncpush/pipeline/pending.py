@@ -33,10 +33,11 @@ async def remembered(
             ctx.journal.begin_commit(ctx.scope, pending)
         return pending
 
-    pending = await in_thread(ctx.threads, begin)
+    threads = ctx.push_threads.journal
+    pending = await in_thread(threads, begin)
 
     async def end() -> None:
-        await in_thread(ctx.threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint))
+        await in_thread(threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint))
 
     try:
         yield pending

@@ -106,7 +106,7 @@ class PushRun:
         files, stored = await self._stored(collected)
         by_path = {file.path_in_repo: file for file in files}
         receipts = list(stored.receipts.values())
-        return await in_thread(self._ctx.threads, lambda: packed(receipts, by_path))
+        return await packed(receipts, by_path, self._ctx.threads)
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
         """Commit what was stored before, here or elsewhere."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 from asyncpush.errors import SourceError
 from asyncpush.models import FileSource, Receipt
 from asyncpush.sources import check_path_in_repo, read_all
+from asyncpush.threads import each_in_thread
 from asyncpush.transfers.inline import git_blob_oid
 
 INLINE_RECEIPT_LIMIT = 10 << 20
@@ -17,15 +19,18 @@ INLINE_RECEIPTS_LIMIT = 256 << 20
 """Bytes that the receipts of one call may carry together."""
 
 
-def packed(receipts: Sequence[Receipt], files: Mapping[str, FileSource]) -> list[Receipt]:
+async def packed(
+    receipts: Sequence[Receipt], files: Mapping[str, FileSource], threads: Executor
+) -> list[Receipt]:
     """The receipts, those of inline files with their bytes. Raises `SourceError` for too many."""
     _check_inline_sizes(receipts)
-    return [
-        replace(receipt, content=read_all(files[receipt.path_in_repo]))
-        if receipt.route == "inline"
-        else receipt
-        for receipt in receipts
-    ]
+
+    def pack(receipt: Receipt) -> Receipt:
+        if receipt.route != "inline":
+            return receipt
+        return replace(receipt, content=read_all(files[receipt.path_in_repo]))
+
+    return await each_in_thread(threads, receipts, pack)
 
 
 def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:

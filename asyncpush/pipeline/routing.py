@@ -21,7 +21,7 @@ from asyncpush.protocol import preupload
 from asyncpush.protocol.preupload import UploadMode
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import read_all, read_sample
-from asyncpush.threads import in_thread
+from asyncpush.threads import each_in_thread, in_thread
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
 from asyncpush.workers import batches, for_each
 
@@ -74,7 +74,9 @@ class Routing:
         return content.decode("utf-8", "replace")
 
     async def _route(self, files: Sequence[FileSource], gitignore: str | None) -> None:
-        samples, oids = await in_thread(self._ctx.threads, partial(_look_at, files))
+        looks = await each_in_thread(self._ctx.threads, files, _look_at)
+        samples = [sample for sample, _ in looks]
+        oids = {file.path_in_repo: oid for file, (_, oid) in zip(files, looks, strict=True) if oid}
         modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
         self._modes |= modes
         inline: list[FileSource] = []
@@ -104,15 +106,12 @@ class Routing:
         """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
         hundred thousand of them none stay in memory."""
 
-        def read_and_hash() -> list[Receipt]:
-            receipts = []
-            for file in files:
-                path = file.path_in_repo
-                oid = oids.get(path) or git_blob_oid(read_all(file))
-                receipts.append(inline_receipt(path, file.size, oid, there=modes[path].oid))
-            return receipts
+        def read_and_hash(file: FileSource) -> Receipt:
+            path = file.path_in_repo
+            oid = oids.get(path) or git_blob_oid(read_all(file))
+            return inline_receipt(path, file.size, oid, there=modes[path].oid)
 
-        for receipt in await in_thread(self._ctx.threads, read_and_hash):
+        for receipt in await each_in_thread(self._ctx.threads, files, read_and_hash):
             self._stored.add(receipt, self._ctx.emit)
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
@@ -135,7 +134,7 @@ class Routing:
         if remote is None or remote.size != file.size:
             return None
         if remote.lfs:
-            oid = await self._ctx.hasher.sha256(file, self._ctx.emit)
+            oid = await self._ctx.hasher.sha256(file, self._ctx.emit, self._ctx.push_threads)
         else:
             oid = await in_thread(self._ctx.threads, lambda: git_blob_oid(read_all(file)))
         if oid != remote.oid:
@@ -166,18 +165,13 @@ async def ask_modes(
     )
 
 
-def _look_at(files: Sequence[FileSource]) -> tuple[list[bytes], dict[str, str]]:
-    """The first bytes of each file, for preupload, and the git blob hashes of small ones: most of
-    them are regular files, and to open a file once more costs 15 µs of CPU (measured)."""
-    samples, oids = [], {}
-    for file in files:
-        if file.size <= SURELY_CHEAP:
-            content = read_all(file)
-            oids[file.path_in_repo] = git_blob_oid(content)
-            samples.append(content[: preupload.SAMPLE_SIZE])
-        else:
-            samples.append(read_sample(file, preupload.SAMPLE_SIZE))
-    return samples, oids
+def _look_at(file: FileSource) -> tuple[bytes, str | None]:
+    """The first bytes of a file, for preupload, and the git blob hash of a small one: most of them
+    are regular files, and to open a file once more costs 15 µs of CPU (measured)."""
+    if file.size > SURELY_CHEAP:
+        return read_sample(file, preupload.SAMPLE_SIZE), None
+    content = read_all(file)
+    return content[: preupload.SAMPLE_SIZE], git_blob_oid(content)
 
 
 def _describe(modes: Mapping[str, UploadMode], files: Sequence[FileSource]) -> dict[str, object]:

@@ -9,6 +9,7 @@ goes by LFS after all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -111,10 +112,10 @@ class StoreStage:
             ctx.session,
             ctx.sender,
             ctx.journal,
-            ctx.hops,
+            ctx.push_threads,
             ctx.scope,
             batch.ask,
-            ctx.hasher.sha256_anew,
+            partial(ctx.hasher.sha256_anew, threads=ctx.push_threads),
         )
 
     async def _store_one(self, file: FileSource, routing: Routing, transfer: LfsTransfer) -> None:
@@ -130,7 +131,7 @@ class StoreStage:
         self, file: FileSource, routing: Routing, transfer: LfsTransfer, route: Route = "lfs"
     ) -> None:
         emit = self._ctx.emit
-        oid = await self._ctx.hasher.sha256(file, emit)
+        oid = await self._ctx.hasher.sha256(file, emit, self._ctx.push_threads)
         mode = await routing.to_be_stored(file)
         if mode is None:
             return

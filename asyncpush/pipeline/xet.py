@@ -48,7 +48,8 @@ class XetStage:
 
     async def take(self, file: FileSource, mode: UploadMode, access: XetAccess) -> bool:
         """False when Xet has failed, and it is for LFS to store the file."""
-        path, oid = file.path_in_repo, self._ctx.hasher.remembered(file)
+        path = file.path_in_repo
+        oid = await self._ctx.hasher.remembered(file, self._ctx.push_threads)
         if oid is not None and oid == mode.oid:
             receipt = Receipt(path, file.size, oid, "xet")
             self._stored.settle(receipt, self._ctx.emit, unchanged=True)
@@ -81,9 +82,8 @@ class XetStage:
         for receipt in receipts:
             self._take_receipt(receipt)
         found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
-        # Not among the hashing threads: other pushes' files may queue there for long.
         remember = partial(self._ctx.hasher.remember, found, upload.began)
-        await in_thread(self._ctx.threads, remember)
+        await in_thread(self._ctx.push_threads.journal, remember)
         return []
 
     async def abort(self) -> None:

@@ -31,6 +31,9 @@ BATCH_LIMIT = 256
 USUAL_PART_SIZE = 16_000_000
 """What the public Hub asks for; each answer says what holds."""
 
+SURELY_ONE_PUT = 1 << 20
+"""Bytes of an object up to which no store wants parts (S3: 5 MiB each, but for the last)."""
+
 PARTS_A_BATCH = 16_000
 """Parts of a call's objects together: their URLs, half a KiB each and at times twice that, make an
 answer well within what is read of one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +25,7 @@ from asyncpush.events import (
     TransferStarted,
     Waiting,
 )
-from asyncpush.journal import Journal, NullJournal, OpenUpload
+from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
@@ -35,7 +35,7 @@ from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops, in_thread
+from asyncpush.threads import PushThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.etags import BAD_ETAG, checked_etag
 from asyncpush.workers import batches, for_each
 
@@ -87,7 +87,7 @@ class LfsTransfer:
         session: HubSession,
         sender: PartSender,
         journal: Journal | NullJournal,
-        hops: Hops,
+        threads: PushThreads,
         scope: str,
         ask_actions: Callable[[LfsObject], Awaitable[LfsActions]],
         hash_anew: Callable[[FileSource, Emitter], Awaitable[str]],
@@ -95,22 +95,20 @@ class LfsTransfer:
         self._session = session
         self._sender = sender
         self._journal = journal
-        self._hops = hops
-        self._threads = hops.threads
+        self._threads = threads
         self._scope = scope
         self._ask_actions = ask_actions
         self._hash_anew = hash_anew
 
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
-        async with self._claimed(file, oid, emit):
-            reader, begun = await self._hops.run(
-                lambda: self._open(file, oid), discard=lambda opened: opened[0].close()
-            )
+        small = file.size <= lfs.SURELY_ONE_PUT
+        async with nullcontext() if small else self._claimed(file, oid, emit) as begun:
+            reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
             sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
             try:
                 await self._in_rounds(sending)
-                await self._hops.run(reader.check_unchanged)
+                await self._threads.read.run(reader.check_unchanged)
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -125,20 +123,41 @@ class LfsTransfer:
         )
 
     @asynccontextmanager
-    async def _claimed(self, file: FileSource, oid: str, emit: Emitter) -> AsyncIterator[None]:
+    async def _claimed(
+        self, file: FileSource, oid: str, emit: Emitter
+    ) -> AsyncIterator[OpenUpload | None]:
         """One process of this host sends an object; the others wait, and then find it stored. A
-        holder that dies frees its claim, and whoever takes it goes on where it stopped."""
-        claim = self._journal.claim(self._scope, oid)
+        holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
+        upload that this gives. Small objects cost less to send than to claim: they are claimed
+        only where the Hub wants parts of them."""
+        claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
             emit.emit(Waiting(CLAIM_POLL, reason))
         while claim is None:
             await anyio.sleep(CLAIM_POLL)
-            claim = self._journal.claim(self._scope, oid)
+            claim = await self._claim(oid)
         try:
-            yield
+            yield await self._find_upload(LfsObject(oid, file.size))
         finally:
-            claim.release()
+            await in_thread_anyway(self._threads.look_up.threads, claim.release)
+
+    async def _claim(self, oid: str) -> Claim | None:
+        def discard(claim: Claim | None) -> None:
+            if claim is not None:
+                claim.release()
+
+        return await self._threads.look_up.run(
+            lambda: self._journal.claim(self._scope, oid), discard=discard
+        )
+
+    async def _find_upload(self, item: LfsObject) -> OpenUpload | None:
+        if self._journal.disabled_reason is not None:
+            return None
+        found = await self._threads.look_up.run(
+            lambda: self._journal.find_upload(self._scope, item.oid)
+        )
+        return found if found is not None and found.size == item.size else None
 
     async def _in_rounds(self, sending: Sending) -> None:
         """Until an upload goes through: a round ends early when its upload turns out void."""
@@ -156,19 +175,13 @@ class LfsTransfer:
                 raise exc.__cause__ from None  # what really was the matter, each time anew
             raise
 
-    def _open(self, file: FileSource, oid: str) -> tuple[Reader, OpenUpload | None]:
-        begun = self._journal.find_upload(self._scope, oid)
-        return Reader(file), begun
-
     async def _round(self, sending: Sending, number: int) -> None:
         resumed = sending.begun
         if sending.contradicted:
             await self._check_hash(sending)
         if number > 1:
-            resumed = await in_thread(
-                self._threads, lambda: self._journal.find_upload(self._scope, sending.item.oid)
-            )
-        if resumed is not None and resumed.size == sending.item.size:
+            resumed = await self._find_upload(sending.item)
+        if resumed is not None:
             await self._multipart(sending, resumed, resumed=True)
             return
         actions = await self._ask_actions(sending.item)
@@ -177,19 +190,23 @@ class LfsTransfer:
                 # "Stored already" contradicts the refusal: only a verify that passes ends this.
                 await self._verify(sending, actions.verify_url or sending.refused_by)
             return
-        if actions.upload.parts:
+        if not actions.upload.parts:
+            await self._basic(sending, actions.upload)
+            await self._verify(sending, actions.verify_url)
+        elif sending.item.size > lfs.SURELY_ONE_PUT:
             opened = await self._open_upload(sending, actions, actions.upload)
             await self._multipart(sending, opened)
         else:
-            await self._basic(sending, actions.upload)
-            await self._verify(sending, actions.verify_url)
+            async with self._claimed(sending.file, sending.item.oid, sending.emit) as begun:
+                opened = begun or await self._open_upload(sending, actions, actions.upload)
+                await self._multipart(sending, opened, resumed=begun is not None)
 
     async def _check_hash(self, sending: Sending) -> None:
         """Before anything is sent again under an oid that the store has refused."""
         sending.contradicted = False
         if (path := sending.file.disk_path) is None:
             return
-        await in_thread(self._threads, lambda: self._journal.forget_hash(path))
+        await self._in_journal(lambda: self._journal.forget_hash(path))
         oid = await self._hash_anew(sending.file, sending.emit)
         if oid != sending.item.oid:
             raise StaleHashError(oid)
@@ -209,7 +226,7 @@ class LfsTransfer:
             etags={},
             started_at=now,
         )
-        await in_thread(self._threads, lambda: self._journal.begin_upload(self._scope, opened))
+        await self._in_journal(lambda: self._journal.begin_upload(self._scope, opened))
         return opened
 
     async def _basic(self, sending: Sending, upload: UploadAction) -> None:
@@ -247,7 +264,7 @@ class LfsTransfer:
         await self._verify(sending, upload.verify_url)
 
     async def _forget_upload(self, upload: OpenUpload) -> None:
-        await in_thread(self._threads, lambda: self._journal.end_upload(self._scope, upload.oid))
+        await self._in_journal(lambda: self._journal.end_upload(self._scope, upload.oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
@@ -260,10 +277,12 @@ class LfsTransfer:
         await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
     async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
-        await in_thread(
-            self._threads,
-            lambda: self._journal.part_stored(self._scope, item.oid, number, etag),
+        await self._in_journal(
+            lambda: self._journal.part_stored(self._scope, item.oid, number, etag)
         )
+
+    async def _in_journal(self, work: Callable[[], None]) -> None:
+        await in_thread(self._threads.journal, work)
 
     async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
         """PUT one part until its ETag is right; the ETag as the store wrote it."""
@@ -284,6 +303,7 @@ class LfsTransfer:
                 sending.reader,
                 part,
                 sending.emit,
+                self._threads.send,
                 attempt=number,
                 headers=upload.headers if upload is not None else {},
                 on_sent=on_sent,
@@ -310,7 +330,7 @@ class LfsTransfer:
 
     async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
         # Bytes may not be joined under an oid that the file no longer has.
-        await in_thread(self._threads, sending.reader.check_unchanged)
+        await self._threads.read.run(sending.reader.check_unchanged)
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
         unclear = False
 

@@ -77,6 +77,7 @@ def test_a_disk_that_fills_up_turns_the_journal_off_with_one_warning(
     journal.begin_upload(SCOPE, make_upload())
     items = [(f"/{number}", make_identity(), "sha256", SHA) for number in range(5_000)]
     journal.remember_hashes(items)
+    journal.flush()
     assert journal.disabled_reason is not None
     assert "database or disk is full" in journal.disabled_reason
     use_everything(journal)
@@ -125,6 +126,7 @@ def test_a_journal_locked_for_too_long_is_done_without(
     with Journal.open(tmp_path) as one, Journal.open(tmp_path) as two:
         connection_of(one).execute("BEGIN IMMEDIATE")
         two.remember_hash("/a", make_identity(), "sha256", SHA)
+        two.flush()
         connection_of(one).execute("ROLLBACK")
         assert two.disabled_reason is not None
         assert "locked" in two.disabled_reason
@@ -135,7 +137,8 @@ def test_a_journal_locked_for_too_long_is_done_without(
 def test_only_a_lock_is_waited_for(journal: Journal) -> None:
     connection_of(journal).execute("BEGIN")
     began = time.monotonic()
-    journal.remember_hash("/a", make_identity(), "sha256", SHA)  # a transaction within another
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    journal.flush()  # a transaction within another
     assert time.monotonic() - began < database.BUSY_TIMEOUT / 2
     assert journal.disabled_reason is not None
 
@@ -145,6 +148,7 @@ def remembers_once_let(journal: Journal, other: Journal) -> None:
     timer = threading.Timer(0.1, lambda: connection_of(other).execute("ROLLBACK"))
     timer.start()
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    journal.flush()
     timer.join()
     assert journal.disabled_reason is None
     assert other.hash_of("/a", make_identity(), "sha256") == SHA

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal
+from asyncpush.journal import Journal, queries, shared
 from asyncpush.journal.files import in_memory
+from asyncpush.journal.rows import Row
 from asyncpush.models import FileIdentity
 from tests.clocks import NOW, Clock
 from tests.journal.helpers import DAY, GIT, SHA, connection_of, make_identity
@@ -183,6 +186,7 @@ def test_an_oid_of_another_kind_is_a_mistake(journal: Journal, kind: str, oid: s
 )
 def test_a_row_with_a_flipped_bit_is_not_believed(journal: Journal, meddle: str) -> None:
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    journal.flush()
     connection_of(journal).execute(meddle)
     assert journal.hash_of("/a", make_identity(), "sha256") is None
     assert journal.disabled_reason is None
@@ -192,6 +196,7 @@ def test_hashes_expire(journal: Journal, clock: Clock) -> None:
     journal.remember_hash("/old", make_identity(), "sha256", SHA)
     clock.now += 60 * DAY
     journal.remember_hash("/new", make_identity(), "sha256", SHA)
+    journal.flush()
     assert journal.expire() == 0
     clock.now += 31 * DAY
     assert journal.expire() == 1
@@ -204,5 +209,99 @@ def test_a_hash_from_the_far_future_expires_when_the_clock_is_right_again(
 ) -> None:
     clock.now += 4000 * DAY
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    journal.flush()
     clock.now = NOW
     assert journal.expire() == 1
+
+
+def test_hashes_are_written_together_and_known_before(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    put_hashes = queries.put_hashes
+
+    def counting(connection: sqlite3.Connection, rows: list[Row]) -> None:
+        written.append(len(rows))
+        put_hashes(connection, rows)
+
+    monkeypatch.setattr(queries, "put_hashes", counting)
+    monkeypatch.setattr(shared, "WRITE_EVERY", 60.0)
+    for number in range(100):
+        journal.remember_hash(f"/{number}", make_identity(), "sha256", SHA)
+        assert journal.hash_of(f"/{number}", make_identity(), "sha256") == SHA
+    assert written == []
+    journal.forget_hash("/7")
+    assert journal.hash_of("/7", make_identity(), "sha256") is None
+    journal.flush()
+    assert written == [99]
+    assert journal.hash_of("/8", make_identity(), "sha256") == SHA
+
+
+def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a second, or at once where hashing took long. The first journal is never closed here,
+    as with a process that is killed."""
+    written = threading.Event()
+    put_hashes = queries.put_hashes
+
+    def telling(connection: sqlite3.Connection, rows: list[Row]) -> None:
+        put_hashes(connection, rows)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN")
+        written.set()
+
+    monkeypatch.setattr(queries, "put_hashes", telling)
+    with Journal.open(tmp_path, clock=clock) as one, Journal.open(tmp_path, clock=clock) as two:
+        for every, size in ((0.01, 10), (60.0, 1 << 30)):
+            monkeypatch.setattr(shared, "WRITE_EVERY", every)
+            identity = make_identity(size=size)
+            one.remember_hash(f"/{size}", identity, "sha256", SHA)
+            assert written.wait(10)
+            written.clear()
+            assert two.hash_of(f"/{size}", identity, "sha256") == SHA
+
+
+def test_a_hash_that_is_being_written_can_be_forgotten(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go = threading.Event(), threading.Event()
+    put_hashes = queries.put_hashes
+
+    def slowly(connection: sqlite3.Connection, rows: list[Row]) -> None:
+        writing.set()
+        assert go.wait(10)
+        put_hashes(connection, rows)
+
+    monkeypatch.setattr(queries, "put_hashes", slowly)
+    monkeypatch.setattr(shared, "WRITE_EVERY", 0.0)
+    journal.remember_hash("/a", make_identity(), "sha256", SHA)
+    assert writing.wait(10)
+    assert journal.hash_of("/a", make_identity(), "sha256") == SHA
+    forgetting = threading.Thread(target=journal.forget_hash, args=("/a",))
+    forgetting.start()
+    go.set()
+    forgetting.join()
+    assert journal.hash_of("/a", make_identity(), "sha256") is None
+
+
+def test_a_disk_that_takes_nothing_does_not_fill_the_memory(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "GATHERED", 10)
+    monkeypatch.setattr(shared, "WRITE_EVERY", 60.0)
+    for number in range(20):
+        journal.remember_hash(f"/{number}", make_identity(), "sha256", SHA)
+    assert journal.stats().hashes == 10
+
+
+def test_a_row_that_cannot_be_written_stops_no_later_one(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "put_hashes", lambda connection, rows: 1 / 0)
+        journal.remember_hash("/a", make_identity(), "sha256", SHA)
+        journal.flush()
+    assert "could not be remembered" in caplog.text
+    journal.remember_hash("/b", make_identity(), "sha256", SHA)
+    assert journal.stats().hashes == 1

@@ -10,7 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from asyncpush.journal import Journal
+from asyncpush.journal import Journal, locks
 from tests.journal.helpers import make_commit, make_identity, make_upload
 
 ACK = struct.Struct("<III")
@@ -53,6 +53,7 @@ def fill_small_disk(directory: Path, answer: Connection) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         for number in range(10_000):
             journal.remember_hash(f"/{number}", make_identity(), "sha256", "ab" * 32)
+            journal.flush()
             if journal.disabled_reason is not None:
                 break
         claim = journal.claim("scope", "oid")
@@ -85,4 +86,22 @@ def open_at_once(directory: Path, answer: Connection) -> None:
     with Journal.open(directory) as journal:
         journal.remember_hash(f"/{os.getpid()}", make_identity(), "git", "ab" * 20)
         answer.send((journal.disabled_reason, os.getpid()))
+        answer.recv()
+
+
+def take_seats(directory: Path, seats: int, by_kernel: bool, answer: Connection) -> None:
+    """Be so many uploaders; count all there are, again and again, when told to."""
+    if not by_kernel:
+        locks._FLOCK = {}
+    with Journal.open(directory) as journal:
+        sitting = [journal.neighbours() for _ in range(seats)]
+        for each in sitting:
+            each.join()
+        answer.send("sitting")
+        answer.recv()
+        answer.send({sitting[0].count() for _ in range(200)})
+        answer.recv()
+        for each in sitting:
+            each.leave()
+        answer.send("left")
         answer.recv()

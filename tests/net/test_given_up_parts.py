@@ -75,7 +75,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
 
     with ThreadPoolExecutor(4) as threads:
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        sender = PartSender(session, PartLimit(4), pool, Hops(threads, 4))
+        sender = PartSender(session, PartLimit(4), pool)
 
         async def put(name: str, byte: bytes) -> None:
             path.write_bytes(byte * SIZE)
@@ -84,6 +84,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
                     reader,
                     Part(1, 0, SIZE, url + name),
                     Emitter([], push_id="x"),
+                    Hops(threads, 4),
                     attempt=1,
                     headers={},
                     on_sent=lambda count: None,

@@ -126,7 +126,8 @@ class Sending:
         self.limit = PartLimit(width)
         self.positions: list[int] = []
         self.wire: list[int] = []
-        self._sender = PartSender(session, self.limit, self.pool, Hops(threads, 4))
+        self._sender = PartSender(session, self.limit, self.pool)
+        self._threads = Hops(threads, 4)
 
     async def send(
         self,
@@ -140,6 +141,7 @@ class Sending:
             source,
             part,
             self.heard.emit,
+            self._threads,
             attempt=attempt,
             headers=headers or {},
             on_sent=self.positions.append,

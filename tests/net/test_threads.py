@@ -8,12 +8,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from asyncpush.threads import LEAST_TOGETHER, NICENESS, Hops, in_thread, settled, step_back
+from asyncpush.threads import (
+    HOP_BYTES,
+    LEAST_TOGETHER,
+    NICENESS,
+    WIDTH,
+    Hops,
+    SessionThreads,
+    SharedThreads,
+    each_in_thread,
+    in_thread,
+    settled,
+    step_back,
+)
 
 
 @pytest.fixture
@@ -158,6 +172,163 @@ def test_our_threads_step_back_and_the_users_do_not() -> None:
     assert os.nice(0) == before
 
 
+async def test_work_that_has_not_begun_is_not_waited_for_after_a_cancel(
+    threads: ThreadPoolExecutor,
+) -> None:
+    first, done = Work(), []
+    holding = asyncio.create_task(in_thread(threads, first))
+    await first.started.wait()
+    waiting = asyncio.create_task(in_thread(threads, lambda: done.append("second")))
+    await anyio.lowlevel.checkpoint()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting  # though the only thread is busy
+    first.go.set()
+    await holding
+    assert await in_thread(threads, lambda: "third") == "third"
+    assert done == []
+
+
+async def test_many_items_are_done_in_order_a_stretch_at_a_time(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.threads.HOP_SECONDS", 0)
+    first = Work()
+    done: list[object] = []
+
+    def work(item: int) -> int:
+        if item == 0:
+            first()
+        done.append(item)
+        return item * item
+
+    squares = asyncio.create_task(each_in_thread(threads, range(5), work))
+    await first.started.wait()
+    between = asyncio.create_task(in_thread(threads, lambda: done.append("another's")))
+    await anyio.lowlevel.checkpoint()
+    first.go.set()
+    assert await squares == [0, 1, 4, 9, 16]
+    await between
+    assert done == [0, "another's", 1, 2, 3, 4]
+
+
+async def test_after_a_cancel_one_item_alone_is_waited_for(threads: ThreadPoolExecutor) -> None:
+    second, begun = Work(), []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 1:
+            second()
+
+    task = asyncio.create_task(each_in_thread(threads, range(100), work))
+    await second.started.wait()
+    task.cancel()
+    await anyio.lowlevel.checkpoint()
+    second.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert begun == [0, 1]
+
+
+async def test_a_push_whose_work_hangs_leaves_threads_to_the_others() -> None:
+    with SharedThreads(6, "test", share=3, reserve=2) as threads:
+        lanes = [threads.lane() for _ in range(4)]
+        hanging = [[Work() for _ in range(5)] for _ in lanes]
+        tasks = []
+        for lane, works in zip(lanes, hanging, strict=True):
+            tasks += [asyncio.create_task(in_thread(lane, work)) for work in works]
+            await asyncio.wait_for(works[0].started.wait(), 5)
+        # Three for the first, one of what is left for each that comes later.
+        assert [sum(work.running for work in works) for works in hanging] == [3, 1, 1, 1]
+        for works in hanging:
+            for work in works:
+                work.go.set()
+        assert await asyncio.gather(*tasks) == ["done"] * 20
+        assert [lane.held for lane in lanes] == [0] * 4
+
+
+async def test_a_thread_that_comes_free_goes_to_who_has_the_fewest() -> None:
+    with SharedThreads(2, "test", share=2, reserve=0) as threads:
+        large, small = threads.lane(), threads.lane()
+        begun: list[str] = []
+        works = [Work(), Work()]
+        tasks = [asyncio.create_task(in_thread(large, work)) for work in works]
+        for work in works:
+            await work.started.wait()
+
+        def begin(name: str) -> str:
+            begun.append(name)
+            return "done"
+
+        for lane, name in ((large, "large"), (large, "large"), (large, "large"), (small, "small")):
+            tasks.append(asyncio.create_task(in_thread(lane, partial(begin, name))))
+        await anyio.lowlevel.checkpoint()
+        works[0].go.set()
+        assert await tasks[-1] == "done"
+        assert begun[0] == "small"
+        works[1].go.set()
+        assert await asyncio.gather(*tasks) == ["done"] * 6
+
+
+async def test_what_waits_for_a_thread_fails_when_they_are_closed() -> None:
+    with SharedThreads(1, "test", share=1, reserve=0) as threads:
+        lane, work = threads.lane(), Work()
+        running = asyncio.create_task(in_thread(lane, work))
+        await work.started.wait()
+        waiting = asyncio.create_task(in_thread(lane, lambda: None))
+        await anyio.lowlevel.checkpoint()
+        threading.Timer(0, work.go.set).start()
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiting
+    assert await running == "done"
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await in_thread(lane, lambda: None)
+
+
+async def test_what_no_thread_can_be_had_for_fails_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with SharedThreads(2, "test", share=2, reserve=0) as threads:
+        lane, work = threads.lane(), Work()
+        running = asyncio.create_task(in_thread(lane, work))
+        await work.started.wait()
+        done: list[str] = []
+        with monkeypatch.context() as patch:
+
+            def no_more(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr(threading.Thread, "start", no_more)
+            with pytest.raises(RuntimeError, match="can't start"):
+                await in_thread(lane, lambda: done.append("refused"))
+        work.go.set()  # its thread finds in the queue what was refused
+        assert await running == "done"
+        assert await in_thread(lane, lambda: "after") == "after"
+        assert done == []
+        assert lane.held == 0
+
+
+async def test_each_kind_of_work_has_threads_of_its_own() -> None:
+    """A disk that hangs stops neither parts nor the journal, and the other way round."""
+    with ExitStack() as stack:
+        session = SessionThreads(stack, hash_workers=1)
+        hung, other = session.for_push(), session.for_push()
+        works = [Work() for _ in range(3 * WIDTH)]
+        kinds = [hung.read.threads, hung.hash, hung.send.threads]
+        tasks = [
+            asyncio.create_task(in_thread(kinds[number % 3], work))
+            for number, work in enumerate(works)
+        ]
+        for work in works[:3]:
+            await work.started.wait()
+        for threads in (other.read.threads, other.hash, other.send.threads, other.journal):
+            assert await asyncio.wait_for(in_thread(threads, lambda: 5), 5) == 5
+        assert await other.look_up.run(lambda: 5) == 5
+        for work in works:
+            work.go.set()
+        await asyncio.gather(*tasks)
+
+
 @pytest.fixture
 def hops() -> Iterator[Hops]:
     with ThreadPoolExecutor(4) as threads:
@@ -240,6 +411,50 @@ async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None
         await holding
         assert await hops.run(lambda: "third") == "third"
         assert done == []
+
+
+async def test_after_a_cancel_of_all_short_jobs_one_alone_is_waited_for() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        hops = Hops(threads, 1)
+        first = Work()
+        done: list[int] = []
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(hops.run(first))]
+        tasks += [asyncio.create_task(hops.run(partial(done.append, n))) for n in range(7)]
+        await first.started.wait()  # all eight are in this hop
+        for task in tasks:
+            task.cancel()
+        await anyio.lowlevel.checkpoint()
+        first.go.set()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        assert done == []
+
+
+async def test_behind_a_slow_job_the_others_go_on_in_another_hop(
+    hops: Hops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.threads.HOP_SECONDS", 0)
+    hung = Work()
+    slow = [asyncio.create_task(hops.run(hung))]
+    quick = [asyncio.create_task(hops.run(lambda: "quick")) for _ in range(3)]
+    await hung.started.wait()
+    assert not any(task.done() for task in quick)  # they went along with it
+    hung.go.set()
+    assert await asyncio.gather(*slow, *quick) == ["done", "quick", "quick", "quick"]
+
+
+async def test_a_hop_reads_no_more_than_so_many_bytes() -> None:
+    together: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            together.append(len(args[0]))
+            return super().submit(fn, *args, **kwargs)
+
+    with Counting(4) as threads:
+        hops = Hops(threads, 4)
+        await asyncio.gather(*(hops.run(lambda: None, size=HOP_BYTES // 2) for _ in range(5)))
+    assert together == [2, 2, 1]
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("too late")], ids=["ends well", "fails"])
