@@ -53,7 +53,8 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
         cas,
     ):
         app.router.add_routes(module.routes)
-    lfs.add_routes(app, state.blobs, _lfs_access, offers_xet=state.grants_xet)
+    grant = xet.upload_action if state.grants_xet else None
+    lfs.add_routes(app, state.blobs, _lfs_access, xet=grant)
     app.router.add_routes(pages.routes)
     return app
 
