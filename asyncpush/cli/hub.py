@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,12 +44,13 @@ def hub(
         typer.Option("--port", metavar="N", help="Port to listen on, to 65535; 0: a free one."),
     ] = 0,
     token: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--token",
-            metavar="TOKEN",
-            help="The one token to accept; others can see it in the process list, so rather set"
-            f" {TOKEN_ENV} (default: that, else any will do).",
+            metavar="[NAME=]TOKEN",
+            help="A token to accept, of the user `local` or of NAME; may be given again. Others can"
+            f" see it in the process list, so rather set {TOKEN_ENV}, with spaces between several"
+            " (default: that, else any will do).",
         ),
     ] = None,
     s3_endpoint: Annotated[
@@ -88,24 +89,38 @@ def hub(
             raise UsageError(f"--port must be from 0 to 65535, not {port}")
         if verbose:
             log_everything()
-        if token is None:
-            token = os.environ.get(TOKEN_ENV) or None
-        else:
+        if token:
             arg.warn_of_token(TOKEN_ENV)
+        one, users = _tokens(token or os.environ.get(TOKEN_ENV, "").split())
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
-        server = _server(folder, host, port, token, store, xet=not no_xet and store is None)
+        xet = not no_xet and store is None
+        server = _server(folder, host=host, port=port, token=one, users=users, store=store, xet=xet)
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(partial(_serve, server, output))
 
 
-def _server(
-    folder: Path, host: str, port: int, token: str | None, store: S3Store | None, *, xet: bool
-) -> LocalHub:
+def _tokens(given: list[str]) -> tuple[str | None, dict[str, str]]:
+    """The local user's token, and those of named users by name."""
+    one, users = None, {}
+    for text in given:
+        name, _, token = text.partition("=")
+        if name and token.strip("="):
+            if name in users:
+                raise UsageError(f"--token: {name} is given two tokens")
+            users[name] = token
+        elif one is None:
+            one = text
+        else:
+            raise UsageError("--token: name the users of all tokens but one, as in NAME=TOKEN")
+    return one, users
+
+
+def _server(folder: Path, **settings: Any) -> LocalHub:
     from asyncpush.localhub import LocalHub
 
     try:
-        return LocalHub(folder, host=host, port=port, token=token, store=store, xet=xet)
+        return LocalHub(folder, **settings)
     except ValueError as error:
         raise UsageError(f"--host, --token: {error}") from error
 
@@ -133,8 +148,8 @@ def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | 
 
 
 def _welcome(server: LocalHub) -> list[str]:
-    token, whose = ("any", "any") if server.token is None else ("...", "the given")
-    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose} token"
+    token, whose = ("any", "any token") if server.is_open else ("...", "the given tokens")
+    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose}"
     return [
         *paragraph(kept, sys.stderr),
         f"  use it   export HF_ENDPOINT={server.url} HF_TOKEN={token}",

@@ -9,7 +9,7 @@ from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
-from asyncpush.localhub.auth import TOKEN, Token, is_loopback, user_of
+from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.routes import (
     cas,
@@ -30,6 +30,8 @@ logger = logging.getLogger("asyncpush.localhub")
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
+# What git and git-lfs ask: they look for a password when they are told to.
+GIT_ROUTES = frozenset({"batch", "verify"})
 
 
 def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
@@ -38,7 +40,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
         middlewares=[*middlewares, _errors_as_json, _guard], client_max_size=MAX_JSON_BYTES
     )
     app[STATE] = state
-    app[TOKEN] = Token(state.token)
+    app[USERS] = state.users
     app.on_response_prepare.append(_stamp)
     for module in (
         repos,
@@ -68,6 +70,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
+        if refusal.status == 401 and request.match_info.route.name in GIT_ROUTES:
+            refusal.headers |= CHALLENGE
         return refusal_answer(refusal)
     except web.HTTPException as error:
         if error.status < 400:
@@ -90,7 +94,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.url.origin().host
     except ValueError:
         raise Refusal(400, "Invalid Host header") from None
-    if state.token is None and not is_loopback(host or ""):
+    if state.users.is_open and not is_loopback(host or ""):
         # Without a token of its own the hub trusts this machine alone; a web page that points
         # its own name at 127.0.0.1 (DNS rebinding) is not this machine.
         raise Refusal(403, "This hub answers to loopback names only: start it with a token")
@@ -102,6 +106,6 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _lfs_access(request: web.Request, operation: lfs.Operation) -> None:
     state = state_of(request)
     if operation == "download":
-        await state.readable(request)
+        await state.open_to_read(request)
     else:
-        await state.writable(request)
+        await state.contributable(request)  # a pull request may be what it is for

@@ -142,7 +142,11 @@ class _Lfs:
             return {"upload": by_xet}
         ticket = await self._store.ticket(oid, size, base_url=base_url, multipart=batch.multipart)
         beside = base_url + request.rel_url.raw_path.removesuffix("batch")
-        return {"upload": upload_action(ticket), "verify": {"href": f"{beside}verify"}}
+        verify: dict[str, Any] = {"href": f"{beside}verify"}
+        if shown := request.headers.get("Authorization"):
+            # The object is "authenticated": Git LFS looks for no other credentials.
+            verify["header"] = {"Authorization": shown}
+        return {"upload": upload_action(ticket), "verify": verify}
 
     async def verify(self, request: web.Request) -> StreamResponse:
         await self._access(request, "verify")

@@ -79,8 +79,31 @@ def test_its_token_can_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("ASYNCPUSH_HUB_TOKEN", TOKEN)
     ran = cli("hub", "--root", tmp_path / "r")
-    assert "the given token" in " ".join(ran.err.split())
+    assert "the given tokens" in " ".join(ran.err.split())
     assert "process list" not in ran.err
+
+
+def test_each_token_is_of_a_user(
+    cli: Cli, stop_when_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    make = LocalHub.__init__
+
+    def note(self: LocalHub, *arguments: Any, **settings: Any) -> None:
+        made.append((settings["token"], settings["users"]))
+        make(self, *arguments, **settings)
+
+    monkeypatch.setattr(LocalHub, "__init__", note)
+    root = ("--root", tmp_path / "r")
+    assert cli("hub", *root, "--token", "hf_a", "--token", "ben=hf_b=").code == 0
+    assert cli("hub", *root, "--token", "c2VjcmV0==").code == 0
+    monkeypatch.setenv("ASYNCPUSH_HUB_TOKEN", "ann=hf_a ben=hf_b")
+    assert cli("hub", *root).code == 0
+    assert made == [
+        ("hf_a", {"ben": "hf_b="}),
+        ("c2VjcmV0==", {}),
+        (None, {"ann": "hf_a", "ben": "hf_b"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +112,10 @@ def test_its_token_can_come_from_the_environment(
         (["--port", "70000"], "--port must be from 0 to 65535, not 70000"),
         (["--host", "0.0.0.0"], "reachable from other machines: set a token"),
         (["--token", ""], "token must not be empty"),
+        (["--token", "ann=a", "--token", "b", "--token", "c"], "name the users of all tokens but"),
+        (["--token", "ann=a", "--token", "ann=b"], "ann is given two tokens"),
+        (["--token", "-x-=a"], "'-x-' cannot be the name of a user"),
+        (["--token", "ann=a", "--token", "ben=a"], "each must have a token of their own"),
         (["--s3-endpoint", "http://127.0.0.1:9"], "--s3-endpoint goes with --s3-bucket"),
     ],
 )

@@ -105,11 +105,15 @@ async def test_a_private_repo_needs_a_token(client: HubClient, body: dict[str, A
         assert (await client.get(path)).status == 200
         stranger = await client.get(path, token=None)
         missing = await client.get(path.replace("secret", "nothing"), token=None)
-        assert (stranger.status, stranger.error_code) == (404, "RepoNotFound")
+        assert (stranger.status, stranger.error_code) == (401, "RepoNotFound")
         assert stranger.json == missing.json
+        unknown = await client.get(path.replace("secret", "nothing"))
+        assert (unknown.status, unknown.error_code) == (404, "RepoNotFound")
     batch = {"operation": "download", "objects": [{"oid": "ab" * 32, "size": 1}]}
     path = "/me/secret.git/info/lfs/objects/batch"
-    assert (await client.post(path, batch, token=None)).status == 404
+    answer = await client.post(path, batch, token=None)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 
 async def test_settings_change_what_they_name(client: HubClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from asyncpush.localhub.errors import Refusal, bad_request, too_large
 from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store import pulls
 from asyncpush.localhub.store.commits import (
     Change,
     CommitRequest,
@@ -37,6 +39,8 @@ MAX_BODY_BYTES = 2 << 30
 MAX_CHANGES = 100_000
 # Lines are handled by the megabyte: a thread hop for each small file would cost more than it does.
 _BATCH_BYTES = 1 << 20
+
+_PULL_REF = re.compile(r"refs/pr/([1-9][0-9]{0,8})", re.ASCII)
 
 routes = web.RouteTableDef()
 
@@ -67,7 +71,11 @@ class _Content:
 @routes.post(REPO + "/commit/{revision}", name="commit")
 async def post_commit(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
-    repo = await state.writable(request)
+    revision, opens_pull = request.match_info["revision"], flag_in_query(request, "create_pr")
+    if opens_pull or await _is_own_pull(request, revision, user):
+        repo = await state.contributable(request)
+    else:
+        repo = await state.writable(request)
     draft = await _read(request, state, repo)
     if draft.header is None:
         raise bad_request("The first line must be the header")
@@ -78,8 +86,7 @@ async def post_commit(request: web.Request) -> web.Response:
         author=user,
         parent_commit=check_parent(draft.header.get("parentCommit")),
     )
-    make = commit_as_pull_request if flag_in_query(request, "create_pr") else commit
-    revision = request.match_info["revision"]
+    make = commit_as_pull_request if opens_pull else commit
     made = await state.run_exclusively(repo, make, state.repos, repo, revision, wanted)
     url = f"{state.base_url(request)}/{repo.url_path}"
     answer: dict[str, Any] = {
@@ -91,6 +98,15 @@ async def post_commit(request: web.Request) -> web.Response:
     if made.pull_request is not None:
         answer["pullRequestUrl"] = f"{url}/discussions/{made.pull_request}"
     return json_answer(answer)
+
+
+async def _is_own_pull(request: web.Request, revision: str, user: str) -> bool:
+    """Whoever opened a pull request may add to it."""
+    state, match = state_of(request), _PULL_REF.fullmatch(revision)
+    if match is None:
+        return False
+    repo = await state.contributable(request)
+    return user == await state.run(pulls.author, state.repos, repo, int(match[1]))
 
 
 async def _read(request: web.Request, state: HubState, repo: RepoId) -> _Draft:

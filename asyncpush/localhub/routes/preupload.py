@@ -40,8 +40,7 @@ class Candidate:
 @routes.post(REPO + "/preupload/{revision}", name="preupload")
 async def preupload(request: web.Request) -> web.Response:
     state = state_of(request)
-    # Whoever may read may open a pull request.
-    repo = await state.writable(request)
+    repo = await state.contributable(request)
     body = await read_json(request)
     files = _candidates(body.get("files"))
     ignore = text_of(body, "gitIgnore") if body.get("gitIgnore") is not None else None

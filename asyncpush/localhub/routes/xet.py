@@ -30,7 +30,7 @@ routes = web.RouteTableDef()
 @routes.get(REPO + "/xet-write-token/{revision}", name="xet-write-token")
 async def write_token(request: web.Request) -> web.Response:
     state = state_of(request)
-    repo = await state.writable(request)
+    repo = await state.contributable(request)
     if not state.grants_xet:
         raise Refusal(404, "Xet is not enabled on this hub")
     if not flag_in_query(request, "create_pr"):  # the pull request's ref is not there yet
@@ -41,7 +41,7 @@ async def write_token(request: web.Request) -> web.Response:
 @routes.get(REPO + "/xet-read-token/{revision}", name="xet-read-token")
 async def read_token(request: web.Request) -> web.Response:
     state = state_of(request)
-    repo = await state.readable(request)
+    repo = await state.open_to_read(request)
     await state.run(_check_revision, state, repo, request.match_info["revision"])
     return _granted(request, state, "read")
 
