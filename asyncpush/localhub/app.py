@@ -16,6 +16,7 @@ from asyncpush.localhub.routes import (
     commits,
     discussions,
     files,
+    git,
     metadata,
     preupload,
     refs,
@@ -31,7 +32,7 @@ logger = logging.getLogger("asyncpush.localhub")
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
 # What git and git-lfs ask: they look for a password when they are told to.
-GIT_ROUTES = frozenset({"batch", "verify"})
+GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES
 
 
 def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
@@ -53,6 +54,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
         resolve,
         xet,
         cas,
+        git,
     ):
         app.router.add_routes(module.routes)
     grant = xet.upload_action if state.grants_xet else None

@@ -816,7 +816,7 @@ async def test_a_private_repo_says_how_to_read_it(client: HubClient) -> None:
     assert [code.text for code in document.all("code")] == [
         f"HF_ENDPOINT={client.url} HF_TOKEN=… hf download me/secret --repo-type dataset",
         f'curl -H "Authorization: Bearer $HF_TOKEN" {client.url}/api/datasets/me/secret',
-        "git clone datasets/me/secret.git",
+        f"git clone {client.url}/datasets/me/secret",
     ]
     assert "me/secret" not in (await page(client, "/")).words
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES, is_binary
+from asyncpush.localhub.routes.preupload import is_binary
+from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs
 

@@ -195,12 +195,11 @@ def _ways_in(state: HubState, request: web.Request, repo: RepoId) -> tuple[Hint,
     endpoint = state.base_url(request)
     kind = "" if repo.type == "model" else f" --repo-type {repo.type}"
     api = f"{endpoint}/api/{repo.type}s/{repo.full_name}"
-    git = state.repos.path(repo).relative_to(state.repos.root)
     return (
         Hint(
             "With the official client:",
             f"HF_ENDPOINT={endpoint} HF_TOKEN=… hf download {repo.full_name}{kind}",
         ),
         Hint("Through the HTTP API:", f'curl -H "Authorization: Bearer $HF_TOKEN" {api}'),
-        Hint("With git, in the hub's own folder:", f"git clone {git}"),
+        Hint("With git, the token as password:", f"git clone {endpoint}/{repo.url_path}"),
     )

@@ -13,8 +13,7 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.errors import Refusal, bad_request, too_large
-from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES
+from asyncpush.localhub.errors import bad_request, too_large
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
@@ -32,6 +31,7 @@ from asyncpush.localhub.store.commits import (
 )
 from asyncpush.localhub.store.names import RepoId, check_path
 from asyncpush.localhub.store.pointers import LfsPointer
+from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES, not_stored
 from asyncpush.localhub.web import flag_in_query, json_answer, parse_object, text_of
 
 MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
@@ -219,12 +219,7 @@ async def _stored(state: HubState, change: Change | _LfsFile) -> Change:
         return change
     size = await state.blobs.size(change.oid)
     if size is None:
-        raise Refusal(
-            404,
-            "Your push was rejected because an LFS pointer pointed to a file that does not exist. "
-            f"For instance, this can happen if you used git push --no-verify to push your changes. "
-            f"Offending file: - {change.path}",
-        )
+        raise not_stored(change.path)
     if change.size not in (None, size):
         raise bad_request(
             f"LFS pointer of {change.path!r} says {change.size} bytes; the object has {size}"

@@ -17,11 +17,11 @@ from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.gitrepo import FileEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId, check_path
+from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES
 from asyncpush.localhub.web import json_answer, read_json, text_of
 
 MAX_FILES = 256
 MAX_SAMPLE_BYTES = 512
-MAX_REGULAR_BYTES = 10 << 20
 _MAX_SIZE = 1 << 53
 _MAX_IGNORE_BYTES = 1 << 20
 

@@ -76,13 +76,14 @@ def check_path(path: object) -> str:
     """The path of a file in a repo, or a 400 that says what is wrong with it."""
     if not isinstance(path, str) or not path:
         raise bad_request("Invalid path: must be a non-empty string")
-    problem = _path_problem(path)
+    problem = path_problem(path)
     if problem:
         raise bad_request(f"Invalid path {path[:200]!r}: {problem}")
     return path
 
 
-def _path_problem(path: str) -> str | None:
+def path_problem(path: str) -> str | None:
+    """Why no file can have this path, or None."""
     if _CONTROL.search(path):
         return "control characters and halves of characters are not allowed"
     if "\\" in path:

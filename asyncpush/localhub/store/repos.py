@@ -55,12 +55,12 @@ class Repos:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._workshop = root / "tmp"
+        self.workshop = root / "tmp"
 
     def prepare(self) -> None:
         """Make the root, and sweep what killed servers left in the workshop."""
-        self._workshop.mkdir(parents=True, exist_ok=True)
-        for leftover in self._workshop.iterdir():
+        self.workshop.mkdir(parents=True, exist_ok=True)
+        for leftover in self.workshop.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - _STALE_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -155,8 +155,8 @@ class Repos:
         return sorted(ids, key=lambda repo: repo.full_name)
 
     def _aside(self) -> Path:
-        self._workshop.mkdir(parents=True, exist_ok=True)
-        return self._workshop / f"{secrets.token_hex(8)}.git"
+        self.workshop.mkdir(parents=True, exist_ok=True)
+        return self.workshop / f"{secrets.token_hex(8)}.git"
 
     def _publish(self, built: Path, repo: RepoId) -> None:
         target = self.path(repo)
