@@ -448,3 +448,17 @@ async def test_a_commit_to_a_pull_request_moves_it_alone(client: HubClient) -> N
     assert answer.status == 200
     assert await client.head("refs%2Fpr%2F1") == answer.json["commitOid"]
     assert await client.head() == head
+
+
+@pytest.mark.parametrize("query", ["", "?create_pr=1"])
+async def test_a_card_with_wrong_metadata_is_not_committed(query: str, client: HubClient) -> None:
+    head = await client.head()
+    broken = add("README.md", b"---\nlicense: [\n---\n")
+
+    answer = await client.commit(add("a.txt"), broken, query=query)
+
+    assert answer.status == 400
+    assert answer.json["error"].startswith("Invalid metadata in README.md.\n- Invalid YAML: ")
+    assert await client.head() == head
+    below = add("docs/README.md", b"---\nlicense: [\n---\n")
+    assert (await client.commit(below, query=query)).status == 200

@@ -400,9 +400,11 @@ async def test_only_a_small_text_is_a_card(
 
 
 async def test_bad_metadata_and_long_cards_are_told(client: HubClient) -> None:
-    await client.commit(add("README.md", b"---\nlicense: 7\n---\n" + (b"w" * 99 + b"\n") * 1_001))
+    card = b"---\nlicense: 7\n---\n" + (b"w" * 99 + b"\n") * 1_001
+    assert (await client.commit(add("docs/README.md", card))).status == 200
 
-    notes = [note.words for note in (await page(client, "/me/net")).all("p", class_="note")]
+    document = await page(client, "/me/net/blob/main/docs/README.md")
+    notes = [note.words for note in document.all("p", class_="note")]
 
     assert notes[0] == 'The metadata could not be read. "license" must be a string'
     assert notes[1].startswith("This is the beginning of a long text")

@@ -11,9 +11,10 @@ import pygit2
 from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
 from asyncpush.localhub.store.discussions import Discussions
 from asyncpush.localhub.store.gitrepo import GitRepo
-from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pointers import LfsPointer
 from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.rules import CARD, check_card_of_commit
 from asyncpush.localhub.store.writing import (
     TreeDraft,
     commit_message,
@@ -83,7 +84,7 @@ def commit(repos: Repos, repo: RepoId, revision: str, request: CommitRequest) ->
         ref, head = _target(opened, revision)
         if request.parent_commit is not None and not head.startswith(request.parent_commit):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-        oid = _make_commit(opened, head, request)
+        oid = _make_commit(opened, repo.type, head, request)
         write_ref(opened.path, ref, oid)
         return Committed(oid)
 
@@ -94,7 +95,7 @@ def commit_as_pull_request(
     """Commit on the parent (or else the revision's head), in a pull request of its own."""
     with repos.lock(repo), repos.open(repo) as opened:
         base = _parent_of_pull_request(opened, revision, request.parent_commit)
-        oid = _make_commit(opened, base, request)
+        oid = _make_commit(opened, repo.type, base, request)
         number = Discussions(opened.path).open_pull_request(
             request.summary, request.description, request.author, base=base, head=oid
         )
@@ -129,9 +130,12 @@ def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) ->
     return str(found.id)
 
 
-def _make_commit(repo: GitRepo, parent: str, request: CommitRequest) -> str:
+def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: CommitRequest) -> str:
     """The commit object, it and all it needs synced to the disk."""
     before = repo.tree(parent)
+    for change in request.changes:
+        if isinstance(change, PutFile) and change.path == CARD:
+            check_card_of_commit(repo.content(change.blob), repo_type)
     tree, blobs = _changed_tree(repo, before, request.changes)
     message = commit_message(request.summary, request.description)
     oid = commit_tree(repo.git, tree, [parent], request.author, message)
