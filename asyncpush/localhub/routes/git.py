@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from tempfile import TemporaryFile
 from typing import IO
@@ -22,8 +21,9 @@ from aiohttp import web
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.errors import Refusal, bad_request, too_large
 from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store.gitprogram import check_installed, stream_backend
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.pushes import SETTINGS, Pusher, git_environment, receive
+from asyncpush.localhub.store.pushes import Pusher, receive
 
 ROUTES = frozenset({"git-refs", "git-fetch", "git-push"})
 MAX_PUSH_BYTES = 4 << 30
@@ -66,7 +66,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     """The body is taken in before the repo is locked: one slow client holds up no other."""
     state, user = state_of(request), require_user(request)
     repo = await state.contributable(request)
-    _check_git()
+    check_installed()
     info = await state.run(state.repos.info, repo)
     pusher = Pusher(user, owns=state.owns(user, repo, info))
     loop = asyncio.get_running_loop()
@@ -109,15 +109,12 @@ async def _stream(
     request: web.Request, state: HubState, repo: RepoId, path: str, body: bytes
 ) -> web.StreamResponse:
     """Run git on a question, and pass on what it answers as it comes."""
-    _check_git()
+    check_installed()
     variables = _variables(request, state, repo, path) | {
         "CONTENT_LENGTH": str(len(body)),
         "REMOTE_USER": "anyone",  # whether they may was decided above
     }
-    environment = git_environment(SETTINGS, **variables)
-    process = await asyncio.create_subprocess_exec(
-        "git", "http-backend", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
-    )
+    process = await stream_backend(variables)
     async with _ended(process):
         assert process.stdin is not None
         assert process.stdout is not None
@@ -182,8 +179,3 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     if not headers:
         raise Refusal(500, "git failed to answer")
     return status, headers
-
-
-def _check_git() -> None:
-    if shutil.which("git") is None:
-        raise Refusal(501, "The hub's machine has no git: install it to clone, fetch and push")

@@ -8,7 +8,6 @@ back: nothing has to be started for it, and the hub's own rules and stores decid
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pygit2
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.store.discussions import Discussions
 from asyncpush.localhub.store.durable import write_atomically
+from asyncpush.localhub.store.gitprogram import start_backend
 from asyncpush.localhub.store.gitrepo import MAIN
 from asyncpush.localhub.store.names import RepoId, check_branch
 from asyncpush.localhub.store.repos import Repos
@@ -34,19 +34,6 @@ _HOOK = """#!/bin/sh
 { read -r verdict; cat >&2; } < "$ASYNCPUSH_ANSWER"
 [ "$verdict" = accepted ]
 """
-
-SETTINGS = {
-    "safe.directory": "*",  # whoever runs the hub trusts its folder
-    "http.uploadpack": "true",
-    "uploadpack.allowAnySHA1InWant": "true",
-    "receive.fsckObjects": "true",
-    "receive.autogc": "false",
-    "receive.denyDeletes": "false",
-    "receive.denyNonFastForwards": "false",
-    "core.fsync": "committed",
-    "gc.auto": "0",
-}
-"""git's configuration, in place of what the machine or the repo may say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +51,6 @@ class Pusher:
 
     name: str
     owns: bool
-
-
-def git_environment(settings: Mapping[str, str], **variables: str) -> dict[str, str]:
-    """An environment in which git minds these settings and nobody's own."""
-    pairs = enumerate(settings.items())
-    numbered = {
-        f"GIT_CONFIG_{part}_{number}": text
-        for number, pair in pairs
-        for part, text in zip(("KEY", "VALUE"), pair, strict=True)
-    }
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_COUNT": str(len(settings)),
-        "GIT_TERMINAL_PROMPT": "0",
-        "LC_ALL": "C",
-        **numbered,
-        **variables,
-    }
 
 
 def install_hook(repos: Repos) -> Path:
@@ -115,18 +82,16 @@ def receive(
         answer_from, answer_to = os.pipe()
         with open(ask_from, "rb") as question, open(answer_to, "wb") as verdict:
             try:
-                process = subprocess.Popen(
-                    ["git", "http-backend"],
+                process = start_backend(
+                    {
+                        "ASYNCPUSH_ASK": f"/dev/fd/{ask_to}",
+                        "ASYNCPUSH_ANSWER": f"/dev/fd/{answer_from}",
+                        **variables,
+                    },
+                    {"core.hooksPath": str(hooks)},
                     stdin=body,
                     stdout=answer,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(ask_to, answer_from),
-                    env=git_environment(
-                        {**SETTINGS, "core.hooksPath": str(hooks)},
-                        ASYNCPUSH_ASK=f"/dev/fd/{ask_to}",
-                        ASYNCPUSH_ANSWER=f"/dev/fd/{answer_from}",
-                        **variables,
-                    ),
+                    descriptors=(ask_to, answer_from),
                 )
             finally:
                 os.close(ask_to)
