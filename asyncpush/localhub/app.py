@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 
 from aiohttp import ClientError, web
@@ -10,7 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
 from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
-from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.errors import Refusal, not_logged_in, repo_not_found
 from asyncpush.localhub.routes import (
     cas,
     commits,
@@ -31,6 +32,12 @@ logger = logging.getLogger("asyncpush.localhub")
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
+# Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
+_OF_ONE_SEGMENT = re.compile(
+    r"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:branch|commits?|discussions|lfs-files|paths-info"
+    r"|preupload|refs|revision|settings|super-squash|tag|tree|xet-(?:read|write)-token)(?:/.*)?)?$"
+    r"|/(?:(?:datasets|spaces)/)?[^/]+/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
+)
 # What git and git-lfs ask: they look for a password when they are told to.
 GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES
 
@@ -78,6 +85,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         if error.status < 400:
             raise
+        if error.status == 404 and _OF_ONE_SEGMENT.match(request.path):
+            return refusal_answer(repo_not_found() if user_of(request) else not_logged_in())
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return refusal_answer(Refusal(error.status, error.reason, headers=allow))
     except (ConnectionError, ClientError, web.RequestPayloadError) as error:

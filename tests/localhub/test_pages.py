@@ -609,7 +609,7 @@ async def test_commits_are_listed_in_pages(
 ) -> None:
     monkeypatch.setattr(history, "COMMITS", 2)
     for number in range(4):
-        await client.commit(summary=f"change {number}")
+        await client.commit(add("a.txt"), summary=f"change {number}")
 
     first = await page(client, "/me/net/commits/main")
     assert titles(first) == ["change 3", "change 2"]
@@ -654,7 +654,7 @@ async def test_a_commit_shows_its_message_and_files(client: HubClient) -> None:
 async def test_changed_and_deleted_files_show_both_sizes(client: HubClient) -> None:
     await client.commit(add("a", b"1"), add("b", b"12"))
     oid = (await client.commit(add("a", b"123"), delete("b"))).json["commitOid"]
-    nothing = (await client.commit()).json["commitOid"]
+    nothing = (await client.commit(add("a", b"123"))).json["commitOid"]
 
     document = await page(client, f"/me/net/commit/{oid}")
 

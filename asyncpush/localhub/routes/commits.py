@@ -79,6 +79,8 @@ async def post_commit(request: web.Request) -> web.Response:
     draft = await _read(request, state, repo)
     if draft.header is None:
         raise bad_request("The first line must be the header")
+    if not draft.changes:
+        raise bad_request("The commit changes nothing: send at least one file or deletion")
     wanted = CommitRequest(
         summary=_summary(draft.header),
         description=text_of(draft.header, "description", default=""),

@@ -10,7 +10,7 @@ import pygit2
 
 from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
 from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitrepo import GitRepo
+from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pointers import LfsPointer
 from asyncpush.localhub.store.repos import Repos
@@ -41,6 +41,8 @@ class PutLfs:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
+    """Of a folder too: the Hub makes no difference."""
+
     path: str
 
 
@@ -121,7 +123,11 @@ def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
 
 
 def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) -> str:
-    head = repo.resolve(revision)
+    """A pull request is for a branch: an oid or a tag is none, whatever it leads to."""
+    branch = MAIN if revision == "HEAD" else f"refs/heads/{revision.removeprefix('refs/heads/')}"
+    head = repo.ref_target(branch)
+    if head is None:
+        raise revision_not_found(revision)
     if parent is None or head.startswith(parent):
         return head
     found = repo.git.get(parent)
@@ -150,7 +156,7 @@ def _changed_tree(
     draft = TreeDraft(repo.git, tree)
     for change in changes:
         match change:
-            case DeleteFile(path) if not draft.remove_file(path):
+            case DeleteFile(path) if not (draft.remove_file(path) or draft.remove_folder(path)):
                 raise entry_not_found(path)
             case DeleteFolder(path) if not draft.remove_folder(path):
                 raise entry_not_found(path)
