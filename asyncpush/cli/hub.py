@@ -73,7 +73,7 @@ def hub(
     no_xet: Annotated[
         bool,
         typer.Option(
-            "--no-xet", help="Grant no Xet tokens (nor does it with objects in a bucket)."
+            "--no-xet", help="Grant no Xet tokens (nor does it without hf_xet, or with a bucket)."
         ),
     ] = False,
     verbose: arg.Verbose = False,
@@ -94,7 +94,7 @@ def hub(
         one, users = _tokens(token or os.environ.get(TOKEN_ENV, "").split())
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
-        xet = not no_xet and store is None
+        xet = False if no_xet else None
         server = _server(folder, host=host, port=port, token=one, users=users, store=store, xet=xet)
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(partial(_serve, server, output))

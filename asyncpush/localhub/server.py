@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -41,11 +42,12 @@ class LocalHub:
         await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
     Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
-    bearer token will do, and only this machine is served; `users`, tokens by name, adds users who
-    own what is under their name and what they made. With `xet=True` it grants
-    tokens to write by Xet, good for `xet_token_lifetime` seconds; what came by Xet is served in
-    any case. `middlewares` see each request before the hub and each answer after it;
-    `request.match_info.route.name` tells them what it is.
+    token will do, and only this machine is served; `users`, tokens by name, adds users who own what
+    is under their name and what they made. Tokens to write by Xet, good for `xet_token_lifetime`
+    seconds, are granted where hf_xet is installed and objects lie on the disk; `xet=True` or
+    `False` says otherwise, and what came by Xet is served in any case. `middlewares` see each
+    request before the hub and each answer after it; `request.match_info.route.name` tells them what
+    it is.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class LocalHub:
         users: Mapping[str, str] | None = None,
         part_size: int = DEFAULT_PART_SIZE,
         store: BlobStore | None = None,
-        xet: bool = False,
+        xet: bool | None = None,
         xet_token_lifetime: int = LIFETIME,
         middlewares: Iterable[Middleware] = (),
     ) -> None:
@@ -78,7 +80,7 @@ class LocalHub:
         self._users = Users({value: name for name, value in tokens.items()})
         self._part_size = part_size
         self._store = store
-        self._xet = xet
+        self._xet = _has_xet() and store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
         self._middlewares = tuple(middlewares)
         self._running = AsyncExitStack()
@@ -132,6 +134,10 @@ class LocalHub:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self.host, self.port).start()
         self.port = runner.addresses[0][1]
+
+
+def _has_xet() -> bool:
+    return importlib.util.find_spec("hf_xet") is not None
 
 
 @contextmanager

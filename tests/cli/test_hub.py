@@ -45,10 +45,10 @@ def test_it_says_where_it_is_and_how_to_use_it(
     assert (tmp_path / "cache" / "hub").is_dir()
 
 
-@pytest.mark.parametrize(("words", "granted"), [((), True), (("--no-xet",), False)])
+@pytest.mark.parametrize(("words", "granted"), [((), None), (("--no-xet",), False)])
 def test_it_grants_xet_tokens_unless_told_not_to(
     words: tuple[str, ...],
-    granted: bool,
+    granted: bool | None,
     cli: Cli,
     stop_when_up: None,
     tmp_path: Path,

@@ -129,7 +129,7 @@ def git(*arguments: str | Path) -> str:
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[LocalHub]:
-    async with LocalHub(tmp_path / "hub", part_size=PART_SIZE) as hub:
+    async with LocalHub(tmp_path / "hub", part_size=PART_SIZE, xet=False) as hub:
         yield hub
 
 
@@ -144,7 +144,7 @@ async def client(hub: LocalHub) -> AsyncIterator[HubClient]:
 
 @pytest.fixture
 def hub_in_thread(tmp_path: Path) -> Iterator[LocalHub]:
-    with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE) as hub:
+    with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE, xet=False) as hub:
         yield hub
 
 

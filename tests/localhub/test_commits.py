@@ -444,6 +444,24 @@ async def test_a_commit_of_nothing_is_400(client: HubClient) -> None:
     assert "changes nothing" in answer.json["error"]
 
 
+async def test_a_file_in_lfs_that_no_rule_names_gets_one(client: HubClient) -> None:
+    oid = await client.store(b"large")
+    before = (await client.get("/me/net/resolve/main/.gitattributes")).text
+    rule = "filter=lfs diff=lfs merge=lfs -text\n"
+
+    await client.commit(add_lfs("a.bin", oid), add_lfs("tokenizer.json", oid), add("b.json"))
+    after = (await client.get("/me/net/resolve/main/.gitattributes")).text
+    assert after == f"{before}tokenizer.json {rule}"
+    await client.commit(add_lfs("tokenizer.json", oid))
+    assert (await client.get("/me/net/resolve/main/.gitattributes")).text == after
+    await client.commit(add_lfs("other.json", oid), add(".gitattributes", b"own"))
+    assert (await client.get("/me/net/resolve/main/.gitattributes")).text == "own"
+    await client.commit(delete(".gitattributes"))
+    await client.commit(add_lfs("x", oid), query="?create_pr=1")
+    proposed = await client.get("/me/net/resolve/refs%2Fpr%2F1/.gitattributes")
+    assert proposed.text == f"x {rule}"
+
+
 async def test_a_deleted_file_may_be_a_folder(client: HubClient) -> None:
     await client.commit(add("a/b/c.txt"), add("a/d.txt"))
     assert (await client.commit(delete("a/b"))).status == 200

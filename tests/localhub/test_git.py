@@ -162,6 +162,30 @@ async def test_large_files_go_and_come_by_git_lfs(
     assert other.read("model.safetensors") == LARGE
 
 
+async def test_what_no_rule_names_is_cloned_whole_as_well(
+    git_lfs: None, work: Work, client: HubClient
+) -> None:
+    """The hub writes a rule for each file that it has in LFS."""
+    large = {name: LARGE + name.encode() for name in ("tokenizer.json", "a b/[x]*!.dat", '"q".z')}
+    for name, content in large.items():
+        oid = await client.store(content)
+        assert (await client.commit(add_lfs(name, oid, len(content)))).status == 200
+    work("lfs", "install", within=".")
+    work.clone()
+    assert {name: work.read(name) for name in large} == large
+    assert work("status", "--porcelain") == ""
+
+
+async def test_the_folder_of_a_repo_is_cloned_with_its_large_files(
+    git_lfs: None, work: Work, client: HubClient, hub: LocalHub
+) -> None:
+    oid = await client.store(LARGE)
+    await client.commit(add_lfs("model.bin", oid, len(LARGE)))
+    work("lfs", "install", within=".")
+    work("clone", hub.root / "models/me/net.git", "net", within=".")
+    assert work.read("model.bin") == LARGE
+
+
 async def test_a_push_whose_objects_are_not_stored_is_refused(
     work: Work, client: HubClient
 ) -> None:

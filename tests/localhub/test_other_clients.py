@@ -62,6 +62,22 @@ def test_npm_commits_to_branches_and_pull_requests(npm: dict[str, Any]) -> None:
     assert npm["a stale parent"] == 412
 
 
+@pytest.mark.parametrize("settings", [{}, {"HF_HUB_DISABLE_XET": "1"}])
+def test_the_official_client_of_today_does_what_it_does_with_the_hub(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    """By Xet, which a hub grants unless told otherwise, and by LFS."""
+    with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE, token="hf_local") as hub:
+        command: list[str | Path] = [sys.executable, OFFICIAL_SCRIPT, hub.url, "hf_local"]
+        environment = {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path), **settings}
+        told = said([*command, "me/net", tmp_path], **environment)
+        assert (hub.root / "xet" / "xorbs").exists() == (not settings)
+    assert told["upload"] is True, told["upload"]
+    assert told["download"] is True
+    assert told["pull request"] == [1, True, True]
+    assert told["delete"] is None
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """huggingface_hub 0.16: its LFS batch has Basic auth."""
@@ -70,7 +86,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     except NotInstalledError as missing:
         pytest.skip(str(missing))
     work = tmp_path_factory.mktemp("old")
-    with serve_in_thread(work / "hub", part_size=PART_SIZE, token="hf_local") as hub:
+    with serve_in_thread(work / "hub", part_size=PART_SIZE, token="hf_local", xet=False) as hub:
         command: list[str | Path] = [sys.executable, OFFICIAL_SCRIPT, hub.url, "hf_local"]
         environment = {"PYTHONPATH": str(packages), "HF_ENDPOINT": hub.url, "HOME": str(work)}
         return said([*command, "me/net", work], **environment)

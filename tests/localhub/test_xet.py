@@ -278,7 +278,7 @@ async def test_tokens_are_granted_for_what_is_there(client: Client, tmp_path: Pa
 
 
 async def test_a_hub_without_xet_grants_reading_alone(client: Client, tmp_path: Path) -> None:
-    async with LocalHub(client.hub.root, token=TOKEN) as plain:
+    async with LocalHub(client.hub.root, token=TOKEN, xet=False) as plain:
         other = Client(plain, client.session)
         assert (await other.ask("GET", "/api/models/me/m/xet-write-token/main"))[0] == 404
         assert (await other.ask("GET", "/api/models/me/m/xet-read-token/main"))[0] == 200

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import pygit2
 
 from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
+from asyncpush.localhub.store.attributes import FILE as ATTRIBUTES
+from asyncpush.localhub.store.attributes import with_rules
 from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
+from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pointers import LfsPointer
 from asyncpush.localhub.store.repos import Repos
@@ -142,11 +144,25 @@ def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: Commi
     for change in request.changes:
         if isinstance(change, PutFile) and change.path == CARD:
             check_card_of_commit(repo.content(change.blob), repo_type)
-    tree, blobs = _changed_tree(repo, before, request.changes)
+    changes = [*request.changes, *_lfs_rules(repo, parent, request.changes)]
+    tree, blobs = _changed_tree(repo, before, changes)
     message = commit_message(request.summary, request.description)
     oid = commit_tree(repo.git, tree, [parent], request.author, message)
     sync_objects(repo.path, [*blobs, *new_objects(repo.git, tree, before.id), oid])
     return str(oid)
+
+
+def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Change]:
+    """The rules that files in LFS lack; a commit that brings its own .gitattributes has its way."""
+    if any(change.path == ATTRIBUTES for change in changes):
+        return []
+    paths = [change.path for change in changes if isinstance(change, PutLfs)]
+    lacking = [path for path in paths if not repo.is_lfs_path(parent, path)]
+    there = repo.entry(parent, ATTRIBUTES)
+    if not lacking or isinstance(there, FolderEntry):
+        return []
+    content = repo.content(there.oid) if there else b""
+    return [PutFile(ATTRIBUTES, str(repo.git.create_blob(with_rules(content, lacking))))]
 
 
 def _changed_tree(
