@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -13,7 +14,7 @@ import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.failures import InterruptedBySignal, UsageError
-from asyncpush.cli.output import Output, paragraph
+from asyncpush.cli.output import Output, has_colour, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -76,19 +77,26 @@ def hub(
             "--no-xet", help="Grant no Xet tokens (nor does it without hf_xet, or with a bucket)."
         ),
     ] = False,
-    verbose: arg.Verbose = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", help="Log each request to stderr, and failures with their tracebacks."
+        ),
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log each request to stderr as a JSON object.")
+    ] = False,
 ) -> None:
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
     output = Output(verbose=verbose)
     with output.failures():
-        from asyncpush.cli.listening import log_everything
         from asyncpush.cli.running import run
         from asyncpush.options import default_cache_dir
 
         if not 0 <= port <= 65535:
             raise UsageError(f"--port must be from 0 to 65535, not {port}")
-        if verbose:
-            log_everything()
+        if verbose or log_json:
+            _log(as_json=log_json)
         if token:
             arg.warn_of_token(TOKEN_ENV)
         one, users = _tokens(token or os.environ.get(TOKEN_ENV, "").split())
@@ -98,6 +106,17 @@ def hub(
         server = _server(folder, host=host, port=port, token=one, users=users, store=store, xet=xet)
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(partial(_serve, server, output))
+
+
+def _log(*, as_json: bool) -> None:
+    """What the hub tells, on stderr."""
+    from asyncpush.localhub.access import JsonLines, TextLines
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else TextLines(colour=has_colour(sys.stderr)))
+    logger = logging.getLogger("asyncpush")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _tokens(given: list[str]) -> tuple[str | None, dict[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from asyncpush.localhub.access import LOGGER, RequestLog
 from asyncpush.localhub.app import make_app
 from asyncpush.localhub.auth import USER, Users, is_loopback
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
@@ -47,7 +48,7 @@ class LocalHub:
     seconds, are granted where hf_xet is installed and objects lie on the disk; `xet=True` or
     `False` says otherwise, and what came by Xet is served in any case. `middlewares` see each
     request before the hub and each answer after it; `request.match_info.route.name` tells them what
-    it is.
+    it is. Requests are logged to `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(
@@ -124,7 +125,8 @@ class LocalHub:
     async def _listen(self, state: HubState, stack: AsyncExitStack) -> None:
         runner = web.AppRunner(
             make_app(state, self._middlewares),
-            access_log=None,
+            access_log_class=RequestLog,
+            access_log=LOGGER,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
             max_line_size=_MAX_LINE,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import parse_qsl
+from urllib.request import Request, urlopen
 
 import pytest
 
 from asyncpush.cli.hub import _store
 from asyncpush.cli.output import Output
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.access import TextLines
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
 
@@ -104,6 +110,49 @@ def test_each_token_is_of_a_user(
         ("c2VjcmV0==", {}),
         (None, {"ann": "hf_a", "ben": "hf_b"}),
     ]
+
+
+def log_of(start: Start, root: Path, *words: str) -> list[str]:
+    """What a hub says of two requests, on stderr, without how to use it."""
+    hub = start("hub", "--root", root, *words)
+    url = hub.line().strip()
+    for path in ("/api/models?search=secret", "/me/%1b%0anone"):
+        agent = {"User-Agent": "tester/1 \x9b31m"}
+        with suppress(HTTPError), urlopen(Request(url + path, headers=agent)) as answer:
+            answer.read()
+    hub.send(signal.SIGTERM)
+    return hub.end().err.splitlines()
+
+
+def test_verbose_tells_each_request(start: Start, tmp_path: Path) -> None:
+    rows = [line.split(maxsplit=4) for line in log_of(start, tmp_path / "r", "--verbose")]
+    listed, missing = (row for row in rows if row[1:2] == ["GET"])
+    assert listed[2:4] == ["/api/models", "200"]
+    assert listed[4].split("ms")[1].strip() == "tester/1 ?31m"
+    assert missing[2:4] == ["/me/%1b%0anone", "404"]
+
+
+def test_log_json_tells_each_request_as_an_object(start: Start, tmp_path: Path) -> None:
+    lines = log_of(start, tmp_path / "r", "--log-json")
+    listed, missing = (json.loads(line) for line in lines if line.startswith("{"))
+    assert listed["method"] == "GET"
+    assert (listed["path"], listed["route"], listed["status"]) == ("/api/models", "repos", 200)
+    assert listed["seconds"] > 0
+    assert listed["bytes"] > 2  # with the headers
+    assert listed["request_id"]
+    assert (missing["status"], missing["user_agent"]) == (404, "tester/1 ?31m")
+
+
+def test_requests_are_coloured_by_how_they_ended() -> None:
+    row = {"method": "GET", "path": "/x", "status": 404, "seconds": 0.0123, "user_agent": "git"}
+    record = logging.makeLogRecord({"request": row})
+    assert "\x1b[33m404\x1b[0m" in TextLines(colour=True).format(record)
+    plain = TextLines(colour=False).format(record)
+    assert plain.endswith(" GET    /x 404 12 ms  git")
+
+
+def test_quiet_it_says_nothing_of_requests(start: Start, tmp_path: Path) -> None:
+    assert not [line for line in log_of(start, tmp_path / "r") if "GET" in line]
 
 
 @pytest.mark.parametrize(
