@@ -160,6 +160,7 @@ def hub_in_thread(tmp_path: Path, faults: FaultLayer, gate: ThreadGate) -> Itera
         token=TOKEN,
         part_size=PART_SIZE,
         middlewares=[faults.middleware, gate.middleware],
+        xet=False,
     ) as hub:
         yield hub
         gate.release()

@@ -193,7 +193,11 @@ async def test_a_network_that_is_away_is_waited_out(
         max_concurrent_parts=1,
     )
     first = LocalHub(
-        tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[faults.middleware]
+        tmp_path / "hub",
+        token=TOKEN,
+        part_size=PART_SIZE,
+        middlewares=[faults.middleware],
+        xet=False,
     )
     gone = asyncio.Event()
     attempts = 0
@@ -218,7 +222,7 @@ async def test_a_network_that_is_away_is_waited_out(
         await gone.wait()
         await leaving[0]
         async with LocalHub(
-            tmp_path / "hub", port=port, token=TOKEN, part_size=PART_SIZE
+            tmp_path / "hub", port=port, token=TOKEN, part_size=PART_SIZE, xet=False
         ) as second:
             result = await handle
             assert result.verified

@@ -58,7 +58,7 @@ def sparse_model(path: Path) -> Path:
 
 
 def push(model: Path, limit: str, tmp_path: Path) -> Any:
-    with serve_in_thread(tmp_path / "hub") as hub:
+    with serve_in_thread(tmp_path / "hub", xet=False) as hub:
         done = subprocess.run(
             [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), limit],
             check=True,

@@ -88,7 +88,11 @@ class World:
         self._runner = asyncio.Runner()
         self._numbers = count(1)
         self._hub = LocalHub(
-            root / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[self.faults.middleware]
+            root / "hub",
+            token=TOKEN,
+            part_size=PART_SIZE,
+            middlewares=[self.faults.middleware],
+            xet=False,
         )
         self._runner.run(self._hub.__aenter__())
 

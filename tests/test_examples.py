@@ -85,7 +85,7 @@ def test_torch_distributed_gathers_through_torch(
     torch.distributed = dist  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "torch.distributed", dist)
-    with serve_in_thread(tmp_path / "hub", token=TOKEN) as hub:
+    with serve_in_thread(tmp_path / "hub", token=TOKEN, xet=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         example.with_torch("me/m")

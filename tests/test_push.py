@@ -723,7 +723,7 @@ async def test_a_remembered_hash_that_the_store_contradicts_is_forgotten(
 ) -> None:
     source = write({"model.bin": b"A" * size, "same.bin": b"A" * size})
     async with (
-        LocalHub(tmp_path / "first", token=TOKEN) as first,
+        LocalHub(tmp_path / "first", token=TOKEN, xet=False) as first,
         Uploader(TOKEN, first.url, config) as other,
     ):
         await other.push_to_hub("me/m", source)
@@ -779,7 +779,7 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
     size = 300_000
     source = write({"model.bin": b"A" * size})
     async with (
-        LocalHub(tmp_path / "first", token=TOKEN) as first,
+        LocalHub(tmp_path / "first", token=TOKEN, xet=False) as first,
         Uploader(TOKEN, first.url, config) as other,
     ):
         await other.push_to_hub("me/m", source)

@@ -47,7 +47,9 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     )
     measured: list[tuple[int, int, int]] = []
     async with (
-        LocalHub(tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[spoil]) as hub,
+        LocalHub(
+            tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[spoil], xet=False
+        ) as hub,
         Uploader(TOKEN, hub.url, config) as uploader,
     ):
         retries = 0
@@ -77,7 +79,9 @@ async def test_a_minute_without_the_hub_is_survived_with_default_settings(tmp_pa
     """The hub vanishes in the middle of a push and comes back a minute later."""
     layer = FaultLayer()
     root, config = tmp_path / "hub", UploadConfig(cache_dir=tmp_path / "cache", progress="none")
-    first = LocalHub(root, token=TOKEN, part_size=PART_SIZE, middlewares=[layer.middleware])
+    first = LocalHub(
+        root, token=TOKEN, part_size=PART_SIZE, middlewares=[layer.middleware], xet=False
+    )
     await first.__aenter__()
     left = asyncio.Event()
 
@@ -95,7 +99,7 @@ async def test_a_minute_without_the_hub_is_survived_with_default_settings(tmp_pa
         await left.wait()
         await asyncio.sleep(60)
         assert not handle.done()
-        async with LocalHub(root, port=first.port, token=TOKEN, part_size=PART_SIZE):
+        async with LocalHub(root, port=first.port, token=TOKEN, part_size=PART_SIZE, xet=False):
             result = await handle
     assert result.verified
     sys.stderr.write(f"away for 60 s: {result.retries} retries, {result.elapsed_seconds:.0f} s\n")

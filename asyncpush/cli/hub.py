@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.failures import InterruptedBySignal, UsageError
-from asyncpush.cli.output import Output, paragraph
+from asyncpush.cli.output import Output, has_colour, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -44,12 +45,13 @@ def hub(
         typer.Option("--port", metavar="N", help="Port to listen on, to 65535; 0: a free one."),
     ] = 0,
     token: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--token",
-            metavar="TOKEN",
-            help="The one token to accept; others can see it in the process list, so rather set"
-            f" {TOKEN_ENV} (default: that, else any will do).",
+            metavar="[NAME=]TOKEN",
+            help="A token to accept, of the user `local` or of NAME; may be given again. Others can"
+            f" see it in the process list, so rather set {TOKEN_ENV}, with spaces between several"
+            " (default: that, else any will do).",
         ),
     ] = None,
     s3_endpoint: Annotated[
@@ -72,40 +74,72 @@ def hub(
     no_xet: Annotated[
         bool,
         typer.Option(
-            "--no-xet", help="Grant no Xet tokens (nor does it with objects in a bucket)."
+            "--no-xet", help="Grant no Xet tokens (nor does it without hf_xet, or with a bucket)."
         ),
     ] = False,
-    verbose: arg.Verbose = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", help="Log each request to stderr, and failures with their tracebacks."
+        ),
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log each request to stderr as a JSON object.")
+    ] = False,
 ) -> None:
     """Run the embedded Hub, until Ctrl-C. Its URL is the first line on stdout."""
     output = Output(verbose=verbose)
     with output.failures():
-        from asyncpush.cli.listening import log_everything
         from asyncpush.cli.running import run
         from asyncpush.options import default_cache_dir
 
         if not 0 <= port <= 65535:
             raise UsageError(f"--port must be from 0 to 65535, not {port}")
-        if verbose:
-            log_everything()
-        if token is None:
-            token = os.environ.get(TOKEN_ENV) or None
-        else:
+        if verbose or log_json:
+            _log(as_json=log_json)
+        if token:
             arg.warn_of_token(TOKEN_ENV)
+        one, users = _tokens(token or os.environ.get(TOKEN_ENV, "").split())
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
-        server = _server(folder, host, port, token, store, xet=not no_xet and store is None)
+        xet = False if no_xet else None
+        server = _server(folder, host=host, port=port, token=one, users=users, store=store, xet=xet)
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(partial(_serve, server, output))
 
 
-def _server(
-    folder: Path, host: str, port: int, token: str | None, store: S3Store | None, *, xet: bool
-) -> LocalHub:
+def _log(*, as_json: bool) -> None:
+    """What the hub tells, on stderr."""
+    from asyncpush.localhub.access import JsonLines, TextLines
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else TextLines(colour=has_colour(sys.stderr)))
+    logger = logging.getLogger("asyncpush")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _tokens(given: list[str]) -> tuple[str | None, dict[str, str]]:
+    """The local user's token, and those of named users by name."""
+    one, users = None, {}
+    for text in given:
+        name, _, token = text.partition("=")
+        if name and token.strip("="):
+            if name in users:
+                raise UsageError(f"--token: {name} is given two tokens")
+            users[name] = token
+        elif one is None:
+            one = text
+        else:
+            raise UsageError("--token: name the users of all tokens but one, as in NAME=TOKEN")
+    return one, users
+
+
+def _server(folder: Path, **settings: Any) -> LocalHub:
     from asyncpush.localhub import LocalHub
 
     try:
-        return LocalHub(folder, host=host, port=port, token=token, store=store, xet=xet)
+        return LocalHub(folder, **settings)
     except ValueError as error:
         raise UsageError(f"--host, --token: {error}") from error
 
@@ -133,8 +167,8 @@ def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | 
 
 
 def _welcome(server: LocalHub) -> list[str]:
-    token, whose = ("any", "any") if server.token is None else ("...", "the given")
-    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose} token"
+    token, whose = ("any", "any token") if server.is_open else ("...", "the given tokens")
+    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose}"
     return [
         *paragraph(kept, sys.stderr),
         f"  use it   export HF_ENDPOINT={server.url} HF_TOKEN={token}",

@@ -142,7 +142,7 @@ def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
     """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
     head, bar = ("✗ ", "│ ") if can_write("✗│", stream) else ("x ", "| ")
     width = terminal_columns(stream)
-    red, bold, plain = (_RED, _BOLD_RED, _PLAIN) if _has_colour(stream) else ("", "", "")
+    red, bold, plain = (_RED, _BOLD_RED, _PLAIN) if has_colour(stream) else ("", "", "")
     block: list[str] = []
     for number, line in enumerate(lines):
         for piece in _wrapped(_clean(line), width and width - len(bar)):
@@ -164,7 +164,8 @@ def _wrapped(line: str, width: int | None, hang: str = "  ") -> list[str]:
     ) or [""]
 
 
-def _has_colour(stream: TextIO) -> bool:
+def has_colour(stream: TextIO) -> bool:
+    """Whether what is written there may be coloured."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -38,7 +38,7 @@ def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
         folder = keep or Path(stack.enter_context(TemporaryDirectory(prefix="asyncpush-demo-")))
         make_model(folder)
         root = default_cache_dir() / "hub"
-        hub = stack.enter_context(serve_in_thread(root))
+        hub = stack.enter_context(serve_in_thread(root, xet=False))
         _spare_the_proxy()
         output.note(*paragraph(f"the embedded Hub: {hub.url}, kept in {root}", sys.stderr))
         parts = 0

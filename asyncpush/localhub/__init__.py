@@ -12,7 +12,6 @@ try:
     import jinja2 as _jinja2  # noqa: F401
     import lz4 as _lz4  # noqa: F401
     import markdown_it as _markdown_it  # noqa: F401
-    import pathspec as _pathspec  # noqa: F401
     import pygit2 as _pygit2  # noqa: F401
     import yaml as _yaml  # noqa: F401
 except ImportError as error:

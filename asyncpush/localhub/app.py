@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 
 from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
-from asyncpush.localhub.auth import TOKEN, Token, is_loopback, user_of
-from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
+from asyncpush.localhub.errors import Refusal, not_logged_in, repo_not_found
 from asyncpush.localhub.routes import (
     cas,
     commits,
     discussions,
     files,
+    git,
     metadata,
     preupload,
     refs,
@@ -30,6 +32,14 @@ logger = logging.getLogger("asyncpush.localhub")
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
+# Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
+_OF_ONE_SEGMENT = re.compile(
+    r"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:branch|commits?|discussions|lfs-files|paths-info"
+    r"|preupload|refs|revision|settings|super-squash|tag|tree|xet-(?:read|write)-token)(?:/.*)?)?$"
+    r"|/(?:(?:datasets|spaces)/)?[^/]+/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
+)
+# What git and git-lfs ask: they look for a password when they are told to.
+GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES
 
 
 def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
@@ -38,7 +48,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
         middlewares=[*middlewares, _errors_as_json, _guard], client_max_size=MAX_JSON_BYTES
     )
     app[STATE] = state
-    app[TOKEN] = Token(state.token)
+    app[USERS] = state.users
     app.on_response_prepare.append(_stamp)
     for module in (
         repos,
@@ -51,9 +61,11 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
         resolve,
         xet,
         cas,
+        git,
     ):
         app.router.add_routes(module.routes)
-    lfs.add_routes(app, state.blobs, _lfs_access, offers_xet=state.grants_xet)
+    grant = xet.upload_action if state.grants_xet else None
+    lfs.add_routes(app, state.blobs, _lfs_access, xet=grant)
     app.router.add_routes(pages.routes)
     return app
 
@@ -67,10 +79,14 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
+        if refusal.status == 401 and request.match_info.route.name in GIT_ROUTES:
+            refusal.headers |= CHALLENGE
         return refusal_answer(refusal)
     except web.HTTPException as error:
         if error.status < 400:
             raise
+        if error.status == 404 and _OF_ONE_SEGMENT.match(request.path):
+            return refusal_answer(repo_not_found() if user_of(request) else not_logged_in())
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return refusal_answer(Refusal(error.status, error.reason, headers=allow))
     except (ConnectionError, ClientError, web.RequestPayloadError) as error:
@@ -89,7 +105,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.url.origin().host
     except ValueError:
         raise Refusal(400, "Invalid Host header") from None
-    if state.token is None and not is_loopback(host or ""):
+    if state.users.is_open and not is_loopback(host or ""):
         # Without a token of its own the hub trusts this machine alone; a web page that points
         # its own name at 127.0.0.1 (DNS rebinding) is not this machine.
         raise Refusal(403, "This hub answers to loopback names only: start it with a token")
@@ -101,6 +117,6 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _lfs_access(request: web.Request, operation: lfs.Operation) -> None:
     state = state_of(request)
     if operation == "download":
-        await state.readable(request)
+        await state.open_to_read(request)
     else:
-        await state.writable(request)
+        await state.contributable(request)  # a pull request may be what it is for

@@ -1,12 +1,18 @@
-"""A card's metadata: the YAML at the head of a README.md, read from strangers."""
+"""A card's metadata: the YAML at the head of a README.md, read from strangers.
+
+The public Hub reads it with js-yaml, which has YAML 1.2's rules: `no`, `on` and `16:9` are texts,
+and a name may stand in a mapping but once. PyYAML has those of 1.1: what is what, it is told here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -15,8 +21,65 @@ _MAX_DEPTH = 50
 _MAX_ALIASES = 100
 # A few aliases of aliases can stand for billions of values.
 _MAX_VALUES = 50_000
+_LICENSES = """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
+    bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
+    c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0
+    cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl
+    ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0
+    odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
+    deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2
+    llama3.3 llama4 grok2-community gemma unknown other
+"""
+LICENSES = tuple(_LICENSES.split())
+"""The identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses)."""
+
+
 # libyaml's parser is fast, and keeps its own stack; PyYAML's own does where that is not built in.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Plain scalars by js-yaml's default schema: YAML 1.2's core, and a few types more."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node).lower()
+        sign, digits = (-1 if text.startswith("-") else 1), text.lstrip("+-")
+        base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2])
+        return sign * (int(digits[2:], base) if base else int(digits, 10))
+
+    def construct_date(self, node: yaml.ScalarNode) -> Any:
+        """A date that no calendar has is a text."""
+        with contextlib.suppress(ValueError):
+            return self.construct_yaml_timestamp(node)
+        return self.construct_scalar(node)
+
+
+_TAG = "tag:yaml.org,2002:"
+for _kind, _first, _pattern in (
+    ("bool", "tTfF", r"true|True|TRUE|false|False|FALSE"),
+    ("null", "~nN\0", r"~|null|Null|NULL|"),
+    ("int", "-+0123456789", r"[-+]?(?:0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|[0-9]+)"),
+    (
+        "float",
+        "-+.0123456789",
+        r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    ),
+    (
+        "timestamp",
+        "0123456789",
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ \t]+)[0-9]{1,2}"
+        r":[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?",
+    ),
+    ("merge", "<", r"<<"),
+):
+    _Loader.add_implicit_resolver(
+        _TAG + _kind, re.compile(f"(?:{_pattern})\\Z"), ["" if c == "\0" else c for c in _first]
+    )
+_Loader.add_constructor(_TAG + "int", _Loader.construct_int)
+_Loader.add_constructor(_TAG + "timestamp", _Loader.construct_date)
 
 
 @dataclass
@@ -71,13 +134,21 @@ def _load(text: str) -> Any:
         raise _BadMetadata(f"The metadata is longer than {MAX_FRONT_MATTER} characters")
     try:
         _check_shape(text)
-        return _Plain().of(yaml.load(text, _LOADER))
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_names(node, set())
+            return _Plain().of(loader.construct_document(node))
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise _BadMetadata(f"Invalid YAML: {error.problem or error.context}{where}") from None
-    # The loader itself raises ValueError for a date like 2024-13-45 and for endless numbers, and
-    # TypeError or AttributeError for odd tags.
+    # The loader itself raises ValueError for endless numbers, and TypeError or AttributeError for
+    # odd tags.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise _BadMetadata(f"Invalid YAML: {error}") from None
 
@@ -85,7 +156,7 @@ def _load(text: str) -> Any:
 def _check_shape(text: str) -> None:
     """Refuse what would exhaust the loader, which calls itself for each level."""
     depth = aliases = 0
-    for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -94,6 +165,25 @@ def _check_shape(text: str) -> None:
             aliases += 1
         if depth > _MAX_DEPTH or aliases > _MAX_ALIASES or count > _MAX_VALUES:
             raise _BadMetadata("Invalid YAML: nested too deeply, or too many values or aliases")
+
+
+def _check_names(node: yaml.Node, seen: set[int]) -> None:
+    """Refuse a mapping that has a name twice: which of the two was meant, nobody knows."""
+    if id(node) in seen:  # by an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_names(item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        names = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
+                if key.value in names:
+                    problem = f"duplicated mapping key {key.value!r}"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                names.add(key.value)
+            _check_names(value, seen)
 
 
 class _Plain:
@@ -132,11 +222,13 @@ def _field_errors(data: dict[str, Any], repo_type: str) -> Iterator[str]:
     license_name = data.get("license")
     if license_name is not None and not _is_license(license_name, repo_type):
         yield '"license" must be a string'
-    for name in ("tags", "datasets", "metrics"):
-        value = data.get(name)
-        if value is not None and not _is_strings(value):
-            yield f'"{name}" must be an array of strings'
-    for name in ("language", "base_model"):
+    elif unknown := [one for one in _listed(license_name) if one not in LICENSES]:
+        yield f'"license" must be one of [{", ".join(LICENSES)}], not {unknown[0][:100]!r}'
+    if data.get("tags") is not None and not _is_strings(data["tags"]):
+        yield '"tags" must be an array of strings'
+    if data.get("model-index") is not None and not isinstance(data["model-index"], list):
+        yield '"model-index" must be an array'
+    for name in ("language", "base_model", "datasets", "metrics"):
         value = data.get(name)
         if value is not None and not isinstance(value, str) and not _is_strings(value):
             yield f'"{name}" must be a string or an array of strings'
@@ -154,6 +246,10 @@ def _field_warnings(data: dict[str, Any], repo_type: str) -> Iterator[str]:
 
 def _is_license(value: object, repo_type: str) -> bool:
     return isinstance(value, str) or (repo_type == "dataset" and _is_strings(value))
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
 
 
 def _is_strings(value: object) -> bool:

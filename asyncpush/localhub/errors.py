@@ -45,6 +45,27 @@ def repo_not_found() -> Refusal:
     return Refusal(404, "Repository not found", code="RepoNotFound")
 
 
+def not_logged_in() -> Refusal:
+    """What a stranger is told of a repo that is private or not there: not which of the two.
+
+    The official client knows this 401 by its URL, where that is https; here by its code.
+    """
+    return Refusal(401, "Invalid username or password.", code="RepoNotFound")
+
+
+def gated(kind: str, name: str, url: str, *, known: bool) -> Refusal:
+    """For those whom the owner has not let in; `known` tells users from strangers."""
+    if known:
+        rest = f"and you are not in the authorized list. Visit {url} to ask for access."
+        return Refusal(403, f"Access to {kind} {name} is restricted {rest}", code="GatedRepo")
+    rest = "You must have access to it and be authenticated to access it. Please log in."
+    return Refusal(401, f"Access to {kind} {name} is restricted. {rest}", code="GatedRepo")
+
+
+def forbidden(message: str) -> Refusal:
+    return Refusal(403, message)
+
+
 def revision_not_found(revision: str) -> Refusal:
     return Refusal(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
 

@@ -46,17 +46,21 @@ Operation = Literal["upload", "download", "verify"]
 Access = Callable[[web.Request, Operation], Awaitable[None]]
 """Raises an aiohttp HTTP error unless the request's user may do this to the request's repo."""
 
+XetGrant = Callable[[web.Request, str | None], dict[str, Any]]
+"""The `actions.upload` that sends an object of the request's repo through Xet, by the name of the
+ref that it is for (None: a pull request that is still to be opened)."""
+
 Handler = Callable[[web.Request], Awaitable[StreamResponse]]
 
 
 def add_routes(
-    app: web.Application, store: BlobStore, access: Access, *, offers_xet: bool = False
+    app: web.Application, store: BlobStore, access: Access, *, xet: XetGrant | None = None
 ) -> None:
     """Serve LFS from `store`. Repo routes ask `access` first; their `match_info` has `repo_type`
-    ("", "datasets/" or "spaces/"), `namespace` and `name`. A client that speaks Xet too is told to
-    use that when the hub `offers_xet`.
+    ("", "datasets/" or "spaces/"), `namespace` and `name`. A client that speaks Xet too is sent
+    there where the hub grants it.
     """
-    lfs = _Lfs(store, access, offers_xet)
+    lfs = _Lfs(store, access, xet)
     objects = f"{_REPO}.git/info/lfs/objects"
     app.router.add_post(f"{objects}/batch", _json_errors(lfs.batch), name="batch")
     app.router.add_post(f"{objects}/verify", _json_errors(lfs.verify), name="verify")
@@ -72,29 +76,27 @@ class _Batch:
     operation: Literal["upload", "download"]
     multipart: bool
     xet: bool
+    ref: str | None
     objects: Sequence[Any]
 
 
 class _Lfs:
-    def __init__(self, store: BlobStore, access: Access, offers_xet: bool) -> None:
+    def __init__(self, store: BlobStore, access: Access, xet: XetGrant | None) -> None:
         self._store = store
         self._access = access
-        self._offers_xet = offers_xet
+        self._xet = xet
 
     async def batch(self, request: web.Request) -> StreamResponse:
         batch = parse_batch(await _json_body(request))
         await self._access(request, batch.operation)
-        if batch.xet and self._offers_xet:
-            # Nothing is opened here: the client asks for a Xet token next.
-            objects = [_named(item) for item in batch.objects]
-            return _lfs_json({"transfer": "xet", "objects": objects, "hash_algo": "sha256"})
+        by_xet = self._xet(request, batch.ref) if batch.xet and self._xet else None
         answers: list[dict[str, Any]] = [{} for _ in batch.objects]
         # One after another would be slow where each question goes to another server.
         limiter = CapacityLimiter(_OBJECTS_AT_ONCE)
 
         async def answer(index: int, item: Any) -> None:
             async with limiter:
-                answers[index] = await self._answer(request, batch, item)
+                answers[index] = await self._answer(request, batch, item, by_xet)
 
         async with create_task_group() as tasks:
             for index, item in enumerate(batch.objects):
@@ -103,26 +105,28 @@ class _Lfs:
             "chunk_size" in answer.get("actions", {}).get("upload", {}).get("header", {})
             for answer in answers
         )
-        return _lfs_json(
-            {
-                "transfer": "multipart" if in_parts else "basic",
-                "objects": answers,
-                "hash_algo": "sha256",
-            }
-        )
+        transfer = "xet" if by_xet else "multipart" if in_parts else "basic"
+        return _lfs_json({"transfer": transfer, "objects": answers, "hash_algo": "sha256"})
 
-    async def _answer(self, request: web.Request, batch: _Batch, item: Any) -> dict[str, Any]:
+    async def _answer(
+        self, request: web.Request, batch: _Batch, item: Any, by_xet: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """What to do about one object. What is wrong with it does not fail the others."""
         try:
             oid, size = parse_object(item)
-            actions = await self._actions(request, batch, oid, size)
+            actions = await self._actions(request, batch, oid, size, by_xet)
         except BlobError as exc:
             return {**_named(item), "error": {"code": exc.status, "message": exc.message}}
         named = {"oid": oid, "size": size, "authenticated": True}
         return {**named, "actions": actions} if actions else named
 
     async def _actions(
-        self, request: web.Request, batch: _Batch, oid: str, size: int
+        self,
+        request: web.Request,
+        batch: _Batch,
+        oid: str,
+        size: int,
+        by_xet: dict[str, Any] | None,
     ) -> dict[str, Any]:
         stored = await self._store.size(oid)
         base_url = f"{request.scheme}://{request.host}"
@@ -134,9 +138,15 @@ class _Lfs:
             return {"download": {"href": await self._store.download_url(oid, base_url=base_url)}}
         if stored is not None:
             return {}
+        if by_xet:
+            return {"upload": by_xet}
         ticket = await self._store.ticket(oid, size, base_url=base_url, multipart=batch.multipart)
         beside = base_url + request.rel_url.raw_path.removesuffix("batch")
-        return {"upload": upload_action(ticket), "verify": {"href": f"{beside}verify"}}
+        verify: dict[str, Any] = {"href": f"{beside}verify"}
+        if shown := request.headers.get("Authorization"):
+            # The object is "authenticated": Git LFS looks for no other credentials.
+            verify["header"] = {"Authorization": shown}
+        return {"upload": upload_action(ticket), "verify": verify}
 
     async def verify(self, request: web.Request) -> StreamResponse:
         await self._access(request, "verify")
@@ -218,7 +228,16 @@ def parse_batch(body: Any) -> _Batch:
     if not isinstance(objects, list) or not 1 <= len(objects) <= MAX_BATCH:
         raise BlobError(422, f"objects must be a list of 1 to {MAX_BATCH}")
     xet = operation == "upload" and "xet" in transfers
-    return _Batch(operation, "multipart" in transfers, xet, objects)
+    return _Batch(operation, "multipart" in transfers, xet, _ref_name(body), objects)
+
+
+def _ref_name(body: dict[str, Any]) -> str | None:
+    """The branch that the objects are for; `BlobError` 422. Git LFS writes its full name."""
+    ref = body.get("ref")
+    name = ref.get("name") if isinstance(ref, dict) else ref
+    if not (name is None or isinstance(name, str)):
+        raise BlobError(422, "ref must be an object with a name")
+    return name.removeprefix("refs/heads/") if name else None
 
 
 def parse_object(item: Any) -> tuple[str, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from asyncpush.localhub.access import LOGGER, RequestLog
 from asyncpush.localhub.app import make_app
-from asyncpush.localhub.auth import is_loopback
+from asyncpush.localhub.auth import USER, Users, is_loopback
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.state import HubState
+from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.xet import XetStore, with_xet
 from asyncpush.localhub.xet.tokens import LIFETIME
@@ -40,10 +43,12 @@ class LocalHub:
         await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
     Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
-    bearer token will do, and only this machine is served. With `xet=True` it grants
-    tokens to write by Xet, good for `xet_token_lifetime` seconds; what came by Xet is served in
-    any case. `middlewares` see each request before the hub and each answer after it;
-    `request.match_info.route.name` tells them what it is.
+    token will do, and only this machine is served; `users`, tokens by name, adds users who own what
+    is under their name and what they made. Tokens to write by Xet, good for `xet_token_lifetime`
+    seconds, are granted where hf_xet is installed and objects lie on the disk; `xet=True` or
+    `False` says otherwise, and what came by Xet is served in any case. `middlewares` see each
+    request before the hub and each answer after it; `request.match_info.route.name` tells them what
+    it is. Requests are logged to `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(
@@ -53,23 +58,30 @@ class LocalHub:
         host: str = "127.0.0.1",
         port: int = 0,
         token: str | None = None,
+        users: Mapping[str, str] | None = None,
         part_size: int = DEFAULT_PART_SIZE,
         store: BlobStore | None = None,
-        xet: bool = False,
+        xet: bool | None = None,
         xet_token_lifetime: int = LIFETIME,
         middlewares: Iterable[Middleware] = (),
     ) -> None:
-        if token is None and not is_loopback(host):
+        tokens = dict(users or {}) if token is None else {USER: token, **(users or {})}
+        if not tokens and not is_loopback(host):
             raise ValueError(f"host={host!r} is reachable from other machines: set a token")
-        if token is not None and not token.strip():
+        if not all(value.strip() for value in tokens.values()):
             raise ValueError("token must not be empty")
+        if bad := [name for name in tokens if not is_name(name)]:
+            raise ValueError(f"users: {bad[0]!r} cannot be the name of a user")
+        if len(set(tokens.values())) < len(tokens):
+            raise ValueError("users: each must have a token of their own")
         self.root: Path = Path(root)
         self.host = host
         self.port: int = port
         self.token = token
+        self._users = Users({value: name for name, value in tokens.items()})
         self._part_size = part_size
         self._store = store
-        self._xet = xet
+        self._xet = _has_xet() and store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
         self._middlewares = tuple(middlewares)
         self._running = AsyncExitStack()
@@ -78,6 +90,11 @@ class LocalHub:
     def url(self) -> str:
         """The endpoint to give to clients, without a slash at its end."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any token will do."""
+        return self._users.is_open
 
     async def __aenter__(self) -> LocalHub:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -90,7 +107,7 @@ class LocalHub:
             Signer.load(self.root / "xet" / "secret"),
             self._xet_token_lifetime,
             self._xet,
-            self.token,
+            self._users,
         )
         async with AsyncExitStack() as stack:
             # Git work that outlived its request still ends: a thread cannot be cut.
@@ -108,7 +125,8 @@ class LocalHub:
     async def _listen(self, state: HubState, stack: AsyncExitStack) -> None:
         runner = web.AppRunner(
             make_app(state, self._middlewares),
-            access_log=None,
+            access_log_class=RequestLog,
+            access_log=LOGGER,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
             max_line_size=_MAX_LINE,
@@ -118,6 +136,10 @@ class LocalHub:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self.host, self.port).start()
         self.port = runner.addresses[0][1]
+
+
+def _has_xet() -> bool:
+    return importlib.util.find_spec("hf_xet") is not None
 
 
 @contextmanager

@@ -11,12 +11,18 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user, user_of
+from asyncpush.localhub.auth import Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore
 from asyncpush.localhub.blobs.signing import Signer
-from asyncpush.localhub.errors import Refusal, repo_not_found
+from asyncpush.localhub.errors import (
+    Refusal,
+    forbidden,
+    gated,
+    not_logged_in,
+    repo_not_found,
+)
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repos import RepoInfo, Repos
 from asyncpush.localhub.xet import XetStore
 
 T = TypeVar("T")
@@ -31,7 +37,7 @@ class HubState:
     xet_signer: Signer = field(repr=False)
     xet_token_lifetime: int
     grants_xet: bool
-    token: str | None = field(repr=False)
+    users: Users
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="localhub")
     )
@@ -53,18 +59,53 @@ class HubState:
         """The hub's origin as this client sees it (a port may be forwarded)."""
         return str(request.url.origin())
 
+    def owns(self, user: str | None, repo: RepoId, info: RepoInfo) -> bool:
+        """The only user of a hub owns all that is there; one of several, what is under their name
+        and what they made."""
+        if user is None:
+            return False
+        return self.users.is_single or user in (repo.namespace, info.author)
+
     async def readable(self, request: web.Request) -> RepoId:
-        """The repo of this URL, if it is there for this user to read."""
-        repo = repo_of(request)
-        info = await self.run(self.repos.info, repo)
-        if info.private and user_of(request) is None:
-            raise repo_not_found()
+        """The repo of this URL, if it is there for this user to look at."""
+        return (await self._seen(request))[0]
+
+    async def open_to_read(self, request: web.Request) -> RepoId:
+        """The repo of this URL, for one who may read what its files hold: gates are minded."""
+        repo, info, user = await self._seen(request)
+        if info.gated and not self.owns(user, repo, info):
+            url = f"{self.base_url(request)}/{repo.url_path}"
+            raise gated(repo.type, repo.full_name, url, known=user is not None)
         return repo
 
-    async def writable(self, request: web.Request) -> RepoId:
-        """The repo of this URL, for a user who may write to it: all users may."""
+    async def contributable(self, request: web.Request) -> RepoId:
+        """The repo of this URL, for a user who may propose changes to it: whoever may read it."""
         require_user(request)
-        return await self.readable(request)
+        return await self.open_to_read(request)
+
+    async def writable(self, request: web.Request) -> RepoId:
+        """The repo of this URL, for a user who may change it."""
+        require_user(request)
+        repo, info, user = await self._seen(request)
+        if not self.owns(user, repo, info):
+            raise forbidden(
+                f"{user} may not write to {repo.full_name}: pass `create_pr=1` as a query parameter"
+                " to create a Pull Request"
+            )
+        return repo
+
+    async def _seen(self, request: web.Request) -> tuple[RepoId, RepoInfo, str | None]:
+        user = user_of(request)
+        try:
+            repo = repo_of(request)
+            info = await self.run(self.repos.info, repo)
+            if info.private and not self.owns(user, repo, info):
+                raise repo_not_found()
+        except Refusal as refusal:
+            if user is None and refusal.code == "RepoNotFound":
+                raise not_logged_in() from None
+            raise
+        return repo, info, user
 
 
 STATE = web.AppKey("state", HubState)

@@ -78,7 +78,9 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One Hub for the tests of a module; each uses repos of its own."""
-    with serve_in_thread(tmp_path_factory.mktemp("hub"), token=TOKEN, part_size=1 << 20) as hub:
+    with serve_in_thread(
+        tmp_path_factory.mktemp("hub"), token=TOKEN, part_size=1 << 20, xet=False
+    ) as hub:
         yield Site(hub)
 
 

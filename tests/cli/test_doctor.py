@@ -61,7 +61,7 @@ async def users(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_in_thread(tmp_path_factory.mktemp("hub"), middlewares=[users]) as hub:
+    with serve_in_thread(tmp_path_factory.mktemp("hub"), middlewares=[users], xet=False) as hub:
         yield hub.url
 
 

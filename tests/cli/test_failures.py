@@ -348,7 +348,7 @@ def contested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
             return web.json_response({"error": "a commit has happened since"}, status=412)
         return await handler(request)
 
-    with serve_in_thread(tmp_path / "contested", middlewares=[conflict]) as hub:
+    with serve_in_thread(tmp_path / "contested", middlewares=[conflict], xet=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield

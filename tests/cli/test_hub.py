@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import parse_qsl
+from urllib.request import Request, urlopen
 
 import pytest
 
 from asyncpush.cli.hub import _store
 from asyncpush.cli.output import Output
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.access import TextLines
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
 
@@ -45,10 +51,10 @@ def test_it_says_where_it_is_and_how_to_use_it(
     assert (tmp_path / "cache" / "hub").is_dir()
 
 
-@pytest.mark.parametrize(("words", "granted"), [((), True), (("--no-xet",), False)])
+@pytest.mark.parametrize(("words", "granted"), [((), None), (("--no-xet",), False)])
 def test_it_grants_xet_tokens_unless_told_not_to(
     words: tuple[str, ...],
-    granted: bool,
+    granted: bool | None,
     cli: Cli,
     stop_when_up: None,
     tmp_path: Path,
@@ -79,8 +85,74 @@ def test_its_token_can_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("ASYNCPUSH_HUB_TOKEN", TOKEN)
     ran = cli("hub", "--root", tmp_path / "r")
-    assert "the given token" in " ".join(ran.err.split())
+    assert "the given tokens" in " ".join(ran.err.split())
     assert "process list" not in ran.err
+
+
+def test_each_token_is_of_a_user(
+    cli: Cli, stop_when_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    make = LocalHub.__init__
+
+    def note(self: LocalHub, *arguments: Any, **settings: Any) -> None:
+        made.append((settings["token"], settings["users"]))
+        make(self, *arguments, **settings)
+
+    monkeypatch.setattr(LocalHub, "__init__", note)
+    root = ("--root", tmp_path / "r")
+    assert cli("hub", *root, "--token", "hf_a", "--token", "ben=hf_b=").code == 0
+    assert cli("hub", *root, "--token", "c2VjcmV0==").code == 0
+    monkeypatch.setenv("ASYNCPUSH_HUB_TOKEN", "ann=hf_a ben=hf_b")
+    assert cli("hub", *root).code == 0
+    assert made == [
+        ("hf_a", {"ben": "hf_b="}),
+        ("c2VjcmV0==", {}),
+        (None, {"ann": "hf_a", "ben": "hf_b"}),
+    ]
+
+
+def log_of(start: Start, root: Path, *words: str) -> list[str]:
+    """What a hub says of two requests, on stderr, without how to use it."""
+    hub = start("hub", "--root", root, *words)
+    url = hub.line().strip()
+    for path in ("/api/models?search=secret", "/me/%1b%0anone"):
+        agent = {"User-Agent": "tester/1 \x9b31m"}
+        with suppress(HTTPError), urlopen(Request(url + path, headers=agent)) as answer:
+            answer.read()
+    hub.send(signal.SIGTERM)
+    return hub.end().err.splitlines()
+
+
+def test_verbose_tells_each_request(start: Start, tmp_path: Path) -> None:
+    rows = [line.split(maxsplit=4) for line in log_of(start, tmp_path / "r", "--verbose")]
+    listed, missing = (row for row in rows if row[1:2] == ["GET"])
+    assert listed[2:4] == ["/api/models", "200"]
+    assert listed[4].split("ms")[1].strip() == "tester/1 ?31m"
+    assert missing[2:4] == ["/me/%1b%0anone", "404"]
+
+
+def test_log_json_tells_each_request_as_an_object(start: Start, tmp_path: Path) -> None:
+    lines = log_of(start, tmp_path / "r", "--log-json")
+    listed, missing = (json.loads(line) for line in lines if line.startswith("{"))
+    assert listed["method"] == "GET"
+    assert (listed["path"], listed["route"], listed["status"]) == ("/api/models", "repos", 200)
+    assert listed["seconds"] > 0
+    assert listed["bytes"] > 2  # with the headers
+    assert listed["request_id"]
+    assert (missing["status"], missing["user_agent"]) == (404, "tester/1 ?31m")
+
+
+def test_requests_are_coloured_by_how_they_ended() -> None:
+    row = {"method": "GET", "path": "/x", "status": 404, "seconds": 0.0123, "user_agent": "git"}
+    record = logging.makeLogRecord({"request": row})
+    assert "\x1b[33m404\x1b[0m" in TextLines(colour=True).format(record)
+    plain = TextLines(colour=False).format(record)
+    assert plain.endswith(" GET    /x 404 12 ms  git")
+
+
+def test_quiet_it_says_nothing_of_requests(start: Start, tmp_path: Path) -> None:
+    assert not [line for line in log_of(start, tmp_path / "r") if "GET" in line]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +161,10 @@ def test_its_token_can_come_from_the_environment(
         (["--port", "70000"], "--port must be from 0 to 65535, not 70000"),
         (["--host", "0.0.0.0"], "reachable from other machines: set a token"),
         (["--token", ""], "token must not be empty"),
+        (["--token", "ann=a", "--token", "b", "--token", "c"], "name the users of all tokens but"),
+        (["--token", "ann=a", "--token", "ann=b"], "ann is given two tokens"),
+        (["--token", "-x-=a"], "'-x-' cannot be the name of a user"),
+        (["--token", "ann=a", "--token", "ben=a"], "each must have a token of their own"),
         (["--s3-endpoint", "http://127.0.0.1:9"], "--s3-endpoint goes with --s3-bucket"),
     ],
 )

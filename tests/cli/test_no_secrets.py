@@ -33,7 +33,7 @@ async def echo(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    with serve_in_thread(tmp_path / "hub", token=TOKEN, middlewares=[echo]) as hub:
+    with serve_in_thread(tmp_path / "hub", token=TOKEN, middlewares=[echo], xet=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub

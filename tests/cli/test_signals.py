@@ -58,7 +58,7 @@ def stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
     """A Hub, named by the environment, that takes no part for now."""
     stall = Stall()
     with serve_in_thread(
-        tmp_path / "hub", token=TOKEN, part_size=1 << 20, middlewares=[stall.middleware]
+        tmp_path / "hub", token=TOKEN, part_size=1 << 20, middlewares=[stall.middleware], xet=False
     ) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)

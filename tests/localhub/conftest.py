@@ -30,14 +30,15 @@ PART_SIZE = 1_000_000
 class HubClient:
     """A client without knowledge: each test says exactly what goes over the wire."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, token: str = "any") -> None:
         self.url = url
+        self.token = token
         self._session = session
 
-    async def call(
-        self, method: str, path: str, *, token: str | None = "any", **options: Any
-    ) -> Answer:
+    async def call(self, method: str, path: str, **options: Any) -> Answer:
+        """`token` is shown instead of the client's own; None shows none."""
         headers = dict(options.pop("headers", {}))
+        token = options.pop("token", self.token)
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         url = path if path.startswith("http") else self.url + path
@@ -128,7 +129,7 @@ def git(*arguments: str | Path) -> str:
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[LocalHub]:
-    async with LocalHub(tmp_path / "hub", part_size=PART_SIZE) as hub:
+    async with LocalHub(tmp_path / "hub", part_size=PART_SIZE, xet=False) as hub:
         yield hub
 
 
@@ -143,7 +144,7 @@ async def client(hub: LocalHub) -> AsyncIterator[HubClient]:
 
 @pytest.fixture
 def hub_in_thread(tmp_path: Path) -> Iterator[LocalHub]:
-    with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE) as hub:
+    with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE, xet=False) as hub:
         yield hub
 
 

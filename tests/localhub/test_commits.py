@@ -42,7 +42,7 @@ async def test_a_commit_says_where_it_is(client: HubClient) -> None:
 
 
 async def test_summary_and_description_become_the_message(client: HubClient) -> None:
-    await client.commit(summary="One\nline ", description="\nSeveral\n\nlines\n")
+    await client.commit(add("a.txt"), summary="One\nline ", description="\nSeveral\n\nlines\n")
 
     (newest, _) = (await client.get("/api/models/me/net/commits/main")).json
 
@@ -126,7 +126,6 @@ async def test_files_and_folders_are_deleted(client: HubClient) -> None:
     [
         pytest.param(delete("nowhere.txt"), id="missing file"),
         pytest.param(delete("nowhere/a.txt"), id="file in a missing folder"),
-        pytest.param(delete("deep"), id="folder as a file"),
         pytest.param(delete_folder("deep/a.txt"), id="file as a folder"),
         pytest.param(delete_folder("nowhere/deep"), id="missing folder"),
     ],
@@ -430,6 +429,46 @@ async def test_a_pull_request_on_an_unknown_parent_is_404(client: HubClient) -> 
     assert answer.error_code == "RevisionNotFound"
 
 
+async def test_a_pull_request_is_for_a_branch(client: HubClient) -> None:
+    head = await client.head()
+    await client.post("/api/models/me/net/tag/main", {"tag": "v1"})
+
+    for revision in (head, head[:7], "v1", "nowhere"):
+        answer = await client.commit(add("b.txt"), revision=revision, query="?create_pr=1")
+        assert (answer.status, answer.error_code) == (404, "RevisionNotFound")
+
+
+async def test_a_commit_of_nothing_is_400(client: HubClient) -> None:
+    answer = await client.commit()
+    assert answer.status == 400
+    assert "changes nothing" in answer.json["error"]
+
+
+async def test_a_file_in_lfs_that_no_rule_names_gets_one(client: HubClient) -> None:
+    oid = await client.store(b"large")
+    before = (await client.get("/me/net/resolve/main/.gitattributes")).text
+    rule = "filter=lfs diff=lfs merge=lfs -text\n"
+
+    await client.commit(add_lfs("a.bin", oid), add_lfs("tokenizer.json", oid), add("b.json"))
+    after = (await client.get("/me/net/resolve/main/.gitattributes")).text
+    assert after == f"{before}tokenizer.json {rule}"
+    await client.commit(add_lfs("tokenizer.json", oid))
+    assert (await client.get("/me/net/resolve/main/.gitattributes")).text == after
+    await client.commit(add_lfs("other.json", oid), add(".gitattributes", b"own"))
+    assert (await client.get("/me/net/resolve/main/.gitattributes")).text == "own"
+    await client.commit(delete(".gitattributes"))
+    await client.commit(add_lfs("x", oid), query="?create_pr=1")
+    proposed = await client.get("/me/net/resolve/refs%2Fpr%2F1/.gitattributes")
+    assert proposed.text == f"x {rule}"
+
+
+async def test_a_deleted_file_may_be_a_folder(client: HubClient) -> None:
+    await client.commit(add("a/b/c.txt"), add("a/d.txt"))
+    assert (await client.commit(delete("a/b"))).status == 200
+    assert (await client.get("/me/net/resolve/main/a/b/c.txt")).status == 404
+    assert (await client.get("/me/net/resolve/main/a/d.txt")).status == 200
+
+
 async def test_each_pull_request_has_its_number(client: HubClient) -> None:
     answers = [await client.commit(add("b.txt"), query="?create_pr=1") for _ in range(3)]
 
@@ -448,3 +487,17 @@ async def test_a_commit_to_a_pull_request_moves_it_alone(client: HubClient) -> N
     assert answer.status == 200
     assert await client.head("refs%2Fpr%2F1") == answer.json["commitOid"]
     assert await client.head() == head
+
+
+@pytest.mark.parametrize("query", ["", "?create_pr=1"])
+async def test_a_card_with_wrong_metadata_is_not_committed(query: str, client: HubClient) -> None:
+    head = await client.head()
+    broken = add("README.md", b"---\nlicense: [\n---\n")
+
+    answer = await client.commit(add("a.txt"), broken, query=query)
+
+    assert answer.status == 400
+    assert answer.json["error"].startswith("Invalid metadata in README.md.\n- Invalid YAML: ")
+    assert await client.head() == head
+    below = add("docs/README.md", b"---\nlicense: [\n---\n")
+    assert (await client.commit(below, query=query)).status == 200

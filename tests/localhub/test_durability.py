@@ -93,7 +93,11 @@ Two = tuple[Path, tuple[HubClient, HubClient]]
 @pytest.fixture
 async def two_hubs(tmp_path: Path) -> AsyncIterator[Two]:
     root = tmp_path / "hub"
-    async with LocalHub(root) as one, LocalHub(root) as two, aiohttp.ClientSession() as session:
+    async with (
+        LocalHub(root, xet=False) as one,
+        LocalHub(root, xet=False) as two,
+        aiohttp.ClientSession() as session,
+    ):
         clients = HubClient(one.url, session), HubClient(two.url, session)
         await clients[0].create()
         yield root, clients
@@ -174,7 +178,7 @@ import asyncio, sys
 from asyncpush.localhub import LocalHub
 
 async def main():
-    async with LocalHub(sys.argv[1]) as hub:
+    async with LocalHub(sys.argv[1], xet=False) as hub:
         print(hub.url, flush=True)
         await asyncio.Event().wait()
 
@@ -235,7 +239,7 @@ async def test_a_killed_server_keeps_every_commit_it_told_of(
         fsck(repo)
         assert set(acknowledged) < set(git("-C", repo, "rev-list", "main").split())
 
-        async with LocalHub(root) as hub:
+        async with LocalHub(root, xet=False) as hub:
             client = HubClient(hub.url, session)
             assert (await client.commit(add("after.txt"))).status == 200
             assert (await client.commit(add("a.txt"), query="?create_pr=1")).status == 200
@@ -319,7 +323,7 @@ async def test_old_leftovers_are_swept_and_fresh_ones_are_not(tmp_path: Path) ->
         (tmp_path / "tmp" / name).mkdir(parents=True)
     os.utime(tmp_path / "tmp" / "old.git", (0, 0))
 
-    async with LocalHub(tmp_path):
+    async with LocalHub(tmp_path, xet=False):
         pass
 
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["fresh.git"]

@@ -400,9 +400,11 @@ async def test_only_a_small_text_is_a_card(
 
 
 async def test_bad_metadata_and_long_cards_are_told(client: HubClient) -> None:
-    await client.commit(add("README.md", b"---\nlicense: 7\n---\n" + (b"w" * 99 + b"\n") * 1_001))
+    card = b"---\nlicense: 7\n---\n" + (b"w" * 99 + b"\n") * 1_001
+    assert (await client.commit(add("docs/README.md", card))).status == 200
 
-    notes = [note.words for note in (await page(client, "/me/net")).all("p", class_="note")]
+    document = await page(client, "/me/net/blob/main/docs/README.md")
+    notes = [note.words for note in document.all("p", class_="note")]
 
     assert notes[0] == 'The metadata could not be read. "license" must be a string'
     assert notes[1].startswith("This is the beginning of a long text")
@@ -607,7 +609,7 @@ async def test_commits_are_listed_in_pages(
 ) -> None:
     monkeypatch.setattr(history, "COMMITS", 2)
     for number in range(4):
-        await client.commit(summary=f"change {number}")
+        await client.commit(add("a.txt"), summary=f"change {number}")
 
     first = await page(client, "/me/net/commits/main")
     assert titles(first) == ["change 3", "change 2"]
@@ -652,7 +654,7 @@ async def test_a_commit_shows_its_message_and_files(client: HubClient) -> None:
 async def test_changed_and_deleted_files_show_both_sizes(client: HubClient) -> None:
     await client.commit(add("a", b"1"), add("b", b"12"))
     oid = (await client.commit(add("a", b"123"), delete("b"))).json["commitOid"]
-    nothing = (await client.commit()).json["commitOid"]
+    nothing = (await client.commit(add("a", b"123"))).json["commitOid"]
 
     document = await page(client, f"/me/net/commit/{oid}")
 
@@ -816,7 +818,7 @@ async def test_a_private_repo_says_how_to_read_it(client: HubClient) -> None:
     assert [code.text for code in document.all("code")] == [
         f"HF_ENDPOINT={client.url} HF_TOKEN=… hf download me/secret --repo-type dataset",
         f'curl -H "Authorization: Bearer $HF_TOKEN" {client.url}/api/datasets/me/secret',
-        "git clone datasets/me/secret.git",
+        f"git clone {client.url}/datasets/me/secret",
     ]
     assert "me/secret" not in (await page(client, "/")).words
 

@@ -105,11 +105,15 @@ async def test_a_private_repo_needs_a_token(client: HubClient, body: dict[str, A
         assert (await client.get(path)).status == 200
         stranger = await client.get(path, token=None)
         missing = await client.get(path.replace("secret", "nothing"), token=None)
-        assert (stranger.status, stranger.error_code) == (404, "RepoNotFound")
+        assert (stranger.status, stranger.error_code) == (401, "RepoNotFound")
         assert stranger.json == missing.json
+        unknown = await client.get(path.replace("secret", "nothing"))
+        assert (unknown.status, unknown.error_code) == (404, "RepoNotFound")
     batch = {"operation": "download", "objects": [{"oid": "ab" * 32, "size": 1}]}
     path = "/me/secret.git/info/lfs/objects/batch"
-    assert (await client.post(path, batch, token=None)).status == 404
+    answer = await client.post(path, batch, token=None)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 
 async def test_settings_change_what_they_name(client: HubClient) -> None:
@@ -210,6 +214,39 @@ WRITES = [
 ]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/models/gpt2",
+        "/api/models/gpt2/revision/main",
+        "/api/models/gpt2/tree/main/a/b",
+        "/api/datasets/squad/refs",
+        "/gpt2/resolve/main/config.json",
+        "/datasets/squad/resolve/main/a/b.json",
+        "/gpt2.git/info/lfs/objects/batch",
+    ],
+)
+async def test_a_name_of_one_segment_is_no_repo(client: HubClient, path: str) -> None:
+    answer = await client.get(path)
+    assert (answer.status, answer.error_code) == (404, "RepoNotFound")
+    stranger = await client.get(path, token=None)
+    assert (stranger.status, stranger.error_code) == (401, "RepoNotFound")
+    unknown = await client.get("/api/models/me/net/nonsense")
+    assert (unknown.status, unknown.error_code) == (404, None)
+
+
+async def test_a_revision_may_be_head_or_the_first_digits_of_a_commit(client: HubClient) -> None:
+    first = await client.head()
+    await client.commit(add("a.txt"))
+    assert await client.head("HEAD") == await client.head()
+    assert await client.head(first[:7]) == first
+    assert await client.head(first[:20]) == first
+    tree = (await client.get("/api/models/me/net/tree/main")).json[0]["oid"]
+    for revision in (first[:6], tree[:8], "ab" * 5):
+        answer = await client.get(f"/api/models/me/net/revision/{revision}")
+        assert (answer.status, answer.error_code) == (404, "RevisionNotFound")
+
+
 @pytest.mark.parametrize(("method", "path"), WRITES)
 async def test_every_write_needs_a_token(client: HubClient, method: str, path: str) -> None:
     answer = await client.call(method, path, token=None, json={})
@@ -258,6 +295,22 @@ async def test_a_branch_that_cannot_be_is_refused(
     answer = await client.post(f"/api/models/me/net/branch/{name}", body)
 
     assert answer.status == status
+
+
+async def test_a_branch_may_begin_anew_or_move(client: HubClient) -> None:
+    first = await client.head()
+    await client.commit(add("a.txt"))
+    branch = "/api/models/me/net/branch"
+
+    assert (await client.post(f"{branch}/bare", {"emptyBranch": True})).status == 201
+    assert (await client.get("/api/models/me/net/tree/bare")).json == []
+    (only,) = (await client.get("/api/models/me/net/commits/bare")).json
+    assert only["title"] == "initial commit"
+    assert (await client.commit(add("b.txt"), revision="bare")).status == 200
+    assert (await client.post(f"{branch}/bare", {"startingPoint": first})).status == 409
+    moved = await client.post(f"{branch}/bare", {"startingPoint": first, "overwrite": True})
+    assert moved.status == 201
+    assert await client.head("bare") == first
 
 
 async def test_main_stays(client: HubClient) -> None:

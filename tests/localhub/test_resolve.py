@@ -201,7 +201,10 @@ class BrokenStore:
 
 async def test_a_download_that_breaks_off_is_never_whole(tmp_path: Path) -> None:
     store = cast(BlobStore, BrokenStore(DiskStore(tmp_path / "lfs")))
-    async with LocalHub(tmp_path, store=store) as hub, aiohttp.ClientSession() as session:
+    async with (
+        LocalHub(tmp_path, store=store, xet=False) as hub,
+        aiohttp.ClientSession() as session,
+    ):
         client = HubClient(hub.url, session)
         await client.create()
         whole = DiskStore(tmp_path / "lfs")

@@ -278,7 +278,7 @@ async def test_tokens_are_granted_for_what_is_there(client: Client, tmp_path: Pa
 
 
 async def test_a_hub_without_xet_grants_reading_alone(client: Client, tmp_path: Path) -> None:
-    async with LocalHub(client.hub.root, token=TOKEN) as plain:
+    async with LocalHub(client.hub.root, token=TOKEN, xet=False) as plain:
         other = Client(plain, client.session)
         assert (await other.ask("GET", "/api/models/me/m/xet-write-token/main"))[0] == 404
         assert (await other.ask("GET", "/api/models/me/m/xet-read-token/main"))[0] == 200
@@ -363,9 +363,48 @@ async def test_an_lfs_client_reads_what_came_by_xet(client: Client) -> None:
     assert status == 200
     [item] = orjson.loads(body)["objects"]
     assert await client.ask("GET", item["actions"]["download"]["href"]) == (200, WHOLE)
-    batch |= {"operation": "upload", "transfers": ["basic", "multipart", "xet"]}
+
+
+async def test_a_batch_sends_to_xet_what_is_not_stored(client: Client) -> None:
+    url = await cas(client)
+    await client.ask(
+        "POST", f"{url}/v1/xorbs/default/{hex_of(XORB)}", data=b"".join(map(chunk, PARTS))
+    )
+    await client.ask("POST", f"{url}/v1/shards", data=shard_of(XORB, PARTS, WHOLE))
+    client.token = TOKEN
+    batch = {
+        "operation": "upload",
+        "transfers": ["basic", "multipart", "xet"],
+        "ref": {"name": "main"},
+        "objects": [
+            {"oid": sha256(WHOLE).hexdigest(), "size": len(WHOLE)},
+            {"oid": sha256(b"new").hexdigest(), "size": 3},
+            {"oid": "no oid", "size": 3},
+        ],
+    }
+
     _, body = await client.ask("POST", "/me/m.git/info/lfs/objects/batch", data=orjson.dumps(batch))
-    assert orjson.loads(body)["transfer"] == "xet"
+
+    answer = orjson.loads(body)
+    stored, new, wrong = answer["objects"]
+    assert answer["transfer"] == "xet"
+    assert "actions" not in stored
+    assert wrong["error"]["code"] == 422
+    upload = new["actions"]["upload"]
+    assert upload["href"] == f"{client.hub.url}/api/models/me/m/xet-write-token/main"
+    assert (await client.ask("GET", upload["href"]))[0] == 200
+    header = upload["header"]
+    assert header["X-Xet-Cas-Url"] == url
+    assert set(header) >= {"X-Xet-Token-Expiration", "X-Xet-Session-Id"}
+    client.token = header["X-Xet-Access-Token"]
+    where = f"{url}/v1/xorbs/default/{hex_of(XORB)}"
+    assert (await client.ask("POST", where, data=b"".join(map(chunk, PARTS))))[0] == 200
+
+    client.token = TOKEN
+    del batch["ref"]  # for a pull request that is not there yet
+    _, body = await client.ask("POST", "/me/m.git/info/lfs/objects/batch", data=orjson.dumps(batch))
+    href = orjson.loads(body)["objects"][1]["actions"]["upload"]["href"]
+    assert (await client.ask("GET", href))[0] == 200
 
 
 async def test_a_commit_names_only_what_can_be_read_back(client: Client) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
-from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.errors import Refusal, repo_not_found
 from asyncpush.localhub.pages import reading
 from asyncpush.localhub.pages.answers import html_answer, static_answer
 from asyncpush.localhub.pages.reading import Elsewhere, Source
@@ -29,7 +29,7 @@ routes = web.RouteTableDef()
 
 
 def _page(path: str, name: str) -> Callable[[_Handler], _Handler]:
-    """Serve a page, and failures as pages too."""
+    """Serve a page, and failures as pages too. A browser is told of no login: there is none."""
 
     def register(handler: _Handler) -> _Handler:
         @functools.wraps(handler)
@@ -37,6 +37,8 @@ def _page(path: str, name: str) -> Callable[[_Handler], _Handler]:
             try:
                 return await handler(request)
             except Refusal as refusal:
+                if refusal.status == 401 and refusal.code == "RepoNotFound":
+                    refusal = repo_not_found()
                 return await _refusal(request, refusal)
 
         routes.get(path, name=name)(serve)
@@ -48,7 +50,8 @@ def _page(path: str, name: str) -> Callable[[_Handler], _Handler]:
 @_page("/", "page-index")
 async def index(request: web.Request) -> web.Response:
     state = state_of(request)
-    with_private = user_of(request) is not None
+    user = user_of(request)
+    with_private = user is not None and state.users.is_single
     wanted = request.query.get("type")
     repo_type = None if wanted is None else parse_repo_type(wanted)
     return await _html(
@@ -121,7 +124,8 @@ def _number(request: web.Request) -> int:
 
 async def _of_repo(request: web.Request, read: Callable[..., Page], *args: object) -> web.Response:
     state = state_of(request)
-    source = Source(state.repos, await state.readable(request), state.base_url(request))
+    allowed = state.open_to_read if read in _SHOWING_FILES else state.readable
+    source = Source(state.repos, await allowed(request), state.base_url(request))
     try:
         return await _html(state, read, source, *args)
     except Elsewhere as elsewhere:
@@ -136,6 +140,9 @@ async def _html(state: HubState, read: Callable[..., Page], *args: object) -> we
 def _read_and_render(read: Callable[..., Page], *args: object) -> str:
     return render(read(*args), datetime.now(UTC))
 
+
+# Pages that show what files hold; a gated repo's card and lists are for all to see.
+_SHOWING_FILES = (reading.read_file, reading.read_commit, reading.read_discussion)
 
 # -- failures --
 
@@ -156,6 +163,8 @@ async def _error_page(request: web.Request, refusal: Refusal) -> ErrorPage:
             title = "No such revision"
         case "EntryNotFound":
             title = "Nothing here"
+        case "GatedRepo":
+            title = "A gated repo"
         case _:
             title = "This address makes no sense"
     return ErrorPage(refusal.status, title, refusal.message)
@@ -169,7 +178,7 @@ async def _repo_not_found(request: web.Request) -> ErrorPage:
     except Refusal:
         return ErrorPage(404, "No such repo", "No repo can have this name.")
     hints = _ways_in(state, request, wanted)
-    if state.token is not None:
+    if not state.users.is_open:
         text = "There is no such repo here, or it is private: a browser shows no token."
         return ErrorPage(404, "No such repo", text, hints)
     if await state.run(state.repos.path(wanted).exists):
@@ -186,12 +195,11 @@ def _ways_in(state: HubState, request: web.Request, repo: RepoId) -> tuple[Hint,
     endpoint = state.base_url(request)
     kind = "" if repo.type == "model" else f" --repo-type {repo.type}"
     api = f"{endpoint}/api/{repo.type}s/{repo.full_name}"
-    git = state.repos.path(repo).relative_to(state.repos.root)
     return (
         Hint(
             "With the official client:",
             f"HF_ENDPOINT={endpoint} HF_TOKEN=… hf download {repo.full_name}{kind}",
         ),
         Hint("Through the HTTP API:", f'curl -H "Authorization: Bearer $HF_TOKEN" {api}'),
-        Hint("With git, in the hub's own folder:", f"git clone {git}"),
+        Hint("With git, the token as password:", f"git clone {endpoint}/{repo.url_path}"),
     )

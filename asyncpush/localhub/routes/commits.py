@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,10 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.errors import Refusal, bad_request, too_large
-from asyncpush.localhub.routes.preupload import MAX_REGULAR_BYTES
+from asyncpush.localhub.errors import bad_request, too_large
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store import pulls
 from asyncpush.localhub.store.commits import (
     Change,
     CommitRequest,
@@ -30,6 +31,7 @@ from asyncpush.localhub.store.commits import (
 )
 from asyncpush.localhub.store.names import RepoId, check_path
 from asyncpush.localhub.store.pointers import LfsPointer
+from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES, not_stored
 from asyncpush.localhub.web import flag_in_query, json_answer, parse_object, text_of
 
 MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
@@ -37,6 +39,8 @@ MAX_BODY_BYTES = 2 << 30
 MAX_CHANGES = 100_000
 # Lines are handled by the megabyte: a thread hop for each small file would cost more than it does.
 _BATCH_BYTES = 1 << 20
+
+_PULL_REF = re.compile(r"refs/pr/([1-9][0-9]{0,8})", re.ASCII)
 
 routes = web.RouteTableDef()
 
@@ -67,10 +71,16 @@ class _Content:
 @routes.post(REPO + "/commit/{revision}", name="commit")
 async def post_commit(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
-    repo = await state.writable(request)
+    revision, opens_pull = request.match_info["revision"], flag_in_query(request, "create_pr")
+    if opens_pull or await _is_own_pull(request, revision, user):
+        repo = await state.contributable(request)
+    else:
+        repo = await state.writable(request)
     draft = await _read(request, state, repo)
     if draft.header is None:
         raise bad_request("The first line must be the header")
+    if not draft.changes:
+        raise bad_request("The commit changes nothing: send at least one file or deletion")
     wanted = CommitRequest(
         summary=_summary(draft.header),
         description=text_of(draft.header, "description", default=""),
@@ -78,8 +88,7 @@ async def post_commit(request: web.Request) -> web.Response:
         author=user,
         parent_commit=check_parent(draft.header.get("parentCommit")),
     )
-    make = commit_as_pull_request if flag_in_query(request, "create_pr") else commit
-    revision = request.match_info["revision"]
+    make = commit_as_pull_request if opens_pull else commit
     made = await state.run_exclusively(repo, make, state.repos, repo, revision, wanted)
     url = f"{state.base_url(request)}/{repo.url_path}"
     answer: dict[str, Any] = {
@@ -91,6 +100,15 @@ async def post_commit(request: web.Request) -> web.Response:
     if made.pull_request is not None:
         answer["pullRequestUrl"] = f"{url}/discussions/{made.pull_request}"
     return json_answer(answer)
+
+
+async def _is_own_pull(request: web.Request, revision: str, user: str) -> bool:
+    """Whoever opened a pull request may add to it."""
+    state, match = state_of(request), _PULL_REF.fullmatch(revision)
+    if match is None:
+        return False
+    repo = await state.contributable(request)
+    return user == await state.run(pulls.author, state.repos, repo, int(match[1]))
 
 
 async def _read(request: web.Request, state: HubState, repo: RepoId) -> _Draft:
@@ -203,12 +221,7 @@ async def _stored(state: HubState, change: Change | _LfsFile) -> Change:
         return change
     size = await state.blobs.size(change.oid)
     if size is None:
-        raise Refusal(
-            404,
-            "Your push was rejected because an LFS pointer pointed to a file that does not exist. "
-            f"For instance, this can happen if you used git push --no-verify to push your changes. "
-            f"Offending file: - {change.path}",
-        )
+        raise not_stored(change.path)
     if change.size not in (None, size):
         raise bad_request(
             f"LFS pointer of {change.path!r} says {change.size} bytes; the object has {size}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -71,7 +71,7 @@ def _is_wanted(discussion: Discussion, request: web.Request) -> bool:
 @routes.post(_LIST, name="discussion-create")
 async def create_discussion(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
-    repo = await state.writable(request)
+    repo = await state.contributable(request)
     body = await read_json(request)
     title, description = _title(body), text_of(body, "description", default="")
     is_pull = body.get("pullRequest") is True
@@ -85,9 +85,9 @@ async def create_discussion(request: web.Request) -> web.Response:
 @routes.get(_ONE, name="discussion")
 async def get_discussion(request: web.Request) -> web.Response:
     state = state_of(request)
-    repo = await state.readable(request)
-    number = int(request.match_info["num"])
     with_diff = flag_in_query(request, "diff")
+    repo = await (state.open_to_read if with_diff else state.readable)(request)
+    number = int(request.match_info["num"])
     details = partial(pulls.details, with_diff=with_diff)
     discussion, pull = await state.run(details, state.repos, repo, number)
     first, *others = [event_json(event) for event in discussion.events]
@@ -105,7 +105,7 @@ async def get_discussion(request: web.Request) -> web.Response:
 
 @routes.post(_ONE + "/comment", name="discussion-comment")
 async def comment(request: web.Request) -> web.Response:
-    repo, number, user, body = await _change(request)
+    repo, number, user, body = await _change(request, by="anyone")
     text = text_of(body, "comment")
     if not text.strip():
         raise bad_request("'comment' must not be empty")
@@ -133,15 +133,23 @@ async def set_status(request: web.Request) -> web.Response:
 
 @routes.post(_ONE + "/merge", name="discussion-merge")
 async def merge(request: web.Request) -> web.Response:
-    repo, number, user, body = await _change(request)
+    repo, number, user, body = await _change(request, by="owner")
     text = text_of(body, "comment", default="")
     oid = await _exclusively(request, repo, pulls.merge, number, user, text)
     return json_answer({"success": True, "mergeCommitId": oid})
 
 
-async def _change(request: web.Request) -> tuple[RepoId, int, str, dict[str, Any]]:
-    repo = await state_of(request).writable(request)
-    number, user = int(request.match_info["num"]), require_user(request)
+async def _change(
+    request: web.Request, *, by: Literal["anyone", "author", "owner"] = "author"
+) -> tuple[RepoId, int, str, dict[str, Any]]:
+    """Which discussion, and what the body says; an author may do there what the owner may."""
+    state, user = state_of(request), require_user(request)
+    number = int(request.match_info["num"])
+    repo = await state.contributable(request)
+    if by != "anyone":
+        mine = by == "author" and user == await state.run(pulls.author, state.repos, repo, number)
+        if not mine:
+            await state.writable(request)
     return repo, number, user, await read_json(request)
 
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from pathspec import GitIgnoreSpec
 
-from asyncpush.localhub.errors import Refusal, bad_request
+from asyncpush.localhub.errors import bad_request
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.gitrepo import FileEntry, GitRepo
+from asyncpush.localhub.store.ignoring import IgnoreRules
 from asyncpush.localhub.store.names import RepoId, check_path
+from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES
 from asyncpush.localhub.web import json_answer, read_json, text_of
 
 MAX_FILES = 256
 MAX_SAMPLE_BYTES = 512
-MAX_REGULAR_BYTES = 10 << 20
 _MAX_SIZE = 1 << 53
 _MAX_IGNORE_BYTES = 1 << 20
 
@@ -40,8 +40,7 @@ class Candidate:
 @routes.post(REPO + "/preupload/{revision}", name="preupload")
 async def preupload(request: web.Request) -> web.Response:
     state = state_of(request)
-    # Whoever may read may open a pull request.
-    repo = await state.writable(request)
+    repo = await state.contributable(request)
     body = await read_json(request)
     files = _candidates(body.get("files"))
     ignore = text_of(body, "gitIgnore") if body.get("gitIgnore") is not None else None
@@ -90,13 +89,11 @@ def _answer(
         return {"files": answers, "commitOid": commit}
 
 
-def _answer_for(
-    repo: GitRepo, commit: str, rules: GitIgnoreSpec, file: Candidate
-) -> dict[str, Any]:
+def _answer_for(repo: GitRepo, commit: str, rules: IgnoreRules, file: Candidate) -> dict[str, Any]:
     answer = {
         "path": file.path,
         "uploadMode": "lfs" if _wants_lfs(repo, commit, file) else "regular",
-        "shouldIgnore": rules.match_file(file.path),
+        "shouldIgnore": rules.ignores(file.path),
     }
     there = repo.entry(commit, file.path)
     if isinstance(there, FileEntry):
@@ -126,14 +123,10 @@ def is_binary(sample: bytes) -> bool:
     return False
 
 
-def _ignore_rules(repo: GitRepo, commit: str, given: str | None) -> GitIgnoreSpec:
+def _ignore_rules(repo: GitRepo, commit: str, given: str | None) -> IgnoreRules:
     """The client's own .gitignore, or else the repo's."""
-    text = given
-    if text is None:
-        there = repo.entry(commit, ".gitignore")
-        is_readable = isinstance(there, FileEntry) and there.size <= _MAX_IGNORE_BYTES
-        text = repo.content(there.oid).decode(errors="replace") if there and is_readable else ""
-    try:
-        return GitIgnoreSpec.from_lines(text.splitlines())
-    except ValueError as error:
-        raise Refusal(400, f"Invalid .gitignore: {error}") from None
+    if given is not None:
+        return IgnoreRules.of(given.encode("utf-8", "surrogateescape"))
+    there = repo.entry(commit, ".gitignore")
+    is_readable = isinstance(there, FileEntry) and there.size <= _MAX_IGNORE_BYTES
+    return IgnoreRules.of(repo.content(there.oid) if there and is_readable else b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -45,12 +46,17 @@ def _refs_json(repo: GitRepo, prefix: str) -> list[dict[str, str]]:
 
 @routes.post(REPO + "/branch/{branch}", name="branch-create")
 async def create_branch(request: web.Request) -> web.Response:
-    state = state_of(request)
+    state, user = state_of(request), require_user(request)
     repo = await state.writable(request)
     body = await read_json(request)
     start = text_of(body, "startingPoint") if body.get("startingPoint") is not None else None
     name = request.match_info["branch"]
-    await state.run_exclusively(repo, refs.create_branch, state.repos, repo, name, start)
+    make = partial(
+        refs.create_branch,
+        empty=body.get("emptyBranch") is True,
+        overwrite=body.get("overwrite") is True,
+    )
+    await state.run_exclusively(repo, make, state.repos, repo, name, start, user)
     return json_answer({"success": True}, status=201)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from asyncpush.localhub.auth import require_user, user_of
-from asyncpush.localhub.errors import Refusal, bad_request
+from asyncpush.localhub.errors import Refusal, bad_request, forbidden, repo_not_found
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id, parse_repo_type
 from asyncpush.localhub.store.repos import RepoInfo, new_info
@@ -44,6 +44,7 @@ async def create(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
     body = await read_json(request)
     repo = _named_repo(body, user)
+    _check_namespace(state, repo, user)
     private = _visibility(body) or False
     url = f"{state.base_url(request)}/{repo.url_path}"
     try:
@@ -61,17 +62,20 @@ async def create(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
     repo = _named_repo(await read_json(request), user)
+    await state.run(_check_owner, state, repo, user)
     await state.run_exclusively(repo, state.repos.delete, repo)
     return json_answer({"success": True})
 
 
 @routes.post("/api/repos/move", name="move")
 async def move(request: web.Request) -> web.Response:
-    state, _ = state_of(request), require_user(request)
+    state, user = state_of(request), require_user(request)
     body = await read_json(request)
     repo_type = parse_repo_type(body.get("type") or "model")
     source = _full_name(repo_type, text_of(body, "fromRepo"))
     target = _full_name(repo_type, text_of(body, "toRepo"))
+    await state.run(_check_owner, state, source, user)
+    _check_namespace(state, target, user)
     await state.run_exclusively(source, state.repos.move, source, target)
     return json_answer({"success": True, "url": f"{state.base_url(request)}/{target.url_path}"})
 
@@ -90,7 +94,7 @@ async def settings(request: web.Request) -> web.Response:
 
 @routes.get(REPO + "/auth-check", name="auth-check")
 async def auth_check(request: web.Request) -> web.Response:
-    await state_of(request).readable(request)
+    await state_of(request).open_to_read(request)
     return json_answer({"success": True})
 
 
@@ -112,14 +116,31 @@ def _visible_repos(
     state: HubState, request: web.Request, repo_type: RepoType
 ) -> list[dict[str, Any]]:
     author, search = request.query.get("author"), request.query.get("search", "").lower()
+    user = user_of(request)
     visible = []
     for repo in state.repos.list(repo_type):
         if author not in (None, repo.namespace) or search not in repo.full_name.lower():
             continue
         info = state.repos.info(repo)
-        if not info.private or user_of(request) is not None:
+        if not info.private or state.owns(user, repo, info):
             visible.append({"id": repo.full_name, "modelId": repo.full_name, **_about(info)})
     return visible
+
+
+def _check_owner(state: HubState, repo: RepoId, user: str) -> None:
+    """A user who does not own it is told no more than that there is nothing to be had."""
+    info = state.repos.info(repo)
+    if not state.owns(user, repo, info):
+        raise repo_not_found() if info.private else forbidden(f"{repo.full_name} is not yours")
+
+
+def _check_namespace(state: HubState, repo: RepoId, user: str) -> None:
+    """A name that no user has is an organisation's, which all users are in."""
+    if repo.namespace in state.users.names - {user}:
+        raise forbidden(
+            f"You don't have the rights to create a {repo.type} under the namespace"
+            f' "{repo.namespace}"'
+        )
 
 
 def _about(info: RepoInfo) -> dict[str, Any]:

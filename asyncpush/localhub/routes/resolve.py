@@ -31,7 +31,7 @@ routes = web.RouteTableDef()
 )
 async def resolve(request: web.Request) -> web.StreamResponse:
     state = state_of(request)
-    repo = await state.readable(request)
+    repo = await state.open_to_read(request)
     path = check_path(request.match_info["path"])
     revision = request.match_info["revision"]
     commit, file = await state.run(_find, state, repo, revision, path)

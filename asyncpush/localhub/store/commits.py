@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import pygit2
 
 from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
+from asyncpush.localhub.store.attributes import FILE as ATTRIBUTES
+from asyncpush.localhub.store.attributes import with_rules
 from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitrepo import GitRepo
-from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo
+from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pointers import LfsPointer
 from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.rules import CARD, check_card_of_commit
 from asyncpush.localhub.store.writing import (
     TreeDraft,
     commit_message,
@@ -40,6 +43,8 @@ class PutLfs:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
+    """Of a folder too: the Hub makes no difference."""
+
     path: str
 
 
@@ -83,7 +88,7 @@ def commit(repos: Repos, repo: RepoId, revision: str, request: CommitRequest) ->
         ref, head = _target(opened, revision)
         if request.parent_commit is not None and not head.startswith(request.parent_commit):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-        oid = _make_commit(opened, head, request)
+        oid = _make_commit(opened, repo.type, head, request)
         write_ref(opened.path, ref, oid)
         return Committed(oid)
 
@@ -94,7 +99,7 @@ def commit_as_pull_request(
     """Commit on the parent (or else the revision's head), in a pull request of its own."""
     with repos.lock(repo), repos.open(repo) as opened:
         base = _parent_of_pull_request(opened, revision, request.parent_commit)
-        oid = _make_commit(opened, base, request)
+        oid = _make_commit(opened, repo.type, base, request)
         number = Discussions(opened.path).open_pull_request(
             request.summary, request.description, request.author, base=base, head=oid
         )
@@ -120,7 +125,11 @@ def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
 
 
 def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) -> str:
-    head = repo.resolve(revision)
+    """A pull request is for a branch: an oid or a tag is none, whatever it leads to."""
+    branch = MAIN if revision == "HEAD" else f"refs/heads/{revision.removeprefix('refs/heads/')}"
+    head = repo.ref_target(branch)
+    if head is None:
+        raise revision_not_found(revision)
     if parent is None or head.startswith(parent):
         return head
     found = repo.git.get(parent)
@@ -129,14 +138,31 @@ def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) ->
     return str(found.id)
 
 
-def _make_commit(repo: GitRepo, parent: str, request: CommitRequest) -> str:
+def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: CommitRequest) -> str:
     """The commit object, it and all it needs synced to the disk."""
     before = repo.tree(parent)
-    tree, blobs = _changed_tree(repo, before, request.changes)
+    for change in request.changes:
+        if isinstance(change, PutFile) and change.path == CARD:
+            check_card_of_commit(repo.content(change.blob), repo_type)
+    changes = [*request.changes, *_lfs_rules(repo, parent, request.changes)]
+    tree, blobs = _changed_tree(repo, before, changes)
     message = commit_message(request.summary, request.description)
     oid = commit_tree(repo.git, tree, [parent], request.author, message)
     sync_objects(repo.path, [*blobs, *new_objects(repo.git, tree, before.id), oid])
     return str(oid)
+
+
+def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Change]:
+    """The rules that files in LFS lack; a commit that brings its own .gitattributes has its way."""
+    if any(change.path == ATTRIBUTES for change in changes):
+        return []
+    paths = [change.path for change in changes if isinstance(change, PutLfs)]
+    lacking = [path for path in paths if not repo.is_lfs_path(parent, path)]
+    there = repo.entry(parent, ATTRIBUTES)
+    if not lacking or isinstance(there, FolderEntry):
+        return []
+    content = repo.content(there.oid) if there else b""
+    return [PutFile(ATTRIBUTES, str(repo.git.create_blob(with_rules(content, lacking))))]
 
 
 def _changed_tree(
@@ -146,7 +172,7 @@ def _changed_tree(
     draft = TreeDraft(repo.git, tree)
     for change in changes:
         match change:
-            case DeleteFile(path) if not draft.remove_file(path):
+            case DeleteFile(path) if not (draft.remove_file(path) or draft.remove_folder(path)):
                 raise entry_not_found(path)
             case DeleteFolder(path) if not draft.remove_folder(path):
                 raise entry_not_found(path)

@@ -17,7 +17,7 @@ from asyncpush.localhub.store.names import is_ref_name
 from asyncpush.localhub.store.pointers import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 
 MAIN = "refs/heads/main"
-_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+_COMMIT_ID = re.compile(r"[0-9a-f]{7,40}")
 _NEWEST_FIRST = SortMode.TOPOLOGICAL | SortMode.TIME
 _ATTRIBUTES_OF_COMMIT = AttrCheck.INDEX_ONLY | AttrCheck.NO_SYSTEM | AttrCheck.INCLUDE_COMMIT
 
@@ -73,7 +73,8 @@ class GitRepo:
         self.path = path
 
     def resolve(self, revision: str) -> str:
-        """The commit oid of a branch, a tag, a full ref or an oid; 404 RevisionNotFound otherwise.
+        """The commit oid of a branch, a tag, a full ref, `HEAD`, an oid or the first digits of just
+        one; 404 RevisionNotFound otherwise.
 
         Deliberately not git's rev-parse: no `main~1`, no `@{...}`, no search by message.
         """
@@ -81,9 +82,18 @@ class GitRepo:
             commit = self.ref_target(ref)
             if commit is not None:
                 return commit
-        if _COMMIT_ID.fullmatch(revision) and isinstance(self.git.get(revision), pygit2.Commit):
-            return revision
+        if revision == "HEAD" and (main := self.ref_target(MAIN)) is not None:
+            return main
+        if _COMMIT_ID.fullmatch(revision) and (commit := self._commit_id(revision)) is not None:
+            return commit
         raise revision_not_found(revision)
+
+    def _commit_id(self, digits: str) -> str | None:
+        try:
+            found = self.git.get(digits)
+        except ValueError:  # there are several
+            return None
+        return str(found.id) if isinstance(found, pygit2.Commit) else None
 
     def ref_target(self, ref: str) -> str | None:
         """The commit that a full ref points to (through an annotated tag), or None."""

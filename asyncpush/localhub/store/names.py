@@ -53,9 +53,9 @@ def make_repo_id(repo_type: RepoType, namespace: str, name: str) -> RepoId:
     """The id, or a 400 that says which half is wrong."""
     # A first segment with a leading underscore is the hub's own (see `blobs.OBJECTS_PATH`).
     reserved = namespace.startswith("_") or namespace.lower() in _RESERVED_NAMESPACES
-    if reserved or not _is_name(namespace):
+    if reserved or not is_name(namespace):
         raise bad_request(f"Invalid namespace: {namespace[:100]!r}")
-    if not _is_name(name):
+    if not is_name(name):
         raise bad_request(
             f"Invalid repo name: {name[:100]!r}. At most 96 letters, digits, '-', '_' and '.'; "
             "no '--' or '..', no '-' or '.' at either end, and not ending in .git or .ipynb"
@@ -63,7 +63,8 @@ def make_repo_id(repo_type: RepoType, namespace: str, name: str) -> RepoId:
     return RepoId(repo_type, namespace, name)
 
 
-def _is_name(value: str) -> bool:
+def is_name(value: str) -> bool:
+    """Whether a user, an organisation or a repo may be called so."""
     return (
         _NAME.fullmatch(value) is not None
         and not any(part in value for part in _FORBIDDEN_IN_NAME)
@@ -75,13 +76,14 @@ def check_path(path: object) -> str:
     """The path of a file in a repo, or a 400 that says what is wrong with it."""
     if not isinstance(path, str) or not path:
         raise bad_request("Invalid path: must be a non-empty string")
-    problem = _path_problem(path)
+    problem = path_problem(path)
     if problem:
         raise bad_request(f"Invalid path {path[:200]!r}: {problem}")
     return path
 
 
-def _path_problem(path: str) -> str | None:
+def path_problem(path: str) -> str | None:
+    """Why no file can have this path, or None."""
     if _CONTROL.search(path):
         return "control characters and halves of characters are not allowed"
     if "\\" in path:

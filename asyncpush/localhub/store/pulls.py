@@ -53,6 +53,11 @@ def list_all(repos: Repos, repo: RepoId) -> list[Discussion]:
         return Discussions(opened.path).all()
 
 
+def author(repos: Repos, repo: RepoId, number: int) -> str:
+    with repos.open(repo) as opened:
+        return Discussions(opened.path).get(number).author
+
+
 def details(
     repos: Repos, repo: RepoId, number: int, *, with_diff: bool = False
 ) -> tuple[Discussion, PullDetails | None]:

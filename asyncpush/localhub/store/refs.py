@@ -11,17 +11,45 @@ from asyncpush.localhub.errors import Refusal, conflict, revision_not_found
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, check_branch
 from asyncpush.localhub.store.repos import Repos
-from asyncpush.localhub.store.writing import EMAIL_DOMAIN, delete_ref, sync_objects, write_ref
+from asyncpush.localhub.store.writing import (
+    EMAIL_DOMAIN,
+    commit_tree,
+    delete_ref,
+    sync_objects,
+    write_ref,
+)
 
 Kind = Literal["heads", "tags"]
 
 
-def create_branch(repos: Repos, repo: RepoId, name: str, start: str | None) -> str:
-    """Point a new branch at `start`, main's head by default; 409 when the branch is there."""
+def create_branch(
+    repos: Repos,
+    repo: RepoId,
+    name: str,
+    start: str | None,
+    author: str,
+    *,
+    empty: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Point a new branch at `start`, main's head by default, or at a history of its own that begins
+    with an empty commit; 409 when the branch is there and is not to be overwritten."""
     with repos.lock(repo), repos.open(repo) as opened:
-        target = opened.resolve(MAIN if start is None else start)
-        write_ref(opened.path, _free_ref(opened, "heads", name), target)
+        moved = overwrite and opened.ref_target(f"refs/heads/{name}") is not None
+        ref = f"refs/heads/{name}" if moved else _free_ref(opened, "heads", name)
+        if empty:
+            target = _empty_commit(opened, author)
+        else:
+            target = opened.resolve(MAIN if start is None else start)
+        write_ref(opened.path, ref, target)
         return target
+
+
+def _empty_commit(repo: GitRepo, author: str) -> str:
+    tree = repo.git.TreeBuilder().write()
+    commit = commit_tree(repo.git, tree, [], author, "initial commit")
+    sync_objects(repo.path, [tree, commit])
+    return str(commit)
 
 
 def create_tag(

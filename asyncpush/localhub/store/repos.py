@@ -16,21 +16,13 @@ import orjson
 import pygit2
 
 from asyncpush.localhub.errors import Refusal, conflict, repo_not_found
+from asyncpush.localhub.store.attributes import FILE as ATTRIBUTES
+from asyncpush.localhub.store.attributes import default_attributes
 from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.writing import commit_tree, sync_objects, write_ref
 
-DEFAULT_ATTRIBUTES = "".join(
-    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
-    for pattern in (
-        *("*.7z", "*.arrow", "*.bin", "*.bz2", "*.ckpt", "*.ftz", "*.gguf", "*.gz", "*.h5"),
-        *("*.joblib", "*.lfs.*", "*.mlmodel", "*.model", "*.msgpack", "*.npy", "*.npz", "*.onnx"),
-        *("*.ot", "*.parquet", "*.pb", "*.pickle", "*.pkl", "*.pt", "*.pth", "*.rar"),
-        *("*.safetensors", "saved_model/**/*", "*.tar.*", "*.tar", "*.tflite", "*.tgz", "*.wasm"),
-        *("*.xz", "*.zip", "*.zst", "*tfevents*"),
-    )
-)
 # A half-made or half-deleted repo of a killed server; nobody works on one for a day.
 _STALE_SECONDS = 86_400
 
@@ -55,12 +47,12 @@ class Repos:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._workshop = root / "tmp"
+        self.workshop = root / "tmp"
 
     def prepare(self) -> None:
         """Make the root, and sweep what killed servers left in the workshop."""
-        self._workshop.mkdir(parents=True, exist_ok=True)
-        for leftover in self._workshop.iterdir():
+        self.workshop.mkdir(parents=True, exist_ok=True)
+        for leftover in self.workshop.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - _STALE_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -78,7 +70,7 @@ class Repos:
             if self.path(repo).exists():
                 raise conflict(f"You already created this {repo.type} repo: {repo.full_name}")
             aside = self._aside()
-            _initialise(aside, info)
+            _initialise(aside, repo.type, info)
             self._publish(aside, repo)
 
     def delete(self, repo: RepoId) -> None:
@@ -155,8 +147,8 @@ class Repos:
         return sorted(ids, key=lambda repo: repo.full_name)
 
     def _aside(self) -> Path:
-        self._workshop.mkdir(parents=True, exist_ok=True)
-        return self._workshop / f"{secrets.token_hex(8)}.git"
+        self.workshop.mkdir(parents=True, exist_ok=True)
+        return self.workshop / f"{secrets.token_hex(8)}.git"
 
     def _publish(self, built: Path, repo: RepoId) -> None:
         target = self.path(repo)
@@ -169,17 +161,24 @@ def new_info(author: str, *, private: bool, sdk: str | None) -> RepoInfo:
     return RepoInfo(author, datetime.now(UTC).isoformat(), private, sdk=sdk)
 
 
-def _initialise(path: Path, info: RepoInfo) -> None:
+def _initialise(path: Path, repo_type: RepoType, info: RepoInfo) -> None:
     git = pygit2.init_repository(str(path), bare=True, initial_head="main")
     builder = git.TreeBuilder()
-    blob = git.create_blob(DEFAULT_ATTRIBUTES.encode())
-    builder.insert(".gitattributes", blob, pygit2.enums.FileMode.BLOB)
+    blob = git.create_blob(default_attributes(repo_type))
+    builder.insert(ATTRIBUTES, blob, pygit2.enums.FileMode.BLOB)
     tree = builder.write()
     commit = commit_tree(git, tree, [], info.author, "initial commit")
     sync_objects(path, [blob, tree, commit])
     write_ref(path, MAIN, commit)
     _write_info(path, info)
+    _link_objects(path)
     git.free()
+
+
+def _link_objects(path: Path) -> None:
+    """Let git-lfs find LFS objects when the folder itself is cloned: it looks for them in `lfs`."""
+    with contextlib.suppress(FileExistsError):
+        (path / "lfs").symlink_to(Path("../../../lfs"), target_is_directory=True)
 
 
 def _write_info(path: Path, info: RepoInfo) -> None:

@@ -1,0 +1,56 @@
+"""`.gitattributes`: which files go through LFS, in new repos and as files come that no rule names.
+
+git and git-lfs read nothing else: without a rule, a clone has a file's pointer where the file
+should be. The Hub decides for itself what is large or binary, so it writes the rule as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from asyncpush.localhub.store.names import RepoType
+
+FILE = ".gitattributes"
+_RULE = "filter=lfs diff=lfs merge=lfs -text"
+_MAX_RULES = 10_000
+"""Each file that is looked up is compared with every rule."""
+
+_COMMON = """
+*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gguf *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack
+*.npy *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors
+saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*
+"""
+_MEDIA = """
+*.avro *.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg
+*.jpeg *.webp *.mp4 *.webm
+"""
+# What means something else in a pattern than itself.
+_SPECIAL = re.compile(r"[*?\[\\]|^[!#]")
+
+
+def default_attributes(repo_type: RepoType) -> bytes:
+    """What a new repo begins with; one of a dataset knows media too."""
+    patterns = _COMMON.split() + (_MEDIA.split() if repo_type == "dataset" else [])
+    return "".join(f"{pattern} {_RULE}\n" for pattern in patterns).encode()
+
+
+def with_rules(content: bytes, paths: Iterable[str]) -> bytes:
+    """The file with a rule for each of these paths more.
+
+    >>> with_rules(b"*.bin binary", ["a b/tokenizer.json"])
+    b'*.bin binary\\na[[:space:]]b/tokenizer.json filter=lfs diff=lfs merge=lfs -text\\n'
+    """
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    room = max(0, _MAX_RULES - content.count(b"\n"))
+    rules = [f"{pattern_for(path)} {_RULE}\n" for path in paths]
+    return content + "".join(rules[:room]).encode()
+
+
+def pattern_for(path: str) -> str:
+    """The pattern of this path alone (and, without a folder, of its name in every folder)."""
+    escaped = _SPECIAL.sub(lambda match: "\\" + match[0], path)
+    escaped = re.sub(r"\s", "[[:space:]]", escaped)
+    # A quote in front would begin a quoted pattern.
+    return f'["]{escaped[1:]}' if escaped.startswith('"') else escaped
