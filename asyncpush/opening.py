@@ -22,9 +22,10 @@ from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
+from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
 from asyncpush.runtime import READERS, Runtime
 from asyncpush.threads import in_thread, step_back
-from asyncpush.transfers.xet import MISSING, is_installed
+from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -45,6 +46,10 @@ async def open_runtime(
         )
         await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)
+        stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
+        stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
+        if is_installed():
+            stack.enter_context(Announcement(cache_folder(), XET))
         local = endpoint == LOCAL
         if local:
             xet = config.transfer == "xet"

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import anyio
 
 from asyncpush.errors import MissingTokenError
+from asyncpush.options import expanded, hf_home
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -92,19 +93,18 @@ class TokenSource:
         return found
 
 
+def token_files() -> list[Path]:
+    """Where this user's tokens lie: the token file, and what `hf auth login` keeps beside it."""
+    try:
+        path = _token_path()
+    except RuntimeError:  # there is no home directory
+        return []
+    return [path, path.with_name("stored_tokens")]
+
+
 def _token_path() -> Path:
-    if explicit := os.environ.get("HF_TOKEN_PATH"):
-        return _expanded(explicit)
-    if home := os.environ.get("HF_HOME"):
-        return _expanded(home) / "token"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = _expanded(cache) if cache else Path.home() / ".cache"
-    return base / "huggingface" / "token"
-
-
-def _expanded(path: str) -> Path:
-    """`~` and `$NAME` within it replaced, as the official client does."""
-    return Path(os.path.expandvars(path)).expanduser()
+    explicit = os.environ.get("HF_TOKEN_PATH")
+    return expanded(explicit) if explicit else hf_home() / "token"
 
 
 def _clean(token: object) -> str | None:
