@@ -197,6 +197,21 @@ async def test_ignored_files_are_reported_and_not_committed(
     )
     assert result.files_ignored == ("train.log",)
     assert "train.log" not in await files_of(hub, "me/model")
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("how", ["push", "dry run", "store"])
+async def test_a_push_of_ignored_files_alone_warns(
+    uploader: Uploader, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    await uploader.push_to_hub("me/model", {"README.md": b"# There"})
+    source = {".gitignore": b"*\n", "a.bin": b"\0" * 100}
+    if how == "store":
+        assert await uploader.upload_files("me/model", source) == []
+    else:
+        await uploader.push_to_hub("me/model", source, PushOptions(dry_run=how == "dry run"))
+
+    assert "nothing to push: all 2 files are ignored by .gitignore" in caplog.text
 
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
@@ -756,6 +771,19 @@ async def test_an_audit_finds_what_differs(uploader: Uploader, write: Write) -> 
     assert report.missing == ("new.txt",)
     assert report.extra == ("empty.txt",)
     assert not report.complete
+
+
+async def test_an_audit_finds_that_ignored_files_are_not_missing(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig
+) -> None:
+    source = {".gitignore": b"*.log\n", "train.log": b"x", "a.txt": b"y"}
+    await uploader.push_to_hub("me/m", source)
+    source["new.txt"] = b"z"
+    report = await uploader.audit("me/m", source)
+    assert (report.ignored, report.missing) == (("train.log",), ("new.txt",))
+
+    async with Uploader(endpoint=hub.url, config=config) as anybody:  # who is told nothing of it
+        assert (await anybody.audit("me/m", source)).missing == ("new.txt", "train.log")
 
 
 async def test_a_failure_nobody_awaited_is_raised_at_the_end(

@@ -29,6 +29,6 @@ class Stored:
         self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), emit)
 
     def ignore(self, file: FileSource, emit: Emitter) -> None:
-        """A file that the repo's .gitignore leaves out."""
+        """A file that a .gitignore leaves out."""
         self.ignored.append(file)
         emit.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))

@@ -52,6 +52,15 @@ def test_a_second_push_says_that_nothing_is_new(cli: Cli, folder: Path) -> None:
     )
 
 
+def test_a_push_of_ignored_files_alone_says_so(cli: Cli, folder: Path) -> None:
+    (folder / ".gitignore").write_text("*\n")
+    ran = cli("push", "me/all-ignored", folder)
+
+    assert ran.code == 0
+    assert ran.out.splitlines()[1] == "nothing was pushed, 3 ignored by a .gitignore, verified"
+    assert "nothing sent, all files are ignored by .gitignore" in ran.err
+
+
 def test_quiet_draws_nothing(cli: Cli, folder: Path) -> None:
     assert cli("push", "me/quiet", folder, "--quiet").err == ""
 
