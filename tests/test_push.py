@@ -592,6 +592,50 @@ async def test_a_stray_cancellation_ends_a_diagnosis_with_an_error(
             await uploader.doctor("me/m")
 
 
+@pytest.mark.parametrize("kind", ["404 repo", "404 revision"])
+@pytest.mark.parametrize(
+    ("route", "nth"), [("revision", 2), ("preupload", 1), ("batch", 1), ("commit", 1)]
+)
+async def test_a_repo_just_made_may_be_unknown_for_a_moment(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, route: str, nth: int, kind: str
+) -> None:
+    faults.add(route, kind, nth=nth, times=3)
+    await uploader.push_to_hub("me/new", {"a.bin": b"\0a"})
+
+    assert faults.seen["create"] == 1
+    assert await download(hub, "me/new") == {"a.bin": b"\0a"}
+
+
+async def test_a_branch_just_made_may_be_unknown_for_a_moment(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    looked = faults.seen["revision"]
+    faults.add("revision", "404 revision", nth=looked + 2, times=2)
+    faults.add("preupload", "404 revision", nth=faults.seen["preupload"] + 1, times=2)
+    options = PushOptions(revision="dev", create_branch=True)
+    result = await uploader.push_to_hub("me/m", {"b.txt": b"2"}, options)
+
+    assert result.files_uploaded == ("b.txt",)
+
+
+async def test_a_repo_of_others_that_is_unknown_is_no_matter_of_patience(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/new", {"a.txt": b"1"})
+    seen = faults.seen["revision"]
+    with pytest.raises(RepoNotFoundError):
+        await uploader.push_to_hub("me/new2", {"a.txt": b"1"}, PushOptions(create_repo=False))
+    assert faults.seen["revision"] == seen + 1
+
+
+async def test_a_commit_that_is_shown_late_is_waited_for(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "404 revision", times=9)
+    assert (await uploader.push_to_hub("me/late", {"a.txt": b"1"})).verified
+
+
 async def test_what_fails_after_the_commit_says_that_it_was_made(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
