@@ -22,10 +22,11 @@ from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
+from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
 from asyncpush.protocol.urls import check_endpoint
 from asyncpush.runtime import Runtime
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
-from asyncpush.transfers.xet import MISSING, is_installed
+from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -44,6 +45,10 @@ async def open_runtime(
         threads = session_threads.for_push().journal
         await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)
+        stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
+        stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
+        if is_installed():
+            stack.enter_context(Announcement(cache_folder(), XET))
         local = endpoint == LOCAL
         if local:
             xet = config.transfer == "xet"

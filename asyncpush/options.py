@@ -45,10 +45,26 @@ CHUNKS_PER_PART = 4
 def default_cache_dir() -> Path:
     """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`."""
     if explicit := os.environ.get("ASYNCPUSH_CACHE"):
-        return Path(os.path.expandvars(explicit)).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.path.expandvars(base)).expanduser() / "asyncpush"
-    return Path.home() / ".cache" / "asyncpush"
+        return expanded(explicit)
+    return _user_cache() / "asyncpush"
+
+
+def hf_home() -> Path:
+    """Where the official client keeps its things: `HF_HOME`, else `huggingface` under
+    `XDG_CACHE_HOME` or `~/.cache`."""
+    if explicit := os.environ.get("HF_HOME"):
+        return expanded(explicit)
+    return _user_cache() / "huggingface"
+
+
+def expanded(path: str) -> Path:
+    """`~` and `$NAME` within it replaced, as the official client does."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return expanded(base) if base else Path.home() / ".cache"
 
 
 def _default_hash_workers() -> int:

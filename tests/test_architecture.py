@@ -22,7 +22,7 @@ ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
     {"_version", "errors", "sizes", "threads"},
-    {"groups"},
+    {"groups", "outputs"},
     {"events", "models", "options", "workers"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},

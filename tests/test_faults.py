@@ -30,6 +30,7 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
+from asyncpush.net import retry
 from tests.conftest import TOKEN, FaultReport, open_hub
 from tests.faults import ROUTES, FaultLayer
 from tests.reading import commits_of, download, pull_requests_of
@@ -200,7 +201,9 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     hub: LocalHub,
     faults: FaultLayer,
     fault_report: FaultReport,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retry, "CREATION_GRACE", -1.0)  # a repo that was there before
     faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
     assert cell.error is not None
     with pytest.raises(cell.error) as caught:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -136,6 +138,57 @@ async def test_a_push_that_is_cancelled_scans_no_further(
     with pytest.raises(asyncio.CancelledError):
         await push
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN_PATH", "HF_HOME"])
+@pytest.mark.parametrize("way", ["itself", "hard link", "named"])
+async def test_a_token_file_within_the_source_is_refused_whatever_token_is_used(
+    uploader: Uploader,
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    faults: FaultLayer,
+    variable: str,
+    way: str,
+) -> None:
+    out = write({"a.txt": "1", "secret/token": "another-token-than-the-one-given\n"})
+    token, source = out / "secret" / "token", cast("Source", out)
+    monkeypatch.setenv(variable, str(token if variable == "HF_TOKEN_PATH" else token.parent))
+    if way == "hard link":
+        os.link(token, out / "link")
+    elif way == "named":
+        source = {"a.txt": b"1", "secret/token": token}
+    with pytest.raises(SourceError, match="'secret/token' holds a Hub token that is in use"):
+        await uploader.push_to_hub("me/token", source)
+
+    assert not faults.seen
+    if way == "itself":
+        left = PushOptions(ignore_patterns="secret/*")
+        result = await uploader.push_to_hub("me/token", source, left)
+        assert result.files_uploaded == ("a.txt",)
+
+
+async def test_the_tokens_beside_the_token_file_are_refused_too(
+    uploader: Uploader, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = write({"a.txt": "1", "stored_tokens": "[one]\nhf_token = x\n"})
+    monkeypatch.setenv("HF_HOME", str(out))
+    with pytest.raises(SourceError, match="'stored_tokens' holds a Hub token"):
+        await uploader.push_to_hub("me/stored", out)
+
+
+async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "the-token-of-the-environment")
+    source: Source = {"given": f"{TOKEN}\n".encode(), "env": b"the-token-of-the-environment\r\n"}
+    with pytest.raises(SourceError) as caught:
+        await uploader.push_to_hub("me/in-use", source)
+
+    assert caught.value.problems == (
+        "'env' holds a Hub token that is in use",
+        "'given' holds a Hub token that is in use",
+    )
+    assert TOKEN not in str(caught.value)
 
 
 @settings(

@@ -205,6 +205,21 @@ async def test_ignored_files_are_reported_and_not_committed(
     )
     assert result.files_ignored == ("train.log",)
     assert "train.log" not in await files_of(hub, "me/model")
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("how", ["push", "dry run", "store"])
+async def test_a_push_of_ignored_files_alone_warns(
+    uploader: Uploader, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    await uploader.push_to_hub("me/model", {"README.md": b"# There"})
+    source = {".gitignore": b"*\n", "a.bin": b"\0" * 100}
+    if how == "store":
+        assert await uploader.upload_files("me/model", source) == []
+    else:
+        await uploader.push_to_hub("me/model", source, PushOptions(dry_run=how == "dry run"))
+
+    assert "nothing to push: all 2 files are ignored by .gitignore" in caplog.text
 
 
 async def test_files_are_ignored_also_where_the_hub_shows_none(
@@ -654,6 +669,50 @@ async def test_a_stray_cancellation_ends_a_diagnosis_with_an_error(
             await uploader.doctor("me/m")
 
 
+@pytest.mark.parametrize("kind", ["404 repo", "404 revision"])
+@pytest.mark.parametrize(
+    ("route", "nth"), [("revision", 2), ("preupload", 1), ("batch", 1), ("commit", 1)]
+)
+async def test_a_repo_just_made_may_be_unknown_for_a_moment(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, route: str, nth: int, kind: str
+) -> None:
+    faults.add(route, kind, nth=nth, times=3)
+    await uploader.push_to_hub("me/new", {"a.bin": b"\0a"})
+
+    assert faults.seen["create"] == 1
+    assert await download(hub, "me/new") == {"a.bin": b"\0a"}
+
+
+async def test_a_branch_just_made_may_be_unknown_for_a_moment(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    looked = faults.seen["revision"]
+    faults.add("revision", "404 revision", nth=looked + 2, times=2)
+    faults.add("preupload", "404 revision", nth=faults.seen["preupload"] + 1, times=2)
+    options = PushOptions(revision="dev", create_branch=True)
+    result = await uploader.push_to_hub("me/m", {"b.txt": b"2"}, options)
+
+    assert result.files_uploaded == ("b.txt",)
+
+
+async def test_a_repo_of_others_that_is_unknown_is_no_matter_of_patience(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/new", {"a.txt": b"1"})
+    seen = faults.seen["revision"]
+    with pytest.raises(RepoNotFoundError):
+        await uploader.push_to_hub("me/new2", {"a.txt": b"1"}, PushOptions(create_repo=False))
+    assert faults.seen["revision"] == seen + 1
+
+
+async def test_a_commit_that_is_shown_late_is_waited_for(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("paths-info", "404 revision", times=9)
+    assert (await uploader.push_to_hub("me/late", {"a.txt": b"1"})).verified
+
+
 async def test_what_fails_after_the_commit_says_that_it_was_made(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
@@ -866,6 +925,19 @@ async def test_an_audit_finds_what_differs(uploader: Uploader, write: Write) -> 
     assert report.missing == ("new.txt",)
     assert report.extra == ("empty.txt",)
     assert not report.complete
+
+
+async def test_an_audit_finds_that_ignored_files_are_not_missing(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig
+) -> None:
+    source = {".gitignore": b"*.log\n", "train.log": b"x", "a.txt": b"y"}
+    await uploader.push_to_hub("me/m", source)
+    source["new.txt"] = b"z"
+    report = await uploader.audit("me/m", source)
+    assert (report.ignored, report.missing) == (("train.log",), ("new.txt",))
+
+    async with Uploader(endpoint=hub.url, config=config) as anybody:  # who is told nothing of it
+        assert (await anybody.audit("me/m", source)).missing == ("new.txt", "train.log")
 
 
 async def test_a_failure_nobody_awaited_is_raised_at_the_end(

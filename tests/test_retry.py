@@ -23,9 +23,19 @@ from asyncpush.errors import (
     RetriesExhaustedError,
     SourceChangedError,
 )
+from asyncpush.models import Repo
 from asyncpush.net.attempts import RetryLoop
-from asyncpush.net.retry import GARBLED_RETRIES, OUTAGE_BACKOFF, RetryBudget, RetryPolicy
+from asyncpush.net.retry import (
+    CREATION_GRACE,
+    GARBLED_RETRIES,
+    OUTAGE_BACKOFF,
+    Creations,
+    RetryBudget,
+    RetryPolicy,
+)
 from asyncpush.options import UploadConfig
+from asyncpush.protocol.http import HubRequest
+from asyncpush.protocol.repos import head_request
 from tests.clocks import Clock
 
 POLICY = RetryPolicy(
@@ -455,3 +465,23 @@ async def test_giving_up_spends_no_budget() -> None:
     with pytest.raises(AuthError):
         await loop_of(Clock(), budget=budget).run(Attempts(AuthError("no")), Told())
     assert sum(budget.spend() for _ in range(200)) == 100
+
+
+def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
+    clock = Clock()
+    made, repo = Creations(clock), Repo("me/new")
+    made.note(repo, "refs/pr/1")
+    missing, no_branch = RepoNotFoundError("no", status=404), HubError("no", status=404)
+    no_branch.error_code = "RevisionNotFound"
+
+    def asked(repo_id: str, branch: str) -> HubRequest:
+        return head_request(Repo(repo_id), branch)
+
+    assert made.may_lag(asked("me/new", "refs/pr/1"), missing)
+    assert made.may_lag(asked("me/new", "refs/pr/1"), no_branch)
+    assert not made.may_lag(asked("me/new", "dev"), no_branch)
+    assert not made.may_lag(asked("me/newer", "main"), missing)
+    assert not made.may_lag(asked("me/new", "main"), HubError("an entry", status=404))
+    assert not made.may_lag(asked("me/new", "main"), RepoNotFoundError("private", status=401))
+    clock.now += CREATION_GRACE + 1
+    assert not made.may_lag(asked("me/new", "refs/pr/1"), missing)

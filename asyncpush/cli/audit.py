@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +40,14 @@ def audit(
             rich_help_panel=arg.FILES,
         ),
     ] = False,
+    count_ignored: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Files that a .gitignore leaves out count as missing.",
+            rich_help_panel=arg.FILES,
+        ),
+    ] = False,
     endpoint: arg.Endpoint = None,
     token: arg.Token = None,
     events: arg.Events = None,
@@ -69,6 +77,9 @@ def audit(
         report = run_with_uploader(
             connection, output, lambda uploader: uploader.audit(repo_id, source, options)
         )
+        if count_ignored:
+            missing = tuple(sorted((*report.missing, *report.ignored)))
+            report = replace(report, missing=missing, ignored=())
         if report.exact or (allow_extra and report.complete):
             output.result(report_lines(report), report_document(report))
             return
@@ -95,4 +106,6 @@ def report_lines(report: AuditReport) -> list[str]:
     lines += [f"{what:<9}  {path}" for what, paths in found.items() for path in sorted(paths)]
     counts = [f"{len(report.matching):,} equal"]
     counts += [f"{len(paths):,} {what}" for what, paths in found.items()]
+    if report.ignored:
+        counts.append(f"{len(report.ignored):,} ignored by a .gitignore")
     return [*lines, ", ".join(counts)]

@@ -33,6 +33,7 @@ from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import token_from_environment
 from asyncpush.options import LOCAL
+from asyncpush.outputs import Announcement
 from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
 
 _SHA = 10
@@ -69,7 +70,8 @@ def push_manifest(
 
     try:
         if any(push.waiting for push in pushes):
-            run(work)
+            with Announcement(done.path, "where this command remembers what is done"):
+                run(work)
     except InterruptedBySignal as error:
         ended = sum(not push.waiting for push in pushes)
         error.suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"

@@ -15,6 +15,7 @@ from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
+from asyncpush.outputs import Announcement
 
 
 def log_everything() -> None:
@@ -56,7 +57,8 @@ def _drawing(path: Path, output: Output) -> Iterator[Listener]:
 
     recorder = TimelineRecorder()
     try:
-        yield recorder.on_event
+        with Announcement(path, "the timeline of this push"):
+            yield recorder.on_event
     finally:
         try:
             write_atomically(path, render(recorder.timeline(), path))

@@ -36,6 +36,8 @@ def _deeds(result: UploadResult) -> list[str]:
     if result.files_uploaded:
         deeds.append(f"{format_count(len(result.files_uploaded), 'file')} committed")
         deeds.append(f"{format_bytes(result.bytes_transferred)} sent{_pace(result)}")
+    elif result.files_ignored and not (result.files_unchanged or result.files_deleted):
+        deeds.append("nothing was pushed")
     elif not result.files_deleted:
         deeds.append("nothing new, no commit was needed")
     for paths, what in (

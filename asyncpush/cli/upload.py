@@ -65,6 +65,7 @@ def upload(
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.models import receipts_to_json
         from asyncpush.options import PushOptions
+        from asyncpush.outputs import Announcement
 
         check_order(repo_id, source)
         check_file("--receipts", receipts)  # said now, not after the upload
@@ -92,9 +93,10 @@ def upload(
             timeline=timeline,
             quiet=quiet,
         )
-        stored = run_with_uploader(
-            connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
-        )
+        with Announcement(receipts, "the file that --receipts names"):
+            stored = run_with_uploader(
+                connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
+            )
         # Not private: another user's rank 0 may be the one who commits. The umask decides.
         write_atomically(receipts, receipts_to_json(stored))
         output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))

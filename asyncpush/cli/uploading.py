@@ -16,9 +16,12 @@ from asyncpush.cli.output import Output
 from asyncpush.cli.running import run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.options import UploadConfig
+from asyncpush.outputs import Announcement
 from asyncpush.uploader import Uploader
 
 T = TypeVar("T")
+
+_PRINTED = "where the output of this command goes"
 
 
 def run_with_uploader(
@@ -50,7 +53,11 @@ async def open_uploader(
     check_records(connection)
     if output.verbose:
         log_everything()
-    with listeners_of(connection, told, output) as listeners:
+    with (
+        Announcement(1, _PRINTED),  # the shell may lead them to files within the source
+        Announcement(2, _PRINTED),
+        listeners_of(connection, told, output) as listeners,
+    ):
         if listener is not None:
             listeners.append(listener)
         config = checked(

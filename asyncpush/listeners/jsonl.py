@@ -13,8 +13,11 @@ import orjson
 
 from asyncpush.events import HashProgress, PartProgress, Record
 from asyncpush.listeners.rows import event_row
+from asyncpush.outputs import Announcement
 
 logger = logging.getLogger("asyncpush.jsonl")
+
+EVENTS = "a file that events are written to"
 
 _MANY = frozenset({PartProgress, HashProgress})
 
@@ -25,7 +28,8 @@ class JsonlWriter:
     A row is there as soon as its event is: nothing is buffered here, so a killed process loses
     none, and several processes may append to one file. A new file is private (mode 0600). When the
     file cannot be opened or written (a bad path, a full disk), that is reported once (logged, and
-    handed to `notify`), and the push goes on without it.
+    handed to `notify`), and the push goes on without it. While it is open no push takes it for a
+    source.
 
     Args:
         path: the file; rows are appended to what it holds.
@@ -45,6 +49,7 @@ class JsonlWriter:
         self._notify = notify
         self._file: FileIO | None = None
         self._closed = False
+        self._announcement: Announcement | None = None
 
     def on_event(self, record: Record) -> None:
         if self._closed or type(record.event) in self._left_out:
@@ -52,6 +57,7 @@ class JsonlWriter:
         try:
             if self._file is None:
                 self._file = _open_private(self.path)
+                self._announcement = Announcement(self._file.fileno(), EVENTS)
             _write_all(self._file, _line(event_row(record)))
         except OSError as exc:
             self.close()
@@ -65,6 +71,8 @@ class JsonlWriter:
         self._closed = True
         if self._file is not None:
             file, self._file = self._file, None
+            if self._announcement is not None:
+                self._announcement.end()
             try:
                 file.close()
             except OSError as exc:  # some network file systems tell of a full disk only here

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from asyncpush.events import (
     CommitStarted,
+    FileSkipped,
     PartProgress,
     PushFailed,
     PushFinished,
@@ -79,6 +80,7 @@ class PushView:
     def __init__(self, title: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.title = clean(title)
         self.retries = 0
+        self._ignored = self._unchanged = 0
         self._clock = clock
         self._aggregator = ProgressAggregator(clock=clock)
         self._wait: tuple[float, str] | None = None  # until when, and why
@@ -104,6 +106,10 @@ class PushView:
             case RetryScheduled() as event:
                 self.retries += 1
                 self._retry = (self._clock() + event.delay, _retry_words(event))
+            case FileSkipped(reason="ignored"):
+                self._ignored += 1
+            case FileSkipped():
+                self._unchanged += 1
             case CommitStarted() as event:
                 self._commit_files = event.files
             case PushStarted() as event:
@@ -250,6 +256,8 @@ class PushView:
             amounts = [format_count(event.files_uploaded, "file")]
         elif not event.files_uploaded:
             amounts = ["nothing new to send"]
+            if self._ignored and not self._unchanged:
+                amounts = ["nothing sent, all files are ignored by .gitignore", "all files ignored"]
         elif event.elapsed_seconds >= 1:
             rate = format_rate(event.bytes_transferred / event.elapsed_seconds)
             amounts.insert(0, f"{amounts[0]} ({rate})")

@@ -65,7 +65,9 @@ class UploadResult:
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Local files against the repo at `commit_sha`, by size and checksum: what `Uploader.audit`
-    returns. The other fields list paths in the repo: those `missing` there, those `extra` there.
+    returns. The other fields list paths in the repo: those `missing` there, those `extra` there;
+    `ignored` are local files that are not there because a .gitignore, the repo's or the source's
+    own, leaves them out: no push would bring them, so that they are not missing.
 
     Example:
         >>> report = AuditReport("https://hub/me/m", "ab" * 20, matching=("a",), extra=("b",))
@@ -79,13 +81,14 @@ class AuditReport:
     missing: tuple[str, ...] = ()
     different: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Every local file is there with the same bytes."""
+        """Every local file that is not ignored is there with the same bytes."""
         return not self.missing and not self.different
 
     @property
     def exact(self) -> bool:
-        """The repo holds these files and no others."""
+        """The repo holds these files, but for those that are ignored, and no others."""
         return self.complete and not self.extra

@@ -122,7 +122,7 @@ class RetryLoop:
                 f"{error.message}; the server asks to wait {error.retry_after:.0f} s, longer than"
                 f" max_retry_after={limit:.0f}",
             )
-        elif isinstance(error, RateLimitedError | ProtocolError):
+        elif isinstance(error, RateLimitedError | ProtocolError) or error.status == 404:
             final = error
         else:
             final = _as(

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import anyio
 
 from asyncpush.errors import MissingTokenError
-from asyncpush.options import PUBLIC_ENDPOINT
+from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -112,19 +112,18 @@ async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
     return await answer if inspect.isawaitable(answer) else answer
 
 
+def token_files() -> list[Path]:
+    """Where this user's tokens lie: the token file, and what `hf auth login` keeps beside it."""
+    try:
+        path = _token_path()
+    except RuntimeError:  # there is no home directory
+        return []
+    return [path, path.with_name("stored_tokens")]
+
+
 def _token_path() -> Path:
-    if explicit := os.environ.get("HF_TOKEN_PATH"):
-        return _expanded(explicit)
-    if home := os.environ.get("HF_HOME"):
-        return _expanded(home) / "token"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = _expanded(cache) if cache else Path.home() / ".cache"
-    return base / "huggingface" / "token"
-
-
-def _expanded(path: str) -> Path:
-    """`~` and `$NAME` within it replaced, as the official client does."""
-    return Path(os.path.expandvars(path)).expanduser()
+    explicit = os.environ.get("HF_TOKEN_PATH")
+    return expanded(explicit) if explicit else hf_home() / "token"
 
 
 def _clean(token: object) -> str | None:

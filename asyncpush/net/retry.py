@@ -1,17 +1,24 @@
-"""Whether to try again, and after how long: pure decisions, without a clock."""
+"""Whether to try again, and after how long: decisions without waiting."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
-from asyncpush.errors import HubError, ProtocolError
+from asyncpush.errors import HubError, ProtocolError, RepoNotFoundError
+from asyncpush.models import Repo
 from asyncpush.options import UploadConfig
+from asyncpush.protocol.http import HubRequest
 
 GARBLED_RETRIES = 2
 """An answer that makes no sense three times in a row will not make sense the sixth time."""
 
 OUTAGE_BACKOFF = 5.0
 """A network comes back without saying so: it is looked for this often at least."""
+
+
+CREATION_GRACE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,47 @@ class RetryPolicy:
 
     def _backoff(self, failures: int) -> float:
         return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 30))
+
+
+class Creations:
+    """Repos and branches that this session has just made: not every server of the Hub may know
+    them at once, so that a 404 for one of them passes, for `CREATION_GRACE` seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._made: dict[tuple[Repo, str], float] = {}
+
+    def note(self, repo: Repo, branch: str = "main") -> None:
+        """This branch of a repo, and with it the repo, was made now."""
+        self._made[repo, branch] = self._clock()
+
+    def may_lag(self, request: HubRequest, error: HubError) -> bool:
+        """Whether the error says merely that the news has not reached that server yet."""
+        if error.status != 404 or not self._made:
+            return False
+        if request.call == "xet_token":  # a Hub without Xet says so in this way
+            return False
+        since = self._clock() - CREATION_GRACE
+        for (repo, branch), made in self._made.items():
+            if made < since or not _is_about(request, repo):
+                continue
+            if isinstance(error, RepoNotFoundError):
+                return True
+            # A branch that is not ours may be missing for good.
+            if error.error_code == "RevisionNotFound" and _names(request, branch):
+                return True
+        return False
+
+
+def _is_about(request: HubRequest, repo: Repo) -> bool:
+    return f"/{repo.api_path}/" in request.target or f"/{repo.git_path}.git/" in request.target
+
+
+def _names(request: HubRequest, branch: str) -> bool:
+    """LFS batches name the branch in their body."""
+    return (
+        request.target.endswith("/objects/batch") or f"/{quote(branch, safe='')}" in request.target
+    )
 
 
 class RetryBudget:

@@ -26,7 +26,7 @@ from asyncpush.net.proxies import Proxies
 from asyncpush.net.redaction import redact_headers, redact_text, redact_url
 from asyncpush.net.request_body import RequestBody
 from asyncpush.net.resolving import GuardedResolver
-from asyncpush.net.retry import RetryBudget, RetryPolicy
+from asyncpush.net.retry import Creations, RetryBudget, RetryPolicy
 from asyncpush.net.telling import complete_error, tell_failure
 from asyncpush.net.watch import StallWatch
 from asyncpush.options import UploadConfig
@@ -100,6 +100,7 @@ class HubSession:
         self._draw = draw
         self._policy = RetryPolicy.of(config)
         self._budget = RetryBudget()
+        self.created: Creations = Creations(clock)
         self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
@@ -224,7 +225,9 @@ class HubSession:
             self._finished(this, response, {})
             if response.status < 400:
                 raise protocol_error(f"{this.request.call}: status {response.status}", response)
-            raise failure_of(this.request, response, now=now)
+            error = failure_of(this.request, response, now=now)
+            error.retryable = error.retryable or self.created.may_lag(this.request, error)
+            raise error
         try:
             value = parse(response)
         except HubError as exc:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from asyncpush.models import FileSource
+from asyncpush.net.credentials import token_files, token_from_environment
 from asyncpush.pipeline.context import PushContext
 from asyncpush.sources.findings import Findings
-from asyncpush.sources.leaks import Leak, find_leaks
+from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
 from asyncpush.threads import in_thread
 from asyncpush.workers import batches, for_each
 
@@ -25,12 +26,22 @@ _SUGGESTION = (
     " they are meant for all who can read the repo"
 )
 
+_IN_USE_SUGGESTION = (
+    "move it out of the source, or leave it out with ignore_patterns (--exclude); if it has ever"
+    " been published, revoke that token"
+)
+
 
 async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     """Warn of what looks like a credential, naming file and line, never the secret. Raises
-    `SourceError` instead, with all of it in `problems`, when the push is strict."""
-    leaks = await _scan(ctx, files)
+    `SourceError` instead, with all of it in `problems`, when the push is strict, and always for a
+    file that is a Hub token in use."""
+    known = ctx.session.token.known
     findings = Findings()
+    for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
+        findings.problem(str(leak))
+    findings.raise_problems(_IN_USE_SUGGESTION)
+    leaks = await _scan(ctx, files)
     for leak in leaks:
         if ctx.options.strict:
             findings.problem(str(leak))
@@ -41,6 +52,11 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     findings.raise_problems(_SUGGESTION)
     for notice in findings.notices:
         ctx.warn(notice)
+
+
+def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
+    tokens = HubTokens.of((known, token_from_environment() or ""), token_files())
+    return tokens.kept_in(files)
 
 
 async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:

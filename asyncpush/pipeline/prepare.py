@@ -98,12 +98,14 @@ async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str |
     except HubError as exc:
         if exc.status != 409:  # 409: a sibling push has just made it
             raise
+    ctx.session.created.note(ctx.repo, revision)
     return await observed_head(ctx, revision)
 
 
 async def _create(ctx: PushContext) -> HubError | None:
     """Create the repo. A conflict is not the end: a sibling may have just made it, or a call of
     ours whose answer was lost; whether we may see it shows when its head is asked for."""
+    conflict = None
     try:
         await ctx.session.ask(
             repos.create_request(ctx.repo, ctx.options),
@@ -114,8 +116,9 @@ async def _create(ctx: PushContext) -> HubError | None:
     except HubError as exc:
         if exc.status != 409:
             raise
-        return exc
-    return None
+        conflict = exc
+    ctx.session.created.note(ctx.repo)
+    return conflict
 
 
 def _is_conflict(error: HubError) -> bool:

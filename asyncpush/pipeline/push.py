@@ -137,7 +137,17 @@ class PushRun:
         stored = await StoreStage(ctx, self._engine).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
+        self._warn_if_all_ignored(stored)
         return files, stored
+
+    def _warn_if_all_ignored(self, stored: Stored) -> None:
+        count = len(stored.ignored)
+        if count and not stored.receipts:
+            files = "the only file is" if count == 1 else f"all {count:,} files are"
+            self._ctx.warn(
+                f"nothing to push: {files} ignored by .gitignore (the repo's, or the source's own);"
+                " change it, or leave it out with ignore_patterns if it is the source's"
+            )
 
     async def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
         """The files, once nothing speaks against them that can be known without the Hub."""
@@ -265,6 +275,7 @@ class PushRun:
             )
             return self._plan(guessed(files), [], None)
         stored = await StoreStage(ctx, self._engine, store=False).run(files)
+        self._warn_if_all_ignored(stored)
         deleted = await deletions(ctx, [file.path_in_repo for file in files], head)
         return self._plan(stored, deleted, head)
 

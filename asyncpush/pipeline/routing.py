@@ -53,7 +53,7 @@ class Routing:
         self._awaited = {file.path_in_repo: anyio.Event() for file in large}
         for file in large:
             self._hand_on(file)
-        gitignore = await self._gitignore(files)
+        gitignore = await own_gitignore(self._ctx, files)
         batch = partial(self._route, gitignore=gitignore)
         await for_each(list(batches(files, preupload.BATCH_LIMIT)), batch, width=WORKERS)
 
@@ -64,14 +64,6 @@ class Routing:
             await awaited.wait()
         mode = self._modes[file.path_in_repo]
         return None if mode.ignored or mode.mode == "regular" else mode
-
-    async def _gitignore(self, files: Sequence[FileSource]) -> str | None:
-        """The folder's own .gitignore counts at once, not only from the next push on."""
-        found = next((file for file in files if file.path_in_repo == ".gitignore"), None)
-        if found is None:
-            return None
-        content = await in_thread(self._ctx.threads, lambda: read_all(found))
-        return content.decode("utf-8", "replace")
 
     async def _route(self, files: Sequence[FileSource], gitignore: str | None) -> None:
         looks = await each_in_thread(self._ctx.threads, files, _look_at)
@@ -142,19 +134,30 @@ class Routing:
         return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
 
 
+async def own_gitignore(ctx: PushContext, files: Sequence[FileSource]) -> str | None:
+    """The source's own .gitignore counts at once, not only from the next push on."""
+    found = next((file for file in files if file.path_in_repo == ".gitignore"), None)
+    if found is None:
+        return None
+    content = await in_thread(ctx.threads, lambda: read_all(found))
+    return content.decode("utf-8", "replace")
+
+
 async def ask_modes(
     ctx: PushContext,
     files: Sequence[FileSource],
     samples: Sequence[bytes],
     *,
     gitignore: str | None = None,
+    create_pr: bool | None = None,
 ) -> Mapping[str, UploadMode]:
-    """One preupload call: a mode for each path. Raises `HubError`."""
+    """One preupload call: a mode for each path. Raises `HubError`. `create_pr` is the option of
+    that name, where it is not given."""
     request = preupload.preupload_request(
         ctx.repo,
         ctx.options.revision,
         list(zip(files, samples, strict=True)),
-        create_pr=ctx.options.create_pr,
+        create_pr=ctx.options.create_pr if create_pr is None else create_pr,
         gitignore=gitignore,
     )
     return await ctx.session.ask(

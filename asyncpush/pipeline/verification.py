@@ -15,8 +15,11 @@ from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.workers import batches, for_each
 
-LOOKS = 3
-"""A read that follows a commit at once may meet a replica that has not got it yet."""
+LOOKS = 10
+"""A read that follows a commit at once may meet a server of the Hub that has not got it yet. With
+the usual first wait these looks take half a minute."""
+
+LONGEST_WAIT = 5.0
 
 CALLS_AT_ONCE = 4
 
@@ -78,7 +81,8 @@ async def verify_commit(
     problems: list[str] = []
     for look in range(LOOKS):
         if look:
-            await anyio.sleep(ctx.config.initial_backoff_ms / 1000 * 2**look)
+            wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
+            await anyio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
         wanted = {path: r for path, r in wanted.items() if not same(r, shown.get(path))}
         gone = {path for path in gone if path in shown}

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.options import PushOptions
+from asyncpush.outputs import OwnFiles
 from asyncpush.sources.files import (
     UnusableError,
     absolute_path,
@@ -30,7 +31,7 @@ from asyncpush.sources.paths import (
     normalise_path,
 )
 from asyncpush.sources.patterns import PatternFilter
-from asyncpush.sources.walk import Walk
+from asyncpush.sources.walk import Walk, notice_own
 
 Stream: TypeAlias = AsyncIterable[bytes] | BinaryIO
 
@@ -51,6 +52,8 @@ class Gathered:
         self.findings = Findings()
         self._options = options
         self._stopped = stopped
+        self._own = OwnFiles()
+        self._left_out = 0
         self._origins: dict[str, str] = {}  # by path in the repo: what it comes from
         self._card_origin: str | None = None
         self._read_once: dict[int, str] = {}  # by id of a stream: its path in the repo
@@ -126,6 +129,8 @@ class Gathered:
             target += os.path.basename(path)
         if name := self._claim(target, path):
             self._add_file(name, path)
+            if self._left_out:
+                self._nothing = "there is nothing else to push"
 
     def _add_folder(self, root: str) -> None:
         prefix = self._prefix()
@@ -135,6 +140,7 @@ class Gathered:
             self.findings,
             follow_symlinks=self._options.follow_symlinks,
             stopped=self._stopped,
+            own=self._own,
         )
         chosen = 0
         for relative, path in walk:
@@ -146,9 +152,11 @@ class Gathered:
                 self.findings.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
                 )
-        if not chosen:
+        if chosen == self._left_out:
             self._nothing = f"folder {root!r} holds no files"
-            if walk.seen:
+            if self._left_out:
+                self._nothing += " but those that asyncpush writes itself"
+            elif walk.seen:
                 self._nothing = f"the patterns choose none of the {walk.seen:,} files in {root!r}"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
@@ -165,9 +173,11 @@ class Gathered:
             elif name := self._claim(prefix + key, path_in_repo):
                 self._add_content(name, content)
             count += 1
-        if not count:
+        if count == self._left_out:
             self._nothing = "the mapping is empty"
-            if source:
+            if self._left_out:
+                self._nothing = "the mapping holds no files but those that asyncpush writes itself"
+            elif source:
                 self._nothing = f"the patterns choose none of the mapping's {len(source):,} files"
 
     def _add_content(self, name: str, content: object) -> None:
@@ -203,6 +213,11 @@ class Gathered:
             status = regular_file(path)
         except UnusableError as exc:
             self.findings.problem(f"{path!r} {exc}")
+            return
+        if what := self._own.file(path, status):
+            self._left_out += 1
+            del self._origins[name]
+            notice_own(self.findings, path, what)
             return
         self.files.append(FileSource(name, status.st_size, path, FileIdentity.of(status)))
 

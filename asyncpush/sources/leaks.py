@@ -8,9 +8,11 @@ blocks: call it in threads.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
@@ -20,6 +22,9 @@ SCAN_LIMIT = 1 << 20
 """Bytes above which a file is not looked into: what people write by hand is smaller."""
 
 LEAKS_PER_FILE = 20
+
+_SHORTEST_TOKEN = 16
+_LINE_BREAKS = 4  # bytes that may stand around a token in a file of its own
 
 _BINARY_BY_NUL = 8000  # bytes in which a NUL means that it is no text: git's own rule
 _BINARY_ENDINGS = (
@@ -33,16 +38,57 @@ _BINARY_ENDINGS = (
 class Leak:
     """A place that looks like a credential; what stands there is nowhere in it.
 
-    `line` counts from 1; None where the file's name alone says it.
+    `line` counts from 1; None where the file's name alone says it. `in_use`: no likeness, it is a
+    Hub token of this user.
     """
 
     path_in_repo: str
     kind: str
     line: int | None = None
+    in_use: bool = False
 
     def __str__(self) -> str:
+        if self.in_use:
+            return f"{self.path_in_repo!r} holds {self.kind}"
         where = "" if self.line is None else f", line {self.line:,},"
         return f"{self.path_in_repo!r}{where} looks like {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class HubTokens:
+    """The tokens in use, and the files (by device and inode) that they are kept in."""
+
+    texts: frozenset[bytes] = frozenset()
+    files: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of(cls, tokens: Iterable[str], paths: Iterable[Path]) -> HubTokens:
+        """Tokens too short to be told from other text, and files that are not there, are left
+        out."""
+        texts = {token.encode() for token in tokens if len(token) >= _SHORTEST_TOKEN}
+        files = set()
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError):
+                status = path.stat()
+                files.add((status.st_dev, status.st_ino))
+        return cls(frozenset(texts), frozenset(files))
+
+    def kept_in(self, files: Iterable[FileSource]) -> list[Leak]:
+        """Those of `files` that are token files, or hold such a token and nothing else."""
+        return [
+            Leak(file.path_in_repo, "a Hub token that is in use", in_use=True)
+            for file in files
+            if self._is_kept_in(file)
+        ]
+
+    def _is_kept_in(self, file: FileSource) -> bool:
+        identity = file.identity
+        if identity is not None and (identity.device, identity.inode) in self.files:
+            return True
+        # Few files are read: the others differ by their size.
+        if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
+            return False
+        return _content(file).strip() in self.texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from asyncpush.sources.walk import SCRATCH_PREFIX
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover  # Windows: what a killed process leaves stays there
     fcntl = None  # type: ignore[assignment]
 
 # Locks of a network file system may hold on one machine alone: orphans of others are left alone.
-_PREFIX = f"asyncpush-spool-{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
+_PREFIX = f"{SCRATCH_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
 
 
 class ScratchFolder:

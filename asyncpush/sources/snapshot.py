@@ -11,6 +11,7 @@ as it would have without a snapshot; it is never committed wrong.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 import threading
@@ -20,17 +21,20 @@ from typing import BinaryIO, Literal
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import FileIdentity
 from asyncpush.options import PushOptions
+from asyncpush.outputs import OwnFiles
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.origins import open_for_reading
 from asyncpush.sources.patterns import PatternFilter
 from asyncpush.sources.scratch import ScratchFolder
-from asyncpush.sources.walk import SNAPSHOTS, Walk
+from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover  # Windows has no reflinks of this kind
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("asyncpush.snapshot")
 
 SnapshotChoice = bool | Literal["hardlink"]
 
@@ -61,6 +65,8 @@ class Snapshot:
     ) -> None:
         self._link = how == "hardlink"
         self._stopped = stopped
+        self._own = OwnFiles()
+        self._findings = Findings()
         origin = absolute_path(source)
         parent = Path(origin).parent / SNAPSHOTS
         try:
@@ -89,21 +95,32 @@ class Snapshot:
             self._take(origin, self.path)
             return
         os.mkdir(self.path)
-        findings = Findings()
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
-        walk = Walk(origin, chosen, findings, options.follow_symlinks, self._stopped.is_set)
+        walk = Walk(
+            origin,
+            chosen,
+            self._findings,
+            options.follow_symlinks,
+            self._stopped.is_set,
+            self._own,
+        )
         for name, path in walk:
             target = os.path.join(self.path, name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             self._take(path, target)
         self._check_wanted()
-        findings.raise_problems("mend this; nothing was uploaded")
+        self._findings.raise_problems("mend this; nothing was uploaded")
+        for notice in self._findings.notices:
+            logger.warning("snapshot of %r: %s", origin, notice)
 
     def _take(self, path: str, target: str) -> None:
         try:
             before = regular_file(path)
         except UnusableError as exc:
             raise UnusableError(f"{path!r} {exc}") from exc
+        if what := self._own.file(path, before):
+            notice_own(self._findings, path, what)
+            return
         if self._link and _linked(path, target):
             return
         with (

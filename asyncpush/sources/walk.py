@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from asyncpush.outputs import OwnFiles
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.patterns import PatternFilter
+
+SCRATCH_PREFIX = "asyncpush-spool-"
+"""How the folders of passing files begin; those of killed processes may lie anywhere."""
 
 SNAPSHOTS = ".asyncpush-snapshots"
 """Where snapshots of what lies beside it are kept while they are pushed."""
@@ -32,9 +36,10 @@ class Walk:
     """The chosen files below the folder `root`, sorted: each its path within it and on disk.
 
     `.git`, `.cache/huggingface/`, `__pycache__/`, `.DS_Store` and our own
-    `.asyncpush-snapshots/` are left out wherever they lie. Links to files count as files, links to
-    folders are entered with `follow_symlinks` alone, unless that would go round in circles.
-    Whether a file can be read is for others to find out.
+    `.asyncpush-snapshots/` are left out wherever they lie, and so, with a notice, are the folders
+    that asyncpush writes to. Links to files count as files, links to folders are entered with
+    `follow_symlinks` alone, unless that would go round in circles. Whether a file can be read, and
+    whether it is one that asyncpush writes, is for others to find out.
     """
 
     root: str
@@ -42,6 +47,7 @@ class Walk:
     findings: Findings
     follow_symlinks: bool = False
     stopped: Callable[[], bool] = lambda: False
+    own: OwnFiles = field(default_factory=OwnFiles)
     seen: int = 0
     """Files met so far, chosen or not."""
 
@@ -71,6 +77,9 @@ class Walk:
     def _list(self, path: str, prefix: str, above: _Trail) -> list[_Entry]:
         """What lies in a folder, last first."""
         found = []
+        if what := self.own.folder(path):
+            notice_own(self.findings, path, what)
+            return []
         try:
             trail = above | self._step(path)
             if self.follow_symlinks and trail == above:
@@ -101,6 +110,11 @@ class Walk:
         return frozenset([(status.st_dev, status.st_ino)])
 
 
+def notice_own(findings: Findings, path: str, what: str) -> None:
+    """Say that something is no source, since asyncpush writes to it."""
+    findings.notice("what asyncpush writes itself, left out", f"{path!r} is {what}: left out")
+
+
 @contextmanager
 def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
     if through_links or _NO_LINK is None:
@@ -116,6 +130,8 @@ def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry
 
 
 def _always_skipped(own_name: str, name: str) -> bool:
+    if own_name.startswith(SCRATCH_PREFIX):
+        return name.endswith("/")
     match own_name:
         case ".DS_Store":
             return True

@@ -66,3 +66,20 @@ def test_json(cli: Cli, folder: Path) -> None:
     assert ran.document["ok"] is False
     assert ran.document["missing"] == ["new.txt"]
     assert ran.document["error"]["type"] == "CommandFailed"
+
+
+def test_ignored_files_are_missing_with_all_alone(cli: Cli, folder: Path) -> None:
+    (folder / ".gitignore").write_text("*.log\n")
+    (folder / "train.log").write_text("epoch 1\n")
+    cli("push", "me/audit-ignored", folder)
+
+    ran = cli("audit", "me/audit-ignored", folder)
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == (
+        "3 equal, 0 missing, 0 different, 0 extra, 1 ignored by a .gitignore"
+    )
+    assert cli("audit", "me/audit-ignored", folder, "--json").document["ignored"] == ["train.log"]
+
+    ran = cli("audit", "me/audit-ignored", folder, "--all")
+    assert ran.code == 1
+    assert "missing    train.log" in ran.out.splitlines()

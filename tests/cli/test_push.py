@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from asyncpush import UploadResult
-from tests.cli.conftest import TOKEN, Cli, Site, Start
+from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site, Start
 from tests.sources.test_leaks import body
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -48,6 +50,15 @@ def test_a_second_push_says_that_nothing_is_new(cli: Cli, folder: Path) -> None:
     assert ran.out.splitlines()[1] == (
         "nothing new, no commit was needed, 2 unchanged, not verified"
     )
+
+
+def test_a_push_of_ignored_files_alone_says_so(cli: Cli, folder: Path) -> None:
+    (folder / ".gitignore").write_text("*\n")
+    ran = cli("push", "me/all-ignored", folder)
+
+    assert ran.code == 0
+    assert ran.out.splitlines()[1] == "nothing was pushed, 3 ignored by a .gitignore, verified"
+    assert "nothing sent, all files are ignored by .gitignore" in ran.err
 
 
 def test_quiet_draws_nothing(cli: Cli, folder: Path) -> None:
@@ -196,3 +207,30 @@ def test_strict_refuses_it(cli: Cli, folder: Path, tmp_path: Path, command: list
     assert "'.env', line 1, looks like a GitHub token" in said
     assert "--exclude" in said
     assert body(36) not in ran.out + ran.err
+
+
+def test_what_the_command_writes_into_the_source_is_left_out(
+    cli: Cli, folder: Path, site: Site
+) -> None:
+    outputs = {flag: folder / f"{flag}.json" for flag in ("events", "timeline", "receipts")}
+    for path in outputs.values():  # of an earlier run
+        path.write_text("")
+    flags = [f"--{flag}={path}" for flag, path in outputs.items()]
+
+    pushed = cli("push", "me/outputs", folder, *flags[:2], "--json")
+    stored = cli("upload", "me/receipts", folder, *flags)
+
+    assert pushed.code == stored.code == 0
+    assert site.files("models/me/outputs") == {"config.json", "weights.bin", "receipts.json"}
+    told = str(outputs["events"])
+    assert f"{told!r} is a file that events are written to: left out" in pushed.document["warnings"]
+    receipts = json.loads(outputs["receipts"].read_text())
+    assert [row["path_in_repo"] for row in receipts["receipts"]] == ["config.json", "weights.bin"]
+
+
+def test_where_the_output_goes_is_no_source(folder: Path, site: Site) -> None:
+    with open(folder / "out.log", "wb") as out, open(folder / "err.log", "wb") as err:
+        words = [sys.executable, "-m", "asyncpush", "push", "me/printed", str(folder)]
+        subprocess.run(words, stdout=out, stderr=err, timeout=PATIENCE, check=True)
+
+    assert site.files("models/me/printed") == {"config.json", "weights.bin"}

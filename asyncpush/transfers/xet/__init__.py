@@ -8,6 +8,7 @@ files count as stored when it has been finished, and aborting it disturbs no oth
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError
 from asyncpush.transfers.xet.availability import MISSING, is_disabled, is_installed, why_not
 from asyncpush.transfers.xet.engine import XetEngine
+from asyncpush.transfers.xet.settings import cache_folder
 from asyncpush.transfers.xet.upload import XetUpload
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "XetEngine",
     "XetFailedError",
     "XetUpload",
+    "cache_folder",
     "is_disabled",
     "is_installed",
     "why_not",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-from asyncpush.options import MIB, UploadConfig
+from asyncpush.options import MIB, UploadConfig, hf_home
 
 FILE_MEMORY = 64 * MIB
 """A file that is cut into chunks fills a xorb of up to 64 MiB, and each xorb is held a second time
@@ -21,6 +22,11 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 def is_true(*variables: str) -> bool:
     """Whether one of these environment variables says yes, as the official client reads it."""
     return any(os.environ.get(name, "").upper() in _TRUE for name in variables)
+
+
+def cache_folder() -> Path:
+    """Where hf_xet keeps its cache and writes its log."""
+    return Path(os.environ.get("HF_XET_CACHE") or hf_home() / "xet")
 
 
 def settings(config: UploadConfig) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""What asyncpush writes by itself while it pushes, so that none of it is taken for a source.
+
+The journal holds presigned URLs and changes under a push that reads it; a file of events grows with
+every event of the push that would send it. Whoever opens such a file or folder announces it here,
+and whoever collects a source asks `OwnFiles`. What other processes write is recognised by the names
+in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from typing import TypeAlias
+
+JOURNAL = "the resume journal of asyncpush"
+SPOOL = "where asyncpush keeps streams until they are sent"
+XET = "hf_xet's cache and log"
+HUB = "the embedded Hub's own data"
+LOG = "a log that asyncpush's own messages go to"
+
+_HUB_FOLDERS = frozenset(
+    ("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp")
+)
+_Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link and path
+
+_announced: set[Announcement] = set()
+_guard = threading.Lock()
+
+
+class Announcement:
+    """Says, until `end` or the end of `with`, that this process writes to a file, to a folder (all
+    below it is meant) or to an open descriptor.
+
+    `what` completes "'out/log.jsonl' is …". The path need not be there yet, and the working
+    directory may change.
+    """
+
+    __slots__ = ("target", "what")
+
+    def __init__(self, target: str | os.PathLike[str] | int, what: str) -> None:
+        self.target = target if isinstance(target, int) else os.path.abspath(target)
+        self.what = what
+        with _guard:
+            _announced.add(self)
+
+    def end(self) -> None:
+        with _guard:
+            _announced.discard(self)
+
+    def __enter__(self) -> Announcement:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
+
+
+class OwnFiles:
+    """Tells files of asyncpush from those of the user, as things are when it is made.
+
+    Files and folders are known by device and inode, so that links, hard links and other spellings
+    of a path make no difference. Looks at the disk: ask it in a thread.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, str] = {}
+        self._folders: dict[str, str | None] = {}
+        with _guard:
+            targets = [(each.target, each.what) for each in _announced]
+        for target, what in (*targets, *((path, LOG) for path in _log_files())):
+            with contextlib.suppress(OSError):
+                self._add(target, what)
+
+    def _add(self, target: str | int, what: str) -> None:
+        self._known[_key(os.stat(target))] = what
+        if isinstance(target, str) and os.path.isdir(target):
+            with os.scandir(target) as entries:  # hard links to them, from elsewhere
+                for entry in entries:
+                    self._known[_key(entry.stat())] = what
+
+    def file(self, path: str, status: os.stat_result) -> str | None:
+        """What this file is, where it is ours; `status` is that of what `path` leads to."""
+        return self._known.get(_key(status)) or self.folder(os.path.dirname(path))
+
+    def folder(self, path: str) -> str | None:
+        """What this folder, or one above it, is, where that is ours."""
+        unknown = []
+        while path not in self._folders:
+            unknown.append(path)
+            above = os.path.dirname(path)
+            if above == path:
+                break
+            path = above
+        what = self._folders.get(path)
+        for path in reversed(unknown):
+            what = self._folders[path] = what or self._kind_of(path)
+        return what
+
+    def _kind_of(self, path: str) -> str | None:
+        try:
+            status = os.lstat(path)
+            if os.path.islink(path):
+                return self.folder(os.path.realpath(path, strict=True))
+        except OSError:  # whoever opens it will tell
+            return None
+        return self._known.get(_key(status)) or _recognised(path)
+
+
+def _key(status: os.stat_result) -> _Key:
+    return status.st_dev, status.st_ino
+
+
+def _recognised(path: str) -> str | None:
+    """By what lies there. Nothing is opened: closing a file of SQLite's would drop its locks."""
+    parent, name = os.path.split(path)
+    if name == "journal" and _has(path, "journal.sqlite3", "locks"):
+        return JOURNAL
+    if name in _HUB_FOLDERS and _has(parent, "xet/secret", "tmp"):
+        return HUB
+    return None
+
+
+def _has(folder: str, *names: str) -> bool:
+    return all(os.path.exists(os.path.join(folder, name)) for name in names)
+
+
+def _log_files() -> Iterator[str]:
+    """Files that the library's log goes to: its messages about a push would change them."""
+    ours = logging.getLogger("asyncpush")
+    loggers = [ours]
+    loggers += [
+        logger
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if name.startswith("asyncpush.") and isinstance(logger, logging.Logger)
+    ]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
+    if ours.propagate and ours.isEnabledFor(logging.INFO):
+        handlers += [each for each in logging.root.handlers if each.level <= logging.INFO]
+    for handler in handlers:
+        if isinstance(handler, logging.FileHandler):
+            yield handler.baseFilename
