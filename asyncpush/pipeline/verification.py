@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import anyio
 
@@ -13,6 +14,7 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import tree
 from asyncpush.protocol.answers import protocol_error
 from asyncpush.protocol.tree import RemoteFile
+from asyncpush.threads import in_thread
 from asyncpush.workers import batches, for_each
 
 LOOKS = 10
@@ -84,8 +86,7 @@ async def verify_commit(
             wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
             await anyio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
-        wanted = {path: r for path, r in wanted.items() if not same(r, shown.get(path))}
-        gone = {path for path in gone if path in shown}
+        wanted, gone = await in_thread(ctx.threads, partial(_in_doubt, wanted, gone, shown))
         if not wanted and not gone:
             ctx.emit.emit(Verified(files, commit_sha))
             return
@@ -110,6 +111,16 @@ async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dic
         if exc.status != 404:
             raise
         return {}
+
+
+def _in_doubt(
+    wanted: Mapping[str, Receipt], gone: set[str], shown: Mapping[str, RemoteFile]
+) -> tuple[dict[str, Receipt], set[str]]:
+    """Those that the Hub does not show as they should be."""
+    return (
+        {path: r for path, r in wanted.items() if not same(r, shown.get(path))},
+        {path for path in gone if path in shown},
+    )
 
 
 def _problems(
