@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -21,12 +22,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush import HubError, PushOptions, UploadConfig, Uploader
-from asyncpush.journal import Journal
+from asyncpush.events import Notice
+from asyncpush.journal import Journal, OpenUpload
 from asyncpush.journal.database import Database
 from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
+from asyncpush.transfers import lfs
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
+from tests.hearing import Heard
 from tests.reading import commits_of, download
 
 Write = Callable[..., Path]
@@ -293,3 +297,37 @@ async def test_small_objects_take_no_claim_and_leave_no_upload(
         monkeypatch.setattr(Journal, method, None)
     files = {f"{number}.bin": b"\0%d" % number for number in range(20)}
     assert (await uploader.push_to_hub("me/m", write(files))).verified
+
+
+async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a stopped process does. What it has remembered of its upload stays as it is."""
+    monkeypatch.setattr(lfs, "CLAIM_PATIENCE", 0.5)
+    monkeypatch.setattr(lfs, "PROGRESS_POLL", 0.1)
+    content = random.Random(7).randbytes(3 * PART_SIZE)
+    source = write({"model.bin": content})
+    oid, scope = hashlib.sha256(content).hexdigest(), f"{hub.url}/me/m"
+    with Journal.open(tmp_path / "cache") as stopped:
+        claim = stopped.claim(scope, oid)
+        assert claim is not None
+        began = time.time()
+        theirs = OpenUpload(
+            oid, len(content), PART_SIZE, hub.url, ("a", "b", "c"), None, began + 3600, {}, began
+        )
+        stopped.begin_upload(scope, theirs)
+        stopped.part_stored(scope, oid, 2, '"etag"')
+        heard = Heard()
+        config = replace(config, cache_dir=tmp_path / "cache", events=heard)
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            result = await uploader.push_to_hub("me/m", source)
+        found = stopped.find_upload(scope, oid)
+        claim.release()
+    assert result.bytes_transferred == len(content)
+    assert any("made no progress" in notice.message for notice in heard.of(Notice))
+    assert found is not None
+    assert found.etags == {2: '"etag"'}

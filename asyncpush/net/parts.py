@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -39,7 +40,8 @@ class PartSender:
         bandwidth = Bandwidth(session.config.max_bandwidth)
         lookout = Lookout(idle=lambda: limit.idle and not bandwidth.limited)
         self._putter = Putter(session, pool, bandwidth, lookout)
-        self._knows_etags = False
+        self._stores_with_md5: set[str] = set()
+        """Origins of the stores whose latest ETag was an MD5."""
         self.limit = limit
 
     async def send(
@@ -79,7 +81,7 @@ class PartSender:
                     group.cancel_scope.cancel()
 
             def send_again() -> None:
-                if self._knows_etags:
+                if _origin(put) in self._stores_with_md5:
                     fields = {**put.request.fields, "again": True}
                     twin = replace(put, request=replace(put.request, fields=fields))
                     group.start_soon(for_group(run), twin, None)
@@ -107,5 +109,12 @@ class PartSender:
             self.limit.succeeded(turn, size)
             # What an ETag of another form stands for, only the store knows: with two bodies on
             # their way, nobody could tell which one's it will ask for in the end.
-            self._knows_etags = sent.stored_md5 is not None
+            if sent.stored_md5 is not None:
+                self._stores_with_md5.add(_origin(put))
+            else:
+                self._stores_with_md5.discard(_origin(put))
             return sent
+
+
+def _origin(put: Put) -> str:
+    return "{0.scheme}://{0.netloc}".format(urlsplit(put.request.target))

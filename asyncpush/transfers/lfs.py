@@ -7,6 +7,7 @@ says when the object is there already.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -47,6 +48,13 @@ EVENTS_A_TURN = 100
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
 
+CLAIM_PATIENCE = 300.0
+"""Seconds in which whoever has claimed an object stores no further part of it: it may be stopped
+(SIGSTOP, a debugger, a frozen container), and is not waited for any longer."""
+
+PROGRESS_POLL = 5.0
+"""Seconds between looks at how far whoever has claimed an object is."""
+
 
 @dataclass(slots=True)
 class Sending:
@@ -58,6 +66,8 @@ class Sending:
     emit: Emitter
     begun: OpenUpload | None
     """An upload that an earlier push left unfinished."""
+    journal: Journal | NullJournal
+    """Where parts are remembered; a `NullJournal` where another process has claimed the object."""
     bytes_sent: int = 0
     refused_by: str | None = None
     """The URL of the LFS verify call that did not find the object as it was sent."""
@@ -103,9 +113,11 @@ class LfsTransfer:
     async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
         small = file.size <= lfs.SURELY_ONE_PUT
-        async with nullcontext() if small else self._claimed(file, oid, emit) as begun:
+        unclaimed = nullcontext((None, self._journal))
+        async with unclaimed if small else self._claimed(file, oid, emit) as (begun, journal):
             reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
-            sending = Sending(file, LfsObject(oid, file.size), reader, emit.child(), begun)
+            item = LfsObject(oid, file.size)
+            sending = Sending(file, item, reader, emit.child(), begun, journal)
             try:
                 await self._in_rounds(sending)
                 await self._threads.read.run(reader.check_unchanged)
@@ -125,22 +137,48 @@ class LfsTransfer:
     @asynccontextmanager
     async def _claimed(
         self, file: FileSource, oid: str, emit: Emitter
-    ) -> AsyncIterator[OpenUpload | None]:
+    ) -> AsyncIterator[tuple[OpenUpload | None, Journal | NullJournal]]:
         """One process of this host sends an object; the others wait, and then find it stored. A
         holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
-        upload that this gives. Small objects cost less to send than to claim: they are claimed
-        only where the Hub wants parts of them."""
+        upload that this gives. One that makes no progress for `CLAIM_PATIENCE` is left to itself:
+        the object is sent beside it, and the journal's entries of it are not touched. Small objects
+        cost less to send than to claim: they are claimed only where the Hub wants parts of them."""
+        item = LfsObject(oid, file.size)
         claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
             emit.emit(Waiting(CLAIM_POLL, reason))
-        while claim is None:
-            await anyio.sleep(CLAIM_POLL)
-            claim = await self._claim(oid)
+            claim = await self._awaited_claim(item)
+        if claim is None:
+            emit.emit(
+                Notice(
+                    f"{file.path_in_repo} is being sent by another push on this machine, which has"
+                    f" made no progress for {CLAIM_PATIENCE:.0f} s: it is sent by this one too"
+                )
+            )
+            yield None, NullJournal()
+            return
         try:
-            yield await self._find_upload(LfsObject(oid, file.size))
+            yield await self._find_upload(item, self._journal), self._journal
         finally:
             await in_thread_anyway(self._threads.look_up.threads, claim.release)
+
+    async def _awaited_claim(self, item: LfsObject) -> Claim | None:
+        """The claim, once its holder frees it; None when that makes no progress any more."""
+        loop = asyncio.get_running_loop()
+        seen: tuple[float, int] | None = None
+        moved_at = looked_at = loop.time()
+        while loop.time() - moved_at < CLAIM_PATIENCE:
+            await anyio.sleep(CLAIM_POLL)
+            if (claim := await self._claim(item.oid)) is not None:
+                return claim
+            if loop.time() - looked_at >= PROGRESS_POLL:
+                looked_at = loop.time()
+                upload = await self._find_upload(item, self._journal)
+                now = None if upload is None else (upload.started_at, len(upload.etags))
+                if now != seen:
+                    seen, moved_at = now, looked_at
+        return None
 
     async def _claim(self, oid: str) -> Claim | None:
         def discard(claim: Claim | None) -> None:
@@ -151,12 +189,12 @@ class LfsTransfer:
             lambda: self._journal.claim(self._scope, oid), discard=discard
         )
 
-    async def _find_upload(self, item: LfsObject) -> OpenUpload | None:
-        if self._journal.disabled_reason is not None:
+    async def _find_upload(
+        self, item: LfsObject, journal: Journal | NullJournal
+    ) -> OpenUpload | None:
+        if journal.disabled_reason is not None:
             return None
-        found = await self._threads.look_up.run(
-            lambda: self._journal.find_upload(self._scope, item.oid)
-        )
+        found = await self._threads.look_up.run(lambda: journal.find_upload(self._scope, item.oid))
         return found if found is not None and found.size == item.size else None
 
     async def _in_rounds(self, sending: Sending) -> None:
@@ -180,7 +218,7 @@ class LfsTransfer:
         if sending.contradicted:
             await self._check_hash(sending)
         if number > 1:
-            resumed = await self._find_upload(sending.item)
+            resumed = await self._find_upload(sending.item, sending.journal)
         if resumed is not None:
             await self._multipart(sending, resumed, resumed=True)
             return
@@ -197,7 +235,8 @@ class LfsTransfer:
             opened = await self._open_upload(sending, actions, actions.upload)
             await self._multipart(sending, opened)
         else:
-            async with self._claimed(sending.file, sending.item.oid, sending.emit) as begun:
+            claimed = self._claimed(sending.file, sending.item.oid, sending.emit)
+            async with claimed as (begun, sending.journal):
                 opened = begun or await self._open_upload(sending, actions, actions.upload)
                 await self._multipart(sending, opened, resumed=begun is not None)
 
@@ -226,7 +265,7 @@ class LfsTransfer:
             etags={},
             started_at=now,
         )
-        await self._in_journal(lambda: self._journal.begin_upload(self._scope, opened))
+        await self._in_journal(lambda: sending.journal.begin_upload(self._scope, opened))
         return opened
 
     async def _basic(self, sending: Sending, upload: UploadAction) -> None:
@@ -258,13 +297,14 @@ class LfsTransfer:
         except HubError as exc:
             if not is_upload_void(exc) and not (resumed and _always_fails(exc)):
                 raise
-            await self._forget_upload(upload)
+            await self._forget_upload(sending)
             raise _void(exc) from exc
-        await self._forget_upload(upload)
+        await self._forget_upload(sending)
         await self._verify(sending, upload.verify_url)
 
-    async def _forget_upload(self, upload: OpenUpload) -> None:
-        await self._in_journal(lambda: self._journal.end_upload(self._scope, upload.oid))
+    async def _forget_upload(self, sending: Sending) -> None:
+        oid = sending.item.oid
+        await self._in_journal(lambda: sending.journal.end_upload(self._scope, oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
@@ -272,14 +312,13 @@ class LfsTransfer:
         async def send(part: Part) -> None:
             etag = await self._store_part(sending, part, None)
             etags[part.number] = etag
-            await self._remember_part(sending.item, part.number, etag)
+            await self._remember_part(sending, part.number, etag)
 
         await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
-    async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
-        await self._in_journal(
-            lambda: self._journal.part_stored(self._scope, item.oid, number, etag)
-        )
+    async def _remember_part(self, sending: Sending, number: int, etag: str) -> None:
+        oid = sending.item.oid
+        await self._in_journal(lambda: sending.journal.part_stored(self._scope, oid, number, etag))
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
