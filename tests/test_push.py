@@ -8,6 +8,7 @@ import io
 import os
 import random
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -37,7 +38,8 @@ from asyncpush import (
     UploadProgress,
     VerificationError,
 )
-from asyncpush.events import Emitter, FileHashed
+from asyncpush.events import Committed, Emitter, FileHashed, Record
+from asyncpush.journal import queries
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import changes as changes_module
@@ -730,6 +732,36 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
         await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(timeout=2))
     assert caught.value.commit_sha == await head_of(hub, "me/m")
     assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+@pytest.mark.parametrize("stage", ["a listener", "the progress callback", "the journal"])
+async def test_what_listens_or_remembers_cannot_turn_a_commit_into_a_failure(
+    stage: str, hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = False
+
+    def listener(record: Record) -> None:
+        nonlocal committed
+        committed = committed or isinstance(record.event, Committed)
+        if committed and stage == "a listener":
+            raise OSError("no space left on device")
+
+    def progressed(progress: UploadProgress) -> None:
+        if committed and stage == "the progress callback":
+            raise OSError("no space left on device")
+
+    def full(connection: sqlite3.Connection, *args: object, **named: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    if stage == "the journal":
+        monkeypatch.setattr(queries, "delete_commit", full)
+    config = replace(config, events=listener, progress_callback=progressed)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    assert committed
+    assert result.verified
+    assert result.commit_sha == await head_of(hub, "me/m", "refs/pr/1")
 
 
 async def test_a_push_that_is_cancelled_after_its_commit_names_it(
