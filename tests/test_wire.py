@@ -295,6 +295,10 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
             create_pr=create_pr,
         )
 
+    def preupload(files: dict[str, bytes], *, create_pr: bool = False) -> None:
+        additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+        api.preupload_lfs_files("me/m", additions, repo_type=repo_type, create_pr=create_pr)
+
     commit(FIRST, branch)
     commit(SECOND, branch, DELETED)
     for revision in (head_of(branch), branch):
@@ -303,23 +307,25 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
         list(api.list_repo_tree(**repo, revision=revision, recursive=True))
     list(api.list_repo_commits(**on_branch))
 
-    commit(SECOND, "main", create_pr=True)
+    api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
+    preupload(SECOND, create_pr=True)
+    commit(SECOND, "refs/pr/1")
+    api.get_discussion_details(**repo, discussion_num=1)
+    api.change_discussion_status(**repo, discussion_num=1, new_status="open")
     list(api.get_repo_discussions(**repo, discussion_type="pull_request", discussion_status="open"))
     list(api.list_repo_commits(**repo, revision="refs/pr/1"))
     commit(THIRD, "refs/pr/1")
 
     api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
-    api.preupload_lfs_files(
-        "me/m",
-        [CommitOperationAdd(path, content) for path, content in SERIES.items()],
-        repo_type=repo_type,
-    )
+    preupload(SERIES)
     for number, path in enumerate(SERIES, start=1):
         title = f"{TITLE} (part {number} of {len(SERIES)})"
         commit({path: SERIES[path]}, "refs/pr/2", title=title)
     api.get_discussion_details(**repo, discussion_num=2)
     api.change_discussion_status(**repo, discussion_num=2, new_status="open")
     api.merge_pull_request(**repo, discussion_num=2)
+
+    commit(SECOND, "main", create_pr=True)
 
 
 async def ours(
@@ -329,9 +335,9 @@ async def ours(
     on_branch = replace(options, revision=branch)
     in_pull_request = replace(options, revision="refs/pr/1")
 
-    def lose_next_answer() -> None:
+    def lose_next_answer(route: str) -> None:
         """We look for what landed then."""
-        faults.add("commit", "done, then 504", nth=faults.seen["commit"] + 1)
+        faults.add(route, "done, then 504", nth=faults.seen[route] + 1)
 
     async with Uploader(TOKEN, hub.url, config) as uploader:
         new = replace(on_branch, private=True, create_branch=True)
@@ -340,10 +346,11 @@ async def ours(
         await uploader.push_to_hub("me/m", SECOND, deleting)
         await uploader.audit("me/m", SECOND, on_branch)
         await uploader.doctor("me/m", on_branch)
-        lose_next_answer()
+        lose_next_answer("commit")
         await uploader.push_to_hub("me/m", SECOND, replace(options, create_pr=True))
-        lose_next_answer()
+        lose_next_answer("commit")
         await uploader.push_to_hub("me/m", THIRD, in_pull_request)
+        lose_next_answer("discussion-create")
         await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
 
 
