@@ -34,6 +34,11 @@ _BUSY_STORE = (
 CLOCK_TOLERANCE = 300.0
 """Seconds that a clock may be off before signed URLs are likely to suffer from it."""
 
+_WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
+_PULL_REQUEST_CALLS = frozenset(
+    {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
+)
+
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
@@ -121,6 +126,12 @@ def _diagnose(
             )
         case (403, "GatedRepo"):
             return AuthError, f"{repo_id} is gated: ask for access on its page"
+        case (403, _) if request.call in _PULL_REQUEST_CALLS and "disabled" in words:
+            return HubError, f"allow pull requests in the settings of {repo_id}, or {_WITHOUT_THEM}"
+        case 404 | 405, None if request.call in _PULL_REQUEST_CALLS:
+            return HubError, f"this Hub may have no pull requests: {_WITHOUT_THEM}"
+        case 404 | 405, None if request.call == "branch":
+            return HubError, "this Hub may not make branches: push to one that is there"
         case 403, _ if "quota" in words or "storage" in words:
             return AuthError, _QUOTA
         case 402, _:
