@@ -176,6 +176,8 @@ def _described(request: web.Request, body: bytes) -> Request:
         fields |= {name: "signed" for name in fields if name.startswith("query ")}
     told, items = _body(request.content_type if body else "", body)
     fields |= told
+    if "json" in request.content_type:
+        fields["body encoding"] = "ASCII" if body.isascii() else "UTF-8"
     for name in ("header x-amzn-trace-id", "header x-xet-session-id"):
         if name in fields:
             fields[name] = "a random one"

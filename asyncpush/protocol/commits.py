@@ -6,6 +6,7 @@ A commit is a header line, then one line per change. Inline files ride in it as 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -132,4 +133,10 @@ def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
 
 
 def _line(key: str, value: dict[str, Any]) -> bytes:
-    return orjson.dumps({"key": key, "value": value}, option=orjson.OPT_APPEND_NEWLINE)
+    """In ASCII, as the official client writes it: some Hubs (KohakuHub) cut the body into lines
+    also where Unicode has others, such as U+2028, which may stand in a title or a path."""
+    row = {"key": key, "value": value}
+    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    if line.isascii():
+        return line
+    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"
