@@ -131,7 +131,7 @@ class Committer:
                     url = ctx.commit_url(parent)
                     return Outcome(parent, url, ours=False, added=frozenset())
                 answer, changes = landed, self._wanted
-            if answer.oid == base:
+            if commits.same_commit(answer.oid, base):
                 return await self._nothing_committed(base, answer)
             ctx.emit.emit(Committed(answer.oid, answer.url, answer.pr_url, self._final))
             if not self._final:

@@ -77,6 +77,12 @@ def has_trailer(message: str, push_id: str) -> bool:
     return f"{TRAILER}: {push_id}" in message.splitlines()
 
 
+def same_commit(one: str, other: str) -> bool:
+    """Whether two ids name one commit: some Hubs (KohakuHub) show the first 40 characters of an id
+    in one answer and all 64 in another."""
+    return one.startswith(other) or other.startswith(one)
+
+
 def header_line(header: CommitHeader) -> bytes:
     value: dict[str, Any] = {"summary": header.summary, "description": header.description}
     if header.parent_commit is not None:
