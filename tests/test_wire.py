@@ -251,6 +251,8 @@ FIRST: dict[str, bytes] = {
 }
 SECOND = {"second.txt": b"2"}
 THIRD = {"third.txt": b"3"}
+FOURTH = {"fourth.txt": b"4"}
+FIFTH = {"fifth.txt": b"5"}
 SERIES = {"1.txt": b"1", "2.txt": b"2"}
 DELETED = "a b#c%20d+e&f=g?.txt"
 TITLE, DESCRIPTION = "Größe, first", "A description."
@@ -303,30 +305,33 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
     commit(FIRST, branch)
     commit(SECOND, branch, DELETED)
     for revision in (head_of(branch), branch):
-        files = [*FIRST, *SECOND, *THIRD, *SERIES, ".gitattributes"]
+        files = [*FIRST, *SECOND, *THIRD, *FOURTH, *FIFTH, *SERIES, ".gitattributes"]
         api.get_paths_info("me/m", files, repo_type=repo_type, revision=revision)
         list(api.list_repo_tree(**repo, revision=revision, recursive=True))
     list(api.list_repo_commits(**on_branch))
 
-    api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
-    preupload(SECOND, create_pr=True)
-    commit(SECOND, "refs/pr/1")
-    api.get_discussion_details(**repo, discussion_num=1)
-    api.change_discussion_status(**repo, discussion_num=1, new_status="open")
+    commit(THIRD, branch, create_pr=True)
     list(api.get_repo_discussions(**repo, discussion_type="pull_request", discussion_status="open"))
     list(api.list_repo_commits(**repo, revision="refs/pr/1"))
-    commit(THIRD, "refs/pr/1")
+    commit(FOURTH, "refs/pr/1")
+
+    head_of("main")
+    api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
+    preupload(FIFTH, create_pr=True)
+    commit(FIFTH, "refs/pr/2")
+    api.get_discussion_details(**repo, discussion_num=2)
+    api.change_discussion_status(**repo, discussion_num=2, new_status="open")
 
     api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
     preupload(SERIES)
     for number, path in enumerate(SERIES, start=1):
         title = f"{TITLE} (part {number} of {len(SERIES)})"
-        commit({path: SERIES[path]}, "refs/pr/2", title=title)
-    api.get_discussion_details(**repo, discussion_num=2)
-    api.change_discussion_status(**repo, discussion_num=2, new_status="open")
-    api.merge_pull_request(**repo, discussion_num=2)
+        commit({path: SERIES[path]}, "refs/pr/3", title=title)
+    api.get_discussion_details(**repo, discussion_num=3)
+    api.change_discussion_status(**repo, discussion_num=3, new_status="open")
+    api.merge_pull_request(**repo, discussion_num=3)
 
-    commit(SECOND, "main", create_pr=True)
+    commit(FIFTH, "main", create_pr=True)
 
 
 async def ours(
@@ -348,9 +353,10 @@ async def ours(
         await uploader.audit("me/m", SECOND, on_branch)
         await uploader.doctor("me/m", on_branch)
         lose_next_answer("commit")
-        await uploader.push_to_hub("me/m", SECOND, replace(options, create_pr=True))
+        await uploader.push_to_hub("me/m", THIRD, replace(on_branch, create_pr=True))
         lose_next_answer("commit")
-        await uploader.push_to_hub("me/m", THIRD, in_pull_request)
+        await uploader.push_to_hub("me/m", FOURTH, in_pull_request)
+        await uploader.push_to_hub("me/m", FIFTH, replace(options, create_pr=True))
         lose_next_answer("discussion-create")
         await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
 
