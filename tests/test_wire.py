@@ -70,7 +70,7 @@ DIFFERENCES = (
     Difference(
         "*",
         "header user-agent",
-        r"(unknown/None; hf_hub/\S+; python/\S+|python-httpx2/\S+)",
+        r"(unknown/None; hf_hub/\S+; python/.+|python-httpx2/\S+)",
         r"asyncpush/\S+; python/\S+",
         "Each says who it is, in the form name/version; python/version. We are not hf_hub.",
     ),
@@ -121,7 +121,7 @@ DIFFERENCES = (
         "query limit",
         None,
         "100",
-        "Among the newest hundred is our commit, if it landed; the Hub's own page has fifty.",
+        "Among the newest hundred is our commit, if it landed, however long the Hub's pages are.",
     ),
     Difference(
         "discussion",
@@ -176,6 +176,8 @@ def _described(request: web.Request, body: bytes) -> Request:
         fields |= {name: "signed" for name in fields if name.startswith("query ")}
     told, items = _body(request.content_type if body else "", body)
     fields |= told
+    if "json" in request.content_type:
+        fields["body encoding"] = "ASCII" if body.isascii() else "UTF-8"
     for name in ("header x-amzn-trace-id", "header x-xet-session-id"):
         if name in fields:
             fields[name] = "a random one"
@@ -250,6 +252,7 @@ FIRST: dict[str, bytes] = {
 SECOND = {"second.txt": b"2"}
 THIRD = {"third.txt": b"3"}
 FOURTH = {"fourth.txt": b"4"}
+FIFTH = {"fifth.txt": b"5"}
 SERIES = {"1.txt": b"1", "2.txt": b"2"}
 DELETED = "a b#c%20d+e&f=g?.txt"
 TITLE, DESCRIPTION = "Größe, first", "A description."
@@ -282,7 +285,6 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
         title: str = TITLE,
         create_pr: bool = False,
     ) -> None:
-        # In the order of their paths, as we have them: a header is no list to be compared.
         api.create_commit(
             **repo,
             operations=[
@@ -296,10 +298,14 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
             create_pr=create_pr,
         )
 
+    def preupload(files: dict[str, bytes], *, create_pr: bool = False) -> None:
+        additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+        api.preupload_lfs_files("me/m", additions, repo_type=repo_type, create_pr=create_pr)
+
     commit(FIRST, branch)
     commit(SECOND, branch, DELETED)
     for revision in (head_of(branch), branch):
-        files = [*FIRST, *SECOND, *THIRD, *FOURTH, *SERIES, ".gitattributes"]
+        files = [*FIRST, *SECOND, *THIRD, *FOURTH, *FIFTH, *SERIES, ".gitattributes"]
         api.get_paths_info("me/m", files, repo_type=repo_type, revision=revision)
         list(api.list_repo_tree(**repo, revision=revision, recursive=True))
     list(api.list_repo_commits(**on_branch))
@@ -311,17 +317,21 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
 
     head_of("main")
     api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
-    api.preupload_lfs_files(
-        "me/m",
-        [CommitOperationAdd(path, content) for path, content in SERIES.items()],
-        repo_type=repo_type,
-    )
-    for number, path in enumerate(SERIES, start=1):
-        title = f"{TITLE} (part {number} of {len(SERIES)})"
-        commit({path: SERIES[path]}, "refs/pr/2", title=title)
+    preupload(FIFTH, create_pr=True)
+    commit(FIFTH, "refs/pr/2")
     api.get_discussion_details(**repo, discussion_num=2)
     api.change_discussion_status(**repo, discussion_num=2, new_status="open")
-    api.merge_pull_request(**repo, discussion_num=2)
+
+    api.create_pull_request(**repo, title=TITLE, description=DESCRIPTION)
+    preupload(SERIES)
+    for number, path in enumerate(SERIES, start=1):
+        title = f"{TITLE} (part {number} of {len(SERIES)})"
+        commit({path: SERIES[path]}, "refs/pr/3", title=title)
+    api.get_discussion_details(**repo, discussion_num=3)
+    api.change_discussion_status(**repo, discussion_num=3, new_status="open")
+    api.merge_pull_request(**repo, discussion_num=3)
+
+    commit(FIFTH, "main", create_pr=True)
 
 
 async def ours(
@@ -331,9 +341,9 @@ async def ours(
     on_branch = replace(options, revision=branch)
     in_pull_request = replace(options, revision="refs/pr/1")
 
-    def lose_next_answer() -> None:
+    def lose_next_answer(route: str) -> None:
         """We look for what landed then."""
-        faults.add("commit", "done, then 504", nth=faults.seen["commit"] + 1)
+        faults.add(route, "done, then 504", nth=faults.seen[route] + 1)
 
     async with Uploader(TOKEN, hub.url, config) as uploader:
         new = replace(on_branch, private=True, create_branch=True)
@@ -342,10 +352,12 @@ async def ours(
         await uploader.push_to_hub("me/m", SECOND, deleting)
         await uploader.audit("me/m", SECOND, on_branch)
         await uploader.doctor("me/m", on_branch)
-        lose_next_answer()
+        lose_next_answer("commit")
         await uploader.push_to_hub("me/m", THIRD, replace(on_branch, create_pr=True))
-        lose_next_answer()
+        lose_next_answer("commit")
         await uploader.push_to_hub("me/m", FOURTH, in_pull_request)
+        await uploader.push_to_hub("me/m", FIFTH, replace(options, create_pr=True))
+        lose_next_answer("discussion-create")
         await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
 
 

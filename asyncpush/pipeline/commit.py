@@ -148,7 +148,7 @@ class Committer:
                     url = ctx.commit_url(parent)
                     return Outcome(parent, url, ours=False, added=frozenset())
                 answer, changes = landed, self._wanted
-            if answer.oid == base:
+            if commits.same_commit(answer.oid, base):
                 return await self._nothing_committed(base, answer)
             pr_url = answer.pr_url or self._pr_url
             ctx.emit.emit(Committed(answer.oid, answer.url, pr_url, self._final))

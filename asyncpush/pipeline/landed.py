@@ -48,7 +48,7 @@ async def landed_commit(
         repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.emit
     )
     for commit in logged:
-        if commit.oid == since:
+        if since is not None and commits.same_commit(commit.oid, since):
             return None
         if commits.has_trailer(f"{commit.title}\n{commit.message}", push_id):
             return CommitAnswer(commit.oid, ctx.commit_url(commit.oid))

@@ -10,6 +10,7 @@ from asyncpush.models import FileSource
 from asyncpush.pipeline.card import check_card
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import repos
+from asyncpush.protocol.commits import same_commit
 
 REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
@@ -72,7 +73,7 @@ def check_parent(ctx: PushContext, head: str) -> None:
     """Raises `CommitConflictError` when the parent was pinned and is not this head: nothing to
     commit is a success only there, and a series of commits must begin there."""
     pinned = ctx.options.parent_commit
-    if pinned is not None and not head.startswith(pinned):
+    if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(
             f"the branch is at {head}, not at the pinned parent {pinned}",
             url=ctx.repo_url,

@@ -6,6 +6,7 @@ A commit is a header line, then one line per change. Inline files ride in it as 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -76,6 +77,12 @@ def has_trailer(message: str, push_id: str) -> bool:
     return f"{TRAILER}: {push_id}" in message.splitlines()
 
 
+def same_commit(one: str, other: str) -> bool:
+    """Whether two ids name one commit: some Hubs (KohakuHub) show the first 40 characters of an id
+    in one answer and all 64 in another."""
+    return one.startswith(other) or other.startswith(one)
+
+
 def header_line(header: CommitHeader) -> bytes:
     value: dict[str, Any] = {"summary": header.summary, "description": header.description}
     if header.parent_commit is not None:
@@ -132,4 +139,10 @@ def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
 
 
 def _line(key: str, value: dict[str, Any]) -> bytes:
-    return orjson.dumps({"key": key, "value": value}, option=orjson.OPT_APPEND_NEWLINE)
+    """In ASCII, as the official client writes it: some Hubs (KohakuHub) cut the body into lines
+    also where Unicode has others, such as U+2028, which may stand in a title or a path."""
+    row = {"key": key, "value": value}
+    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    if line.isascii():
+        return line
+    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"

@@ -34,6 +34,11 @@ _BUSY_STORE = (
 CLOCK_TOLERANCE = 300.0
 """Seconds that a clock may be off before signed URLs are likely to suffer from it."""
 
+_WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
+_PULL_REQUEST_CALLS = frozenset(
+    {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
+)
+
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
@@ -72,7 +77,13 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 def is_lfs_pointer_missing(error: HubError) -> bool:
     """The commit names LFS objects that the store does not hold (any more)."""
-    return error.status in (400, 404, 422) and "LFS pointer" in error.body
+    return error.status in (400, 404, 422) and _names_lost_object(error.body)
+
+
+def _names_lost_object(said: str) -> bool:
+    # "an LFS pointer pointed to a file that does not exist" (the Hub), "LFS object … not found in
+    # storage" (KohakuHub)
+    return re.search(r"LFS pointer|LFS object\b.{0,200}\bnot (?:found|exist)", said) is not None
 
 
 def may_still_land(error: HubError) -> bool:
@@ -121,6 +132,12 @@ def _diagnose(
             )
         case (403, "GatedRepo"):
             return AuthError, f"{repo_id} is gated: ask for access on its page"
+        case (403, _) if request.call in _PULL_REQUEST_CALLS and "disabled" in words:
+            return HubError, f"allow pull requests in the settings of {repo_id}, or {_WITHOUT_THEM}"
+        case 404 | 405, None if request.call in _PULL_REQUEST_CALLS:
+            return HubError, f"this Hub may have no pull requests: {_WITHOUT_THEM}"
+        case 404 | 405, None if request.call == "branch":
+            return HubError, "this Hub may not make branches: push to one that is there"
         case 403, _ if "quota" in words or "storage" in words:
             return AuthError, _QUOTA
         case 402, _:
@@ -144,7 +161,7 @@ def _diagnose(
                 f"branch {revision} does not exist in {repo_id}: create_branch=True"
                 " (--create-branch) makes it"
             )
-        case 404, None if "LFS pointer" in said:
+        case 400 | 404 | 422, _ if _names_lost_object(said):
             return HubError, "the store has lost objects that the commit names: push again"
         case 404, None if request.call == "create":
             return ProtocolError, (
@@ -199,7 +216,7 @@ def object_refused(code: int, said: str) -> str:
     words = said.lower()
     if code in (402, 507) or "quota" in words or "storage" in words:
         return _QUOTA
-    if code == 413 or "too large" in words:
+    if code in (413, 501) or "too large" in words:
         return "the Hub takes no file of this size: split it, safetensors with max_shard_size"
     return _ITS_MESSAGE
 

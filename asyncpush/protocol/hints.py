@@ -26,7 +26,7 @@ _STEPS = rf"(?:{_AMOUNT}) ?(?:more )?(?:{_UNIT})(?![a-z])"
 _IN_WORDS = re.compile(
     r"\b(?:retry|try again|wait|come back|available|resets?|blocked)\b"
     # Not a rate: "128 commits per hour" says nothing of the wait.
-    r"[^.]{0,60}?(?<![\w.,])(?<!per )(?<!every )(?<!each )"
+    r"[^.]{0,60}?(?<![\w.,])(?<!per )(?<!every )(?<!each )(?<!requests in )(?<!commits in )"
     rf"(?P<wait>{_STEPS}(?:,? ?(?:and )?{_STEPS})*(?: and a half\b)?)",
     _FLAGS,
 )

@@ -22,7 +22,7 @@ from asyncpush.protocol.answers import (
     json_object,
     protocol_error,
 )
-from asyncpush.protocol.failures import object_refused
+from asyncpush.protocol.failures import TRANSIENT_STATUSES, object_refused
 from asyncpush.protocol.http import LFS_HEADERS, HubRequest, HubResponse, post_json
 
 BATCH_LIMIT = 256
@@ -126,7 +126,7 @@ def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> 
         body=message,
         url=response.url,
         headers=response.headers,
-        retryable=code in (408, 429) or 500 <= code < 600,
+        retryable=code in TRANSIENT_STATUSES,
         suggestion=object_refused(code, message),
     )
 

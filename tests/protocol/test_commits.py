@@ -46,6 +46,14 @@ def test_each_change_is_one_line() -> None:
     ]
 
 
+def test_lines_are_ascii_and_nothing_else_ends_them() -> None:
+    odd = "é\u2028\u0085\x0b\x1c\U0001f600"
+    header = header_line(CommitHeader(odd, odd, None))
+    for line in (header, change_line(AddInline(odd, 3, SHA1), b"abc"), change_line(Delete(odd))):
+        assert len(line.decode("ascii").splitlines()) == 1
+    assert orjson.loads(header)["value"] == {"summary": odd, "description": odd}
+
+
 @pytest.mark.parametrize("parent", [None, SHA1], ids=["no parent", "a parent"])
 def test_the_header_names_the_parent_only_when_there_is_one(parent: str | None) -> None:
     value = orjson.loads(header_line(CommitHeader("s", "d", parent)))["value"]

@@ -82,6 +82,34 @@ def failure(
             "message above",
             id="404 elsewhere",
         ),
+        pytest.param(
+            failure(404, said='{"detail": "Not Found"}', call="pull_request"),
+            HubError,
+            False,
+            "may have no pull requests",
+            id="404 pull request",
+        ),
+        pytest.param(
+            failure(404, "RepoNotFound", call="pull_request"),
+            RepoNotFoundError,
+            False,
+            "me/m",
+            id="404 pull request, RepoNotFound",
+        ),
+        pytest.param(
+            failure(403, said="Discussions are disabled for this repo", call="pull_request"),
+            HubError,
+            False,
+            "allow pull requests in the settings of me/m",
+            id="403 discussions disabled",
+        ),
+        pytest.param(
+            failure(405, said='{"detail": "Method Not Allowed"}', call="branch"),
+            HubError,
+            False,
+            "may not make branches",
+            id="405 branch",
+        ),
         pytest.param(failure(408), HubError, True, "message above", id="408"),
         pytest.param(failure(409), HubError, False, "exists already", id="409"),
         pytest.param(
@@ -197,6 +225,7 @@ def test_a_suggestion_fits_the_cause(error: HubError, suggestion: str) -> None:
         (507, "Insufficient", "quota"),
         (422, "storage limit reached", "quota"),
         (413, "no", "max_shard_size"),
+        (501, "Multipart upload not yet implemented for files >5GB", "max_shard_size"),
         (422, "File too large", "max_shard_size"),
         (422, "odd", "message above"),
     ],
@@ -260,10 +289,20 @@ def test_request_ids(headers: dict[str, str], expected: str | None) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
-def test_a_commit_of_objects_that_are_gone(status: int) -> None:
-    error = failure(status, said="LFS pointer pointed to a file that does not exist")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "an LFS pointer pointed to a file that does not exist",
+        f'{{"detail": {{"error": "LFS object {"ab" * 32} not found in storage. Upload failed"}}}}',
+    ],
+    ids=["the Hub", "KohakuHub"],
+)
+def test_a_commit_of_objects_that_are_gone(status: int, said: str) -> None:
+    error = failure(status, said=said, call="commit")
 
     assert is_lfs_pointer_missing(error)
+    assert "lost objects" in error.suggestion
+    assert "push again" in error.suggestion
     assert not is_lfs_pointer_missing(failure(status))
     assert not is_lfs_pointer_missing(failure(500, said="LFS pointer"))
 

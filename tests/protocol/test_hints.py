@@ -126,6 +126,7 @@ def test_the_wait_that_an_answer_asks_for(
         ("128 commits per hour are allowed", None),
         ("wait: 128 commits per hour are allowed", None),
         ("500 requests in 5 minutes", None),
+        ("try again later: 500 requests in 1 hour are allowed", None),
         ("wait as long as you like", None),
         ("try again in a few minutes", None),
         ("try again later", None),

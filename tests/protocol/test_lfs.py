@@ -191,7 +191,7 @@ def test_an_object_without_upload_is_stored_already(row: Any, expected: LfsActio
 
 @pytest.mark.parametrize(
     ("code", "retryable"),
-    [(404, False), (408, True), (422, False), (429, True), (500, True), (503, True), (600, False)],
+    [(404, False), (408, True), (422, False), (429, True), (500, True), (501, False), (503, True)],
 )
 def test_an_object_that_the_hub_refuses_is_an_error(code: int, retryable: bool) -> None:
     row = {"oid": SHA256, "error": {"code": code, "message": "no room"}}

@@ -43,6 +43,18 @@ def test_files_are_shown_by_path_and_folders_skipped() -> None:
     }
 
 
+def test_checksums_of_another_kind_are_no_reason_to_refuse_a_listing() -> None:
+    """They are shown as they are, and equal no oid of ours."""
+    odd = "md5-" + "\x1b" + "a" * 200
+    small, large = SMALL | {"oid": odd}, LARGE | {"lfs": {"oid": f"sha256:{SHA256}", "size": 9}}
+    files, _ = parse_tree(answer([small, large]))
+    assert files == [
+        RemoteFile("a", 3, "md5-\ufffd" + "a" * 95, lfs=False),
+        RemoteFile("b", 9, SHA256, lfs=True),
+    ]
+    assert not files[0].holds(3, SHA1)
+
+
 NEXT = "https://h/api/models/me/m/tree/main?cursor=x"
 
 
@@ -85,7 +97,7 @@ def test_the_next_page_is_the_same_call_at_another_url() -> None:
         pytest.param([{"path": "a"}], "[].type is missing", id="type missing"),
         pytest.param([SMALL | {"path": 1}], "[].path is a number", id="path a number"),
         pytest.param([SMALL | {"size": -1}], "[].size is -1", id="size negative"),
-        pytest.param([SMALL | {"oid": "x"}], "[].oid is not a git", id="oid short"),
+        pytest.param([SMALL | {"oid": 1}], "[].oid is a number", id="oid a number"),
         pytest.param([LARGE | {"lfs": []}], "[].lfs is a list", id="lfs a list"),
         pytest.param([LARGE | {"lfs": {"size": 1}}], "[].lfs.oid is missing", id="lfs no oid"),
         pytest.param([LARGE | {"lfs": {"oid": SHA256}}], "[].lfs.size", id="lfs no size"),
