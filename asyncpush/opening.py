@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncpush.errors import HubError
 from asyncpush.events import Listener, TracingListener
 from asyncpush.journal import Journal, Neighbours, NullJournal
 from asyncpush.listeners.bars import preload
@@ -21,14 +22,18 @@ from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
-from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
+from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks, is_true
 from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
+from asyncpush.protocol import urls
 from asyncpush.runtime import READERS, Runtime
 from asyncpush.threads import in_thread, step_back
 from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
+
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @asynccontextmanager
@@ -45,6 +50,8 @@ async def open_runtime(
             ThreadPoolExecutor(config.hash_workers, "asyncpush-hash", step_back)
         )
         await in_thread(threads, lambda: preload(config.progress))
+        if endpoint != LOCAL:
+            _check_online(endpoint)
         cache_dir = Path(config.cache_dir)
         stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
         stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
@@ -85,6 +92,19 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.xet.close)
         yield runtime
+
+
+def _check_online(endpoint: str) -> None:
+    """Nothing is sent to other machines where the environment forbids it."""
+    where = urls.check_endpoint(endpoint)
+    if is_true(*_OFFLINE) and not urls.is_loopback(urls.origin(where)[1]):
+        names = [name for name in _OFFLINE if is_true(name)]
+        raise HubError(
+            f"{names[0]} is set: nothing can be pushed",
+            url=where,
+            suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
+            " (endpoint='local', --endpoint local)",
+        )
 
 
 async def _start_local_hub(
