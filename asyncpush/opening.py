@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncpush.errors import HubError
 from asyncpush.events import Listener, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
@@ -21,15 +22,18 @@ from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.session import HubSession
-from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
+from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks, is_true
 from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
-from asyncpush.protocol.urls import check_endpoint
+from asyncpush.protocol import urls
 from asyncpush.runtime import Runtime
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
+
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @asynccontextmanager
@@ -44,6 +48,8 @@ async def open_runtime(
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
         threads = session_threads.for_push().journal
         await in_thread(threads, lambda: preload(config.progress))
+        if endpoint != LOCAL:
+            _check_online(endpoint)
         cache_dir = Path(config.cache_dir)
         stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
         stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
@@ -55,7 +61,7 @@ async def open_runtime(
             endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
             if token is None and token_from_environment() is None:
                 token = "local"  # the embedded Hub takes any
-        endpoint = check_endpoint(endpoint)
+        endpoint = urls.check_endpoint(endpoint)
         listeners = _listeners(config, stack)
         tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
         session = HubSession(
@@ -83,6 +89,19 @@ async def open_runtime(
         stack.push_async_callback(runtime.xet.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
+
+
+def _check_online(endpoint: str) -> None:
+    """Nothing is sent to other machines where the environment forbids it."""
+    where = urls.check_endpoint(endpoint)
+    if is_true(*_OFFLINE) and not urls.is_loopback(urls.origin(where)[1]):
+        names = [name for name in _OFFLINE if is_true(name)]
+        raise HubError(
+            f"{names[0]} is set: nothing can be pushed",
+            url=where,
+            suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
+            " (endpoint='local', --endpoint local)",
+        )
 
 
 async def _start_local_hub(

@@ -42,6 +42,19 @@ CHUNKS_PER_PART = 4
 """Chunks that a part in flight holds in memory: two to be sent, and as many once encrypted."""
 
 
+_YES = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+def is_true(*variables: str) -> bool:
+    """Whether one of these environment variables says yes, as the official client reads it."""
+    return any(os.environ.get(name, "").strip().upper() in _YES for name in variables)
+
+
+def endpoint_in_use(given: str | None = None) -> str:
+    """What was given, else `HF_ENDPOINT`, else the public Hub; what is empty was not given."""
+    return given or os.environ.get("HF_ENDPOINT", "").strip() or PUBLIC_ENDPOINT
+
+
 def default_cache_dir() -> Path:
     """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`."""
     if explicit := os.environ.get("ASYNCPUSH_CACHE"):

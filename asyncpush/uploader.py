@@ -7,7 +7,6 @@ Importing it costs little: the runtime behind it (aiohttp, SQLite, the pipeline)
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -18,7 +17,7 @@ import anyio
 
 from asyncpush.handle import PushHandle
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
-from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions, UploadConfig
+from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
 from asyncpush.threads import in_thread
 
 if TYPE_CHECKING:
@@ -48,7 +47,8 @@ class Uploader:
 
     Raises `RuntimeError` when it is used outside the block or once the block is being left,
     `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for an extra that is
-    missing.
+    missing, and `HubError` where `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint
+    is not on this machine.
 
     Example:
         >>> async def main():
@@ -72,7 +72,7 @@ class Uploader:
     ) -> None:
         self._config = config or UploadConfig()
         self._token = token
-        self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT
+        self._endpoint = endpoint_in_use(endpoint)
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self._handles: set[PushHandle] = set()

@@ -20,9 +20,11 @@ from asyncpush import (
     SourceError,
     UploadConfig,
     Uploader,
+    push_to_hub,
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
+from asyncpush.options import endpoint_in_use, is_true
 from asyncpush.pipeline import hublimits, links, receipts, verification
 from asyncpush.pipeline.links import LinkSize
 from tests.conftest import PART_SIZE, TOKEN
@@ -298,6 +300,41 @@ async def test_an_endpoint_that_is_none_is_refused_without_showing_secrets(endpo
         async with Uploader("hf_x", endpoint):
             pass
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("value", ["1", "true", "YES"])
+async def test_offline_nothing_is_sent_to_another_machine(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HubError, match=f"{name} is set") as caught:
+        await push_to_hub("me/m", {"a.txt": b"1"}, token=TOKEN)
+    assert f"unset {name}" in caught.value.suggestion
+
+
+@pytest.mark.parametrize("where", ["loopback", "local"])
+async def test_a_hub_on_this_machine_is_there_offline_too(
+    where: str, hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    endpoint = hub.url if where == "loopback" else "local"
+    result = await push_to_hub(
+        "me/m", {"a.txt": b"1"}, token=TOKEN, endpoint=endpoint, config=config
+    )
+    assert result.verified
+
+
+@pytest.mark.parametrize("value", ["0", "", "no"])
+def test_what_does_not_say_offline_is_online(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert not is_true("HF_HUB_OFFLINE")
+
+
+@pytest.mark.parametrize("value", ["", "  ", "\n"], ids=repr)
+def test_an_empty_endpoint_is_unset(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", value)
+    assert endpoint_in_use() == endpoint_in_use("") == "https://huggingface.co"
 
 
 async def test_anybody_may_audit_a_public_repo(

@@ -12,7 +12,7 @@ from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
-from asyncpush.options import LOCAL, PUBLIC_ENDPOINT
+from asyncpush.options import LOCAL, endpoint_in_use
 from asyncpush.protocol import urls
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def checked(kind: Callable[..., T], **values: object) -> T:
 
 def hub_endpoint(given: str | None) -> str:
     """The endpoint that an `Uploader` takes. Raises `UsageError` when it is none."""
-    endpoint = given or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT
+    endpoint = endpoint_in_use(given)
     if endpoint == LOCAL:
         return LOCAL
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,13 @@ from asyncpush.events import Emitter, Event, Notice
 from asyncpush.groups import for_group, single_error
 from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
 from asyncpush.net.credentials import Token, token_from_environment
-from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir
+from asyncpush.options import (
+    LOCAL,
+    PushOptions,
+    UploadConfig,
+    default_cache_dir,
+    endpoint_in_use,
+)
 from asyncpush.protocol.cards import CARD_NAME
 from asyncpush.sources import collect, read_all
 from asyncpush.uploader import Uploader
@@ -316,7 +321,7 @@ def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receip
 
 def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
     found = token or token_from_environment()
-    if found is None and (endpoint or os.environ.get("HF_ENDPOINT")) == LOCAL:
+    if found is None and endpoint_in_use(endpoint) == LOCAL:
         return "local"  # the embedded Hub takes any
     return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextvars
 import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +16,11 @@ import anyio
 
 from asyncpush.errors import MissingTokenError
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
+
+# Line breaks, no-break spaces, soft hyphens, zero-width characters and marks of direction.
+_INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff]")
+_SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s+", re.IGNORECASE)
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -25,15 +32,17 @@ def token_from_environment() -> str | None:
 
 
 def find_token() -> tuple[str, str] | None:
-    """The environment's token, and the variable or file that it is from."""
+    """The environment's token, and the variable or file that it is from. Raises `MissingTokenError`
+    for one that cannot be a token."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if value := _clean(os.environ.get(name, "")):
+        if value := _clean(os.environ.get(name, ""), name):
             return value, name
     try:
         path = _token_path()
-        value = _clean(path.read_text(encoding="utf-8"))
+        text = _decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home directory
         return None
+    value = _clean(text, str(path))
     return (value, str(path)) if value is not None else None
 
 
@@ -46,7 +55,7 @@ class TokenSource:
 
     def __init__(self, token: Token | None, *, endpoint: str = PUBLIC_ENDPOINT) -> None:
         if isinstance(token, str):
-            token = _clean(token)
+            token = _clean(token, "the token that was given")
             if token is None:
                 raise MissingTokenError("the token that was given is empty", endpoint=endpoint)
         elif token is not None and not callable(token):
@@ -90,7 +99,7 @@ class TokenSource:
         if not callable(self._given):
             found = token_from_environment()
         else:
-            found = _clean(await _called(self._given))
+            found = _clean(await _called(self._given), "what the token callable returned")
         if found is None:
             raise MissingTokenError(endpoint=self._endpoint)
         return found
@@ -126,10 +135,31 @@ def _token_path() -> Path:
     return expanded(explicit) if explicit else hf_home() / "token"
 
 
-def _clean(token: object) -> str | None:
-    """Stripped, or None when nothing is left; a header takes no line breaks. Editors of other
-    systems begin a file with a BOM."""
+def _decoded(content: bytes) -> str:
+    """Some systems' shells write UTF-16."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8")
+
+
+def _clean(token: object, where: str) -> str | None:
+    """Without what copying it has brought along: line breaks, invisible characters, quotes, the
+    header's "Bearer"; None when nothing is left. Raises `MissingTokenError` for what no header
+    takes, naming the place and never the token."""
     if not isinstance(token, str):
         return None
-    stripped = token.removeprefix("\ufeff").replace("\r", "").replace("\n", "").strip()
-    return stripped or None
+    text = _INVISIBLE.sub("", token).strip()
+    text = _SCHEME.sub("", _unquoted(text))
+    text = _unquoted(text)
+    for position, letter in enumerate(text, 1):
+        if not " " <= letter <= "~":
+            raise MissingTokenError(
+                f"{where} is no token: its character {position} is U+{ord(letter):04X},"
+                " and tokens are plain ASCII; copy the token anew"
+            )
+    return text or None
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
+        return text[1:-1].strip()
+    return text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from functools import partial
 
+from asyncpush.errors import MissingTokenError
 from asyncpush.models import FileSource
 from asyncpush.net.credentials import token_files, token_from_environment
 from asyncpush.pipeline.context import PushContext
@@ -55,8 +57,10 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
 
 
 def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
-    tokens = HubTokens.of((known, token_from_environment() or ""), token_files())
-    return tokens.kept_in(files)
+    tokens = [known]
+    with contextlib.suppress(MissingTokenError):  # what cannot be a token is none in use
+        tokens.append(token_from_environment() or "")
+    return HubTokens.of(tokens, token_files()).kept_in(files)
 
 
 async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:

@@ -91,6 +91,56 @@ def test_white_space_around_a_token_is_nothing(
     assert token_from_environment() == "hf_x"
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\u00a0hf_x\u00a0",
+        "hf_\u200bx",
+        "\ufeffhf_x",
+        '"hf_x"',
+        "'hf_x'",
+        "\u201chf_x\u201d",
+        "Bearer hf_x",
+        "bearer  hf_x\n",
+        "Authorization: Bearer hf_x",
+        '"Bearer hf_x"',
+        "Bearer 'hf_x'",
+    ],
+    ids=ascii,
+)
+async def test_what_copying_brings_along_is_no_part_of_a_token(
+    home: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    assert await TokenSource(value).get() == "hf_x"
+    monkeypatch.setenv("HF_TOKEN", value)
+    assert token_from_environment() == "hf_x"
+
+
+@pytest.mark.parametrize(
+    "value", ["hf_s\u00e9cret", "hf_\u2026", "hf_s\tx", "\u201chf_s\udce8"], ids=ascii
+)
+async def test_what_cannot_be_a_token_is_refused_with_the_reason(
+    home: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    with pytest.raises(
+        MissingTokenError, match=r"that was given is no token: its character \d is U"
+    ):
+        TokenSource(value)
+    write(home / ".cache/huggingface/token", "another one")
+    monkeypatch.setenv("HF_TOKEN", value)
+    with pytest.raises(MissingTokenError, match="HF_TOKEN is no token") as caught:
+        await TokenSource(None).get()
+    assert "hf_" not in str(caught.value)
+    with pytest.raises(MissingTokenError, match="callable"):
+        await TokenSource(lambda: value).get()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_token_file_may_be_written_as_other_systems_do(home: Path, encoding: str) -> None:
+    write(home / ".cache/huggingface/token", "hf_x\r\n".encode(encoding))
+    assert token_from_environment() == "hf_x"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"], ids=["empty", "blank", "not UTF-8"])
 def test_a_token_file_of_no_use_counts_as_none(home: Path, content: bytes) -> None:
     write(home / ".cache/huggingface/token", content)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from asyncpush.options import UploadConfig
-from asyncpush.transfers.xet.settings import is_true
+from asyncpush.options import UploadConfig, is_true
 
 MISSING = "hf_xet is not installed: pip install 'asyncpush[xet]'"
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from asyncpush.options import MIB, UploadConfig, hf_home
+from asyncpush.options import MIB, UploadConfig, hf_home, is_true
 
 FILE_MEMORY = 64 * MIB
 """A file that is cut into chunks fills a xorb of up to 64 MiB, and each xorb is held a second time
@@ -15,13 +15,6 @@ while it is compressed and sent. Measured: 8 files at once hold 1.2 GB, 2 hold h
 FEWEST_FILES, MOST_FILES = 2, 8
 XORB_MEMORY = 16 * MIB
 FEWEST_XORBS, MOST_XORBS = 4, 64
-
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
-
-
-def is_true(*variables: str) -> bool:
-    """Whether one of these environment variables says yes, as the official client reads it."""
-    return any(os.environ.get(name, "").upper() in _TRUE for name in variables)
 
 
 def cache_folder() -> Path:
