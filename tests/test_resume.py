@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
+from tests.journal.helpers import make_upload
 from tests.reading import commits_of, download
 
 Write = Callable[..., Path]
@@ -293,3 +295,16 @@ async def test_small_objects_take_no_claim_and_leave_no_upload(
         monkeypatch.setattr(Journal, method, None)
     files = {f"{number}.bin": b"\0%d" % number for number in range(20)}
     assert (await uploader.push_to_hub("me/m", write(files))).verified
+
+
+async def test_a_push_forgets_uploads_whose_urls_have_expired(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    """They are credentials, if only for those who have a clock that is slow."""
+    with Journal.open(Path(config.cache_dir), clock=lambda: time.time() - 86_400) as journal:
+        old = make_upload(started_at=time.time() - 86_400, lifetime=3600)
+        journal.begin_upload("scope", old)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.txt": b"a"}))
+    with Journal.open(Path(config.cache_dir)) as journal:
+        assert (journal.stats().uploads, journal.stats().parts) == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import sqlite3
 import threading
@@ -49,6 +50,9 @@ EXPIRY_MARGIN = 60.0
 CLOCK_SLACK = 5.0
 """Seconds by which clocks may disagree before a time in the future is not believed."""
 
+_BREATH = 0.001
+"""Seconds between two steps of housekeeping in which others get at the database."""
+
 _LONG_TO_HASH = 64 << 20
 """Bytes of a file whose hash is not gathered with others: hashing it anew would take a while."""
 
@@ -83,6 +87,7 @@ class Journal:
         self._disabled_reason = disabled_reason
         self._clock = clock
         self._state = threading.Lock()
+        self._closing = threading.Event()
         # Which multipart upload this process means by (scope, oid): another host that shares the
         # disk may have begun a newer one, which our parts do not belong to.
         self._current: dict[tuple[str, str], int] = {}
@@ -120,6 +125,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file. Calls that come later, from threads still at work, do nothing."""
+        self._closing.set()
         if self._database is not None:
             if self._database.is_open:
                 self._hashes.close()
@@ -288,13 +294,24 @@ class Journal:
 
     # Housekeeping
 
-    def expire(self) -> int:
-        """Forget what is too old to be of use, and return how many hashes, uploads, commits.
+    def expire(self, within: float = math.inf) -> int:
+        """Forget what is too old to be of use, and return how many hashes, uploads, commits. After
+        `within` seconds, or when the journal is closed meanwhile, the rest is left for next time.
 
         Times well in the future are the work of a wrong clock, and go as well.
         """
-        gone = self._write(partial(queries.expire, now=self._clock())) or 0
-        if gone and self._database is not None:
+        if self._database is None:
+            return 0
+        deadline = time.monotonic() + within
+        gone = 0
+        while some := self._write(partial(queries.expire_some, now=self._clock())) or 0:
+            gone += some
+            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+                break
+        while gone and self._database.compact_some():
+            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+                return gone
+        if gone:
             self._database.compact()
         return gone
 
