@@ -10,9 +10,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
@@ -31,7 +32,7 @@ from asyncpush.journal.rows import (
     read_upload,
     upload_row,
 )
-from asyncpush.journal.shared import SharedWrites, WriteBehind
+from asyncpush.journal.shared import GroupCommit, WriteBehind
 from asyncpush.journal.values import (
     Entry,
     HashRecord,
@@ -65,7 +66,8 @@ class Journal:
     afterwards is not known, what is told is forgotten.
 
     All methods may be called from any thread. They may wait, for the disk or for another process,
-    and belong in a thread; `remember_hash` and `remember_hashes` alone never do.
+    and belong in a thread; `remember_hash`, `remember_hashes`, `store_part` and `drop_upload` never
+    do.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Journal.open(Path(folder)) as journal:
@@ -91,9 +93,7 @@ class Journal:
         # Which multipart upload this process means by (scope, oid): another host that shares the
         # disk may have begun a newer one, which our parts do not belong to.
         self._current: dict[tuple[str, str], int] = {}
-        self._parts = SharedWrites(
-            lambda rows: self._write(partial(queries.put_parts, rows=rows), durable=True)
-        )
+        self._writer = GroupCommit(self._transaction)
         self._hashes = WriteBehind(lambda rows: self._write(partial(queries.put_hashes, rows=rows)))
 
     @classmethod
@@ -129,6 +129,7 @@ class Journal:
         if self._database is not None:
             if self._database.is_open:
                 self._hashes.close()
+                self._writer.close()
             self._database.close()
         with self._state:
             left, self._locks_left = self._locks_left, True
@@ -245,16 +246,24 @@ class Journal:
 
         On the disk when this returns. Calls made at the same time share one sync.
         """
+        self.store_part(scope, oid, part_number, etag).result()
+
+    def store_part(self, scope: str, oid: str, part_number: int, etag: str) -> Future[None]:
+        """As `part_stored`, without waiting."""
         with self._state:
             upload = self._current.get((scope, oid))
-        if upload is not None:
-            self._parts.add(part_row(upload, part_number, etag))
+        rows = [] if upload is None else [part_row(upload, part_number, etag)]
+        return self._begin_write(partial(queries.put_parts, rows=rows), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
         """The object is stored, or its upload is no more: forget it, its URLs and its parts."""
+        self.drop_upload(scope, oid).result()
+
+    def drop_upload(self, scope: str, oid: str) -> Future[None]:
+        """As `end_upload`, without waiting."""
         with self._state:
             self._current.pop((scope, oid), None)
-        self._write(partial(queries.delete_upload, scope=scope, oid=oid))
+        return self._begin_write(partial(queries.delete_upload, scope=scope, oid=oid))
 
     def _is_alive(self, upload: OpenUpload) -> bool:
         now = self._clock()
@@ -351,6 +360,20 @@ class Journal:
         return None if self._database is None else self._database.read(work, at_once=at_once)
 
     def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T | None:
+        return self._begin_write(work, durable=durable).result()
+
+    def _begin_write(
+        self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False
+    ) -> Future[T | None]:
+        if self._database is not None and self._database.is_open:
+            return self._writer.add(work, durable=durable)
+        nothing: Future[T | None] = Future()
+        nothing.set_result(None)
+        return nothing
+
+    def _transaction(
+        self, work: Callable[[sqlite3.Connection], list[Any]], durable: bool
+    ) -> list[Any] | None:
         return None if self._database is None else self._database.write(work, durable=durable)
 
 

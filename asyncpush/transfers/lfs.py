@@ -7,8 +7,10 @@ says when the object is there already.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +45,11 @@ VOID = "UploadVoid"
 
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
+
+
+SYNC_PATIENCE = 0.1
+"""Seconds that a stored part waits for the journal's sync, which takes milliseconds. Where it takes
+longer the next part is sent all the same; a process that is killed then loses this one as well."""
 
 
 @dataclass(slots=True)
@@ -254,13 +261,10 @@ class LfsTransfer:
         except HubError as exc:
             if not is_upload_void(exc) and not (resumed and _always_fails(exc)):
                 raise
-            await self._forget_upload(upload)
+            await self._in_journal(lambda: self._journal.end_upload(self._scope, upload.oid))
             raise _void(exc) from exc
-        await self._forget_upload(upload)
+        await self._synced(self._journal.drop_upload(self._scope, upload.oid))
         await self._verify(sending, upload.verify_url)
-
-    async def _forget_upload(self, upload: OpenUpload) -> None:
-        await self._in_journal(lambda: self._journal.end_upload(self._scope, upload.oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
@@ -273,9 +277,11 @@ class LfsTransfer:
         await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
     async def _remember_part(self, item: LfsObject, number: int, etag: str) -> None:
-        await self._in_journal(
-            lambda: self._journal.part_stored(self._scope, item.oid, number, etag)
-        )
+        await self._synced(self._journal.store_part(self._scope, item.oid, number, etag))
+
+    async def _synced(self, written: Future[None]) -> None:
+        """Wait for the journal's disk, but not for long: it is written in any case."""
+        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_PATIENCE)
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
