@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
@@ -51,6 +52,10 @@ COUNT_EVERY = 5.0
 and so are counted again after `COUNT_FIRST` to begin with."""
 COUNT_FIRST = 0.1
 
+EXPIRE_EVERY = 3600.0
+EXPIRE_WITHIN = 1.0
+"""Seconds that this may take: what is left is forgotten next time."""
+
 
 class Runtime:
     """What the pushes of one `Uploader` share while it is open."""
@@ -68,6 +73,7 @@ class Runtime:
         self._listeners = listeners
         self._journal = journal
         self._pushes = 0
+        self._expires_next = 0.0
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
@@ -111,6 +117,7 @@ class Runtime:
         if not stores:
             yield
             return
+        self._expire()
         self._pushes += 1
         self._idle.clear()
         self._busy.set()
@@ -121,6 +128,12 @@ class Runtime:
             if not self._pushes:
                 self._busy.clear()
                 self._idle.set()
+
+    def _expire(self) -> None:
+        """Now and then: forget what the journal holds of long ago. Nobody waits for it."""
+        if (now := time.monotonic()) >= self._expires_next:
+            self._expires_next = now + EXPIRE_EVERY
+            self._threads.for_push().journal.submit(self._journal.expire, EXPIRE_WITHIN)
 
     @property
     def endpoint(self) -> str:

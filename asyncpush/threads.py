@@ -287,7 +287,7 @@ class SessionThreads:
             SharedThreads(hash_workers + 1, "asyncpush-hash", share=hash_workers, reserve=1)
         )
         # Most of them wait for a sync that they share.
-        self._journal = enter(ThreadPoolExecutor(8, "asyncpush-journal"))
+        self._journal = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
         self._look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
     def for_push(self) -> PushThreads:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import anyio
 import pytest
 
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
+from asyncpush.journal.database import Database
 from asyncpush.localhub import LocalHub
 from asyncpush.sources import spool
 from asyncpush.threads import WIDTH
@@ -105,6 +107,32 @@ async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
 
 
 @pytest.mark.no_cover
+async def test_a_slow_disk_under_the_journal_holds_up_no_part(
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here no sync ends, after the first, before the object is complete."""
+    synced, syncs = threading.Event(), count()
+    really = Database.write
+
+    def slow(database: Database, work: Any, *, durable: bool) -> Any:
+        if durable and next(syncs):
+            assert synced.wait(60)
+        return really(database, work, durable=durable)
+
+    monkeypatch.setattr(Database, "write", slow)
+    faults.hooks["complete"] = synced.set
+    source = write({"model.bin": b"\0" * (3 * PART_SIZE)})
+    async with (
+        asyncio.timeout(30),
+        Uploader(TOKEN, hub.url, replace(config, max_concurrent_parts=1)) as uploader,
+    ):
+        assert (await uploader.push_to_hub("me/m", source)).verified
+
+
 class HungDisk:
     """The files of a folder cannot be opened from the `nth` time on, until `release`."""
 

@@ -31,6 +31,7 @@ from asyncpush.transfers import lfs
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.hearing import Heard
+from tests.journal.helpers import make_upload
 from tests.reading import commits_of, download
 
 Write = Callable[..., Path]
@@ -331,3 +332,16 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
     assert any("made no progress" in notice.message for notice in heard.of(Notice))
     assert found is not None
     assert found.etags == {2: '"etag"'}
+
+
+async def test_a_push_forgets_uploads_whose_urls_have_expired(
+    hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    """They are credentials, if only for those who have a clock that is slow."""
+    with Journal.open(Path(config.cache_dir), clock=lambda: time.time() - 86_400) as journal:
+        old = make_upload(started_at=time.time() - 86_400, lifetime=3600)
+        journal.begin_upload("scope", old)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.txt": b"a"}))
+    with Journal.open(Path(config.cache_dir)) as journal:
+        assert (journal.stats().uploads, journal.stats().parts) == (0, 0)

@@ -27,7 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from asyncpush.journal.files import DamagedError, file_key, on_network, prepare_file, set_aside
+from asyncpush.journal.files import (
+    DamagedError,
+    file_key,
+    has_log,
+    on_network,
+    prepare_file,
+    set_aside,
+)
 from asyncpush.journal.locks import OPENING, HostLocks
 
 logger = logging.getLogger("asyncpush.journal")
@@ -40,6 +47,7 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for other processes. Generous, as one sync of a busy disk can take some."""
 _OWN_WAIT_MS = 3
+_PAGES_AT_ONCE = 500
 
 # Every column is a blob or a number: text that is not UTF-8 would make SQLite's reader raise.
 SCHEMA = (
@@ -52,6 +60,13 @@ SCHEMA = (
     "CREATE TABLE commits (scope BLOB, fingerprint BLOB, created_at REAL, details BLOB,"
     " PRIMARY KEY (scope, fingerprint)) WITHOUT ROWID",
 )
+INDEX = "CREATE INDEX hashes_by_age ON hashes (remembered_at)"
+"""For `expire`: a journal may hold a million hashes, of which few are too old at a time."""
+
+SMALL = 1 << 20
+"""Bytes of a journal that is checked whole whenever it is opened: that costs a few milliseconds."""
+
+_OPEN_JOURNALS = "open journals", 64
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
@@ -77,6 +92,7 @@ class Database:
         self._synchronous = ""
         self._open = True
         self._pid = os.getpid()
+        self._presence = locks.claim_any(*_OPEN_JOURNALS)
 
     @classmethod
     def open(cls, folder: Path, locks: HostLocks) -> Database:
@@ -116,12 +132,24 @@ class Database:
 
     def compact(self) -> None:
         """Give free pages back to the disk, and empty the log of changes."""
+        while self.compact_some():
+            pass
+        if self.is_open:
+            # Another process may be reading, or this one closing: then the next one does it.
+            with self._write_lock, contextlib.suppress(sqlite3.Error):
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def compact_some(self) -> bool:
+        """Give some free pages back; whether there are more."""
         if not self.is_open:
-            return
-        # Another process may be reading, or this one closing: then the next one does it.
+            return False
         with self._write_lock, contextlib.suppress(sqlite3.Error):
-            self._writer.executescript("PRAGMA incremental_vacuum")  # `execute` would do one page
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            (before,) = self._writer.execute("PRAGMA freelist_count").fetchone()
+            # (`execute` would do one page.)
+            self._writer.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+            (left,) = self._writer.execute("PRAGMA freelist_count").fetchone()
+            return bool(0 < left < before)
+        return False
 
     def close(self) -> None:
         """Close the file. What is asked later is answered as by a journal that is off."""
@@ -175,6 +203,8 @@ class Database:
             for connection in (self._reader, self._writer):
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
+            if self._presence is not None:
+                self._presence.release()
 
 
 def _transaction(
@@ -228,10 +258,13 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
 
 def _open(path: Path, locks: HostLocks) -> Database:
     prepare_file(path)
+    # Who has it open already has checked it, and keeps a log of changes beside it.
+    unclean = has_log(path) and not locks.count_claimed(*_OPEN_JOURNALS)
+    doubtful = unclean or path.lstat().st_size <= SMALL
     with contextlib.ExitStack() as undo:
         try:
             writer = undo.enter_context(contextlib.closing(_connect(path)))
-            _check_or_create(writer, network=on_network(path.parent))
+            _check_or_create(writer, network=on_network(path.parent), doubtful=doubtful)
             writer.execute(f"PRAGMA busy_timeout={_OWN_WAIT_MS}").fetchone()  # then we _insist
             reader = undo.enter_context(contextlib.closing(_connect(path)))
             reader.execute("PRAGMA query_only=ON")
@@ -250,8 +283,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _check_or_create(connection: sqlite3.Connection, *, network: bool) -> None:
-    """Make sure of the schema. Raises `DamagedError` for a file that is not such a journal."""
+def _check_or_create(connection: sqlite3.Connection, *, network: bool, doubtful: bool) -> None:
+    """Make sure of the schema, and of all that is in the file where that is `doubtful`. Raises
+    `DamagedError` for a file that is not such a journal."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA secure_delete=ON")  # presigned URLs are secrets
@@ -267,12 +301,15 @@ def _check_or_create(connection: sqlite3.Connection, *, network: bool) -> None:
         raise DamagedError("it is not a journal of asyncpush")
     if version != SCHEMA_VERSION:
         raise DamagedError(f"its schema version is {version}, not {SCHEMA_VERSION}")
-    if tables != frozenset(SCHEMA):
+    if tables - {INDEX} != frozenset(SCHEMA):
         raise DamagedError("its tables are not as they should be")
     _choose_log(connection, network=network)
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise DamagedError(f"it is damaged: {verdict}")
+    if doubtful:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise DamagedError(f"it is damaged: {verdict}")
+    if INDEX not in tables:  # of a time before there was one
+        _transaction(connection, "BEGIN IMMEDIATE", lambda writer: writer.execute(INDEX))
 
 
 def _schema_of(connection: sqlite3.Connection) -> tuple[int, int, frozenset[str]]:
@@ -283,7 +320,7 @@ def _schema_of(connection: sqlite3.Connection) -> tuple[int, int, frozenset[str]
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    for statement in SCHEMA:
+    for statement in (*SCHEMA, INDEX):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

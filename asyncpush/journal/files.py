@@ -139,6 +139,15 @@ def size_on_disk(path: Path) -> int:
     return total
 
 
+def has_log(path: Path) -> bool:
+    """Whether a log of changes lies beside the database: it is open, or was never closed."""
+    for suffix in ("-wal", "-journal"):
+        with contextlib.suppress(OSError):
+            if _with_suffix(path, suffix).lstat().st_size:
+                return True
+    return False
+
+
 def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 

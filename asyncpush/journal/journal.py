@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
@@ -31,7 +33,7 @@ from asyncpush.journal.rows import (
     read_upload,
     upload_row,
 )
-from asyncpush.journal.shared import SharedWrites, WriteBehind
+from asyncpush.journal.shared import GroupCommit, WriteBehind
 from asyncpush.journal.values import (
     Entry,
     HashRecord,
@@ -50,6 +52,9 @@ EXPIRY_MARGIN = 60.0
 CLOCK_SLACK = 5.0
 """Seconds by which clocks may disagree before a time in the future is not believed."""
 
+_BREATH = 0.001
+"""Seconds between two steps of housekeeping in which others get at the database."""
+
 _LONG_TO_HASH = 64 << 20
 """Bytes of a file whose hash is not gathered with others: hashing it anew would take a while."""
 
@@ -62,7 +67,8 @@ class Journal:
     afterwards is not known, what is told is forgotten.
 
     All methods may be called from any thread. They may wait, for the disk or for another process,
-    and belong in a thread; `remember_hash` and `remember_hashes` alone never do.
+    and belong in a thread; `remember_hash`, `remember_hashes`, `store_part` and `drop_upload` never
+    do.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Journal.open(Path(folder)) as journal:
@@ -84,12 +90,11 @@ class Journal:
         self._disabled_reason = disabled_reason
         self._clock = clock
         self._state = threading.Lock()
+        self._closing = threading.Event()
         # Which multipart upload this process means by (scope, oid): another host that shares the
         # disk may have begun a newer one, which our parts do not belong to.
         self._current: dict[tuple[str, str], int] = {}
-        self._parts = SharedWrites(
-            lambda rows: self._write(partial(queries.put_parts, rows=rows), durable=True)
-        )
+        self._writer = GroupCommit(self._transaction)
         self._hashes = WriteBehind(lambda rows: self._write(partial(queries.put_hashes, rows=rows)))
 
     @classmethod
@@ -121,9 +126,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file. Calls that come later, from threads still at work, do nothing."""
+        self._closing.set()
         if self._database is not None:
             if self._database.is_open:
                 self._hashes.close()
+                self._writer.close()
             self._database.close()
         with self._state:
             left, self._locks_left = self._locks_left, True
@@ -241,16 +248,24 @@ class Journal:
 
         On the disk when this returns. Calls made at the same time share one sync.
         """
+        self.store_part(scope, oid, part_number, etag).result()
+
+    def store_part(self, scope: str, oid: str, part_number: int, etag: str) -> Future[None]:
+        """As `part_stored`, without waiting."""
         with self._state:
             upload = self._current.get((scope, oid))
-        if upload is not None:
-            self._parts.add(part_row(upload, part_number, etag))
+        rows = [] if upload is None else [part_row(upload, part_number, etag)]
+        return self._begin_write(partial(queries.put_parts, rows=rows), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
         """The object is stored, or its upload is no more: forget it, its URLs and its parts."""
+        self.drop_upload(scope, oid).result()
+
+    def drop_upload(self, scope: str, oid: str) -> Future[None]:
+        """As `end_upload`, without waiting."""
         with self._state:
             self._current.pop((scope, oid), None)
-        self._write(partial(queries.delete_upload, scope=scope, oid=oid))
+        return self._begin_write(partial(queries.delete_upload, scope=scope, oid=oid))
 
     def _is_alive(self, upload: OpenUpload) -> bool:
         now = self._clock()
@@ -290,13 +305,24 @@ class Journal:
 
     # Housekeeping
 
-    def expire(self) -> int:
-        """Forget what is too old to be of use, and return how many hashes, uploads, commits.
+    def expire(self, within: float = math.inf) -> int:
+        """Forget what is too old to be of use, and return how many hashes, uploads, commits. After
+        `within` seconds, or when the journal is closed meanwhile, the rest is left for next time.
 
         Times well in the future are the work of a wrong clock, and go as well.
         """
-        gone = self._write(partial(queries.expire, now=self._clock())) or 0
-        if gone and self._database is not None:
+        if self._database is None:
+            return 0
+        deadline = time.monotonic() + within
+        gone = 0
+        while some := self._write(partial(queries.expire_some, now=self._clock())) or 0:
+            gone += some
+            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+                break
+        while gone and self._database.compact_some():
+            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+                return gone
+        if gone:
             self._database.compact()
         return gone
 
@@ -336,6 +362,20 @@ class Journal:
         return None if self._database is None else self._database.read(work, at_once=at_once)
 
     def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T | None:
+        return self._begin_write(work, durable=durable).result()
+
+    def _begin_write(
+        self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False
+    ) -> Future[T | None]:
+        if self._database is not None and self._database.is_open:
+            return self._writer.add(work, durable=durable)
+        nothing: Future[T | None] = Future()
+        nothing.set_result(None)
+        return nothing
+
+    def _transaction(
+        self, work: Callable[[sqlite3.Connection], list[Any]], durable: bool
+    ) -> list[Any] | None:
         return None if self._database is None else self._database.write(work, durable=durable)
 
 

@@ -11,6 +11,12 @@ DAY = 86_400.0
 HASH_LIFE = 90 * DAY
 COMMIT_LIFE = 7 * DAY
 
+EXPIRED_AT_ONCE = 500
+"""Rows deleted in one transaction: whoever has a part to write waits for no more than this."""
+
+UPLOADS_AT_ONCE = 4
+"""The same for uploads, which have up to 10,000 parts each."""
+
 TABLES = ("hashes", "uploads", "parts", "commits")
 
 
@@ -110,18 +116,27 @@ def delete_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) 
 # Housekeeping
 
 
-def expire(connection: sqlite3.Connection, now: float) -> int:
-    """Delete what is too old or from the future; how many hashes, uploads, commits."""
-    gone = 0
-    for table, began, column, oldest in (
-        ("hashes", "remembered_at", "remembered_at", now - HASH_LIFE),
-        ("uploads", "started_at", "expires_at", now),
-        ("commits", "created_at", "created_at", now - COMMIT_LIFE),
-    ):
-        gone += connection.execute(
-            f"DELETE FROM {table} WHERE {column} < ? OR {began} > ?", (oldest, now + DAY)
-        ).rowcount
-    connection.execute("DELETE FROM parts WHERE upload NOT IN (SELECT id FROM uploads)")
+def expire_some(connection: sqlite3.Connection, now: float) -> int:
+    """Delete some of what is too old or from the future: at most `EXPIRED_AT_ONCE` hashes, uploads
+    and commits each. How many those were; 0 when nothing is left of the kind."""
+    future = now + DAY
+    gone = connection.execute(
+        "DELETE FROM hashes WHERE (path, kind) IN (SELECT path, kind FROM hashes"
+        " WHERE remembered_at < ? OR remembered_at > ? LIMIT ?)",
+        (now - HASH_LIFE, future, EXPIRED_AT_ONCE),
+    ).rowcount
+    uploads = connection.execute(
+        "SELECT id FROM uploads WHERE expires_at < ? OR started_at > ? LIMIT ?",
+        (now, future, UPLOADS_AT_ONCE),
+    ).fetchall()
+    connection.executemany("DELETE FROM parts WHERE upload = ?", uploads)
+    connection.executemany("DELETE FROM uploads WHERE id = ?", uploads)
+    gone += len(uploads)
+    gone += connection.execute(
+        "DELETE FROM commits WHERE (scope, fingerprint) IN (SELECT scope, fingerprint FROM commits"
+        " WHERE created_at < ? OR created_at > ? LIMIT ?)",
+        (now - COMMIT_LIFE, future, EXPIRED_AT_ONCE),
+    ).rowcount
     return gone
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from asyncpush.journal.rows import Row
 
 logger = logging.getLogger("asyncpush.journal")
+
+T = TypeVar("T")
+Change: TypeAlias = Callable[[sqlite3.Connection], T]
 
 WRITE_EVERY = 1.0
 """Seconds for which rows that nobody waits for are gathered: what a killed process may lose."""
@@ -20,36 +26,75 @@ GATHERED = 50_000
 """Rows kept in memory while the disk does not take them. More are forgotten: they are a cache."""
 
 
-class SharedWrites:
-    """Rows from many threads, written together by whichever comes first."""
+class GroupCommit:
+    """Changes from many threads, made by one: all that were asked for while the disk was busy go
+    into the next transaction, and share its sync."""
 
-    def __init__(self, write: Callable[[list[Row]], None]) -> None:
+    def __init__(self, write: Callable[[Change[list[Any]], bool], list[Any] | None]) -> None:
+        """`write` makes a change in a transaction of its own, on the disk when it is durable; None
+        is its answer when there is no database any more."""
         self._write = write
         self._change = threading.Condition()
-        self._waiting: list[Row] = []
-        self._writing = False
-        self._added = 0
-        self._written = 0
+        self._waiting: list[_Asked] = []
+        self._closed = False
+        self._thread: threading.Thread | None = None
 
-    def add(self, row: Row) -> None:
-        """Return when the row has been written, by this thread or another."""
+    def add(self, work: Change[T], *, durable: bool) -> Future[T | None]:
+        """Its result, once it is committed (and on the disk, if `durable`). Changes are made in
+        their order, and nobody can call one back."""
+        future: Future[T | None] = Future()
+        future.set_running_or_notify_cancel()
         with self._change:
-            self._waiting.append(row)
-            self._added += 1
-            mine = self._added
-            self._change.wait_for(lambda: not self._writing or self._written >= mine)
-            if self._written >= mine:
-                return
-            rows, self._waiting = self._waiting, []
-            written = self._added
-            self._writing = True
-        try:
-            self._write(rows)
-        finally:
+            if self._closed:
+                future.set_result(None)
+                return future
+            self._waiting.append(_Asked(work, durable, future))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncpush-journal-writer", daemon=True
+                )
+                self._thread.start()
+            self._change.notify_all()
+        return future
+
+    def close(self) -> None:
+        """Make the changes that were asked for, and end the thread."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
             with self._change:
-                self._writing = False
-                self._written = written
-                self._change.notify_all()
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                asked, self._waiting = self._waiting, []
+            if not asked:
+                return
+            if not self._make(asked):
+                for each in asked:  # the others are not to suffer for one that cannot be made
+                    self._make([each], alone=True)
+
+    def _make(self, asked: list[_Asked], *, alone: bool = False) -> bool:
+        def make(connection: sqlite3.Connection) -> list[Any]:
+            return [each.work(connection) for each in asked]
+
+        try:
+            results = self._write(make, any(each.durable for each in asked))
+        except Exception as exc:
+            if alone:
+                asked[0].future.set_exception(exc)
+            return alone
+        for each, result in zip(asked, results or [None] * len(asked), strict=True):
+            each.future.set_result(result)
+        return True
+
+
+class _Asked(NamedTuple):
+    work: Change[Any]
+    durable: bool
+    future: Future[Any]
 
 
 class WriteBehind:

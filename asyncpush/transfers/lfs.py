@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,6 +55,11 @@ CLAIM_PATIENCE = 300.0
 
 PROGRESS_POLL = 5.0
 """Seconds between looks at how far whoever has claimed an object is."""
+
+
+SYNC_PATIENCE = 0.1
+"""Seconds that a stored part waits for the journal's sync, which takes milliseconds. Where it takes
+longer the next part is sent all the same; a process that is killed then loses this one as well."""
 
 
 @dataclass(slots=True)
@@ -297,14 +303,11 @@ class LfsTransfer:
         except HubError as exc:
             if not is_upload_void(exc) and not (resumed and _always_fails(exc)):
                 raise
-            await self._forget_upload(sending)
+            oid = sending.item.oid
+            await self._in_journal(lambda: sending.journal.end_upload(self._scope, oid))
             raise _void(exc) from exc
-        await self._forget_upload(sending)
+        await self._synced(sending.journal.drop_upload(self._scope, upload.oid))
         await self._verify(sending, upload.verify_url)
-
-    async def _forget_upload(self, sending: Sending) -> None:
-        oid = sending.item.oid
-        await self._in_journal(lambda: sending.journal.end_upload(self._scope, oid))
 
     async def _send_parts(
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
@@ -317,8 +320,11 @@ class LfsTransfer:
         await for_each(remaining, send, width=self._session.config.max_concurrent_parts)
 
     async def _remember_part(self, sending: Sending, number: int, etag: str) -> None:
-        oid = sending.item.oid
-        await self._in_journal(lambda: sending.journal.part_stored(self._scope, oid, number, etag))
+        await self._synced(sending.journal.store_part(self._scope, sending.item.oid, number, etag))
+
+    async def _synced(self, written: Future[None]) -> None:
+        """Wait for the journal's disk, but not for long: it is written in any case."""
+        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_PATIENCE)
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)

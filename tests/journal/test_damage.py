@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -289,4 +290,57 @@ def test_a_fault_that_is_no_damage_sets_nothing_aside(journal: Journal, tmp_path
     connection_of(journal).execute("DROP TABLE commits")
     journal.end_commit(SCOPE, "f1")
     assert journal.disabled_reason is not None
+    assert set_aside(tmp_path) == []
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checks of whole journals that are made, of which none counts as small."""
+    made: list[str] = []
+    connect = database._connect
+
+    def traced(path: Path) -> sqlite3.Connection:
+        connection = connect(path)
+        connection.set_trace_callback(
+            lambda statement: made.append(statement) if "quick_check" in statement else None
+        )
+        return connection
+
+    monkeypatch.setattr(database, "_connect", traced)
+    monkeypatch.setattr(database, "SMALL", 0)
+    return made
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_large_journal_is_read_whole_only_after_an_unclean_end(
+    tmp_path: Path, clock: Clock, checks: list[str], monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    monkeypatch.setattr(database, "on_network", lambda folder: network)
+    fill(tmp_path / "one", clock)
+    with Journal.open(tmp_path / "one", clock=clock) as journal:
+        journal.begin_commit(SCOPE, make_commit())
+        Journal.open(tmp_path / "one", clock=clock).close()  # its log is that of somebody alive
+        assert checks == []
+        writer = connection_of(journal)
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM hashes")
+        writer.execute("PRAGMA cache_spill=1").fetchone()
+        shutil.copytree(tmp_path / "one", tmp_path / "power cut")
+        writer.execute("ROLLBACK")
+    with Journal.open(tmp_path / "power cut", clock=clock) as journal:
+        assert journal.hash_of("/folder/7", make_identity(), "sha256") == f"{7:064x}"
+        journal.end_commit(SCOPE, "f1")
+        assert journal.disabled_reason is None
+    assert len(checks) == 1
+    Journal.open(tmp_path / "power cut", clock=clock).close()
+    assert len(checks) == 1
+
+
+def test_a_journal_of_before_the_index_is_given_it(tmp_path: Path, clock: Clock) -> None:
+    fill(tmp_path, clock)
+    meddle("DROP INDEX hashes_by_age")(database_file(tmp_path))
+    with Journal.open(tmp_path, clock=clock) as journal:
+        assert journal.hash_of("/folder/7", make_identity(), "sha256") == f"{7:064x}"
+        found = connection_of(journal).execute("SELECT name FROM sqlite_master WHERE type='index'")
+        assert ("hashes_by_age",) in found.fetchall()
     assert set_aside(tmp_path) == []

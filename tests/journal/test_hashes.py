@@ -204,6 +204,54 @@ def test_hashes_expire(journal: Journal, clock: Clock) -> None:
     assert journal.hash_of("/new", make_identity(), "sha256") == SHA
 
 
+def test_expiry_takes_a_few_at_a_time_and_no_longer_than_it_may(
+    journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 10)
+    steps: list[int] = []
+    expire_some = queries.expire_some
+
+    def counting(connection: sqlite3.Connection, now: float) -> int:
+        steps.append(expire_some(connection, now))
+        return steps[-1]
+
+    monkeypatch.setattr(queries, "expire_some", counting)
+    journal.remember_hashes((f"/{n}", make_identity(), "sha256", SHA) for n in range(45))
+    journal.flush()
+    clock.now += 91 * DAY
+    assert journal.expire(within=0) == 10
+    assert journal.expire() == 35
+    assert steps == [10, 10, 10, 10, 5, 0]
+
+
+def test_space_is_given_back_to_the_disk(journal: Journal, clock: Clock) -> None:
+    journal.remember_hashes((f"/{n:0500}", make_identity(), "sha256", SHA) for n in range(5000))
+    journal.flush()
+    before = journal.stats().size
+    clock.now += 91 * DAY
+    assert journal.expire() == 5000
+    assert journal.stats().size < before / 10
+
+
+def test_a_journal_that_is_closed_stops_expiring(
+    journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 1)
+    steps: list[int] = []
+    expire_some = queries.expire_some
+
+    def closing(connection: sqlite3.Connection, now: float) -> int:
+        steps.append(expire_some(connection, now))
+        journal._closing.set()
+        return steps[-1]
+
+    monkeypatch.setattr(queries, "expire_some", closing)
+    journal.remember_hashes((f"/{n}", make_identity(), "sha256", SHA) for n in range(9))
+    journal.flush()
+    clock.now += 91 * DAY
+    assert journal.expire() == 1
+
+
 def test_a_hash_from_the_far_future_expires_when_the_clock_is_right_again(
     journal: Journal, clock: Clock
 ) -> None:

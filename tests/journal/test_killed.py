@@ -147,13 +147,16 @@ def test_threads_that_store_parts_at_once_share_their_syncs(tmp_path: Path, cloc
         )
         assert journal._database is not None
         with journal._database._write_lock:  # the disk is slow
+            journal.drop_upload("scope", "another")  # the writer waits for it with this
+            while journal._writer._waiting:
+                time.sleep(0.001)
             running = [
                 threading.Thread(target=journal.part_stored, args=("scope", SHA, part, f"e{part}"))
                 for part in range(1, threads + 1)
             ]
             for thread in running:
                 thread.start()
-            while journal._parts._added < threads:
+            while len(journal._writer._waiting) < threads:
                 time.sleep(0.001)
         for thread in running:
             thread.join()
