@@ -27,6 +27,7 @@ from asyncpush.journal import Journal, OpenUpload
 from asyncpush.journal.database import Database
 from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
+from asyncpush.net import parts
 from asyncpush.transfers import lfs
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -244,9 +245,15 @@ async def test_a_killed_chain_goes_on_with_its_pull_request(
 
 
 async def test_an_expired_upload_is_opened_anew_and_progress_does_not_fall(
-    hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Write,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Invariant 5: earlier ETags are void then, and the object's parts restart."""
+    # A part that crawls on a busy machine is sent twice: the expired URL would be the second one's.
+    monkeypatch.setattr(parts, "LEAST", 1 << 40)
     seen: list[int] = []
     config = replace(config, progress_callback=lambda progress: seen.append(progress.bytes_sent))
     content = random.Random(6).randbytes(8 * PART_SIZE - 1)

@@ -57,7 +57,7 @@ def test_a_push_of_ignored_files_alone_says_so(cli: Cli, folder: Path) -> None:
     ran = cli("push", "me/all-ignored", folder)
 
     assert ran.code == 0
-    assert ran.out.splitlines()[1] == "nothing was pushed, 3 ignored by a .gitignore, verified"
+    assert ran.out.splitlines()[1] == "nothing was pushed, 3 ignored by the Hub, verified"
     assert "nothing sent, all files are ignored by .gitignore" in ran.err
 
 
