@@ -30,6 +30,28 @@ from asyncpush.localhub.web import MAX_JSON_BYTES, new_request_id, refusal_answe
 
 logger = logging.getLogger("asyncpush.localhub")
 
+_MODULES = (
+    repos,
+    preupload,
+    commits,
+    files,
+    refs,
+    metadata,
+    discussions,
+    resolve,
+    xet,
+    cas,
+    git,
+)
+
+ROUTE_NAMES = lfs.ROUTES | {
+    str(route.kwargs["name"])
+    for module in (*_MODULES, pages)
+    for route in module.routes
+    if isinstance(route, web.RouteDef)
+}
+"""What requests are told apart by: in faults, in the log, in middlewares."""
+
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
 # Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
@@ -50,19 +72,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     app[STATE] = state
     app[USERS] = state.users
     app.on_response_prepare.append(_stamp)
-    for module in (
-        repos,
-        preupload,
-        commits,
-        files,
-        refs,
-        metadata,
-        discussions,
-        resolve,
-        xet,
-        cas,
-        git,
-    ):
+    for module in _MODULES:
         app.router.add_routes(module.routes)
     grant = xet.upload_action if state.grants_xet else None
     lfs.add_routes(app, state.blobs, _lfs_access, xet=grant)
