@@ -286,6 +286,18 @@ async def test_a_lock_of_a_push_that_was_killed_is_in_nobodys_way(
     work("push")
 
 
+async def test_a_clone_goes_on_when_its_repo_has_moved(
+    git_lfs: None, work: Work, client: HubClient
+) -> None:
+    work("lfs", "install", within=".")
+    work.clone()
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/moved"})
+    work.commit("model.bin", LARGE)
+    work("push")
+    work("pull")
+    assert (await client.get("/me/moved/resolve/main/model.bin")).body == LARGE
+
+
 async def test_where_hooks_cannot_run_nothing_is_pushed_unchecked(
     work: Work, client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

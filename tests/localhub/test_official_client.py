@@ -318,8 +318,9 @@ def test_a_repo_is_there_once_and_can_go(api: HfApi, repo: Repo) -> None:
     assert again.repo_id == "me/thing"
 
     api.move_repo("me/thing", "you/other", repo_type=repo["repo_type"])
-    assert not api.repo_exists(**repo)
-    assert api.repo_exists("you/other", repo_type=repo["repo_type"])
+    info: Any = api.repo_info(**repo)
+    assert info.id == "you/other"  # where the old name leads
+    assert api.file_exists(**repo, filename=".gitattributes")
 
     api.delete_repo("you/other", repo_type=repo["repo_type"])
     with pytest.raises(RepositoryNotFoundError):

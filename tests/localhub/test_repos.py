@@ -140,7 +140,76 @@ async def test_a_repo_moves_with_all_it_has(client: HubClient) -> None:
     assert answer.json["url"] == f"{client.url}/you/net2"
     assert (await client.get("/you/net2/resolve/main/a.txt")).body == b"moved"
     assert (await client.get("/api/models/you/net2/discussions")).json["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/models/{}",
+        "/api/models/{}/tree/main?recursive=1&limit=5",
+        "/{}/resolve/main/a%20b.txt",
+        "/{}/blob/main/a%20b.txt",
+        "/{}.git/info/refs?service=git-upload-pack",
+        "/{}/info/refs?service=git-upload-pack",
+    ],
+)
+async def test_an_old_name_leads_to_the_new_one(client: HubClient, path: str) -> None:
+    await client.commit(add("a b.txt"))
+    for source, target in (("me/net", "you/second"), ("you/second", "you/third")):
+        move = {"fromRepo": source, "toRepo": target}
+        assert (await client.post("/api/repos/move", move)).status == 200
+
+    for old in ("me/net", "you/second", "You/THIRD"):
+        answer = await client.get(path.format(old))
+        assert (answer.status, answer.headers["Location"]) == (307, path.format("you/third"))
+        assert (await client.get(answer.headers["Location"])).status == 200
+
+
+async def test_an_old_name_tells_strangers_nothing_of_a_private_repo(client: HubClient) -> None:
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/other"})
+    await client.call("PUT", "/api/models/me/other/settings", json={"private": True})
+    assert (await client.get("/api/models/me/net")).status == 307
+    assert (await client.get("/api/models/me/net", token=None)).status == 401
+
+
+async def test_a_new_repo_takes_an_old_name(client: HubClient) -> None:
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/other"})
+    assert (await client.create("net")).status == 200
+    assert (await client.get("/api/models/me/net")).json["id"] == "me/net"
+    gone = {"organization": "me", "name": "net"}
+    assert (await client.call("DELETE", "/api/repos/delete", json=gone)).status == 200
     assert (await client.get("/api/models/me/net")).status == 404
+
+
+async def test_names_that_differ_in_case_alone_are_one(client: HubClient) -> None:
+    assert (await client.create("NET")).status == 409
+    assert (await client.create("net", organization="ME")).status == 409
+    renamed = await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "Me/Net"})
+    assert renamed.status == 200
+    assert [repo["id"] for repo in (await client.get("/api/models")).json] == ["Me/Net"]
+    assert (await client.create("net", type="dataset")).status == 200
+
+
+async def test_a_repo_is_duplicated_without_its_discussions(client: HubClient) -> None:
+    await client.commit(add("a.txt", b"copied"))
+    await client.commit(add("b.txt"), query="?create_pr=1")
+    await client.post("/api/models/me/net/branch/pr%2Fx")
+    copy = "/api/models/me/net/duplicate"
+
+    answer = await client.post(copy, {"repository": "you/copy", "visibility": "private"})
+
+    assert answer.json["url"] == f"{client.url}/you/copy"
+    assert await client.head(repo="models/you/copy") == await client.head()
+    assert (await client.get("/you/copy/resolve/pr%2Fx/a.txt")).body == b"copied"
+    info = (await client.get("/api/models/you/copy")).json
+    assert info["private"] is True
+    assert (await client.get("/api/models/you/copy/discussions")).json["count"] == 0
+    refs = (await client.get("/api/models/you/copy/refs?include_prs=1")).json
+    assert refs["pullRequests"] == []
+    taken = await client.post(copy, {"repository": "you/Copy"})
+    assert (taken.status, taken.json["url"]) == (409, f"{client.url}/you/Copy")
+    await client.commit(add("c.txt"), repo="models/you/copy")
+    assert (await client.get("/me/net/resolve/main/c.txt")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -149,6 +218,7 @@ async def test_a_repo_moves_with_all_it_has(client: HubClient) -> None:
         ("me/nothing", "me/other", 404),
         ("me/net", "me/taken", 409),
         ("me/net", "me/net", 409),
+        ("me/net", "Me/TAKEN", 409),
         ("me/net", "other", 400),
         ("me/net", "../x", 400),
     ],

@@ -80,6 +80,25 @@ async def move(request: web.Request) -> web.Response:
     return json_answer({"success": True, "url": f"{state.base_url(request)}/{target.url_path}"})
 
 
+@routes.post(REPO + "/duplicate", name="duplicate")
+async def duplicate(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    source = await state.open_to_read(request)
+    body = await read_json(request)
+    target = _full_name(source.type, text_of(body, "repository"))
+    _check_namespace(state, target, user)
+    about = await state.run(state.repos.info, source)
+    private = _visibility(body)
+    info = new_info(user, private=about.private if private is None else private, sdk=about.sdk)
+    url = f"{state.base_url(request)}/{target.url_path}"
+    try:
+        await state.run_exclusively(target, state.repos.duplicate, source, target, info)
+    except Refusal as refusal:
+        refusal.extra["url"] = url
+        raise
+    return json_answer({"url": url, "name": target.full_name, "id": target.full_name})
+
+
 @routes.put(REPO + "/settings", name="settings")
 async def settings(request: web.Request) -> web.Response:
     state = state_of(request)
