@@ -23,6 +23,7 @@ from asyncpush.localhub.routes import (
     refs,
     repos,
     resolve,
+    storage,
     xet,
 )
 from asyncpush.localhub.state import STATE, HubState, state_of
@@ -39,6 +40,7 @@ _MODULES = (
     metadata,
     discussions,
     resolve,
+    storage,
     xet,
     cas,
     git,
