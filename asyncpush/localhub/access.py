@@ -13,6 +13,8 @@ import orjson
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
+from asyncpush.localhub.web import is_request_id
+
 LOGGER = logging.getLogger("asyncpush.localhub.requests")
 
 _COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
@@ -27,6 +29,7 @@ class RequestLog(AbstractAccessLogger):
         return self.logger.isEnabledFor(logging.INFO)
 
     def log(self, request: BaseRequest, response: StreamResponse, time: float) -> None:
+        given = response.headers.get("X-Request-Id", "")
         match = getattr(request, "match_info", None)
         row: dict[str, Any] = {
             "method": _printable(request.method),
@@ -36,7 +39,7 @@ class RequestLog(AbstractAccessLogger):
             "seconds": round(time, 6),
             "bytes": response.body_length,
             "user_agent": _printable(request.headers.get("User-Agent", "")),
-            "request_id": response.headers.get("X-Request-Id"),
+            "request_id": given if is_request_id(given) else None,
         }
         text = "{method} {path} {status} {seconds:.4f} s {user_agent}".format_map(row)
         self.logger.info("%s", text.rstrip(), extra={"request": row})

@@ -27,7 +27,7 @@ from asyncpush.localhub.routes import (
     xet,
 )
 from asyncpush.localhub.state import STATE, HubState, state_of
-from asyncpush.localhub.web import MAX_JSON_BYTES, new_request_id, refusal_answer
+from asyncpush.localhub.web import MAX_JSON_BYTES, is_request_id, new_request_id, refusal_answer
 
 logger = logging.getLogger("asyncpush.localhub")
 
@@ -83,7 +83,9 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.setdefault("X-Request-Id", new_request_id())
+    given = request.headers.get("X-Request-Id", "")
+    echoed = given if is_request_id(given) else new_request_id()
+    response.headers.setdefault("X-Request-Id", echoed)
 
 
 @web.middleware

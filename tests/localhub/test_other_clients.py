@@ -57,6 +57,7 @@ def test_npm_uploads_by_xet_and_by_lfs(npm: dict[str, Any]) -> None:
 
 def test_npm_looks_at_files_and_commits(npm: dict[str, Any]) -> None:
     assert npm["file exists"] == [True, False]
+    assert npm["count commits"] == 4
     assert npm["model info"] == "me/net"
     assert npm["list models"] == ["me/net"]
 

@@ -259,8 +259,69 @@ async def test_repos_are_listed_by_type_author_and_word(client: HubClient) -> No
     assert await names("/api/models?author=you") == ["you/other"]
     assert await names("/api/models?search=NET") == ["me/net"]
     assert await names("/api/models?limit=1") == ["me/net"]
+    assert await names("/api/models?search=ME&search=net") == ["me/net"]
+    assert await names("/api/models?gated=true") == []
     assert await names("/api/datasets") == ["me/data"]
     assert await names("/api/spaces") == []
+
+
+async def test_repos_are_found_by_what_their_cards_say(client: HubClient) -> None:
+    card = b"---\nlicense: mit\nlanguage: no\ntags: [tiny]\ndatasets: beans\n"
+    card += b"pipeline_tag: fill-mask\nlibrary_name: transformers\nbase_model: [x/y]\n---\n"
+    await client.create("plain")
+    await client.commit(add("README.md", card))
+
+    async def names(query: str) -> list[str]:
+        return [item["id"] for item in (await client.get(f"/api/models?{query}")).json]
+
+    for found in (
+        *("filter=tiny", "filter=no", "filter=license:mit", "filter=dataset:beans"),
+        *("filter=tiny,license:mit", "filter=tiny&filter=fill-mask", "pipeline_tag=fill-mask"),
+        *("filter=base_model:x/y", "filter=transformers", "filter[]=tiny"),
+    ):
+        assert await names(found) == ["me/net"], found
+    assert await names("filter=tiny&filter=large") == []
+    assert await names("sort=lastModified&direction=-1") == ["me/net", "me/plain"]
+    assert await names("sort=createdAt&direction=1") == ["me/net", "me/plain"]
+    (row, _) = (await client.get("/api/models")).json
+    assert (row["downloads"], row["likes"], row["author"]) == (0, 0, "me")
+    assert "license:mit" in row["tags"]
+    assert not {"siblings", "cardData"} & set(row)
+    (row, _) = (await client.get("/api/models?full=true")).json
+    assert {file["rfilename"] for file in row["siblings"]} == {".gitattributes", "README.md"}
+    (row, _) = (await client.get("/api/models?expand=sha&expand=likes")).json
+    assert set(row) == {"_id", "id", "sha", "likes"}
+
+
+async def test_repos_come_in_pages(client: HubClient) -> None:
+    for name in ("a", "b", "c"):
+        await client.create(name)
+    found, path = [], "/api/models?limit=3&author=me"
+    while path:
+        answer = await client.get(path)
+        found.append([item["id"] for item in answer.json])
+        link = answer.headers.get("Link", "<>")
+        path = link[1 : link.index(">")]
+    assert found == [["me/a", "me/b", "me/c"], ["me/net"]]
+
+
+async def test_a_space_begins_with_a_card(client: HubClient) -> None:
+    await client.create("my-first_space", type="space", sdk="gradio")
+    info = (await client.get("/api/spaces/me/my-first_space")).json
+    assert [file["rfilename"] for file in info["siblings"]] == [".gitattributes", "README.md"]
+    assert info["cardData"]["sdk"] == "gradio"
+    assert info["cardData"]["title"] == "My First Space"
+
+
+async def test_commits_are_counted_and_formatted(client: HubClient) -> None:
+    await client.commit(add("a.txt"), summary="<b>", description="one & two\n\nthree")
+    answer = await client.get("/api/models/me/net/commits/main?limit=1&expand[]=formatted")
+    assert answer.headers["X-Total-Count"] == "2"
+    (commit,) = answer.json
+    formatted = {"title": "&lt;b&gt;", "message": "<p>one &amp; two</p><p>three</p>"}
+    assert commit["formatted"] == formatted
+    plain = await client.get("/api/models/me/net/commits/main")
+    assert "formatted" not in plain.json[0]
 
 
 WRITES = [
@@ -418,7 +479,7 @@ async def test_a_repo_describes_itself(client: HubClient) -> None:
     info = (await client.get("/api/models/me/net")).json
 
     assert info["sha"] == await client.head()
-    assert info["tags"] == ["a", "b", "license:mit"]
+    assert info["tags"] == ["text-generation", "a", "b", "license:mit"]
     assert info["pipeline_tag"] == "text-generation"
     assert info["cardData"]["n"] == "2024-05-01"
     assert [item["rfilename"] for item in info["siblings"]] == [

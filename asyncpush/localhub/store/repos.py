@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -22,6 +23,7 @@ from asyncpush.localhub.store.attributes import default_attributes
 from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
+from asyncpush.localhub.store.rules import CARD
 from asyncpush.localhub.store.writing import commit_tree, sync_objects, write_ref
 
 # A half-made or half-deleted repo of a killed server; nobody works on one for a day.
@@ -72,7 +74,7 @@ class Repos:
         with self.lock(repo):
             self._check_free(repo)
             aside = self._aside()
-            _initialise(aside, repo.type, info)
+            _initialise(aside, repo.type, repo.name, info)
             self._publish(aside, repo)
 
     def duplicate(self, source: RepoId, target: RepoId, info: RepoInfo) -> None:
@@ -228,18 +230,30 @@ def new_info(author: str, *, private: bool, sdk: str | None) -> RepoInfo:
     return RepoInfo(author, datetime.now(UTC).isoformat(), private, sdk=sdk)
 
 
-def _initialise(path: Path, repo_type: RepoType, info: RepoInfo) -> None:
+def _initialise(path: Path, repo_type: RepoType, name: str, info: RepoInfo) -> None:
     git = pygit2.init_repository(str(path), bare=True, initial_head="main")
     builder = git.TreeBuilder()
     blob = git.create_blob(default_attributes(repo_type))
+    blobs = [blob]
+    if repo_type == "space":
+        card = git.create_blob(_space_card(name, info.sdk or "static").encode())
+        builder.insert(CARD, card, pygit2.enums.FileMode.BLOB)
+        blobs.append(card)
     builder.insert(ATTRIBUTES, blob, pygit2.enums.FileMode.BLOB)
     tree = builder.write()
     commit = commit_tree(git, tree, [], info.author, "initial commit")
-    sync_objects(path, [blob, tree, commit])
+    sync_objects(path, [*blobs, tree, commit])
     write_ref(path, MAIN, commit)
     _write_info(path, info)
     _link_objects(path)
     git.free()
+
+
+def _space_card(name: str, sdk: str) -> str:
+    """What a new Space begins with: its card says how it is run."""
+    title = " ".join(re.findall(r"[A-Za-z0-9]+", name)).title()
+    lines = ("---", f'title: "{title}"', "emoji: 🚀", "colorFrom: blue", "colorTo: green")
+    return "\n".join((*lines, f"sdk: {sdk}", "pinned: false", "---", ""))
 
 
 def _link_objects(path: Path) -> None:
