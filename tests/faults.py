@@ -1,4 +1,5 @@
-"""A fault layer for the embedded Hub: deterministic, by route, kind and the n-th request.
+"""A fault layer for the embedded Hub: its own faults (asyncpush.localhub.faults) and more of them,
+with hooks.
 
 `faults.add("part", "reset mid-body", nth=2)` spoils the second part that arrives. Each kind is a
 small coroutine around the hub's own handler, so that what is spoilt is the real thing.
@@ -15,12 +16,11 @@ from functools import partial
 from time import time
 
 from aiohttp import web
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 
+from asyncpush.localhub.faults import ACTIONS, with_body
+
 Fault = Callable[["FaultLayer", web.Request, Handler], Awaitable[web.StreamResponse]]
-Step = Callable[[web.Request, Handler], Awaitable[None]]
 
 KINDS: dict[str, Fault] = {}
 
@@ -42,10 +42,6 @@ LOOKING = ("commits", "discussions")
 """What is asked for to see whether something was done although no answer said so."""
 
 EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-BAD_SIGNATURE = (
-    "<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does"
-    " not match the signature you provided.</Message></Error>"
-)
 
 
 @dataclass(slots=True)
@@ -105,12 +101,47 @@ class FaultLayer:
         await self.released.wait()
 
 
-def _kind(name: str) -> Callable[[Fault], Fault]:
-    def register(fault: Fault) -> Fault:
-        KINDS[name] = fault
-        return fault
+def _public(kind: str, action: str, seconds: float | None = None) -> None:
+    """A kind that users have too, by the name that the fault table gives it."""
 
-    return register
+    async def spoil(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        return await ACTIONS[action](layer, request, handler, seconds)
+
+    KINDS[kind] = spoil
+
+
+for _kind, _action in {
+    **{
+        kind: kind
+        for kind in ("401", "403", "404", "408", "412", "413", "422", "500", "503", "504")
+    },
+    "404 repo": "404-repo",
+    "404 revision": "404-revision",
+    "409 another commit": "409",
+    "502 with HTML": "502",
+    "403 quota": "quota",
+    "expired URL": "expired-url",
+    "SignatureDoesNotMatch": "bad-signature",
+    "wrong JSON": "wrong-json",
+    "nothing applied": "lie",
+    "reset before the body": "reset",
+    "reset mid-body": "reset-mid-body",
+    "reset after the body": "reset-unanswered",
+    "done, then reset": "reset-after",
+    "stall before reading": "stall",
+    "stall mid-body": "stall-mid-body",
+    "answer never sent": "stall-unanswered",
+    "done, answer never sent": "stall-after",
+    "done, then 504": "504-after",
+    "truncated JSON": "truncated",
+    "slow drip": "drip",
+    "missing ETag": "no-etag",
+    "wrong ETag": "wrong-etag",
+    "corrupted part": "corrupted",
+}.items():
+    _public(_kind, _action)
 
 
 def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
@@ -118,53 +149,40 @@ def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
         layer: FaultLayer, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         await request.read()
-        names = {key.replace("_", "-"): value for key, value in headers.items()}
-        kind = "text/html" if body.startswith("<html") else "application/json"
-        return web.Response(status=status, text=body, headers=names, content_type=kind)
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        return web.Response(
+            status=status, text=body, headers=named, content_type="application/json"
+        )
 
     KINDS[name] = answer
 
 
-_answer("408", 408, '{"error": "request timeout"}')
 _answer("429 Retry-After seconds", 429, '{"error": "rate limited"}', Retry_After="0")
 _answer("429 RateLimit", 429, '{"error": "rate limited"}', RateLimit='"api";r=0;t=0')
 _answer("429 hours", 429, '{"error": "rate limited"}', Retry_After="86400")
-_answer("500", 500, '{"error": "internal"}')
-_answer("502 with HTML", 502, "<html><body><h1>502 Bad Gateway</h1></body></html>")
-_answer("503", 503, '{"error": "unavailable"}')
-_answer("504", 504, "")
-_answer("401", 401, '{"error": "Invalid credentials"}')
-_answer("403", 403, '{"error": "Forbidden: token lacks write scope"}')
 _answer("401 repo", 401, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
 _answer("403 gated", 403, '{"error": "Access is restricted"}', X_Error_Code="GatedRepo")
-_answer("403 quota", 403, '{"error": "Private repository storage limit reached"}')
 _answer(
     "403 namespace",
     403,
     '{"error": "You don\'t have the rights to create a model under the namespace \\"you\\""}',
 )
-_answer("404 revision", 404, '{"error": "Invalid rev id"}', X_Error_Code="RevisionNotFound")
-_answer("412", 412, '{"error": "A commit has happened since."}')
-_answer("404", 404, '{"error": "Not found"}')
-_answer("404 repo", 404, '{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
-_answer(
-    "409 another commit",
-    409,
-    '{"error": "Another commit operation is in progress for this repository. Please try again'
-    ' later."}',
-)
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
-_answer("413", 413, '{"error": "Payload too large"}')
-_answer("422", 422, '{"error": "Unprocessable"}')
+
+
 _answer("422 FastAPI", 422, '{"detail": [{"loc": ["body", "paths"], "msg": "Field required"}]}')
 _answer("500 FastAPI", 500, '{"detail": {"error": "NoSuchUpload"}}')
 _answer("503 FastAPI", 503, '{"detail": "The database is locked"}')
-_answer("expired URL", 403, EXPIRED)
-_answer("SignatureDoesNotMatch", 403, BAD_SIGNATURE)
-_answer("wrong JSON", 200, '{"unexpected": ["answer"]}')
 
 
-@_kind("429 Retry-After date")
+async def _done_later(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """The gateway gives up, what is behind it does not."""
+    layer.late.append(partial(with_body, request, await request.read(), handler))
+    return web.Response(status=504)
+
+
 async def _rate_limited_until(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -173,7 +191,6 @@ async def _rate_limited_until(
     return web.Response(status=429, headers={"Retry-After": date, "Date": date})
 
 
-@_kind("URL of another time")
 async def _another_time(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -183,120 +200,6 @@ async def _another_time(
     return web.Response(status=403, text=EXPIRED, headers={"Date": date})
 
 
-def _break_off(name: str, after: Step, *, stalls: bool = False) -> None:
-    async def break_off(
-        layer: FaultLayer, request: web.Request, handler: Handler
-    ) -> web.StreamResponse:
-        await after(request, handler)
-        if stalls:
-            await layer.stall()
-        if request.transport is not None:
-            request.transport.abort()
-        return web.Response(status=500)
-
-    KINDS[name] = break_off
-
-
-async def _nothing(request: web.Request, handler: Handler) -> None:
-    pass
-
-
-async def _read_some(request: web.Request, handler: Handler) -> None:
-    await request.content.readany()
-
-
-async def _read_all(request: web.Request, handler: Handler) -> None:
-    await request.read()
-
-
-async def _done(request: web.Request, handler: Handler) -> None:
-    await handler(request)
-
-
-_break_off("reset before the body", after=_nothing)
-_break_off("reset mid-body", after=_read_some)
-_break_off("reset after the body", after=_read_all)
-_break_off("done, then reset", after=_done)
-_break_off("stall before reading", after=_nothing, stalls=True)
-_break_off("stall mid-body", after=_read_some, stalls=True)
-_break_off("answer never sent", after=_read_all, stalls=True)
-_break_off("done, answer never sent", after=_done, stalls=True)
-
-
-@_kind("done, then 504")
-async def _done_504(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    await handler(request)
-    return web.Response(status=504)
-
-
-@_kind("504, done later")
-async def _done_later(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    """The gateway gives up, what is behind it does not."""
-    layer.late.append(partial(with_body, request, await request.read(), handler))
-    return web.Response(status=504)
-
-
-@_kind("truncated JSON")
-async def _truncated(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    response = await handler(request)
-    assert isinstance(response, web.Response)
-    body = bytes(response.body or b"")  # type: ignore[arg-type]
-    return web.Response(
-        status=response.status, body=body[: len(body) // 2], content_type="application/json"
-    )
-
-
-@_kind("slow drip")
-async def _slow_drip(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    """The answer comes byte by byte and never ends within anybody's patience."""
-    response = await handler(request)
-    dripping = web.StreamResponse(status=200, headers={"Content-Length": "100000"})
-    await dripping.prepare(request)
-    try:
-        while not layer.released.is_set():
-            await dripping.write(b" ")
-            await asyncio.sleep(0.01)
-    except (ConnectionError, RuntimeError):
-        pass
-    return response if response.prepared else dripping
-
-
-@_kind("missing ETag")
-async def _missing_etag(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    response = await handler(request)
-    response.headers.popall("ETag", None)
-    return response
-
-
-@_kind("wrong ETag")
-async def _wrong_etag(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    response = await handler(request)
-    response.headers["ETag"] = '"' + "0" * 32 + '"'
-    return response
-
-
-@_kind("corrupted part")
-async def _corrupted(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    body = bytearray(await request.read())
-    body[len(body) // 2] ^= 0xFF
-    return await with_body(request, bytes(body), handler)
-
-
-@_kind("object already completed")
 async def _already_completed(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -304,22 +207,9 @@ async def _already_completed(
     return web.json_response({"error": "The upload has been completed already"}, status=409)
 
 
-@_kind("nothing applied")
-async def _nothing_applied(
-    layer: FaultLayer, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    """The lie: 200 to a commit, a completion or a verify that was never carried out."""
-    await request.read()
-    url = str(request.url.origin()) + "/commit/" + "1" * 40
-    return web.json_response({"success": True, "commitOid": "1" * 40, "commitUrl": url})
+KINDS["504, done later"] = _done_later
+KINDS["429 Retry-After date"] = _rate_limited_until
+KINDS["URL of another time"] = _another_time
+KINDS["object already completed"] = _already_completed
 
-
-async def with_body(request: web.Request, body: bytes, handler: Handler) -> web.StreamResponse:
-    """Let the hub handle the request as if it had come with this body."""
-    loop = asyncio.get_running_loop()
-    stream = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
-    stream.feed_data(body)
-    stream.feed_eof()
-    request._payload = stream
-    request._read_bytes = None
-    return await handler(request)
+__all__ = ["KINDS", "ROUTES", "FaultLayer", "Rule", "with_body"]

@@ -77,6 +77,16 @@ def hub(
             "--no-xet", help="Grant no Xet tokens (nor does it without hf_xet, or with a bucket)."
         ),
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="ROUTE=ACTION[:WHICH]",
+            help="Make requests fail, to see what a client does then: commit=504-after:3 loses the"
+            " answer of the third commit, part=503:5% refuses a part in twenty; may be given again."
+            " The README names routes and actions.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -103,7 +113,8 @@ def hub(
         folder = root or default_cache_dir() / "hub"
         store = _store(folder, s3_endpoint, s3_bucket)
         xet = False if no_xet else None
-        server = _server(folder, host=host, port=port, token=one, users=users, store=store, xet=xet)
+        where = {"host": host, "port": port, "store": store, "xet": xet}
+        server = _server(folder, fault or [], token=one, users=users, **where)
         with suppress(InterruptedBySignal):  # as it is meant to end
             run(partial(_serve, server, output))
 
@@ -135,11 +146,18 @@ def _tokens(given: list[str]) -> tuple[str | None, dict[str, str]]:
     return one, users
 
 
-def _server(folder: Path, **settings: Any) -> LocalHub:
-    from asyncpush.localhub import LocalHub
+def _server(folder: Path, bad_days: list[str], **settings: Any) -> LocalHub:
+    from asyncpush.localhub import Fault, LocalHub
+    from asyncpush.localhub.app import ROUTE_NAMES
+    from asyncpush.localhub.faults import Faults
 
     try:
-        return LocalHub(folder, **settings)
+        faults = [Fault.parse(text) for text in bad_days]
+        Faults.of(faults, ROUTE_NAMES)
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}") from error
+    try:
+        return LocalHub(folder, faults=faults, **settings)
     except ValueError as error:
         raise UsageError(f"--host, --token: {error}") from error
 

@@ -19,6 +19,7 @@ except ImportError as error:
         f"the embedded Hub needs {error.name}: pip install 'asyncpush[hub]'", name=error.name
     ) from error
 
+from asyncpush.localhub.faults import Fault
 from asyncpush.localhub.server import LocalHub, serve_in_thread
 
-__all__ = ["LocalHub", "serve_in_thread"]
+__all__ = ["Fault", "LocalHub", "serve_in_thread"]

@@ -23,12 +23,36 @@ from asyncpush.localhub.routes import (
     refs,
     repos,
     resolve,
+    storage,
     xet,
 )
 from asyncpush.localhub.state import STATE, HubState, state_of
-from asyncpush.localhub.web import MAX_JSON_BYTES, new_request_id, refusal_answer
+from asyncpush.localhub.web import MAX_JSON_BYTES, is_request_id, new_request_id, refusal_answer
 
 logger = logging.getLogger("asyncpush.localhub")
+
+_MODULES = (
+    repos,
+    preupload,
+    commits,
+    files,
+    refs,
+    metadata,
+    discussions,
+    resolve,
+    storage,
+    xet,
+    cas,
+    git,
+)
+
+ROUTE_NAMES = lfs.ROUTES | {
+    str(route.kwargs["name"])
+    for module in (*_MODULES, pages)
+    for route in module.routes
+    if isinstance(route, web.RouteDef)
+}
+"""What requests are told apart by: in faults, in the log, in middlewares."""
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
@@ -50,19 +74,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     app[STATE] = state
     app[USERS] = state.users
     app.on_response_prepare.append(_stamp)
-    for module in (
-        repos,
-        preupload,
-        commits,
-        files,
-        refs,
-        metadata,
-        discussions,
-        resolve,
-        xet,
-        cas,
-        git,
-    ):
+    for module in _MODULES:
         app.router.add_routes(module.routes)
     grant = xet.upload_action if state.grants_xet else None
     lfs.add_routes(app, state.blobs, _lfs_access, xet=grant)
@@ -71,7 +83,9 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.setdefault("X-Request-Id", new_request_id())
+    given = request.headers.get("X-Request-Id", "")
+    echoed = given if is_request_id(given) else new_request_id()
+    response.headers.setdefault("X-Request-Id", echoed)
 
 
 @web.middleware

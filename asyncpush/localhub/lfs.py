@@ -32,6 +32,7 @@ from asyncpush.localhub.blobs import (
     no_such_object,
 )
 
+ROUTES = frozenset({"batch", "verify", "part", "complete", "download"})
 LFS_JSON = "application/vnd.git-lfs+json"
 MAX_BATCH = 256
 

@@ -15,11 +15,12 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from asyncpush.localhub.access import LOGGER, RequestLog
-from asyncpush.localhub.app import make_app
+from asyncpush.localhub.app import ROUTE_NAMES, make_app
 from asyncpush.localhub.auth import USER, Users, is_loopback
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
+from asyncpush.localhub.faults import Fault, Faults
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
@@ -46,7 +47,8 @@ class LocalHub:
     token will do, and only this machine is served; `users`, tokens by name, adds users who own what
     is under their name and what they made. Tokens to write by Xet, good for `xet_token_lifetime`
     seconds, are granted where hf_xet is installed and objects lie on the disk; `xet=True` or
-    `False` says otherwise, and what came by Xet is served in any case. `middlewares` see each
+    `False` says otherwise, and what came by Xet is served in any case. `faults`, such as
+    `"commit=504-after:3"`, spoil requests (see `asyncpush.localhub.faults`). `middlewares` see each
     request before the hub and each answer after it; `request.match_info.route.name` tells them what
     it is. Requests are logged to `asyncpush.localhub.requests`, at INFO.
     """
@@ -63,6 +65,7 @@ class LocalHub:
         store: BlobStore | None = None,
         xet: bool | None = None,
         xet_token_lifetime: int = LIFETIME,
+        faults: Iterable[Fault | str] = (),
         middlewares: Iterable[Middleware] = (),
     ) -> None:
         tokens = dict(users or {}) if token is None else {USER: token, **(users or {})}
@@ -83,7 +86,8 @@ class LocalHub:
         self._store = store
         self._xet = _has_xet() and store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
-        self._middlewares = tuple(middlewares)
+        self.faults = Faults.of(faults, ROUTE_NAMES)
+        self._middlewares = (*middlewares, self.faults.middleware)
         self._running = AsyncExitStack()
 
     @property
@@ -116,6 +120,7 @@ class LocalHub:
             await state.blobs.start()
             stack.push_async_callback(state.blobs.close)
             await self._listen(state, stack)
+            stack.push_async_callback(self.faults.release)
             self._running = stack.pop_all()
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -102,10 +103,31 @@ class HubState:
             if info.private and not self.owns(user, repo, info):
                 raise repo_not_found()
         except Refusal as refusal:
-            if user is None and refusal.code == "RepoNotFound":
-                raise not_logged_in() from None
+            if refusal.code == "RepoNotFound":
+                await self._redirect(request, user)
+                if user is None:
+                    raise not_logged_in() from None
             raise
         return repo, info, user
+
+    async def _redirect(self, request: web.Request, user: str | None) -> None:
+        """To where the repo is that once had this name, or has it in another spelling; unless it is
+        hidden. A path alone: clients follow it on this very hub."""
+        try:
+            repo = repo_of(request)
+            found = await self.run(self.repos.elsewhere, repo)
+            info = None if found is None else await self.run(self.repos.info, found)
+        except Refusal:
+            return
+        if found is None or info is None or found == repo:
+            return
+        if info.private and not self.owns(user, found, info):
+            return
+        name = f"(?<=/){re.escape(repo.namespace)}/{re.escape(repo.name)}(?=/|\\.git|$)"
+        path, count = re.subn(name, found.full_name, request.rel_url.raw_path, count=1)
+        query = request.rel_url.raw_query_string
+        if count:
+            raise web.HTTPTemporaryRedirect(f"{path}?{query}" if query else path)
 
 
 STATE = web.AppKey("state", HubState)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -103,6 +104,11 @@ def wire_time(moment: datetime | str) -> str:
 
 def new_request_id() -> str:
     return f"Root=1-{secrets.token_hex(4)}-{secrets.token_hex(12)}"
+
+
+def is_request_id(text: str) -> bool:
+    """Whether this may be echoed and logged as one; tokens (`hf_...`) are of another form."""
+    return re.fullmatch(r"[A-Za-z0-9=:.-]{1,128}", text) is not None
 
 
 def _header_text(message: str) -> str:

@@ -124,6 +124,21 @@ def log_of(start: Start, root: Path, *words: str) -> list[str]:
     return hub.end().err.splitlines()
 
 
+def test_it_has_a_bad_day_when_told_to(start: Start, folder: Path, tmp_path: Path) -> None:
+    faults = ("--fault", "commit=504-after:1", "--fault", "part=503:1", "--no-xet")
+    hub = start("hub", "--root", tmp_path / "r", "--log-json", *faults)
+    url = hub.line().strip()
+    ran = start("push", "me/unlucky", folder, "--endpoint", url, "--token", "any").end()
+    assert ran.code == 0
+    hub.send(signal.SIGTERM)
+    lines = [line for line in hub.end().err.splitlines() if line.startswith("{")]
+    statuses: dict[str, list[int]] = {}
+    for row in map(json.loads, lines):
+        statuses.setdefault(row["route"], []).append(row["status"])
+    assert statuses["commit"] == [504]
+    assert sorted(statuses["part"]) == [200, 503]
+
+
 def test_verbose_tells_each_request(start: Start, tmp_path: Path) -> None:
     rows = [line.split(maxsplit=4) for line in log_of(start, tmp_path / "r", "--verbose")]
     listed, missing = (row for row in rows if row[1:2] == ["GET"])
@@ -161,6 +176,7 @@ def test_quiet_it_says_nothing_of_requests(start: Start, tmp_path: Path) -> None
         (["--port", "70000"], "--port must be from 0 to 65535, not 70000"),
         (["--host", "0.0.0.0"], "reachable from other machines: set a token"),
         (["--token", ""], "token must not be empty"),
+        (["--fault", "comit=504"], "--fault: no such route: 'comit'; did you mean commit"),
         (["--token", "ann=a", "--token", "b", "--token", "c"], "name the users of all tokens but"),
         (["--token", "ann=a", "--token", "ann=b"], "ann is given two tokens"),
         (["--token", "-x-=a"], "'-x-' cannot be the name of a user"),

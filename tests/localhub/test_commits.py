@@ -280,7 +280,8 @@ BAD_PATHS = [
     pytest.param("a/.git . /config", id=".git as Windows reads it"),
     pytest.param("nul\0byte", id="NUL"),
     pytest.param("line\nbreak", id="line break"),
-    pytest.param("c:\\windows", id="backslash"),
+    pytest.param("a\\..\\b", id="up a level, on Windows"),
+    pytest.param("a\\.git\\config", id="git's own, on Windows"),
     pytest.param("", id="empty"),
     pytest.param(None, id="none"),
     pytest.param(7, id="number"),
@@ -311,6 +312,7 @@ async def test_a_path_that_a_repo_must_not_hold_is_400(client: HubClient, path: 
         pytest.param("100%25.txt", id="percent"),
         pytest.param("n" * 255, id="longest name"),
         pytest.param("a?b#c&d.txt", id="URL's own characters"),
+        pytest.param("onnx\\model.txt", id="backslash"),
     ],
 )
 async def test_unusual_paths_come_back(client: HubClient, path: str) -> None:

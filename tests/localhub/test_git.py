@@ -210,7 +210,7 @@ async def test_a_push_whose_objects_are_not_stored_is_refused(
     [
         pytest.param("README.md", "---\nlicense: {\n---\n", "YAML metadata", id="a broken card"),
         pytest.param("a.txt", "x" * (10 << 20) + "x", "larger than 10 MiB", id="over 10 MiB"),
-        pytest.param("a\\b.txt", "b", "paths that are not allowed", id="a path of Windows"),
+        pytest.param("a\x01b", "b", "paths that are not allowed", id="a control character"),
     ],
 )
 async def test_what_the_hub_does_not_take_is_refused_with_the_reason(
@@ -284,6 +284,18 @@ async def test_a_lock_of_a_push_that_was_killed_is_in_nobodys_way(
     (hub.root / "models/me/net.git/refs/heads/main.lock").touch()
     work.commit("a.txt", "a")
     work("push")
+
+
+async def test_a_clone_goes_on_when_its_repo_has_moved(
+    git_lfs: None, work: Work, client: HubClient
+) -> None:
+    work("lfs", "install", within=".")
+    work.clone()
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/moved"})
+    work.commit("model.bin", LARGE)
+    work("push")
+    work("pull")
+    assert (await client.get("/me/moved/resolve/main/model.bin")).body == LARGE
 
 
 async def test_where_hooks_cannot_run_nothing_is_pushed_unchecked(

@@ -265,6 +265,20 @@ def test_commits_are_listed_newest_first(api: HfApi, repo: Repo) -> None:
     assert commits[0].authors == ["local"]
 
 
+def test_repos_are_listed_and_filtered(api: HfApi, repo: Repo, folder: Path) -> None:
+    api.upload_folder(**repo, folder_path=folder)
+    kinds = {"model": api.list_models, "dataset": api.list_datasets, "space": api.list_spaces}
+    listed: Any = kinds[repo["repo_type"]]
+
+    for asked in ({"filter": "tiny"}, {"search": "thing"}, {"author": "me"}, {"full": True}):
+        assert [found.id for found in listed(**asked)] == ["me/thing"], asked
+    (found,) = listed(sort="last_modified", limit=1, filter=["tiny", "license:mit"])
+    assert (found.likes, found.private) == (0, False)
+    assert list(listed(filter="large")) == []
+    commits = api.list_repo_commits(**repo, formatted=True)
+    assert commits[0].formatted_title is not None
+
+
 def test_paths_are_described(api: HfApi, repo: Repo, folder: Path) -> None:
     commit = api.upload_folder(**repo, folder_path=folder, commit_message="all of it")
 
@@ -318,8 +332,9 @@ def test_a_repo_is_there_once_and_can_go(api: HfApi, repo: Repo) -> None:
     assert again.repo_id == "me/thing"
 
     api.move_repo("me/thing", "you/other", repo_type=repo["repo_type"])
-    assert not api.repo_exists(**repo)
-    assert api.repo_exists("you/other", repo_type=repo["repo_type"])
+    info: Any = api.repo_info(**repo)
+    assert info.id == "you/other"  # where the old name leads
+    assert api.file_exists(**repo, filename=".gitattributes")
 
     api.delete_repo("you/other", repo_type=repo["repo_type"])
     with pytest.raises(RepositoryNotFoundError):

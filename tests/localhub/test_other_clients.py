@@ -55,6 +55,13 @@ def test_npm_uploads_by_xet_and_by_lfs(npm: dict[str, Any]) -> None:
     assert ["weights/model.safetensors", 3_000_001] in npm["list"]
 
 
+def test_npm_looks_at_files_and_commits(npm: dict[str, Any]) -> None:
+    assert npm["file exists"] == [True, False]
+    assert npm["count commits"] == 4
+    assert npm["model info"] == "me/net"
+    assert npm["list models"] == ["me/net"]
+
+
 def test_npm_commits_to_branches_and_pull_requests(npm: dict[str, Any]) -> None:
     assert len(npm["commit to branch"]) == 40
     assert npm["pull request"].endswith("/me/net/discussions/1")

@@ -140,7 +140,76 @@ async def test_a_repo_moves_with_all_it_has(client: HubClient) -> None:
     assert answer.json["url"] == f"{client.url}/you/net2"
     assert (await client.get("/you/net2/resolve/main/a.txt")).body == b"moved"
     assert (await client.get("/api/models/you/net2/discussions")).json["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/models/{}",
+        "/api/models/{}/tree/main?recursive=1&limit=5",
+        "/{}/resolve/main/a%20b.txt",
+        "/{}/blob/main/a%20b.txt",
+        "/{}.git/info/refs?service=git-upload-pack",
+        "/{}/info/refs?service=git-upload-pack",
+    ],
+)
+async def test_an_old_name_leads_to_the_new_one(client: HubClient, path: str) -> None:
+    await client.commit(add("a b.txt"))
+    for source, target in (("me/net", "you/second"), ("you/second", "you/third")):
+        move = {"fromRepo": source, "toRepo": target}
+        assert (await client.post("/api/repos/move", move)).status == 200
+
+    for old in ("me/net", "you/second", "You/THIRD"):
+        answer = await client.get(path.format(old))
+        assert (answer.status, answer.headers["Location"]) == (307, path.format("you/third"))
+        assert (await client.get(answer.headers["Location"])).status == 200
+
+
+async def test_an_old_name_tells_strangers_nothing_of_a_private_repo(client: HubClient) -> None:
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/other"})
+    await client.call("PUT", "/api/models/me/other/settings", json={"private": True})
+    assert (await client.get("/api/models/me/net")).status == 307
+    assert (await client.get("/api/models/me/net", token=None)).status == 401
+
+
+async def test_a_new_repo_takes_an_old_name(client: HubClient) -> None:
+    await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/other"})
+    assert (await client.create("net")).status == 200
+    assert (await client.get("/api/models/me/net")).json["id"] == "me/net"
+    gone = {"organization": "me", "name": "net"}
+    assert (await client.call("DELETE", "/api/repos/delete", json=gone)).status == 200
     assert (await client.get("/api/models/me/net")).status == 404
+
+
+async def test_names_that_differ_in_case_alone_are_one(client: HubClient) -> None:
+    assert (await client.create("NET")).status == 409
+    assert (await client.create("net", organization="ME")).status == 409
+    renamed = await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "Me/Net"})
+    assert renamed.status == 200
+    assert [repo["id"] for repo in (await client.get("/api/models")).json] == ["Me/Net"]
+    assert (await client.create("net", type="dataset")).status == 200
+
+
+async def test_a_repo_is_duplicated_without_its_discussions(client: HubClient) -> None:
+    await client.commit(add("a.txt", b"copied"))
+    await client.commit(add("b.txt"), query="?create_pr=1")
+    await client.post("/api/models/me/net/branch/pr%2Fx")
+    copy = "/api/models/me/net/duplicate"
+
+    answer = await client.post(copy, {"repository": "you/copy", "visibility": "private"})
+
+    assert answer.json["url"] == f"{client.url}/you/copy"
+    assert await client.head(repo="models/you/copy") == await client.head()
+    assert (await client.get("/you/copy/resolve/pr%2Fx/a.txt")).body == b"copied"
+    info = (await client.get("/api/models/you/copy")).json
+    assert info["private"] is True
+    assert (await client.get("/api/models/you/copy/discussions")).json["count"] == 0
+    refs = (await client.get("/api/models/you/copy/refs?include_prs=1")).json
+    assert refs["pullRequests"] == []
+    taken = await client.post(copy, {"repository": "you/Copy"})
+    assert (taken.status, taken.json["url"]) == (409, f"{client.url}/you/Copy")
+    await client.commit(add("c.txt"), repo="models/you/copy")
+    assert (await client.get("/me/net/resolve/main/c.txt")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -149,6 +218,7 @@ async def test_a_repo_moves_with_all_it_has(client: HubClient) -> None:
         ("me/nothing", "me/other", 404),
         ("me/net", "me/taken", 409),
         ("me/net", "me/net", 409),
+        ("me/net", "Me/TAKEN", 409),
         ("me/net", "other", 400),
         ("me/net", "../x", 400),
     ],
@@ -189,8 +259,69 @@ async def test_repos_are_listed_by_type_author_and_word(client: HubClient) -> No
     assert await names("/api/models?author=you") == ["you/other"]
     assert await names("/api/models?search=NET") == ["me/net"]
     assert await names("/api/models?limit=1") == ["me/net"]
+    assert await names("/api/models?search=ME&search=net") == ["me/net"]
+    assert await names("/api/models?gated=true") == []
     assert await names("/api/datasets") == ["me/data"]
     assert await names("/api/spaces") == []
+
+
+async def test_repos_are_found_by_what_their_cards_say(client: HubClient) -> None:
+    card = b"---\nlicense: mit\nlanguage: no\ntags: [tiny]\ndatasets: beans\n"
+    card += b"pipeline_tag: fill-mask\nlibrary_name: transformers\nbase_model: [x/y]\n---\n"
+    await client.create("plain")
+    await client.commit(add("README.md", card))
+
+    async def names(query: str) -> list[str]:
+        return [item["id"] for item in (await client.get(f"/api/models?{query}")).json]
+
+    for found in (
+        *("filter=tiny", "filter=no", "filter=license:mit", "filter=dataset:beans"),
+        *("filter=tiny,license:mit", "filter=tiny&filter=fill-mask", "pipeline_tag=fill-mask"),
+        *("filter=base_model:x/y", "filter=transformers", "filter[]=tiny"),
+    ):
+        assert await names(found) == ["me/net"], found
+    assert await names("filter=tiny&filter=large") == []
+    assert await names("sort=lastModified&direction=-1") == ["me/net", "me/plain"]
+    assert await names("sort=createdAt&direction=1") == ["me/net", "me/plain"]
+    (row, _) = (await client.get("/api/models")).json
+    assert (row["downloads"], row["likes"], row["author"]) == (0, 0, "me")
+    assert "license:mit" in row["tags"]
+    assert not {"siblings", "cardData"} & set(row)
+    (row, _) = (await client.get("/api/models?full=true")).json
+    assert {file["rfilename"] for file in row["siblings"]} == {".gitattributes", "README.md"}
+    (row, _) = (await client.get("/api/models?expand=sha&expand=likes")).json
+    assert set(row) == {"_id", "id", "sha", "likes"}
+
+
+async def test_repos_come_in_pages(client: HubClient) -> None:
+    for name in ("a", "b", "c"):
+        await client.create(name)
+    found, path = [], "/api/models?limit=3&author=me"
+    while path:
+        answer = await client.get(path)
+        found.append([item["id"] for item in answer.json])
+        link = answer.headers.get("Link", "<>")
+        path = link[1 : link.index(">")]
+    assert found == [["me/a", "me/b", "me/c"], ["me/net"]]
+
+
+async def test_a_space_begins_with_a_card(client: HubClient) -> None:
+    await client.create("my-first_space", type="space", sdk="gradio")
+    info = (await client.get("/api/spaces/me/my-first_space")).json
+    assert [file["rfilename"] for file in info["siblings"]] == [".gitattributes", "README.md"]
+    assert info["cardData"]["sdk"] == "gradio"
+    assert info["cardData"]["title"] == "My First Space"
+
+
+async def test_commits_are_counted_and_formatted(client: HubClient) -> None:
+    await client.commit(add("a.txt"), summary="<b>", description="one & two\n\nthree")
+    answer = await client.get("/api/models/me/net/commits/main?limit=1&expand[]=formatted")
+    assert answer.headers["X-Total-Count"] == "2"
+    (commit,) = answer.json
+    formatted = {"title": "&lt;b&gt;", "message": "<p>one &amp; two</p><p>three</p>"}
+    assert commit["formatted"] == formatted
+    plain = await client.get("/api/models/me/net/commits/main")
+    assert "formatted" not in plain.json[0]
 
 
 WRITES = [
@@ -200,6 +331,12 @@ WRITES = [
     ("PUT", "/api/models/me/net/settings"),
     ("POST", "/api/models/me/net/preupload/main"),
     ("POST", "/api/models/me/net/commit/main"),
+    ("POST", "/api/models/me/net/duplicate"),
+    ("POST", "/api/models/me/net/super-squash/main"),
+    ("GET", "/api/models/me/net/lfs-files"),
+    ("POST", "/api/models/me/net/lfs-files/batch"),
+    ("POST", "/api/models/me/net/lfs-files/duplicate"),
+    ("GET", "/api/settings/repositories"),
     ("POST", "/api/models/me/net/branch/dev"),
     ("DELETE", "/api/models/me/net/branch/dev"),
     ("POST", "/api/models/me/net/tag/main"),
@@ -342,7 +479,7 @@ async def test_a_repo_describes_itself(client: HubClient) -> None:
     info = (await client.get("/api/models/me/net")).json
 
     assert info["sha"] == await client.head()
-    assert info["tags"] == ["a", "b", "license:mit"]
+    assert info["tags"] == ["text-generation", "a", "b", "license:mit"]
     assert info["pipeline_tag"] == "text-generation"
     assert info["cardData"]["n"] == "2024-05-01"
     assert [item["rfilename"] for item in info["siblings"]] == [

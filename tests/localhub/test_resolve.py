@@ -100,6 +100,18 @@ async def test_a_range_behind_the_end_is_416(filled: HubClient, path: str, wante
     assert answer.headers["Content-Range"] in ("bytes */10", "bytes */0")
 
 
+async def test_raw_is_what_git_has(filled: HubClient) -> None:
+    oid = await filled.store(b"in LFS")
+    await filled.commit(add_lfs("raw.bin", oid), add("raw.txt", b"text"))
+
+    pointer = await filled.get("/me/net/raw/main/raw.bin")
+    text = await filled.get("/me/net/raw/main/raw.txt")
+
+    assert pointer.text == f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 6\n"
+    assert text.text == "text"
+    assert (await filled.call("HEAD", "/me/net/raw/main/nowhere")).status == 404
+
+
 async def test_a_range_of_another_version_is_the_whole(filled: HubClient) -> None:
     path = "/me/net/resolve/main/text.txt"
     etag = (await filled.call("HEAD", path)).headers["ETag"]

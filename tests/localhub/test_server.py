@@ -182,6 +182,14 @@ async def test_no_url_leads_out_of_the_repo(client: HubClient, hub: LocalHub, ta
     assert b'"author"' not in answer
 
 
+@pytest.mark.parametrize(
+    ("given", "echoed"), [("abc-123", True), ("a b", False), ("x" * 200, False)]
+)
+async def test_a_request_id_is_echoed(client: HubClient, given: str, echoed: bool) -> None:
+    answer = await client.get("/api/models", headers={"X-Request-Id": given})
+    assert (answer.headers["X-Request-Id"] == given) is echoed
+
+
 async def test_every_answer_has_a_request_id(client: HubClient) -> None:
     answers = [
         await client.get("/api/whoami-v2"),

@@ -1,15 +1,19 @@
-"""A repo's description: its head, its files, its card; its commits; and cards to be."""
+"""What repos say of themselves: lists of them, and of one its head, files, card and commits; and
+cards to be."""
 
 from __future__ import annotations
 
 import hashlib
+import html
 from typing import Any
 
 from aiohttp import web
 
+from asyncpush.localhub.auth import user_of
 from asyncpush.localhub.cards import check_card
-from asyncpush.localhub.routes.repos import REPO
-from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.errors import Refusal
+from asyncpush.localhub.routes.repos import KIND, REPO
+from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, parse_repo_type
 from asyncpush.localhub.store.repos import Repos
@@ -24,6 +28,8 @@ from asyncpush.localhub.web import (
 )
 
 COMMITS_PAGE = 50
+REPOS_PAGE = 1000
+_MAX_CURSOR = 100_000_000
 _MAX_PAGE = 100_000
 _MAX_CARD = 8 << 20
 
@@ -45,10 +51,85 @@ async def _info(request: web.Request, revision: str) -> web.Response:
     repo = await state.readable(request)
     with_blobs = flag_in_query(request, "blobs")
     answer = await state.run(describe, state.repos, repo, revision, with_blobs)
-    expand = [*request.query.getall("expand", ()), *request.query.getall("expand[]", ())]
-    if expand:
-        answer = {key: answer[key] for key in ("_id", "id", *expand) if key in answer}
-    return json_answer(answer)
+    return json_answer(_expanded(answer, request))
+
+
+def _expanded(about: dict[str, Any], request: web.Request) -> dict[str, Any]:
+    """No more than was asked for, when something was."""
+    expand = _values(request, "expand")
+    return {key: about[key] for key in ("_id", "id", *expand) if key in about} if expand else about
+
+
+def _values(request: web.Request, name: str) -> list[str]:
+    """`?name=a&name=b`, `?name[]=a` or, as some clients send lists, `?name=a,b`."""
+    given = [*request.query.getall(name, ()), *request.query.getall(f"{name}[]", ())]
+    return [value for text in given for value in text.split(",") if value]
+
+
+_SHORT = (
+    *("_id", "id", "modelId", "author", "private", "gated", "createdAt", "lastModified"),
+    *("downloads", "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "sdk"),
+)
+"""What a list tells of each repo; the rest with `full`."""
+_SORTED_BY = {
+    "lastModified": "lastModified",
+    "last_modified": "lastModified",
+    "modified": "lastModified",
+    "createdAt": "createdAt",
+    "created_at": "createdAt",
+    "created": "createdAt",
+}
+
+
+@routes.get(KIND, name="repos")
+async def list_repos(request: web.Request) -> web.Response:
+    state = state_of(request)
+    limit = number_in_query(request, "limit", REPOS_PAGE, low=1, high=REPOS_PAGE)
+    start = number_in_query(request, "cursor", 0, high=_MAX_CURSOR)
+    repo_type = repo_type_of(request)
+    found = await state.run(_matching_repos, state, request, repo_type)
+    headers = None
+    if len(found) > start + limit:
+        url = f"{state.base_url(request)}/api/{repo_type}s"
+        headers = next_link(url, request.query, cursor=str(start + limit))
+    full = flag_in_query(request, "full")
+    with_card = flag_in_query(request, "cardData")
+    shown = []
+    for about in found[start : start + limit]:
+        keys = [key for key in about if full or key in _SHORT or (key == "cardData" and with_card)]
+        is_expanded = bool(_values(request, "expand"))
+        shown.append(_expanded(about if is_expanded else {k: about[k] for k in keys}, request))
+    return json_answer(shown, headers=headers)
+
+
+def _matching_repos(
+    state: HubState, request: web.Request, repo_type: RepoType
+) -> list[dict[str, Any]]:
+    """All that the query asks for, in its order; by name where it names none."""
+    user, author = user_of(request), request.query.get("author")
+    words = [word.lower() for word in _values(request, "search")]
+    tags = {*_values(request, "filter"), *_values(request, "pipeline_tag")}
+    found = []
+    for repo in state.repos.list(repo_type):
+        name = repo.full_name.lower()
+        if author not in (None, repo.namespace) or not all(word in name for word in words):
+            continue
+        try:
+            info = state.repos.info(repo)
+            if info.private and not state.owns(user, repo, info):
+                continue
+            about = describe(state.repos, repo, MAIN, False)
+        except Refusal:  # deleted since, or without a main branch
+            continue
+        gated = request.query.get("gated")
+        if gated is not None and flag_in_query(request, "gated") != bool(info.gated):
+            continue
+        if tags <= {*about["tags"], *map(str.lower, about["tags"])}:
+            found.append(about)
+    key = _SORTED_BY.get(request.query.get("sort", ""))
+    if key is not None:
+        found.sort(key=lambda about: str(about[key]), reverse=request.query.get("direction") != "1")
+    return found
 
 
 def describe(repos: Repos, repo: RepoId, revision: str, with_blobs: bool) -> dict[str, Any]:
@@ -70,6 +151,7 @@ def describe(repos: Repos, repo: RepoId, revision: str, with_blobs: bool) -> dic
         "disabled": False,
         "downloads": 0,
         "likes": 0,
+        "trendingScore": 0,
         "tags": _tags(card),
         "siblings": siblings,
     }
@@ -91,8 +173,19 @@ def _card(repo: GitRepo, commit: str, repo_type: RepoType) -> dict[str, Any]:
 
 
 def _tags(card: dict[str, Any]) -> list[str]:
-    tags = list(card.get("tags") or [])
-    return [*tags, f"license:{card['license']}"] if card.get("license") else tags
+    """As the Hub makes them out of a card, for its filters."""
+    found: list[str] = [card["library_name"]] if card.get("library_name") else []
+    found += [card["pipeline_tag"]] if card.get("pipeline_tag") else []
+    found += _listed(card.get("tags"))
+    found += _listed(card.get("language"))
+    for name, prefix in (("datasets", "dataset"), ("base_model", "base_model")):
+        found += [f"{prefix}:{value}" for value in _listed(card.get(name))]
+    found += [f"license:{value}" for value in _listed(card.get("license"))]
+    return list(dict.fromkeys(found))
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def _siblings(repo: GitRepo, commit: str, with_blobs: bool) -> list[dict[str, Any]]:
@@ -121,30 +214,38 @@ async def commits(request: web.Request) -> web.Response:
     limit = number_in_query(request, "limit", COMMITS_PAGE, low=1, high=1000)
     page = number_in_query(request, "p", 0, high=_MAX_PAGE)
     revision = request.match_info["revision"]
-    head, found = await state.run(_history, state, repo, revision, page * limit, limit + 1)
-    headers = None
+    head, total, found = await state.run(_history, state, repo, revision, page * limit, limit + 1)
+    headers = {"X-Total-Count": str(total)}
     if len(found) > limit:
         url = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}/commits/{head}"
-        headers = next_link(url, request.query, p=str(page + 1))
-    return json_answer([_commit_json(commit) for commit in found[:limit]], headers=headers)
+        headers |= next_link(url, request.query, p=str(page + 1))
+    formatted = "formatted" in _values(request, "expand")
+    rows = [_commit_json(commit, formatted=formatted) for commit in found[:limit]]
+    return json_answer(rows, headers=headers)
 
 
 def _history(
     state: HubState, repo: RepoId, revision: str, skip: int, limit: int
-) -> tuple[str, list[Commit]]:
+) -> tuple[str, int, list[Commit]]:
     with state.repos.open(repo) as opened:
         head = opened.resolve(revision)
-        return head, opened.history(head, skip=skip, limit=limit)
+        return head, opened.count_commits(head), opened.history(head, skip=skip, limit=limit)
 
 
-def _commit_json(commit: Commit) -> dict[str, Any]:
-    return {
+def _commit_json(commit: Commit, *, formatted: bool) -> dict[str, Any]:
+    """`formatted` adds title and message as HTML."""
+    answer: dict[str, Any] = {
         "id": commit.oid,
         "title": commit.title,
         "message": commit.message,
         "authors": [{"user": commit.author}],
         "date": wire_time(commit.date),
     }
+    if formatted:
+        paragraphs = [html.escape(text) for text in commit.message.split("\n\n") if text.strip()]
+        message = "".join(f"<p>{text}</p>" for text in paragraphs)
+        answer["formatted"] = {"title": html.escape(commit.title), "message": message}
+    return answer
 
 
 @routes.post("/api/validate-yaml", name="validate-yaml")

@@ -6,12 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user, user_of
+from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.errors import Refusal, bad_request, forbidden, repo_not_found
-from asyncpush.localhub.state import HubState, repo_type_of, state_of
+from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id, parse_repo_type
 from asyncpush.localhub.store.repos import RepoInfo, new_info
-from asyncpush.localhub.web import json_answer, number_in_query, read_json, text_of, wire_time
+from asyncpush.localhub.web import json_answer, read_json, text_of
 
 SDKS = ("gradio", "streamlit", "docker", "static")
 KIND = "/api/{kind:models|datasets|spaces}"
@@ -80,6 +80,25 @@ async def move(request: web.Request) -> web.Response:
     return json_answer({"success": True, "url": f"{state.base_url(request)}/{target.url_path}"})
 
 
+@routes.post(REPO + "/duplicate", name="duplicate")
+async def duplicate(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    source = await state.open_to_read(request)
+    body = await read_json(request)
+    target = _full_name(source.type, text_of(body, "repository"))
+    _check_namespace(state, target, user)
+    about = await state.run(state.repos.info, source)
+    private = _visibility(body)
+    info = new_info(user, private=about.private if private is None else private, sdk=about.sdk)
+    url = f"{state.base_url(request)}/{target.url_path}"
+    try:
+        await state.run_exclusively(target, state.repos.duplicate, source, target, info)
+    except Refusal as refusal:
+        refusal.extra["url"] = url
+        raise
+    return json_answer({"url": url, "name": target.full_name, "id": target.full_name})
+
+
 @routes.put(REPO + "/settings", name="settings")
 async def settings(request: web.Request) -> web.Response:
     state = state_of(request)
@@ -104,29 +123,6 @@ async def auth_check_write(request: web.Request) -> web.Response:
     return json_answer({"success": True})
 
 
-@routes.get(KIND, name="repos")
-async def list_repos(request: web.Request) -> web.Response:
-    state = state_of(request)
-    limit = number_in_query(request, "limit", 1000, low=1, high=1000)
-    found = await state.run(_visible_repos, state, request, repo_type_of(request))
-    return json_answer(found[:limit])
-
-
-def _visible_repos(
-    state: HubState, request: web.Request, repo_type: RepoType
-) -> list[dict[str, Any]]:
-    author, search = request.query.get("author"), request.query.get("search", "").lower()
-    user = user_of(request)
-    visible = []
-    for repo in state.repos.list(repo_type):
-        if author not in (None, repo.namespace) or search not in repo.full_name.lower():
-            continue
-        info = state.repos.info(repo)
-        if not info.private or state.owns(user, repo, info):
-            visible.append({"id": repo.full_name, "modelId": repo.full_name, **_about(info)})
-    return visible
-
-
 def _check_owner(state: HubState, repo: RepoId, user: str) -> None:
     """A user who does not own it is told no more than that there is nothing to be had."""
     info = state.repos.info(repo)
@@ -141,11 +137,6 @@ def _check_namespace(state: HubState, repo: RepoId, user: str) -> None:
             f"You don't have the rights to create a {repo.type} under the namespace"
             f' "{repo.namespace}"'
         )
-
-
-def _about(info: RepoInfo) -> dict[str, Any]:
-    created = wire_time(info.created_at)
-    return {"author": info.author, "private": info.private, "createdAt": created}
 
 
 def _update(

@@ -6,6 +6,7 @@ import logging
 import mimetypes
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from urllib.parse import quote
 
 from aiohttp import web
@@ -25,16 +26,29 @@ logger = logging.getLogger("asyncpush.localhub")
 routes = web.RouteTableDef()
 
 
-@routes.get(
-    "/{prefix:(?:datasets/|spaces/)?}{namespace}/{name}/resolve/{revision}/{path:.+}",
-    name="resolve",
-)
+_REPO = "/{prefix:(?:datasets/|spaces/)?}{namespace}/{name}"
+
+
+@routes.get(_REPO + "/resolve/{revision}/{path:.+}", name="resolve")
 async def resolve(request: web.Request) -> web.StreamResponse:
+    """A file's bytes, wherever they lie."""
+    return await _serve(request, as_in_git=False)
+
+
+@routes.get(_REPO + "/raw/{revision}/{path:.+}", name="raw")
+async def raw(request: web.Request) -> web.StreamResponse:
+    """What git has: of a file in LFS its pointer."""
+    return await _serve(request, as_in_git=True)
+
+
+async def _serve(request: web.Request, *, as_in_git: bool) -> web.StreamResponse:
     state = state_of(request)
     repo = await state.open_to_read(request)
     path = check_path(request.match_info["path"])
     revision = request.match_info["revision"]
     commit, file = await state.run(_find, state, repo, revision, path)
+    if as_in_git and file.lfs:
+        file = replace(file, size=file.pointer_size, lfs=None)
     etag = f'"{file.lfs.oid if file.lfs else file.oid}"'
     headers = _headers(file, commit, etag, as_attachment=flag_in_query(request, "download"))
     headers |= await _xet_headers(request, state, repo, file, commit)

@@ -121,6 +121,10 @@ class GitRepo:
         stop = None if limit is None else skip + limit
         return [_read_commit(commit) for commit in islice(walker, skip, stop)]
 
+    def count_commits(self, oid: str) -> int:
+        """How many lead up to this one, itself included."""
+        return sum(1 for _ in self.git.walk(pygit2.Oid(hex=oid)))
+
     def tree(self, commit: str) -> pygit2.Tree:
         return self.git[commit].peel(pygit2.Tree)
 

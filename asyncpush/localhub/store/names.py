@@ -86,11 +86,12 @@ def path_problem(path: str) -> str | None:
     """Why no file can have this path, or None."""
     if _CONTROL.search(path):
         return "control characters and halves of characters are not allowed"
-    if "\\" in path:
-        return "use '/' between folders"
     if len(path.encode()) > MAX_PATH_BYTES:
         return f"longer than {MAX_PATH_BYTES} bytes"
+    # To the Hub a backslash is a character like others; on Windows it is a folder's end.
     segments = path.split("/")
+    if any(_opens_as_git(part) or part == ".." for part in re.split(r"[/\\]", path)):
+        return "'.git' and '..' are not allowed"
     if len(segments) > MAX_PATH_DEPTH:
         return f"more than {MAX_PATH_DEPTH} levels deep"
     return next(filter(None, map(_segment_problem, segments)), None)
@@ -103,10 +104,12 @@ def _segment_problem(segment: str) -> str | None:
         return f"{segment!r} is not allowed"
     if len(segment.encode()) > MAX_SEGMENT_BYTES:
         return f"a name longer than {MAX_SEGMENT_BYTES} bytes"
-    # Windows and macOS open these names as .git; a checkout must not write there.
-    if segment.lower().rstrip(" .") in (".git", "git~1"):
-        return "'.git' is not allowed"
     return None
+
+
+def _opens_as_git(segment: str) -> bool:
+    """Windows and macOS open these names as .git; a checkout must not write there."""
+    return segment.lower().rstrip(" .") in (".git", "git~1")
 
 
 def check_branch(name: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import secrets
 import shutil
 import time
@@ -21,10 +23,12 @@ from asyncpush.localhub.store.attributes import default_attributes
 from asyncpush.localhub.store.durable import file_lock, sync, write_atomically
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
+from asyncpush.localhub.store.rules import CARD
 from asyncpush.localhub.store.writing import commit_tree, sync_objects, write_ref
 
 # A half-made or half-deleted repo of a killed server; nobody works on one for a day.
 _STALE_SECONDS = 86_400
+_MAX_MOVES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +65,34 @@ class Repos:
         return self.root / f"{repo.type}s" / repo.namespace / f"{repo.name}.git"
 
     def lock(self, repo: RepoId) -> AbstractContextManager[None]:
-        """Held while a repo changes. The file lies outside the repo and outlives it."""
-        return file_lock(self.root / "locks" / f"{repo.type}s" / repo.namespace / repo.name)
+        """Held while a repo changes. The file lies outside the repo and outlives it; names that
+        differ in case alone have the same."""
+        return file_lock(self.root / "locks" / f"{repo.type}s" / repo.full_name.lower())
 
     def create(self, repo: RepoId, info: RepoInfo) -> None:
         """Build the repo aside, with its first commit, and move it into place. 409 if it exists."""
         with self.lock(repo):
-            if self.path(repo).exists():
-                raise conflict(f"You already created this {repo.type} repo: {repo.full_name}")
+            self._check_free(repo)
             aside = self._aside()
-            _initialise(aside, repo.type, info)
+            _initialise(aside, repo.type, repo.name, info)
             self._publish(aside, repo)
+
+    def duplicate(self, source: RepoId, target: RepoId, info: RepoInfo) -> None:
+        """A repo with the branches and tags of another, but none of its discussions."""
+        with self._locks(source, target):
+            self._check_free(target)
+            if not self.path(source).exists():
+                raise repo_not_found()
+            aside = self._aside()
+            left_out = shutil.ignore_patterns("*.lock")
+            shutil.copytree(self.path(source), aside, symlinks=True, ignore=left_out)
+            shutil.rmtree(aside / "hub" / "discussions", ignore_errors=True)
+            git = pygit2.Repository(str(aside))
+            for name in [name for name in git.references if name.startswith("refs/pr/")]:
+                git.references.delete(name)
+            git.free()
+            _write_info(aside, info)
+            self._publish(aside, target)
 
     def delete(self, repo: RepoId) -> None:
         with self.lock(repo):
@@ -84,17 +105,56 @@ class Repos:
         shutil.rmtree(aside, ignore_errors=True)
 
     def move(self, source: RepoId, target: RepoId) -> None:
+        """Rename a repo; its old name leads to it until another repo takes that."""
         if source == target:
             raise conflict(f"{target.full_name} already exists")
-        first, second = sorted((source, target), key=lambda repo: repo.full_name)
-        # Always in the same order, or two opposite moves wait for each other for ever.
-        with self.lock(first), self.lock(second):
+        with self._locks(source, target):
             if not self.path(source).exists():
                 raise repo_not_found()
-            if self.path(target).exists():
+            if self._spelled(target) not in (None, source):
                 raise conflict(f"{target.full_name} already exists")
             self._publish(self.path(source), target)
             sync(self.path(source).parent)
+            write_atomically(self._forwarding(source), target.full_name.encode())
+
+    @contextlib.contextmanager
+    def _locks(self, *repos: RepoId) -> Iterator[None]:
+        """Always in the same order, or two opposite moves wait for each other for ever."""
+        names = {repo.full_name.lower(): repo for repo in repos}
+        with contextlib.ExitStack() as stack:
+            for _, repo in sorted(names.items()):
+                stack.enter_context(self.lock(repo))
+            yield
+
+    def elsewhere(self, repo: RepoId) -> RepoId | None:
+        """What a name that no repo has means: another spelling, or where a repo has moved to."""
+        for _ in range(_MAX_MOVES):
+            if (found := self._spelled(repo)) is not None:
+                return found
+            try:
+                name = self._forwarding(repo).read_text()
+            except OSError:
+                return None
+            repo = make_repo_id(repo.type, *name.split("/"))
+        return None
+
+    def _spelled(self, repo: RepoId) -> RepoId | None:
+        """The repo whose name is this but for case."""
+        if self.path(repo).exists():
+            return repo
+        folder = self.root / f"{repo.type}s"
+        for namespace in _spellings(folder, repo.namespace):
+            for name in _spellings(folder / namespace, f"{repo.name}.git"):
+                return make_repo_id(repo.type, namespace, name.removesuffix(".git"))
+        return None
+
+    def _forwarding(self, repo: RepoId) -> Path:
+        """Says where the repo of that name has moved to."""
+        return self.root / "moved" / f"{repo.type}s" / repo.full_name.lower()
+
+    def _check_free(self, repo: RepoId) -> None:
+        if self._spelled(repo) is not None:
+            raise conflict(f"You already created this {repo.type} repo: {repo.full_name}")
 
     def info(self, repo: RepoId) -> RepoInfo:
         try:
@@ -155,24 +215,45 @@ class Repos:
         target.parent.mkdir(parents=True, exist_ok=True)
         built.rename(target)
         sync(target.parent)
+        self._forwarding(repo).unlink(missing_ok=True)
+
+
+def _spellings(folder: Path, name: str) -> list[str]:
+    """Names in a folder that differ from this in case at most."""
+    try:
+        return [each for each in os.listdir(folder) if each.lower() == name.lower()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def new_info(author: str, *, private: bool, sdk: str | None) -> RepoInfo:
     return RepoInfo(author, datetime.now(UTC).isoformat(), private, sdk=sdk)
 
 
-def _initialise(path: Path, repo_type: RepoType, info: RepoInfo) -> None:
+def _initialise(path: Path, repo_type: RepoType, name: str, info: RepoInfo) -> None:
     git = pygit2.init_repository(str(path), bare=True, initial_head="main")
     builder = git.TreeBuilder()
     blob = git.create_blob(default_attributes(repo_type))
+    blobs = [blob]
+    if repo_type == "space":
+        card = git.create_blob(_space_card(name, info.sdk or "static").encode())
+        builder.insert(CARD, card, pygit2.enums.FileMode.BLOB)
+        blobs.append(card)
     builder.insert(ATTRIBUTES, blob, pygit2.enums.FileMode.BLOB)
     tree = builder.write()
     commit = commit_tree(git, tree, [], info.author, "initial commit")
-    sync_objects(path, [blob, tree, commit])
+    sync_objects(path, [*blobs, tree, commit])
     write_ref(path, MAIN, commit)
     _write_info(path, info)
     _link_objects(path)
     git.free()
+
+
+def _space_card(name: str, sdk: str) -> str:
+    """What a new Space begins with: its card says how it is run."""
+    title = " ".join(re.findall(r"[A-Za-z0-9]+", name)).title()
+    lines = ("---", f'title: "{title}"', "emoji: 🚀", "colorFrom: blue", "colorTo: green")
+    return "\n".join((*lines, f"sdk: {sdk}", "pinned: false", "---", ""))
 
 
 def _link_objects(path: Path) -> None:

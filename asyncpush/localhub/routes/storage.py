@@ -1,0 +1,159 @@
+"""What a repo keeps, and how it is made less: LFS files, squashed branches, storage by repo."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+
+from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.blobs import is_oid
+from asyncpush.localhub.errors import Refusal, bad_request, repo_not_found
+from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store import rewriting
+from asyncpush.localhub.store.gitrepo import MAIN
+from asyncpush.localhub.store.names import REPO_TYPES, RepoId, make_repo_id, parse_repo_type
+from asyncpush.localhub.store.repos import RepoInfo
+from asyncpush.localhub.web import (
+    json_answer,
+    next_link,
+    number_in_query,
+    read_json,
+    strings_of,
+    text_of,
+    wire_time,
+)
+
+PAGE = 1000
+MAX_DELETIONS = 1000
+MAX_DUPLICATES = 500
+
+routes = web.RouteTableDef()
+
+
+@routes.post(REPO + "/super-squash/{branch}", name="super-squash")
+async def super_squash(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    repo = await state.writable(request)
+    body, branch = await read_json(request), request.match_info["branch"]
+    message = text_of(body, "message", default="").strip() or f"Super-squash branch '{branch}'"
+    oid = await state.run_exclusively(
+        repo, rewriting.squash, state.repos, repo, branch, message, user
+    )
+    return json_answer({"success": True, "commitOid": oid})
+
+
+@routes.get(REPO + "/lfs-files", name="lfs-files")
+async def lfs_files(request: web.Request) -> web.Response:
+    state = state_of(request)
+    repo = await state.writable(request)
+    limit = number_in_query(request, "limit", PAGE, low=1, high=PAGE)
+    start = number_in_query(request, "cursor", 0, high=100_000_000)
+    found = await state.run(rewriting.lfs_files, state.repos, repo)
+    headers = None
+    if len(found) > start + limit:
+        url = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}/lfs-files"
+        headers = next_link(url, request.query, cursor=str(start + limit))
+    shown = [
+        {
+            "fileOid": file.oid,
+            "oid": file.oid,
+            "filename": file.path,
+            "size": file.size,
+            "pushedAt": wire_time(file.date),
+            "ref": file.ref,
+        }
+        for file in found[start : start + limit]
+    ]
+    return json_answer(shown, headers=headers)
+
+
+@routes.post(REPO + "/lfs-files/batch", name="lfs-files-delete")
+async def delete_lfs_files(request: web.Request) -> web.Response:
+    state = state_of(request)
+    repo = await state.writable(request)
+    deletions = (await read_json(request)).get("deletions")
+    if not isinstance(deletions, dict):
+        raise bad_request("'deletions' must be an object with 'sha'")
+    oids = strings_of(deletions.get("sha"), "sha", MAX_DELETIONS)
+    if not all(map(is_oid, oids)):
+        raise bad_request("'sha' must be a list of sha256 oids")
+    if deletions.get("rewriteHistory", True) is not True:
+        raise Refusal(
+            501,
+            "This hub's repos share one store, so that no object goes while a commit names it: use"
+            " rewriteHistory",
+        )
+    await state.run_exclusively(repo, rewriting.remove_lfs_files, state.repos, repo, oids)
+    return json_answer({"success": True})
+
+
+@routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
+async def duplicate_lfs_files(request: web.Request) -> web.Response:
+    """One store serves all repos: an object that this repo has, the target has already."""
+    state = state_of(request)
+    await state.open_to_read(request)
+    user, body = require_user(request), await read_json(request)
+    target, files = body.get("target"), body.get("files")
+    if not isinstance(target, dict) or not isinstance(files, list) or len(files) > MAX_DUPLICATES:
+        raise bad_request(f"There must be a 'target' and at most {MAX_DUPLICATES} 'files'")
+    await state.run(_check_target, state, target, user)
+    failed = []
+    for file in files:
+        oid = file.get("sha256") if isinstance(file, dict) else None
+        if not is_oid(oid):
+            failed.append({"sha256": oid, "error": "Not a sha256"})
+        elif await state.blobs.size(str(oid)) is None:
+            failed.append({"sha256": oid, "error": "File not found"})
+    return json_answer({"success": not failed, "failed": failed})
+
+
+def _check_target(state: HubState, target: dict[str, Any], user: str) -> None:
+    namespace, _, name = text_of(target, "name").partition("/")
+    repo = make_repo_id(parse_repo_type(target.get("type") or "model"), namespace, name)
+    info = state.repos.info(repo)
+    if info.private and not state.owns(user, repo, info):
+        raise repo_not_found()
+
+
+@routes.get("/api/settings/repositories", name="storage")
+async def storage(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    return json_answer(await state.run(_storage, state, user, None))
+
+
+@routes.get("/api/organizations/{namespace}/settings/repositories", name="storage-organization")
+async def storage_of_organization(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    return json_answer(await state.run(_storage, state, user, request.match_info["namespace"]))
+
+
+def _updated(state: HubState, repo: RepoId) -> datetime | None:
+    with state.repos.open(repo) as opened:
+        head = opened.ref_target(MAIN)
+        return opened.commit(head).date if head else None
+
+
+def _storage(state: HubState, user: str, namespace: str | None) -> list[dict[str, Any]]:
+    """The repos that this user owns, with the bytes of the LFS files that each names."""
+    owned: list[tuple[RepoId, int, RepoInfo]] = []
+    for repo_type in REPO_TYPES:
+        for repo in state.repos.list(repo_type, namespace):
+            info = state.repos.info(repo)
+            if state.owns(user, repo, info):
+                files = rewriting.lfs_files(state.repos, repo)
+                owned.append((repo, sum(file.size for file in files), info))
+    total = sum(size for _, size, _ in owned) or 1
+    return [
+        {
+            "id": repo.full_name,
+            "type": repo.type,
+            "visibility": "private" if info.private else "public",
+            "updatedAt": wire_time(_updated(state, repo) or info.created_at),
+            "storage": size,
+            "storagePercent": round(100 * size / total, 2),
+        }
+        for repo, size, info in owned
+    ]
