@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import sqlite3
 import threading
@@ -35,9 +34,10 @@ from asyncpush.journal.values import (
     Stats,
 )
 from asyncpush.models import FileIdentity
+from asyncpush.outputs import library_logger
 from asyncpush.workers import batches
 
-logger = logging.getLogger("asyncpush.journal")
+logger = library_logger("journal")
 
 T = TypeVar("T")
 
