@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -24,11 +23,12 @@ from asyncpush.listeners.wording import format_duration
 from asyncpush.models import Repo, Source, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
 from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.outputs import library_logger
 from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.tickets import CANCEL_GRACE, Job, PushTicket, amount_of, cancel_all, settle, wait_for
 from asyncpush.uploader import Uploader
 
-logger = logging.getLogger("asyncpush.background")
+logger = library_logger("background")
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections import deque
@@ -19,11 +18,12 @@ from asyncpush.errors import SourceError
 from asyncpush.handle import PushHandle
 from asyncpush.models import Source, UploadProgress, UploadResult
 from asyncpush.options import PushOptions
+from asyncpush.outputs import library_logger
 from asyncpush.sources.snapshot import Snapshot, SnapshotChoice
 from asyncpush.threads import in_thread
 from asyncpush.uploader import Uploader
 
-logger = logging.getLogger("asyncpush.checkpoints")
+logger = library_logger("checkpoints")
 
 Policy = Literal["latest", "all"]
 OnError = Literal["wait", "cancel"]

@@ -53,8 +53,8 @@ async def open_runtime(
         cache_dir = Path(config.cache_dir)
         stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
         stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
-        if is_installed():
-            stack.enter_context(Announcement(cache_folder(), XET))
+        if is_installed() and (folder := cache_folder()) is not None:
+            stack.enter_context(Announcement(folder, XET))
         local = endpoint == LOCAL
         if local:
             xet = config.transfer == "xet"

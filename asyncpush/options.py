@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from asyncpush.sizes import parse_size
@@ -56,15 +57,30 @@ def endpoint_in_use(given: str | None = None) -> str:
 
 
 def default_cache_dir() -> Path:
-    """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`."""
-    if explicit := os.environ.get("ASYNCPUSH_CACHE"):
-        return expanded(explicit)
-    return _user_cache() / "asyncpush"
+    """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`; where there is no
+    home directory (a container with a user id that nobody knows), a folder for temporary files."""
+    try:
+        if explicit := os.environ.get("ASYNCPUSH_CACHE"):
+            return expanded(explicit)
+        return _user_cache() / "asyncpush"
+    except RuntimeError:
+        return _temporary_cache_dir()
+
+
+def is_temporary(cache_dir: Path) -> bool:
+    """Whether it is merely what stands in for a home directory: others may have made that folder,
+    so that nothing which outlives a push belongs there."""
+    return cache_dir == _temporary_cache_dir() == default_cache_dir()
+
+
+def _temporary_cache_dir() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(gettempdir()) / f"asyncpush-{user}"
 
 
 def hf_home() -> Path:
     """Where the official client keeps its things: `HF_HOME`, else `huggingface` under
-    `XDG_CACHE_HOME` or `~/.cache`."""
+    `XDG_CACHE_HOME` or `~/.cache`. Raises `RuntimeError` when there is no home directory."""
     if explicit := os.environ.get("HF_HOME"):
         return expanded(explicit)
     return _user_cache() / "huggingface"

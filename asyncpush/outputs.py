@@ -26,6 +26,24 @@ _HUB_FOLDERS = frozenset(
 )
 _Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link and path
 
+
+class _Log(logging.Logger):
+    """Logging reports what goes wrong with a stream, but not that stderr itself is closed: that
+    comes out as an error of whoever logs. What is logged of a push never harms it."""
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().callHandlers(record)
+
+
+def library_logger(name: str) -> logging.Logger:
+    """The logger `asyncpush.` and `name`."""
+    logger = logging.getLogger(f"asyncpush.{name}")
+    if type(logger) is logging.Logger:
+        logger.__class__ = _Log
+    return logger
+
+
 _announced: set[Announcement] = set()
 _guard = threading.Lock()
 

@@ -359,7 +359,8 @@ async def push_to_hub(
     Args:
         repo_id: `namespace/name`; created when missing.
         source: a folder, a file, `bytes` (with `path_in_repo`), or a mapping of paths in the repo
-            to paths, bytes, binary files or async iterators of bytes.
+            to paths, bytes, binary files or async iterators of bytes. A file object is its whole
+            content, wherever it stands, if it can be read from its beginning.
         options: how this push is to be done; see `PushOptions`.
         token: a write token, or a callable returning one. Default: the environment's.
         endpoint: the Hub's URL, or "local" for the embedded Hub.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import logging
 import os
 import random
 import shutil
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -672,6 +674,26 @@ async def test_a_stray_cancellation_ends_a_diagnosis_with_an_error(
     async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
         with pytest.raises(AsyncPushError, match="nobody cancelled it"):
             await uploader.doctor("me/m")
+
+
+async def test_a_closed_stderr_harms_no_push(
+    hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither do the bars, nor warnings that are logged there, nor a listener that fails on it."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    handler = logging.StreamHandler(closed)
+    logging.getLogger("asyncpush").addHandler(handler)
+    events = [lambda record: print(record, file=closed)]
+    try:
+        config = replace(config, progress="bar", events=events)
+        async with Uploader(TOKEN, hub.url, config) as up:
+            result = await up.push_to_hub("me/m", {".env": b"A=1"})
+    finally:
+        logging.getLogger("asyncpush").removeHandler(handler)
+    assert result.verified
+    assert len(result.warnings) == 1
 
 
 @pytest.mark.parametrize("kind", ["404 repo", "404 revision"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, TextIO
 
@@ -26,6 +27,7 @@ _RED = "\x1b[31m"
 _BOLD_RED = "\x1b[1;31m"
 _PLAIN = "\x1b[0m"
 _NARROWEST = 30
+_SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,16 @@ class Output:
     verbose: bool = False
 
     def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
-        """What the command was run for: lines for people, or the document as JSON."""
+        """What the command was run for: lines for people, or the document as JSON.
+
+        Where nobody can read it any more, what was done is done: that is no failure. With JSON a
+        reader that has gone away is told of as a pipeline expects.
+        """
         if self.as_json:
-            self._json({"ok": True, **document})
+            if not self._json({"ok": True, **document}):
+                raise typer.Exit(128 + _SIGPIPE)
         else:
-            _write(sys.stdout, map(_clean, lines))
+            self._print(map(_clean, lines))
 
     def negative(
         self,
@@ -62,12 +69,12 @@ class Output:
                 error["exit_code"] = code
             self._json({"ok": False, "error": error, **document})
         else:
-            _write(sys.stdout, map(_clean, lines))
-        _write(sys.stderr, _block(failure_lines(why), sys.stderr))
+            self._print(map(_clean, lines))
+        _tell(lambda stream: _block(failure_lines(why), stream))
 
     def note(self, *lines: str) -> None:
         """Something to know that is not the result."""
-        _write(sys.stderr, map(_clean, lines))
+        _tell(lambda stream: map(_clean, lines))
 
     def failure(self, error: BaseException) -> None:
         """A short red block on stderr; before it the traceback when that is wanted."""
@@ -75,13 +82,13 @@ class Output:
             self._json({"ok": False, "error": failure_document(error)})
         if not isinstance(error, InterruptedBySignal):
             self.trace(error)
-        _write(sys.stderr, _block(failure_lines(error), sys.stderr))
+        _tell(lambda stream: _block(failure_lines(error), stream))
 
     def trace(self, error: BaseException) -> None:
         """The traceback, when that is wanted."""
         if self.verbose:
             told = "".join(traceback.format_exception(error))
-            _write(sys.stderr, map(_clean, told.splitlines()))
+            _tell(lambda stream: map(_clean, told.splitlines()))
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -99,9 +106,23 @@ class Output:
         self.failure(error)
         raise typer.Exit(exit_code(error)) from error
 
-    def _json(self, document: Mapping[str, Any]) -> None:
+    def _json(self, document: Mapping[str, Any]) -> bool:
         # ASCII: no locale, pipe or undecodable file name can break it.
-        _write(sys.stdout, [json.dumps(document, default=asdict)])
+        return self._print([json.dumps(document, default=asdict)])
+
+    def _print(self, lines: Iterable[str]) -> bool:
+        """To stdout; False when its reader has gone away."""
+        if sys.stdout is None:  # closed from the start: nobody asked for it
+            return True
+        try:
+            _write(sys.stdout, lines)
+        except BrokenPipeError:
+            _abandon(sys.stdout)
+            return False
+        except (OSError, ValueError) as error:
+            _abandon(sys.stdout)
+            self.note(f"warning: the result could not be written to stdout: {error}")
+        return True
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -126,14 +147,14 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list
     ]
 
 
-def terminal_columns(stream: TextIO) -> int | None:
+def terminal_columns(stream: TextIO | None) -> int | None:
     """Its width, or None when what is written goes to a file or pipe and need not be cut."""
-    if not stream.isatty():
+    if stream is None or stream.closed or not stream.isatty():
         return None
     return max(_NARROWEST, shutil.get_terminal_size().columns - 1)
 
 
-def paragraph(text: str, stream: TextIO) -> list[str]:
+def paragraph(text: str, stream: TextIO | None) -> list[str]:
     """Prose as lines that end between words, where the stream has a width."""
     return _wrapped(text, terminal_columns(stream), hang="")
 
@@ -169,8 +190,10 @@ def has_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def can_write(text: str, stream: TextIO) -> bool:
+def can_write(text: str, stream: TextIO | None) -> bool:
     """Whether the stream's encoding has these characters."""
+    if stream is None:
+        return False
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -184,6 +207,22 @@ def _clean(text: str) -> str:
 
     indent = len(text) - len(text.lstrip(" "))
     return " " * indent + clean(text)
+
+
+def _tell(lines: Callable[[TextIO], Iterable[str]]) -> None:
+    """To stderr, where there is one: what cannot be told there harms nothing."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            _write(sys.stderr, lines(sys.stderr))
+
+
+def _abandon(stream: TextIO) -> None:
+    """What is left in its buffer goes nowhere: Python would fail to write it once more when it
+    ends, and end with a code of its own."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:

@@ -6,14 +6,15 @@ With no listener, emitting costs one `if`.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
-logger = logging.getLogger("asyncpush.events")
+from asyncpush.outputs import library_logger
+
+logger = library_logger("events")
 
 
 @dataclass(frozen=True, slots=True)

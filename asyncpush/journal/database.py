@@ -17,7 +17,6 @@ never waits for the disk. More would gain nothing, as SQLite has one writer anyw
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import sqlite3
@@ -36,8 +35,9 @@ from asyncpush.journal.files import (
     set_aside,
 )
 from asyncpush.journal.locks import OPENING, HostLocks
+from asyncpush.outputs import library_logger
 
-logger = logging.getLogger("asyncpush.journal")
+logger = library_logger("journal")
 
 T = TypeVar("T")
 

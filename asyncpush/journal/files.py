@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
 from functools import lru_cache
 from pathlib import Path
+
+from asyncpush.options import is_temporary
 
 KEPT_ASIDE = 2
 """Damaged journals that are kept for whoever wants to know."""
@@ -22,6 +25,9 @@ _NETWORK = frozenset(
 )
 
 
+_NO_HOME = "there is no home directory to keep it in; set ASYNCPUSH_CACHE to a folder that stays"
+
+
 class DamagedError(Exception):
     """The file is not a journal we can read; the text says what it is."""
 
@@ -29,6 +35,8 @@ class DamagedError(Exception):
 def private_folder(directory: Path) -> Path:
     """`directory`/journal, ours alone. A folder of its own, so that no folder of the user's ever
     has its mode changed. Raises `OSError`."""
+    if is_temporary(directory):
+        raise FileNotFoundError(errno.ENOENT, _NO_HOME)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = directory / "journal"
     with contextlib.suppress(FileExistsError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import secrets
 import sqlite3
@@ -42,8 +41,9 @@ from asyncpush.journal.values import (
     Stats,
 )
 from asyncpush.models import FileIdentity
+from asyncpush.outputs import library_logger
 
-logger = logging.getLogger("asyncpush.journal")
+logger = library_logger("journal")
 
 T = TypeVar("T")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import random
 import struct
@@ -24,12 +23,14 @@ import threading
 import time
 from pathlib import Path
 
+from asyncpush.outputs import library_logger
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-logger = logging.getLogger("asyncpush.journal")
+logger = library_logger("journal")
 
 OPENING = 0
 """The byte that is held while the journal's files are looked at, created or set aside."""

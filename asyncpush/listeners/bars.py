@@ -58,7 +58,9 @@ class BarDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self.enabled: bool = mode != "none" and self._stream is not None and not disabled_by_env()
+        # A program without a terminal may have no stderr, or have closed it.
+        there = self._stream is not None and not getattr(self._stream, "closed", False)
+        self.enabled: bool = mode != "none" and there and not disabled_by_env()
         self._view = PushView(title, clock=clock)
         self._screen: Screen | None = None
         self._gone: threading.Event | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable
 from io import FileIO
@@ -13,9 +12,9 @@ import orjson
 
 from asyncpush.events import HashProgress, PartProgress, Record
 from asyncpush.listeners.rows import event_row
-from asyncpush.outputs import Announcement
+from asyncpush.outputs import Announcement, library_logger
 
-logger = logging.getLogger("asyncpush.jsonl")
+logger = library_logger("jsonl")
 
 EVENTS = "a file that events are written to"
 

@@ -51,11 +51,12 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.rows import event_row
 from asyncpush.listeners.wording import format_bytes, format_count, format_duration
+from asyncpush.outputs import library_logger
 
-_push = logging.getLogger("asyncpush.push")
-_http = logging.getLogger("asyncpush.http")
-_transfer = logging.getLogger("asyncpush.transfer")
-_commit = logging.getLogger("asyncpush.commit")
+_push = library_logger("push")
+_http = library_logger("http")
+_transfer = library_logger("transfer")
+_commit = library_logger("commit")
 
 ENV = "ASYNCPUSH_LOG"
 _VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can be megabytes

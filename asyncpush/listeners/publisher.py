@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
@@ -20,8 +19,9 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.models import UploadProgress
+from asyncpush.outputs import library_logger
 
-logger = logging.getLogger("asyncpush.progress")
+logger = library_logger("progress")
 
 SNAPSHOT_INTERVAL = 0.1
 """Seconds between two snapshots while bytes move."""

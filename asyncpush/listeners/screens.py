@@ -6,7 +6,6 @@ paused (Ctrl-S) blocks whoever writes to it: that must never be the event loop.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -20,8 +19,9 @@ from asyncpush.events import PushFailed
 from asyncpush.listeners.loglines import Room
 from asyncpush.listeners.text import ASCII, UNICODE, Glyphs
 from asyncpush.listeners.view import PushView
+from asyncpush.outputs import library_logger
 
-logger = logging.getLogger("asyncpush.bars")
+logger = library_logger("bars")
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two lines where the output is no terminal."""
@@ -173,7 +173,10 @@ def is_terminal(stream: TextIO) -> bool:
     """Whether a terminal is behind it."""
     # What stands in for stderr need not have every method of a file.
     isatty = getattr(stream, "isatty", None)
-    return isatty is not None and bool(isatty())
+    try:
+        return isatty is not None and bool(isatty())
+    except (OSError, ValueError):  # closed
+        return False
 
 
 def terminal_size(stream: TextIO) -> os.terminal_size:

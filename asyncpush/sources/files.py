@@ -70,10 +70,10 @@ def check_file_object(file: object) -> None:
 
 
 def path_of(file: object) -> str | None:
-    """The path that has all the bytes which reading `file` would give; None if none surely has.
+    """The path that has all the bytes of `file`, wherever it stands; None if none surely has.
 
-    That is so for a plain file at its start whose name still leads to it. A `GzipFile` has a
-    name and a descriptor as well, but of other bytes, so that only the exact types will do.
+    That is so for a plain file whose name still leads to it. A `GzipFile` has a name and a
+    descriptor as well, but of other bytes, so that only the exact types will do.
     """
     file = _unwrapped(file)
     if type(file) not in (io.FileIO, io.BufferedReader, io.BufferedRandom):
@@ -84,8 +84,9 @@ def path_of(file: object) -> str | None:
         return None
     path = os.path.abspath(os.fsdecode(raw.name))
     try:
+        file.flush()  # what was written to it counts
         held, named = os.fstat(raw.fileno()), os.stat(path)
-        if file.tell() == 0 and stat.S_ISREG(held.st_mode):
+        if stat.S_ISREG(held.st_mode):
             return path if FileIdentity.of(held) == FileIdentity.of(named) else None
     except OSError:
         pass

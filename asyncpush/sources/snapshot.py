@@ -11,7 +11,6 @@ as it would have without a snapshot; it is never committed wrong.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
 import threading
@@ -21,7 +20,7 @@ from typing import BinaryIO, Literal
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import FileIdentity
 from asyncpush.options import PushOptions
-from asyncpush.outputs import OwnFiles
+from asyncpush.outputs import OwnFiles, library_logger
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.origins import open_for_reading
@@ -34,7 +33,7 @@ try:
 except ImportError:  # pragma: no cover  # Windows has no reflinks of this kind
     fcntl = None  # type: ignore[assignment]
 
-logger = logging.getLogger("asyncpush.snapshot")
+logger = library_logger("snapshot")
 
 SnapshotChoice = bool | Literal["hardlink"]
 

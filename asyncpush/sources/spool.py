@@ -255,30 +255,39 @@ def _as_bytes(path_in_repo: str, piece: object) -> memoryview:
 def _iterate(stream: AsyncIterable[bytes] | BinaryIO) -> AsyncIterator[object]:
     read = getattr(stream, "read", None)
     if inspect.iscoroutinefunction(read):  # by lines, as its __aiter__ does, would be slow
-        return _async_pieces(read)
+        return _async_pieces(read, getattr(stream, "seek", None))
     if isinstance(stream, AsyncIterable):
         return aiter(stream)
     return _file_pieces(stream)
 
 
-async def _async_pieces(read: Callable[[int], Awaitable[object]]) -> AsyncGenerator[object]:
+async def _async_pieces(
+    read: Callable[[int], Awaitable[object]], seek: Callable[[int], object] | None
+) -> AsyncGenerator[object]:
+    if inspect.iscoroutinefunction(seek):
+        with contextlib.suppress(io.UnsupportedOperation):  # a pipe
+            await seek(0)
     while (piece := await read(READ_SIZE)) != b"":
         yield piece
 
 
 async def _file_pieces(file: BinaryIO) -> AsyncGenerator[object]:
+    """All of it, wherever it stands, if it can be read from its beginning; then it stands there
+    again."""
+    stood_at = await to_thread.run_sync(_rewind, file)
     # A read of a pipe may wait for ever: cancellation leaves its thread behind.
     read = functools.partial(to_thread.run_sync, file.read, READ_SIZE, abandon_on_cancel=True)
-    piece = await read()
-    if piece == b"" and await to_thread.run_sync(_is_past_start, file):
-        raise ValueError("the file object stands at its end, seek(0) first")
-    while piece != b"":
+    while (piece := await read()) != b"":
         yield piece
-        piece = await read()
+    if stood_at:
+        await to_thread.run_sync(file.seek, stood_at)
 
 
-def _is_past_start(file: BinaryIO) -> bool:
-    try:
-        return file.tell() > 0
-    except (AttributeError, OSError):  # a pipe, or merely something with a `read`
-        return False
+def _rewind(file: BinaryIO) -> int | None:
+    """Where it stood; None for a pipe, or for what merely has a `read`."""
+    seekable = getattr(file, "seekable", None)
+    if seekable is None or not seekable():
+        return None
+    position = file.tell()
+    file.seek(0)
+    return position

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +29,8 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.cli.failures import (
+    NOT_AUTHORISED,
+    USAGE,
     CommandFailedError,
     InterruptedBySignal,
     UsageError,
@@ -34,7 +40,7 @@ from asyncpush.cli.failures import (
 )
 from asyncpush.cli.output import Output
 from asyncpush.localhub import serve_in_thread
-from tests.cli.conftest import TOKEN, Cli, Site
+from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site
 
 REFUSED = HubError(
     "commit failed: no",
@@ -359,3 +365,69 @@ def test_a_conflict_has_its_own_exit_code(cli: Cli, folder: Path, contested: Non
     assert ran.code == 4
     assert ran.document["error"]["type"] == "CommitConflictError"
     assert ran.document["error"]["status"] == 412
+
+
+def unread(*words: str | Path, descriptor: int = 1) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams: dict[int, int] = {1: subprocess.DEVNULL, 2: subprocess.PIPE, descriptor: writing}
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "asyncpush", *map(str, words)],
+            stdout=streams[1],
+            stderr=streams[2],
+            timeout=PATIENCE,
+        )
+    finally:
+        os.close(writing)
+    return ran.returncode, (ran.stderr or b"").decode()
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--json"], 128 + signal.SIGPIPE)])
+def test_a_push_whose_result_nobody_reads_has_landed_all_the_same(
+    environment: None, folder: Path, site: Site, flags: list[str], code: int
+) -> None:
+    name = f"unread{len(flags)}"
+    ended, told = unread("push", f"me/{name}", folder, *flags)
+
+    assert ended == code
+    assert "Error" not in told
+    assert "Exception" not in told
+    assert site.files(f"models/me/{name}") == {"config.json", "weights.bin"}
+
+
+def test_a_failure_keeps_its_code_where_nobody_reads_it(environment: None, tmp_path: Path) -> None:
+    for descriptor in (1, 2):
+        code, _ = unread("push", "not an id", tmp_path, "--json", descriptor=descriptor)
+        assert code == USAGE
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    with Output(as_json=as_json).failures():
+        Output(as_json=as_json).result(["done"], {"commit_sha": "ab"})
+    assert "warning: the result could not be written to stdout: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", [None, "closed", "full"])
+def test_what_cannot_be_told_on_stderr_changes_no_exit_code(
+    stream: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = None if stream is None else Full()
+    if told is not None and stream == "closed":
+        told.close()
+    monkeypatch.setattr(sys, "stderr", told)
+    with pytest.raises(typer.Exit) as caught, Output(verbose=True).failures():
+        raise MissingTokenError
+    assert caught.value.exit_code == NOT_AUTHORISED

@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pwd
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from asyncpush import UploadConfig, Uploader
 from asyncpush.journal import Journal, NullJournal, database, files
+from asyncpush.localhub import LocalHub
+from asyncpush.options import default_cache_dir
 from tests.clocks import Clock
+from tests.conftest import TOKEN
 from tests.journal.helpers import (
     SCOPE,
     SHA,
@@ -329,3 +336,49 @@ def test_a_network_filesystem_is_known_by_its_mount(
     mounts.write_text("22 1 999:1 / / rw - nfs4 server:/ rw\n")
     assert files.on_network(tmp_path, mounts) is False
     assert files.on_network(tmp_path, tmp_path / "none") is False
+
+
+@pytest.fixture
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs as a user nobody knows."""
+
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "HF_HOME", "ASYNCPUSH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
+@pytest.mark.parametrize("named", [None, "~/cache"])
+async def test_without_a_home_directory_a_push_goes_on_without_a_journal(
+    no_home: None,
+    hub: LocalHub,
+    monkeypatch: pytest.MonkeyPatch,
+    named: str | None,
+) -> None:
+    if named is not None:
+        monkeypatch.setenv("ASYNCPUSH_CACHE", named)
+
+    async def long() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"\0" * (1 << 18)
+
+    config = UploadConfig(progress="none", transfer="lfs", max_memory=1 << 20)
+    async with Uploader(TOKEN, hub.url, config) as up:
+        result = await up.push_to_hub("me/homeless", {"a.txt": b"1", "spooled.bin": long()})
+
+    assert result.verified
+    (warning,) = result.warnings
+    assert "could not be resumed" in warning
+    assert "no home directory" in warning
+    assert "set ASYNCPUSH_CACHE" in warning
+
+
+def test_a_cache_of_ones_own_needs_no_home_directory(no_home: None, tmp_path: Path) -> None:
+    with Journal.open(default_cache_dir()) as journal:
+        assert journal.disabled_reason is not None
+    assert not (tmp_path / "temporary").exists()
+    with Journal.open(tmp_path / "cache") as journal:
+        assert journal.disabled_reason is None

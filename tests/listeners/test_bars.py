@@ -24,7 +24,7 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.listeners import bars
-from asyncpush.listeners.bars import BarDisplay, disabled_by_env
+from asyncpush.listeners.bars import BarDisplay, disabled_by_env, preload
 from asyncpush.listeners.drawn import NotebookScreen, TerminalScreen
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, terminal_size
@@ -681,3 +681,14 @@ class TestLogLines:
             "X Upload failed  me/a  AuthError: no",
             "waiting 9 s: rate limit",
         ]
+
+
+def test_without_a_stderr_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed):
+        monkeypatch.setattr(sys, "stderr", stream)
+        preload("bar")
+        display = BarDisplay("bar")
+        assert not display.enabled
+        display.close()

@@ -7,9 +7,11 @@ import gzip
 import io
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiofiles
 import pytest
@@ -261,21 +263,74 @@ async def test_a_named_temporary_file_is_read_in_place(collecting: Collect) -> N
         assert await only_file(collecting, file) == (file.name, CONTENT)
 
 
-async def test_a_file_is_read_from_where_it_stands(collecting: Collect, tmp_path: Path) -> None:
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """Left as it is after writing, nothing flushed."""
+    with path.open("w+b") as file:
+        file.write(CONTENT)
+        yield file
+
+
+@contextmanager
+def nameless(path: Path) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(CONTENT)
+        yield file
+
+
+@contextmanager
+def partly_read(path: Path, opened: Callable[..., Any]) -> Iterator[IO[bytes]]:
+    with opened(path) as file:
+        file.read(4)
+        yield file
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        written,
+        nameless,
+        partial(partly_read, opened=partial(open, mode="rb")),
+        partial(partly_read, opened=partial(open, mode="rb", buffering=0)),
+        partial(partly_read, opened=partial(open, mode="r+b")),
+        partial(partly_read, opened=gzip.open),
+    ],
+    ids=["written", "nameless", "read", "unbuffered", "to be written", "compressed"],
+)
+async def test_a_file_object_is_its_whole_content_wherever_it_stands(
+    collecting: Collect,
+    tmp_path: Path,
+    opened: Callable[[Path], AbstractContextManager[IO[bytes]]],
+    request: pytest.FixtureRequest,
+) -> None:
+    """As with `BytesIO`, and as the official client has it."""
     path = tmp_path / "f"
-    path.write_bytes(CONTENT)
-    with path.open("rb") as file:
-        file.read(100)
-        assert await only_file(collecting, file) == (None, CONTENT[100:])
+    compressed = "compressed" in request.node.callspec.id
+    path.write_bytes(gzip.compress(CONTENT) if compressed else CONTENT)
+    with opened(path) as file:
+        stood_at = file.tell()
+        assert stood_at > 0
+        _, content = await only_file(collecting, file)
+        assert content == CONTENT
+        assert file.tell() == stood_at
 
 
-async def test_a_file_that_stands_at_its_end_is_taken_for_a_mistake(
+async def test_an_async_file_is_its_whole_content_wherever_it_stands(
     collecting: Collect, tmp_path: Path
 ) -> None:
-    with (tmp_path / "f").open("w+b") as file:
-        file.write(CONTENT)
-        (problem,) = await problems(collecting, {"a": file})
-    assert problem.endswith("the file object stands at its end, seek(0) first")
+    path = tmp_path / "f"
+    path.write_bytes(CONTENT)
+    async with aiofiles.open(path, "rb") as file:
+        await file.read(4)
+        assert (await only_file(collecting, file))[1] == CONTENT
+
+
+async def test_a_pipe_is_read_from_where_it_stands(collecting: Collect) -> None:
+    with pipe() as (reading, writing):
+        writing.write(b"12345678")
+        writing.close()
+        reading.read(4)
+        assert await only_file(collecting, reading) == (None, b"5678")
 
 
 async def test_an_empty_file_object_is_an_empty_file(collecting: Collect) -> None:

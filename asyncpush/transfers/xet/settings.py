@@ -17,9 +17,12 @@ XORB_MEMORY = 16 * MIB
 FEWEST_XORBS, MOST_XORBS = 4, 64
 
 
-def cache_folder() -> Path:
-    """Where hf_xet keeps its cache and writes its log."""
-    return Path(os.environ.get("HF_XET_CACHE") or hf_home() / "xet")
+def cache_folder() -> Path | None:
+    """Where hf_xet keeps its cache and writes its log; None when there is no home directory."""
+    try:
+        return Path(os.environ.get("HF_XET_CACHE") or hf_home() / "xet")
+    except RuntimeError:
+        return None
 
 
 def settings(config: UploadConfig) -> dict[str, Any]:
