@@ -29,7 +29,8 @@ FLAGS = (
 DARK = "--blink-settings=preferredColorScheme=0"
 
 HOSTILE = b"""---
-license: "<script>document.title='pwned'</script>"
+license: other
+license_name: "<script>document.title='pwned'</script>"
 ---
 # Card <script>document.title = 'pwned'</script>
 
