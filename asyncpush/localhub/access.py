@@ -13,7 +13,7 @@ import orjson
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
-from asyncpush.localhub.web import is_request_id
+from asyncpush.net.redaction import redact_text
 
 LOGGER = logging.getLogger("asyncpush.localhub.requests")
 
@@ -29,7 +29,6 @@ class RequestLog(AbstractAccessLogger):
         return self.logger.isEnabledFor(logging.INFO)
 
     def log(self, request: BaseRequest, response: StreamResponse, time: float) -> None:
-        given = response.headers.get("X-Request-Id", "")
         match = getattr(request, "match_info", None)
         row: dict[str, Any] = {
             "method": _printable(request.method),
@@ -39,7 +38,7 @@ class RequestLog(AbstractAccessLogger):
             "seconds": round(time, 6),
             "bytes": response.body_length,
             "user_agent": _printable(request.headers.get("User-Agent", "")),
-            "request_id": given if is_request_id(given) else None,
+            "request_id": _printable(response.headers.get("X-Request-Id", "")) or None,
         }
         text = "{method} {path} {status} {seconds:.4f} s {user_agent}".format_map(row)
         self.logger.info("%s", text.rstrip(), extra={"request": row})
@@ -74,5 +73,6 @@ class JsonLines(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """A client's words must not move a terminal's cursor, nor begin a line."""
-    return "".join(c if c.isprintable() else "?" for c in text[:2000])
+    """A client's words must not move a terminal's cursor, nor begin a line; and a token that one
+    put in a wrong place is no word for a log."""
+    return redact_text("".join(c if c.isprintable() else "?" for c in text[:2000]))

@@ -91,7 +91,8 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        with state_of(request).activity.request():
+            return await handler(request)
     except Refusal as refusal:
         if refusal.status == 401 and request.match_info.route.name in GIT_ROUTES:
             refusal.headers |= CHALLENGE

@@ -21,6 +21,7 @@ from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.faults import Fault, Faults
+from asyncpush.localhub.packing import keep_packed
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
@@ -119,6 +120,8 @@ class LocalHub:
             await state.run(state.repos.prepare)
             await state.blobs.start()
             stack.push_async_callback(state.blobs.close)
+            packing = asyncio.create_task(keep_packed(state))
+            stack.push_async_callback(_cancelled, packing)
             await self._listen(state, stack)
             stack.push_async_callback(self.faults.release)
             self._running = stack.pop_all()
@@ -141,6 +144,11 @@ class LocalHub:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self.host, self.port).start()
         self.port = runner.addresses[0][1]
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _has_xet() -> bool:

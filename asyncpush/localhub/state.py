@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -31,6 +33,39 @@ _TYPES: dict[str, RepoType] = {"models": "model", "datasets": "dataset", "spaces
 
 
 @dataclass
+class Activity:
+    """Whether anybody asks for anything, and which repos have changed."""
+
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _repos: dict[RepoId, None] = field(default_factory=dict)
+    _requests: int = 0
+    _last: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._last = time.monotonic()
+
+    def quiet_for(self) -> float:
+        """Seconds since the last request ended; none while there is one."""
+        return 0.0 if self._requests else time.monotonic() - self._last
+
+    def note_change(self, repo: RepoId) -> None:
+        self._repos[repo] = None
+        self.changed.set()
+
+    def take_changed(self) -> list[RepoId]:
+        repos = list(self._repos)
+        self._repos.clear()
+        self.changed.clear()
+        return repos
+
+
+@dataclass
 class HubState:
     repos: Repos
     blobs: BlobStore
@@ -42,6 +77,7 @@ class HubState:
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="localhub")
     )
+    activity: Activity = field(default_factory=Activity)
     _locks: weakref.WeakValueDictionary[RepoId, asyncio.Lock] = field(
         default_factory=weakref.WeakValueDictionary
     )
@@ -54,7 +90,9 @@ class HubState:
         """Run work that takes the repo's file lock. Callers queue here, not in the pool."""
         lock = self._locks.setdefault(repo, asyncio.Lock())
         async with lock:
-            return await self.run(function, *args)
+            done = await self.run(function, *args)
+        self.activity.note_change(repo)
+        return done
 
     def base_url(self, request: web.Request) -> str:
         """The hub's origin as this client sees it (a port may be forwarded)."""

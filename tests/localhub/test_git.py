@@ -17,8 +17,6 @@ from tests.clients import installing
 from tests.clients.installing import NotInstalledError
 from tests.localhub.conftest import PART_SIZE, HubClient, add, add_lfs
 
-pytestmark = pytest.mark.no_cover
-
 LARGE = random.Random(7).randbytes(2_500_000)
 
 

@@ -10,8 +10,6 @@ from huggingface_hub import HfApi, constants
 from asyncpush.localhub import LocalHub
 from tests.localhub.conftest import HubClient, add, add_lfs, git
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture
 def api(hub_in_thread: LocalHub, monkeypatch: pytest.MonkeyPatch) -> HfApi:

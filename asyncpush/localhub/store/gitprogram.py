@@ -7,10 +7,12 @@ environment and by pipes, and nobody's own configuration counts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from asyncpush.localhub.errors import Refusal
@@ -27,6 +29,15 @@ SETTINGS = {
     "receive.denyNonFastForwards": "false",
 }
 """git's configuration, in place of what the machine or the repo may say."""
+
+
+_GC_SETTINGS = {
+    "core.bigFileThreshold": "2m",  # what is larger is seldom worth a delta
+    "gc.packRefs": "false",
+    "gc.autoDetach": "false",
+    "pack.threads": "1",
+    "pack.windowMemory": "64m",
+}
 
 
 def is_installed() -> bool:
@@ -67,6 +78,21 @@ async def stream_backend(variables: Mapping[str, str]) -> asyncio.subprocess.Pro
         stderr=nowhere,
         env=_environment(SETTINGS, variables),
     )
+
+
+async def start_gc(path: Path) -> asyncio.subprocess.Process:
+    """`git gc` of a repo, behind everything else that the machine has to do."""
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *("git", "gc", "--quiet", "--prune=2.weeks.ago"),
+        stdin=nowhere,
+        stdout=nowhere,
+        stderr=nowhere,
+        env=_environment({**SETTINGS, **_GC_SETTINGS}, {"GIT_DIR": str(path)}),
+    )
+    with contextlib.suppress(OSError):  # it may have ended
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+    return process
 
 
 def _environment(settings: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
