@@ -22,8 +22,11 @@
 from __future__ import annotations
 
 import copyreg
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE))
 
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
@@ -37,6 +40,14 @@ _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D
 def printable(text: str) -> str:
     """The text without control characters: what a server says must not steer a terminal."""
     return text.translate(_CONTROLS)
+
+
+def os_reason(exc: OSError) -> str:
+    """Why the system refused, in its words; where it has no descriptor left, what to do."""
+    reason = exc.strerror or str(exc)
+    if exc.errno in OUT_OF_DESCRIPTORS:
+        return f"{reason.lower()}: raise the limit (`ulimit -n`), or close files"
+    return reason
 
 
 class AsyncPushError(Exception):

@@ -7,7 +7,7 @@ import ssl
 
 import aiohttp
 
-from asyncpush.errors import HubError
+from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.net.redaction import redact_text, redact_url
 
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
@@ -36,6 +36,8 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             unreachable = True
             suggestion = "the proxy does not answer: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        case OSError(errno=code) if code in OUT_OF_DESCRIPTORS:
+            suggestion = "raise the limit of open files (`ulimit -n`), or close files"
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             unreachable = True
             suggestion = "check the network, HF_ENDPOINT, and whether a proxy is needed"

@@ -30,6 +30,12 @@ TABLE: dict[str, tuple[Exception, bool, bool, str]] = {
         True,
         "HF_ENDPOINT",
     ),
+    "no descriptor left": (
+        aiohttp.ClientConnectorError(KEY, OSError(errno.EMFILE, "Too many open files")),
+        True,
+        False,
+        "ulimit -n",
+    ),
     "connect timeout": (aiohttp.ConnectionTimeoutError("slow"), True, True, "network"),
     "proxy away": (aiohttp.ClientProxyConnectionError(KEY, REFUSED), True, True, "proxy"),
     "proxy in trouble": (from_proxy(502), True, True, "proxy"),
