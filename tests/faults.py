@@ -256,6 +256,16 @@ async def _missing_etag(
     return response
 
 
+@_kind("weak ETag")
+async def _weak_etag(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """As proxies make them that compress, or might."""
+    response = await handler(request)
+    response.headers["ETag"] = f"W/{response.headers['ETag']}"
+    return response
+
+
 @_kind("wrong ETag")
 async def _wrong_etag(
     layer: FaultLayer, request: web.Request, handler: Handler
