@@ -22,9 +22,12 @@
 from __future__ import annotations
 
 import copyreg
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+
+OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE))
 
 BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
@@ -53,6 +56,14 @@ def token_page(url: str) -> str:
         return "at https://huggingface.co/settings/tokens"
     where = urlsplit(url)
     return f"in your settings on {where.scheme}://{where.netloc.rpartition('@')[2]}"
+
+
+def os_reason(exc: OSError) -> str:
+    """Why the system refused, in its words; where it has no descriptor left, what to do."""
+    reason = exc.strerror or str(exc)
+    if exc.errno in OUT_OF_DESCRIPTORS:
+        return f"{reason.lower()}: raise the limit (`ulimit -n`), or close files"
+    return reason
 
 
 class AsyncPushError(Exception):

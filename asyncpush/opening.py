@@ -11,27 +11,32 @@ import zlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncpush.errors import HubError
+from asyncpush.errors import AsyncPushError, HubError, os_reason
 from asyncpush.events import Listener, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
-from asyncpush.net.session import HubSession
+from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks, is_true
-from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
+from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.protocol import urls
 from asyncpush.runtime import Runtime
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
-from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
+from asyncpush.transfers.xet import MISSING, cache_folder, is_installed, why_not
+from asyncpush.workers import ENOUGH_DESCRIPTORS, descriptors_left, each_affordable
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
 
+
+logger = library_logger("session")
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -44,6 +49,10 @@ async def open_runtime(
     configure_from_env()
     if config.transfer == "xet" and not is_installed():
         raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
+    left = descriptors_left()
+    if left is not None and left < ENOUGH_DESCRIPTORS:
+        config = _sparing(config, left)
+        _import_what_may_be_needed(config)
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
         threads = session_threads.for_push().journal
@@ -70,6 +79,7 @@ async def open_runtime(
             config,
             direct=local,
             trace_headers=tracing.trace_headers if tracing is not None else None,
+            calls_in_flight=min(API_CALLS_IN_FLIGHT, config.max_concurrent_parts),
         )
         stack.push_async_callback(session.close)
         journal: Journal | NullJournal = NullJournal()
@@ -89,6 +99,37 @@ async def open_runtime(
         stack.push_async_callback(runtime.xet.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
+
+
+def _sparing(config: UploadConfig, left: int) -> UploadConfig:
+    """The settings with so few files, parts and calls at once as there are descriptors for: each
+    needs one, and some are for the journal, for reading ahead and for the rest of the program."""
+    each = each_affordable(left)
+    files = min(config.max_concurrent_files, each)
+    parts = min(config.max_concurrent_parts, each)
+    logger.warning(
+        "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
+        " limit (`ulimit -n`) for more",
+        left,
+        files,
+        parts,
+    )
+    hash_workers = min(config.hash_workers, each)
+    return replace(
+        config, max_concurrent_files=files, max_concurrent_parts=parts, hash_workers=hash_workers
+    )
+
+
+def _import_what_may_be_needed(config: UploadConfig) -> None:
+    """Now, while its files can still be opened."""
+    modules = ["tenacity", "encodings.idna"]
+    if why_not(config) is None:
+        modules.append("hf_xet")
+    try:
+        for module in modules:
+            import_module(module)
+    except OSError as exc:
+        raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
 
 
 def _check_online(endpoint: str) -> None:

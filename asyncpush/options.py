@@ -286,12 +286,15 @@ class PushOptions:
                 raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
         if not isinstance(self.commit_message, str | None):
             raise ValueError(f"commit_message must be text, or None, not {self.commit_message!r}")
-        for name in ("revision", "commit_message", "commit_description"):
+        for name in ("revision", "commit_message", "commit_description", "path_in_repo"):
             _check_unicode(name, getattr(self, name))
         for name in ("allow_patterns", "ignore_patterns", "delete_patterns"):
             value = getattr(self, name)
             if value is not None and not _are_texts(value):
                 raise ValueError(f"{name} must be patterns, or None, not {value!r}")
+            if name != "ignore_patterns":  # which may name files whose names are no Unicode
+                for pattern in [value] if isinstance(value, str) else value or ():
+                    _check_unicode(name, pattern)
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
             if self.repo_type != "space":

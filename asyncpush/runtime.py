@@ -39,6 +39,7 @@ from asyncpush.sources import Collected, collect
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway, settled
 from asyncpush.transfers.xet import XetEngine, why_not
 from asyncpush.watching import watched
+from asyncpush.workers import ENOUGH_DESCRIPTORS, descriptors_left, each_affordable
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -243,8 +244,14 @@ class Runtime:
             self._journal,
             self._threads.for_push(),
             emit,
-            Turns(self._turns),
+            Turns(self._turns, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
+
+
+def _files_affordable() -> int | None:
+    """How many files a push may have under way, where descriptors are scarce by now."""
+    left = descriptors_left()
+    return None if left is None or left >= ENOUGH_DESCRIPTORS else each_affordable(left)

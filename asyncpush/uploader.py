@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, 
 
 import anyio
 
+from asyncpush.errors import AsyncPushError, os_reason
 from asyncpush.handle import PushHandle
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
@@ -329,8 +330,10 @@ async def _runtime() -> OpenRuntime:
 
 
 def _import_runtime() -> OpenRuntime:
-    from asyncpush.opening import open_runtime
-
+    try:
+        from asyncpush.opening import open_runtime
+    except OSError as exc:
+        raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
     return open_runtime
 
 

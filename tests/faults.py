@@ -207,7 +207,17 @@ async def _already_completed(
     return web.json_response({"error": "The upload has been completed already"}, status=409)
 
 
+async def _weak_etag(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """As proxies make them that compress, or might."""
+    response = await handler(request)
+    response.headers["ETag"] = f"W/{response.headers['ETag']}"
+    return response
+
+
 KINDS["504, done later"] = _done_later
+KINDS["weak ETag"] = _weak_etag
 KINDS["429 Retry-After date"] = _rate_limited_until
 KINDS["URL of another time"] = _another_time
 KINDS["object already completed"] = _already_completed

@@ -28,6 +28,14 @@ async def head_of(hub: LocalHub, repo_id: str, revision: str = "main") -> str:
     return str((await _json(hub, f"/api/models/{repo_id}/revision/{quoted}"))["sha"])
 
 
+async def exists(hub: LocalHub, repo_id: str) -> bool:
+    try:
+        await head_of(hub, repo_id)
+    except aiohttp.ClientResponseError:
+        return False
+    return True
+
+
 async def commits_of(
     hub: LocalHub, repo_id: str, revision: str = "main", repo_type: str = "model"
 ) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from asyncpush.sources import spool
 from asyncpush.threads import WIDTH
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
-from tests.reading import commits_of, download
+from tests.reading import commits_of, download, exists
 
 Write = Callable[..., Path]
 
@@ -55,6 +55,63 @@ async def test_256_file_descriptors_are_enough(hub: LocalHub, write: Write, tmp_
         env={**os.environ, "HF_TOKEN": TOKEN},
     )
     assert await process.wait() == 0
+
+
+SCARCE = """
+import asyncio, os, resource, sys
+import asyncpush
+endpoint, source, cache, transfer, when, left = sys.argv[1:]
+open_session = asyncpush.Uploader
+
+def leave(count):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    used = len(os.listdir("/proc/self/fd")) - 1
+    for _ in range(1024 - count - used):
+        os.open("/dev/null", os.O_RDONLY)
+
+async def main():
+    config = asyncpush.UploadConfig(cache_dir=cache, progress="none", transfer=transfer)
+    if when == "from the start":
+        leave(int(left))
+    async with open_session(None, endpoint, config) as up:
+        if when == "later":
+            leave(int(left))
+        result = await up.push_to_hub("me/m", source)
+        assert result.verified and len(result.files_uploaded) == 40
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    ("when", "left", "told"),
+    [
+        ("from the start", 124, "more files and sockets can be opened: 34 files and 34 parts"),
+        ("from the start", 12, "1 files and 1 parts at once; raise the limit (`ulimit -n`)"),
+        ("later", 24, ""),
+        ("from the start", 0, "AsyncPushError"),
+    ],
+)
+async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
+    hub: LocalHub, write: Write, tmp_path: Path, when: str, left: int, told: str
+) -> None:
+    chance = random.Random(8)
+    source = write({f"{number}.bin": chance.randbytes(200_000) for number in range(40)})
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SCARCE, hub.url, str(source), str(tmp_path / "cache")),
+        *("lfs", when, str(left)),
+        env={**os.environ, "HF_TOKEN": TOKEN},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, output = await process.communicate()
+    said = output.decode()
+    assert told in said
+    if told == "AsyncPushError":
+        assert "raise the limit (`ulimit -n`), or close files" in said
+        assert not await exists(hub, "me/m")
+    else:
+        assert process.returncode == 0, said
 
 
 async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(

@@ -292,6 +292,16 @@ async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
+async def test_weak_etags_are_compared_and_sent_back_as_the_store_gave_them(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    faults.add("part", "weak ETag", times=99)
+    result = await uploader.push_to_hub("me/m", FILES)
+
+    assert result.retries == 0
+    assert await download(hub, "me/m") == FILES
+
+
 async def test_with_verify_etag_off_the_hub_decides(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:

@@ -46,6 +46,8 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("commit_description", value) for value in (None, 5)),
     ("commit_message", 5),
     *((name, "mod\udce8le") for name in ("revision", "commit_message", "commit_description")),
+    *((name, "mod\udce8le") for name in ("path_in_repo", "allow_patterns", "delete_patterns")),
+    ("allow_patterns", ["*.bin", "mod\udce8le"]),
     *(("parent_commit", value) for value in ("main", "abc123", "A" * 40, "a" * 65, 5)),
     *(("max_files_per_commit", value) for value in (0, 1.5, True)),
     *(("max_shard_size", value) for value in (0, -1, True, 1.5, "", "4 XB", "-4GB", "0GB", "GB")),

@@ -151,6 +151,28 @@ async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
     assert shared.free == 1
 
 
+async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> None:
+    shared = SharedTurns(9)
+    running = most = 0
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await settle()
+        running -= 1
+        done.append(item)
+
+    async with anyio.create_task_group() as group:
+        queue = Queue(group, Turns(shared, most=2), work)
+        for number in range(20):
+            queue.put(number)
+    assert sorted(done) == list(range(20))
+    assert most == 2
+    assert shared.free == 9
+
+
 async def test_work_that_fails_gives_its_turn_back() -> None:
     shared = SharedTurns(1)
 

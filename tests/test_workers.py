@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 
 import anyio
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.workers import batches, for_each
+from asyncpush.workers import batches, descriptors_left, each_affordable, for_each
 
 
 @given(st.lists(st.integers()), st.integers(1, 10))
@@ -20,6 +21,18 @@ def test_prop_batches_hold_all_items_in_order_and_only_the_last_is_short(
     assert list(chain.from_iterable(made)) == items
     assert all(len(batch) == size for batch in made[:-1])
     assert all(1 <= len(batch) <= size for batch in made)
+
+
+def test_open_files_are_counted() -> None:
+    before = descriptors_left()
+    if before is None:
+        pytest.skip("no limit here")
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    after = descriptors_left()
+    for descriptor in held:
+        os.close(descriptor)
+    assert after == before - 10
+    assert [each_affordable(left) for left in (0, 22, 26, 170)] == [1, 1, 2, 50]
 
 
 @pytest.mark.parametrize("width", [1, 3, 20], ids="{} at once".format)

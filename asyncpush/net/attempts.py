@@ -9,10 +9,18 @@ from typing import TypeVar
 
 import anyio
 
-from asyncpush.errors import HubError, ProtocolError, RateLimitedError, RetriesExhaustedError
+from asyncpush.errors import (
+    HubError,
+    ProtocolError,
+    RateLimitedError,
+    RetriesExhaustedError,
+    os_reason,
+)
 from asyncpush.net.retry import RetryBudget, RetryPolicy
 
 T = TypeVar("T")
+
+IMPORT_LOOKS = 10
 
 OnRetry = Callable[[HubError, float | None], None]
 
@@ -62,7 +70,17 @@ class RetryLoop:
 
     async def _again(self, attempt: Callable[[int], Awaitable[T]], on_failure: OnRetry) -> T:
         """Go on after the first attempt has failed."""
-        from tenacity import AsyncRetrying, retry_if_exception
+        for looks_left in reversed(range(IMPORT_LOOKS)):
+            try:
+                from tenacity import AsyncRetrying, retry_if_exception
+
+                break
+            except OSError as exc:  # no descriptor is left; transfers that end leave theirs
+                if not looks_left:
+                    raise HubError(
+                        f"a request failed and cannot be tried again: {os_reason(exc)}"
+                    ) from exc
+                await self._sleep(1.0)
 
         def goes_on(error: BaseException) -> bool:
             return isinstance(error, HubError) and self._goes_on(error, on_failure)

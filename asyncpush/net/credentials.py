@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import contextvars
 import inspect
 import os
@@ -14,13 +15,15 @@ from typing import TypeAlias
 
 import anyio
 
-from asyncpush.errors import MissingTokenError
+from asyncpush.errors import AuthError, MissingTokenError
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
 # Line breaks, no-break spaces, soft hyphens, zero-width characters and marks of direction.
 _INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff]")
 _SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s+", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+
+_GIVEN = "the token that was given"
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -32,8 +35,8 @@ def token_from_environment() -> str | None:
 
 
 def find_token() -> tuple[str, str] | None:
-    """The environment's token, and the variable or file that it is from. Raises `MissingTokenError`
-    for one that cannot be a token."""
+    """The environment's token, and the variable or file that it is from. Raises `AuthError` for
+    one that cannot be a token."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if value := _clean(os.environ.get(name, ""), name):
             return value, name
@@ -54,15 +57,18 @@ class TokenSource:
     """
 
     def __init__(self, token: Token | None, *, endpoint: str = PUBLIC_ENDPOINT) -> None:
+        current = None
         if isinstance(token, str):
-            token = _clean(token, "the token that was given")
+            # What cannot be a token is said when it is asked for, as of those found elsewhere.
+            with contextlib.suppress(AuthError):
+                current = token = _clean(token, _GIVEN)
             if token is None:
                 raise MissingTokenError("the token that was given is empty", endpoint=endpoint)
         elif token is not None and not callable(token):
             raise TypeError("token must be a text, a callable that returns one, or None")
         self._endpoint = endpoint
         self._given = token
-        self._current = token if isinstance(token, str) else None
+        self._current: str | None = current
         self._asking = anyio.Lock()
 
     @property
@@ -96,7 +102,9 @@ class TokenSource:
         return await self.get()
 
     async def _ask(self) -> str:
-        if not callable(self._given):
+        if isinstance(self._given, str):
+            found = _clean(self._given, _GIVEN)
+        elif self._given is None:
             found = token_from_environment()
         else:
             found = _clean(await _called(self._given), "what the token callable returned")
@@ -143,7 +151,7 @@ def _decoded(content: bytes) -> str:
 
 def _clean(token: object, where: str) -> str | None:
     """Without what copying it has brought along: line breaks, invisible characters, quotes, the
-    header's "Bearer"; None when nothing is left. Raises `MissingTokenError` for what no header
+    header's "Bearer"; None when nothing is left. Raises `AuthError` for what no header
     takes, naming the place and never the token."""
     if not isinstance(token, str):
         return None
@@ -152,9 +160,10 @@ def _clean(token: object, where: str) -> str | None:
     text = _unquoted(text)
     for position, letter in enumerate(text, 1):
         if not " " <= letter <= "~":
-            raise MissingTokenError(
-                f"{where} is no token: its character {position} is U+{ord(letter):04X},"
-                " and tokens are plain ASCII; copy the token anew"
+            raise AuthError(
+                f"{where} is no token: its character {position} is U+{ord(letter):04X}, and"
+                " tokens are plain ASCII",
+                suggestion="copy the token anew, and nothing else",
             )
     return text or None
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import re
 import ssl
 
 import aiohttp
 
-from asyncpush.errors import HubError
+from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.net.redaction import redact_text, redact_url
 
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
 """What a request may raise when the network, and not our code, is at fault."""
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class StalledError(Exception):
@@ -36,6 +41,8 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             unreachable = True
             suggestion = "the proxy does not answer: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        case OSError(errno=code) if code in OUT_OF_DESCRIPTORS:
+            suggestion = "raise the limit of open files (`ulimit -n`), or close files"
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             unreachable = True
             suggestion = "check the network, HF_ENDPOINT, and whether a proxy is needed"
@@ -49,12 +56,55 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
             )
         case _:
             suggestion = "the connection broke: push again, what is stored is not sent twice"
-    words = redact_text(str(exc)) or type(exc).__name__
     return HubError(
-        f"{what} failed: {words}",
+        f"{what} failed: {redact_text(_words(exc))}",
         method=method,
         url=redact_url(url),
         retryable=retryable,
         unreachable=unreachable,
         suggestion=suggestion,
     )
+
+
+def _words(exc: Exception) -> str:
+    """What happened, in words for people: aiohttp's own tell of its insides."""
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {exc.host}:{exc.port} is refused: {_tls(exc)}"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {exc.host!r} cannot be resolved: {_reason(exc.os_error)}"
+        case aiohttp.ClientConnectorSSLError():
+            return f"no TLS connection to {exc.host}:{exc.port}: {_reason(exc.os_error)}"
+        case aiohttp.ClientConnectorError():
+            return f"no connection to {exc.host}:{exc.port}: {_reason(exc.os_error)}"
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered {exc.status} {exc.message}".rstrip()
+        case aiohttp.ConnectionTimeoutError():
+            return "no connection in time"
+        case aiohttp.ClientPayloadError():
+            return "the answer was cut off"
+        case StalledError():
+            return str(exc) or "no byte moved in time"
+        case asyncio.TimeoutError():
+            return "no answer in time"
+        case OSError():
+            return _reason(exc)
+    return str(exc) or type(exc).__name__
+
+
+def _tls(exc: aiohttp.ClientConnectorCertificateError) -> str:
+    error = exc.certificate_error
+    return getattr(error, "verify_message", "") or str(error)
+
+
+def _reason(exc: OSError) -> str:
+    """The system's word for it. Where several addresses were tried, `exc` lists what became of
+    each: the first will do."""
+    number = exc.errno
+    if number is None and (found := _ERRNO.search(str(exc))) is not None:
+        number = int(found[1])
+    if number is None or number not in errno.errorcode or isinstance(exc, ssl.SSLError):
+        return exc.strerror or str(exc) or type(exc).__name__
+    return os.strerror(number).lower()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from asyncpush.errors import HubError
+from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter
 from asyncpush.groups import for_group
 from asyncpush.models import Part
@@ -101,7 +101,8 @@ class PartSender:
                     moving=lambda arrived: self.limit.moving(turn, arrived, size),
                 )
             except HubError as exc:
-                if exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
+                scarce = getattr(exc.__cause__, "errno", None) in OUT_OF_DESCRIPTORS
+                if scarce or exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(turn)
                 token = self._session.token.known
                 complete_error(exc, put.attempt, began, put.request.target, token)

@@ -84,6 +84,7 @@ class HubSession:
         *,
         direct: bool = False,
         trace_headers: TraceHeaders | None = None,
+        calls_in_flight: int = API_CALLS_IN_FLIGHT,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -101,7 +102,7 @@ class HubSession:
         self._policy = RetryPolicy.of(config)
         self._budget = RetryBudget()
         self.created: Creations = Creations(clock)
-        self._api_calls = anyio.Semaphore(API_CALLS_IN_FLIGHT)
+        self._api_calls = anyio.Semaphore(calls_in_flight)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
         self._closed = False

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from asyncpush.errors import MissingTokenError
+from asyncpush.errors import AuthError
 from asyncpush.models import FileSource
 from asyncpush.net.credentials import token_files, token_from_environment
 from asyncpush.pipeline.context import PushContext
@@ -58,7 +58,7 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
 
 def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
     tokens = [known]
-    with contextlib.suppress(MissingTokenError):  # what cannot be a token is none in use
+    with contextlib.suppress(AuthError):  # what cannot be a token is none in use
         tokens.append(token_from_environment() or "")
     return HubTokens.of(tokens, token_files()).kept_in(files)
 

@@ -28,10 +28,12 @@ class SharedTurns:
 
 
 class Turns:
-    """The turns of one push. It waits for one at a time."""
+    """The turns of one push. It waits for one at a time, and has at most `most`, where there are
+    descriptors for no more."""
 
-    def __init__(self, shared: SharedTurns) -> None:
+    def __init__(self, shared: SharedTurns, most: int | None = None) -> None:
         self._shared = shared
+        self.most = most
         self._own_is_free = True
         self._came: anyio.Event | None = None
         self._came_own = False
@@ -93,19 +95,22 @@ class Queue(Generic[T]):
         self._work = work
         self._items: deque[T] = deque()
         self._seeking = False
+        self._working = 0
 
     def put(self, item: T) -> None:
         self._items.append(item)
         self._seek()
 
     def _seek(self) -> None:
-        if self._items and not self._seeking:
+        most = self._turns.most
+        if self._items and not self._seeking and (most is None or self._working < most):
             self._seeking = True
             self._group.start_soon(for_group(self._go))
 
     async def _go(self) -> None:
         own = await self._turns.take()
         self._seeking = False
+        self._working += 1
         try:
             while self._items:
                 item = self._items.popleft()
@@ -114,5 +119,6 @@ class Queue(Generic[T]):
                 if not own and self._turns.others_wait():
                     break
         finally:
+            self._working -= 1
             self._turns.give_back(own=own)
         self._seek()

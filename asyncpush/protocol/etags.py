@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_MD5 = re.compile(r'(?:W/)?"?([0-9a-fA-F]{32})"?')
+_MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')
+
+
+def strong(etag: str) -> str:
+    """The ETag without the mark of a weak one (RFC 9110, section 8.8.3), else as it is.
+
+    >>> strong('W/"abc"')
+    '"abc"'
+    """
+    return etag.strip().removeprefix("W/")
 
 
 def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
@@ -18,5 +27,5 @@ def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
         return None
     if "x-amz-server-side-encryption-customer-algorithm" in headers:
         return None
-    match = _MD5.fullmatch(etag.strip())
+    match = _MD5.fullmatch(strong(etag))
     return match[1].lower() if match else None

@@ -36,6 +36,8 @@ def check_endpoint(endpoint: str) -> str:
     """The endpoint without a trailing slash. Raises `ValueError` when it is not http(s), or
     holds credentials: those would end up in logs and repo URLs."""
     endpoint = endpoint.strip()
+    if any("\ud800" <= letter <= "\udfff" for letter in endpoint):
+        raise ValueError("endpoint must be proper Unicode text")
     if _WHITE_SPACE.search(endpoint):
         raise ValueError("endpoint must not hold white space")
     try:

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from pathlib import PurePath
 
+from asyncpush.errors import os_reason
 from asyncpush.models import FileIdentity
 from asyncpush.sources.origins import open_for_reading
 
@@ -112,4 +113,4 @@ def _reason(path: str, exc: OSError | ValueError) -> str:
         if os.path.islink(path):
             return f"is a broken link, to {os.readlink(path)!r}"
         return "does not exist"
-    return f"cannot be read: {exc.strerror or exc}"
+    return f"cannot be read: {os_reason(exc)}"

@@ -10,13 +10,21 @@ import io
 import os
 import stat
 import threading
+import time
 from bisect import bisect_right
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from asyncpush.errors import SourceChangedError, SourceError
+from asyncpush.errors import OUT_OF_DESCRIPTORS, SourceChangedError, SourceError, os_reason
 from asyncpush.models import Cut, FileIdentity, FileSource
 
+T = TypeVar("T")
+
+DESCRIPTOR_TIMEOUT = 10.0
+"""Seconds to wait for a descriptor when all that a process may have are in use."""
+
+_DESCRIPTOR_POLL = 0.05
 _HAS_PREADV = hasattr(os, "preadv")
 
 _FLAGS = (
@@ -155,8 +163,8 @@ class _OnDisk:
         if exc.errno == errno.EISDIR:
             return changed(self._source, "was replaced by a folder")
         return SourceError(
-            f"{self._path!r} cannot be read: {exc.strerror or exc}",
-            problems=[f"{self._path!r}: {exc.strerror or exc}"],
+            f"{self._path!r} cannot be read: {os_reason(exc)}",
+            problems=[f"{self._path!r}: {os_reason(exc)}"],
         )
 
 
@@ -196,9 +204,21 @@ class _Pieced:
 def open_for_reading(path: str) -> int:
     """A descriptor of the file `path`, without waiting should a FIFO have taken its place."""
     try:
-        return os.open(path, _FLAGS | _NO_WAIT)
+        return when_descriptors_are_free(lambda: os.open(path, _FLAGS | _NO_WAIT))
     except BlockingIOError:  # a file under a lease (Samba, NFS): its holder is being asked
         return os.open(path, _FLAGS)
+
+
+def when_descriptors_are_free(open_it: Callable[[], T]) -> T:
+    """What it returns; where no descriptor is left, other transfers may end and leave theirs."""
+    deadline = time.monotonic() + DESCRIPTOR_TIMEOUT
+    while True:
+        try:
+            return open_it()
+        except OSError as exc:
+            if exc.errno not in OUT_OF_DESCRIPTORS or time.monotonic() >= deadline:
+                raise
+        time.sleep(_DESCRIPTOR_POLL)
 
 
 def _opener(path: str, _flags: int) -> int:

@@ -28,7 +28,7 @@ import anyio
 from aiofiles.threadpool import wrap
 from anyio import to_thread
 
-from asyncpush.errors import SourceError
+from asyncpush.errors import SourceError, os_reason
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources.scratch import ScratchFolder
 from asyncpush.threads import is_cancelled
@@ -194,7 +194,7 @@ class Spool:
         try:
             yield
         except OSError as exc:
-            where, why = str(self._parent), exc.strerror or exc
+            where, why = str(self._parent), os_reason(exc)
             message = f"{path_in_repo!r} is a stream that cannot be spooled to {where!r}: {why}"
             wanted = "with more room" if exc.errno in _DISK_FULL else "that can be written to"
             raise SourceError(

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from asyncpush.errors import os_reason
 from asyncpush.outputs import OwnFiles
 from asyncpush.sources.findings import Findings
+from asyncpush.sources.origins import when_descriptors_are_free
 from asyncpush.sources.patterns import PatternFilter
 
 SCRATCH_PREFIX = "asyncpush-spool-"
@@ -99,7 +101,7 @@ class Walk:
                         own_path = os.path.join(path, entry.name)
                         found.append(_Entry(name, own_path, _is_link(entry), trail))
         except OSError as exc:
-            self.findings.problem(f"folder {path!r} cannot be listed: {exc.strerror}")
+            self.findings.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
         found.sort(reverse=True)
         return found
 
@@ -118,12 +120,13 @@ def notice_own(findings: Findings, path: str, what: str) -> None:
 @contextmanager
 def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
     if through_links or _NO_LINK is None:
-        with os.scandir(path) as entries:
+        with when_descriptors_are_free(lambda: os.scandir(path)) as entries:
             yield entries
         return
-    descriptor = os.open(path, _NO_LINK)
+    flags = _NO_LINK
+    descriptor = when_descriptors_are_free(lambda: os.open(path, flags))
     try:
-        with os.scandir(descriptor) as entries:
+        with when_descriptors_are_free(lambda: os.scandir(descriptor)) as entries:
             yield entries
     finally:
         os.close(descriptor)

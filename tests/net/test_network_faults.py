@@ -30,6 +30,12 @@ TABLE: dict[str, tuple[Exception, bool, bool, str]] = {
         True,
         "HF_ENDPOINT",
     ),
+    "no descriptor left": (
+        aiohttp.ClientConnectorError(KEY, OSError(errno.EMFILE, "Too many open files")),
+        True,
+        False,
+        "ulimit -n",
+    ),
     "connect timeout": (aiohttp.ConnectionTimeoutError("slow"), True, True, "network"),
     "proxy away": (aiohttp.ClientProxyConnectionError(KEY, REFUSED), True, True, "proxy"),
     "proxy in trouble": (from_proxy(502), True, True, "proxy"),
@@ -87,3 +93,43 @@ def test_the_words_of_an_exception_hold_no_secret() -> None:
 def test_an_exception_without_words_is_named() -> None:
     error = network_error(ConnectionAbortedError(), method="GET", url="x", what="head")
     assert error.message == "head failed: ConnectionAbortedError"
+
+
+SEVERAL = OSError(
+    "Multiple exceptions: [Errno 111] Connect call failed ('::1', 443, 0, 0), [Errno 111] Connect"
+    " call failed ('127.0.0.1', 443)"
+)
+
+
+@pytest.mark.parametrize(
+    ("exc", "words"),
+    [
+        (
+            aiohttp.ClientConnectorError(KEY, OSError(111, "Connect call failed ('::1', 443)")),
+            "no connection to hub.example:443: connection refused",
+        ),
+        (
+            aiohttp.ClientConnectorError(KEY, SEVERAL),
+            "no connection to hub.example:443: connection refused",
+        ),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "Name or service not known")),
+            "the name 'hub.example' cannot be resolved: Name or service not known",
+        ),
+        (
+            aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("expired")),
+            "the certificate of hub.example:443 is refused: ",
+        ),
+        (aiohttp.ClientOSError(errno.EPIPE, "pipe"), "broken pipe"),
+        (ConnectionResetError(errno.ECONNRESET, "x"), "connection reset by peer"),
+        (aiohttp.ServerDisconnectedError(), "the server closed the connection"),
+        (TimeoutError(), "no answer in time"),
+        (from_proxy(407), "the proxy answered 407 no"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_happened_is_said_in_plain_words(exc: Exception, words: str) -> None:
+    message = network_error(exc, method="PUT", url="https://h/p", what="part").message
+    assert message.startswith(f"part failed: {words}")
+    for inside in ("ssl:", "Errno", "Connect call", "aiohttp"):
+        assert inside not in message

@@ -262,6 +262,13 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(
     assert names(gather(tmp_path, allow_patterns="good")) == ["good"]
 
 
+def test_files_whose_names_are_no_unicode_can_be_left_out_by_name(tmp_path: Path) -> None:
+    fill(tmp_path, "good")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin-\xe9")).write_bytes(b"")
+    for pattern in ("latin-\udce9", "latin-?"):
+        assert names(gather(tmp_path, ignore_patterns=pattern)) == ["good"]
+
+
 def test_the_message_shows_the_first_problems_and_counts_the_rest(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"broken-{number:02}").symlink_to("nowhere")
