@@ -409,6 +409,26 @@ async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
     assert limit._held == {}
 
 
+async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
+    """A push of many small files, each of which holds none, keeps no slot from another's parts."""
+    limit = PartLimit(4)
+    order: list[str] = []
+
+    async def part(push: str, file: object) -> None:
+        async with limit.slot(file, push):
+            order.append(push)
+            await settle()
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(part, "many files", number)
+        for _ in range(4):
+            group.start_soon(part, "one file", "large")
+    assert order[:4] == ["many files"] * 4
+    assert order[4:12].count("one file") == 4
+    assert limit._held == {}
+
+
 async def test_an_overload_halves_it_down_to_one() -> None:
     limit = PartLimit(16)
     seen = []
