@@ -204,7 +204,8 @@ class PartLimit:
         self._seconds = self._told = 0.0
 
     async def _acquire(self, of: _Holder) -> None:
-        if self._in_flight < self._limit and self._begun < AT_ONCE and not self._waiting:
+        free = self._in_flight < self._limit and not self._waiting
+        if self._begun < AT_ONCE and (free or self._is_due(of)):
             self._take(of)
             return
         turn = anyio.Event()
@@ -238,8 +239,10 @@ class PartLimit:
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._begun < AT_ONCE and self._has_room():
+        while self._waiting and self._begun < AT_ONCE:
             of = min(self._waiting, key=lambda of: (self._held[of[0]], self._held[of]))
+            if not self._has_room() and not self._is_due(of):
+                return
             self._take(of)
             turn = self._waiting[of][0]
             self._remove(of, turn)
@@ -254,6 +257,12 @@ class PartLimit:
         wanted = self._in_flight + sum(map(len, self._waiting.values()))
         few = min(self._maximum, self._limit + self._limit // A_FEW)
         return wanted <= few and not self._refused
+
+    def _is_due(self, of: _Holder) -> bool:
+        """Whether a part may go beyond the width, since its push has none in flight: the slots may
+        be held by a push whose source is slow, or hangs. A store that has refused before means its
+        number."""
+        return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
 
     def _remove(self, of: _Holder, turn: anyio.Event) -> None:
         queue = self._waiting[of]

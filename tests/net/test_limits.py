@@ -429,6 +429,35 @@ async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
     assert limit._held == {}
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
+    """The others' slots may be held by a source that hangs."""
+    limit = PartLimit(START + 2)
+    if refused:
+        async with limit.slot() as turn:
+            limit.overloaded(turn)
+    width, held = limit.limit, list[str]()
+
+    async def part(push: str) -> None:
+        async with limit.slot("file", push):
+            held.append(push)
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2 * START):
+            group.start_soon(part, "hangs")
+        await settle()
+        for push in ("a", "a", "a", "b", "c"):
+            group.start_soon(part, push)
+        await settle()
+        others = set() if refused else {"a", "b"}  # for one more there is no room
+        assert held.count("hangs") == width
+        assert sorted(set(held) - {"hangs"}) == sorted(others)
+        assert limit.in_flight == width + len(others)
+        group.cancel_scope.cancel()
+    assert limit.in_flight == 0
+
+
 async def test_an_overload_halves_it_down_to_one() -> None:
     limit = PartLimit(16)
     seen = []
