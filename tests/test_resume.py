@@ -22,10 +22,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush import HubError, PushOptions, UploadConfig, Uploader
+from asyncpush.events import Notice, Record
 from asyncpush.journal import Journal
 from asyncpush.journal.database import Database
 from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
+from asyncpush.transfers import lfs
+from asyncpush.transfers.lfs import LfsTransfer
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.journal.helpers import make_upload
@@ -308,3 +311,34 @@ async def test_a_push_forgets_uploads_whose_urls_have_expired(
         await uploader.push_to_hub("me/m", write({"a.txt": b"a"}))
     with Journal.open(Path(config.cache_dir)) as journal:
         assert (journal.stats().uploads, journal.stats().parts) == (0, 0)
+
+
+async def test_a_holder_of_a_claim_that_gets_nothing_stored_is_not_waited_for_for_ever(
+    hub: LocalHub, config: UploadConfig, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be stopped, as by SIGSTOP, or hang. While it stores parts it is waited for."""
+    content = random.Random(4).randbytes(3 * PART_SIZE)
+    oid, scope = hashlib.sha256(content).hexdigest(), f"{hub.url}/me/m"
+    monkeypatch.setattr(lfs, "CLAIM_POLL", 0.01)
+    monkeypatch.setattr(lfs, "CLAIM_PATIENCE", 0.1)
+    notices: list[str] = []
+
+    async def answered(count: int) -> int:
+        return count
+
+    def hear(record: Record) -> None:
+        if isinstance(record.event, Notice):
+            notices.append(record.event.message)
+
+    with Journal.open(Path(config.cache_dir)) as holder:
+        claim = holder.claim(scope, oid)
+        assert claim is not None
+        looks = iter([0, 1, 2, 2])  # two parts arrive while the others wait
+        monkeypatch.setattr(LfsTransfer, "_parts_stored", lambda *_: answered(next(looks)))
+        async with Uploader(TOKEN, hub.url, replace(config, events=hear)) as uploader:
+            result = await uploader.push_to_hub("me/m", write({"model.bin": content}))
+        assert result.verified
+        assert any("sending it here as well" in notice for notice in notices)
+        assert next(looks, None) is None
+        assert holder.claim(scope, oid) is None  # it is still the holder's
+        claim.release()

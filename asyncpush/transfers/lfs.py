@@ -8,6 +8,7 @@ says when the object is there already.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -45,6 +46,9 @@ VOID = "UploadVoid"
 
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
+
+CLAIM_PATIENCE = 300.0
+"""Seconds for which whoever has claimed an object may store no part of it before others send it."""
 
 
 SYNC_PATIENCE = 0.1
@@ -134,17 +138,38 @@ class LfsTransfer:
         holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
         upload that this gives. Small objects cost less to send than to claim: they are claimed
         only where the Hub wants parts of them."""
+        item = LfsObject(oid, file.size)
         claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
             emit.emit(Waiting(CLAIM_POLL, reason))
-        while claim is None:
-            await anyio.sleep(CLAIM_POLL)
-            claim = await self._claim(oid)
+            claim = await self._claim_in_time(item)
+        if claim is None:
+            seconds = f"{CLAIM_PATIENCE:,.0f} s"
+            emit.emit(
+                Notice(f"{reason}, but stored no part for {seconds}: sending it here as well")
+            )
         try:
-            yield await self._find_upload(LfsObject(oid, file.size))
+            yield await self._find_upload(item)
         finally:
-            await in_thread_anyway(self._threads.look_up.threads, claim.release)
+            if claim is not None:
+                await in_thread_anyway(self._threads.look_up.threads, claim.release)
+
+    async def _claim_in_time(self, item: LfsObject) -> Claim | None:
+        """The claim once it is free; None when its holder gets no part stored for so long that it
+        may be stopped, or hang. Then both send the object, which costs time and harms nothing."""
+        stored, before = await self._parts_stored(item), -1
+        while stored != before:
+            for _ in range(math.ceil(CLAIM_PATIENCE / CLAIM_POLL)):
+                await anyio.sleep(CLAIM_POLL)
+                if (claim := await self._claim(item.oid)) is not None:
+                    return claim
+            stored, before = await self._parts_stored(item), stored
+        return None
+
+    async def _parts_stored(self, item: LfsObject) -> int:
+        found = await self._find_upload(item)
+        return 0 if found is None else len(found.etags)
 
     async def _claim(self, oid: str) -> Claim | None:
         def discard(claim: Claim | None) -> None:

@@ -193,7 +193,7 @@ async def test_work_that_has_not_begun_is_not_waited_for_after_a_cancel(
 async def test_what_must_be_done_is_done_though_the_task_is_cancelled_before_it_begins(
     threads: ThreadPoolExecutor,
 ) -> None:
-    first, done = Work(), []
+    first, done = Work(), list[str]()
     holding = asyncio.create_task(in_thread(threads, first))
     await first.started.wait()
     task = asyncio.create_task(in_thread_anyway(threads, partial(done.append, "given back")))
