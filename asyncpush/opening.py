@@ -171,7 +171,7 @@ async def _start_local_hub(
         server, hub = await in_thread(starter, start)
 
     async def stop() -> None:
-        await in_thread(threads, lambda: server.__exit__(None, None, None))
+        await in_thread_anyway(threads, lambda: server.__exit__(None, None, None))
 
     stack.push_async_callback(stop)
     return hub.url

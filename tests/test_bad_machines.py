@@ -22,6 +22,7 @@ import pytest
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
 from asyncpush.journal.database import Database
 from asyncpush.localhub import LocalHub
+from asyncpush.net.limits import START
 from asyncpush.sources import spool
 from asyncpush.threads import WIDTH
 from tests.conftest import PART_SIZE, TOKEN
@@ -240,6 +241,38 @@ async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     with pytest.raises(asyncio.CancelledError):
         await hanging
     assert disk.hung <= WIDTH
+
+
+async def test_beside_a_file_that_hangs_while_its_parts_are_sent_another_push_goes_on(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts hold all slots there are to begin with, and all threads that one push may have."""
+    slow = write({"huge.bin": b""}, "slow")
+    os.truncate(slow / "huge.bin", (START + 4) * PART_SIZE)
+    other = write({"model.bin": b"\1" * (2 * PART_SIZE), "a.bin": b"\0a"}, "other")
+    released, hanging = threading.Event(), asyncio.Event()
+    loop, preadv, hung = asyncio.get_running_loop(), os.preadv, count(1)
+
+    def slowly(descriptor: int, buffers: Any, offset: int) -> int:
+        sent = threading.current_thread().name.startswith("asyncpush-send")
+        if sent and os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(slow)):
+            if next(hung) == WIDTH:
+                loop.call_soon_threadsafe(hanging.set)
+            assert released.wait(60)
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", slowly)
+    try:
+        push = uploader.start_push("me/slow", slow)
+        await hanging.wait()
+        async with asyncio.timeout(30):
+            assert (await uploader.push_to_hub("me/other", other)).verified
+        push.cancel()
+        await anyio.lowlevel.checkpoint()
+    finally:
+        released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await push
 
 
 @pytest.mark.parametrize("jump", [-86_400 * 365, 86_400 * 365], ids=["a year back", "a year on"])

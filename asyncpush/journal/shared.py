@@ -115,6 +115,7 @@ class WriteBehind:
         with self._change:
             if self._closed or len(self._waiting) + len(rows) > GATHERED:
                 return
+            first = not self._waiting
             self._waiting.update(rows)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -123,7 +124,8 @@ class WriteBehind:
                 self._thread.start()
             if hurry or len(self._waiting) >= WRITTEN_AT_ONCE:
                 self._hurry = True
-            self._change.notify_all()
+            if first or self._hurry:  # else it is waiting for time to pass
+                self._change.notify_all()
 
     def get(self, key: Row) -> Row | None:
         """The row of this key, if it is not known to be on the disk yet."""

@@ -75,6 +75,7 @@ class PartFeed:
         # Where nobody looks at the bytes, the kernel may send them out of its page cache.
         self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
         self._buffer: mmap.mmap | None = None
+        self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
         self._stopped = False
         self.failure: Exception | None = None
@@ -89,14 +90,21 @@ class PartFeed:
         """Bytes that `fill` and `write_to` have not handed on yet."""
         return self._end - self._position + len(self._held)
 
+    async def read_if_short(self) -> None:
+        """Read a part of no more than one piece at once, into memory of its own; raises what that
+        raises."""
+        if self._short:
+            self._short_bytes = bytearray(self.left)
+            await self._in_thread(self._load_all)
+
+    def _load_all(self) -> None:
+        if not self._stopped:
+            self._load(min(self._pool.size, self._end - self._position))
+
     async def fill(self) -> memoryview:
         """The next bytes, as many as the buffer holds; valid until the next call."""
-
-        def load() -> None:
-            if not self._stopped:
-                self._load(min(self._pool.size, self._end - self._position))
-
-        await self._in_thread(load)
+        if not self._held:
+            await self._in_thread(self._load_all)
         filled, self._held = self._held, memoryview(b"")
         return filled
 
@@ -157,9 +165,12 @@ class PartFeed:
         return count
 
     def _load(self, size: int) -> None:
-        if self._buffer is None:
-            self._buffer = self._pool.take()
-        view = memoryview(self._buffer)[:size]
+        if self._short_bytes is not None:
+            view = memoryview(self._short_bytes)[:size]
+        else:
+            if self._buffer is None:
+                self._buffer = self._pool.take()
+            view = memoryview(self._buffer)[:size]
         try:
             self._source.readinto(self._position, view)
         except Exception as exc:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import anyio
 
@@ -60,6 +61,10 @@ class Turn:
     position: int = 0
 
 
+_Holder: TypeAlias = tuple[Hashable, Hashable]
+"""A push, and one of its files."""
+
+
 class PartLimit:
     """Parts in flight, steered. The width rises while that makes goodput rise, and goes back when
     it does not: it doubles until it was too large once, and rises by half from then on. When the
@@ -67,7 +72,8 @@ class PartLimit:
 
     Goodput is bytes per second of slot time, times the width, judged as soon as half the slots have
     told enough: parts that began under another width do not count. A slot that comes free goes to
-    the file that holds the fewest: one slow file does not hold the rest.
+    the push that holds the fewest, and of its files to the one that holds the fewest: one slow file
+    does not hold the rest, nor one push another.
     """
 
     def __init__(self, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,8 +83,8 @@ class PartLimit:
         self._maximum = maximum
         self._limit = min(START, maximum)
         self._in_flight = self._begun = 0
-        self._held: Counter[Hashable] = Counter()  # slots by file
-        self._waiting: dict[Hashable, deque[anyio.Event]] = {}
+        self._held: Counter[Hashable] = Counter()  # slots by push, and by push and file
+        self._waiting: dict[_Holder, deque[anyio.Event]] = {}
         self._wave = self._fell_at = 0
         self._count_anew()
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
@@ -102,14 +108,15 @@ class PartLimit:
         return not self._waiting and self._in_flight < self._limit
 
     @asynccontextmanager
-    async def slot(self, of: Hashable = None) -> AsyncIterator[Turn]:
-        """Wait for a slot and hold it, for a part of this file; what it yields is for `moving`,
-        `succeeded` and `overloaded`."""
-        await self._acquire(of)
+    async def slot(self, of: Hashable = None, push: Hashable = None) -> AsyncIterator[Turn]:
+        """Wait for a slot and hold it, for a part of this file of this push; what it yields is for
+        `moving`, `succeeded` and `overloaded`."""
+        holder = push, of
+        await self._acquire(holder)
         try:
             yield Turn(self._wave, self._limit, self._clock())
         finally:
-            self._leave(of)
+            self._leave(holder)
 
     def share(self, sharers: int) -> None:
         """Take one share of what this host may have in flight, being one of `sharers`."""
@@ -196,8 +203,9 @@ class PartLimit:
         self._bytes = 0
         self._seconds = self._told = 0.0
 
-    async def _acquire(self, of: Hashable) -> None:
-        if self._in_flight < self._limit and self._begun < AT_ONCE and not self._waiting:
+    async def _acquire(self, of: _Holder) -> None:
+        free = self._in_flight < self._limit and not self._waiting
+        if self._begun < AT_ONCE and (free or self._is_due(of)):
             self._take(of)
             return
         turn = anyio.Event()
@@ -211,16 +219,17 @@ class PartLimit:
                 self._remove(of, turn)
             raise
 
-    def _leave(self, of: Hashable) -> None:
+    def _leave(self, of: _Holder) -> None:
         self._in_flight -= 1
-        self._held[of] -= 1
-        if not self._held[of]:
-            del self._held[of]
+        for each in (of, of[0]):
+            self._held[each] -= 1
+            if not self._held[each]:
+                del self._held[each]
         self._wake()
 
-    def _take(self, of: Hashable) -> None:
+    def _take(self, of: _Holder) -> None:
         self._in_flight += 1
-        self._held[of] += 1
+        self._held.update((of, of[0]))
         if not self._begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
         self._begun += 1
@@ -230,8 +239,10 @@ class PartLimit:
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._begun < AT_ONCE and self._has_room():
-            of = min(self._waiting, key=lambda of: self._held[of])
+        while self._waiting and self._begun < AT_ONCE:
+            of = min(self._waiting, key=lambda of: (self._held[of[0]], self._held[of]))
+            if not self._has_room() and not self._is_due(of):
+                return
             self._take(of)
             turn = self._waiting[of][0]
             self._remove(of, turn)
@@ -247,7 +258,13 @@ class PartLimit:
         few = min(self._maximum, self._limit + self._limit // A_FEW)
         return wanted <= few and not self._refused
 
-    def _remove(self, of: Hashable, turn: anyio.Event) -> None:
+    def _is_due(self, of: _Holder) -> bool:
+        """Whether a part may go beyond the width, since its push has none in flight: the slots may
+        be held by a push whose source is slow, or hangs. A store that has refused before means its
+        number."""
+        return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
+
+    def _remove(self, of: _Holder, turn: anyio.Event) -> None:
         queue = self._waiting[of]
         queue.remove(turn)
         if not queue:

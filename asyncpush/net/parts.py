@@ -15,7 +15,7 @@ from asyncpush.events import Emitter
 from asyncpush.groups import for_group
 from asyncpush.models import Part
 from asyncpush.net.bandwidth import Bandwidth
-from asyncpush.net.bodies import Slices
+from asyncpush.net.bodies import PartFeed, Slices
 from asyncpush.net.buffers import BufferPool
 from asyncpush.net.faults import StalledError
 from asyncpush.net.limits import PartLimit
@@ -68,7 +68,10 @@ class PartSender:
         request = HubRequest("part", "PUT", url, fields=fields)
         put = Put(request, source, part, emit, threads, headers, on_sent, on_wire, attempt)
         if part.size <= LEAST:
-            return await self._in_slot(put, None)
+            feed = self._putter.feed(put)
+            # A source that is slow, or hangs, is not to hold a slot.
+            await feed.read_if_short()
+            return await self._in_slot(put, None, feed)
         return await self._in_race(put)
 
     async def _in_race(self, put: Put) -> SentPart:
@@ -89,13 +92,16 @@ class PartSender:
             await run(put, send_again)
         return race.result()
 
-    async def _in_slot(self, put: Put, again: Callable[[], None] | None) -> SentPart:
+    async def _in_slot(
+        self, put: Put, again: Callable[[], None] | None, feed: PartFeed | None = None
+    ) -> SentPart:
         size, began = put.part.size, time.monotonic()
-        async with self.limit.slot(id(put.source)) as turn:
+        async with self.limit.slot(id(put.source), id(put.threads)) as turn:
             queued = time.monotonic() - began
             try:
                 sent = await self._putter.send(
                     put,
+                    feed or self._putter.feed(put),
                     queued=queued,
                     again=again,
                     moving=lambda arrived: self.limit.moving(turn, arrived, size),

@@ -80,9 +80,21 @@ class Putter:
         self._bandwidth = bandwidth
         self._lookout = lookout
 
+    def feed(self, put: Put) -> PartFeed:
+        """The part's bytes, for one way to the store."""
+        return PartFeed(
+            put.source,
+            put.part,
+            self._pool,
+            put.threads,
+            with_md5=self._config.verify_etag,
+            piece_size=self._config.chunk_size,
+        )
+
     async def send(
         self,
         put: Put,
+        feed: PartFeed,
         *,
         queued: float,
         again: Callable[[], None] | None,
@@ -92,7 +104,15 @@ class Putter:
         crawls, `moving` hears how many bytes have arrived."""
         emit = put.emit.child()
         watch = StallWatch(self._config.stall_timeout)
-        body = self._body(put, watch, emit)
+        body = PartBody(
+            feed,
+            put.part.size,
+            self._config.chunk_size,
+            watch,
+            self._bandwidth,
+            put.on_sent,
+            emit,
+        )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
         if emit.active:
@@ -112,18 +132,6 @@ class Putter:
         if emit.active:
             emit.emit(_finished(put, response, body, began, detailed=emit.detailed))
         return self._stored(put, response, body, flight)
-
-    def _body(self, put: Put, watch: StallWatch, emit: Emitter) -> PartBody:
-        piece_size = self._config.chunk_size
-        feed = PartFeed(
-            put.source,
-            put.part,
-            self._pool,
-            put.threads,
-            with_md5=self._config.verify_etag,
-            piece_size=piece_size,
-        )
-        return PartBody(feed, put.part.size, piece_size, watch, self._bandwidth, put.on_sent, emit)
 
     async def _exchange(
         self, put: Put, headers: Mapping[str, str], body: PartBody, watch: StallWatch

@@ -51,7 +51,9 @@ class Hasher:
         # ctime takes no part in an identity's comparison, but two looks that differ in it alone
         # may be of other bytes.
         key = path, identity, identity.ctime_ns
-        known = await self.remembered(file, threads)
+        # What is remembered of a short file is looked up in the hop that hashes it if need be.
+        short = file.size <= SHORT
+        known = None if short else await self.remembered(file, threads)
         while known is None and (other := self._under_way.get(key)) is not None:
             await other.ended.wait()  # who fails or is cancelled leaves it to the next
             known = other.oid
@@ -60,7 +62,7 @@ class Hasher:
             return known
         this = self._under_way[key] = _Hashing()
         try:
-            this.oid = await self._hash(file, emit, threads)
+            this.oid = await self._hash(file, emit, threads, look_up=short and self._trust_mtime)
             return this.oid
         finally:
             del self._under_way[key]
@@ -70,7 +72,9 @@ class Hasher:
         """As `sha256`, of the bytes as they are now, whatever is remembered."""
         return await self._hash(file, emit, threads)
 
-    async def _hash(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
+    async def _hash(
+        self, file: FileSource, emit: Emitter, threads: PushThreads, *, look_up: bool = False
+    ) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -78,7 +82,11 @@ class Hasher:
             event = HashProgress(file.path_in_repo, hashed, file.size)
             loop.call_soon_threadsafe(emit.emit, event)
 
-        def hash_and_remember() -> tuple[str, float]:
+        def hash_and_remember() -> tuple[str, float | None]:
+            if look_up and file.hash_key is not None:
+                known = self._journal.hash_of(*file.hash_key, "sha256")
+                if known is not None:
+                    return known, None
             looked_at, began = time.time(), time.monotonic()
             oid = _sha256(file, stop, report if emit.active else None)
             if file.hash_key is not None and not stop.is_set():
@@ -89,8 +97,9 @@ class Hasher:
             oid, elapsed = await threads.read.run(hash_and_remember, size=file.size)
         else:
             oid, elapsed = await in_thread(threads.hash, hash_and_remember, on_cancel=stop.set)
-        took = round(elapsed * 1000, 3)
-        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=False, elapsed_ms=took))
+        cached = elapsed is None
+        took = round((elapsed or 0.0) * 1000, 3)
+        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=cached, elapsed_ms=took))
         return oid
 
     async def remembered(self, file: FileSource, threads: PushThreads) -> str | None:

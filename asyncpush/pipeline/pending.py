@@ -12,7 +12,7 @@ from asyncpush.journal import PendingCommit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import commits
 from asyncpush.protocol.commits import Change
-from asyncpush.threads import in_thread
+from asyncpush.threads import in_thread, in_thread_anyway
 
 
 @asynccontextmanager
@@ -37,7 +37,9 @@ async def remembered(
     pending = await in_thread(threads, begin)
 
     async def end() -> None:
-        await in_thread(threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint))
+        await in_thread_anyway(
+            threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint)
+        )
 
     try:
         yield pending

@@ -409,6 +409,55 @@ async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
     assert limit._held == {}
 
 
+async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
+    """A push of many small files, each of which holds none, keeps no slot from another's parts."""
+    limit = PartLimit(4)
+    order: list[str] = []
+
+    async def part(push: str, file: object) -> None:
+        async with limit.slot(file, push):
+            order.append(push)
+            await settle()
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(part, "many files", number)
+        for _ in range(4):
+            group.start_soon(part, "one file", "large")
+    assert order[:4] == ["many files"] * 4
+    assert order[4:12].count("one file") == 4
+    assert limit._held == {}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
+    """The others' slots may be held by a source that hangs."""
+    limit = PartLimit(START + 2)
+    if refused:
+        async with limit.slot() as turn:
+            limit.overloaded(turn)
+    width, held = limit.limit, list[str]()
+
+    async def part(push: str) -> None:
+        async with limit.slot("file", push):
+            held.append(push)
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2 * START):
+            group.start_soon(part, "hangs")
+        await settle()
+        for push in ("a", "a", "a", "b", "c"):
+            group.start_soon(part, push)
+        await settle()
+        others = set() if refused else {"a", "b"}  # for one more there is no room
+        assert held.count("hangs") == width
+        assert sorted(set(held) - {"hangs"}) == sorted(others)
+        assert limit.in_flight == width + len(others)
+        group.cancel_scope.cancel()
+    assert limit.in_flight == 0
+
+
 async def test_an_overload_halves_it_down_to_one() -> None:
     limit = PartLimit(16)
     seen = []

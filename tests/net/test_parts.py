@@ -204,7 +204,7 @@ async def test_the_bytes_arrive_as_they_are(sending: Sending, peer: Peer, size: 
     assert sent.md5 == hashlib.md5(content.data).hexdigest()
     assert sending.positions == sorted(set(sending.positions))
     assert sending.positions[-1] == size
-    assert len(sending.pool._free) == 1
+    assert len(sending.pool._free) == (size > CHUNK)
 
 
 async def test_a_part_is_a_slice_of_its_file(sending: Sending, peer: Peer) -> None:
@@ -588,6 +588,29 @@ async def test_a_cancelled_wait_for_a_slot_sends_nothing(
         group.cancel_scope.cancel()
     assert len(peer.seen) == 1
     assert sending.limit.in_flight == 0
+
+
+@pytest.mark.parametrize("end", ["goes on", "is cancelled", "fails"])
+async def test_a_short_part_holds_no_slot_while_its_source_hangs(
+    end: str, sending: Sending, peer: Peer
+) -> None:
+    hung = Gated(b"x" * CHUNK, gate=0)
+    peer.script(stored('"abc"'))
+    task = asyncio.create_task(sending.send(hung, hung.part(peer.url + "/hung")))
+    await hung.reached.wait()
+    assert sending.limit.in_flight == 0
+    if end == "is cancelled":
+        task.cancel()
+    elif end == "fails":
+        hung.data = b""
+    hung.opened.set()
+    await asyncio.wait([task])
+    assert task.cancelled() == (end == "is cancelled")
+    if end == "fails":
+        assert isinstance(task.exception(), ValueError)
+    assert len(peer.seen) == (end == "goes on")
+    assert hung.reading == 0
+    sending.check_nothing_is_left()
 
 
 # --- stalls and speed ---------------------------------------------------------------------------

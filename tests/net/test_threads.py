@@ -25,6 +25,7 @@ from asyncpush.threads import (
     SharedThreads,
     each_in_thread,
     in_thread,
+    in_thread_anyway,
     settled,
     step_back,
 )
@@ -187,6 +188,26 @@ async def test_work_that_has_not_begun_is_not_waited_for_after_a_cancel(
     await holding
     assert await in_thread(threads, lambda: "third") == "third"
     assert done == []
+
+
+async def test_what_must_be_done_is_done_though_the_task_is_cancelled_before_it_begins(
+    threads: ThreadPoolExecutor,
+) -> None:
+    first, done = Work(), list[str]()
+    holding = asyncio.create_task(in_thread(threads, first))
+    await first.started.wait()
+    task = asyncio.create_task(in_thread_anyway(threads, partial(done.append, "given back")))
+    await anyio.lowlevel.checkpoint()
+    task.cancel()
+    await anyio.lowlevel.checkpoint()
+    assert not task.done()
+    first.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["given back"]
+    await holding
+    with pytest.raises(ZeroDivisionError):
+        await in_thread_anyway(threads, lambda: 1 // 0)
 
 
 async def test_many_items_are_done_in_order_a_stretch_at_a_time(

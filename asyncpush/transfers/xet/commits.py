@@ -11,7 +11,7 @@ from asyncpush.errors import AsyncPushError
 from asyncpush.models import FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import in_thread
+from asyncpush.threads import in_thread, in_thread_anyway
 from asyncpush.transfers.xet.access import XetAccess
 
 STREAM_PIECE = 4 * MIB
@@ -85,7 +85,7 @@ class XetCommit:
         return report
 
     async def abort(self) -> None:
-        await in_thread(self._threads, self._abort)
+        await in_thread_anyway(self._threads, self._abort)
 
     async def let_go(self) -> int:
         """Abort; how many bytes of it went over the wire."""
