@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.numpy import load, save
 
 from asyncpush import (
@@ -219,6 +221,43 @@ async def test_what_the_hub_holds_is_not_sent_again_and_can_be_audited(
     report = await uploader.audit("me/m", {NAME: Tensors(model)})
     assert report.different == (NAME,)
     assert faults.seen["part"] == sent
+
+
+async def test_shards_are_those_of_save_pretrained(
+    uploader: Uploader, hub: LocalHub, model: Model
+) -> None:
+    """In the order of the dict, which is not that of the bytes in the file."""
+    limit = 7_000_000
+    await uploader.push_to_hub(
+        "me/m", {f"a/{NAME}": Tensors(model, {"format": "pt"})}, PushOptions(max_shard_size=limit)
+    )
+    plan = split_state_dict_into_shards_factory(
+        model,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
+    )
+    found = await download(hub, "me/m")
+    index = json.loads(found.pop(f"a/{NAME}.index.json"))
+    assert index == {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    assert found == {
+        f"a/{shard}": expected({name: model[name] for name in names}, {"format": "pt"})
+        for shard, names in plan.filename_to_tensors.items()
+    }
+    assert len(found) == 3
+
+
+async def test_a_shard_whose_tensors_change_fails_the_push(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model
+) -> None:
+    def train_all() -> None:
+        for array in model.values():
+            train(array)
+
+    faults.hooks["batch"] = train_all
+    with pytest.raises(SourceChangedError):
+        await uploader.push_to_hub("me/m", Tensors(model), PushOptions(max_shard_size="7MB"))
+    assert len(await commits_of(hub, "me/m")) == 1
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
