@@ -17,6 +17,7 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
+From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         receipts_to_json,
     )
     from asyncpush.options import Push, PushOptions, UploadConfig
+    from asyncpush.sources.tensors import Tensors
     from asyncpush.tickets import PushTicket
     from asyncpush.uploader import Uploader, push_to_hub
 
@@ -96,6 +98,7 @@ __all__ = [
     "RetriesExhaustedError",
     "SourceChangedError",
     "SourceError",
+    "Tensors",
     "UploadConfig",
     "UploadProgress",
     "UploadResult",
@@ -139,6 +142,7 @@ _HOMES = {
         "receipts_to_json",
     ),
     "options": ("Push", "PushOptions", "UploadConfig"),
+    "sources.tensors": ("Tensors",),
     "tickets": ("PushTicket",),
     "uploader": ("Uploader", "push_to_hub"),
 }

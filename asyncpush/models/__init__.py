@@ -1,6 +1,14 @@
 """The values that travel through a push: frozen, and knowing nothing of how they are moved."""
 
-from asyncpush.models.files import Content, Cut, FileIdentity, FileSource, Part, Source
+from asyncpush.models.files import (
+    Content,
+    Cut,
+    FileIdentity,
+    FileSource,
+    Part,
+    Source,
+    VirtualFile,
+)
 from asyncpush.models.progress import PHASES, Activity, Phase, UploadProgress
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
 from asyncpush.models.repo import Repo, check_repo_id
@@ -23,6 +31,7 @@ __all__ = [
     "Source",
     "UploadProgress",
     "UploadResult",
+    "VirtualFile",
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",

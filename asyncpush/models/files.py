@@ -6,10 +6,13 @@ import hashlib
 import os
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, Union
 
-Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | AsyncIterable[bytes]
-Source: TypeAlias = str | os.PathLike[str] | bytes | Mapping[str, Content]
+if TYPE_CHECKING:
+    from asyncpush.sources.tensors import Tensors
+
+Content: TypeAlias = Union[str, os.PathLike[str], bytes, BinaryIO, AsyncIterable[bytes], "Tensors"]
+Source: TypeAlias = Union[str, os.PathLike[str], bytes, "Tensors", Mapping[str, Content]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class FileIdentity:
 class FileSource:
     """One file to push: its name in the repo, its size in bytes, and where its bytes are.
 
-    Exactly one of `path` (a file on disk, with the `identity` it had), `data` and `cut` is set.
+    Exactly one of `path` (a file on disk, with the `identity` it had), `data`, `cut` and `virtual`
+    is set.
     """
 
     path_in_repo: str
@@ -51,6 +55,7 @@ class FileSource:
     identity: FileIdentity | None = None
     data: bytes | None = field(default=None, repr=False)
     cut: Cut | None = None
+    virtual: VirtualFile | None = field(default=None, repr=False)
 
     @property
     def disk_path(self) -> str | None:
@@ -67,6 +72,14 @@ class FileSource:
         if self.path is None or self.identity is None:
             return None
         return self.path, self.identity
+
+
+class VirtualFile(Protocol):
+    """Bytes that are made as they are read, from several threads at once."""
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Read into the beginning of `buffer`, as much as comes at once; 0 at the end. Raises
+        `SourceChangedError` when a byte is no longer what it was when it was first read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,14 @@ from asyncpush.sources.paths import (
     normalise_path,
 )
 from asyncpush.sources.patterns import PatternFilter
+from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
 
 Stream: TypeAlias = AsyncIterable[bytes] | BinaryIO
 
 CARD = "README.md"
 
-_CONTENT = "a path, bytes, a binary file object or an async iterable of bytes"
+_CONTENT = "a path, bytes, a binary file object, an async iterable of bytes or Tensors"
 
 
 class Gathered:
@@ -83,6 +84,10 @@ class Gathered:
                     self._add_data(name, source)
             case str() | os.PathLike():
                 self._add_named(source)
+            case Tensors():
+                target = self._named_below_target(DEFAULT_NAME)
+                if name := self._claim(target, target):
+                    self.files.append(source.file(name))
             case Mapping():
                 self._add_mapping(source)
             case _:
@@ -122,15 +127,18 @@ class Gathered:
         if is_folder:
             self._add_folder(path)
             return
-        target = normalise_path(self._options.path_in_repo)
-        if target == ".":
-            target = ""
-        if not target or target.endswith("/"):
-            target += os.path.basename(path)
+        target = self._named_below_target(os.path.basename(path))
         if name := self._claim(target, path):
             self._add_file(name, path)
             if self._left_out:
                 self._nothing = "there is nothing else to push"
+
+    def _named_below_target(self, name: str) -> str:
+        """Where something with a name of its own lands."""
+        target = normalise_path(self._options.path_in_repo)
+        if target == ".":
+            target = ""
+        return target + name if not target or target.endswith("/") else target
 
     def _add_folder(self, root: str) -> None:
         prefix = self._prefix()
@@ -192,6 +200,8 @@ class Gathered:
                 case io.BytesIO():
                     check_file_object(content)
                     self._add_data(name, content.getvalue())
+                case Tensors():
+                    self.files.append(content.file(name))
                 case AsyncIterable():
                     self._add_stream(name, content)
                 case _ if is_async_file(content):
@@ -200,7 +210,10 @@ class Gathered:
                     self._add_file_object(name, content)  # type: ignore[arg-type]
                 case _:
                     kind = type(content).__name__
-                    raise UnusableError(f"is given a value of type {kind}: give {_CONTENT}")
+                    hint = ""
+                    if hasattr(content, "__array__") or hasattr(content, "__dlpack__"):
+                        hint = '; tensors go in as {"model.safetensors": Tensors(state_dict)}'
+                    raise UnusableError(f"is given a value of type {kind}: give {_CONTENT}{hint}")
         except UnusableError as exc:
             self.findings.problem(f"{name!r} {exc}")
 

@@ -1,4 +1,4 @@
-"""Where bytes come from: memory, a file on disk, or stretches of another origin.
+"""Where bytes come from: memory, a file on disk, stretches of another origin, or tensors.
 
 Everything here blocks: call it in threads.
 """
@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from asyncpush.errors import OUT_OF_DESCRIPTORS, SourceChangedError, SourceError, os_reason
-from asyncpush.models import Cut, FileIdentity, FileSource
+from asyncpush.models import Cut, FileIdentity, FileSource, VirtualFile
 
 T = TypeVar("T")
 
@@ -60,6 +60,8 @@ def open_origin(source: FileSource) -> Origin:
         return _Pieced(source.cut)
     if source.path is not None:
         return _OnDisk(source, source.path)
+    if source.virtual is not None:
+        return _Virtual(source.virtual)
     return _InMemory(source.data or b"")
 
 
@@ -86,6 +88,27 @@ class _InMemory:
 
     def check_unchanged(self) -> None:
         pass  # bytes are for good
+
+    def close(self) -> None:
+        pass
+
+
+class _Virtual:
+    """Every read compares what it finds with what was read before."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: VirtualFile) -> None:
+        self._file = file
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        return self._file.read_some(offset, buffer)
+
+    def descriptor(self) -> None:
+        pass
+
+    def check_unchanged(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

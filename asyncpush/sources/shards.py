@@ -1,8 +1,9 @@
 """A large safetensors file as several smaller ones and an index, without a copy of its bytes.
 
-The shards are what `save_pretrained` would have written: tensors in the order of their bytes, each
-shard filled up to the limit, and `<name>.safetensors.index.json` to say which tensor is where. A
-shard is a new header and ranges of the file that is there already. Blocks: call it in a thread.
+The shards are what `save_pretrained` would have written: tensors in the order of the state dict, or
+of their bytes where only a file is known, each shard filled up to the limit, and
+`<name>.safetensors.index.json` to say which tensor is where. A shard of a file is a new header and
+ranges of the file that is there already. Blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from asyncpush.sources.safetensors import (
     header_length,
     parse_header,
 )
+from asyncpush.sources.tensors import TensorFile
 
 SUFFIX = ".safetensors"
 
@@ -66,7 +68,8 @@ def _split(file: FileSource, limit: int, findings: Findings) -> list[FileSource]
                 f"tensor {tensor.name!r} of {file.path_in_repo!r} has {tensor.size:,} bytes, more"
                 f" than max_shard_size: its file will be larger",
             )
-    groups = _groups(layout.tensors, limit)
+    given = file.virtual.tensors if isinstance(file.virtual, TensorFile) else layout.tensors
+    groups = _groups(given, limit)
     if len(groups) == 1:
         return []
     stem = file.path_in_repo.removesuffix(SUFFIX)
@@ -118,6 +121,8 @@ def _groups(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
 
 
 def _shard(file: FileSource, name: str, tensors: Sequence[Tensor], layout: Layout) -> FileSource:
+    if isinstance(file.virtual, TensorFile):
+        return file.virtual.part(name, [tensor.name for tensor in tensors]).source
     cut = Cut(file, build_header(tensors, layout.metadata), tuple(_ranges(tensors)))
     return FileSource(name, cut.size, cut=cut)
 

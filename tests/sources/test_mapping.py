@@ -160,7 +160,7 @@ async def test_everything_wrong_with_a_mapping_is_said_at_once(
         }
         found = await problems(collecting, source)
 
-    content = "a path, bytes, a binary file object or an async iterable of bytes"
+    content = "a path, bytes, a binary file object, an async iterable of bytes or Tensors"
     text_mode = "is a file opened in text mode: open it in binary mode, 'rb'"
     assert found == (
         f"'{tmp_path}/nowhere' does not exist",

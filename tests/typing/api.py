@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import assert_type
 
+import numpy as np
+
 import asyncpush
 from asyncpush import (
     AuditReport,
@@ -19,6 +21,7 @@ from asyncpush import (
     PushOptions,
     PushTicket,
     Receipt,
+    Tensors,
     UploadConfig,
     Uploader,
     UploadProgress,
@@ -51,6 +54,9 @@ async def one_call() -> None:
     await asyncpush.push_to_hub("me/m", b"bytes", PushOptions(path_in_repo="a"), token=token)
     await asyncpush.push_to_hub("me/m", {"a": "x", "b": b"y", "c": Path("z")}, endpoint="local")
     await asyncpush.push_to_hub("me/m", {"d": chunks()}, config=UploadConfig())
+    await asyncpush.push_to_hub("me/m", Tensors({"a": np.zeros(3)}, {"format": "pt"}, copy=True))
+    await asyncpush.push_to_hub("me/m", {"a": Tensors({}), "b": b"y"})
+    Tensors([np.zeros(3)])  # type: ignore[arg-type]
     await asyncpush.push_to_hub("me/m", "out", PushOptions(repo_type="x"))  # type: ignore[arg-type]
     await asyncpush.push_to_hub("me/m", 5)  # type: ignore[arg-type]
 

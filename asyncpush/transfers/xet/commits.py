@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,8 +40,10 @@ class XetCommit:
         return await self._call(start, [file])
 
     async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
-        """Read a file that is made of stretches of another, and hand over what is read; `on_read`
-        hears how much, in a thread."""
+        """Read a file that is made of stretches of another, or of tensors, and hand over what is
+        read; `on_read` hears how much, in a thread. Tensors are then read once more: they compare
+        what they find with what was handed over."""
+        stop = threading.Event()
 
         def feed() -> Any:
             stream = self._commit.start_upload_stream(name=file.path_in_repo)
@@ -51,11 +54,19 @@ class XetCommit:
                     reader.readinto(offset, piece)
                     stream.write(bytes(piece))
                     on_read(offset + len(piece))
+                for offset in range(0, file.size if file.virtual else 0, STREAM_PIECE):
+                    if stop.is_set():
+                        break
+                    reader.readinto(offset, view[: file.size - offset])
                 reader.check_unchanged()
             stream.finish()
             return stream
 
-        return await self._call(feed, [file], on_cancel=self._abort)
+        def cancel() -> None:
+            stop.set()
+            self._abort()
+
+        return await self._call(feed, [file], on_cancel=cancel)
 
     async def stream(
         self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]

@@ -53,7 +53,7 @@ class XetUpload:
 
         Raises `XetFailedError`; `SourceError` and `SourceChangedError` when it is the file's fault.
         """
-        if file.cut is None:
+        if file.path is not None or file.data is not None:
             handle = await self._commit.start(file)
             self._positions.follow(handle.task_id(), file)
         else:
