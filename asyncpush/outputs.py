@@ -22,7 +22,10 @@ HUB = "the embedded Hub's own data"
 LOG = "a log that asyncpush's own messages go to"
 
 _HUB_FOLDERS = frozenset(
-    ("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp")
+    (
+        *("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp"),
+        *("moved", "hooks"),
+    )
 )
 _Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link and path
 
