@@ -42,6 +42,27 @@ def find_token() -> tuple[str, str] | None:
     return _token_in_file()
 
 
+def every_token() -> list[str]:
+    """All tokens that this user has set or stored, whichever of them is used."""
+    found = []
+    for name in _VARIABLES:
+        with contextlib.suppress(AuthError):  # what cannot be a token is none
+            found.append(_clean(os.environ.get(name, ""), name))
+    with contextlib.suppress(AuthError):
+        found.append((_token_in_file() or ("", ""))[0])
+    return [token for token in found if token]
+
+
+def _token_in_file() -> tuple[str, str] | None:
+    try:
+        path = _token_path()
+        text = _decoded(path.read_bytes())
+    except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home directory
+        return None
+    value = _clean(text, str(path))
+    return (value, str(path)) if value is not None else None
+
+
 class TokenSource:
     """Gives the token, asking the user's callable when there is one; `refresh` after a 401.
 
@@ -104,27 +125,6 @@ class TokenSource:
         if found is None:
             raise MissingTokenError()
         return found
-
-
-def every_token() -> list[str]:
-    """All tokens that this user has set or stored, whichever of them is used."""
-    found = []
-    for name in _VARIABLES:
-        with contextlib.suppress(AuthError):  # what cannot be a token is none
-            found.append(_clean(os.environ.get(name, ""), name))
-    with contextlib.suppress(AuthError):
-        found.append((_token_in_file() or ("", ""))[0])
-    return [token for token in found if token]
-
-
-def _token_in_file() -> tuple[str, str] | None:
-    try:
-        path = _token_path()
-        text = _decoded(path.read_bytes())
-    except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home directory
-        return None
-    value = _clean(text, str(path))
-    return (value, str(path)) if value is not None else None
 
 
 def token_files() -> list[Path]:
