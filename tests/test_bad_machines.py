@@ -80,6 +80,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("when", "left", "told"),
     [
+        ("from the start", 240, ""),
         ("from the start", 124, "more files and sockets can be opened: 34 files and 34 parts"),
         ("from the start", 12, "1 files and 1 parts at once; raise the limit (`ulimit -n`)"),
         ("later", 24, ""),
@@ -105,6 +106,7 @@ async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
         assert not await exists(hub, "me/m")
     else:
         assert process.returncode == 0, said
+        assert ("ulimit" in said) == bool(told)
 
 
 async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
