@@ -52,7 +52,7 @@ async def open_runtime(
     left = descriptors_left()
     calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
-        config = _sparing(config, left)
+        config = sparing(config, left)
         calls_in_flight = min(calls_in_flight, each_affordable(left))
         _import_what_may_be_needed(config)
     async with AsyncExitStack() as stack:
@@ -106,7 +106,7 @@ async def open_runtime(
         yield runtime
 
 
-def _sparing(config: UploadConfig, left: int) -> UploadConfig:
+def sparing(config: UploadConfig, left: int) -> UploadConfig:
     """The settings with so few files, parts and calls at once as there are descriptors for: each
     needs one, and some are for the journal, for reading ahead and for the rest of the program."""
     each = each_affordable(left)
