@@ -16,7 +16,6 @@ import pytest
 
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
 from asyncpush.localhub import LocalHub
-from asyncpush.opening import sparing
 from asyncpush.sources import spool
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
@@ -107,15 +106,6 @@ async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
     else:
         assert process.returncode == 0, said
         assert ("ulimit" in said) == bool(told)
-
-
-def test_a_low_limit_that_costs_nothing_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """As on macOS, where it is 256."""
-    config = UploadConfig()
-    assert sparing(config, 240) == config
-    assert caplog.text == ""
-    assert sparing(config, 80).max_concurrent_files == 20
-    assert "raise the limit (`ulimit -n`)" in caplog.text
 
 
 async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
