@@ -50,8 +50,10 @@ async def open_runtime(
     if config.transfer == "xet" and not is_installed():
         raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
     left = descriptors_left()
+    calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
-        config = _sparing(config, left)
+        config = sparing(config, left)
+        calls_in_flight = min(calls_in_flight, each_affordable(left))
         _import_what_may_be_needed(config)
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
@@ -79,7 +81,7 @@ async def open_runtime(
             config,
             direct=local,
             trace_headers=tracing.trace_headers if tracing is not None else None,
-            calls_in_flight=min(API_CALLS_IN_FLIGHT, config.max_concurrent_parts),
+            calls_in_flight=calls_in_flight,
         )
         stack.push_async_callback(session.close)
         journal: Journal | NullJournal = NullJournal()
@@ -101,23 +103,25 @@ async def open_runtime(
         yield runtime
 
 
-def _sparing(config: UploadConfig, left: int) -> UploadConfig:
+def sparing(config: UploadConfig, left: int) -> UploadConfig:
     """The settings with so few files, parts and calls at once as there are descriptors for: each
     needs one, and some are for the journal, for reading ahead and for the rest of the program."""
     each = each_affordable(left)
-    files = min(config.max_concurrent_files, each)
-    parts = min(config.max_concurrent_parts, each)
-    logger.warning(
-        "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
-        " limit (`ulimit -n`) for more",
-        left,
-        files,
-        parts,
+    fewer = replace(
+        config,
+        max_concurrent_files=min(config.max_concurrent_files, each),
+        max_concurrent_parts=min(config.max_concurrent_parts, each),
+        hash_workers=min(config.hash_workers, each),
     )
-    hash_workers = min(config.hash_workers, each)
-    return replace(
-        config, max_concurrent_files=files, max_concurrent_parts=parts, hash_workers=hash_workers
-    )
+    if fewer != config:
+        logger.warning(
+            "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
+            " limit (`ulimit -n`) for more",
+            left,
+            fewer.max_concurrent_files,
+            fewer.max_concurrent_parts,
+        )
+    return fewer
 
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:

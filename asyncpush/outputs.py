@@ -19,10 +19,16 @@ JOURNAL = "the resume journal of asyncpush"
 SPOOL = "where asyncpush keeps streams until they are sent"
 XET = "hf_xet's cache and log"
 HUB = "the embedded Hub's own data"
+UNFINISHED = ".asyncpush-tmp"
+"""How the names of files end that are renamed when they are whole; killed commands leave them."""
+
 LOG = "a log that asyncpush's own messages go to"
 
 _HUB_FOLDERS = frozenset(
-    ("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp")
+    (
+        *("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp"),
+        *("moved", "hooks"),
+    )
 )
 _Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link and path
 

@@ -177,14 +177,21 @@ async def test_the_tokens_beside_the_token_file_are_refused_too(
 
 
 async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
-    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+    uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "the-token-of-the-environment")
-    source: Source = {"given": f"{TOKEN}\n".encode(), "env": b"the-token-of-the-environment\r\n"}
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("a-token-that-is-kept\n")
+    source: Source = {
+        "copy": b"a-token-that-is-kept",  # as in a snapshot
+        "given": f"{TOKEN}\n".encode(),
+        "env": b"the-token-of-the-environment\r\n",
+    }
     with pytest.raises(SourceError) as caught:
         await uploader.push_to_hub("me/in-use", source)
 
     assert caught.value.problems == (
+        "'copy' holds a Hub token that is in use",
         "'env' holds a Hub token that is in use",
         "'given' holds a Hub token that is in use",
     )

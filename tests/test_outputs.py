@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import NoReturn
 
 import pytest
 
 from asyncpush import PushOptions, SourceError, UploadConfig, Uploader
+from asyncpush.cli.files import write_atomically
 from asyncpush.listeners.jsonl import EVENTS
 from asyncpush.localhub import LocalHub
 from asyncpush.outputs import Announcement
@@ -93,6 +95,22 @@ async def test_a_journal_of_another_process_is_known_by_its_files(
     out = write({"a.txt": "1", **{f"old/journal/{name}": "x" for name in names}})
 
     assert (await uploader.push_to_hub("me/other", out)).files_uploaded == ("a.txt",)
+
+
+async def test_what_a_killed_command_leaves_behind_is_left_out(
+    uploader: Uploader, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(descriptor: int) -> NoReturn:
+        raise KeyboardInterrupt
+
+    out = write({"a.txt": "1", "asyncpush-spool-host-x/1": "a stream"})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", killed)
+        patch.setattr(Path, "unlink", lambda path: None)
+        write_atomically(out / "timeline.svg", b"<svg/>")
+
+    assert len(os.listdir(out)) == 3
+    assert (await uploader.push_to_hub("me/killed", out)).files_uploaded == ("a.txt",)
 
 
 async def test_a_source_that_is_nothing_else_is_refused_with_the_reason(

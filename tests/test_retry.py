@@ -485,3 +485,10 @@ def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
     assert not made.may_lag(asked("me/new", "main"), RepoNotFoundError("private", status=401))
     clock.now += CREATION_GRACE + 1
     assert not made.may_lag(asked("me/new", "refs/pr/1"), missing)
+
+
+def test_what_was_just_made_is_given_some_seconds_whatever_the_jitter() -> None:
+    lagging = RepoNotFoundError("no", status=404, retryable=True)
+    waits = [POLICY.delay(failures, lagging, draw=0.0) or 0.0 for failures in range(1, 6)]
+    assert sum(waits) > 7
+    assert POLICY.delay(6, lagging, draw=0.0) is None

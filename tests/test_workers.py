@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpush.opening import sparing
+from asyncpush.options import UploadConfig
 from asyncpush.workers import batches, descriptors_left, each_affordable, for_each
 
 
@@ -33,6 +35,15 @@ def test_open_files_are_counted() -> None:
         os.close(descriptor)
     assert after == before - 10
     assert [each_affordable(left) for left in (0, 22, 26, 170)] == [1, 1, 2, 50]
+
+
+def test_a_low_limit_that_costs_nothing_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """As on macOS, where it is 256."""
+    config = UploadConfig()
+    assert sparing(config, 240) == config
+    assert caplog.text == ""
+    assert sparing(config, 80).max_concurrent_files == 20
+    assert "raise the limit (`ulimit -n`)" in caplog.text
 
 
 @pytest.mark.parametrize("width", [1, 3, 20], ids="{} at once".format)

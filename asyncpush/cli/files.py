@@ -6,10 +6,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from asyncpush.outputs import UNFINISHED
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write next to `path`, to the disk, and rename: nobody ever reads half of it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with open(fresh, "xb") as file:
             file.write(content)

@@ -23,6 +23,7 @@ _INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u20
 _SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s+", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 
+_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _GIVEN = "the token that was given"
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -37,9 +38,24 @@ def token_from_environment() -> str | None:
 def find_token() -> tuple[str, str] | None:
     """The environment's token, and the variable or file that it is from. Raises `AuthError` for
     one that cannot be a token."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for name in _VARIABLES:
         if value := _clean(os.environ.get(name, ""), name):
             return value, name
+    return _token_in_file()
+
+
+def every_token() -> list[str]:
+    """All tokens that this user has set or stored, whichever of them is used."""
+    found = []
+    for name in _VARIABLES:
+        with contextlib.suppress(AuthError):  # what cannot be a token is none
+            found.append(_clean(os.environ.get(name, ""), name))
+    with contextlib.suppress(AuthError):
+        found.append((_token_in_file() or ("", ""))[0])
+    return [token for token in found if token]
+
+
+def _token_in_file() -> tuple[str, str] | None:
     try:
         path = _token_path()
         text = _decoded(path.read_bytes())

@@ -57,6 +57,8 @@ class RetryPolicy:
             if error.retry_after > self.max_retry_after:
                 return None
             return error.retry_after + draw * self.initial_backoff
+        if error.status == 404:  # news that has not got around yet: it takes the time it takes
+            return self._backoff(failures) * (0.5 + draw / 2)
         return self._backoff(failures) * draw
 
     def outage_delay(self, looks: int, *, draw: float) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from functools import partial
 
-from asyncpush.errors import AuthError
 from asyncpush.models import FileSource
-from asyncpush.net.credentials import token_files, token_from_environment
+from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.context import PushContext
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
@@ -57,10 +55,7 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
 
 
 def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
-    tokens = [known]
-    with contextlib.suppress(AuthError):  # what cannot be a token is none in use
-        tokens.append(token_from_environment() or "")
-    return HubTokens.of(tokens, token_files()).kept_in(files)
+    return HubTokens.of([known, *every_token()], token_files()).kept_in(files)
 
 
 async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from asyncpush.errors import os_reason
-from asyncpush.outputs import OwnFiles
+from asyncpush.outputs import UNFINISHED, OwnFiles
 from asyncpush.sources.findings import Findings
 from asyncpush.sources.origins import when_descriptors_are_free
 from asyncpush.sources.patterns import PatternFilter
@@ -135,6 +135,8 @@ def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry
 def _always_skipped(own_name: str, name: str) -> bool:
     if own_name.startswith(SCRATCH_PREFIX):
         return name.endswith("/")
+    if own_name.endswith(UNFINISHED):
+        return True
     match own_name:
         case ".DS_Store":
             return True
