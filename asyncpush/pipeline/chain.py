@@ -157,12 +157,14 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
         return await opened_pull_request(ctx, push_id)
 
     try:
-        return await ctx.session.ask(
+        number = await ctx.session.ask(
             repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
             repos.parse_pull_request_number,
             ctx.emit,
             reconcile=lambda failure: looked_for(look, failure),
         )
+        ctx.session.created.note(ctx.repo, f"refs/pr/{number}")
+        return number
     except HubError as exc:
         if (found := await looked_for(look, exc)) is not None:
             return found
