@@ -117,6 +117,21 @@ async def test_what_is_pushed_is_there_for_all(
     assert stranger.read("a.txt") == b"from git\n"
 
 
+async def test_much_is_pushed_in_pieces_and_cloned_in_part(work: Work, client: HubClient) -> None:
+    """Past a megabyte git sends a body without a length, to a hub that has answered a probe."""
+    text = random.Random(7).randbytes(3_000_000).hex()
+    work.clone()
+    work.commit("long.txt", text)
+    work.commit("short.txt", "short")
+    work("push")
+    assert (await client.get("/me/net/resolve/main/long.txt")).text == text
+    work("clone", "--depth=1", f"{work.url}/me/net", "shallow", within=".")
+    assert work("rev-list", "--count", "HEAD", within="shallow").strip() == "1"
+    work("clone", "--filter=blob:none", "--no-checkout", f"{work.url}/me/net", "bare", within=".")
+    work("checkout", "HEAD", "--", "short.txt", within="bare")
+    assert work.read("short.txt", within="bare") == b"short"
+
+
 async def test_branches_tags_and_pull_requests_are_refs(work: Work, client: HubClient) -> None:
     await client.commit(add("idea.txt", b"an idea\n"), query="?create_pr=1")
     work.clone()
