@@ -87,7 +87,7 @@ class LocalHub:
         self._store = store
         self._xet = _has_xet() and store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
-        self.faults = Faults.of(faults, ROUTE_NAMES)
+        self.faults: Faults = Faults.of(faults, ROUTE_NAMES)
         self._middlewares = (*middlewares, self.faults.middleware)
         self._running = AsyncExitStack()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.store import pushes
 from tests.clients import installing
@@ -187,6 +188,18 @@ async def test_what_no_rule_names_is_cloned_whole_as_well(
     work.clone()
     assert {name: work.read(name) for name in large} == large
     assert work("status", "--porcelain") == ""
+
+
+async def test_what_came_by_xet_is_cloned_by_git_lfs(git_lfs: None, tmp_path: Path) -> None:
+    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", transfer="xet")
+    with serve_in_thread(tmp_path / "hub", xet=True) as hub:
+        async with Uploader("hf_any", hub.url, config) as uploader:
+            await uploader.push_to_hub("me/net", {"model.bin": LARGE})
+        assert not list((hub.root / "lfs" / "objects").rglob("*/*/*"))
+        work = Work(tmp_path / "work", hub)
+        work("lfs", "install", within=".")
+        work.clone()
+        assert work.read("model.bin") == LARGE
 
 
 async def test_the_folder_of_a_repo_is_cloned_with_its_large_files(
