@@ -49,11 +49,8 @@ def with_rules(content: bytes, paths: Iterable[str], has_rule: Callable[[str], b
         rule = f"{pattern_for(path)} {_RULE}".encode()
         if rule not in known and not has_rule(path):
             added.append(rule + b"\n")
-    if not added:
-        return content
-    return (content if content.endswith(b"\n") or not content else content + b"\n") + b"".join(
-        added
-    )
+    needs_end = added and content and not content.endswith(b"\n")
+    return b"".join([content, b"\n" if needs_end else b"", *added])
 
 
 def pattern_for(path: str) -> str:
