@@ -2,7 +2,9 @@
 
 Installs the Debian packages that the tests need and the machine lacks, then runs the linters, the
 type checkers, the tests with coverage (examples included), one after another, and stops at the
-first that fails. Nothing is skipped. While mypy has one core, another compiles the tests.
+first that fails. Nothing is skipped but what needs a client (npm's, an old official one, git-lfs)
+that cannot be installed here: each such skip tells its reason. While mypy has one core, another
+compiles the tests.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.routes import commits
+from asyncpush.localhub.store import attributes
 from tests.localhub.conftest import HubClient, add, add_lfs, delete, delete_folder
 
 OID = "ab" * 32
@@ -462,6 +463,16 @@ async def test_a_file_in_lfs_that_no_rule_names_gets_one(client: HubClient) -> N
     await client.commit(add_lfs("x", oid), query="?create_pr=1")
     proposed = await client.get("/me/net/resolve/refs%2Fpr%2F1/.gitattributes")
     assert proposed.text == f"x {rule}"
+
+
+async def test_there_is_an_end_to_rules(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that is looked up is compared with all of them."""
+    there = (await client.get("/me/net/resolve/main/.gitattributes")).text.count("\n")
+    monkeypatch.setattr(attributes, "_MAX_RULES", there + 2)
+    oid = await client.store(b"large")
+    await client.commit(*(add_lfs(f"{number}", oid) for number in range(5)))
+    after = (await client.get("/me/net/resolve/main/.gitattributes")).text
+    assert after.count("\n") == there + 2
 
 
 async def test_a_deleted_file_may_be_a_folder(client: HubClient) -> None:

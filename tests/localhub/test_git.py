@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.store import pushes
 from tests.clients import installing
@@ -117,6 +118,21 @@ async def test_what_is_pushed_is_there_for_all(
     assert stranger.read("a.txt") == b"from git\n"
 
 
+async def test_much_is_pushed_in_pieces_and_cloned_in_part(work: Work, client: HubClient) -> None:
+    """Past a megabyte git sends a body without a length, to a hub that has answered a probe."""
+    text = random.Random(7).randbytes(3_000_000).hex()
+    work.clone()
+    work.commit("long.txt", text)
+    work.commit("short.txt", "short")
+    work("push")
+    assert (await client.get("/me/net/resolve/main/long.txt")).text == text
+    work("clone", "--depth=1", f"{work.url}/me/net", "shallow", within=".")
+    assert work("rev-list", "--count", "HEAD", within="shallow").strip() == "1"
+    work("clone", "--filter=blob:none", "--no-checkout", f"{work.url}/me/net", "bare", within=".")
+    work("checkout", "HEAD", "--", "short.txt", within="bare")
+    assert work.read("short.txt", within="bare") == b"short"
+
+
 async def test_branches_tags_and_pull_requests_are_refs(work: Work, client: HubClient) -> None:
     await client.commit(add("idea.txt", b"an idea\n"), query="?create_pr=1")
     work.clone()
@@ -172,6 +188,18 @@ async def test_what_no_rule_names_is_cloned_whole_as_well(
     work.clone()
     assert {name: work.read(name) for name in large} == large
     assert work("status", "--porcelain") == ""
+
+
+async def test_what_came_by_xet_is_cloned_by_git_lfs(git_lfs: None, tmp_path: Path) -> None:
+    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", transfer="xet")
+    with serve_in_thread(tmp_path / "hub", xet=True) as hub:
+        async with Uploader("hf_any", hub.url, config) as uploader:
+            await uploader.push_to_hub("me/net", {"model.bin": LARGE})
+        assert not list((hub.root / "lfs" / "objects").rglob("*/*/*"))
+        work = Work(tmp_path / "work", hub)
+        work("lfs", "install", within=".")
+        work.clone()
+        assert work.read("model.bin") == LARGE
 
 
 async def test_the_folder_of_a_repo_is_cloned_with_its_large_files(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import html
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -87,29 +89,42 @@ async def list_repos(request: web.Request) -> web.Response:
     limit = number_in_query(request, "limit", REPOS_PAGE, low=1, high=REPOS_PAGE)
     start = number_in_query(request, "cursor", 0, high=_MAX_CURSOR)
     repo_type = repo_type_of(request)
-    found = await state.run(_matching_repos, state, request, repo_type)
+    found = await state.run(_page_of_repos, state, request, repo_type, start, start + limit + 1)
     headers = None
-    if len(found) > start + limit:
+    if len(found) > limit:
         url = f"{state.base_url(request)}/api/{repo_type}s"
         headers = next_link(url, request.query, cursor=str(start + limit))
     full = flag_in_query(request, "full")
     with_card = flag_in_query(request, "cardData")
     shown = []
-    for about in found[start : start + limit]:
+    for about in found[:limit]:
         keys = [key for key in about if full or key in _SHORT or (key == "cardData" and with_card)]
         is_expanded = bool(_values(request, "expand"))
         shown.append(_expanded(about if is_expanded else {k: about[k] for k in keys}, request))
     return json_answer(shown, headers=headers)
 
 
+def _page_of_repos(
+    state: HubState, request: web.Request, repo_type: RepoType, start: int, stop: int
+) -> list[dict[str, Any]]:
+    """In the order that the query names; by name where it names none, and then those before and
+    after the page are not looked at."""
+    found: Iterable[dict[str, Any]] = _matching_repos(state, request, repo_type)
+    key = _SORTED_BY.get(request.query.get("sort", ""))
+    if key is not None:
+        descending = request.query.get("direction") != "1"
+        found = sorted(found, key=lambda about: str(about[key]), reverse=descending)
+    return list(islice(found, start, stop))
+
+
 def _matching_repos(
     state: HubState, request: web.Request, repo_type: RepoType
-) -> list[dict[str, Any]]:
-    """All that the query asks for, in its order; by name where it names none."""
+) -> Iterator[dict[str, Any]]:
     user, author = user_of(request), request.query.get("author")
     words = [word.lower() for word in _values(request, "search")]
     tags = {*_values(request, "filter"), *_values(request, "pipeline_tag")}
-    found = []
+    with_files = flag_in_query(request, "full") or "siblings" in _values(request, "expand")
+    gated = flag_in_query(request, "gated") if "gated" in request.query else None
     for repo in state.repos.list(repo_type):
         name = repo.full_name.lower()
         if author not in (None, repo.namespace) or not all(word in name for word in words):
@@ -118,27 +133,24 @@ def _matching_repos(
             info = state.repos.info(repo)
             if info.private and not state.owns(user, repo, info):
                 continue
-            about = describe(state.repos, repo, MAIN, False)
+            if gated not in (None, bool(info.gated)):
+                continue
+            about = describe(state.repos, repo, MAIN, False, with_files)
         except Refusal:  # deleted since, or without a main branch
             continue
-        gated = request.query.get("gated")
-        if gated is not None and flag_in_query(request, "gated") != bool(info.gated):
-            continue
         if tags <= {*about["tags"], *map(str.lower, about["tags"])}:
-            found.append(about)
-    key = _SORTED_BY.get(request.query.get("sort", ""))
-    if key is not None:
-        found.sort(key=lambda about: str(about[key]), reverse=request.query.get("direction") != "1")
-    return found
+            yield about
 
 
-def describe(repos: Repos, repo: RepoId, revision: str, with_blobs: bool) -> dict[str, Any]:
+def describe(
+    repos: Repos, repo: RepoId, revision: str, with_blobs: bool, with_files: bool = True
+) -> dict[str, Any]:
     """All that the Hub tells of a repo at a revision."""
     about = repos.info(repo)
     with repos.open(repo) as opened:
         commit = opened.commit(opened.resolve(revision))
         card = _card(opened, commit.oid, repo.type)
-        siblings = _siblings(opened, commit.oid, with_blobs)
+        siblings = _siblings(opened, commit.oid, with_blobs) if with_files else []
     answer: dict[str, Any] = {
         "_id": hashlib.sha256(repo.url_path.encode()).hexdigest()[:24],
         "id": repo.full_name,

@@ -156,13 +156,15 @@ def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Ch
     """The rules that files in LFS lack; a commit that brings its own .gitattributes has its way."""
     if any(change.path == ATTRIBUTES for change in changes):
         return []
-    paths = [change.path for change in changes if isinstance(change, PutLfs)]
-    lacking = [path for path in paths if not repo.is_lfs_path(parent, path)]
     there = repo.entry(parent, ATTRIBUTES)
-    if not lacking or isinstance(there, FolderEntry):
+    if isinstance(there, FolderEntry):
         return []
-    content = repo.content(there.oid) if there else b""
-    return [PutFile(ATTRIBUTES, str(repo.git.create_blob(with_rules(content, lacking))))]
+    before = repo.content(there.oid) if there else b""
+    paths = [change.path for change in changes if isinstance(change, PutLfs)]
+    content = with_rules(before, paths, lambda path: repo.is_lfs_path(parent, path))
+    if content == before:
+        return []
+    return [PutFile(ATTRIBUTES, str(repo.git.create_blob(content)))]
 
 
 def _changed_tree(

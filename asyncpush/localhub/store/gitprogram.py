@@ -23,6 +23,7 @@ SETTINGS = {
     "gc.auto": "0",
     "http.uploadpack": "true",
     "uploadpack.allowAnySHA1InWant": "true",
+    "uploadpack.allowFilter": "true",
     "receive.fsckObjects": "true",
     "receive.autogc": "false",
     "receive.denyDeletes": "false",

@@ -8,6 +8,7 @@ back: nothing has to be started for it, and the hub's own rules and stores decid
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import pygit2
 
 from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.durable import write_atomically
 from asyncpush.localhub.store.gitprogram import start_backend
 from asyncpush.localhub.store.gitrepo import MAIN
 from asyncpush.localhub.store.names import RepoId, check_branch
@@ -58,8 +58,11 @@ def install_hook(repos: Repos) -> Path:
     folder = repos.root / "hooks"
     hook = folder / "pre-receive"
     if not hook.exists() or hook.read_text() != _HOOK:
-        write_atomically(hook, _HOOK.encode())
-    hook.chmod(0o755)
+        folder.mkdir(exist_ok=True)
+        fresh = repos.workshop / f"pre-receive-{secrets.token_hex(8)}"
+        fresh.write_text(_HOOK)
+        fresh.chmod(0o755)
+        fresh.replace(hook)  # other hubs of this root may be receiving
     # git takes no notice of a hook that it cannot run: then nothing would be checked.
     if not os.access(hook, os.X_OK):
         raise Refusal(501, f"git push needs a folder that programs may run in, unlike {folder}")

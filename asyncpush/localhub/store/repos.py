@@ -58,8 +58,12 @@ class Repos:
         self.workshop.mkdir(parents=True, exist_ok=True)
         for leftover in self.workshop.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if leftover.stat().st_mtime < time.time() - _STALE_SECONDS:
+                if leftover.stat().st_mtime >= time.time() - _STALE_SECONDS:
+                    continue
+                if leftover.is_dir():
                     shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink()
 
     def path(self, repo: RepoId) -> Path:
         return self.root / f"{repo.type}s" / repo.namespace / f"{repo.name}.git"
