@@ -40,7 +40,7 @@ async def open_runtime(
         raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
-        threads = session_threads.for_push().journal
+        threads = session_threads.journal
         await in_thread(threads, lambda: preload(config.progress))
         cache_dir = Path(config.cache_dir)
         local = endpoint == LOCAL

@@ -298,8 +298,8 @@ class SessionThreads:
             SharedThreads(hash_workers + 1, "asyncpush-hash", share=hash_workers, reserve=1)
         )
         # Most of them wait for a sync that they share.
-        self._journal = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
-        self._look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
+        self.journal: Executor = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
+        self.look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
     def for_push(self) -> PushThreads:
         """Its own lanes, and what all pushes use alike."""
@@ -307,8 +307,8 @@ class SessionThreads:
             Hops(self._read.lane(), WIDTH),
             self._hash.lane(),
             Hops(self._send.lane(), WIDTH),
-            self._journal,
-            self._look_up,
+            self.journal,
+            self.look_up,
         )
 
 
