@@ -57,7 +57,7 @@ async def open_runtime(
         _import_what_may_be_needed(config)
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
-        threads = session_threads.for_push().journal
+        threads = session_threads.journal
         await in_thread(threads, lambda: preload(config.progress))
         if endpoint != LOCAL:
             _check_online(endpoint)

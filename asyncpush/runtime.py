@@ -99,7 +99,7 @@ class Runtime:
 
     async def _count_neighbours(self) -> None:
         neighbours = self._journal.neighbours()
-        threads = self._threads.for_push().look_up.threads
+        threads = self._threads.look_up.threads
         while True:
             await self._busy.wait()
             try:
@@ -134,7 +134,7 @@ class Runtime:
         """Now and then: forget what the journal holds of long ago. Nobody waits for it."""
         if (now := time.monotonic()) >= self._expires_next:
             self._expires_next = now + EXPIRE_EVERY
-            self._threads.for_push().journal.submit(self._journal.expire, EXPIRE_WITHIN)
+            self._threads.journal.submit(self._journal.expire, EXPIRE_WITHIN)
 
     @property
     def endpoint(self) -> str:

@@ -192,48 +192,59 @@ class SharedThreads:
             self._waiting[lane.held][lane] = None
 
     def _dispatch(self) -> None:
-        while (lane := self._next()) is not None:
-            del self._waiting[lane.held][lane]
-            job = lane.jobs.popleft()
-            lane.held += 1
-            self._free -= 1
+        while (taken := self._take()) is not None:
+            lane, job = taken
             try:
                 self._pool.submit(self._run, lane, job)
             except RuntimeError as exc:  # there can be no more threads
-                lane.held -= 1
-                self._free += 1
+                self._give_back(lane)
                 self._abandoned.add(job[0])  # the pool may come to it all the same
                 _fail(job[0], exc)
-            self._queue(lane)
 
-    def _next(self) -> Lane | None:
+    def _take(self) -> tuple[Lane, _Pending] | None:
+        """The next job, and a thread for it."""
         for held, lanes in enumerate(self._waiting[: self._share]):
             if lanes and self._free > (self._reserve if held else 0):
-                return next(iter(lanes))
+                lane = next(iter(lanes))
+                del lanes[lane]
+                lane.held += 1
+                self._free -= 1
+                job = lane.jobs.popleft()
+                self._queue(lane)
+                return lane, job
         return None
 
+    def _give_back(self, lane: Lane) -> None:
+        self._waiting[lane.held].pop(lane, None)
+        lane.held -= 1
+        self._free += 1
+        if self._open:
+            self._queue(lane)
+
     def _run(self, lane: Lane, job: _Pending) -> None:
-        future, work = job
-        if future in self._abandoned:
+        """Do this job, and those that wait after it: the same thread, while there are any."""
+        if job[0] in self._abandoned:
             return
-        result, failure = None, None
-        wanted = future.set_running_or_notify_cancel()
-        if wanted:
-            try:
-                result = work()
-            except BaseException as exc:
-                failure = exc
-        with self._lock:
-            self._waiting[lane.held].pop(lane, None)
-            lane.held -= 1
-            self._free += 1
-            if self._open:
-                self._queue(lane)
-                self._dispatch()
-        if failure is not None:
-            future.set_exception(failure)
-        elif wanted:
-            future.set_result(result)
+        taken: tuple[Lane, _Pending] | None = (lane, job)
+        del job
+        while taken is not None:
+            lane, (future, work) = taken
+            del taken
+            result, failure = None, None
+            wanted = future.set_running_or_notify_cancel()
+            if wanted:
+                try:
+                    result = work()
+                except BaseException as exc:
+                    failure = exc
+            with self._lock:
+                self._give_back(lane)
+                taken = self._take()
+            if failure is not None:
+                future.set_exception(failure)
+            elif wanted:
+                future.set_result(result)
+            del future, work, result, failure  # not to be kept while the next one runs
 
 
 _Pending: TypeAlias = tuple["Future[Any]", Callable[[], Any]]
@@ -287,8 +298,8 @@ class SessionThreads:
             SharedThreads(hash_workers + 1, "asyncpush-hash", share=hash_workers, reserve=1)
         )
         # Most of them wait for a sync that they share.
-        self._journal = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
-        self._look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
+        self.journal: Executor = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
+        self.look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
     def for_push(self) -> PushThreads:
         """Its own lanes, and what all pushes use alike."""
@@ -296,8 +307,8 @@ class SessionThreads:
             Hops(self._read.lane(), WIDTH),
             self._hash.lane(),
             Hops(self._send.lane(), WIDTH),
-            self._journal,
-            self._look_up,
+            self.journal,
+            self.look_up,
         )
 
 

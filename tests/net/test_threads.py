@@ -292,16 +292,19 @@ async def test_a_thread_that_comes_free_goes_to_who_has_the_fewest() -> None:
 
 
 async def test_what_waits_for_a_thread_fails_when_they_are_closed() -> None:
-    with SharedThreads(1, "test", share=1, reserve=0) as threads:
-        lane, work = threads.lane(), Work()
-        running = asyncio.create_task(in_thread(lane, work))
-        await work.started.wait()
-        waiting = asyncio.create_task(in_thread(lane, lambda: None))
-        await anyio.lowlevel.checkpoint()
-        threading.Timer(0, work.go.set).start()
+    threads = SharedThreads(1, "test", share=1, reserve=0)
+    lane, work = threads.lane(), Work()
+    running = asyncio.create_task(in_thread(lane, work))
+    await work.started.wait()
+    waiting = asyncio.create_task(in_thread(lane, lambda: None))
+    await anyio.lowlevel.checkpoint()
+    closing = asyncio.create_task(asyncio.to_thread(threads.__exit__, None, None, None))
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
+    assert not closing.done()  # it waits for what runs
+    work.go.set()
     assert await running == "done"
+    await closing
     with pytest.raises(RuntimeError, match="shutdown"):
         await in_thread(lane, lambda: None)
 
