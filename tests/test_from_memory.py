@@ -303,6 +303,19 @@ async def test_checkpoints_are_pushed_from_memory(uploader: Uploader, hub: Local
     assert [float(load(found[f"{step}.safetensors"])["a"][0]) for step in range(3)] == [0, 1, 2]
 
 
+async def test_a_snapshot_of_tensors_is_a_copy_in_memory(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    array = weights(np.float32, 1000)
+    before = {"a.safetensors": save({"a": array}), "b.json": b"{}"}
+    faults.hooks["preupload"] = lambda: train(array)
+    async with CheckpointPusher(uploader, "me/m", snapshot=True) as pusher:
+        await pusher.push({"a.safetensors": Tensors({"a": array}), "b.json": b"{}"})
+        train(array)
+        await pusher.flush()
+    assert await download(hub, "me/m") == before
+
+
 def test_a_training_loop_goes_on_while_its_copy_is_pushed(
     hub_in_thread: LocalHub, config: UploadConfig, model: Model
 ) -> None:
