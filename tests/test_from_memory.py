@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -321,9 +323,15 @@ def test_a_training_loop_goes_on_while_its_copy_is_pushed(
 ) -> None:
     before = expected(model)
     with BackgroundUploader(TOKEN, hub_in_thread.url, config) as background:
-        ticket = background.push("me/m", Tensors(model, copy=True))
+        tensors = Tensors(model, copy=True)
+        kept = weakref.ref(tensors)
+        ticket = background.push("me/m", tensors)
         for array in model.values():
             train(array)
         result = ticket.result()
+        assert kept() is not None
+        del tensors
+        gc.collect()
+        assert kept() is None  # a ticket that is kept keeps no copy of a model
     assert result.verified
     assert result.receipts[0].oid == hashlib.sha256(before).hexdigest()

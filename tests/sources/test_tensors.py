@@ -231,6 +231,16 @@ def test_what_cannot_be_written_is_refused_at_once(
         Tensors(tensors, metadata)
 
 
+def test_a_tensor_whose_framework_fails_is_named() -> None:
+    class Lazy(Sliced):
+        @property
+        def shape(self) -> tuple[int, ...]:
+            raise RuntimeError("it has no shape yet")
+
+    with pytest.raises(SourceError, match="'a' cannot be looked at: RuntimeError: it has no"):
+        Tensors({"a": Lazy(made("int8", 1))})
+
+
 def test_all_that_is_wrong_is_named_in_one_error() -> None:
     with pytest.raises(SourceError) as caught:
         Tensors({"a": 1, "b": made("int8", 1), "c": "x"}, {"k": 2})  # type: ignore[dict-item]
