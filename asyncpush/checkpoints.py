@@ -14,12 +14,11 @@ from typing import Literal, Self, get_args
 
 import anyio
 
-from asyncpush.errors import SourceError
 from asyncpush.handle import PushHandle
 from asyncpush.models import Source, UploadProgress, UploadResult
 from asyncpush.options import PushOptions
 from asyncpush.outputs import library_logger
-from asyncpush.sources.snapshot import Snapshot, SnapshotChoice
+from asyncpush.sources.snapshot import Snapshot, SnapshotChoice, copy_in_memory
 from asyncpush.threads import in_thread
 from asyncpush.uploader import Uploader
 
@@ -110,7 +109,8 @@ class CheckpointPusher:
             overwrite or delete them: True for reflinks where the file system has them, else
             copies; "hardlink" for hard links, which protect from replacing files but not from
             writing into them (such a push fails, it is never wrong). They lie beside the source,
-            in `.asyncpush-snapshots`, until they are pushed.
+            in `.asyncpush-snapshots`, until they are pushed. Of `Tensors`, also in a mapping, a
+            copy is taken in host memory, unless they are one already.
         on_outcome: called in the event loop with each `CheckpointOutcome`.
         on_error: what becomes of the rest when the block is left by an error: "wait" pushes it (a
             checkpoint is worth most after a crash), "cancel" does not. Cancellation cancels.
@@ -288,10 +288,11 @@ class CheckpointPusher:
         self._room.set()
 
     async def _take_snapshot(self, item: _Checkpoint) -> None:
-        if not isinstance(item.source, str | os.PathLike):
-            raise SourceError("a snapshot can be taken of a folder or a file alone")
         source, stopped = item.source, threading.Event()
         with ThreadPoolExecutor(1, "asyncpush-snapshot") as thread:
+            if not isinstance(source, str | os.PathLike):
+                item.source = await in_thread(thread, lambda: copy_in_memory(source))
+                return
             item.snapshot = await in_thread(
                 thread,
                 lambda: Snapshot(source, item.options, self._snapshot, stopped),

@@ -236,7 +236,7 @@ async def test_skipped_and_cancelled_snapshots_are_removed(
     assert sorted(path.name for path in folder.parent.iterdir() if path.name[0] == ".") == []
 
 
-@pytest.mark.parametrize("source", ["nowhere", b"bytes"], ids=["missing", "bytes"])
+@pytest.mark.parametrize("source", ["nowhere", {"a": "b"}], ids=["missing", "paths in a mapping"])
 async def test_a_snapshot_that_fails_is_a_failed_checkpoint(
     source: Any, uploader: Uploader, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load
 
 from asyncpush.localhub import LocalHub, serve_in_thread
 from tests.conftest import TOKEN
@@ -54,6 +55,17 @@ async def test_blocking_training(hub: LocalHub) -> None:
     told = await run("blocking_training.py", hub, "me/m")
     assert told.count("/commit/") == 3
     assert {"step-100/model.bin", "step-300/model.bin"} <= await files_of(hub, "me/m")
+
+
+async def test_from_memory(hub: LocalHub) -> None:
+    told = await run("from_memory.py", hub, "me/m")
+    assert told.count("/commit/") == 3
+    found = await download(hub, "me/m", ["model.safetensors"])
+    weights = load(found["model.safetensors"])
+    assert weights["layers.3.weight"].shape == (512, 512)
+    assert {int(step) for weight in weights.values() for step in (weight.min(), weight.max())} <= {
+        *(100, 101, 200, 201, 300, 301)
+    }
 
 
 async def test_many_models(hub: LocalHub) -> None:

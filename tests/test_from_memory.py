@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -303,14 +305,33 @@ async def test_checkpoints_are_pushed_from_memory(uploader: Uploader, hub: Local
     assert [float(load(found[f"{step}.safetensors"])["a"][0]) for step in range(3)] == [0, 1, 2]
 
 
+async def test_a_snapshot_of_tensors_is_a_copy_in_memory(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    array = weights(np.float32, 1000)
+    before = {"a.safetensors": save({"a": array}), "b.json": b"{}"}
+    faults.hooks["preupload"] = lambda: train(array)
+    async with CheckpointPusher(uploader, "me/m", snapshot=True) as pusher:
+        await pusher.push({"a.safetensors": Tensors({"a": array}), "b.json": b"{}"})
+        train(array)
+        await pusher.flush()
+    assert await download(hub, "me/m") == before
+
+
 def test_a_training_loop_goes_on_while_its_copy_is_pushed(
     hub_in_thread: LocalHub, config: UploadConfig, model: Model
 ) -> None:
     before = expected(model)
     with BackgroundUploader(TOKEN, hub_in_thread.url, config) as background:
-        ticket = background.push("me/m", Tensors(model, copy=True))
+        tensors = Tensors(model, copy=True)
+        kept = weakref.ref(tensors)
+        ticket = background.push("me/m", tensors)
         for array in model.values():
             train(array)
         result = ticket.result()
+        assert kept() is not None
+        del tensors
+        gc.collect()
+        assert kept() is None  # a ticket that is kept keeps no copy of a model
     assert result.verified
     assert result.receipts[0].oid == hashlib.sha256(before).hexdigest()

@@ -14,11 +14,12 @@ import contextlib
 import os
 import stat
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import FileIdentity
+from asyncpush.models import Content, FileIdentity, Source
 from asyncpush.options import PushOptions
 from asyncpush.outputs import OwnFiles, library_logger
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
@@ -26,6 +27,7 @@ from asyncpush.sources.findings import Findings
 from asyncpush.sources.origins import open_for_reading
 from asyncpush.sources.patterns import PatternFilter
 from asyncpush.sources.scratch import ScratchFolder
+from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
 
 try:
@@ -39,6 +41,22 @@ SnapshotChoice = bool | Literal["hardlink"]
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _COPIED_AT_ONCE = 8 << 20
+
+
+def copy_in_memory(source: bytes | Tensors | Mapping[str, Content]) -> Source:
+    """The same source, with a copy of all tensors that are not one already. Raises `SourceError`
+    for what can change otherwise. Blocks."""
+    if isinstance(source, Mapping):
+        copies: dict[str, Content] = {}
+        for path, content in source.items():
+            if not isinstance(content, bytes | Tensors):
+                raise SourceError(
+                    f"a snapshot cannot be taken of {path!r} in a mapping: give bytes or Tensors"
+                    " there, or a folder as the source"
+                )
+            copies[path] = content.copied() if isinstance(content, Tensors) else content
+        return copies
+    return source.copied() if isinstance(source, Tensors) else source
 
 
 class SnapshotStoppedError(Exception):

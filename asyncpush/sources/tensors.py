@@ -233,8 +233,7 @@ class TensorFile:
         except UnusableTensorError as exc:
             raise self._changed([name], str(exc)) from exc
         except Exception as exc:  # of whatever framework the tensor is
-            reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            message = f"tensor {name!r} of {self._path!r} cannot be read: {reason}"
+            message = f"tensor {name!r} of {self._path!r} cannot be read: {_reason(exc)}"
             raise SourceError(message, problems=[message]) from exc
 
     def _changed(self, names: Sequence[str], what: str) -> SourceChangedError:
@@ -279,6 +278,8 @@ def _arrays(tensors: Mapping[str, object], findings: Findings) -> dict[str, Arra
             arrays[name] = array_of(tensor, latest)
         except UnusableTensorError as exc:
             findings.problem(f"tensor {name!r} {exc}")
+        except Exception as exc:  # of whatever framework the tensor is
+            findings.problem(f"tensor {name!r} cannot be looked at: {_reason(exc)}")
     return arrays
 
 
@@ -300,6 +301,10 @@ def _check_metadata(metadata: object, findings: Findings) -> None:
     for key, value in metadata.items():
         if not (_is_text(key) and _is_text(value)):
             findings.problem(f"metadata {key!r} is not text to text; str() or json.dumps() it")
+
+
+def _reason(exc: Exception) -> str:
+    return f"{_kind(exc)}: {exc}" if str(exc) else _kind(exc)
 
 
 def _is_text(value: object) -> bool:
