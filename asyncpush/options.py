@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asyncpush.events import Record
     from asyncpush.models import Source, UploadProgress
 
-RepoType = Literal["model", "dataset", "space"]
+RepoType = Literal["model", "dataset", "space", "kernel"]
 TransferChoice = Literal["auto", "lfs", "xet"]
 ProgressChoice = Literal["auto", "bar", "none"]
 
@@ -184,7 +184,7 @@ class PushOptions:
     """How one push is to be done. Bad values raise `ValueError`.
 
     Attributes:
-        repo_type: "model", "dataset" or "space".
+        repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
         private: visibility of a repo that is created; None leaves it to the Hub.
         revision: branch to commit to.
@@ -222,7 +222,7 @@ class PushOptions:
         'main'
         >>> PushOptions(repo_type="models")
         Traceback (most recent call last):
-        ValueError: repo_type must be one of model, dataset, space, not 'models'
+        ValueError: repo_type must be one of model, dataset, space, kernel, not 'models'
     """
 
     repo_type: RepoType = "model"

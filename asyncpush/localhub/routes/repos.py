@@ -14,7 +14,7 @@ from asyncpush.localhub.store.repos import RepoInfo, new_info
 from asyncpush.localhub.web import json_answer, number_in_query, read_json, text_of, wire_time
 
 SDKS = ("gradio", "streamlit", "docker", "static")
-KIND = "/api/{kind:models|datasets|spaces}"
+KIND = "/api/{kind:models|datasets|spaces|kernels}"
 REPO = KIND + "/{namespace}/{name}"
 
 routes = web.RouteTableDef()

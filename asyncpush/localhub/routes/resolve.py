@@ -26,7 +26,7 @@ routes = web.RouteTableDef()
 
 
 @routes.get(
-    "/{prefix:(?:datasets/|spaces/)?}{namespace}/{name}/resolve/{revision}/{path:.+}",
+    "/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace}/{name}/resolve/{revision}/{path:.+}",
     name="resolve",
 )
 async def resolve(request: web.Request) -> web.StreamResponse:
