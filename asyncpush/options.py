@@ -265,7 +265,7 @@ class PushOptions:
                 raise ValueError(f"{name} must be patterns, or None, not {value!r}")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
-            if self.repo_type != "space":
+            if self.repo_type not in ("space", "model"):  # an address may still say "space"
                 raise ValueError("space_sdk goes with repo_type='space'")
         if self.parent_commit is not None and not _is_commit_oid(self.parent_commit):
             raise ValueError("parent_commit must be a commit oid (7 to 64 hex digits)")
@@ -291,7 +291,8 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push of many, for `Uploader.push_many`: where to, what, and how.
+    """One push of many, for `Uploader.push_many`: where to (a repo id or an address), what, and
+    how.
 
     Example:
         >>> import asyncio

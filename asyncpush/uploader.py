@@ -19,6 +19,7 @@ import anyio
 from asyncpush.handle import PushHandle
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions, UploadConfig
+from asyncpush.protocol.addresses import target_of
 from asyncpush.threads import in_thread
 
 if TYPE_CHECKING:
@@ -133,18 +134,18 @@ class Uploader:
     ) -> PushHandle:
         """Begin a push and return at once.
 
-        Raises `InvalidRepoIdError` for an impossible id; all else is raised by awaiting the handle.
+        Raises `InvalidRepoIdError` for an impossible id or address, `ValueError` for options that
+        do not go together; all else is raised by awaiting the handle.
         """
         return self._start_push(self._running(), repo_id, source, options)
 
     def _start_push(
         self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
     ) -> PushHandle:
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
         publisher = runtime.publisher()
-        task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo_id}")
-        handle = PushHandle(task, publisher, repo_id)
+        task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
+        handle = PushHandle(task, publisher, repo.repo_id)
         self._handles.add(handle)
         # A failure that nobody awaits stays until the block is left, to be raised there.
         task.add_done_callback(lambda _: self._forget(handle))
@@ -210,10 +211,10 @@ class Uploader:
         """Store files without committing them. The receipts can be pickled, written as JSON, and
         committed later, also by another process or machine. Raises as `push_to_hub` does; see
         `commit` for an example."""
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().store(repo, source, options)
-        return await self._begin(work, f"upload_files {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.store(repo, source, options)
+        return await self._begin(work, f"upload_files {repo.repo_id}")
 
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
@@ -250,20 +251,20 @@ class Uploader:
         What `gather` emits, such as the events of uploads on other machines, is shown, logged and
         counted as this push's. The option `timeout` is for all of it.
         """
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().commit(repo, gather, options)
-        return await self._begin(work, f"commit {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.commit(repo, gather, options)
+        return await self._begin(work, f"commit {repo.repo_id}")
 
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
         """Compare local files with the repo, by size and checksum; changes nothing. Raises
         `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().audit(repo, source, options)
-        return await self._begin(work, f"audit {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.audit(repo, source, options)
+        return await self._begin(work, f"audit {repo.repo_id}")
 
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
@@ -274,9 +275,11 @@ class Uploader:
         whether the branch exists; looks at clock, proxy, certificates, disk and limits. Changes
         nothing on the Hub. A question that fails is a finding: of the Hub nothing is raised.
         """
-        options = options or PushOptions()
-        repo = None if repo_id is None else Repo(repo_id, options.repo_type)
-        work = self._running().doctor(repo, options, self._token_from())
+        runtime, options = self._running(), options or PushOptions()
+        repo: Repo | None = None
+        if repo_id is not None:
+            repo, options = target_of(repo_id, options, runtime.endpoint)
+        work = runtime.doctor(repo, options, self._token_from())
         return await self._begin(work, "doctor")
 
     def _token_from(self) -> str | None:
@@ -357,7 +360,9 @@ async def push_to_hub(
     commit (unless `PushOptions(verify=False)`).
 
     Args:
-        repo_id: `namespace/name`; created when missing.
+        repo_id: `namespace/name`; created when missing. Or an address, whose type, revision and
+            path fill in the options that were left at their defaults:
+            `hf://datasets/me/data@dev/train`, or the URL of a page of the endpoint in use.
         source: a folder, a file, `bytes` (with `path_in_repo`), or a mapping of paths in the repo
             to paths, bytes, binary files or async iterators of bytes.
         options: how this push is to be done; see `PushOptions`.

@@ -50,7 +50,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("max_files_per_commit", value) for value in (0, 1.5, True)),
     *(("max_shard_size", value) for value in (0, -1, True, 1.5, "", "4 XB", "-4GB", "0GB", "GB")),
     *(("timeout", value) for value in (0, -1, math.nan, "10")),
-    *(("space_sdk", value) for value in ("flask", "docker", 5)),
+    *(("space_sdk", value) for value in ("flask", 5)),
     *(("allow_patterns", value) for value in (5, [5])),
     *(("ignore_patterns", value) for value in (5, [None])),
     *(("delete_patterns", value) for value in (5, [b"*"])),

@@ -349,6 +349,33 @@ async def ours(
         await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
 
 
+def official_kernel(url: str) -> None:
+    """What the official client does with a kernel: no branches, no pull requests."""
+    api = HfApi(endpoint=url, token=TOKEN)
+    repo: dict[str, Any] = {"repo_id": "me/k", "repo_type": "kernel"}
+    api.create_repo(**repo)
+    head = api.repo_info(**repo, revision="main").sha
+    api.create_commit(
+        **repo,
+        operations=[CommitOperationAdd(path, content) for path, content in FIRST.items()],
+        parent_commit=head,
+        revision="main",
+        commit_message=TITLE,
+        commit_description=DESCRIPTION,
+    )
+    for revision in (str(api.repo_info(**repo, revision="main").sha), "main"):
+        files = [*FIRST, ".gitattributes"]
+        api.get_paths_info("me/k", files, repo_type="kernel", revision=revision)
+        list(api.list_repo_tree(**repo, revision=revision, recursive=True))
+
+
+async def ours_kernel(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -> None:
+    options = PushOptions(commit_message=TITLE, commit_description=DESCRIPTION)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("hf://kernels/me/k", FIRST, options)
+        await uploader.audit("hf://kernels/me/k", FIRST)
+
+
 def official_xet(url: str, folder: Path) -> None:
     api = HfApi(endpoint=url, token=TOKEN)
     api.create_repo("me/m")
@@ -429,6 +456,12 @@ async def test_we_send_what_the_official_client_sends(
             ),
         )
         problems += [f"{repo_type}: {text}" for text in unexplained(theirs, our, used)]
+    theirs, our = await recorded(
+        tmp_path / "kernel",
+        official_kernel,
+        partial(ours_kernel, config=replace(config, transfer="lfs")),
+    )
+    problems += [f"kernel: {text}" for text in unexplained(theirs, our, used)]
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     files = {"model.bin": b"m" * PART_SIZE}

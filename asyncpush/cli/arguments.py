@@ -27,7 +27,13 @@ def _warn_of_token(token: str | None) -> str | None:
 
 
 RepoId = Annotated[
-    str, typer.Argument(metavar="REPO_ID", help="The repo: namespace/name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="REPO_ID",
+        help="The repo: namespace/name, hf://datasets/namespace/name@revision/path, or its URL."
+        " What an address says need not be said by options.",
+        show_default=False,
+    ),
 ]
 Source = Annotated[
     str,
@@ -40,7 +46,10 @@ Source = Annotated[
 RepoTypeOption = Annotated[
     RepoType,
     typer.Option(
-        "--repo-type", metavar="KIND", help="model, dataset or space.", rich_help_panel=COMMIT
+        "--repo-type",
+        metavar="KIND",
+        help="model, dataset, space or kernel.",
+        rich_help_panel=COMMIT,
     ),
 ]
 Private = Annotated[
@@ -251,6 +260,12 @@ Verbose = Annotated[
         rich_help_panel=TOLD,
     ),
 ]
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The parameters that stand on the command line, whatever their values are."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

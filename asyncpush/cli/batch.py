@@ -47,10 +47,10 @@ def push_manifest(
     output: Output, manifest: Path, connection: Connection, *, go_on: bool, strict: bool = False
 ) -> None:
     """Check the manifest, push what waits, print the summary. `strict` goes for every push."""
-    entries = read_manifest(manifest)
+    where = hub_endpoint(connection.endpoint)
+    entries = read_manifest(manifest, where)
     if strict:
         entries = [entry.strict() for entry in entries]
-    where = hub_endpoint(connection.endpoint)
     check_records(connection)
     if connection.token is None and where != LOCAL and token_from_environment() is None:
         raise MissingTokenError  # once, rather than for each

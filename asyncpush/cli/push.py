@@ -13,6 +13,7 @@ from asyncpush.options import MAX_CONCURRENT_PARTS
 
 
 def push(
+    context: typer.Context,
     repo_id: arg.RepoId,
     source: arg.Source,
     repo_type: arg.RepoTypeOption = "model",
@@ -52,7 +53,7 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_order, checked
+        from asyncpush.cli.checks import check_order, check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
@@ -76,7 +77,7 @@ def push(
             dry_run=dry_run,
             strict=strict,
         )
-
+        check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(
             endpoint=endpoint,
             token=token,
