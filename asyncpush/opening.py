@@ -7,22 +7,25 @@ thread when it is first used.
 from __future__ import annotations
 
 import os
+import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from asyncpush.events import Listener, TracingListener
+from asyncpush.events import Emitter, Listener, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
-from asyncpush.listeners.logs import configure_from_env
+from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
+from asyncpush.net.login import Login
 from asyncpush.net.session import HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks
 from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.urls import check_endpoint
 from asyncpush.runtime import Runtime
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
@@ -30,6 +33,8 @@ from asyncpush.transfers.xet import MISSING, cache_folder, is_installed
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -53,19 +58,21 @@ async def open_runtime(
         if local:
             xet = config.transfer == "xet"
             endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
-            if token is None and token_from_environment() is None:
-                token = "local"  # the embedded Hub takes any
+            if token is None:  # the embedded Hub takes any, and renews none
+                token = token_from_environment() or "local"
         endpoint = check_endpoint(endpoint)
         listeners = _listeners(config, stack)
         tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
+        tokens = TokenSource(token, endpoint=endpoint)
         session = HubSession(
             endpoint,
-            TokenSource(token, endpoint=endpoint),
+            tokens,
             config,
             direct=local,
             trace_headers=tracing.trace_headers if tracing is not None else None,
         )
         stack.push_async_callback(session.close)
+        tokens.login = _login(session, [LogListener().on_event, *listeners])
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
             journal = await in_thread(
@@ -83,6 +90,22 @@ async def open_runtime(
         stack.push_async_callback(runtime.xet.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
+
+
+def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
+    """What renews the tokens of a session: not for one push, though it is the first that waits."""
+    emit = Emitter(listeners, push_id=uuid.uuid4().hex)
+
+    async def ask(
+        request: HubRequest,
+        parse: Callable[[HubResponse], T],
+        *,
+        retry: bool,
+        accept: Callable[[HubResponse], bool],
+    ) -> T:
+        return await session.ask(request, parse, emit, retry=retry, accept=accept)
+
+    return Login(ask, session.endpoint)
 
 
 async def _start_local_hub(

@@ -41,11 +41,12 @@ class Uploader:
     """A session with a Hub: connections, limits, hash cache and journal shared by its pushes.
 
     Use it as `async with Uploader() as up:`. `token` is a string, or a plain or async callable
-    returning one (asked again after a 401); None means `HF_TOKEN` or the file that `hf auth login`
-    wrote. `endpoint` is a Hub's URL, or "local" for the embedded Hub; None means `HF_ENDPOINT`,
-    else the public Hub. Leaving the block waits for whatever still runs (pushes, `push_many`,
-    `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block is left by an error;
-    the failure of a push that nobody awaited is raised there.
+    returning one (asked again after a 401); None means, in this order, trusted publishing where
+    `HF_OIDC_RESOURCE` is set, `HF_TOKEN`, the file that `hf auth login` wrote (whose logins are
+    renewed in time), Colab's secrets. `endpoint` is a Hub's URL, or "local" for the embedded Hub;
+    None means `HF_ENDPOINT`, else the public Hub. Leaving the block waits for whatever still runs
+    (pushes, `push_many`, `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block
+    is left by an error; the failure of a push that nobody awaited is raised there.
 
     Raises `RuntimeError` when it is used outside the block or once the block is being left,
     `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for an extra that is
@@ -284,9 +285,12 @@ class Uploader:
 
     def _token_from(self) -> str | None:
         from asyncpush.net.credentials import find_token
+        from asyncpush.net.login import RESOURCE
 
         if self._token is not None:
             return "that was given"
+        if self._endpoint != LOCAL and (resource := os.environ.get(RESOURCE)):
+            return f"by trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
             return "of the embedded Hub, which takes any"

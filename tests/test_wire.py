@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import anyio
 import orjson
@@ -32,6 +35,7 @@ from asyncpush.options import RepoType
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer, with_body
 from tests.hearing import Heard
+from tests.oauth import ID_TOKEN_PATH, TokenServer, log_in
 
 PART_SIZE = 64 << 10
 
@@ -166,7 +170,7 @@ def _described(request: web.Request, body: bytes) -> Request:
     path, _, query = request.raw_path.partition("?")
     fields = {"method": request.method, "path": path}
     for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
-        fields[f"query {name}"] = value
+        fields[f"query {name}"] = value.replace(quote(request.host, safe=""), "the Hub's")
     for name, value in request.headers.items():
         fields[f"header {name.lower()}"] = value
     fields["header host"] = fields["header host"].replace(request.host, "the Hub's")
@@ -376,6 +380,40 @@ async def ours_kernel(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -
         await uploader.audit("hf://kernels/me/k", FIRST)
 
 
+def expiring_login(url: str, patch: pytest.MonkeyPatch) -> None:
+    """One of `hf auth login` that is about to end."""
+    home = Path(os.environ["HF_HOME"])
+    log_in(home, expires_at=time.time() + 3600, refresh_token="refresh-0")
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
+    patch.setattr(constants, "ENDPOINT", url)
+
+
+def trusted_publishing(url: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("GITHUB_ACTIONS", "true")
+    patch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{url}{ID_TOKEN_PATH}")
+    patch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a runner's")
+    patch.setenv("HF_OIDC_RESOURCE", "datasets/me/d")
+
+
+def official_login(url: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        expiring_login(url, patch)
+        HfApi(endpoint=url).whoami()
+        trusted_publishing(url, patch)
+        HfApi(endpoint=url).whoami()
+
+
+async def ours_login(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        expiring_login(hub.url, patch)
+        async with Uploader(endpoint=hub.url, config=config) as uploader:
+            await uploader.doctor()
+        trusted_publishing(hub.url, patch)
+        async with Uploader(endpoint=hub.url, config=config) as uploader:
+            await uploader.doctor()
+
+
 def official_xet(url: str, folder: Path) -> None:
     api = HfApi(endpoint=url, token=TOKEN)
     api.create_repo("me/m")
@@ -414,6 +452,7 @@ async def recorded(
     ours: Callable[[LocalHub, FaultLayer], Awaitable[None]],
     *,
     xet: bool = False,
+    logins: bool = False,
 ) -> tuple[Recorder, Recorder]:
     """What the official client and we sent to Hubs alike."""
     theirs, our = Recorder(), Recorder()
@@ -424,6 +463,7 @@ async def recorded(
             path,
             faults,
             recorder.middleware,
+            *([TokenServer().middleware] if logins else []),
             part_size=PART_SIZE,
             xet=xet,
             xet_token_lifetime=10,  # so that hf_xet asks for the next one
@@ -462,6 +502,11 @@ async def test_we_send_what_the_official_client_sends(
         partial(ours_kernel, config=replace(config, transfer="lfs")),
     )
     problems += [f"kernel: {text}" for text in unexplained(theirs, our, used)]
+    theirs, our = await recorded(
+        tmp_path / "login", official_login, partial(ours_login, config=config), logins=True
+    )
+    assert [name for name, _ in our.sent] == [name for name, _ in theirs.sent]
+    problems += [f"login: {text}" for text in unexplained(theirs, our, used)]
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     files = {"model.bin": b"m" * PART_SIZE}

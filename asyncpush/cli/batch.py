@@ -31,7 +31,7 @@ from asyncpush.events import PushFailed, PushFinished
 from asyncpush.listeners.text import UNICODE, fit
 from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
-from asyncpush.net.credentials import token_from_environment
+from asyncpush.net.credentials import has_token
 from asyncpush.options import LOCAL
 from asyncpush.outputs import Announcement
 from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
@@ -52,7 +52,7 @@ def push_manifest(
     if strict:
         entries = [entry.strict() for entry in entries]
     check_records(connection)
-    if connection.token is None and where != LOCAL and token_from_environment() is None:
+    if connection.token is None and where != LOCAL and not has_token():
         raise MissingTokenError  # once, rather than for each
     done = DoneFile(manifest)
     before = done.read() if go_on else {}

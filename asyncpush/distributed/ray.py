@@ -23,6 +23,7 @@ from asyncpush.events import Emitter, Event, Notice
 from asyncpush.groups import for_group, single_error
 from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
 from asyncpush.net.credentials import Token, token_from_environment
+from asyncpush.net.login import RESOURCE
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir
 from asyncpush.protocol.addresses import target_of
 from asyncpush.protocol.cards import CARD_NAME
@@ -317,6 +318,8 @@ def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receip
 
 
 def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
+    if token is None and os.environ.get(RESOURCE):
+        return None  # a token for each of them, by the same way
     found = token or token_from_environment()
     if found is None and (endpoint or os.environ.get("HF_ENDPOINT")) == LOCAL:
         return "local"  # the embedded Hub takes any
