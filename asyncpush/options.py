@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from asyncpush.models import Source, UploadProgress
 
 RepoType = Literal["model", "dataset", "space", "kernel"]
+Visibility = Literal["public", "private", "protected"]
 TransferChoice = Literal["auto", "lfs", "xet"]
 ProgressChoice = Literal["auto", "bar", "none"]
 
@@ -187,6 +188,10 @@ class PushOptions:
         repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
         private: visibility of a repo that is created; None leaves it to the Hub.
+        visibility: the same in a word: "public", "private", or, for a Space whose app is public and
+            whose files are not, "protected".
+        region: where a repo that is created is stored, such as "us" or "eu".
+        resource_group: id of the organisation's resource group for a repo that is created.
         revision: branch to commit to.
         create_branch: create that branch when it is missing, from the default branch.
         commit_message: first line of the commit; None names what was pushed.
@@ -228,6 +233,9 @@ class PushOptions:
     repo_type: RepoType = "model"
     create_repo: bool = True
     private: bool | None = None
+    visibility: Visibility | None = None
+    region: str | None = None
+    resource_group: str | None = None
     revision: str = "main"
     create_branch: bool = False
     commit_message: str | None = None
@@ -263,10 +271,17 @@ class PushOptions:
             value = getattr(self, name)
             if value is not None and not _are_texts(value):
                 raise ValueError(f"{name} must be patterns, or None, not {value!r}")
+        for name in ("region", "resource_group"):
+            if not isinstance(getattr(self, name), str | None) or getattr(self, name) == "":
+                raise ValueError(f"{name} must be text, or None, not {getattr(self, name)!r}")
+        if self.visibility is not None:
+            _check_choice(self, "visibility", get_args(Visibility))
+            if self.private is not None:
+                raise ValueError("visibility and private say the same: leave out one of them")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
-            if self.repo_type not in ("space", "model"):  # an address may still say "space"
-                raise ValueError("space_sdk goes with repo_type='space'")
+        if self.repo_type != "model":  # else an address may still say that it is a Space
+            check_space_options(self)
         if self.parent_commit is not None and not _is_commit_oid(self.parent_commit):
             raise ValueError("parent_commit must be a commit oid (7 to 64 hex digits)")
         if self.max_files_per_commit is not None:
@@ -309,6 +324,15 @@ class Push:
     repo_id: str
     source: Source
     options: PushOptions = field(default_factory=PushOptions)
+
+
+def check_space_options(options: PushOptions) -> None:
+    """Raise `ValueError` for what only a Space can have, unless it is one."""
+    if options.repo_type != "space":
+        if options.space_sdk is not None:
+            raise ValueError("space_sdk goes with repo_type='space'")
+        if options.visibility == "protected":
+            raise ValueError("visibility='protected' goes with repo_type='space'")
 
 
 def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[EventSink]:

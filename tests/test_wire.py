@@ -271,7 +271,10 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
     repo: dict[str, Any] = {"repo_id": "me/m", "repo_type": repo_type}
     on_branch = {**repo, "revision": branch}
     api.whoami()
-    api.create_repo(**repo, private=True, space_sdk="static" if repo_type == "space" else None)
+    if repo_type == "space":
+        api.create_repo(**repo, visibility="protected", region="eu", space_sdk="static")
+    else:
+        api.create_repo(**repo, private=True, resource_group_id="rg-1")
     api.auth_check(**repo, write=True)
     api.repo_info(**repo, expand="usedStorage")
     api.create_branch(**repo, branch=branch)
@@ -340,7 +343,11 @@ async def ours(
         faults.add("commit", "done, then 504", nth=faults.seen["commit"] + 1)
 
     async with Uploader(TOKEN, hub.url, config) as uploader:
-        new = replace(on_branch, private=True, create_branch=True)
+        new = replace(on_branch, create_branch=True)
+        if repo_type == "space":
+            new = replace(new, visibility="protected", region="eu")
+        else:
+            new = replace(new, private=True, resource_group="rg-1")
         await uploader.push_to_hub("me/m", FIRST, new)
         deleting = replace(on_branch, delete_patterns=["a b*"])
         await uploader.push_to_hub("me/m", SECOND, deleting)

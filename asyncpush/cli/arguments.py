@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asyncpush.options import MAX_CONCURRENT_PARTS, RepoType, TransferChoice
+from asyncpush.options import MAX_CONCURRENT_PARTS, RepoType, TransferChoice, Visibility
 
 COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
@@ -57,6 +57,36 @@ Private = Annotated[
     typer.Option(
         "--private",
         help="Make a repo that is created private (default: the Hub's choice).",
+        rich_help_panel=COMMIT,
+    ),
+]
+VisibilityOption = Annotated[
+    Visibility | None,
+    typer.Option(
+        "--visibility",
+        metavar="KIND",
+        help="public, private or, for a Space, protected: of a repo that is created.",
+        show_default=False,
+        rich_help_panel=COMMIT,
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="REGION",
+        help="Where a repo that is created is stored, such as us or eu.",
+        show_default=False,
+        rich_help_panel=COMMIT,
+    ),
+]
+ResourceGroup = Annotated[
+    str | None,
+    typer.Option(
+        "--resource-group",
+        metavar="ID",
+        help="The organisation's resource group of a repo that is created.",
+        show_default=False,
         rich_help_panel=COMMIT,
     ),
 ]

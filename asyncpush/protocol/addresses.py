@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import Repo, check_repo_id
-from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType
+from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType, check_space_options
 
 Kind: TypeAlias = RepoType | Literal["bucket"]
 
@@ -93,8 +93,7 @@ def target_of(
         address = parse_address(repo_id, endpoint)
         options = _filled_in(address, options, given)
         repo_id = address.repo_id
-    if options.space_sdk is not None and options.repo_type != "space":
-        raise ValueError("space_sdk goes with repo_type='space'")
+    check_space_options(options)
     return Repo(repo_id, options.repo_type), options
 
 
