@@ -86,6 +86,11 @@ class TokenSource:
         return callable(self._given) or (self._current is not None and self._current.renewable)
 
     @property
+    def expires_at(self) -> float | None:
+        """The Unix time at which the token in use ends, where that is known."""
+        return None if self._current is None else self._current.expires_at
+
+    @property
     def known(self) -> str:
         """The token in use, for redaction; empty when none was asked for yet."""
         return self._current.token if self._current is not None else ""

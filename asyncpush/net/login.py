@@ -91,12 +91,13 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A token, where it is `origin`ally from, the time from which on another one is to be asked
-    for, and whether there may be another one after the Hub has refused it."""
+    """A token, where it is `origin`ally from, the times from which on another one is to be asked
+    for and at which it ends, and whether there may be another one after the Hub has refused it."""
 
     token: str = field(repr=False)
     origin: str
     renew_at: float | None = None
+    expires_at: float | None = None
     renewable: bool = False
 
 
@@ -139,7 +140,7 @@ class Login:
         forced = token == refused
         due = login.expires_at - REFRESH_BEFORE
         if not forced and self._clock() < due:
-            return Credential(token, str(path), due, renewable=True)
+            return Credential(token, str(path), due, login.expires_at, renewable=True)
         try:
             return await self._renew(login, path, retry=forced)
         except (HubError, OSError) as exc:
@@ -149,7 +150,7 @@ class Login:
             told = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
             logger.warning("the login %r could not be renewed in time: %s", login.name, told)
             again = self._clock() + LOOK_AGAIN_AFTER
-            return Credential(token, str(path), again, renewable=True)
+            return Credential(token, str(path), again, login.expires_at, renewable=True)
 
     async def _renew(self, known: StoredLogin, path: Path, *, retry: bool) -> Credential:
         async with self._locked(stored_path(path)):
@@ -158,7 +159,7 @@ class Login:
                 login = await _to_its_end(self._refresh(login, path, retry=retry))
         soonest = self._clock() + LOOK_AGAIN_AFTER  # should a login last less than a day
         due = max(login.expires_at - REFRESH_BEFORE, soonest)
-        return Credential(login.token, str(path), due, renewable=True)
+        return Credential(login.token, str(path), due, login.expires_at, renewable=True)
 
     async def _refresh(self, login: StoredLogin, path: Path, *, retry: bool) -> StoredLogin:
         if not os.access(path.parent, os.W_OK):
@@ -207,8 +208,8 @@ class Login:
         lifetime = EXCHANGED_LIFETIME if answer.expires_in is None else answer.expires_in
         # A given id token has ended itself by then: the token is used for as long as it lasts.
         margin = 0 if given else min(EXCHANGE_BEFORE, lifetime / 2)
-        renew_at = asked + lifetime - margin
-        return Credential(answer.access_token, origin, renew_at, renewable=not given)
+        ends = asked + lifetime
+        return Credential(answer.access_token, origin, ends - margin, ends, renewable=not given)
 
     async def _exchanged(self, id_token: str, resource: str) -> IssuedToken:
         request = exchange_token_request(id_token, resource)

@@ -423,6 +423,23 @@ async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothi
         assert isinstance(caught.value, AuthError)
 
 
+async def test_a_diagnosis_says_when_a_login_ends_and_why_none_is_to_be_had(
+    hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(home, expires_at=time.time() + 2 * DAY, refresh_token="refresh-0")
+    async with Uploader(config=config) as up:
+        told = {finding.name: finding for finding in await up.doctor()}
+    assert f"from {home / 'token'}, which expires on 20" in told["token"].found
+
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
+    async with Uploader(config=config) as up:
+        told = {finding.name: finding for finding in await up.doctor("me/m")}
+    assert told["token"].verdict == "failed"
+    assert "endpoint" not in told  # it was not asked
+    assert "no id token" in told["token"].found
+    assert "HF_OIDC_ID_TOKEN" in told["token"].fix
+
+
 class _Refused(Exception):
     pass
 
