@@ -20,10 +20,11 @@ from asyncpush.checkpoints import (
     Policy,
 )
 from asyncpush.listeners.wording import format_duration
-from asyncpush.models import Repo, Source, UploadProgress, UploadResult
+from asyncpush.models import Source, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.outputs import library_logger
+from asyncpush.protocol.addresses import target_of
 from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.tickets import CANCEL_GRACE, Job, PushTicket, amount_of, cancel_all, settle, wait_for
 from asyncpush.uploader import Uploader
@@ -118,15 +119,18 @@ class BackgroundUploader:
         """Begin a push and return at once; see `push_to_hub` for what can be pushed.
 
         The source must stay as it is until the push has ended: a file that changes meanwhile is
-        never committed, and fails the push. Raises `InvalidRepoIdError` for an impossible id.
+        never committed, and fails the push. Raises `InvalidRepoIdError` for an impossible id or
+        address.
         """
-        options = options or PushOptions()
-        Repo(repo_id, options.repo_type)  # an impossible one is told here, where it was named
         self._start()
-        job: Job[UploadResult] = self._new_job(repo_id)
+        # An impossible one is told here, where it was named.
+        given = options or PushOptions()
+        repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
+        job: Job[UploadResult] = self._new_job(repo.repo_id)
 
         def begin() -> None:
-            job.handle = handle = self._uploader.start_push(repo_id, source, options)
+            handle = self._uploader.start_push(repo.repo_id, source, filled_in)
+            job.handle = handle
             self._keep(asyncio.create_task(job.follow(handle)))
 
         with self._lock:

@@ -100,7 +100,7 @@ class CheckpointPusher:
 
     Args:
         uploader: an open one; the pushes share its session.
-        repo_id: where to.
+        repo_id: where to: a repo id, or an address as for `push_to_hub`.
         options: of each push that has none of its own.
         policy: "latest": while one is on its way, of those that wait the newest alone is kept.
             "all": every one is pushed, in order.

@@ -4,7 +4,7 @@
 
     AsyncPushError
     ├── MissingTokenError        no token anywhere: yours to give
-    ├── InvalidRepoIdError       not a name the Hub can hold
+    ├── InvalidRepoIdError       not a name the Hub can hold, or an address of no repo
     ├── SourceError              files missing, unreadable, or with impossible names
     │   └── SourceChangedError   a file changed while it was being uploaded
     ├── HubError                 an answer of the Hub or its store, or the network on the way
@@ -120,8 +120,9 @@ class MissingTokenError(AsyncPushError):
 
 
 class InvalidRepoIdError(AsyncPushError, ValueError):
-    """The repo id is not one the Hub can hold; a `ValueError` too. Raised before the Hub is asked.
-    See `AsyncPushError` for an example."""
+    """The repo id is not one the Hub can hold, or the address names no repo or contradicts an
+    option; a `ValueError` too. Raised before the Hub is asked. See `AsyncPushError` for an
+    example."""
 
 
 class SourceError(AsyncPushError):

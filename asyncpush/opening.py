@@ -7,26 +7,29 @@ thread when it is first used.
 from __future__ import annotations
 
 import os
+import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from asyncpush.errors import AsyncPushError, HubError, os_reason
-from asyncpush.events import Listener, TracingListener
+from asyncpush.events import Emitter, Listener, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
-from asyncpush.listeners.logs import configure_from_env
+from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
+from asyncpush.net.login import Login
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import LOCAL, EventSink, UploadConfig, event_sinks, is_true
 from asyncpush.outputs import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.protocol import urls
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.runtime import Runtime
 from asyncpush.threads import SessionThreads, in_thread, in_thread_anyway
 from asyncpush.transfers.xet import MISSING, cache_folder, is_installed, why_not
@@ -34,6 +37,8 @@ from asyncpush.workers import ENOUGH_DESCRIPTORS, descriptors_left, each_afforda
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
+
+T = TypeVar("T")
 
 
 logger = library_logger("session")
@@ -70,20 +75,22 @@ async def open_runtime(
         if local:
             xet = config.transfer == "xet"
             endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
-            if token is None and token_from_environment() is None:
-                token = "local"  # the embedded Hub takes any
+            if token is None:  # the embedded Hub takes any, and renews none
+                token = token_from_environment() or "local"
         endpoint = urls.check_endpoint(endpoint)
         listeners = _listeners(config, stack)
         tracing = next((each for each in listeners if isinstance(each, TracingListener)), None)
+        tokens = TokenSource(token, endpoint=endpoint)
         session = HubSession(
             endpoint,
-            TokenSource(token, endpoint=endpoint),
+            tokens,
             config,
             direct=local,
             trace_headers=tracing.trace_headers if tracing is not None else None,
             calls_in_flight=calls_in_flight,
         )
         stack.push_async_callback(session.close)
+        tokens.login = _login(session, [LogListener().on_event, *listeners])
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
             journal = await in_thread(
@@ -147,6 +154,22 @@ def _check_online(endpoint: str) -> None:
             suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
             " (endpoint='local', --endpoint local)",
         )
+
+
+def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
+    """What renews the tokens of a session: not for one push, though it is the first that waits."""
+    emit = Emitter(listeners, push_id=uuid.uuid4().hex)
+
+    async def ask(
+        request: HubRequest,
+        parse: Callable[[HubResponse], T],
+        *,
+        retry: bool,
+        accept: Callable[[HubResponse], bool],
+    ) -> T:
+        return await session.ask(request, parse, emit, retry=retry, accept=accept)
+
+    return Login(ask, session.endpoint)
 
 
 async def _start_local_hub(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from asyncpush.events import Record
     from asyncpush.models import Source, UploadProgress
 
-RepoType = Literal["model", "dataset", "space"]
+RepoType = Literal["model", "dataset", "space", "kernel"]
+Visibility = Literal["public", "private", "protected"]
 TransferChoice = Literal["auto", "lfs", "xet"]
 ProgressChoice = Literal["auto", "bar", "none"]
 
@@ -213,9 +214,13 @@ class PushOptions:
     """How one push is to be done. Bad values raise `ValueError`.
 
     Attributes:
-        repo_type: "model", "dataset" or "space".
+        repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
         private: visibility of a repo that is created; None leaves it to the Hub.
+        visibility: the same in a word: "public", "private", or, for a Space whose app is public and
+            whose files are not, "protected".
+        region: where a repo that is created is stored, such as "us" or "eu".
+        resource_group: id of the organisation's resource group for a repo that is created.
         revision: branch to commit to.
         create_branch: create that branch when it is missing, from the default branch.
         commit_message: first line of the commit; None names what was pushed.
@@ -251,12 +256,15 @@ class PushOptions:
         'main'
         >>> PushOptions(repo_type="models")
         Traceback (most recent call last):
-        ValueError: repo_type must be one of model, dataset, space, not 'models'
+        ValueError: repo_type must be one of model, dataset, space, kernel, not 'models'
     """
 
     repo_type: RepoType = "model"
     create_repo: bool = True
     private: bool | None = None
+    visibility: Visibility | None = None
+    region: str | None = None
+    resource_group: str | None = None
     revision: str = "main"
     create_branch: bool = False
     commit_message: str | None = None
@@ -295,10 +303,17 @@ class PushOptions:
             if name != "ignore_patterns":  # which may name files whose names are no Unicode
                 for pattern in [value] if isinstance(value, str) else value or ():
                     _check_unicode(name, pattern)
+        for name in ("region", "resource_group"):
+            if not isinstance(getattr(self, name), str | None) or getattr(self, name) == "":
+                raise ValueError(f"{name} must be text, or None, not {getattr(self, name)!r}")
+        if self.visibility is not None:
+            _check_choice(self, "visibility", get_args(Visibility))
+            if self.private is not None:
+                raise ValueError("visibility and private say the same: leave out one of them")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
-            if self.repo_type != "space":
-                raise ValueError("space_sdk goes with repo_type='space'")
+        if self.repo_type != "model":  # else an address may still say that it is a Space
+            check_space_options(self)
         if self.parent_commit is not None and not _is_commit_oid(self.parent_commit):
             raise ValueError("parent_commit must be a commit oid (7 to 64 hex digits)")
         if self.max_files_per_commit is not None:
@@ -323,7 +338,8 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push of many, for `Uploader.push_many`: where to, what, and how.
+    """One push of many, for `Uploader.push_many`: where to (a repo id or an address), what, and
+    how.
 
     Example:
         >>> import asyncio
@@ -340,6 +356,15 @@ class Push:
     repo_id: str
     source: Source
     options: PushOptions = field(default_factory=PushOptions)
+
+
+def check_space_options(options: PushOptions) -> None:
+    """Raise `ValueError` for what only a Space can have, unless it is one."""
+    if options.repo_type != "space":
+        if options.space_sdk is not None:
+            raise ValueError("space_sdk goes with repo_type='space'")
+        if options.visibility == "protected":
+            raise ValueError("visibility='protected' goes with repo_type='space'")
 
 
 def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[EventSink]:

@@ -12,6 +12,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -180,6 +181,7 @@ class Runtime:
         with stray_cancellations_are_errors():
             hub = await ask_hub(self._session, target, emit)
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
+        local = replace(local, token_expires_at=self._session.token.expires_at)
         return judge(Facts(self.endpoint, hub, local, target))
 
     def _run(self, ctx: PushContext) -> PushRun:

@@ -7,6 +7,7 @@ Importing it costs little: the runtime behind it (aiohttp, SQLite, the pipeline)
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -18,7 +19,14 @@ import anyio
 from asyncpush.errors import AsyncPushError, os_reason
 from asyncpush.handle import PushHandle
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
-from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
+from asyncpush.options import (
+    LOCAL,
+    Push,
+    PushOptions,
+    UploadConfig,
+    endpoint_in_use,
+)
+from asyncpush.protocol.addresses import target_of
 from asyncpush.threads import in_thread
 
 if TYPE_CHECKING:
@@ -40,11 +48,12 @@ class Uploader:
     """A session with a Hub: connections, limits, hash cache and journal shared by its pushes.
 
     Use it as `async with Uploader() as up:`. `token` is a string, or a plain or async callable
-    returning one (asked again after a 401); None means `HF_TOKEN` or the file that `hf auth login`
-    wrote. `endpoint` is a Hub's URL, or "local" for the embedded Hub; None means `HF_ENDPOINT`,
-    else the public Hub. Leaving the block waits for whatever still runs (pushes, `push_many`,
-    `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block is left by an error;
-    the failure of a push that nobody awaited is raised there.
+    returning one (asked again after a 401); None means, in this order, trusted publishing where
+    `HF_OIDC_RESOURCE` is set, `HF_TOKEN`, the file that `hf auth login` wrote (whose logins are
+    renewed in time), Colab's secrets. `endpoint` is a Hub's URL, or "local" for the embedded Hub;
+    None means `HF_ENDPOINT`, else the public Hub. Leaving the block waits for whatever still runs
+    (pushes, `push_many`, `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block
+    is left by an error; the failure of a push that nobody awaited is raised there.
 
     Raises `RuntimeError` when it is used outside the block or once the block is being left,
     `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for an extra that is
@@ -134,18 +143,18 @@ class Uploader:
     ) -> PushHandle:
         """Begin a push and return at once.
 
-        Raises `InvalidRepoIdError` for an impossible id; all else is raised by awaiting the handle.
+        Raises `InvalidRepoIdError` for an impossible id or address, `ValueError` for options that
+        do not go together; all else is raised by awaiting the handle.
         """
         return self._start_push(self._running(), repo_id, source, options)
 
     def _start_push(
         self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
     ) -> PushHandle:
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
         publisher = runtime.publisher()
-        task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo_id}")
-        handle = PushHandle(task, publisher, repo_id)
+        task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
+        handle = PushHandle(task, publisher, repo.repo_id)
         self._handles.add(handle)
         # A failure that nobody awaits stays until the block is left, to be raised there.
         task.add_done_callback(lambda _: self._forget(handle))
@@ -211,10 +220,10 @@ class Uploader:
         """Store files without committing them. The receipts can be pickled, written as JSON, and
         committed later, also by another process or machine. Raises as `push_to_hub` does; see
         `commit` for an example."""
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().store(repo, source, options)
-        return await self._begin(work, f"upload_files {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.store(repo, source, options)
+        return await self._begin(work, f"upload_files {repo.repo_id}")
 
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
@@ -251,20 +260,20 @@ class Uploader:
         What `gather` emits, such as the events of uploads on other machines, is shown, logged and
         counted as this push's. The option `timeout` is for all of it.
         """
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().commit(repo, gather, options)
-        return await self._begin(work, f"commit {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.commit(repo, gather, options)
+        return await self._begin(work, f"commit {repo.repo_id}")
 
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
         """Compare local files with the repo, by size and checksum; changes nothing. Raises
         `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
-        options = options or PushOptions()
-        repo = Repo(repo_id, options.repo_type)
-        work = self._running().audit(repo, source, options)
-        return await self._begin(work, f"audit {repo_id}")
+        runtime = self._running()
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        work = runtime.audit(repo, source, options)
+        return await self._begin(work, f"audit {repo.repo_id}")
 
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
@@ -275,16 +284,21 @@ class Uploader:
         whether the branch exists; looks at clock, proxy, certificates, disk and limits. Changes
         nothing on the Hub. A question that fails is a finding: of the Hub nothing is raised.
         """
-        options = options or PushOptions()
-        repo = None if repo_id is None else Repo(repo_id, options.repo_type)
-        work = self._running().doctor(repo, options, self._token_from())
+        runtime, options = self._running(), options or PushOptions()
+        repo: Repo | None = None
+        if repo_id is not None:
+            repo, options = target_of(repo_id, options, runtime.endpoint)
+        work = runtime.doctor(repo, options, self._token_from())
         return await self._begin(work, "doctor")
 
     def _token_from(self) -> str | None:
         from asyncpush.net.credentials import find_token
+        from asyncpush.net.login import RESOURCE
 
         if self._token is not None:
             return "that was given"
+        if self._endpoint != LOCAL and (resource := os.environ.get(RESOURCE)):
+            return f"by trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
             return "of the embedded Hub, which takes any"
@@ -360,7 +374,9 @@ async def push_to_hub(
     commit (unless `PushOptions(verify=False)`).
 
     Args:
-        repo_id: `namespace/name`; created when missing.
+        repo_id: `namespace/name`; created when missing. Or an address, whose type, revision and
+            path fill in the options that were left at their defaults:
+            `hf://datasets/me/data@dev/train`, or the URL of a page of the endpoint in use.
         source: a folder, a file, `bytes` (with `path_in_repo`), or a mapping of paths in the repo
             to paths, bytes, binary files or async iterators of bytes. A file object is its whole
             content, wherever it stands, if it can be read from its beginning.

@@ -71,6 +71,7 @@ def test_ids_that_it_cannot(repo_id: Any, problem: str) -> None:
         ("model", "models/me/m", "me/m"),
         ("dataset", "datasets/me/m", "datasets/me/m"),
         ("space", "spaces/me/m", "spaces/me/m"),
+        ("kernel", "kernels/me/m", "kernels/me/m"),
     ],
 )
 def test_paths_of_a_repo(repo_type: RepoType, api_path: str, git_path: str) -> None:

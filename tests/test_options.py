@@ -52,7 +52,9 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("max_files_per_commit", value) for value in (0, 1.5, True)),
     *(("max_shard_size", value) for value in (0, -1, True, 1.5, "", "4 XB", "-4GB", "0GB", "GB")),
     *(("timeout", value) for value in (0, -1, math.nan, "10")),
-    *(("space_sdk", value) for value in ("flask", "docker", 5)),
+    *(("space_sdk", value) for value in ("flask", 5)),
+    *(("visibility", value) for value in ("secret", 5)),
+    *((name, value) for name in ("region", "resource_group") for value in ("", 5)),
     *(("allow_patterns", value) for value in (5, [5])),
     *(("ignore_patterns", value) for value in (5, [None])),
     *(("delete_patterns", value) for value in (5, [b"*"])),
@@ -102,7 +104,8 @@ def test_settings_at_their_bounds(good: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "good",
     [
-        {"repo_type": "space", "space_sdk": "gradio"},
+        {"repo_type": "space", "space_sdk": "gradio", "visibility": "protected"},
+        {"visibility": "public", "region": "eu", "resource_group": "rg-1"},
         {"parent_commit": "abcdef0", "max_files_per_commit": 1, "create_pr": True},
         {"parent_commit": "a" * 64, "timeout": 0.1},
         {"allow_patterns": "*.bin", "ignore_patterns": ("a", "b"), "delete_patterns": []},
@@ -185,3 +188,8 @@ def test_the_cache_lies_where_the_environment_says(
     monkeypatch.setenv(name, base)
     below = "asyncpush" if name == "XDG_CACHE_HOME" else ""
     assert default_cache_dir() == tmp_path / "caches" / below
+
+
+def test_private_and_visibility_are_not_both_given() -> None:
+    with pytest.raises(ValueError, match="leave out one of them"):
+        PushOptions(private=True, visibility="private")

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import anyio
 import orjson
@@ -32,6 +35,7 @@ from asyncpush.options import RepoType
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer, with_body
 from tests.hearing import Heard
+from tests.oauth import ID_TOKEN_PATH, TokenServer, log_in
 
 PART_SIZE = 64 << 10
 
@@ -166,7 +170,7 @@ def _described(request: web.Request, body: bytes) -> Request:
     path, _, query = request.raw_path.partition("?")
     fields = {"method": request.method, "path": path}
     for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
-        fields[f"query {name}"] = value
+        fields[f"query {name}"] = value.replace(quote(request.host, safe=""), "the Hub's")
     for name, value in request.headers.items():
         fields[f"header {name.lower()}"] = value
     fields["header host"] = fields["header host"].replace(request.host, "the Hub's")
@@ -270,7 +274,10 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
     repo: dict[str, Any] = {"repo_id": "me/m", "repo_type": repo_type}
     on_branch = {**repo, "revision": branch}
     api.whoami()
-    api.create_repo(**repo, private=True, space_sdk="static" if repo_type == "space" else None)
+    if repo_type == "space":
+        api.create_repo(**repo, visibility="protected", region="eu", space_sdk="static")
+    else:
+        api.create_repo(**repo, private=True, resource_group_id="rg-1")
     api.auth_check(**repo, write=True)
     api.repo_info(**repo, expand="usedStorage")
     api.create_branch(**repo, branch=branch)
@@ -346,7 +353,11 @@ async def ours(
         faults.add(route, "done, then 504", nth=faults.seen[route] + 1)
 
     async with Uploader(TOKEN, hub.url, config) as uploader:
-        new = replace(on_branch, private=True, create_branch=True)
+        new = replace(on_branch, create_branch=True)
+        if repo_type == "space":
+            new = replace(new, visibility="protected", region="eu")
+        else:
+            new = replace(new, private=True, resource_group="rg-1")
         await uploader.push_to_hub("me/m", FIRST, new)
         deleting = replace(on_branch, delete_patterns=["a b*"])
         await uploader.push_to_hub("me/m", SECOND, deleting)
@@ -359,6 +370,67 @@ async def ours(
         await uploader.push_to_hub("me/m", FIFTH, replace(options, create_pr=True))
         lose_next_answer("discussion-create")
         await uploader.push_to_hub("me/m", SERIES, replace(options, max_files_per_commit=1))
+
+
+def official_kernel(url: str) -> None:
+    """What the official client does with a kernel: no branches, no pull requests."""
+    api = HfApi(endpoint=url, token=TOKEN)
+    repo: dict[str, Any] = {"repo_id": "me/k", "repo_type": "kernel"}
+    api.create_repo(**repo)
+    head = api.repo_info(**repo, revision="main").sha
+    api.create_commit(
+        **repo,
+        operations=[CommitOperationAdd(path, content) for path, content in FIRST.items()],
+        parent_commit=head,
+        revision="main",
+        commit_message=TITLE,
+        commit_description=DESCRIPTION,
+    )
+    for revision in (str(api.repo_info(**repo, revision="main").sha), "main"):
+        files = [*FIRST, ".gitattributes"]
+        api.get_paths_info("me/k", files, repo_type="kernel", revision=revision)
+        list(api.list_repo_tree(**repo, revision=revision, recursive=True))
+
+
+async def ours_kernel(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -> None:
+    options = PushOptions(commit_message=TITLE, commit_description=DESCRIPTION)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("hf://kernels/me/k", FIRST, options)
+        await uploader.audit("hf://kernels/me/k", FIRST)
+
+
+def expiring_login(url: str, patch: pytest.MonkeyPatch) -> None:
+    """One of `hf auth login` that is about to end."""
+    home = Path(os.environ["HF_HOME"])
+    log_in(home, expires_at=time.time() + 3600, refresh_token="refresh-0")
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
+    patch.setattr(constants, "ENDPOINT", url)
+
+
+def trusted_publishing(url: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("GITHUB_ACTIONS", "true")
+    patch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{url}{ID_TOKEN_PATH}")
+    patch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a runner's")
+    patch.setenv("HF_OIDC_RESOURCE", "datasets/me/d")
+
+
+def official_login(url: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        expiring_login(url, patch)
+        HfApi(endpoint=url).whoami()
+        trusted_publishing(url, patch)
+        HfApi(endpoint=url).whoami()
+
+
+async def ours_login(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        expiring_login(hub.url, patch)
+        async with Uploader(endpoint=hub.url, config=config) as uploader:
+            await uploader.doctor()
+        trusted_publishing(hub.url, patch)
+        async with Uploader(endpoint=hub.url, config=config) as uploader:
+            await uploader.doctor()
 
 
 def official_xet(url: str, folder: Path) -> None:
@@ -399,6 +471,7 @@ async def recorded(
     ours: Callable[[LocalHub, FaultLayer], Awaitable[None]],
     *,
     xet: bool = False,
+    logins: bool = False,
 ) -> tuple[Recorder, Recorder]:
     """What the official client and we sent to Hubs alike."""
     theirs, our = Recorder(), Recorder()
@@ -409,6 +482,7 @@ async def recorded(
             path,
             faults,
             recorder.middleware,
+            *([TokenServer().middleware] if logins else []),
             part_size=PART_SIZE,
             xet=xet,
             xet_token_lifetime=10,  # so that hf_xet asks for the next one
@@ -441,6 +515,17 @@ async def test_we_send_what_the_official_client_sends(
             ),
         )
         problems += [f"{repo_type}: {text}" for text in unexplained(theirs, our, used)]
+    theirs, our = await recorded(
+        tmp_path / "kernel",
+        official_kernel,
+        partial(ours_kernel, config=replace(config, transfer="lfs")),
+    )
+    problems += [f"kernel: {text}" for text in unexplained(theirs, our, used)]
+    theirs, our = await recorded(
+        tmp_path / "login", official_login, partial(ours_login, config=config), logins=True
+    )
+    assert [name for name, _ in our.sent] == [name for name, _ in theirs.sent]
+    problems += [f"login: {text}" for text in unexplained(theirs, our, used)]
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     files = {"model.bin": b"m" * PART_SIZE}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asyncpush.options import MAX_CONCURRENT_PARTS, RepoType, TransferChoice
+from asyncpush.options import MAX_CONCURRENT_PARTS, RepoType, TransferChoice, Visibility
 
 COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
@@ -27,7 +27,13 @@ def _warn_of_token(token: str | None) -> str | None:
 
 
 RepoId = Annotated[
-    str, typer.Argument(metavar="REPO_ID", help="The repo: namespace/name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="REPO_ID",
+        help="The repo: namespace/name, hf://datasets/namespace/name@revision/path, or its URL."
+        " What an address says need not be said by options.",
+        show_default=False,
+    ),
 ]
 Source = Annotated[
     str,
@@ -40,7 +46,10 @@ Source = Annotated[
 RepoTypeOption = Annotated[
     RepoType,
     typer.Option(
-        "--repo-type", metavar="KIND", help="model, dataset or space.", rich_help_panel=COMMIT
+        "--repo-type",
+        metavar="KIND",
+        help="model, dataset, space or kernel.",
+        rich_help_panel=COMMIT,
     ),
 ]
 Private = Annotated[
@@ -48,6 +57,36 @@ Private = Annotated[
     typer.Option(
         "--private",
         help="Make a repo that is created private (default: the Hub's choice).",
+        rich_help_panel=COMMIT,
+    ),
+]
+VisibilityOption = Annotated[
+    Visibility | None,
+    typer.Option(
+        "--visibility",
+        metavar="KIND",
+        help="public, private or, for a Space, protected: of a repo that is created.",
+        show_default=False,
+        rich_help_panel=COMMIT,
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="REGION",
+        help="Where a repo that is created is stored, such as us or eu.",
+        show_default=False,
+        rich_help_panel=COMMIT,
+    ),
+]
+ResourceGroup = Annotated[
+    str | None,
+    typer.Option(
+        "--resource-group",
+        metavar="ID",
+        help="The organisation's resource group of a repo that is created.",
+        show_default=False,
         rich_help_panel=COMMIT,
     ),
 ]
@@ -251,6 +290,12 @@ Verbose = Annotated[
         rich_help_panel=TOLD,
     ),
 ]
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The parameters that stand on the command line, whatever their values are."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

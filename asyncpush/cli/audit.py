@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def audit(
+    context: typer.Context,
     repo_id: arg.RepoId,
     source: arg.Source,
     repo_type: arg.RepoTypeOption = "model",
@@ -59,7 +60,7 @@ def audit(
     repo holds exactly these files."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_order, checked
+        from asyncpush.cli.checks import check_order, check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
@@ -73,6 +74,7 @@ def audit(
             ignore_patterns=exclude,
             max_shard_size=max_shard_size,
         )
+        check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(endpoint=endpoint, token=token, events=events, quiet=quiet)
         report = run_with_uploader(
             connection, output, lambda uploader: uploader.audit(repo_id, source, options)

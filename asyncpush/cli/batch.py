@@ -31,7 +31,7 @@ from asyncpush.events import PushFailed, PushFinished
 from asyncpush.listeners.text import UNICODE, fit
 from asyncpush.listeners.wording import format_bytes, format_seconds
 from asyncpush.models import UploadResult
-from asyncpush.net.credentials import token_from_environment
+from asyncpush.net.credentials import has_token
 from asyncpush.options import LOCAL
 from asyncpush.outputs import Announcement
 from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
@@ -47,12 +47,12 @@ def push_manifest(
     output: Output, manifest: Path, connection: Connection, *, go_on: bool, strict: bool = False
 ) -> None:
     """Check the manifest, push what waits, print the summary. `strict` goes for every push."""
-    entries = read_manifest(manifest)
+    where = hub_endpoint(connection.endpoint)
+    entries = read_manifest(manifest, where)
     if strict:
         entries = [entry.strict() for entry in entries]
-    where = hub_endpoint(connection.endpoint)
     check_records(connection)
-    if connection.token is None and where != LOCAL and token_from_environment() is None:
+    if connection.token is None and where != LOCAL and not has_token():
         raise MissingTokenError  # once, rather than for each
     done = DoneFile(manifest)
     before = done.read() if go_on else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +12,9 @@ from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
-from asyncpush.options import LOCAL, endpoint_in_use
+from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, PushOptions, endpoint_in_use
 from asyncpush.protocol import urls
+from asyncpush.protocol.addresses import is_address, is_web_url, parse_address, target_of
 
 T = TypeVar("T")
 
@@ -74,12 +75,30 @@ def check_file(flag: str, path: Path) -> None:
         raise UsageError(f"{flag} must name a file in a folder that exists: {path}")
 
 
+def check_target(
+    repo_id: str, options: PushOptions, endpoint: str | None, given: Collection[str]
+) -> None:
+    """The repo id or address is fit to be one, and contradicts none of the flags that were
+    `given`. Raises `InvalidRepoIdError` and `UsageError`."""
+    where = hub_endpoint(endpoint)
+    if where == LOCAL:
+        if is_web_url(repo_id):
+            return  # what its address is shows when it has been started
+        where = PUBLIC_ENDPOINT
+    try:
+        target_of(repo_id, options, where, given=given)
+    except InvalidRepoIdError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def check_order(repo_id: str, source: str) -> None:
     """The two are easily swapped, and each complaint of what comes of it would lead astray."""
     if os.path.exists(source) or not os.path.exists(repo_id):
         return
     with suppress(InvalidRepoIdError):
-        check_repo_id(source)
+        parse_address(source) if is_address(source) else check_repo_id(source)
         raise UsageError(
             f"REPO_ID and SOURCE look swapped: {repo_id!r} is here, {source!r} is not",
             suggestion=f"name the repo first: {source} {repo_id}",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def commit(
+    context: typer.Context,
     repo_id: arg.RepoId,
     receipts: Annotated[
         list[Path],
@@ -53,7 +54,7 @@ def commit(
     """Commit what `asyncpush upload` stored, here or elsewhere."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import checked
+        from asyncpush.cli.checks import check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
@@ -68,6 +69,7 @@ def commit(
             delete_patterns=delete,
             verify=not no_verify,
         )
+        check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(
             endpoint=endpoint, token=token, events=events, timeline=timeline, quiet=quiet
         )

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def doctor(
+    context: typer.Context,
     repo_id: Annotated[
         str | None,
         typer.Argument(
             metavar="REPO_ID",
-            help="The repo that is to be pushed to: namespace/name (default: look at the rest).",
+            help="The repo that is to be pushed to: namespace/name, or an address as `push` takes"
+            " (default: look at the rest).",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +50,7 @@ def doctor(
     token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import checked
+        from asyncpush.cli.checks import check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.doctor import exit_code_of
         from asyncpush.options import PushOptions
@@ -56,6 +58,8 @@ def doctor(
         options = checked(
             PushOptions, repo_type=repo_type, revision=revision, create_branch=create_branch
         )
+        if repo_id is not None:
+            check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(endpoint=endpoint, token=token, quiet=True)
 
         async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:

@@ -9,8 +9,8 @@ As TOML::
     repo_id = "me/first"
     source = "first/"
 
-or as JSON lines, one push a line, without defaults. A push takes `repo_id`, `source` and the fields
-of `PushOptions`. Paths are relative to the manifest.
+or as JSON lines, one push a line, without defaults. A push takes `repo_id` (or an address in its
+place), `source` and the fields of `PushOptions`. Paths are relative to the manifest.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asyncpush.cli.failures import UsageError
 from asyncpush.errors import InvalidRepoIdError
-from asyncpush.models import check_repo_id
-from asyncpush.options import Push, PushOptions
+from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions
+from asyncpush.protocol.addresses import is_web_url, target_of
 
 _NOT_OPTIONS = frozenset({"dry_run"})
 """A push that is only tried must not be remembered as done."""
@@ -65,8 +65,9 @@ class _Row:
     defaults: Mapping[str, Any]
 
 
-def read_manifest(path: Path) -> list[Entry]:
-    """The pushes of a manifest. Raises one `UsageError` that names every problem, by its place."""
+def read_manifest(path: Path, endpoint: str = PUBLIC_ENDPOINT) -> list[Entry]:
+    """The pushes of a manifest, for this Hub. Raises one `UsageError` that names every problem, by
+    its place."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -75,7 +76,7 @@ def read_manifest(path: Path) -> list[Entry]:
     rows = list(
         _json_rows(text, problems) if text.lstrip()[:1] == "{" else _toml_rows(text, problems)
     )
-    entries = [_entry(row, path.parent, problems) for row in rows]
+    entries = [_entry(row, path.parent, endpoint, problems) for row in rows]
     problems += _repeated(rows)
     if not rows and not problems:
         problems.append("there is no push in it")
@@ -123,13 +124,16 @@ def _json_rows(text: str, problems: list[str]) -> Iterator[_Row]:
                 problems.append(f"line {number}: this is not JSON: {reason}")
 
 
-def _entry(row: _Row, folder: Path, problems: list[str]) -> Entry | None:
+def _entry(row: _Row, folder: Path, endpoint: str, problems: list[str]) -> Entry | None:
     found = list(_problems_of(row.own, folder))
     entry = None
     if isinstance(row.own, dict):
         written = {**row.defaults, **row.own}
         try:
             options = _options(written, folder)
+            _check_target(written, options, endpoint)
+        except InvalidRepoIdError as error:
+            found.append(error.message)
         except ValueError as error:
             found.append(str(error))
         else:
@@ -152,6 +156,17 @@ def _options(written: Mapping[str, Any], folder: Path) -> PushOptions:
     return PushOptions(**given)
 
 
+def _check_target(written: Mapping[str, Any], options: PushOptions, endpoint: str) -> None:
+    """Raises `InvalidRepoIdError` for an id or address that is none, or that contradicts the rest;
+    `ValueError` for options that do not go together. The embedded Hub's own URLs are known once it
+    has been started."""
+    repo_id = written.get("repo_id")
+    if repo_id is None or (endpoint == LOCAL and is_web_url(repo_id)):
+        return
+    where = PUBLIC_ENDPOINT if endpoint == LOCAL else endpoint
+    target_of(repo_id, options, where, given=written.keys())
+
+
 def _key_problems(name: str, value: Any) -> Iterator[str]:
     if name not in _KEYS:
         near = get_close_matches(name, _KEYS, n=1)
@@ -167,11 +182,6 @@ def _problems_of(written: Any, folder: Path) -> Iterator[str]:
     yield from (f"{name} is missing" for name in _OWN if name not in written)
     for name, value in written.items():
         yield from _key_problems(name, value)
-    if "repo_id" in written:
-        try:
-            check_repo_id(written["repo_id"])
-        except InvalidRepoIdError as error:
-            yield error.message
     if "source" in written:
         yield from _source_problems(written["source"], folder)
 

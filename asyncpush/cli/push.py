@@ -13,10 +13,14 @@ from asyncpush.options import MAX_CONCURRENT_PARTS
 
 
 def push(
+    context: typer.Context,
     repo_id: arg.RepoId,
     source: arg.Source,
     repo_type: arg.RepoTypeOption = "model",
     private: arg.Private = False,
+    visibility: arg.VisibilityOption = None,
+    region: arg.Region = None,
+    resource_group: arg.ResourceGroup = None,
     revision: arg.Revision = "main",
     create_branch: arg.CreateBranch = False,
     message: arg.Message = None,
@@ -52,7 +56,7 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_order, checked
+        from asyncpush.cli.checks import check_order, check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.options import PushOptions
 
@@ -61,6 +65,9 @@ def push(
             PushOptions,
             repo_type=repo_type,
             private=private or None,
+            visibility=visibility,
+            region=region,
+            resource_group=resource_group,
             revision=revision,
             create_branch=create_branch,
             commit_message=message,
@@ -76,7 +83,7 @@ def push(
             dry_run=dry_run,
             strict=strict,
         )
-
+        check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(
             endpoint=endpoint,
             token=token,

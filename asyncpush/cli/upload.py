@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def upload(
+    context: typer.Context,
     repo_id: arg.RepoId,
     source: arg.Source,
     receipts: Annotated[
@@ -31,6 +32,9 @@ def upload(
     ],
     repo_type: arg.RepoTypeOption = "model",
     private: arg.Private = False,
+    visibility: arg.VisibilityOption = None,
+    region: arg.Region = None,
+    resource_group: arg.ResourceGroup = None,
     revision: arg.Revision = "main",
     create_branch: arg.CreateBranch = False,
     create_pr: Annotated[
@@ -61,7 +65,7 @@ def upload(
     """Store files now, for a commit later. The receipts are what `asyncpush commit` takes."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_file, check_order, checked
+        from asyncpush.cli.checks import check_file, check_order, check_target, checked
         from asyncpush.cli.uploading import run_with_uploader
         from asyncpush.models import receipts_to_json
         from asyncpush.options import PushOptions
@@ -73,6 +77,9 @@ def upload(
             PushOptions,
             repo_type=repo_type,
             private=private or None,
+            visibility=visibility,
+            region=region,
+            resource_group=resource_group,
             revision=revision,
             create_branch=create_branch,
             create_pr=create_pr,
@@ -83,6 +90,7 @@ def upload(
             strict=strict,
             max_shard_size=max_shard_size,
         )
+        check_target(repo_id, options, endpoint, arg.given_options(context))
         connection = arg.Connection(
             endpoint=endpoint,
             token=token,

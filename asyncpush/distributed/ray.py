@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from asyncpush.events import Emitter, Event, Notice
 from asyncpush.groups import for_group, single_error
 from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
 from asyncpush.net.credentials import Token, token_from_environment
+from asyncpush.net.login import RESOURCE
 from asyncpush.options import (
     LOCAL,
     PushOptions,
@@ -29,6 +31,7 @@ from asyncpush.options import (
     default_cache_dir,
     endpoint_in_use,
 )
+from asyncpush.protocol.addresses import target_of
 from asyncpush.protocol.cards import CARD_NAME
 from asyncpush.sources import collect, read_all
 from asyncpush.uploader import Uploader
@@ -89,7 +92,7 @@ async def push_distributed(
     while a training holds every CPU.
 
     Args:
-        repo_id: `namespace/name`; created when missing.
+        repo_id: `namespace/name` (created when missing), or an address, as for `push_to_hub`.
         sources: what to upload and where it is: see `NodeSource`, which a source or callable by
             itself stands for. `on_every_node` makes one for each node.
         options: as for `push_to_hub`, `timeout` for all of it. A `model_card` is read here.
@@ -111,8 +114,9 @@ async def push_distributed(
         raise SourceError("no sources were given", suggestion="name what each node has")
     tasks = _Tasks(num_cpus=num_cpus, max_retries=max_retries)
     async with Uploader(token, endpoint, config) as up:
+        repo, options = target_of(repo_id, options, up.endpoint)
         there = _There(
-            repo_id,
+            repo.repo_id,
             replace(options, model_card=None, timeout=None),
             replace(config, progress="none", progress_callback=None, events=None),
             up.endpoint,
@@ -126,7 +130,7 @@ async def push_distributed(
             receipts = await tasks.run(jobs, emit)
             return _each_once(receipts, options)
 
-        return await up.commit_gathered(repo_id, gather, options)
+        return await up.commit_gathered(repo.repo_id, gather, options)
 
 
 def on_every_node(source: Source | MakeSource) -> list[NodeSource]:
@@ -320,6 +324,8 @@ def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receip
 
 
 def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
+    if token is None and os.environ.get(RESOURCE):
+        return None  # a token for each of them, by the same way
     found = token or token_from_environment()
     if found is None and endpoint_in_use(endpoint) == LOCAL:
         return "local"  # the embedded Hub takes any

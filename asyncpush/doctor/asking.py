@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from asyncpush.doctor.facts import HubFacts, LocalFacts, Target
-from asyncpush.errors import HubError
+from asyncpush.errors import AuthError, HubError
 from asyncpush.events import Emitter
 from asyncpush.net.proxies import proxy_for
 from asyncpush.net.session import HubSession
@@ -54,7 +54,10 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
     used: int | HubError | None = None
     shows_files: Literal[True] | HubError | None = None
     # Nobody there, or nobody's token: what is asked next would fail for the same reason.
-    hopeless = isinstance(account, HubError) and account.status in (None, 401)
+    hopeless = isinstance(account, HubError) and (
+        account.status in (None, 401)
+        or (isinstance(account, AuthError) and account.status != 403)  # none could be had
+    )
     if target is not None and not hopeless:
         request = repos.head_request(target.repo, target.revision)
         head = await _ask(session, request, repos.parse_head, emit)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from asyncpush.doctor.facts import Facts, Finding, Verdict
+from asyncpush.doctor.facts import Facts, Finding, LocalFacts, Verdict
 from asyncpush.errors import (
     AuthError,
     HubError,
@@ -28,6 +29,7 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """Calls left in a rate limit's window with which a push of many files soon has to wait."""
 
+_END_OF_TIME = 253_402_300_799  # of the calendar that dates are written in
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -52,6 +54,8 @@ def check_endpoint(facts: Facts) -> Iterator[Finding]:
     milliseconds = facts.hub.seconds * 1000
     account = facts.hub.account
     if isinstance(account, HubError) and not _is_refusal(account):
+        if isinstance(account, AuthError):
+            return  # without a token it was not asked
         yield _failed("endpoint", f"{facts.endpoint} is not well: {account.message}", account)
         return
     yield Finding("endpoint", "ok", f"{facts.endpoint} answers in {milliseconds:.0f} ms")
@@ -116,13 +120,23 @@ def check_token(facts: Facts) -> Iterator[Finding]:
     account, where = facts.hub.account, facts.local.token_from
     if isinstance(account, Account):
         member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
-        yield Finding("token", "ok", f"{account.name}{member}, by the token {where}")
+        told = f"{account.name}{member}, by the token {where}{_until(facts.local)}"
+        yield Finding("token", "ok", told)
     elif account.status == 401:
         told = f"the token {where} is not accepted: expired, revoked or mistyped"
         yield Finding("token", "failed", told, _new_token(facts), is_token=True)
     elif account.status == 403:
         told = f"the token {where} may not even say whose it is"
         yield Finding("token", "warning", told, _new_token(facts))
+    elif isinstance(account, AuthError):  # none could be had
+        yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
+
+
+def _until(local: LocalFacts) -> str:
+    if local.token_expires_at is None:
+        return ""
+    end = datetime.fromtimestamp(min(local.token_expires_at, _END_OF_TIME), UTC)
+    return f", which expires on {end:%Y-%m-%d at %H:%M} UTC"
 
 
 def _new_token(facts: Facts) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from asyncpush.errors import HubError
+from asyncpush.errors import AuthError, HubError
 from asyncpush.models import Repo
 from asyncpush.protocol.accounts import Account
 from asyncpush.protocol.hints import RateLimit
@@ -60,16 +60,19 @@ class HubFacts:
     @property
     def unreached(self) -> HubError | None:
         """Why there was no answer at all, if there was none."""
-        failed = isinstance(self.account, HubError) and self.account.status is None
-        return self.account if failed and isinstance(self.account, HubError) else None
+        error = self.account
+        if not isinstance(error, HubError) or error.status is not None:
+            return None
+        return None if isinstance(error, AuthError) else error  # no token, and so not asked
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFacts:
     """What this machine says. Sizes in bytes; None where it cannot be told.
 
-    `token_from` says which token it is ("from HF_TOKEN"), None when there is none; `proxy` is the
-    one for the endpoint; `ca_files` are variables that name CA certificates, with what they name.
+    `token_from` says which token it is ("from HF_TOKEN"), None when there is none;
+    `token_expires_at` is the Unix time of its end, where that is known; `proxy` is the one for the
+    endpoint; `ca_files` are variables that name CA certificates, with what they name.
     """
 
     token_from: str | None
@@ -82,6 +85,7 @@ class LocalFacts:
     xet_disabled: bool = False
     open_files: int | None = None
     open_files_wanted: int = 0
+    token_expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

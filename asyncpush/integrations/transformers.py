@@ -47,7 +47,7 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
     told to `on_outcome`, and in `report`.
 
     Args:
-        repo_id: where to.
+        repo_id: where to: a repo id, or an address as for `push_to_hub`.
         options: of every push. With no commit message of its own each push names its step.
         with_state: push what is needed to go on with the training as well; it is about twice as
             large as the model.

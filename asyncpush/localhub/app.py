@@ -58,9 +58,10 @@ ROUTE_NAMES = lfs.ROUTES | {
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
 # Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
 _OF_ONE_SEGMENT = re.compile(
-    r"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:branch|commits?|discussions|lfs-files|paths-info"
-    r"|preupload|refs|revision|settings|super-squash|tag|tree|xet-(?:read|write)-token)(?:/.*)?)?$"
-    r"|/(?:(?:datasets|spaces)/)?[^/]+/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
+    r"/api/(?:models|datasets|spaces|kernels)/[^/]+"
+    r"(?:/(?:branch|commits?|discussions|lfs-files|paths-info|preupload|refs|revision|settings|super-squash|tag|tree|xet-(?:read|write)-token)(?:/.*)?)?$"
+    r"|/(?:(?:datasets|spaces|kernels)/)?[^/]+"
+    r"/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
 )
 # What git and git-lfs ask: they look for a password when they are told to.
 GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES

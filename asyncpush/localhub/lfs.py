@@ -40,7 +40,7 @@ MAX_BATCH = 256
 _MAX_BODY = 2 << 20
 _OBJECTS_AT_ONCE = 16
 
-_REPO = r"/{prefix:(?:(?:datasets|spaces)/)?}{namespace:[^/]+}/{name:[^/]+}"
+_REPO = r"/{prefix:(?:(?:datasets|spaces|kernels)/)?}{namespace:[^/]+}/{name:[^/]+}"
 _OBJECT = OBJECTS_PATH + "/{oid:[0-9a-f]{64}}"
 
 Operation = Literal["upload", "download", "verify"]
@@ -58,8 +58,8 @@ def add_routes(
     app: web.Application, store: BlobStore, access: Access, *, xet: XetGrant | None = None
 ) -> None:
     """Serve LFS from `store`. Repo routes ask `access` first; their `match_info` has `repo_type`
-    ("", "datasets/" or "spaces/"), `namespace` and `name`. A client that speaks Xet too is sent
-    there where the hub grants it.
+    ("", "datasets/", "spaces/" or "kernels/"), `namespace` and `name`. A client that speaks Xet too
+    is sent there where the hub grants it.
     """
     lfs = _Lfs(store, access, xet)
     objects = f"{_REPO}.git/info/lfs/objects"

@@ -24,12 +24,12 @@ from asyncpush.localhub.errors import (
     not_logged_in,
     repo_not_found,
 )
-from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id
+from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.repos import RepoInfo, Repos
 from asyncpush.localhub.xet import XetStore
 
 T = TypeVar("T")
-_TYPES: dict[str, RepoType] = {"models": "model", "datasets": "dataset", "spaces": "space"}
+_TYPES: dict[str, RepoType] = {f"{repo_type}s": repo_type for repo_type in REPO_TYPES}
 
 
 @dataclass

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _NAME_LIMIT = 96
-_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": "kernels/"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import contextvars
 import inspect
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from typing import TypeAlias
 import anyio
 
 from asyncpush.errors import AuthError, MissingTokenError
+from asyncpush.net.login import COLAB, RESOURCE, Credential, Login, colab_token, stored_path
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
 # Line breaks, no-break spaces, soft hyphens, zero-width characters and marks of direction.
@@ -30,9 +32,16 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 
 def token_from_environment() -> str | None:
-    """`HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the token file that `hf auth login` wrote."""
+    """`HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the token file that `hf auth login` wrote,
+    else Colab's secrets. (What goes before all of them, trusted publishing, has to be asked for.)
+    """
     found = find_token()
     return found[0] if found is not None else None
+
+
+def has_token() -> bool:
+    """Whether a token is to be had without one being given."""
+    return bool(os.environ.get(RESOURCE)) or find_token() is not None
 
 
 def find_token() -> tuple[str, str] | None:
@@ -41,7 +50,10 @@ def find_token() -> tuple[str, str] | None:
     for name in _VARIABLES:
         if value := _clean(os.environ.get(name, ""), name):
             return value, name
-    return _token_in_file()
+    if (found := _token_in_file()) is not None:
+        return found
+    value = _clean(colab_token(), COLAB)
+    return (value, COLAB) if value is not None else None
 
 
 def every_token() -> list[str]:
@@ -67,12 +79,19 @@ def _token_in_file() -> tuple[str, str] | None:
 
 class TokenSource:
     """Gives the token for `endpoint`, asking the user's callable when there is one; `refresh`
-    after a 401.
+    after a 401. A token of the environment that expires is renewed in time, once there is a `login`
+    that can do so.
 
     The token is in no `repr`.
     """
 
-    def __init__(self, token: Token | None, *, endpoint: str = PUBLIC_ENDPOINT) -> None:
+    def __init__(
+        self,
+        token: Token | None,
+        *,
+        endpoint: str = PUBLIC_ENDPOINT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         current = None
         if isinstance(token, str):
             # What cannot be a token is said when it is asked for, as of those found elsewhere.
@@ -84,24 +103,32 @@ class TokenSource:
             raise TypeError("token must be a text, a callable that returns one, or None")
         self._endpoint = endpoint
         self._given = token
-        self._current: str | None = current
+        self._clock = clock
+        self._current = None if current is None else Credential(current, _GIVEN)
         self._asking = anyio.Lock()
+        self.login: Login | None = None
 
     @property
     def refreshable(self) -> bool:
-        return callable(self._given)
+        return callable(self._given) or (self._current is not None and self._current.renewable)
+
+    @property
+    def expires_at(self) -> float | None:
+        """The Unix time at which the token in use ends, where that is known."""
+        return None if self._current is None else self._current.expires_at
 
     @property
     def known(self) -> str:
         """The token in use, for redaction; empty when none was asked for yet."""
-        return self._current or ""
+        return self._current.token if self._current is not None else ""
 
     async def get(self) -> str:
         """Raises `MissingTokenError` when there is none."""
-        if self._current is None:
+        if (current := self._lasting()) is None:
             async with self._asking:
-                self._current = self._current or await self._ask()
-        return self._current
+                current = self._lasting() or await self._ask()
+                self._current = current
+        return current.token
 
     async def find(self) -> str | None:
         """The token, or None when there is none: enough for what anybody may read."""
@@ -113,20 +140,33 @@ class TokenSource:
     async def refresh(self, rejected: str) -> str:
         """Another token than `rejected`: a new one, unless a sibling request has fetched that."""
         async with self._asking:
-            if self._current == rejected:
-                self._current = await self._ask()
+            if self.known == rejected:
+                self._current = await self._ask(rejected)
         return await self.get()
 
-    async def _ask(self) -> str:
+    def _lasting(self) -> Credential | None:
+        """The token in use, unless it is time for another."""
+        current = self._current
+        if current is None or current.renew_at is None or self._clock() < current.renew_at:
+            return current
+        return None
+
+    async def _ask(self, rejected: str | None = None) -> Credential:
         if isinstance(self._given, str):
-            found = _clean(self._given, _GIVEN)
-        elif self._given is None:
-            found = token_from_environment()
+            value = _clean(self._given, _GIVEN)
+            found = None if value is None else (value, _GIVEN)
+        elif self._given is not None:
+            value = _clean(await _called(self._given), "what the token callable returned")
+            found = None if value is None else (value, _GIVEN)
+        elif self.login is not None and (resource := os.environ.get(RESOURCE)):
+            return await self.login.exchange(resource)
         else:
-            found = _clean(await _called(self._given), "what the token callable returned")
+            found = find_token()
         if found is None:
             raise MissingTokenError(endpoint=self._endpoint)
-        return found
+        if self.login is not None and not callable(self._given) and found == _token_in_file():
+            return await self.login.stored(found[0], Path(found[1]), refused=rejected)
+        return Credential(*found)
 
 
 async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
@@ -151,7 +191,7 @@ def token_files() -> list[Path]:
         path = _token_path()
     except RuntimeError:  # there is no home directory
         return []
-    return [path, path.with_name("stored_tokens")]
+    return [path, stored_path(path)]
 
 
 def _token_path() -> Path:

@@ -49,6 +49,8 @@ _SECRET_NAMES = (
     "sig",
     "accesstoken",
     "access_token",
+    "refresh_token",
+    "subject_token",
     "password",
 )
 

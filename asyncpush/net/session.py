@@ -6,7 +6,7 @@ import platform
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -212,7 +212,7 @@ class HubSession:
         urls.check_target(this.url, self.endpoint, self.config.allowed_hosts or ())
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
-        async with self._api_calls:
+        async with self._api_calls if this.request.queued else nullcontext():
             if own:  # within: those who queue here must hear of a hint that comes meanwhile
                 await self.pacer.turn(
                     lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))

@@ -1,20 +1,26 @@
-"""Who a token belongs to, and what it may do: requests and answers.
+"""Tokens: who one belongs to, what it may do, and getting a new one. Requests and answers.
 
 `whoami-v2` says what kind of token it is: `auth.accessToken.role` is "read", "write" or
 "fineGrained", the last with `fineGrained.scoped`, a list of entities and permissions such as
 `repo.write`. `…/auth-check/write` is the Hub's own word about one repo (the official client's
 `auth_check(write=True)`); neither changes anything.
+
+`POST /oauth/token` gives tokens that expire (RFC 6749): for a refresh token, or for the id token
+with which a CI job proves who it is (RFC 8693). It answers `access_token`, perhaps `refresh_token`
+and `expires_in`; or, with status 400 or 401, `error` and `error_description`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote, urlencode
 
+from asyncpush.errors import ProtocolError
 from asyncpush.models import Repo
-from asyncpush.protocol.answers import a_text, json_object
-from asyncpush.protocol.http import HubRequest, HubResponse, get
+from asyncpush.protocol.answers import a_text, a_text_or_none, json_object
+from asyncpush.protocol.http import FORM_HEADERS, HubRequest, HubResponse, get, post_json
 
 REPO_WRITE = "repo.write"
 
@@ -97,3 +103,91 @@ def _list(value: Any) -> list[Any]:
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in _list(value) if isinstance(item, dict)]
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token that the Hub gave out. It lasts `expires_in` seconds, as long as nobody knows if that
+    is None; `refresh_token` takes the place of the one that was used."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused:
+    """The Hub gives no token: `error` is OAuth's word for the reason, such as `invalid_grant`."""
+
+    error: str
+    description: str
+    status: int
+
+
+def refresh_token_request(refresh_token: str, client_id: str) -> HubRequest:
+    form = {
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token,
+        "client_id": client_id,
+    }
+    body = urlencode(form).encode()
+    return HubRequest("token", "POST", _TOKEN_PATH, body, FORM_HEADERS, "none", queued=False)
+
+
+def exchange_token_request(id_token: str, resource: str) -> HubRequest:
+    """For a token that may write to `resource` (`me/m`, `datasets/me/d`)."""
+    body = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+        "subject_token": id_token,
+        "resource": resource,
+    }
+    request = post_json("token", _TOKEN_PATH, body, resource=resource)
+    return replace(request, auth="none", queued=False)
+
+
+def id_token_request(url: str, bearer: str, audience: str) -> HubRequest:
+    """Asks GitHub Actions for an id token that the Hub at `audience` will take."""
+    separator = "&" if "?" in url else "?"
+    target = f"{url}{separator}audience={quote(audience, safe='')}"
+    headers = {"Authorization": f"Bearer {bearer}"}
+    return HubRequest("id_token", "GET", target, None, headers, "none", queued=False)
+
+
+def is_token_answer(response: HubResponse) -> bool:
+    """Whether the answer is a token or a refusal, rather than a fault that passes."""
+    return response.status < 300 or (400 <= response.status < 500 and response.status != 429)
+
+
+def parse_token(response: HubResponse) -> IssuedToken | TokenRefused:
+    if response.status >= 300:
+        return _refusal(response)
+    answer = json_object(response)
+    token = a_text(answer.get("access_token"), "access_token")
+    lifetime = answer.get("expires_in")
+    if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or lifetime < 0:
+        lifetime = None
+    refresh_token = a_text_or_none(answer.get("refresh_token"), "refresh_token")
+    return IssuedToken(token, refresh_token or None, lifetime)
+
+
+def parse_id_token(response: HubResponse) -> str | TokenRefused:
+    if response.status >= 300:
+        return _refusal(response)
+    return a_text(json_object(response).get("value"), "value")
+
+
+_TOKEN_PATH = "/oauth/token"
+
+
+def _refusal(response: HubResponse) -> TokenRefused:
+    try:
+        answer = json_object(response)
+    except ProtocolError:  # some other server's page
+        answer = {}
+    error, description = answer.get("error"), answer.get("error_description")
+    return TokenRefused(
+        error if isinstance(error, str) and error else f"HTTP {response.status}",
+        description if isinstance(description, str) else "",
+        response.status,
+    )

@@ -32,7 +32,8 @@ class HubRequest:
 
     `call` names it in events; `fields` say there what it is about. `auth` says whether the Hub
     token belongs on it; it goes to the endpoint's own origin in any case only. `slow` calls may
-    rightly take minutes to be answered (commit, completion, merge); the others are light.
+    rightly take minutes to be answered (commit, completion, merge); the others are light. What is
+    not `queued` takes no place among the calls under way: those wait for a token themselves.
     """
 
     call: str
@@ -43,6 +44,7 @@ class HubRequest:
     auth: Auth = "token"
     fields: Mapping[str, Any] = field(default_factory=dict)
     slow: bool = False
+    queued: bool = True
 
     @property
     def size(self) -> int:

@@ -38,10 +38,16 @@ def create_request(repo: Repo, options: PushOptions) -> HubRequest:
         "name": repo.name,
         "organization": repo.namespace,
     }
-    if options.private is not None:
+    if options.visibility is not None:
+        body["visibility"] = options.visibility
+    elif options.private is not None:
         body["visibility"] = "private" if options.private else "public"
     if repo.repo_type == "space":
         body["sdk"] = options.space_sdk or "static"
+    if options.resource_group is not None:
+        body["resourceGroupId"] = options.resource_group
+    if options.region is not None:
+        body["region"] = options.region
     return post_json("create", "/api/repos/create", body, repo_id=repo.repo_id)
 
 

@@ -188,3 +188,40 @@ def test_a_line_ends_where_json_lines_end(tmp_path: Path) -> None:
     row = f'{{"repo_id": "me/a", "source": "a", "commit_message": "{message}"}}'
     path.write_bytes(f"\ufeff{row}\r\n".encode())
     assert [entry.push.options.commit_message for entry in read_manifest(path)] == [message]
+
+
+def test_addresses_stand_for_repo_ids(tmp_path: Path) -> None:
+    text = """
+        [[push]]
+        repo_id = "hf://datasets/me/a@dev"
+        source = "a"
+
+        [[push]]
+        repo_id = "http://hub.example/spaces/me/s/tree/main"
+        source = "b.bin"
+        """
+    path = tmp_path / "many.toml"
+    path.write_text(text)
+    assert len(read_manifest(path, "http://hub.example")) == 2
+    assert len(read_manifest(path, "local")) == 2  # whose URL nobody knows yet
+    with pytest.raises(UsageError) as caught:
+        read_manifest(path)
+    assert "not a URL of the endpoint in use" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "told", "problem"),
+    [
+        ("hf://me/a@v1", 'revision = "main"', "revision 'main' contradicts hf://me/a@v1"),
+        ("hf://me/a", 'repo_type = "dataset"', "repo_type 'dataset' contradicts hf://me/a"),
+        ("hf://buckets/me/a", "", "hf://buckets/me/a is a bucket"),
+        ("hf://model/me/a", "", "'model' is no type"),
+        ("me/a", 'space_sdk = "gradio"', "space_sdk goes with"),
+    ],
+)
+def test_an_address_that_contradicts_its_push_is_a_problem(
+    address: str, told: str, problem: str, tmp_path: Path
+) -> None:
+    text = f'[[push]]\nrepo_id = "{address}"\nsource = "a"\n{told}\n'
+    (found,) = problems(tmp_path, text)
+    assert problem in found

@@ -234,3 +234,15 @@ def test_where_the_output_goes_is_no_source(folder: Path, site: Site) -> None:
         subprocess.run(words, stdout=out, stderr=err, timeout=PATIENCE, check=True)
 
     assert site.files("models/me/printed") == {"config.json", "weights.bin"}
+
+
+def test_push_upload_commit_and_audit_take_addresses(
+    site: Site, cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    receipts = tmp_path / "receipts.json"
+    address = "hf://kernels/me/addressed/build"
+    assert cli("upload", address, folder, "--receipts", receipts).code == 0
+    assert cli("commit", f"{site.url}/kernels/me/addressed", receipts).code == 0
+    assert cli("audit", f"{site.url}/kernels/me/addressed/tree/main/build", folder).code == 0
+    assert cli("push", f"{address}/", folder / "config.json", "--json").code == 0
+    assert cli("audit", address, folder, "--json").document["complete"]

@@ -23,6 +23,26 @@ def test_swapped_arguments_are_seen(command: str, cli: Cli, folder: Path, tmp_pa
     assert f"next: name the repo first: me/model {folder}" in ran.err
 
 
+def test_arguments_in_the_order_of_a_copy_are_seen(cli: Cli, folder: Path) -> None:
+    assert "look swapped" in cli("push", folder, "hf://datasets/me/d").err
+
+
+@pytest.mark.parametrize("command", ["push", "audit"])
+def test_an_option_that_contradicts_an_address_is_named(
+    command: str, cli: Cli, folder: Path
+) -> None:
+    """Also one that was given the value that it has by default."""
+    ran = cli(command, "hf://me/model@v1", folder, "--revision", "main")
+    assert ran.code == 2
+    assert "revision 'main' contradicts hf://me/model@v1, which says 'v1'" in ran.err
+
+
+def test_addresses_that_cannot_be_pushed_to_are_usage_errors(cli: Cli, folder: Path) -> None:
+    for address in ("hf://buckets/me/b", "https://huggingface.co/me/model", "hf://model/me/m"):
+        assert cli("push", address, folder).code == 2
+    assert cli("doctor", "hf://buckets/me/b").code == 2
+
+
 def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
     assert "swapped" not in cli("push", folder, "not a repo id").err
     assert "does not exist" in cli("push", "me/model", "me/model").err

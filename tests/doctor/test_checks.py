@@ -33,6 +33,8 @@ FINE = Facts(
     TARGET,
 )
 
+NO_LOGIN = AuthError("the login has ended", status=400, suggestion="run `hf auth login`")
+
 
 def facts(
     *, endpoint: str = FINE.endpoint, target: Target | None = TARGET, **changes: Any
@@ -96,6 +98,9 @@ CASES = [
     ("token", facts(account=AuthError("x", status=403)), WARNING, "whose it is", "HF_TOKEN"),
     ("token", FINE, OK, "me, member of team, guests, club, by the token from HF_TOKEN", ""),
     ("token", facts(account=Account("me")), OK, "me, by the token", ""),
+    ("token", facts(token_expires_at=1.8e9), OK, "expires on 2027-01-15 at 08:00 UTC", ""),
+    ("token", facts(token_expires_at=1e99), OK, "expires on 9999", ""),
+    ("token", facts(account=NO_LOGIN), FAILED, "has ended", "hf auth login"),
     ("write", FINE, OK, "may write to me/m", ""),
     ("write", facts(target=None, head=None, may_write=None), OK, "role is write", ""),
     ("write", facts(account=Account("me", "read"), may_write=NO_WRITE), FAILED, "only read", "set"),

@@ -20,7 +20,7 @@ from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
 from asyncpush.localhub.web import flag_in_query, number_in_query
 
 # What the API and the hub itself answer is not asked for here, not even to say that it is missing.
-_REPO = r"/{prefix:(?:datasets/|spaces/)?}{namespace:(?!api/|_)[^/]+}/{name}"
+_REPO = r"/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace:(?!api/|_)[^/]+}/{name}"
 _MAX_PAGE = 100_000
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]

@@ -29,7 +29,8 @@ ROUTES = frozenset({"git-refs", "git-fetch", "git-push"})
 MAX_PUSH_BYTES = 4 << 30
 MAX_WANTS_BYTES = 64 << 20
 _REPO = (
-    r"/{prefix:(?:(?:datasets|spaces)/)?}{namespace:(?!api/|_)[^/]+}/{name:[^/]+?}{git:(?:\.git)?}"
+    r"/{prefix:(?:(?:datasets|spaces|kernels)/)?}{namespace:(?!api/|_)[^/]+}"
+    r"/{name:[^/]+?}{git:(?:\.git)?}"
 )
 _PIECE = 256 << 10
 

@@ -14,7 +14,7 @@ from asyncpush.localhub.store.repos import RepoInfo, new_info
 from asyncpush.localhub.web import json_answer, read_json, text_of
 
 SDKS = ("gradio", "streamlit", "docker", "static")
-KIND = "/api/{kind:models|datasets|spaces}"
+KIND = "/api/{kind:models|datasets|spaces|kernels}"
 REPO = KIND + "/{namespace}/{name}"
 
 routes = web.RouteTableDef()
@@ -46,6 +46,8 @@ async def create(request: web.Request) -> web.Response:
     repo = _named_repo(body, user)
     _check_namespace(state, repo, user)
     private = _visibility(body) or False
+    if body.get("visibility") == "protected" and repo.type != "space":
+        raise bad_request("Only Spaces can be 'protected'")
     url = f"{state.base_url(request)}/{repo.url_path}"
     try:
         await state.run_exclusively(
@@ -163,11 +165,12 @@ def _full_name(repo_type: RepoType, full_name: str) -> RepoId:
 def _visibility(body: dict[str, Any]) -> bool | None:
     """Whether it is to be private; None when the body does not say."""
     visibility, private = body.get("visibility"), body.get("private")
-    if visibility not in (None, "public", "private"):
-        raise bad_request("'visibility' must be 'public' or 'private'")
+    if visibility not in (None, "public", "private", "protected"):
+        raise bad_request("'visibility' must be 'public', 'private' or, of a Space, 'protected'")
     if not (private is None or isinstance(private, bool)):
         raise bad_request("'private' must be true or false")
-    return private if visibility is None else visibility == "private"
+    # Of a protected Space the app is public, which this hub does not run; the files are not.
+    return private if visibility is None else visibility != "public"
 
 
 def _sdk(body: dict[str, Any], repo: RepoId) -> str | None:

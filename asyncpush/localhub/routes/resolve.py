@@ -26,7 +26,7 @@ logger = logging.getLogger("asyncpush.localhub")
 routes = web.RouteTableDef()
 
 
-_REPO = "/{prefix:(?:datasets/|spaces/)?}{namespace}/{name}"
+_REPO = "/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace}/{name}"
 
 
 @routes.get(_REPO + "/resolve/{revision}/{path:.+}", name="resolve")

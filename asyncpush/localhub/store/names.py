@@ -8,8 +8,8 @@ from typing import Literal
 
 from asyncpush.localhub.errors import Refusal, bad_request
 
-RepoType = Literal["model", "dataset", "space"]
-REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space")
+RepoType = Literal["model", "dataset", "space", "kernel"]
+REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space", "kernel")
 
 # A percent-quoted path has to fit in the 8,190 bytes of aiohttp's request line.
 MAX_PATH_BYTES = 2048
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCI
 _FORBIDDEN_IN_NAME = ("--", "..")
 _FORBIDDEN_ENDINGS = (".git", ".ipynb", ".lock")
 # These first segments of a URL mean something else than a user.
-_RESERVED_NAMESPACES = frozenset({"api", "models", "datasets", "spaces", "static"})
+_RESERVED_NAMESPACES = frozenset({"api", "models", "datasets", "spaces", "kernels", "static"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 

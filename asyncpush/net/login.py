@@ -1,0 +1,411 @@
+"""Logins that expire: those that `hf auth login` stored, and trusted publishing from CI; and the
+secrets of Google Colab.
+
+`hf auth login` keeps, beside the token file, `stored_tokens`: a section for each login with
+`hf_token`, and for those of the browser `refresh_token` and `expires_at`. The official client and
+this one renew them alike, under one lock file. A refresh token can be used once: whoever renews a
+login reads it again under the lock, and stores the answer before anything else happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import anyio
+
+from asyncpush.errors import AuthError, HubError
+from asyncpush.net.redaction import redact_text
+from asyncpush.protocol.accounts import (
+    IssuedToken,
+    TokenRefused,
+    exchange_token_request,
+    id_token_request,
+    is_token_answer,
+    parse_id_token,
+    parse_token,
+    refresh_token_request,
+)
+from asyncpush.protocol.http import HubRequest, HubResponse
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, one process does not wait for another
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("asyncpush.login")
+
+T = TypeVar("T")
+
+REFRESH_BEFORE = 24 * 3600
+"""Seconds before its end at which a stored login is renewed; the official client's."""
+
+EXCHANGE_BEFORE = 300
+"""Seconds before its end at which a token of trusted publishing is replaced, where it can be."""
+
+LOOK_AGAIN_AFTER = 300
+"""Seconds until a renewal that failed is tried again: the token is good until the Hub says no."""
+
+EXCHANGED_LIFETIME = 3600
+"""Seconds that a token of trusted publishing lasts when the Hub does not say."""
+
+LOCK_TIMEOUT = 30.0
+CANCEL_GRACE = 5.0
+"""Seconds that a renewal may go on after its push has been cancelled."""
+
+_LOCK_POLL = 0.1
+
+RESOURCE, ID_TOKEN = "HF_OIDC_RESOURCE", "HF_OIDC_ID_TOKEN"
+COLAB = "Colab's secrets"
+
+_CLIENT_ID = "26be6b09-91c5-47da-9861-d2d2bb7a7e36"  # the official client's, which is public
+_LOG_IN = "run `hf auth login`"
+_PERMISSION = "let the job declare `permissions: id-token: write`"
+
+
+class Ask(Protocol):
+    """Sends a request of this module's to the Hub; see `HubSession.ask`."""
+
+    async def __call__(
+        self,
+        request: HubRequest,
+        parse: Callable[[HubResponse], T],
+        *,
+        retry: bool,
+        accept: Callable[[HubResponse], bool],
+    ) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token, where it is `origin`ally from, the times from which on another one is to be asked
+    for and at which it ends, and whether there may be another one after the Hub has refused it."""
+
+    token: str = field(repr=False)
+    origin: str
+    renew_at: float | None = None
+    expires_at: float | None = None
+    renewable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLogin:
+    """A section of `stored_tokens`. `expires_at` is a Unix time."""
+
+    name: str
+    token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_at: float
+
+
+class Login:
+    """Renews tokens that expire, by requests to the Hub at `endpoint`."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        endpoint: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._ask = ask
+        self._endpoint = endpoint
+        self._clock = clock
+        self._sleep = sleep
+
+    async def stored(self, token: str, path: Path, *, refused: str | None = None) -> Credential:
+        """The token that was read from the token file at `path`, or the one that takes its place.
+
+        A login with less than a day left is renewed, and so is one whose token the Hub has
+        `refused`. Only the latter fails, by a `HubError`, when it cannot be renewed: else the token
+        may still be good, and what is wrong is told as a warning.
+        """
+        login = find_login(token, path)
+        if login is None:
+            return Credential(token, str(path), renewable=True)
+        forced = token == refused
+        due = login.expires_at - REFRESH_BEFORE
+        if not forced and self._clock() < due:
+            return Credential(token, str(path), due, login.expires_at, renewable=True)
+        try:
+            return await self._renew(login, path, retry=forced)
+        except (HubError, OSError) as exc:
+            error = exc if isinstance(exc, HubError) else _not_renewed(path, exc)
+            if forced:
+                raise error from exc
+            told = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
+            logger.warning("the login %r could not be renewed in time: %s", login.name, told)
+            again = self._clock() + LOOK_AGAIN_AFTER
+            return Credential(token, str(path), again, login.expires_at, renewable=True)
+
+    async def _renew(self, known: StoredLogin, path: Path, *, retry: bool) -> Credential:
+        async with self._locked(stored_path(path)):
+            login = _read_logins(path).get(known.name, known)
+            if login.token == known.token:  # else another process has just renewed it
+                login = await _to_its_end(self._refresh(login, path, retry=retry))
+        soonest = self._clock() + LOOK_AGAIN_AFTER  # should a login last less than a day
+        due = max(login.expires_at - REFRESH_BEFORE, soonest)
+        return Credential(login.token, str(path), due, login.expires_at, renewable=True)
+
+    async def _refresh(self, login: StoredLogin, path: Path, *, retry: bool) -> StoredLogin:
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(13, os.strerror(13), str(path.parent))
+        client_id = os.environ.get("HF_DEVICE_CODE_OAUTH_CLIENT_ID") or _CLIENT_ID
+        request = refresh_token_request(login.refresh_token, client_id)
+        asked = self._clock()
+        answer = await self._ask(request, parse_token, retry=retry, accept=is_token_answer)
+        if isinstance(answer, TokenRefused):
+            ended = answer.error == "invalid_grant"
+            raise _refused(
+                f"the login {login.name!r} has ended and cannot be renewed"
+                if ended
+                else f"the login {login.name!r} cannot be renewed",
+                answer,
+                request,
+                _LOG_IN if ended else f"try again later, or {_LOG_IN}",
+            )
+        renewed = StoredLogin(
+            login.name,
+            answer.access_token,
+            answer.refresh_token or login.refresh_token,
+            asked + (LOOK_AGAIN_AFTER if answer.expires_in is None else int(answer.expires_in)),
+        )
+        try:
+            _store(renewed, login.token, path, lasts=answer.expires_in is not None)
+        except OSError as exc:
+            logger.warning(
+                "the login %r was renewed, but that could not be stored in %s (%s): %s before the"
+                " next program needs it",
+                *(login.name, path.parent, exc.strerror, _LOG_IN),
+            )
+        return renewed
+
+    async def exchange(self, resource: str) -> Credential:
+        """A token that may publish to `resource`, for the id token of this CI job. Raises
+        `HubError`: who asks for trusted publishing is given nothing else instead."""
+        origin = f"by trusted publishing for {resource} ({RESOURCE})"
+        given = os.environ.get(ID_TOKEN, "").strip()
+        try:
+            asked = self._clock()
+            answer = await self._exchanged(given or await self._mint(), resource)
+        except HubError as exc:
+            exc.add_note(f"a token was asked for {origin}")
+            raise
+        lifetime = EXCHANGED_LIFETIME if answer.expires_in is None else answer.expires_in
+        # A given id token has ended itself by then: the token is used for as long as it lasts.
+        margin = 0 if given else min(EXCHANGE_BEFORE, lifetime / 2)
+        ends = asked + lifetime
+        return Credential(answer.access_token, origin, ends - margin, ends, renewable=not given)
+
+    async def _exchanged(self, id_token: str, resource: str) -> IssuedToken:
+        request = exchange_token_request(id_token, resource)
+        answer = await self._ask(request, parse_token, retry=True, accept=is_token_answer)
+        if isinstance(answer, TokenRefused):
+            raise _refused(
+                f"the Hub gives this CI job no token for {resource}",
+                answer,
+                request,
+                f"check that {resource} lists this workflow as a trusted publisher, and that"
+                f" {ID_TOKEN}, where it is set, is of this job; or unset {RESOURCE}",
+            )
+        return answer
+
+    async def _mint(self) -> str:
+        """An id token from GitHub Actions."""
+        if os.environ.get("GITHUB_ACTIONS") != "true":
+            raise AuthError(
+                f"{RESOURCE} is set, but there is no id token to prove who this is",
+                suggestion=f"set {ID_TOKEN} to the id token of your CI, run in GitHub Actions,"
+                f" or unset {RESOURCE}",
+            )
+        url = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL")
+        bearer = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+        if not url or not bearer:
+            raise AuthError(
+                "GitHub Actions gives this job no id token to prove who it is",
+                suggestion=_PERMISSION,
+            )
+        request = id_token_request(url, bearer, self._endpoint)
+        answer = await self._ask(request, parse_id_token, retry=True, accept=is_token_answer)
+        if isinstance(answer, TokenRefused):
+            raise _refused("GitHub Actions gives no id token", answer, request, _PERMISSION)
+        return answer
+
+    @asynccontextmanager
+    async def _locked(self, stored: Path) -> AsyncIterator[None]:
+        """Hold the lock that the official client takes too. Raises `OSError`."""
+        path = stored.with_name(f"{stored.name}.lock")
+        waited = 0.0
+        while (descriptor := _try_lock(path)) is None:
+            if waited >= LOCK_TIMEOUT:
+                raise TimeoutError(110, f"another process holds it for {waited:.0f} s", str(path))
+            await self._sleep(_LOCK_POLL)
+            waited += _LOCK_POLL
+        try:
+            yield
+        finally:
+            if fcntl is not None:  # a forked child may have the descriptor too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that a cancellation must not cut off while it takes no longer than usual:
+    the Hub may have replaced the refresh token already, and the new one has to be stored."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=CANCEL_GRACE)
+        if not task.cancel() and not task.cancelled():
+            task.exception()  # seen
+        raise
+
+
+def stored_path(token_path: Path) -> Path:
+    """Where `hf auth login` keeps its logins."""
+    return token_path.with_name("stored_tokens")
+
+
+def find_login(token: str, token_path: Path) -> StoredLogin | None:
+    """The stored login of this token, if it is one that can be renewed."""
+    logins = _read_logins(token_path).values()
+    return next((login for login in logins if login.token == token), None)
+
+
+def _read_logins(token_path: Path) -> dict[str, StoredLogin]:
+    logins = {}
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
+        config = _read_config(token_path)
+        for name in config.sections():
+            fields = config[name]
+            with contextlib.suppress(KeyError, ValueError):
+                login = StoredLogin(
+                    name,
+                    fields["hf_token"].strip(),
+                    fields["refresh_token"],
+                    int(fields["expires_at"]),
+                )
+                logins[name] = login
+    return logins
+
+
+def _read_config(token_path: Path) -> configparser.ConfigParser:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(stored_path(token_path), encoding="utf-8")
+    return config
+
+
+def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool) -> None:
+    """Both files with the new token; the token file only while it still holds the old one."""
+    config = _read_config(token_path)
+    fields = {"hf_token": login.token, "refresh_token": login.refresh_token}
+    if lasts:
+        fields["expires_at"] = str(int(login.expires_at))
+    config[login.name] = fields
+    text = io.StringIO()
+    config.write(text)
+    _write_privately(stored_path(token_path), text.getvalue())
+    if old_token in token_path.read_text(encoding="utf-8", errors="replace"):
+        _write_privately(token_path, login.token)
+
+
+def _write_privately(path: Path, text: str) -> None:
+    """The whole file or none of it, for its owner alone. A link stays one."""
+    path = Path(os.path.realpath(path))
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _try_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock, or None while somebody else does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)  # held, or removed since it was opened
+    return None
+
+
+def _refused(what: str, answer: TokenRefused, request: HubRequest, next_step: str) -> AuthError:
+    reason = ": ".join(filter(None, (answer.error, answer.description)))
+    return AuthError(
+        f"{what}: {redact_text(reason)[:300]}",
+        status=answer.status,
+        method=request.method,
+        suggestion=next_step,
+    )
+
+
+def _not_renewed(path: Path, exc: OSError) -> AuthError:
+    return AuthError(
+        f"the login that is stored beside {path} cannot be renewed: {exc.strerror}: {exc.filename}",
+        suggestion=f"let that be written to, or {_LOG_IN}",
+    )
+
+
+_colab_lock = threading.Lock()
+_colab: list[str | None] = []  # what was found, once somebody has looked
+
+
+def colab_token() -> str | None:
+    """`HF_TOKEN` of the secrets of Google Colab, None elsewhere. The user is asked for access: once
+    in a process, and by one thread at a time, which is all that Colab can do."""
+    if "google.colab" not in sys.modules or os.environ.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
+        return None
+    with _colab_lock:
+        if not _colab:
+            _colab.append(_ask_colab())
+        return _colab[0]
+
+
+def _ask_colab() -> str | None:
+    try:
+        from google.colab import userdata
+        from google.colab.errors import Error
+    except ImportError:
+        return None
+    try:
+        token = userdata.get("HF_TOKEN")
+    except userdata.SecretNotFoundError:
+        return None
+    except userdata.NotebookAccessError:
+        logger.warning(
+            "this notebook was not given access to the secret HF_TOKEN; restart the"
+            " session to be asked again"
+        )
+        return None
+    except Error as exc:
+        logger.warning("Colab's secret HF_TOKEN could not be read: %s", exc)
+        return None
+    return token if isinstance(token, str) else None

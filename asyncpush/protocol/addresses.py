@@ -1,0 +1,286 @@
+"""Addresses of repos, in the forms in which people copy them.
+
+    hf://[models/|datasets/|spaces/|kernels/|buckets/]namespace/name[@revision][/path]
+    https://huggingface.co/[datasets/|...]namespace/name[/tree/revision[/path]]
+
+The grammar is the official client's. What that client reads in a way that can hardly be meant (a
+revision that is percent-encoded twice, `@refs/heads/main`) is refused here, with what to write
+instead; nothing is read in another way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeAlias, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from asyncpush.errors import InvalidRepoIdError
+from asyncpush.models import Repo, check_repo_id
+from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType, check_space_options
+
+Kind: TypeAlias = RepoType | Literal["bucket"]
+
+SCHEME = "hf://"
+_WEB_SCHEMES = ("https://", "http://")
+_KINDS: dict[str, Kind] = {f"{kind}s": kind for kind in (*get_args(RepoType), "bucket")}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
+
+_FILE_PAGES = frozenset({"blame", "blob", "raw", "resolve"})
+_FOLDER_PAGE = "tree"
+_BUCKET_PAGES = frozenset({"resolve", _FOLDER_PAGE})
+_SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)")
+"""Revisions that hold slashes, and are written as they are all the same."""
+_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+
+_FORMS = "use namespace/name, hf://[datasets/]namespace/name[@revision][/path] or the repo's URL"
+_DEFAULTS = {field.name: field.default for field in fields(PushOptions)}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What an address says. `text` is the address as it was written; `revision` is None and `path`
+    empty where it says nothing of them. A path that names a folder ends in a slash.
+
+    >>> parse_address("hf://datasets/me/d@refs/pr/1/train/").path
+    'train/'
+    """
+
+    text: str
+    kind: Kind
+    repo_id: str
+    revision: str | None = None
+    path: str = ""
+
+
+def is_address(text: object, endpoint: str | None = None) -> bool:
+    """Whether it is written as an address rather than as `namespace/name`. A URL without `https://`
+    is one where it begins with the host of the endpoint."""
+    if not isinstance(text, str):
+        return False
+    if text.startswith(SCHEME) or text.lower().startswith(_WEB_SCHEMES):
+        return True
+    host, _, rest = text.partition("/")
+    return "/" in rest and endpoint is not None and host.lower() in _hosts(endpoint)
+
+
+def is_web_url(text: object, endpoint: str | None = None) -> bool:
+    """Whether it is an address that only an endpoint gives its meaning."""
+    return is_address(text, endpoint) and not str(text).startswith(SCHEME)
+
+
+def target_of(
+    repo_id: str,
+    options: PushOptions,
+    endpoint: str,
+    *,
+    given: Collection[str] = (),
+) -> tuple[Repo, PushOptions]:
+    """The repo that a repo id or an address names, and the options with what the address says.
+
+    An address fills in options that have their default values, unless they are among those that are
+    known to have been `given`. Raises `InvalidRepoIdError` (a `ValueError`) for what is neither an
+    id nor an address, for an address that contradicts an option, and for buckets; `ValueError` for
+    options that do not go together.
+
+    >>> repo, options = target_of("hf://spaces/me/s@dev", PushOptions(), PUBLIC_ENDPOINT)
+    >>> repo.git_path, options.revision
+    ('spaces/me/s', 'dev')
+    """
+    if is_address(repo_id, endpoint):
+        address = parse_address(repo_id, endpoint)
+        options = _filled_in(address, options, given)
+        repo_id = address.repo_id
+    check_space_options(options)
+    return Repo(repo_id, options.repo_type), options
+
+
+def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
+    """What an `hf://` URI or a web URL of the endpoint says. Raises `InvalidRepoIdError`."""
+    address = _parse_uri(text) if text.startswith(SCHEME) else _parse_url(text, endpoint)
+    if address.kind != "bucket":
+        check_repo_id(address.repo_id)
+    return address
+
+
+def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -> PushOptions:
+    kind = address.kind
+    if kind == "bucket":
+        raise InvalidRepoIdError(
+            f"{address.text} is a bucket: this version of asyncpush uploads to repos alone",
+            suggestion="name a repo, or upload to the bucket with `hf sync`",
+        )
+    said: dict[str, str | None] = {
+        "repo_type": kind,
+        "revision": address.revision,
+        "path_in_repo": address.path or None,
+    }
+    for name, value in said.items():
+        option = getattr(options, name)
+        if value is None or option.rstrip("/") == value.rstrip("/"):
+            continue
+        if option != _DEFAULTS[name] or name in given:
+            raise InvalidRepoIdError(
+                f"{name} {option!r} contradicts {address.text}, which says {value!r}",
+                suggestion=f"leave out {name}, or change the address",
+            )
+    return replace(
+        options,
+        repo_type=kind,
+        revision=address.revision or options.revision,
+        path_in_repo=address.path or options.path_in_repo,
+    )
+
+
+def _parse_uri(text: str) -> Address:
+    body = text.removeprefix(SCHEME)
+    kind, rest = _split_kind(text, body)
+    path_is_folder = rest.endswith("/")
+    rest = rest.strip("/")
+    before, at, after = rest.partition("@")
+    revision = None
+    if at and before.count("/") <= 1:
+        if kind == "bucket":
+            raise _refused(text, "a bucket has no revisions", "leave out @ and what follows it")
+        repo_id = before
+        revision, path = _split_revision(text, after)
+        revision = _decoded_revision(text, revision)
+    else:
+        repo_id, path = _split_id(rest)
+    if repo_id.count("/") != 1 or repo_id.startswith("/") or repo_id.endswith("/"):
+        raise _refused(text, f"{repo_id!r} is not namespace/name")
+    _check_path(text, path)
+    return Address(text, kind, repo_id, revision, f"{path}/" if path and path_is_folder else path)
+
+
+def _split_kind(text: str, body: str) -> tuple[Kind, str]:
+    first, _, rest = body.partition("/")
+    if first in _KINDS:
+        return _KINDS[first], rest
+    if f"{first}s" in _KINDS:
+        raise _refused(text, f"{first!r} is no type", f"write {first}s/ instead of {first}/")
+    return "model", body
+
+
+def _split_id(rest: str) -> tuple[str, str]:
+    namespace, _, rest = rest.partition("/")
+    name, _, path = rest.partition("/")
+    return f"{namespace}/{name}", path
+
+
+def _split_revision(text: str, rest: str) -> tuple[str, str]:
+    """The revision and the path of what follows the `@`, both as they are written."""
+    if (special := _SPECIAL_REVISION.match(rest)) is not None:
+        return special[0], rest[special.end() :].removeprefix("/")
+    revision, _, path = rest.partition("/")
+    if revision == "refs":
+        raise _refused(
+            text,
+            "refs/ begins no revision but refs/pr/NUMBER and refs/convert/NAME",
+            "name the branch alone: main, not refs/heads/main",
+        )
+    return revision, path
+
+
+def _decoded_revision(text: str, written: str) -> str:
+    revision = unquote(written)
+    if not revision:
+        raise _refused(text, "the revision is empty")
+    return revision
+
+
+def _parse_url(text: str, endpoint: str) -> Address:
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        host = _host(parts)
+    except ValueError as exc:
+        raise _refused(_shown(text), f"it is no URL ({exc})") from exc
+    shown = _shown(text)
+    if parts.username is not None or parts.password is not None:
+        raise _refused(shown, "a URL must not hold a user name or password", "set HF_TOKEN instead")
+    if host not in _hosts(endpoint):
+        raise _refused(
+            shown,
+            f"it is not a URL of the endpoint in use, {endpoint}",
+            f"pass endpoint='{parts.scheme or 'https'}://{parts.netloc}', set HF_ENDPOINT, or use"
+            " an hf:// address",
+        )
+    path = parts.path
+    prefix = urlsplit(endpoint).path.rstrip("/")
+    if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+        path = path[len(prefix) :]
+    segments = [segment for segment in path.split("/") if segment]
+    kind: Kind = "model"
+    if segments and segments[0] in _KINDS:
+        kind = _KINDS[segments.pop(0)]
+    if len(segments) < 2:
+        raise _refused(shown, "it is not the page of a repo")
+    repo_id = "/".join(segments[:2])
+    revision, path = _parse_page(shown, kind, segments[2:], is_folder=path.endswith("/"))
+    return Address(shown, kind, repo_id, revision, path)
+
+
+def _parse_page(
+    text: str, kind: Kind, page: Sequence[str], *, is_folder: bool
+) -> tuple[str | None, str]:
+    """The revision and the path that follow a repo's id in a URL."""
+    if not page:
+        return None, ""
+    action, *tail = page
+    known = _BUCKET_PAGES if kind == "bucket" else _FILE_PAGES | {_FOLDER_PAGE}
+    if action not in known:
+        raise _refused(
+            text,
+            f"a page of the kind /{action}/ names no place for files",
+            f"use the repo's own page, or one with /{_FOLDER_PAGE}/",
+        )
+    # A slash within a segment stays encoded until the segments have been told apart.
+    decoded = [unquote(segment).replace("/", "%2F") for segment in tail]
+    revision: str | None = None
+    path = "/".join(decoded)
+    if kind != "bucket" and decoded:
+        written, path = _split_revision(text, path)
+        revision = written.replace("%2F", "/")
+        if _ENCODED.search(revision):
+            raise _refused(
+                text, "its revision is percent-encoded twice", "use an hf:// address instead"
+            )
+    if "%2F" in path:
+        raise _refused(text, "its path holds an encoded slash, %2F", "write / instead")
+    _check_path(text, path)
+    if path and (action == _FOLDER_PAGE or is_folder):
+        path += "/"
+    return revision, path
+
+
+def _check_path(text: str, path: str) -> None:
+    if path.startswith("/") or "//" in path:
+        raise _refused(text, "its path holds an empty name, //", "write / once")
+
+
+def _hosts(endpoint: str) -> frozenset[str]:
+    """The hosts whose URLs are the endpoint's, with their ports where these are not the usual."""
+    host = _host(urlsplit(endpoint))
+    return _PUBLIC_HOSTS if host in _PUBLIC_HOSTS else frozenset({host})
+
+
+def _host(parts: SplitResult) -> str:
+    host, port = parts.hostname or "", parts.port
+    host = f"[{host}]" if ":" in host else host
+    return host if port in (None, _DEFAULT_PORTS.get(parts.scheme, 443)) else f"{host}:{port}"
+
+
+def _shown(text: str) -> str:
+    """A URL without what may be secret: user, password, query, fragment."""
+    text = re.split("[?#]", text, maxsplit=1)[0]
+    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
+    netloc, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{netloc.rpartition('@')[2]}{slash}{path}"
+
+
+def _refused(text: str, why: str, instead: str = "") -> InvalidRepoIdError:
+    return InvalidRepoIdError(
+        f"{text} is no address of a repo: {why}", suggestion=instead or _FORMS
+    )

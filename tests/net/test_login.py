@@ -1,0 +1,506 @@
+"""Logins that expire are renewed; trusted publishing gets tokens, or fails."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from huggingface_hub import constants, get_token
+from huggingface_hub.utils import _auth
+
+from asyncpush import AuthError, HubError, MissingTokenError, UploadConfig, Uploader, push_to_hub
+from asyncpush.localhub import LocalHub
+from asyncpush.net import login
+from asyncpush.net.credentials import TokenSource, has_token, token_from_environment
+from asyncpush.net.login import Credential, Login
+from asyncpush.protocol.accounts import IssuedToken
+from tests.conftest import TOKEN, open_hub
+from tests.faults import FaultLayer
+from tests.oauth import ID_TOKEN_PATH, TokenServer, log_in
+
+HOUR, DAY = 3600, 86_400
+FILES = {"a.txt": b"one"}
+
+
+@pytest.fixture
+def tokens() -> TokenServer:
+    return TokenServer()
+
+
+@pytest.fixture
+async def hub(
+    tmp_path: Path, faults: FaultLayer, tokens: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, tokens.middleware) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where `clean_environment` lets `HF_HOME` be."""
+    return tmp_path / "hf-home"
+
+
+@pytest.fixture
+def official(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str | None]:
+    """The official client's `get_token`, anew in this environment."""
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
+
+    def ask() -> str | None:
+        monkeypatch.setattr(constants, "ENDPOINT", os.environ["HF_ENDPOINT"])
+        monkeypatch.setattr(_auth, "_OAUTH_REFRESH_CACHE", None)
+        monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
+        return get_token()
+
+    return ask
+
+
+async def token_of(hub: LocalHub, config: UploadConfig) -> str:
+    async with Uploader(endpoint=hub.url, config=config) as up:
+        return await up._running()._session.token.get()
+
+
+async def test_a_login_with_less_than_a_day_left_is_renewed_as_the_official_client_does(
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    official: Callable[[], str | None],
+) -> None:
+    """The witness reads what we wrote, and we what it wrote."""
+    log_in(home, expires_at=time.time() + DAY - HOUR, refresh_token="refresh-0")
+
+    result = await push_to_hub("me/m", FILES, endpoint=hub.url, config=config)
+
+    assert result.verified
+    [asked] = tokens.asked
+    renewed = (home / "token").read_text()
+    assert tokens.accepted == {renewed}
+    for name in ("token", "stored_tokens"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    stored = _auth._read_stored_tokens_full()
+    assert stored["other"] == {"hf_token": "hf_other"}
+    mine = stored["me (ünï)"]
+    assert mine["hf_token"] == renewed
+    assert mine["refresh_token"] == "refresh-1"
+    assert int(mine["expires_at"]) == pytest.approx(time.time() + tokens.expires_in, abs=60)
+    assert await anyio.to_thread.run_sync(official) == renewed
+    assert len(tokens.asked) == 1
+
+    log_in(home, token=renewed, expires_at=time.time() + HOUR, refresh_token="refresh-1")
+    theirs = await anyio.to_thread.run_sync(official)
+
+    assert tokens.asked[1] == asked | {"refresh_token": "refresh-1"}
+    assert await token_of(hub, config) == theirs
+    assert len(tokens.asked) == 2
+
+
+async def test_a_login_with_more_than_a_day_left_is_left_alone(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    log_in(home, expires_at=time.time() + DAY + HOUR, refresh_token="refresh-0")
+    before = (home / "stored_tokens").read_bytes()
+
+    assert await token_of(hub, config) == TOKEN
+    assert tokens.asked == []
+    assert (home / "stored_tokens").read_bytes() == before
+    assert not (home / "stored_tokens.lock").exists()
+
+
+async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
+    async with Uploader(config=config) as up:
+        await up.push_to_hub("me/m", FILES)
+        tokens.expire()
+        result = await up.push_to_hub("me/m", {"b.txt": b"two"})
+
+    assert result.verified
+    assert len(tokens.asked) == 1
+
+
+async def test_two_at_once_renew_a_login_once(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    found: list[str] = []
+
+    async def look() -> None:
+        found.append(await token_of(hub, config))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(look)
+
+    assert len(tokens.asked) == 1
+    assert set(found) == tokens.accepted
+
+
+async def test_what_another_process_stored_meanwhile_is_taken(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    """It holds the lock while we come, and has renewed the login when it lets go."""
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    waiting = anyio.Event()
+
+    async def ask(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("nothing is to be asked")
+
+    async def sleep(seconds: float) -> None:
+        waiting.set()
+        await anyio.lowlevel.checkpoint()
+
+    found: list[Credential] = []
+
+    async def renew() -> None:
+        renewing = Login(ask, hub.url, sleep=sleep)
+        found.append(await renewing.stored(TOKEN, home / "token"))
+
+    with (home / "stored_tokens.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with anyio.create_task_group() as group:
+            group.start_soon(renew)
+            await waiting.wait()
+            log_in(home, token="hf_newer", expires_at=time.time() + 9 * DAY, refresh_token="r")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    assert found[0].token == "hf_newer"
+
+
+async def test_a_login_that_has_ended_says_log_in_again(
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="used")
+    with caplog.at_level(logging.WARNING, "asyncpush.login"):
+        await push_to_hub("me/m", FILES, config=config)  # it is still good
+    assert "invalid_grant" in caplog.text
+    assert "hf auth login" in caplog.text
+
+    tokens.expire()
+    with pytest.raises(AuthError, match="has ended") as caught:
+        await push_to_hub("me/m", FILES, config=config)
+
+    assert caught.value.suggestion == "run `hf auth login`"
+    assert "used" not in str(caught.value).replace("has been used", "")
+    assert (home / "token").read_text() == TOKEN
+
+
+@pytest.mark.parametrize("trouble", ["away", "no JSON", "folder", "lock"])
+async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
+    trouble: str,
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    before = (home / "stored_tokens").read_bytes()
+    match trouble:
+        case "away":
+            tokens.failure = 503, ""
+        case "no JSON":
+            tokens.failure = 200, "<html>"
+        case "folder":
+            monkeypatch.setattr(os, "access", lambda path, mode: False)
+        case "lock":
+            (home / "stored_tokens.lock").mkdir()
+
+    with caplog.at_level(logging.WARNING, "asyncpush.login"):
+        assert await token_of(hub, config) == TOKEN
+
+    assert "could not be renewed in time" in caplog.text
+    assert len(tokens.asked) == (1 if tokens.failure else 0)
+    assert (home / "stored_tokens").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "stored", [b"[a]\n[a]\n", b"\xff", b"[a]\nhf_token = hf_x\n", b""], ids=repr
+)
+async def test_a_token_without_a_login_that_expires_is_taken_as_it_is(
+    stored: bytes, hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    log_in(home, token="hf_x", expires_at=0, refresh_token="refresh-0")
+    (home / "stored_tokens").write_bytes(stored)
+
+    assert await token_of(hub, config) == "hf_x"
+    assert tokens.asked == []
+
+
+async def test_a_token_of_the_environment_is_not_renewed(
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    assert await token_of(hub, config) == TOKEN
+    assert tokens.asked == []
+
+
+async def test_a_cancelled_push_still_stores_the_login_that_it_has_renewed(
+    home: Path, hub: LocalHub
+) -> None:
+    """The old refresh token is of no use any more."""
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    asked, answered = anyio.Event(), anyio.Event()
+
+    async def ask(*args: Any, **kwargs: Any) -> Any:
+        asked.set()
+        await answered.wait()
+        return IssuedToken("hf_new", "refresh-1", 30 * DAY)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(Login(ask, hub.url).stored, TOKEN, home / "token")
+        await asked.wait()
+        group.cancel_scope.cancel()
+        answered.set()
+
+    assert (home / "token").read_text() == "hf_new"
+
+
+async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    before = (home / "stored_tokens").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    renewed = await token_of(hub, replace(config, resume=False))
+
+    assert {renewed} == tokens.accepted
+    assert "could not be stored" in caplog.text
+    assert "hf auth login" in caplog.text
+    assert (home / "stored_tokens").read_bytes() == before
+    assert set(os.listdir(home)) == {"stored_tokens", "stored_tokens.lock", "token"}
+
+
+def in_github_actions(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{hub.url}{ID_TOKEN_PATH}?api-version=2.0")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runner's")
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "kernels/me/k")
+
+
+async def test_trusted_publishing_asks_as_the_official_client_does(
+    hub: LocalHub,
+    tokens: TokenServer,
+    config: UploadConfig,
+    official: Callable[[], str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes before every other token."""
+    in_github_actions(hub, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    theirs = await anyio.to_thread.run_sync(official)
+
+    assert has_token()
+    result = await push_to_hub("hf://kernels/me/k", FILES, config=config)
+
+    assert result.verified
+    assert theirs is not None
+    # They drop what is in the URL already; GitHub's own example keeps it.
+    assert tokens.minted[1] == tokens.minted[0] | {"api-version": "2.0"}
+    assert tokens.minted[0]["audience"] == hub.url
+    assert tokens.asked[1] == tokens.asked[0] | {"subject_token": "minted-2"}
+
+
+async def test_an_id_token_that_is_given_is_exchanged(
+    hub: LocalHub, tokens: TokenServer, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_github_actions(hub, monkeypatch)
+    monkeypatch.setenv("HF_OIDC_ID_TOKEN", " given\n")
+
+    assert {await token_of(hub, config)} == tokens.accepted
+    assert tokens.minted == []
+    assert tokens.asked[0]["resource"] == "kernels/me/k"
+
+
+async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
+    now = 1000.0
+    given: list[str] = []
+
+    async def ask(request: Any, parse: Any, **how: Any) -> Any:
+        if request.call == "id_token":
+            return "id"
+        given.append(f"hf_{len(given)}")
+        return IssuedToken(given[-1], None, HOUR)
+
+    source = TokenSource(None, clock=lambda: now)
+    source.login = Login(ask, "https://hub.example", clock=lambda: now)
+    with pytest.MonkeyPatch.context() as patch:
+        in_github_actions(SimpleNamespace(url="https://github.example"), patch)  # type: ignore[arg-type]
+        assert await source.get() == await source.get() == "hf_0"
+        now += HOUR - 301
+        assert await source.get() == "hf_0"
+        now += 2
+        assert await source.get() == "hf_1"
+        assert source.refreshable
+        assert await source.refresh("hf_1") == "hf_2"
+        patch.setenv("HF_OIDC_ID_TOKEN", "given")
+        now += HOUR - 299
+        assert await source.get() == "hf_3"
+        now += HOUR - 1
+        assert await source.get() == "hf_3"  # it lasts to its end
+        assert not source.refreshable
+
+
+@pytest.mark.parametrize(
+    ("what", "told", "suggested"),
+    [
+        ("no provider", "there is no id token", "HF_OIDC_ID_TOKEN"),
+        ("no permission", "gives this job no id token", "id-token: write"),
+        ("github says no", "GitHub Actions gives no id token: HTTP 403", "id-token: write"),
+        ("hub says no", "invalid_grant: no trusted publisher matches", "trusted publisher"),
+        ("hub has none", "no token for kernels/me/k: HTTP 404", "unset HF_OIDC_RESOURCE"),
+        ("hub is away", "HTTP 503", ""),
+    ],
+)
+async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothing(
+    what: str,
+    told: str,
+    suggested: str,
+    hub: LocalHub,
+    tokens: TokenServer,
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_github_actions(hub, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    match what:
+        case "no provider":
+            monkeypatch.delenv("GITHUB_ACTIONS")
+        case "no permission":
+            monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+        case "github says no":
+            tokens.status_of_github = 403
+        case "hub says no":
+            monkeypatch.setenv("HF_OIDC_ID_TOKEN", "stale")
+        case "hub has none":
+            tokens.failure = 404, "Not Found"
+        case "hub is away":
+            tokens.failure = 503, ""
+
+    with pytest.raises(HubError) as caught:
+        await push_to_hub("me/m", FILES, config=replace(config, max_retries=1))
+
+    assert told in str(caught.value)
+    assert suggested in caught.value.suggestion
+    assert "kernels/me/k" in str(caught.value) + str(caught.value.__notes__)
+    assert "stale" not in str(caught.value)
+    if what != "hub is away":
+        assert isinstance(caught.value, AuthError)
+
+
+async def test_a_diagnosis_says_when_a_login_ends_and_why_none_is_to_be_had(
+    hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(home, expires_at=time.time() + 2 * DAY, refresh_token="refresh-0")
+    async with Uploader(config=config) as up:
+        told = {finding.name: finding for finding in await up.doctor()}
+    assert f"from {home / 'token'}, which expires on 20" in told["token"].found
+
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
+    async with Uploader(config=config) as up:
+        told = {finding.name: finding for finding in await up.doctor("me/m")}
+    assert told["token"].verdict == "failed"
+    assert "endpoint" not in told  # it was not asked
+    assert "no id token" in told["token"].found
+    assert "HF_OIDC_ID_TOKEN" in told["token"].fix
+
+
+class _Refused(Exception):
+    pass
+
+
+def colab(monkeypatch: pytest.MonkeyPatch, get: Callable[[str], str]) -> None:
+    userdata, errors, package = (
+        ModuleType(name) for name in ("userdata", "errors", "google.colab")
+    )
+    kinds = {
+        name: type(name, (_Refused,), {}) for name in ("NotebookAccessError", "SecretNotFoundError")
+    }
+    vars(userdata).update(kinds, get=get)
+    vars(errors).update(Error=_Refused)
+    vars(package).update(userdata=userdata, errors=errors)
+    monkeypatch.setitem(sys.modules, "google.colab", package)
+    monkeypatch.setitem(sys.modules, "google.colab.errors", errors)
+    monkeypatch.setattr(login, "_colab", [])
+
+
+def test_colabs_secrets_come_last_and_are_asked_for_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get(name: str) -> str:
+        asked.append(name)
+        return "hf_colab\n"
+
+    colab(monkeypatch, get)
+    assert token_from_environment() == token_from_environment() == "hf_colab"
+    assert asked == ["HF_TOKEN"]
+
+    home.mkdir()
+    (home / "token").write_text("hf_file")
+    assert token_from_environment() == "hf_file"
+
+    monkeypatch.setenv("VERTEX_PRODUCT", "COLAB_ENTERPRISE")
+    (home / "token").unlink()
+    assert token_from_environment() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("SecretNotFoundError", ""),
+        ("NotebookAccessError", "not given access"),
+        ("", "read: broken"),
+    ],
+)
+async def test_colab_without_a_secret_has_no_token(
+    kind: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def get(name: str) -> str:
+        userdata = sys.modules["google.colab"].userdata
+        raise getattr(userdata, kind, _Refused)("broken")
+
+    colab(monkeypatch, get)
+    with pytest.raises(MissingTokenError):
+        await TokenSource(None).get()
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
