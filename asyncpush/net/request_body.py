@@ -42,6 +42,7 @@ class RequestBody(aiohttp.Payload):
         self._transport: Any = None
         self._whole = False
         self.failure: Exception | None = None
+        self._pieces = self._checked()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("a request body is not text")
@@ -55,7 +56,7 @@ class RequestBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
         self._watch.follow(self._transport)
-        async for piece in self._pieces():
+        async for piece in self._pieces:
             for start in range(0, len(piece), WRITE_SIZE):
                 await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
                 await writer.drain()
@@ -63,7 +64,7 @@ class RequestBody(aiohttp.Payload):
         self._whole = True
         self._watch.all_written()
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
+    async def _checked(self) -> AsyncGenerator[bytes, None]:
         left = self._length
         try:
             async for piece in self._source:
@@ -90,6 +91,7 @@ class RequestBody(aiohttp.Payload):
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()
+        await self._pieces.aclose()
         if isinstance(self._source, AsyncGenerator):
             await self._source.aclose()
 
