@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import anyio
 
@@ -17,8 +18,8 @@ from asyncpush.pipeline.routing import SURELY_LFS, ask_modes
 from asyncpush.pipeline.stored import Stored
 from asyncpush.protocol import preupload
 from asyncpush.sources import OpenStream
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
-from asyncpush.workers import batches
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, files_at_once
+from asyncpush.workers import batches, for_each
 
 
 class StreamStage:
@@ -39,7 +40,7 @@ class StreamStage:
         access = await self._engine.xet() if store else None
         upload = None if access is None else await self._open(access)
         if upload is None:
-            return Stored(), [await stream.spooled() for stream in streams]
+            return Stored(), await self._spool(streams)
         try:
             return await self._send(upload, streams), []
         except XetFailedError as exc:
@@ -50,6 +51,15 @@ class StreamStage:
         finally:
             with anyio.CancelScope(shield=True):
                 await upload.abort()
+
+    async def _spool(self, streams: Sequence[OpenStream]) -> list[FileSource]:
+        files: list[FileSource] = []
+
+        async def spool(stream: OpenStream) -> None:
+            files.append(await stream.spooled())
+
+        await for_each(streams, spool, width=len(streams))
+        return files
 
     async def _open(self, access: XetAccess) -> XetUpload | None:
         try:
@@ -64,6 +74,7 @@ class StreamStage:
         size = SURELY_LFS + 1
         there: dict[str, str | None] = {}
         stored = Stored()
+        chosen: list[OpenStream] = []
         ctx.enter("uploading")
         for batch in batches(streams, preupload.BATCH_LIMIT):
             files = [FileSource(stream.path_in_repo, size, data=stream.head) for stream in batch]
@@ -75,7 +86,9 @@ class StreamStage:
                     stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.emit)
                     continue
                 there[stream.path_in_repo] = mode.oid
-                await self._send_one(upload, stream)
+                chosen.append(stream)
+        send = partial(self._send_one, upload)
+        await for_each(chosen, send, width=files_at_once(ctx.config))
         for receipt in await upload.finish():
             same = there[receipt.path_in_repo] == receipt.oid
             stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)

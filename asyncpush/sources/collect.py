@@ -14,11 +14,15 @@ from asyncpush.models import FileSource, Source
 from asyncpush.options import PushOptions
 from asyncpush.sizes import parse_size
 from asyncpush.sources.findings import Findings
-from asyncpush.sources.gather import Gathered
+from asyncpush.sources.gather import Gathered, Stream
 from asyncpush.sources.shards import split_large
 from asyncpush.sources.spool import OpenStream, Spool
+from asyncpush.workers import for_each
 
 _SPOOL_SHARE = 4
+
+STREAMS_AT_ONCE = 16
+"""Streams that are read beside each other, so that a slow one does not hold up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ async def collect(
     """Find the files that `source` and `options` name, and keep them readable within the block.
 
     Names and files are all checked first: whatever is wrong is raised as one `SourceError`, its
-    `problems` naming each. Then streams are read to their ends, one after the other, keeping at
-    most a quarter of `max_memory` in memory and the rest in `spool_dir`; leaving the block, also
+    `problems` naming each. Then streams are read to their ends, several at once, keeping at most a
+    quarter of `max_memory` in memory and the rest in `spool_dir`; leaving the block, also
     by an error or cancellation, removes what was put there.
 
     With `large`, streams of more bytes than that are left open, as many as `max_memory` has room
@@ -55,15 +59,19 @@ async def collect(
         gathered = await _gather(source, options)
         files = gathered.files
         streams: list[OpenStream] = []
-        for path_in_repo, stream in gathered.streams:
+
+        async def read(named: tuple[str, Stream]) -> None:
+            path_in_repo, stream = named
             if large is None:
                 files.append(await spool.take(path_in_repo, stream))
-                continue
+                return
             taken = await spool.begin(path_in_repo, stream, large=large)
             if isinstance(taken, OpenStream):
                 streams.append(taken)
             else:
                 files.append(taken)
+
+        await for_each(gathered.streams, read, width=STREAMS_AT_ONCE)
         yield await to_thread.run_sync(_finished, files, options, gathered.findings, streams)
 
 

@@ -31,7 +31,7 @@ from anyio import to_thread
 from asyncpush.errors import SourceError
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources.scratch import ScratchFolder
-from asyncpush.threads import is_cancelled
+from asyncpush.threads import is_cancelled, settled
 
 READ_SIZE = 256 << 10
 """Bytes asked of a file object at a time, and gathered in memory before a write to disk."""
@@ -53,8 +53,11 @@ class OpenStream:
         head: bytes,
         last: memoryview,
         rest: AsyncGenerator[memoryview],
+        reserved: int = 0,
     ) -> None:
         self._spool = spool
+        self.reserved = reserved
+        """Bytes of the spool's memory that the head takes up."""
         self.path_in_repo = path_in_repo
         self.head = head
         self._last = last  # valid until the next piece is asked for
@@ -79,11 +82,11 @@ class OpenStream:
 
 
 class Spool:
-    """Takes in streams, one after the other; on leaving it, every file it made is gone.
+    """Takes in streams, several at once; on leaving it, every file it made is gone.
 
-    All streams together keep at most `memory` bytes in memory (and one buffer while they are
-    read); what is beyond goes to files in a scratch folder, made in `folder` when first needed.
-    `heads` are bytes in memory for the beginnings of streams that `begin` leaves open.
+    All streams together keep at most `memory` bytes in memory (and each a buffer while it is read);
+    what is beyond goes to files in a scratch folder, made in `folder` when first needed. `heads`
+    are bytes in memory for the beginnings of streams that `begin` leaves open.
     """
 
     def __init__(self, folder: Path, *, memory: int, heads: int = 0) -> None:
@@ -112,7 +115,7 @@ class Spool:
 
         Raises `SourceError` when it fails, gives anything but bytes, or the disk is full.
         """
-        taken = await self._begin(path_in_repo, stream, self._memory)
+        taken = await self._begin(path_in_repo, _chunks(path_in_repo, stream), None)
         return taken if isinstance(taken, FileSource) else await self.write(taken)
 
     async def begin(
@@ -123,7 +126,8 @@ class Spool:
         if self._heads < large:
             return await self.take(path_in_repo, stream)
         self._heads -= large
-        taken = await self._begin(path_in_repo, stream, large)
+        chunks = _in_own_task(_chunks(path_in_repo, stream))
+        taken = await self._begin(path_in_repo, chunks, large)
         if isinstance(taken, OpenStream):
             self._open.append(taken)
         else:
@@ -131,31 +135,41 @@ class Spool:
         return taken
 
     async def _begin(
-        self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO, room: int
+        self, path_in_repo: str, chunks: AsyncGenerator[memoryview], room: int | None
     ) -> FileSource | OpenStream:
-        """Read until the end, or until there is more than fits."""
-        chunks = _chunks(path_in_repo, stream)
+        """Read until the end, or until there is more than fits: into `room`, which is set aside for
+        it, or into the memory that all streams share."""
         held = io.BytesIO()
         try:
             async for chunk in chunks:
-                if held.tell() + chunk.nbytes > room:
+                if room is None and chunk.nbytes > self._memory:
+                    head = held.getvalue()
+                    return OpenStream(self, path_in_repo, head, chunk, chunks, len(head))
+                if room is not None and held.tell() + chunk.nbytes > room:
                     return OpenStream(self, path_in_repo, held.getvalue(), chunk, chunks)
+                if room is None:
+                    self._memory -= chunk.nbytes
                 held.write(chunk)
         except BaseException:
             await chunks.aclose()
             raise
-        self._memory = max(0, self._memory - held.tell())
+        if room is not None:
+            self._memory = max(0, self._memory - held.tell())
         return FileSource(path_in_repo, held.tell(), data=held.getvalue())
 
     async def write(self, stream: OpenStream) -> FileSource:
         """Put an open stream on the disk, to its end. Raises as `take` does."""
         path_in_repo = stream.path_in_repo
-        held = io.BytesIO()
+        held, written = io.BytesIO(), False
         pieces = stream.pieces()
         async with contextlib.aclosing(stream), contextlib.aclosing(pieces):
             with self._disk_errors(path_in_repo):
                 file = await self._new_file()
             async for chunk in pieces:
+                if written:  # the head
+                    self._memory += stream.reserved
+                    stream.reserved = 0
+                written = True
                 if held.tell() + chunk.nbytes <= READ_SIZE:
                     held.write(chunk)
                     continue
@@ -202,6 +216,42 @@ class Spool:
                 problems=[message],
                 suggestion=f"set cache_dir (or ASYNCPUSH_CACHE) to a folder {wanted}",
             ) from exc
+
+
+async def _in_own_task(chunks: AsyncGenerator[memoryview]) -> AsyncGenerator[memoryview]:
+    """The same, whichever tasks ask for it: all of it is read in one task of its own, since
+    timeouts and task groups within a user's generator are bound to the task that entered them.
+    Nothing is read before it is asked for."""
+    asked: asyncio.Queue[None] = asyncio.Queue(1)
+    answers: asyncio.Queue[memoryview | BaseException | None] = asyncio.Queue(1)
+
+    async def read() -> None:
+        async with contextlib.aclosing(chunks):
+            while True:
+                await asked.get()
+                answer: memoryview | BaseException | None
+                try:
+                    answer = await anext(chunks, None)
+                except BaseException as exc:
+                    answers.put_nowait(exc)
+                    raise
+                answers.put_nowait(answer)
+                if answer is None:
+                    return
+
+    reader = asyncio.create_task(read(), name="asyncpush stream")
+    try:
+        while True:
+            asked.put_nowait(None)
+            answer = await answers.get()
+            if answer is None:
+                return
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+    finally:
+        reader.cancel()
+        await settled(reader)
 
 
 async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:

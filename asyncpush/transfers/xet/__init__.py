@@ -8,7 +8,7 @@ files count as stored when it has been finished, and aborting it disturbs no oth
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError
 from asyncpush.transfers.xet.availability import MISSING, is_disabled, is_installed, why_not
 from asyncpush.transfers.xet.engine import XetEngine
-from asyncpush.transfers.xet.settings import cache_folder
+from asyncpush.transfers.xet.settings import cache_folder, files_at_once
 from asyncpush.transfers.xet.upload import XetUpload
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "XetFailedError",
     "XetUpload",
     "cache_folder",
+    "files_at_once",
     "is_disabled",
     "is_installed",
     "why_not",

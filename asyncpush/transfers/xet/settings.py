@@ -29,12 +29,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HF_XET_CACHE") or hf_home() / "xet")
 
 
+def files_at_once(config: UploadConfig) -> int:
+    """How many files `max_memory` has room for."""
+    files = min(max(config.max_memory // FILE_MEMORY, FEWEST_FILES), MOST_FILES)
+    return min(files, config.max_concurrent_files)
+
+
 def settings(config: UploadConfig) -> dict[str, Any]:
     """What `XetConfig.with_config` takes."""
-    files = min(max(config.max_memory // FILE_MEMORY, FEWEST_FILES), MOST_FILES)
     xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
     wanted = {
-        "data.max_concurrent_file_ingestion": min(files, config.max_concurrent_files),
+        "data.max_concurrent_file_ingestion": files_at_once(config),
         "client.ac_max_upload_concurrency": min(xorbs, config.max_concurrent_parts),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
         # Remember each xorb that was sent: a push that is killed sends it not again.
