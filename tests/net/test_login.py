@@ -134,6 +134,20 @@ async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
     assert len(tokens.asked) == 1
 
 
+async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    """Some Hubs say 401 of repos that are not there."""
+    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
+    tokens.takes_none = True
+    async with Uploader(config=config) as up:
+        for _ in range(3):
+            with pytest.raises(AuthError):
+                await up.push_to_hub("me/m", FILES)
+
+    assert len(tokens.asked) == 1
+
+
 async def test_two_at_once_renew_a_login_once(
     hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
 ) -> None:
