@@ -150,8 +150,10 @@ class BackgroundUploader:
         on_outcome: Callable[[CheckpointOutcome], object] | None = None,
     ) -> BackgroundCheckpoints:
         """A `CheckpointPusher` for blocking code; see there. `on_outcome` is called in the
-        background thread. What it has not pushed is waited for as other pushes are."""
+        background thread. What it has not pushed is waited for as other pushes are. Raises
+        `InvalidRepoIdError` for an impossible id or address."""
         self._start()
+        target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
         pusher = CheckpointPusher(
             self._uploader,
             repo_id,

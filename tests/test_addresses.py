@@ -83,6 +83,8 @@ def test_blocking_code_takes_an_address_and_hears_of_a_wrong_one_at_once(
             bg.push("hf://kernels/me/k", FILES, PushOptions(repo_type="dataset"))
         with pytest.raises(InvalidRepoIdError, match="endpoint in use"):
             bg.push("https://huggingface.co/me/k", FILES)
+        with pytest.raises(InvalidRepoIdError, match="is a bucket"):
+            bg.checkpoints("hf://buckets/me/b")
         result = ticket.result()
 
     assert ticket.repo_id == "me/k"

@@ -126,18 +126,20 @@ class Login:
         self._endpoint = endpoint
         self._clock = clock
         self._sleep = sleep
+        self._issued: tuple[str, float] | None = None  # the newest token, and when it came
 
     async def stored(self, token: str, path: Path, *, refused: str | None = None) -> Credential:
         """The token that was read from the token file at `path`, or the one that takes its place.
 
         A login with less than a day left is renewed, and so is one whose token the Hub has
-        `refused`. Only the latter fails, by a `HubError`, when it cannot be renewed: else the token
-        may still be good, and what is wrong is told as a warning.
+        `refused`, but not a token that is minutes old: that is refused for another reason. Only a
+        refused login fails, by a `HubError`, when it cannot be renewed: else the token may still be
+        good, and what is wrong is told as a warning.
         """
         login = find_login(token, path)
         if login is None:
             return Credential(token, str(path), renewable=True)
-        forced = token == refused
+        forced = token == refused and not self._is_new(token)
         due = login.expires_at - REFRESH_BEFORE
         if not forced and self._clock() < due:
             return Credential(token, str(path), due, login.expires_at, renewable=True)
@@ -184,6 +186,7 @@ class Login:
             answer.refresh_token or login.refresh_token,
             asked + (LOOK_AGAIN_AFTER if answer.expires_in is None else int(answer.expires_in)),
         )
+        self._issued = renewed.token, asked
         try:
             _store(renewed, login.token, path, lasts=answer.expires_in is not None)
         except OSError as exc:
@@ -193,6 +196,11 @@ class Login:
                 *(login.name, path.parent, exc.strerror, _LOG_IN),
             )
         return renewed
+
+    def _is_new(self, token: str) -> bool:
+        if self._issued is None or self._issued[0] != token:
+            return False
+        return self._clock() - self._issued[1] < LOOK_AGAIN_AFTER
 
     async def exchange(self, resource: str) -> Credential:
         """A token that may publish to `resource`, for the id token of this CI job. Raises

@@ -112,7 +112,7 @@ async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
         events=lambda record: seen.append(record.event),
     )
     result = await push_distributed(
-        "me/m",
+        "hf://models/me/m@main",
         [node, NodeSource(late, path_in_repo="")],
         PushOptions(commit_message="step 7", model_card="# Card\n\nOf all nodes.\n"),
         token=TOKEN,

@@ -134,6 +134,38 @@ async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
     assert len(tokens.asked) == 1
 
 
+async def test_xet_goes_on_with_the_renewed_login(
+    tmp_path: Path, faults: FaultLayer, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
+    async with (
+        open_hub(tmp_path, faults, tokens.middleware, xet=True) as hub,
+        Uploader(endpoint=hub.url, config=replace(config, transfer="xet")) as up,
+    ):
+        await up.push_to_hub("me/m", {"a.bin": os.urandom(100_000)})
+        tokens.expire()
+        result = await up.push_to_hub("me/m", {"b.bin": os.urandom(100_000)})
+
+    assert result.verified
+    assert [receipt.route for receipt in result.receipts] == ["xet"]
+    assert result.warnings == ()
+    assert len(tokens.asked) == 1
+
+
+async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(
+    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+) -> None:
+    """Some Hubs say 401 of repos that are not there."""
+    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
+    tokens.takes_none = True
+    async with Uploader(config=config) as up:
+        for _ in range(3):
+            with pytest.raises(AuthError):
+                await up.push_to_hub("me/m", FILES)
+
+    assert len(tokens.asked) == 1
+
+
 async def test_two_at_once_renew_a_login_once(
     hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
 ) -> None:
@@ -421,6 +453,41 @@ async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothi
     assert "stale" not in str(caught.value)
     if what != "hub is away":
         assert isinstance(caught.value, AuthError)
+
+
+@pytest.mark.parametrize("garbled", [False, True])
+async def test_no_token_is_told_in_events_logs_or_errors(
+    garbled: bool,
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenServer,
+    config: UploadConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    secrets = ["refresh-secret", "given-secret", "hf_answered_secret_1"]
+    told = [""]
+    tokens.refresh_token, tokens.id_tokens = "refresh-secret", {"given-secret"}
+    if garbled:
+        text = '{"access_token": ["hf_answered_secret_1"], "refresh_token": "refresh-secret"}'
+        tokens.failure = 200, text
+    config = replace(config, events=tmp_path / "events.jsonl", max_retries=0)
+    caplog.set_level(logging.DEBUG, "asyncpush")
+
+    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-secret")
+    for name, value in (("HF_HOME", str(home)), ("HF_OIDC_RESOURCE", "me/m")):
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_OIDC_ID_TOKEN", "given-secret")
+        try:
+            await push_to_hub("me/m", FILES, config=config)
+        except HubError as error:
+            told.append(str(error))
+
+    assert len(tokens.asked) == 2
+    told += [caplog.text, (tmp_path / "events.jsonl").read_text()]
+    assert '"call":"token"' in told[-1].replace(" ", "")
+    assert not [secret for secret in secrets if any(secret in text for text in told)]
 
 
 async def test_a_diagnosis_says_when_a_login_ends_and_why_none_is_to_be_had(
