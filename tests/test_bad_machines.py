@@ -38,7 +38,7 @@ import asyncpush
 endpoint, source, cache = sys.argv[1:]
 config = asyncpush.UploadConfig(cache_dir=cache, progress="none")
 result = asyncio.run(asyncpush.push_to_hub("me/m", source, endpoint=endpoint, config=config))
-assert result.verified and len(result.files_uploaded) == 300
+assert result.verified and len(result.files_uploaded) == 400
 """
 
 

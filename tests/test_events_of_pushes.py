@@ -111,7 +111,7 @@ def check_failures(rows: list[Row]) -> None:
     assert failed["lfs_batch"]["backoff_ms"] is not None
     part = failed["part"]
     assert (part["status"], part["retry_attempt"]) == (503, 1)
-    assert part["body"] == '{"error": "unavailable"}'
+    assert part["body"] == '{"error": "Service Unavailable"}'
     assert part["headers"]
     assert failed["preupload"]["backoff_ms"] is None
     for row in failed.values():
@@ -141,7 +141,7 @@ def check_verbose(text: str) -> None:
     assert '    files = [{"file":"README.md","size":21,"route":"inline"}' in text
     assert "    upload_url = http://127.0.0.1:" in text
     assert "    commit_sha = " in text
-    assert '    body = {"error": "unavailable"}\n' in text
+    assert '    body = {"error": "Service Unavailable"}\n' in text
     for secret in (TOKEN, "X-Amz", "Bearer"):
         assert secret not in text
 

@@ -152,7 +152,7 @@ HARMLESS_FIELDS = re.compile(
     r"events\..*\.(url|headers|body)"  # redacted when the event is made: test_no_secrets.py
     r"|.*\.(commit_url|repo_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
     r"|localhub\.store\.gitrepo\.Ref\.target|localhub\.state\.HubState\.xet_token_lifetime|localhub\.pages\.views\.Crumb\.href"
-    r"|doctor\.facts\.(LocalFacts\.token_from|Facts\.target)"
+    r"|doctor\.facts\.(LocalFacts\.token_(from|expires_at)|Facts\.target)"
 )
 
 

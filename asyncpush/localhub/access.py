@@ -13,7 +13,7 @@ import orjson
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
-from asyncpush.net.redaction import redact_text
+from asyncpush.localhub.web import is_request_id
 
 LOGGER = logging.getLogger("asyncpush.localhub.requests")
 
@@ -30,6 +30,7 @@ class RequestLog(AbstractAccessLogger):
 
     def log(self, request: BaseRequest, response: StreamResponse, time: float) -> None:
         match = getattr(request, "match_info", None)
+        given = response.headers.get("X-Request-Id", "")
         row: dict[str, Any] = {
             "method": _printable(request.method),
             "path": _printable(request.rel_url.raw_path),
@@ -38,7 +39,7 @@ class RequestLog(AbstractAccessLogger):
             "seconds": round(time, 6),
             "bytes": response.body_length,
             "user_agent": _printable(request.headers.get("User-Agent", "")),
-            "request_id": _printable(response.headers.get("X-Request-Id", "")) or None,
+            "request_id": given if is_request_id(given) else None,
         }
         text = "{method} {path} {status} {seconds:.4f} s {user_agent}".format_map(row)
         self.logger.info("%s", text.rstrip(), extra={"request": row})
@@ -73,6 +74,5 @@ class JsonLines(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """A client's words must not move a terminal's cursor, nor begin a line; and a token that one
-    put in a wrong place is no word for a log."""
-    return redact_text("".join(c if c.isprintable() else "?" for c in text[:2000]))
+    """A client's words must not move a terminal's cursor, nor begin a line."""
+    return "".join(c if c.isprintable() else "?" for c in text[:2000])

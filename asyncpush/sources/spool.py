@@ -84,14 +84,9 @@ class OpenStream:
 class Spool:
     """Takes in streams, several at once; on leaving it, every file it made is gone.
 
-        All streams together keep at most `memory` bytes in memory (and each a buffer while it is read);
-    <<<<<<< HEAD
-        what is beyond goes to files in a scratch folder, made in `folder` when first needed.
-        `heads` are bytes in memory for the beginnings of streams that `begin` leaves open.
-    =======
-        what is beyond goes to files in a scratch folder, made in `folder` when first needed. `heads`
-        are bytes in memory for the beginnings of streams that `begin` leaves open.
-    >>>>>>> h5
+    All streams together keep at most `memory` bytes in memory (and each a buffer while it is read);
+    what is beyond goes to files in a scratch folder, made in `folder` when first needed. `heads`
+    are bytes in memory for the beginnings of streams that `begin` leaves open.
     """
 
     def __init__(self, folder: Path, *, memory: int, heads: int = 0) -> None:

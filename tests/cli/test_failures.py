@@ -315,7 +315,7 @@ class TestCommands:
             (["me/x", ".", "--revision", ""], "--revision must be the name of a branch"),
             (
                 ["me/x", ".", "--repo-type", "zoo"],
-                "'zoo' is not one of 'model', 'dataset', 'space'.",
+                "'zoo' is not one of 'model', 'dataset', 'space', 'kernel'.",
             ),
             (["me/x", ".", "--transfer", "pigeon"], "'pigeon' is not one of 'auto', 'lfs', 'xet'."),
             (["me/x", ".", "--endpoint", "ftp://x"], "--endpoint: endpoint must be an http"),

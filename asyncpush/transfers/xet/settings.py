@@ -31,12 +31,6 @@ def files_at_once(config: UploadConfig) -> int:
     return min(files, config.max_concurrent_files)
 
 
-def files_at_once(config: UploadConfig) -> int:
-    """How many files `max_memory` has room for."""
-    files = min(max(config.max_memory // FILE_MEMORY, FEWEST_FILES), MOST_FILES)
-    return min(files, config.max_concurrent_files)
-
-
 def settings(config: UploadConfig) -> dict[str, Any]:
     """What `XetConfig.with_config` takes."""
     xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
