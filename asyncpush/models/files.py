@@ -77,6 +77,11 @@ class FileSource:
 class VirtualFile(Protocol):
     """Bytes that are made as they are read, from several threads at once."""
 
+    @property
+    def may_change(self) -> bool:
+        """Whether somebody else can write to what they are made from: until they have been read
+        for a second time, nobody knows whether they are what it was at one moment."""
+
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read into the beginning of `buffer`, as much as comes at once; 0 at the end. Raises
         `SourceChangedError` when a byte is no longer what it was when it was first read."""

@@ -89,7 +89,7 @@ class Tensors:
             findings.problem(f"the tensors {listed} share memory")
         findings.raise_problems(_TIED)
         self._metadata = None if metadata is None else dict(metadata)
-        self._arrays = {name: copied(array) for name, array in arrays.items()} if copy else arrays
+        self._arrays = _copies(arrays) if copy else arrays
         self._is_copy = copy
         if len(_header(self._arrays, self._metadata)) > HEADER_LIMIT:
             findings.problem(f"the safetensors header is larger than {HEADER_LIMIT:,} bytes")
@@ -116,7 +116,7 @@ class Tensors:
             return self
         taken = object.__new__(Tensors)
         taken._metadata = self._metadata
-        taken._arrays = {name: copied(array) for name, array in self._arrays.items()}
+        taken._arrays = _copies(self._arrays)
         taken._is_copy = True
         return taken
 
@@ -154,6 +154,10 @@ class TensorFile:
         self._starts = list(accumulate(sizes, initial=len(self._header)))
         self.size = self._starts[-1]
         self._digests = _Digests(-(-self.size // BLOCK) if compare else 0)
+
+    @property
+    def may_change(self) -> bool:
+        return self._compare
 
     @property
     def source(self) -> FileSource:
@@ -281,6 +285,17 @@ def _arrays(tensors: Mapping[str, object], findings: Findings) -> dict[str, Arra
         except Exception as exc:  # of whatever framework the tensor is
             findings.problem(f"tensor {name!r} cannot be looked at: {_reason(exc)}")
     return arrays
+
+
+def _copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    copies: dict[str, Array] = {}
+    for name, array in arrays.items():
+        try:
+            copies[name] = copied(array)
+        except Exception as exc:  # of whatever framework the tensor is
+            message = f"tensor {name!r} cannot be copied to host memory: {_reason(exc)}"
+            raise SourceError(message, problems=[message]) from exc
+    return copies
 
 
 def _check_name(name: object) -> None:

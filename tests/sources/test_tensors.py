@@ -299,7 +299,10 @@ def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:
         def __getitem__(self, key: Any) -> Sliced:
             raise RuntimeError("it was donated")
 
-    file = Tensors({"a": Gone(made("int8", 5))}).file("model.safetensors")
+    tensors = Tensors({"a": Gone(made("int8", 5))})
+    with pytest.raises(SourceError, match="'a' cannot be copied to host memory: RuntimeError"):
+        tensors.copied()
+    file = tensors.file("model.safetensors")
     with pytest.raises(SourceError, match=r"tensor 'a' of 'model.*RuntimeError: it was donated"):
         read_all(file)
 
@@ -367,6 +370,11 @@ def test_torch_tensors_are_written_as_by_safetensors_for_torch() -> None:
         Tensors({"a": torch.empty(3, device="meta")})
     with pytest.raises(SourceError, match="sparse"):
         Tensors({"a": torch.eye(3).to_sparse()})
+    elsewhere = Tensors({**tensors, **turned})
+    for array in elsewhere._arrays.values():
+        array._direct = False  # type: ignore[attr-defined]  # as if it were on a device
+    assert content(elsewhere) == save_torch({**tensors, **plain})
+
     file = Tensors({"a": tensor}).file("m")
     tensor.untyped_storage().resize_(0)
     with pytest.raises(SourceChangedError, match="lost its memory"):

@@ -41,8 +41,8 @@ class XetCommit:
 
     async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
         """Read a file that is made of stretches of another, or of tensors, and hand over what is
-        read; `on_read` hears how much, in a thread. Tensors are then read once more: they compare
-        what they find with what was handed over."""
+        read; `on_read` hears how much, in a thread. Tensors that others can write to are then read
+        once more: they compare what they find with what was handed over."""
         stop = threading.Event()
 
         def feed() -> Any:
@@ -54,7 +54,8 @@ class XetCommit:
                     reader.readinto(offset, piece)
                     stream.write(bytes(piece))
                     on_read(offset + len(piece))
-                for offset in range(0, file.size if file.virtual else 0, STREAM_PIECE):
+                again = file.virtual is not None and file.virtual.may_change
+                for offset in range(0, file.size if again else 0, STREAM_PIECE):
                     if stop.is_set():
                         break
                     reader.readinto(offset, view[: file.size - offset])
