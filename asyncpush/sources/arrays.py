@@ -7,7 +7,6 @@ here that the user has not imported; what only has `__array__` or `__dlpack__` n
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 import threading
@@ -44,15 +43,8 @@ _DTYPES = {
 }
 """By the frameworks' names, in the order in which safetensors writes them: its name, and bytes."""
 
-_READ_ONLY = 0x100
-"""`PyBUF_READ` of Python's C API."""
 
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
-
-
-_view_memory: Any = ctypes.pythonapi["PyMemoryView_FromMemory"]
-_view_memory.restype = ctypes.py_object
-_view_memory.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 
 
 class UnusableTensorError(Exception):
@@ -179,6 +171,7 @@ class _Torch(Array):
     can be sliced and copied."""
 
     def __init__(self, torch: Any, tensor: Any) -> None:
+        self._torch = torch
         if hasattr(tensor, "__tensor_flatten__"):  # DTensor, quantized and other wrappers
             hint = ": give its full_tensor()" if hasattr(tensor, "full_tensor") else ""
             raise UnusableTensorError(
@@ -209,13 +202,18 @@ class _Torch(Array):
             raise UnusableTensorError("has lost its memory: its storage was resized")
         if self._direct:
             size = min(len(buffer), self.size - begin)
-            buffer[:size] = _memory(bits.data_ptr() + begin, size)
+            self._copy(bits, begin, buffer[:size])
             return size
         rows, skip, size = _rows(bits, bits.shape, self.itemsize, begin, len(buffer))
         size = min(size, len(buffer))
-        rows = rows.contiguous().to("cpu")
-        buffer[:size] = _memory(rows.data_ptr() + skip, size)
+        self._copy(rows.contiguous().to("cpu").reshape(-1), skip, buffer[:size])
         return size
+
+    def _copy(self, bits: Any, begin: int, buffer: memoryview) -> None:
+        """Bytes of a flat tensor on the host, by torch itself: NumPy need not be there."""
+        if len(buffer):
+            octets = bits.view(self._torch.uint8)[begin : begin + len(buffer)]
+            self._torch.frombuffer(buffer, dtype=self._torch.uint8).copy_(octets)
 
 
 def array_of(tensor: Any, latest: Latest) -> Array:
@@ -389,12 +387,6 @@ def _bytes_of(array: Any) -> memoryview:
     if _is_swapped(array):
         array = array.byteswap()
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def _memory(address: int, size: int) -> memoryview:
-    """Memory of this process that whoever calls this keeps alive."""
-    memory: memoryview = _view_memory(address, size, _READ_ONLY)
-    return memory
 
 
 def _rows(
