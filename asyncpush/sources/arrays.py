@@ -7,7 +7,6 @@ here that the user has not imported; what only has `__array__` or `__dlpack__` n
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 import threading
@@ -19,6 +18,9 @@ from typing import Any
 
 ROW_LIMIT = 1 << 20
 """Bytes from which on a row is not read together with others."""
+
+SERIAL = 16 << 10
+"""Bytes that torch copies at once without a pool of threads of its own for each of ours."""
 
 _DTYPES = {
     "uint64": ("U64", 8),
@@ -44,15 +46,7 @@ _DTYPES = {
 }
 """By the frameworks' names, in the order in which safetensors writes them: its name, and bytes."""
 
-_READ_ONLY = 0x100
-"""`PyBUF_READ` of Python's C API."""
-
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
-
-
-_view_memory: Any = ctypes.pythonapi["PyMemoryView_FromMemory"]
-_view_memory.restype = ctypes.py_object
-_view_memory.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 
 
 class UnusableTensorError(Exception):
@@ -199,22 +193,20 @@ class _Torch(Array):
             strides = tuple(step * self.itemsize for step in bits.stride())
             device = str(bits.device)
             self.place = Place(device, bits.data_ptr(), self.elements, strides, self.itemsize)
-        contiguous = bits.is_contiguous()
-        self._bits = bits.reshape(-1) if contiguous else bits
-        self._direct = contiguous and bits.device.type == "cpu"
+        self._torch = torch
+        self._bits = bits.reshape(-1) if bits.is_contiguous() else bits
 
     def read(self, begin: int, buffer: memoryview) -> int:
         bits = self._bits
         if self.place is None or bits.data_ptr() != self.place.pointer:
             raise UnusableTensorError("has lost its memory: its storage was resized")
-        if self._direct:
-            size = min(len(buffer), self.size - begin)
-            buffer[:size] = _memory(bits.data_ptr() + begin, size)
-            return size
         rows, skip, size = _rows(bits, bits.shape, self.itemsize, begin, len(buffer))
         size = min(size, len(buffer))
-        rows = rows.contiguous().to("cpu")
-        buffer[:size] = _memory(rows.data_ptr() + skip, size)
+        source = rows.contiguous().reshape(-1).view(self._torch.uint8)[skip : skip + size]
+        target = self._torch.frombuffer(buffer, dtype=self._torch.uint8, count=size)
+        step = SERIAL if bits.device.type == "cpu" else size
+        for start in range(0, size, step):
+            target[start : start + step].copy_(source[start : start + step])
         return size
 
 
@@ -389,12 +381,6 @@ def _bytes_of(array: Any) -> memoryview:
     if _is_swapped(array):
         array = array.byteswap()
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def _memory(address: int, size: int) -> memoryview:
-    """Memory of this process that whoever calls this keeps alive."""
-    memory: memoryview = _view_memory(address, size, _READ_ONLY)
-    return memory
 
 
 def _rows(
