@@ -142,7 +142,7 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
 def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
     transfer: str, limit: int, tmp_path: Path
 ) -> None:
-    """MB above what is there: 20 by LFS. By Xet 240, which hf_xet holds; for a file it is 270."""
+    """MB above what is there: 20 by LFS. By Xet 240 (measured once; not under the 200 of LFS)."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(
             [sys.executable, "-c", TENSORS, hub.url, str(tmp_path / "cache"), transfer],

@@ -19,6 +19,9 @@ from typing import Any
 ROW_LIMIT = 1 << 20
 """Bytes from which on a row is not read together with others."""
 
+SERIAL = 16 << 10
+"""Bytes that torch copies at once without a pool of threads of its own for each of ours."""
+
 _DTYPES = {
     "uint64": ("U64", 8),
     "int64": ("I64", 8),
@@ -42,7 +45,6 @@ _DTYPES = {
     "bool": ("BOOL", 1),
 }
 """By the frameworks' names, in the order in which safetensors writes them: its name, and bytes."""
-
 
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
 
@@ -171,7 +173,6 @@ class _Torch(Array):
     can be sliced and copied."""
 
     def __init__(self, torch: Any, tensor: Any) -> None:
-        self._torch = torch
         if hasattr(tensor, "__tensor_flatten__"):  # DTensor, quantized and other wrappers
             hint = ": give its full_tensor()" if hasattr(tensor, "full_tensor") else ""
             raise UnusableTensorError(
@@ -192,28 +193,21 @@ class _Torch(Array):
             strides = tuple(step * self.itemsize for step in bits.stride())
             device = str(bits.device)
             self.place = Place(device, bits.data_ptr(), self.elements, strides, self.itemsize)
-        contiguous = bits.is_contiguous()
-        self._bits = bits.reshape(-1) if contiguous else bits
-        self._direct = contiguous and bits.device.type == "cpu"
+        self._torch = torch
+        self._bits = bits.reshape(-1) if bits.is_contiguous() else bits
 
     def read(self, begin: int, buffer: memoryview) -> int:
         bits = self._bits
         if self.place is None or bits.data_ptr() != self.place.pointer:
             raise UnusableTensorError("has lost its memory: its storage was resized")
-        if self._direct:
-            size = min(len(buffer), self.size - begin)
-            self._copy(bits, begin, buffer[:size])
-            return size
         rows, skip, size = _rows(bits, bits.shape, self.itemsize, begin, len(buffer))
         size = min(size, len(buffer))
-        self._copy(rows.contiguous().to("cpu").reshape(-1), skip, buffer[:size])
+        source = rows.contiguous().reshape(-1).view(self._torch.uint8)[skip : skip + size]
+        target = self._torch.frombuffer(buffer, dtype=self._torch.uint8, count=size)
+        step = SERIAL if bits.device.type == "cpu" else size
+        for start in range(0, size, step):
+            target[start : start + step].copy_(source[start : start + step])
         return size
-
-    def _copy(self, bits: Any, begin: int, buffer: memoryview) -> None:
-        """Bytes of a flat tensor on the host, by torch itself: NumPy need not be there."""
-        if len(buffer):
-            octets = bits.view(self._torch.uint8)[begin : begin + len(buffer)]
-            self._torch.frombuffer(buffer, dtype=self._torch.uint8).copy_(octets)
 
 
 def array_of(tensor: Any, latest: Latest) -> Array:
