@@ -132,7 +132,10 @@ class UploadConfig:
             cannot see is a program that goes on writing to a file it has mapped into memory. False
             hashes every file anew.
         connect_timeout: seconds to open a connection.
-        stall_timeout: seconds in which no byte of a part moves before it is sent anew.
+        stall_timeout: seconds in which no byte of a part moves before it is sent anew. By Xet:
+            seconds in which nothing moves at all before the upload is begun again; what was sent
+            is not sent again. After `max_retries` times LFS takes over, with a warning. Where only
+            an answer is missing, the second time waits twice as long, and so on.
         response_timeout: seconds to wait for the Hub's answer to a commit or a completion; light
             calls, which can be repeated safely, are sent again after 30 s at the latest.
         outage_timeout: seconds for which a network that is away altogether is waited out.

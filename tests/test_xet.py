@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -41,6 +42,7 @@ from asyncpush.pipeline.engine import EngineChoice
 from asyncpush.transfers.xet import XetFailedError, availability
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.settings import settings
+from asyncpush.transfers.xet.stalls import StallWatch, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
@@ -845,3 +847,74 @@ async def test_large_files_that_the_repo_ignores_are_left_out(
     assert result.files_ignored == ("big.bin",)
     assert set(result.files_uploaded) == {".gitignore", "small.bin"}
     assert heard.engines == ["xet"]
+
+
+@pytest.mark.parametrize(
+    ("route", "kind"),
+    [
+        ("xorb", "stall before reading"),
+        ("xorb", "answer never sent"),
+        ("xorb", "done, answer never sent"),
+        ("shard", "answer never sent"),
+        ("shard", "done, answer never sent"),
+        ("chunk", "stall before reading"),
+    ],
+)
+async def test_an_upload_that_stalls_is_begun_again(
+    route: str, kind: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer, heard: Heard
+) -> None:
+    faults.add(route, kind)
+    async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=1)) as uploader:
+        result = await uploader.push_to_hub("me/m", {"a.bin": NOISE, "b.bin": NOISE[::-1]})
+    assert faults.spoilt
+    assert (heard.engines, result.warnings, result.retries) == (["xet"], (), 1)
+    stored = await download(hub, "me/m")
+    assert (stored["a.bin"], stored["b.bin"]) == (NOISE, NOISE[::-1])
+
+
+async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, heard: Heard
+) -> None:
+    faults.add("xorb", "stall mid-body", times=99)
+    config = replace(config, stall_timeout=0.5, max_retries=1)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", {"a.bin": NOISE})
+    assert heard.engines == ["xet", "lfs"]
+    [warning] = result.warnings
+    assert warning == "Xet failed, LFS takes its place: nothing moved for 0.5 seconds"
+    assert (await download(hub, "me/m"))["a.bin"] == NOISE
+
+
+async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
+    over = threading.Event()
+    discarded: list[str] = []
+
+    def hang() -> str:
+        over.wait()
+        return "late"
+
+    with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
+        await watched(hang, StallWatch(0.1), stop=over.wait, discard=discarded.append)
+    assert discarded == []
+    over.set()
+
+
+def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(NOISE)
+    watch = StallWatch(0.0)
+    watch.paths.add(str(path))
+    with watch.reading():
+        watch._timeout = 1.0
+        assert watch.left() == 1.0
+    watch._timeout = 0.0
+    with path.open("rb", buffering=0) as file:
+        for _ in range(2):
+            before = watch._read
+            watch.left()
+            assert watch._read != before or sys.platform != "linux"
+            file.read(MIB)
+        watch.left()
+        settled = watch._read
+        watch.left()
+        assert watch._read == settled

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asyncpush.errors import AsyncPushError
 from asyncpush.models import FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import in_thread, in_thread_anyway
 from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.stalls import (
+    StallWatch,
+    XetStalledError,
+    ends_soon,
+    in_background,
+    watched,
+)
 
 STREAM_PIECE = 4 * MIB
 """Bytes of a stream that are copied for hf_xet at a time."""
@@ -21,11 +27,13 @@ STREAM_PIECE = 4 * MIB
 
 class XetCommit:
     """What is begun here goes on in hf_xet's background, and gives a handle to know it by. Raises
-    `XetFailedError`; `SourceError` and `SourceChangedError` when it is a file's fault."""
+    `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
+    else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
 
-    def __init__(self, commit: Any, access: XetAccess, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, commit: Any, access: XetAccess, watch: StallWatch) -> None:
         self._commit = commit
-        self._threads = threads
+        self._watch = watch
+        self._stalled: XetStalledError | None = None
         self.access = access
 
     async def start(self, file: FileSource) -> Any:
@@ -35,6 +43,7 @@ class XetCommit:
             check_unchanged([file])
             if file.path is None:
                 return self._commit.start_upload_bytes(file.data or b"", name=file.path_in_repo)
+            self._watch.paths.add(os.path.realpath(file.path))
             return self._commit.start_upload_file(file.path)
 
         return await self._call(start, [file])
@@ -51,14 +60,16 @@ class XetCommit:
             with Reader(file) as reader, memoryview(buffer) as view:
                 for offset in range(0, file.size, STREAM_PIECE):
                     piece = view[: file.size - offset]
-                    reader.readinto(offset, piece)
+                    with self._watch.reading():
+                        reader.readinto(offset, piece)
                     stream.write(bytes(piece))
                     on_read(offset + len(piece))
                 again = file.virtual is not None and file.virtual.may_change
                 for offset in range(0, file.size if again else 0, STREAM_PIECE):
                     if stop.is_set():
                         break
-                    reader.readinto(offset, view[: file.size - offset])
+                    with self._watch.reading():
+                        reader.readinto(offset, view[: file.size - offset])
                 reader.check_unchanged()
             stream.finish()
             return stream
@@ -67,7 +78,7 @@ class XetCommit:
             stop.set()
             self._abort()
 
-        return await self._call(feed, [file], on_cancel=cancel)
+        return await self._call(feed, [file], stop=cancel)
 
     async def stream(
         self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]
@@ -81,51 +92,58 @@ class XetCommit:
                     await self._write(stream, bytes(piece[start : start + STREAM_PIECE]))
                 size += piece.nbytes
                 on_sent(size)
-            await self._call(stream.finish, on_cancel=self._abort)
+            await self._call(stream.finish)
         except BaseException:
             abort(stream)
             raise
         return stream
 
     async def _write(self, stream: Any, data: bytes) -> None:
-        await self._call(lambda: stream.write(data), on_cancel=self._abort)
+        await self._call(lambda: stream.write(data))
 
     async def finish(self, files: Sequence[FileSource]) -> Any:
         """Wait until the store has all of it, which was `files`: hf_xet's report."""
-        report = await self._call(self._commit.wait_to_finish, files, on_cancel=self._abort)
-        await in_thread(self._threads, lambda: check_unchanged(files))
+        report = await self._call(self._commit.wait_to_finish, files)
+        await self._check_unchanged(files)
         return report
 
     async def abort(self) -> None:
-        await in_thread_anyway(self._threads, self._abort)
+        """Stop; hf_xet is waited for no longer than `GRACE`."""
+        await ends_soon(in_background(self._abort))
 
     async def let_go(self) -> int:
         """Abort; how many bytes of it went over the wire."""
-
-        def let_go() -> int:
-            sent: int = self._commit.progress().total_transfer_bytes_completed
-            self._abort()
-            return sent
-
-        return await in_thread(self._threads, let_go)
+        await self.abort()
+        return self._watch.sent
 
     def _abort(self) -> None:
         abort(self._commit)
+
+    async def _check_unchanged(self, files: Sequence[FileSource]) -> None:
+        with self._watch.reading():
+            await watched(lambda: check_unchanged(files), self._watch)
 
     async def _call(
         self,
         work: Callable[[], Any],
         files: Sequence[FileSource] = (),
         *,
-        on_cancel: Callable[[], None] = lambda: None,
+        stop: Callable[[], None] | None = None,
     ) -> Any:
         """Do something with hf_xet. Whatever it says is wrong, the files are looked at first."""
+        if self._stalled is not None:
+            raise self._stalled
         try:
-            return await in_thread(self._threads, work, on_cancel=on_cancel)
+            return await watched(work, self._watch, stop=stop or self._abort)
+        except XetStalledError as exc:
+            self._stalled = exc
+            raise
         except AsyncPushError:
             raise
         except Exception as exc:
-            await in_thread(self._threads, lambda: check_unchanged(files))
+            if self._stalled is not None:  # another call has found out, and stopped this one
+                raise self._stalled from None
+            await self._check_unchanged(files)
             raise self.access.failed(exc) from None
 
 

@@ -12,6 +12,8 @@ FILE_MEMORY = 64 * MIB
 """A file that is cut into chunks fills a xorb of up to 64 MiB, and each xorb is held a second time
 while it is compressed and sent. Measured: 8 files at once hold 1.2 GB, 2 hold half a GB."""
 
+REPORTED_BYTES = 64 << 10
+
 FEWEST_FILES, MOST_FILES = 2, 8
 XORB_MEMORY = 16 * MIB
 FEWEST_XORBS, MOST_XORBS = 4, 64
@@ -42,6 +44,8 @@ def settings(config: UploadConfig) -> dict[str, Any]:
         "data.session_xorb_metadata_flush_max_count": 1,
         "client.retry_max_attempts": max(1, config.max_retries),
         "client.retry_base_delay": f"{max(1, round(config.initial_backoff_ms))}ms",
+        # Sent bytes are reported in pieces so small that a slow line does not look like a stall.
+        "client.upload_reporting_block_size": REPORTED_BYTES,
         "client.connect_timeout": f"{max(1, round(config.connect_timeout * 1000))}ms",
     }
     return {name: value for name, value in wanted.items() if not _set_by_user(name)}

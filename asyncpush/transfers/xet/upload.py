@@ -1,4 +1,5 @@
-"""One push's files by Xet: added one by one, stored together, begun again with another token."""
+"""One push's files by Xet: added one by one, stored together; begun again with another token, or
+when nothing moves any more."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from asyncpush.events import Emitter, FileStored, PartProgress
+from asyncpush.events import Emitter, FileStored, PartProgress, RetryScheduled
 from asyncpush.models import FileSource, Receipt
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.progress import XetPositions
 from asyncpush.transfers.xet.receipts import receipts_of
+from asyncpush.transfers.xet.stalls import XetStalledError
 
 FED_AT_ONCE = 2
 """Files that hf_xet cannot find by itself: each takes a thread and a piece of memory."""
@@ -25,7 +27,7 @@ class XetUpload:
     def __init__(
         self,
         commit: XetCommit,
-        open_commit: Callable[[XetAccess], Awaitable[XetCommit]],
+        open_commit: Callable[[XetAccess, int], Awaitable[XetCommit]],
         positions: XetPositions,
         emit: Emitter,
         *,
@@ -36,6 +38,7 @@ class XetUpload:
         self._positions = positions
         self._emit = emit
         self._renewals = renewals
+        self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
         self._streamed = False
@@ -53,15 +56,21 @@ class XetUpload:
 
         Raises `XetFailedError`; `SourceError` and `SourceChangedError` when it is the file's fault.
         """
+        try:
+            handle = await self._begin(file)
+        except XetStalledError:
+            handle = None  # `finish` hears of it as well, and begins again with all of the files
+        self._handles.append((file, handle))
+
+    async def _begin(self, file: FileSource) -> Any:
         if file.path is not None or file.data is not None:
             handle = await self._commit.start(file)
             self._positions.follow(handle.task_id(), file)
-        else:
-            async with self._feeding:
-                emit = self._positions.begin(file)
-                on_read = partial(self._positions.on_read, file, emit)
-                handle = await self._commit.feed(file, on_read)
-        self._handles.append((file, handle))
+            return handle
+        async with self._feeding:
+            emit = self._positions.begin(file)
+            on_read = partial(self._positions.on_read, file, emit)
+            return await self._commit.feed(file, on_read)
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
@@ -97,31 +106,38 @@ class XetUpload:
             await self._commit.abort()
 
     async def _stored(self) -> Any:
-        """hf_xet's report. A token that is refused in the middle does not lose what was sent: the
-        next upload commit finds it."""
+        """hf_xet's report. A token that is refused in the middle does not lose what was sent, nor
+        does an upload that stalls: the next upload commit finds it."""
         while True:
             try:
                 return await self._commit.finish(self.files)
             except XetFailedError as exc:
-                if not exc.refused or not await self._begin_again():
+                if not await self._begin_again(exc):
                     raise
 
-    async def _begin_again(self) -> bool:
-        """With another token; False when there is none, or when nothing can be read once more."""
-        renew = self._commit.access.renew
-        if self._streamed or renew is None or self._renewals <= 0:
+    async def _begin_again(self, error: XetFailedError) -> bool:
+        """False when it would not help, or when nothing can be read once more."""
+        if self._streamed or self._renewals <= 0:
             return False
-        access = await renew()
+        access: XetAccess | None = None
+        if isinstance(error, XetStalledError):
+            access = self._commit.access
+        elif error.refused and self._commit.access.renew is not None:
+            access = await self._commit.access.renew()
         if access is None:
             return False
         self._renewals -= 1
-        old, self._commit = self._commit, await self._open_commit(access)
-        self._sent_in_vain += await old.let_go()
-        again, self._handles = self.files, []
+        self._attempt += 1
+        self._emit.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
+        self._sent_in_vain += await self._commit.let_go()
+        again = self.files
+        self._handles = [(file, None) for file in again]  # should it fail, LFS gets all of them
+        self._commit = await self._open_commit(access, self._attempt)
+        handles, self._handles = self._handles, []
         try:
             for file in again:
                 await self.add(file)
         except XetFailedError:
-            self._handles = [(file, None) for file in again]  # all of them are left to LFS
+            self._handles = handles
             raise
         return True
