@@ -381,3 +381,36 @@ async def test_another_commit_in_progress_passes(
     commits = await commits_of(hub, "me/m")
     assert len(commits) == 2
     assert commits[0]["id"] == result.commit_sha
+
+
+def by_xet() -> list[Cell]:
+    routes = ("xet-write-token", "chunk", "xorb", "shard")
+    kinds = [
+        kind for kind in PASSING if "FastAPI" not in kind and kind not in ("408", "429 RateLimit")
+    ]
+    cells = [Cell(route, kind) for route in routes for kind in kinds]
+    cells += [Cell(route, "401") for route in routes]
+    cells += [Cell(route, kind) for route in ("xorb", "shard") for kind in GARBLED[:2]]
+    return cells + [Cell(route, "corrupted part") for route in ("xorb", "shard")]
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("cell", by_xet(), ids=str)
+async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
+    cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_report: FaultReport
+) -> None:
+    """By Xet, or by LFS with a warning that says so: never without either."""
+    faults.add(cell.route, cell.kind)
+    config = replace(config, stall_timeout=1.0)
+    async with open_hub(tmp_path, faults, xet=True) as hub:
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            result = await uploader.push_to_hub("me/m", FILES)
+        assert faults.spoilt, "the fault never happened"
+        commits = await commits_of(hub, "me/m")
+        assert len(commits) == 2
+        assert result.commit_sha == commits[0]["id"]
+        assert await download(hub, "me/m") == FILES
+    [route] = {receipt.route for receipt in result.receipts} - {"inline"}
+    told = bool(result.warnings)
+    assert told == (route == "lfs") or cell.route == "xet-write-token"
+    fault_report.add(cell.route, str(cell), "success", 1, f"right, by {route}")
