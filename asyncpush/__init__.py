@@ -38,8 +38,6 @@ from typing import TYPE_CHECKING, Any
 from asyncpush._version import __version__
 
 if TYPE_CHECKING:
-    from asyncpush.background import BackgroundCheckpoints, BackgroundUploader
-    from asyncpush.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.errors import (
         AsyncPushError,
         AuthError,
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
         VerificationError,
         WorkerLostError,
     )
-    from asyncpush.handle import PushHandle
     from asyncpush.models import (
         AuditReport,
         PlannedFile,
@@ -69,8 +66,10 @@ if TYPE_CHECKING:
     )
     from asyncpush.options import Push, PushOptions, UploadConfig
     from asyncpush.sources.tensors import Tensors
-    from asyncpush.tickets import PushTicket
-    from asyncpush.uploader import Uploader, push_to_hub
+    from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
+    from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
+    from asyncpush.training.tickets import PushTicket
+    from asyncpush.uploader import PushHandle, Uploader, push_to_hub
 
 __all__ = [
     "AsyncPushError",
@@ -112,8 +111,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "background": ("BackgroundCheckpoints", "BackgroundUploader"),
-    "checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "errors": (
         "AsyncPushError",
         "AuthError",
@@ -131,7 +128,6 @@ _HOMES = {
         "VerificationError",
         "WorkerLostError",
     ),
-    "handle": ("PushHandle",),
     "models": (
         "AuditReport",
         "PlannedFile",
@@ -143,8 +139,10 @@ _HOMES = {
     ),
     "options": ("Push", "PushOptions", "UploadConfig"),
     "sources.tensors": ("Tensors",),
-    "tickets": ("PushTicket",),
-    "uploader": ("Uploader", "push_to_hub"),
+    "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
+    "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
+    "training.tickets": ("PushTicket",),
+    "uploader": ("PushHandle", "Uploader", "push_to_hub"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -346,7 +346,7 @@ SCENARIOS = (
         (
             Entry("import asyncpush", "import", {"module": "asyncpush"}),
             Entry("the front door", "import", {"module": "asyncpush.uploader"}),
-            Entry("the runtime", "import", {"module": "asyncpush.opening"}),
+            Entry("the runtime", "import", {"module": "asyncpush.runtime"}),
             Entry("import aiohttp", "import", {"module": "aiohttp"}),
             Entry("import huggingface_hub", "import", {"module": "huggingface_hub.hf_api"}),
         ),

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.models import FileIdentity
-from asyncpush.pipeline import commit, landed
+from asyncpush.pipeline import commit, commit_recovery
 from tests.faults import FaultLayer
 from tests.gates import ThreadGate
 
@@ -91,8 +91,8 @@ def anyio_backend() -> str:
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks for what may still land come as often as they do, and a hundred times as quickly."""
     for module, name in (
-        (landed, "LATE_WAITS"),
-        (landed, "ANSWERED_WAITS"),
+        (commit_recovery, "LATE_WAITS"),
+        (commit_recovery, "ANSWERED_WAITS"),
         (commit, "HEAD_WAITS"),
         (commit, "UNCLEAR_HEAD_WAITS"),
     ):

@@ -21,12 +21,12 @@ with atheris.instrument_imports(
 
     from asyncpush.errors import HubError, SourceError
     from asyncpush.models import receipts_from_json
-    from asyncpush.net.redaction import redact_headers, redact_text, redact_url
-    from asyncpush.protocol.etags import md5_of_etag
     from asyncpush.protocol.failures import failure_of, is_lfs_pointer_missing
     from asyncpush.protocol.hints import rate_limit, wait_hint
     from asyncpush.protocol.http import HubRequest, HubResponse
+    from asyncpush.protocol.lfs import md5_of_etag
     from asyncpush.protocol.urls import check_endpoint, check_target, join, resolve
+    from asyncpush.redaction import redact_headers, redact_text, redact_url
     from tests.protocol.test_fuzz import PARSERS
 
 HUB = "https://hub.example"

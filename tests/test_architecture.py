@@ -21,19 +21,17 @@ pytestmark = pytest.mark.no_cover
 ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
-    {"_version", "errors", "sizes", "threads"},
-    {"groups", "outputs"},
-    {"events", "models", "options", "workers"},
+    {"_version", "errors", "redaction"},
+    {"concurrency", "own_files"},
+    {"events", "models", "options"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"doctor", "handle", "localhub", "tickets", "watching"},
+    {"doctor", "localhub", "notebook"},
     {"runtime"},
-    {"opening"},
     {"uploader"},
-    {"checkpoints"},
-    {"background"},
+    {"training"},
     {"distributed", "integrations"},
     {"cli"},
 )
@@ -47,7 +45,7 @@ SIBLINGS = {
 }
 """Who may know a unit of its own layer: frozen values refer to each other."""
 
-UPWARD = {("models", "listeners")}
+UPWARD = {("models", "notebook")}
 """`UploadResult` draws its card for notebooks, imported when a notebook asks."""
 
 DOORS = {

@@ -20,11 +20,11 @@ import anyio
 import pytest
 
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
+from asyncpush.concurrency.threads import WIDTH
 from asyncpush.journal.database import Database
 from asyncpush.localhub import LocalHub
-from asyncpush.net.limits import START
+from asyncpush.net.adaptive_limit import START
 from asyncpush.sources import spool
-from asyncpush.threads import WIDTH
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download, exists

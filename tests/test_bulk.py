@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush import Push, UploadConfig, Uploader, runtime
+from asyncpush.concurrency.threads import SessionThreads
 from asyncpush.events import (
     Emitter,
     FileHashed,
@@ -23,11 +24,10 @@ from asyncpush.events import (
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileIdentity, FileSource
-from asyncpush.net.limits import PartLimit
+from asyncpush.net.adaptive_limit import PartLimit
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import Reader
-from asyncpush.threads import SessionThreads
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 

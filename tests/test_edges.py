@@ -25,8 +25,9 @@ from asyncpush import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.options import endpoint_in_use, is_true
-from asyncpush.pipeline import hublimits, links, receipts, verification
-from asyncpush.pipeline.links import LinkSize
+from asyncpush.pipeline import changes, preflight, verification
+from asyncpush.pipeline import changes as receipts
+from asyncpush.pipeline.changes import LinkSize
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
 from tests.reading import commits_of, download, head_of
@@ -153,7 +154,7 @@ async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(links, "SURVIVABLE", survivable)
+    monkeypatch.setattr(changes, "SURVIVABLE", survivable)
     result = await uploader.push_to_hub("me/m", files)
     assert await download(hub, "me/m") == files
     assert result.commit_sha == await head_of(hub, "me/m")
@@ -164,7 +165,7 @@ async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
 async def test_on_a_pinned_parent_the_push_stays_one_commit(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "SURVIVABLE", LinkSize(inline_bytes=1))
+    monkeypatch.setattr(changes, "SURVIVABLE", LinkSize(inline_bytes=1))
     first = await uploader.push_to_hub("me/m", {"0.txt": b"0"})
     files = {f"{number}.txt": b"xx" for number in range(5)}
     await uploader.push_to_hub("me/m", files, PushOptions(parent_commit=first.commit_sha))
@@ -233,17 +234,17 @@ async def test_an_audit_compares_the_bytes_of_large_files_too(
 
 def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
     with pytest.raises(SourceError, match="500,000,000,000"):
-        hublimits.check_limits([FileSource("huge.bin", 500 * 10**9 + 1)])
+        preflight.check_limits([FileSource("huge.bin", 500 * 10**9 + 1)])
     many = [FileSource(f"d/{number}", 1) for number in range(100_001)]
-    warned = hublimits.check_limits(many)
+    warned = preflight.check_limits(many)
     assert ["100,001 files" in warning for warning in warned] == [True, True]
 
 
 async def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_shows_them_all(
     uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hublimits, "LFS_FILES_A_COMMIT", 2)
-    monkeypatch.setattr(hublimits, "SURELY_LFS", 10)
+    monkeypatch.setattr(preflight, "LFS_FILES_A_COMMIT", 2)
+    monkeypatch.setattr(preflight, "SURELY_LFS", 10)
     source = write({f"{number}.bin": b"\0%d" % number * 10 for number in range(3)})
     dev = PushOptions(revision="dev", create_branch=True)
     with pytest.raises(SourceError, match="not on dev") as caught:

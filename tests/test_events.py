@@ -11,7 +11,7 @@ from asyncpush.events import Emitter, Event, Notice, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.publisher import ProgressPublisher
-from asyncpush.listeners.tally import ActivityTally, RetryTally
+from asyncpush.listeners.result_stats import ActivityTally, RetryTally
 
 
 def failing(record: Record) -> None:

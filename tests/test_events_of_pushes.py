@@ -18,8 +18,8 @@ from jsonschema import Draft202012Validator
 
 from asyncpush import AuthError, PushOptions, UploadConfig, Uploader
 from asyncpush.events import FileStored, PhaseChanged, Verified
+from asyncpush.events.schema import SCHEMA_PATH
 from asyncpush.listeners.logs import VerboseFormatter
-from asyncpush.listeners.schema import SCHEMA_PATH
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer

@@ -21,9 +21,9 @@ from asyncpush.events import Notice, Record
 from asyncpush.listeners.logs import JsonFormatter, VerboseFormatter
 from asyncpush.localhub import LocalHub
 from asyncpush.models import Source
-from asyncpush.pipeline import leaks
-from asyncpush.sources.findings import NOTICES_SHOWN
+from asyncpush.pipeline import preflight
 from asyncpush.sources.leaks import Leak
+from asyncpush.sources.problem_report import NOTICES_SHOWN
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 from tests.sources.test_leaks import LETTERS, TOKENS, body
@@ -109,9 +109,9 @@ async def test_of_many_leaks_some_are_shown_and_the_rest_counted(uploader: Uploa
 async def test_a_scan_ends_when_there_is_more_than_anybody_reads(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaks, "LEAKS_LIMIT", 3)
-    monkeypatch.setattr(leaks, "WORKERS", 1)
-    monkeypatch.setattr(leaks, "FILES_PER_HOP", 2)
+    monkeypatch.setattr(preflight, "LEAKS_LIMIT", 3)
+    monkeypatch.setattr(preflight, "WORKERS", 1)
+    monkeypatch.setattr(preflight, "FILES_PER_HOP", 2)
     source: Source = {f"{number}/.env": b"A=1" for number in range(9)}
     result = await uploader.push_to_hub("me/ended", source, PushOptions(dry_run=True))
 
@@ -131,7 +131,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
         ended.set()
         return []
 
-    monkeypatch.setattr(leaks, "find_leaks", endless)
+    monkeypatch.setattr(preflight, "find_leaks", endless)
     push = uploader.start_push("me/cancelled", b"x", PushOptions(path_in_repo="x"))
     await begun.wait()
     push.cancel()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush import PushOptions
-from asyncpush.pipeline.links import SURVIVABLE, UNBOUNDED, LinkSize, link_size, split
+from asyncpush.pipeline.changes import SURVIVABLE, UNBOUNDED, LinkSize, link_size, split
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 
 sizes = st.integers(0, 50)

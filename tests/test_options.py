@@ -9,8 +9,7 @@ import pytest
 from huggingface_hub.serialization._base import parse_size_to_int
 
 from asyncpush import Push, PushOptions, UploadConfig
-from asyncpush.options import default_cache_dir
-from asyncpush.sizes import parse_size
+from asyncpush.options import default_cache_dir, parse_size
 
 BAD_CONFIG: list[tuple[str, Any]] = [
     *(("max_retries", value) for value in (-1, 1.5, "5", None, True)),

@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_package_alone(packages: list[dict[str, Path]]) -> N
         names = wheel.namelist()
     tops = {name.split("/")[0].split("-")[0] for name in names}
     assert tops == {"asyncpush"}
-    assert {"asyncpush/py.typed", "asyncpush/listeners/events.schema.json"} <= set(names)
+    assert {"asyncpush/py.typed", "asyncpush/events/events.schema.json"} <= set(names)
     assert any(name.endswith("static/style.css") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

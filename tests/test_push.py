@@ -40,18 +40,18 @@ from asyncpush import (
     UploadProgress,
     VerificationError,
 )
+from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Committed, Emitter, FileHashed, Record
 from asyncpush.journal import queries
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import changes as changes_module
+from asyncpush.pipeline import changes as travelling
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline import push as push_module
-from asyncpush.pipeline import receipts as travelling
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_all
-from asyncpush.threads import PushThreads
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer

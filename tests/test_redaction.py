@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.redaction import HIDDEN, redact_headers, redact_text, redact_url
+from asyncpush.redaction import HIDDEN, redact_headers, redact_text, redact_url
 
 property_of = settings(deadline=None)
 

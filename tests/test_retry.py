@@ -24,13 +24,13 @@ from asyncpush.errors import (
     SourceChangedError,
 )
 from asyncpush.models import Repo
-from asyncpush.net.attempts import RetryLoop
 from asyncpush.net.retry import (
     CREATION_GRACE,
     GARBLED_RETRIES,
     OUTAGE_BACKOFF,
     Creations,
     RetryBudget,
+    RetryLoop,
     RetryPolicy,
 )
 from asyncpush.options import UploadConfig

@@ -104,7 +104,7 @@ def test_the_law_is_enforced(bad: str) -> None:
     assert offences(telling(bad))
 
 
-GIT_DOOR = "asyncpush/localhub/store/gitprogram.py"
+GIT_DOOR = "asyncpush/localhub/store/gitrepo.py"
 STARTING = ("subprocess.Popen", "asyncio.create_subprocess_exec")
 
 
@@ -152,7 +152,7 @@ HARMLESS_FIELDS = re.compile(
     r"events\..*\.(url|headers|body)"  # redacted when the event is made: test_no_secrets.py
     r"|.*\.(commit_url|repo_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
     r"|localhub\.store\.gitrepo\.Ref\.target|localhub\.state\.HubState\.xet_token_lifetime|localhub\.pages\.views\.Crumb\.href"
-    r"|doctor\.facts\.(LocalFacts\.token_(from|expires_at)|Facts\.target)"
+    r"|doctor\.asking\.(LocalFacts\.token_(from|expires_at)|Facts\.target)"
 )
 
 

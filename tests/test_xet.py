@@ -38,10 +38,10 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.transfers.xet import XetFailedError, availability
+from asyncpush.pipeline.selection import EngineChoice
+from asyncpush.transfers.xet import XetFailedError, access
+from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
-from asyncpush.transfers.xet.settings import settings
 from asyncpush.transfers.xet.stalls import StallWatch, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
@@ -234,7 +234,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
     if reason == "disabled":
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
     if reason == "not installed":
-        monkeypatch.setattr(availability, "find_spec", lambda name: None)
+        monkeypatch.setattr(access, "find_spec", lambda name: None)
     if reason == "bandwidth":
         config = replace(config, max_bandwidth=1e9)
     async with Uploader(TOKEN, hub.url, config) as uploader:
@@ -260,7 +260,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_the_extra_xet_says_what_to_install(
     config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.opening.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass

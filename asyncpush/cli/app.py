@@ -11,19 +11,19 @@ import typer
 from asyncpush._version import __version__
 from asyncpush.cli.plain import PlainCommand, PlainGroup
 
-COMMANDS = (
-    "push",
-    "many",
-    "upload",
-    "commit",
-    "audit",
-    "doctor",
-    "timeline",
-    "hub",
-    "demo",
-    "cache",
-)
-"""As help lists them; each is in a module of its name."""
+COMMANDS = {
+    "push": "push",
+    "many": "many",
+    "upload": "push",
+    "commit": "push",
+    "audit": "audit",
+    "doctor": "doctor",
+    "timeline": "timeline",
+    "hub": "hub",
+    "demo": "demo",
+    "cache": "cache",
+}
+"""As help lists them, and the module of each."""
 
 
 class Commands(PlainGroup):
@@ -45,7 +45,7 @@ class Commands(PlainGroup):
 
 
 def _made(name: str) -> Any:
-    found = getattr(import_module(f"asyncpush.cli.{name}"), name)
+    found = getattr(import_module(f"asyncpush.cli.{COMMANDS[name]}"), name)
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -60,8 +60,8 @@ def audit(
     repo holds exactly these files."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_order, check_target, checked
-        from asyncpush.cli.uploading import run_with_uploader
+        from asyncpush.cli.arguments import check_order, check_target, checked
+        from asyncpush.cli.push import run_with_uploader
         from asyncpush.options import PushOptions
 
         check_order(repo_id, source)

@@ -64,7 +64,7 @@ def _journal() -> Iterator[Journal]:
 
 
 def _stats_lines(stats: Stats) -> list[str]:
-    from asyncpush.listeners.wording import format_bytes, format_count
+    from asyncpush.listeners.format import format_bytes, format_count
 
     counts = (
         f"hashes of {format_count(stats.hashes, 'file')}",
@@ -75,7 +75,7 @@ def _stats_lines(stats: Stats) -> list[str]:
 
 
 def _entry_lines(entries: list[Entry]) -> list[str]:
-    from asyncpush.listeners.wording import format_bytes, format_duration
+    from asyncpush.listeners.format import format_bytes, format_duration
 
     now = time.time()
     rows = [

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import random
+import shlex
+import shutil
+import sys
+from array import array
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
+from urllib.parse import quote
+from urllib.request import ProxyHandler, build_opener
 
 import typer
 
 from asyncpush.cli import arguments as arg
-from asyncpush.cli.output import Output
+from asyncpush.cli.arguments import Connection
+from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.push import open_uploader, result_document
+from asyncpush.cli.running import run
+from asyncpush.errors import IntegrityError
+from asyncpush.events import PartStored, Record
+from asyncpush.listeners.format import format_bytes, format_rate, format_seconds
+from asyncpush.models import UploadResult
+from asyncpush.options import default_cache_dir
 
 
 def demo(
@@ -28,6 +50,200 @@ def demo(
     downloads it back and compares."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.showcase import show
+        pass
 
         show(output, keep, quiet=quiet)
+
+
+REPO_ID = "demo/tiny-model"
+_TIMEOUT = 30.0  # seconds
+
+
+def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
+    """Push a specimen made in `keep`, or in a temporary folder, to an embedded Hub of our own."""
+    with ExitStack() as stack:
+        from asyncpush.localhub import serve_in_thread  # the extra may not be installed
+
+        folder = keep or Path(stack.enter_context(TemporaryDirectory(prefix="asyncpush-demo-")))
+        make_model(folder)
+        root = default_cache_dir() / "hub"
+        hub = stack.enter_context(serve_in_thread(root, xet=False))
+        _spare_the_proxy()
+        output.note(*paragraph(f"the embedded Hub: {hub.url}, kept in {root}", sys.stderr))
+        parts = 0
+
+        def count_parts(record: Record) -> None:
+            nonlocal parts
+            parts += isinstance(record.event, PartStored)
+
+        async def work() -> UploadResult:
+            connection = Connection(endpoint=hub.url, token="demo", quiet=quiet)
+            async with open_uploader(connection, output, listener=count_parts) as uploader:
+                return await uploader.push_to_hub(REPO_ID, folder)
+
+        result = run(work)
+        compared, size = read_back(result, folder)
+        facts = {"files": compared, "bytes": size, "parts": parts, "hub_root": str(root)}
+        lines = _summary(result, compared, size, parts)
+        if keep is not None:
+            lines.append(f"The model is in {keep}.")
+        lines += _way_to_the_page(result, root, hub.port)
+        output.result(lines, result_document(result) | facts)
+
+
+def _spare_the_proxy() -> None:
+    """No proxy of the environment reaches a Hub that runs in this very process."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = f"{spared},127.0.0.1" if spared else "127.0.0.1"
+
+
+def make_model(folder: Path) -> None:
+    """The specimen in `folder`, which must hold nothing else: all in it is pushed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if others := {path.name for path in folder.iterdir()} - SPECIMEN:
+        raise UsageError(f"--keep must name a new or empty folder; this one has {min(others)!r}")
+    try:
+        write_specimen(folder)
+    except ImportError as error:
+        raise ImportError(
+            "the demo's model needs safetensors 0.8 or newer: pip install 'asyncpush[hub]'"
+        ) from error
+
+
+def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
+    """Download every file at the commit and compare; how many files and bytes that were.
+
+    With the standard library's client: nothing that has sent the bytes has a say here.
+    """
+    # No proxy lies between this machine and itself, whatever the environment says.
+    opener = build_opener(ProxyHandler({}))
+    paths = result.files_uploaded + result.files_unchanged
+    size = 0
+    for path in paths:
+        url = f"{result.repo_url}/resolve/{result.commit_sha}/{quote(path)}"
+        with opener.open(url, timeout=_TIMEOUT) as answer:
+            received = hashlib.file_digest(answer, "sha256").digest()
+        with open(folder / path, "rb") as file:
+            sent = hashlib.file_digest(file, "sha256").digest()
+            size += file.tell()
+        if received != sent:
+            raise IntegrityError(f"{path} came back with other bytes than were pushed")
+    return len(paths), size
+
+
+def _summary(result: UploadResult, files: int, size: int, parts: int) -> list[str]:
+    sent, seconds = result.bytes_transferred, result.elapsed_seconds
+    unchanged = len(result.files_unchanged)
+    known = f", {unchanged} of them there already" if unchanged else ""
+    return columns(
+        [
+            ["repo", result.repo_url],
+            ["commit", result.commit_sha],
+            ["files", f"{files}, {format_bytes(size)}{known}"],
+            ["parts", f"{parts}, the ETag of each compared"],
+            ["throughput", f"{format_rate(sent / seconds)}, all done in {format_seconds(seconds)}"],
+            ["verified", "size and checksum of each file"],
+            ["read back", f"downloaded back and compared: {files} files equal"],
+        ]
+    )
+
+
+def _called() -> str:
+    """What a shell finds this program by: its path, when it was called by that alone."""
+    program = sys.argv[0]
+    if shutil.which("asyncpush") is not None or os.path.basename(program) != "asyncpush":
+        return "asyncpush"
+    return shlex.quote(program)
+
+
+def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
+    shown = "Its page shows the files, the card and the commits. To look at it, run"
+    return [
+        "",
+        *paragraph(shown, sys.stdout),
+        f"  {_called()} hub --root {shlex.quote(str(root))} --port {port}",
+        f"and open {result.repo_url}",
+    ]
+
+
+MODEL, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
+SPECIMEN = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
+
+HIDDEN, VOCABULARY = 512, 8192
+
+TENSORS = {
+    "embed_tokens.weight": (VOCABULARY, HIDDEN),
+    "layers.0.self_attn.q_proj.weight": (HIDDEN, HIDDEN),
+    "layers.0.self_attn.k_proj.weight": (HIDDEN, HIDDEN),
+    "layers.0.self_attn.v_proj.weight": (HIDDEN, HIDDEN),
+    "layers.0.self_attn.o_proj.weight": (HIDDEN, HIDDEN),
+    "layers.0.mlp.weight": (HIDDEN, HIDDEN),
+    "norm.weight": (HIDDEN,),
+}
+
+CONFIG = {
+    "model_type": "asyncpush-demo",
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "vocab_size": VOCABULARY,
+    "torch_dtype": "float32",
+}
+
+CARD = """\
+---
+license: apache-2.0
+library_name: safetensors
+tags:
+- demo
+- asyncpush
+---
+
+# Tiny model
+
+Random weights, made by `asyncpush demo` to show a push from end to end. It knows nothing.
+
+| file | what |
+|---|---|
+| `model.safetensors` | {count} tensors, {parameters:,} parameters in float32 |
+| `config.json` | their sizes |
+
+```python
+from safetensors import safe_open
+
+with safe_open("model.safetensors", framework="np") as model:
+    print(model.get_tensor("norm.weight").shape)
+```
+"""
+
+_BLOCK = 1 << 16
+
+
+def write_specimen(folder: Path) -> None:
+    """The files of the model; other weights each time, or there would be nothing to push."""
+    parameters = sum(prod(shape) for shape in TENSORS.values())
+    card = CARD.format(count=len(TENSORS), parameters=parameters)
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+    _write_tensors(folder / MODEL)
+
+
+def _write_tensors(path: Path) -> None:
+    from safetensors import TensorSpec, serialize_file
+
+    # One block of weights again and again: drawing millions of them would take a second.
+    block = array("f", (random.gauss(0.0, 0.02) for _ in range(_BLOCK)))
+    values = {name: _repeated(block, prod(shape)) for name, shape in TENSORS.items()}
+    specs = {}
+    for name, shape in TENSORS.items():
+        address, count = values[name].buffer_info()
+        specs[name] = TensorSpec(
+            dtype="float32",
+            shape=list(shape),
+            data_ptr=address,
+            data_len=count * values[name].itemsize,
+        )
+    serialize_file(specs, str(path), metadata={"format": "pt"})
+
+
+def _repeated(block: array[float], count: int) -> array[float]:
+    return (block * -(-count // len(block)))[:count]

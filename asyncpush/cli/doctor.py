@@ -50,8 +50,8 @@ def doctor(
     token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.checks import check_target, checked
-        from asyncpush.cli.uploading import run_with_uploader
+        from asyncpush.cli.arguments import check_target, checked
+        from asyncpush.cli.push import run_with_uploader
         from asyncpush.doctor import exit_code_of
         from asyncpush.options import PushOptions
 

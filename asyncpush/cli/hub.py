@@ -121,7 +121,7 @@ def hub(
 
 def _log(*, as_json: bool) -> None:
     """What the hub tells, on stderr."""
-    from asyncpush.localhub.access import JsonLines, TextLines
+    from asyncpush.localhub.auth import JsonLines, TextLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines(colour=has_colour(sys.stderr)))

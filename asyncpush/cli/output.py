@@ -131,7 +131,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list
     >>> columns([["a", "1"], ["bcd", "22"]])
     ['a    1', 'bcd  22']
     """
-    from asyncpush.listeners.text import text_width
+    from asyncpush.listeners.format import text_width
 
     if not rows:
         return []
@@ -203,7 +203,7 @@ def can_write(text: str, stream: TextIO | None) -> bool:
 
 def _clean(text: str) -> str:
     """Without control characters: a server's words must not move the user's cursor."""
-    from asyncpush.listeners.text import clean
+    from asyncpush.listeners.format import clean
 
     indent = len(text) - len(text.lstrip(" "))
     return " " * indent + clean(text)

@@ -1,14 +1,24 @@
-"""Running a command's coroutine: the first signal cancels it, the second ends the process."""
+"""Running a command: its coroutine and signals, and the listeners that its options ask for."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
+from asyncpush.cli.arguments import Connection, write_atomically
 from asyncpush.cli.failures import InterruptedBySignal
+from asyncpush.cli.output import Output
+from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
+from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.jsonl import JsonlWriter
+from asyncpush.listeners.logs import ENV, configure_from_env
+from asyncpush.own_files import Announcement
 
 T = TypeVar("T")
 
@@ -49,3 +59,83 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             listen_no_more()
 
     return asyncio.run(main())
+
+
+def log_everything() -> None:
+    """What `--verbose` means: all that happens, on stderr, as `ASYNCPUSH_LOG=debug` has it."""
+    os.environ[ENV] = "debug"  # an Uploader looks there too
+    configure_from_env()
+
+
+@contextmanager
+def listeners_of(
+    connection: Connection, told: tuple[type[Event], ...], output: Output
+) -> Iterator[list[Listener]]:
+    """Those that the flags ask for; `told` are the ends of a push that leave a line where its bars
+    were. The log leaves failures to the command, unless somebody reads it."""
+    with ExitStack() as stack:
+        listeners: list[Listener] = []
+        if connection.timeline is not None:
+            listeners.append(stack.enter_context(_drawing(connection.timeline, output)))
+        if connection.events is not None:
+            writer = JsonlWriter(connection.events)
+            stack.callback(writer.close)
+            listeners.append(writer.on_event)
+        if not connection.quiet:
+            bars = _Bars(told)
+            stack.callback(bars.close)
+            listeners.append(bars.on_event)
+        log = logging.getLogger("asyncpush.push")
+        log.addFilter(_unless_failure)
+        stack.callback(log.removeFilter, _unless_failure)
+        yield listeners
+
+
+@contextmanager
+def _drawing(path: Path, output: Output) -> Iterator[Listener]:
+    """Draws when all has ended, however it ended. The push is done or not whatever becomes of its
+    picture, so that a failure here is only told."""
+    from asyncpush.listeners.timeline.recording import TimelineRecorder, render
+
+    recorder = TimelineRecorder()
+    try:
+        with Announcement(path, "the timeline of this push"):
+            yield recorder.on_event
+    finally:
+        try:
+            write_atomically(path, render(recorder.timeline(), path))
+            output.note(f"timeline: {path}")
+        except Exception as error:
+            output.trace(error)
+            output.note(f"warning: the timeline could not be written to {path}: {error}")
+
+
+class _Bars:
+    """A `BarDisplay` for each push."""
+
+    wants_headers = False
+
+    def __init__(self, told: tuple[type[Event], ...]) -> None:
+        self._told = told
+        self._displays: dict[str, BarDisplay] = {}
+
+    def on_event(self, record: Record) -> None:
+        event, display = record.event, self._displays.get(record.push_id)
+        if display is None:
+            display = self._displays[record.push_id] = BarDisplay("auto")
+        ended = isinstance(event, PushFailed | PushFinished)
+        if not ended or isinstance(event, self._told):
+            display.on_event(record)
+        if ended:
+            self._displays.pop(record.push_id).close()
+
+    def close(self) -> None:
+        for display in self._displays.values():
+            display.close()
+        self._displays.clear()
+
+
+def _unless_failure(record: logging.LogRecord) -> bool:
+    """Failures are the command's to tell, unless somebody reads the log."""
+    row = getattr(record, "asyncpush", {})
+    return bool(os.environ.get(ENV)) or row.get("event") != PushFailed.name

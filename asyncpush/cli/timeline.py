@@ -44,10 +44,9 @@ def timeline(
     """Draw what went on when in a push. Takes the file that --events wrote."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.files import write_atomically
-        from asyncpush.listeners.timeline.reading import read_timeline
-        from asyncpush.listeners.timeline.writing import check_target, render
-        from asyncpush.listeners.wording import format_count
+        from asyncpush.cli.arguments import write_atomically
+        from asyncpush.listeners.format import format_count
+        from asyncpush.listeners.timeline.recording import check_target, read_timeline, render
 
         try:
             check_target(out)
@@ -69,14 +68,13 @@ def timeline(
 
 
 def _lines(read: Timeline, out: Path) -> list[str]:
-    from asyncpush.listeners.timeline.verdict import verdict
-    from asyncpush.listeners.timeline.words import bottleneck, facts, headline
+    from asyncpush.listeners.timeline.captions import bottleneck, facts, headline, verdict
 
     return [str(out), f"{headline(read)}; {facts(read)}", bottleneck(verdict(read), read)]
 
 
 def _document(read: Timeline, out: Path, others: int) -> dict[str, Any]:
-    from asyncpush.listeners.timeline.verdict import verdict
+    from asyncpush.listeners.timeline.captions import verdict
 
     judged = verdict(read)
     return {

@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
-from asyncpush.doctor.asking import ask_hub, look_around
+from asyncpush.doctor.asking import (
+    Facts,
+    Finding,
+    HubFacts,
+    LocalFacts,
+    Target,
+    ask_hub,
+    look_around,
+)
 from asyncpush.doctor.checks import exit_code_of, judge
-from asyncpush.doctor.facts import Facts, Finding, HubFacts, LocalFacts, Target
 
 __all__ = [
     "Facts",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from asyncpush.doctor.facts import Facts, Finding, LocalFacts, Verdict
+from asyncpush.doctor.asking import Facts, Finding, LocalFacts, Verdict
 from asyncpush.errors import (
     AuthError,
     HubError,

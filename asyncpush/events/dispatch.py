@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from asyncpush.outputs import library_logger
+from asyncpush.own_files import library_logger
 
 logger = library_logger("events")
 

@@ -1,1 +1,1 @@
-"""Small adapters for other people's training loops, each needing the package it is named after."""
+"""Where the Transformers callback was before `asyncpush.training`: kept for who imports it."""

@@ -9,15 +9,8 @@ See `database` for how.
 """
 
 from asyncpush.journal.journal import Journal, NullJournal
-from asyncpush.journal.locks import Claim
-from asyncpush.journal.neighbours import Neighbours
-from asyncpush.journal.values import (
-    Entry,
-    HashRecord,
-    OpenUpload,
-    PendingCommit,
-    Stats,
-)
+from asyncpush.journal.locks import Claim, Neighbours
+from asyncpush.journal.rows import Entry, HashRecord, OpenUpload, PendingCommit, Stats
 
 __all__ = [
     "Claim",

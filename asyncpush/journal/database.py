@@ -35,7 +35,7 @@ from asyncpush.journal.files import (
     set_aside,
 )
 from asyncpush.journal.locks import OPENING, HostLocks
-from asyncpush.outputs import library_logger
+from asyncpush.own_files import library_logger
 
 logger = library_logger("journal")
 

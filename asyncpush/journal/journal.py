@@ -17,10 +17,15 @@ from typing import Any, TypeVar
 from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
 from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
-from asyncpush.journal.locks import Claim, HostLocks
-from asyncpush.journal.neighbours import Neighbours
+from asyncpush.journal.group_commit import GroupCommit, WriteBehind
+from asyncpush.journal.locks import Claim, HostLocks, Neighbours
 from asyncpush.journal.rows import (
+    Entry,
+    HashRecord,
+    OpenUpload,
+    PendingCommit,
     Row,
+    Stats,
     commit_row,
     hash_key,
     hash_row,
@@ -32,16 +37,8 @@ from asyncpush.journal.rows import (
     read_upload,
     upload_row,
 )
-from asyncpush.journal.shared import GroupCommit, WriteBehind
-from asyncpush.journal.values import (
-    Entry,
-    HashRecord,
-    OpenUpload,
-    PendingCommit,
-    Stats,
-)
 from asyncpush.models import FileIdentity
-from asyncpush.outputs import library_logger
+from asyncpush.own_files import library_logger
 
 logger = library_logger("journal")
 

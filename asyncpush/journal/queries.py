@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from asyncpush.journal.rows import CUT_DIGEST_LENGTH, Row, blob, display, hash_key
-from asyncpush.journal.values import Entry
+from asyncpush.journal.rows import CUT_DIGEST_LENGTH, Entry, Row, blob, display, hash_key
 
 DAY = 86_400.0
 HASH_LIFE = 90 * DAY

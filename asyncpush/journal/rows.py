@@ -1,4 +1,4 @@
-"""What the journal's rows look like: values to columns and back, and no database.
+"""What the journal remembers, as values, and what its rows look like: no database here.
 
 Each row can tell that it is whole, through a checksum of its own or zlib's. SQLite has none, and a
 wrong hash or ETag, believed, would make a push fail where no hash makes it slow.
@@ -11,11 +11,76 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
-from asyncpush.journal.values import OpenUpload, PendingCommit
 from asyncpush.models import FileIdentity
+
+HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
+"""Path, identity, kind, oid."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that may be gone on with.
+
+    The URLs are presigned, so each is a credential: none is in the `repr`. Times are seconds since
+    the epoch. `etags` holds the verified parts by number, from 1.
+    """
+
+    oid: str
+    size: int
+    chunk_size: int
+    completion_url: str = field(repr=False)
+    part_urls: tuple[str, ...] = field(repr=False)
+    verify_url: str | None = field(repr=False)
+    expires_at: float
+    etags: Mapping[int, str]
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCommit:
+    """A commit that was about to be asked for: what whoever looks at the head afterwards needs.
+
+    `fingerprint` names the push by its content, `push_id` is in the commit's trailer.
+    """
+
+    push_id: str
+    parent_commit: str | None
+    create_pr: bool
+    fingerprint: str
+    created_at: float
+    pr_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of `asyncpush cache ls`. `oid` is the object's, or the commit's fingerprint."""
+
+    kind: Literal["upload", "commit"]
+    scope: str
+    oid: str
+    size: int
+    parts_stored: int
+    parts_total: int
+    created_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How much the journal remembers, and where. `path` is empty for one that remembers nothing."""
+
+    path: str
+    size: int
+    hashes: int
+    uploads: int
+    parts: int
+    commits: int
+    disabled_reason: str | None
+
 
 Row: TypeAlias = tuple[Any, ...]
 

@@ -17,7 +17,7 @@ from asyncpush.events import (
     PushFinished,
     Record,
 )
-from asyncpush.listeners.loglines import LogLines
+from asyncpush.listeners.log_redirect import LogLines
 from asyncpush.listeners.screens import (
     PlainScreen,
     Screen,
@@ -113,11 +113,11 @@ def _screen_for(stream: TextIO) -> Screen:
 
 def _make_screen(stream: TextIO) -> Screen:
     if _is_notebook(stream):
-        from asyncpush.listeners.drawn import notebook_screen
+        from asyncpush.listeners.tqdm_screens import notebook_screen
 
         return notebook_screen(stream)
     if _is_drawn(stream):
-        from asyncpush.listeners.drawn import TerminalScreen
+        from asyncpush.listeners.tqdm_screens import TerminalScreen
 
         return TerminalScreen(stream)
     return PlainScreen(stream)
@@ -136,4 +136,4 @@ def preload(mode: ProgressChoice) -> None:
     if mode == "none" or sys.stderr is None or disabled_by_env():
         return
     if _is_notebook(sys.stderr) or _is_drawn(sys.stderr):
-        import asyncpush.listeners.drawn  # noqa: F401
+        import asyncpush.listeners.tqdm_screens  # noqa: F401

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from asyncpush.events import HashProgress, PartProgress, Record
-from asyncpush.listeners.rows import event_row
-from asyncpush.outputs import Announcement, library_logger
+from asyncpush.events.schema import event_row
+from asyncpush.own_files import Announcement, library_logger
 
 logger = library_logger("jsonl")
 

@@ -49,9 +49,9 @@ from asyncpush.events import (
     Verified,
     Waiting,
 )
-from asyncpush.listeners.rows import event_row
-from asyncpush.listeners.wording import format_bytes, format_count, format_duration
-from asyncpush.outputs import library_logger
+from asyncpush.events.schema import event_row
+from asyncpush.listeners.format import format_bytes, format_count, format_duration
+from asyncpush.own_files import library_logger
 
 _push = library_logger("push")
 _http = library_logger("http")

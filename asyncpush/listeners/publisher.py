@@ -19,7 +19,7 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.models import UploadProgress
-from asyncpush.outputs import library_logger
+from asyncpush.own_files import library_logger
 
 logger = library_logger("progress")
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import ClassVar, TextIO
 
 from asyncpush.events import PushFailed
-from asyncpush.listeners.loglines import Room
-from asyncpush.listeners.text import ASCII, UNICODE, Glyphs
+from asyncpush.listeners.format import ASCII, UNICODE, Glyphs
+from asyncpush.listeners.log_redirect import Room
 from asyncpush.listeners.view import PushView
-from asyncpush.outputs import library_logger
+from asyncpush.own_files import library_logger
 
 logger = library_logger("bars")
 

@@ -20,23 +20,21 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
+from asyncpush.events.schema import scrub
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
-from asyncpush.listeners.rows import scrub
-from asyncpush.listeners.text import (
+from asyncpush.listeners.format import (
     UNICODE,
     Glyphs,
     clean,
     fit,
     fit_path,
-    last_name,
-    text_width,
-)
-from asyncpush.listeners.wording import (
     format_bytes,
     format_count,
     format_duration,
     format_rate,
     format_share,
+    last_name,
+    text_width,
 )
 from asyncpush.models import UploadProgress
 

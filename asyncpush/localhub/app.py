@@ -11,23 +11,27 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
 from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
-from asyncpush.localhub.errors import Refusal, not_logged_in, repo_not_found
 from asyncpush.localhub.routes import (
-    cas,
     commits,
     discussions,
     files,
     git,
     metadata,
     preupload,
-    refs,
     repos,
-    resolve,
     storage,
     xet,
 )
 from asyncpush.localhub.state import STATE, HubState, state_of
-from asyncpush.localhub.web import MAX_JSON_BYTES, is_request_id, new_request_id, refusal_answer
+from asyncpush.localhub.web import (
+    MAX_JSON_BYTES,
+    Refusal,
+    is_request_id,
+    new_request_id,
+    not_logged_in,
+    refusal_answer,
+    repo_not_found,
+)
 
 logger = logging.getLogger("asyncpush.localhub")
 
@@ -36,13 +40,10 @@ _MODULES = (
     preupload,
     commits,
     files,
-    refs,
     metadata,
     discussions,
-    resolve,
     storage,
     xet,
-    cas,
     git,
 )
 
@@ -55,7 +56,7 @@ ROUTE_NAMES = lfs.ROUTES | {
 """What requests are told apart by: in faults, in the log, in middlewares."""
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
-SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | cas.ROUTES
+SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | xet.ROUTES
 # Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
 _OF_ONE_SEGMENT = re.compile(
     r"/api/(?:models|datasets|spaces|kernels)/[^/]+"

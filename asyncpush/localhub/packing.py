@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from asyncpush.localhub.state import HubState
-from asyncpush.localhub.store.gitprogram import is_installed, start_gc
+from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId
 
 MAX_LOOSE = 500

@@ -14,9 +14,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from asyncpush.localhub.access import LOGGER, RequestLog
 from asyncpush.localhub.app import ROUTE_NAMES, make_app
-from asyncpush.localhub.auth import USER, Users, is_loopback
+from asyncpush.localhub.auth import LOGGER, USER, RequestLog, Users, is_loopback
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
@@ -26,7 +25,7 @@ from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.xet import XetStore, with_xet
-from asyncpush.localhub.xet.tokens import LIFETIME
+from asyncpush.localhub.xet.store import LIFETIME
 
 # A commit that is under way may end; a download that is under way is cut.
 SHUTDOWN_SECONDS = 5.0

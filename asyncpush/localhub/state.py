@@ -17,15 +17,9 @@ from aiohttp import web
 from asyncpush.localhub.auth import Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore
 from asyncpush.localhub.blobs.signing import Signer
-from asyncpush.localhub.errors import (
-    Refusal,
-    forbidden,
-    gated,
-    not_logged_in,
-    repo_not_found,
-)
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.repos import RepoInfo, Repos
+from asyncpush.localhub.web import Refusal, forbidden, gated, not_logged_in, repo_not_found
 from asyncpush.localhub.xet import XetStore
 
 T = TypeVar("T")

@@ -9,10 +9,17 @@ from asyncpush.models.files import (
     Source,
     VirtualFile,
 )
-from asyncpush.models.progress import PHASES, Activity, Phase, UploadProgress
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
 from asyncpush.models.repo import Repo, check_repo_id
-from asyncpush.models.results import AuditReport, PlannedFile, UploadResult
+from asyncpush.models.results import (
+    PHASES,
+    Activity,
+    AuditReport,
+    Phase,
+    PlannedFile,
+    UploadProgress,
+    UploadResult,
+)
 
 __all__ = [
     "PHASES",

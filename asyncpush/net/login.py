@@ -28,7 +28,6 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from asyncpush.errors import AuthError, HubError
-from asyncpush.net.redaction import redact_text
 from asyncpush.protocol.accounts import (
     IssuedToken,
     TokenRefused,
@@ -40,6 +39,7 @@ from asyncpush.protocol.accounts import (
     refresh_token_request,
 )
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.redaction import redact_text
 
 try:
     import fcntl

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
+from asyncpush.concurrency.threads import settled
 from asyncpush.errors import SourceChangedError
-from asyncpush.net.watch import StallWatch
+from asyncpush.net.stall_timeout import StallWatch
 from asyncpush.protocol.http import StreamBody
-from asyncpush.threads import settled
 
 WRITE_SIZE = 64 * 1024
 """Bytes handed to the transport at a time; each write is waited for, and counts as movement."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import AuditReport, FileSource
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.prepare import observed_head
+from asyncpush.pipeline.preflight import observed_head
 from asyncpush.pipeline.routing import WORKERS, ask_modes, own_gitignore
 from asyncpush.pipeline.verification import all_remote_files
 from asyncpush.protocol import preupload
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import Collected, folder_prefix, read_all, read_sample
-from asyncpush.threads import in_thread
 from asyncpush.transfers.inline import git_blob_oid
-from asyncpush.workers import batches, for_each
 
 
 async def audit(ctx: PushContext, collected: Collected) -> AuditReport:

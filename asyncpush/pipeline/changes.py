@@ -1,17 +1,22 @@
-"""What a commit is to change: of receipts, of deletions, and what a branch does not hold yet."""
+"""What a push is to change, from receipts and by deletions; and how many commits that takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 
-from asyncpush.models import Receipt
+from asyncpush.concurrency.threads import each_in_thread, in_thread
+from asyncpush.errors import SourceError
+from asyncpush.models import FileSource, Receipt
+from asyncpush.options import PushOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import folder_prefix
-from asyncpush.sources.patterns import select
-from asyncpush.threads import in_thread
+from asyncpush.sources import check_path_in_repo, folder_prefix, read_all
+from asyncpush.sources.paths import select
+from asyncpush.transfers.inline import git_blob_oid
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
 """Every new repo has one, with its LFS rules; it is nobody's upload."""
@@ -71,3 +76,137 @@ def title(ctx: PushContext, changes: Sequence[Change]) -> str:
         verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
         return f"{verb} {changes[0].path} with asyncpush"
     return f"Upload {len(changes)} files with asyncpush"
+
+
+INLINE_RECEIPT_LIMIT = 10 << 20
+"""Bytes of one regular file that a receipt may carry."""
+
+INLINE_RECEIPTS_LIMIT = 256 << 20
+"""Bytes that the receipts of one call may carry together."""
+
+
+async def packed(
+    receipts: Sequence[Receipt], files: Mapping[str, FileSource], threads: Executor
+) -> list[Receipt]:
+    """The receipts, those of inline files with their bytes. Raises `SourceError` for too many."""
+    _check_inline_sizes(receipts)
+
+    def pack(receipt: Receipt) -> Receipt:
+        if receipt.route != "inline":
+            return receipt
+        return replace(receipt, content=read_all(files[receipt.path_in_repo]))
+
+    return await each_in_thread(threads, receipts, pack)
+
+
+def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:
+    inline = [receipt for receipt in receipts if receipt.route == "inline"]
+    problems = [
+        f"{receipt.path_in_repo!r}: {receipt.size:,} bytes"
+        for receipt in inline
+        if receipt.size > INLINE_RECEIPT_LIMIT
+    ]
+    total = sum(receipt.size for receipt in inline)
+    if not problems and total > INLINE_RECEIPTS_LIMIT:
+        problems = [f"{len(inline)} regular files of {total:,} bytes in all"]
+    if problems:
+        raise SourceError(
+            f"too large to travel in receipts: {'; '.join(problems[:20])}",
+            problems=problems,
+            suggestion="add the pattern to the repo's .gitattributes so that they go through LFS,"
+            " or use push_to_hub",
+        )
+
+
+def check_receipts(receipts: Sequence[Receipt]) -> None:
+    """Receipts come from other machines: nothing in them is taken for granted."""
+    problems = []
+    seen: set[str] = set()
+    for receipt in receipts:
+        path = receipt.path_in_repo
+        if (problem := check_path_in_repo(path)) is not None:
+            problems.append(f"{path!r}: {problem}")
+        if path in seen:
+            problems.append(f"{path!r}: two receipts for one path")
+        seen.add(path)
+        if receipt.route == "inline":
+            if receipt.content is None:
+                problems.append(f"{path!r}: the receipt of an inline file must carry its bytes")
+            elif git_blob_oid(receipt.content) != receipt.oid:
+                problems.append(f"{path!r}: content and oid do not fit")
+    if not receipts:
+        problems.append("no receipts were given")
+    if problems:
+        raise SourceError(
+            f"{len(problems)} problem(s) with the receipts: {'; '.join(problems[:20])}",
+            problems=problems,
+            suggestion="use the receipts that upload_files returned, each path once",
+        )
+
+
+DEFAULT_BRANCH = "main"
+"""The one branch that the Hub merges pull requests into: only there a chain shows in one step."""
+
+LFS_FILES_A_COMMIT = 1_000
+"""Most LFS files that go in one commit call unasked: the upper end of what the official client
+commits at a time, and ten times the hundred a minute that the Hub advises."""
+
+INLINE_BYTES_A_COMMIT = 1 << 30
+"""Most payload of regular files in one call unasked; the official client stops at about 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSize:
+    """Bounds of one link; None means no bound. A single change always fits."""
+
+    files: int | None = None
+    lfs_files: int | None = None
+    inline_bytes: int | None = None
+
+    def fits(self, files: int, lfs_files: int, inline_bytes: int) -> bool:
+        return (
+            _within(files, self.files)
+            and _within(lfs_files, self.lfs_files)
+            and _within(inline_bytes, self.inline_bytes)
+        )
+
+
+UNBOUNDED = LinkSize()
+SURVIVABLE = LinkSize(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTES_A_COMMIT)
+
+
+def link_size(options: PushOptions) -> LinkSize:
+    """Bounds of this push's commits; unbounded where it stays one commit, however large.
+
+    What was asked for holds everywhere. Unasked, a chain is made only where it shows in one step,
+    and not on a pinned parent: a merge cannot promise to follow it directly.
+    """
+    if options.max_files_per_commit is not None:
+        return LinkSize(files=options.max_files_per_commit)
+    if options.revision != DEFAULT_BRANCH or options.parent_commit is not None:
+        return UNBOUNDED
+    return SURVIVABLE
+
+
+def split(changes: Iterable[Change], size: LinkSize) -> list[Sequence[Change]]:
+    """`changes` in order, in as few links within `size` as that allows."""
+    links: list[Sequence[Change]] = []
+    link: list[Change] = []
+    lfs_files = inline_bytes = 0
+    for change in changes:
+        lfs = isinstance(change, AddLfs)
+        inline = change.size if isinstance(change, AddInline) else 0
+        if link and not size.fits(len(link) + 1, lfs_files + lfs, inline_bytes + inline):
+            links.append(link)
+            link = []
+            lfs_files = inline_bytes = 0
+        link.append(change)
+        lfs_files += lfs
+        inline_bytes += inline
+    if link:
+        links.append(link)
+    return links
+
+
+def _within(value: int, bound: int | None) -> bool:
+    return bound is None or value <= bound

@@ -8,20 +8,26 @@ ours, and is done.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import anyio
 
-from asyncpush.errors import CommitConflictError, HubError, ProtocolError
+from asyncpush.concurrency.threads import each_in_thread, in_thread
+from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.pipeline.changes import still_to_change, title
+from asyncpush.pipeline.commit_recovery import (
+    landed_commit,
+    landed_in_pull_request,
+    looked_for,
+    remembered,
+)
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.landed import landed_commit, landed_in_pull_request, looked_for
-from asyncpush.pipeline.payload import LoadContent, commit_payload
-from asyncpush.pipeline.pending import remembered
-from asyncpush.pipeline.prepare import observed_head
+from asyncpush.pipeline.preflight import observed_head
 from asyncpush.protocol import commits
 from asyncpush.protocol.commits import (
     AddInline,
@@ -31,6 +37,8 @@ from asyncpush.protocol.commits import (
     Delete,
 )
 from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.http import StreamBody
+from asyncpush.transfers.inline import git_blob_oid
 
 REBASES = 30
 """How often a commit is rebuilt on a head that someone else has moved. Two who push without pause
@@ -316,3 +324,56 @@ def _conflict(error: CommitConflictError, message: str, suggestion: str) -> Comm
         headers=error.headers,
         suggestion=suggestion,
     )
+
+
+LINES_PER_HOP = 64
+"""Inline files whose lines are in memory at once while the body is streamed."""
+
+HOP_BYTES = 1 << 20
+
+LoadContent = Callable[[str], bytes]
+"""Bytes of an inline file by its path in the repo; called in a thread."""
+
+
+async def commit_payload(
+    header: CommitHeader, changes: Sequence[Change], load: LoadContent, threads: Executor
+) -> StreamBody:
+    """Sending it raises `SourceChangedError` when a file is not what it was when it was hashed."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield commits.header_line(header)
+        remaining = iter(changes)
+        while stretch := _stretch(remaining):
+            yield b"".join(await each_in_thread(threads, stretch, partial(_encode, load=load)))
+
+    size = await in_thread(threads, lambda: commits.payload_size(header, changes))
+    return StreamBody(size, lines)
+
+
+def _stretch(changes: Iterator[Change]) -> list[Change]:
+    """The next changes: few enough for one hop, and small enough for memory."""
+    stretch: list[Change] = []
+    size = 0
+    for change in islice(changes, LINES_PER_HOP):
+        stretch.append(change)
+        size += change.size if isinstance(change, AddInline) else 0
+        if size >= HOP_BYTES:
+            break
+    return stretch
+
+
+def _encode(change: Change, load: LoadContent) -> bytes:
+    return commits.change_line(change, _content(change, load))
+
+
+def _content(change: Change, load: LoadContent) -> bytes:
+    if not isinstance(change, AddInline):
+        return b""
+    content = load(change.path)
+    if git_blob_oid(content) != change.oid:
+        raise SourceChangedError(
+            f"{change.path!r} changed after it was hashed; nothing was committed",
+            problems=[f"{change.path}: content changed"],
+            suggestion="push again once nothing writes to it any more",
+        )
+    return content

@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from asyncpush.concurrency.scheduling import Turns
+from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.models import PHASES, Phase, Repo
@@ -12,8 +14,6 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
-from asyncpush.pipeline.turns import Turns
-from asyncpush.threads import PushThreads
 from asyncpush.transfers.xet import XetEngine
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import PushThreads, in_thread
 
 READ_SIZE = 1 * MIB
 SHORT = READ_SIZE // 4

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
+from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
-from asyncpush.models import FileSource, Receipt, UploadResult
-from asyncpush.pipeline.chain import commit_in_pull_request, commit_series
-from asyncpush.pipeline.changes import additions, deletions
+from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
+from asyncpush.pipeline.changes import (
+    DEFAULT_BRANCH,
+    additions,
+    check_receipts,
+    deletions,
+    link_size,
+    packed,
+    split,
+)
 from asyncpush.pipeline.commit import Committer, Outcome
+from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.dryrun import guessed, planned
-from asyncpush.pipeline.engine import EngineChoice
-from asyncpush.pipeline.hublimits import check_limits, check_one_commit, warn_of_slow_commit
-from asyncpush.pipeline.leaks import check_leaks
-from asyncpush.pipeline.links import DEFAULT_BRANCH, link_size, split
-from asyncpush.pipeline.prepare import check_parent, observed_head, prepare
-from asyncpush.pipeline.receipts import check_receipts, packed
-from asyncpush.pipeline.store import StoreStage
-from asyncpush.pipeline.stored import Stored
-from asyncpush.pipeline.streams import StreamStage
+from asyncpush.pipeline.preflight import (
+    check_leaks,
+    check_limits,
+    check_one_commit,
+    check_parent,
+    observed_head,
+    prepare,
+    warn_of_slow_commit,
+)
+from asyncpush.pipeline.routing import SURELY_LFS, Stored
+from asyncpush.pipeline.selection import EngineChoice
+from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import Collected, read_all
-from asyncpush.threads import in_thread
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """Commits to one repo and revision go one after another."""
@@ -295,3 +305,46 @@ def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> S
             bytes_deduplicated=receipt.size if unchanged else receipt.bytes_deduplicated,
         )
     return stored
+
+
+def planned(
+    ctx: PushContext,
+    stored: Stored,
+    deletions: Iterable[Delete],
+    head: str | None,
+    *,
+    elapsed_seconds: float,
+) -> UploadResult:
+    """Without a `head` the repo, or its branch, would be created."""
+    receipts = stored.receipts.values()
+    plan = [_planned_file(receipt) for receipt in receipts]
+    plan += [PlannedFile(file.path_in_repo, file.size, "ignored") for file in stored.ignored]
+    plan += [PlannedFile(deletion.path, 0, "delete") for deletion in deletions]
+    return UploadResult(
+        repo_url=ctx.repo_url,
+        commit_sha=head or "",
+        commit_url=ctx.commit_url(head) if head else "",
+        files_uploaded=(),
+        bytes_transferred=0,
+        bytes_deduplicated=0,
+        verified=False,
+        elapsed_seconds=elapsed_seconds,
+        files_unchanged=tuple(receipt.path_in_repo for receipt in receipts if receipt.unchanged),
+        files_ignored=tuple(file.path_in_repo for file in stored.ignored),
+        warnings=tuple(ctx.warnings),
+        plan=tuple(sorted(plan, key=lambda file: file.path_in_repo)),
+    )
+
+
+def guessed(files: Sequence[FileSource]) -> Stored:
+    """Routes by size: nobody can be asked about a repo that is not there yet."""
+    stored = Stored()
+    for file in files:
+        route: Route = "lfs" if file.size > SURELY_LFS else "inline"
+        stored.receipts[file.path_in_repo] = Receipt(file.path_in_repo, file.size, "", route)
+    return stored
+
+
+def _planned_file(receipt: Receipt) -> PlannedFile:
+    action = "unchanged" if receipt.unchanged else receipt.route
+    return PlannedFile(receipt.path_in_repo, receipt.size, action)

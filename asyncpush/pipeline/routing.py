@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
 
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import HubError
+from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.stored import Stored
 from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol import preupload
 from asyncpush.protocol.preupload import UploadMode
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import read_all, read_sample
-from asyncpush.threads import each_in_thread, in_thread
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
-from asyncpush.workers import batches, for_each
 
 SURELY_LFS = 10 << 20
 """Bytes above which the Hub takes no regular file, so that hashing need not wait for its word."""
@@ -194,3 +195,29 @@ def _route_name(mode: UploadMode) -> str:
     if mode.ignored:
         return "ignored"
     return "inline" if mode.mode == "regular" else "lfs"
+
+
+@dataclass(slots=True)
+class Stored:
+    """Receipts by path, and the files that the Hub ignores."""
+
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    ignored: list[FileSource] = field(default_factory=list)
+
+    def add(self, receipt: Receipt, emit: Emitter) -> None:
+        """A file that moves no bytes now: it rides in the commit, or is there already."""
+        self.receipts[receipt.path_in_repo] = receipt
+        if receipt.unchanged:
+            emit.emit(FileSkipped(receipt.path_in_repo, receipt.size, "unchanged"))
+        else:
+            emit.emit(FileRouted(receipt.path_in_repo, receipt.size, receipt.route))
+
+    def settle(self, receipt: Receipt, emit: Emitter, *, unchanged: bool) -> None:
+        """`add` it, all of its bytes being there when it is `unchanged`."""
+        kept = receipt.size if unchanged else 0
+        self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), emit)
+
+    def ignore(self, file: FileSource, emit: Emitter) -> None:
+        """A file that the Hub leaves out: most often the repo's .gitignore says so."""
+        self.ignored.append(file)
+        emit.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))

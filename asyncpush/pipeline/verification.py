@@ -7,15 +7,15 @@ from functools import partial
 
 import anyio
 
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
 from asyncpush.events import Verified
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import tree
-from asyncpush.protocol.answers import protocol_error
+from asyncpush.protocol.http import protocol_error
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.threads import in_thread
-from asyncpush.workers import batches, for_each
 
 LOOKS = 10
 """A read that follows a commit at once may meet a server of the Hub that has not got it yet. With

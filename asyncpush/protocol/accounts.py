@@ -19,8 +19,16 @@ from urllib.parse import quote, urlencode
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import Repo
-from asyncpush.protocol.answers import a_text, a_text_or_none, json_object
-from asyncpush.protocol.http import FORM_HEADERS, HubRequest, HubResponse, get, post_json
+from asyncpush.protocol.http import (
+    FORM_HEADERS,
+    HubRequest,
+    HubResponse,
+    a_text,
+    a_text_or_none,
+    get,
+    json_object,
+    post_json,
+)
 
 REPO_WRITE = "repo.write"
 

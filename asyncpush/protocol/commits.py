@@ -14,8 +14,15 @@ from typing import Any, TypeAlias
 import orjson
 
 from asyncpush.models import Repo
-from asyncpush.protocol.answers import a_git_oid, a_text, a_text_or_none, json_object
-from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody
+from asyncpush.protocol.http import (
+    HubRequest,
+    HubResponse,
+    StreamBody,
+    a_git_oid,
+    a_text,
+    a_text_or_none,
+    json_object,
+)
 from asyncpush.protocol.repos import quoted
 from asyncpush.protocol.urls import page_url
 

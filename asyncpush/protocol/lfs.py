@@ -13,17 +13,20 @@ from typing import Any
 
 from asyncpush.errors import HubError
 from asyncpush.models import Part, Repo
-from asyncpush.protocol.answers import (
+from asyncpush.protocol.failures import TRANSIENT_STATUSES, object_refused
+from asyncpush.protocol.http import (
+    LFS_HEADERS,
+    HubRequest,
+    HubResponse,
     a_list,
     a_sha256,
     a_size,
     a_text,
     an_object,
     json_object,
+    post_json,
     protocol_error,
 )
-from asyncpush.protocol.failures import TRANSIENT_STATUSES, object_refused
-from asyncpush.protocol.http import LFS_HEADERS, HubRequest, HubResponse, post_json
 
 BATCH_LIMIT = 256
 """Objects a call."""
@@ -232,3 +235,29 @@ def verify_request(url: str, item: LfsObject) -> HubRequest:
     """LFS's own check that an object arrived whole; as plain JSON, unlike the other two calls:
     that is what the official client sends."""
     return post_json("verify", url, {"oid": item.oid, "size": item.size}, oid=item.oid)
+
+
+_MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')
+
+
+def strong(etag: str) -> str:
+    """The ETag without the mark of a weak one (RFC 9110, section 8.8.3), else as it is.
+
+    >>> strong('W/"abc"')
+    '"abc"'
+    """
+    return etag.strip().removeprefix("W/")
+
+
+def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
+    """The MD5 that an ETag stands for, or None when it has another form.
+
+    Plain and SSE-S3 stores answer a part's MD5; with KMS or customer keys it is something else
+    (AWS documentation of PutObject, "ETag").
+    """
+    if headers.get("x-amz-server-side-encryption", "").startswith("aws:kms"):
+        return None
+    if "x-amz-server-side-encryption-customer-algorithm" in headers:
+        return None
+    match = _MD5.fullmatch(strong(etag))
+    return match[1].lower() if match else None

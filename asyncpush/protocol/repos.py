@@ -9,17 +9,20 @@ from urllib.parse import quote
 
 from asyncpush.models import Repo
 from asyncpush.options import PushOptions
-from asyncpush.protocol.answers import (
+from asyncpush.protocol.http import (
+    HubRequest,
+    HubResponse,
     a_git_oid,
     a_list,
     a_text,
     a_text_or_none,
     an_object,
+    get,
     json_list,
     json_object,
+    post_json,
     protocol_error,
 )
-from asyncpush.protocol.http import HubRequest, HubResponse, get, post_json
 
 
 def quoted(revision: str) -> str:

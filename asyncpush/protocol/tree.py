@@ -10,13 +10,16 @@ from urllib.parse import urlencode
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
-from asyncpush.protocol.answers import (
+from asyncpush.protocol.http import (
+    FORM_HEADERS,
+    HubRequest,
+    HubResponse,
     a_size,
     a_text,
     an_object,
+    get,
     json_list,
 )
-from asyncpush.protocol.http import FORM_HEADERS, HubRequest, HubResponse, get
 from asyncpush.protocol.repos import quoted
 
 PATHS_LIMIT = 500

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asyncpush.models import Repo
-from asyncpush.protocol.answers import a_size, a_text, json_object, protocol_error
-from asyncpush.protocol.http import HubRequest, HubResponse, get
+from asyncpush.protocol.http import (
+    HubRequest,
+    HubResponse,
+    a_size,
+    a_text,
+    get,
+    json_object,
+    protocol_error,
+)
 from asyncpush.protocol.repos import quoted
 
 

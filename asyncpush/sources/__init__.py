@@ -1,9 +1,14 @@
 """What to upload: from what the user names to a list of files, and reading their bytes."""
 
+from asyncpush.sources.byte_sources import Reader, read_all, read_sample
 from asyncpush.sources.collect import Collected, collect
-from asyncpush.sources.paths import check_path_in_repo, folder_prefix, normalise_path
-from asyncpush.sources.patterns import matches, select
-from asyncpush.sources.reading import Reader, read_all, read_sample
+from asyncpush.sources.paths import (
+    check_path_in_repo,
+    folder_prefix,
+    matches,
+    normalise_path,
+    select,
+)
 from asyncpush.sources.spool import OpenStream
 
 __all__ = [

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import AsyncGeneratorType
+from typing import Any, BinaryIO, TypeAlias
 
 from anyio import to_thread
 
-from asyncpush.models import FileSource, Source
-from asyncpush.options import PushOptions
-from asyncpush.sizes import parse_size
-from asyncpush.sources.findings import Findings
-from asyncpush.sources.gather import Gathered, Stream
+from asyncpush.concurrency.task_groups import for_each
+from asyncpush.models import FileIdentity, FileSource, Source
+from asyncpush.options import PushOptions, parse_size
+from asyncpush.own_files import OwnFiles
+from asyncpush.sources.files import (
+    UnusableError,
+    absolute_path,
+    check_file_object,
+    is_async_file,
+    path_of,
+    regular_file,
+    status_of,
+)
+from asyncpush.sources.paths import (
+    PATH_LIMIT,
+    PatternFilter,
+    check_path_in_repo,
+    file_folder_clashes,
+    folder_prefix,
+    look_alikes,
+    normalise_path,
+)
+from asyncpush.sources.problem_report import Findings
 from asyncpush.sources.shards import split_large
 from asyncpush.sources.spool import OpenStream, Spool
-from asyncpush.workers import for_each
+from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
+from asyncpush.sources.walk import Walk, notice_own
 
 _SPOOL_SHARE = 4
 
@@ -106,3 +130,274 @@ def _gather_blocking(source: Source, options: PushOptions, stop: threading.Event
     gathered.add(source)
     gathered.finish()
     return gathered
+
+
+Stream: TypeAlias = AsyncIterable[bytes] | BinaryIO
+
+CARD = "README.md"
+
+_CONTENT = "a path, bytes, a binary file object, an async iterable of bytes or Tensors"
+
+
+class Gathered:
+    """The files of one push; each claims its name in the repo when it is added.
+
+    `files` can be pushed as they are; `streams`, by path in the repo, must be spooled first.
+    """
+
+    def __init__(self, options: PushOptions, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.files: list[FileSource] = []
+        self.streams: list[tuple[str, Stream]] = []
+        self.findings = Findings()
+        self._options = options
+        self._stopped = stopped
+        self._own = OwnFiles()
+        self._left_out = 0
+        self._origins: dict[str, str] = {}  # by path in the repo: what it comes from
+        self._card_origin: str | None = None
+        self._read_once: dict[int, str] = {}  # by id of a stream: its path in the repo
+        self._patterns_apply = False
+        self._nothing = ""
+
+    def add_card(self, card: object) -> None:
+        """The model card, text or path; added before the source, it wins over its README.md."""
+        try:
+            path, text = _card_of(card)
+        except UnusableError as exc:
+            self.findings.problem(f"model_card {exc}")
+            return
+        self._card_origin = path or "its text"
+        self._origins[CARD] = self._card_origin
+        if path is None:
+            self._add_data(CARD, text)
+        else:
+            self._add_file(CARD, path)
+
+    def add(self, source: object) -> None:
+        """Whatever the user named as source; what is wrong with it is kept for `finish`."""
+        match source:
+            case bytes() | bytearray() | memoryview():
+                target = self._options.path_in_repo
+                if name := self._claim(target, target):
+                    self._add_data(name, source)
+            case str() | os.PathLike():
+                self._add_named(source)
+            case Tensors():
+                target = self._named_below_target(DEFAULT_NAME)
+                if name := self._claim(target, target):
+                    self.files.append(source.file(name))
+            case Mapping():
+                self._add_mapping(source)
+            case _:
+                self.findings.problem(
+                    f"the source is of type {type(source).__name__}: give a folder, a file, bytes,"
+                    f" or a mapping from paths in the repo to {_CONTENT}"
+                )
+
+    def finish(self) -> None:
+        """Check the files as a set; raise one `SourceError` with all that was found wrong."""
+        for path, inside in file_folder_clashes(self._origins):
+            self.findings.problem(f"{path!r} is a file and also the folder of {inside!r}")
+        if self._nothing and not self.findings.problems:
+            if self._card_origin is None and self._options.delete_patterns is None:
+                self.findings.problem("; ".join((self._nothing, *self.findings.notices)))
+                self.findings.raise_problems("look at the path, allow_patterns and ignore_patterns")
+            self.findings.notice("empty sources", self._nothing)
+        way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
+        self.findings.raise_problems(f"mend this{way_out}; nothing was uploaded")
+        for first, second in look_alikes(self._origins):
+            self.findings.notice(
+                "names that look alike",
+                f"{first!r} and {second!r} differ by case or Unicode form alone:"
+                " many file systems cannot hold both",
+            )
+
+    def _add_named(self, source: str | os.PathLike[str]) -> None:
+        if not os.fspath(source):
+            self.findings.problem("the source is an empty path")
+            return
+        path = absolute_path(source)
+        try:
+            is_folder = stat.S_ISDIR(status_of(path).st_mode)
+        except UnusableError as exc:
+            self.findings.problem(f"{path!r} {exc}")
+            return
+        if is_folder:
+            self._add_folder(path)
+            return
+        target = self._named_below_target(os.path.basename(path))
+        if name := self._claim(target, path):
+            self._add_file(name, path)
+            if self._left_out:
+                self._nothing = "there is nothing else to push"
+
+    def _named_below_target(self, name: str) -> str:
+        """Where something with a name of its own lands."""
+        target = normalise_path(self._options.path_in_repo)
+        if target == ".":
+            target = ""
+        return target + name if not target or target.endswith("/") else target
+
+    def _add_folder(self, root: str) -> None:
+        prefix = self._prefix()
+        walk = Walk(
+            root,
+            self._chosen(),
+            self.findings,
+            follow_symlinks=self._options.follow_symlinks,
+            stopped=self._stopped,
+            own=self._own,
+        )
+        chosen = 0
+        for relative, path in walk:
+            chosen += 1
+            if (name := self._claim(prefix + relative, path)) is None:
+                continue
+            self._add_file(name, path)
+            if "\\" in relative:
+                self.findings.notice(
+                    "names with backslashes", f"{path!r} becomes {name!r} in the repo"
+                )
+        if chosen == self._left_out:
+            self._nothing = f"folder {root!r} holds no files"
+            if self._left_out:
+                self._nothing += " but those that asyncpush writes itself"
+            elif walk.seen:
+                self._nothing = f"the patterns choose none of the {walk.seen:,} files in {root!r}"
+
+    def _add_mapping(self, source: Mapping[Any, Any]) -> None:
+        prefix, chosen = self._prefix(), self._chosen()
+        count = 0
+        for path_in_repo, content in source.items():
+            if not isinstance(path_in_repo, str):
+                kind = type(path_in_repo).__name__
+                self.findings.problem(f"key {path_in_repo!r} is of type {kind}, not a str")
+            elif not chosen(key := normalise_path(path_in_repo)):
+                continue
+            elif problem := check_path_in_repo(key):  # below a folder it might pass
+                self.findings.problem(f"path_in_repo {path_in_repo!r} {problem}")
+            elif name := self._claim(prefix + key, path_in_repo):
+                self._add_content(name, content)
+            count += 1
+        if count == self._left_out:
+            self._nothing = "the mapping is empty"
+            if self._left_out:
+                self._nothing = "the mapping holds no files but those that asyncpush writes itself"
+            elif source:
+                self._nothing = f"the patterns choose none of the mapping's {len(source):,} files"
+
+    def _add_content(self, name: str, content: object) -> None:
+        try:
+            match content:
+                case bytes() | bytearray() | memoryview():
+                    self._add_data(name, content)
+                case str() | os.PathLike():
+                    if not os.fspath(content):
+                        raise UnusableError("is given an empty path")
+                    self._add_file(name, absolute_path(content))
+                case io.BytesIO():
+                    check_file_object(content)
+                    self._add_data(name, content.getvalue())
+                case Tensors():
+                    self.files.append(content.file(name))
+                case AsyncIterable():
+                    self._add_stream(name, content)
+                case _ if is_async_file(content):
+                    self._add_stream(name, content)  # type: ignore[arg-type]
+                case _ if callable(getattr(content, "read", None)):
+                    self._add_file_object(name, content)  # type: ignore[arg-type]
+                case _:
+                    kind = type(content).__name__
+                    hint = ""
+                    if hasattr(content, "__array__") or hasattr(content, "__dlpack__"):
+                        hint = '; tensors go in as {"model.safetensors": Tensors(state_dict)}'
+                    raise UnusableError(f"is given a value of type {kind}: give {_CONTENT}{hint}")
+        except UnusableError as exc:
+            self.findings.problem(f"{name!r} {exc}")
+
+    def _add_data(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        content = bytes(data)
+        self.files.append(FileSource(name, len(content), data=content))
+
+    def _add_file(self, name: str, path: str) -> None:
+        try:
+            status = regular_file(path)
+        except UnusableError as exc:
+            self.findings.problem(f"{path!r} {exc}")
+            return
+        if what := self._own.file(path, status):
+            self._left_out += 1
+            del self._origins[name]
+            notice_own(self.findings, path, what)
+            return
+        self.files.append(FileSource(name, status.st_size, path, FileIdentity.of(status)))
+
+    def _add_file_object(self, name: str, file: BinaryIO) -> None:
+        check_file_object(file)
+        path = path_of(file)
+        if path is None:
+            self._add_stream(name, file)
+        else:
+            self._add_file(name, path)
+
+    def _add_stream(self, name: str, stream: Stream) -> None:
+        if isinstance(stream, AsyncGeneratorType) and stream.ag_frame is None:
+            raise UnusableError("is given a generator that has been read to its end already")
+        if isinstance(stream, AsyncIterator) or not isinstance(stream, AsyncIterable):
+            other = self._read_once.setdefault(id(stream), name)
+            if other != name:
+                raise UnusableError(
+                    f"is given the stream of {other!r}, which can be read only once"
+                )
+        self.streams.append((name, stream))
+
+    def _claim(self, path: str, origin: str) -> str | None:
+        """The normalised `path` for one file alone; None when it cannot have it."""
+        name = normalise_path(path)
+        if problem := check_path_in_repo(name):
+            of = "" if origin == path else f" (of {origin!r})"
+            self.findings.problem(f"path_in_repo {path!r}{of} {problem}")
+            return None
+        if name == CARD and self._card_origin is not None:
+            if origin != self._card_origin:
+                self.findings.notice("files replaced", f"model_card takes the place of {origin!r}")
+            return None
+        if name in self._origins:
+            self.findings.problem(
+                f"path_in_repo {name!r} is named twice:"
+                f" by {self._origins[name]!r} and by {origin!r}"
+            )
+            return None
+        self._origins[name] = origin
+        return name
+
+    def _prefix(self) -> str:
+        try:
+            return folder_prefix(self._options.path_in_repo)
+        except ValueError as exc:
+            self.findings.problem(str(exc))
+            return ""
+
+    def _chosen(self) -> PatternFilter:
+        self._patterns_apply = True
+        return PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
+
+
+def _card_of(card: object) -> tuple[str | None, bytes]:
+    """Its path, or None and its text."""
+    if isinstance(card, os.PathLike):
+        return absolute_path(card), b""
+    if not isinstance(card, str):
+        raise UnusableError(f"is of type {type(card).__name__}: give text or a path")
+    if not card.strip():
+        raise UnusableError("is empty")
+    if "\n" not in card and len(card) <= PATH_LIMIT:
+        path = absolute_path(card)
+        if os.path.isfile(path):
+            return path, b""
+        if card.lower().endswith(".md"):
+            raise UnusableError(f"names a file, {path!r}, that does not exist")
+    try:
+        return None, card.encode()
+    except UnicodeEncodeError as exc:
+        raise UnusableError(f"cannot be written as UTF-8: {exc}") from exc

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from asyncpush.errors import os_reason
 from asyncpush.models import FileIdentity
-from asyncpush.sources.origins import open_for_reading
+from asyncpush.sources.byte_sources import open_for_reading
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

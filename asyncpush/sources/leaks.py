@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
-from asyncpush.sources.reading import read_sample
+from asyncpush.sources.byte_sources import read_sample
 
 SCAN_LIMIT = 1 << 20
 """Bytes above which a file is not looked into: what people write by hand is smaller."""

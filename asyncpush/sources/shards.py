@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from asyncpush.models import Cut, FileSource
-from asyncpush.sources.findings import Findings
+from asyncpush.sources.byte_sources import Reader
 from asyncpush.sources.paths import check_path_in_repo, file_folder_clashes
-from asyncpush.sources.reading import Reader
+from asyncpush.sources.problem_report import Findings
 from asyncpush.sources.safetensors import (
     LENGTH_SIZE,
     BadSafetensorsError,

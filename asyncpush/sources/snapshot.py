@@ -21,12 +21,12 @@ from typing import BinaryIO, Literal
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import Content, FileIdentity, Source
 from asyncpush.options import PushOptions
-from asyncpush.outputs import OwnFiles, library_logger
+from asyncpush.own_files import OwnFiles, library_logger
+from asyncpush.sources.byte_sources import open_for_reading
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
-from asyncpush.sources.findings import Findings
-from asyncpush.sources.origins import open_for_reading
-from asyncpush.sources.patterns import PatternFilter
-from asyncpush.sources.scratch import ScratchFolder
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.spool import ScratchFolder
 from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
 

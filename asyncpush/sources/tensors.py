@@ -25,7 +25,7 @@ from asyncpush.sources.arrays import (
     copied,
     sharing,
 )
-from asyncpush.sources.findings import Findings
+from asyncpush.sources.problem_report import Findings
 from asyncpush.sources.safetensors import HEADER_LIMIT, METADATA, Tensor, build_header
 
 DEFAULT_NAME = "model.safetensors"

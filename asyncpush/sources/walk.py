@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from asyncpush.errors import os_reason
-from asyncpush.outputs import UNFINISHED, OwnFiles
-from asyncpush.sources.findings import Findings
-from asyncpush.sources.origins import when_descriptors_are_free
-from asyncpush.sources.patterns import PatternFilter
+from asyncpush.own_files import UNFINISHED, OwnFiles
+from asyncpush.sources.byte_sources import when_descriptors_are_free
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import Findings
 
 SCRATCH_PREFIX = "asyncpush-spool-"
 """How the folders of passing files begin; those of killed processes may lie anywhere."""

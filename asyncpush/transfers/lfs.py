@@ -17,6 +17,8 @@ from functools import partial
 
 import anyio
 
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import PushThreads, in_thread, in_thread_anyway
 from asyncpush.errors import AsyncPushError, HubError, IntegrityError, RetriesExhaustedError
 from asyncpush.events import (
     Emitter,
@@ -29,17 +31,14 @@ from asyncpush.events import (
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
-from asyncpush.net.parts import PartSender
+from asyncpush.net.failures import tell_failure
+from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.session import HubSession
-from asyncpush.net.telling import tell_failure
 from asyncpush.protocol import lfs
 from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
-from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction
+from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction, strong
 from asyncpush.sources import Reader
-from asyncpush.threads import PushThreads, in_thread, in_thread_anyway
-from asyncpush.transfers.etags import BAD_ETAG, checked_etag
-from asyncpush.workers import batches, for_each
 
 VOID = "UploadVoid"
 
@@ -462,3 +461,29 @@ def _void(error: HubError) -> HubError:
         retryable=True,
         suggestion=error.suggestion,
     )
+
+
+BAD_ETAG = "BadETag"
+"""The error's code: the part is sent again, until it has been too often."""
+
+
+def checked_etag(sent: SentPart, part: Part, attempt: int) -> str:
+    """The ETag, if it may stand for the bytes sent: it must be there, and where it has the form
+    of an MD5 it must be theirs. Other forms are the store's own; completion and verify decide.
+
+    A weak one (`W/"…"`) comes back strong: it is proxies that weaken ETags on the way, and a store
+    completes an upload with those alone that it gave. Raises `HubError`."""
+    etag = strong(sent.etag or "")
+    if not etag or not etag.strip('" '):
+        raise _bad_etag(f"part {part.number} was answered without an ETag", attempt)
+    stored = sent.stored_md5
+    if sent.md5 is not None and stored is not None and stored != sent.md5:
+        raise _bad_etag(
+            f"ETag {stored} of part {part.number} is not the MD5 of the bytes sent, {sent.md5}",
+            attempt,
+        )
+    return etag
+
+
+def _bad_etag(message: str, attempt: int) -> HubError:
+    return HubError(message, status=200, retryable=True, error_code=BAD_ETAG, attempt=attempt)

@@ -73,12 +73,12 @@ def _lag(figures: Figures, *, enabled: bool) -> Iterator[None]:
 
 def _fix_parts(count: int, options: dict[str, Any]) -> None:
     """So many parts at once, whatever happens: for the sweep that the steered one is held to."""
-    from asyncpush.net import limits
+    from asyncpush.net import adaptive_limit
 
     options["max_concurrent_parts"] = count
     options.setdefault("max_memory", 256 << 20)
-    limits.START = count
-    limits.PartLimit.overloaded = lambda self, *_: None  # type: ignore[method-assign]
+    adaptive_limit.START = count
+    adaptive_limit.PartLimit.overloaded = lambda self, *_: None  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

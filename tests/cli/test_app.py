@@ -13,10 +13,10 @@ import pytest
 import typer
 
 from asyncpush import __version__
-from asyncpush.cli import app, main, output, state
+from asyncpush.cli import app, main, many, output
 from asyncpush.cli.plain import _Plain
-from asyncpush.listeners import wording
-from asyncpush.listeners.timeline import words
+from asyncpush.listeners import format
+from asyncpush.listeners.timeline import captions
 from tests.cli.conftest import PATIENCE, Cli
 
 COMMANDS = [
@@ -110,7 +110,7 @@ except SystemExit as exit:
 
 
 @pytest.mark.parametrize(
-    "module", [output, state, wording, words], ids=lambda module: module.__name__
+    "module", [output, many, format, captions], ids=lambda module: module.__name__
 )
 def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)

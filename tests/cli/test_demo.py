@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from asyncpush import IntegrityError, UploadResult
-from asyncpush.cli.showcase import read_back
+from asyncpush.cli.demo import read_back
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import Cli
 

@@ -19,7 +19,7 @@ import pytest
 from asyncpush.cli.hub import _store
 from asyncpush.cli.output import Output
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.access import TextLines
+from asyncpush.localhub.auth import TextLines
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
 

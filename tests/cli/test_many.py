@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.cli.batch import ManyPush, table
 from asyncpush.cli.manifest import read_manifest
-from asyncpush.cli.state import DoneFile
+from asyncpush.cli.many import DoneFile, ManyPush, table
 from tests.cli.conftest import Cli, Site
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -151,7 +150,7 @@ def test_a_disk_that_fills_up_does_not_stop_the_pushes(
     def full(path: Path, line: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("asyncpush.cli.state.append_line", full)
+    monkeypatch.setattr("asyncpush.cli.many.append_line", full)
     ran = cli("many", manifest)
     assert ran.out.splitlines()[-1].startswith("2 of 3 pushed")
     assert "many.toml.state.jsonl is not complete: [Errno 28]" in ran.err

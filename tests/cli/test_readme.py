@@ -86,7 +86,7 @@ def test_troubleshooting_names_every_error_with_what_to_do() -> None:
 
 def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
     named = set(
-        re.findall(r"[a-z]+(?:\.py|/)", section("Where things are").partition("```\n\n")[0])
+        re.findall(r"[a-z_]+(?:\.py|/)", section("Where things are").partition("```\n\n")[0])
     )
     package = Path(asyncpush.__file__).parent
     folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}

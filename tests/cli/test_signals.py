@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncpush.cli.files import append_line
-from asyncpush.cli.listening import _Bars
+from asyncpush.cli.arguments import append_line
+from asyncpush.cli.running import _Bars
 from asyncpush.events import PushStarted, Record
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import PATIENCE, TOKEN, Cli, Ran, Start
@@ -164,7 +164,7 @@ def test_a_push_that_is_done_is_remembered_though_the_signal_comes_with_it(
         os.kill(os.getpid(), signal.SIGINT)
         append_line(path, line)
 
-    monkeypatch.setattr("asyncpush.cli.state.append_line", interrupted)
+    monkeypatch.setattr("asyncpush.cli.many.append_line", interrupted)
     manifest = tmp_path / "many.jsonl"
     manifest.write_text('{"repo_id": "me/done", "source": "model"}\n')
     ran = cli("many", manifest, "--endpoint", "local")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.cli.showcase import _called
+from asyncpush.cli.demo import _called
 from tests.cli.conftest import Cli, Site
 
 pytestmark = pytest.mark.usefixtures("environment")

@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_is_said_before_anything_happens(
 def test_without_the_extra_it_is_named_before_anything_happens(
     cli: Cli, folder: Path, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.listeners.timeline.writing.find_spec", lambda name: None)
+    monkeypatch.setattr("asyncpush.listeners.timeline.recording.find_spec", lambda name: None)
     ran = cli("push", "me/never", folder, "--timeline", tmp_path / "t.svg")
 
     assert ran.code == 1
@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_written_takes_nothing_from_the_push(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("asyncpush.cli.listening.write_atomically", full)
+    monkeypatch.setattr("asyncpush.cli.running.write_atomically", full)
     ran = cli("push", "me/full", folder, "--json", "--timeline", tmp_path / "t.json")
 
     assert ran.code == 0

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from asyncpush.localhub.store.durable import file_lock
+from asyncpush.localhub.store.writing import file_lock
 
 FOLDER = Path(__file__).resolve().parents[2] / ".clients"
 PATIENCE = 45.0

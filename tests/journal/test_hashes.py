@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, queries, shared
+from asyncpush.journal import Journal, group_commit, queries
 from asyncpush.journal.files import in_memory
 from asyncpush.journal.rows import Row
 from asyncpush.models import FileIdentity
@@ -273,7 +273,7 @@ def test_hashes_are_written_together_and_known_before(
         put_hashes(connection, rows)
 
     monkeypatch.setattr(queries, "put_hashes", counting)
-    monkeypatch.setattr(shared, "WRITE_EVERY", 60.0)
+    monkeypatch.setattr(group_commit, "WRITE_EVERY", 60.0)
     for number in range(100):
         journal.remember_hash(f"/{number}", make_identity(), "sha256", SHA)
         assert journal.hash_of(f"/{number}", make_identity(), "sha256") == SHA
@@ -302,7 +302,7 @@ def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
     monkeypatch.setattr(queries, "put_hashes", telling)
     with Journal.open(tmp_path, clock=clock) as one, Journal.open(tmp_path, clock=clock) as two:
         for every, size in ((0.01, 10), (60.0, 1 << 30)):
-            monkeypatch.setattr(shared, "WRITE_EVERY", every)
+            monkeypatch.setattr(group_commit, "WRITE_EVERY", every)
             identity = make_identity(size=size)
             one.remember_hash(f"/{size}", identity, "sha256", SHA)
             assert written.wait(10)
@@ -322,7 +322,7 @@ def test_a_hash_that_is_being_written_can_be_forgotten(
         put_hashes(connection, rows)
 
     monkeypatch.setattr(queries, "put_hashes", slowly)
-    monkeypatch.setattr(shared, "WRITE_EVERY", 0.0)
+    monkeypatch.setattr(group_commit, "WRITE_EVERY", 0.0)
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
     assert writing.wait(10)
     assert journal.hash_of("/a", make_identity(), "sha256") == SHA
@@ -336,8 +336,8 @@ def test_a_hash_that_is_being_written_can_be_forgotten(
 def test_a_disk_that_takes_nothing_does_not_fill_the_memory(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "GATHERED", 10)
-    monkeypatch.setattr(shared, "WRITE_EVERY", 60.0)
+    monkeypatch.setattr(group_commit, "GATHERED", 10)
+    monkeypatch.setattr(group_commit, "WRITE_EVERY", 60.0)
     for number in range(20):
         journal.remember_hash(f"/{number}", make_identity(), "sha256", SHA)
     assert journal.stats().hashes == 10

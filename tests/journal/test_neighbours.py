@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, Neighbours, NullJournal, locks, neighbours
-from asyncpush.journal.locks import HostLocks
-from asyncpush.journal.neighbours import SEATS
+from asyncpush.journal import Journal, Neighbours, NullJournal, locks
+from asyncpush.journal import locks as neighbours
+from asyncpush.journal.locks import SEATS, HostLocks
 from tests.journal.helpers import processes
 from tests.journal.workers import take_seats
 

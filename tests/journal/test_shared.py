@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncpush.journal.shared import GroupCommit
+from asyncpush.journal.group_commit import GroupCommit
 
 
 class Disk:

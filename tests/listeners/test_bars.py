@@ -25,10 +25,10 @@ from asyncpush.events import (
 )
 from asyncpush.listeners import bars
 from asyncpush.listeners.bars import BarDisplay, disabled_by_env, preload
-from asyncpush.listeners.drawn import NotebookScreen, TerminalScreen
+from asyncpush.listeners.format import ASCII
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, terminal_size
-from asyncpush.listeners.text import ASCII
+from asyncpush.listeners.tqdm_screens import NotebookScreen, TerminalScreen
 from asyncpush.listeners.view import PushView
 from asyncpush.options import ProgressChoice
 from tests.clocks import Clock
@@ -437,9 +437,9 @@ def test_what_draws_is_imported_where_something_is_drawn(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", term)
-    monkeypatch.delitem(sys.modules, "asyncpush.listeners.drawn")
+    monkeypatch.delitem(sys.modules, "asyncpush.listeners.tqdm_screens")
     bars.preload(mode)
-    assert ("asyncpush.listeners.drawn" in sys.modules) is loaded
+    assert ("asyncpush.listeners.tqdm_screens" in sys.modules) is loaded
 
 
 class TestDisplay:

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from asyncpush.listeners.card import result_card
 from asyncpush.models import Activity, PlannedFile, UploadResult
+from asyncpush.notebook import result_card
 from tests.listeners.helpers import SHA
 
 RESULT = UploadResult(

@@ -35,14 +35,13 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.format import ASCII
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import JsonFormatter, LogListener, VerboseFormatter
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.listeners.publisher import ProgressPublisher
-from asyncpush.listeners.tally import ActivityTally, RetryTally
-from asyncpush.listeners.text import ASCII
-from asyncpush.listeners.timeline.recorder import TimelineRecorder
-from asyncpush.listeners.timeline.writing import render
+from asyncpush.listeners.result_stats import ActivityTally, RetryTally
+from asyncpush.listeners.timeline.recording import TimelineRecorder, render
 from asyncpush.listeners.view import PushView
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.test_otel import Telemetry

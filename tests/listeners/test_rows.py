@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from asyncpush.events import FilesPlanned, RequestFailed, RequestFinished, RequestStarted
-from asyncpush.listeners.rows import REDACTED, event_fields, event_name, event_row, scrub
+from asyncpush.events.schema import REDACTED, event_fields, event_name, event_row, scrub
 from tests.listeners.helpers import SIGNED_URL, one_of_each, record
 
 TOKEN = "hf_" + "aB3" * 11

@@ -7,11 +7,11 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from asyncpush.listeners.rows import event_row
-from asyncpush.listeners.schema import (
+from asyncpush.events.schema import (
     SCHEMA_PATH,
     _type_schema,
     event_kinds,
+    event_row,
     event_schema,
     write_schema,
 )
@@ -34,7 +34,7 @@ def test_the_shipped_schema_is_that_of_the_events(tmp_path: Path) -> None:
     write_schema(tmp_path / "new.json")
     assert (tmp_path / "new.json").read_bytes() == SCHEMA_PATH.read_bytes(), (
         "the events have changed: run"
-        " python -c 'from asyncpush.listeners.schema import write_schema; write_schema()'"
+        " python -c 'from asyncpush.events.schema import write_schema; write_schema()'"
     )
 
 

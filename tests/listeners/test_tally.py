@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from asyncpush.events import PartStored, RetryScheduled, TransferChosen, XetProgress
-from asyncpush.listeners.tally import ActivityTally, RetryTally
+from asyncpush.listeners.result_stats import ActivityTally, RetryTally
 from asyncpush.models import Activity
 from tests.listeners.helpers import planned, record
 from tests.listeners.timeline.stories import Story, in_time, one_file

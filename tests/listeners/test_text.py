@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncpush.listeners.text import ASCII, UNICODE, clean, fit, fit_path, text_width
+from asyncpush.listeners.format import ASCII, UNICODE, clean, fit, fit_path, text_width
 
 
 @pytest.mark.parametrize(

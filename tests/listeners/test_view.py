@@ -15,7 +15,7 @@ from asyncpush.events import (
     TransferStarted,
     Waiting,
 )
-from asyncpush.listeners.text import ASCII, UNICODE, Glyphs, text_width
+from asyncpush.listeners.format import ASCII, UNICODE, Glyphs, text_width
 from asyncpush.listeners.view import Line, PushView
 from tests.clocks import Clock
 from tests.listeners.helpers import SIGNED_URL, failed, finished, planned, record

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncpush.listeners.wording import (
+from asyncpush.listeners.format import (
     format_bytes,
     format_count,
     format_duration,

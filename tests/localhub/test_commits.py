@@ -12,7 +12,7 @@ import pytest
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.routes import commits
-from asyncpush.localhub.store import attributes
+from asyncpush.localhub.store import lfs_rules
 from tests.localhub.conftest import HubClient, add, add_lfs, delete, delete_folder
 
 OID = "ab" * 32
@@ -468,7 +468,7 @@ async def test_a_file_in_lfs_that_no_rule_names_gets_one(client: HubClient) -> N
 async def test_there_is_an_end_to_rules(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file that is looked up is compared with all of them."""
     there = (await client.get("/me/net/resolve/main/.gitattributes")).text.count("\n")
-    monkeypatch.setattr(attributes, "_MAX_RULES", there + 2)
+    monkeypatch.setattr(lfs_rules, "_MAX_RULES", there + 2)
     oid = await client.store(b"large")
     await client.commit(*(add_lfs(f"{number}", oid) for number in range(5)))
     after = (await client.get("/me/net/resolve/main/.gitattributes")).text

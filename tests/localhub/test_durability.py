@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.errors import Refusal
-from asyncpush.localhub.store.durable import file_lock, write_atomically
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.repos import Repos, new_info
+from asyncpush.localhub.store.writing import file_lock, write_atomically
+from asyncpush.localhub.web import Refusal
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs, delete, git
 

@@ -14,8 +14,11 @@ import pygit2
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.pages.reading import discussions, files, history, index, source
-from asyncpush.localhub.store.discussions import Discussions, Event
+from asyncpush.localhub.pages.reading import files, history
+from asyncpush.localhub.pages.reading import files as source
+from asyncpush.localhub.pages.reading import history as discussions
+from asyncpush.localhub.pages.reading import history as index
+from asyncpush.localhub.store.pulls import Discussions, Event
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs, delete
 from tests.localhub.dom import Element, parse

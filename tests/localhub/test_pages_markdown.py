@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.localhub.pages.cards import MAX_FACTS, MAX_VALUES, facts, read_card
 from asyncpush.localhub.pages.links import Links
-from asyncpush.localhub.pages.markdown import MAX_CHARACTERS, Base, to_html
+from asyncpush.localhub.pages.markdown import (
+    MAX_CHARACTERS,
+    MAX_FACTS,
+    MAX_VALUES,
+    Base,
+    facts,
+    read_card,
+    to_html,
+)
 from tests.localhub.dom import Element, parse
 
 LINKS = Links("/me/net")

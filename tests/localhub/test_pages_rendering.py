@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from asyncpush.localhub.pages import cards, links, markdown, rendering, views
-from asyncpush.localhub.pages.reading import files, source
+from asyncpush.localhub.pages import links, markdown, rendering, views
+from asyncpush.localhub.pages import markdown as cards
+from asyncpush.localhub.pages.reading import files
+from asyncpush.localhub.pages.reading import files as source
 from asyncpush.localhub.pages.rendering import ago, render, size, visible
 from asyncpush.localhub.pages.views import (
     Card,

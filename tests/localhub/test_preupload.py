@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncpush.localhub.routes.preupload import is_binary
-from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES
+from asyncpush.localhub.store.lfs_rules import MAX_REGULAR_BYTES
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs
 

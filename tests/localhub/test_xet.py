@@ -18,12 +18,18 @@ from hypothesis import strategies as st
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs.signing import Signer
-from asyncpush.localhub.errors import Refusal
-from asyncpush.localhub.routes import cas as cas_routes
-from asyncpush.localhub.xet.shards import BadShardError, answer_shard, hex_of, parse_shard
-from asyncpush.localhub.xet.store import XetStore
-from asyncpush.localhub.xet.tokens import check_token, new_token
-from asyncpush.localhub.xet.xorbs import BadXorbError, open_xorb, read_chunks
+from asyncpush.localhub.routes import xet as cas_routes
+from asyncpush.localhub.web import Refusal
+from asyncpush.localhub.xet.shards import (
+    BadShardError,
+    BadXorbError,
+    answer_shard,
+    hex_of,
+    open_xorb,
+    parse_shard,
+    read_chunks,
+)
+from asyncpush.localhub.xet.store import XetStore, check_token, new_token
 
 TOKEN = "hub-token"
 TAG = b"HFRepoMetaData\0" + bytes.fromhex("556967456a7b815783a5bdd95ccdd14aa9")

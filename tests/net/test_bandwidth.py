@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from asyncpush.net.bandwidth import Bandwidth
+from asyncpush.net.rate_limits import Bandwidth
 from tests.clocks import Clock, settle
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncpush.net.buffers import BufferPool
+from asyncpush.net.part_body import BufferPool
 
 
 def test_buffers_are_used_again() -> None:

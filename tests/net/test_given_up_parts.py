@@ -15,18 +15,17 @@ from typing import Any
 import pytest
 
 from asyncpush import UploadConfig
+from asyncpush.concurrency.threads import Hops
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Part
-from asyncpush.net.bodies import PIECES_PER_WRITE
-from asyncpush.net.buffers import BufferPool
+from asyncpush.net.adaptive_limit import PartLimit
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.limits import PartLimit
+from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import KIB, MIB
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops
 
 SIZE = 12 * MIB
 READ_BEFORE_IT_STALLS = 8_000_000

@@ -7,8 +7,8 @@ import asyncio
 import anyio
 import pytest
 
+from asyncpush.concurrency.task_groups import single_error
 from asyncpush.errors import HubError
-from asyncpush.groups import single_error
 
 
 def raise_group(*errors: BaseException) -> None:

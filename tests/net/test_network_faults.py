@@ -11,7 +11,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
-from asyncpush.net.faults import NETWORK_EXCEPTIONS, StalledError, network_error
+from asyncpush.net.failures import NETWORK_EXCEPTIONS, StalledError, network_error
 
 KEY = ConnectionKey("hub.example", 443, True, True, None, None, None)
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")

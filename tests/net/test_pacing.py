@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from asyncpush.net.pacing import Pacer
+from asyncpush.net.rate_limits import Pacer
 from asyncpush.protocol.hints import RateLimit
 from tests.clocks import Clock
 

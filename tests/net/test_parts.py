@@ -19,19 +19,17 @@ import anyio
 import pytest
 from aiohttp import web
 
+from asyncpush.concurrency.threads import Hops
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
-from asyncpush.net.bandwidth import Bandwidth
-from asyncpush.net.bodies import PIECES_PER_WRITE, PartBody, PartFeed, Slices
-from asyncpush.net.buffers import BufferPool
-from asyncpush.net.limits import PartLimit
-from asyncpush.net.parts import PartSender
-from asyncpush.net.puts import SentPart
+from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool, PartBody, PartFeed, Slices
+from asyncpush.net.parts import PartSender, SentPart
+from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession
-from asyncpush.net.watch import StallWatch
+from asyncpush.net.stall_timeout import StallWatch
 from asyncpush.sources import Reader
-from asyncpush.threads import Hops
 from tests.net.helpers import (
     TOKEN,
     Heard,

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ThreadedResolver
 
 from asyncpush.errors import HubError, ProtocolError
-from asyncpush.net.resolving import GuardedResolver
+from asyncpush.net.connections import GuardedResolver
 from tests.net.helpers import Heard, Peer, ask_for, session_to, whole
 
 HUB = "https://hub.example"
@@ -46,7 +46,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return found
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr("asyncpush.net.resolving.DefaultResolver", ThreadedResolver)
+    monkeypatch.setattr("asyncpush.net.connections.DefaultResolver", ThreadedResolver)
     return asked
 
 

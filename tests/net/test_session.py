@@ -36,11 +36,11 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.net import answers, telling
+from asyncpush.net import failures
+from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
 from asyncpush.net.session import HubSession
-from asyncpush.protocol.answers import json_object
-from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, post_json
+from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, json_object, post_json
 from tests.clocks import Clock
 from tests.net.helpers import (
     TOKEN,
@@ -1128,8 +1128,8 @@ async def test_nobody_listening_costs_no_events(
     for module, name in (
         (session_module, "RequestStarted"),
         (session_module, "RequestFinished"),
-        (telling, "RequestFailed"),
-        (telling, "RetryScheduled"),
+        (failures, "RequestFailed"),
+        (failures, "RetryScheduled"),
     ):
         monkeypatch.setattr(module, name, never)
     peer.script(reply(500), reply())

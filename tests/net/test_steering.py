@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
-from asyncpush.net.limits import PartLimit
-from asyncpush.net.stragglers import Lookout
+from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.hedging import Lookout
 from asyncpush.options import UploadConfig
 from tests.net.timetravel import TimeTravelLoop
 

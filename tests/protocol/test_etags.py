@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncpush.protocol.etags import md5_of_etag
+from asyncpush.protocol.lfs import md5_of_etag
 
 MD5 = "0123456789abcdef" * 2
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import HubError
 from asyncpush.models import FileSource
-from asyncpush.protocol import cards, commits, lfs, preupload, repos, tree
+from asyncpush.protocol import commits, lfs, preupload, repos, tree
+from asyncpush.protocol import preupload as cards
 from asyncpush.protocol.http import HubResponse
 from tests.protocol.helpers import SHA1, SHA256, answer
 

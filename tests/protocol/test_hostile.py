@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from asyncpush.errors import AuthError, HubError, ProtocolError, RepoNotFoundError
-from asyncpush.net.answers import ANSWER_LIMIT
+from asyncpush.net.session import ANSWER_LIMIT
 from asyncpush.protocol.commits import parse_commit
 from asyncpush.protocol.failures import failure_of, is_lfs_pointer_missing
 from asyncpush.protocol.http import HubRequest, HubResponse

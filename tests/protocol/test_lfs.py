@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import HubError, ProtocolError
 from asyncpush.models import Part
-from asyncpush.net.answers import ANSWER_LIMIT
+from asyncpush.net.session import ANSWER_LIMIT
 from asyncpush.protocol.lfs import (
     PARTS_A_BATCH,
     LfsActions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asyncpush.errors import SourceError
-from asyncpush.sources.findings import NOTICES_SHOWN, PROBLEMS_SHOWN, Findings
+from asyncpush.sources.problem_report import NOTICES_SHOWN, PROBLEMS_SHOWN, Findings
 
 
 def test_no_problem_raises_nothing() -> None:

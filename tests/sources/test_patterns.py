@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncpush.sources import matches, select
-from asyncpush.sources.patterns import PatternFilter
+from asyncpush.sources.paths import PatternFilter
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import Cut, FileIdentity, FileSource
-from asyncpush.sources import Reader, origins, read_all, read_sample
+from asyncpush.sources import Reader, byte_sources, read_all, read_sample
 from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
@@ -33,7 +33,7 @@ def file_source(path: Path, content: bytes = CONTENT) -> FileSource:
 
 @pytest.fixture(params=["preadv", "seek and readinto"])
 def way_of_reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origins, "_HAS_PREADV", request.param == "preadv")
+    monkeypatch.setattr(byte_sources, "_HAS_PREADV", request.param == "preadv")
 
 
 @pytest.fixture(params=["file", "memory", "cut"])
@@ -196,7 +196,7 @@ def test_a_disk_that_fails_is_reported_with_the_file(
 
     with Reader(source) as reader:
         monkeypatch.setattr(os, "preadv", fail)
-        assert isinstance(reader._origin, origins._OnDisk)
+        assert isinstance(reader._origin, byte_sources._OnDisk)
         monkeypatch.setattr(reader._origin, "_file", FailingFile(reader._origin._file, fail))
         with pytest.raises(
             SourceError, match=r"(?m)f' cannot be read: Input/output error$"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources import read_all
-from asyncpush.sources.findings import Findings
+from asyncpush.sources.problem_report import Findings
 from asyncpush.sources.shards import split_large
 from tests.sources.conftest import Collect
 from tests.sources.test_safetensors import library_file, rows_of, tensors

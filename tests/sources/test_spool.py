@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import SourceError
 from asyncpush.models import FileSource
-from asyncpush.sources import read_all, scratch, spool
-from asyncpush.sources.scratch import ScratchFolder
-from asyncpush.sources.spool import READ_SIZE, Spool
+from asyncpush.sources import read_all, spool
+from asyncpush.sources import spool as scratch
+from asyncpush.sources.spool import READ_SIZE, ScratchFolder, Spool
 from tests.disks import files_of_at_most
 from tests.sources.conftest import Collect, names_in, pipe, stream
 
@@ -401,7 +401,7 @@ def _no_descriptor_stays() -> Iterator[None]:
 HOLDER = """
 import sys
 from pathlib import Path
-from asyncpush.sources.scratch import ScratchFolder
+from asyncpush.sources.spool import ScratchFolder
 folder = ScratchFolder(Path(sys.argv[1]))
 folder.new_file().write(b"x" * 100_000)
 print(folder.path, flush=True)

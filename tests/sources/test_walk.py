@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.options import PushOptions
+from asyncpush.sources.byte_sources import read_all
+from asyncpush.sources.collect import Gathered
 from asyncpush.sources.files import regular_file
-from asyncpush.sources.findings import NOTICES_SHOWN, Findings
-from asyncpush.sources.gather import Gathered
-from asyncpush.sources.patterns import PatternFilter
-from asyncpush.sources.reading import read_all
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import NOTICES_SHOWN, Findings
 from asyncpush.sources.walk import Walk
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy

@@ -32,8 +32,8 @@ from asyncpush.events import (
     Waiting,
     XetProgress,
 )
+from asyncpush.events.schema import scrub
 from asyncpush.listeners.otel.meters import PART, Attributes, Meters
-from asyncpush.listeners.rows import scrub
 
 LONG_HASH = 50.0
 """Milliseconds from which hashing is a span: shorter ones are many, and tell of no bottleneck."""

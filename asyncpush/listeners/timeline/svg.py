@@ -21,14 +21,19 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from asyncpush.listeners.slices import rebinned
-from asyncpush.listeners.text import clean
-from asyncpush.listeners.timeline.colours import COLOURS
+from asyncpush.listeners.format import clean, format_rate, format_seconds
+from asyncpush.listeners.result_stats import rebinned
+from asyncpush.listeners.timeline.captions import (
+    Verdict,
+    bottleneck,
+    facts,
+    headline,
+    share_words,
+    tick_words,
+    verdict,
+)
 from asyncpush.listeners.timeline.layout import Block, Section, Shade, sections
-from asyncpush.listeners.timeline.model import Timeline
-from asyncpush.listeners.timeline.verdict import Verdict, verdict
-from asyncpush.listeners.timeline.words import bottleneck, facts, headline, share_words, tick_words
-from asyncpush.listeners.wording import format_rate, format_seconds
+from asyncpush.listeners.timeline.model import COLOURS, Timeline
 
 WIDTH, LEFT, RIGHT = 960.0, 150.0, 20.0
 _PLOT = WIDTH - LEFT - RIGHT

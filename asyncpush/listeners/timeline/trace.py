@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from asyncpush._version import __version__
-from asyncpush.listeners.text import clean
+from asyncpush.listeners.format import clean
 from asyncpush.listeners.timeline.model import Group, Span, Timeline
 
 _TRACKS: dict[Group, tuple[int, str]] = {

@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
-from asyncpush.localhub.errors import Refusal, repo_not_found
 from asyncpush.localhub.pages import reading
-from asyncpush.localhub.pages.answers import html_answer, static_answer
 from asyncpush.localhub.pages.reading import Elsewhere, Source
 from asyncpush.localhub.pages.rendering import ICON, ICON_URL, STYLE, STYLE_URL, render
 from asyncpush.localhub.pages.views import ErrorPage, Hint, Page
 from asyncpush.localhub.state import HubState, repo_of, state_of
 from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
-from asyncpush.localhub.web import flag_in_query, number_in_query
+from asyncpush.localhub.web import Refusal, flag_in_query, number_in_query, repo_not_found
 
 # What the API and the hub itself answer is not asked for here, not even to say that it is missing.
 _REPO = r"/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace:(?!api/|_)[^/]+}/{name}"
@@ -203,3 +201,36 @@ def _ways_in(state: HubState, request: web.Request, repo: RepoId) -> tuple[Hint,
         Hint("Through the HTTP API:", f'curl -H "Authorization: Bearer $HF_TOKEN" {api}'),
         Hint("With git, the token as password:", f"git clone {endpoint}/{repo.url_path}"),
     )
+
+
+_POLICY = {
+    "default-src": "'none'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+HEADERS = {
+    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def html_answer(html: str, *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=html.encode(),
+        status=status,
+        headers={**HEADERS, "Cache-Control": "no-cache", "Vary": "Authorization"},
+        content_type="text/html",
+        charset="utf-8",
+    )
+
+
+def static_answer(body: bytes, content_type: str) -> web.Response:
+    """For a URL that changes with what is behind it."""
+    headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+    return web.Response(body=body, headers=headers, content_type=content_type)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from asyncpush.localhub.store.names import RepoId
 
-MAIN = "main"
+MAIN_BRANCH = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Links:
         return cls(f"/{repo.url_path}")
 
     def tree(self, revision: str, path: str = "", page: int = 0) -> str:
-        if revision == MAIN and not path:
+        if revision == MAIN_BRANCH and not path:
             return self.root + _query(page)
         folder = f"/{_quoted(path, '/')}" if path else ""
         return f"{self._at('tree', revision)}{folder}{_query(page)}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
@@ -20,8 +21,11 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from asyncpush.localhub.cards import check_card, split_card
 from asyncpush.localhub.pages.links import Links
-from asyncpush.localhub.pages.rendering import visible
+from asyncpush.localhub.pages.rendering import plural, visible
+from asyncpush.localhub.pages.views import Card, Fact
+from asyncpush.localhub.store.names import RepoType
 
 # The parser needs time with the square of some texts: 100,000 brackets are a second or two.
 MAX_CHARACTERS = 100_000
@@ -219,3 +223,53 @@ def _path_in_repo(href: str, base: Base) -> str | None:
     if path == ".." or path.startswith(("../", "/")):
         return None
     return "" if path == "." else path
+
+
+MAX_FACTS = 30
+MAX_VALUES = 12
+_MAX_LENGTH = 80
+# What a reader looks for first; all else follows as it was written.
+_FIRST = ("license", "pipeline_tag", "library_name", "sdk", "language", "base_model", "datasets")
+
+
+def read_card(text: str, repo_type: RepoType, links: Links, revision: str, path: str) -> Card:
+    """Never raises: metadata that is wrong is said to be so.
+
+    >>> read_card("---\\nlicense: mit\\n---\\nHello", "model", Links("/a/b"), "main", "README.md")
+    Card(path='README.md', facts=(Fact(name='license', values=('mit',), left_out=0),), \
+html=Markup('<p>Hello</p>\\n'), is_cut=False, problem=None)
+    """
+    check = check_card(text, repo_type)
+    rendered = to_html(split_card(text)[1], Base(links, revision, posixpath.dirname(path)))
+    problem = "; ".join(check.errors) or None
+    return Card(path, facts(check.data), rendered.html, rendered.is_cut, problem)
+
+
+def facts(data: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """Metadata in short: scalars and lists of them; of what is nested deeper, how much there is.
+
+    >>> facts({"tags": ["a", "b"], "model-index": [{"name": "net"}]})[1]
+    Fact(name='model-index', values=('1 item',), left_out=0)
+    """
+    names = sorted(data, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    found = (_fact(name, data[name]) for name in names)
+    return tuple(fact for fact in found if fact.values)[:MAX_FACTS]
+
+
+def _fact(name: str, value: Any) -> Fact:
+    name = _short(name)
+    match value:
+        case None | "":
+            return Fact(name, ())
+        case list() if not any(isinstance(item, dict | list) for item in value):
+            values = tuple(_short(item) for item in value[:MAX_VALUES])
+            return Fact(name, values, max(0, len(value) - MAX_VALUES))
+        case list() | dict():
+            return Fact(name, (plural(len(value), "item"),))
+        case _:
+            return Fact(name, (_short(value),))
+
+
+def _short(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from asyncpush.localhub.pages.links import MAIN, Links
-from asyncpush.localhub.store.discussions import Status
+from asyncpush.localhub.pages.links import MAIN_BRANCH, Links
 from asyncpush.localhub.store.gitrepo import Commit
 from asyncpush.localhub.store.names import RepoId, RepoType
+from asyncpush.localhub.store.pulls import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class FolderPage:
 
     @property
     def is_default(self) -> bool:
-        return not self.path and self.revision.name == MAIN
+        return not self.path and self.revision.name == MAIN_BRANCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.errors import bad_request, too_large
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
@@ -29,10 +28,17 @@ from asyncpush.localhub.store.commits import (
     commit,
     commit_as_pull_request,
 )
+from asyncpush.localhub.store.gitrepo import LfsPointer
+from asyncpush.localhub.store.lfs_rules import MAX_REGULAR_BYTES, not_stored
 from asyncpush.localhub.store.names import RepoId, check_path
-from asyncpush.localhub.store.pointers import LfsPointer
-from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES, not_stored
-from asyncpush.localhub.web import flag_in_query, json_answer, parse_object, text_of
+from asyncpush.localhub.web import (
+    bad_request,
+    flag_in_query,
+    json_answer,
+    parse_object,
+    text_of,
+    too_large,
+)
 
 MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
 MAX_BODY_BYTES = 2 << 30

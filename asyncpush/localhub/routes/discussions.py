@@ -9,14 +9,14 @@ from typing import Any, Literal
 from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
-from asyncpush.localhub.errors import bad_request
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import state_of
 from asyncpush.localhub.store import pulls
-from asyncpush.localhub.store.discussions import Discussion, Event
 from asyncpush.localhub.store.gitrepo import Commit
 from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.pulls import Discussion, Event
 from asyncpush.localhub.web import (
+    bad_request,
     flag_in_query,
     json_answer,
     number_in_query,

@@ -19,11 +19,11 @@ from typing import IO
 from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
-from asyncpush.localhub.errors import Refusal, bad_request, too_large
 from asyncpush.localhub.state import HubState, state_of
-from asyncpush.localhub.store.gitprogram import check_installed, stream_backend
+from asyncpush.localhub.store.gitrepo import check_installed, stream_backend
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.pushes import Pusher, receive
+from asyncpush.localhub.web import Refusal, bad_request, too_large
 
 ROUTES = frozenset({"git-refs", "git-fetch", "git-push"})
 MAX_PUSH_BYTES = 4 << 30

@@ -13,13 +13,13 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
 from asyncpush.localhub.cards import check_card
-from asyncpush.localhub.errors import Refusal
 from asyncpush.localhub.routes.repos import KIND, REPO
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, parse_repo_type
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.web import (
+    Refusal,
     flag_in_query,
     json_answer,
     next_link,

@@ -11,14 +11,13 @@ from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.errors import bad_request
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.gitrepo import FileEntry, GitRepo
 from asyncpush.localhub.store.ignoring import IgnoreRules
+from asyncpush.localhub.store.lfs_rules import MAX_REGULAR_BYTES
 from asyncpush.localhub.store.names import RepoId, check_path
-from asyncpush.localhub.store.rules import MAX_REGULAR_BYTES
-from asyncpush.localhub.web import json_answer, read_json, text_of
+from asyncpush.localhub.web import bad_request, json_answer, read_json, text_of
 
 MAX_FILES = 256
 MAX_SAMPLE_BYTES = 512

@@ -9,7 +9,6 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.errors import Refusal, bad_request, repo_not_found
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import rewriting
@@ -17,10 +16,13 @@ from asyncpush.localhub.store.gitrepo import MAIN
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, make_repo_id, parse_repo_type
 from asyncpush.localhub.store.repos import RepoInfo
 from asyncpush.localhub.web import (
+    Refusal,
+    bad_request,
     json_answer,
     next_link,
     number_in_query,
     read_json,
+    repo_not_found,
     strings_of,
     text_of,
     wire_time,

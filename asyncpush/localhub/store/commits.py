@@ -8,15 +8,12 @@ from dataclasses import dataclass
 
 import pygit2
 
-from asyncpush.localhub.errors import Refusal, bad_request, entry_not_found, revision_not_found
-from asyncpush.localhub.store.attributes import FILE as ATTRIBUTES
-from asyncpush.localhub.store.attributes import with_rules
-from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo
+from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo, LfsPointer
+from asyncpush.localhub.store.lfs_rules import CARD, check_card_of_commit, with_rules
+from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.names import RepoId, RepoType
-from asyncpush.localhub.store.pointers import LfsPointer
+from asyncpush.localhub.store.pulls import Discussions
 from asyncpush.localhub.store.repos import Repos
-from asyncpush.localhub.store.rules import CARD, check_card_of_commit
 from asyncpush.localhub.store.writing import (
     TreeDraft,
     commit_message,
@@ -25,6 +22,7 @@ from asyncpush.localhub.store.writing import (
     sync_objects,
     write_ref,
 )
+from asyncpush.localhub.web import Refusal, bad_request, entry_not_found, revision_not_found
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import dropwhile, islice
 from pathlib import Path
+from typing import IO
 
 import pygit2
 from pygit2.enums import AttrCheck, ObjectType, SortMode
 
-from asyncpush.localhub.errors import entry_not_found, revision_not_found
 from asyncpush.localhub.store.names import is_ref_name
-from asyncpush.localhub.store.pointers import MAX_POINTER_BYTES, LfsPointer, parse_pointer
+from asyncpush.localhub.web import Refusal, entry_not_found, revision_not_found
 
 MAIN = "refs/heads/main"
 _COMMIT_ID = re.compile(r"[0-9a-f]{7,40}")
@@ -248,3 +253,124 @@ def _read_commit(commit: pygit2.Commit) -> Commit:
         date=datetime.fromtimestamp(commit.commit_time, UTC),
         parents=tuple(str(parent) for parent in commit.parent_ids),
     )
+
+
+SETTINGS = {
+    "safe.directory": "*",  # whoever runs the hub trusts its folder
+    "core.fsync": "committed",
+    "gc.auto": "0",
+    "http.uploadpack": "true",
+    "uploadpack.allowAnySHA1InWant": "true",
+    "uploadpack.allowFilter": "true",
+    "receive.fsckObjects": "true",
+    "receive.autogc": "false",
+    "receive.denyDeletes": "false",
+    "receive.denyNonFastForwards": "false",
+}
+"""git's configuration, in place of what the machine or the repo may say."""
+
+
+_GC_SETTINGS = {
+    "core.bigFileThreshold": "2m",  # what is larger is seldom worth a delta
+    "gc.packRefs": "false",
+    "gc.autoDetach": "false",
+    "pack.threads": "1",
+    "pack.windowMemory": "64m",
+}
+
+
+def is_installed() -> bool:
+    return shutil.which("git") is not None
+
+
+def check_installed() -> None:
+    if not is_installed():
+        raise Refusal(501, "The hub's machine has no git: install it to clone, fetch and push")
+
+
+def start_backend(
+    variables: Mapping[str, str],
+    settings: Mapping[str, str],
+    *,
+    stdin: IO[bytes],
+    stdout: IO[bytes],
+    descriptors: Sequence[int],
+) -> subprocess.Popen[bytes]:
+    """`git http-backend` on files, for a thread that waits for it; it inherits `descriptors`."""
+    return subprocess.Popen(
+        ["git", "http-backend"],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        env=_environment({**SETTINGS, **settings}, variables),
+    )
+
+
+async def stream_backend(variables: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """`git http-backend` on pipes, for the event loop."""
+    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        *("git", "http-backend"),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=nowhere,
+        env=_environment(SETTINGS, variables),
+    )
+
+
+async def start_gc(path: Path) -> asyncio.subprocess.Process:
+    """`git gc` of a repo, behind everything else that the machine has to do."""
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *("git", "gc", "--quiet", "--prune=2.weeks.ago"),
+        stdin=nowhere,
+        stdout=nowhere,
+        stderr=nowhere,
+        env=_environment({**SETTINGS, **_GC_SETTINGS}, {"GIT_DIR": str(path)}),
+    )
+    with contextlib.suppress(OSError):  # it may have ended
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+    return process
+
+
+def _environment(settings: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    numbered = {}
+    for number, (key, value) in enumerate(settings.items()):
+        numbered[f"GIT_CONFIG_KEY_{number}"] = key
+        numbered[f"GIT_CONFIG_VALUE_{number}"] = value
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_COUNT": str(len(settings)),
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
+        **numbered,
+        **variables,
+    }
+
+
+MAX_POINTER_BYTES = 1024  # the LFS specification: a longer file is no pointer
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n"
+    rb"(?:ext-[^\n]*\n)*oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,18})\n?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LfsPointer:
+    """`oid` is the sha256 of the object, `size` its bytes."""
+
+    oid: str
+    size: int
+
+    def encode(self) -> bytes:
+        return (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n"
+        ).encode()
+
+
+def parse_pointer(data: bytes) -> LfsPointer | None:
+    match = _POINTER.fullmatch(data) if len(data) <= MAX_POINTER_BYTES else None
+    return LfsPointer(match[1].decode(), int(match[2])) if match else None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from asyncpush.localhub.errors import Refusal, bad_request
+from asyncpush.localhub.web import Refusal, bad_request
 
 RepoType = Literal["model", "dataset", "space", "kernel"]
 REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space", "kernel")

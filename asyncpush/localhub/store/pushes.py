@@ -17,13 +17,12 @@ from typing import IO
 
 import pygit2
 
-from asyncpush.localhub.errors import Refusal
-from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitprogram import start_backend
-from asyncpush.localhub.store.gitrepo import MAIN
+from asyncpush.localhub.store.gitrepo import MAIN, start_backend
+from asyncpush.localhub.store.lfs_rules import StoredSize, new_card, problems_of_push
 from asyncpush.localhub.store.names import RepoId, check_branch
+from asyncpush.localhub.store.pulls import Discussions
 from asyncpush.localhub.store.repos import Repos
-from asyncpush.localhub.store.rules import StoredSize, new_card, problems_of_push
+from asyncpush.localhub.web import Refusal
 
 _NONE = "0" * 40
 _MAX_NEW_COMMITS = 100_000

@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 import pygit2
 from pygit2.enums import SortMode
 
-from asyncpush.localhub.errors import revision_not_found
-from asyncpush.localhub.store.discussions import Discussions
-from asyncpush.localhub.store.gitrepo import GitRepo
+from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, GitRepo, parse_pointer
+from asyncpush.localhub.store.lfs_rules import new_files
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.pointers import MAX_POINTER_BYTES, parse_pointer
+from asyncpush.localhub.store.pulls import Discussions
 from asyncpush.localhub.store.repos import Repos
-from asyncpush.localhub.store.rules import new_files
 from asyncpush.localhub.store.writing import (
     commit_message,
     commit_tree,
@@ -23,6 +21,7 @@ from asyncpush.localhub.store.writing import (
     sync_objects,
     write_ref,
 )
+from asyncpush.localhub.web import revision_not_found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@ CAS) through which clients send and read both."""
 
 from __future__ import annotations
 
-from asyncpush.localhub.xet.blobs import with_xet
-from asyncpush.localhub.xet.store import XetStore
+from asyncpush.localhub.xet.store import XetStore, with_xet
 
 __all__ = ["XetStore", "with_xet"]

@@ -12,31 +12,41 @@ Several processes may share the folder; a killed one leaves nothing half-written
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import orjson
+from anyio import to_thread
 
+from asyncpush.localhub.blobs import BlobError, BlobStore, PartSink, UploadTicket, check_oid
 from asyncpush.localhub.blobs.multipart import publish
-from asyncpush.localhub.store.durable import write_atomically
+from asyncpush.localhub.blobs.signing import Signer
+from asyncpush.localhub.store.writing import write_atomically
+from asyncpush.localhub.web import Refusal
 from asyncpush.localhub.xet.shards import (
     BadShardError,
+    BadXorbError,
     Stretch,
     XetFile,
+    Xorb,
     answer_shard,
+    open_xorb,
     parse_shard,
+    read_chunks,
 )
-from asyncpush.localhub.xet.xorbs import BadXorbError, Xorb, open_xorb, read_chunks
 
 _GRAIN = 1_000_000_000
 """Nanoseconds after which a folder's time of change tells of every change before."""
@@ -272,3 +282,100 @@ class XetStore:
 
 def _span(start: int, end: int) -> dict[str, int]:
     return {"start": start, "end": end}
+
+
+def with_xet(blobs: BlobStore, xet: XetStore) -> BlobStore:
+    """`blobs`, and all that `xet` holds besides; LFS uploads go to `blobs` as ever."""
+    return _DiskAndXet(blobs, blobs, xet) if isinstance(blobs, PartSink) else _WithXet(blobs, xet)
+
+
+class _WithXet:
+    def __init__(self, blobs: BlobStore, xet: XetStore) -> None:
+        self._blobs = blobs
+        self._xet = xet
+        self.signer = blobs.signer
+
+    async def start(self) -> None:
+        await self._blobs.start()
+        await to_thread.run_sync(self._xet.sweep)
+
+    async def close(self) -> None:
+        await self._blobs.close()
+
+    async def size(self, oid: str) -> int | None:
+        """Also of an object that a Xet client has just sent: it is read back first."""
+        size = await self._blobs.size(oid)
+        if size is not None or not self._xet.exists:
+            return size
+        check_oid(oid)
+        found = await to_thread.run_sync(self._xet.accept, oid)
+        return None if found is None else found.size
+
+    async def ticket(
+        self, oid: str, size: int, *, base_url: str, multipart: bool = True
+    ) -> UploadTicket:
+        return await self._blobs.ticket(oid, size, base_url=base_url, multipart=multipart)
+
+    async def complete(
+        self, upload_id: str, oid: str, size: int, parts: Sequence[tuple[int, str]]
+    ) -> None:
+        await self._blobs.complete(upload_id, oid, size, parts)
+
+    async def read(self, oid: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        if await self._blobs.size(oid) is not None:
+            async for piece in self._blobs.read(oid, start, stop):
+                yield piece
+            return
+        pieces = await to_thread.run_sync(self._xet.read, oid, start, stop)
+        while piece := await to_thread.run_sync(next, pieces, b""):
+            yield piece
+
+    def path(self, oid: str) -> Path | None:
+        return self._blobs.path(oid)
+
+    async def download_url(self, oid: str, *, base_url: str) -> str:
+        return await self._blobs.download_url(oid, base_url=base_url)
+
+
+class _DiskAndXet(_WithXet):
+    def __init__(self, blobs: BlobStore, sink: PartSink, xet: XetStore) -> None:
+        super().__init__(blobs, xet)
+        self._sink = sink
+
+    async def receive(
+        self,
+        oid: str,
+        size: int,
+        body: AsyncIterable[bytes],
+        *,
+        upload_id: str | None = None,
+        part_number: int = 1,
+    ) -> str:
+        return await self._sink.receive(
+            oid, size, body, upload_id=upload_id, part_number=part_number
+        )
+
+
+Scope = Literal["read", "write"]
+
+LIFETIME = 3600
+"""Seconds for which a token is good; the Hub's own last about as long."""
+
+
+def new_token(signer: Signer, scope: Scope, *, lifetime: int) -> str:
+    """A token for everything in the store: chunks are shared by all repos."""
+    signed = signer.sign("XET", scope, {}, lifetime=lifetime)
+    return base64.urlsafe_b64encode(signed.encode()).decode()
+
+
+def check_token(signer: Signer, header: str | None, scope: Scope) -> None:
+    """Raise a `Refusal` 401 unless this Authorization header allows `scope`; a token to write
+    allows reading."""
+    kind, _, token = (header or "").partition(" ")
+    try:
+        given, _, query = base64.urlsafe_b64decode(token.encode()).decode().partition("?")
+        if kind.lower() != "bearer" or given not in (scope, "write"):
+            raise Refusal(401, "This needs a Xet token to " + scope)
+        signer.check("XET", given, parse_qsl(query))
+    except (BlobError, binascii.Error, UnicodeError):
+        raise Refusal(401, "The Xet token is not ours, or has expired") from None

@@ -5,11 +5,17 @@ come on its threads, and are handed to the loop. One upload commit belongs to on
 files count as stored when it has been finished, and aborting it disturbs no other push.
 """
 
-from asyncpush.transfers.xet.access import XetAccess, XetFailedError
-from asyncpush.transfers.xet.availability import MISSING, is_disabled, is_installed, why_not
-from asyncpush.transfers.xet.engine import XetEngine
-from asyncpush.transfers.xet.settings import cache_folder, files_at_once
-from asyncpush.transfers.xet.upload import XetUpload
+from asyncpush.transfers.xet.access import (
+    MISSING,
+    XetAccess,
+    XetFailedError,
+    cache_folder,
+    files_at_once,
+    is_disabled,
+    is_installed,
+    why_not,
+)
+from asyncpush.transfers.xet.engine import XetEngine, XetUpload
 
 __all__ = [
     "MISSING",

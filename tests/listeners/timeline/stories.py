@@ -24,7 +24,7 @@ from asyncpush.events import (
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.timeline.build import Builder
 from asyncpush.listeners.timeline.model import Timeline
-from asyncpush.listeners.timeline.moments import moment_of
+from asyncpush.listeners.timeline.parsed_events import moment_of
 from tests.listeners.helpers import OID, SHA
 
 MB = 1_000_000

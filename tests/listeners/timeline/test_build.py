@@ -20,10 +20,10 @@ from asyncpush.events import (
     XetProgress,
 )
 from asyncpush.listeners.timeline.build import Builder
+from asyncpush.listeners.timeline.layout import merged, pack, without
 from asyncpush.listeners.timeline.model import Hold, Span, Timeline
-from asyncpush.listeners.timeline.moments import Moment
-from asyncpush.listeners.timeline.packing import merged, pack, without
-from asyncpush.listeners.timeline.recorder import TimelineRecorder
+from asyncpush.listeners.timeline.parsed_events import Moment
+from asyncpush.listeners.timeline.recording import TimelineRecorder
 from tests.listeners.helpers import one_of_each, record
 from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
 

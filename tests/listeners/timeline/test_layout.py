@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from asyncpush.events import FileStored, PushFailed, TransferStarted, Waiting
+from asyncpush.listeners.timeline.captions import bottleneck, facts, headline, verdict
 from asyncpush.listeners.timeline.layout import FILES, LANES, Block, Section, columns_of, sections
 from asyncpush.listeners.timeline.model import Kind, Span, Timeline
-from asyncpush.listeners.timeline.verdict import verdict
-from asyncpush.listeners.timeline.words import bottleneck, facts, headline
 from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
 
 COLUMNS = 800

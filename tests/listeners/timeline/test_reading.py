@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.errors import SourceError
-from asyncpush.listeners.timeline.reading import read_timeline
+from asyncpush.listeners.timeline.recording import read_timeline
 from tests.listeners.timeline.stories import BEGAN, Story, one_file, timeline_of, write_events
 
 

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from asyncpush.events import PushFailed, Waiting
+from asyncpush.listeners.timeline.recording import check_target, render
 from asyncpush.listeners.timeline.trace import trace_events
-from asyncpush.listeners.timeline.writing import check_target, render
 from tests.listeners.timeline.stories import Story, one_file, timeline_of
 
 
@@ -120,7 +120,7 @@ def test_the_ending_says_what_is_written() -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncpush.listeners.timeline.writing.find_spec", lambda name: None)
+    monkeypatch.setattr("asyncpush.listeners.timeline.recording.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'asyncpush\[viz\]'"):
         check_target(Path("x.svg"))
     check_target(Path("x.json"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from asyncpush.localhub.pages.reading.discussions import read_discussion, read_discussions
-from asyncpush.localhub.pages.reading.files import read_file, read_folder
-from asyncpush.localhub.pages.reading.history import read_commit, read_commits
-from asyncpush.localhub.pages.reading.index import read_index
-from asyncpush.localhub.pages.reading.source import Elsewhere, Source
+from asyncpush.localhub.pages.reading.files import Elsewhere, Source, read_file, read_folder
+from asyncpush.localhub.pages.reading.history import (
+    read_commit,
+    read_commits,
+    read_discussion,
+    read_discussions,
+    read_index,
+)
 
 __all__ = [
     "Elsewhere",

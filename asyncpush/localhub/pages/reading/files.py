@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from itertools import islice
 
 import pygit2
 from pygit2.enums import SortMode
 
-from asyncpush.localhub.errors import entry_not_found
-from asyncpush.localhub.pages.cards import read_card
-from asyncpush.localhub.pages.markdown import IMAGE_ENDINGS
-from asyncpush.localhub.pages.reading.source import (
-    Elsewhere,
-    Source,
-    find_revision,
-    page_within,
-    pager,
-)
+from asyncpush.localhub.pages.links import Links
+from asyncpush.localhub.pages.markdown import IMAGE_ENDINGS, read_card
+from asyncpush.localhub.pages.rendering import plural
 from asyncpush.localhub.pages.rendering import size as size_text
 from asyncpush.localhub.pages.views import (
     Card,
     CardPreview,
+    Choice,
     File,
     FilePage,
     FolderPage,
     ImagePreview,
     NoPreview,
+    Pager,
     Preview,
+    Repo,
+    Revision,
     Row,
     TextPreview,
     is_markdown,
 )
 from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, GitRepo
+from asyncpush.localhub.store.names import RepoId
+from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.web import entry_not_found
 
 ROWS = 200
 # Who changed a file last is looked for this far back: the page of a long history stays quick.
@@ -224,3 +225,59 @@ def _card(opened: GitRepo, source: Source, revision: str, oid: str) -> Card | No
 def _card_of(data: bytes, source: Source, revision: str, path: str) -> Card:
     text = data.decode(errors="replace")
     return read_card(text, source.id.type, source.links, revision, path)
+
+
+MAX_CHOICES = 100
+
+
+class Elsewhere(Exception):
+    """A file was asked for as a folder, or the other way round; `url` is its page."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The repo whose page is read, and the origin that this reader knows the hub by."""
+
+    repos: Repos
+    id: RepoId
+    endpoint: str
+
+    @property
+    def links(self) -> Links:
+        return Links.of(self.id)
+
+    def repo(self) -> Repo:
+        info = self.repos.info(self.id)
+        return Repo(self.id, self.endpoint, info.private, bool(info.gated), info.sdk)
+
+
+def find_revision(repo: GitRepo, name: str) -> Revision:
+    """What `name` stands for, and what else there is; 404 RevisionNotFound."""
+    oid = repo.resolve(name)
+    choices = [
+        *(Choice("branch", ref.name, ref.name) for ref in repo.refs("refs/heads/")),
+        *(Choice("tag", ref.name, ref.name) for ref in repo.refs("refs/tags/")),
+        *(Choice("pull request", ref.ref, f"PR #{ref.name}") for ref in repo.refs("refs/pr/")),
+    ]
+    return Revision(name, oid, choices[:MAX_CHOICES], max(0, len(choices) - MAX_CHOICES))
+
+
+def pager(page: int, length: int, count: int, noun: str, url: Callable[[int], str]) -> Pager:
+    """Where page number `page` (from 0), of `length` items, lies among `count` of them."""
+    if count <= length:
+        return Pager(plural(count, noun))
+    first, last = page * length, min(count, (page + 1) * length)
+    return Pager(
+        f"{first + 1:,}–{last:,} of {plural(count, noun)}",
+        previous=url(page - 1) if page else None,
+        next=url(page + 1) if last < count else None,
+    )
+
+
+def page_within(page: int, length: int, count: int) -> int:
+    """The page that was asked for, or the last one there is."""
+    return min(page, max(0, count - 1) // length)

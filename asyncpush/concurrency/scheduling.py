@@ -1,0 +1,124 @@
+"""How many files at once: each push has one turn of its own, and all pushes share the others.
+
+So no push waits for another's large files before it begins with its own, and all of them together
+have no more files under way than one push may have, and one for each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncpush.concurrency.task_groups import for_group
+
+T = TypeVar("T")
+
+
+class SharedTurns:
+    """The turns that the pushes of an `Uploader` share."""
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self.waiting: deque[Turns] = deque()
+        """Who gets the next ones: each push once, so that they take turns."""
+
+
+class Turns:
+    """The turns of one push. It waits for one at a time, and has at most `most`, where there are
+    descriptors for no more."""
+
+    def __init__(self, shared: SharedTurns, most: int | None = None) -> None:
+        self._shared = shared
+        self.most = most
+        self._own_is_free = True
+        self._came: anyio.Event | None = None
+        self._came_own = False
+
+    async def take(self) -> bool:
+        """Wait for a turn, whichever comes first. True for the push's own; `give_back` wants it."""
+        shared = self._shared
+        if self._own_is_free:
+            self._own_is_free = False
+            return True
+        if shared.free and not shared.waiting:
+            shared.free -= 1
+            return False
+        self._came = came = anyio.Event()
+        shared.waiting.append(self)
+        try:
+            await came.wait()
+        except BaseException:
+            if came.is_set():  # it had come already: hand it on
+                self.give_back(own=self._came_own)
+            else:
+                self._come(own=False)
+            raise
+        return self._came_own
+
+    def give_back(self, *, own: bool) -> None:
+        shared = self._shared
+        if own and self._came is None:
+            self._own_is_free = True
+        elif own:
+            self._come(own=True)
+        elif shared.waiting:
+            shared.waiting[0]._come(own=False)
+        else:
+            shared.free += 1
+
+    def others_wait(self) -> bool:
+        """Whether a shared turn that is given back would go to another push."""
+        return any(turns is not self for turns in self._shared.waiting)
+
+    def _come(self, *, own: bool) -> None:
+        """End the wait."""
+        assert self._came is not None
+        self._shared.waiting.remove(self)
+        self._came_own = own
+        self._came.set()
+        self._came = None
+
+
+class Queue(Generic[T]):
+    """Work on what is put here, in `group`, as turns of the push come. One worker at most waits
+    for a turn, and takes nothing before it has one: what lies here goes to whoever is free."""
+
+    def __init__(
+        self, group: TaskGroup, turns: Turns, work: Callable[[T], Awaitable[object]]
+    ) -> None:
+        self._group = group
+        self._turns = turns
+        self._work = work
+        self._items: deque[T] = deque()
+        self._seeking = False
+        self._working = 0
+
+    def put(self, item: T) -> None:
+        self._items.append(item)
+        self._seek()
+
+    def _seek(self) -> None:
+        most = self._turns.most
+        if self._items and not self._seeking and (most is None or self._working < most):
+            self._seeking = True
+            self._group.start_soon(for_group(self._go))
+
+    async def _go(self) -> None:
+        own = await self._turns.take()
+        self._seeking = False
+        self._working += 1
+        try:
+            while self._items:
+                item = self._items.popleft()
+                self._seek()
+                await self._work(item)
+                if not own and self._turns.others_wait():
+                    break
+        finally:
+            self._working -= 1
+            self._turns.give_back(own=own)
+        self._seek()

@@ -1,0 +1,217 @@
+"""Task groups whose failures are single errors, and many items done a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Generic, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from asyncpush.concurrency.threads import is_cancelled
+from asyncpush.errors import OUT_OF_DESCRIPTORS, AsyncPushError
+
+try:
+    import resource
+except ImportError:  # pragma: no cover  # Windows has no limit that matters
+    resource = None  # type: ignore[assignment]
+
+
+Ts = TypeVarTuple("Ts")
+
+
+@contextmanager
+def single_error() -> Iterator[None]:
+    """Turn the exception group of a task group into the error that matters.
+
+    When several siblings fail at once (one cause, many witnesses), the first is raised, with a
+    note that counts the others.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        first = next((leaf for leaf in leaves if not isinstance(leaf, Exception)), leaves[0])
+        if len(leaves) > 1:
+            first.add_note(f"({len(leaves) - 1} more failed at the same time)")
+        raise first from first.__cause__
+
+
+@contextmanager
+def stray_cancellations_are_errors() -> Iterator[None]:
+    """Turn a `CancelledError` that nobody asked for into an `AsyncPushError`. Code of the user lets
+    one out when it awaits a task of its own that was cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        if is_cancelled():
+            raise
+        raise AsyncPushError(
+            "the push was stopped by a CancelledError, though nobody cancelled it",
+            suggestion="look which task of your own was cancelled while this push awaited it: a"
+            " source, a token callable, a listener",
+        ) from exc
+
+
+def for_group(
+    work: Callable[[*Ts], Awaitable[object]],
+) -> Callable[[*Ts], Coroutine[Any, Any, None]]:
+    """The same work, to be begun in a task group. A group takes every `CancelledError` of a child
+    for its own cancellation: a stray one would end the child as if it had done its work."""
+
+    async def run(*args: *Ts) -> None:
+        with stray_cancellations_are_errors():
+            await work(*args)
+
+    return run
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for member in group.exceptions:
+        if isinstance(member, BaseExceptionGroup):
+            yield from _leaves(member)
+        else:
+            yield member
+
+
+T = TypeVar("T")
+
+ENOUGH_DESCRIPTORS = 256
+"""Files and sockets that may still be opened, from which on nothing needs to be spared: 48 parts,
+64 files, 16 calls of the Hub, and what is below."""
+
+KEPT_DESCRIPTORS = 20
+"""For the journal, for what is read ahead, and for the rest of the program."""
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last one shorter (`itertools.batched` of Python 3.12).
+
+    >>> list(batches("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+async def for_each(
+    items: Sequence[T], work: Callable[[T], Awaitable[object]], *, width: int
+) -> None:
+    """Do the work for every item, begun in their order, for at most `width` at once. A failure
+    cancels the others and is raised as itself."""
+    remaining = iter(items)
+
+    async def worker() -> None:
+        for item in remaining:  # shared: whoever is free takes the next one
+            await work(item)
+
+    with single_error():
+        async with anyio.create_task_group() as group:
+            for _ in range(min(width, len(items))):
+                group.start_soon(for_group(worker))
+
+
+def descriptors_left() -> int | None:
+    """How many more files and sockets this process may open; None where that is not known."""
+    if resource is None:
+        return None
+    try:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return None if limit == resource.RLIM_INFINITY else limit - len(os.listdir("/dev/fd"))
+    except OSError as exc:
+        return 0 if exc.errno in OUT_OF_DESCRIPTORS else None
+
+
+def each_affordable(left: int) -> int:
+    """How many files, and parts, and calls of the Hub, there are descriptors for, each at once."""
+    return max(1, (left - KEPT_DESCRIPTORS) // 3)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Question(Generic[K, V]):
+    __slots__ = ("answer", "answered", "item")
+
+    def __init__(self, item: K) -> None:
+        self.item = item
+        self.answered = anyio.Event()
+        self.answer: V | None = None
+
+
+class Batcher(Generic[K, V]):
+    """`ask` waits for the answer to one item; items that come while calls are under way go
+    together into the next one.
+
+    The first item goes at once and alone: a push of one file waits for nobody. A second call
+    starts beside a running one only when half a call's worth has gathered, so that a thousand
+    files make a handful of calls. A failing call fails the task group it runs in.
+
+    A call takes `limit` items at most, and of those that `weigh` much only so many as stay within
+    `heaviest` together, but always one.
+    """
+
+    def __init__(
+        self,
+        group: TaskGroup,
+        call: Callable[[list[K]], Awaitable[Mapping[K, V]]],
+        *,
+        limit: int,
+        width: int = 4,
+        weigh: Callable[[K], int] = lambda item: 0,
+        heaviest: int = 0,
+    ) -> None:
+        self._group = group
+        self._call = call
+        self._limit = limit
+        self._width = width
+        self._weigh = weigh
+        self._heaviest = heaviest
+        self._waiting: deque[_Question[K, V]] = deque()
+        self._running = 0
+
+    async def ask(self, item: K) -> V:
+        question: _Question[K, V] = _Question(item)
+        self._waiting.append(question)
+        self._start_call()
+        await question.answered.wait()
+        return question.answer  # type: ignore[return-value]  # set before the event
+
+    def _start_call(self) -> None:
+        enough = self._running == 0 or len(self._waiting) >= self._limit // 2
+        if enough and self._waiting and self._running < self._width:
+            self._running += 1
+            self._group.start_soon(for_group(self._run))
+
+    async def _run(self) -> None:
+        # One turn of the loop: those who ask in the same breath go along.
+        await anyio.lowlevel.checkpoint()
+        questions = self._next_call()
+        try:
+            if questions:
+                answers = await self._call([question.item for question in questions])
+                for question in questions:
+                    question.answer = answers[question.item]
+                    question.answered.set()
+        finally:
+            self._running -= 1
+        self._start_call()
+
+    def _next_call(self) -> list[_Question[K, V]]:
+        """Takes them in their order: nobody who waits is overtaken."""
+        questions: list[_Question[K, V]] = []
+        weight = 0
+        while self._waiting and len(questions) < self._limit:
+            weight += self._weigh(self._waiting[0].item)
+            if questions and weight > self._heaviest:
+                break
+            questions.append(self._waiting.popleft())
+        return questions

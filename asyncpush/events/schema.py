@@ -1,0 +1,277 @@
+"""Events as rows of JSON lines, and the JSON schema of these rows."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import orjson
+
+from asyncpush import events
+from asyncpush.events import Event, Record, RequestFailed, RequestFinished, RequestStarted
+from asyncpush.models import Route
+
+REDACTED = "<redacted>"
+
+_HARMLESS = frozenset({int, float, bool, type(None)})
+_SECRET_KEYS = frozenset(
+    {
+        "access_token",
+        "accesstoken",
+        "authorization",
+        "cookie",
+        "password",
+        "proxy-authorization",
+        "secret",
+        "set-cookie",
+        "token",
+        "x-amz-security-token",
+        "x-xet-access-token",
+    }
+)
+_URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
+
+# Queries whose value is the credential itself: S3, CloudFront, GCS, Azure, and plain tokens.
+_SIGNED_QUERY = re.compile(
+    r"(https?://[^\s?\"'<>]+)\?"
+    r"(?:[^\s\"'<>]*(?:signature|credential|security-token|access_?token)"
+    r"|(?:[^\s\"'<>]*&)?(?:sig|token|policy|key-pair-id)=)"
+    r"[^\s\"'<>]*",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(https?://)[^/\s@\"'<>]+@", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}"  # the Hub's
+    r"|\bey[A-Za-z0-9_-]{10,}\.ey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"  # a JWT: Xet's
+    r"|(?<=\bBearer )[^\s\"',]+"
+)
+
+
+def scrub(value: Any, key: str = "") -> Any:
+    """`value` without credentials, `key` being the name it goes by; containers are copied."""
+    kind = type(value)
+    if kind is str:
+        return _scrub_text(value, key)
+    if kind in _HARMLESS:
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): scrub(item, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [scrub(item, key) for item in value]
+    return _scrub_text(value, key) if isinstance(value, str) else value
+
+
+def _scrub_text(text: str, key: str) -> str:
+    meaning = _meaning(key)
+    if meaning == "secret":
+        return REDACTED
+    if "://" in text:
+        text = _USER_INFO.sub(r"\1", text)
+        if meaning == "url":
+            return text.partition("?")[0].partition("#")[0]
+        if "?" in text:
+            text = _SIGNED_QUERY.sub(r"\1", text)
+    if "hf_" in text or "ey" in text or "Bearer " in text:
+        text = _TOKEN.sub(REDACTED, text)
+    return text
+
+
+@lru_cache(maxsize=1024)
+def _meaning(key: str) -> Literal["secret", "url", ""]:
+    name = key.lower()
+    return "secret" if name in _SECRET_KEYS else "url" if name in _URL_KEYS else ""
+
+
+def event_name(event: Event) -> str:
+    """What the row is called: `hf_hub.<call>` and `hf_hub.<call>.response` for requests."""
+    if isinstance(event, RequestStarted):
+        return f"hf_hub.{event.call}"
+    if isinstance(event, RequestFinished):
+        return f"hf_hub.{event.call}.response"
+    return event.name
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """The event's own fields, scrubbed. What a request is about lies beside them, not below."""
+    row = {name: scrub(getattr(event, name), name) for name in _names(type(event))}
+    if isinstance(event, (RequestStarted, RequestFinished, RequestFailed)):
+        for name, value in row.pop("fields").items():
+            row.setdefault(name, value)
+    return row
+
+
+def event_row(record: Record) -> dict[str, Any]:
+    """The whole row: `event`, `time` (RFC 3339, UTC, microseconds), the ids, then the fields."""
+    moment = datetime.fromtimestamp(record.time, UTC)
+    row: dict[str, Any] = {
+        "event": event_name(record.event),
+        "time": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "push_id": record.push_id,
+        "span_id": record.span_id,
+        "parent_id": record.parent_id,
+    }
+    for name, value in event_fields(record.event).items():
+        row.setdefault(name, value)
+    return row
+
+
+_field_names: dict[type[Event], tuple[str, ...]] = {}
+
+
+def _names(kind: type[Event]) -> tuple[str, ...]:
+    names = _field_names.get(kind)
+    if names is None:
+        names = _field_names[kind] = tuple(field.name for field in fields(kind))
+    return names
+
+
+SCHEMA_PATH = Path(__file__).with_name("events.schema.json")
+
+_ANY_JSON: dict[str, Any] = {}
+_SCALARS: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Any: _ANY_JSON,
+}
+_COMMON: dict[str, Any] = {
+    "time": {
+        "type": "string",
+        "format": "date-time",
+        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+        "description": "when, in UTC",
+    },
+    "push_id": {"type": "string", "description": "one push, from its first event to its last"},
+    "span_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    "parent_id": {
+        "type": ["string", "null"],
+        "pattern": "^[0-9a-f]{16}$",
+        "description": "the span that this one is part of; null for the push itself",
+    },
+}
+
+# What the calls are about, where they say it: rows of requests carry these beside their own fields.
+_SIZE = {"type": "integer", "minimum": 0, "description": "bytes"}
+_ABOUT: dict[str, Any] = {
+    "repo_id": {"type": "string"},
+    "file": {"type": "string", "description": "path in the repo"},
+    "size": _SIZE,
+    "files": {
+        "anyOf": [
+            {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string"},
+                        "size": _SIZE,
+                        "route": {"enum": [*get_args(Route)]},
+                    },
+                    "required": ["file", "size"],
+                },
+            },
+            {"type": "integer", "minimum": 0, "description": "of a commit: how many"},
+        ],
+    },
+    "upload_url": {
+        "type": ["string", "null"],
+        "pattern": "^[^?#]*$",
+        "description": "without its query, which is the credential",
+    },
+}
+
+
+def event_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one row."""
+    definitions: dict[str, Any] = {}
+    for kind in event_kinds():
+        definitions |= _definitions(kind)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:asyncpush:events",
+        "title": "One row of asyncpush's JSON lines",
+        "type": "object",
+        "required": ["event", *_COMMON],
+        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in definitions],
+        "$defs": definitions,
+    }
+
+
+def event_kinds() -> list[type[Event]]:
+    """Every kind of event. Not `__subclasses__()`: `slots=True` leaves a twin of each class."""
+    return [
+        kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    ]
+
+
+def write_schema(path: Path = SCHEMA_PATH) -> None:
+    """Write the schema, as after a change of `asyncpush.events`."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    path.write_bytes(orjson.dumps(event_schema(), option=options))
+
+
+def _definitions(kind: type[Event]) -> dict[str, Any]:
+    properties, required = _properties(kind)
+    if kind is RequestStarted:
+        preupload = ["repo_id", "file", "size"]
+        return {
+            "hf_hub.preupload": _definition(
+                kind, {"const": "hf_hub.preupload"}, properties, required + preupload
+            ),
+            "hf_hub.CALL": _definition(
+                kind, {"pattern": r"^hf_hub\.(?!preupload$)[a-z_]+$"}, properties, required
+            ),
+        }
+    if kind is RequestFinished:
+        name = {"pattern": r"^hf_hub\.[a-z_]+\.response$"}
+        return {"hf_hub.CALL.response": _definition(kind, name, properties, required)}
+    return {kind.name: _definition(kind, {"const": kind.name}, properties, required)}
+
+
+def _definition(
+    kind: type[Event], name: dict[str, str], properties: dict[str, Any], required: list[str]
+) -> dict[str, Any]:
+    return {
+        "description": _first_sentence(kind),
+        "properties": {"event": {"type": "string", **name}, **_COMMON, **properties},
+        "required": required,
+        "additionalProperties": kind in (RequestStarted, RequestFinished, RequestFailed),
+    }
+
+
+def _properties(kind: type[Event]) -> tuple[dict[str, Any], list[str]]:
+    hints = get_type_hints(kind)
+    properties = {field.name: _type_schema(hints[field.name]) for field in fields(kind)}
+    if properties.pop("fields", None) is not None:
+        properties |= _ABOUT
+    # A row has every field, given or not: what has a default in Python is there all the same.
+    return properties, [field.name for field in fields(kind) if field.name in properties]
+
+
+def _type_schema(hint: Any) -> dict[str, Any]:
+    if hint in _SCALARS:
+        return dict(_SCALARS[hint])
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_type_schema(argument) for argument in arguments]}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
+    raise TypeError(f"no JSON Schema for {hint!r}: teach asyncpush.events.schema")
+
+
+def _first_sentence(kind: type[Event]) -> str:
+    text = " ".join((kind.__doc__ or "").split())
+    # A dataclass without a docstring is given its signature as one.
+    return "" if text.startswith(f"{kind.__name__}(") else text.partition(". ")[0].rstrip(".")

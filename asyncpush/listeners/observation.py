@@ -1,0 +1,178 @@
+"""A push is watched: who listens hears all of it, its time is limited, its end is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import anyio
+
+from asyncpush.errors import AsyncPushError, HubError, VerificationError
+from asyncpush.events import (
+    Committed,
+    Emitter,
+    Listener,
+    PushFailed,
+    PushFinished,
+    PushStarted,
+    Record,
+)
+from asyncpush.listeners.bars import BarDisplay
+from asyncpush.listeners.logs import LogListener
+from asyncpush.listeners.publisher import ProgressPublisher
+from asyncpush.listeners.result_stats import ActivityTally, RetryTally
+from asyncpush.models import AuditReport, Repo, UploadResult
+from asyncpush.options import ProgressChoice, PushOptions
+
+T = TypeVar("T")
+
+
+class Watch:
+    """One push, or whatever else is done to a repo, while it is being done."""
+
+    def __init__(
+        self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
+    ) -> None:
+        self._options = options
+        self._began = time.monotonic()
+        self._retries = RetryTally()
+        self._activity = ActivityTally()
+        self.push_id: str = uuid.uuid4().hex
+        self._landed: Committed | None = None
+        heard = [
+            self._on_event,
+            publisher.on_event,
+            self._retries.on_event,
+            self._activity.on_event,
+            *listeners,
+        ]
+        self.emit: Emitter = Emitter(heard, push_id=self.push_id)
+
+    def _on_event(self, record: Record) -> None:
+        if isinstance(record.event, Committed) and record.event.final:
+            self._landed = record.event
+
+    def failure(self, error: BaseException) -> BaseException:
+        """The error to raise for `error`: once the commit has landed, one that says so, whatever
+        failed afterwards. A cancellation stays one, with a note."""
+        landed = self._landed
+        if landed is None or isinstance(error, VerificationError):
+            return error
+        made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"
+        if not isinstance(error, Exception):
+            error.add_note(made)
+            return error
+        reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
+        told = VerificationError(
+            f"{made}, but it could not be verified: {reason}",
+            commit_sha=landed.commit_sha,
+            commit_url=landed.commit_url,
+            suggestion="nothing needs to be sent again: look at the commit, or compare the files"
+            " with `audit` (`asyncpush audit`) once the Hub answers",
+        )
+        told.__cause__ = error
+        return told
+
+    def finished(self, outcome: T) -> T:
+        """Tell that it went well; the outcome, with what was heard on the way."""
+        if isinstance(outcome, UploadResult):
+            outcome = replace(
+                outcome,
+                retries=self._retries.retries,
+                waited_seconds=self._retries.waited_seconds,
+                activity=self._activity.activity(),
+            )
+        self.emit.emit(_finished(outcome, self._options, time.monotonic() - self._began))
+        return outcome
+
+
+@asynccontextmanager
+async def watched(
+    repo: Repo,
+    options: PushOptions,
+    publisher: ProgressPublisher,
+    listeners: Sequence[Listener],
+    *,
+    progress: ProgressChoice,
+) -> AsyncIterator[Watch]:
+    """Say `finished` of what it yields at the end; a failure is told by itself. `progress` is that
+    of `UploadConfig`. Raises `TimeoutError` when the options' time has run out."""
+    display = BarDisplay(progress, repo.repo_id)
+    watch = Watch(options, publisher, [display.on_event, LogListener().on_event, *listeners])
+    try:
+        watch.emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
+        async with _time_limit(options.timeout):
+            yield watch
+    except BaseException as exc:
+        failure = watch.failure(exc)
+        watch.emit.emit(_failed(failure))
+        if failure is exc:
+            raise
+        raise failure from exc
+    finally:
+        with anyio.CancelScope(shield=True):
+            await publisher.aclose()
+        display.close()
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
+    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise TimeoutError(
+            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
+            " not sent twice"
+        ) from exc
+
+
+def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:
+    match outcome:
+        case UploadResult() if options.dry_run:
+            return PushFinished(outcome.commit_sha, len(outcome.plan), 0, seconds, "plan")
+        case UploadResult():
+            files = len(outcome.files_uploaded)
+            return PushFinished(outcome.commit_sha, files, outcome.bytes_transferred, seconds)
+        case AuditReport():
+            files = len(outcome.matching) + len(outcome.missing) + len(outcome.different)
+            return PushFinished(outcome.commit_sha, files, 0, seconds, "audit")
+        case list() as receipts:
+            sent = sum(receipt.bytes_sent for receipt in receipts)
+            return PushFinished("", len(receipts), sent, seconds, "store")
+        case _:
+            raise AssertionError(f"not an outcome: {outcome!r}")
+
+
+def _failed(error: BaseException) -> PushFailed:
+    details: dict[str, object] = {}
+    if isinstance(error, AsyncPushError):
+        details["suggestion"] = error.suggestion
+    if isinstance(error, VerificationError):
+        details["commit_sha"] = error.commit_sha
+    if problems := getattr(error, "problems", ()):
+        details["problems"] = list(problems)
+    answer = error if isinstance(error, HubError) else error.__cause__
+    if isinstance(answer, HubError):
+        details |= {
+            "status": answer.status,
+            "body": answer.body,
+            "method": answer.method,
+            "url": answer.url,
+            "headers": answer.headers,
+            "attempt": answer.attempt,
+            "elapsed_seconds": answer.elapsed_seconds,
+            "request_id": answer.request_id,
+            "error_code": answer.error_code,
+        }
+    cancelled = isinstance(error, asyncio.CancelledError)
+    text = error.message if isinstance(error, AsyncPushError) else str(error)
+    return PushFailed(text, type(error).__name__, cancelled, details)

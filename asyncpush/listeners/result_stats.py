@@ -1,0 +1,196 @@
+"""What a push's events add up to: retries, waits, and how busy it was over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asyncpush.events import (
+    FileHashed,
+    PartProgress,
+    PartStored,
+    Record,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RetryScheduled,
+    TransferChosen,
+    XetProgress,
+)
+from asyncpush.models import Activity
+
+SLICES = 128
+
+
+class RetryTally:
+    """Counts; seconds of parallel waits add up."""
+
+    wants_headers = False
+
+    def __init__(self) -> None:
+        self.retries = 0
+        self.waited_seconds = 0.0
+
+    def on_event(self, record: Record) -> None:
+        if isinstance(record.event, RetryScheduled):
+            self.retries += 1
+            self.waited_seconds += record.event.delay
+
+
+@dataclass(slots=True)
+class _Attempt:
+    call: str
+    started: float
+    bytes_out: int
+    key: tuple[str | None, str, object]
+
+
+class ActivityTally:
+    """Spreads what happens over slices of time; memory is bounded by what is in flight."""
+
+    wants_headers = False
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._now = 0.0
+        self._sent = Slices(SLICES)
+        self._busy: dict[str, Slices] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._of_parent: dict[tuple[str | None, str, object], str] = {}
+        self._by_xet = False
+        self._xet = (0, 0.0)
+        self._positions: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def on_event(self, record: Record) -> None:
+        if self._began is None:
+            self._began = record.time
+        now = self._now = max(self._now, record.time - self._began)
+        match record.event:
+            case PartProgress() as event if not self._by_xet:
+                self._moved(event, now)
+            case TransferChosen() as event:
+                self._by_xet = event.engine == "xet"
+            case XetProgress() as event:
+                self._moved_by_xet(event.sent, now)
+            case PartStored() as event:
+                self._positions.pop((event.path, event.part_number), None)
+            case RequestStarted() as event:
+                key = (record.parent_id, event.call, event.fields.get("part_number"))
+                self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out, key)
+                self._of_parent[key] = record.span_id
+            case RequestFinished() as event:
+                self._ended(record.span_id, now, failed=event.status >= 400)
+            case RequestFailed() as event:  # told by the attempt itself, or by what it is part of
+                key = (record.span_id, event.call, event.fields.get("part_number"))
+                self._ended(self._of_parent.get(key, record.span_id), now, failed=True)
+            case FileHashed() as event:
+                seconds = event.elapsed_ms / 1000
+                self._spent("hash", now - seconds, now)
+            case RetryScheduled() as event:
+                self._spent("wait", now, now + event.delay)
+
+    def activity(self) -> Activity:
+        """Up to now; all slices of one width, and as many as there were until now."""
+        self._sent.spread(self._now, self._now, 0)  # the time that has passed, all of it
+        series = [self._sent, *self._busy.values()]
+        width = max(each.width for each in series)
+        count = int(self._now / width) + 1
+        for each in series:
+            each.widen_to(width)
+        busy = {kind: _cut(each.sums, count) for kind, each in self._busy.items()}
+        sent = tuple(round(amount) for amount in _cut(self._sent.sums, count))
+        return Activity(width, sent, tuple(sorted(busy.items())))
+
+    def _moved(self, event: PartProgress, now: float) -> None:
+        key = (event.path, event.part_number)
+        before, since = self._positions.get(key, (0, now))
+        if event.sent < before:  # tried again, from its beginning
+            before = 0
+        self._positions[key] = (event.sent, now)
+        self._sent.spread(since, now, event.sent - before)
+
+    def _moved_by_xet(self, sent: int, now: float) -> None:
+        before, since = self._xet
+        if sent > before:  # a file's own position counts what the store had already
+            since = since or now
+            self._sent.spread(since, now, sent - before)
+            self._spent("send", since, now)
+        self._xet = max(sent, before), now
+
+    def _ended(self, span_id: str, now: float, *, failed: bool) -> None:
+        attempt = self._attempts.pop(span_id, None)
+        if attempt is None:
+            return
+        if self._of_parent.get(attempt.key) == span_id:
+            del self._of_parent[attempt.key]
+        kind = "send" if attempt.call == "part" else "call"
+        kind = "commit" if attempt.call == "commit" else kind
+        self._spent("retry" if failed and kind != "call" else kind, attempt.started, now)
+        if kind == "commit" and not failed:
+            self._sent.spread(attempt.started, now, attempt.bytes_out)
+
+    def _spent(self, kind: str, start: float, end: float) -> None:
+        if end > start:
+            slices = self._busy.setdefault(kind, Slices(SLICES))
+            slices.spread(start, end, end - start)
+
+
+def _cut(sums: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return (*sums[:count], *(0.0 for _ in range(count - len(sums))))
+
+
+FINEST = 1 / 128
+"""Seconds of a slice to begin with."""
+
+
+class Slices:
+    """Sums over equal slices of time. When time runs past the last slice, all of them are widened
+    to twice the width, so that there are never more than `count`. Times are seconds from 0."""
+
+    def __init__(self, count: int, width: float = FINEST) -> None:
+        assert count >= 2
+        assert count % 2 == 0
+        self.width = width
+        self._sums = [0.0] * count
+        self._used = 0
+
+    @property
+    def sums(self) -> tuple[float, ...]:
+        """From time 0 to the last slice that holds anything."""
+        return tuple(self._sums[: self._used])
+
+    def spread(self, start: float, end: float, amount: float) -> None:
+        """Add an amount that came evenly from `start` to `end`; time before 0 counts as 0."""
+        start = max(0.0, start)
+        end = max(start, end)
+        while end >= self.width * len(self._sums):
+            self._widen()
+        first, last = int(start / self.width), int(end / self.width)
+        self._used = max(self._used, last + 1)
+        if first == last:
+            self._sums[first] += amount
+            return
+        pace = amount / (end - start)
+        self._sums[first] += pace * ((first + 1) * self.width - start)
+        for at in range(first + 1, last):
+            self._sums[at] += pace * self.width
+        self._sums[last] += pace * (end - last * self.width)
+
+    def widen_to(self, width: float) -> None:
+        """At least so wide: to lay it beside another one."""
+        while self.width < width:
+            self._widen()
+
+    def _widen(self) -> None:
+        half = len(self._sums) // 2
+        pairs = [self._sums[2 * at] + self._sums[2 * at + 1] for at in range(half)]
+        self._sums = pairs + [0.0] * half
+        self._used = (self._used + 1) // 2
+        self.width *= 2
+
+
+def rebinned(width: float, sums: Sequence[float], at_most: int) -> tuple[float, list[float]]:
+    """Neighbours added up until there are at most so many; their width, and their sums."""
+    share = max(1, -(-len(sums) // at_most))
+    bins = [sum(sums[at : at + share]) for at in range(0, len(sums), share)]
+    return width * share, bins

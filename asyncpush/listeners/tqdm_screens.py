@@ -1,0 +1,232 @@
+"""Screens that tqdm draws: rows at the bottom of a terminal, widgets in a notebook.
+
+The only importer of tqdm, and imported only where something is drawn: tqdm costs 27 ms of CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from asyncpush.events import PushFailed, RequestFailed, RetryScheduled, Waiting
+from asyncpush.listeners.format import UNICODE, Glyphs, fit
+from asyncpush.listeners.screens import Screen, encoding_of, glyphs_for, terminal_size
+from asyncpush.listeners.view import Line, PushView
+
+FRAME_INTERVAL = 0.1
+"""Seconds between two frames in a terminal."""
+WIDGET_INTERVAL = 0.25
+"""Seconds between two updates of a notebook's widget."""
+
+_WIDGET_TEXT = 120  # a widget does not wrap its text
+_TROUBLE = frozenset({RetryScheduled.name, RequestFailed.name, Waiting.name})
+
+
+def notebook_screen(stream: TextIO) -> Screen:
+    """A widget where ipywidgets are there, else one row of text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that ipywidgets are missing: text will do
+        from tqdm.auto import tqdm as bar_class
+    if "tqdm.notebook" in sys.modules and issubclass(
+        bar_class, sys.modules["tqdm.notebook"].tqdm_notebook
+    ):
+        return NotebookScreen(stream, bar_class)
+    return TerminalScreen(stream, rows=1)
+
+
+class TerminalScreen(Screen):
+    """Rows of tqdm at the bottom of the terminal. tqdm keeps them clear of bars that are not ours.
+
+    Args:
+        stream: a terminal.
+        rows: the most rows to draw; None for as many as fit. With one row no cursor moves up,
+            which is all that a notebook without widgets understands.
+    """
+
+    interval = FRAME_INTERVAL
+    tells = _TROUBLE | {PushFailed.name}
+
+    def __init__(self, stream: TextIO, *, rows: int | None = None) -> None:
+        super().__init__(stream)
+        self._frame = _Frame(stream)
+        self._rows: list[_Row] = []
+        self._most_rows = rows
+        self._width = 0
+        self._glyphs = glyphs_for(stream)
+        self.room = self._room
+
+    def frame(self, views: list[PushView]) -> None:
+        size = terminal_size(self.stream)
+        width, height = size.columns, min(size.lines - 2, self._most_rows or size.lines)
+        lines = self._lines(views, width, max(1, height))
+        with self._frame.whole():
+            moved = self._move_up()
+            if moved or (width != self._width and self._rows):
+                # Lines stand where no row is any more, or the terminal has wrapped them anew.
+                self._frame.write("\r\x1b[J")
+            self._width = width
+            while len(self._rows) < len(lines):
+                self._rows.append(_Row(self._frame))
+            for index, row in enumerate(self._rows):
+                line = lines[index] if index < len(lines) else Line(" ")
+                row.show(line, size, self._glyphs)
+            self._frame.write("\r")  # where a terminal that is resized keeps the cursor
+
+    def finish(self, view: PushView) -> None:
+        width, _ = terminal_size(self.stream)
+        text = view.closing(width, self._glyphs)
+        if text is not None:
+            # Not as one piece: bars of others, which make room for this, write at once.
+            tqdm.write(text, file=self._frame)
+
+    def clear(self) -> None:
+        with self._frame.whole():
+            while self._rows:
+                self._rows.pop().close()
+
+    def _room(self, stream: Any) -> AbstractContextManager[None]:
+        return tqdm.external_write_mode(file=stream)
+
+    def abandon(self) -> None:
+        super().abandon()
+        # tqdm knows our rows, and would clear them when others write.
+        self._frame.dead = True
+        self.clear()
+
+    def _move_up(self) -> bool:
+        """Take the places that bars of others have left: tqdm itself leaves them empty."""
+        if not self._rows:
+            return False
+        ours = {id(row) for row in self._rows}  # tqdm's bars are equal when their places are
+        bars = tuple(tqdm._instances)  # type: ignore[attr-defined]
+        taken = {abs(bar.pos) for bar in bars if id(bar) not in ours and hasattr(bar, "pos")}
+        free = (place for place in count() if place not in taken)
+        before = [row.pos for row in self._rows]
+        for row, place in zip(self._rows, free, strict=False):
+            row.pos = place
+        return before != [row.pos for row in self._rows]
+
+    def _lines(self, views: list[PushView], width: int, height: int) -> list[Line]:
+        if len(views) == 1 and height > 1:
+            return views[0].lines(width, self._glyphs)[:height]
+        lines = [view.line(width, self._glyphs) for view in views[:height]]
+        if len(views) > height > 1:
+            lines[-1] = Line(f"  {self._glyphs.ellipsis} and {len(views) - height + 1} more pushes")
+        return lines
+
+
+class NotebookScreen(Screen):
+    """A widget of `tqdm.auto` for each push."""
+
+    interval = WIDGET_INTERVAL
+    tells = _TROUBLE | {PushFailed.name}
+
+    def __init__(self, stream: TextIO, bar_class: Any) -> None:
+        super().__init__(stream)
+        self._bar_class = bar_class
+        self._bars: dict[PushView, Any] = {}
+
+    def add(self, view: PushView) -> None:
+        # Made here, not in the drawing thread: it appears below the cell that is running now.
+        bar = self._bar_class(total=1, bar_format="{bar}", leave=True, dynamic_ncols=True)
+        self._bars[view] = bar
+        super().add(view)
+
+    def frame(self, views: list[PushView]) -> None:
+        for view in views:
+            progress = view.snapshot()
+            bar = self._bars[view]
+            self._fill(bar, progress.bytes_sent, progress.total_bytes)
+            bar.bar_format = _bar_format(*view.widget_texts(progress))
+            bar.refresh()
+
+    def finish(self, view: PushView) -> None:
+        bar = self._bars.pop(view)
+        progress = view.snapshot()
+        self._fill(bar, progress.bytes_sent, progress.total_bytes)
+        text = view.closing(sys.maxsize, UNICODE)
+        if text is not None:
+            bar.bar_format = _bar_format("", fit(text, _WIDGET_TEXT, UNICODE))
+        bar.refresh()
+        if not view.succeeded:
+            bar.disp(bar_style="danger")
+        bar.close()
+
+    def clear(self) -> None:
+        """Widgets stay."""
+
+    @staticmethod
+    def _fill(bar: Any, sent: int, total: int) -> None:
+        if bar.total != (total or 1):
+            bar.reset(total=total or 1)
+        bar.n = sent if total else 0
+
+
+class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
+    """One row of the terminal: tqdm draws the bar in it and finds its place."""
+
+    monitor_interval = 0  # tqdm's own thread would watch for bars that are never updated
+
+    def __init__(self, frame: _Frame) -> None:
+        super().__init__(total=1, file=frame, leave=False, bar_format=" ", ascii=" #")
+
+    def show(self, line: Line, size: os.terminal_size, glyphs: Glyphs) -> None:
+        bar = f"{{bar:{line.bar_width}}}" if line.bar_width else ""
+        self.bar_format = _escaped(line.left) + bar + _escaped(line.right)
+        self.ascii = glyphs.bar
+        self.n, self.total = line.done, line.total
+        self.ncols, self.nrows = size.columns, size.lines
+        self.refresh()
+
+
+class _Frame:
+    """The stream, for tqdm: what is written within `whole` goes out in one piece, untorn.
+
+    It equals its stream, so that tqdm counts our rows among those to clear for `tqdm.write`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._pieces: list[str] | None = None
+        self.dead = False
+        self.encoding = encoding_of(stream)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._stream
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        # The lock is tqdm's: bars of the user's own training loop move the same cursor.
+        with tqdm.get_lock():  # type: ignore[no-untyped-call]
+            self._pieces = []
+            try:
+                yield
+            finally:
+                text, self._pieces = "".join(self._pieces), None
+                self.write(text)
+                self.flush()
+
+    def write(self, text: str) -> None:
+        if self._pieces is not None:
+            self._pieces.append(text)
+        elif not self.dead:
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        if self._pieces is None and not self.dead:
+            self._stream.flush()
+
+
+def _bar_format(left: str, right: str) -> str:
+    return f"{_escaped(left)}{{bar}}{_escaped(right)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,89 @@
+"""Rate limits: the Hub's quota of calls, and the user's own limit on bytes per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from asyncpush.protocol.hints import RateLimit
+
+LOW_WATER = 0.1
+"""Share of the quota below which calls are spread out."""
+
+
+class Pacer:
+    """Holds calls back until it is their turn. Times in seconds of `clock`."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._open_at = 0.0
+        self._gap = 0.0
+        self._gap_until = 0.0
+
+    async def turn(self, on_wait: Callable[[float], None]) -> None:
+        """Wait until a call may be made; `on_wait` hears of every wait of a second or more."""
+        while (wait := self._open_at - self._clock()) > 0:
+            if wait >= 1:
+                on_wait(wait)
+            await self._sleep(wait)
+        if self._clock() < self._gap_until:
+            self._open_at = self._clock() + self._gap
+
+    def hold(self, seconds: float) -> None:
+        """Nobody calls for so long."""
+        self._open_at = max(self._open_at, self._clock() + seconds)
+
+    def note(self, limit: RateLimit | None, *, longest: float) -> None:
+        """Learn from the rate-limit headers that came with an answer; never wait over `longest`."""
+        if limit is None:
+            return
+        reset = min(limit.reset, longest)
+        if limit.remaining == 0:
+            self.hold(reset)
+        elif limit.quota is not None and limit.remaining <= limit.quota * LOW_WATER:
+            self._gap = reset / (limit.remaining + 1)
+            self._gap_until = self._clock() + reset
+        else:
+            self._gap_until = 0.0
+
+
+class Bandwidth:
+    """A bucket of bytes: `take` waits until they may be sent. Refills at `rate` bytes a second,
+    and holds at most a twentieth of a second's worth, so that short bursts stay short."""
+
+    def __init__(
+        self,
+        rate: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._sleep = sleep
+        self._free_at = 0.0
+
+    @property
+    def limited(self) -> bool:
+        return self._rate is not None
+
+    async def take(self, amount: int) -> None:
+        if self._rate is None:
+            return
+        now = self._clock()
+        self._free_at = max(self._free_at, now - 0.05) + amount / self._rate
+        if (wait := self._free_at - now) <= 0:
+            return
+        try:
+            await self._sleep(wait)
+        except BaseException:
+            self._free_at -= amount / self._rate  # never sent
+            raise

@@ -1,0 +1,144 @@
+"""Cutting what no longer moves: a time limit that every moved byte pushes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from asyncpush.net.failures import StalledError
+
+_DARWIN_SO_NWRITE = 0x1024
+"""Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""
+
+UNSEEN_DRAIN = 4.0
+"""Where the kernel does not tell how much of its send buffer is unsent (Windows), a request whose
+last byte has been handed to it may take so many times the limit until it is answered."""
+
+
+ANSWER_LIMITS = 4.0
+SLOWEST_ANSWER = 1024
+"""An answer that has begun is waited for as long as some of it arrives (the Hub sends spaces while
+a commit takes its time), but not for ever: for so many times the limit, and a second more for so
+many bytes."""
+
+
+class StallWatch:
+    """Ends the block it guards when `touch` has not been called for `limit` seconds.
+
+    Bytes that lie in the transport's buffer and in the kernel's still move after our last write:
+    while these buffers drain, nothing is stalled.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._moved_at = self._loop.time()
+        self._transport: asyncio.BaseTransport | None = None
+        self._unsent = 0
+        self._paused = False
+
+    def touch(self) -> float:
+        """Something moved; the loop's time."""
+        self._moved_at = self._loop.time()
+        return self._moved_at
+
+    def follow(self, transport: asyncio.BaseTransport | None) -> None:
+        """Watch this transport's send buffers too."""
+        self._transport = transport
+
+    def all_written(self) -> None:
+        """The last byte of the body was handed to the transport."""
+        if not _KERNEL_TELLS:
+            self._limit *= UNSEEN_DRAIN
+
+    def answer_arrives(self) -> Callable[[int], None]:
+        """To be called with the number of an answer's bytes that are here so far."""
+        latest = self.touch() + ANSWER_LIMITS * self._limit
+
+        def on_piece(size: int) -> None:
+            if self._loop.time() < latest + size / SLOWEST_ANSWER:
+                self.touch()
+
+        return on_piece
+
+    def arrived(self, written: int) -> int:
+        """How many of so many bytes written the peer has acknowledged, where that is known."""
+        return max(0, written - _unsent_bytes(self._transport))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is to move within this block."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+            self.touch()
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        scope = asyncio.timeout(None)
+        timer: asyncio.TimerHandle | None = None
+
+        def check() -> None:
+            nonlocal timer
+            unsent = _unsent_bytes(self._transport)
+            if unsent != self._unsent or self._paused:
+                self._unsent = unsent
+                self.touch()
+            left = self._moved_at + self._limit - self._loop.time()
+            if left <= 0:
+                scope.reschedule(self._loop.time())
+            else:
+                # Four looks within the limit: a drain that stops is seen in time.
+                timer = self._loop.call_later(min(left, self._limit / 4), check)
+
+        try:
+            async with scope:
+                check()
+                yield
+        except TimeoutError as exc:
+            if scope.expired():
+                raise StalledError(f"no byte moved for {self._limit:g} s") from exc
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+_KERNEL_TELLS = sys.platform in ("linux", "darwin")
+
+
+def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
+    """Bytes in the transport's buffer, and in the socket's that the peer has not acknowledged, as
+    far as the platform tells."""
+    if transport is None:
+        return 0
+    waiting = 0
+    if isinstance(transport, asyncio.WriteTransport):
+        with contextlib.suppress(NotImplementedError, AttributeError):  # closed: it has no socket
+            waiting = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return waiting
+    try:
+        return waiting + _in_kernel(connection)
+    except (OSError, AttributeError, ValueError):
+        return waiting
+
+
+def _in_kernel(connection: socket.socket) -> int:
+    if sys.platform == "linux":
+        import fcntl
+        import termios
+
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        return int(struct.unpack("i", answer)[0])
+    if sys.platform == "darwin":
+        return connection.getsockopt(socket.SOL_SOCKET, _DARWIN_SO_NWRITE)
+    return 0

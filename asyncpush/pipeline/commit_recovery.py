@@ -1,0 +1,141 @@
+"""Commits whose outcome is unknown: looked for on the Hub, and remembered in the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import anyio
+
+from asyncpush.concurrency.threads import in_thread, in_thread_anyway
+from asyncpush.errors import HubError
+from asyncpush.journal import PendingCommit
+from asyncpush.pipeline.context import PushContext
+from asyncpush.protocol import commits, repos
+from asyncpush.protocol.commits import Change, CommitAnswer
+from asyncpush.protocol.failures import may_still_land
+
+PULL_REQUESTS_LOOKED_AT = 20
+
+LATE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0)
+"""Seconds between the looks for what may still land behind a gateway that has given up on the call.
+The Hub's gateway does so after a minute; another one may do so at once."""
+
+ANSWERED_WAITS = LATE_WAITS[:3]
+"""The same after a 500, which the Hub itself says, as a rule when it has stopped working on it."""
+
+T = TypeVar("T")
+
+
+async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
+    """What `look` finds; looked for again and again where the call that ended in `failure` may
+    still be at work."""
+    found = await look()
+    if failure is None or not may_still_land(failure):
+        return found
+    for wait in ANSWERED_WAITS if failure.status == 500 else LATE_WAITS:
+        if found is not None:
+            break
+        await anyio.sleep(wait)
+        found = await look()
+    return found
+
+
+async def landed_commit(
+    ctx: PushContext, revision: str, push_id: str, *, since: str | None
+) -> CommitAnswer | None:
+    """Among the commits `since` that one, the one whose description carries the push's id."""
+    logged = await ctx.session.ask(
+        repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.emit
+    )
+    for commit in logged:
+        if since is not None and commits.same_commit(commit.oid, since):
+            return None
+        if commits.has_trailer(f"{commit.title}\n{commit.message}", push_id):
+            return CommitAnswer(commit.oid, ctx.commit_url(commit.oid))
+    return None
+
+
+async def landed_in_pull_request(ctx: PushContext, push_id: str) -> CommitAnswer | None:
+    """The push's commit, if it has opened a pull request."""
+    for number in await _open_pull_requests(ctx):
+        found = await landed_commit(ctx, f"refs/pr/{number}", push_id, since=None)
+        if found is not None:
+            return replace(found, pr_url=ctx.pull_request_url(number))
+    return None
+
+
+async def opened_pull_request(ctx: PushContext, push_id: str) -> int | None:
+    """The number of the pull request whose own description carries the push's id."""
+    for number in await _open_pull_requests(ctx):
+        if commits.has_trailer((await pull_request(ctx, number)).description, push_id):
+            return number
+    return None
+
+
+async def pull_request(ctx: PushContext, number: int) -> repos.PullRequest:
+    return await ctx.session.ask(
+        repos.pull_request_request(ctx.repo, number), repos.parse_pull_request, ctx.emit
+    )
+
+
+async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
+    """The latest ones: among them is ours, if there is one."""
+    numbers = await ctx.session.ask(
+        repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
+    )
+    return numbers[:PULL_REQUESTS_LOOKED_AT]
+
+
+@asynccontextmanager
+async def remembered(
+    ctx: PushContext, changes: Sequence[Change], head: str
+) -> AsyncIterator[PendingCommit]:
+    """Keep in the journal, while the block runs, that these changes are being committed; gives
+    what an earlier process kept that never learnt how its commit ended.
+
+    It is forgotten once the outcome is known: success, or a refusal.
+    """
+
+    def begin() -> PendingCommit:
+        fingerprint = _fingerprint(ctx, changes)
+        pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
+        if pending is None:
+            pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), None)
+            ctx.journal.begin_commit(ctx.scope, pending)
+        return pending
+
+    threads = ctx.push_threads.journal
+    pending = await in_thread(threads, begin)
+
+    async def end() -> None:
+        await in_thread_anyway(
+            threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint)
+        )
+
+    try:
+        yield pending
+    except HubError as exc:
+        if is_refusal(exc):
+            await end()
+        raise
+    await end()
+
+
+def is_refusal(error: HubError) -> bool:
+    """Whether the Hub has refused what was asked, rather than asked to come again, later or with
+    another token."""
+    status = error.status
+    return status is not None and 400 <= status < 500 and status not in (401, 408, 409, 425, 429)
+
+
+def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:
+    """Names a set of changes to one ref, in whatever order they come."""
+    digest = hashlib.sha256(f"{ctx.options.revision}\0{ctx.options.create_pr}".encode())
+    for line in sorted(commits.change_line(change) + str(change).encode() for change in changes):
+        digest.update(line)
+    return digest.hexdigest()

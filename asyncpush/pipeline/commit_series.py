@@ -1,0 +1,226 @@
+"""Commits that go to a pull request, and series of commits that show in one step.
+
+More files than one commit call survives go, commit by commit, to a pull request that nobody sees as
+the branch, and the merge makes all of them visible at once. What is to stay a pull request goes the
+same way: it is opened empty, and the commit to its ref names its parent, so that the Hub takes it
+once at most, where a commit call that opens one by itself could open a second one. A push that is
+interrupted goes on with the pull request it had opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from asyncpush.errors import HubError
+from asyncpush.events import Committed
+from asyncpush.pipeline.changes import DEFAULT_BRANCH, LinkSize, split, still_to_change, title
+from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
+from asyncpush.pipeline.commit_recovery import (
+    is_refusal,
+    looked_for,
+    opened_pull_request,
+    pull_request,
+    remembered,
+)
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.preflight import check_parent, observed_head
+from asyncpush.protocol import commits, repos
+from asyncpush.protocol.commits import Change
+from asyncpush.protocol.failures import is_lfs_pointer_missing
+
+COMPLETIONS = 3
+"""How often what someone else has changed meanwhile is committed after the last of a series."""
+
+
+async def commit_in_pull_request(
+    ctx: PushContext,
+    changes: Sequence[Change],
+    wanted: Sequence[Change],
+    head: str,
+    load: LoadContent,
+    *,
+    size: LinkSize,
+) -> Outcome:
+    """Commit `changes`, at most `size` a commit, to a pull request against the default branch, and
+    merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
+    the files that `head`, which the branch is at, holds already."""
+    create_pr = ctx.options.create_pr
+    async with remembered(ctx, changes, head) as pending:
+        begun_before = pending.push_id != ctx.push_id
+        again = ctx.pull_request is not None
+        number = ctx.pull_request or await _open_pull_request(ctx, pending.push_id, changes)
+        ctx.pull_request = number
+        ref, url = f"refs/pr/{number}", ctx.pull_request_url(number)
+        try:
+            ref_head = await observed_head(ctx, ref)
+            remaining = await still_to_change(ctx, wanted, ref_head)
+            page = ctx.commit_url(ref_head)
+            if not begun_before and not remaining:  # someone else has committed all of it
+                await _close(ctx, number)
+                return Outcome(ref_head, page, ours=False, added=frozenset())
+            if not remaining:  # all of it went in before
+                outcome = Outcome(ref_head, page, url, added=paths_added(changes))
+                if create_pr:
+                    ctx.emit.emit(Committed(ref_head, page, url))
+            else:
+                if not begun_before:
+                    check_parent(ctx, ref_head)
+                outcome = await commit_series(
+                    ctx, remaining, wanted, ref_head, ref, load, size, pr_url=url, final=create_pr
+                )
+                if begun_before:
+                    outcome = replace(outcome, ours=True, added=paths_added(changes))
+        except HubError as exc:
+            # Objects that the Hub has lost are stored again, and committed again, once.
+            last = again or not is_lfs_pointer_missing(exc)
+            if is_refusal(exc) and last and not begun_before:
+                await _close(ctx, number)
+            raise
+        if create_pr:
+            await _make_ready(ctx, number)
+            return replace(outcome, pr_url=url)
+        merged = await _merge(ctx, number, url, outcome)
+        return replace(
+            outcome, commit_sha=merged, commit_url=ctx.commit_url(merged), pr_url=url, ours=True
+        )
+
+
+async def commit_series(
+    ctx: PushContext,
+    changes: Sequence[Change],
+    wanted: Sequence[Change],
+    head: str,
+    revision: str,
+    load: LoadContent,
+    size: LinkSize,
+    *,
+    pr_url: str | None = None,
+    final: bool = True,
+) -> Outcome:
+    """Commit to `revision`, at most `size` a commit, each showing as it is made. `final`: with the
+    last one the push is committed.
+
+    With a pinned parent nobody else's commit may come between: each one is pinned to the last.
+    """
+    message = title(ctx, changes)
+    outcome = Outcome(head, ctx.commit_url(head), pr_url, ours=False)
+    ours, added, told = False, frozenset[str](), False
+    pinned = ctx.options.parent_commit is not None
+    for completion in range(1 + COMPLETIONS):
+        rebased = False
+        links = split(changes, size)
+        for number, link in enumerate(links, start=1):
+            told = final and number == len(links)
+            committer = Committer(
+                ctx,
+                load,
+                revision,
+                pinned=outcome.commit_sha if pinned else None,
+                pr_url=pr_url,
+                final=told,
+            )
+            part = f" (part {number} of {len(links)})" if len(links) > 1 else ""
+            try:
+                outcome = await committer.commit(link, outcome.commit_sha, summary=message + part)
+            except HubError as exc:
+                if ours and pr_url is None:
+                    exc.suggestion = (
+                        f"{len(added)} file(s) of this push show on {revision} already: push again,"
+                        f" which goes on from there. {exc.suggestion}"
+                    )
+                raise
+            told = told and outcome.ours
+            ours, added = ours or outcome.ours, added | (outcome.added or frozenset())
+            rebased = rebased or committer.rebased
+        if not rebased or completion == COMPLETIONS:
+            break
+        # Others have committed in between: files that were unchanged may not be any more.
+        changes = await still_to_change(ctx, wanted, outcome.commit_sha)
+        if not changes:
+            break
+    if final and ours and not told:  # the last commit turned out to be someone else's
+        ctx.emit.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
+    return replace(outcome, ours=ours, added=added)
+
+
+async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:
+    """The pull request of this push: the one it opened before, or a new one.
+
+    Opening is not repeated blindly: after a lost answer the open ones are looked through for the
+    push's id, so that there are never two.
+    """
+    begun_before = push_id != ctx.push_id
+    if begun_before and (found := await opened_pull_request(ctx, push_id)) is not None:
+        return found
+    description = commits.with_trailer(ctx.options.commit_description, push_id)
+
+    async def look() -> int | None:
+        return await opened_pull_request(ctx, push_id)
+
+    try:
+        number = await ctx.session.ask(
+            repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
+            repos.parse_pull_request_number,
+            ctx.emit,
+            reconcile=lambda failure: looked_for(look, failure),
+        )
+        ctx.session.created.note(ctx.repo, f"refs/pr/{number}")
+        return number
+    except HubError as exc:
+        if (found := await looked_for(look, exc)) is not None:
+            return found
+        raise
+
+
+async def _close(ctx: PushContext, number: int) -> None:
+    """Close a pull request that this push has opened for nothing. That this fails is not worth an
+    error: an empty draft is left over."""
+    with suppress(HubError):
+        request = repos.close_request(ctx.repo, number)
+        await ctx.session.ask(request, lambda response: None, ctx.emit, retry=False)
+
+
+async def _make_ready(ctx: PushContext, number: int) -> None:
+    if (await pull_request(ctx, number)).status == "draft":
+        await ctx.session.ask(
+            repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
+        )
+
+
+async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> str:
+    """Merge, and believe what the pull request says of itself rather than the call's answer: the
+    commit that the branch then shows."""
+    pull = await pull_request(ctx, number)
+    if pull.status == "draft":
+        await ctx.session.ask(
+            repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
+        )
+
+    async def look() -> repos.PullRequest | None:
+        pull = await pull_request(ctx, number)
+        return pull if pull.status == "merged" else None
+
+    try:
+        if pull.status != "merged":
+            request = repos.merge_request(ctx.repo, number)
+            await ctx.session.ask(request, lambda response: None, ctx.emit)
+    except HubError as exc:
+        try:
+            landed = await looked_for(look, exc)
+        except HubError:
+            exc.suggestion = f"whether {url} was merged is not known: look there, then push again"
+            raise exc from None
+        if landed is None:
+            exc.suggestion = f"all files are in {url}: merge it there, or push again"
+            raise
+    # Whatever fails from here on does so over a commit that is on the branch.
+    shown, page = outcome.commit_sha, outcome.commit_url
+    try:
+        merged = (await pull_request(ctx, number)).merge_commit
+        shown = merged or await observed_head(ctx, DEFAULT_BRANCH)
+        page = ctx.commit_url(shown)
+    finally:
+        ctx.emit.emit(Committed(shown, page, url))
+    return shown

@@ -1,0 +1,300 @@
+"""Before any byte moves: the head to build on, and everything that speaks against the push.
+
+The repo and the branch are created where that was asked for; the model card, the Hub's limits and
+what looks like a credential are checked. Limits are from the Hub's documentation ("Storage limits",
+"Tips for uploading large files").
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+import anyio
+
+from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
+from asyncpush.concurrency.threads import in_thread
+from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError, SourceError
+from asyncpush.models import FileSource
+from asyncpush.net.credentials import every_token, token_files
+from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.verification import remote_files
+from asyncpush.protocol import preupload, repos
+from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.preupload import CARD_NAME
+from asyncpush.sources import read_all
+from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
+from asyncpush.sources.problem_report import Findings
+
+REPO_NOT_FOUND = "RepoNotFound"
+REVISION_NOT_FOUND = "RevisionNotFound"
+
+
+async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None:
+    """The commit oid that the branch is at, the repo and branch created where that was asked for.
+
+    None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub finds
+    the card's metadata wrong, before anything is created: the head is only looked at meanwhile, to
+    spare most pushes a round trip.
+    """
+    with single_error():
+        async with anyio.create_task_group() as group:
+            group.start_soon(for_group(check_card), ctx, files)
+            looked = await _look(ctx)
+    return await ensure_head(ctx, looked)
+
+
+async def _look(ctx: PushContext) -> str | HubError:
+    """The head, or the error that says that there is no such repo or branch (yet)."""
+    try:
+        return await observed_head(ctx, ctx.options.revision)
+    except HubError as exc:
+        if isinstance(exc, RepoNotFoundError) or exc.error_code == REVISION_NOT_FOUND:
+            return exc
+        raise
+
+
+async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
+    """The head is asked for first: most pushes go to a repo that is there, and cost no create
+    call."""
+    try:
+        return await _head_or_new_branch(ctx, looked)
+    except RepoNotFoundError:
+        if ctx.options.dry_run and ctx.options.create_repo:
+            return None
+        if not ctx.options.create_repo:
+            raise
+    conflict = await _create(ctx)
+    try:
+        return await _head_or_new_branch(ctx, await _look(ctx))
+    except RepoNotFoundError:
+        if conflict is not None:
+            raise conflict from None  # the name is taken, by something that is not ours to see
+        raise
+
+
+async def observed_head(ctx: PushContext, revision: str) -> str:
+    return await ctx.session.ask(
+        repos.head_request(ctx.repo, revision),
+        repos.parse_head,
+        ctx.emit,
+        describe=lambda oid: {"commit_sha": oid},
+        expected=lambda error: error.error_code in (REPO_NOT_FOUND, REVISION_NOT_FOUND),
+    )
+
+
+def check_parent(ctx: PushContext, head: str) -> None:
+    """Raises `CommitConflictError` when the parent was pinned and is not this head: nothing to
+    commit is a success only there, and a series of commits must begin there."""
+    pinned = ctx.options.parent_commit
+    if pinned is not None and not same_commit(head, pinned):
+        raise CommitConflictError(
+            f"the branch is at {head}, not at the pinned parent {pinned}",
+            url=ctx.repo_url,
+            suggestion="push again without parent_commit, or with the new head",
+        )
+
+
+async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str | None:
+    revision = ctx.options.revision
+    if isinstance(looked, str):
+        return looked
+    if looked.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
+        raise looked
+    if ctx.options.dry_run:
+        return None
+    try:
+        await ctx.session.ask(
+            repos.create_branch_request(ctx.repo, revision),
+            lambda response: None,
+            ctx.emit,
+            expected=_is_conflict,
+        )
+    except HubError as exc:
+        if exc.status != 409:  # 409: a sibling push has just made it
+            raise
+    ctx.session.created.note(ctx.repo, revision)
+    return await observed_head(ctx, revision)
+
+
+async def _create(ctx: PushContext) -> HubError | None:
+    """Create the repo. A conflict is not the end: a sibling may have just made it, or a call of
+    ours whose answer was lost; whether we may see it shows when its head is asked for."""
+    conflict = None
+    try:
+        await ctx.session.ask(
+            repos.create_request(ctx.repo, ctx.options),
+            repos.check_created,
+            ctx.emit,
+            expected=_is_conflict,
+        )
+    except HubError as exc:
+        if exc.status != 409:
+            raise
+        conflict = exc
+    ctx.session.created.note(ctx.repo)
+    return conflict
+
+
+def _is_conflict(error: HubError) -> bool:
+    return error.status == 409 and not error.retryable
+
+
+CARD_LIMIT = 1 << 20
+"""Bytes of a README that are checked; metadata stands at its top."""
+
+
+async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
+    """Raise `SourceError` when the Hub finds it wrong; warn of what it warns of."""
+    card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
+    if card is None or card.size > CARD_LIMIT:
+        return
+    content = await in_thread(ctx.threads, lambda: read_all(card))
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
+    verdict = await ctx.session.ask(
+        preupload.validate_request(ctx.repo, text),
+        preupload.parse_verdict,
+        ctx.emit,
+        accept=lambda response: response.status < 300 or preupload.is_verdict(response),
+    )
+    for warning in verdict.warnings:
+        ctx.warn(f"{CARD_NAME}: {warning}")
+    if verdict.errors:
+        raise SourceError(
+            f"the Hub finds the metadata of {CARD_NAME} wrong: " + "; ".join(verdict.errors),
+            problems=verdict.errors,
+            suggestion="mend the YAML between the --- lines at the top of the card",
+        )
+
+
+FILES_PER_HOP = 256
+WORKERS = 4
+"""Hops at once: on a network's file system each file that is opened takes its time."""
+
+LEAKS_LIMIT = 1000
+"""Leaks after which no further file is looked into: there is more to do than to read a list."""
+
+_SUGGESTION = (
+    "leave these files out with ignore_patterns (--exclude), or push without strict (--strict) if"
+    " they are meant for all who can read the repo"
+)
+
+_IN_USE_SUGGESTION = (
+    "move it out of the source, or leave it out with ignore_patterns (--exclude); if it has ever"
+    " been published, revoke that token"
+)
+
+
+async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
+    """Warn of what looks like a credential, naming file and line, never the secret. Raises
+    `SourceError` instead, with all of it in `problems`, when the push is strict, and always for a
+    file that is a Hub token in use."""
+    known = ctx.session.token.known
+    findings = Findings()
+    for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
+        findings.problem(str(leak))
+    findings.raise_problems(_IN_USE_SUGGESTION)
+    leaks = await _scan(ctx, files)
+    for leak in leaks:
+        if ctx.options.strict:
+            findings.problem(str(leak))
+        else:
+            findings.notice(f"files with {leak.kind}", f"{leak}: is it meant to be published?")
+    if len(leaks) >= LEAKS_LIMIT:
+        findings.notice("", "so much looks like credentials that not every file was looked into")
+    findings.raise_problems(_SUGGESTION)
+    for notice in findings.notices:
+        ctx.warn(notice)
+
+
+def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
+    return HubTokens.of([known, *every_token()], token_files()).kept_in(files)
+
+
+async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
+    """The leaks of all files, in their order, found a batch of files a thread hop."""
+    found: dict[int, list[Leak]] = {}
+    stop = threading.Event()
+
+    async def look(numbered: tuple[int, Sequence[FileSource]]) -> None:
+        number, batch = numbered
+        scan = partial(find_leaks, batch, stop.is_set)
+        found[number] = await in_thread(ctx.threads, scan, on_cancel=stop.set)
+        if sum(map(len, found.values())) >= LEAKS_LIMIT:
+            stop.set()
+
+    await for_each(list(enumerate(batches(files, FILES_PER_HOP))), look, width=WORKERS)
+    return [leak for number in sorted(found) for leak in found[number]]
+
+
+LARGEST_FILE = 500 * 10**9
+FILES_IN_A_FOLDER = 10_000
+FILES_IN_A_REPO = 100_000
+LFS_FILES_A_MINUTE = 100
+"""About as many LFS files as one commit call gets through before its gateway cuts it off."""
+
+
+def check_limits(files: Sequence[FileSource]) -> list[str]:
+    """Warnings of what the Hub advises against. Raises `SourceError` for what no Hub takes."""
+    too_large = [file for file in files if file.size > LARGEST_FILE]
+    if too_large:
+        problems = [f"{file.path_in_repo!r}: {file.size:,} bytes" for file in too_large]
+        raise SourceError(
+            f"the Hub takes no file over {LARGEST_FILE:,} bytes: {'; '.join(problems[:20])}",
+            problems=problems,
+            suggestion="split the file; max_shard_size does that for safetensors",
+        )
+    warnings = []
+    if len(files) > FILES_IN_A_REPO:
+        warnings.append(
+            f"{len(files):,} files: the Hub advises at most {FILES_IN_A_REPO:,} in a repo"
+        )
+    folders = Counter(file.path_in_repo.rpartition("/")[0] for file in files)
+    for folder, count in folders.items():
+        if count > FILES_IN_A_FOLDER:
+            warnings.append(
+                f"{folder or 'the top folder'} has {count:,} files: the Hub advises at most"
+                f" {FILES_IN_A_FOLDER:,} in a folder"
+            )
+    return warnings
+
+
+async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: str) -> None:
+    """Before bytes move: more LFS files than one commit call survives become a chain that shows in
+    one step; on a branch that the Hub merges nothing into they cannot, and the user has to say
+    what is wanted. Raises `SourceError`. Files that the branch holds at their size may be
+    unchanged, and do not count."""
+    options = ctx.options
+    if options.revision == DEFAULT_BRANCH or options.max_files_per_commit is not None:
+        return
+    large = {file.path_in_repo: file.size for file in files if file.size > SURELY_LFS}
+    if len(large) <= LFS_FILES_A_COMMIT:
+        return
+    there = await remote_files(ctx, head, list(large))
+    count = sum(path not in there or there[path].size != size for path, size in large.items())
+    if count > LFS_FILES_A_COMMIT:
+        raise SourceError(
+            f"{count:,} LFS files are more than one commit call survives, and the Hub can show"
+            f" several commits at once on {DEFAULT_BRANCH} only, not on {options.revision}",
+            problems=[f"{count:,} LFS files for one commit on {options.revision}"],
+            suggestion=f"push to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
+            f" {LFS_FILES_A_COMMIT}): the commits then show one by one",
+        )
+
+
+def warn_of_slow_commit(ctx: PushContext, changes: Sequence[Change]) -> None:
+    if ctx.options.max_files_per_commit is not None:
+        return
+    count = sum(isinstance(change, AddLfs) for change in changes)
+    if count > LFS_FILES_A_MINUTE:
+        ctx.warn(
+            f"{count} LFS files in one commit may take the Hub longer than a minute; the push waits"
+            " for it, or set max_files_per_commit"
+        )

@@ -1,0 +1,1 @@
+"""Uploading from training loops: in the background, checkpoint after checkpoint."""

@@ -1,0 +1,412 @@
+"""Pushes for blocking code: an `Uploader` in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar, get_args
+
+from asyncpush.listeners.format import format_duration
+from asyncpush.models import Source, UploadProgress, UploadResult
+from asyncpush.net.credentials import Token
+from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.own_files import library_logger
+from asyncpush.protocol.addresses import target_of
+from asyncpush.sources.snapshot import SnapshotChoice
+from asyncpush.training.checkpoints import (
+    CheckpointOutcome,
+    CheckpointPusher,
+    CheckpointReport,
+    OnError,
+    Policy,
+)
+from asyncpush.training.tickets import (
+    CANCEL_GRACE,
+    Job,
+    PushTicket,
+    amount_of,
+    cancel_all,
+    settle,
+    wait_for,
+)
+from asyncpush.uploader import Uploader
+
+logger = library_logger("background")
+
+T = TypeVar("T")
+
+EXIT_TIMEOUT = 600.0
+"""Seconds that the end of the process waits for pushes, unless told otherwise."""
+
+
+class BackgroundUploader:
+    """Pushes from ordinary blocking code, such as a training loop that never awaits.
+
+    with BackgroundUploader() as bg:
+        for step in range(1000):
+            train_one_step()
+            if step % 100 == 0:
+                ticket = bg.push("me/model", f"ckpt-{step}/")  # returns at once
+
+    The first push (or the `with`) starts a daemon thread with an event loop and an `Uploader` in
+    it. Leaving the block waits for the pushes that still run; Ctrl-C cancels them. Without a
+    block, call `close`, or leave it to the end of the process, which waits too. A push that failed
+    and whose ticket nobody has asked is logged as an error then. No signal handler is touched.
+    Callbacks of the configuration are called in the background thread. After a fork the child
+    needs a `BackgroundUploader` of its own: using the parent's raises `RuntimeError`.
+
+    What is lost at the end of the process does not change its exit status: a script that must
+    fail then closes the uploader itself. Python 3.12.0 to 3.12.2 start no threads at their end
+    (gh-113964): a push that still needs one fails there, and says so.
+
+    Args:
+        token, endpoint, config: as for `Uploader`.
+        exit_timeout: seconds that the end of the process, or a block left by an error, waits for
+            pushes before it cancels them and logs what was lost; None for no bound.
+        on_error: what becomes of the pushes when the block is left by an error: "wait" lets them
+            end (a checkpoint is worth most after a crash), "cancel" does not. Ctrl-C cancels.
+
+    Example:
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     ticket = bg.push("me/background", {"step.txt": b"1000"})  # returns at once
+        >>> ticket.result().files_uploaded
+        ('step.txt',)
+    """
+
+    def __init__(
+        self,
+        token: Token | None = None,
+        endpoint: str | None = None,
+        config: UploadConfig | None = None,
+        *,
+        exit_timeout: float | None = EXIT_TIMEOUT,
+        on_error: OnError = "wait",
+    ) -> None:
+        if exit_timeout is not None and exit_timeout < 0:
+            raise ValueError(f"exit_timeout must be 0 or more, or None, not {exit_timeout!r}")
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be 'wait' or 'cancel', not {on_error!r}")
+        self._settings = (token, endpoint, config)
+        self._exit_timeout = exit_timeout
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._jobs: list[Job[Any]] = []
+        self._thread: threading.Thread | None = None
+        self._followers: set[asyncio.Task[None]] = set()
+        self._closed = False
+        # Set by the thread before the first push:
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._uploader: Uploader
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.close()
+            return
+        orderly = isinstance(exc, Exception | SystemExit)
+        cancel = self._on_error == "cancel" or not orderly
+        self._leave(cancel=cancel, why=f"{type(exc).__name__} has ended the block")
+
+    def push(self, repo_id: str, source: Source, options: PushOptions | None = None) -> PushTicket:
+        """Begin a push and return at once; see `push_to_hub` for what can be pushed.
+
+        The source must stay as it is until the push has ended: a file that changes meanwhile is
+        never committed, and fails the push. Raises `InvalidRepoIdError` for an impossible id or
+        address.
+        """
+        self._start()
+        # An impossible one is told here, where it was named.
+        given = options or PushOptions()
+        repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
+        job: Job[UploadResult] = self._new_job(repo.repo_id)
+
+        def begin() -> None:
+            handle = self._uploader.start_push(repo.repo_id, source, filled_in)
+            job.handle = handle
+            self._keep(asyncio.create_task(job.follow(handle)))
+
+        with self._lock:
+            self._check_open()
+            self._loop.call_soon_threadsafe(begin)
+            self._remember(job)
+        return PushTicket(job)
+
+    def checkpoints(
+        self,
+        repo_id: str,
+        options: PushOptions | None = None,
+        *,
+        policy: Policy = "latest",
+        max_waiting: int = 4,
+        snapshot: SnapshotChoice = False,
+        on_outcome: Callable[[CheckpointOutcome], object] | None = None,
+    ) -> BackgroundCheckpoints:
+        """A `CheckpointPusher` for blocking code; see there. `on_outcome` is called in the
+        background thread. What it has not pushed is waited for as other pushes are. Raises
+        `InvalidRepoIdError` for an impossible id or address."""
+        self._start()
+        target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
+        pusher = CheckpointPusher(
+            self._uploader,
+            repo_id,
+            options,
+            policy=policy,
+            max_waiting=max_waiting,
+            snapshot=snapshot,
+            on_outcome=on_outcome,
+        )
+        return BackgroundCheckpoints(self, pusher)
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        """Wait for the pushes, or cancel them, and end the thread. Safe to call again.
+
+        Raises `TimeoutError`, naming them, when pushes had not ended after `timeout` seconds and
+        were cancelled. Ctrl-C cancels them too.
+        """
+        if lost := self._finish(cancel, timeout):
+            raise TimeoutError(f"cancelled after {timeout} seconds: {', '.join(lost)}")
+
+    # What runs in the caller's thread.
+
+    def _start(self) -> None:
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            if self._thread is not None:
+                return
+            started: Future[None] = Future()
+            self._pid = os.getpid()
+            self._thread = threading.Thread(
+                target=self._run, args=(started,), name="asyncpush-background", daemon=True
+            )
+            self._thread.start()
+            try:
+                started.result()
+            except BaseException:
+                started.cancel()
+                self._thread = None
+                raise
+            _open.add(self)
+
+    def _finish(self, cancel: bool, timeout: float | None) -> list[str]:
+        """Close; the pushes that were cancelled because time ran out, in words."""
+        if self._in_forked_child():
+            return []  # its way out is no end of the parent's pushes
+        self._check_may_wait()
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+            if was_closed or self._thread is None:
+                return []
+        jobs = self._jobs
+        lost: list[str] = []
+        try:
+            if cancel:
+                cancel_all(jobs)
+            running = settle(jobs, timeout)
+            lost = [amount_of(job) for job in running]
+        finally:
+            cancel_all(jobs)
+            for job in settle(jobs, CANCEL_GRACE):  # a callback of the caller's blocks, say
+                logger.error("the push to %s was cancelled and does not end", job.repo_id)
+            self._in_loop(self._stop.set)
+            self._thread.join(CANCEL_GRACE)
+            _open.discard(self)
+            for job in jobs:
+                if trouble := job.trouble():
+                    logger.error("the push to %s failed, %s", job.repo_id, trouble)
+        return lost
+
+    def _leave(self, *, cancel: bool, why: str) -> None:
+        """Close within the time for leaving, and say on the log what is waited for and lost."""
+        if self._in_forked_child():
+            return
+        running = [job for job in self._jobs if not job.done()]
+        limit = self._exit_timeout
+        if running and not cancel and limit != 0:
+            patience = "" if limit is None else f" up to {format_duration(limit)}"
+            names = ", ".join(amount_of(job) for job in running)
+            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, patience, names)
+        for words in self._finish(cancel, limit):
+            logger.error("%s: not uploaded in time, cancelled: %s", why, words)
+
+    def _new_job(self, repo_id: str) -> Job[T]:
+        return Job(repo_id, self._in_loop, self._check_may_wait)
+
+    def _remember(self, job: Job[Any]) -> None:
+        self._jobs = [other for other in self._jobs if not other.done() or other.trouble()]
+        self._jobs.append(job)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this BackgroundUploader is closed")
+        if self._thread is not None and not self._thread.is_alive():
+            raise RuntimeError("the thread of this BackgroundUploader has died: see the log")
+
+    def _in_forked_child(self) -> bool:
+        return self._thread is not None and os.getpid() != self._pid
+
+    def _check_process(self) -> None:
+        if self._in_forked_child():
+            raise RuntimeError(
+                f"this BackgroundUploader belongs to process {self._pid}: its thread does not"
+                " survive a fork, make a new one in the child"
+            )
+
+    def _check_may_wait(self) -> None:
+        self._check_process()
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the background thread cannot wait for itself")
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
+        self._check_process()
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and all pushes with it
+            self._loop.call_soon_threadsafe(call)
+
+    # What runs in the background thread.
+
+    def _run(self, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except BaseException as exc:
+            if not started.done():
+                started.set_exception(exc)
+            else:  # a stream or callback of the caller's raised SystemExit, say
+                logger.exception("the background thread has died")
+        finally:
+            for job in self._jobs:
+                job.give_up()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._followers.add(task)  # a loop holds its tasks by weak references
+        task.add_done_callback(self._followers.discard)
+
+    async def _serve(self, started: Future[None]) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with Uploader(*self._settings) as self._uploader:
+            if started.set_running_or_notify_cancel():
+                started.set_result(None)
+                await self._stop.wait()
+
+
+class BackgroundCheckpoints:
+    """Checkpoints from blocking code: what `BackgroundUploader.checkpoints` returns.
+
+    with BackgroundUploader() as bg, bg.checkpoints("me/model", snapshot=True) as pusher:
+        for step in range(1000):
+            train_one_step()
+            if step % 100 == 0:
+                pusher.push("out/")  # returns while it uploads
+
+    Leaving the block waits for what is left, as with `CheckpointPusher`.
+
+    Example:
+        >>> from asyncpush import UploadConfig
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     pusher = bg.checkpoints("me/run", policy="all")
+        ...     pusher.push({"step.txt": b"100"})
+        ...     print(pusher.flush(timeout=60))
+        1 pushed
+    """
+
+    def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:
+        self._owner = owner
+        self._pusher = pusher
+        self._job: Job[None] | None = None  # until nothing is left to do
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:  # else the uploader's own way out decides
+            self._drain(None)
+            self._pusher.raise_untold()
+
+    @property
+    def report(self) -> CheckpointReport:
+        """What became of the checkpoints so far."""
+        return self._pusher.report
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        """The newest snapshot of the push under way, if there is one."""
+        return self._pusher.progress
+
+    def push(self, source: Source, options: PushOptions | None = None) -> None:
+        """Have a checkpoint pushed; returns as `CheckpointPusher.push` does."""
+        self._owner._check_may_wait()
+        with self._owner._lock:
+            self._owner._check_open()
+            taken = asyncio.run_coroutine_threadsafe(self._take(source, options), self._owner._loop)
+        try:
+            wait_for([taken], None)
+        except BaseException:
+            taken.cancel()
+            raise
+        taken.result()
+
+    def flush(self, timeout: float | None = None) -> CheckpointReport:
+        """Wait until nothing waits or is on its way, `timeout` seconds at most.
+
+        Raises `TimeoutError` when that has not come by then: the pushes go on. Ctrl-C while this
+        waits cancels them.
+        """
+        self._drain(timeout)
+        self._pusher.forgive()
+        return self.report
+
+    def cancel(self) -> None:
+        """Stop the push under way and drop those that wait. Returns at once; see `flush`."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def _drain(self, timeout: float | None) -> None:
+        if self._job is not None:
+            self._job.wait(timeout)
+
+    async def _take(self, source: Source, options: PushOptions | None) -> None:
+        await self._pusher.push(source, options)
+        if self._job is None or self._job.done():
+            job: Job[None] = self._owner._new_job(self._pusher.repo_id)
+            self._job = job
+            job.handle = self._pusher
+            self._owner._keep(asyncio.create_task(job.follow(self._pusher.drained())))
+            with self._owner._lock:
+                self._owner._remember(job)
+
+
+_open: set[BackgroundUploader] = set()
+"""Those whose thread runs: the end of the process waits for them."""
+
+
+def _wait_at_exit() -> None:
+    for uploader in list(_open):
+        try:
+            uploader._leave(cancel=False, why="the process ends")
+        except KeyboardInterrupt:
+            logger.error("interrupted: the pushes that were waited for are cancelled")
+
+
+# `atexit` would be too late: by then the thread pools that every event loop relies on take no more
+# work. They are closed by hooks of this kind, last made first run, and theirs are older than ours.
+getattr(threading, "_register_atexit", atexit.register)(_wait_at_exit)

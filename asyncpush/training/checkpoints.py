@@ -1,0 +1,334 @@
+"""Checkpoints of a training run, pushed one after the other while the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+import anyio
+
+from asyncpush.concurrency.threads import in_thread
+from asyncpush.models import Source, UploadProgress, UploadResult
+from asyncpush.options import PushOptions
+from asyncpush.own_files import library_logger
+from asyncpush.sources.snapshot import Snapshot, SnapshotChoice, copy_in_memory
+from asyncpush.uploader import PushHandle, Uploader
+
+logger = library_logger("checkpoints")
+
+Policy = Literal["latest", "all"]
+OnError = Literal["wait", "cancel"]
+Status = Literal["pushed", "skipped", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOutcome:
+    """What became of one checkpoint.
+
+    Attributes:
+        name: its commit message, else the name of what was pushed.
+        status: "pushed", "skipped" (a newer one took its place), "failed" or "cancelled".
+        result: of one that was pushed.
+        error: of one that failed.
+
+    Example:
+        >>> outcome = CheckpointOutcome("step 100", "skipped")
+        >>> outcome.name, outcome.status, outcome.error
+        ('step 100', 'skipped', None)
+    """
+
+    name: str
+    status: Status
+    result: UploadResult | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """What became of every checkpoint so far, in the order in which they ended.
+
+    Example:
+        >>> ends = CheckpointOutcome("1", "skipped"), CheckpointOutcome("2", "pushed")
+        >>> report = CheckpointReport(ends)
+        >>> print(report)
+        1 pushed, 1 skipped
+        >>> [outcome.name for outcome in report.having("skipped")]
+        ['1']
+    """
+
+    outcomes: tuple[CheckpointOutcome, ...] = ()
+
+    def __str__(self) -> str:
+        counts = [(status, len(self.having(status))) for status in get_args(Status)]
+        return ", ".join(f"{count} {status}" for status, count in counts if count) or "none"
+
+    def having(self, status: Status) -> tuple[CheckpointOutcome, ...]:
+        """The outcomes of one status."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status == status)
+
+
+@dataclass(eq=False, slots=True)
+class _Checkpoint:
+    name: str
+    source: Source
+    options: PushOptions
+    snapshot: Snapshot | None = None
+    handle: PushHandle | None = field(default=None, repr=False)
+
+
+class CheckpointPusher:
+    """Pushes checkpoints to one repo in the background of a training loop, one at a time.
+
+    async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
+        for step in range(1000):
+            await train_one_step()
+            if step % 100 == 0:
+                await pusher.push(f"ckpt-{step}/")  # returns while it uploads
+
+    Nothing is lost silently: each checkpoint has an outcome in `report`, is told to `on_outcome`,
+    and is logged as a warning when it is skipped and as an error when it fails. Leaving the block
+    waits for what is left; a failure that was neither told to `on_outcome` nor returned by `flush`
+    is raised there.
+
+    Args:
+        uploader: an open one; the pushes share its session.
+        repo_id: where to: a repo id, or an address as for `push_to_hub`.
+        options: of each push that has none of its own.
+        policy: "latest": while one is on its way, of those that wait the newest alone is kept.
+            "all": every one is pushed, in order.
+        max_waiting: with "all", the most that wait; beyond it `push` waits for room.
+        snapshot: push a copy of the files as they are when `push` returns, so that a trainer may
+            overwrite or delete them: True for reflinks where the file system has them, else
+            copies; "hardlink" for hard links, which protect from replacing files but not from
+            writing into them (such a push fails, it is never wrong). They lie beside the source,
+            in `.asyncpush-snapshots`, until they are pushed. Of `Tensors`, also in a mapping, a
+            copy is taken in host memory, unless they are one already.
+        on_outcome: called in the event loop with each `CheckpointOutcome`.
+        on_error: what becomes of the rest when the block is left by an error: "wait" pushes it (a
+            checkpoint is worth most after a crash), "cancel" does not. Cancellation cancels.
+
+    Example:
+        >>> from asyncpush import UploadConfig
+        >>> async def main():
+        ...     quiet = UploadConfig(progress="none")
+        ...     async with (
+        ...         Uploader(endpoint="local", config=quiet) as up,
+        ...         CheckpointPusher(up, "me/run", policy="all") as pusher,
+        ...     ):
+        ...         for step in (100, 200):
+        ...             await pusher.push({"step.txt": str(step).encode()})
+        ...         return await pusher.flush()
+        >>> print(asyncio.run(main()))
+        2 pushed
+    """
+
+    def __init__(
+        self,
+        uploader: Uploader,
+        repo_id: str,
+        options: PushOptions | None = None,
+        *,
+        policy: Policy = "latest",
+        max_waiting: int = 4,
+        snapshot: SnapshotChoice = False,
+        on_outcome: Callable[[CheckpointOutcome], object] | None = None,
+        on_error: OnError = "wait",
+    ) -> None:
+        for name, value, choices in (
+            ("policy", policy, get_args(Policy)),
+            ("snapshot", snapshot, (False, True, "hardlink")),
+            ("on_error", on_error, get_args(OnError)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {value!r}")
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting must be 1 or more, not {max_waiting!r}")
+        self.repo_id = repo_id
+        self._uploader = uploader
+        self._options = options or PushOptions()
+        self._policy = policy
+        self._max_waiting = max_waiting
+        self._snapshot = snapshot
+        self._on_outcome = on_outcome
+        self._on_error = on_error
+        self._waiting: deque[_Checkpoint] = deque()
+        self._room = asyncio.Event()
+        self._current: _Checkpoint | None = None
+        self._busy: set[asyncio.Future[None]] = set()  # the push under way; removals of snapshots
+        self._outcomes: list[CheckpointOutcome] = []
+        self._untold: list[Exception] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        wait = exc is None or (self._on_error == "wait" and isinstance(exc, Exception))
+        try:
+            if wait:
+                await self.drained()
+        finally:
+            self.cancel()
+            with anyio.CancelScope(shield=True):
+                await self.drained()
+        if exc is None:
+            self.raise_untold()
+
+    @property
+    def report(self) -> CheckpointReport:
+        """What became of the checkpoints so far."""
+        return CheckpointReport(tuple(self._outcomes))
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        """The newest snapshot of the push under way, if there is one."""
+        handle = self._current.handle if self._current else None
+        return None if handle is None else handle.progress
+
+    async def push(self, source: Source, options: PushOptions | None = None) -> None:
+        """Have a checkpoint pushed.
+
+        Returns at once, but for taking the snapshot if one is wanted, and for room in the queue
+        with the policy "all". Whatever is wrong with the source becomes its outcome.
+        """
+        item = _Checkpoint("", source, options or self._options)
+        item.name = item.options.commit_message or _name_of(source)
+        while self._policy == "all" and len(self._waiting) >= self._max_waiting:
+            self._room.clear()
+            await self._room.wait()
+        if self._snapshot:
+            try:
+                await self._take_snapshot(item)
+            except Exception as exc:
+                self._end(item, "failed", error=exc)
+                return
+        if self._policy == "latest":
+            self._drop_waiting("skipped")
+        self._waiting.append(item)
+        self._next()
+
+    async def flush(self) -> CheckpointReport:
+        """Wait until nothing waits or is on its way. Being cancelled does not cancel the pushes."""
+        await self.drained()
+        self.forgive()
+        return self.report
+
+    def forgive(self) -> None:
+        """Whoever has the report knows of the failures so far: they are not raised any more."""
+        self._untold.clear()
+
+    def cancel(self) -> None:
+        """Stop the push under way and drop those that wait. Returns at once; see `flush`."""
+        self._drop_waiting("cancelled")
+        if self._current is not None and self._current.handle is not None:
+            self._current.handle.cancel()
+
+    def raise_untold(self) -> None:
+        """Raise the failures that were neither told to `on_outcome` nor returned by `flush`."""
+        failures, self._untold = self._untold, []
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup(f"{len(failures)} checkpoints were not pushed", failures)
+
+    async def drained(self) -> None:
+        """Wait until nothing waits, is on its way, or is left to be removed."""
+        while self._busy:
+            await asyncio.wait(self._busy)
+
+    def _next(self) -> None:
+        while self._current is None and self._waiting:
+            item = self._waiting.popleft()
+            self._room.set()
+            try:
+                item.handle = self._uploader.start_push(self.repo_id, item.source, item.options)
+            except Exception as exc:  # an impossible id, an uploader that is closed
+                self._end(item, "failed", error=exc)
+            else:
+                self._current = item
+                name = f"checkpoint {item.name}"
+                self._keep(asyncio.create_task(self._follow(item, item.handle), name=name))
+
+    async def _follow(self, item: _Checkpoint, handle: PushHandle) -> None:
+        try:
+            result = await handle
+        except asyncio.CancelledError:
+            self._end(item, "cancelled")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the loop ends, not this push alone
+                self._drop_waiting("cancelled")
+                raise
+        except Exception as exc:
+            self._end(item, "failed", error=exc)
+        else:
+            self._end(item, "pushed", result=result)
+        finally:
+            self._current = None
+            self._next()
+
+    def _keep(self, job: asyncio.Future[None]) -> None:
+        self._busy.add(job)
+        job.add_done_callback(self._busy.discard)
+
+    def _drop_waiting(self, status: Status) -> None:
+        while self._waiting:
+            self._end(self._waiting.popleft(), status)
+        self._room.set()
+
+    async def _take_snapshot(self, item: _Checkpoint) -> None:
+        source, stopped = item.source, threading.Event()
+        with ThreadPoolExecutor(1, "asyncpush-snapshot") as thread:
+            if not isinstance(source, str | os.PathLike):
+                item.source = await in_thread(thread, lambda: copy_in_memory(source))
+                return
+            item.snapshot = await in_thread(
+                thread,
+                lambda: Snapshot(source, item.options, self._snapshot, stopped),
+                on_cancel=stopped.set,
+                discard=Snapshot.remove,
+            )
+        item.source = item.snapshot.path
+
+    def _end(
+        self,
+        item: _Checkpoint,
+        status: Status,
+        *,
+        result: UploadResult | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        if item.snapshot is not None:  # in a thread: many gigabytes take their time
+            self._keep(asyncio.get_running_loop().run_in_executor(None, item.snapshot.remove))
+        outcome = CheckpointOutcome(item.name, status, result, error)
+        # The receipts of a long run would add up.
+        kept = None if result is None else replace(result, receipts=())
+        self._outcomes.append(replace(outcome, result=kept))
+        if error is not None:
+            logger.error("checkpoint %r was not pushed: %s", item.name, error)
+            if self._on_outcome is None:
+                self._untold.append(error)
+        elif status != "pushed":
+            why = ": a newer one came first" if status == "skipped" else ""
+            logger.warning("checkpoint %r was %s%s", item.name, status, why)
+        if self._on_outcome is not None:
+            try:
+                self._on_outcome(outcome)
+            except Exception:
+                logger.exception("on_outcome failed for checkpoint %r", item.name)
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.path.basename(os.fspath(source).rstrip("/\\")) or os.fspath(source)
+    return type(source).__name__

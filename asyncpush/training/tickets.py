@@ -1,0 +1,193 @@
+"""Pushes in a background thread as other threads see them: asked about, waited for, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from math import inf
+from typing import Any, Generic, Protocol, TypeVar
+
+from asyncpush.listeners.format import format_share
+from asyncpush.models import UploadProgress, UploadResult
+
+T = TypeVar("T")
+
+CANCEL_GRACE = 5.0
+"""Seconds in which a cancelled push, and then the thread, must have ended: it takes one."""
+
+_LOOK_INTERVAL = 0.5  # seconds between two looks at the signals that came
+
+
+class Stoppable(Protocol):
+    """What runs in the loop: a `PushHandle`, a `CheckpointPusher`."""
+
+    @property
+    def progress(self) -> UploadProgress | None: ...
+
+    def cancel(self) -> None: ...
+
+
+class Job(Generic[T]):
+    """Work in the background thread, whichever other thread looks at it.
+
+    Args:
+        repo_id: where it pushes to.
+        in_loop: calls something in the background thread, unless that has ended.
+        check_may_wait: raises `RuntimeError` for a caller that would wait for ever.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        in_loop: Callable[[Callable[[], object]], None],
+        check_may_wait: Callable[[], None],
+    ) -> None:
+        self.repo_id = repo_id
+        self.future: Future[T] = Future()
+        self.handle: Stoppable | None = None  # once it has begun
+        self._in_loop = in_loop
+        self._check_may_wait = check_may_wait
+        self._asked = False
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        return None if self.handle is None else self.handle.progress
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def cancel(self) -> None:
+        self._asked = True
+        if not self.done():
+            self._in_loop(self._cancel_handle)
+
+    def wait(self, timeout: float | None) -> None:
+        """Until it has ended; raises `TimeoutError` when that takes longer. Whatever ends the wait
+        early (Ctrl-C, say) cancels the job."""
+        if not self.done():
+            self._check_may_wait()
+            try:
+                settle([self], timeout)
+            except BaseException:
+                self.cancel()
+                settle([self], CANCEL_GRACE)
+                raise
+            if not self.done():
+                raise TimeoutError(f"the push to {self.repo_id} goes on after {timeout} seconds")
+        self._asked = True
+
+    def trouble(self) -> str | None:
+        """Why it did not succeed, if nobody has asked for it."""
+        if self._asked or not self.done():
+            return None
+        if self.future.cancelled():
+            return "it was cut off"
+        error = self.future.exception()
+        return None if error is None else f"{type(error).__name__}: {error}"
+
+    # The rest runs in the background thread.
+
+    def _cancel_handle(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+
+    async def follow(self, end: Awaitable[T]) -> None:
+        try:
+            self.future.set_result(await end)
+        except asyncio.CancelledError:
+            self.give_up()
+        except Exception as exc:
+            self.future.set_exception(exc)
+
+    def give_up(self) -> None:
+        if not self.done():
+            self.future.cancel()
+            self.future.set_running_or_notify_cancel()
+
+
+class PushTicket:
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread. See `BackgroundUploader` for an example.
+    """
+
+    def __init__(self, job: Job[UploadResult]) -> None:
+        self._job = job
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self.done():
+            future = self._job.future
+            failed = future.cancelled() or future.exception() is not None
+            state = "failed" if failed else "done"
+        return f"<PushTicket {self.repo_id} {state}>"
+
+    @property
+    def repo_id(self) -> str:
+        """Where it pushes to."""
+        return self._job.repo_id
+
+    @property
+    def progress(self) -> UploadProgress | None:
+        """The newest snapshot; None before the push has begun."""
+        return self._job.progress
+
+    def done(self) -> bool:
+        """Whether the push has ended, well or not."""
+        return self._job.done()
+
+    def cancel(self) -> None:
+        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+
+        Returns at once; `result()` waits for the end and raises. A push whose commit has just been
+        accepted may still succeed.
+        """
+        self._job.cancel()
+
+    def result(self, timeout: float | None = None) -> UploadResult:
+        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
+
+        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
+        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
+        whatever a signal handler raises) cancels the push and goes on up when it has ended.
+        """
+        self._job.wait(timeout)
+        return self._job.future.result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What made the push fail, or None; waits and raises as `result` does."""
+        self._job.wait(timeout)
+        return self._job.future.exception()
+
+
+def cancel_all(jobs: Iterable[Job[Any]]) -> None:
+    for job in jobs:
+        if not job.done():
+            job.cancel()
+
+
+def settle(jobs: Sequence[Job[Any]], timeout: float | None) -> list[Job[Any]]:
+    """Wait, `timeout` seconds at most; those that have not ended."""
+    wait_for([job.future for job in jobs], timeout)
+    return [job for job in jobs if not job.done()]
+
+
+def wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
+    """Until all are done, `timeout` seconds at most."""
+    deadline = inf if timeout is None else time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        # A signal that the system hands to another thread does not wake this one from its lock:
+        # without a look now and then, Ctrl-C would be heard when the push has ended.
+        if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
+            break
+
+
+def amount_of(job: Job[Any]) -> str:
+    """Which push, and how far it is, in words."""
+    progress = job.progress
+    if progress is None or not progress.total_bytes:
+        return job.repo_id
+    return f"{job.repo_id} ({format_share(progress.bytes_sent, progress.total_bytes)})"

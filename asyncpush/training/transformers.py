@@ -1,0 +1,116 @@
+"""Push each save of the Transformers `Trainer` while training goes on (extra `transformers`).
+
+from asyncpush.training.transformers import PushCheckpoints
+
+trainer = Trainer(..., callbacks=[PushCheckpoints("me/model")])
+
+The Trainer's own `push_to_hub=True` leaves out, without a word, each save that comes while an
+earlier one is still being pushed. Here the newest waits for its turn, and those it replaces are
+reported. Do not use both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from asyncpush.options import PushOptions
+from asyncpush.sources.snapshot import SnapshotChoice
+from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
+from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointReport, Policy
+
+try:
+    from transformers import TrainerCallback
+except ImportError as exc:
+    raise ImportError(
+        "the Trainer's callback needs Transformers: pip install 'asyncpush[transformers]'"
+    ) from exc
+
+
+STATE_FILES = (
+    "optimizer.*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "global_step*/*",
+)
+"""What a checkpoint has for going on with the training (DeepSpeed's too): not part of the model."""
+
+
+class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """A `TrainerCallback` that pushes the model of every save, in the background.
+
+    The end of the training waits for what is left; a training that dies leaves it to the end of
+    the process, which waits within `BackgroundUploader`'s bound. In distributed training the
+    world's first process pushes. A failed push never stops the training: it is logged as an error,
+    told to `on_outcome`, and in `report`.
+
+    Args:
+        repo_id: where to: a repo id, or an address as for `push_to_hub`.
+        options: of every push. With no commit message of its own each push names its step.
+        with_state: push what is needed to go on with the training as well; it is about twice as
+            large as the model.
+        policy: "latest" or "all"; see `CheckpointPusher`.
+        snapshot: see `CheckpointPusher`. Hard links do here: the Trainer deletes old checkpoints
+            (`save_total_limit`) and does not write into them again.
+        on_outcome: called in the background thread with each `CheckpointOutcome`.
+        uploader: one of your own, which stays open; else one is made, and closed at the end.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        options: PushOptions | None = None,
+        *,
+        with_state: bool = False,
+        policy: Policy = "latest",
+        snapshot: SnapshotChoice = "hardlink",
+        on_outcome: Callable[[CheckpointOutcome], object] | None = None,
+        uploader: BackgroundUploader | None = None,
+    ) -> None:
+        self._repo_id = repo_id
+        self._options = options or PushOptions()
+        if not with_state:
+            ignored = self._options.ignore_patterns or ()
+            ignored = (ignored,) if isinstance(ignored, str) else tuple(ignored)
+            self._options = replace(self._options, ignore_patterns=(*ignored, *STATE_FILES))
+        self._how: dict[str, Any] = {
+            "policy": policy,
+            "snapshot": snapshot,
+            "on_outcome": on_outcome,
+        }
+        self._given = uploader
+        self._own: BackgroundUploader | None = None
+        self._checkpoints: BackgroundCheckpoints | None = None
+        self._report = CheckpointReport()
+
+    @property
+    def report(self) -> CheckpointReport:
+        """What became of the saves of the training that runs, or ran last."""
+        return self._report if self._checkpoints is None else self._checkpoints.report
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint has been saved: have it pushed."""
+        if not state.is_world_process_zero:
+            return
+        if self._checkpoints is None:
+            uploader = self._given or BackgroundUploader()
+            self._own = None if self._given else uploader
+            self._checkpoints = uploader.checkpoints(self._repo_id, **self._how)
+        options = self._options
+        if options.commit_message is None:
+            message = f"Training in progress, step {state.global_step}"
+            options = replace(options, commit_message=message)
+        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        self._checkpoints.push(folder, options)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Wait for what is left."""
+        if self._checkpoints is None:
+            return
+        self._report = self._checkpoints.flush()
+        self._checkpoints = None
+        if self._own is not None:
+            self._own.close()

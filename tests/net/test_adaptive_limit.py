@@ -1,0 +1,533 @@
+"""How many parts at once: slots in order, a width that adapts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncpush.net.adaptive_limit import AT_ONCE, PATIENCE, START, PartLimit, Turn
+from tests.clocks import Clock, settle
+
+
+class Holder:
+    """A task in a slot until it is let go."""
+
+    def __init__(self, limit: PartLimit, name: int, order: list[int]) -> None:
+        self._limit = limit
+        self._name = name
+        self._order = order
+        self._leave = anyio.Event()
+        self.task: asyncio.Task[None] = asyncio.create_task(self._hold())
+
+    async def _hold(self) -> None:
+        async with self._limit.slot():
+            self._order.append(self._name)
+            await self._leave.wait()
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+
+
+async def held(limit: PartLimit, count: int) -> tuple[list[Holder], list[int]]:
+    order: list[int] = []
+    holders = [Holder(limit, number, order) for number in range(count)]
+    await settle()
+    return holders, order
+
+
+# --- slots --------------------------------------------------------------------------------------
+
+
+async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
+    limit = PartLimit(2)
+    holders, order = await held(limit, 5)
+    assert order == [0, 1]
+    assert limit.in_flight == 2
+    for number, holder in enumerate(holders):
+        await holder.leave()
+        await settle()
+        assert order == list(range(min(5, number + 3)))
+    assert limit.in_flight == 0
+
+
+async def test_few_begin_in_one_turn_of_the_event_loop() -> None:
+    """Else whatever else runs there waits until sixteen requests are made."""
+    limit = PartLimit(16)
+    holders = [Holder(limit, number, []) for number in range(20)]
+    begun = [0]
+    while begun[-1] < 16:
+        await anyio.lowlevel.checkpoint()
+        begun.append(limit.in_flight)
+    assert all(after - before <= AT_ONCE for before, after in pairwise(begun))
+    for holder in holders:
+        await holder.leave()
+    assert limit.in_flight == 0
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    limit = PartLimit(1)
+    (first, *others), order = await held(limit, 3)
+    first._leave.set()
+    late = Holder(limit, 99, order)
+    await settle()
+    await others[0].leave()
+    await others[1].leave()
+    await late.leave()
+    assert order == [0, 1, 2, 99]
+
+
+async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
+    limit = PartLimit(48)
+    holders, order = await held(limit, 20)
+    assert order == list(range(16))  # nobody knows yet how many come
+    await holders[0].leave()
+    await settle()
+    assert order == list(range(17))
+    await holders[1].leave()
+    await settle()
+    assert order == list(range(20))  # two were left, an eighth of sixteen
+    assert limit.in_flight == 18
+    for holder in holders[2:]:
+        await holder.leave()
+
+
+async def test_more_than_a_few_wait_for_their_turn() -> None:
+    limit = PartLimit(48)
+    holders, order = await held(limit, 20)
+    await holders[0].leave()
+    await settle()
+    assert limit.in_flight == 16
+    for holder in holders[1:]:
+        await holder.leave()
+    assert order == list(range(20))
+
+
+async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
+    limit = PartLimit(48)
+    async with limit.slot() as turn:
+        limit.overloaded(turn)
+    assert limit.limit == 8
+    holders, order = await held(limit, 10)
+    await holders[0].leave()
+    await settle()
+    assert limit.in_flight == 8  # though but one waits
+    assert order == list(range(9))
+    for holder in holders[1:]:
+        await holder.leave()
+
+
+async def test_a_cancelled_waiter_leaves_the_queue() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 3)
+    holders[1].task.cancel()
+    await settle()
+    await holders[0].leave()
+    await holders[2].leave()
+    assert order == [0, 2]
+    assert limit.in_flight == 0
+
+
+async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 3)
+    holders[0]._leave.set()
+    while holders[0].task.done() is False:
+        await anyio.lowlevel.checkpoint()
+    # The slot is holder 1's, who has not run yet.
+    assert order == [0]
+    holders[1].task.cancel()
+    await settle()
+    assert order == [0, 2]
+    await holders[2].leave()
+    assert limit.in_flight == 0
+
+
+async def test_a_cancelled_holder_frees_its_slot() -> None:
+    limit = PartLimit(1)
+    holders, order = await held(limit, 2)
+    holders[0].task.cancel()
+    await settle()
+    assert order == [0, 1]
+    await holders[1].leave()
+
+
+async def test_an_error_frees_the_slot() -> None:
+    limit = PartLimit(1)
+    with pytest.raises(ZeroDivisionError):
+        async with limit.slot():
+            raise ZeroDivisionError
+    assert limit.in_flight == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30), st.integers(1, 4))
+def test_prop_slots_are_never_lost_nor_made(moves: list[tuple[int, bool]], width: int) -> None:
+    """Whoever leaves or is cancelled, in whatever order: the limit holds and all get their turn."""
+
+    async def run() -> None:
+        limit = PartLimit(width)
+        holders, _ = await held(limit, 10)
+        for number, cancelled in moves:
+            if cancelled:
+                holders[number].task.cancel()
+            else:
+                holders[number]._leave.set()
+            assert 0 <= limit.in_flight <= width
+            await anyio.lowlevel.checkpoint()
+        for holder in holders:
+            holder._leave.set()
+        with anyio.fail_after(10):
+            await asyncio.wait([holder.task for holder in holders])
+        assert limit.in_flight == 0
+
+    anyio.run(run)
+
+
+# --- width --------------------------------------------------------------------------------------
+
+
+def test_it_begins_at_sixteen_or_the_maximum() -> None:
+    assert PartLimit(64).limit == START == 16
+    assert PartLimit(3).limit == 3
+
+
+class Road:
+    """A store behind a limit: parts of a thousand bytes that take `seconds(width)` each, and
+    somebody always waits for a slot."""
+
+    def __init__(self, maximum: int, seconds: Callable[[int], float]) -> None:
+        self.clock = Clock()
+        self.limit = PartLimit(maximum, clock=self.clock)
+        self._seconds = seconds
+        self.widths = [self.limit.limit]
+
+    async def wave(self, fail_above: int = 1000) -> None:
+        """As many parts at once as the width lets in, stored (or refused) together."""
+        async with slots_of(self.limit, 2 * self.limit._maximum) as waiting:
+            holders = turns_of(waiting)
+            self.clock.now += self._seconds(len(holders))
+            for number, turn in enumerate(holders):
+                if number < fail_above:
+                    self.limit.succeeded(turn, 1000)
+                else:
+                    self.limit.overloaded(turn)
+        self.widths.append(self.limit.limit)
+
+
+class Slot:
+    """A task that takes a slot and keeps it until it is cancelled."""
+
+    def __init__(self, limit: PartLimit) -> None:
+        self.turn: Turn | None = None
+        self.task = asyncio.create_task(self._hold(limit))
+
+    async def _hold(self, limit: PartLimit) -> None:
+        async with limit.slot() as self.turn:
+            await anyio.sleep_forever()
+
+
+async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
+    road = Road(64, lambda width: 1.0)
+    for _ in range(6):
+        await road.wave()
+    assert road.widths == [16, 32, 64, 64, 64, 64, 64]
+
+
+async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
+    road = Road(64, lambda width: width / 20)
+    for _ in range(7):
+        await road.wave()
+    assert road.widths == [16, 32, *[16] * 4, 24, 16]
+
+
+@pytest.mark.no_cover
+async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
+    road = Road(64, lambda width: width / 20)
+    for _ in range(70):
+        await road.wave()
+    rises = [number for number, width in enumerate(road.widths) if width > START]
+    assert [second - first for first, second in pairwise(rises)] == [5, 9, 17, 33]
+
+
+async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
+    road = Road(64, lambda width: 1.0)
+    for _ in range(PATIENCE):
+        await road.wave(fail_above=8)
+    assert road.widths == [16, 8, 8, 8, 8]
+    while road.limit.limit == 8:
+        await road.wave(fail_above=8)
+    assert road.limit.limit == 12
+    await road.wave(fail_above=8)
+    assert road.limit.limit == 8  # what was good before the rise, not half of what was too much
+
+
+async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
+    clock = Clock()
+    limit = PartLimit(64, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        for turn in held[:8]:
+            limit.succeeded(turn, 1000)
+        assert limit.limit == 32
+        for turn in held[8:]:
+            limit.succeeded(turn, 1)  # so slow that it would go back
+        assert limit.limit == 32
+
+
+async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
+    clock = Clock()
+    limit = PartLimit(64, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        assert await look(limit, clock, held, 0) == 16
+        assert await look(limit, clock, held, 100) == 16  # buffers took these, for all we know
+        assert await look(limit, clock, held, 150) == 16  # 50 of 1,000 bytes tell too little yet
+        assert await look(limit, clock, held, 200) == 32
+
+
+async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_rise() -> None:
+    clock = Clock()
+    async with risen_mid_part(clock) as (limit, new):
+        clock.now += 100
+        for position in (1, 101, 201, 301):
+            await look(limit, clock, new, position)
+        assert limit.limit == 32
+
+
+async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_taken_back() -> None:
+    clock = Clock()
+    async with risen_mid_part(clock) as (limit, new):
+        for position in (1, 51, 101, 151):
+            await look(limit, clock, new, position)
+        assert limit.limit == 16
+
+
+async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
+    clock = Clock()
+    limit = PartLimit(32, clock=clock)
+    async with limit.slot() as turn:
+        limit.overloaded(turn)
+    limit._rest = 0
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        assert await look(limit, clock, held, 1) == 8
+        assert await look(limit, clock, held, 450) == 8
+        assert await look(limit, clock, held, 550) == 12
+
+
+async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no_loss() -> None:
+    clock = Clock()
+    limit = PartLimit(32, clock=clock)
+    async with slots_of(limit, 16) as slots:
+        held = turns_of(slots)
+        for position in (10, 30, 20):
+            await look(limit, clock, held, position)
+        assert limit._bytes == 16 * 20
+        assert [turn.position for turn in held] == [30] * 16
+
+
+@asynccontextmanager
+async def slots_of(limit: PartLimit, count: int) -> AsyncIterator[list[Slot]]:
+    slots = [Slot(limit) for _ in range(count)]
+    await settle()
+    yield slots
+    for slot in slots:
+        slot.task.cancel()
+    await asyncio.wait([slot.task for slot in slots])
+
+
+def turns_of(slots: list[Slot]) -> list[Turn]:
+    """Of those that are in."""
+    return [slot.turn for slot in slots if slot.turn is not None]
+
+
+@asynccontextmanager
+async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[PartLimit, list[Turn]]]:
+    """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
+    limit = PartLimit(32, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        for position in (1, 101):
+            await look(limit, clock, held, position)
+        assert limit.limit == 32
+        yield limit, turns_of(slots)[16:]
+
+
+async def look(limit: PartLimit, clock: Clock, turns: list[Turn], position: int) -> int:
+    """A second later each of these parts of a thousand bytes is so far; the width then."""
+    clock.now += 1
+    for turn in turns:
+        limit.moving(turn, position, 1000)
+    await settle()
+    return limit.limit
+
+
+async def test_a_width_that_nobody_uses_does_not_rise() -> None:
+    limit = PartLimit(64)
+    for _ in range(100):
+        async with limit.slot() as turn:
+            limit.succeeded(turn, 1000)
+    assert limit.limit == 16
+
+
+async def test_a_rise_lets_the_next_ones_in() -> None:
+    limit = PartLimit(17)
+    async with slots_of(limit, 18) as slots:
+        turns = turns_of(slots)
+        assert len(turns) == 16
+        for turn in turns[:8]:
+            limit.succeeded(turn, 1000)
+        await settle()
+        assert len(turns_of(slots)) == 17
+
+
+async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
+    """The first file asks for all slots many times over; the second has not to wait behind it."""
+    limit = PartLimit(4)
+    order: list[str] = []
+
+    async def part(file: str) -> None:
+        async with limit.slot(file):
+            order.append(file)
+            await settle()
+
+    async with anyio.create_task_group() as group:
+        for file in ("large",) * 12 + ("late",) * 4:
+            group.start_soon(part, file)
+    assert order[:4] == ["large"] * 4
+    assert order.index("late") <= 4
+    assert order[4:12].count("late") == 4
+    assert limit.in_flight == 0
+    assert limit._held == {}
+
+
+async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
+    """A push of many small files, each of which holds none, keeps no slot from another's parts."""
+    limit = PartLimit(4)
+    order: list[str] = []
+
+    async def part(push: str, file: object) -> None:
+        async with limit.slot(file, push):
+            order.append(push)
+            await settle()
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(part, "many files", number)
+        for _ in range(4):
+            group.start_soon(part, "one file", "large")
+    assert order[:4] == ["many files"] * 4
+    assert order[4:12].count("one file") == 4
+    assert limit._held == {}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
+    """The others' slots may be held by a source that hangs."""
+    limit = PartLimit(START + 2)
+    if refused:
+        async with limit.slot() as turn:
+            limit.overloaded(turn)
+    width, held = limit.limit, list[str]()
+
+    async def part(push: str) -> None:
+        async with limit.slot("file", push):
+            held.append(push)
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2 * START):
+            group.start_soon(part, "hangs")
+        await settle()
+        for push in ("a", "a", "a", "b", "c"):
+            group.start_soon(part, push)
+        await settle()
+        others = set() if refused else {"a", "b"}  # for one more there is no room
+        assert held.count("hangs") == width
+        assert sorted(set(held) - {"hangs"}) == sorted(others)
+        assert limit.in_flight == width + len(others)
+        group.cancel_scope.cancel()
+    assert limit.in_flight == 0
+
+
+async def test_an_overload_halves_it_down_to_one() -> None:
+    limit = PartLimit(16)
+    seen = []
+    for _ in range(6):
+        async with limit.slot() as turn:
+            limit.overloaded(turn)
+        seen.append(limit.limit)
+    assert seen == [8, 4, 2, 1, 1, 1]
+
+
+async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
+    limit = PartLimit(16)
+    turns = []
+    for _ in range(16):
+        async with limit.slot() as turn:
+            turns.append(turn)
+    for turn in turns:
+        limit.overloaded(turn)
+    assert limit.limit == 8
+    async with limit.slot() as turn:
+        limit.overloaded(turn)
+    assert limit.limit == 4
+
+
+async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
+    limit = PartLimit(4)
+    holders, order = await held(limit, 6)
+    limit.overloaded(Turn(0, 4, 0.0))
+    for number in range(2):
+        await holders[number].leave()
+        await settle()
+        assert len(order) == 4
+    await holders[2].leave()
+    await settle()
+    assert order == [0, 1, 2, 3, 4]
+    for holder in holders[3:]:
+        await holder.leave()
+
+
+# --- sharing a host -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sharers", "limit"), [(1, 16), (2, 8), (4, 4), (8, 2), (100, 1)], ids=str)
+async def test_processes_of_one_host_share_what_it_may_have_in_flight(
+    sharers: int, limit: int
+) -> None:
+    road = Road(32, lambda width: 1.0)
+    road.limit.share(sharers)
+    assert road.limit.limit == limit
+    road.limit.share(sharers)
+    assert road.limit.limit == limit
+    for _ in range(12):
+        await road.wave()
+    assert road.limit.limit == max(1, 32 // sharers)
+
+
+async def test_when_the_others_have_gone_the_width_grows_again() -> None:
+    road = Road(32, lambda width: 1.0)
+    road.limit.share(8)
+    road.limit.share(1)
+    assert road.limit.limit == 2
+    for _ in range(12):
+        await road.wave()
+    assert road.limit.limit == 32
+
+
+async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
+    limit = PartLimit(64)
+    async with limit.slot() as turn:
+        limit.share(32)
+        assert limit.limit == 2
+        limit.overloaded(turn)
+        assert limit.limit <= 2

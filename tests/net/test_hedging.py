@@ -1,0 +1,156 @@
+"""Which parts are sent again: a decision on samples, and a lookout on a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from asyncpush.net.hedging import ENOUGH, INTERVAL, LEAST, Flight, Lookout
+from tests.net.timetravel import TimeTravelLoop
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "crawls"),
+    [
+        pytest.param(0.4, 1.0, False, id="too young to tell"),
+        pytest.param(0.6, 1.0, True, id="what is left takes far longer than the whole elsewhere"),
+        pytest.param(0.6, 4.0, False, id="half as fast as others: not worth it"),
+        pytest.param(0.6, 0.0, True, id="nothing moves"),
+        pytest.param(5.0, 1.5, False, id="nearly there"),
+    ],
+)
+def test_a_part_is_sent_again_when_that_is_worth_it(
+    seconds: float, rate: float, crawls: bool
+) -> None:
+    """Parts of 8 MB, others at 8 MB/s; this one at `rate` MB/s."""
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    steps = round(seconds / INTERVAL)
+    for step in range(1, steps + 1):
+        arrived = int(step * INTERVAL * rate * MB)
+        flight.look(step * INTERVAL)
+    assert flight.crawls(seconds, 8 * MB) is crawls
+
+
+def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
+    """Nothing for 0.3 s, then as fast as the others."""
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    for step in range(1, round(0.6 / INTERVAL)):
+        now = step * INTERVAL
+        arrived = int(max(0.0, now - 0.3) * 8 * MB)
+        flight.look(now)
+        assert not flight.crawls(now, 8 * MB)
+
+
+def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
+    arrived = 0
+    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    for step in range(1, 121):
+        arrived = min(4 * MB, step * MB)
+        flight.look(step * INTERVAL)
+    assert flight.crawls(3.0, 8 * MB)
+
+
+class Scene:
+    """A lookout, parts that were stored in a tenth of a second, and one that does not move."""
+
+    def __init__(self, *, idle: bool = True, stored: int = ENOUGH, size: int = 2 * MB) -> None:
+        self._size = size
+        self.idle = idle
+        self.calls: list[float] = []
+        self._stored = stored
+
+    async def play(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: self.idle)
+        with ExitStack() as stack:
+            quick = [
+                stack.enter_context(lookout.following(self._size, lambda: 0, None))
+                for _ in range(self._stored)
+            ]
+            slow = lookout.following(self._size, lambda: 0, lambda: self.calls.append(loop.time()))
+            stack.enter_context(slow)
+            await asyncio.sleep(0.1)
+            for flight in quick:
+                lookout.stored(flight)
+            await asyncio.sleep(seconds)
+        assert lookout._timer is None
+
+
+@pytest.fixture
+def travel() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=TimeTravelLoop) as runner:
+        yield runner
+
+
+def test_a_crawling_part_is_sent_again_once(travel: asyncio.Runner) -> None:
+    scene = Scene()
+    travel.run(scene.play(10))
+    (called,) = scene.calls
+    assert called <= 0.1 + 2 * INTERVAL + 0.01
+
+
+def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: asyncio.Runner) -> None:
+    """In the middle each took 8 s, as many shared the road; now that it is free, 0.1 s."""
+    called: list[float] = []
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: True)
+        with ExitStack() as stack:
+            middle = [
+                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(32)
+            ]
+            await asyncio.sleep(8)
+            for flight in middle:
+                lookout.stored(flight)
+        with ExitStack() as stack:
+            slow = lookout.following(2 * MB, lambda: 0, lambda: called.append(loop.time()))
+            stack.enter_context(slow)
+            late = [
+                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(3)
+            ]
+            await asyncio.sleep(0.1)
+            for flight in late:
+                lookout.stored(flight)
+            await asyncio.sleep(1)
+
+    travel.run(play())
+    assert called == pytest.approx([8.1], abs=2 * INTERVAL)
+
+
+def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
+    heard: list[int] = []
+
+    async def fly() -> None:
+        loop = asyncio.get_running_loop()
+        lookout = Lookout(lambda: False)
+        with lookout.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
+            await asyncio.sleep(3.5 * INTERVAL)
+
+    travel.run(fly())
+    assert heard == pytest.approx([INTERVAL * MB, 2 * INTERVAL * MB, 3 * INTERVAL * MB], abs=1)
+
+
+def test_no_part_is_sent_again_while_every_slot_is_wanted(travel: asyncio.Runner) -> None:
+    scene = Scene(idle=False)
+    travel.run(scene.play(10))
+    assert scene.calls == []
+
+
+def test_with_nothing_to_compare_with_nothing_is_slow(travel: asyncio.Runner) -> None:
+    scene = Scene(stored=ENOUGH - 1)
+    travel.run(scene.play(10))
+    assert scene.calls == []
+
+
+def test_parts_that_a_kernel_holds_whole_are_not_looked_after(travel: asyncio.Runner) -> None:
+    scene = Scene(size=LEAST)
+    travel.run(scene.play(10))
+    assert scene.calls == []

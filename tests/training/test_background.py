@@ -1,0 +1,580 @@
+"""Pushes from blocking code: tickets, the ways out, forks, signals, the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from asyncpush import (
+    BackgroundUploader,
+    CheckpointReport,
+    HubError,
+    InvalidRepoIdError,
+    PushOptions,
+    PushTicket,
+    SourceError,
+    UploadConfig,
+    UploadProgress,
+)
+from asyncpush.localhub import LocalHub
+from asyncpush.training import background
+from asyncpush.training.background import _wait_at_exit
+from asyncpush.training.checkpoints import OnError
+from tests.conftest import TOKEN
+from tests.faults import FaultLayer
+from tests.gates import ThreadGate
+from tests.reading import download, files_of
+
+Write = Callable[..., Path]
+
+LARGE = {"model.bin": b"\0" * 1000, "config.json": b"{}"}
+
+
+@pytest.fixture
+def hub(hub_in_thread: LocalHub) -> LocalHub:
+    return hub_in_thread
+
+
+@pytest.fixture
+def bg(hub: LocalHub, config: UploadConfig) -> Iterator[BackgroundUploader]:
+    uploader = BackgroundUploader(TOKEN, hub.url, config)
+    yield uploader
+    uploader.close(cancel=True)
+
+
+def committed(hub: LocalHub, repo_id: str = "me/m") -> set[str]:
+    return asyncio.run(files_of(hub, repo_id)) - {".gitattributes"}
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "asyncpush.background" and record.levelno >= logging.ERROR
+    ]
+
+
+def test_a_push_returns_a_ticket_at_once(
+    bg: BackgroundUploader, hub: LocalHub, write: Write, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", write(LARGE))
+    gate.wait()
+    assert not ticket.done()
+    assert repr(ticket) == "<PushTicket me/m running>"
+    assert ticket.progress is not None
+    assert ticket.progress.total_bytes == 1002
+    gate.release()
+
+    result = ticket.result(timeout=30)
+    assert result.verified
+    assert ticket.done()
+    assert ticket.exception() is None
+    assert ticket.progress.bytes_sent == 1002
+    assert repr(ticket) == "<PushTicket me/m done>"
+    assert asyncio.run(download(hub, "me/m")) == LARGE
+
+
+def test_pushes_run_side_by_side(bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate) -> None:
+    gate.hold("part")
+    slow = bg.push("me/slow", {"model.bin": b"\0"})
+    gate.wait()
+    assert bg.push("me/quick", {"config.json": b"{}"}).result(timeout=30).verified
+    assert not slow.done()
+
+
+def test_a_failure_is_raised_where_it_is_asked_for(
+    bg: BackgroundUploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.add("commit", "422", times=9)
+    ticket = bg.push("me/m", {"a.txt": b"a"})
+    with pytest.raises(HubError, match="422"):
+        ticket.result(timeout=30)
+    assert isinstance(ticket.exception(), HubError)
+    assert repr(ticket) == "<PushTicket me/m failed>"
+    bg.close()
+    assert errors(caplog) == []
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_ticket(
+    bg: BackgroundUploader,
+) -> None:
+    async def cancelled_within() -> AsyncIterator[bytes]:
+        yield b"begun"
+        helper = asyncio.create_task(asyncio.sleep(60))
+        helper.cancel()
+        await helper
+
+    ticket = bg.push("me/m", {"b.txt": cancelled_within()})
+    with pytest.raises(SourceError, match=r"b\.txt.*CancelledError"):
+        ticket.result(timeout=30)
+
+
+def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(
+    bg: BackgroundUploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.add("commit", "422")
+    failed = bg.push("me/m", {"a.txt": b"a"})
+    concurrent.futures.wait([failed._job.future])
+    assert bg.push("me/m", {"b.txt": b"b"}).result(timeout=30).verified  # prunes what has ended
+    assert failed.done()
+    bg.close()
+    (told,) = errors(caplog)
+    assert told.startswith("the push to me/m failed, HubError: ")
+    assert "422" in told
+
+
+def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader) -> None:
+    with pytest.raises(InvalidRepoIdError):
+        bg.push("not a repo", b"")
+
+
+def test_a_cancelled_push_commits_nothing(
+    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+    ticket.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        ticket.result(timeout=30)
+    with pytest.raises(concurrent.futures.CancelledError):
+        ticket.exception()
+    ticket.cancel()  # again: nothing
+    bg.close()
+    ticket.cancel()
+    assert errors(caplog) == []
+    assert committed(hub) == set()
+
+
+def test_a_push_that_is_cancelled_before_it_began_never_begins(
+    bg: BackgroundUploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    ticket = bg.push("me/m", LARGE)
+    ticket.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        ticket.result(timeout=30)
+    assert faults.seen["commit"] == 0
+
+
+def test_a_wait_that_runs_out_leaves_the_push_going(
+    bg: BackgroundUploader, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+    for ask in (ticket.result, ticket.exception):
+        with pytest.raises(TimeoutError, match="me/m goes on after 0"):
+            ask(timeout=0)
+    gate.release()
+    assert ticket.result(timeout=30).verified
+
+
+def test_leaving_the_block_waits(hub: LocalHub, config: UploadConfig) -> None:
+    with BackgroundUploader(TOKEN, hub.url, config) as bg:
+        tickets = [bg.push(f"me/m{number}", {"a.txt": b"a"}) for number in range(3)]
+    assert all(ticket.result().verified for ticket in tickets)
+    names = {thread.name for thread in threading.enumerate()}
+    assert not {name for name in names if name.startswith("asyncpush-b")}
+    with pytest.raises(RuntimeError, match="closed"):
+        bg.push("me/m", b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "on_error", "survives"),
+    [
+        (RuntimeError("out of memory"), "wait", True),
+        (SystemExit(3), "wait", True),
+        (RuntimeError("out of memory"), "cancel", False),
+        (KeyboardInterrupt(), "wait", False),
+    ],
+    ids=["error", "exit", "error, on_error=cancel", "Ctrl-C"],
+)
+def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
+    error: BaseException,
+    on_error: OnError,
+    survives: bool,
+    hub: LocalHub,
+    config: UploadConfig,
+    gate: ThreadGate,
+) -> None:
+    gate.hold("part")
+    with (
+        pytest.raises(type(error)),
+        BackgroundUploader(TOKEN, hub.url, config, on_error=on_error) as bg,
+    ):
+        ticket = bg.push("me/m", LARGE)
+        gate.wait()
+        if survives:
+            threading.Timer(0.05, gate.release).start()
+        raise error
+    assert ticket.done()
+    assert ticket._job.future.cancelled() is not survives
+    assert committed(hub) == (set(LARGE) if survives else set())
+
+
+def test_closing_within_a_time_says_what_was_lost(
+    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+    with pytest.raises(TimeoutError, match=r"cancelled after 0 seconds: me/m \(0.*1\.00 kB\)"):
+        bg.close(timeout=0)
+    assert ticket.done()
+    assert committed(hub) == set()
+    bg.close()  # again: nothing
+
+
+def test_closing_can_cancel(bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+    bg.close(cancel=True)
+    assert ticket._job.future.cancelled()
+    assert committed(hub) == set()
+
+
+def test_a_push_that_does_not_even_stop_is_named(
+    hub: LocalHub,
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    called, go_on = threading.Event(), threading.Event()
+
+    def callback(progress: UploadProgress) -> None:
+        called.set()
+        go_on.wait()
+
+    monkeypatch.setattr(background, "CANCEL_GRACE", 0.1)
+    config = replace(config, progress_callback=callback)
+    bg = BackgroundUploader(TOKEN, hub.url, config)
+    bg.push("me/m", {"a.txt": b"a"})
+    called.wait()
+    with pytest.raises(TimeoutError, match="me/m"):
+        bg.close(cancel=True, timeout=0.1)
+    go_on.set()
+    assert errors(caplog) == ["the push to me/m was cancelled and does not end"]
+    assert bg._thread is not None
+    bg._thread.join()
+
+
+class Preempted(Exception):
+    pass
+
+
+def _preempted(number: int, frame: FrameType | None) -> None:
+    raise Preempted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "a handler"])
+@pytest.mark.parametrize("where", ["result", "exception", "close"])
+def test_a_signal_in_a_wait_cancels_cleanly(
+    where: str, number: int, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+) -> None:
+    """Ctrl-C, or what handlers such as torch's raise when a worker dies or a node is taken away."""
+    gate.hold("part", then=lambda: os.kill(os.getpid(), number))
+    before = signal.signal(signal.SIGUSR1, _preempted)
+    bg = BackgroundUploader(TOKEN, hub.url, config)
+    try:
+        ticket = bg.push("me/m", LARGE)
+        wait: dict[str, Callable[[], object]] = {
+            "result": ticket.result,
+            "exception": ticket.exception,
+            "close": bg.close,
+        }
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Preempted):
+            wait[where]()
+        assert ticket.done()
+        assert committed(hub) == set()
+        gate.release()
+        if where != "close":
+            assert bg.push("me/m", LARGE).result(timeout=30).verified
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        bg.close()
+
+
+def test_signal_handlers_are_left_alone(hub: LocalHub, config: UploadConfig) -> None:
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1]
+    before = [signal.getsignal(number) for number in signals]
+    wakeup = signal.set_wakeup_fd(-1)
+    with BackgroundUploader(TOKEN, hub.url, config) as bg:
+        bg.push("me/m", {"a.txt": b"a"})
+        assert [signal.getsignal(number) for number in signals] == before
+        assert signal.set_wakeup_fd(wakeup) == -1
+
+
+def _in_child(check: Callable[[], None]) -> int:
+    """The exit code of a forked child: 0 when the check passed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later
+        child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        check()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_forked_child_is_told_and_does_no_harm(
+    bg: BackgroundUploader, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+
+    def check() -> None:
+        with pytest.raises(RuntimeError, match="does not survive a fork"):
+            bg.__enter__()
+        bg.__exit__(SystemExit, SystemExit(), None)
+        bg.__exit__(None, None, None)
+        for use in (ticket.result, ticket.cancel, lambda: bg.push("me/x", b"")):
+            with pytest.raises(RuntimeError, match="does not survive a fork"):
+                use()
+
+    assert _in_child(check) == 0
+    gate.release()
+    assert ticket.result(timeout=30).verified
+
+
+def test_one_made_before_a_fork_serves_the_child(hub: LocalHub, config: UploadConfig) -> None:
+    bg = BackgroundUploader(TOKEN, hub.url, config)
+
+    def push() -> None:
+        assert bg.push("me/m", {"a.txt": b"a"}).result(timeout=30).verified
+        bg.close()
+
+    assert _in_child(push) == 0
+    assert committed(hub) == {"a.txt"}
+
+
+def test_the_background_thread_does_not_wait_for_itself(
+    hub: LocalHub, config: UploadConfig
+) -> None:
+    tickets: list[PushTicket] = []
+    told: list[str] = []
+    given = threading.Event()
+
+    def callback(progress: UploadProgress) -> None:
+        given.wait()
+        try:
+            tickets[0].result()
+        except RuntimeError as exc:
+            told.append(str(exc))
+
+    config = replace(config, progress_callback=callback)
+    with BackgroundUploader(TOKEN, hub.url, config) as bg:
+        tickets.append(bg.push("me/m", {"a.txt": b"a"}))
+        given.set()
+    assert set(told) == {"the background thread cannot wait for itself"}
+
+
+def test_a_start_that_fails_is_told_at_once(config: UploadConfig) -> None:
+    bg = BackgroundUploader(TOKEN, "ftp://hub.example", config)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ftp"):
+            bg.push("me/m", b"")
+    bg.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_leaves_nobody_waiting(
+    bg: BackgroundUploader, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def waits() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def exits() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise SystemExit(1)
+
+    bg.push("me/n", {"b.bin": waits()})
+    ticket = bg.push("me/m", {"a.bin": exits()})
+    with pytest.raises((concurrent.futures.CancelledError, SystemExit)):
+        ticket.result(timeout=30)
+    assert bg._thread is not None
+    bg._thread.join()
+    with pytest.raises(RuntimeError, match="has died"):
+        bg.push("me/m", b"")
+    bg.close()
+    assert errors(caplog) == [
+        "the background thread has died",
+        "the push to me/n failed, it was cut off",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"exit_timeout": -1}, {"on_error": "pray"}], ids=["exit_timeout", "on_error"]
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        BackgroundUploader(**wrong)  # type: ignore[arg-type]
+
+
+def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
+    hub: LocalHub, config: UploadConfig, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.hold("part")
+    bg = BackgroundUploader(TOKEN, hub.url, config, exit_timeout=0)
+    ticket = bg.push("me/m", LARGE)
+    gate.wait()
+    _wait_at_exit()
+    assert ticket.done()
+    (told,) = errors(caplog)
+    assert told.startswith("the process ends: not uploaded in time, cancelled: me/m")
+    _wait_at_exit()  # nothing is left to wait for
+
+
+def test_ctrl_c_at_the_end_of_the_process_is_no_traceback(
+    hub: LocalHub, config: UploadConfig, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.hold("part", then=lambda: os.kill(os.getpid(), signal.SIGINT))
+    bg = BackgroundUploader(TOKEN, hub.url, config, exit_timeout=None)
+    try:
+        ticket = bg.push("me/m", LARGE)
+        _wait_at_exit()
+    except KeyboardInterrupt:  # it came before the wait
+        _wait_at_exit()
+    assert ticket.done()
+    assert errors(caplog)[-1] == "interrupted: the pushes that were waited for are cancelled"
+
+
+SCRIPT = """
+import os, sys
+from asyncpush import BackgroundUploader, UploadConfig
+bg = BackgroundUploader(exit_timeout=eval(sys.argv[1]), config=UploadConfig(progress="bar"))
+bg.push("me/m", {"model.bin": bytes(1000)})
+"""
+
+
+def ending_process(hub: LocalHub, exit_timeout: float | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, repr(exit_timeout)],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, gate: ThreadGate) -> None:
+    gate.hold("part")
+    with ending_process(hub, 600) as process:
+        gate.wait()
+        threading.Timer(0.2, gate.release).start()
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "the process ends: waiting up to 10:00 for me/m" in told
+    assert "Upload complete" in told
+    assert committed(hub) == {"model.bin"}
+
+
+def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
+    hub: LocalHub, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    with ending_process(hub, 0.5) as process:
+        _, told = process.communicate(timeout=30)
+    assert "the process ends: not uploaded in time, cancelled: me/m" in told
+    assert "Traceback" not in told
+    assert committed(hub) == set()
+
+
+def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(hub: LocalHub, gate: ThreadGate) -> None:
+    gate.hold("part")
+    with ending_process(hub, None) as process:
+        assert process.stderr is not None
+        head = process.stderr.readline()  # it waits now
+        gate.wait()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert "waiting for me/m" in head
+    assert "interrupted: the pushes that were waited for are cancelled" in told
+    assert "Traceback" not in told
+    assert committed(hub) == set()
+
+
+def test_checkpoints_are_pushed_beside_a_blocking_loop(
+    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate, write: Write
+) -> None:
+    gate.hold("part")
+    folder = write({"model.bin": b"\0" * 8})
+    with bg.checkpoints("me/m", snapshot=True) as pusher:
+        assert pusher.flush() == CheckpointReport()
+        for step in range(3):
+            (folder / "model.bin").write_bytes(b"\0%d" % step)
+            pusher.push(folder, PushOptions(commit_message=f"step {step}"))
+        gate.wait()
+        assert pusher.progress is not None
+        with pytest.raises(TimeoutError):
+            pusher.flush(timeout=0)
+        gate.release()
+    assert str(pusher.report) == "2 pushed, 1 skipped"
+    assert asyncio.run(download(hub, "me/m")) == {"model.bin": b"\0" + b"2"}
+    bg.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pusher.push(folder)
+
+
+def test_a_failed_checkpoint_is_raised_unless_flush_has_told_it(
+    bg: BackgroundUploader, faults: FaultLayer
+) -> None:
+    faults.add("commit", "422", times=2)
+    with bg.checkpoints("me/m") as pusher:
+        pusher.push({"a.txt": b"a"})
+        assert str(pusher.flush()) == "1 failed"
+    with pytest.raises(HubError), bg.checkpoints("me/m") as pusher:
+        pusher.push({"a.txt": b"a"})
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "error"])
+def test_checkpoints_that_wait_are_cancelled_with_the_rest(
+    how: str, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+) -> None:
+    gate.hold("part")
+    bg = BackgroundUploader(TOKEN, hub.url, config, on_error="cancel")
+    with contextlib.suppress(LookupError), bg, bg.checkpoints("me/m") as pusher:
+        pusher.cancel()  # nothing yet
+        pusher.push(LARGE)
+        pusher.push({"b.txt": b"b"})
+        gate.wait()
+        match how:
+            case "cancel":
+                pusher.cancel()
+            case "close":
+                bg.close(cancel=True)
+            case _:
+                raise LookupError
+    assert [outcome.status for outcome in pusher.report.outcomes] == ["cancelled"] * 2
+    assert committed(hub) == set()
+
+
+def test_ctrl_c_while_a_checkpoint_waits_for_room(bg: BackgroundUploader, gate: ThreadGate) -> None:
+    gate.hold("part")
+    pusher = bg.checkpoints("me/m", policy="all", max_waiting=1)
+    pusher.push(LARGE)
+    gate.wait()
+    pusher.push({"b.txt": b"b"})
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        pusher.push({"c.txt": b"c"})
+    gate.release()
+    assert str(pusher.flush(timeout=30)) == "2 pushed"
