@@ -28,24 +28,29 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
-from asyncpush.concurrency.scheduling import SharedTurns, Turns
+from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
 from asyncpush.concurrency.task_groups import (
     ENOUGH_DESCRIPTORS,
     descriptors_left,
     each_affordable,
     stray_cancellations_are_errors,
 )
-from asyncpush.concurrency.threads import SessionThreads, in_thread, in_thread_anyway, settled
+from asyncpush.concurrency.threads import (
+    SessionThreads,
+    in_thread,
+    in_thread_anyway,
+    wait_until_done,
+)
 from asyncpush.errors import AsyncPushError, HubError, os_reason
 from asyncpush.events import Emitter, Listener, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
-from asyncpush.listeners.observation import watched
+from asyncpush.listeners.observation import observe_push
 from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
-from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
 from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
@@ -68,8 +73,14 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.sources import Collected, collect
-from asyncpush.transfers.xet import MISSING, XetEngine, cache_folder, is_installed, why_not
+from asyncpush.sources import CollectedSources, collect
+from asyncpush.transfers.xet import (
+    MISSING,
+    XetEngine,
+    cache_folder,
+    is_installed,
+    unavailable_reason,
+)
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -113,9 +124,9 @@ class Runtime:
         self.xet: XetEngine = XetEngine(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
-        limit = PartLimit(min(config.max_concurrent_parts, affordable))
+        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool)
-        self._turns = SharedTurns(config.max_concurrent_files - 1)
+        self._turns = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     @asynccontextmanager
@@ -127,7 +138,7 @@ class Runtime:
             yield
         finally:
             counting.cancel()
-            await settled(counting)
+            await wait_until_done(counting)
 
     async def _count_neighbours(self) -> None:
         neighbours = self._journal.neighbours()
@@ -178,20 +189,20 @@ class Runtime:
     async def push(
         self, repo: Repo, source: Source, options: PushOptions, publisher: ProgressPublisher
     ) -> UploadResult:
-        async def work(ctx: PushContext, collected: Collected) -> UploadResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).push(collected)
 
         return await self._watched(repo, source, options, work, publisher, stores=True)
 
     async def store(self, repo: Repo, source: Source, options: PushOptions) -> list[Receipt]:
-        async def work(ctx: PushContext, collected: Collected) -> list[Receipt]:
+        async def work(ctx: PushContext, collected: CollectedSources) -> list[Receipt]:
             return await self._run(ctx).store(collected)
 
         return await self._watched(repo, source, options, work, stores=True)
 
     async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
-        async def work(ctx: PushContext, collected: Collected) -> UploadResult:
-            return await self._run(ctx).commit(await gather(ctx.emit))
+        async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
+            return await self._run(ctx).commit(await gather(ctx.events))
 
         return await self._watched(repo, None, options, work)
 
@@ -208,9 +219,9 @@ class Runtime:
         if repo is not None:
             target = Target(repo, options.revision, options.create_branch)
         listeners = [LogListener().on_event, *self._listeners]
-        emit = Emitter(listeners, push_id=uuid.uuid4().hex)
+        events = Emitter(listeners, push_id=uuid.uuid4().hex)
         with stray_cancellations_are_errors():
-            hub = await ask_hub(self._session, target, emit)
+            hub = await ask_hub(self._session, target, events)
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
         local = replace(local, token_expires_at=self._session.token.expires_at)
         return judge(Facts(self.endpoint, hub, local, target))
@@ -223,7 +234,7 @@ class Runtime:
         repo: Repo,
         source: Source | None,
         options: PushOptions,
-        work: Callable[[PushContext, Collected], Awaitable[T]],
+        work: Callable[[PushContext, CollectedSources], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
         *,
         needs_token: bool = True,
@@ -234,13 +245,13 @@ class Runtime:
         publisher = publisher or self.publisher()
         progress = self._config.progress
         try:
-            async with watched(
+            async with observe_push(
                 repo, options, publisher, self._listeners, progress=progress
             ) as watch:
                 with self._pushing(stores), stray_cancellations_are_errors():
                     if needs_token:
                         await self._session.token.get()
-                    ctx = self._context(repo, options, watch.push_id, watch.emit)
+                    ctx = self._context(repo, options, watch.push_id, watch.events)
                     async with self._collected(source, options, stores=stores) as collected:
                         outcome = await work(ctx, collected)
                 return watch.finished(outcome)
@@ -250,11 +261,13 @@ class Runtime:
 
     def _collected(
         self, source: Source | None, options: PushOptions, *, stores: bool
-    ) -> AbstractAsyncContextManager[Collected]:
+    ) -> AbstractAsyncContextManager[CollectedSources]:
         if source is None:
-            return nullcontext(Collected(()))
+            return nullcontext(CollectedSources(()))
         # Those that are split are read at other places than the next.
-        open_streams = stores and options.max_shard_size is None and why_not(self._config) is None
+        open_streams = (
+            stores and options.max_shard_size is None and unavailable_reason(self._config) is None
+        )
         return collect(
             source,
             options,
@@ -264,7 +277,7 @@ class Runtime:
         )
 
     def _context(
-        self, repo: Repo, options: PushOptions, push_id: str, emit: Emitter
+        self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
             repo,
@@ -276,8 +289,8 @@ class Runtime:
             self.xet,
             self._journal,
             self._threads.for_push(),
-            emit,
-            Turns(self._turns, most=_files_affordable()),
+            events,
+            FairSlots(self._turns, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
@@ -383,7 +396,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Now, while its files can still be opened."""
     modules = ["tenacity", "encodings.idna"]
-    if why_not(config) is None:
+    if unavailable_reason(config) is None:
         modules.append("hf_xet")
     try:
         for module in modules:
@@ -407,7 +420,7 @@ def _check_online(endpoint: str) -> None:
 
 def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
     """What renews the tokens of a session: not for one push, though it is the first that waits."""
-    emit = Emitter(listeners, push_id=uuid.uuid4().hex)
+    events = Emitter(listeners, push_id=uuid.uuid4().hex)
 
     async def ask(
         request: HubRequest,
@@ -416,7 +429,7 @@ def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
         retry: bool,
         accept: Callable[[HubResponse], bool],
     ) -> T:
-        return await session.ask(request, parse, emit, retry=retry, accept=accept)
+        return await session.ask(request, parse, events, retry=retry, accept=accept)
 
     return Login(ask, session.endpoint)
 

@@ -247,7 +247,7 @@ class Uploader:
             ('shard-1', 'shard-2')
         """
 
-        async def gathered(emit: Emitter) -> Sequence[Receipt]:
+        async def gathered(events: Emitter) -> Sequence[Receipt]:
             return receipts
 
         return await self.commit_gathered(repo_id, gathered, options)

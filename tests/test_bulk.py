@@ -24,7 +24,7 @@ from asyncpush.events import (
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileIdentity, FileSource
-from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.sources import Reader
@@ -142,8 +142,10 @@ async def test_small_pushes_do_not_wait_for_a_large_one(
 async def test_uploaders_of_a_host_share_its_limit_for_as_long_as_both_push(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares: asyncio.Queue[tuple[PartLimit, int]] = asyncio.Queue()
-    monkeypatch.setattr(PartLimit, "share", lambda limit, count: shares.put_nowait((limit, count)))
+    shares: asyncio.Queue[tuple[AdaptiveLimit, int]] = asyncio.Queue()
+    monkeypatch.setattr(
+        AdaptiveLimit, "share", lambda limit, count: shares.put_nowait((limit, count))
+    )
     monkeypatch.setattr(runtime, "COUNT_FIRST", 0.01)
     monkeypatch.setattr(runtime, "COUNT_EVERY", 0.01)
 

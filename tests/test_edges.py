@@ -27,7 +27,7 @@ from asyncpush.models import FileSource
 from asyncpush.options import endpoint_in_use, is_true
 from asyncpush.pipeline import changes, preflight, verification
 from asyncpush.pipeline import changes as receipts
-from asyncpush.pipeline.changes import LinkSize
+from asyncpush.pipeline.changes import CommitLimits
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
 from tests.reading import commits_of, download, head_of
@@ -142,14 +142,14 @@ async def test_a_merge_that_is_refused_says_where_the_files_are(
 @pytest.mark.parametrize(
     ("files", "survivable"),
     [
-        ({f"{number}.bin": b"\0%d" % number for number in range(5)}, LinkSize(lfs_files=2)),
-        ({f"{number}.txt": b"x" * 10 for number in range(5)}, LinkSize(inline_bytes=20)),
+        ({f"{number}.bin": b"\0%d" % number for number in range(5)}, CommitLimits(lfs_files=2)),
+        ({f"{number}.txt": b"x" * 10 for number in range(5)}, CommitLimits(inline_bytes=20)),
     ],
     ids=["LFS files", "payload"],
 )
 async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
     files: dict[str, bytes],
-    survivable: LinkSize,
+    survivable: CommitLimits,
     uploader: Uploader,
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,7 +165,7 @@ async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
 async def test_on_a_pinned_parent_the_push_stays_one_commit(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "SURVIVABLE", LinkSize(inline_bytes=1))
+    monkeypatch.setattr(changes, "SURVIVABLE", CommitLimits(inline_bytes=1))
     first = await uploader.push_to_hub("me/m", {"0.txt": b"0"})
     files = {f"{number}.txt": b"xx" for number in range(5)}
     await uploader.push_to_hub("me/m", files, PushOptions(parent_commit=first.commit_sha))

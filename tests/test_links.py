@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush import PushOptions
-from asyncpush.pipeline.changes import SURVIVABLE, UNBOUNDED, LinkSize, link_size, split
+from asyncpush.pipeline.changes import SURVIVABLE, UNBOUNDED, CommitLimits, commit_limits, split
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 
 sizes = st.integers(0, 50)
@@ -29,9 +29,9 @@ def _weight(link: list[Change]) -> tuple[int, int, int]:
     return len(link), lfs, inline
 
 
-@given(changes, st.builds(LinkSize, bounds, bounds, bounds))
+@given(changes, st.builds(CommitLimits, bounds, bounds, bounds))
 def test_prop_links_hold_all_changes_in_order_within_their_bounds(
-    changes: list[Change], size: LinkSize
+    changes: list[Change], size: CommitLimits
 ) -> None:
     links = [list(link) for link in split(changes, size)]
     assert [change for link in links for change in link] == changes
@@ -42,8 +42,10 @@ def test_prop_links_hold_all_changes_in_order_within_their_bounds(
 
 
 def test_what_was_asked_for_holds_and_unasked_only_what_shows_in_one_step_is_split() -> None:
-    assert link_size(PushOptions()) == SURVIVABLE
-    assert link_size(PushOptions(create_pr=True)) == SURVIVABLE
-    assert link_size(PushOptions(max_files_per_commit=7, revision="dev")) == LinkSize(files=7)
-    assert link_size(PushOptions(revision="dev")) == UNBOUNDED
-    assert link_size(PushOptions(parent_commit="ab" * 20)) == UNBOUNDED
+    assert commit_limits(PushOptions()) == SURVIVABLE
+    assert commit_limits(PushOptions(create_pr=True)) == SURVIVABLE
+    assert commit_limits(PushOptions(max_files_per_commit=7, revision="dev")) == CommitLimits(
+        files=7
+    )
+    assert commit_limits(PushOptions(revision="dev")) == UNBOUNDED
+    assert commit_limits(PushOptions(parent_commit="ab" * 20)) == UNBOUNDED

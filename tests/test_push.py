@@ -903,9 +903,9 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
     hash_anew, contents = Hasher.sha256_anew, iter([b"C", b"D", b"E"])
 
     async def and_then_it_changes(
-        hasher: Hasher, file: FileSource, emit: Emitter, threads: PushThreads
+        hasher: Hasher, file: FileSource, events: Emitter, threads: PushThreads
     ) -> str:
-        oid = await hash_anew(hasher, file, emit, threads)
+        oid = await hash_anew(hasher, file, events, threads)
         rewrite(source / "model.bin", next(contents) * size)
         return oid
 

@@ -38,11 +38,11 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.pipeline.selection import EngineChoice
+from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.transfers.xet import XetFailedError, access
 from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
-from asyncpush.transfers.xet.stalls import StallWatch, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
@@ -314,7 +314,7 @@ def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> N
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
     session = SimpleNamespace(endpoint="https://hub.example")
     config = UploadConfig()
-    choice = EngineChoice(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
+    choice = TransferSelector(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="http"):
         choice._checked(answer(grant))
 
@@ -894,7 +894,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
         return "late"
 
     with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
-        await watched(hang, StallWatch(0.1), stop=over.wait, discard=discarded.append)
+        await watched(hang, StallTimeout(0.1), stop=over.wait, discard=discarded.append)
     assert discarded == []
     over.set()
 
@@ -902,7 +902,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
-    watch = StallWatch(0.0)
+    watch = StallTimeout(0.0)
     watch.paths.add(str(path))
     with watch.reading():
         watch._timeout = 1.0

@@ -18,20 +18,20 @@ from asyncpush.concurrency.task_groups import for_group
 T = TypeVar("T")
 
 
-class SharedTurns:
+class SharedSlots:
     """The turns that the pushes of an `Uploader` share."""
 
     def __init__(self, count: int) -> None:
         self.free = count
-        self.waiting: deque[Turns] = deque()
+        self.waiting: deque[FairSlots] = deque()
         """Who gets the next ones: each push once, so that they take turns."""
 
 
-class Turns:
+class FairSlots:
     """The turns of one push. It waits for one at a time, and has at most `most`, where there are
     descriptors for no more."""
 
-    def __init__(self, shared: SharedTurns, most: int | None = None) -> None:
+    def __init__(self, shared: SharedSlots, most: int | None = None) -> None:
         self._shared = shared
         self.most = most
         self._own_is_free = True
@@ -83,12 +83,12 @@ class Turns:
         self._came = None
 
 
-class Queue(Generic[T]):
+class SlotQueue(Generic[T]):
     """Work on what is put here, in `group`, as turns of the push come. One worker at most waits
     for a turn, and takes nothing before it has one: what lies here goes to whoever is free."""
 
     def __init__(
-        self, group: TaskGroup, turns: Turns, work: Callable[[T], Awaitable[object]]
+        self, group: TaskGroup, turns: FairSlots, work: Callable[[T], Awaitable[object]]
     ) -> None:
         self._group = group
         self._turns = turns

@@ -40,7 +40,7 @@ each is a hop of its own, and cancellation waits for one alone. It is two hundre
 itself costs."""
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """To begin a thread that reads and hashes: where cores are scarce, the event loop and the
     user's own threads go before it. It still gets a tenth of their share, so that a push never
     stands still. (On Linux niceness is a thread's own; elsewhere it would be the process's.)"""
@@ -80,7 +80,7 @@ async def in_thread(
         if future.cancel():  # no thread has begun with it, and none will
             raise
         try:
-            await settled(job)
+            await wait_until_done(job)
         finally:
             if not job.cancelled() and job.exception() is None:
                 discard(job.result())
@@ -91,11 +91,11 @@ async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> Non
     """Run blocking work that must be done even while this task is being cancelled, and wait for it:
     what was taken must be given back."""
     job = asyncio.wrap_future(threads.submit(work))
-    await settled(job)
+    await wait_until_done(job)
     job.result()
 
 
-async def settled(job: asyncio.Future[Any]) -> None:
+async def wait_until_done(job: asyncio.Future[Any]) -> None:
     """Wait until a job has ended, in whatever way, however often this task is cancelled meanwhile;
     a cancellation that came goes on then."""
     interrupted: asyncio.CancelledError | None = None
@@ -146,7 +146,7 @@ class SharedThreads:
     """
 
     def __init__(self, count: int, name: str, *, share: int, reserve: int) -> None:
-        self._pool = ThreadPoolExecutor(count, name, step_back)
+        self._pool = ThreadPoolExecutor(count, name, lower_priority)
         self._share = share
         self._reserve = reserve
         self._free = count
@@ -273,15 +273,15 @@ def _fail(future: Future[Any], error: Exception) -> None:
 class PushThreads:
     """The threads of one push, by what their work may have to wait for."""
 
-    read: Hops
+    read: BatchedThreads
     """For the source: files are opened, looked at, and hashed if they are small."""
     hash: Executor
     """For the source's long files."""
-    send: Hops
+    send: BatchedThreads
     """For the network: parts are read, their MD5 taken, and written to plain sockets."""
     journal: Executor
     """For the journal's disk."""
-    look_up: Hops
+    look_up: BatchedThreads
     """For what the journal knows already, which needs no sync."""
 
 
@@ -299,20 +299,20 @@ class SessionThreads:
         )
         # Most of them wait for a sync that they share.
         self.journal: Executor = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
-        self.look_up = Hops(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
+        self.look_up = BatchedThreads(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
     def for_push(self) -> PushThreads:
         """Its own lanes, and what all pushes use alike."""
         return PushThreads(
-            Hops(self._read.lane(), WIDTH),
+            BatchedThreads(self._read.lane(), WIDTH),
             self._hash.lane(),
-            Hops(self._send.lane(), WIDTH),
+            BatchedThreads(self._send.lane(), WIDTH),
             self.journal,
             self.look_up,
         )
 
 
-class Hops:
+class BatchedThreads:
     """Short blocking work: what is asked for at the same time goes into a thread together.
 
     A hop into a thread and back costs 0.1 ms of CPU, and on a busy machine two turns on a core;
@@ -363,7 +363,7 @@ class Hops:
             job.begun = True  # if it has not begun, it never does
         if begun and not job.over:
             job.ended = asyncio.get_running_loop().create_future()
-            await settled(job.ended)
+            await wait_until_done(job.ended)
 
     def _start(self) -> None:
         self._starting = False

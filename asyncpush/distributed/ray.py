@@ -120,8 +120,8 @@ async def push_distributed(
         if options.model_card is not None:
             jobs.append(there.card_job(len(jobs), await _read_card(options, config)))
 
-        async def gather(emit: Emitter) -> list[Receipt]:
-            receipts = await tasks.run(jobs, emit)
+        async def gather(events: Emitter) -> list[Receipt]:
+            receipts = await tasks.run(jobs, events)
             return _each_once(receipts, options)
 
         return await up.commit_gathered(repo.repo_id, gather, options)
@@ -195,7 +195,7 @@ class _Tasks:
             lambda: asyncio.Semaphore(TASKS_PER_NODE)
         )
 
-    async def run(self, jobs: Sequence[_Job], emit: Emitter) -> list[Receipt]:
+    async def run(self, jobs: Sequence[_Job], events: Emitter) -> list[Receipt]:
         """Their receipts, in the order of the jobs; raises what the first failure was."""
         receipts: dict[int, list[Receipt]] = {}
         relay = self._start_relay()
@@ -208,7 +208,7 @@ class _Tasks:
         try:
             with single_error():
                 async with anyio.create_task_group() as group:
-                    group.start_soon(for_group(self._listen), relay, emit)
+                    group.start_soon(for_group(self._listen), relay, events)
                     async with anyio.create_task_group() as uploads:
                         for job in jobs:
                             uploads.start_soon(for_group(one), job)
@@ -252,8 +252,8 @@ class _Tasks:
         )
         return relay.remote()
 
-    async def _listen(self, relay: Any, emit: Emitter) -> None:
-        merger = Merger(emit)
+    async def _listen(self, relay: Any, events: Emitter) -> None:
+        merger = Merger(events)
         try:
             while True:
                 for told in await relay.take.remote():
@@ -262,7 +262,7 @@ class _Tasks:
                     merger.on_told(told)
         except self._ray.exceptions.RayError as exc:
             # The uploads do not depend on it.
-            emit.emit(Notice(f"there is no more progress from the workers: {_first_line(exc)}"))
+            events.emit(Notice(f"there is no more progress from the workers: {_first_line(exc)}"))
 
 
 def upload_on_node(job: _Job, relay: Any) -> bytes | AsyncPushError:

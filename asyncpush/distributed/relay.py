@@ -99,8 +99,8 @@ class Relay:
 class Merger:
     """Many uploads as one: plans are added up, the phase changes once, all else goes through."""
 
-    def __init__(self, emit: Emitter) -> None:
-        self._emit = emit
+    def __init__(self, events: Emitter) -> None:
+        self._events = events
         self._plans: dict[int, FilesPlanned] = {}
         self._uploading = False
 
@@ -110,16 +110,16 @@ class Merger:
             match event:
                 case FilesPlanned():
                     self._plans[number] = event  # one that begins anew plans again
-                    self._emit.emit(self._total())
+                    self._events.emit(self._total())
                 case PhaseChanged():
                     self._on_phase(event)
                 case _:
-                    self._emit.emit(event)
+                    self._events.emit(event)
 
     def _on_phase(self, event: PhaseChanged) -> None:
         if event.phase == "uploading" and not self._uploading:
             self._uploading = True
-            self._emit.emit(event)
+            self._events.emit(event)
 
     def _total(self) -> FilesPlanned:
         plans = self._plans.values()

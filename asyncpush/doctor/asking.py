@@ -122,7 +122,7 @@ OTHER_FILES = 64
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> HubFacts:
+async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -> HubFacts:
     """What the Hub says of the token and of the repo."""
     answers: list[tuple[float, Mapping[str, str]]] = []
 
@@ -131,7 +131,7 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
         return accounts.parse_account(response)
 
     began = time.monotonic()
-    account = await _ask(session, repos.whoami_request(), parse, emit)
+    account = await _ask(session, repos.whoami_request(), parse, events)
     seconds = time.monotonic() - began
     at, headers = answers[0] if answers else (time.time(), {})
     if isinstance(account, HubError):
@@ -147,17 +147,17 @@ async def ask_hub(session: HubSession, target: Target | None, emit: Emitter) -> 
     )
     if target is not None and not hopeless:
         request = repos.head_request(target.repo, target.revision)
-        head = await _ask(session, request, repos.parse_head, emit)
+        head = await _ask(session, request, repos.parse_head, events)
         if isinstance(head, str) or head.error_code == "RevisionNotFound":
             may_write = await _ask(
-                session, accounts.write_check_request(target.repo), lambda _: _YES, emit
+                session, accounts.write_check_request(target.repo), lambda _: _YES, events
             )
             used = await _ask(
-                session, accounts.storage_request(target.repo), accounts.parse_storage, emit
+                session, accounts.storage_request(target.repo), accounts.parse_storage, events
             )
         if isinstance(head, str):
             request = tree.paths_info_request(target.repo, head, [".gitattributes"])
-            shows_files = await _ask(session, request, _has_files, emit)
+            shows_files = await _ask(session, request, _has_files, events)
     return HubFacts(
         account,
         seconds,
@@ -180,12 +180,14 @@ def _has_files(response: HubResponse) -> Literal[True]:
 
 
 async def _ask(
-    session: HubSession, request: HubRequest, parse: Callable[[HubResponse], T], emit: Emitter
+    session: HubSession, request: HubRequest, parse: Callable[[HubResponse], T], events: Emitter
 ) -> T | HubError:
     """One attempt; a failure is a fact like any other."""
     try:
         async with asyncio.timeout(PATIENCE):
-            return await session.ask(request, parse, emit, retry=False, expected=lambda error: True)
+            return await session.ask(
+                request, parse, events, retry=False, expected=lambda error: True
+            )
     except TimeoutError:
         return HubError(
             f"no answer within {PATIENCE:.0f} s",

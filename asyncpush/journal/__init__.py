@@ -9,15 +9,15 @@ See `database` for how.
 """
 
 from asyncpush.journal.journal import Journal, NullJournal
-from asyncpush.journal.locks import Claim, Neighbours
+from asyncpush.journal.locks import Claim, HostPeers
 from asyncpush.journal.rows import Entry, HashRecord, OpenUpload, PendingCommit, Stats
 
 __all__ = [
     "Claim",
     "Entry",
     "HashRecord",
+    "HostPeers",
     "Journal",
-    "Neighbours",
     "NullJournal",
     "OpenUpload",
     "PendingCommit",

@@ -18,7 +18,7 @@ from asyncpush.journal import queries
 from asyncpush.journal.database import Database, UnusableError
 from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
 from asyncpush.journal.group_commit import GroupCommit, WriteBehind
-from asyncpush.journal.locks import Claim, HostLocks, Neighbours
+from asyncpush.journal.locks import Claim, HostLocks, HostPeers
 from asyncpush.journal.rows import (
     Entry,
     HashRecord,
@@ -296,9 +296,9 @@ class Journal:
         """
         return self._locks.claim(scope, oid)
 
-    def neighbours(self) -> Neighbours:
+    def neighbours(self) -> HostPeers:
         """The uploaders of this host that have this journal in common."""
-        return Neighbours(self._locks)
+        return HostPeers(self._locks)
 
     # Housekeeping
 

@@ -246,7 +246,7 @@ SEATS = 64
 """More uploaders than this on one host are counted as this many."""
 
 
-class Neighbours:
+class HostPeers:
     """The uploaders of this host that push at the moment. All methods may wait for the filesystem,
     and belong in a thread."""
 

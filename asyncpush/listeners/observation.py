@@ -32,7 +32,7 @@ from asyncpush.options import ProgressChoice, PushOptions
 T = TypeVar("T")
 
 
-class Watch:
+class PushObserver:
     """One push, or whatever else is done to a repo, while it is being done."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Watch:
             self._activity.on_event,
             *listeners,
         ]
-        self.emit: Emitter = Emitter(heard, push_id=self.push_id)
+        self.events: Emitter = Emitter(heard, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
         if isinstance(record.event, Committed) and record.event.final:
@@ -87,30 +87,30 @@ class Watch:
                 waited_seconds=self._retries.waited_seconds,
                 activity=self._activity.activity(),
             )
-        self.emit.emit(_finished(outcome, self._options, time.monotonic() - self._began))
+        self.events.emit(_finished(outcome, self._options, time.monotonic() - self._began))
         return outcome
 
 
 @asynccontextmanager
-async def watched(
+async def observe_push(
     repo: Repo,
     options: PushOptions,
     publisher: ProgressPublisher,
     listeners: Sequence[Listener],
     *,
     progress: ProgressChoice,
-) -> AsyncIterator[Watch]:
+) -> AsyncIterator[PushObserver]:
     """Say `finished` of what it yields at the end; a failure is told by itself. `progress` is that
     of `UploadConfig`. Raises `TimeoutError` when the options' time has run out."""
     display = BarDisplay(progress, repo.repo_id)
-    watch = Watch(options, publisher, [display.on_event, LogListener().on_event, *listeners])
+    watch = PushObserver(options, publisher, [display.on_event, LogListener().on_event, *listeners])
     try:
-        watch.emit.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
+        watch.events.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
         async with _time_limit(options.timeout):
             yield watch
     except BaseException as exc:
         failure = watch.failure(exc)
-        watch.emit.emit(_failed(failure))
+        watch.events.emit(_failed(failure))
         if failure is exc:
             raise
         raise failure from exc

@@ -53,8 +53,8 @@ class ActivityTally:
     def __init__(self) -> None:
         self._began: float | None = None
         self._now = 0.0
-        self._sent = Slices(SLICES)
-        self._busy: dict[str, Slices] = {}
+        self._sent = TimeBins(SLICES)
+        self._busy: dict[str, TimeBins] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._of_parent: dict[tuple[str | None, str, object], str] = {}
         self._by_xet = False
@@ -131,7 +131,7 @@ class ActivityTally:
 
     def _spent(self, kind: str, start: float, end: float) -> None:
         if end > start:
-            slices = self._busy.setdefault(kind, Slices(SLICES))
+            slices = self._busy.setdefault(kind, TimeBins(SLICES))
             slices.spread(start, end, end - start)
 
 
@@ -143,7 +143,7 @@ FINEST = 1 / 128
 """Seconds of a slice to begin with."""
 
 
-class Slices:
+class TimeBins:
     """Sums over equal slices of time. When time runs past the last slice, all of them are widened
     to twice the width, so that there are never more than `count`. Times are seconds from 0."""
 

@@ -1,8 +1,8 @@
 """The values that travel through a push: frozen, and knowing nothing of how they are moved."""
 
 from asyncpush.models.files import (
+    ComposedSource,
     Content,
-    Cut,
     FileIdentity,
     FileSource,
     Part,
@@ -25,8 +25,8 @@ __all__ = [
     "PHASES",
     "Activity",
     "AuditReport",
+    "ComposedSource",
     "Content",
-    "Cut",
     "FileIdentity",
     "FileSource",
     "Part",

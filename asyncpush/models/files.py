@@ -54,7 +54,7 @@ class FileSource:
     path: str | None = None
     identity: FileIdentity | None = None
     data: bytes | None = field(default=None, repr=False)
-    cut: Cut | None = None
+    cut: ComposedSource | None = None
     virtual: VirtualFile | None = field(default=None, repr=False)
 
     @property
@@ -88,7 +88,7 @@ class VirtualFile(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ComposedSource:
     """Bytes made of another source's without a copy: `head`, then `ranges` of `base`, each its
     offset and size. `digest` tells one cut of a source from another."""
 

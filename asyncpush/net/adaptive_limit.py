@@ -34,7 +34,7 @@ A_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Gait:
+class GrowthMode:
     """How the width rises: how many times as wide, and how much faith is put in a part that has
     just begun. With an `eagerness` of 8, an eighth of a part tells as much as a whole one."""
 
@@ -42,11 +42,11 @@ class Gait:
     eagerness: float
 
 
-SLOW_START = Gait(growth=2.0, eagerness=8.0)
+SLOW_START = GrowthMode(growth=2.0, eagerness=8.0)
 """As TCP's: nothing is known yet, and a short push has no time to wait for whole parts. A start is
 fair to both widths, since the connections of both are new."""
 
-STEADY = Gait(growth=1.5, eagerness=1.0)
+STEADY = GrowthMode(growth=1.5, eagerness=1.0)
 """Once the width was too large. Then a rise's new connections are held against warm ones: only
 whole parts are long enough to be fair."""
 
@@ -55,7 +55,7 @@ whole parts are long enough to be fair."""
 class Turn:
     """A slot held: under which width, and how far its part was when."""
 
-    wave: int
+    epoch: int
     width: int
     since: float
     position: int = 0
@@ -65,7 +65,7 @@ _Holder: TypeAlias = tuple[Hashable, Hashable]
 """A push, and one of its files."""
 
 
-class PartLimit:
+class AdaptiveLimit:
     """Parts in flight, steered. The width rises while that makes goodput rise, and goes back when
     it does not: it doubles until it was too large once, and rises by half from then on. When the
     store is overloaded it goes back to what was good before, or falls by half.
@@ -85,7 +85,7 @@ class PartLimit:
         self._in_flight = self._begun = 0
         self._held: Counter[Hashable] = Counter()  # slots by push, and by push and file
         self._waiting: dict[_Holder, deque[anyio.Event]] = {}
-        self._wave = self._fell_at = 0
+        self._epoch = self._fell_at = 0
         self._count_anew()
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
         self._refused = False
@@ -114,7 +114,7 @@ class PartLimit:
         holder = push, of
         await self._acquire(holder)
         try:
-            yield Turn(self._wave, self._limit, self._clock())
+            yield Turn(self._epoch, self._limit, self._clock())
         finally:
             self._leave(holder)
 
@@ -138,7 +138,7 @@ class PartLimit:
 
     def succeeded(self, turn: Turn, size: int) -> None:
         """A part of so many bytes is stored."""
-        if turn.wave == self._wave:
+        if turn.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
         self._count(turn, size, size)
 
@@ -149,7 +149,7 @@ class PartLimit:
         met by all that is in flight, counts once.
         """
         self._refused = True
-        if turn.wave < self._fell_at:
+        if turn.epoch < self._fell_at:
             return
         while self._rises and self._rises[-1][0] >= turn.width:
             self._rises.pop()
@@ -159,7 +159,7 @@ class PartLimit:
         now = self._clock()
         moved, seconds = max(0, position - turn.position), now - turn.since
         turn.position, turn.since = max(turn.position, position), now
-        if turn.wave != self._wave:
+        if turn.epoch != self._epoch:
             return
         self._bytes += moved
         self._seconds += seconds
@@ -192,11 +192,11 @@ class PartLimit:
         self._steer(max(1, min(limit, self._limit, self._maximum)))
         self._rest = self._patience * self._limit
         self._patience = min(2 * self._patience, MOST_PATIENCE)
-        self._fell_at = self._wave
+        self._fell_at = self._epoch
 
     def _steer(self, limit: int) -> None:
         self._limit = limit
-        self._wave += 1
+        self._epoch += 1
         self._count_anew()
 
     def _count_anew(self) -> None:

@@ -128,17 +128,17 @@ def complete_error(error: HubError, attempt: int, started: float, url: str, toke
 
 
 def tell_failure(
-    emit: Emitter,
+    events: Emitter,
     call: str,
     error: HubError,
     delay: float | None,
     fields: Mapping[str, Any],
 ) -> None:
     """The events of one failed attempt."""
-    if not emit.active:
+    if not events.active:
         return
     backoff_ms = None if delay is None else round(delay * 1000, 1)
-    emit.emit(
+    events.emit(
         RequestFailed(
             call,
             error.url,
@@ -156,11 +156,11 @@ def tell_failure(
             error.suggestion,
         )
     )
-    tell_retry(emit, call, error, delay, fields)
+    tell_retry(events, call, error, delay, fields)
 
 
 def tell_retry(
-    emit: Emitter,
+    events: Emitter,
     call: str,
     error: HubError,
     delay: float | None,
@@ -169,4 +169,4 @@ def tell_retry(
     """That the same is done again after `delay` seconds, unless it is not."""
     if delay is not None:
         path, part = fields.get("file"), fields.get("part_number")
-        emit.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))
+        events.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))

@@ -36,7 +36,7 @@ FACTOR = 2.0
 and rates differ by less than this for no reason at all."""
 
 
-class Flight:
+class InFlightPart:
     """One part on its way. `delivered` tells how many of its bytes have arrived so far."""
 
     def __init__(
@@ -69,12 +69,12 @@ class Flight:
         return now - self.began > whole / 2 and left > rate * FACTOR * whole
 
 
-class Lookout:
+class StragglerMonitor:
     """Watches the parts in flight, while there are any. `idle` tells whether a slot is free."""
 
     def __init__(self, idle: Callable[[], bool]) -> None:
         self._idle = idle
-        self._flights: dict[Flight, None] = {}
+        self._flights: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -85,11 +85,11 @@ class Lookout:
         delivered: Callable[[], int],
         again: Callable[[], None] | None,
         moving: Callable[[int], None] = lambda arrived: None,
-    ) -> Iterator[Flight]:
+    ) -> Iterator[InFlightPart]:
         """Within this block the part is in flight; `moving` hears how far it is, `again` is called
         once, should it crawl."""
         loop = asyncio.get_running_loop()
-        flight = Flight(size, delivered, again, loop.time(), moving)
+        flight = InFlightPart(size, delivered, again, loop.time(), moving)
         if size > LEAST:
             self._flights[flight] = None
             if self._timer is None:
@@ -102,7 +102,7 @@ class Lookout:
                 self._timer.cancel()
                 self._timer = None
 
-    def stored(self, flight: Flight) -> None:
+    def stored(self, flight: InFlightPart) -> None:
         """A part has arrived, at the pace that the others are held to."""
         if flight.size > LEAST:
             seconds = asyncio.get_running_loop().time() - flight.began

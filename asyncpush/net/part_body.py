@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from asyncpush.concurrency.threads import Hops, in_thread, settled
+from asyncpush.concurrency.threads import BatchedThreads, in_thread, wait_until_done
 from asyncpush.events import Emitter, PartConnected
 from asyncpush.models import Part
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.request_body import reset_when_closed
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 
 PIECES_PER_HOP = 4
 """Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
@@ -40,7 +40,7 @@ PROGRESS_INTERVAL = 0.05
 """Seconds between two words about a part's progress: nobody looks more often."""
 
 
-class Slices(Protocol):
+class RandomAccess(Protocol):
     """Bytes by position; called in threads."""
 
     def readinto(self, offset: int, buffer: memoryview) -> int: ...
@@ -54,10 +54,10 @@ class PartFeed:
 
     def __init__(
         self,
-        source: Slices,
+        source: RandomAccess,
         part: Part,
         pool: BufferPool,
-        threads: Hops,
+        threads: BatchedThreads,
         *,
         with_md5: bool,
         piece_size: int,
@@ -189,10 +189,10 @@ class PartBody(aiohttp.Payload):
         feed: PartFeed,
         size: int,
         piece_size: int,
-        watch: StallWatch,
+        watch: StallTimeout,
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
-        emit: Emitter,
+        events: Emitter,
     ) -> None:
         super().__init__(feed)
         self._consumed = False
@@ -202,7 +202,7 @@ class PartBody(aiohttp.Payload):
         self._watch = watch
         self._bandwidth = bandwidth
         self._on_sent = on_sent
-        self._emit = emit
+        self._events = events
         self.sent = 0
         self.ended: float | None = None
         self._told_at = 0.0
@@ -240,8 +240,8 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._emit.active:
-            self._emit.emit(PartConnected(_local_port(transport)))
+        if self._events.active:
+            self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._watch.follow(transport)
             self._transport = transport
@@ -312,7 +312,7 @@ class PartBody(aiohttp.Payload):
         try:
             if self._writing is not None:
                 self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
-                await settled(self._writing)
+                await wait_until_done(self._writing)
         finally:
             if self._transport is not None and not (self.answered and self.whole):
                 self._transport.abort()

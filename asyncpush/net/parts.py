@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 import anyio
 
 from asyncpush.concurrency.task_groups import for_group
-from asyncpush.concurrency.threads import Hops
+from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
-from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.failures import StalledError, complete_error, network_error
-from asyncpush.net.hedging import LEAST, Flight, Lookout
-from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, Slices
+from asyncpush.net.hedging import LEAST, InFlightPart, StragglerMonitor
+from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession, read_beginning, response_of
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -34,22 +34,22 @@ TIMEOUTS = (StalledError, TimeoutError)
 class PartSender:
     """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
 
-    def __init__(self, session: HubSession, limit: PartLimit, pool: BufferPool) -> None:
+    def __init__(self, session: HubSession, limit: AdaptiveLimit, pool: BufferPool) -> None:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        lookout = Lookout(idle=lambda: limit.idle and not bandwidth.limited)
-        self._putter = Putter(session, pool, bandwidth, lookout)
+        lookout = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        self._putter = PartClient(session, pool, bandwidth, lookout)
         self._stores_with_md5: set[str] = set()
         """Origins of the stores whose latest ETag was an MD5."""
         self.limit = limit
 
     async def send(
         self,
-        source: Slices,
+        source: RandomAccess,
         part: Part,
-        emit: Emitter,
-        threads: Hops,
+        events: Emitter,
+        threads: BatchedThreads,
         *,
         attempt: int,
         headers: Mapping[str, str],
@@ -66,7 +66,9 @@ class PartSender:
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
-        put = Put(request, source, part, emit, threads, headers, on_sent, on_wire, attempt)
+        put = PartRequest(
+            request, source, part, events, threads, headers, on_sent, on_wire, attempt
+        )
         if part.size <= LEAST:
             feed = self._putter.feed(put)
             # A source that is slow, or hangs, is not to hold a slot.
@@ -74,12 +76,12 @@ class PartSender:
             return await self._in_slot(put, None, feed)
         return await self._in_race(put)
 
-    async def _in_race(self, put: Put) -> SentPart:
-        race = Race(put.on_sent)
+    async def _in_race(self, put: PartRequest) -> SentPart:
+        race = HedgedSend(put.on_sent)
         put = replace(put, on_sent=race.moved)
         async with anyio.create_task_group() as group:
 
-            async def run(put: Put, again: Callable[[], None] | None) -> None:
+            async def run(put: PartRequest, again: Callable[[], None] | None) -> None:
                 if await race.run(self._in_slot(put, again)):
                     group.cancel_scope.cancel()
 
@@ -93,7 +95,7 @@ class PartSender:
         return race.result()
 
     async def _in_slot(
-        self, put: Put, again: Callable[[], None] | None, feed: PartFeed | None = None
+        self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
     ) -> SentPart:
         size, began = put.part.size, time.monotonic()
         async with self.limit.slot(id(put.source), id(put.threads)) as turn:
@@ -123,7 +125,7 @@ class PartSender:
             return sent
 
 
-def _origin(put: Put) -> str:
+def _origin(put: PartRequest) -> str:
     return "{0.scheme}://{0.netloc}".format(urlsplit(put.request.target))
 
 
@@ -132,15 +134,15 @@ FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class PartRequest:
     """One way of a part to the store. `on_sent` hears how far it is, `on_wire` how many bytes went
     once it has ended, however it did."""
 
     request: HubRequest
-    source: Slices
+    source: RandomAccess
     part: Part
-    emit: Emitter
-    threads: Hops
+    events: Emitter
+    threads: BatchedThreads
     headers: Mapping[str, str] = field(repr=False)
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
@@ -167,7 +169,7 @@ class SentPart:
         return stored is not None and self.md5 in (None, stored)
 
 
-class Putter:
+class PartClient:
     """Sends bodies to presigned URLs, never with the Hub token. How many at once, and how often,
     is for others to say."""
 
@@ -176,7 +178,7 @@ class Putter:
         session: HubSession,
         pool: BufferPool,
         bandwidth: Bandwidth,
-        lookout: Lookout,
+        lookout: StragglerMonitor,
     ) -> None:
         self._session = session
         self._config = session.config
@@ -184,7 +186,7 @@ class Putter:
         self._bandwidth = bandwidth
         self._lookout = lookout
 
-    def feed(self, put: Put) -> PartFeed:
+    def feed(self, put: PartRequest) -> PartFeed:
         """The part's bytes, for one way to the store."""
         return PartFeed(
             put.source,
@@ -197,7 +199,7 @@ class Putter:
 
     async def send(
         self,
-        put: Put,
+        put: PartRequest,
         feed: PartFeed,
         *,
         queued: float,
@@ -206,8 +208,8 @@ class Putter:
     ) -> SentPart:
         """Raises `HubError`. `queued` are the seconds it has waited; `again` is called when it
         crawls, `moving` hears how many bytes have arrived."""
-        emit = put.emit.child()
-        watch = StallWatch(self._config.stall_timeout)
+        events = put.events.child()
+        watch = StallTimeout(self._config.stall_timeout)
         body = PartBody(
             feed,
             put.part.size,
@@ -215,12 +217,12 @@ class Putter:
             watch,
             self._bandwidth,
             put.on_sent,
-            emit,
+            events,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
-        if emit.active:
-            emit.emit(_started(put, length, queued))
+        if events.active:
+            events.emit(_started(put, length, queued))
         began = time.monotonic()
         headers = {**_unframed(put.headers), **length}
         try:
@@ -233,12 +235,12 @@ class Putter:
                 await body.finish()
             finally:
                 put.on_wire(body.sent)
-        if emit.active:
-            emit.emit(_finished(put, response, body, began, detailed=emit.detailed))
+        if events.active:
+            events.emit(_finished(put, response, body, began, detailed=events.detailed))
         return self._stored(put, response, body, flight)
 
     async def _exchange(
-        self, put: Put, headers: Mapping[str, str], body: PartBody, watch: StallWatch
+        self, put: PartRequest, headers: Mapping[str, str], body: PartBody, watch: StallTimeout
     ) -> HubResponse:
         url = put.request.target
         try:
@@ -256,7 +258,9 @@ class Putter:
                 raise body.failure from None
             raise
 
-    def _stored(self, put: Put, response: HubResponse, body: PartBody, flight: Flight) -> SentPart:
+    def _stored(
+        self, put: PartRequest, response: HubResponse, body: PartBody, flight: InFlightPart
+    ) -> SentPart:
         if not 200 <= response.status < 300:
             raise failure_of(put.request, response, now=time.time())
         if not body.whole:
@@ -277,7 +281,7 @@ def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in FRAMING}
 
 
-def _started(put: Put, length: Mapping[str, str], queued: float) -> RequestStarted:
+def _started(put: PartRequest, length: Mapping[str, str], queued: float) -> RequestStarted:
     # What the Hub told us to send may be a credential by any name.
     shown = {**dict.fromkeys(put.headers, HIDDEN), **length}
     return RequestStarted(
@@ -293,7 +297,7 @@ def _started(put: Put, length: Mapping[str, str], queued: float) -> RequestStart
 
 
 def _finished(
-    put: Put, response: HubResponse, body: PartBody, began: float, *, detailed: bool
+    put: PartRequest, response: HubResponse, body: PartBody, began: float, *, detailed: bool
 ) -> RequestFinished:
     return RequestFinished(
         "part",
@@ -311,7 +315,7 @@ def _finished(
     )
 
 
-class Race:
+class HedgedSend:
     """The ways of one part: usually one, at most two. The first good answer counts, a failure only
     when no other way is left."""
 

@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from asyncpush.concurrency.threads import settled
+from asyncpush.concurrency.threads import wait_until_done
 from asyncpush.errors import SourceChangedError
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.protocol.http import StreamBody
 
 WRITE_SIZE = 64 * 1024
@@ -33,7 +33,7 @@ class RequestBody(aiohttp.Payload):
     network fault; it is kept in `failure`, to be raised as what it is.
     """
 
-    def __init__(self, body: bytes | StreamBody, watch: StallWatch) -> None:
+    def __init__(self, body: bytes | StreamBody, watch: StallTimeout) -> None:
         super().__init__(body)
         self._source = _once(body) if isinstance(body, bytes) else body.open()
         self._length = len(body) if isinstance(body, bytes) else body.size
@@ -87,7 +87,7 @@ class RequestBody(aiohttp.Payload):
         the rest of a body that was given up is not sent any more."""
         if self._writing is not None:
             self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
-            await settled(self._writing)
+            await wait_until_done(self._writing)
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()

@@ -29,7 +29,7 @@ from asyncpush.net.failures import (
 from asyncpush.net.rate_limits import Pacer
 from asyncpush.net.request_body import RequestBody
 from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import failure_of, request_id
@@ -64,7 +64,7 @@ class Attempt:
     url: str = field(repr=False)
     number: int
     started: float
-    emit: Emitter
+    events: Emitter
     began: float = field(default_factory=time.monotonic)
     queued: float = 0.0
 
@@ -156,7 +156,7 @@ class HubSession:
         self,
         request: HubRequest,
         parse: Callable[[HubResponse], T],
-        emit: Emitter,
+        events: Emitter,
         *,
         describe: Describe | None = None,
         retry: bool = True,
@@ -173,7 +173,7 @@ class HubSession:
         repo that is about to be created) is raised but not reported. Raises `HubError`.
         """
         started = time.monotonic()
-        latest: Emitter | None = emit  # of the attempt that a failure is of
+        latest: Emitter | None = events  # of the attempt that a failure is of
         failure: HubError | None = None
 
         def report(error: HubError, delay: float | None) -> None:
@@ -187,7 +187,7 @@ class HubSession:
                 if (done := await reconcile(failure)) is not None:
                     return done
             url = urls.resolve(request.target, self.endpoint)
-            latest = emit.child()
+            latest = events.child()
             this = Attempt(request, url, number, started, latest)
             try:
                 return await self._attempt(this, parse, describe, accept)
@@ -216,7 +216,7 @@ class HubSession:
         async with self._api_calls if this.request.queued else nullcontext():
             if own:  # within: those who queue here must hear of a hint that comes meanwhile
                 await self.pacer.turn(
-                    lambda seconds: this.emit.emit(Waiting(seconds, "rate limit of the Hub"))
+                    lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
             this.queued = self._clock() - asked
             response = await self._with_fresh_token(this, own=own)
@@ -236,7 +236,7 @@ class HubSession:
             name_answer(exc, response)
             self._finished(this, response, {})
             raise
-        self._finished(this, response, describe(value) if describe and this.emit.detailed else {})
+        self._finished(this, response, describe(value) if describe and this.events.detailed else {})
         return value
 
     async def _with_fresh_token(self, this: Attempt, *, own: bool) -> HubResponse:
@@ -277,9 +277,9 @@ class HubSession:
         this.began = time.monotonic()
         self._started(this, url, headers)
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
-            headers |= self._trace_headers(this.emit.span_id)
+            headers |= self._trace_headers(this.events.span_id)
         patience = self.config.response_timeout
-        watch = StallWatch(patience if request.slow else min(patience, LIGHT_TIMEOUT))
+        watch = StallTimeout(patience if request.slow else min(patience, LIGHT_TIMEOUT))
         body = None if request.body is None else RequestBody(request.body, watch)
         try:
             async with (
@@ -333,12 +333,12 @@ class HubSession:
                 self.pacer.hold(hint)
 
     def _shown(self, this: Attempt, headers: Mapping[str, str]) -> dict[str, str]:
-        return redact_headers(headers, self.token.known) if this.emit.detailed else {}
+        return redact_headers(headers, self.token.known) if this.events.detailed else {}
 
     def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
-        if this.emit.active:
+        if this.events.active:
             request = this.request
-            this.emit.emit(
+            this.events.emit(
                 RequestStarted(
                     request.call,
                     request.method,
@@ -353,10 +353,10 @@ class HubSession:
             this.queued = 0.0  # what follows a redirect or a new token has not queued again
 
     def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
-        if this.emit.active:
+        if this.events.active:
             request = this.request
             shown = self._shown(this, response.headers)
-            this.emit.emit(
+            this.events.emit(
                 RequestFinished(
                     request.call,
                     request.method,

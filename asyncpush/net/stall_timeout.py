@@ -27,7 +27,7 @@ a commit takes its time), but not for ever: for so many times the limit, and a s
 many bytes."""
 
 
-class StallWatch:
+class StallTimeout:
     """Ends the block it guards when `touch` has not been called for `limit` seconds.
 
     Bytes that lie in the transport's buffer and in the kernel's still move after our last write:

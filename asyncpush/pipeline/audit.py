@@ -16,14 +16,14 @@ from asyncpush.pipeline.routing import WORKERS, ask_modes, own_gitignore
 from asyncpush.pipeline.verification import all_remote_files
 from asyncpush.protocol import preupload
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import Collected, folder_prefix, read_all, read_sample
+from asyncpush.sources import CollectedSources, folder_prefix, read_all, read_sample
 from asyncpush.transfers.inline import git_blob_oid
 
 
-async def audit(ctx: PushContext, collected: Collected) -> AuditReport:
+async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
     """Compare every local file; remote files below `path_in_repo` that are not local are extra."""
     files = collected.files
-    ctx.emit.emit(FilesPlanned(len(files), sum(file.size for file in files)))
+    ctx.events.emit(FilesPlanned(len(files), sum(file.size for file in files)))
     ctx.enter("verifying")
     head = await observed_head(ctx, ctx.options.revision)
     remote = {file.path: file for file in await all_remote_files(ctx, head)}
@@ -82,6 +82,6 @@ async def _same(ctx: PushContext, file: FileSource, remote: RemoteFile) -> bool:
     if file.size != remote.size:
         return False
     if remote.lfs:
-        return await ctx.hasher.sha256_anew(file, ctx.emit, ctx.push_threads) == remote.oid
+        return await ctx.hasher.sha256_anew(file, ctx.events, ctx.push_threads) == remote.oid
     content = await in_thread(ctx.threads, lambda: read_all(file))
     return git_blob_oid(content) == remote.oid

@@ -156,7 +156,7 @@ INLINE_BYTES_A_COMMIT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSize:
+class CommitLimits:
     """Bounds of one link; None means no bound. A single change always fits."""
 
     files: int | None = None
@@ -171,24 +171,24 @@ class LinkSize:
         )
 
 
-UNBOUNDED = LinkSize()
-SURVIVABLE = LinkSize(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTES_A_COMMIT)
+UNBOUNDED = CommitLimits()
+SURVIVABLE = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTES_A_COMMIT)
 
 
-def link_size(options: PushOptions) -> LinkSize:
+def commit_limits(options: PushOptions) -> CommitLimits:
     """Bounds of this push's commits; unbounded where it stays one commit, however large.
 
     What was asked for holds everywhere. Unasked, a chain is made only where it shows in one step,
     and not on a pinned parent: a merge cannot promise to follow it directly.
     """
     if options.max_files_per_commit is not None:
-        return LinkSize(files=options.max_files_per_commit)
+        return CommitLimits(files=options.max_files_per_commit)
     if options.revision != DEFAULT_BRANCH or options.parent_commit is not None:
         return UNBOUNDED
     return SURVIVABLE
 
 
-def split(changes: Iterable[Change], size: LinkSize) -> list[Sequence[Change]]:
+def split(changes: Iterable[Change], size: CommitLimits) -> list[Sequence[Change]]:
     """`changes` in order, in as few links within `size` as that allows."""
     links: list[Sequence[Change]] = []
     link: list[Change] = []

@@ -159,7 +159,7 @@ class Committer:
             if commits.same_commit(answer.oid, base):
                 return await self._nothing_committed(base, answer)
             pr_url = answer.pr_url or self._pr_url
-            ctx.emit.emit(Committed(answer.oid, answer.url, pr_url, self._final))
+            ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._tell_inline_stored(changes)
             return Outcome(answer.oid, answer.url, pr_url, added=paths_added(changes))
@@ -199,12 +199,12 @@ class Committer:
         """The last commit means all inline files of the push; those of earlier ones are named."""
         for change in changes:
             if isinstance(change, AddInline):
-                self._ctx.emit.emit(FileStored(change.path, change.size, "inline"))
+                self._ctx.events.emit(FileStored(change.path, change.size, "inline"))
 
     async def _commit_on(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
         ctx = self._ctx
         deletions = sum(isinstance(change, Delete) for change in changes)
-        ctx.emit.emit(CommitStarted(len(changes) - deletions, deletions, parent))
+        ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
         if self._sent and (landed := await self._landed(parent)) is not None:
             return landed
@@ -262,7 +262,7 @@ class Committer:
         return await ctx.session.ask(
             request,
             partial(commits.parse_commit, endpoint=ctx.session.endpoint),
-            ctx.emit,
+            ctx.events,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
             reconcile=lambda failure: self._landed_before(parent, failure),
         )

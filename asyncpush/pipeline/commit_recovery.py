@@ -50,7 +50,7 @@ async def landed_commit(
 ) -> CommitAnswer | None:
     """Among the commits `since` that one, the one whose description carries the push's id."""
     logged = await ctx.session.ask(
-        repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.emit
+        repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.events
     )
     for commit in logged:
         if since is not None and commits.same_commit(commit.oid, since):
@@ -79,14 +79,14 @@ async def opened_pull_request(ctx: PushContext, push_id: str) -> int | None:
 
 async def pull_request(ctx: PushContext, number: int) -> repos.PullRequest:
     return await ctx.session.ask(
-        repos.pull_request_request(ctx.repo, number), repos.parse_pull_request, ctx.emit
+        repos.pull_request_request(ctx.repo, number), repos.parse_pull_request, ctx.events
     )
 
 
 async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
     """The latest ones: among them is ours, if there is one."""
     numbers = await ctx.session.ask(
-        repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.emit
+        repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.events
     )
     return numbers[:PULL_REQUESTS_LOOKED_AT]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from asyncpush.errors import HubError
 from asyncpush.events import Committed
-from asyncpush.pipeline.changes import DEFAULT_BRANCH, LinkSize, split, still_to_change, title
+from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, split, still_to_change, title
 from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
 from asyncpush.pipeline.commit_recovery import (
     is_refusal,
@@ -41,7 +41,7 @@ async def commit_in_pull_request(
     head: str,
     load: LoadContent,
     *,
-    size: LinkSize,
+    size: CommitLimits,
 ) -> Outcome:
     """Commit `changes`, at most `size` a commit, to a pull request against the default branch, and
     merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
@@ -63,7 +63,7 @@ async def commit_in_pull_request(
             if not remaining:  # all of it went in before
                 outcome = Outcome(ref_head, page, url, added=paths_added(changes))
                 if create_pr:
-                    ctx.emit.emit(Committed(ref_head, page, url))
+                    ctx.events.emit(Committed(ref_head, page, url))
             else:
                 if not begun_before:
                     check_parent(ctx, ref_head)
@@ -94,7 +94,7 @@ async def commit_series(
     head: str,
     revision: str,
     load: LoadContent,
-    size: LinkSize,
+    size: CommitLimits,
     *,
     pr_url: str | None = None,
     final: bool = True,
@@ -141,7 +141,7 @@ async def commit_series(
         if not changes:
             break
     if final and ours and not told:  # the last commit turned out to be someone else's
-        ctx.emit.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
+        ctx.events.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
     return replace(outcome, ours=ours, added=added)
 
 
@@ -163,7 +163,7 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
         number = await ctx.session.ask(
             repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
             repos.parse_pull_request_number,
-            ctx.emit,
+            ctx.events,
             reconcile=lambda failure: looked_for(look, failure),
         )
         ctx.session.created.note(ctx.repo, f"refs/pr/{number}")
@@ -179,13 +179,13 @@ async def _close(ctx: PushContext, number: int) -> None:
     error: an empty draft is left over."""
     with suppress(HubError):
         request = repos.close_request(ctx.repo, number)
-        await ctx.session.ask(request, lambda response: None, ctx.emit, retry=False)
+        await ctx.session.ask(request, lambda response: None, ctx.events, retry=False)
 
 
 async def _make_ready(ctx: PushContext, number: int) -> None:
     if (await pull_request(ctx, number)).status == "draft":
         await ctx.session.ask(
-            repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
+            repos.ready_request(ctx.repo, number), lambda response: None, ctx.events
         )
 
 
@@ -195,7 +195,7 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
     pull = await pull_request(ctx, number)
     if pull.status == "draft":
         await ctx.session.ask(
-            repos.ready_request(ctx.repo, number), lambda response: None, ctx.emit
+            repos.ready_request(ctx.repo, number), lambda response: None, ctx.events
         )
 
     async def look() -> repos.PullRequest | None:
@@ -205,7 +205,7 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
     try:
         if pull.status != "merged":
             request = repos.merge_request(ctx.repo, number)
-            await ctx.session.ask(request, lambda response: None, ctx.emit)
+            await ctx.session.ask(request, lambda response: None, ctx.events)
     except HubError as exc:
         try:
             landed = await looked_for(look, exc)
@@ -222,5 +222,5 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
         shown = merged or await observed_head(ctx, DEFAULT_BRANCH)
         page = ctx.commit_url(shown)
     finally:
-        ctx.emit.emit(Committed(shown, page, url))
+        ctx.events.emit(Committed(shown, page, url))
     return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from asyncpush.concurrency.scheduling import Turns
+from asyncpush.concurrency.scheduling import FairSlots
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
@@ -31,8 +31,8 @@ class PushContext:
     xet: XetEngine
     journal: Journal | NullJournal
     push_threads: PushThreads
-    emit: Emitter
-    turns: Turns
+    events: Emitter
+    turns: FairSlots
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""
@@ -68,9 +68,9 @@ class PushContext:
         done anew (objects stored again because the commit was refused)."""
         if phase in self._phases:
             self._phases = self._phases[self._phases.index(phase) + 1 :]
-            self.emit.emit(PhaseChanged(phase))
+            self.events.emit(PhaseChanged(phase))
 
     def warn(self, message: str) -> None:
         """Say something that stops nothing: as an event, and in the result."""
         self.warnings.append(message)
-        self.emit.emit(Notice(message))
+        self.events.emit(Notice(message))

@@ -43,10 +43,10 @@ class Hasher:
         self._trust_mtime = trust_mtime
         self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
-    async def sha256(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
+    async def sha256(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
         if file.hash_key is None:
-            return await self._hash(file, emit, threads)
+            return await self._hash(file, events, threads)
         path, identity = file.hash_key
         # ctime takes no part in an identity's comparison, but two looks that differ in it alone
         # may be of other bytes.
@@ -58,29 +58,29 @@ class Hasher:
             await other.ended.wait()  # who fails or is cancelled leaves it to the next
             known = other.oid
         if known is not None:
-            emit.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
+            events.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
             return known
         this = self._under_way[key] = _Hashing()
         try:
-            this.oid = await self._hash(file, emit, threads, look_up=short and self._trust_mtime)
+            this.oid = await self._hash(file, events, threads, look_up=short and self._trust_mtime)
             return this.oid
         finally:
             del self._under_way[key]
             this.ended.set()
 
-    async def sha256_anew(self, file: FileSource, emit: Emitter, threads: PushThreads) -> str:
+    async def sha256_anew(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
         """As `sha256`, of the bytes as they are now, whatever is remembered."""
-        return await self._hash(file, emit, threads)
+        return await self._hash(file, events, threads)
 
     async def _hash(
-        self, file: FileSource, emit: Emitter, threads: PushThreads, *, look_up: bool = False
+        self, file: FileSource, events: Emitter, threads: PushThreads, *, look_up: bool = False
     ) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
 
         def report(hashed: int) -> None:
             event = HashProgress(file.path_in_repo, hashed, file.size)
-            loop.call_soon_threadsafe(emit.emit, event)
+            loop.call_soon_threadsafe(events.emit, event)
 
         def hash_and_remember() -> tuple[str, float | None]:
             if look_up and file.hash_key is not None:
@@ -88,7 +88,7 @@ class Hasher:
                 if known is not None:
                     return known, None
             looked_at, began = time.time(), time.monotonic()
-            oid = _sha256(file, stop, report if emit.active else None)
+            oid = _sha256(file, stop, report if events.active else None)
             if file.hash_key is not None and not stop.is_set():
                 self._journal.remember_hash(*file.hash_key, "sha256", oid, looked_at=looked_at)
             return oid, time.monotonic() - began
@@ -99,7 +99,7 @@ class Hasher:
             oid, elapsed = await in_thread(threads.hash, hash_and_remember, on_cancel=stop.set)
         cached = elapsed is None
         took = round((elapsed or 0.0) * 1000, 3)
-        emit.emit(FileHashed(file.path_in_repo, file.size, oid, cached=cached, elapsed_ms=took))
+        events.emit(FileHashed(file.path_in_repo, file.size, oid, cached=cached, elapsed_ms=took))
         return oid
 
     async def remembered(self, file: FileSource, threads: PushThreads) -> str | None:

@@ -28,7 +28,7 @@ from asyncpush.protocol.commits import AddLfs, Change, same_commit
 from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.sources import read_all
 from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 
 REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
@@ -81,7 +81,7 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
     return await ctx.session.ask(
         repos.head_request(ctx.repo, revision),
         repos.parse_head,
-        ctx.emit,
+        ctx.events,
         describe=lambda oid: {"commit_sha": oid},
         expected=lambda error: error.error_code in (REPO_NOT_FOUND, REVISION_NOT_FOUND),
     )
@@ -111,7 +111,7 @@ async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str |
         await ctx.session.ask(
             repos.create_branch_request(ctx.repo, revision),
             lambda response: None,
-            ctx.emit,
+            ctx.events,
             expected=_is_conflict,
         )
     except HubError as exc:
@@ -129,7 +129,7 @@ async def _create(ctx: PushContext) -> HubError | None:
         await ctx.session.ask(
             repos.create_request(ctx.repo, ctx.options),
             repos.check_created,
-            ctx.emit,
+            ctx.events,
             expected=_is_conflict,
         )
     except HubError as exc:
@@ -161,7 +161,7 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
     verdict = await ctx.session.ask(
         preupload.validate_request(ctx.repo, text),
         preupload.parse_verdict,
-        ctx.emit,
+        ctx.events,
         accept=lambda response: response.status < 300 or preupload.is_verdict(response),
     )
     for warning in verdict.warnings:
@@ -197,7 +197,7 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     `SourceError` instead, with all of it in `problems`, when the push is strict, and always for a
     file that is a Hub token in use."""
     known = ctx.session.token.known
-    findings = Findings()
+    findings = ProblemReport()
     for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
         findings.problem(str(leak))
     findings.raise_problems(_IN_USE_SUGGESTION)

@@ -15,8 +15,8 @@ from asyncpush.pipeline.changes import (
     DEFAULT_BRANCH,
     additions,
     check_receipts,
+    commit_limits,
     deletions,
-    link_size,
     packed,
     split,
 )
@@ -33,13 +33,13 @@ from asyncpush.pipeline.preflight import (
     warn_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, Stored
-from asyncpush.pipeline.selection import EngineChoice
+from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import Collected, read_all
+from asyncpush.sources import CollectedSources, read_all
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """Commits to one repo and revision go one after another."""
@@ -51,10 +51,10 @@ class PushRun:
     def __init__(self, ctx: PushContext, lock: CommitLock) -> None:
         self._ctx = ctx
         self._lock = lock
-        self._engine = EngineChoice(ctx)
+        self._engine = TransferSelector(ctx)
         self._started = time.monotonic()
 
-    async def push(self, collected: Collected) -> UploadResult:
+    async def push(self, collected: CollectedSources) -> UploadResult:
         """Store, commit, verify."""
         ctx = self._ctx
         files = await self._planned(collected)
@@ -107,7 +107,7 @@ class PushRun:
             sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
             stored.receipts[path] = replace(receipt, bytes_sent=sent)
 
-    async def store(self, collected: Collected) -> list[Receipt]:
+    async def store(self, collected: CollectedSources) -> list[Receipt]:
         """Store without a commit; inline files' bytes ride in their receipts."""
         if self._ctx.options.dry_run:
             raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
@@ -123,7 +123,7 @@ class PushRun:
         ctx = self._ctx
         await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
-        ctx.emit.emit(FilesPlanned(len(receipts), total))
+        ctx.events.emit(FilesPlanned(len(receipts), total))
         head = await observed_head(ctx, ctx.options.revision)
         shown = await remote_files(ctx, head, [receipt.path_in_repo for receipt in receipts])
         stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
@@ -135,7 +135,7 @@ class PushRun:
         outcome = await self._commit(changes, wanted, head, lambda path: content[path])
         return await self._finish(stored, deleted, outcome)
 
-    async def _stored(self, collected: Collected) -> tuple[tuple[FileSource, ...], Stored]:
+    async def _stored(self, collected: CollectedSources) -> tuple[tuple[FileSource, ...], Stored]:
         """The files (streams among them that had to be spooled), and what became of them."""
         ctx, files = self._ctx, collected.files
         streamed, spooled = await StreamStage(ctx, self._engine).run(collected.streams)
@@ -143,7 +143,7 @@ class PushRun:
             files = tuple(sorted((*files, *spooled), key=lambda file: file.path_in_repo))
             sizes = [file.size for file in files]
             sizes += [receipt.size for receipt in streamed.receipts.values()]
-            ctx.emit.emit(FilesPlanned(len(sizes), sum(sizes)))
+            ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
         stored = await StoreStage(ctx, self._engine).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
@@ -159,12 +159,12 @@ class PushRun:
                 " change it, or leave it out with ignore_patterns if it is the source's"
             )
 
-    async def _planned(self, collected: Collected) -> tuple[FileSource, ...]:
+    async def _planned(self, collected: CollectedSources) -> tuple[FileSource, ...]:
         """The files, once nothing speaks against them that can be known without the Hub."""
         for notice in collected.notices:
             self._ctx.warn(notice)
         total = sum(file.size for file in collected.files)
-        self._ctx.emit.emit(FilesPlanned(len(collected.files), total))
+        self._ctx.events.emit(FilesPlanned(len(collected.files), total))
         for warning in await in_thread(self._ctx.threads, lambda: check_limits(collected.files)):
             self._ctx.warn(warning)
         await check_leaks(self._ctx, collected.files)
@@ -195,7 +195,7 @@ class PushRun:
         """One commit, or the chain that so many changes need, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
         ctx = self._ctx
-        chained = len(split(changes, link_size(ctx.options))) > 1
+        chained = len(split(changes, commit_limits(ctx.options))) > 1
         if not changes or chained:
             check_parent(ctx, head)
         if not changes:
@@ -217,12 +217,12 @@ class PushRun:
         ctx, options = self._ctx, self._ctx.options
         if options.revision == DEFAULT_BRANCH and (chained or options.create_pr):
             return await commit_in_pull_request(
-                ctx, changes, wanted, head, load, size=link_size(options)
+                ctx, changes, wanted, head, load, size=commit_limits(options)
             )
         if chained:
             ctx.warn(f"the commits of this chain show on {options.revision} one by one")
             return await commit_series(
-                ctx, changes, wanted, head, options.revision, load, link_size(options)
+                ctx, changes, wanted, head, options.revision, load, commit_limits(options)
             )
         committer = Committer(
             ctx,

@@ -105,7 +105,7 @@ class Routing:
             return inline_receipt(path, file.size, oid, there=modes[path].oid)
 
         for receipt in await each_in_thread(self._ctx.threads, files, read_and_hash):
-            self._stored.add(receipt, self._ctx.emit)
+            self._stored.add(receipt, self._ctx.events)
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
         """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
@@ -118,16 +118,16 @@ class Routing:
         for file in files:
             receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
             if receipt is not None:
-                self._stored.settle(receipt, ctx.emit, unchanged=True)
+                self._stored.settle(receipt, ctx.events, unchanged=True)
             else:
-                self._stored.ignore(file, ctx.emit)
+                self._stored.ignore(file, ctx.events)
 
     async def _receipt_of(self, file: FileSource, remote: RemoteFile | None) -> Receipt | None:
         """A receipt for the file, if the Hub has just its bytes."""
         if remote is None or remote.size != file.size:
             return None
         if remote.lfs:
-            oid = await self._ctx.hasher.sha256(file, self._ctx.emit, self._ctx.push_threads)
+            oid = await self._ctx.hasher.sha256(file, self._ctx.events, self._ctx.push_threads)
         else:
             oid = await in_thread(self._ctx.threads, lambda: git_blob_oid(read_all(file)))
         if oid != remote.oid:
@@ -164,7 +164,7 @@ async def ask_modes(
     return await ctx.session.ask(
         request,
         lambda response: preupload.parse_preupload(response, files),
-        ctx.emit,
+        ctx.events,
         describe=lambda modes: _describe(modes, files),
     )
 
@@ -204,20 +204,20 @@ class Stored:
     receipts: dict[str, Receipt] = field(default_factory=dict)
     ignored: list[FileSource] = field(default_factory=list)
 
-    def add(self, receipt: Receipt, emit: Emitter) -> None:
+    def add(self, receipt: Receipt, events: Emitter) -> None:
         """A file that moves no bytes now: it rides in the commit, or is there already."""
         self.receipts[receipt.path_in_repo] = receipt
         if receipt.unchanged:
-            emit.emit(FileSkipped(receipt.path_in_repo, receipt.size, "unchanged"))
+            events.emit(FileSkipped(receipt.path_in_repo, receipt.size, "unchanged"))
         else:
-            emit.emit(FileRouted(receipt.path_in_repo, receipt.size, receipt.route))
+            events.emit(FileRouted(receipt.path_in_repo, receipt.size, receipt.route))
 
-    def settle(self, receipt: Receipt, emit: Emitter, *, unchanged: bool) -> None:
+    def settle(self, receipt: Receipt, events: Emitter, *, unchanged: bool) -> None:
         """`add` it, all of its bytes being there when it is `unchanged`."""
         kept = receipt.size if unchanged else 0
-        self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), emit)
+        self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), events)
 
-    def ignore(self, file: FileSource, emit: Emitter) -> None:
+    def ignore(self, file: FileSource, events: Emitter) -> None:
         """A file that the Hub leaves out: most often the repo's .gitignore says so."""
         self.ignored.append(file)
-        emit.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))
+        events.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))

@@ -19,12 +19,12 @@ from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubResponse
 from asyncpush.protocol.preupload import UploadMode
 from asyncpush.protocol.xet import XetGrant
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, why_not
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, unavailable_reason
 
 _REFUSALS = frozenset({401, 403, 404})
 
 
-class EngineChoice:
+class TransferSelector:
     """The choice for one push. Small files make none, so it is made when the first large one comes.
 
     Xet it is when hf_xet is installed, `HF_HUB_DISABLE_XET` is unset and the Hub grants a token.
@@ -50,21 +50,21 @@ class EngineChoice:
         if self._access is not None:
             self._access = None
             self._ctx.warn(f"Xet failed, LFS takes its place: {reason}")
-            self._ctx.emit.emit(TransferChosen("lfs", reason))
+            self._ctx.events.emit(TransferChosen("lfs", reason))
 
     async def _choose(self) -> None:
-        reason = why_not(self._ctx.config)
+        reason = unavailable_reason(self._ctx.config)
         if reason is None:
             try:
                 self._access = await self._ask()
             except HubError as exc:
                 reason = f"no Xet token: {exc.message}"
         if reason is None:
-            self._ctx.emit.emit(TransferChosen("xet", "the Hub grants a token for it"))
+            self._ctx.events.emit(TransferChosen("xet", "the Hub grants a token for it"))
             return
         if self._ctx.config.transfer == "xet":
             self._ctx.warn(f"LFS is used although transfer='xet' was asked: {reason}")
-        self._ctx.emit.emit(TransferChosen("lfs", reason))
+        self._ctx.events.emit(TransferChosen("lfs", reason))
 
     async def _ask(self) -> XetAccess:
         ctx = self._ctx
@@ -72,7 +72,7 @@ class EngineChoice:
             ctx.repo, ctx.options.revision, create_pr=ctx.options.create_pr
         )
         grant = await ctx.session.ask(
-            request, self._checked, ctx.emit, expected=lambda error: error.status in _REFUSALS
+            request, self._checked, ctx.events, expected=lambda error: error.status in _REFUSALS
         )
         token = await ctx.session.token.get()
         return XetAccess(
@@ -92,7 +92,7 @@ class EngineChoice:
             self._access = await self._ask()
         except (HubError, MissingTokenError):
             return None
-        self._ctx.emit.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        self._ctx.events.emit(TransferChosen("xet", "the Hub grants another token for it"))
         return self._access
 
     def _checked(self, response: HubResponse) -> XetGrant:
@@ -112,7 +112,7 @@ class XetStage:
     def __init__(
         self,
         ctx: PushContext,
-        engine: EngineChoice,
+        engine: TransferSelector,
         stored: Stored,
         begin_uploading: Callable[[], None],
     ) -> None:
@@ -137,14 +137,14 @@ class XetStage:
         oid = await self._ctx.hasher.remembered(file, self._ctx.push_threads)
         if oid is not None and oid == mode.oid:
             receipt = Receipt(path, file.size, oid, "xet")
-            self._stored.settle(receipt, self._ctx.emit, unchanged=True)
+            self._stored.settle(receipt, self._ctx.events, unchanged=True)
             return True
         self._there[path] = mode.oid
         if oid is not None:
             self._remembered[path] = oid
         try:
             upload = await self._opened(access)
-            self._ctx.emit.emit(FileRouted(path, file.size, "xet"))
+            self._ctx.events.emit(FileRouted(path, file.size, "xet"))
             self._begin_uploading()
             await upload.add(file)
         except XetFailedError as exc:
@@ -180,7 +180,7 @@ class XetStage:
     async def _opened(self, access: XetAccess) -> XetUpload:
         async with self._opening:
             if self._upload is None:
-                self._upload = await self._ctx.xet.open(access, self._ctx.emit)
+                self._upload = await self._ctx.xet.open(access, self._ctx.events)
             return self._upload
 
     def _take_receipt(self, receipt: Receipt) -> None:

@@ -16,14 +16,14 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncpush.concurrency.scheduling import Queue
+from asyncpush.concurrency.scheduling import SlotQueue
 from asyncpush.concurrency.task_groups import Batcher, batches, for_each, single_error
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted, FileStored
 from asyncpush.models import FileSource, Receipt, Route
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, Routing, Stored, ask_modes
-from asyncpush.pipeline.selection import EngineChoice, XetStage
+from asyncpush.pipeline.selection import TransferSelector, XetStage
 from asyncpush.protocol import lfs, preupload
 from asyncpush.protocol.lfs import LfsActions, LfsObject
 from asyncpush.redaction import redact_url
@@ -38,7 +38,7 @@ class StoreStage:
     Without `engine` it is LFS that stores the large ones."""
 
     def __init__(
-        self, ctx: PushContext, engine: EngineChoice | None, *, store: bool = True
+        self, ctx: PushContext, engine: TransferSelector | None, *, store: bool = True
     ) -> None:
         self._ctx = ctx
         self._store = store
@@ -70,7 +70,7 @@ class StoreStage:
                 async def store(file: FileSource) -> None:
                     await self._store_one(file, routing, transfer)
 
-                queue = Queue(group, self._ctx.turns, store)
+                queue = SlotQueue(group, self._ctx.turns, store)
                 routing = Routing(self._ctx, self._stored, queue.put)
                 await routing.run(files)
         return routing
@@ -84,7 +84,7 @@ class StoreStage:
                 async def store(file: FileSource) -> None:
                     await self._store_lfs(file, routing, transfer)
 
-                queue = Queue(group, self._ctx.turns, store)
+                queue = SlotQueue(group, self._ctx.turns, store)
                 for file in files:
                     queue.put(file)
 
@@ -97,7 +97,7 @@ class StoreStage:
             actions = await ctx.session.ask(
                 request,
                 lambda response: lfs.parse_batch(response, objects),
-                ctx.emit,
+                ctx.events,
                 describe=_describe_actions,
             )
             return {item: actions[item.oid] for item in objects}
@@ -131,16 +131,16 @@ class StoreStage:
     async def _store_lfs(
         self, file: FileSource, routing: Routing, transfer: LfsTransfer, route: Route = "lfs"
     ) -> None:
-        emit = self._ctx.emit
-        oid = await self._ctx.hasher.sha256(file, emit, self._ctx.push_threads)
+        events = self._ctx.events
+        oid = await self._ctx.hasher.sha256(file, events, self._ctx.push_threads)
         mode = await routing.to_be_stored(file)
         if mode is None:
             return
         receipt = Receipt(file.path_in_repo, file.size, oid, route)
         if mode.oid == oid or not self._store:
-            self._stored.settle(receipt, emit, unchanged=mode.oid == oid)
+            self._stored.settle(receipt, events, unchanged=mode.oid == oid)
             return
-        emit.emit(FileRouted(file.path_in_repo, file.size, "lfs"))
+        events.emit(FileRouted(file.path_in_repo, file.size, "lfs"))
         self._begin_uploading()
         try:
             stored = await self._once(file, oid, transfer)
@@ -148,7 +148,7 @@ class StoreStage:
             # The oid was a remembered one, and the store has found out: once more, under the true.
             if mode.oid == exc.oid:
                 settled = Receipt(file.path_in_repo, file.size, exc.oid, route)
-                self._stored.settle(settled, emit, unchanged=True)
+                self._stored.settle(settled, events, unchanged=True)
                 return
             if file.cut is not None:
                 # Other stretches of that file may have gone by remembered hashes, too. None is
@@ -170,11 +170,13 @@ class StoreStage:
             await stored.wait()
             if self._objects.get(oid) is not stored:
                 continue  # the first one's bytes turned out to be others
-            self._ctx.emit.emit(FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True))
+            self._ctx.events.emit(
+                FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True)
+            )
             return Receipt(file.path_in_repo, file.size, oid, "lfs", bytes_deduplicated=file.size)
         stored = self._objects[oid] = anyio.Event()
         try:
-            receipt = await transfer.store(file, oid, self._ctx.emit)
+            receipt = await transfer.store(file, oid, self._ctx.events)
         except StaleHashError:
             del self._objects[oid]
             stored.set()
@@ -204,7 +206,7 @@ class StreamStage:
     """Stores the streams of one push whose ends are not known. What is not for Xet comes back as
     files."""
 
-    def __init__(self, ctx: PushContext, engine: EngineChoice) -> None:
+    def __init__(self, ctx: PushContext, engine: TransferSelector) -> None:
         self._ctx = ctx
         self._engine = engine
 
@@ -241,7 +243,7 @@ class StreamStage:
 
     async def _open(self, access: XetAccess) -> XetUpload | None:
         try:
-            return await self._ctx.xet.open(access, self._ctx.emit)
+            return await self._ctx.xet.open(access, self._ctx.events)
         except XetFailedError as exc:
             self._engine.give_up(exc.message)
             return None
@@ -261,7 +263,7 @@ class StreamStage:
             for stream in batch:
                 mode = modes[stream.path_in_repo]
                 if mode.ignored:
-                    stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.emit)
+                    stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.events)
                     continue
                 there[stream.path_in_repo] = mode.oid
                 chosen.append(stream)
@@ -273,7 +275,7 @@ class StreamStage:
         return stored
 
     async def _send_one(self, upload: XetUpload, stream: OpenStream) -> None:
-        self._ctx.emit.emit(FileRouted(stream.path_in_repo, 0, "xet"))
+        self._ctx.events.emit(FileRouted(stream.path_in_repo, 0, "xet"))
         pieces = stream.pieces()
         async with aclosing(pieces):
             await upload.add_stream(stream.path_in_repo, pieces)

@@ -38,7 +38,7 @@ async def remote_files(
 
     async def look(batch: Sequence[str]) -> None:
         request = tree.paths_info_request(ctx.repo, revision, batch)
-        found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.emit))
+        found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.events))
 
     await for_each(list(batches(paths, tree.PATHS_LIMIT)), look, width=CALLS_AT_ONCE)
     return found
@@ -51,7 +51,7 @@ async def all_remote_files(ctx: PushContext, revision: str) -> list[RemoteFile]:
     files: list[RemoteFile] = []
     asked = {request.target}
     while True:
-        page, following = await ctx.session.ask(request, tree.parse_tree, ctx.emit)
+        page, following = await ctx.session.ask(request, tree.parse_tree, ctx.events)
         files += page
         if following is None:
             return files
@@ -88,7 +88,7 @@ async def verify_commit(
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
         wanted, gone = await in_thread(ctx.threads, partial(_in_doubt, wanted, gone, shown))
         if not wanted and not gone:
-            ctx.emit.emit(Verified(files, commit_sha))
+            ctx.events.emit(Verified(files, commit_sha))
             return
         problems = _problems(wanted, gone, shown)
     raise VerificationError(

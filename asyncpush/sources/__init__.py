@@ -1,7 +1,7 @@
 """What to upload: from what the user names to a list of files, and reading their bytes."""
 
 from asyncpush.sources.byte_sources import Reader, read_all, read_sample
-from asyncpush.sources.collect import Collected, collect
+from asyncpush.sources.collect import CollectedSources, collect
 from asyncpush.sources.paths import (
     check_path_in_repo,
     folder_prefix,
@@ -12,7 +12,7 @@ from asyncpush.sources.paths import (
 from asyncpush.sources.spool import OpenStream
 
 __all__ = [
-    "Collected",
+    "CollectedSources",
     "OpenStream",
     "Reader",
     "check_path_in_repo",

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from asyncpush.errors import OUT_OF_DESCRIPTORS, SourceChangedError, SourceError, os_reason
-from asyncpush.models import Cut, FileIdentity, FileSource, VirtualFile
+from asyncpush.models import ComposedSource, FileIdentity, FileSource, VirtualFile
 
 T = TypeVar("T")
 
@@ -192,11 +192,11 @@ class _OnDisk:
 
 
 class _Pieced:
-    """What a `Cut` describes: its head, then ranges of its base, read where they lie."""
+    """What a `ComposedSource` describes: its head, then ranges of its base, read where they lie."""
 
     __slots__ = ("_base", "_cut", "_head", "_starts")
 
-    def __init__(self, cut: Cut) -> None:
+    def __init__(self, cut: ComposedSource) -> None:
         self._cut = cut
         self._head = _InMemory(cut.head)
         self._base = open_origin(cut.base)

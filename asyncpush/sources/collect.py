@@ -37,7 +37,7 @@ from asyncpush.sources.paths import (
     look_alikes,
     normalise_path,
 )
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.shards import split_large
 from asyncpush.sources.spool import OpenStream, Spool
 from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
@@ -50,7 +50,7 @@ STREAMS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectedSources:
     """The files of a push, sorted by path in the repo, and what the user should hear of them.
     `streams` are still to be read on."""
 
@@ -67,7 +67,7 @@ async def collect(
     spool_dir: Path,
     max_memory: int,
     large: int | None = None,
-) -> AsyncIterator[Collected]:
+) -> AsyncIterator[CollectedSources]:
     """Find the files that `source` and `options` name, and keep them readable within the block.
 
     Names and files are all checked first: whatever is wrong is raised as one `SourceError`, its
@@ -102,14 +102,14 @@ async def collect(
 def _finished(
     files: list[FileSource],
     options: PushOptions,
-    findings: Findings,
+    findings: ProblemReport,
     streams: list[OpenStream],
-) -> Collected:
+) -> CollectedSources:
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), findings)
         findings.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return Collected(tuple(by_path), findings.notices, tuple(streams))
+    return CollectedSources(tuple(by_path), findings.notices, tuple(streams))
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
@@ -148,7 +148,7 @@ class Gathered:
     def __init__(self, options: PushOptions, stopped: Callable[[], bool] = lambda: False) -> None:
         self.files: list[FileSource] = []
         self.streams: list[tuple[str, Stream]] = []
-        self.findings = Findings()
+        self.findings = ProblemReport()
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()

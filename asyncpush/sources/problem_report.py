@@ -8,7 +8,7 @@ PROBLEMS_SHOWN = 20
 NOTICES_SHOWN = 10
 
 
-class Findings:
+class ProblemReport:
     """Problems stop the push; notices, which come in kinds, stop nothing."""
 
     __slots__ = ("_notices", "problems")

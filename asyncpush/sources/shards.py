@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from asyncpush.models import Cut, FileSource
+from asyncpush.models import ComposedSource, FileSource
 from asyncpush.sources.byte_sources import Reader
 from asyncpush.sources.paths import check_path_in_repo, file_folder_clashes
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.safetensors import (
     LENGTH_SIZE,
     BadSafetensorsError,
@@ -34,7 +34,9 @@ _SHARD_NAME = re.compile(r".*-\d+-of-\d+")
 _VARIANT = re.compile(r"(?P<base>model|diffusion_pytorch_model)\.(?P<variant>[\w-]+)")
 
 
-def split_large(files: Sequence[FileSource], limit: int, findings: Findings) -> list[FileSource]:
+def split_large(
+    files: Sequence[FileSource], limit: int, findings: ProblemReport
+) -> list[FileSource]:
     """`files`, with every safetensors file of more than `limit` bytes split up.
 
     As in transformers, `limit` bounds the bytes of a shard's tensors, and a tensor that is larger
@@ -58,7 +60,7 @@ def split_large(files: Sequence[FileSource], limit: int, findings: Findings) -> 
     return kept + made
 
 
-def _split(file: FileSource, limit: int, findings: Findings) -> list[FileSource]:
+def _split(file: FileSource, limit: int, findings: ProblemReport) -> list[FileSource]:
     """The shards and their index; nothing when all tensors fit into one."""
     layout = _read_layout(file)
     for tensor in layout.tensors:
@@ -123,7 +125,7 @@ def _groups(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
 def _shard(file: FileSource, name: str, tensors: Sequence[Tensor], layout: Layout) -> FileSource:
     if isinstance(file.virtual, TensorFile):
         return file.virtual.part(name, [tensor.name for tensor in tensors]).source
-    cut = Cut(file, build_header(tensors, layout.metadata), tuple(_ranges(tensors)))
+    cut = ComposedSource(file, build_header(tensors, layout.metadata), tuple(_ranges(tensors)))
     return FileSource(name, cut.size, cut=cut)
 
 
@@ -154,7 +156,7 @@ def _index(
 
 
 def _check_names(
-    kept: Sequence[FileSource], made: Sequence[FileSource], findings: Findings
+    kept: Sequence[FileSource], made: Sequence[FileSource], findings: ProblemReport
 ) -> None:
     taken = {file.path_in_repo for file in kept}
     for file in made:

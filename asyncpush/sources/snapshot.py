@@ -25,7 +25,7 @@ from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.sources.byte_sources import open_for_reading
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.spool import ScratchFolder
 from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
@@ -83,7 +83,7 @@ class Snapshot:
         self._link = how == "hardlink"
         self._stopped = stopped
         self._own = OwnFiles()
-        self._findings = Findings()
+        self._findings = ProblemReport()
         origin = absolute_path(source)
         parent = Path(origin).parent / SNAPSHOTS
         try:

@@ -32,7 +32,7 @@ import anyio
 from aiofiles.threadpool import wrap
 from anyio import to_thread
 
-from asyncpush.concurrency.threads import is_cancelled, settled
+from asyncpush.concurrency.threads import is_cancelled, wait_until_done
 from asyncpush.errors import SourceError, os_reason
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources.walk import SCRATCH_PREFIX
@@ -261,7 +261,7 @@ async def _in_own_task(chunks: AsyncGenerator[memoryview]) -> AsyncGenerator[mem
             yield answer
     finally:
         reader.cancel()
-        await settled(reader)
+        await wait_until_done(reader)
 
 
 async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:

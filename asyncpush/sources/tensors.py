@@ -25,7 +25,7 @@ from asyncpush.sources.arrays import (
     copied,
     sharing,
 )
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.safetensors import HEADER_LIMIT, METADATA, Tensor, build_header
 
 DEFAULT_NAME = "model.safetensors"
@@ -80,7 +80,7 @@ class Tensors:
         metadata: Mapping[str, str] | None = None,
         copy: bool = False,
     ) -> None:
-        findings = Findings()
+        findings = ProblemReport()
         arrays = _arrays(tensors, findings)
         _check_metadata(metadata, findings)
         findings.raise_problems("change or leave out what is named; nothing was uploaded")
@@ -269,7 +269,7 @@ class _Digests:
             return self._digests[place] == digest
 
 
-def _arrays(tensors: Mapping[str, object], findings: Findings) -> dict[str, Array]:
+def _arrays(tensors: Mapping[str, object], findings: ProblemReport) -> dict[str, Array]:
     if not isinstance(tensors, Mapping):
         hint = ": give its state_dict()" if hasattr(tensors, "state_dict") else ""
         findings.problem(f"Tensors takes a mapping of names to tensors, not {_kind(tensors)}{hint}")
@@ -307,7 +307,7 @@ def _check_name(name: object) -> None:
         raise UnusableTensorError("has a name that cannot be written as UTF-8")
 
 
-def _check_metadata(metadata: object, findings: Findings) -> None:
+def _check_metadata(metadata: object, findings: ProblemReport) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):

@@ -12,7 +12,7 @@ from asyncpush.errors import os_reason
 from asyncpush.own_files import UNFINISHED, OwnFiles
 from asyncpush.sources.byte_sources import when_descriptors_are_free
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 
 SCRATCH_PREFIX = "asyncpush-spool-"
 """How the folders of passing files begin; those of killed processes may lie anywhere."""
@@ -46,7 +46,7 @@ class Walk:
 
     root: str
     chosen: PatternFilter
-    findings: Findings
+    findings: ProblemReport
     follow_symlinks: bool = False
     stopped: Callable[[], bool] = lambda: False
     own: OwnFiles = field(default_factory=OwnFiles)
@@ -112,7 +112,7 @@ class Walk:
         return frozenset([(status.st_dev, status.st_ino)])
 
 
-def notice_own(findings: Findings, path: str, what: str) -> None:
+def notice_own(findings: ProblemReport, path: str, what: str) -> None:
     """Say that something is no source, since asyncpush writes to it."""
     findings.notice("what asyncpush writes itself, left out", f"{path!r} is {what}: left out")
 

@@ -68,7 +68,7 @@ class Sending:
     file: FileSource
     item: LfsObject
     reader: Reader
-    emit: Emitter
+    events: Emitter
     begun: OpenUpload | None
     """An upload that an earlier push left unfinished."""
     journal: Journal | NullJournal
@@ -115,21 +115,21 @@ class LfsTransfer:
         self._ask_actions = ask_actions
         self._hash_anew = hash_anew
 
-    async def store(self, file: FileSource, oid: str, emit: Emitter) -> Receipt:
+    async def store(self, file: FileSource, oid: str, events: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
-        async with unclaimed if small else self._claimed(file, oid, emit) as (begun, journal):
+        async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
             reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
             item = LfsObject(oid, file.size)
-            sending = Sending(file, item, reader, emit.child(), begun, journal)
+            sending = Sending(file, item, reader, events.child(), begun, journal)
             try:
                 await self._in_rounds(sending)
                 await self._threads.read.run(reader.check_unchanged)
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
-        emit.emit(FileStored(file.path_in_repo, file.size, "lfs", bool(deduplicated)))
+        events.emit(FileStored(file.path_in_repo, file.size, "lfs", bool(deduplicated)))
         return Receipt(
             file.path_in_repo,
             file.size,
@@ -141,7 +141,7 @@ class LfsTransfer:
 
     @asynccontextmanager
     async def _claimed(
-        self, file: FileSource, oid: str, emit: Emitter
+        self, file: FileSource, oid: str, events: Emitter
     ) -> AsyncIterator[tuple[OpenUpload | None, Journal | NullJournal]]:
         """One process of this host sends an object; the others wait, and then find it stored. A
         holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
@@ -152,10 +152,10 @@ class LfsTransfer:
         claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
-            emit.emit(Waiting(CLAIM_POLL, reason))
+            events.emit(Waiting(CLAIM_POLL, reason))
             claim = await self._awaited_claim(item)
         if claim is None:
-            emit.emit(
+            events.emit(
                 Notice(
                     f"{file.path_in_repo} is being sent by another push on this machine, which has"
                     f" made no progress for {CLAIM_PATIENCE:.0f} s: it is sent by this one too"
@@ -209,7 +209,7 @@ class LfsTransfer:
             fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
             if error.error_code == VOID:
                 sending.contradicted |= error.status in (400, 409, 422)
-                tell_failure(sending.emit, "upload", error, delay, fields)
+                tell_failure(sending.events, "upload", error, delay, fields)
 
         try:
             await self._session.retry_loop().run(partial(self._round, sending), on_failure)
@@ -240,7 +240,7 @@ class LfsTransfer:
             opened = await self._open_upload(sending, actions, actions.upload)
             await self._multipart(sending, opened)
         else:
-            claimed = self._claimed(sending.file, sending.item.oid, sending.emit)
+            claimed = self._claimed(sending.file, sending.item.oid, sending.events)
             async with claimed as (begun, sending.journal):
                 opened = begun or await self._open_upload(sending, actions, actions.upload)
                 await self._multipart(sending, opened, resumed=begun is not None)
@@ -251,7 +251,7 @@ class LfsTransfer:
         if (path := sending.file.disk_path) is None:
             return
         await self._in_journal(lambda: self._journal.forget_hash(path))
-        oid = await self._hash_anew(sending.file, sending.emit)
+        oid = await self._hash_anew(sending.file, sending.events)
         if oid != sending.item.oid:
             raise StaleHashError(oid)
 
@@ -275,7 +275,7 @@ class LfsTransfer:
 
     async def _basic(self, sending: Sending, upload: UploadAction) -> None:
         whole = Part(1, 0, sending.item.size, upload.href)
-        sending.emit.emit(TransferStarted(sending.file.path_in_repo, sending.item.size, 1))
+        sending.events.emit(TransferStarted(sending.file.path_in_repo, sending.item.size, 1))
         try:
             await self._store_part(sending, whole, upload)
         except HubError as exc:
@@ -290,10 +290,10 @@ class LfsTransfer:
         etags = dict(upload.etags)
         done = sum(part.size for part in parts if part.number in etags)
         path = sending.file.path_in_repo
-        sending.emit.emit(TransferStarted(path, sending.item.size, len(parts), done))
+        sending.events.emit(TransferStarted(path, sending.item.size, len(parts), done))
         for batch in batches((part for part in parts if part.number in etags), EVENTS_A_TURN):
             for part in batch:
-                sending.emit.emit(PartStored(path, part.number, part.size, resumed=True))
+                sending.events.emit(PartStored(path, part.number, part.size, resumed=True))
             await anyio.lowlevel.checkpoint()
         try:
             remaining = [part for part in parts if part.number not in etags]
@@ -339,14 +339,14 @@ class LfsTransfer:
         }
 
         def on_sent(position: int) -> None:
-            if sending.emit.active:
-                sending.emit.emit(PartProgress(path, part.number, position, part.size))
+            if sending.events.active:
+                sending.events.emit(PartProgress(path, part.number, position, part.size))
 
         async def attempt(number: int) -> str:
             sent = await self._sender.send(
                 sending.reader,
                 part,
-                sending.emit,
+                sending.events,
                 self._threads.send,
                 attempt=number,
                 headers=upload.headers if upload is not None else {},
@@ -359,7 +359,7 @@ class LfsTransfer:
         try:
             etag = await self._session.retry_loop().run(
                 attempt,
-                lambda error, delay: tell_failure(sending.emit, "part", error, delay, fields),
+                lambda error, delay: tell_failure(sending.events, "part", error, delay, fields),
             )
         except HubError as exc:
             if exc.error_code == BAD_ETAG:
@@ -369,7 +369,7 @@ class LfsTransfer:
                     " check to the Hub",
                 ) from exc
             raise
-        sending.emit.emit(PartStored(path, part.number, part.size))
+        sending.events.emit(PartStored(path, part.number, part.size))
         return etag
 
     async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
@@ -388,7 +388,7 @@ class LfsTransfer:
 
         try:
             await self._session.ask(
-                _about(request, sending), lambda response: True, sending.emit, reconcile=stored
+                _about(request, sending), lambda response: True, sending.events, reconcile=stored
             )
         except HubError as exc:
             if not (unclear and is_upload_void(exc)):
@@ -413,13 +413,13 @@ class LfsTransfer:
 
     async def _verify(self, sending: Sending, url: str | None) -> None:
         if url is None:
-            sending.emit.emit(
+            sending.events.emit(
                 Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
             )
             return
         request = _about(lfs.verify_request(url, sending.item), sending)
         try:
-            await self._session.ask(request, lambda response: None, sending.emit)
+            await self._session.ask(request, lambda response: None, sending.events)
         except HubError as exc:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise

@@ -78,7 +78,7 @@ def _fix_parts(count: int, options: dict[str, Any]) -> None:
     options["max_concurrent_parts"] = count
     options.setdefault("max_memory", 256 << 20)
     adaptive_limit.START = count
-    adaptive_limit.PartLimit.overloaded = lambda self, *_: None  # type: ignore[method-assign]
+    adaptive_limit.AdaptiveLimit.overloaded = lambda self, *_: None  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

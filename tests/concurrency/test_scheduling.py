@@ -12,17 +12,17 @@ from anyio.abc import TaskGroup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.concurrency.scheduling import Queue, SharedTurns, Turns
+from asyncpush.concurrency.scheduling import FairSlots, SharedSlots, SlotQueue
 
 
 class Bench:
     """Work that takes until it is told to end."""
 
-    def __init__(self, group: TaskGroup, shared: SharedTurns) -> None:
+    def __init__(self, group: TaskGroup, shared: SharedSlots) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
         self._ends: dict[str, anyio.Event] = {}
-        self._queue = Queue(group, Turns(shared), self._work)
+        self._queue = SlotQueue(group, FairSlots(shared), self._work)
 
     def put(self, *items: str) -> None:
         for item in items:
@@ -49,7 +49,7 @@ async def settle() -> None:
 
 
 async def test_a_push_alone_uses_all_turns_and_its_own() -> None:
-    shared = SharedTurns(2)
+    shared = SharedSlots(2)
     async with anyio.create_task_group() as group:
         push = Bench(group, shared)
         push.put("a", "b", "c", "d", "e")
@@ -65,7 +65,7 @@ async def test_a_push_alone_uses_all_turns_and_its_own() -> None:
 
 async def test_beside_a_push_that_holds_all_turns_another_goes_on_with_its_own() -> None:
     """None of its files lies with someone who waits for a turn."""
-    shared = SharedTurns(2)
+    shared = SharedSlots(2)
     async with anyio.create_task_group() as group:
         large, small = Bench(group, shared), Bench(group, shared)
         large.put("x", "y", "z")
@@ -83,7 +83,7 @@ async def test_beside_a_push_that_holds_all_turns_another_goes_on_with_its_own()
 
 
 async def test_pushes_that_wait_get_the_shared_turns_one_after_the_other() -> None:
-    shared = SharedTurns(1)
+    shared = SharedSlots(1)
     async with anyio.create_task_group() as group:
         first, second = Bench(group, shared), Bench(group, shared)
         first.put("a", "b", "c", "d")
@@ -109,7 +109,7 @@ async def test_pushes_that_wait_get_the_shared_turns_one_after_the_other() -> No
 
 async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
     async with anyio.create_task_group() as group:
-        push = Bench(group, SharedTurns(0))
+        push = Bench(group, SharedSlots(0))
         push.put("a", "b")
         await settle()
         assert push.running == {"a"}
@@ -118,7 +118,7 @@ async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
 
 
 async def test_who_is_cancelled_gives_back_what_it_had_and_what_came_too_late() -> None:
-    shared = SharedTurns(1)
+    shared = SharedSlots(1)
     async with anyio.create_task_group() as outer:
         other = Bench(outer, shared)
         async with anyio.create_task_group() as group:
@@ -137,8 +137,8 @@ async def test_who_is_cancelled_gives_back_what_it_had_and_what_came_too_late() 
 
 
 async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
-    shared = SharedTurns(1)
-    holder, late = Turns(shared), Turns(shared)
+    shared = SharedSlots(1)
+    holder, late = FairSlots(shared), FairSlots(shared)
     assert await holder.take()
     assert not await holder.take()
     assert await late.take()
@@ -152,7 +152,7 @@ async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
 
 
 async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> None:
-    shared = SharedTurns(9)
+    shared = SharedSlots(9)
     running = most = 0
     done: list[int] = []
 
@@ -165,7 +165,7 @@ async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> 
         done.append(item)
 
     async with anyio.create_task_group() as group:
-        queue = Queue(group, Turns(shared, most=2), work)
+        queue = SlotQueue(group, FairSlots(shared, most=2), work)
         for number in range(20):
             queue.put(number)
     assert sorted(done) == list(range(20))
@@ -174,14 +174,14 @@ async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> 
 
 
 async def test_work_that_fails_gives_its_turn_back() -> None:
-    shared = SharedTurns(1)
+    shared = SharedSlots(1)
 
     async def fail(item: str) -> None:
         raise ValueError(item)
 
     with suppress(ExceptionGroup):
         async with anyio.create_task_group() as group:
-            queue = Queue(group, Turns(shared), fail)
+            queue = SlotQueue(group, FairSlots(shared), fail)
             queue.put("a")
             queue.put("b")
     assert shared.free == 1
@@ -195,7 +195,7 @@ async def test_prop_all_work_is_done_within_the_limit(
 ) -> None:
     """Whatever order things are put and ended in: nothing is lost, nothing stands still, and no
     more is under way than the shared turns and one for each push."""
-    shared = SharedTurns(count)
+    shared = SharedSlots(count)
     async with anyio.create_task_group() as group:
         pushes = [Bench(group, shared) for _ in range(3)]
         names: Callable[[int, int], str] = lambda push, number: f"{push}-{number}"  # noqa: E731

@@ -20,14 +20,14 @@ from asyncpush.concurrency.threads import (
     LEAST_TOGETHER,
     NICENESS,
     WIDTH,
-    Hops,
+    BatchedThreads,
     SessionThreads,
     SharedThreads,
     each_in_thread,
     in_thread,
     in_thread_anyway,
-    settled,
-    step_back,
+    lower_priority,
+    wait_until_done,
 )
 
 
@@ -148,14 +148,14 @@ async def test_settled_takes_any_end() -> None:
     ):
         job: asyncio.Future[int] = loop.create_future()
         loop.call_soon(end, job)
-        await settled(job)
+        await wait_until_done(job)
         assert job.done()
-        await settled(job)
+        await wait_until_done(job)
 
 
 async def test_settled_hands_a_cancellation_on_when_the_job_is_over() -> None:
     job: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(settled(job))
+    task = asyncio.create_task(wait_until_done(job))
     await anyio.lowlevel.checkpoint()
     task.cancel()
     await anyio.lowlevel.checkpoint()
@@ -168,7 +168,7 @@ async def test_settled_hands_a_cancellation_on_when_the_job_is_over() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness is a process's elsewhere")
 def test_our_threads_step_back_and_the_users_do_not() -> None:
     before = os.nice(0)
-    with ThreadPoolExecutor(1, initializer=step_back) as ours:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as ours:
         assert ours.submit(os.nice, 0).result() == min(19, before + NICENESS)
     assert os.nice(0) == before
 
@@ -354,12 +354,12 @@ async def test_each_kind_of_work_has_threads_of_its_own() -> None:
 
 
 @pytest.fixture
-def hops() -> Iterator[Hops]:
+def hops() -> Iterator[BatchedThreads]:
     with ThreadPoolExecutor(4) as threads:
-        yield Hops(threads, 4)
+        yield BatchedThreads(threads, 4)
 
 
-async def test_a_short_job_brings_its_result_or_its_failure(hops: Hops) -> None:
+async def test_a_short_job_brings_its_result_or_its_failure(hops: BatchedThreads) -> None:
     assert await hops.run(lambda: 5) == 5
     with pytest.raises(KeyError, match="k"):
         await hops.run(lambda: dict[str, int]()["k"])
@@ -380,7 +380,7 @@ async def test_short_jobs_of_one_moment_share_few_hops() -> None:
         return number
 
     with Counting(4) as threads:
-        hops = Hops(threads, 4)
+        hops = BatchedThreads(threads, 4)
         answers = await asyncio.gather(
             *(hops.run(lambda number=number: job(number)) for number in range(100)),  # type: ignore[misc]
             return_exceptions=True,
@@ -394,7 +394,7 @@ async def test_short_jobs_of_one_moment_share_few_hops() -> None:
             assert answer == number
 
 
-async def test_a_few_short_jobs_take_one_hop(hops: Hops) -> None:
+async def test_a_few_short_jobs_take_one_hop(hops: BatchedThreads) -> None:
     names = await asyncio.gather(*(hops.run(threading.get_ident) for _ in range(LEAST_TOGETHER)))
     assert len(set(names)) == 1
     assert threading.get_ident() not in names
@@ -402,7 +402,7 @@ async def test_a_few_short_jobs_take_one_hop(hops: Hops) -> None:
 
 async def test_while_all_threads_are_busy_short_jobs_gather() -> None:
     with ThreadPoolExecutor(1) as threads:
-        hops = Hops(threads, 1)
+        hops = BatchedThreads(threads, 1)
         first = Work()
         holding = asyncio.create_task(hops.run(first))
         await first.started.wait()
@@ -422,7 +422,7 @@ async def test_while_all_threads_are_busy_short_jobs_gather() -> None:
 
 async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None:
     with ThreadPoolExecutor(1) as threads:
-        hops = Hops(threads, 1)
+        hops = BatchedThreads(threads, 1)
         first, done = Work(), []
         holding = asyncio.create_task(hops.run(first))
         await first.started.wait()
@@ -439,7 +439,7 @@ async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None
 
 async def test_after_a_cancel_of_all_short_jobs_one_alone_is_waited_for() -> None:
     with ThreadPoolExecutor(1) as threads:
-        hops = Hops(threads, 1)
+        hops = BatchedThreads(threads, 1)
         first = Work()
         done: list[int] = []
         tasks: list[asyncio.Task[object]] = [asyncio.create_task(hops.run(first))]
@@ -455,7 +455,7 @@ async def test_after_a_cancel_of_all_short_jobs_one_alone_is_waited_for() -> Non
 
 
 async def test_behind_a_slow_job_the_others_go_on_in_another_hop(
-    hops: Hops, monkeypatch: pytest.MonkeyPatch
+    hops: BatchedThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.concurrency.threads.HOP_SECONDS", 0)
     hung = Work()
@@ -476,13 +476,15 @@ async def test_a_hop_reads_no_more_than_so_many_bytes() -> None:
             return super().submit(fn, *args, **kwargs)
 
     with Counting(4) as threads:
-        hops = Hops(threads, 4)
+        hops = BatchedThreads(threads, 4)
         await asyncio.gather(*(hops.run(lambda: None, size=HOP_BYTES // 2) for _ in range(5)))
     assert together == [2, 2, 1]
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("too late")], ids=["ends well", "fails"])
-async def test_a_cancelled_short_job_is_waited_for(hops: Hops, failure: Exception | None) -> None:
+async def test_a_cancelled_short_job_is_waited_for(
+    hops: BatchedThreads, failure: Exception | None
+) -> None:
     work = Work(failure)
     stopped: list[bool] = []
     discarded: list[str] = []
@@ -503,7 +505,7 @@ async def test_a_cancelled_short_job_is_waited_for(hops: Hops, failure: Exceptio
     assert discarded == ([] if failure else ["done"])
 
 
-async def test_a_result_that_arrives_with_the_cancel_is_discarded(hops: Hops) -> None:
+async def test_a_result_that_arrives_with_the_cancel_is_discarded(hops: BatchedThreads) -> None:
     """Its future is set, its task not yet awake: nobody will take what was opened."""
     discarded: list[int] = []
 
@@ -523,4 +525,4 @@ async def test_short_jobs_fail_when_there_are_no_threads_any_more() -> None:
     threads = ThreadPoolExecutor(1)
     threads.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):
-        await Hops(threads, 1).run(lambda: 5)
+        await BatchedThreads(threads, 1).run(lambda: 5)

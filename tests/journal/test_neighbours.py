@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, Neighbours, NullJournal, locks
+from asyncpush.journal import HostPeers, Journal, NullJournal, locks
 from asyncpush.journal import locks as neighbours
 from asyncpush.journal.locks import SEATS, HostLocks
 from tests.journal.helpers import processes
@@ -68,7 +68,7 @@ def test_others_are_counted_however_many_count_at_once(tmp_path: Path, counted_b
 
 def test_more_than_there_are_seats_are_counted_as_so_many() -> None:
     shared = HostLocks.private()
-    sitting = [Neighbours(shared) for _ in range(SEATS + 1)]
+    sitting = [HostPeers(shared) for _ in range(SEATS + 1)]
     for each in sitting:
         each.join()
     assert sitting[-1].count() == SEATS

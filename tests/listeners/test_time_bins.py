@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.listeners.result_stats import Slices, rebinned
+from asyncpush.listeners.result_stats import TimeBins, rebinned
 
 TIMES = st.floats(0, 1e5)
 AMOUNTS = st.lists(st.tuples(TIMES, TIMES, st.floats(0, 1e9)), max_size=12)
@@ -15,7 +15,7 @@ AMOUNTS = st.lists(st.tuples(TIMES, TIMES, st.floats(0, 1e9)), max_size=12)
 def test_prop_nothing_is_lost_however_long_it_takes(
     amounts: list[tuple[float, float, float]],
 ) -> None:
-    slices = Slices(8)
+    slices = TimeBins(8)
     for start, end, amount in amounts:
         slices.spread(min(start, end), max(start, end), amount)
     assert len(slices.sums) <= 8
@@ -23,7 +23,7 @@ def test_prop_nothing_is_lost_however_long_it_takes(
 
 
 def test_an_amount_lies_where_its_time_was() -> None:
-    slices = Slices(8, width=1.0)
+    slices = TimeBins(8, width=1.0)
     slices.spread(0.5, 2.5, 4.0)
     assert list(slices.sums) == [1.0, 2.0, 1.0]
     slices.spread(8.0, 8.0, 5.0)  # past the end: twice as wide

@@ -232,7 +232,7 @@ class Heard(hearing.Heard):
 
     def __init__(self) -> None:
         super().__init__()
-        self.emit = Emitter([self], push_id="p1")
+        self.events = Emitter([self], push_id="p1")
 
 
 @asynccontextmanager

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.adaptive_limit import AT_ONCE, PATIENCE, START, PartLimit, Turn
+from asyncpush.net.adaptive_limit import AT_ONCE, PATIENCE, START, AdaptiveLimit, Turn
 from tests.clocks import Clock, settle
 
 
 class Holder:
     """A task in a slot until it is let go."""
 
-    def __init__(self, limit: PartLimit, name: int, order: list[int]) -> None:
+    def __init__(self, limit: AdaptiveLimit, name: int, order: list[int]) -> None:
         self._limit = limit
         self._name = name
         self._order = order
@@ -36,7 +36,7 @@ class Holder:
         await self.task
 
 
-async def held(limit: PartLimit, count: int) -> tuple[list[Holder], list[int]]:
+async def held(limit: AdaptiveLimit, count: int) -> tuple[list[Holder], list[int]]:
     order: list[int] = []
     holders = [Holder(limit, number, order) for number in range(count)]
     await settle()
@@ -47,7 +47,7 @@ async def held(limit: PartLimit, count: int) -> tuple[list[Holder], list[int]]:
 
 
 async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
-    limit = PartLimit(2)
+    limit = AdaptiveLimit(2)
     holders, order = await held(limit, 5)
     assert order == [0, 1]
     assert limit.in_flight == 2
@@ -60,7 +60,7 @@ async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
 
 async def test_few_begin_in_one_turn_of_the_event_loop() -> None:
     """Else whatever else runs there waits until sixteen requests are made."""
-    limit = PartLimit(16)
+    limit = AdaptiveLimit(16)
     holders = [Holder(limit, number, []) for number in range(20)]
     begun = [0]
     while begun[-1] < 16:
@@ -73,7 +73,7 @@ async def test_few_begin_in_one_turn_of_the_event_loop() -> None:
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    limit = PartLimit(1)
+    limit = AdaptiveLimit(1)
     (first, *others), order = await held(limit, 3)
     first._leave.set()
     late = Holder(limit, 99, order)
@@ -85,7 +85,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
 
 async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
-    limit = PartLimit(48)
+    limit = AdaptiveLimit(48)
     holders, order = await held(limit, 20)
     assert order == list(range(16))  # nobody knows yet how many come
     await holders[0].leave()
@@ -100,7 +100,7 @@ async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
 
 
 async def test_more_than_a_few_wait_for_their_turn() -> None:
-    limit = PartLimit(48)
+    limit = AdaptiveLimit(48)
     holders, order = await held(limit, 20)
     await holders[0].leave()
     await settle()
@@ -111,7 +111,7 @@ async def test_more_than_a_few_wait_for_their_turn() -> None:
 
 
 async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
-    limit = PartLimit(48)
+    limit = AdaptiveLimit(48)
     async with limit.slot() as turn:
         limit.overloaded(turn)
     assert limit.limit == 8
@@ -125,7 +125,7 @@ async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> No
 
 
 async def test_a_cancelled_waiter_leaves_the_queue() -> None:
-    limit = PartLimit(1)
+    limit = AdaptiveLimit(1)
     holders, order = await held(limit, 3)
     holders[1].task.cancel()
     await settle()
@@ -136,7 +136,7 @@ async def test_a_cancelled_waiter_leaves_the_queue() -> None:
 
 
 async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next() -> None:
-    limit = PartLimit(1)
+    limit = AdaptiveLimit(1)
     holders, order = await held(limit, 3)
     holders[0]._leave.set()
     while holders[0].task.done() is False:
@@ -151,7 +151,7 @@ async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next()
 
 
 async def test_a_cancelled_holder_frees_its_slot() -> None:
-    limit = PartLimit(1)
+    limit = AdaptiveLimit(1)
     holders, order = await held(limit, 2)
     holders[0].task.cancel()
     await settle()
@@ -160,7 +160,7 @@ async def test_a_cancelled_holder_frees_its_slot() -> None:
 
 
 async def test_an_error_frees_the_slot() -> None:
-    limit = PartLimit(1)
+    limit = AdaptiveLimit(1)
     with pytest.raises(ZeroDivisionError):
         async with limit.slot():
             raise ZeroDivisionError
@@ -173,7 +173,7 @@ def test_prop_slots_are_never_lost_nor_made(moves: list[tuple[int, bool]], width
     """Whoever leaves or is cancelled, in whatever order: the limit holds and all get their turn."""
 
     async def run() -> None:
-        limit = PartLimit(width)
+        limit = AdaptiveLimit(width)
         holders, _ = await held(limit, 10)
         for number, cancelled in moves:
             if cancelled:
@@ -195,8 +195,8 @@ def test_prop_slots_are_never_lost_nor_made(moves: list[tuple[int, bool]], width
 
 
 def test_it_begins_at_sixteen_or_the_maximum() -> None:
-    assert PartLimit(64).limit == START == 16
-    assert PartLimit(3).limit == 3
+    assert AdaptiveLimit(64).limit == START == 16
+    assert AdaptiveLimit(3).limit == 3
 
 
 class Road:
@@ -205,11 +205,11 @@ class Road:
 
     def __init__(self, maximum: int, seconds: Callable[[int], float]) -> None:
         self.clock = Clock()
-        self.limit = PartLimit(maximum, clock=self.clock)
+        self.limit = AdaptiveLimit(maximum, clock=self.clock)
         self._seconds = seconds
         self.widths = [self.limit.limit]
 
-    async def wave(self, fail_above: int = 1000) -> None:
+    async def epoch(self, fail_above: int = 1000) -> None:
         """As many parts at once as the width lets in, stored (or refused) together."""
         async with slots_of(self.limit, 2 * self.limit._maximum) as waiting:
             holders = turns_of(waiting)
@@ -225,11 +225,11 @@ class Road:
 class Slot:
     """A task that takes a slot and keeps it until it is cancelled."""
 
-    def __init__(self, limit: PartLimit) -> None:
+    def __init__(self, limit: AdaptiveLimit) -> None:
         self.turn: Turn | None = None
         self.task = asyncio.create_task(self._hold(limit))
 
-    async def _hold(self, limit: PartLimit) -> None:
+    async def _hold(self, limit: AdaptiveLimit) -> None:
         async with limit.slot() as self.turn:
             await anyio.sleep_forever()
 
@@ -237,14 +237,14 @@ class Slot:
 async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
     road = Road(64, lambda width: 1.0)
     for _ in range(6):
-        await road.wave()
+        await road.epoch()
     assert road.widths == [16, 32, 64, 64, 64, 64, 64]
 
 
 async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
     road = Road(64, lambda width: width / 20)
     for _ in range(7):
-        await road.wave()
+        await road.epoch()
     assert road.widths == [16, 32, *[16] * 4, 24, 16]
 
 
@@ -252,7 +252,7 @@ async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
 async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
     road = Road(64, lambda width: width / 20)
     for _ in range(70):
-        await road.wave()
+        await road.epoch()
     rises = [number for number, width in enumerate(road.widths) if width > START]
     assert [second - first for first, second in pairwise(rises)] == [5, 9, 17, 33]
 
@@ -260,18 +260,18 @@ async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
 async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
     road = Road(64, lambda width: 1.0)
     for _ in range(PATIENCE):
-        await road.wave(fail_above=8)
+        await road.epoch(fail_above=8)
     assert road.widths == [16, 8, 8, 8, 8]
     while road.limit.limit == 8:
-        await road.wave(fail_above=8)
+        await road.epoch(fail_above=8)
     assert road.limit.limit == 12
-    await road.wave(fail_above=8)
+    await road.epoch(fail_above=8)
     assert road.limit.limit == 8  # what was good before the rise, not half of what was too much
 
 
 async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
     clock = Clock()
-    limit = PartLimit(64, clock=clock)
+    limit = AdaptiveLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         for turn in held[:8]:
@@ -284,7 +284,7 @@ async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
 
 async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
     clock = Clock()
-    limit = PartLimit(64, clock=clock)
+    limit = AdaptiveLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         assert await look(limit, clock, held, 0) == 16
@@ -312,7 +312,7 @@ async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_taken_back()
 
 async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
     clock = Clock()
-    limit = PartLimit(32, clock=clock)
+    limit = AdaptiveLimit(32, clock=clock)
     async with limit.slot() as turn:
         limit.overloaded(turn)
     limit._rest = 0
@@ -325,7 +325,7 @@ async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
 
 async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no_loss() -> None:
     clock = Clock()
-    limit = PartLimit(32, clock=clock)
+    limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 16) as slots:
         held = turns_of(slots)
         for position in (10, 30, 20):
@@ -335,7 +335,7 @@ async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no
 
 
 @asynccontextmanager
-async def slots_of(limit: PartLimit, count: int) -> AsyncIterator[list[Slot]]:
+async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[Slot]]:
     slots = [Slot(limit) for _ in range(count)]
     await settle()
     yield slots
@@ -350,9 +350,9 @@ def turns_of(slots: list[Slot]) -> list[Turn]:
 
 
 @asynccontextmanager
-async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[PartLimit, list[Turn]]]:
+async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[AdaptiveLimit, list[Turn]]]:
     """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
-    limit = PartLimit(32, clock=clock)
+    limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         for position in (1, 101):
@@ -361,7 +361,7 @@ async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[PartLimit, list[Tu
         yield limit, turns_of(slots)[16:]
 
 
-async def look(limit: PartLimit, clock: Clock, turns: list[Turn], position: int) -> int:
+async def look(limit: AdaptiveLimit, clock: Clock, turns: list[Turn], position: int) -> int:
     """A second later each of these parts of a thousand bytes is so far; the width then."""
     clock.now += 1
     for turn in turns:
@@ -371,7 +371,7 @@ async def look(limit: PartLimit, clock: Clock, turns: list[Turn], position: int)
 
 
 async def test_a_width_that_nobody_uses_does_not_rise() -> None:
-    limit = PartLimit(64)
+    limit = AdaptiveLimit(64)
     for _ in range(100):
         async with limit.slot() as turn:
             limit.succeeded(turn, 1000)
@@ -379,7 +379,7 @@ async def test_a_width_that_nobody_uses_does_not_rise() -> None:
 
 
 async def test_a_rise_lets_the_next_ones_in() -> None:
-    limit = PartLimit(17)
+    limit = AdaptiveLimit(17)
     async with slots_of(limit, 18) as slots:
         turns = turns_of(slots)
         assert len(turns) == 16
@@ -391,7 +391,7 @@ async def test_a_rise_lets_the_next_ones_in() -> None:
 
 async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
     """The first file asks for all slots many times over; the second has not to wait behind it."""
-    limit = PartLimit(4)
+    limit = AdaptiveLimit(4)
     order: list[str] = []
 
     async def part(file: str) -> None:
@@ -411,7 +411,7 @@ async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
 
 async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
     """A push of many small files, each of which holds none, keeps no slot from another's parts."""
-    limit = PartLimit(4)
+    limit = AdaptiveLimit(4)
     order: list[str] = []
 
     async def part(push: str, file: object) -> None:
@@ -432,7 +432,7 @@ async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
 @pytest.mark.parametrize("refused", [False, True])
 async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
     """The others' slots may be held by a source that hangs."""
-    limit = PartLimit(START + 2)
+    limit = AdaptiveLimit(START + 2)
     if refused:
         async with limit.slot() as turn:
             limit.overloaded(turn)
@@ -459,7 +459,7 @@ async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(ref
 
 
 async def test_an_overload_halves_it_down_to_one() -> None:
-    limit = PartLimit(16)
+    limit = AdaptiveLimit(16)
     seen = []
     for _ in range(6):
         async with limit.slot() as turn:
@@ -469,7 +469,7 @@ async def test_an_overload_halves_it_down_to_one() -> None:
 
 
 async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
-    limit = PartLimit(16)
+    limit = AdaptiveLimit(16)
     turns = []
     for _ in range(16):
         async with limit.slot() as turn:
@@ -483,7 +483,7 @@ async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
 
 
 async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
-    limit = PartLimit(4)
+    limit = AdaptiveLimit(4)
     holders, order = await held(limit, 6)
     limit.overloaded(Turn(0, 4, 0.0))
     for number in range(2):
@@ -510,7 +510,7 @@ async def test_processes_of_one_host_share_what_it_may_have_in_flight(
     road.limit.share(sharers)
     assert road.limit.limit == limit
     for _ in range(12):
-        await road.wave()
+        await road.epoch()
     assert road.limit.limit == max(1, 32 // sharers)
 
 
@@ -520,12 +520,12 @@ async def test_when_the_others_have_gone_the_width_grows_again() -> None:
     road.limit.share(1)
     assert road.limit.limit == 2
     for _ in range(12):
-        await road.wave()
+        await road.epoch()
     assert road.limit.limit == 32
 
 
 async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
-    limit = PartLimit(64)
+    limit = AdaptiveLimit(64)
     async with limit.slot() as turn:
         limit.share(32)
         assert limit.limit == 2

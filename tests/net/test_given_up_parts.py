@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from asyncpush import UploadConfig
-from asyncpush.concurrency.threads import Hops
+from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Part
-from asyncpush.net.adaptive_limit import PartLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
 from asyncpush.net.parts import PartSender
@@ -74,7 +74,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
 
     with ThreadPoolExecutor(4) as threads:
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        sender = PartSender(session, PartLimit(4), pool)
+        sender = PartSender(session, AdaptiveLimit(4), pool)
 
         async def put(name: str, byte: bytes) -> None:
             path.write_bytes(byte * SIZE)
@@ -83,7 +83,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
                     reader,
                     Part(1, 0, SIZE, url + name),
                     Emitter([], push_id="x"),
-                    Hops(threads, 4),
+                    BatchedThreads(threads, 4),
                     attempt=1,
                     headers={},
                     on_sent=lambda count: None,

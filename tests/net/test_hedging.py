@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from asyncpush.net.hedging import ENOUGH, INTERVAL, LEAST, Flight, Lookout
+from asyncpush.net.hedging import ENOUGH, INTERVAL, LEAST, InFlightPart, StragglerMonitor
 from tests.net.timetravel import TimeTravelLoop
 
 MB = 1_000_000
@@ -29,7 +29,7 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
 ) -> None:
     """Parts of 8 MB, others at 8 MB/s; this one at `rate` MB/s."""
     arrived = 0
-    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     steps = round(seconds / INTERVAL)
     for step in range(1, steps + 1):
         arrived = int(step * INTERVAL * rate * MB)
@@ -40,7 +40,7 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
 def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
     """Nothing for 0.3 s, then as fast as the others."""
     arrived = 0
-    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, round(0.6 / INTERVAL)):
         now = step * INTERVAL
         arrived = int(max(0.0, now - 0.3) * 8 * MB)
@@ -50,7 +50,7 @@ def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
 
 def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
     arrived = 0
-    flight = Flight(8 * MB, lambda: arrived, None, 0.0)
+    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, 121):
         arrived = min(4 * MB, step * MB)
         flight.look(step * INTERVAL)
@@ -68,7 +68,7 @@ class Scene:
 
     async def play(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        lookout = Lookout(lambda: self.idle)
+        lookout = StragglerMonitor(lambda: self.idle)
         with ExitStack() as stack:
             quick = [
                 stack.enter_context(lookout.following(self._size, lambda: 0, None))
@@ -102,7 +102,7 @@ def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: async
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
-        lookout = Lookout(lambda: True)
+        lookout = StragglerMonitor(lambda: True)
         with ExitStack() as stack:
             middle = [
                 stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(32)
@@ -130,7 +130,7 @@ def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
 
     async def fly() -> None:
         loop = asyncio.get_running_loop()
-        lookout = Lookout(lambda: False)
+        lookout = StragglerMonitor(lambda: False)
         with lookout.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
             await asyncio.sleep(3.5 * INTERVAL)
 

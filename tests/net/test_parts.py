@@ -19,16 +19,16 @@ import anyio
 import pytest
 from aiohttp import web
 
-from asyncpush.concurrency.threads import Hops
+from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
-from asyncpush.net.adaptive_limit import PartLimit
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool, PartBody, PartFeed, Slices
+from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.sources import Reader
 from tests.net.helpers import (
     TOKEN,
@@ -121,15 +121,15 @@ class Sending:
     def __init__(self, session: HubSession, threads: ThreadPoolExecutor, width: int = 4) -> None:
         self.heard = Heard()
         self.pool = BufferPool(PIECES_PER_WRITE * session.config.chunk_size)
-        self.limit = PartLimit(width)
+        self.limit = AdaptiveLimit(width)
         self.positions: list[int] = []
         self.wire: list[int] = []
         self._sender = PartSender(session, self.limit, self.pool)
-        self._threads = Hops(threads, 4)
+        self._threads = BatchedThreads(threads, 4)
 
     async def send(
         self,
-        source: Slices,
+        source: RandomAccess,
         part: Part,
         *,
         attempt: int = 1,
@@ -138,7 +138,7 @@ class Sending:
         return await self._sender.send(
             source,
             part,
-            self.heard.emit,
+            self.heard.events,
             self._threads,
             attempt=attempt,
             headers=headers or {},
@@ -903,7 +903,7 @@ async def test_a_part_is_traced(sending: Sending, peer: Peer) -> None:
         RequestFinished,
     ]
     assert len({record.span_id for record in sending.heard.records}) == 1
-    assert sending.heard.records[0].parent_id == sending.heard.emit.span_id
+    assert sending.heard.records[0].parent_id == sending.heard.events.span_id
     for secret in ("5ecret", "s3cret"):
         assert secret not in repr(sending.heard.records)
 
@@ -944,7 +944,7 @@ async def test_nobody_need_listen(
     part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
 ) -> None:
     sending = Sending(part_session, threads)
-    sending.heard.emit = Emitter()
+    sending.heard.events = Emitter()
     content = Content(b"abc")
     await sending.send(content, content.part(peer.url + "/p"))
     assert peer.seen[0].body == b"abc"
@@ -985,12 +985,14 @@ async def test_a_body_can_be_written_once(threads: ThreadPoolExecutor) -> None:
         content,
         content.part("u"),
         BufferPool(STRETCH),
-        Hops(threads, 4),
+        BatchedThreads(threads, 4),
         with_md5=False,
         piece_size=CHUNK,
     )
     told: list[int] = []
-    body = PartBody(feed, 9 * CHUNK, CHUNK, StallWatch(1), Bandwidth(None), told.append, Emitter())
+    body = PartBody(
+        feed, 9 * CHUNK, CHUNK, StallTimeout(1), Bandwidth(None), told.append, Emitter()
+    )
     assert not body.consumed
     wire: Any = Wire()
     await asyncio.create_task(body.write(wire))

@@ -55,10 +55,10 @@ async def test_a_store_whose_name_leads_to_loopback_is_refused(
 ) -> None:
     """Real connections: the Hub's own name may be anywhere, a name it gives may not."""
     async with session_to(f"http://hub.example:{peer.port}") as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
         with pytest.raises(ProtocolError, match=r"store\.example, whose address 127\.0\.0\.1 is a"):
             url = f"http://store.example:{stranger.port}/x?sig=5ecret"
-            await session.ask(ask_for(url), whole, heard.emit)
+            await session.ask(ask_for(url), whole, heard.events)
     assert (len(peer.seen), len(stranger.seen)) == (1, 0)
     assert names == ["hub.example", "store.example"]
 
@@ -66,7 +66,7 @@ async def test_a_store_whose_name_leads_to_loopback_is_refused(
 async def test_a_host_that_is_allowed_by_name_may_be_anywhere(stranger: Peer, heard: Heard) -> None:
     async with session_to(HUB.replace("https", "http"), allowed_hosts=["Store.example"]) as session:
         url = f"http://store.example:{stranger.port}/x"
-        await session.ask(ask_for(url), whole, heard.emit)
+        await session.ask(ask_for(url), whole, heard.events)
     assert len(stranger.seen) == 1
 
 
@@ -75,9 +75,9 @@ async def test_a_hub_on_loopback_may_name_stores_there(
 ) -> None:
     async with session_to(peer.url) as session:
         url = f"http://store.example:{stranger.port}/x"
-        await session.ask(ask_for(url), whole, heard.emit)
+        await session.ask(ask_for(url), whole, heard.events)
         with pytest.raises(ProtocolError, match="link-local"):
-            await session.ask(ask_for("http://metadata.example/x"), whole, heard.emit)
+            await session.ask(ask_for("http://metadata.example/x"), whole, heard.events)
     assert len(stranger.seen) == 1
 
 
@@ -88,9 +88,9 @@ async def test_the_environments_proxy_may_be_anywhere_and_resolves_the_names(
     monkeypatch.setenv("http_proxy", f"proxy.example:{stranger.port}")
     monkeypatch.setenv("https_proxy", "http://[")
     async with session_to("http://hub.example") as session:
-        await session.ask(ask_for("http://store.example/x"), whole, heard.emit)
+        await session.ask(ask_for("http://store.example/x"), whole, heard.events)
         with pytest.raises(ProtocolError, match="link-local"):
-            await session.ask(ask_for("http://169.254.169.254/x"), whole, heard.emit)
+            await session.ask(ask_for("http://169.254.169.254/x"), whole, heard.events)
     assert names == ["proxy.example"]
     assert [seen.path for seen in stranger.seen] == ["http://store.example/x"]
 
@@ -133,6 +133,6 @@ async def test_only_harmless_addresses_are_left_to_connect_to(
 async def test_a_name_that_nobody_knows_is_no_refusal(heard: Heard) -> None:
     async with session_to("http://unknown.example", max_retries=0) as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert caught.value.unreachable
     assert not isinstance(caught.value, ProtocolError)

@@ -84,7 +84,7 @@ def stream(*pieces: bytes, size: int | None = None) -> HubRequest:
 
 
 async def test_an_answer_is_parsed(session: HubSession, peer: Peer, heard: Heard) -> None:
-    assert await session.ask(post(), json_object, heard.emit) == {"ok": True}
+    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
     (seen,) = peer.seen
     assert (seen.method, seen.path, seen.body) == ("POST", "/api/thing", b'{"a":1}')
     assert seen.authorization == f"Bearer {TOKEN}"
@@ -98,7 +98,7 @@ async def test_header_names_come_in_lower_case_and_the_body_whole(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     peer.script(reply(200, bytes(300_000), X_Request_ID="r1"))
-    response = await session.ask(ask_for(), whole, heard.emit)
+    response = await session.ask(ask_for(), whole, heard.events)
     assert response.headers["x-request-id"] == "r1"
     assert len(response.body) == 300_000
     assert response.url == f"{peer.url}/api/thing"
@@ -107,27 +107,29 @@ async def test_header_names_come_in_lower_case_and_the_body_whole(
 async def test_a_quoted_path_goes_out_as_it_is(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
-    await session.ask(ask_for("/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"), whole, heard.emit)
+    await session.ask(
+        ask_for("/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"), whole, heard.events
+    )
     assert peer.seen[0].path == "/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"
 
 
 async def test_the_endpoint_may_have_a_path(peer: Peer, heard: Heard) -> None:
     async with session_to(f"{peer.url}/hub/") as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert peer.seen[0].path == "/hub/api/thing"
     assert peer.seen[0].authorization == f"Bearer {TOKEN}"
 
 
 async def test_connections_are_kept(session: HubSession, peer: Peer, heard: Heard) -> None:
     for _ in range(3):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len({seen.connection for seen in peer.seen}) == 1
 
 
 async def test_a_request_without_auth_carries_no_token(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
-    await session.ask(ask_for(auth="none"), whole, heard.emit)
+    await session.ask(ask_for(auth="none"), whole, heard.events)
     assert peer.seen[0].authorization is None
 
 
@@ -136,7 +138,7 @@ async def test_another_success_status_may_be_accepted(
 ) -> None:
     peer.script(reply(400, b'{"errors": []}'))
     response = await session.ask(
-        ask_for(), whole, heard.emit, accept=lambda response: response.status == 400
+        ask_for(), whole, heard.events, accept=lambda response: response.status == 400
     )
     assert response.status == 400
     assert heard.of(RequestFailed) == []
@@ -144,7 +146,7 @@ async def test_another_success_status_may_be_accepted(
 
 async def test_a_closed_session_can_be_closed_again(peer: Peer, heard: Heard) -> None:
     async with session_to(peer.url) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
         await session.close()
         await session.close()
 
@@ -181,7 +183,7 @@ async def test_a_fault_that_passes_costs_one_more_attempt(
     session: HubSession, peer: Peer, heard: Heard, fault: Answer
 ) -> None:
     peer.script(fault, reply())
-    assert await session.ask(post(), json_object, heard.emit) == {"ok": True}
+    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
 
     assert [seen.body for seen in peer.seen if seen.body is not None][-1] == b'{"a":1}'
     assert len(peer.seen) == 2
@@ -197,7 +199,7 @@ async def test_upload_retry_on_network_error(
     session: HubSession, peer: Peer, heard: Heard, clock: Clock
 ) -> None:
     peer.script(reset, reset, reset, reply())
-    assert await session.ask(post(), json_object, heard.emit) == {"ok": True}
+    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
     assert len(peer.seen) == 4
     assert clock.slept == [0.25, 0.5, 1.0]
     assert [failure.status for failure in heard.of(RequestFailed)] == [None, None, None]
@@ -210,7 +212,7 @@ async def test_a_fault_that_does_not_pass_ends_after_max_retries(
     peer.script(fault)
     async with session_to(peer.url, max_retries=3) as session:
         with pytest.raises(RetriesExhaustedError) as caught:
-            await session.ask(post(), json_object, heard.emit)
+            await session.ask(post(), json_object, heard.events)
     assert len(peer.seen) == 4
     assert caught.value.attempt == 4
     assert caught.value.retryable is False
@@ -224,7 +226,7 @@ async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
 ) -> None:
     peer.script(reply(200, b"[]"))
     with pytest.raises(ProtocolError) as caught:
-        await session.ask(post(), json_object, heard.emit)
+        await session.ask(post(), json_object, heard.events)
     assert len(peer.seen) == 3
     assert caught.value.retryable is False
 
@@ -246,7 +248,7 @@ async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_m
 ) -> None:
     peer.script(reply(503))
     with pytest.raises(HubError) as caught:
-        await session.ask(post(), json_object, heard.emit, retry=False)
+        await session.ask(post(), json_object, heard.events, retry=False)
     assert len(peer.seen) == 1
     assert caught.value.retryable
     assert [failure.backoff_ms for failure in heard.of(RequestFailed)] == [None]
@@ -274,7 +276,7 @@ async def test_what_is_not_transient_fails_at_once(
 ) -> None:
     peer.script(answer)
     with pytest.raises(HubError) as caught:
-        await session.ask(post(), json_object, heard.emit)
+        await session.ask(post(), json_object, heard.events)
     assert type(caught.value) is kind
     assert len(peer.seen) == 1
     assert caught.value.suggestion
@@ -287,7 +289,9 @@ async def test_an_expected_failure_is_raised_and_not_reported(
 ) -> None:
     peer.script(reply(404, X_Error_Code="RepoNotFound"))
     with pytest.raises(RepoNotFoundError):
-        await session.ask(ask_for(), whole, heard.emit, expected=lambda error: error.status == 404)
+        await session.ask(
+            ask_for(), whole, heard.events, expected=lambda error: error.status == 404
+        )
     assert heard.of(RequestFailed) == []
     assert [event.status for event in heard.of(RequestFinished)] == [404]
 
@@ -308,7 +312,7 @@ async def test_a_failure_says_all_that_is_known(
         await session.ask(
             ask_for("/api/thing?cursor=private", fields={"repo_id": "me/m"}),
             whole,
-            heard.emit,
+            heard.events,
         )
     error = caught.value
     assert (error.status, error.method, error.attempt) == (403, "GET", 1)
@@ -335,7 +339,7 @@ async def test_an_answer_that_does_not_parse_is_shown_with_status_and_body(
     body = '{"what": 1}' if parse is not json_object else "[1]"
     peer.script(reply(200, body, X_Request_Id="r7"))
     with pytest.raises(ProtocolError) as caught:
-        await session.ask(post(), parse, heard.emit)
+        await session.ask(post(), parse, heard.events)
     assert (caught.value.status, caught.value.body) == (200, body)
     assert caught.value.request_id == "r7"
     assert caught.value.url == f"{peer.url}/api/thing"
@@ -371,7 +375,7 @@ async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
     async with session_to(peer.url, token=opaque) as other:
         for asker in (session, other):
             with pytest.raises(HubError) as caught:
-                await asker.ask(ask_for(f"/api/thing?token={TOKEN}"), _missing_field, heard.emit)
+                await asker.ask(ask_for(f"/api/thing?token={TOKEN}"), _missing_field, heard.events)
             told = [*texts_of(caught.value), *(repr(record) for record in heard.records)]
             for text in told:
                 for secret in (TOKEN, "5ec7e7", "AK1A"):
@@ -391,7 +395,7 @@ async def test_without_a_token_requests_go_without_one(
 ) -> None:
     """What anybody may read needs none; whether a push needs one is not for here to say."""
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert peer.seen[0].authorization is None
 
 
@@ -419,8 +423,8 @@ async def test_a_refused_token_is_asked_for_again(peer: Peer, heard: Heard) -> N
     token, given = counting("old", "new")
     peer.script(only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.emit)
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, heard.events)
     assert given == ["old", "new"]
     assert [seen.authorization for seen in peer.seen] == ["Bearer old", "Bearer new", "Bearer new"]
 
@@ -429,7 +433,7 @@ async def test_a_stream_is_made_anew_for_the_new_token(peer: Peer, heard: Heard)
     token, _ = counting("old", "new")
     peer.script(only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(stream(b"a", b"b"), whole, heard.emit)
+        await session.ask(stream(b"a", b"b"), whole, heard.events)
     assert [seen.body for seen in peer.seen] == [b"ab", b"ab"]
 
 
@@ -438,7 +442,7 @@ async def test_a_token_refused_twice_is_an_auth_error(peer: Peer, heard: Heard) 
     peer.script(reply(401))
     async with session_to(peer.url, token=token) as session:
         with pytest.raises(AuthError):
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert given == ["old", "new"]
     assert len(peer.seen) == 2
 
@@ -448,7 +452,7 @@ async def test_a_fixed_token_is_not_tried_twice(
 ) -> None:
     peer.script(reply(401))
     with pytest.raises(AuthError):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 1
 
 
@@ -464,7 +468,7 @@ async def test_many_requests_refused_at_once_fetch_one_new_token(peer: Peer, hea
     peer.script(only("t1"))
     async with session_to(peer.url, token=token) as session, anyio.create_task_group() as group:
         for _ in range(5):
-            group.start_soon(session.ask, ask_for(), whole, heard.emit)
+            group.start_soon(session.ask, ask_for(), whole, heard.events)
     assert given == ["t0", "t1"]
 
 
@@ -474,7 +478,7 @@ async def test_what_the_users_token_callable_raises_comes_out(peer: Peer, heard:
 
     async with session_to(peer.url, token=token) as session:
         with pytest.raises(LookupError, match="vault"):
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
 
 
 @pytest.mark.parametrize("token", ["a\x00b", "é", "a b"], ids=["NUL", "not ASCII", "space"])
@@ -482,7 +486,7 @@ async def test_an_odd_token_harms_nobody(peer: Peer, heard: Heard, token: str) -
     """It goes as it is or fails as an error of ours; never as a traceback that shows it."""
     async with session_to(peer.url, token=token) as session:
         with contextlib.suppress(HubError):
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert f"Bearer {token}" not in repr(heard.records)
     for seen in peer.seen:
         assert seen.path == "/api/thing"
@@ -513,7 +517,7 @@ async def test_a_servers_hint_is_honoured(
 ) -> None:
     peer.script(answer, reply())
     before = clock.now
-    await session.ask(post(), json_object, heard.emit)
+    await session.ask(post(), json_object, heard.events)
     assert seconds <= clock.now - before <= seconds + 0.5
     assert [retry.delay for retry in heard.of(RetryScheduled)] == [seconds + 0.25]
 
@@ -524,9 +528,9 @@ async def test_a_hint_holds_back_every_request_of_the_session(
 ) -> None:
     peer.script(reply(status, Retry_After="30"), reply())
     with pytest.raises(HubError):
-        await session.ask(post(), json_object, heard.emit, retry=False)
+        await session.ask(post(), json_object, heard.events, retry=False)
     before = clock.now
-    await session.ask(ask_for("/api/other"), json_object, heard.emit)
+    await session.ask(ask_for("/api/other"), json_object, heard.events)
     assert clock.now - before >= 30
     assert [waiting.seconds for waiting in heard.of(Waiting)] == [30]
     assert [started.queued_ms for started in heard.of(RequestStarted)] == [0, 30_000]
@@ -549,7 +553,7 @@ async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
 
     async def ask() -> None:
         with contextlib.suppress(HubError):
-            await session.ask(ask_for(), whole, heard.emit, retry=False)
+            await session.ask(ask_for(), whole, heard.events, retry=False)
 
     began = clock.now
     async with anyio.create_task_group() as group:
@@ -564,10 +568,10 @@ async def test_a_hint_of_hours_fails_saying_so(
 ) -> None:
     peer.script(reply(429, Retry_After="86400"))
     with pytest.raises(RateLimitedError, match=r"wait 86400 s, longer than max_retry_after=900"):
-        await session.ask(post(), json_object, heard.emit)
+        await session.ask(post(), json_object, heard.events)
     assert clock.slept == []
     peer.script(reply())
-    await session.ask(post(), json_object, heard.emit)
+    await session.ask(post(), json_object, heard.events)
     assert clock.slept == []  # nor is the session asleep
 
 
@@ -579,7 +583,7 @@ async def test_calls_are_spread_before_a_window_is_empty(
     )
     times = []
     for _ in range(3):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
         times.append(clock.now)
     assert times[2] - times[1] == pytest.approx(5)
 
@@ -589,8 +593,8 @@ async def test_hints_of_others_do_not_hold_back_the_hub(
 ) -> None:
     stranger.script(reply(429, Retry_After="30"))
     with pytest.raises(HubError):
-        await session.ask(ask_for(f"{stranger.url}/complete"), whole, heard.emit, retry=False)
-    await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(f"{stranger.url}/complete"), whole, heard.events, retry=False)
+    await session.ask(ask_for(), whole, heard.events)
     assert clock.slept == []
 
 
@@ -598,7 +602,7 @@ async def test_sixteen_calls_at_most_are_in_flight(peer: Peer, heard: Heard) -> 
     peer.script(silence)
     async with session_to(peer.url) as session, anyio.create_task_group() as group:
         for _ in range(30):
-            group.start_soon(session.ask, ask_for(), whole, heard.emit)
+            group.start_soon(session.ask, ask_for(), whole, heard.events)
         await peer.requests(16)
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -622,7 +626,7 @@ async def test_an_endpoint_that_never_answered_is_not_waited_for(
 ) -> None:
     async with session_to(await closed_port(), clock=clock, max_retries=2) as session:
         with pytest.raises(RetriesExhaustedError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert caught.value.unreachable
     assert caught.value.status is None
     assert "no answer" in str(caught.value)
@@ -635,7 +639,7 @@ async def test_an_outage_is_waited_out_and_then_given_up(heard: Heard, clock: Cl
         session.note_reached()
         before = clock.now
         with pytest.raises(RetriesExhaustedError):
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert 60 <= clock.now - before <= 60 + 30
 
 
@@ -644,7 +648,7 @@ async def test_an_outage_does_not_use_up_attempts(heard: Heard, clock: Clock) ->
     async with serving() as peer:
         url = peer.url
         async with session_to(url, clock=clock, max_retries=1) as session:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
             working = session.http
             away: list[float] = []
 
@@ -656,7 +660,7 @@ async def test_an_outage_does_not_use_up_attempts(heard: Heard, clock: Clock) ->
 
             session._sleep = sleep
             session._http = _Unreachable()  # type: ignore[assignment]
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert len(away) == 8
     assert away == sorted(away)
 
@@ -682,7 +686,7 @@ async def test_an_answer_without_end_is_cut(
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(endless())
     with pytest.raises(ProtocolError, match="larger than") as caught:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 1
     assert not caught.value.retryable
 
@@ -692,7 +696,7 @@ async def test_a_failure_with_an_endless_body_is_still_that_failure(
 ) -> None:
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(reply(503, bytes(2 << 20)), reply())
-    await session.ask(ask_for(), whole, heard.emit)
+    await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 2
 
 
@@ -701,7 +705,7 @@ async def test_a_compressed_answer_is_refused_and_not_blown_up(
 ) -> None:
     peer.script(gzipped(bytes(64 << 20)))
     with pytest.raises(ProtocolError, match="compressed"):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
 
 
 @pytest.mark.parametrize(
@@ -711,7 +715,7 @@ async def test_an_answer_that_does_not_come_is_cut(peer: Peer, heard: Heard, han
     peer.script(hang)
     async with session_to(peer.url, response_timeout=0.1) as session:
         with pytest.raises(HubError, match=r"no byte moved for 0\.1 s") as caught:
-            await session.ask(ask_for(), whole, heard.emit, retry=False)
+            await session.ask(ask_for(), whole, heard.events, retry=False)
     assert caught.value.retryable
     assert caught.value.status is None
 
@@ -724,10 +728,10 @@ async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
     peer.script(silence, silence)
     async with session_to(peer.url, response_timeout=0.3) as session:
         with pytest.raises(HubError, match=r"no byte moved for 0\.1 s"):
-            await session.ask(ask_for(), whole, heard.emit, retry=False)
+            await session.ask(ask_for(), whole, heard.events, retry=False)
         with pytest.raises(HubError, match=r"no byte moved for 0\.3 s"):
             slow = replace(ask_for(), slow=True)
-            await session.ask(slow, whole, heard.emit, retry=False)
+            await session.ask(slow, whole, heard.events, retry=False)
 
 
 @asynccontextmanager
@@ -781,7 +785,7 @@ async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
         async with session_to(url, response_timeout=0.8) as session:
             began = time.monotonic()
             request = replace(ask_for(), method="POST", body=body)
-            await session.ask(request, whole, heard.emit, retry=False)
+            await session.ask(request, whole, heard.events, retry=False)
         assert sum(read) == 2 << 20
         assert time.monotonic() - began > 1.6  # twice what may pass without movement
 
@@ -790,7 +794,7 @@ async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(heard: Heard
     async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
         request = replace(ask_for(), method="POST", body=bytes(32 << 20))
         with pytest.raises(HubError, match="no byte moved"):
-            await session.ask(request, whole, heard.emit, retry=False)
+            await session.ask(request, whole, heard.events, retry=False)
         assert sum(read) <= 64 << 10
 
 
@@ -810,7 +814,7 @@ async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
 
     peer.script(late)
     async with session_to(peer.url, response_timeout=0.5) as session:
-        answer = await session.ask(ask_for(), json_object, heard.emit, retry=False)
+        answer = await session.ask(ask_for(), json_object, heard.events, retry=False)
     assert answer == {"ok": True}
 
 
@@ -829,7 +833,7 @@ async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
     async with session_to(peer.url, response_timeout=0.2) as session:
         began = time.monotonic()
         with pytest.raises(HubError):
-            await session.ask(ask_for(), whole, heard.emit, retry=False)
+            await session.ask(ask_for(), whole, heard.events, retry=False)
         assert time.monotonic() - began < 10
 
 
@@ -868,7 +872,7 @@ async def test_an_answer_whose_beginning_has_no_end_is_cut(
         # that is depends on the machine (71 MB in 0.2 s was seen).
         async with session_to(url, response_timeout=0.05) as session:
             with pytest.raises(HubError):
-                await session.ask(ask_for(), whole, heard.emit, retry=False)
+                await session.ask(ask_for(), whole, heard.events, retry=False)
         ended.set()
     assert sent < 64 << 20
 
@@ -902,7 +906,7 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(heard: Heard, raw: b
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with session_to(url) as session:
             with pytest.raises(HubError) as caught:
-                await session.ask(ask_for(), whole, heard.emit, retry=False)
+                await session.ask(ask_for(), whole, heard.events, retry=False)
     assert caught.value.retryable
     assert len(str(caught.value)) < 2000
 
@@ -914,7 +918,7 @@ async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_at
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     peer.script(reply(500), reset, reply())
-    await session.ask(stream(b"one\n", b"two\n", b"x" * 300_000), json_object, heard.emit)
+    await session.ask(stream(b"one\n", b"two\n", b"x" * 300_000), json_object, heard.events)
     assert [seen.body for seen in peer.seen] == [b"one\ntwo\n" + b"x" * 300_000] * 3
     for seen in peer.seen:
         assert seen.headers["Content-Length"] == "300008"
@@ -936,9 +940,9 @@ async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
 
     request = ask_for(method="POST", body=StreamBody(100, open_))
     with pytest.raises(type(failure)) as caught:
-        await session.ask(request, whole, heard.emit)
+        await session.ask(request, whole, heard.events)
     assert caught.value is failure
-    await session.ask(ask_for(), whole, heard.emit)  # the session goes on
+    await session.ask(ask_for(), whole, heard.events)  # the session goes on
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 5, b"y" * 6]], ids=["short", "long"])
@@ -946,7 +950,7 @@ async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
     session: HubSession, peer: Peer, heard: Heard, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):
-        await session.ask(stream(*pieces, size=10), whole, heard.emit)
+        await session.ask(stream(*pieces, size=10), whole, heard.events)
     assert all(seen.body != b"x" * 5 + b"y" * 5 for seen in peer.seen)
 
 
@@ -965,7 +969,7 @@ async def test_an_answer_before_the_end_of_a_stream_is_taken(
     peer.script(unread(reply(413, b'{"error": "too large"}', Connection="close")))
     with pytest.raises(HubError) as caught:
         await session.ask(
-            ask_for(method="POST", body=StreamBody(1 << 40, open_)), whole, heard.emit
+            ask_for(method="POST", body=StreamBody(1 << 40, open_)), whole, heard.events
         )
     # Either the answer came through, or the reset that followed it overtook it.
     assert caught.value.status in (413, None)
@@ -989,7 +993,7 @@ async def test_a_stream_is_closed_when_its_request_is_cancelled(
     async with anyio.create_task_group() as group:
 
         async def push() -> None:
-            await session.ask(request, whole, heard.emit)
+            await session.ask(request, whole, heard.events)
 
         group.start_soon(push)
         await peer.requests(1)
@@ -1014,14 +1018,14 @@ class Pieces:
 
 async def test_any_iterator_can_be_a_body(session: HubSession, peer: Peer, heard: Heard) -> None:
     request = ask_for(method="POST", body=StreamBody(4, lambda: Pieces(b"ab", b"cd")))
-    await session.ask(request, whole, heard.emit)
+    await session.ask(request, whole, heard.events)
     assert peer.seen[0].body == b"abcd"
 
 
 async def test_a_stream_that_never_began_is_closed(heard: Heard) -> None:
     async with session_to(await closed_port(), max_retries=1) as session:
         with pytest.raises(RetriesExhaustedError):
-            await session.ask(stream(b"ab"), whole, heard.emit)
+            await session.ask(stream(b"ab"), whole, heard.events)
 
 
 async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
@@ -1034,7 +1038,7 @@ async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
 
     async with session_to(peer.url, response_timeout=1) as session:
         await session.ask(
-            ask_for(method="POST", body=StreamBody(10, open_)), whole, heard.emit, retry=False
+            ask_for(method="POST", body=StreamBody(10, open_)), whole, heard.events, retry=False
         )
     assert peer.seen[0].body == b"x" * 10
 
@@ -1047,7 +1051,7 @@ async def test_each_attempt_is_traced(session: HubSession, peer: Peer, heard: He
     await session.ask(
         post({"k": "v"}, repo_id="me/m", size=5),
         json_object,
-        heard.emit,
+        heard.events,
         describe=lambda answer: {"told": answer["sha"]},
     )
     first, second = heard.of(RequestStarted)
@@ -1067,10 +1071,10 @@ async def test_each_attempt_is_traced(session: HubSession, peer: Peer, heard: He
 async def test_started_and_finished_share_a_span_below_the_callers(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
-    await session.ask(post(), json_object, heard.emit)
+    await session.ask(post(), json_object, heard.events)
     started, finished = heard.records
-    assert started.span_id == finished.span_id != heard.emit.span_id
-    assert started.parent_id == heard.emit.span_id
+    assert started.span_id == finished.span_id != heard.events.span_id
+    assert started.parent_id == heard.events.span_id
     assert started.push_id == "p1"
 
 
@@ -1079,7 +1083,7 @@ async def test_every_request_that_began_is_seen_to_end(peer: Peer, heard: Heard)
     token, _ = counting("old", "new")
     peer.script(only("new"), redirect(307, "/api/renamed"), only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert [event.url for event in heard.of(RequestStarted)] == [
         f"{peer.url}/api/thing",
         f"{peer.url}/api/thing",
@@ -1095,7 +1099,7 @@ async def test_time_spent_waiting_is_not_the_requests(
         session.pacer.hold(10)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_module, "time", FakeTime(clock))
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     (finished,) = heard.of(RequestFinished)
     assert finished.elapsed_ms == 0
 
@@ -1111,7 +1115,7 @@ async def test_retry_events_say_which_file_and_part(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     peer.script(reply(500, '{"error": "oops"}'), reply())
-    await session.ask(post(file="a.bin", part_number=3), json_object, heard.emit)
+    await session.ask(post(file="a.bin", part_number=3), json_object, heard.events)
     (retry,) = heard.of(RetryScheduled)
     assert (retry.path, retry.part_number) == ("a.bin", 3)
     assert "oops" in retry.reason
@@ -1165,7 +1169,7 @@ async def test_a_trace_is_told_to_the_hub_itself_alone(
     if len(told) > 1:
         peer.script(moved, reply())
     async with session_to(peer.url, trace_headers=trace_headers) as session:
-        await session.ask(request_(peer.url, stranger.url), whole, heard.emit)
+        await session.ask(request_(peer.url, stranger.url), whole, heard.events)
 
     seen = [*peer.seen, *stranger.seen]
     assert ["traceparent" in each.headers for each in seen] == told
@@ -1178,7 +1182,7 @@ async def test_a_failure_is_told_in_the_span_of_its_attempt(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     peer.script(reply(500), reset, reply())
-    await session.ask(post(), json_object, heard.emit)
+    await session.ask(post(), json_object, heard.events)
 
     def spans(kind: type[Event]) -> list[str]:
         return [record.span_id for record in heard.records if isinstance(record.event, kind)]
@@ -1199,7 +1203,7 @@ async def test_a_cancelled_request_leaves_no_task_and_no_connection(
 ) -> None:
     peer.script(hang)
     before = asyncio.all_tasks()
-    asking = asyncio.create_task(session.ask(post(), whole, heard.emit))
+    asking = asyncio.create_task(session.ask(post(), whole, heard.events))
     await peer.requests(1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -1228,13 +1232,13 @@ async def test_a_timeout_around_a_request_is_the_callers_own(
     peer.script(silence)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await session.ask(post(), whole, heard.emit)
+            await session.ask(post(), whole, heard.events)
 
 
 async def test_closing_warns_of_nothing(peer: Peer, heard: Heard) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with session_to(peer.url) as session:
-            await session.ask(post(), whole, heard.emit)
+            await session.ask(post(), whole, heard.events)
         del session
         gc.collect()

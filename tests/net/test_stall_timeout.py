@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from asyncpush.net.failures import StalledError
-from asyncpush.net.stall_timeout import StallWatch
+from asyncpush.net.stall_timeout import StallTimeout
 from tests.net.timetravel import TimeTravelLoop
 
 
@@ -20,12 +20,12 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 async def test_stillness_is_cut() -> None:
     with pytest.raises(StalledError, match=r"no byte moved for 30 s"):
-        async with StallWatch(30).guard():
+        async with StallTimeout(30).guard():
             await anyio.sleep_forever()
 
 
 async def test_movement_is_not_cut() -> None:
-    watch = StallWatch(30)
+    watch = StallTimeout(30)
     async with watch.guard():
         for _ in range(10):
             await anyio.sleep(29)
@@ -33,27 +33,27 @@ async def test_movement_is_not_cut() -> None:
 
 
 async def test_the_guarded_block_can_end_at_once() -> None:
-    async with StallWatch(30).guard():
+    async with StallTimeout(30).guard():
         pass
     await anyio.sleep(60)  # no timer of it goes off any more
 
 
 async def test_what_the_block_raises_comes_out() -> None:
     with pytest.raises(KeyError):
-        async with StallWatch(30).guard():
+        async with StallTimeout(30).guard():
             raise KeyError
 
 
 async def test_a_timeout_of_somebody_elses_is_not_a_stall() -> None:
     with pytest.raises(TimeoutError) as caught:
-        async with StallWatch(30).guard():
+        async with StallTimeout(30).guard():
             raise TimeoutError("mine")
     assert str(caught.value) == "mine"
 
 
 async def test_cancellation_from_outside_stays_cancellation() -> None:
     async def work() -> None:
-        async with StallWatch(30).guard():
+        async with StallTimeout(30).guard():
             await anyio.sleep_forever()
 
     task = asyncio.create_task(work())
@@ -69,12 +69,12 @@ async def test_cancellation_from_outside_stays_cancellation() -> None:
 
 async def test_an_outer_timeout_stays_the_outer_ones() -> None:
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(10), StallWatch(30).guard():
+        async with asyncio.timeout(10), StallTimeout(30).guard():
             await anyio.sleep_forever()
 
 
 async def test_a_pause_is_no_stall_and_the_time_after_it_begins_anew() -> None:
-    watch = StallWatch(30)
+    watch = StallTimeout(30)
     with pytest.raises(StalledError):
         async with watch.guard():
             with watch.paused():

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from asyncpush.net.failures import StalledError
-from asyncpush.net.stall_timeout import StallWatch, _unsent_bytes
+from asyncpush.net.stall_timeout import StallTimeout, _unsent_bytes
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 async def test_a_peer_that_does_not_read_is_a_stall() -> None:
     async with pair() as (writer, theirs):
-        watch = StallWatch(0.2)
+        watch = StallTimeout(0.2)
         watch.follow(writer.transport)
         with pytest.raises(StalledError):
             async with watch.guard():
@@ -52,7 +52,7 @@ async def test_a_peer_that_reads_slowly_is_none() -> None:
         writer.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10
         )
-        watch = StallWatch(0.6)
+        watch = StallTimeout(0.6)
         watch.follow(writer.transport)
         async with watch.guard():
             writer.write(bytes(256 << 10))
@@ -87,7 +87,7 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
 
 async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
     async with pair() as (writer, theirs):
-        watch = StallWatch(0.6)
+        watch = StallTimeout(0.6)
         watch.follow(writer.transport)
         writer.transport.set_write_buffer_limits(high=8 << 20)
         loop = asyncio.get_running_loop()

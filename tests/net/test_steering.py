@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
-from asyncpush.net.adaptive_limit import PartLimit
-from asyncpush.net.hedging import Lookout
+from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.hedging import StragglerMonitor
 from asyncpush.options import UploadConfig
 from tests.net.timetravel import TimeTravelLoop
 
@@ -112,7 +112,7 @@ class Fixed:
 async def seconds_of(width: Width, road: Road, parts: int) -> float:
     """The time of a push: as many workers as there may be parts in flight, as for a real file."""
     remaining = iter(range(parts))
-    lookout = Lookout(idle=lambda: False)
+    lookout = StragglerMonitor(idle=lambda: False)
 
     async def store() -> None:
         body = Body(road.tick)
@@ -143,7 +143,7 @@ async def seconds_of(width: Width, road: Road, parts: int) -> float:
 def steered(road: Road, parts: int) -> float:
     async def run() -> float:
         clock = asyncio.get_running_loop().time
-        return await seconds_of(PartLimit(WIDEST, clock=clock), road, parts)
+        return await seconds_of(AdaptiveLimit(WIDEST, clock=clock), road, parts)
 
     return _travel(run())
 
@@ -202,7 +202,7 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
     """A start in a hurry too: fewer parts in flight are fewer to send again after a kill."""
 
     async def run() -> int:
-        limit = PartLimit(WIDEST, clock=asyncio.get_running_loop().time)
+        limit = AdaptiveLimit(WIDEST, clock=asyncio.get_running_loop().time)
         await seconds_of(limit, Road(*THIN), 64)
         return limit.limit
 

@@ -35,14 +35,14 @@ REDIRECTS = (301, 302, 307, 308)
 async def test_a_url_on_the_hub_gets_the_token(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
-    await session.ask(ask_for(f"{peer.url}/verify", "POST", body=b"{}"), whole, heard.emit)
+    await session.ask(ask_for(f"{peer.url}/verify", "POST", body=b"{}"), whole, heard.events)
     assert peer.seen[0].authorization == f"Bearer {TOKEN}"
 
 
 async def test_a_url_on_another_port_gets_no_token(
     session: HubSession, peer: Peer, stranger: Peer, heard: Heard
 ) -> None:
-    await session.ask(ask_for(f"{stranger.url}/verify", "POST", body=b"{}"), whole, heard.emit)
+    await session.ask(ask_for(f"{stranger.url}/verify", "POST", body=b"{}"), whole, heard.events)
     (seen,) = stranger.seen
     assert seen.authorization is None
     assert TOKEN not in str(seen.headers) + seen.path
@@ -53,7 +53,7 @@ async def test_a_url_on_another_name_of_the_same_host_gets_no_token(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     url = peer.url.replace("127.0.0.1", "localhost")
-    await session.ask(ask_for(f"{url}/verify", "POST", body=b"{}"), whole, heard.emit)
+    await session.ask(ask_for(f"{url}/verify", "POST", body=b"{}"), whole, heard.events)
     assert peer.seen[0].authorization is None
 
 
@@ -69,7 +69,7 @@ async def test_a_401_from_a_stranger_asks_for_no_new_token(
     stranger.script(reply(401))
     async with session_to(peer.url, token=token) as session:
         with pytest.raises(HubError):
-            await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.emit)
+            await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.events)
     assert asked == []
 
 
@@ -91,7 +91,7 @@ async def test_a_url_that_must_not_be_asked_is_refused_before_anything_is_sent(
     session: HubSession, peer: Peer, heard: Heard, target: str
 ) -> None:
     with pytest.raises(ProtocolError, match="the Hub named a URL that"):
-        await session.ask(ask_for(target), whole, heard.emit)
+        await session.ask(ask_for(target), whole, heard.events)
     assert peer.seen == []
 
 
@@ -100,7 +100,7 @@ async def test_a_host_that_cannot_be_is_a_hub_error(
     session: HubSession, heard: Heard, target: str
 ) -> None:
     with pytest.raises(HubError):
-        await session.ask(ask_for(target), whole, heard.emit, retry=False)
+        await session.ask(ask_for(target), whole, heard.events, retry=False)
 
 
 # --- redirects ----------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ async def test_a_redirect_within_the_hub_is_followed_with_the_token(
     session: HubSession, peer: Peer, heard: Heard, status: int
 ) -> None:
     peer.script(redirect(status, "/api/renamed?x=1"), reply())
-    response = await session.ask(ask_for(), whole, heard.emit)
+    response = await session.ask(ask_for(), whole, heard.events)
     assert response.url == f"{peer.url}/api/renamed?x=1"
     assert [seen.path for seen in peer.seen] == ["/api/thing", "/api/renamed?x=1"]
     assert {seen.authorization for seen in peer.seen} == {f"Bearer {TOKEN}"}
@@ -122,7 +122,7 @@ async def test_a_body_goes_along_within_the_hub(
     session: HubSession, peer: Peer, heard: Heard, status: int
 ) -> None:
     peer.script(redirect(status, "/api/renamed"), reply())
-    await session.ask(ask_for(method="POST", body=b"body"), whole, heard.emit)
+    await session.ask(ask_for(method="POST", body=b"body"), whole, heard.events)
     assert [(seen.method, seen.body) for seen in peer.seen] == [("POST", b"body")] * 2
 
 
@@ -132,7 +132,7 @@ async def test_a_redirect_that_would_turn_a_post_into_a_get_is_refused(
 ) -> None:
     peer.script(redirect(status, "/api/renamed"))
     with pytest.raises(ProtocolError, match="drop the body"):
-        await session.ask(ask_for(method="POST", body=b"body"), whole, heard.emit)
+        await session.ask(ask_for(method="POST", body=b"body"), whole, heard.events)
     assert len(peer.seen) == 1
 
 
@@ -144,7 +144,7 @@ async def test_a_redirect_to_another_origin_is_not_followed(
     peer.script(redirect(status, f"{stranger.url}/steal?sig=abc"))
     body = b"secret body" if method == "POST" else None
     with pytest.raises(ProtocolError, match="to another origin") as caught:
-        await session.ask(ask_for(method=method, body=body), whole, heard.emit)
+        await session.ask(ask_for(method=method, body=body), whole, heard.events)
     assert stranger.seen == []
     assert len(peer.seen) == 1
     assert "sig=abc" not in str(caught.value)
@@ -157,7 +157,7 @@ async def test_a_strangers_redirect_leads_nowhere_near_the_hub(
 ) -> None:
     stranger.script(redirect(status, f"{peer.url}/api/repos/delete"))
     with pytest.raises(ProtocolError, match="to another origin"):
-        await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.emit)
+        await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.events)
     assert peer.seen == []
 
 
@@ -177,7 +177,7 @@ async def test_odd_redirects_are_refused(
 ) -> None:
     peer.script(redirect(307, location.replace("{own}", peer.url.partition(":")[2])))
     with pytest.raises(ProtocolError):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 1
 
 
@@ -186,7 +186,7 @@ async def test_a_redirect_cannot_put_other_credentials_on_the_request(
 ) -> None:
     peer.script(redirect(307, peer.url.replace("://", "://user:password@") + "/x"))
     with pytest.raises(ProtocolError, match="holds credentials"):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 1
 
 
@@ -196,14 +196,14 @@ async def test_endless_redirects_end(
 ) -> None:
     peer.script(redirect(307, location))
     with pytest.raises(ProtocolError, match=f"more than {REDIRECTS_LIMIT} times"):
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == REDIRECTS_LIMIT
 
 
 async def test_cookies_are_not_kept(session: HubSession, peer: Peer, heard: Heard) -> None:
     peer.script(reply(Set_Cookie="id=1; Path=/"))
-    await session.ask(ask_for(), whole, heard.emit)
-    await session.ask(ask_for(), whole, heard.emit)
+    await session.ask(ask_for(), whole, heard.events)
+    await session.ask(ask_for(), whole, heard.events)
     assert "Cookie" not in peer.seen[1].headers
 
 
@@ -212,14 +212,14 @@ async def test_cookies_are_not_kept(session: HubSession, peer: Peer, heard: Hear
 
 async def test_https_with_a_trusted_certificate(secure_peer: Peer, heard: Heard) -> None:
     async with session_to(secure_peer.url) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert secure_peer.seen[0].authorization == f"Bearer {TOKEN}"
 
 
 async def test_an_untrusted_certificate_is_not_retried(heard: Heard) -> None:
     async with serving(tls=server_context(trustme.CA())) as peer, session_to(peer.url) as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert caught.value.attempt == 1
     assert "SSL_CERT_FILE" in caught.value.suggestion
     assert peer.seen == []
@@ -233,7 +233,7 @@ async def test_a_redirect_from_https_down_to_http_is_not_followed(
     secure_peer.script(redirect(status, location))
     async with session_to(secure_peer.url) as session:
         with pytest.raises(ProtocolError, match="another origin"):
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert stranger.seen == []
 
 
@@ -242,7 +242,7 @@ async def test_a_url_that_goes_down_to_http_is_refused(
 ) -> None:
     async with session_to(secure_peer.url) as session:
         with pytest.raises(ProtocolError, match="plain http although"):
-            await session.ask(ask_for(f"{stranger.url}/x", "POST", body=b"{}"), whole, heard.emit)
+            await session.ask(ask_for(f"{stranger.url}/x", "POST", body=b"{}"), whole, heard.events)
     assert stranger.seen == []
 
 
@@ -260,8 +260,8 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_netrc_goes_to_nobody(
     netrc: None, session: HubSession, peer: Peer, stranger: Peer, heard: Heard
 ) -> None:
-    await session.ask(ask_for(auth="none"), whole, heard.emit)
-    await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.emit)
+    await session.ask(ask_for(auth="none"), whole, heard.events)
+    await session.ask(ask_for(f"{stranger.url}/x"), whole, heard.events)
     assert peer.seen[0].authorization is None
     assert stranger.seen[0].authorization is None
 
@@ -272,7 +272,7 @@ async def test_a_proxy_of_the_environment_is_used(
     host = stranger.url.removeprefix("http://")
     monkeypatch.setenv("http_proxy", f"http://me:p%40ss%3A%2F@{host}")
     async with session_to("http://hub.example") as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     (seen,) = stranger.seen
     assert seen.path == "http://hub.example/api/thing"
     assert seen.headers["Proxy-Authorization"] == "Basic bWU6cEBzczov"  # me:p@ss:/
@@ -285,9 +285,9 @@ async def test_a_session_looks_for_a_hosts_proxy_once(
 ) -> None:
     monkeypatch.setenv("http_proxy", stranger.url)
     async with session_to("http://hub.example") as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
         monkeypatch.delenv("http_proxy")
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(stranger.seen) == 2
 
 
@@ -296,7 +296,7 @@ async def test_a_proxy_without_credentials_gets_none(
 ) -> None:
     monkeypatch.setenv("http_proxy", stranger.url.removeprefix("http://"))
     async with session_to("http://hub.example") as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert stranger.seen[0].path == "http://hub.example/api/thing"
     assert "Proxy-Authorization" not in stranger.seen[0].headers
 
@@ -307,7 +307,7 @@ async def test_no_proxy_is_honoured(
     monkeypatch.setenv("http_proxy", stranger.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     async with session_to(peer.url) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     assert len(peer.seen) == 1
     assert stranger.seen == []
 
@@ -348,7 +348,7 @@ async def test_a_proxy_sees_its_own_credentials_and_never_the_token(
 ) -> None:
     tunnel = Tunnel(b"200 OK", to=secure_peer)
     async with tunnelling(tunnel, monkeypatch), session_to(secure_peer.url) as session:
-        await session.ask(ask_for(), whole, heard.emit)
+        await session.ask(ask_for(), whole, heard.events)
     (head,) = tunnel.heads
     assert head.startswith(f"CONNECT localhost:{secure_peer.port} ".encode())
     assert b"Proxy-Authorization: Basic bWU6cGE1NXdvcmQ=" in head
@@ -365,7 +365,7 @@ async def test_a_proxy_that_refuses_is_named_and_not_asked_again(
     async with tunnelling(tunnel, monkeypatch), session_to("https://hub.example") as session:
         session.note_reached()
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert len(tunnel.heads) == 1
     assert "the proxy refuses" in caught.value.suggestion
     assert "pa55word" not in str(caught.value) + repr(heard.records)
@@ -378,7 +378,7 @@ async def test_a_proxy_in_trouble_is_waited_for(
     proxied = session_to("https://hub.example", clock=clock, max_retries=1)
     async with tunnelling(tunnel, monkeypatch), proxied as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert len(tunnel.heads) == 2
     assert caught.value.unreachable
 
@@ -387,7 +387,7 @@ async def test_a_proxy_that_is_away_is_named(heard: Heard, monkeypatch: pytest.M
     monkeypatch.setenv("http_proxy", "http://me:pa55word@127.0.0.1:1")
     async with session_to("http://hub.example", max_retries=0) as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert "proxy" in caught.value.suggestion
     assert "pa55word" not in str(caught.value)
 
@@ -403,5 +403,5 @@ async def test_a_proxy_that_cannot_be_used_is_an_error_of_ours(
     monkeypatch.setenv("http_proxy", proxy)
     async with session_to("http://hub.example", max_retries=0) as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.emit)
+            await session.ask(ask_for(), whole, heard.events)
     assert "proxy" in str(caught.value).lower()

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from asyncpush.options import PushOptions
-from asyncpush.sources import Collected, collect
+from asyncpush.sources import CollectedSources, collect
 
-Collect: TypeAlias = Callable[..., AbstractAsyncContextManager[Collected]]
+Collect: TypeAlias = Callable[..., AbstractAsyncContextManager[CollectedSources]]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -53,7 +53,7 @@ def collecting(spool_dir: Path) -> Collect:
 
     def collecting(
         source: Any, *, max_memory: int = 1 << 20, **options: Any
-    ) -> AbstractAsyncContextManager[Collected]:
+    ) -> AbstractAsyncContextManager[CollectedSources]:
         return collect(source, PushOptions(**options), spool_dir=spool_dir, max_memory=max_memory)
 
     return collecting

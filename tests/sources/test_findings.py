@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from asyncpush.errors import SourceError
-from asyncpush.sources.problem_report import NOTICES_SHOWN, PROBLEMS_SHOWN, Findings
+from asyncpush.sources.problem_report import NOTICES_SHOWN, PROBLEMS_SHOWN, ProblemReport
 
 
 def test_no_problem_raises_nothing() -> None:
-    Findings().raise_problems("try again")
+    ProblemReport().raise_problems("try again")
 
 
 @pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
 def test_problems_are_shown_up_to_a_number(more: int) -> None:
-    findings = Findings()
+    findings = ProblemReport()
     for number in range(PROBLEMS_SHOWN + more):
         findings.problem(f"<{number}>")
 
@@ -31,7 +31,7 @@ def test_problems_are_shown_up_to_a_number(more: int) -> None:
 
 @pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
 def test_notices_are_shown_up_to_a_number_of_each_kind(more: int) -> None:
-    findings = Findings()
+    findings = ProblemReport()
     for number in range(NOTICES_SHOWN + more):
         findings.notice("colours", f"<{number}>")
         findings.notice("shapes", "a shape") if number == 0 else None

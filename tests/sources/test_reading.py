@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import Cut, FileIdentity, FileSource
+from asyncpush.models import ComposedSource, FileIdentity, FileSource
 from asyncpush.sources import Reader, byte_sources, read_all, read_sample
 from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
 
@@ -49,7 +49,7 @@ def shuffled(path: Path) -> FileSource:
     """`CONTENT`, put together of a head and three ranges of a file that has it out of order."""
     base = file_source(path, CONTENT[5000:] + b"gap" + CONTENT[100:5000])
     ranges = ((5243, 900), (6143, 4000), (0, 5240))
-    return FileSource("c", len(CONTENT), cut=Cut(base, CONTENT[:100], ranges))
+    return FileSource("c", len(CONTENT), cut=ComposedSource(base, CONTENT[:100], ranges))
 
 
 @pytest.mark.usefixtures("way_of_reading")
@@ -284,7 +284,7 @@ def test_a_cut_reads_as_its_head_and_ranges_joined(
     head: bytes, cuts: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     content = CONTENT[:340]
-    cut = Cut(FileSource("m", len(content), data=content), head, tuple(cuts))
+    cut = ComposedSource(FileSource("m", len(content), data=content), head, tuple(cuts))
     joined = head + b"".join(content[start : start + size] for start, size in cuts)
     assert cut.size == len(joined)
 
@@ -309,13 +309,13 @@ def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
 def test_hashes_of_cuts_are_told_apart_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
     base = file_source(tmp_path / "f")
     cuts = [
-        Cut(base, b"a", ((0, 5),)),
-        Cut(base, b"b", ((0, 5),)),
-        Cut(base, b"a", ((1, 5),)),
-        Cut(file_source(tmp_path / "g"), b"a", ((0, 5),)),
+        ComposedSource(base, b"a", ((0, 5),)),
+        ComposedSource(base, b"b", ((0, 5),)),
+        ComposedSource(base, b"a", ((1, 5),)),
+        ComposedSource(file_source(tmp_path / "g"), b"a", ((0, 5),)),
     ]
     keys = {FileSource("c", cut.size, cut=cut).hash_key for cut in cuts}
     assert len(keys) == 4
     assert None not in keys
-    of_memory = Cut(FileSource("m", 5, data=b"12345"), b"a", ((0, 5),))
+    of_memory = ComposedSource(FileSource("m", 5, data=b"12345"), b"a", ((0, 5),))
     assert FileSource("c", 6, cut=of_memory).hash_key is None

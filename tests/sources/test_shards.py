@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import FileIdentity, FileSource
 from asyncpush.sources import read_all
-from asyncpush.sources.problem_report import Findings
+from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.shards import split_large
 from tests.sources.conftest import Collect
 from tests.sources.test_safetensors import library_file, rows_of, tensors
@@ -37,8 +37,8 @@ def on_disk(path: Path, content: bytes) -> FileSource:
     return FileSource(path.name, status.st_size, str(path), FileIdentity.of(status))
 
 
-def split(file: FileSource, limit: int) -> tuple[dict[str, FileSource], Findings]:
-    findings = Findings()
+def split(file: FileSource, limit: int) -> tuple[dict[str, FileSource], ProblemReport]:
+    findings = ProblemReport()
     return {made.path_in_repo: made for made in split_large([file], limit, findings)}, findings
 
 
@@ -118,13 +118,13 @@ def test_the_official_client_would_cut_at_the_same_places(sizes: list[int], limi
 def test_small_files_and_other_files_are_left_alone() -> None:
     files = [in_memory(flat({"a": 9, "b": 9}), name) for name in ("x.bin", "y.SAFETENSORS")]
     small = in_memory(flat({"a": 9, "b": 9}))
-    assert split_large(files, 10, Findings()) == files
-    assert split_large([small], small.size, Findings()) == [small]
+    assert split_large(files, 10, ProblemReport()) == files
+    assert split_large([small], small.size, ProblemReport()) == [small]
 
 
 def test_a_file_that_is_too_large_by_its_header_alone_stays_whole() -> None:
     shard = in_memory(flat({"a": 9, "b": 9}), "model-00001-of-00002.safetensors")
-    assert split_large([shard], 18, Findings()) == [shard]
+    assert split_large([shard], 18, ProblemReport()) == [shard]
 
 
 def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_told_of() -> None:

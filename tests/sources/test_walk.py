@@ -23,7 +23,7 @@ from asyncpush.sources.byte_sources import read_all
 from asyncpush.sources.collect import Gathered
 from asyncpush.sources.files import regular_file
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.sources.problem_report import NOTICES_SHOWN, Findings
+from asyncpush.sources.problem_report import NOTICES_SHOWN, ProblemReport
 from asyncpush.sources.walk import Walk
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
@@ -330,7 +330,7 @@ def test_a_system_that_wrongly_says_no_is_not_believed(
 
 def test_a_file_that_vanishes_during_the_walk_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b")
-    walk = iter(Walk(str(tmp_path), PatternFilter(), Findings()))
+    walk = iter(Walk(str(tmp_path), PatternFilter(), ProblemReport()))
     next(walk)
     (tmp_path / "b").unlink()
     _, path = next(walk)
@@ -357,7 +357,7 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
     tmp_path: Path, follow_symlinks: bool
 ) -> None:
     fill(tmp_path, "a", "b/f")
-    findings = Findings()
+    findings = ProblemReport()
     walk = iter(Walk(str(tmp_path), PatternFilter(), findings, follow_symlinks=follow_symlinks))
     assert next(walk)[0] == "a"
     shutil.rmtree(tmp_path / "b")
@@ -371,7 +371,7 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
 def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: Path) -> None:
     """Swapped between the listing of its parent and its own: a race for what lies outside."""
     fill(tmp_path, "outside/secret", "in/a", "in/b/f", "in/c")
-    findings = Findings()
+    findings = ProblemReport()
     walk = iter(Walk(str(tmp_path / "in"), PatternFilter(), findings))
     assert next(walk)[0] == "a"
     shutil.rmtree(tmp_path / "in/b")
@@ -394,7 +394,9 @@ def test_files_of_a_folder_that_becomes_a_link_after_the_walk_are_not_read(tmp_p
 def test_a_walk_that_is_stopped_ends(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b", "c")
     stopped: list[bool] = []
-    walk = iter(Walk(str(tmp_path), PatternFilter(), Findings(), stopped=lambda: bool(stopped)))
+    walk = iter(
+        Walk(str(tmp_path), PatternFilter(), ProblemReport(), stopped=lambda: bool(stopped))
+    )
 
     assert next(walk)[0] == "a"
     stopped.append(True)

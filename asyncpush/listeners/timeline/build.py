@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from asyncpush.listeners.result_stats import Slices
+from asyncpush.listeners.result_stats import TimeBins
 from asyncpush.listeners.timeline.layout import in_lanes, merged
 from asyncpush.listeners.timeline.model import (
     FileTrack,
@@ -67,7 +67,7 @@ class Builder:
         self._paths: dict[tuple[int, str], str] = {}
         self._spans: list[Span] = []
         self._holds: list[Hold] = []
-        self._slices = Slices(SLICES)
+        self._slices = TimeBins(SLICES)
 
     def add(self, moment: Moment) -> None:
         """One more event; those that a timeline does not show are passed over."""

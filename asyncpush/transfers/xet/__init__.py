@@ -13,7 +13,7 @@ from asyncpush.transfers.xet.access import (
     files_at_once,
     is_disabled,
     is_installed,
-    why_not,
+    unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
 
@@ -27,5 +27,5 @@ __all__ = [
     "files_at_once",
     "is_disabled",
     "is_installed",
-    "why_not",
+    "unavailable_reason",
 ]

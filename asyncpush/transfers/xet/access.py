@@ -26,7 +26,7 @@ def is_disabled() -> bool:
     return is_true("HF_HUB_DISABLE_XET")
 
 
-def why_not(config: UploadConfig) -> str | None:
+def unavailable_reason(config: UploadConfig) -> str | None:
     """Why Xet is out of the question before any Hub is asked; None when it is not."""
     if config.transfer == "lfs":
         return "transfer='lfs' was asked"

@@ -16,7 +16,7 @@ from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.stalls import (
-    StallWatch,
+    StallTimeout,
     XetStalledError,
     ends_soon,
     in_background,
@@ -32,7 +32,7 @@ class XetCommit:
     `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
     else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
 
-    def __init__(self, commit: Any, access: XetAccess, watch: StallWatch) -> None:
+    def __init__(self, commit: Any, access: XetAccess, watch: StallTimeout) -> None:
         self._commit = commit
         self._watch = watch
         self._stalled: XetStalledError | None = None
@@ -165,26 +165,26 @@ def abort(commit: Any) -> None:
 class XetPositions:
     """Of all files of one push: events for what has moved since the last report."""
 
-    def __init__(self, emit: Emitter) -> None:
-        self._emit = emit
+    def __init__(self, events: Emitter) -> None:
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._files: dict[Any, tuple[FileSource, Emitter]] = {}
         self._sent: dict[Any, int] = {}
         self._ended = False
 
     def begin(self, file: FileSource) -> Emitter:
-        emit = self._emit.child()
-        emit.emit(TransferStarted(file.path_in_repo, file.size, 1))
-        return emit
+        events = self._events.child()
+        events.emit(TransferStarted(file.path_in_repo, file.size, 1))
+        return events
 
     def follow(self, task: Any, file: FileSource) -> None:
         """Its positions will come with hf_xet's reports."""
         self._files[task] = file, self.begin(file)
 
-    def on_read(self, file: FileSource, emit: Emitter, position: int) -> None:
+    def on_read(self, file: FileSource, events: Emitter, position: int) -> None:
         """From a thread of ours: so much of a file was handed over."""
         event = PartProgress(file.path_in_repo, 1, position, file.size)
-        self._loop.call_soon_threadsafe(emit.emit, event)
+        self._loop.call_soon_threadsafe(events.emit, event)
 
     def end(self) -> None:
         """What comes from now on is of yesterday."""
@@ -206,6 +206,6 @@ class XetPositions:
             if known is None or self._sent.get(task) == position:
                 continue
             self._sent[task] = position
-            file, emit = known
-            emit.emit(PartProgress(file.path_in_repo, 1, min(position, file.size), file.size))
-        self._emit.emit(total)
+            file, events = known
+            events.emit(PartProgress(file.path_in_repo, 1, min(position, file.size), file.size))
+        self._events.emit(total)

@@ -14,7 +14,7 @@ from asyncpush.models import FileSource, Receipt
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort
-from asyncpush.transfers.xet.stalls import StallWatch, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
 
 PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
@@ -28,21 +28,21 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
 
-    async def open(self, access: XetAccess, emit: Emitter) -> XetUpload:
+    async def open(self, access: XetAccess, events: Emitter) -> XetUpload:
         """Begin the upload of one push. Raises `XetFailedError`."""
-        positions = XetPositions(emit)
+        positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
-            return await self._open_commit(access, positions if emit.active else None, attempt)
+            return await self._open_commit(access, positions if events.active else None, attempt)
 
         commit = await open_commit(access, 1)
-        return XetUpload(commit, open_commit, positions, emit, renewals=self._config.max_retries)
+        return XetUpload(commit, open_commit, positions, events, renewals=self._config.max_retries)
 
     async def _open_commit(
         self, access: XetAccess, positions: XetPositions | None, attempt: int
     ) -> XetCommit:
         grant = access.grant
-        watch = StallWatch(self._config.stall_timeout, attempt)
+        watch = StallTimeout(self._config.stall_timeout, attempt)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -71,7 +71,7 @@ class XetEngine:
             raise access.failed(exc) from None
         return XetCommit(commit, access, watch)
 
-    async def _opened(self, watch: StallWatch, *, fresh: bool) -> Any:
+    async def _opened(self, watch: StallTimeout, *, fresh: bool) -> Any:
         """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
         with the one they have."""
         async with self._opening:
@@ -104,14 +104,14 @@ class XetUpload:
         commit: XetCommit,
         open_commit: Callable[[XetAccess, int], Awaitable[XetCommit]],
         positions: XetPositions,
-        emit: Emitter,
+        events: Emitter,
         *,
         renewals: int,
     ) -> None:
         self._commit = commit
         self._open_commit = open_commit
         self._positions = positions
-        self._emit = emit
+        self._events = events
         self._renewals = renewals
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
@@ -143,21 +143,21 @@ class XetUpload:
             self._positions.follow(handle.task_id(), file)
             return handle
         async with self._feeding:
-            emit = self._positions.begin(file)
-            on_read = partial(self._positions.on_read, file, emit)
+            events = self._positions.begin(file)
+            on_read = partial(self._positions.on_read, file, events)
             return await self._commit.feed(file, on_read)
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
         what `pieces` raises."""
         self._streamed = True
-        emit = self._emit.child()
+        events = self._events.child()
         size = 0
 
         def on_sent(sent: int) -> None:
             nonlocal size
             size = sent
-            emit.emit(PartProgress(path_in_repo, 1, sent, sent))
+            events.emit(PartProgress(path_in_repo, 1, sent, sent))
 
         handle = await self._commit.stream(path_in_repo, pieces, on_sent)
         self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
@@ -170,7 +170,7 @@ class XetUpload:
         receipts = receipts_of(self._handles, report, self._sent_in_vain)
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
-            self._emit.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
+            self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
         return receipts
 
     async def abort(self) -> None:
@@ -203,7 +203,7 @@ class XetUpload:
             return False
         self._renewals -= 1
         self._attempt += 1
-        self._emit.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
+        self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._sent_in_vain += await self._commit.let_go()
         again = self.files
         self._handles = [(file, None) for file in again]  # should it fail, LFS gets all of them
