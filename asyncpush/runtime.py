@@ -395,7 +395,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Now, while its files can still be opened."""
-    modules = ["tenacity", "encodings.idna"]
+    modules = ["encodings.idna"]
     if unavailable_reason(config) is None:
         modules.append("hf_xet")
     try:

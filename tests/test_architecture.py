@@ -55,7 +55,6 @@ DOORS = {
     "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
     "sqlite3": {"journal"},
-    "tenacity": {"net"},
     "tqdm": {"listeners"},
     "typer": {"cli"},
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -253,13 +252,6 @@ async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) ->
     assert type(caught.value) is type(error)
     assert attempts.numbers == [1]
     assert told.delays == [None]
-
-
-async def test_what_does_not_pass_costs_no_machinery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repo that is not there yet is no reason to import tenacity."""
-    monkeypatch.setitem(sys.modules, "tenacity", None)
-    with pytest.raises(RepoNotFoundError):
-        await loop_of(Clock()).run(Attempts(RepoNotFoundError("no")), Told())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from asyncpush.errors import (
     RateLimitedError,
     RepoNotFoundError,
     RetriesExhaustedError,
-    os_reason,
 )
 from asyncpush.models import Repo
 from asyncpush.options import UploadConfig
@@ -149,8 +148,6 @@ class RetryBudget:
 
 T = TypeVar("T")
 
-IMPORT_LOOKS = 10
-
 OnRetry = Callable[[HubError, float | None], None]
 
 
@@ -177,7 +174,6 @@ class RetryLoop:
         self._failures = 0
         self._looks = 0
         self._offline_since: float | None = None
-        self._next: float | None = None
 
     async def run(self, attempt: Callable[[int], Awaitable[T]], on_failure: OnRetry) -> T:
         """Call `attempt` (with its number, from 1) until it succeeds or the policy gives up.
@@ -185,55 +181,20 @@ class RetryLoop:
         `on_failure` hears of each failure and of the wait that follows, None at the end. Raises
         the last error, as `RetriesExhaustedError` when it was one that usually passes.
         """
-
-        # Nearly every first attempt succeeds, and most failures are final: the loop's machinery
-        # (24 µs a request, 25 ms to import, measured) is for those that are tried again.
-        try:
-            result = await attempt(1)
-        except HubError as exc:
-            if not self._goes_on(exc, on_failure):
-                raise self._final(exc) from exc.__cause__
-            result = await self._again(attempt, on_failure)
-        self._budget.succeeded()
-        return result
-
-    async def _again(self, attempt: Callable[[int], Awaitable[T]], on_failure: OnRetry) -> T:
-        """Go on after the first attempt has failed."""
-        for looks_left in reversed(range(IMPORT_LOOKS)):
+        number = 1
+        while True:
             try:
-                from tenacity import AsyncRetrying, retry_if_exception
-
-                break
-            except OSError as exc:  # no descriptor is left; transfers that end leave theirs
-                if not looks_left:
-                    raise HubError(
-                        f"a request failed and cannot be tried again: {os_reason(exc)}"
-                    ) from exc
-                await self._sleep(1.0)
-
-        def goes_on(error: BaseException) -> bool:
-            return isinstance(error, HubError) and self._goes_on(error, on_failure)
-
-        await self._sleep(self._next or 0.0)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(goes_on),
-            wait=lambda state: self._next or 0.0,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        try:
-            async for state in retrying:
-                with state:
-                    return await attempt(state.retry_state.attempt_number + 1)
-        except HubError as exc:
-            raise self._final(exc) from exc.__cause__
-        raise AssertionError("tenacity always returns or raises")  # pragma: no cover
-
-    def _goes_on(self, error: HubError, on_failure: OnRetry) -> bool:
-        """Decide, and tell; `_next` is the wait that follows."""
-        self._next = self._decide(error)
-        on_failure(error, self._next)
-        return self._next is not None
+                result = await attempt(number)
+            except HubError as exc:
+                wait = self._decide(exc)
+                on_failure(exc, wait)
+                if wait is None:
+                    raise self._final(exc) from exc.__cause__
+            else:
+                self._budget.succeeded()
+                return result
+            await self._sleep(wait)
+            number += 1
 
     def _decide(self, error: HubError) -> float | None:
         draw = self._draw()
