@@ -54,7 +54,7 @@ DOORS = {
     "boto3": {"localhub"},
     "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
-    "sqlite3": {"journal"},
+    "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
     "typer": {"cli"},
 }

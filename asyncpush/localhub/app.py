@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 from asyncpush.localhub import lfs, pages
 from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
 from asyncpush.localhub.routes import (
+    buckets,
     commits,
     discussions,
     files,
@@ -45,6 +46,7 @@ _MODULES = (
     storage,
     xet,
     git,
+    buckets,
 )
 
 ROUTE_NAMES = lfs.ROUTES | {

@@ -194,7 +194,7 @@ async def _serve(request: web.Request, *, as_in_git: bool) -> web.StreamResponse
     headers |= await _xet_headers(request, state, repo, file, commit)
     if etag in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
-    wanted = _wanted_range(request, etag, file.size)
+    wanted = wanted_range(request, etag, file.size)
     start, stop = wanted or (0, file.size)
     if wanted:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
@@ -272,7 +272,7 @@ def _content_type(path: str) -> str:
     return "text/plain" if is_text else "application/octet-stream"
 
 
-def _wanted_range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
+def wanted_range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
     """`(start, stop)`, stop exclusive; None for the whole file: no range, or one not understood."""
     match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if match is None or request.headers.get("If-Range", etag) != etag or match[0] == "bytes=-":

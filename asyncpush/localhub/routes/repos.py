@@ -84,6 +84,8 @@ async def delete(request: web.Request) -> web.Response:
 async def move(request: web.Request) -> web.Response:
     state, user = state_of(request), require_user(request)
     body = await read_json(request)
+    if body.get("type") == "bucket":
+        raise Refusal(501, "This hub does not rename buckets")
     repo_type = parse_repo_type(body.get("type") or "model")
     source = _full_name(repo_type, text_of(body, "fromRepo"))
     target = _full_name(repo_type, text_of(body, "toRepo"))

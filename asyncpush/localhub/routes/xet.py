@@ -43,7 +43,7 @@ async def write_token(request: web.Request) -> web.Response:
         raise Refusal(404, "Xet is not enabled on this hub")
     if not flag_in_query(request, "create_pr"):  # the pull request's ref is not there yet
         await state.run(_check_revision, state, repo, request.match_info["revision"])
-    return _granted(request, state, "write")
+    return granted(request, state, "write")
 
 
 @routes.get(REPO + "/xet-read-token/{revision}", name="xet-read-token")
@@ -51,7 +51,7 @@ async def read_token(request: web.Request) -> web.Response:
     state = state_of(request)
     repo = await state.open_to_read(request)
     await state.run(_check_revision, state, repo, request.match_info["revision"])
-    return _granted(request, state, "read")
+    return granted(request, state, "read")
 
 
 def read_token_url(state: HubState, request: web.Request, repo: RepoId, revision: str) -> str:
@@ -75,7 +75,7 @@ def _check_revision(state: HubState, repo: RepoId, revision: str) -> None:
         opened.resolve(revision)
 
 
-def _granted(request: web.Request, state: HubState, scope: Scope) -> web.Response:
+def granted(request: web.Request, state: HubState, scope: Scope) -> web.Response:
     answer, headers = _new_token(request, state, scope)
     return json_answer(answer, headers={**headers, "Cache-Control": "no-store"})
 

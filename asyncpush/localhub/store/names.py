@@ -21,7 +21,9 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCI
 _FORBIDDEN_IN_NAME = ("--", "..")
 _FORBIDDEN_ENDINGS = (".git", ".ipynb", ".lock")
 # These first segments of a URL mean something else than a user.
-_RESERVED_NAMESPACES = frozenset({"api", "models", "datasets", "spaces", "kernels", "static"})
+_RESERVED_NAMESPACES = frozenset(
+    {"api", "models", "datasets", "spaces", "kernels", "buckets", "static"}
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 

@@ -168,6 +168,12 @@ class XetStore:
             raise FileNotFoundError(f"no object {oid} in the Xet store")
         return self._pieces(file, start, stop)
 
+    def read_file(self, xet_hash: str, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` (exclusive) of a file that some client has described."""
+        if (file := self.file(xet_hash)) is None:
+            raise FileNotFoundError(f"no file {xet_hash} in the Xet store")
+        return self._pieces(file, start, stop)
+
     def reconstruction(self, file: XetFile, start: int, stop: int) -> dict[str, Any]:
         """How a client puts bytes `start` to `stop` (exclusive) together, as the CAS API says it;
         URLs are left to the caller: each `url` is the xorb's hash."""

@@ -1,0 +1,367 @@
+"""Buckets: made, listed, changed in batches, read.
+
+    POST/GET/DELETE /api/buckets/{namespace}/{name}         "bucket-create", "bucket", ...
+    GET  /api/buckets/{namespace}                           "buckets"
+    POST .../batch                                          "bucket-batch"
+    POST .../paths-info                                     "bucket-paths-info"
+    GET  .../tree[/{prefix, quoted whole}]                  "bucket-tree"
+    GET  .../xet-{read,write}-token                         "bucket-xet-{read,write}-token"
+    GET  /buckets/{namespace}/{name}/resolve/{path}         "bucket-resolve"
+
+A batch is not a transaction to its clients: what fails is listed, the rest is done.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from asyncpush.localhub.auth import USER, require_user, user_of
+from asyncpush.localhub.routes.files import wanted_range
+from asyncpush.localhub.routes.xet import granted
+from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store.buckets import (
+    BucketFile,
+    BucketInfo,
+    Buckets,
+    bucket_not_found,
+    make_bucket_id,
+)
+from asyncpush.localhub.store.names import RepoId, path_problem
+from asyncpush.localhub.web import (
+    Refusal,
+    bad_request,
+    entry_not_found,
+    flag_in_query,
+    forbidden,
+    json_answer,
+    next_link,
+    not_logged_in,
+    number_in_query,
+    read_body,
+    read_json,
+    strings_of,
+    wire_time,
+)
+
+OPERATIONS_LIMIT = 1000
+PAGE = 1000
+_EMPTY = "0" * 64
+"""The Xet hash of no bytes; no shard describes them."""
+_API = "/api/buckets/{namespace}/{name}"
+_HASH = re.compile("[0-9a-f]{64}")
+
+routes = web.RouteTableDef()
+
+
+@routes.post(_API, name="bucket-create")
+async def create(request: web.Request) -> web.Response:
+    state, user = state_of(request), require_user(request)
+    bucket = _named(request)
+    if bucket.namespace in state.users.names - {user}:
+        raise forbidden(f"You may not create a bucket under {bucket.namespace!r}")
+    body = await read_json(request)
+    private = body.get("visibility") == "private" or body.get("private") is True
+    url = f"{state.base_url(request)}/buckets/{bucket.full_name}"
+    try:
+        await state.run(lambda: _buckets(state).create(bucket, user, private=private))
+    except Refusal as refusal:
+        refusal.extra["url"] = url
+        raise
+    return json_answer({"url": url, "id": bucket.full_name})
+
+
+@routes.get(_API, name="bucket")
+async def info(request: web.Request) -> web.Response:
+    bucket, about = await _readable(request)
+    return json_answer(_described(bucket, about))
+
+
+@routes.delete(_API, name="bucket-delete")
+async def delete(request: web.Request) -> web.Response:
+    state, bucket = state_of(request), await _writable(request)
+    await state.run(_buckets(state).delete, bucket)
+    return json_answer({"success": True})
+
+
+@routes.put(_API + "/settings", name="bucket-settings")
+async def settings(request: web.Request) -> web.Response:
+    state, bucket = state_of(request), await _writable(request)
+    private = (await read_json(request)).get("private")
+    if not isinstance(private, bool):
+        raise bad_request("'private' must be true or false")
+    await state.run(_buckets(state).set_private, bucket, private)
+    return json_answer({"private": private})
+
+
+@routes.get("/api/buckets/{namespace}", name="buckets")
+async def list_buckets(request: web.Request) -> web.Response:
+    state, user = state_of(request), user_of(request)
+    namespace = _namespace(request)
+    make_bucket_id(namespace, "any")
+    search = request.query.get("search", "").lower()
+
+    def found() -> list[dict[str, Any]]:
+        shown = []
+        for bucket in _buckets(state).named(namespace):
+            about = _buckets(state).info(bucket)
+            if search in bucket.name.lower() and _may_see(state, user, bucket, about):
+                shown.append(_described(bucket, about))
+        return shown
+
+    return json_answer(await state.run(found))
+
+
+@routes.get(_API + "/xet-write-token", name="bucket-xet-write-token")
+async def write_token(request: web.Request) -> web.Response:
+    state = state_of(request)
+    await _writable(request)
+    if not state.grants_xet:
+        raise Refusal(404, "Xet is not enabled on this hub")
+    return granted(request, state, "write")
+
+
+@routes.get(_API + "/xet-read-token", name="bucket-xet-read-token")
+async def read_token(request: web.Request) -> web.Response:
+    await _readable(request)
+    return granted(request, state_of(request), "read")
+
+
+@routes.post(_API + "/batch", name="bucket-batch")
+async def batch(request: web.Request) -> web.Response:
+    state, bucket = state_of(request), await _writable(request)
+    rows = [line for line in (await read_body(request)).splitlines() if line.strip()]
+    if not 0 < len(rows) <= OPERATIONS_LIMIT:
+        raise bad_request(f"A batch has 1 to {OPERATIONS_LIMIT} operations")
+    try:
+        operations = [orjson.loads(row) for row in rows]
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"Invalid NDJSON: {error.msg}") from None
+    failed = await state.run(_apply, state, bucket, operations)
+    answer = {
+        "success": not failed,
+        "processed": len(rows),
+        "succeeded": len(rows) - len(failed),
+        "failed": failed,
+    }
+    return json_answer(answer, status=422 if len(failed) == len(rows) else 200)
+
+
+def _apply(state: HubState, bucket: RepoId, operations: list[Any]) -> list[dict[str, str]]:
+    """Do what can be done; the failures. Of several operations on one path the last counts."""
+    failed: list[dict[str, str]] = []
+    puts: dict[str, BucketFile] = {}
+    deleted: dict[str, None] = {}
+    for operation in operations:
+        fields = operation if isinstance(operation, dict) else {}
+        path = fields.get("path")
+        try:
+            if not isinstance(path, str) or (problem := path_problem(path)):
+                raise bad_request(f"Invalid path: {problem if isinstance(path, str) else 'none'}")
+            if fields.get("type") in ("addFile", "copyFile"):
+                puts[path] = _file_of(state, path, fields)
+                deleted.pop(path, None)
+            elif fields.get("type") == "deleteFile":
+                deleted[path] = None
+                puts.pop(path, None)
+            else:
+                raise bad_request("Unknown type of operation")
+        except Refusal as refusal:
+            failed.append({"path": str(path), "error": refusal.message})
+    _buckets(state).change(bucket, list(puts.values()), list(deleted))
+    return failed
+
+
+def _file_of(state: HubState, path: str, fields: dict[str, Any]) -> BucketFile:
+    xet_hash, mtime = fields.get("xetHash"), fields.get("mtime")
+    if not isinstance(xet_hash, str) or not _HASH.fullmatch(xet_hash):
+        raise bad_request("'xetHash' must be the Xet hash of the file")
+    if not isinstance(mtime, int | None) or isinstance(mtime, bool):
+        raise bad_request("'mtime' must be milliseconds since the epoch")
+    described = state.xet.file(xet_hash)
+    if described is None and xet_hash != _EMPTY:
+        raise bad_request(f"No file with the Xet hash {xet_hash} was uploaded")
+    kind = fields.get("contentType")
+    return BucketFile(
+        path,
+        xet_hash,
+        0 if described is None else described.size,
+        int(time.time() * 1000) if mtime is None else mtime,
+        datetime.now(UTC).isoformat(),
+        kind if isinstance(kind, str) else None,
+    )
+
+
+@routes.post(_API + "/paths-info", name="bucket-paths-info")
+async def paths_info(request: web.Request) -> web.Response:
+    state = state_of(request)
+    bucket, _ = await _readable(request)
+    paths = strings_of((await read_json(request)).get("paths"), "paths", OPERATIONS_LIMIT)
+    files = await state.run(_buckets(state).files, bucket, paths)
+    return json_answer([_row(file) for file in files])
+
+
+@routes.get(_API + "/tree", name="bucket-tree")
+async def tree(request: web.Request) -> web.Response:
+    return await _tree(request, "")
+
+
+@routes.get(_API + "/tree/{prefix:.+}", name="bucket-tree-below")
+async def tree_below(request: web.Request) -> web.Response:
+    return await _tree(request, request.match_info["prefix"])
+
+
+async def _tree(request: web.Request, prefix: str) -> web.Response:
+    """The prefix is one of text: "logs" also lists "logs.json"."""
+    state = state_of(request)
+    bucket, _ = await _readable(request)
+    limit = number_in_query(request, "limit", PAGE, low=1, high=PAGE)
+    cursor = request.query.get("cursor", "")
+    headers = None
+    if flag_in_query(request, "recursive"):
+        files = await state.run(_buckets(state).below, bucket, prefix, cursor, limit + 1)
+        rows = [_row(file) for file in files]
+    else:
+        files = await state.run(_buckets(state).below, bucket, prefix, "", -1)
+        level = (row for row in _level(files, prefix) if row["path"] > cursor)
+        rows = [row for row, _ in zip(level, range(limit + 1), strict=False)]
+    if len(rows) > limit:
+        rows = rows[:limit]
+        url = f"{state.base_url(request)}{request.rel_url.raw_path}"
+        headers = next_link(url, request.query, cursor=rows[-1]["path"])
+    return json_answer(rows, headers=headers)
+
+
+def _level(files: list[BucketFile], prefix: str) -> Iterator[dict[str, Any]]:
+    """Files and folders of one level: of the folder that the prefix names, else beside it."""
+    folder = f"{prefix.rstrip('/')}/" if prefix else ""
+    if folder and not any(file.path.startswith(folder) for file in files):
+        folder = f"{prefix.rpartition('/')[0]}/".removeprefix("/")
+    told: set[str] = set()
+    for file in files:
+        if not file.path.startswith(folder):
+            continue
+        name, slash, _ = file.path[len(folder) :].partition("/")
+        if not slash:
+            yield _row(file)
+        elif name not in told:
+            told.add(name)
+            uploaded = wire_time(file.uploaded_at)
+            yield {"type": "directory", "path": folder + name, "uploadedAt": uploaded}
+
+
+@routes.get("/buckets/{namespace}/{name}/resolve/{path:.+}", name="bucket-resolve")
+async def resolve(request: web.Request) -> web.StreamResponse:
+    state = state_of(request)
+    bucket, _ = await _readable(request)
+    path = request.match_info["path"]
+    found = await state.run(_buckets(state).files, bucket, [path])
+    if not found:
+        raise entry_not_found(path)
+    (file,) = found
+    etag = f'"{file.xet_hash}"'
+    token_url = f"{state.base_url(request)}/api/buckets/{bucket.full_name}/xet-read-token"
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "X-Xet-Hash": file.xet_hash,
+        "X-Linked-Size": str(file.size),
+        "X-Linked-Etag": etag,
+        "Link": f'<{token_url}>; rel="xet-auth"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cache-Control": "no-cache",
+    }
+    wanted = wanted_range(request, etag, file.size)
+    start, stop = wanted or (0, file.size)
+    if wanted:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+    response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
+    is_text = (mimetypes.guess_type(path)[0] or "").startswith("text/")
+    response.content_type = "text/plain" if is_text else "application/octet-stream"
+    response.content_length = stop - start
+    await response.prepare(request)
+    if request.method != "HEAD" and stop > start:
+        pieces = await state.run(state.xet.read_file, file.xet_hash, start, stop)
+        while piece := await state.run(next, pieces, b""):
+            await response.write(piece)
+        await response.write_eof()
+    return response
+
+
+def _buckets(state: HubState) -> Buckets:
+    return Buckets(state.repos.root)
+
+
+def _named(request: web.Request) -> RepoId:
+    return make_bucket_id(_namespace(request), request.match_info["name"])
+
+
+def _namespace(request: web.Request) -> str:
+    """`me` is the user's own namespace, where users have names."""
+    namespace, user = request.match_info["namespace"], user_of(request)
+    return namespace if namespace != "me" or user in (None, USER) else str(user)
+
+
+def _may_see(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) -> bool:
+    return not about.private or _owns(state, user, bucket, about)
+
+
+def _owns(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) -> bool:
+    if user is None:
+        return False
+    return state.users.is_single or user in (bucket.namespace, about.author)
+
+
+async def _readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
+    state, user = state_of(request), user_of(request)
+    try:
+        try:
+            bucket = _named(request)
+        except Refusal:
+            raise bucket_not_found() from None
+        about = await state.run(_buckets(state).info, bucket)
+        if not _may_see(state, user, bucket, about):
+            raise bucket_not_found()
+    except Refusal as refusal:
+        if refusal.code == "RepoNotFound" and user is None:
+            raise not_logged_in() from None
+        raise
+    return bucket, about
+
+
+async def _writable(request: web.Request) -> RepoId:
+    user = require_user(request)
+    bucket, about = await _readable(request)
+    if not _owns(state_of(request), user, bucket, about):
+        raise forbidden(f"{user} may not write to the bucket {bucket.full_name}")
+    return bucket
+
+
+def _described(bucket: RepoId, about: BucketInfo) -> dict[str, Any]:
+    return {
+        "id": bucket.full_name,
+        "private": about.private,
+        "createdAt": wire_time(about.created_at),
+        "size": about.size,
+        "totalFiles": about.total_files,
+    }
+
+
+def _row(file: BucketFile) -> dict[str, Any]:
+    modified = datetime.fromtimestamp(file.mtime / 1000, UTC)
+    return {
+        "type": "file",
+        "path": file.path,
+        "size": file.size,
+        "xetHash": file.xet_hash,
+        "mtime": wire_time(modified),
+        "uploadedAt": wire_time(file.uploaded_at),
+    }

@@ -1,0 +1,131 @@
+"""The official client takes the embedded Hub's buckets for the Hub's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from huggingface_hub import HfApi, close_session, constants
+from huggingface_hub.errors import BucketNotFoundError, EntryNotFoundError, HfHubHTTPError
+
+from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.localhub.routes import buckets as bucket_routes
+from tests.conftest import TOKEN
+
+pytestmark = pytest.mark.no_cover
+
+NOISE = random.Random(20).randbytes(300_000)
+FILES = {"a.bin": NOISE, "logs/one.txt": b"one", "logs.json": b"{}", "empty": b"", "ö/ü.txt": b"u"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with serve_in_thread(tmp_path / "hub", token=TOKEN, xet=True) as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    yield HfApi(endpoint=hub.url, token=TOKEN)
+    close_session()
+
+
+def fill(api: HfApi, files: dict[str, bytes]) -> None:
+    add: list[Any] = [(content, path) for path, content in files.items()]
+    api.batch_bucket_files("me/runs", add=add)
+
+
+def test_files_come_back_byte_for_byte(api: HfApi, tmp_path: Path) -> None:
+    url = api.create_bucket("me/runs", private=True)
+    assert url.bucket_id == "me/runs"
+    assert api.create_bucket("me/runs", exist_ok=True).bucket_id == "me/runs"
+    fill(api, FILES)
+    info = api.bucket_info("me/runs")
+    assert (info.private, info.total_files) == (True, len(FILES))
+    assert info.size == sum(map(len, FILES.values()))
+    assert [bucket.id for bucket in api.list_buckets("me")] == ["me/runs"]
+    out = tmp_path / "out"
+    downloads: list[Any] = [(path, out / path) for path in FILES]
+    api.download_bucket_files("me/runs", downloads)
+    assert {path: (out / path).read_bytes() for path in FILES} == FILES
+
+
+def test_sync_of_the_official_client_works_both_ways(api: HfApi, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for path, content in FILES.items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_bytes(content)
+    api.create_bucket("me/runs")
+    api.sync_bucket(str(source), "hf://buckets/me/runs/run-7")
+    api.sync_bucket("hf://buckets/me/runs/run-7", str(tmp_path / "back"))
+    back = {path: (tmp_path / "back" / path).read_bytes() for path in FILES}
+    assert back == FILES
+
+
+def test_the_prefix_of_a_tree_is_text_and_pages_follow_each_other(
+    api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_routes, "PAGE", 2)
+    api.create_bucket("me/runs")
+    fill(api, FILES)
+    whole = [file.path for file in api.list_bucket_tree("me/runs", recursive=True)]
+    assert sorted(whole) == sorted(FILES)
+    below = {file.path for file in api.list_bucket_tree("me/runs", "logs", recursive=True)}
+    assert below == {"logs/one.txt", "logs.json"}
+    level = {(file.type, file.path) for file in api.list_bucket_tree("me/runs")}
+    assert ("directory", "logs") in level
+    assert ("file", "logs.json") in level
+    found = api.get_bucket_paths_info("me/runs", ["a.bin", "absent"])
+    assert [(file.path, file.size) for file in found] == [("a.bin", len(NOISE))]
+
+
+def test_failed_operations_are_listed_and_the_others_are_done(api: HfApi) -> None:
+    api.create_bucket("me/runs")
+    fill(api, {"a": b"a"})
+    (there,) = api.get_bucket_paths_info("me/runs", ["a"])
+    copies: list[Any] = [
+        ("bucket", "me/runs", there.xet_hash, "copy"),
+        ("bucket", "me/runs", "ab" * 32, "bad"),
+    ]
+    with pytest.raises(HfHubHTTPError, match="1 out of 2"):
+        api._batch_bucket_files("me/runs", copy=copies)
+    with pytest.raises(HfHubHTTPError, match="1 out of 1"):
+        api._batch_bucket_files("me/runs", copy=copies[1:])
+    api.batch_bucket_files("me/runs", delete=["a"])
+    assert [file.path for file in api.list_bucket_tree("me/runs")] == ["copy"]
+
+
+def test_what_is_not_there_is_said_so(api: HfApi) -> None:
+    with pytest.raises(BucketNotFoundError):
+        api.bucket_info("me/absent")
+    api.create_bucket("me/runs")
+    with pytest.raises(EntryNotFoundError):
+        api.get_bucket_file_metadata("me/runs", "absent")
+    api.delete_bucket("me/runs")
+    api.delete_bucket("me/runs", missing_ok=True)
+    with pytest.raises(BucketNotFoundError):
+        list(api.list_bucket_tree("me/runs"))
+
+
+async def test_ranges_and_strangers(api: HfApi, hub: LocalHub) -> None:
+    api.create_bucket("me/runs", private=True)
+    fill(api, {"a.bin": NOISE})
+    url = f"{hub.url}/buckets/me/runs/resolve/a.bin"
+    headers = {"Authorization": f"Bearer {TOKEN}", "Range": "bytes=70000-70009"}
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url, headers=headers) as answer:
+            assert answer.status == 206
+            assert await answer.read() == NOISE[70_000:70_010]
+        async with session.get(url) as answer:
+            assert answer.status == 401
+        too_many = b'{"type":"deleteFile","path":"a"}\n' * 1001
+        api_url = f"{hub.url}/api/buckets/me/runs/batch"
+        async with session.post(api_url, headers=headers, data=too_many) as answer:
+            assert answer.status == 400
