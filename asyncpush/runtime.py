@@ -126,7 +126,7 @@ class Runtime:
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool)
-        self._turns = SharedSlots(config.max_concurrent_files - 1)
+        self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     @asynccontextmanager
@@ -141,20 +141,20 @@ class Runtime:
             await wait_until_done(counting)
 
     async def _count_neighbours(self) -> None:
-        neighbours = self._journal.neighbours()
+        peers = self._journal.peers()
         threads = self._threads.look_up.threads
         while True:
             await self._busy.wait()
             try:
-                await in_thread(threads, neighbours.join)
+                await in_thread(threads, peers.join)
                 pause = COUNT_FIRST
                 while self._pushes:
-                    self._sender.limit.share(await in_thread(threads, neighbours.count))
+                    self._sender.limit.share(await in_thread(threads, peers.count))
                     with anyio.move_on_after(pause):
                         await self._idle.wait()
                     pause = min(2 * pause, COUNT_EVERY)
             finally:
-                await in_thread_anyway(threads, neighbours.leave)
+                await in_thread_anyway(threads, peers.leave)
 
     @contextmanager
     def _pushing(self, stores: bool) -> Iterator[None]:
@@ -247,14 +247,14 @@ class Runtime:
         try:
             async with observe_push(
                 repo, options, publisher, self._listeners, progress=progress
-            ) as watch:
+            ) as observer:
                 with self._pushing(stores), stray_cancellations_are_errors():
                     if needs_token:
                         await self._session.token.get()
-                    ctx = self._context(repo, options, watch.push_id, watch.events)
+                    ctx = self._context(repo, options, observer.push_id, observer.events)
                     async with self._collected(source, options, stores=stores) as collected:
                         outcome = await work(ctx, collected)
-                return watch.finished(outcome)
+                return observer.finished(outcome)
         except asyncio.CancelledError as exc:
             # Where it was just then is nobody's concern, and a notebook would show all of it.
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
@@ -290,7 +290,7 @@ class Runtime:
             self._journal,
             self._threads.for_push(),
             events,
-            FairSlots(self._turns, most=_files_affordable()),
+            FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:

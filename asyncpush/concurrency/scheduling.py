@@ -72,7 +72,7 @@ class FairSlots:
 
     def others_wait(self) -> bool:
         """Whether a shared turn that is given back would go to another push."""
-        return any(turns is not self for turns in self._shared.waiting)
+        return any(slots is not self for slots in self._shared.waiting)
 
     def _come(self, *, own: bool) -> None:
         """End the wait."""
@@ -88,10 +88,10 @@ class SlotQueue(Generic[T]):
     for a turn, and takes nothing before it has one: what lies here goes to whoever is free."""
 
     def __init__(
-        self, group: TaskGroup, turns: FairSlots, work: Callable[[T], Awaitable[object]]
+        self, group: TaskGroup, slots: FairSlots, work: Callable[[T], Awaitable[object]]
     ) -> None:
         self._group = group
-        self._turns = turns
+        self._slots = slots
         self._work = work
         self._items: deque[T] = deque()
         self._seeking = False
@@ -102,13 +102,13 @@ class SlotQueue(Generic[T]):
         self._seek()
 
     def _seek(self) -> None:
-        most = self._turns.most
+        most = self._slots.most
         if self._items and not self._seeking and (most is None or self._working < most):
             self._seeking = True
             self._group.start_soon(for_group(self._go))
 
     async def _go(self) -> None:
-        own = await self._turns.take()
+        own = await self._slots.take()
         self._seeking = False
         self._working += 1
         try:
@@ -116,9 +116,9 @@ class SlotQueue(Generic[T]):
                 item = self._items.popleft()
                 self._seek()
                 await self._work(item)
-                if not own and self._turns.others_wait():
+                if not own and self._slots.others_wait():
                     break
         finally:
             self._working -= 1
-            self._turns.give_back(own=own)
+            self._slots.give_back(own=own)
         self._seek()

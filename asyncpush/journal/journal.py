@@ -296,7 +296,7 @@ class Journal:
         """
         return self._locks.claim(scope, oid)
 
-    def neighbours(self) -> HostPeers:
+    def peers(self) -> HostPeers:
         """The uploaders of this host that have this journal in common."""
         return HostPeers(self._locks)
 

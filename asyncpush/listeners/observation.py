@@ -103,14 +103,16 @@ async def observe_push(
     """Say `finished` of what it yields at the end; a failure is told by itself. `progress` is that
     of `UploadConfig`. Raises `TimeoutError` when the options' time has run out."""
     display = BarDisplay(progress, repo.repo_id)
-    watch = PushObserver(options, publisher, [display.on_event, LogListener().on_event, *listeners])
+    observer = PushObserver(
+        options, publisher, [display.on_event, LogListener().on_event, *listeners]
+    )
     try:
-        watch.events.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
+        observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
         async with _time_limit(options.timeout):
-            yield watch
+            yield observer
     except BaseException as exc:
-        failure = watch.failure(exc)
-        watch.events.emit(_failed(failure))
+        failure = observer.failure(exc)
+        observer.events.emit(_failed(failure))
         if failure is exc:
             raise
         raise failure from exc

@@ -19,10 +19,10 @@ WORTH_IT = 0.4
 """What a rise must bring, of what it would bring on a free pipe. Noise brings less, and so does a
 core that has more than enough to do already: there more in flight only makes the loop late."""
 
-PATIENCE = 4
+COOLDOWN = 4
 """Waves of parts to wait before rising again where it did not help; doubled each time."""
 
-MOST_PATIENCE = 64
+LONGEST_COOLDOWN = 64
 
 
 AT_ONCE = 4
@@ -52,7 +52,7 @@ whole parts are long enough to be fair."""
 
 
 @dataclass(slots=True)
-class Turn:
+class Slot:
     """A slot held: under which width, and how far its part was when."""
 
     epoch: int
@@ -91,7 +91,7 @@ class AdaptiveLimit:
         self._refused = False
         self._on_trial = False  # whether the last rise is still to show what it is worth
         self._gait = SLOW_START
-        self._patience = PATIENCE
+        self._cooldown = COOLDOWN
         self._rest = 0  # parts to be stored before the next rise
 
     @property
@@ -108,13 +108,13 @@ class AdaptiveLimit:
         return not self._waiting and self._in_flight < self._limit
 
     @asynccontextmanager
-    async def slot(self, of: Hashable = None, push: Hashable = None) -> AsyncIterator[Turn]:
+    async def slot(self, of: Hashable = None, push: Hashable = None) -> AsyncIterator[Slot]:
         """Wait for a slot and hold it, for a part of this file of this push; what it yields is for
         `moving`, `succeeded` and `overloaded`."""
         holder = push, of
         await self._acquire(holder)
         try:
-            yield Turn(self._epoch, self._limit, self._clock())
+            yield Slot(self._epoch, self._limit, self._clock())
         finally:
             self._leave(holder)
 
@@ -128,38 +128,38 @@ class AdaptiveLimit:
         self._rises.clear()
         self._on_trial = False
 
-    def moving(self, turn: Turn, position: int, size: int) -> None:
+    def moving(self, slot: Slot, position: int, size: int) -> None:
         """So many bytes of a part of `size` have arrived. The first ones start its clock: before
         them the connection was made, and they may be no further than in buffers."""
-        if turn.position:
-            self._count(turn, position, size)
+        if slot.position:
+            self._count(slot, position, size)
         elif position:
-            turn.since, turn.position = self._clock(), position
+            slot.since, slot.position = self._clock(), position
 
-    def succeeded(self, turn: Turn, size: int) -> None:
+    def succeeded(self, slot: Slot, size: int) -> None:
         """A part of so many bytes is stored."""
-        if turn.epoch == self._epoch:
+        if slot.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
-        self._count(turn, size, size)
+        self._count(slot, size, size)
 
-    def overloaded(self, turn: Turn) -> None:
+    def overloaded(self, slot: Slot) -> None:
         """The store said 429 or 503, or a connection timed out, in the slot of this turn.
 
         Parts that had begun before the last fall tell nothing new: one bad moment of the store,
         met by all that is in flight, counts once.
         """
         self._refused = True
-        if turn.epoch < self._fell_at:
+        if slot.epoch < self._fell_at:
             return
-        while self._rises and self._rises[-1][0] >= turn.width:
+        while self._rises and self._rises[-1][0] >= slot.width:
             self._rises.pop()
-        self._fall(self._rises.pop()[0] if self._rises else turn.width // 2)
+        self._fall(self._rises.pop()[0] if self._rises else slot.width // 2)
 
-    def _count(self, turn: Turn, position: int, size: int) -> None:
+    def _count(self, slot: Slot, position: int, size: int) -> None:
         now = self._clock()
-        moved, seconds = max(0, position - turn.position), now - turn.since
-        turn.position, turn.since = max(turn.position, position), now
-        if turn.epoch != self._epoch:
+        moved, seconds = max(0, position - slot.position), now - slot.since
+        slot.position, slot.since = max(slot.position, position), now
+        if slot.epoch != self._epoch:
             return
         self._bytes += moved
         self._seconds += seconds
@@ -175,7 +175,7 @@ class AdaptiveLimit:
                 self._fall(self._rises.pop()[0])
                 return
             self._on_trial = False
-            self._patience = PATIENCE
+            self._cooldown = COOLDOWN
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
         else:
@@ -190,8 +190,8 @@ class AdaptiveLimit:
         self._gait = STEADY
         # The turn that fell may be of a time before this process shared the host's limit.
         self._steer(max(1, min(limit, self._limit, self._maximum)))
-        self._rest = self._patience * self._limit
-        self._patience = min(2 * self._patience, MOST_PATIENCE)
+        self._rest = self._cooldown * self._limit
+        self._cooldown = min(2 * self._cooldown, LONGEST_COOLDOWN)
         self._fell_at = self._epoch
 
     def _steer(self, limit: int) -> None:
@@ -208,15 +208,15 @@ class AdaptiveLimit:
         if self._begun < AT_ONCE and (free or self._is_due(of)):
             self._take(of)
             return
-        turn = anyio.Event()
-        self._waiting.setdefault(of, deque()).append(turn)
+        slot = anyio.Event()
+        self._waiting.setdefault(of, deque()).append(slot)
         try:
-            await turn.wait()
+            await slot.wait()
         except BaseException:
-            if turn.is_set():  # a slot had been given to us already: hand it on
+            if slot.is_set():  # a slot had been given to us already: hand it on
                 self._leave(of)
             else:
-                self._remove(of, turn)
+                self._remove(of, slot)
             raise
 
     def _leave(self, of: _Holder) -> None:
@@ -244,9 +244,9 @@ class AdaptiveLimit:
             if not self._has_room() and not self._is_due(of):
                 return
             self._take(of)
-            turn = self._waiting[of][0]
-            self._remove(of, turn)
-            turn.set()
+            slot = self._waiting[of][0]
+            self._remove(of, slot)
+            slot.set()
 
     def _has_room(self) -> bool:
         """Whether another part may go. When all that wait are a few, they go too: two parts in a
@@ -264,8 +264,8 @@ class AdaptiveLimit:
         number."""
         return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
 
-    def _remove(self, of: _Holder, turn: anyio.Event) -> None:
+    def _remove(self, of: _Holder, slot: anyio.Event) -> None:
         queue = self._waiting[of]
-        queue.remove(turn)
+        queue.remove(slot)
         if not queue:
             del self._waiting[of]

@@ -89,37 +89,37 @@ class StragglerMonitor:
         """Within this block the part is in flight; `moving` hears how far it is, `again` is called
         once, should it crawl."""
         loop = asyncio.get_running_loop()
-        flight = InFlightPart(size, delivered, again, loop.time(), moving)
+        in_flight = InFlightPart(size, delivered, again, loop.time(), moving)
         if size > LEAST:
-            self._flights[flight] = None
+            self._flights[in_flight] = None
             if self._timer is None:
                 self._timer = loop.call_later(INTERVAL, self._look)
         try:
-            yield flight
+            yield in_flight
         finally:
-            self._flights.pop(flight, None)
+            self._flights.pop(in_flight, None)
             if not self._flights and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-    def stored(self, flight: InFlightPart) -> None:
+    def stored(self, in_flight: InFlightPart) -> None:
         """A part has arrived, at the pace that the others are held to."""
-        if flight.size > LEAST:
-            seconds = asyncio.get_running_loop().time() - flight.began
-            self._rates.append(flight.size / max(seconds, 1e-6))
+        if in_flight.size > LEAST:
+            seconds = asyncio.get_running_loop().time() - in_flight.began
+            self._rates.append(in_flight.size / max(seconds, 1e-6))
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(INTERVAL, self._look)
         now = loop.time()
-        for flight in self._flights:
-            flight.look(now)
+        for in_flight in self._flights:
+            in_flight.look(now)
         if len(self._rates) < ENOUGH:
             return
         typical = median(self._rates)
-        for flight in tuple(self._flights):
+        for in_flight in tuple(self._flights):
             if not self._idle():
                 return
-            if flight.again is not None and flight.crawls(now, typical):
-                again, flight.again = flight.again, None
+            if in_flight.again is not None and in_flight.crawls(now, typical):
+                again, in_flight.again = in_flight.again, None
                 again()

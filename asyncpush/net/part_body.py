@@ -189,7 +189,7 @@ class PartBody(aiohttp.Payload):
         feed: PartFeed,
         size: int,
         piece_size: int,
-        watch: StallTimeout,
+        stall: StallTimeout,
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
         events: Emitter,
@@ -199,7 +199,7 @@ class PartBody(aiohttp.Payload):
         self._size = size
         self._piece_size = piece_size
         self._feed = feed
-        self._watch = watch
+        self._stall = stall
         self._bandwidth = bandwidth
         self._on_sent = on_sent
         self._events = events
@@ -243,7 +243,7 @@ class PartBody(aiohttp.Payload):
         if self._events.active:
             self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
-            self._watch.follow(transport)
+            self._stall.follow(transport)
             self._transport = transport
             # Long after another try has stored this part, the rest of it would arrive: out of the
             # page cache, with what stands in the file by then (see sendfile(2)).
@@ -258,7 +258,7 @@ class PartBody(aiohttp.Payload):
             finally:
                 os.close(descriptor)
         await self._write_through(writer)
-        self._watch.all_written()
+        self._stall.all_written()
         self.ended = time.monotonic()
 
     async def _write_through(self, writer: AbstractStreamWriter) -> None:
@@ -292,12 +292,12 @@ class PartBody(aiohttp.Payload):
 
     async def _allowed(self, amount: int) -> None:
         if self._bandwidth.limited:
-            with self._watch.paused():  # a wait that we impose on ourselves is no stall
+            with self._stall.paused():  # a wait that we impose on ourselves is no stall
                 await self._bandwidth.take(amount)
 
     def _advance(self, count: int) -> None:
         self.sent += count
-        now = self._watch.touch()
+        now = self._stall.touch()
         if now - self._told_at >= PROGRESS_INTERVAL or self.whole:
             self._told_at = now
             self._on_sent(self.sent)

@@ -38,8 +38,8 @@ class PartSender:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        lookout = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
-        self._putter = PartClient(session, pool, bandwidth, lookout)
+        monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[str] = set()
         """Origins of the stores whose latest ETag was an MD5."""
         self.limit = limit
@@ -70,7 +70,7 @@ class PartSender:
             request, source, part, events, threads, headers, on_sent, on_wire, attempt
         )
         if part.size <= LEAST:
-            feed = self._putter.feed(put)
+            feed = self._client.feed(put)
             # A source that is slow, or hangs, is not to hold a slot.
             await feed.read_if_short()
             return await self._in_slot(put, None, feed)
@@ -98,24 +98,24 @@ class PartSender:
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
     ) -> SentPart:
         size, began = put.part.size, time.monotonic()
-        async with self.limit.slot(id(put.source), id(put.threads)) as turn:
+        async with self.limit.slot(id(put.source), id(put.threads)) as slot:
             queued = time.monotonic() - began
             try:
-                sent = await self._putter.send(
+                sent = await self._client.send(
                     put,
-                    feed or self._putter.feed(put),
+                    feed or self._client.feed(put),
                     queued=queued,
                     again=again,
-                    moving=lambda arrived: self.limit.moving(turn, arrived, size),
+                    moving=lambda arrived: self.limit.moving(slot, arrived, size),
                 )
             except HubError as exc:
                 scarce = getattr(exc.__cause__, "errno", None) in OUT_OF_DESCRIPTORS
                 if scarce or exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
-                    self.limit.overloaded(turn)
+                    self.limit.overloaded(slot)
                 token = self._session.token.known
                 complete_error(exc, put.attempt, began, put.request.target, token)
                 raise
-            self.limit.succeeded(turn, size)
+            self.limit.succeeded(slot, size)
             # What an ETag of another form stands for, only the store knows: with two bodies on
             # their way, nobody could tell which one's it will ask for in the end.
             if sent.stored_md5 is not None:
@@ -178,13 +178,13 @@ class PartClient:
         session: HubSession,
         pool: BufferPool,
         bandwidth: Bandwidth,
-        lookout: StragglerMonitor,
+        monitor: StragglerMonitor,
     ) -> None:
         self._session = session
         self._config = session.config
         self._pool = pool
         self._bandwidth = bandwidth
-        self._lookout = lookout
+        self._monitor = monitor
 
     def feed(self, put: PartRequest) -> PartFeed:
         """The part's bytes, for one way to the store."""
@@ -209,12 +209,12 @@ class PartClient:
         """Raises `HubError`. `queued` are the seconds it has waited; `again` is called when it
         crawls, `moving` hears how many bytes have arrived."""
         events = put.events.child()
-        watch = StallTimeout(self._config.stall_timeout)
+        stall = StallTimeout(self._config.stall_timeout)
         body = PartBody(
             feed,
             put.part.size,
             self._config.chunk_size,
-            watch,
+            stall,
             self._bandwidth,
             put.on_sent,
             events,
@@ -226,10 +226,10 @@ class PartClient:
         began = time.monotonic()
         headers = {**_unframed(put.headers), **length}
         try:
-            with self._lookout.following(
-                put.part.size, lambda: watch.arrived(body.sent), again, moving
-            ) as flight:
-                response = await self._exchange(put, headers, body, watch)
+            with self._monitor.following(
+                put.part.size, lambda: stall.arrived(body.sent), again, moving
+            ) as in_flight:
+                response = await self._exchange(put, headers, body, stall)
         finally:
             try:
                 await body.finish()
@@ -237,15 +237,15 @@ class PartClient:
                 put.on_wire(body.sent)
         if events.active:
             events.emit(_finished(put, response, body, began, detailed=events.detailed))
-        return self._stored(put, response, body, flight)
+        return self._stored(put, response, body, in_flight)
 
     async def _exchange(
-        self, put: PartRequest, headers: Mapping[str, str], body: PartBody, watch: StallTimeout
+        self, put: PartRequest, headers: Mapping[str, str], body: PartBody, stall: StallTimeout
     ) -> HubResponse:
         url = put.request.target
         try:
             async with (
-                watch.guard(),
+                stall.guard(),
                 self._session.open("PUT", url, headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)
@@ -259,7 +259,7 @@ class PartClient:
             raise
 
     def _stored(
-        self, put: PartRequest, response: HubResponse, body: PartBody, flight: InFlightPart
+        self, put: PartRequest, response: HubResponse, body: PartBody, in_flight: InFlightPart
     ) -> SentPart:
         if not 200 <= response.status < 300:
             raise failure_of(put.request, response, now=time.time())
@@ -272,7 +272,7 @@ class PartClient:
                 retryable=True,
                 suggestion="the store, or a proxy before it, refuses the bytes: push again",
             )
-        self._lookout.stored(flight)
+        self._monitor.stored(in_flight)
         return SentPart(response.headers.get("etag"), response.headers, body.md5)
 
 

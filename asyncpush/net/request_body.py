@@ -33,11 +33,11 @@ class RequestBody(aiohttp.Payload):
     network fault; it is kept in `failure`, to be raised as what it is.
     """
 
-    def __init__(self, body: bytes | StreamBody, watch: StallTimeout) -> None:
+    def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
         super().__init__(body)
         self._source = _once(body) if isinstance(body, bytes) else body.open()
         self._length = len(body) if isinstance(body, bytes) else body.size
-        self._watch = watch
+        self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
         self._whole = False
@@ -55,14 +55,14 @@ class RequestBody(aiohttp.Payload):
     ) -> None:
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
-        self._watch.follow(self._transport)
+        self._stall.follow(self._transport)
         async for piece in self._pieces:
             for start in range(0, len(piece), WRITE_SIZE):
                 await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
                 await writer.drain()
-                self._watch.touch()
+                self._stall.touch()
         self._whole = True
-        self._watch.all_written()
+        self._stall.all_written()
 
     async def _checked(self) -> AsyncGenerator[bytes, None]:
         left = self._length

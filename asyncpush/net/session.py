@@ -279,14 +279,14 @@ class HubSession:
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
             headers |= self._trace_headers(this.events.span_id)
         patience = self.config.response_timeout
-        watch = StallTimeout(patience if request.slow else min(patience, LIGHT_TIMEOUT))
-        body = None if request.body is None else RequestBody(request.body, watch)
+        stall = StallTimeout(patience if request.slow else min(patience, LIGHT_TIMEOUT))
+        body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (
-                watch.guard(),
+                stall.guard(),
                 self.open(request.method, url, headers=headers, data=body) as answer,
             ):
-                content = await read_limited(answer, watch.answer_arrives())
+                content = await read_limited(answer, stall.answer_arrives())
         except StalledError as exc:
             raise network_error(exc, method=request.method, url=url, what=request.call) from exc
         except HubError:

@@ -32,7 +32,7 @@ class PushContext:
     journal: Journal | NullJournal
     push_threads: PushThreads
     events: Emitter
-    turns: FairSlots
+    slots: FairSlots
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""

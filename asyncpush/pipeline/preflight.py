@@ -197,20 +197,20 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     `SourceError` instead, with all of it in `problems`, when the push is strict, and always for a
     file that is a Hub token in use."""
     known = ctx.session.token.known
-    findings = ProblemReport()
+    report = ProblemReport()
     for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
-        findings.problem(str(leak))
-    findings.raise_problems(_IN_USE_SUGGESTION)
+        report.problem(str(leak))
+    report.raise_problems(_IN_USE_SUGGESTION)
     leaks = await _scan(ctx, files)
     for leak in leaks:
         if ctx.options.strict:
-            findings.problem(str(leak))
+            report.problem(str(leak))
         else:
-            findings.notice(f"files with {leak.kind}", f"{leak}: is it meant to be published?")
+            report.notice(f"files with {leak.kind}", f"{leak}: is it meant to be published?")
     if len(leaks) >= LEAKS_LIMIT:
-        findings.notice("", "so much looks like credentials that not every file was looked into")
-    findings.raise_problems(_SUGGESTION)
-    for notice in findings.notices:
+        report.notice("", "so much looks like credentials that not every file was looked into")
+    report.raise_problems(_SUGGESTION)
+    for notice in report.notices:
         ctx.warn(notice)
 
 

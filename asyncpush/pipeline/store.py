@@ -70,7 +70,7 @@ class StoreStage:
                 async def store(file: FileSource) -> None:
                     await self._store_one(file, routing, transfer)
 
-                queue = SlotQueue(group, self._ctx.turns, store)
+                queue = SlotQueue(group, self._ctx.slots, store)
                 routing = Routing(self._ctx, self._stored, queue.put)
                 await routing.run(files)
         return routing
@@ -84,7 +84,7 @@ class StoreStage:
                 async def store(file: FileSource) -> None:
                     await self._store_lfs(file, routing, transfer)
 
-                queue = SlotQueue(group, self._ctx.turns, store)
+                queue = SlotQueue(group, self._ctx.slots, store)
                 for file in files:
                     queue.put(file)
 

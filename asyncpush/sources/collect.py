@@ -96,20 +96,20 @@ async def collect(
                 files.append(taken)
 
         await for_each(gathered.streams, read, width=STREAMS_AT_ONCE)
-        yield await to_thread.run_sync(_finished, files, options, gathered.findings, streams)
+        yield await to_thread.run_sync(_finished, files, options, gathered.report, streams)
 
 
 def _finished(
     files: list[FileSource],
     options: PushOptions,
-    findings: ProblemReport,
+    report: ProblemReport,
     streams: list[OpenStream],
 ) -> CollectedSources:
     if options.max_shard_size is not None:
-        files = split_large(files, parse_size(options.max_shard_size), findings)
-        findings.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
+        files = split_large(files, parse_size(options.max_shard_size), report)
+        report.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return CollectedSources(tuple(by_path), findings.notices, tuple(streams))
+    return CollectedSources(tuple(by_path), report.notices, tuple(streams))
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
@@ -148,7 +148,7 @@ class Gathered:
     def __init__(self, options: PushOptions, stopped: Callable[[], bool] = lambda: False) -> None:
         self.files: list[FileSource] = []
         self.streams: list[tuple[str, Stream]] = []
-        self.findings = ProblemReport()
+        self.report = ProblemReport()
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
@@ -164,7 +164,7 @@ class Gathered:
         try:
             path, text = _card_of(card)
         except UnusableError as exc:
-            self.findings.problem(f"model_card {exc}")
+            self.report.problem(f"model_card {exc}")
             return
         self._card_origin = path or "its text"
         self._origins[CARD] = self._card_origin
@@ -189,7 +189,7 @@ class Gathered:
             case Mapping():
                 self._add_mapping(source)
             case _:
-                self.findings.problem(
+                self.report.problem(
                     f"the source is of type {type(source).__name__}: give a folder, a file, bytes,"
                     f" or a mapping from paths in the repo to {_CONTENT}"
                 )
@@ -197,16 +197,16 @@ class Gathered:
     def finish(self) -> None:
         """Check the files as a set; raise one `SourceError` with all that was found wrong."""
         for path, inside in file_folder_clashes(self._origins):
-            self.findings.problem(f"{path!r} is a file and also the folder of {inside!r}")
-        if self._nothing and not self.findings.problems:
+            self.report.problem(f"{path!r} is a file and also the folder of {inside!r}")
+        if self._nothing and not self.report.problems:
             if self._card_origin is None and self._options.delete_patterns is None:
-                self.findings.problem("; ".join((self._nothing, *self.findings.notices)))
-                self.findings.raise_problems("look at the path, allow_patterns and ignore_patterns")
-            self.findings.notice("empty sources", self._nothing)
+                self.report.problem("; ".join((self._nothing, *self.report.notices)))
+                self.report.raise_problems("look at the path, allow_patterns and ignore_patterns")
+            self.report.notice("empty sources", self._nothing)
         way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
-        self.findings.raise_problems(f"mend this{way_out}; nothing was uploaded")
+        self.report.raise_problems(f"mend this{way_out}; nothing was uploaded")
         for first, second in look_alikes(self._origins):
-            self.findings.notice(
+            self.report.notice(
                 "names that look alike",
                 f"{first!r} and {second!r} differ by case or Unicode form alone:"
                 " many file systems cannot hold both",
@@ -214,13 +214,13 @@ class Gathered:
 
     def _add_named(self, source: str | os.PathLike[str]) -> None:
         if not os.fspath(source):
-            self.findings.problem("the source is an empty path")
+            self.report.problem("the source is an empty path")
             return
         path = absolute_path(source)
         try:
             is_folder = stat.S_ISDIR(status_of(path).st_mode)
         except UnusableError as exc:
-            self.findings.problem(f"{path!r} {exc}")
+            self.report.problem(f"{path!r} {exc}")
             return
         if is_folder:
             self._add_folder(path)
@@ -243,7 +243,7 @@ class Gathered:
         walk = Walk(
             root,
             self._chosen(),
-            self.findings,
+            self.report,
             follow_symlinks=self._options.follow_symlinks,
             stopped=self._stopped,
             own=self._own,
@@ -255,7 +255,7 @@ class Gathered:
                 continue
             self._add_file(name, path)
             if "\\" in relative:
-                self.findings.notice(
+                self.report.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
                 )
         if chosen == self._left_out:
@@ -271,11 +271,11 @@ class Gathered:
         for path_in_repo, content in source.items():
             if not isinstance(path_in_repo, str):
                 kind = type(path_in_repo).__name__
-                self.findings.problem(f"key {path_in_repo!r} is of type {kind}, not a str")
+                self.report.problem(f"key {path_in_repo!r} is of type {kind}, not a str")
             elif not chosen(key := normalise_path(path_in_repo)):
                 continue
             elif problem := check_path_in_repo(key):  # below a folder it might pass
-                self.findings.problem(f"path_in_repo {path_in_repo!r} {problem}")
+                self.report.problem(f"path_in_repo {path_in_repo!r} {problem}")
             elif name := self._claim(prefix + key, path_in_repo):
                 self._add_content(name, content)
             count += 1
@@ -313,7 +313,7 @@ class Gathered:
                         hint = '; tensors go in as {"model.safetensors": Tensors(state_dict)}'
                     raise UnusableError(f"is given a value of type {kind}: give {_CONTENT}{hint}")
         except UnusableError as exc:
-            self.findings.problem(f"{name!r} {exc}")
+            self.report.problem(f"{name!r} {exc}")
 
     def _add_data(self, name: str, data: bytes | bytearray | memoryview) -> None:
         content = bytes(data)
@@ -323,12 +323,12 @@ class Gathered:
         try:
             status = regular_file(path)
         except UnusableError as exc:
-            self.findings.problem(f"{path!r} {exc}")
+            self.report.problem(f"{path!r} {exc}")
             return
         if what := self._own.file(path, status):
             self._left_out += 1
             del self._origins[name]
-            notice_own(self.findings, path, what)
+            notice_own(self.report, path, what)
             return
         self.files.append(FileSource(name, status.st_size, path, FileIdentity.of(status)))
 
@@ -356,14 +356,14 @@ class Gathered:
         name = normalise_path(path)
         if problem := check_path_in_repo(name):
             of = "" if origin == path else f" (of {origin!r})"
-            self.findings.problem(f"path_in_repo {path!r}{of} {problem}")
+            self.report.problem(f"path_in_repo {path!r}{of} {problem}")
             return None
         if name == CARD and self._card_origin is not None:
             if origin != self._card_origin:
-                self.findings.notice("files replaced", f"model_card takes the place of {origin!r}")
+                self.report.notice("files replaced", f"model_card takes the place of {origin!r}")
             return None
         if name in self._origins:
-            self.findings.problem(
+            self.report.problem(
                 f"path_in_repo {name!r} is named twice:"
                 f" by {self._origins[name]!r} and by {origin!r}"
             )
@@ -375,7 +375,7 @@ class Gathered:
         try:
             return folder_prefix(self._options.path_in_repo)
         except ValueError as exc:
-            self.findings.problem(str(exc))
+            self.report.problem(str(exc))
             return ""
 
     def _chosen(self) -> PatternFilter:

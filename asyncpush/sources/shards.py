@@ -34,14 +34,12 @@ _SHARD_NAME = re.compile(r".*-\d+-of-\d+")
 _VARIANT = re.compile(r"(?P<base>model|diffusion_pytorch_model)\.(?P<variant>[\w-]+)")
 
 
-def split_large(
-    files: Sequence[FileSource], limit: int, findings: ProblemReport
-) -> list[FileSource]:
+def split_large(files: Sequence[FileSource], limit: int, report: ProblemReport) -> list[FileSource]:
     """`files`, with every safetensors file of more than `limit` bytes split up.
 
     As in transformers, `limit` bounds the bytes of a shard's tensors, and a tensor that is larger
     goes into a shard of its own, with a notice. Files that cannot be split, and names that are
-    taken, are problems in `findings`. Raises `SourceChangedError` when a file is no longer what
+    taken, are problems in `report`. Raises `SourceChangedError` when a file is no longer what
     was collected.
     """
     kept: list[FileSource] = []
@@ -51,21 +49,21 @@ def split_large(
             kept.append(file)
             continue
         try:
-            shards = _split(file, limit, findings)
+            shards = _split(file, limit, report)
         except BadSafetensorsError as exc:
-            findings.problem(f"{_named(file)} {exc}")
+            report.problem(f"{_named(file)} {exc}")
             continue
         (made if shards else kept).extend(shards or [file])
-    _check_names(kept, made, findings)
+    _check_names(kept, made, report)
     return kept + made
 
 
-def _split(file: FileSource, limit: int, findings: ProblemReport) -> list[FileSource]:
+def _split(file: FileSource, limit: int, report: ProblemReport) -> list[FileSource]:
     """The shards and their index; nothing when all tensors fit into one."""
     layout = _read_layout(file)
     for tensor in layout.tensors:
         if tensor.size > limit:
-            findings.notice(
+            report.notice(
                 "tensors larger than max_shard_size",
                 f"tensor {tensor.name!r} of {file.path_in_repo!r} has {tensor.size:,} bytes, more"
                 f" than max_shard_size: its file will be larger",
@@ -156,18 +154,18 @@ def _index(
 
 
 def _check_names(
-    kept: Sequence[FileSource], made: Sequence[FileSource], findings: ProblemReport
+    kept: Sequence[FileSource], made: Sequence[FileSource], report: ProblemReport
 ) -> None:
     taken = {file.path_in_repo for file in kept}
     for file in made:
         name = file.path_in_repo
         if name in taken:
-            findings.problem(f"{name!r} would be written by max_shard_size, but is there already")
+            report.problem(f"{name!r} would be written by max_shard_size, but is there already")
         elif problem := check_path_in_repo(name):
-            findings.problem(f"{name!r}, a shard's name, {problem}")
+            report.problem(f"{name!r}, a shard's name, {problem}")
         taken.add(name)
     for path, inside in file_folder_clashes(taken) if made else ():
-        findings.problem(f"{path!r}, a shard's name, is also the folder of {inside!r}")
+        report.problem(f"{path!r}, a shard's name, is also the folder of {inside!r}")
 
 
 def _named(file: FileSource) -> str:

@@ -80,20 +80,20 @@ class Tensors:
         metadata: Mapping[str, str] | None = None,
         copy: bool = False,
     ) -> None:
-        findings = ProblemReport()
-        arrays = _arrays(tensors, findings)
-        _check_metadata(metadata, findings)
-        findings.raise_problems("change or leave out what is named; nothing was uploaded")
+        report = ProblemReport()
+        arrays = _arrays(tensors, report)
+        _check_metadata(metadata, report)
+        report.raise_problems("change or leave out what is named; nothing was uploaded")
         for names in sharing(arrays):
             listed = ", ".join(map(repr, names))
-            findings.problem(f"the tensors {listed} share memory")
-        findings.raise_problems(_TIED)
+            report.problem(f"the tensors {listed} share memory")
+        report.raise_problems(_TIED)
         self._metadata = None if metadata is None else dict(metadata)
         self._arrays = _copies(arrays) if copy else arrays
         self._is_copy = copy
         if len(_header(self._arrays, self._metadata)) > HEADER_LIMIT:
-            findings.problem(f"the safetensors header is larger than {HEADER_LIMIT:,} bytes")
-            findings.raise_problems("give fewer tensors, or shorter names and metadata")
+            report.problem(f"the safetensors header is larger than {HEADER_LIMIT:,} bytes")
+            report.raise_problems("give fewer tensors, or shorter names and metadata")
 
     def __repr__(self) -> str:
         count = len(self._arrays)
@@ -269,10 +269,10 @@ class _Digests:
             return self._digests[place] == digest
 
 
-def _arrays(tensors: Mapping[str, object], findings: ProblemReport) -> dict[str, Array]:
+def _arrays(tensors: Mapping[str, object], report: ProblemReport) -> dict[str, Array]:
     if not isinstance(tensors, Mapping):
         hint = ": give its state_dict()" if hasattr(tensors, "state_dict") else ""
-        findings.problem(f"Tensors takes a mapping of names to tensors, not {_kind(tensors)}{hint}")
+        report.problem(f"Tensors takes a mapping of names to tensors, not {_kind(tensors)}{hint}")
         return {}
     arrays: dict[str, Array] = {}
     latest = Latest()
@@ -281,9 +281,9 @@ def _arrays(tensors: Mapping[str, object], findings: ProblemReport) -> dict[str,
             _check_name(name)
             arrays[name] = array_of(tensor, latest)
         except UnusableTensorError as exc:
-            findings.problem(f"tensor {name!r} {exc}")
+            report.problem(f"tensor {name!r} {exc}")
         except Exception as exc:  # of whatever framework the tensor is
-            findings.problem(f"tensor {name!r} cannot be looked at: {_reason(exc)}")
+            report.problem(f"tensor {name!r} cannot be looked at: {_reason(exc)}")
     return arrays
 
 
@@ -307,15 +307,15 @@ def _check_name(name: object) -> None:
         raise UnusableTensorError("has a name that cannot be written as UTF-8")
 
 
-def _check_metadata(metadata: object, findings: ProblemReport) -> None:
+def _check_metadata(metadata: object, report: ProblemReport) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):
-        findings.problem(f"metadata is of type {_kind(metadata)}, not a mapping from text to text")
+        report.problem(f"metadata is of type {_kind(metadata)}, not a mapping from text to text")
         return
     for key, value in metadata.items():
         if not (_is_text(key) and _is_text(value)):
-            findings.problem(f"metadata {key!r} is not text to text; str() or json.dumps() it")
+            report.problem(f"metadata {key!r} is not text to text; str() or json.dumps() it")
 
 
 def _reason(exc: Exception) -> str:

@@ -46,7 +46,7 @@ class Walk:
 
     root: str
     chosen: PatternFilter
-    findings: ProblemReport
+    report: ProblemReport
     follow_symlinks: bool = False
     stopped: Callable[[], bool] = lambda: False
     own: OwnFiles = field(default_factory=OwnFiles)
@@ -69,7 +69,7 @@ class Walk:
         if self.chosen.ignores_all_below(folder.name):
             return []
         if folder.is_link and not self.follow_symlinks:
-            self.findings.notice(
+            self.report.notice(
                 "links to folders, skipped",
                 f"{folder.path!r} is a link to a folder: skipped (follow_symlinks=True enters it)",
             )
@@ -80,12 +80,12 @@ class Walk:
         """What lies in a folder, last first."""
         found = []
         if what := self.own.folder(path):
-            notice_own(self.findings, path, what)
+            notice_own(self.report, path, what)
             return []
         try:
             trail = above | self._step(path)
             if self.follow_symlinks and trail == above:
-                self.findings.notice(
+                self.report.notice(
                     "links that lead in circles, skipped",
                     f"{path!r} leads back to a folder above it: skipped",
                 )
@@ -101,7 +101,7 @@ class Walk:
                         own_path = os.path.join(path, entry.name)
                         found.append(_Entry(name, own_path, _is_link(entry), trail))
         except OSError as exc:
-            self.findings.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
+            self.report.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
         found.sort(reverse=True)
         return found
 
@@ -112,9 +112,9 @@ class Walk:
         return frozenset([(status.st_dev, status.st_ino)])
 
 
-def notice_own(findings: ProblemReport, path: str, what: str) -> None:
+def notice_own(report: ProblemReport, path: str, what: str) -> None:
     """Say that something is no source, since asyncpush writes to it."""
-    findings.notice("what asyncpush writes itself, left out", f"{path!r} is {what}: left out")
+    report.notice("what asyncpush writes itself, left out", f"{path!r} is {what}: left out")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import HostPeers, Journal, NullJournal, locks
-from asyncpush.journal import locks as neighbours
+from asyncpush.journal import locks as peers
 from asyncpush.journal.locks import SEATS, HostLocks
 from tests.journal.helpers import processes
 from tests.journal.workers import take_seats
@@ -30,7 +30,7 @@ def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def test_each_counts_those_of_its_own_process(tmp_path: Path) -> None:
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.open(tmp_path / "journal")) for _ in range(3)]
-        sitting = [journal.neighbours() for journal in journals]
+        sitting = [journal.peers() for journal in journals]
         assert [each.count() for each in sitting] == [1, 1, 1]  # nobody pushes
         for each in sitting:
             each.join()
@@ -55,7 +55,7 @@ def test_others_are_counted_however_many_count_at_once(tmp_path: Path, counted_b
             stack.callback(process.kill)
             pipes.append(ours)
             assert ours.recv() == "sitting"
-        own = journal.neighbours()
+        own = journal.peers()
         own.join()
         for pipe in pipes:
             pipe.send("count")
@@ -81,10 +81,10 @@ def test_hosts_that_share_a_home_directory_count_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Journal.open(tmp_path) as journal:
-        here = journal.neighbours()
+        here = journal.peers()
         here.join()
-        monkeypatch.setattr(neighbours, "_seats", lambda: "uploaders of another host")
-        there = journal.neighbours()
+        monkeypatch.setattr(peers, "_seats", lambda: "uploaders of another host")
+        there = journal.peers()
         there.join()
         assert there.count() == 1
         there.leave()
@@ -107,7 +107,7 @@ def test_where_the_kernel_cannot_tell_each_counts_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., object]
 ) -> None:
     with Journal.open(tmp_path) as journal:
-        here = journal.neighbours()
+        here = journal.peers()
         here.join()
         monkeypatch.setattr(fcntl, "fcntl", answer)
         assert here.count() == 1
@@ -116,13 +116,13 @@ def test_where_the_kernel_cannot_tell_each_counts_its_own(
 
 def test_without_a_journal_a_process_counts_itself() -> None:
     with NullJournal() as journal:
-        here = journal.neighbours()
+        here = journal.peers()
         here.join()
         assert here.count() == 1
         here.leave()
 
 
 def test_the_host_is_named_where_proc_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "BOOT_ID", Path("/proc/none"))
+    monkeypatch.setattr(peers, "BOOT_ID", Path("/proc/none"))
     monkeypatch.setattr("platform.node", lambda: "node-7")
-    assert neighbours._seats.__wrapped__() == "uploaders of node-7"
+    assert peers._seats.__wrapped__() == "uploaders of node-7"

@@ -94,7 +94,7 @@ def take_seats(directory: Path, seats: int, by_kernel: bool, answer: Connection)
     if not by_kernel:
         locks._FLOCK = {}
     with Journal.open(directory) as journal:
-        sitting = [journal.neighbours() for _ in range(seats)]
+        sitting = [journal.peers() for _ in range(seats)]
         for each in sitting:
             each.join()
         answer.send("sitting")

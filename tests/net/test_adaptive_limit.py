@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.adaptive_limit import AT_ONCE, PATIENCE, START, AdaptiveLimit, Turn
+from asyncpush.net.adaptive_limit import AT_ONCE, COOLDOWN, START, AdaptiveLimit, Slot
 from tests.clocks import Clock, settle
 
 
@@ -112,8 +112,8 @@ async def test_more_than_a_few_wait_for_their_turn() -> None:
 
 async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
     limit = AdaptiveLimit(48)
-    async with limit.slot() as turn:
-        limit.overloaded(turn)
+    async with limit.slot() as slot:
+        limit.overloaded(slot)
     assert limit.limit == 8
     holders, order = await held(limit, 10)
     await holders[0].leave()
@@ -214,23 +214,23 @@ class Road:
         async with slots_of(self.limit, 2 * self.limit._maximum) as waiting:
             holders = turns_of(waiting)
             self.clock.now += self._seconds(len(holders))
-            for number, turn in enumerate(holders):
+            for number, slot in enumerate(holders):
                 if number < fail_above:
-                    self.limit.succeeded(turn, 1000)
+                    self.limit.succeeded(slot, 1000)
                 else:
-                    self.limit.overloaded(turn)
+                    self.limit.overloaded(slot)
         self.widths.append(self.limit.limit)
 
 
-class Slot:
+class HeldSlot:
     """A task that takes a slot and keeps it until it is cancelled."""
 
     def __init__(self, limit: AdaptiveLimit) -> None:
-        self.turn: Turn | None = None
+        self.slot: Slot | None = None
         self.task = asyncio.create_task(self._hold(limit))
 
     async def _hold(self, limit: AdaptiveLimit) -> None:
-        async with limit.slot() as self.turn:
+        async with limit.slot() as self.slot:
             await anyio.sleep_forever()
 
 
@@ -259,7 +259,7 @@ async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
 
 async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
     road = Road(64, lambda width: 1.0)
-    for _ in range(PATIENCE):
+    for _ in range(COOLDOWN):
         await road.epoch(fail_above=8)
     assert road.widths == [16, 8, 8, 8, 8]
     while road.limit.limit == 8:
@@ -274,11 +274,11 @@ async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
     limit = AdaptiveLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
-        for turn in held[:8]:
-            limit.succeeded(turn, 1000)
+        for slot in held[:8]:
+            limit.succeeded(slot, 1000)
         assert limit.limit == 32
-        for turn in held[8:]:
-            limit.succeeded(turn, 1)  # so slow that it would go back
+        for slot in held[8:]:
+            limit.succeeded(slot, 1)  # so slow that it would go back
         assert limit.limit == 32
 
 
@@ -313,8 +313,8 @@ async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_taken_back()
 async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
     clock = Clock()
     limit = AdaptiveLimit(32, clock=clock)
-    async with limit.slot() as turn:
-        limit.overloaded(turn)
+    async with limit.slot() as slot:
+        limit.overloaded(slot)
     limit._rest = 0
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
@@ -331,12 +331,12 @@ async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no
         for position in (10, 30, 20):
             await look(limit, clock, held, position)
         assert limit._bytes == 16 * 20
-        assert [turn.position for turn in held] == [30] * 16
+        assert [slot.position for slot in held] == [30] * 16
 
 
 @asynccontextmanager
-async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[Slot]]:
-    slots = [Slot(limit) for _ in range(count)]
+async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[HeldSlot]]:
+    slots = [HeldSlot(limit) for _ in range(count)]
     await settle()
     yield slots
     for slot in slots:
@@ -344,13 +344,13 @@ async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[Slot]
     await asyncio.wait([slot.task for slot in slots])
 
 
-def turns_of(slots: list[Slot]) -> list[Turn]:
+def turns_of(slots: list[HeldSlot]) -> list[Slot]:
     """Of those that are in."""
-    return [slot.turn for slot in slots if slot.turn is not None]
+    return [slot.slot for slot in slots if slot.slot is not None]
 
 
 @asynccontextmanager
-async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[AdaptiveLimit, list[Turn]]]:
+async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[AdaptiveLimit, list[Slot]]]:
     """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
     limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 40) as slots:
@@ -361,11 +361,11 @@ async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[AdaptiveLimit, lis
         yield limit, turns_of(slots)[16:]
 
 
-async def look(limit: AdaptiveLimit, clock: Clock, turns: list[Turn], position: int) -> int:
+async def look(limit: AdaptiveLimit, clock: Clock, turns: list[Slot], position: int) -> int:
     """A second later each of these parts of a thousand bytes is so far; the width then."""
     clock.now += 1
-    for turn in turns:
-        limit.moving(turn, position, 1000)
+    for slot in turns:
+        limit.moving(slot, position, 1000)
     await settle()
     return limit.limit
 
@@ -373,8 +373,8 @@ async def look(limit: AdaptiveLimit, clock: Clock, turns: list[Turn], position: 
 async def test_a_width_that_nobody_uses_does_not_rise() -> None:
     limit = AdaptiveLimit(64)
     for _ in range(100):
-        async with limit.slot() as turn:
-            limit.succeeded(turn, 1000)
+        async with limit.slot() as slot:
+            limit.succeeded(slot, 1000)
     assert limit.limit == 16
 
 
@@ -383,8 +383,8 @@ async def test_a_rise_lets_the_next_ones_in() -> None:
     async with slots_of(limit, 18) as slots:
         turns = turns_of(slots)
         assert len(turns) == 16
-        for turn in turns[:8]:
-            limit.succeeded(turn, 1000)
+        for slot in turns[:8]:
+            limit.succeeded(slot, 1000)
         await settle()
         assert len(turns_of(slots)) == 17
 
@@ -434,8 +434,8 @@ async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(ref
     """The others' slots may be held by a source that hangs."""
     limit = AdaptiveLimit(START + 2)
     if refused:
-        async with limit.slot() as turn:
-            limit.overloaded(turn)
+        async with limit.slot() as slot:
+            limit.overloaded(slot)
     width, held = limit.limit, list[str]()
 
     async def part(push: str) -> None:
@@ -462,8 +462,8 @@ async def test_an_overload_halves_it_down_to_one() -> None:
     limit = AdaptiveLimit(16)
     seen = []
     for _ in range(6):
-        async with limit.slot() as turn:
-            limit.overloaded(turn)
+        async with limit.slot() as slot:
+            limit.overloaded(slot)
         seen.append(limit.limit)
     assert seen == [8, 4, 2, 1, 1, 1]
 
@@ -472,20 +472,20 @@ async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
     limit = AdaptiveLimit(16)
     turns = []
     for _ in range(16):
-        async with limit.slot() as turn:
-            turns.append(turn)
-    for turn in turns:
-        limit.overloaded(turn)
+        async with limit.slot() as slot:
+            turns.append(slot)
+    for slot in turns:
+        limit.overloaded(slot)
     assert limit.limit == 8
-    async with limit.slot() as turn:
-        limit.overloaded(turn)
+    async with limit.slot() as slot:
+        limit.overloaded(slot)
     assert limit.limit == 4
 
 
 async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
     limit = AdaptiveLimit(4)
     holders, order = await held(limit, 6)
-    limit.overloaded(Turn(0, 4, 0.0))
+    limit.overloaded(Slot(0, 4, 0.0))
     for number in range(2):
         await holders[number].leave()
         await settle()
@@ -526,8 +526,8 @@ async def test_when_the_others_have_gone_the_width_grows_again() -> None:
 
 async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
     limit = AdaptiveLimit(64)
-    async with limit.slot() as turn:
+    async with limit.slot() as slot:
         limit.share(32)
         assert limit.limit == 2
-        limit.overloaded(turn)
+        limit.overloaded(slot)
         assert limit.limit <= 2

@@ -29,32 +29,32 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
 ) -> None:
     """Parts of 8 MB, others at 8 MB/s; this one at `rate` MB/s."""
     arrived = 0
-    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
+    in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     steps = round(seconds / INTERVAL)
     for step in range(1, steps + 1):
         arrived = int(step * INTERVAL * rate * MB)
-        flight.look(step * INTERVAL)
-    assert flight.crawls(seconds, 8 * MB) is crawls
+        in_flight.look(step * INTERVAL)
+    assert in_flight.crawls(seconds, 8 * MB) is crawls
 
 
 def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
     """Nothing for 0.3 s, then as fast as the others."""
     arrived = 0
-    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
+    in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, round(0.6 / INTERVAL)):
         now = step * INTERVAL
         arrived = int(max(0.0, now - 0.3) * 8 * MB)
-        flight.look(now)
-        assert not flight.crawls(now, 8 * MB)
+        in_flight.look(now)
+        assert not in_flight.crawls(now, 8 * MB)
 
 
 def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
     arrived = 0
-    flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
+    in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, 121):
         arrived = min(4 * MB, step * MB)
-        flight.look(step * INTERVAL)
-    assert flight.crawls(3.0, 8 * MB)
+        in_flight.look(step * INTERVAL)
+    assert in_flight.crawls(3.0, 8 * MB)
 
 
 class Scene:
@@ -68,19 +68,19 @@ class Scene:
 
     async def play(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        lookout = StragglerMonitor(lambda: self.idle)
+        monitor = StragglerMonitor(lambda: self.idle)
         with ExitStack() as stack:
             quick = [
-                stack.enter_context(lookout.following(self._size, lambda: 0, None))
+                stack.enter_context(monitor.following(self._size, lambda: 0, None))
                 for _ in range(self._stored)
             ]
-            slow = lookout.following(self._size, lambda: 0, lambda: self.calls.append(loop.time()))
+            slow = monitor.following(self._size, lambda: 0, lambda: self.calls.append(loop.time()))
             stack.enter_context(slow)
             await asyncio.sleep(0.1)
-            for flight in quick:
-                lookout.stored(flight)
+            for in_flight in quick:
+                monitor.stored(in_flight)
             await asyncio.sleep(seconds)
-        assert lookout._timer is None
+        assert monitor._timer is None
 
 
 @pytest.fixture
@@ -102,23 +102,23 @@ def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: async
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
-        lookout = StragglerMonitor(lambda: True)
+        monitor = StragglerMonitor(lambda: True)
         with ExitStack() as stack:
             middle = [
-                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(32)
+                stack.enter_context(monitor.following(2 * MB, lambda: 0, None)) for _ in range(32)
             ]
             await asyncio.sleep(8)
-            for flight in middle:
-                lookout.stored(flight)
+            for in_flight in middle:
+                monitor.stored(in_flight)
         with ExitStack() as stack:
-            slow = lookout.following(2 * MB, lambda: 0, lambda: called.append(loop.time()))
+            slow = monitor.following(2 * MB, lambda: 0, lambda: called.append(loop.time()))
             stack.enter_context(slow)
             late = [
-                stack.enter_context(lookout.following(2 * MB, lambda: 0, None)) for _ in range(3)
+                stack.enter_context(monitor.following(2 * MB, lambda: 0, None)) for _ in range(3)
             ]
             await asyncio.sleep(0.1)
-            for flight in late:
-                lookout.stored(flight)
+            for in_flight in late:
+                monitor.stored(in_flight)
             await asyncio.sleep(1)
 
     travel.run(play())
@@ -130,8 +130,8 @@ def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
 
     async def fly() -> None:
         loop = asyncio.get_running_loop()
-        lookout = StragglerMonitor(lambda: False)
-        with lookout.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
+        monitor = StragglerMonitor(lambda: False)
+        with monitor.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
             await asyncio.sleep(3.5 * INTERVAL)
 
     travel.run(fly())

@@ -25,11 +25,11 @@ async def test_stillness_is_cut() -> None:
 
 
 async def test_movement_is_not_cut() -> None:
-    watch = StallTimeout(30)
-    async with watch.guard():
+    stall = StallTimeout(30)
+    async with stall.guard():
         for _ in range(10):
             await anyio.sleep(29)
-            watch.touch()
+            stall.touch()
 
 
 async def test_the_guarded_block_can_end_at_once() -> None:
@@ -74,10 +74,10 @@ async def test_an_outer_timeout_stays_the_outer_ones() -> None:
 
 
 async def test_a_pause_is_no_stall_and_the_time_after_it_begins_anew() -> None:
-    watch = StallTimeout(30)
+    stall = StallTimeout(30)
     with pytest.raises(StalledError):
-        async with watch.guard():
-            with watch.paused():
+        async with stall.guard():
+            with stall.paused():
                 await anyio.sleep(100)
             await anyio.sleep(29)
             reached = True

@@ -37,10 +37,10 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 async def test_a_peer_that_does_not_read_is_a_stall() -> None:
     async with pair() as (writer, theirs):
-        watch = StallTimeout(0.2)
-        watch.follow(writer.transport)
+        stall = StallTimeout(0.2)
+        stall.follow(writer.transport)
         with pytest.raises(StalledError):
-            async with watch.guard():
+            async with stall.guard():
                 writer.write(bytes(16 << 20))
                 await writer.drain()
         assert theirs.fileno() > 0
@@ -52,9 +52,9 @@ async def test_a_peer_that_reads_slowly_is_none() -> None:
         writer.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10
         )
-        watch = StallTimeout(0.6)
-        watch.follow(writer.transport)
-        async with watch.guard():
+        stall = StallTimeout(0.6)
+        stall.follow(writer.transport)
+        async with stall.guard():
             writer.write(bytes(256 << 10))
             await writer.drain()
             loop = asyncio.get_running_loop()
@@ -87,11 +87,11 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
 
 async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
     async with pair() as (writer, theirs):
-        watch = StallTimeout(0.6)
-        watch.follow(writer.transport)
+        stall = StallTimeout(0.6)
+        stall.follow(writer.transport)
         writer.transport.set_write_buffer_limits(high=8 << 20)
         loop = asyncio.get_running_loop()
-        async with watch.guard():
+        async with stall.guard():
             writer.write(bytes(4 << 20))
             read = 0
             for _ in range(24):  # four times the limit

@@ -92,9 +92,9 @@ class Road:
 
 class Width(Protocol):
     def slot(self, of: Any = None) -> AbstractAsyncContextManager[Any]: ...
-    def moving(self, turn: Any, position: int, size: int) -> None: ...
-    def succeeded(self, turn: Any, size: int) -> None: ...
-    def overloaded(self, turn: Any) -> None: ...
+    def moving(self, slot: Any, position: int, size: int) -> None: ...
+    def succeeded(self, slot: Any, size: int) -> None: ...
+    def overloaded(self, slot: Any) -> None: ...
 
 
 class Fixed:
@@ -104,26 +104,26 @@ class Fixed:
     def slot(self, of: Any = None) -> AbstractAsyncContextManager[Any]:
         return self._slots
 
-    def moving(self, turn: Any, position: int, size: int) -> None: ...
-    def succeeded(self, turn: Any, size: int) -> None: ...
-    def overloaded(self, turn: Any) -> None: ...
+    def moving(self, slot: Any, position: int, size: int) -> None: ...
+    def succeeded(self, slot: Any, size: int) -> None: ...
+    def overloaded(self, slot: Any) -> None: ...
 
 
 async def seconds_of(width: Width, road: Road, parts: int) -> float:
     """The time of a push: as many workers as there may be parts in flight, as for a real file."""
     remaining = iter(range(parts))
-    lookout = StragglerMonitor(idle=lambda: False)
+    monitor = StragglerMonitor(idle=lambda: False)
 
     async def store() -> None:
         body = Body(road.tick)
-        async with width.slot() as turn:
-            moving = partial(width.moving, turn, size=PART)
-            with lookout.following(PART, body.acknowledged, None, moving):
+        async with width.slot() as slot:
+            moving = partial(width.moving, slot, size=PART)
+            with monitor.following(PART, body.acknowledged, None, moving):
                 stored = await road.put(body)
             if stored:
-                width.succeeded(turn, PART)
+                width.succeeded(slot, PART)
             else:
-                width.overloaded(turn)
+                width.overloaded(slot)
         if not stored:
             await asyncio.sleep(BACKOFF)
             await store()

@@ -14,28 +14,28 @@ def test_no_problem_raises_nothing() -> None:
 
 @pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
 def test_problems_are_shown_up_to_a_number(more: int) -> None:
-    findings = ProblemReport()
+    report = ProblemReport()
     for number in range(PROBLEMS_SHOWN + more):
-        findings.problem(f"<{number}>")
+        report.problem(f"<{number}>")
 
     with pytest.raises(SourceError) as caught:
-        findings.raise_problems("try again")
+        report.raise_problems("try again")
 
     text = str(caught.value)
     assert [f"<{n}>" in text for n in range(PROBLEMS_SHOWN)] == [True] * PROBLEMS_SHOWN
     assert (f"<{PROBLEMS_SHOWN}>" in text) is False
     assert ("… and 1 more, all in .problems" in text) is bool(more)
     assert text.endswith("\n  next: try again")
-    assert caught.value.problems == tuple(findings.problems)
+    assert caught.value.problems == tuple(report.problems)
 
 
 @pytest.mark.parametrize("more", [0, 1], ids=["all shown", "one counted"])
 def test_notices_are_shown_up_to_a_number_of_each_kind(more: int) -> None:
-    findings = ProblemReport()
+    report = ProblemReport()
     for number in range(NOTICES_SHOWN + more):
-        findings.notice("colours", f"<{number}>")
-        findings.notice("shapes", "a shape") if number == 0 else None
+        report.notice("colours", f"<{number}>")
+        report.notice("shapes", "a shape") if number == 0 else None
 
     shown = [f"<{n}>" for n in range(NOTICES_SHOWN)]
     counted = ["colours: 1 more"] if more else []
-    assert findings.notices == (*shown, *counted, "a shape")
+    assert report.notices == (*shown, *counted, "a shape")

@@ -38,8 +38,8 @@ def on_disk(path: Path, content: bytes) -> FileSource:
 
 
 def split(file: FileSource, limit: int) -> tuple[dict[str, FileSource], ProblemReport]:
-    findings = ProblemReport()
-    return {made.path_in_repo: made for made in split_large([file], limit, findings)}, findings
+    report = ProblemReport()
+    return {made.path_in_repo: made for made in split_large([file], limit, report)}, report
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,8 +59,8 @@ def test_every_tensor_is_in_the_shard_that_the_index_names(
     content = library_file(entries, metadata)
     path = tmp_path_factory.getbasetemp() / "model.safetensors"
     file = on_disk(path, content) if from_disk else in_memory(content)
-    made, findings = split(file, limit)
-    assert not findings.problems
+    made, report = split(file, limit)
+    assert not report.problems
 
     before = rows_of(content)
     sizes = {name: len(row["data"]) for name, row in before.items()}
@@ -128,7 +128,7 @@ def test_a_file_that_is_too_large_by_its_header_alone_stays_whole() -> None:
 
 
 def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_told_of() -> None:
-    made, findings = split(in_memory(flat({"a": 5, "b": 50, "c": 5}), "d/m.safetensors"), 10)
+    made, report = split(in_memory(flat({"a": 5, "b": 50, "c": 5}), "d/m.safetensors"), 10)
     shards = {name: sorted(rows_of(read_all(made[name]))) for name in list(made)[:2]}
     assert shards == {
         "d/m-00001-of-00002.safetensors": ["b"],
@@ -136,7 +136,7 @@ def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_told_of()
     }
     index = json.loads(read_all(made["d/m.safetensors.index.json"]))
     assert index["weight_map"]["b"] == "m-00001-of-00002.safetensors"
-    assert findings.notices == (
+    assert report.notices == (
         "tensor 'b' of 'd/m.safetensors' has 50 bytes, more than max_shard_size: its file will be"
         " larger",
     )

@@ -69,7 +69,7 @@ def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) 
         assert file.size == path.stat().st_size
         assert file.identity is not None
         assert file.identity.inode == path.stat().st_ino
-    assert gathered.findings.notices == ()
+    assert gathered.report.notices == ()
 
 
 def test_folders_deeper_than_the_stack_are_walked(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_links_to_folders_are_skipped_and_told_of(tmp_path: Path) -> None:
     gathered = gather(tmp_path / "in")
 
     assert names(gathered) == ["a"]
-    assert gathered.findings.notices == (
+    assert gathered.report.notices == (
         f"'{tmp_path}/in/link' is a link to a folder: skipped (follow_symlinks=True enters it)",
     )
-    assert gather(tmp_path / "in", ignore_patterns="link/").findings.notices == ()
+    assert gather(tmp_path / "in", ignore_patterns="link/").report.notices == ()
 
 
 def test_links_to_folders_are_entered_when_asked(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_links_to_folders_are_entered_when_asked(tmp_path: Path) -> None:
     gathered = gather(tmp_path / "in", follow_symlinks=True)
 
     assert names(gathered) == ["a", "link/deep/f", "twice/deep/f"]
-    assert gathered.findings.notices == ()
+    assert gathered.report.notices == ()
 
 
 def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
     gathered = gather(tmp_path, follow_symlinks=True)
 
     assert names(gathered) == ["a/f", "a/to-b/g", "b/g", "b/to-a/f"]
-    notices = gathered.findings.notices
+    notices = gathered.report.notices
     assert f"'{tmp_path}/a/up' leads back to a folder above it: skipped" in notices
     assert len(notices) == 6
 
@@ -357,28 +357,26 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
     tmp_path: Path, follow_symlinks: bool
 ) -> None:
     fill(tmp_path, "a", "b/f")
-    findings = ProblemReport()
-    walk = iter(Walk(str(tmp_path), PatternFilter(), findings, follow_symlinks=follow_symlinks))
+    report = ProblemReport()
+    walk = iter(Walk(str(tmp_path), PatternFilter(), report, follow_symlinks=follow_symlinks))
     assert next(walk)[0] == "a"
     shutil.rmtree(tmp_path / "b")
 
     assert list(walk) == []
-    assert findings.problems == [
-        f"folder '{tmp_path}/b' cannot be listed: No such file or directory"
-    ]
+    assert report.problems == [f"folder '{tmp_path}/b' cannot be listed: No such file or directory"]
 
 
 def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: Path) -> None:
     """Swapped between the listing of its parent and its own: a race for what lies outside."""
     fill(tmp_path, "outside/secret", "in/a", "in/b/f", "in/c")
-    findings = ProblemReport()
-    walk = iter(Walk(str(tmp_path / "in"), PatternFilter(), findings))
+    report = ProblemReport()
+    walk = iter(Walk(str(tmp_path / "in"), PatternFilter(), report))
     assert next(walk)[0] == "a"
     shutil.rmtree(tmp_path / "in/b")
     (tmp_path / "in/b").symlink_to("../outside")
 
     assert [name for name, _ in walk] == ["c"]
-    assert findings.problems == [f"folder '{tmp_path}/in/b' cannot be listed: Not a directory"]
+    assert report.problems == [f"folder '{tmp_path}/in/b' cannot be listed: Not a directory"]
 
 
 def test_files_of_a_folder_that_becomes_a_link_after_the_walk_are_not_read(tmp_path: Path) -> None:
@@ -407,9 +405,7 @@ def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> 
     fill(tmp_path, "dir\\file")
     gathered = gather(tmp_path)
     assert names(gathered) == ["dir/file"]
-    assert gathered.findings.notices == (
-        f"'{tmp_path}/dir\\\\file' becomes 'dir/file' in the repo",
-    )
+    assert gathered.report.notices == (f"'{tmp_path}/dir\\\\file' becomes 'dir/file' in the repo",)
 
     fill(tmp_path, "dir/file", "..\\escape")
     assert problems(tmp_path) == (
@@ -421,7 +417,7 @@ def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> 
 
 def test_names_that_differ_by_case_alone_are_told_of(tmp_path: Path) -> None:
     fill(tmp_path, "README.md", "Readme.md")
-    assert gather(tmp_path).findings.notices == (
+    assert gather(tmp_path).report.notices == (
         "'README.md' and 'Readme.md' differ by case or Unicode form alone:"
         " many file systems cannot hold both",
     )
@@ -432,7 +428,7 @@ def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
     for number in range(25):
         (tmp_path / f"link-{number}").symlink_to(".")
 
-    notices = gather(tmp_path).findings.notices
+    notices = gather(tmp_path).report.notices
 
     assert len(notices) == NOTICES_SHOWN + 1
     assert notices[-1] == "links to folders, skipped: 15 more"
@@ -477,7 +473,7 @@ def test_an_empty_folder_is_a_problem_unless_there_is_something_else_to_do(
     )
     deleting = gather(empty, delete_patterns="*")
     assert deleting.files == []
-    assert deleting.findings.notices == (f"folder '{empty}' holds no files",)
+    assert deleting.report.notices == (f"folder '{empty}' holds no files",)
 
 
 def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None:
