@@ -132,12 +132,12 @@ class SourceError(AsyncPushError):
         >>> error = SourceError("2 problems", problems=["a/../b is no path", "c does not exist"])
         >>> print(error)
         2 problems
-          next: mend or leave out what it names, then push again
+          next: fix these files or exclude them, then push again
         >>> error.problems
         ('a/../b is no path', 'c does not exist')
     """
 
-    _usual_suggestion = "mend or leave out what it names, then push again"
+    _usual_suggestion = "fix these files or exclude them, then push again"
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
         super().__init__(message, suggestion=suggestion)

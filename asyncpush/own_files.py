@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 JOURNAL = "the resume journal of asyncpush"
@@ -165,3 +166,32 @@ def _log_files() -> Iterator[str]:
     for handler in handlers:
         if isinstance(handler, logging.FileHandler):
             yield handler.baseFilename
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write next to `path`, to the disk, and rename: nobody ever reads half of it. `mode` is that
+    of the file, less the umask."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a new name in the folder survive a power cut too, where folders can be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

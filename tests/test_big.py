@@ -138,11 +138,17 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
 """
 
 
-@pytest.mark.parametrize(("transfer", "limit"), [("lfs", 200), ("xet", 400)])
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        "lfs",
+        pytest.param("xet", marks=pytest.mark.xfail(reason="240 MB: what hf_xet itself holds")),
+    ],
+)
 def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
-    transfer: str, limit: int, tmp_path: Path
+    transfer: str, tmp_path: Path
 ) -> None:
-    """MB above what is there: 20 by LFS. By Xet 240 (measured once; not under the 200 of LFS)."""
+    """At most 200 MB above what is there. Measured: 20 MB by LFS, 240 MB by Xet."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(
             [sys.executable, "-c", TENSORS, hub.url, str(tmp_path / "cache"), transfer],
@@ -155,4 +161,4 @@ def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
     assert told["verified"]
     assert told["route"] == transfer
     assert told["size"] > 4_000_000_000
-    assert told["above"] < limit << 20, told
+    assert told["above"] < 200 << 20, told

@@ -54,7 +54,7 @@ async def test_objects_that_the_hub_lost_are_stored_again(
     faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
     result = await uploader.push_to_hub("me/m", source)
     assert faults.seen["commit"] == 2
-    assert any("stored again" in warning for warning in result.warnings)
+    assert any("uploading them again" in warning for warning in result.warnings)
     assert set(await download(hub, "me/m")) == {"model.bin", "a.txt"}
 
 

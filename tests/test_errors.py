@@ -98,7 +98,7 @@ def test_an_error_without_an_answer_says_so() -> None:
     ("kind", "suggestion"),
     [
         (errors.ProtocolError, "HF_ENDPOINT"),
-        (errors.SourceError, "leave out"),
+        (errors.SourceError, "exclude them"),
         (errors.SourceChangedError, "once nothing writes"),
         (errors.IntegrityError, "push again"),
     ],

@@ -13,10 +13,9 @@ from typing import NoReturn
 import pytest
 
 from asyncpush import PushOptions, SourceError, UploadConfig, Uploader
-from asyncpush.cli.arguments import write_atomically
 from asyncpush.listeners.jsonl import EVENTS
 from asyncpush.localhub import LocalHub
-from asyncpush.own_files import Announcement
+from asyncpush.own_files import Announcement, write_atomically
 from asyncpush.sources.snapshot import Snapshot
 from tests.conftest import TOKEN
 from tests.reading import files_of

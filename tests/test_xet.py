@@ -544,7 +544,7 @@ async def test_objects_that_the_hub_has_lost_go_by_lfs(
 
     faults.hooks["commit"] = lose
     result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
-    assert any("they are stored again" in warning for warning in result.warnings)
+    assert any("uploading them again" in warning for warning in result.warnings)
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 

@@ -24,7 +24,6 @@ from asyncpush.options import (
     Visibility,
     endpoint_in_use,
 )
-from asyncpush.own_files import UNFINISHED
 from asyncpush.protocol import urls
 from asyncpush.protocol.addresses import is_address, is_web_url, parse_address, target_of
 
@@ -419,22 +418,6 @@ def check_order(repo_id: str, source: str) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write next to `path`, to the disk, and rename: nobody ever reads half of it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with open(fresh, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            fresh.unlink()
-        raise
-    sync_folder(path.parent)
-
-
 def append_line(path: Path, line: bytes) -> None:
     """Add a line to a file, to the disk: a power cut does not take it away again."""
     with open(path, "ab+") as file:
@@ -445,14 +428,3 @@ def append_line(path: Path, line: bytes) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a new name in the folder survive a power cut too, where folders can be synced."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -215,7 +215,7 @@ def _within(folder: Path, path: str) -> Path:
 
 
 def _repeated(rows: Sequence[_Row]) -> Iterator[str]:
-    """A push that stands there twice is a slip, and would be told apart from itself by nothing."""
+    """A push that is listed twice is a mistake: `--continue` could not tell the two apart."""
     first: dict[str, str] = {}
     for row in rows:
         earlier = first.setdefault(json.dumps(row.own, sort_keys=True, default=str), row.where)

@@ -20,7 +20,6 @@ from asyncpush.cli.arguments import (
     append_line,
     check_records,
     hub_endpoint,
-    sync_folder,
 )
 from asyncpush.cli.failures import (
     CommandFailedError,
@@ -38,7 +37,7 @@ from asyncpush.listeners.format import UNICODE, fit, format_bytes, format_second
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import has_token
 from asyncpush.options import LOCAL, MAX_CONCURRENT_PARTS
-from asyncpush.own_files import Announcement
+from asyncpush.own_files import Announcement, sync_folder
 from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
 
 

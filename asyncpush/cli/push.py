@@ -17,14 +17,13 @@ from asyncpush.cli.arguments import (
     check_records,
     checked,
     hub_endpoint,
-    write_atomically,
 )
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.listeners.format import format_bytes, format_count, format_rate, format_seconds
 from asyncpush.options import MAX_CONCURRENT_PARTS, UploadConfig
-from asyncpush.own_files import Announcement
+from asyncpush.own_files import Announcement, write_atomically
 from asyncpush.uploader import Uploader
 
 if TYPE_CHECKING:

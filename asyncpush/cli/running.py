@@ -11,14 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from asyncpush.cli.arguments import Connection, write_atomically
+from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import InterruptedBySignal
 from asyncpush.cli.output import Output
 from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
-from asyncpush.own_files import Announcement
+from asyncpush.own_files import Announcement, write_atomically
 
 T = TypeVar("T")
 

@@ -44,9 +44,9 @@ def timeline(
     """Draw what went on when in a push. Takes the file that --events wrote."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.arguments import write_atomically
         from asyncpush.listeners.format import format_count
         from asyncpush.listeners.timeline.recording import check_target, read_timeline, render
+        from asyncpush.own_files import write_atomically
 
         try:
             check_target(out)

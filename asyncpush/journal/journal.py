@@ -204,7 +204,7 @@ class Journal:
     # Uploads
 
     def find_upload(self, scope: str, oid: str) -> OpenUpload | None:
-        """The upload of this object that can be gone on with, or None.
+        """The upload of this object that can be resumed, or None.
 
         None when its URLs have expired or are about to, and when it was begun in the future: the
         clock has been put back since, so nobody knows what is left of them. `scope` is the

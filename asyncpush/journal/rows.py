@@ -23,7 +23,7 @@ HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """A multipart upload that may be gone on with.
+    """A multipart upload that can be resumed.
 
     The URLs are presigned, so each is a credential: none is in the `repr`. Times are seconds since
     the epoch. `etags` holds the verified parts by number, from 1.

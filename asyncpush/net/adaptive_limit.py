@@ -35,8 +35,8 @@ A_FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class GrowthMode:
-    """How the width rises: how many times as wide, and how much faith is put in a part that has
-    just begun. With an `eagerness` of 8, an eighth of a part tells as much as a whole one."""
+    """How the width grows: by which factor, and how soon a part that has just begun is measured.
+    With an `eagerness` of 8, an eighth of a part counts as much as a whole one."""
 
     growth: float
     eagerness: float

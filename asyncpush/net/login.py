@@ -16,7 +16,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -28,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from asyncpush.errors import AuthError, HubError
+from asyncpush.own_files import write_atomically
 from asyncpush.protocol.accounts import (
     IssuedToken,
     TokenRefused,
@@ -333,19 +333,8 @@ def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool)
 
 
 def _write_privately(path: Path, text: str) -> None:
-    """The whole file or none of it, for its owner alone. A link stays one."""
-    path = Path(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    """For its owner alone. A link stays one."""
+    write_atomically(Path(os.path.realpath(path)), text.encode(), mode=0o600)
 
 
 def _try_lock(path: Path) -> int | None:

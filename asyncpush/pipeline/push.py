@@ -80,7 +80,7 @@ class PushRun:
                 raise
             # The repo was deleted and made anew, or its store lost what the Hub had called
             # present: store those objects again, commit once more.
-            ctx.warn("the Hub misses LFS objects that it had taken; they are stored again")
+            ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
         return await self._finish(stored, deleted, outcome)

@@ -95,8 +95,8 @@ def may_still_land(error: HubError) -> bool:
 
 
 def is_upload_void(error: HubError) -> bool:
-    """The upload that these URLs belong to cannot be gone on with (expired, refused, completed
-    already, or gone): the batch must be asked again."""
+    """The upload that these URLs belong to cannot be resumed (it has expired, was refused, was
+    completed already, or is gone): the batch must be asked again."""
     return not error.retryable and error.status in (400, 401, 403, 404, 409, 410, 422)
 
 

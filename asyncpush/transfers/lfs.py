@@ -1,8 +1,8 @@
 """A file to the LFS store: actions, parts, completion, verify; a receipt when all of it answered.
 
 The smallest unit is tried again: a part before its object, an object before the push. An upload
-whose URLs are void (expired, refused, completed by a lost call) is opened anew; the batch then also
-says when the object is there already.
+whose URLs are void (expired, refused, or completed by a call whose answer was lost) is replaced by
+a new one; the batch then also says when the object is there already.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_problems_are_listed_unless_the_message_names_them() -> None:
         "SourceError: two:",
         "  - a",
         "  - b",
-        "next: mend or leave out what it names, then push again",
+        "next: fix these files or exclude them, then push again",
     ]
 
 

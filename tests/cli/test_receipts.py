@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.cli.arguments import write_atomically
+from asyncpush.own_files import write_atomically
 from tests.cli.conftest import Cli, Site
 
 pytestmark = pytest.mark.usefixtures("environment")

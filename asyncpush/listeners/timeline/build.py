@@ -215,7 +215,7 @@ class Builder:
             self._slices.spread(since, max(since, until), rest)
 
     def _failed(self, moment: Moment, push: int, now: float) -> None:
-        if moment.text("call") == "upload":  # it is opened anew: its parts on the way are given up
+        if moment.text("call") == "upload":  # a new upload begins: parts in flight are given up
             self._give_up(push, moment.text("file"), now)
             return
         attempt = self._by_span.get((push, moment.span_id))
