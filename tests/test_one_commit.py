@@ -23,6 +23,7 @@ from asyncpush import (
     ProtocolError,
     PushOptions,
     RateLimitedError,
+    SourceChangedError,
     UploadConfig,
     Uploader,
     VerificationError,
@@ -388,6 +389,48 @@ async def test_a_refused_commit_leaves_no_open_pull_request(
     with pytest.raises(HubError, match="422"):
         await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
     assert await pull_requests_of(hub, "me/m") == {1: "closed"}
+
+
+async def test_a_pinned_parent_that_has_moved_leaves_no_open_pull_request(
+    hub: LocalHub, uploader: Uploader
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    options = PushOptions(create_pr=True, parent_commit=first.commit_sha)
+    with pytest.raises(CommitConflictError, match="not at the pinned parent"):
+        await uploader.push_to_hub("me/m", {"b.txt": b"3"}, options)
+    assert "open" not in (await pull_requests_of(hub, "me/m")).values()
+    assert "draft" not in (await pull_requests_of(hub, "me/m")).values()
+
+
+async def test_a_file_that_changes_before_the_commit_leaves_no_open_pull_request(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    path = tmp_path / "small.txt"
+    path.write_text("before")
+
+    def change() -> None:
+        path.write_text("behind")
+
+    faults.hooks["discussion-create"] = change
+    with pytest.raises(SourceChangedError):
+        await uploader.push_to_hub("me/m", path, PushOptions(create_pr=True))
+    assert await pull_requests_of(hub, "me/m") == {1: "closed"}
+
+    result = await uploader.push_to_hub("me/m", path, PushOptions(create_pr=True))
+    assert result.pr_url == f"{hub.url}/me/m/discussions/2"
+    assert await pull_requests_of(hub, "me/m") == {1: "closed", 2: "open"}
+
+
+async def test_a_pull_request_that_stays_a_draft_is_a_warning(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    faults.add("discussion-status", "403", times=99)
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    assert result.verified
+    assert any(f"still a draft, open it at {result.pr_url}" in told for told in result.warnings)
 
 
 async def test_a_pull_request_is_open_and_holds_what_the_branch_does_not(

@@ -12,7 +12,7 @@ from typing import TypeVar
 import anyio
 
 from asyncpush.concurrency.threads import in_thread, in_thread_anyway
-from asyncpush.errors import HubError
+from asyncpush.errors import AsyncPushError, CommitConflictError, HubError
 from asyncpush.journal import PendingCommit
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol import commits, repos
@@ -98,7 +98,7 @@ async def remembered(
     """Keep in the journal, while the block runs, that these changes are being committed; gives
     what an earlier process kept that never learnt how its commit ended.
 
-    It is forgotten once the outcome is known: success, or a refusal.
+    It is forgotten once the outcome is known: success, or nothing that could still land.
     """
 
     def begin() -> PendingCommit:
@@ -119,16 +119,18 @@ async def remembered(
 
     try:
         yield pending
-    except HubError as exc:
-        if is_refusal(exc):
+    except AsyncPushError as exc:
+        if is_final(exc):
             await end()
         raise
     await end()
 
 
-def is_refusal(error: HubError) -> bool:
-    """Whether the Hub has refused what was asked, rather than asked to come again, later or with
-    another token."""
+def is_final(error: AsyncPushError) -> bool:
+    """Whether nothing was committed and the same commit will not be tried again: the Hub refused
+    it (rather than asked to come again, later or with another token), or a file has changed."""
+    if isinstance(error, CommitConflictError) or not isinstance(error, HubError):
+        return True
     status = error.status
     return status is not None and 400 <= status < 500 and status not in (401, 408, 409, 425, 429)
 

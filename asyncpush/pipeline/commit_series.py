@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from asyncpush.errors import HubError
+from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Committed
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, split, still_to_change, title
 from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
 from asyncpush.pipeline.commit_recovery import (
-    is_refusal,
+    is_final,
     looked_for,
     opened_pull_request,
     pull_request,
@@ -72,10 +72,10 @@ async def commit_in_pull_request(
                 )
                 if begun_before:
                     outcome = replace(outcome, ours=True, added=paths_added(changes))
-        except HubError as exc:
+        except AsyncPushError as exc:
             # Objects that the Hub has lost are stored again, and committed again, once.
-            last = again or not is_lfs_pointer_missing(exc)
-            if is_refusal(exc) and last and not begun_before:
+            last = again or not (isinstance(exc, HubError) and is_lfs_pointer_missing(exc))
+            if is_final(exc) and last and not begun_before:
                 await _close(ctx, number)
             raise
         if create_pr:
@@ -183,10 +183,15 @@ async def _close(ctx: PushContext, number: int) -> None:
 
 
 async def _make_ready(ctx: PushContext, number: int) -> None:
-    if (await pull_request(ctx, number)).status == "draft":
-        await ctx.session.ask(
-            repos.ready_request(ctx.repo, number), lambda response: None, ctx.events
-        )
+    """Turn the draft into an open pull request. The commit is made, so what fails here is told and
+    fails nothing."""
+    try:
+        if (await pull_request(ctx, number)).status == "draft":
+            request = repos.ready_request(ctx.repo, number)
+            await ctx.session.ask(request, lambda response: None, ctx.events)
+    except HubError as exc:
+        page = ctx.pull_request_url(number)
+        ctx.warn(f"the pull request is still a draft, open it at {page}: {exc.message}")
 
 
 async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> str:
