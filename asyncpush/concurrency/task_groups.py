@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -102,10 +110,11 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 async def for_each(
-    items: Sequence[T], work: Callable[[T], Awaitable[object]], *, width: int
+    items: Iterable[T], work: Callable[[T], Awaitable[object]], *, width: int
 ) -> None:
-    """Do the work for every item, begun in their order, for at most `width` at once. A failure
-    cancels the others and is raised as itself."""
+    """Do the work for every item, begun in their order, for at most `width` at once; items that
+    are made as they are asked for are made one at a time. A failure cancels the others and is
+    raised as itself."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -114,7 +123,7 @@ async def for_each(
 
     with single_error():
         async with anyio.create_task_group() as group:
-            for _ in range(min(width, len(items))):
+            for _ in range(min(width, len(items)) if isinstance(items, Sized) else width):
                 group.start_soon(for_group(worker))
 
 

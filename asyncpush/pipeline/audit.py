@@ -71,7 +71,7 @@ async def _ignored(
         ignored.update(path for path, mode in modes.items() if mode.ignored)
 
     try:
-        await for_each(list(batches(absent, preupload.BATCH_LIMIT)), ask, width=WORKERS)
+        await for_each(batches(absent, preupload.BATCH_LIMIT), ask, width=WORKERS)
     except HubError as exc:
         if exc.retryable or exc.status is None or exc.status >= 500:
             raise

@@ -162,7 +162,8 @@ class Committer:
             ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._tell_inline_stored(changes)
-            return Outcome(answer.oid, answer.url, pr_url, added=paths_added(changes))
+            added = await in_thread(ctx.threads, partial(paths_added, changes))
+            return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that comes here ended in one
         latest.message = f"the branch moved {REBASES} times while the commit was made"
         latest.suggestion = (
@@ -203,7 +204,9 @@ class Committer:
 
     async def _commit_on(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
         ctx = self._ctx
-        deletions = sum(isinstance(change, Delete) for change in changes)
+        deletions = await in_thread(
+            ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
+        )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
         if self._sent and (landed := await self._landed(parent)) is not None:

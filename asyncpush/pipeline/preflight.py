@@ -230,7 +230,7 @@ async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
         if sum(map(len, found.values())) >= LEAKS_LIMIT:
             stop.set()
 
-    await for_each(list(enumerate(batches(files, FILES_PER_HOP))), look, width=WORKERS)
+    await for_each(enumerate(batches(files, FILES_PER_HOP)), look, width=WORKERS)
     return [leak for number in sorted(found) for leak in found[number]]
 
 
@@ -289,12 +289,12 @@ async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: 
         )
 
 
-def warn_of_slow_commit(ctx: PushContext, changes: Sequence[Change]) -> None:
-    if ctx.options.max_files_per_commit is not None:
-        return
+def warning_of_slow_commit(changes: Sequence[Change]) -> str | None:
+    """What to tell the user about a commit of so many LFS files."""
     count = sum(isinstance(change, AddLfs) for change in changes)
-    if count > LFS_FILES_A_MINUTE:
-        ctx.warn(
-            f"{count} LFS files in one commit may take the Hub longer than a minute; the push waits"
-            " for it, or set max_files_per_commit"
-        )
+    if count <= LFS_FILES_A_MINUTE:
+        return None
+    return (
+        f"{count} LFS files in one commit may take the Hub longer than a minute; the push waits"
+        " for it, or set max_files_per_commit"
+    )

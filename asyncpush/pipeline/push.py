@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from itertools import chain
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
+from asyncpush.options import PushOptions
 from asyncpush.pipeline.changes import (
     DEFAULT_BRANCH,
     additions,
@@ -30,7 +32,7 @@ from asyncpush.pipeline.preflight import (
     check_parent,
     observed_head,
     prepare,
-    warn_of_slow_commit,
+    warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, Stored
 from asyncpush.pipeline.selection import TransferSelector
@@ -65,9 +67,8 @@ class PushRun:
         assert head is not None  # only a dry run goes on without one
         await check_one_commit(ctx, files, head)
         files, stored = await self._stored(collected)
-        pushed = [*(file.path_in_repo for file in files), *stored.receipts]
-        deleted = await deletions(ctx, pushed, head)
         by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
+        deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
 
         async def commit() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
@@ -163,10 +164,11 @@ class PushRun:
         """The files, once nothing speaks against them that can be known without the Hub."""
         for notice in collected.notices:
             self._ctx.warn(notice)
-        total = sum(file.size for file in collected.files)
-        self._ctx.events.emit(FilesPlanned(len(collected.files), total))
-        for warning in await in_thread(self._ctx.threads, lambda: check_limits(collected.files)):
-            self._ctx.warn(warning)
+        ctx, files = self._ctx, collected.files
+        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
+        ctx.events.emit(FilesPlanned(len(files), total))
+        for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
+            ctx.warn(warning)
         await check_leaks(self._ctx, collected.files)
         return collected.files
 
@@ -195,13 +197,13 @@ class PushRun:
         """One commit, or the chain that so many changes need, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
         ctx = self._ctx
-        chained = len(split(changes, commit_limits(ctx.options))) > 1
+        chained, warning = await in_thread(ctx.threads, lambda: _looked_over(ctx.options, changes))
         if not changes or chained:
             check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
-        if not chained:
-            warn_of_slow_commit(ctx, changes)
+        if warning is not None:
+            ctx.warn(warning)
         async with self._lock():
             return await self._commit_now(changes, wanted, head, load, chained=chained)
 
@@ -292,6 +294,14 @@ class PushRun:
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
         elapsed = time.monotonic() - self._started
         return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
+
+
+def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
+    """Whether these changes need several commits; else what to say of the one that they need."""
+    chained = len(split(changes, commit_limits(options))) > 1
+    if chained or options.max_files_per_commit is not None:
+        return chained, None
+    return False, warning_of_slow_commit(changes)
 
 
 def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> Stored:

@@ -50,13 +50,15 @@ class Routing:
 
     async def run(self, files: Sequence[FileSource]) -> None:
         """Raises `HubError`, `SourceError`, or `SourceChangedError`."""
-        large = [file for file in files if file.size > SURELY_LFS]
+        large = await in_thread(
+            self._ctx.threads, lambda: [file for file in files if file.size > SURELY_LFS]
+        )
         self._awaited = {file.path_in_repo: anyio.Event() for file in large}
         for file in large:
             self._hand_on(file)
         gitignore = await own_gitignore(self._ctx, files)
         batch = partial(self._route, gitignore=gitignore)
-        await for_each(list(batches(files, preupload.BATCH_LIMIT)), batch, width=WORKERS)
+        await for_each(batches(files, preupload.BATCH_LIMIT), batch, width=WORKERS)
 
     async def to_be_stored(self, file: FileSource) -> UploadMode | None:
         """The mode of a file that was handed on, once it is known; None when the file turns out to

@@ -40,7 +40,7 @@ async def remote_files(
         request = tree.paths_info_request(ctx.repo, revision, batch)
         found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.events))
 
-    await for_each(list(batches(paths, tree.PATHS_LIMIT)), look, width=CALLS_AT_ONCE)
+    await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
     return found
 
 
@@ -77,7 +77,7 @@ async def verify_commit(
     Raises `VerificationError` naming those that it does not.
     """
     ctx.enter("verifying")
-    wanted = {receipt.path_in_repo: receipt for receipt in receipts}
+    wanted = await in_thread(ctx.threads, lambda: {r.path_in_repo: r for r in receipts})
     gone = set(deleted)
     files = len(wanted)
     problems: list[str] = []
