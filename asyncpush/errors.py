@@ -261,7 +261,9 @@ class CommitConflictError(HubError):
 class IntegrityError(AsyncPushError):
     """What the store holds is not what was sent, and sending again did not help."""
 
-    _usual_suggestion = "push again; if it stays so, the store or a proxy before it changes bytes"
+    _usual_suggestion = (
+        "push again; if it happens again, the store or a proxy in front of it corrupts data"
+    )
 
 
 class VerificationError(AsyncPushError):

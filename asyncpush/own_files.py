@@ -3,7 +3,7 @@
 The journal holds presigned URLs and changes under a push that reads it; a file of events grows with
 every event of the push that would send it. Whoever opens such a file or folder announces it here,
 and whoever collects a source asks `OwnFiles`. What other processes write is recognised by the names
-in it.
+in it. The library's loggers, and the one way to write a file atomically, are here as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,11 +170,17 @@ def _log_files() -> Iterator[str]:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write next to `path`, to the disk, and rename: nobody ever reads half of it. `mode` is that
+    """Write next to the file, to the disk, and rename: nobody ever reads half of it. A link stays
+    a link; what is no regular file (`/dev/stdout`, a pipe) is written to as it is. `mode` is that
     of the file, less the umask."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    fresh = path.with_name(f".{path.name}.{unique}{UNFINISHED}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()

@@ -281,7 +281,7 @@ class Uploader:
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
     ) -> list[Finding]:
-        """Look for what could stop a push before it is made, and how to mend it.
+        """Look for what could stop a push before it is made, and how to fix it.
 
         Asks the Hub who the token belongs to and, given a repo id, whether it may write there and
         whether the branch exists; looks at clock, proxy, certificates, disk and limits. Changes

@@ -279,7 +279,7 @@ async def test_lfs_takes_the_tensors_that_xet_fails_to_store(
 ) -> None:
     faults.add("xorb", "403", times=1000)
     result = await xet_uploader.push_to_hub("me/m", Tensors(model))
-    assert any("LFS takes its place" in warning for warning in result.warnings)
+    assert any("uploading with LFS instead" in warning for warning in result.warnings)
     assert (await download(xet_hub, "me/m"))[NAME] == expected(model)
 
 

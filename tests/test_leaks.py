@@ -116,7 +116,7 @@ async def test_a_scan_ends_when_there_is_more_than_anybody_reads(
     result = await uploader.push_to_hub("me/ended", source, PushOptions(dry_run=True))
 
     assert sum(".env" in warning for warning in result.warnings) == 4
-    assert "so much looks like credentials that not every file was looked into" in result.warnings
+    assert "too many possible credentials: the remaining files were not checked" in result.warnings
 
 
 async def test_a_push_that_is_cancelled_scans_no_further(

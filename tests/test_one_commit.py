@@ -280,7 +280,7 @@ async def test_a_hub_that_tells_of_no_unchanged_files_makes_no_commit_of_them(
         result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert (result.commit_sha, result.files_uploaded) == (first, ())
     assert result.files_unchanged == ("a.txt",)
-    assert any("made no commit" in warning for warning in result.warnings)
+    assert any("no commit was made" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ async def test_a_series_that_fails_midway_says_what_shows_already(
     faults.add("commit", "403", nth=2)
     with pytest.raises(AuthError) as caught:
         await uploader.push_to_hub("me/m", files, dev)
-    assert "2 file(s) of this push show on dev already" in caught.value.suggestion
+    assert "2 of the files are already on dev" in caught.value.suggestion
 
 
 async def test_a_merge_that_lands_unseen_is_not_called_a_failure_of_the_merge(

@@ -209,8 +209,8 @@ async def test_without_a_token_it_is_lfs_and_said(
     assert chosen.engine == "lfs"
     assert "no Xet token" in chosen.reason
     assert faults.seen["xet-write-token"] == (2 if status == 500 else 1)
-    assert [w for w in result.warnings if "LFS is used" in w] == (
-        [f"LFS is used although transfer='xet' was asked: {chosen.reason}"]
+    assert [w for w in result.warnings if "using LFS" in w] == (
+        [f"using LFS although transfer='xet' was requested: {chosen.reason}"]
         if transfer == "xet"
         else []
     )
@@ -285,7 +285,7 @@ async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
 
     assert heard.engines == ["xet", "lfs"]
     assert {receipt.route for receipt in result.receipts} == {"lfs"}
-    assert [w for w in result.warnings if w.startswith("Xet failed, LFS takes its place:")]
+    assert [w for w in result.warnings if w.startswith("Xet failed, uploading with LFS instead:")]
     stored = await download(hub, "me/m")
     assert {name: stored[name] for name in files} == files
     assert [event.route for event in heard.of(FileStored)] == ["lfs", "lfs"]
@@ -427,7 +427,7 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
             late = ["xet"] if answer == "another, too late" else []
             assert heard.engines == ["xet", *late, "lfs"]
             assert {receipt.route for receipt in result.receipts} == {"lfs"}
-            assert any("LFS takes its place" in warning for warning in result.warnings)
+            assert any("uploading with LFS instead" in warning for warning in result.warnings)
 
 
 async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
@@ -820,7 +820,9 @@ async def test_bytes_that_changed_unseen_are_sent_as_they_are(
     (source / "a.bin").write_bytes(NOISE[MIB : 2 * MIB])
     os.utime(source / "a.bin", long_ago)
     result = await uploader.push_to_hub("me/other", source)
-    assert any("a.bin has other bytes than it had" in warning for warning in result.warnings)
+    assert any(
+        "a.bin changed although its time and size did not" in warning for warning in result.warnings
+    )
     assert (await download(hub, "me/other"))["a.bin"] == NOISE[MIB : 2 * MIB]
 
 
@@ -881,7 +883,7 @@ async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
         result = await uploader.push_to_hub("me/m", {"a.bin": NOISE})
     assert heard.engines == ["xet", "lfs"]
     [warning] = result.warnings
-    assert warning == "Xet failed, LFS takes its place: nothing moved for 0.5 seconds"
+    assert warning == "Xet failed, uploading with LFS instead: nothing moved for 0.5 seconds"
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 

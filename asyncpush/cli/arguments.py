@@ -33,7 +33,7 @@ COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
 
 def warn_of_token(instead: str) -> None:
     typer.echo(
-        f"warning: --token can be seen in the process list (ps); rather set {instead}", err=True
+        f"warning: --token can be seen in the process list (ps): set {instead} instead", err=True
     )
 
 
@@ -266,7 +266,7 @@ Token = Annotated[
         "--token",
         metavar="TOKEN",
         callback=_warn_of_token,
-        help="Write token; others can see it in the process list, so rather set HF_TOKEN"
+        help="Write token; others can see it in the process list: set HF_TOKEN instead"
         " (default: HF_TOKEN, else what `hf auth login` stored).",
         rich_help_panel=HUB,
     ),

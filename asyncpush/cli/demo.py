@@ -50,8 +50,6 @@ def demo(
     downloads it back and compares."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        pass
-
         show(output, keep, quiet=quiet)
 
 

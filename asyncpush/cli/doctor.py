@@ -45,7 +45,7 @@ def doctor(
     as_json: arg.Json = False,
     verbose: arg.Verbose = False,
 ) -> None:
-    """Look for what could stop a push, and how to mend it. Token, rights, namespace, branch, clock,
+    """Look for what could stop a push, and how to fix it. Token, rights, namespace, branch, clock,
     proxy, certificates, disk; nothing is changed. Exit code 0 if nothing is in the way, 3 if the
     token is, else 1."""
     output = Output(as_json=as_json, verbose=verbose)

@@ -73,8 +73,6 @@ def many(
     """Do all pushes of a manifest. Each goes to its end, whatever becomes of the others."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        pass
-
         connection = arg.Connection(
             endpoint=endpoint,
             token=token,

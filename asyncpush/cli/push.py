@@ -74,9 +74,7 @@ def push(
     """Upload a folder or file as one verified commit."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.arguments import check_order, check_target, checked
-
-        pass
+        from asyncpush.cli.arguments import check_order, check_target
         from asyncpush.options import PushOptions
 
         check_order(repo_id, source)
@@ -168,12 +166,9 @@ def upload(
     """Store files now, for a commit later. The receipts are what `asyncpush commit` takes."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.arguments import check_file, check_order, check_target, checked
-
-        pass
+        from asyncpush.cli.arguments import check_file, check_order, check_target
         from asyncpush.models import receipts_to_json
         from asyncpush.options import PushOptions
-        from asyncpush.own_files import Announcement
 
         check_order(repo_id, source)
         check_file("--receipts", receipts)  # said now, not after the upload
@@ -215,8 +210,6 @@ def upload(
 
 
 def _stored_lines(path: Path, stored: list[Receipt]) -> list[str]:
-    from asyncpush.listeners.format import format_bytes, format_count
-
     sent = sum(receipt.bytes_sent for receipt in stored)
     size = sum(receipt.size for receipt in stored)
     return [
@@ -273,9 +266,7 @@ def commit(
     """Commit what `asyncpush upload` stored, here or elsewhere."""
     output = Output(as_json=as_json, verbose=verbose)
     with output.failures():
-        from asyncpush.cli.arguments import check_target, checked
-
-        pass
+        from asyncpush.cli.arguments import check_target
         from asyncpush.options import PushOptions
 
         options = checked(

@@ -5,10 +5,10 @@ once, at the start, and one that fails later turns itself off with one warning.
 
 **Durability.** The file is in WAL mode. A killed process loses nothing that was committed, since
 the pages are the kernel's by then. A power cut would lose what was committed since the last sync,
-so durable writes (uploads, parts, commits) run with `synchronous=FULL`, one sync each; hashes,
-which are written behind the work and many at a time (see `shared`), run with `NORMAL`, being sealed
-by the next durable write. On network filesystems, where WAL's shared
-memory does not work between hosts, a rollback journal is used instead.
+so durable writes (uploads, parts, commits) run with `synchronous=FULL`; those that wait together
+share one sync. Hashes, which are written behind the work (see `group_commit`), run with `NORMAL`
+and are synced by the next durable write. On network filesystems, where WAL's shared memory does not
+work between hosts, a rollback journal is used instead.
 
 **Threads.** Two connections, each under its own lock: one writes, the other reads, so that a read
 never waits for the disk. More would gain nothing, as SQLite has one writer anyway.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -10,8 +9,9 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from asyncpush.journal.rows import Row
+from asyncpush.own_files import library_logger
 
-logger = logging.getLogger("asyncpush.journal")
+logger = library_logger("journal")
 
 T = TypeVar("T")
 Change: TypeAlias = Callable[[sqlite3.Connection], T]

@@ -1,6 +1,6 @@
 """Progress on the screen: bars in a terminal, a widget in a notebook, plain lines elsewhere.
 
-Which it is, and when; what tqdm draws is in `drawn`.
+Which it is, and when; what tqdm draws is in `tqdm_screens`.
 """
 
 from __future__ import annotations

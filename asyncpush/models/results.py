@@ -1,4 +1,4 @@
-"""How far a push is, and the course that it took."""
+"""What a push or an audit reports: progress, plan, result, and activity over time."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class AdaptiveLimit:
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
         self._refused = False
         self._on_trial = False  # whether the last rise is still to show what it is worth
-        self._gait = SLOW_START
+        self._mode = SLOW_START
         self._cooldown = COOLDOWN
         self._rest = 0  # parts to be stored before the next rise
 
@@ -143,7 +143,7 @@ class AdaptiveLimit:
         self._count(slot, size, size)
 
     def overloaded(self, slot: Slot) -> None:
-        """The store said 429 or 503, or a connection timed out, in the slot of this turn.
+        """The store said 429 or 503, or a connection timed out, in this slot.
 
         Parts that had begun before the last fall tell nothing new: one bad moment of the store,
         met by all that is in flight, counts once.
@@ -163,7 +163,7 @@ class AdaptiveLimit:
             return
         self._bytes += moved
         self._seconds += seconds
-        self._told += min(1.0, self._gait.eagerness * moved / max(size, 1))
+        self._told += min(1.0, self._mode.eagerness * moved / max(size, 1))
         # A width that is not used cannot be judged.
         if 2 * self._told >= self._limit <= self._in_flight:
             self._judge(self._limit * self._bytes / max(self._seconds, 1e-6))
@@ -181,14 +181,14 @@ class AdaptiveLimit:
         else:
             self._rises.append((self._limit, goodput))
             self._on_trial = True
-            wider = max(self._limit + 1, int(self._limit * self._gait.growth))
+            wider = max(self._limit + 1, int(self._limit * self._mode.growth))
             self._steer(min(self._maximum, wider))
             self._wake()
 
     def _fall(self, limit: int) -> None:
         self._on_trial = False
-        self._gait = STEADY
-        # The turn that fell may be of a time before this process shared the host's limit.
+        self._mode = STEADY
+        # The slot may have been taken before this process shared the host's limit.
         self._steer(max(1, min(limit, self._limit, self._maximum)))
         self._rest = self._cooldown * self._limit
         self._cooldown = min(2 * self._cooldown, LONGEST_COOLDOWN)

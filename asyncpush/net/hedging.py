@@ -1,5 +1,5 @@
-"""A look now and then at how far the parts in flight are: for those who steer, and for those that
-crawl and had better be sent again on another connection.
+"""Hedged requests: the progress of parts in flight is watched, and a slow one is sent again on
+another connection. The adaptive limit reads the same samples.
 
 Near the end of a push one slow connection holds up all the rest. When a slot is idle and a part has
 taken half as long as others took whole, while what is left of it would take more than twice as long
@@ -74,7 +74,7 @@ class StragglerMonitor:
 
     def __init__(self, idle: Callable[[], bool]) -> None:
         self._idle = idle
-        self._flights: dict[InFlightPart, None] = {}
+        self._in_flight: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,14 +91,14 @@ class StragglerMonitor:
         loop = asyncio.get_running_loop()
         in_flight = InFlightPart(size, delivered, again, loop.time(), moving)
         if size > LEAST:
-            self._flights[in_flight] = None
+            self._in_flight[in_flight] = None
             if self._timer is None:
                 self._timer = loop.call_later(INTERVAL, self._look)
         try:
             yield in_flight
         finally:
-            self._flights.pop(in_flight, None)
-            if not self._flights and self._timer is not None:
+            self._in_flight.pop(in_flight, None)
+            if not self._in_flight and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
@@ -112,12 +112,12 @@ class StragglerMonitor:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(INTERVAL, self._look)
         now = loop.time()
-        for in_flight in self._flights:
+        for in_flight in self._in_flight:
             in_flight.look(now)
         if len(self._rates) < ENOUGH:
             return
         typical = median(self._rates)
-        for in_flight in tuple(self._flights):
+        for in_flight in tuple(self._in_flight):
             if not self._idle():
                 return
             if in_flight.again is not None and in_flight.crawls(now, typical):

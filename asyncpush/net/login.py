@@ -13,7 +13,6 @@ import asyncio
 import configparser
 import contextlib
 import io
-import logging
 import os
 import sys
 import threading
@@ -27,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from asyncpush.errors import AuthError, HubError
-from asyncpush.own_files import write_atomically
+from asyncpush.own_files import library_logger, write_atomically
 from asyncpush.protocol.accounts import (
     IssuedToken,
     TokenRefused,
@@ -46,7 +45,7 @@ try:
 except ImportError:  # Windows: there, one process does not wait for another
     fcntl = None  # type: ignore[assignment]
 
-logger = logging.getLogger("asyncpush.login")
+logger = library_logger("login")
 
 T = TypeVar("T")
 
@@ -333,8 +332,8 @@ def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool)
 
 
 def _write_privately(path: Path, text: str) -> None:
-    """For its owner alone. A link stays one."""
-    write_atomically(Path(os.path.realpath(path)), text.encode(), mode=0o600)
+    """For its owner alone."""
+    write_atomically(path, text.encode(), mode=0o600)
 
 
 def _try_lock(path: Path) -> int | None:

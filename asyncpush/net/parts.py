@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -40,7 +39,7 @@ class PartSender:
         bandwidth = Bandwidth(session.config.max_bandwidth)
         monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
         self._client = PartClient(session, pool, bandwidth, monitor)
-        self._stores_with_md5: set[str] = set()
+        self._stores_with_md5: set[tuple[str, str, int]] = set()
         """Origins of the stores whose latest ETag was an MD5."""
         self.limit = limit
 
@@ -86,7 +85,7 @@ class PartSender:
                     group.cancel_scope.cancel()
 
             def send_again() -> None:
-                if _origin(put) in self._stores_with_md5:
+                if urls.origin(put.request.target) in self._stores_with_md5:
                     fields = {**put.request.fields, "again": True}
                     twin = replace(put, request=replace(put.request, fields=fields))
                     group.start_soon(for_group(run), twin, None)
@@ -119,14 +118,10 @@ class PartSender:
             # What an ETag of another form stands for, only the store knows: with two bodies on
             # their way, nobody could tell which one's it will ask for in the end.
             if sent.stored_md5 is not None:
-                self._stores_with_md5.add(_origin(put))
+                self._stores_with_md5.add(urls.origin(put.request.target))
             else:
-                self._stores_with_md5.discard(_origin(put))
+                self._stores_with_md5.discard(urls.origin(put.request.target))
             return sent
-
-
-def _origin(put: PartRequest) -> str:
-    return "{0.scheme}://{0.netloc}".format(urlsplit(put.request.target))
 
 
 FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
@@ -316,8 +311,8 @@ def _finished(
 
 
 class HedgedSend:
-    """The ways of one part: usually one, at most two. The first good answer counts, a failure only
-    when no other way is left."""
+    """The attempts at one part: usually one, at most two. The first good answer counts; a failure
+    counts only when no other attempt is left."""
 
     def __init__(self, on_sent: Callable[[int], None]) -> None:
         self._on_sent = on_sent
@@ -333,7 +328,7 @@ class HedgedSend:
             self._on_sent(position)
 
     async def run(self, way: Coroutine[Any, Any, SentPart]) -> bool:
-        """Whether this way has decided the race."""
+        """Whether this attempt settles it."""
         self._running += 1
         try:
             sent = await way

@@ -28,8 +28,8 @@ RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 class RequestBody(aiohttp.Payload):
     """A body of the promised size, or none at all. It can be written once.
 
-    The watch follows the transport, so that bytes which wait in it or in the kernel count as
-    moving while they drain. What the maker of a stream raises would come out of aiohttp as a
+    The stall timeout follows the transport, so that bytes which wait in it or in the kernel count
+    as moving while they drain. What the maker of a stream raises would come out of aiohttp as a
     network fault; it is kept in `failure`, to be raised as what it is.
     """
 

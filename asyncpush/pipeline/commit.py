@@ -177,12 +177,12 @@ class Committer:
         a Hub that does not tell which files are unchanged."""
         if await still_to_change(self._ctx, self._wanted, head):
             raise ProtocolError(
-                f"the Hub answered the commit with the head as it was, {head}: nothing was"
-                " committed",
+                f"the Hub answered the commit with the previous head, {head}:"
+                " nothing was committed",
                 url=answer.url,
-                suggestion="push again; if it stays so, report it to whoever runs this Hub",
+                suggestion="push again; if it happens again, report it to this Hub's operators",
             )
-        self._ctx.warn("the Hub made no commit: the branch holds all of this already")
+        self._ctx.warn("no commit was made: the branch already has all of these files")
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
 
     async def _moved_head(self, refused: str) -> str:
@@ -232,7 +232,7 @@ class Committer:
             try:
                 landed = await looked_for(look, exc)
             except HubError as looking:
-                exc.add_note(f"(whether it was made could not be looked at: {looking.message})")
+                exc.add_note(f"(could not check whether the commit was made: {looking.message})")
                 raise exc from looking
             if landed is not None:
                 return landed
@@ -298,7 +298,7 @@ def _refused_without_reason(
         " a token that may write to this branch"
     )
     if in_pull_request:
-        suggestion = "push again later; if it stays so, report it to whoever runs this Hub"
+        suggestion = "push again later; if it happens again, report it to the operators of this Hub"
     message = f"the Hub refuses a commit on {head}, although the branch has not moved"
     return _conflict(error, f"{message}: {error.message}", suggestion)
 
@@ -307,9 +307,9 @@ def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictErr
     """For a 412 on an unmoved head after an answer of ours was lost."""
     return _conflict(
         error,
-        f"the answer to the commit was lost, and the Hub takes no second one on {head}, which it"
-        f" still shows as the branch's head: the commit may have been made: {error.message}",
-        "look at the branch before you push again: what is there already is not committed twice",
+        f"the answer to the commit was lost, and the Hub refuses another commit on {head}, which it"
+        f" still reports as the branch's head; the commit may have been made: {error.message}",
+        "check the branch, then push again: files that are already there are not committed twice",
     )
 
 

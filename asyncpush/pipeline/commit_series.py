@@ -127,8 +127,8 @@ async def commit_series(
             except HubError as exc:
                 if ours and pr_url is None:
                     exc.suggestion = (
-                        f"{len(added)} file(s) of this push show on {revision} already: push again,"
-                        f" which goes on from there. {exc.suggestion}"
+                        f"{len(added):,} of the files are already on {revision}: push again"
+                        f" to continue from there. {exc.suggestion}"
                     )
                 raise
             told = told and outcome.ours
@@ -186,22 +186,25 @@ async def _make_ready(ctx: PushContext, number: int) -> None:
     """Turn the draft into an open pull request. The commit is made, so what fails here is told and
     fails nothing."""
     try:
-        if (await pull_request(ctx, number)).status == "draft":
-            request = repos.ready_request(ctx.repo, number)
-            await ctx.session.ask(request, lambda response: None, ctx.events)
+        await _opened(ctx, number)
     except HubError as exc:
         page = ctx.pull_request_url(number)
         ctx.warn(f"the pull request is still a draft, open it at {page}: {exc.message}")
 
 
+async def _opened(ctx: PushContext, number: int) -> repos.PullRequest:
+    """The pull request, no longer a draft: drafts cannot be merged."""
+    pull = await pull_request(ctx, number)
+    if pull.status == "draft":
+        request = repos.ready_request(ctx.repo, number)
+        await ctx.session.ask(request, lambda response: None, ctx.events)
+    return pull
+
+
 async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> str:
     """Merge, and believe what the pull request says of itself rather than the call's answer: the
     commit that the branch then shows."""
-    pull = await pull_request(ctx, number)
-    if pull.status == "draft":
-        await ctx.session.ask(
-            repos.ready_request(ctx.repo, number), lambda response: None, ctx.events
-        )
+    pull = await _opened(ctx, number)
 
     async def look() -> repos.PullRequest | None:
         pull = await pull_request(ctx, number)
@@ -215,7 +218,9 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
         try:
             landed = await looked_for(look, exc)
         except HubError:
-            exc.suggestion = f"whether {url} was merged is not known: look there, then push again"
+            exc.suggestion = (
+                f"it is not known whether {url} was merged: check that page, then push again"
+            )
             raise exc from None
         if landed is None:
             exc.suggestion = f"all files are in {url}: merge it there, or push again"

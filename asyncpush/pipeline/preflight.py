@@ -170,7 +170,7 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         raise SourceError(
             f"the Hub finds the metadata of {CARD_NAME} wrong: " + "; ".join(verdict.errors),
             problems=verdict.errors,
-            suggestion="mend the YAML between the --- lines at the top of the card",
+            suggestion="fix the YAML between the --- lines at the top of the card, then push again",
         )
 
 
@@ -208,7 +208,7 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
         else:
             report.notice(f"files with {leak.kind}", f"{leak}: is it meant to be published?")
     if len(leaks) >= LEAKS_LIMIT:
-        report.notice("", "so much looks like credentials that not every file was looked into")
+        report.notice("", "too many possible credentials: the remaining files were not checked")
     report.raise_problems(_SUGGESTION)
     for notice in report.notices:
         ctx.warn(notice)
@@ -281,8 +281,8 @@ async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: 
     count = sum(path not in there or there[path].size != size for path, size in large.items())
     if count > LFS_FILES_A_COMMIT:
         raise SourceError(
-            f"{count:,} LFS files are more than one commit call survives, and the Hub can show"
-            f" several commits at once on {DEFAULT_BRANCH} only, not on {options.revision}",
+            f"{count:,} LFS files are too many for one commit, and the Hub can show several commits"
+            f" at once only on {DEFAULT_BRANCH}, not on {options.revision}",
             problems=[f"{count:,} LFS files for one commit on {options.revision}"],
             suggestion=f"push to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
             f" {LFS_FILES_A_COMMIT}): the commits then show one by one",

@@ -156,8 +156,8 @@ class PushRun:
         if count and not stored.receipts:
             files = "the only file is" if count == 1 else f"all {count:,} files are"
             self._ctx.warn(
-                f"nothing to push: {files} ignored by .gitignore (the repo's, or the source's own);"
-                " change it, or leave it out with ignore_patterns if it is the source's"
+                f"nothing to push: {files} ignored by a .gitignore, the repo's or the source's own;"
+                " edit that file, or exclude the source's with ignore_patterns=['.gitignore']"
             )
 
     async def _planned(self, collected: CollectedSources) -> tuple[FileSource, ...]:
@@ -222,7 +222,7 @@ class PushRun:
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
         if chained:
-            ctx.warn(f"the commits of this chain show on {options.revision} one by one")
+            ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
                 ctx, changes, wanted, head, options.revision, load, commit_limits(options)
             )

@@ -49,7 +49,7 @@ class TransferSelector:
         """From now on it is LFS; said once, since the user should hear it."""
         if self._access is not None:
             self._access = None
-            self._ctx.warn(f"Xet failed, LFS takes its place: {reason}")
+            self._ctx.warn(f"Xet failed, uploading with LFS instead: {reason}")
             self._ctx.events.emit(TransferChosen("lfs", reason))
 
     async def _choose(self) -> None:
@@ -63,7 +63,7 @@ class TransferSelector:
             self._ctx.events.emit(TransferChosen("xet", "the Hub grants a token for it"))
             return
         if self._ctx.config.transfer == "xet":
-            self._ctx.warn(f"LFS is used although transfer='xet' was asked: {reason}")
+            self._ctx.warn(f"using LFS although transfer='xet' was requested: {reason}")
         self._ctx.events.emit(TransferChosen("lfs", reason))
 
     async def _ask(self) -> XetAccess:
@@ -187,8 +187,8 @@ class XetStage:
         path = receipt.path_in_repo
         if self._remembered.get(path, receipt.oid) != receipt.oid:
             self._ctx.warn(
-                f"{path} has other bytes than it had, though its time and size are the same; what"
-                " it has now was sent"
+                f"{path} changed although its time and size did not;"
+                " the current content was uploaded"
             )
         unchanged = self._there[path] == receipt.oid
         self._stored.receipts[path] = replace(receipt, unchanged=unchanged)

@@ -156,7 +156,7 @@ class StoreStage:
                 raise SourceChangedError(
                     f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
                     " times have not; nothing was committed",
-                    suggestion="push again: all of it is hashed anew",
+                    suggestion="push again: the whole file will be hashed again",
                 ) from exc
             try:
                 stored = await self._once(file, exc.oid, transfer)

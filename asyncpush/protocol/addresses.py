@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from asyncpush.errors import InvalidRepoIdError
+from asyncpush.errors import PUBLIC_HOSTS, InvalidRepoIdError
 from asyncpush.models import Repo, check_repo_id
 from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType, check_space_options
 
@@ -26,7 +26,6 @@ SCHEME = "hf://"
 _WEB_SCHEMES = ("https://", "http://")
 _KINDS: dict[str, Kind] = {f"{kind}s": kind for kind in (*get_args(RepoType), "bucket")}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
 
 _FILE_PAGES = frozenset({"blame", "blob", "raw", "resolve"})
 _FOLDER_PAGE = "tree"
@@ -263,7 +262,7 @@ def _check_path(text: str, path: str) -> None:
 def _hosts(endpoint: str) -> frozenset[str]:
     """The hosts whose URLs are the endpoint's, with their ports where these are not the usual."""
     host = _host(urlsplit(endpoint))
-    return _PUBLIC_HOSTS if host in _PUBLIC_HOSTS else frozenset({host})
+    return PUBLIC_HOSTS if host in PUBLIC_HOSTS else frozenset({host})
 
 
 def _host(parts: SplitResult) -> str:

@@ -147,13 +147,13 @@ def _diagnose(
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, push to a"
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
-                f" (`asyncpush doctor {repo_id}` looks closer)"
+                f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _:
             return AuthError, (
                 f"the token may not write to {repo_id}: give it write scope"
                 f" {token_page(response.url)}, or check the namespace"
-                f" (`asyncpush doctor {repo_id}` looks closer)"
+                f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 404, "RevisionNotFound":
             revision = request.fields.get("revision", "the revision")

@@ -107,7 +107,9 @@ def _finished(
 ) -> CollectedSources:
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), report)
-        report.raise_problems("mend this, or leave out max_shard_size; nothing was uploaded")
+        report.raise_problems(
+            "fix these files, or push without max_shard_size; nothing was uploaded"
+        )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(tuple(by_path), report.notices, tuple(streams))
 
@@ -204,7 +206,7 @@ class Gathered:
                 self.report.raise_problems("look at the path, allow_patterns and ignore_patterns")
             self.report.notice("empty sources", self._nothing)
         way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
-        self.report.raise_problems(f"mend this{way_out}; nothing was uploaded")
+        self.report.raise_problems(f"fix these problems{way_out}; nothing was uploaded")
         for first, second in look_alikes(self._origins):
             self.report.notice(
                 "names that look alike",

@@ -26,7 +26,7 @@ from asyncpush.sources.byte_sources import open_for_reading
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.sources.spool import ScratchFolder
+from asyncpush.sources.spool import ScratchFolder, opened_privately
 from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
 
@@ -83,7 +83,7 @@ class Snapshot:
         self._link = how == "hardlink"
         self._stopped = stopped
         self._own = OwnFiles()
-        self._findings = ProblemReport()
+        self._report = ProblemReport()
         origin = absolute_path(source)
         parent = Path(origin).parent / SNAPSHOTS
         try:
@@ -116,7 +116,7 @@ class Snapshot:
         walk = Walk(
             origin,
             chosen,
-            self._findings,
+            self._report,
             options.follow_symlinks,
             self._stopped.is_set,
             self._own,
@@ -126,8 +126,8 @@ class Snapshot:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             self._take(path, target)
         self._check_wanted()
-        self._findings.raise_problems("mend this; nothing was uploaded")
-        for notice in self._findings.notices:
+        self._report.raise_problems("fix these problems, then push again; nothing was uploaded")
+        for notice in self._report.notices:
             logger.warning("snapshot of %r: %s", origin, notice)
 
     def _take(self, path: str, target: str) -> None:
@@ -136,13 +136,13 @@ class Snapshot:
         except UnusableError as exc:
             raise UnusableError(f"{path!r} {exc}") from exc
         if what := self._own.file(path, before):
-            notice_own(self._findings, path, what)
+            notice_own(self._report, path, what)
             return
         if self._link and _linked(path, target):
             return
         with (
             open(open_for_reading(path), "rb") as source,
-            open(target, "xb", opener=_private) as copy,
+            open(target, "xb", opener=opened_privately) as copy,
         ):
             if not _reflinked(source, copy):
                 self._copy(source, copy)
@@ -177,7 +177,3 @@ def _reflinked(source: BinaryIO, copy: BinaryIO) -> bool:
     except OSError:  # another file system, or one without reflinks
         return False
     return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -381,7 +381,7 @@ class ScratchFolder:
     def new_file(self) -> BinaryIO:
         """A new empty file that only this user can read, open for writing, with a `name`."""
         self._count += 1
-        return open(os.path.join(self.path, str(self._count)), "xb", opener=_private)
+        return open(os.path.join(self.path, str(self._count)), "xb", opener=opened_privately)
 
     def remove(self) -> None:
         """Remove the folder and all files in it."""
@@ -420,5 +420,6 @@ def _unlock(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-def _private(path: str, flags: int) -> int:
+def opened_privately(path: str, flags: int) -> int:
+    """An opener for `open`: new files are their owner's alone."""
     return os.open(path, flags, 0o600)

@@ -157,8 +157,8 @@ class LfsTransfer:
         if claim is None:
             events.emit(
                 Notice(
-                    f"{file.path_in_repo} is being sent by another push on this machine, which has"
-                    f" made no progress for {CLAIM_PATIENCE:.0f} s: it is sent by this one too"
+                    f"{file.path_in_repo}: another push on this machine is sending this file but"
+                    f" made no progress for {CLAIM_PATIENCE:.0f} s; sending it from here as well"
                 )
             )
             yield None, NullJournal()
@@ -426,7 +426,7 @@ class LfsTransfer:
             wrong = IntegrityError(
                 f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
                 f" {exc.message}",
-                suggestion="push again; if it stays so, the store behind this Hub loses bytes",
+                suggestion="push again; if it happens again, the store behind this Hub loses data",
             )
             sending.refused_by = url
             sending.contradicted = True

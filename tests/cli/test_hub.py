@@ -77,7 +77,7 @@ def test_its_own_token_is_not_shown(cli: Cli, stop_when_up: None, tmp_path: Path
     assert ran.code == 0
     assert TOKEN not in ran.out + ran.err
     assert "HF_TOKEN=..." in ran.err
-    assert "can be seen in the process list (ps); rather set ASYNCPUSH_HUB_TOKEN" in ran.err
+    assert "can be seen in the process list (ps): set ASYNCPUSH_HUB_TOKEN instead" in ran.err
 
 
 def test_its_token_can_come_from_the_environment(

@@ -153,7 +153,7 @@ def test_a_token_on_the_command_line_is_warned_of(
     ran = cli("push", "me/visible", folder, "--token", TOKEN)
 
     assert ran.code == 0
-    assert "rather set HF_TOKEN" in ran.err
+    assert "set HF_TOKEN instead" in ran.err
     assert TOKEN not in ran.err
 
 
