@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import (
     Awaitable,
@@ -127,13 +128,19 @@ async def for_each(
                 group.start_soon(for_group(worker))
 
 
+def open_files_limit() -> int | None:
+    """How many files and sockets this process may have open; None without a limit."""
+    if sys.platform == "win32" or resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def descriptors_left() -> int | None:
     """How many more files and sockets this process may open; None where that is not known."""
-    if resource is None:
-        return None
     try:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return None if limit == resource.RLIM_INFINITY else limit - len(os.listdir("/dev/fd"))
+        limit = open_files_limit()
+        return None if limit is None else limit - len(os.listdir("/dev/fd"))
     except OSError as exc:
         return 0 if exc.errno in OUT_OF_DESCRIPTORS else None
 

@@ -44,7 +44,7 @@ def lower_priority() -> None:
     """To begin a thread that reads and hashes: where cores are scarce, the event loop and the
     user's own threads go before it. It still gets a tenth of their share, so that a push never
     stands still. (On Linux niceness is a thread's own; elsewhere it would be the process's.)"""
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "nice"):
         with contextlib.suppress(OSError):  # where that is forbidden, they go side by side
             os.nice(NICENESS)
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +91,8 @@ def in_memory(device: int, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
 
 def _filesystem(device: int, mounts: Path) -> str:
     """Its kind, or nothing where that cannot be told."""
+    if sys.platform == "win32":
+        return ""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:  # not Linux

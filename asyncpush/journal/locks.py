@@ -118,7 +118,7 @@ class HostLocks:
         with self._guard:
             self._forget_parents()
             own = {position for position in self._held if first <= position < first + count}
-            if self._descriptor is None or fcntl is None:
+            if sys.platform == "win32" or self._descriptor is None or fcntl is None:
                 return len(own)
             try:
                 if sys.platform in _FLOCK and sys.maxsize > 1 << 32:
@@ -155,7 +155,7 @@ class HostLocks:
     def _held_by_others(self, start: int, stop: int) -> int:
         """Bytes from `start` to `stop` that other processes have locked. The kernel names one lock
         of a range at a time, not always the first."""
-        if start >= stop:
+        if sys.platform == "win32" or start >= stop:
             return 0
         layout, *fields = _FLOCK[sys.platform]
         values = [0] * 5
@@ -176,6 +176,8 @@ class HostLocks:
         """How many of these a shared lock is refused for. Others may be sharing it: they count as
         well. Who claims one at that moment takes the next."""
         refused = 0
+        if sys.platform == "win32":
+            return refused
         for position in positions:
             try:
                 fcntl.lockf(self._descriptor or 0, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, position)
@@ -186,7 +188,7 @@ class HostLocks:
         return refused
 
     def _try_lock_host(self, position: int) -> bool:
-        if self._descriptor is None or fcntl is None:
+        if sys.platform == "win32" or self._descriptor is None or fcntl is None:
             return True
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
@@ -199,7 +201,7 @@ class HostLocks:
     def _unlock(self, position: int) -> None:
         with self._guard:
             self._held.discard(position)
-            if self._descriptor is not None and fcntl is not None:
+            if sys.platform != "win32" and self._descriptor is not None and fcntl is not None:
                 try:
                     fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, position)
                 except OSError as exc:

@@ -8,6 +8,11 @@ It is the other side of the wire: nothing here imports the client, so that the t
 
 from __future__ import annotations
 
+import os as _os
+
+if _os.name == "nt":
+    raise ImportError("the embedded Hub runs on Linux and macOS; on Windows, in WSL")
+
 try:
     import jinja2 as _jinja2  # noqa: F401
     import lz4 as _lz4  # noqa: F401

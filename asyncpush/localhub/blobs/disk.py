@@ -32,7 +32,7 @@ from asyncpush.localhub.blobs.multipart import (
     Promise,
     Upload,
     publish,
-    pwrite_all,
+    write_all,
 )
 from asyncpush.localhub.blobs.signing import Signer
 
@@ -152,9 +152,10 @@ class DiskStore:
         except FileNotFoundError:
             raise no_such_object() from None
         with file:
+            file.seek(start)
             while start < stop:
                 wanted = min(_READ_SIZE, stop - start)
-                piece = await to_thread.run_sync(os.pread, file.fileno(), wanted, start)
+                piece = await to_thread.run_sync(file.read, wanted)
                 if not piece:
                     return
                 start += len(piece)
@@ -266,7 +267,7 @@ class ObjectWriter:
         if self._fd is None:
             self._fd = os.open(self._incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         for piece in pieces:
-            pwrite_all(self._fd, piece, self._offset)
+            write_all(self._fd, piece, self._offset)
             self._offset += len(piece)
             self._md5.update(piece)
             self._sha256.update(piece)

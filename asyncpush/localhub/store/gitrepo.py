@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -330,7 +331,8 @@ async def start_gc(path: Path) -> asyncio.subprocess.Process:
         env=_environment({**SETTINGS, **_GC_SETTINGS}, {"GIT_DIR": str(path)}),
     )
     with contextlib.suppress(OSError):  # it may have ended
-        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+        if sys.platform != "win32":
+            os.setpriority(os.PRIO_PROCESS, process.pid, 10)
     return process
 
 

@@ -8,8 +8,8 @@ and nobody could write any more. Writers hold `Repos.lock` instead, which the ke
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,11 @@ import pygit2
 from pygit2.enums import FileMode
 
 from asyncpush.localhub.web import Refusal
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 EMAIL_DOMAIN = "users.noreply.localhub"
 _SYNC_THREADS = 16
@@ -210,13 +215,26 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
+    """Hold a lock on an open file. Raises `BlockingIOError` when another holds it and `wait` is
+    off."""
+    if sys.platform != "win32" and fcntl is not None:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+
+
+def unlock(descriptor: int) -> None:
+    if sys.platform != "win32" and fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold `path` against every other process. The kernel lets go when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -172,7 +172,8 @@ def open_xorb(path: Path) -> Xorb:
     with path.open("rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         while (at := offsets[-1]) < end:
-            header = os.pread(file.fileno(), _HEADER, at)
+            file.seek(at)
+            header = file.read(_HEADER)
             stored, size = _lengths(header)
             offsets.append(at + _HEADER + stored)
             sizes.append(size)
@@ -185,7 +186,8 @@ def read_chunks(xorb: Xorb, start: int, stop: int) -> list[bytes]:
     """The bytes of chunks `start` to `stop` (exclusive). Raises `BadXorbError`."""
     begin, end = xorb.offsets[start], xorb.offsets[stop]
     with xorb.path.open("rb", buffering=0) as file:
-        data = os.pread(file.fileno(), end - begin, begin)
+        file.seek(begin)
+        data = file.read(end - begin)
     spans = pairwise(xorb.offsets[start : stop + 1])
     return [_chunk(data[first - begin : last - begin]) for first, last in spans]
 
