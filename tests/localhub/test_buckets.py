@@ -129,3 +129,14 @@ async def test_ranges_and_strangers(api: HfApi, hub: LocalHub) -> None:
         api_url = f"{hub.url}/api/buckets/me/runs/batch"
         async with session.post(api_url, headers=headers, data=too_many) as answer:
             assert answer.status == 400
+
+
+def test_a_hub_that_grants_no_xet_for_repos_takes_files_into_buckets(
+    tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_in_thread(tmp_path / "other", token=TOKEN, xet=False) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        other = HfApi(endpoint=hub.url, token=TOKEN)
+        other.create_bucket("me/runs")
+        fill(other, {"a": NOISE})
+        assert other.bucket_info("me/runs").size == len(NOISE)
