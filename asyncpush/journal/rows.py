@@ -93,7 +93,7 @@ through a memory map change the times only when a clean page is first touched; L
 after which later writes show again, within 30 to 35 s."""
 
 _UNPACKED_LIMIT = 256 << 20
-_OID_LENGTH = {"sha256": 64, "git": 40}
+_OID_LENGTH = {"sha256": 64, "git": 40, "xet": 64}
 
 
 def blob(text: str) -> bytes:

@@ -79,8 +79,13 @@ def next_tree_request(request: HubRequest, url: str) -> HubRequest:
 
 def parse_tree(response: HubResponse) -> tuple[list[RemoteFile], str | None]:
     """The files of one page, and the URL of the next page if there is one."""
+    return list(_files(json_list(response))), next_page(response)
+
+
+def next_page(response: HubResponse) -> str | None:
+    """The URL of the page that follows this one; None after the last."""
     following = _NEXT.search(response.headers.get("link", ""))
-    return list(_files(json_list(response))), following[1] if following else None
+    return following[1] if following else None
 
 
 def _files(rows: list[Any]) -> list[RemoteFile]:
