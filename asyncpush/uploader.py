@@ -26,9 +26,18 @@ import anyio
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, os_reason
-from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadProgress, UploadResult
-from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import target_of
+from asyncpush.models import (
+    AuditReport,
+    CheckpointSet,
+    Receipt,
+    Repo,
+    Source,
+    SyncResult,
+    UploadProgress,
+    UploadResult,
+)
+from asyncpush.options import LOCAL, Push, PushOptions, SyncOptions, UploadConfig, endpoint_in_use
+from asyncpush.protocol.addresses import bucket_of, target_of
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -278,6 +287,55 @@ class Uploader:
         work = runtime.audit(repo, source, options)
         return await self._begin(work, f"audit {repo.repo_id}")
 
+    async def sync(
+        self, source: Source, address: str, options: SyncOptions | None = None
+    ) -> SyncResult:
+        """Bring a source to a bucket; takes, returns and raises what the function `sync` does."""
+        runtime, options = self._running(), options or SyncOptions()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        work = runtime.sync(bucket, path, source, options)
+        return await self._begin(work, f"sync {bucket.repo_id}")
+
+    async def checkpoints_in(self, address: str) -> list[CheckpointSet]:
+        """The complete checkpoint sets right below an address of a bucket, the one that was
+        completed last at the end.
+
+        A set is complete when the bucket shows every file as its marker lists it; see
+        `SyncOptions.complete_marker`. Raises `InvalidRepoIdError` for what is not the address of a
+        bucket, `RepoNotFoundError` when there is no such bucket.
+
+        Example:
+            >>> quiet = UploadConfig(progress="none")
+            >>> whole = SyncOptions(complete_marker=True)
+            >>> async def main():
+            ...     async with Uploader(endpoint="local", config=quiet) as up:
+            ...         for step in (100, 200):
+            ...             files = {"model.bin": str(step).encode()}
+            ...             await up.sync(files, f"hf://buckets/me/sets/run/step-{step}", whole)
+            ...         return await up.checkpoints_in("hf://buckets/me/sets/run")
+            >>> [found.name for found in asyncio.run(main())]
+            ['step-100', 'step-200']
+        """
+        runtime = self._running()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        work = runtime.checkpoints_in(bucket, path)
+        return await self._begin(work, f"checkpoints_in {bucket.repo_id}")
+
+    async def prune_checkpoints(self, address: str, *, keep: int) -> list[CheckpointSet]:
+        """Remove the complete checkpoint sets right below an address of a bucket but for the newest
+        `keep` (1 or more); those that were removed.
+
+        A set that is not complete stays, as it may be one that is being written. What an earlier
+        removal has left, because it was interrupted, is removed as well. Raises `ValueError` for
+        another `keep`, `SyncError` when not all could be removed, and as `checkpoints_in` does.
+        """
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+            raise ValueError(f"keep must be a whole number of at least 1, not {keep!r}")
+        runtime = self._running()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        work = runtime.prune_checkpoints(bucket, path, keep)
+        return await self._begin(work, f"prune_checkpoints {bucket.repo_id}")
+
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
     ) -> list[Finding]:
@@ -410,6 +468,53 @@ async def push_to_hub(
     """
     async with Uploader(token, endpoint, config) as uploader:
         return await uploader.push_to_hub(repo_id, source, options)
+
+
+async def sync(
+    source: Source,
+    address: str,
+    options: SyncOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> SyncResult:
+    """Bring a folder, file, bytes or mapping to a bucket, and verify it.
+
+    Returns only after the Hub has shown every file at its size and Xet hash (unless
+    `SyncOptions(verify=False)`). What the bucket holds already is not sent. A bucket has no
+    commits: files show one batch after the other. `SyncOptions(complete_marker=True)` makes them a
+    set that readers can tell to be whole.
+
+    Args:
+        source: as for `push_to_hub`.
+        address: `hf://buckets/namespace/name[/path]`, or the URL of the bucket's page. A folder's
+            contents land below the path; a file lands at it, or below it when it ends in a slash.
+        options: how this sync is to be done; see `SyncOptions`.
+        token, endpoint, config: as for `push_to_hub`. Files get into buckets by Xet alone.
+
+    Raises:
+        MissingTokenError, InvalidRepoIdError, SourceError: before anything is sent.
+        SourceChangedError: a file changed while it was sent; it does not show in the bucket.
+        HubError: the Hub or the network failed, and the bucket was not changed.
+        SyncError: the bucket was changed, but not all files are as they should be; its `failures`
+            name each, its `result` tells what did go through.
+        TimeoutError: `SyncOptions(timeout=...)` ran out.
+
+    Example:
+        >>> files = {"model.bin": b"weights", "state.json": b"{}"}
+        >>> done = sync(
+        ...     files,
+        ...     "hf://buckets/me/runs/run-7/step-1000",
+        ...     endpoint="local",
+        ...     config=UploadConfig(progress="none"),
+        ... )
+        >>> result = asyncio.run(done)
+        >>> result.files_uploaded, result.verified
+        (('run-7/step-1000/model.bin', 'run-7/step-1000/state.json'), True)
+    """
+    async with Uploader(token, endpoint, config) as uploader:
+        return await uploader.sync(source, address, options)
 
 
 class PushHandle:

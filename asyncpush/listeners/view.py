@@ -46,6 +46,7 @@ _DONE = {
     "store": "Stored, not yet committed",
     "plan": "Dry run, nothing sent",
     "audit": "Compared",
+    "sync": "Sync complete",
 }
 
 _GAP = "  "
