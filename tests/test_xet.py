@@ -38,8 +38,7 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.pipeline.selection import TransferSelector
-from asyncpush.transfers.xet import XetFailedError, access
+from asyncpush.transfers.xet import XetFailedError, XetTokens, access
 from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
@@ -312,11 +311,10 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
 
 def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
-    session = SimpleNamespace(endpoint="https://hub.example")
-    config = UploadConfig()
-    choice = TransferSelector(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
+    session = SimpleNamespace(endpoint="https://hub.example", config=UploadConfig())
+    tokens = XetTokens(session, None, None)  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="http"):
-        choice._checked(answer(grant))
+        tokens._checked(answer(grant))
 
 
 async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(

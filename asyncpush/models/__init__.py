@@ -9,7 +9,12 @@ from asyncpush.models.files import (
     Source,
     VirtualFile,
 )
-from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
+from asyncpush.models.receipts import (
+    Receipt,
+    Route,
+    receipts_from_json,
+    receipts_to_json,
+)
 from asyncpush.models.repo import Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
@@ -23,6 +28,7 @@ from asyncpush.models.results import (
     UploadProgress,
     UploadResult,
 )
+from asyncpush.options import TransferName
 
 __all__ = [
     "PHASES",
@@ -42,6 +48,7 @@ __all__ = [
     "Source",
     "SyncFailure",
     "SyncResult",
+    "TransferName",
     "UploadProgress",
     "UploadResult",
     "VirtualFile",

@@ -9,6 +9,7 @@ from asyncpush.transfers.xet.access import (
     MISSING,
     XetAccess,
     XetFailedError,
+    XetTokens,
     cache_folder,
     files_at_once,
     is_disabled,
@@ -16,12 +17,15 @@ from asyncpush.transfers.xet.access import (
     unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+from asyncpush.transfers.xet.transfer import XetFactory
 
 __all__ = [
     "MISSING",
     "XetAccess",
     "XetEngine",
+    "XetFactory",
     "XetFailedError",
+    "XetTokens",
     "XetUpload",
     "cache_folder",
     "files_at_once",
