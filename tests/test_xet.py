@@ -366,6 +366,36 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
         assert {receipt.route for receipt in result.receipts} == {"lfs"}
 
 
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+async def test_a_write_token_that_the_store_refuses_is_asked_for_again(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    """As when it was revoked, or the store's keys were replaced: it has not expired."""
+    faults.add(route, "401")
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
+
+    assert [receipt.route for receipt in result.receipts] == ["xet"]
+    assert (heard.engines, result.warnings) == (["xet", "xet"], ())
+    assert faults.seen["xet-write-token"] == 2
+    assert faults.seen["xorb"] == (2 if route == "xorb" else 1)  # nothing is sent twice
+    assert await download(hub, "me/m") == {"a.bin": NOISE}
+
+
+async def test_a_store_that_refuses_every_token_is_left_to_lfs(
+    uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    faults.add("xorb", "401", times=99)
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
+
+    assert [receipt.route for receipt in result.receipts] == ["lfs"]
+    assert heard.engines == ["xet", "xet", "xet", "lfs"]
+    assert faults.seen["xet-write-token"] == 3
+    [warning] = result.warnings
+    assert warning.startswith("Xet failed, uploading with LFS instead: ")
+
+
 @pytest.mark.parametrize(
     "answer", ["another", "another, too late", "the same", "refused too", "none at all"]
 )

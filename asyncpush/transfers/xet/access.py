@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -111,8 +110,8 @@ class XetAccess:
     """What an upload commit is opened with: the grant, and how hf_xet gets the next one.
 
     It asks with `refresh_headers`, so with the Hub token it was opened with. Where that one lives
-    shorter than the push, `renew` gives access with the token that there is by then; None when
-    there is no other.
+    shorter than the push, or the store refuses a token before it has expired, `renew` gives access
+    with another one; None when the Hub grants none.
     """
 
     grant: XetGrant
@@ -158,16 +157,14 @@ class XetTokens:
             grant,
             urls.resolve(self._request.target, session.endpoint),
             {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
-            partial(self._renewed, token),
+            self._renewed,
         )
 
-    async def _renewed(self, refused: str) -> XetAccess | None:
-        """Access with another token than the one that was refused, if the user's callable has
-        one: hf_xet itself knows only the one it was given."""
-        tokens = self._session.token
+    async def _renewed(self) -> XetAccess | None:
+        """Access with another Xet token; None when the Hub grants none. hf_xet asks for its next
+        one with the Hub token it was opened with. The session has the current one, and asks the
+        user's callable for another when the Hub refuses that, too."""
         try:
-            if not tokens.refreshable or await tokens.refresh(refused) == refused:
-                return None
             access = await self.access()
         except (HubError, MissingTokenError):
             return None

@@ -157,6 +157,9 @@ def _without_sha256() -> dict[str, Any]:
     return {"sha256": SKIP_SHA256}
 
 
+REFUSALS_LIMIT = 2
+"""How often a push asks for another token because the store refuses the one it has."""
+
 FED_AT_ONCE = 2
 """Files that hf_xet cannot find by itself: each takes a thread and a piece of memory."""
 
@@ -178,6 +181,7 @@ class XetUpload:
         self._positions = positions
         self._events = events
         self._renewals = renewals
+        self._refusals = REFUSALS_LIMIT
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
@@ -262,7 +266,8 @@ class XetUpload:
         access: XetAccess | None = None
         if isinstance(error, XetStalledError):
             access = self._commit.access
-        elif error.refused and self._commit.access.renew is not None:
+        elif error.refused and self._refusals > 0 and self._commit.access.renew is not None:
+            self._refusals -= 1
             access = await self._commit.access.renew()
         if access is None:
             return False
