@@ -41,7 +41,7 @@ from asyncpush.options import MIB
 from asyncpush.transfers.xet import XetFailedError, XetTokens, access
 from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
@@ -924,7 +924,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
         return "late"
 
     with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
-        await watched(hang, StallTimeout(0.1), stop=over.wait, discard=discarded.append)
+        await watched(hang, XetStallDetector(0.1), stop=over.wait, discard=discarded.append)
     assert discarded == []
     over.set()
 
@@ -932,7 +932,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
-    watch = StallTimeout(0.0)
+    watch = XetStallDetector(0.0)
     watch.paths.add(str(path))
     with watch.reading():
         watch._timeout = 1.0

@@ -14,7 +14,7 @@ from asyncpush.models import FileSource, Receipt
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort, check_unchanged
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 
 PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
@@ -50,7 +50,7 @@ class XetEngine:
         with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
-        watch = StallTimeout(self._config.stall_timeout, attempt)
+        watch = XetStallDetector(self._config.stall_timeout, attempt)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -82,7 +82,7 @@ class XetEngine:
     async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
         """The Xet hashes of files on disk, in order; nothing is sent. Raises `XetFailedError`, and
         `SourceError` or `SourceChangedError` when it is a file's fault."""
-        watch = StallTimeout(self._config.stall_timeout)
+        watch = XetStallDetector(self._config.stall_timeout)
         paths = [file.path for file in files]
 
         def hash_them() -> list[str]:
@@ -103,7 +103,7 @@ class XetEngine:
 
     async def read(self, access: XetAccess, xet_hash: str, size: int) -> bytes:
         """A small file's bytes. Raises `XetFailedError`."""
-        watch = StallTimeout(self._config.stall_timeout)
+        watch = XetStallDetector(self._config.stall_timeout)
         session = await self._opened(watch, fresh=False)
         grant = access.grant
 
@@ -130,7 +130,7 @@ class XetEngine:
             raise XetFailedError(f"the store has sent {len(content):,} bytes of {size:,}")
         return content
 
-    async def _opened(self, watch: StallTimeout, *, fresh: bool) -> Any:
+    async def _opened(self, watch: XetStallDetector, *, fresh: bool) -> Any:
         """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
         with the one they have."""
         async with self._opening:
