@@ -84,8 +84,8 @@ class FairSlots:
 
 
 class SlotQueue(Generic[T]):
-    """Work on what is put here, in `group`, as slots of the push become free. One worker at most waits
-    for a slot, and takes nothing before it has one: what lies here goes to whoever is free."""
+    """Work on what is put here, in `group`, as slots of the push become free. At most one worker
+    waits for a slot, and takes nothing before it has one: items go to whoever is free."""
 
     def __init__(
         self, group: TaskGroup, slots: FairSlots, work: Callable[[T], Awaitable[object]]
