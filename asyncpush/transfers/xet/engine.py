@@ -35,6 +35,10 @@ PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
 
 
+READ_BURST = 0.5
+"""Seconds of a limited bandwidth that may be read at once: hf_xet takes nothing while it packs or
+waits to send a xorb, and the time must not be lost."""
+
 TRIM_EVERY = 0.4
 """Seconds between two trims."""
 
@@ -73,7 +77,7 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
-        self._bandwidth = Bandwidth(config.max_bandwidth)
+        self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
 
     async def open(
         self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
