@@ -45,8 +45,10 @@ class FileIdentity:
 class FileSource:
     """One file to push: its name in the repo, its size in bytes, and where its bytes are.
 
-    Exactly one of `path` (a file on disk, with the `identity` it had), `data`, `cut` and `virtual`
-    is set.
+    Exactly one of these is set: `path` (a file on disk, with the `identity` it had when it was
+    collected), `data` (bytes), `cut` (made of ranges of another file) or `virtual` (made as it is
+    read). They are fields of one class, not four classes, because nearly every stage needs the name
+    and the size alone; `asyncpush.sources.Reader` is what reads all four in the same way.
     """
 
     path_in_repo: str
@@ -90,7 +92,7 @@ class VirtualFile(Protocol):
 @dataclass(frozen=True, slots=True)
 class ComposedSource:
     """Bytes made of another source's without a copy: `head`, then `ranges` of `base`, each its
-    offset and size. `digest` tells one cut of a source from another."""
+    offset and size. `digest` is different for each such composition of a source."""
 
     base: FileSource
     head: bytes = field(repr=False)

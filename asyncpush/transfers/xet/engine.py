@@ -334,8 +334,8 @@ class XetUpload:
             await self._commit.abort()
 
     async def _stored(self) -> Any:
-        """hf_xet's report. A token that is refused in the middle does not lose what was sent, nor
-        does an upload that stalls: the next upload commit finds it."""
+        """hf_xet's report. When a token is refused or the upload stalls, a new upload commit is
+        started; it does not send again what the store has."""
         while True:
             try:
                 if self._failed is not None:
@@ -346,7 +346,8 @@ class XetUpload:
                     raise
 
     async def _begin_again(self, error: XetFailedError) -> bool:
-        """False when it would not help, or when nothing can be read once more."""
+        """Start over with a new commit. False when that would not help, or when the files cannot be
+        read again."""
         if self._streamed or self._renewals <= 0:
             return False
         access: XetAccess | None = None
@@ -363,7 +364,7 @@ class XetUpload:
         self._failed = None
         self._sent_in_vain += await self._commit.let_go()
         again = self.files
-        self._handles = [(file, None) for file in again]  # should it fail, LFS gets all of them
+        self._handles = [(file, None) for file in again]  # if this fails, LFS gets all of them
         self._commit = await self._open_commit(access, self._attempt)
         handles, self._handles = self._handles, []
         try:
