@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncpush.listeners.format import format_share
-from asyncpush.models import UploadProgress, UploadResult
+from asyncpush.models import SyncResult, UploadProgress, UploadResult
 
 T = TypeVar("T")
 
@@ -108,13 +108,10 @@ class Job(Generic[T]):
             self.future.set_running_or_notify_cancel()
 
 
-class PushTicket:
-    """A push under way in the background: what `BackgroundUploader.push` returns.
+class Ticket(Generic[T]):
+    """Work under way in the background, for any thread to ask about."""
 
-    It may be used from any thread. See `BackgroundUploader` for an example.
-    """
-
-    def __init__(self, job: Job[UploadResult]) -> None:
+    def __init__(self, job: Job[T]) -> None:
         self._job = job
 
     def __repr__(self) -> str:
@@ -123,44 +120,65 @@ class PushTicket:
             future = self._job.future
             failed = future.cancelled() or future.exception() is not None
             state = "failed" if failed else "done"
-        return f"<PushTicket {self.repo_id} {state}>"
+        return f"<{type(self).__name__} {self.repo_id} {state}>"
 
     @property
     def repo_id(self) -> str:
-        """Where it pushes to."""
+        """The repo or bucket that it is for."""
         return self._job.repo_id
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot; None before the push has begun."""
+        """The newest snapshot; None before it has begun."""
         return self._job.progress
 
     def done(self) -> bool:
-        """Whether the push has ended, well or not."""
+        """Whether it has ended, well or not."""
         return self._job.done()
 
     def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
 
         Returns at once; `result()` waits for the end and raises. A push whose commit has just been
         accepted may still succeed.
         """
         self._job.cancel()
 
-    def result(self, timeout: float | None = None) -> UploadResult:
-        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end, `timeout` seconds at most, and return the result.
 
-        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
+        Raises what made it fail, `concurrent.futures.CancelledError` for a cancelled one,
         and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
-        whatever a signal handler raises) cancels the push and goes on up when it has ended.
+        whatever a signal handler raises) cancels it and goes on up when it has ended.
         """
         self._job.wait(timeout)
         return self._job.future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What made the push fail, or None; waits and raises as `result` does."""
+        """What made it fail, or None; waits and raises as `result` does."""
         self._job.wait(timeout)
         return self._job.future.exception()
+
+
+class PushTicket(Ticket[UploadResult]):
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread. See `BackgroundUploader` for an example.
+    """
+
+
+class SyncTicket(Ticket[SyncResult]):
+    """A sync under way in the background: what `BackgroundUploader.sync` returns.
+
+    It may be used from any thread.
+
+    Example:
+        >>> from asyncpush import BackgroundUploader, UploadConfig
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     ticket = bg.sync({"step.txt": b"1000"}, "hf://buckets/me/background")
+        ...     print(ticket.result().files_uploaded)
+        ('step.txt',)
+    """
 
 
 def cancel_all(jobs: Iterable[Job[Any]]) -> None:
