@@ -154,6 +154,21 @@ async def test_a_writer_that_comes_between_the_look_and_the_marker_is_noticed(
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
 
 
+async def test_a_set_that_another_writer_completes_meanwhile_loses_its_marker_with_the_next_batch(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def other() -> None:
+        await uploader.sync(version(2), STEP, WHOLE)
+        assert f"run/step-1/{MARKER}" in await rows_of(hub)
+        log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+
+    log.before = [other]  # once the set is complete, the first batch goes on, and is the last
+    with pytest.raises(SyncError):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert (await bytes_of(hub))["run/step-1/a"] == b"a 1"
+    assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+
+
 async def test_a_marker_needs_a_folder_and_its_own_name(uploader: Uploader) -> None:
     with pytest.raises(SourceError, match="needs a folder"):
         await uploader.sync(b"1", f"{RUN}/file", WHOLE)
@@ -377,34 +392,35 @@ def test_a_writer_that_is_killed_anywhere_leaves_no_marker_over_missing_or_mixed
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
 ) -> None:
     arguments = [threaded_hub.url, TOKEN, str(tmp_path / "cache"), str(PLACES)]
-    deaths = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as worker:
+    codes = []
+    with (
+        asyncio.Runner() as runner,
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as worker,
+    ):
         assert worker.stdin is not None
         assert worker.stdout is not None
+        uploader = Uploader(TOKEN, threaded_hub.url, config)
+        runner.run(uploader.__aenter__())
         for place in range(PLACES):
+            before = version(1000 + place, ("a", "b", "c", "d"))
+            runner.run(uploader.sync(before, STEP, WHOLE))
             killer.pid = int(worker.stdout.readline())
             killer.left, killer.after = place + 1, place % 2 == 1
             worker.stdin.write("\n")
             worker.stdin.flush()
-            code = int(worker.stdout.readline())
+            codes.append(int(worker.stdout.readline()))
             killer.pid = 0
-            deaths += code == -signal.SIGKILL
-            assert asyncio.run(_state(threaded_hub)) in (None, *map(version, range(place + 1)))
-            assert code in (0, -signal.SIGKILL)
-    assert deaths > PLACES / 2
-
-    async def finish() -> list[str]:
-        async with Uploader(TOKEN, threaded_hub.url, replace(config)) as uploader:
-            await uploader.sync(version(PLACES), STEP, WHOLE)
-            return [each.name for each in await uploader.checkpoints_in(RUN)]
-
-    assert asyncio.run(finish()) == ["step-1"]
-    assert asyncio.run(_state(threaded_hub)) == version(PLACES)
+            assert runner.run(_state(threaded_hub)) in (None, before, version(place))
+        assert set(codes) == {-signal.SIGKILL}
+        runner.run(uploader.sync(version(PLACES), STEP, WHOLE))
+        assert [each.name for each in runner.run(uploader.checkpoints_in(RUN))] == ["step-1"]
+        assert runner.run(_state(threaded_hub)) == version(PLACES)
+        runner.run(uploader.__aexit__(None, None, None))
 
 
 async def _state(hub: LocalHub) -> dict[str, bytes] | None:
