@@ -18,7 +18,17 @@ BUILD = (
     "import sys; from hatchling.build import build_sdist, build_wheel;"
     "print(build_sdist(sys.argv[1])); print(build_wheel(sys.argv[1]))"
 )
-PUBLISHED = ("asyncpush", "tests", "examples", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore")
+PUBLISHED = (
+    "asyncpush",
+    "tests",
+    "examples",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    ".gitignore",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The values that travel through a push: frozen, and knowing nothing of how they are moved."""
+"""The values that travel through a push: frozen, and independent of how they are transferred."""
 
 from asyncpush.models.files import (
     ComposedSource,

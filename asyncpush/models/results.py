@@ -9,20 +9,21 @@ from asyncpush.models.receipts import Receipt, Route
 
 Phase: TypeAlias = Literal["hashing", "uploading", "committing", "verifying", "done"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-"""In the order in which a push goes through them."""
+"""In the order of a push."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
     """A snapshot. `bytes_sent` never falls and never passes `total_bytes`.
 
-    `phase` is "hashing", "uploading", "committing", "verifying" or "done".
-    `bytes_per_second` counts what moved lately; `eta_seconds` is None while it cannot be told.
+    `phase` is "hashing", "uploading", "committing", "verifying" or "done". `bytes_per_second` is
+    the recent rate; `eta_seconds` is None while it is unknown.
 
     Example:
-        >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
-        >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
-        'uploading 25%'
+
+    >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
+    >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
+    'uploading 25%'
     """
 
     bytes_sent: int
@@ -192,10 +193,10 @@ class AuditReport:
 
     @property
     def complete(self) -> bool:
-        """Every local file that is not ignored is there with the same bytes."""
+        """Every local file that is not ignored is in the repo with the same bytes."""
         return not self.missing and not self.different
 
     @property
     def exact(self) -> bool:
-        """The repo holds these files, but for those that are ignored, and no others."""
+        """The repo holds exactly these files, apart from ignored ones."""
         return self.complete and not self.extra

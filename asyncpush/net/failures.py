@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import ssl
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,59 +113,67 @@ def _reason(exc: OSError) -> str:
     return os.strerror(number).lower()
 
 
-def complete_error(error: HubError, attempt: int, started: float, url: str, token: str) -> None:
-    """What only the network layer knows about a failure; and nothing secret leaves it."""
-    error.attempt = attempt
-    error.elapsed_seconds = time.monotonic() - started
-    error.url = redact_url(error.url or url)
-    error.headers = redact_headers(error.headers, token)
-    error.body = redact_text(error.body, token)
-    error.message = redact_text(error.message, token)
-    error.request_id = error.request_id and redact_text(error.request_id, token)
-    error.error_code = error.error_code and redact_text(error.error_code, token)
-    error.args = (error.message,)
+def completed(
+    error: HubError,
+    *,
+    attempt: int,
+    elapsed_seconds: float,
+    method: str = "",
+    url: str = "",
+    secret: str = "",
+) -> HubError:
+    """A copy with what only the retry loop knows about a failure, and without anything secret."""
+    return error.with_(
+        attempt=attempt,
+        elapsed_seconds=elapsed_seconds,
+        method=error.method or method,
+        url=redact_url(error.url or url),
+        headers=redact_headers(error.headers, secret),
+        body=redact_text(error.body, secret),
+        message=redact_text(error.message, secret),
+        request_id=error.request_id and redact_text(error.request_id, secret),
+        error_code=error.error_code and redact_text(error.error_code, secret),
+    )
 
 
-def tell_failure(
+def report_failure(
     events: Emitter,
     call: str,
     error: HubError,
     delay: float | None,
     fields: Mapping[str, Any],
 ) -> None:
-    """The events of one failed attempt."""
+    """The events of one failed attempt, on its own span: that it failed, and that the same is
+    done again after `delay` seconds unless that is None."""
     if not events.active:
         return
-    backoff_ms = None if delay is None else round(delay * 1000, 1)
+    cause = getattr(error, "final", None) or error
     events.emit(
         RequestFailed(
-            call,
-            error.url,
-            error.message,
-            error.status,
-            error.attempt,
-            backoff_ms,
-            fields,
-            error.method,
-            type(error.__cause__ or error).__name__,
-            error.body,
-            error.headers,
-            round(error.elapsed_seconds, 6),
-            error.request_id,
-            error.suggestion,
+            call=call,
+            url=error.url,
+            error=error.message,
+            status=error.status,
+            retry_attempt=error.attempt,
+            backoff_ms=None if delay is None else round(delay * 1000, 1),
+            fields=fields,
+            method=error.method,
+            error_type=type(cause.__cause__ or cause).__name__,
+            body=error.body,
+            headers=error.headers,
+            elapsed_seconds=round(error.elapsed_seconds, 6),
+            request_id=error.request_id,
+            suggestion=error.suggestion,
         )
     )
-    tell_retry(events, call, error, delay, fields)
-
-
-def tell_retry(
-    events: Emitter,
-    call: str,
-    error: HubError,
-    delay: float | None,
-    fields: Mapping[str, Any],
-) -> None:
-    """That the same is done again after `delay` seconds, unless it is not."""
     if delay is not None:
-        path, part = fields.get("file"), fields.get("part_number")
-        events.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))
+        events.emit(
+            RetryScheduled(
+                call=call,
+                attempt=error.attempt,
+                delay=delay,
+                reason=error.message,
+                path=fields.get("file"),
+                part_number=fields.get("part_number"),
+            )
+        )
