@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -49,9 +49,11 @@ CHUNKS_PER_PART = 4
 _YES = frozenset({"1", "ON", "YES", "TRUE"})
 
 
-def is_true(*variables: str) -> bool:
-    """Whether one of these environment variables says yes, as the official client reads it."""
-    return any(os.environ.get(name, "").strip().upper() in _YES for name in variables)
+def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether one of these environment variables is 1, on, yes or true, in any case, which the
+    official client takes for yes."""
+    environ = os.environ if environ is None else environ
+    return any(environ.get(name, "").strip().upper() in _YES for name in variables)
 
 
 def endpoint_in_use(given: str | None = None) -> str:
