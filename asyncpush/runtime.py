@@ -221,12 +221,18 @@ class Runtime:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
     async def sync(
-        self, bucket: Repo, path: str, source: Source, options: SyncOptions
+        self,
+        bucket: Repo,
+        path: str,
+        source: Source,
+        options: SyncOptions,
+        publisher: ProgressPublisher,
     ) -> SyncResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
             return await SyncRun(ctx, options).run(collected)
 
-        return await self._watched(bucket, source, options.as_push(path), work, stores=True)
+        push = options.as_push(path)
+        return await self._watched(bucket, source, push, work, publisher, stores=True)
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         with stray_cancellations_are_errors():

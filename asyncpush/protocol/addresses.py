@@ -96,6 +96,17 @@ def target_of(
     return Repo(repo_id, options.repo_type), options
 
 
+def names_bucket(text: str) -> bool:
+    """Whether an address is one of a bucket, by how it begins.
+
+    >>> names_bucket("hf://buckets/me/runs"), names_bucket("me/buckets")
+    (True, False)
+    """
+    if text.startswith(SCHEME):
+        return text.startswith(f"{SCHEME}buckets/")
+    return text.lower().startswith(_WEB_SCHEMES) and "/buckets/" in urlsplit(text).path
+
+
 def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
     """The bucket that an address names, and the path in it. Raises `InvalidRepoIdError` for what is
     not the address of a bucket.
