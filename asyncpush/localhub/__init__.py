@@ -3,7 +3,7 @@
     async with LocalHub("hub/") as hub:
         await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
-It is the other side of the wire: nothing here imports the client, so that the two can disagree.
+It shares no code with the client, so that one can show the mistakes of the other.
 """
 
 from __future__ import annotations

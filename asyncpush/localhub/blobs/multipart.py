@@ -34,7 +34,7 @@ _ABSENT = bytes(_ETAG_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What the client said it would upload, and until when it may."""
+    """What the client announced that it would upload, and until when it may."""
 
     oid: str
     size: int
@@ -68,7 +68,7 @@ class Upload:
 
     @classmethod
     def create(cls, folder: Path, promise: Promise) -> Upload:
-        """Make the folder; `meta.json` comes last, and only then the upload exists."""
+        """Make the folder; `meta.json` is written last, and only then does the upload exist."""
         upload = cls(folder, promise)
         folder.mkdir(mode=0o700)
         for path, size in (
@@ -82,7 +82,7 @@ class Upload:
 
     @classmethod
     def open(cls, folder: Path) -> Upload:
-        """The upload of this folder; 404 when it is gone."""
+        """The upload of this folder; 404 when it no longer exists."""
         try:
             meta = orjson.loads((folder / "meta.json").read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
@@ -112,7 +112,8 @@ class PartWriter:
             there = self._is_there()
             for piece in pieces:
                 if there and _read_at(data, len(piece), self._offset) != bytes(piece):
-                    # Sent again, with other bytes: until these are whole, neither counts.
+                    # Sent again, with other bytes: until these are complete, neither version
+                    # counts.
                     write_all(self._etags_file, _ABSENT, self._slot)
                     there = False
                 if not there:
@@ -141,8 +142,8 @@ class PartWriter:
         return self._etags
 
     def _is_there(self) -> bool:
-        """Whether the part is stored already. A client that has sent a part twice, because one
-        connection crawled, may break the slower off at any time: the same bytes change nothing."""
+        """Whether the part is stored already. A client that sent a part twice, because one
+        connection was slow, may cut the slower one at any time: the same bytes change nothing."""
         return _read_at(self._etags_file, _ETAG_BYTES, self._slot) != _ABSENT
 
     def _open(self) -> int:
@@ -165,7 +166,7 @@ class Completion:
         self._fd: int | None = None
 
     def begin(self) -> None:
-        """Take the upload alone, compare the ETags with what was stored, and seal it."""
+        """Lock the upload, compare the ETags with what was stored, and seal it."""
         try:
             self._fd = os.open(self._upload.data, os.O_RDONLY)
         except FileNotFoundError:
@@ -197,7 +198,8 @@ class Completion:
         return True
 
     def commit(self, target: Path) -> None:
-        """Make the file the object if its sha256 is right; if not, drop the upload and refuse."""
+        """Make the file the object if its sha256 matches; otherwise remove the upload and
+        refuse."""
         assert self._fd is not None
         size = os.fstat(self._fd).st_size
         if (
@@ -210,19 +212,19 @@ class Completion:
         self._upload.remove()
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Release the file and its lock."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def publish(fd: int, source: Path, target: Path) -> None:
-    """Make a written file appear under its final name, whole, also after power is lost."""
+    """Make a written file appear under its final name, complete, and durable across power loss."""
     source.chmod(0o444)
     os.fsync(fd)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(source, target)
-    # The new name, and the two folders that may be new themselves.
+    # The new name, and the two folders that may be new as well.
     for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
         directory = os.open(folder, os.O_RDONLY)
         try:
@@ -247,12 +249,13 @@ def _read_at(fd: int, size: int, offset: int) -> bytes:
 
 @contextmanager
 def _shared(fd: int) -> Iterator[None]:
-    """Hold the upload open for one write; 404 when it is sealed."""
+    """Lock the upload for one write, together with other writers; 404 when it is sealed."""
     try:
         lock(fd, shared=True, wait=False)
     except BlockingIOError:
-        # A sealed upload stays locked while it is hashed, for minutes if it is large: no use to
-        # wait. One not yet sealed has its ETags compared, and is free again in a moment.
+        # A sealed upload stays locked while it is hashed, which takes minutes if it is large: do
+        # not wait for that. One that is not sealed yet is only having its ETags compared, and is
+        # free again soon.
         _refuse_sealed(fd)
         lock(fd, shared=True)
     try:
