@@ -125,7 +125,7 @@ class UploadConfig:
             128 MiB on.
         hash_workers: threads that hash.
         max_bandwidth: bytes per second sent to the store, or None for no bound.
-        transfer: which engine stores large files: "lfs", "xet" (the extra of that name), or "auto":
+        transfer: which engine stores large files: "lfs", "xet" (hf-xet), or "auto":
             Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
             else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
             that are alike are stored once by LFS; by Xet each of them is sent, unless the store
