@@ -147,10 +147,10 @@ class Ticket(Generic[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, at most `timeout` seconds, and return the result.
 
-        Raises the error with which it failed, `concurrent.futures.CancelledError` when it was
-        cancelled, and `TimeoutError` when it has not ended by then: it continues. Ctrl-C while
-        this waits (or whatever a signal handler raises) cancels it, and is raised again when it
-        has ended.
+        Raises the error with which it failed, `concurrent.futures.CancelledError` for a
+        cancelled one, and `TimeoutError` when it has not ended by then: it continues. Ctrl-C while
+        this waits (or whatever a signal handler raises) cancels it, and is raised again when
+        it has ended.
         """
         self._job.wait(timeout)
         return self._job.future.result()
@@ -162,14 +162,14 @@ class Ticket(Generic[T]):
 
 
 class PushTicket(Ticket[UploadResult]):
-    """A push in the background: what `BackgroundUploader.push` returns.
+    """A push under way in the background: what `BackgroundUploader.push` returns.
 
     It may be used from any thread. See `BackgroundUploader` for an example.
     """
 
 
 class SyncTicket(Ticket[SyncResult]):
-    """A sync in the background: what `BackgroundUploader.sync` returns.
+    """A sync under way in the background: what `BackgroundUploader.sync` returns.
 
     It may be used from any thread.
 
