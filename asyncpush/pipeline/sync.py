@@ -389,7 +389,7 @@ class SyncRun:
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
-            )
+            ) from self._bucket.stopped
 
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
