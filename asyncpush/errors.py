@@ -15,6 +15,7 @@
     │   ├── ProtocolError        an answer that makes no sense
     │   └── CommitConflictError  412: the branch moved away from the pinned parent
     ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
+    ├── SyncError                a bucket does not hold all files as they should be
     ├── VerificationError        committed, but the Hub does not show it, or cannot be asked
     └── WorkerLostError          a machine of a distributed push is gone
 """
@@ -24,8 +25,11 @@ from __future__ import annotations
 import copyreg
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from asyncpush.models import SyncFailure, SyncResult
 
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE))
 
@@ -329,6 +333,41 @@ class VerificationError(AsyncPushError):
         self.problems: tuple[str, ...] = tuple(problems)
         self.commit_sha = commit_sha
         self.commit_url = commit_url
+
+
+class SyncError(AsyncPushError):
+    """A sync has changed a bucket, but not all files are as they should be, or that could not be
+    seen; then `__cause__` is the failure.
+
+    `failures` names each file with its reason; `result` tells what did go through. Syncing again
+    sends only what is missing.
+
+    Example:
+        >>> from asyncpush import SyncFailure, SyncResult
+        >>> result = SyncResult("https://hub/buckets/me/runs", ("a",), (), (), 1, 0, False, 1.0)
+        >>> error = SyncError("1 file failed", failures=[SyncFailure("b", "quota")], result=result)
+        >>> error.failures[0].path, error.result.files_uploaded
+        ('b', ('a',))
+    """
+
+    _usual_suggestion = "sync again: only what is missing or different is sent"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failures: Sequence[SyncFailure] = (),
+        result: SyncResult,
+        suggestion: str = "",
+    ) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.failures: tuple[SyncFailure, ...] = tuple(failures)
+        self.result = result
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The failures as sentences, one a file."""
+        return tuple(map(str, self.failures))
 
 
 class WorkerLostError(AsyncPushError):

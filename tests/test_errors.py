@@ -11,6 +11,7 @@ import pytest
 
 from asyncpush import errors
 from asyncpush.errors import AsyncPushError, HubError, MissingTokenError, SourceError
+from asyncpush.models import SyncFailure, SyncResult
 
 HUB_FIELDS: dict[str, Any] = {
     "status": 503,
@@ -43,6 +44,9 @@ def full(kind: type[AsyncPushError]) -> AsyncPushError:
         fields = HUB_FIELDS
     elif issubclass(kind, SourceError):
         fields["problems"] = ("one", "two")
+    elif kind is errors.SyncError:
+        result = SyncResult("https://hub/buckets/me/r", ("a",), (), (), 1, 0, False, 1.0)
+        fields |= {"failures": (SyncFailure("b", "missing"),), "result": result}
     elif kind is errors.VerificationError:
         fields |= {"problems": ("one",), "commit_sha": "c" * 40}
     return kind("it failed", **fields)

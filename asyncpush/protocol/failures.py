@@ -120,6 +120,10 @@ _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
 
+_CREATING = ("create", "create_bucket")
+
+_OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
+
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
@@ -216,8 +220,8 @@ def _diagnose(
             return AuthError, _QUOTA
         case 402, _:
             return HubError, _QUOTA
-        case 403, _ if request.call == "create" or "namespace" in words:
-            namespace = str(repo_id).partition("/")[0]
+        case 403, _ if request.call in _CREATING or "namespace" in words:
+            namespace = str(repo_id).removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, push to a"
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
@@ -237,13 +241,14 @@ def _diagnose(
             )
         case 400 | 404 | 422, _ if _names_lost_object(said):
             return HubError, "the store has lost objects that the commit names: push again"
-        case 404, None if request.call == "create":
+        case 404, None if request.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), its path too"
             )
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
+            kind = "bucket" if request.call in _OF_BUCKETS else "repo"
             return RepoNotFoundError, (
-                f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
+                f"check that {repo_id} is spelled right and its type fits; create_{kind}=True makes"
                 " a missing one; a private one needs a token that may see it"
             )
         case 409, _ if request.call == "branch":

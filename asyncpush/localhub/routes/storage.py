@@ -1,4 +1,4 @@
-"""What a repo keeps, and how it is made less: LFS files, squashed branches, storage by repo."""
+"""What a repo stores, and how to reduce it: LFS files, squashed branches, storage by repo."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
 
 @routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
 async def duplicate_lfs_files(request: web.Request) -> web.Response:
-    """One store serves all repos: an object that this repo has, the target has already."""
+    """All repos share one store: an object that this repo has, the target has already."""
     state = state_of(request)
     await state.open_to_read(request)
     user, body = require_user(request), await read_json(request)
@@ -139,7 +139,7 @@ def _updated(state: HubState, repo: RepoId) -> datetime | None:
 
 
 def _storage(state: HubState, user: str, namespace: str | None) -> list[dict[str, Any]]:
-    """The repos that this user owns, with the bytes of the LFS files that each names."""
+    """The repos that this user owns, with the size of the LFS files that each names."""
     owned: list[tuple[RepoId, int, RepoInfo]] = []
     for repo_type in REPO_TYPES:
         for repo in state.repos.list(repo_type, namespace):
