@@ -18,7 +18,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import for_each
+from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -44,8 +44,11 @@ HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
 """How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
-ADDED_AT_ONCE = 8
-"""Files that are being handed to hf_xet, which queues them: opening each takes a thread."""
+ADDED_TOGETHER = 64
+"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+
+ADDED_AT_ONCE = 2
+LOOKED_UP_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -180,7 +183,7 @@ class SyncRun:
             for file in files
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
-        await for_each(same_size, look, width=ADDED_AT_ONCE)
+        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
             hashes = await hashes_of(ctx, batch)
@@ -242,10 +245,11 @@ class SyncRun:
         access = await self._xet.access()
         upload: XetUpload | None = None
 
-        async def add(file: FileSource) -> None:
+        async def add(together: Sequence[FileSource]) -> None:
             assert upload is not None
-            ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add(file)
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            await upload.add_all(together)
 
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
@@ -257,7 +261,7 @@ class SyncRun:
         try:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.enter("uploading")
-            await for_each(files, add, width=ADDED_AT_ONCE)
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             await for_each(streams, add_stream, width=files_at_once(ctx.config))
             receipts = await upload.finish()
         except XetFailedError as exc:
