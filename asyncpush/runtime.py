@@ -57,6 +57,7 @@ from asyncpush.models import (
     Source,
     SyncResult,
     UploadResult,
+    show_results_as,
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
@@ -344,6 +345,15 @@ def _files_affordable() -> int | None:
 
 
 logger = library_logger("session")
+
+
+def _result_card(result: UploadResult) -> str:
+    from asyncpush.notebook import result_card  # what draws it takes a while to import
+
+    return result_card(result)
+
+
+show_results_as(_result_card)
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 

@@ -22,6 +22,7 @@ from asyncpush.models.results import (
     SyncResult,
     UploadProgress,
     UploadResult,
+    show_results_as,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",
+    "show_results_as",
 ]
