@@ -321,17 +321,17 @@ class Runtime:
         self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
-            repo,
-            options,
-            push_id,
-            self._session,
-            self._sender,
-            self._hasher,
-            self.xet,
-            self._journal,
-            self._threads.for_push(),
-            events,
-            FairSlots(self._slots, most=_files_affordable()),
+            repo=repo,
+            options=options,
+            push_id=push_id,
+            session=self._session,
+            sender=self._sender,
+            hasher=self._hasher,
+            xet=self.xet,
+            journal=self._journal,
+            push_threads=self._threads.for_push(),
+            events=events,
+            slots=FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:

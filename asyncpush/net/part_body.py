@@ -380,6 +380,3 @@ class BufferPool:
 
     def give_back(self, buffer: mmap.mmap) -> None:
         self._free.append(buffer)
-
-    def clear(self) -> None:
-        self._free.clear()
