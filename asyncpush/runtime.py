@@ -62,12 +62,13 @@ from asyncpush.models import (
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    PIECES_PER_WRITE,
     EventSink,
     PushOptions,
     SyncOptions,

@@ -10,7 +10,7 @@ from asyncpush.models.files import (
     VirtualFile,
 )
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
-from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
     Activity,
@@ -26,6 +26,7 @@ from asyncpush.models.results import (
 )
 
 __all__ = [
+    "CARD_NAME",
     "PHASES",
     "Activity",
     "AuditReport",
