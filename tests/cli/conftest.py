@@ -15,7 +15,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from asyncpush.cli import app
 from asyncpush.listeners.logs import ENV
