@@ -17,12 +17,13 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
-Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult)
+Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult,
+                SyncHandle)
 From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
-Blocking code   BackgroundUploader, PushTicket, BackgroundCheckpoints
+Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints
 Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet
 Errors          AsyncPushError and its kinds:
     yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
@@ -73,8 +74,8 @@ if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
     from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
-    from asyncpush.training.tickets import PushTicket
-    from asyncpush.uploader import PushHandle, Uploader, push_to_hub, sync
+    from asyncpush.training.tickets import PushTicket, SyncTicket
+    from asyncpush.uploader import PushHandle, SyncHandle, Uploader, push_to_hub, sync
 
 __all__ = [
     "AsyncPushError",
@@ -105,8 +106,10 @@ __all__ = [
     "SourceError",
     "SyncError",
     "SyncFailure",
+    "SyncHandle",
     "SyncOptions",
     "SyncResult",
+    "SyncTicket",
     "Tensors",
     "UploadConfig",
     "UploadProgress",
@@ -156,8 +159,8 @@ _HOMES = {
     "sources.tensors": ("Tensors",),
     "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
-    "training.tickets": ("PushTicket",),
-    "uploader": ("PushHandle", "Uploader", "push_to_hub", "sync"),
+    "training.tickets": ("PushTicket", "SyncTicket"),
+    "uploader": ("PushHandle", "SyncHandle", "Uploader", "push_to_hub", "sync"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

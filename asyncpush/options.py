@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -49,9 +49,11 @@ CHUNKS_PER_PART = 4
 _YES = frozenset({"1", "ON", "YES", "TRUE"})
 
 
-def is_true(*variables: str) -> bool:
-    """Whether one of these environment variables says yes, as the official client reads it."""
-    return any(os.environ.get(name, "").strip().upper() in _YES for name in variables)
+def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether one of these environment variables is 1, on, yes or true, in any case, which the
+    official client takes for yes."""
+    environ = os.environ if environ is None else environ
+    return any(environ.get(name, "").strip().upper() in _YES for name in variables)
 
 
 def endpoint_in_use(given: str | None = None) -> str:
@@ -123,7 +125,7 @@ class UploadConfig:
             128 MiB on.
         hash_workers: threads that hash.
         max_bandwidth: bytes per second sent to the store, or None for no bound.
-        transfer: which engine stores large files: "lfs", "xet" (the extra of that name), or "auto":
+        transfer: which engine stores large files: "lfs", "xet" (hf-xet), or "auto":
             Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
             else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
             that are alike are stored once by LFS; by Xet each of them is sent, unless the store

@@ -86,10 +86,10 @@ from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.transfers.xet import (
-    MISSING,
     XetEngine,
     cache_folder,
     is_installed,
+    missing_reason,
     unavailable_reason,
 )
 
@@ -221,12 +221,18 @@ class Runtime:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
     async def sync(
-        self, bucket: Repo, path: str, source: Source, options: SyncOptions
+        self,
+        bucket: Repo,
+        path: str,
+        source: Source,
+        options: SyncOptions,
+        publisher: ProgressPublisher,
     ) -> SyncResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
             return await SyncRun(ctx, options).run(collected)
 
-        return await self._watched(bucket, source, options.as_push(path), work, stores=True)
+        push = options.as_push(path)
+        return await self._watched(bucket, source, push, work, publisher, stores=True)
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         with stray_cancellations_are_errors():
@@ -349,7 +355,7 @@ async def open_runtime(
     """A runtime for one Hub, with all that it opens; closed in reverse order."""
     configure_from_env()
     if config.transfer == "xet" and not is_installed():
-        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
+        raise ImportError(f"transfer='xet': {missing_reason()}", name="hf_xet")
     left = descriptors_left()
     calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
@@ -369,8 +375,7 @@ async def open_runtime(
             stack.enter_context(Announcement(folder, XET))
         local = endpoint == LOCAL
         if local:
-            xet = config.transfer == "xet"
-            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
+            endpoint = await _start_local_hub(stack, cache_dir, threads)
             if token is None:  # the embedded Hub takes any, and renews none
                 token = token_from_environment() or "local"
         endpoint = urls.check_endpoint(endpoint)
@@ -468,20 +473,16 @@ def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
     return Login(ask, session.endpoint)
 
 
-async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: Executor, *, xet: bool
-) -> str:
+async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Executor) -> str:
     """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
-    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
-    to those alone who ask for it."""
+    port is the same each time, if it is free: the journal's URLs of an interrupted push name it."""
     from asyncpush.localhub import serve_in_thread
 
     root = cache_dir / "hub"
 
     def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
-        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
         for port in (_usual_port(root), 0):
-            server = serve_in_thread(root, port=port, xet=xet)
+            server = serve_in_thread(root, port=port)
             try:
                 return server, server.__enter__()
             except OSError:

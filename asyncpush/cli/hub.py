@@ -70,7 +70,7 @@ TOKEN_ENV = "ASYNCPUSH_HUB_TOKEN"
     option(
         "--no-xet",
         is_flag=True,
-        help="Offer no Xet uploads (they also need hf_xet, and no --s3-bucket).",
+        help="Offer no Xet uploads (with --s3-bucket there are none anyway).",
     ),
     option(
         "--fault",

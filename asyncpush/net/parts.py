@@ -23,7 +23,7 @@ from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession, read_beginning, response_of
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.protocol import urls
-from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import md5_of_etag
 from asyncpush.redaction import HIDDEN, redact_headers, redact_url
@@ -248,7 +248,7 @@ class PartClient:
         try:
             async with (
                 stall.guard(),
-                self._session.open("PUT", url, headers=headers, data=body) as answer,
+                self._session.open("PUT", url, call="part", headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)
                 body.answered = True
@@ -266,13 +266,14 @@ class PartClient:
         if not 200 <= response.status < 300:
             raise failure_of(put.request, response, now=time.time())
         if not body.whole:
+            remedy = REMEDIES["answered_early"]
             raise HubError(
                 "the store answered before it had the whole part",
                 status=response.status,
                 method="PUT",
                 url=put.request.target,
-                retryable=True,
-                suggestion="the store, or a proxy before it, refuses the bytes: push again",
+                retryable=remedy.retryable,
+                suggestion=remedy.suggestion,
             )
         self._monitor.stored(in_flight)
         return SentPart(response.headers.get("etag"), response.headers, body.md5)

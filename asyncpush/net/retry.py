@@ -310,8 +310,9 @@ class RetryLoop:
             )
         if isinstance(error, RateLimitedError | ProtocolError) or error.status == 404:
             return error.with_(retryable=False)
+        times = "once" if error.attempt == 1 else f"{error.attempt} times"
         return error.as_(
             RetriesExhaustedError,
-            message=f"{error.message}; tried {error.attempt} times",
+            message=f"{error.message}; tried {times}",
             retryable=False,
         )

@@ -30,7 +30,7 @@ from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
-from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
 from asyncpush.redaction import redact_headers, redact_text, redact_url
@@ -212,8 +212,9 @@ class HubSession:
             if response.status < 400:
                 raise protocol_error(f"{this.request.call}: status {response.status}", response)
             error = failure_of(this.request, response, now=now)
-            may_lag = self.created.may_lag(this.request, error)
-            raise error.with_(retryable=True) if may_lag else error
+            if self.created.may_lag(this.request, error):
+                raise error.with_(retryable=REMEDIES["not_known_yet"].retryable)
+            raise error
         try:
             value = parse(response)
         except HubError as exc:
@@ -267,7 +268,9 @@ class HubSession:
         try:
             async with (
                 stall.guard(),
-                self.open(request.method, url, headers=headers, data=body) as answer,
+                self.open(
+                    request.method, url, call=request.call, headers=headers, data=body
+                ) as answer,
             ):
                 content = await read_limited(answer, stall.answer_arrives())
         except StalledError as exc:
@@ -287,9 +290,10 @@ class HubSession:
 
     @asynccontextmanager
     async def open(
-        self, method: str, url: str, **arguments: Any
+        self, method: str, url: str, *, call: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is not read yet; network faults come out as `HubError`."""
+        """An answer whose body is not read yet; network faults come out as `HubError`, which
+        names the `call`."""
         try:
             arguments = arguments if self._direct else self._proxies.through(url, arguments)
             async with self.http.request(
@@ -300,7 +304,7 @@ class HubSession:
         except HubError:
             raise
         except NETWORK_EXCEPTIONS as exc:
-            raise network_error(exc, method=method, url=url, what=method) from exc
+            raise network_error(exc, method=method, url=url, what=call) from exc
         except ValueError as exc:  # aiohttp on URLs and headers that it cannot send
             raise ProtocolError(
                 f"this cannot be asked: {redact_text(str(exc))}", method=method, url=redact_url(url)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import mimetypes
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,11 +31,11 @@ from asyncpush.events import (
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
 from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import EMPTY_HASH, AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
@@ -183,37 +183,28 @@ class SyncRun:
         await for_each(same_size, look, width=ADDED_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
-            hashes = await self._hashed(batch)
+            hashes = await hashes_of(ctx, batch)
             keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in zip(batch, hashes, strict=True):
                 settle(file, xet_hash, cached=False)
         return found
 
-    async def _hashed(self, files: Sequence[FileSource]) -> list[str]:
-        if all(file.size == 0 for file in files):
-            return [EMPTY_HASH] * len(files)
-        try:
-            return await self._ctx.xet.hash_files(files)
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"hf_xet cannot hash the files: {exc.message}",
-                suggestion="see whether the files can be read, then sync again",
-            ) from exc
-
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: below the address, chosen by the patterns, not in the source."""
         if not self._options.delete:
             return []
+        return self._chosen(self._others(there, set(_paths(collected))))
+
+    def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
+        """The files below the address that are not to be kept. Markers are none of them: they are
+        removed with the first change of their sets."""
+        below = (path for path in there if path.startswith(self._folder))
+        return sorted(path for path in below if path not in kept and not is_marker(path))
+
+    def _chosen(self, paths: Iterable[str]) -> list[str]:
         chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
-        kept = set(_paths(collected))
-        # Markers are removed with the first change of their sets.
-        below = (
-            path
-            for path in there
-            if path.startswith(self._folder) and path not in kept and not is_marker(path)
-        )
-        return sorted(path for path in below if chosen(path[len(self._folder) :]))
+        return [path for path in paths if chosen(path[len(self._folder) :])]
 
     async def _store(
         self,
@@ -354,7 +345,10 @@ class SyncRun:
         """Write the marker, and look once more: should another writer have changed the set between
         the last look and the marker, then the marker is removed again."""
         done = self._done
-        content = SetMarker.new(self._set_files()).to_json()
+        others, failures = await self._strangers()
+        self._raise_failures(failures)
+        exact = self._options.delete and not others
+        content = SetMarker.new(self._set_files(), exact=exact).to_json()
         (receipt,) = await self._send([FileSource(self._marker, len(content), data=content)])
         marker = AddFile(
             self._marker,
@@ -365,11 +359,22 @@ class SyncRun:
         )
         self._raise_failures(await self._bucket.apply([marker]))
         failures = await self._bucket.different({**done.adds, marker.path: marker})
+        failures += (await self._strangers())[1]
         if failures:
             with contextlib.suppress(HubError):  # whoever reads the set compares it as well
                 await self._bucket.apply([DeleteFile(self._marker)])
         self._raise_failures(failures)
         done.marker = self._marker
+
+    async def _strangers(self) -> tuple[list[str], list[SyncFailure]]:
+        """With `delete`: all other files that are below the address by now, and those of them that
+        were not there when this sync began."""
+        if not self._options.delete:
+            return [], []
+        shown = await self._bucket.files_below(self._folder)
+        others = self._others(shown, self._done.adds)
+        new = [SyncFailure(path, "written by someone else") for path in self._chosen(others)]
+        return others, new
 
     def _set_files(self) -> dict[str, tuple[int, str]]:
         """Size and Xet hash by path within the set."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -37,7 +37,13 @@ from asyncpush.net.session import HubSession
 from asyncpush.protocol import lfs
 from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
-from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction, strong
+from asyncpush.protocol.lfs import (
+    BasicUpload,
+    LfsActions,
+    LfsObject,
+    MultipartUpload,
+    strong,
+)
 from asyncpush.sources import Reader
 
 EVENTS_A_TURN = 100
@@ -220,22 +226,28 @@ class LfsTransfer:
             await self._multipart(sending, resumed, resumed=True)
             return
         actions = await self._ask_actions(sending.item)
-        if actions.upload is None:
-            if sending.refused_by is not None:
-                # "Stored already" contradicts the refusal: only a verify that passes ends this.
-                await self._verify(sending, actions.verify_url or sending.refused_by)
-            return
-        if not actions.upload.parts:
-            await self._basic(sending, actions.upload)
-            await self._verify(sending, actions.verify_url)
-        elif sending.item.size > lfs.SURELY_ONE_PUT:
-            opened = await self._open_upload(sending, actions, actions.upload)
+        match actions.upload:
+            case None:
+                if sending.refused_by is not None:
+                    # "Already stored" contradicts the refusal: only a verify that passes ends this.
+                    await self._verify(sending, actions.verify_url or sending.refused_by)
+            case BasicUpload() as upload:
+                await self._basic(sending, upload)
+                await self._verify(sending, actions.verify_url)
+            case MultipartUpload() as upload:
+                await self._new_multipart(sending, actions.verify_url, upload)
+
+    async def _new_multipart(
+        self, sending: Sending, verify_url: str | None, upload: MultipartUpload
+    ) -> None:
+        if sending.item.size > lfs.SURELY_ONE_PUT:  # claimed already
+            opened = await self._open_upload(sending, verify_url, upload)
             await self._multipart(sending, opened)
-        else:
-            claimed = self._claimed(sending.file, sending.item.oid, sending.events)
-            async with claimed as (begun, sending.journal):
-                opened = begun or await self._open_upload(sending, actions, actions.upload)
-                await self._multipart(sending, opened, resumed=begun is not None)
+            return
+        claimed = self._claimed(sending.file, sending.item.oid, sending.events)
+        async with claimed as (begun, sending.journal):
+            opened = begun or await self._open_upload(sending, verify_url, upload)
+            await self._multipart(sending, opened, resumed=begun is not None)
 
     async def _check_hash(self, sending: Sending) -> None:
         """Before anything is sent again under an oid that the store has refused."""
@@ -248,16 +260,16 @@ class LfsTransfer:
             raise StaleHashError(oid)
 
     async def _open_upload(
-        self, sending: Sending, actions: LfsActions, upload: UploadAction
+        self, sending: Sending, verify_url: str | None, upload: MultipartUpload
     ) -> OpenUpload:
         now = time.time()
         opened = OpenUpload(
             oid=sending.item.oid,
             size=sending.item.size,
             chunk_size=upload.chunk_size,
-            completion_url=upload.href,
+            completion_url=upload.completion_url,
             part_urls=tuple(part.url for part in upload.parts),
-            verify_url=actions.verify_url,
+            verify_url=verify_url,
             expires_at=now + (upload.lifetime or 3600),
             etags={},
             started_at=now,
@@ -265,11 +277,11 @@ class LfsTransfer:
         await self._in_journal(lambda: sending.journal.begin_upload(self._scope, opened))
         return opened
 
-    async def _basic(self, sending: Sending, upload: UploadAction) -> None:
-        whole = Part(1, 0, sending.item.size, upload.href)
+    async def _basic(self, sending: Sending, upload: BasicUpload) -> None:
+        whole = Part(1, 0, sending.item.size, upload.url)
         sending.events.emit(TransferStarted(sending.file.path_in_repo, sending.item.size, 1))
         try:
-            await self._store_part(sending, whole, upload)
+            await self._store_part(sending, whole, upload.headers)
         except HubError as exc:
             if not is_upload_void(exc):
                 raise
@@ -304,7 +316,7 @@ class LfsTransfer:
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
     ) -> None:
         async def send(part: Part) -> None:
-            etag = await self._store_part(sending, part, None)
+            etag = await self._store_part(sending, part, {})
             etags[part.number] = etag
             await self._remember_part(sending, part.number, etag)
 
@@ -320,7 +332,7 @@ class LfsTransfer:
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
 
-    async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
+    async def _store_part(self, sending: Sending, part: Part, headers: Mapping[str, str]) -> str:
         """PUT one part until its ETag is right; the ETag as the store wrote it."""
         path = sending.file.path_in_repo
         fields = {
@@ -340,7 +352,7 @@ class LfsTransfer:
                 part,
                 attempt,
                 self._threads.send,
-                headers=upload.headers if upload is not None else {},
+                headers=headers,
                 on_sent=on_sent,
                 on_wire=sending.count,
                 fields=fields,
