@@ -133,7 +133,7 @@ def _stored_lines(path: Path, stored: list[Receipt]) -> list[str]:
 def _stored_document(path: Path, stored: list[Receipt]) -> dict[str, object]:
     return {
         "receipts_file": str(path),
-        "receipts": [receipt.to_json() | {"content": None} for receipt in stored],
+        "receipts": [_receipt_document(receipt) for receipt in stored],
         "bytes_transferred": sum(receipt.bytes_sent for receipt in stored),
     }
 
@@ -271,7 +271,12 @@ def result_document(result: UploadResult) -> dict[str, Any]:
     """Every field of the result, under its own name; its activity is for pictures."""
     names = [field.name for field in fields(result) if field.name != "activity"]
     document = {name: getattr(result, name) for name in names}
-    return document | {"receipts": [receipt.to_json() for receipt in result.receipts]}
+    return document | {"receipts": [_receipt_document(receipt) for receipt in result.receipts]}
+
+
+def _receipt_document(receipt: Receipt) -> dict[str, Any]:
+    """A receipt without the bytes of the file."""
+    return {name: value for name, value in receipt.to_json().items() if name != "content"}
 
 
 def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:

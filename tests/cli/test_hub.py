@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 from contextlib import suppress
@@ -17,23 +16,10 @@ from urllib.request import Request, urlopen
 import pytest
 
 from asyncpush.cli.hub import _store
-from asyncpush.cli.output import Output
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.auth import TextLines
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
-
-
-@pytest.fixture
-def stop_when_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in this process, as soon as the hub has said how to use it."""
-    note = Output.note
-
-    def then_stop(self: Output, *lines: str) -> None:
-        note(self, *lines)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Output, "note", then_stop)
 
 
 def test_it_says_where_it_is_and_how_to_use_it(
