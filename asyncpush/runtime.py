@@ -49,7 +49,15 @@ from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.observation import observe_push
 from asyncpush.listeners.publisher import ProgressPublisher
-from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
+from asyncpush.models import (
+    AuditReport,
+    CheckpointSet,
+    Receipt,
+    Repo,
+    Source,
+    SyncResult,
+    UploadResult,
+)
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
@@ -61,19 +69,22 @@ from asyncpush.options import (
     LOCAL,
     EventSink,
     PushOptions,
+    SyncOptions,
     UploadConfig,
     event_sinks,
     is_true,
 )
 from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.sources import CollectedSources, collect
+from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.transfers.xet import (
     XetEngine,
     cache_folder,
@@ -208,6 +219,35 @@ class Runtime:
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         return await self._watched(repo, source, options, audit, needs_token=False)
+
+    async def sync(
+        self,
+        bucket: Repo,
+        path: str,
+        source: Source,
+        options: SyncOptions,
+        publisher: ProgressPublisher,
+    ) -> SyncResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
+            return await SyncRun(ctx, options).run(collected)
+
+        push = options.as_push(path)
+        return await self._watched(bucket, source, push, work, publisher, stores=True)
+
+    async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
+        with stray_cancellations_are_errors():
+            return await complete_sets(self._quiet_context(bucket), folder_prefix(path))
+
+    async def prune_checkpoints(self, bucket: Repo, path: str, keep: int) -> list[CheckpointSet]:
+        with stray_cancellations_are_errors():
+            await self._session.token.get()
+            return await prune_sets(self._quiet_context(bucket), folder_prefix(path), keep)
+
+    def _quiet_context(self, repo: Repo) -> PushContext:
+        """For what only looks or tidies: logged, with neither bars nor a result."""
+        push_id = uuid.uuid4().hex
+        events = Emitter([LogListener().on_event, *self._listeners], push_id=push_id)
+        return self._context(repo, PushOptions(), push_id, events)
 
     async def doctor(
         self, repo: Repo | None, options: PushOptions, token_from: str | None
