@@ -17,6 +17,7 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
+On the Hub      copy: from repo to repo, or within one, without the bytes
 From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.training.tickets import PushTicket
-    from asyncpush.uploader import PushHandle, Uploader, push_to_hub
+    from asyncpush.uploader import PushHandle, Uploader, copy, push_to_hub
 
 __all__ = [
     "AsyncPushError",
@@ -105,6 +106,7 @@ __all__ = [
     "VerificationError",
     "WorkerLostError",
     "__version__",
+    "copy",
     "push_to_hub",
     "receipts_from_json",
     "receipts_to_json",
@@ -142,7 +144,7 @@ _HOMES = {
     "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "training.tickets": ("PushTicket",),
-    "uploader": ("PushHandle", "Uploader", "push_to_hub"),
+    "uploader": ("PushHandle", "Uploader", "copy", "push_to_hub"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -67,13 +67,17 @@ from asyncpush.options import (
 )
 from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.copy import CopySource, copy
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
+from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect
+from asyncpush.sources.spool import Spool
 from asyncpush.transfers.xet import (
     MISSING,
     XetEngine,
@@ -208,6 +212,20 @@ class Runtime:
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         return await self._watched(repo, source, options, audit, needs_token=False)
+
+    async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
+        assert origin.kind != "bucket"
+        source = CopySource(
+            Repo(origin.repo_id, origin.kind), origin.revision or DEFAULT_BRANCH, origin.path
+        )
+
+        async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
+            spool_dir = Path(self._config.cache_dir) / "spool"
+            async with Spool(spool_dir, memory=self._config.max_memory // 4) as spool:
+                return await copy(ctx, self._run(ctx), source, collected.files, spool)
+
+        own: Source | None = None if options.model_card is None else {}
+        return await self._watched(repo, own, options, work)
 
     async def doctor(
         self, repo: Repo | None, options: PushOptions, token_from: str | None

@@ -28,7 +28,7 @@ from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, os_reason
 from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadProgress, UploadResult
 from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import target_of
+from asyncpush.protocol.addresses import check_copy, source_of, target_of
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -268,6 +268,19 @@ class Uploader:
         work = runtime.commit(repo, gather, options)
         return await self._begin(work, f"commit {repo.repo_id}")
 
+    async def copy(
+        self, source: str, destination: str, options: PushOptions | None = None
+    ) -> UploadResult:
+        """Copy files on the Hub, without their bytes passing through this machine, as one verified
+        commit at the destination; takes, returns and raises what the function `copy` does."""
+        runtime = self._running()
+        options = options or PushOptions()
+        origin = source_of(source, options.repo_type, runtime.endpoint)
+        repo, options = target_of(destination, options, runtime.endpoint)
+        check_copy(origin, options)
+        work = runtime.copy(origin, repo, options)
+        return await self._begin(work, f"copy {repo.repo_id}")
+
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
@@ -410,6 +423,59 @@ async def push_to_hub(
     """
     async with Uploader(token, endpoint, config) as uploader:
         return await uploader.push_to_hub(repo_id, source, options)
+
+
+async def copy(
+    source: str,
+    destination: str,
+    options: PushOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult:
+    """Copy files from one place on the Hub to another, as one verified commit.
+
+    What the Hub's store holds (LFS, Xet) is copied there, whatever its size; regular files, which
+    are small, are read and sent in the commit. The source is read at the one commit that its
+    revision is at. The destination keeps its own `.gitattributes`, unless that is the one file to
+    be copied.
+
+    Args:
+        source: a repo, or a file or folder of it, at a revision: `namespace/name`,
+            `hf://datasets/me/data@v1/train/`, or the URL of a page. Without a revision, `main`.
+        destination: the repo, branch and path that it goes to, in the same forms; created when
+            missing. What a folder holds lands below the path; a file lands at the path, or below it
+            when that ends in a slash.
+        options: as for a push; patterns choose among the paths below the source, and
+            `delete_patterns` delete what the source does not hold. `repo_type` is that of a source
+            or destination that is not an address.
+        token: a token that may read the source and write to the destination, or a callable
+            returning one. Default: the environment's.
+        endpoint: the Hub's URL, or "local" for the embedded Hub.
+        config: limits, retries, progress; see `UploadConfig`.
+
+    Raises:
+        InvalidRepoIdError, ValueError: for addresses or options that mean no copy.
+        SourceError: the source holds no such files.
+        HubError: the Hub or the network failed, or the Hub copies nothing between these repos, such
+            as those in different storage regions.
+        VerificationError: the commit does not hold what was copied.
+        TimeoutError: `PushOptions(timeout=...)` ran out.
+
+    Example:
+        >>> quiet = UploadConfig(progress="none")
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=quiet) as up:
+        ...         tried = await up.push_to_hub("me/staging", {"model.txt": b"weights"})
+        ...         source = f"hf://me/staging@{tried.commit_sha}"
+        ...         options = PushOptions(commit_message="v1.2")
+        ...         return (await up.copy(source, "hf://me/released", options)).files_uploaded
+        >>> asyncio.run(main())
+        ('model.txt',)
+    """
+    async with Uploader(token, endpoint, config) as uploader:
+        return await uploader.copy(source, destination, options)
 
 
 class PushHandle:

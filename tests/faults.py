@@ -207,6 +207,15 @@ async def _already_completed(
     return web.json_response({"error": "The upload has been completed already"}, status=409)
 
 
+async def _one_failed(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """Of a list of files, the first is not done."""
+    first = (await request.json())["files"][0]
+    failed = [{"sha256": first["sha256"], "error": "It is stored in another region"}]
+    return web.json_response({"success": False, "failed": failed})
+
+
 async def _weak_etag(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -216,6 +225,13 @@ async def _weak_etag(
     return response
 
 
+_answer(
+    "LFS pointer missing",
+    404,
+    '{"error": "Your push was rejected because an LFS pointer pointed to a file that does not'
+    ' exist."}',
+)
+KINDS["one failed"] = _one_failed
 KINDS["504, done later"] = _done_later
 KINDS["weak ETag"] = _weak_etag
 KINDS["429 Retry-After date"] = _rate_limited_until

@@ -450,6 +450,24 @@ async def ours_xet(hub: LocalHub, faults: FaultLayer, config: UploadConfig, fold
         await uploader.push_to_hub("me/m", folder, replace(options, create_pr=True))
 
 
+COPIED = {"model.bin": b"m" * PART_SIZE, "weights of a/x y.txt": b"text"}
+
+
+def official_copy(url: str, folder: Path) -> None:
+    """From one repo to another."""
+    api = HfApi(endpoint=url, token=TOKEN)
+    for repo in ("me/source", "me/target"):
+        api.create_repo(repo)
+    commit = api.upload_folder(repo_id="me/source", folder_path=folder).oid
+    api.copy_files(f"hf://me/source@{commit}/", "hf://me/target/")
+
+
+async def ours_copy(hub: LocalHub, faults: FaultLayer, config: UploadConfig, folder: Path) -> None:
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/source", folder)
+        await uploader.copy("hf://me/source", "hf://me/target")
+
+
 def known_calls() -> set[str]:
     """The names of all requests that this library makes, read from its source."""
     root = Path(asyncpush.__file__).parent
@@ -538,6 +556,15 @@ async def test_we_send_what_the_official_client_sends(
     tokens = our.by_route()["xet-write-token"]
     assert any("header x-xet-session-id" in fields for fields, _ in tokens), "none was renewed"
     problems += [f"xet: {text}" for text in unexplained(theirs, our, used, only="xet-write-token")]
+    theirs, our = await recorded(
+        tmp_path / "copy",
+        partial(official_copy, folder=write(COPIED, "theirs-to-copy")),
+        partial(ours_copy, config=config, folder=write(COPIED, "ours-to-copy")),
+        xet=True,
+    )
+    for route in ("lfs-files-duplicate", "resolve"):
+        assert route in our.by_route()
+        problems += [f"copy: {text}" for text in unexplained(theirs, our, used, only=route)]
     assert not problems, "\n".join(problems)
     assert used == set(DIFFERENCES), "differences that there are no more"
     assert {event.call for event in heard.of(RequestStarted)} == known_calls()

@@ -96,6 +96,28 @@ def target_of(
     return Repo(repo_id, options.repo_type), options
 
 
+def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
+    """What a copy is made of: an address, or `namespace/name` of a repo of the given type. Raises
+    `InvalidRepoIdError`."""
+    if is_address(text, endpoint):
+        return parse_address(text, endpoint)
+    check_repo_id(text)
+    return Address(text, repo_type, text)
+
+
+def check_copy(source: Address, options: PushOptions) -> None:
+    """Raise `InvalidRepoIdError` for a copy that no Hub makes, `ValueError` for options that a copy
+    has no use for."""
+    if source.kind == "bucket":
+        raise InvalidRepoIdError(
+            f"{source.text} is a bucket: the Hub copies nothing from a bucket to a repo",
+            suggestion="download the files and push them",
+        )
+    for name in ("max_shard_size", "follow_symlinks"):
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"{name} is for local files: a copy takes files as they are")
+
+
 def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
     """What an `hf://` URI or a web URL of the endpoint says. Raises `InvalidRepoIdError`."""
     address = _parse_uri(text) if text.startswith(SCHEME) else _parse_url(text, endpoint)

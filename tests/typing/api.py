@@ -61,6 +61,13 @@ async def one_call() -> None:
     await asyncpush.push_to_hub("me/m", 5)  # type: ignore[arg-type]
 
 
+async def copies() -> None:
+    options = PushOptions(commit_message="v1.2")
+    assert_type(await asyncpush.copy("hf://me/a@v1", "org/b", options, token="hf_x"), UploadResult)
+    async with Uploader() as up:
+        assert_type(await up.copy("me/a", "hf://org/b@dev/weights"), UploadResult)
+
+
 async def one_session() -> None:
     async with Uploader(token=lambda: "hf_x", config=UploadConfig(max_retries=1)) as up:
         assert_type(up.endpoint, str)
