@@ -30,7 +30,7 @@ from asyncpush.redaction import redact_url
 from asyncpush.sources import OpenStream
 from asyncpush.sources.byte_sources import changed
 from asyncpush.transfers.lfs import LfsTransfer, StaleHashError
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, files_at_once
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload
 
 
 class StoreStage:
@@ -267,8 +267,16 @@ class StreamStage:
                     continue
                 there[stream.path_in_repo] = mode.oid
                 chosen.append(stream)
-        send = partial(self._send_one, upload)
-        await for_each(chosen, send, width=files_at_once(ctx.config))
+
+        async def read(stream: OpenStream) -> None:
+            if stream in chosen:
+                await self._send_one(upload, stream)
+            else:
+                await stream.discarded()
+
+        # All at once, those that the Hub ignores too: one producer may write them in turn. There
+        # are as many as there is memory for their beginnings.
+        await for_each(streams, read, width=len(streams))
         for receipt in await upload.finish():
             same = there[receipt.path_in_repo] == receipt.oid
             stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
