@@ -192,10 +192,3 @@ def test_every_dependency_has_a_lower_bound_and_the_core_has_few() -> None:
     for name in [*core, *extras]:
         own = name.startswith("asyncpush[") or name.startswith("types-")
         assert own or re.fullmatch(r"[\w.-]+>=\d+(\.\d+)+", name.partition(";")[0]), name
-
-
-def test_the_linked_tests_of_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
-    assert "tests/net" in links
-    assert [link for link in links if not (ROOT / link).exists()] == []

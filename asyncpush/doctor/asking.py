@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+from asyncpush.concurrency.task_groups import open_files_limit
 from asyncpush.errors import AuthError, HubError
 from asyncpush.events import Emitter
 from asyncpush.models import Repo
@@ -212,7 +213,7 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
         _free_space(cache_dir),
         _installed("hf-xet"),
         xet.is_disabled(),
-        _open_files_limit(),
+        open_files_limit(),
         config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )
 
@@ -247,12 +248,3 @@ def _installed(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _open_files_limit() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft

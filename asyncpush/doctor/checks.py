@@ -305,7 +305,7 @@ def check_xet(facts: Facts) -> Iterator[Finding]:
     if local.xet_disabled:
         told = "switched off by HF_HUB_DISABLE_XET: large files go by LFS"
     elif local.xet_version is None:
-        told = "not installed: large files go by LFS (pip install 'asyncpush[xet]' adds it)"
+        told = "not installed: large files go by LFS (`pip install hf-xet` adds it)"
     else:
         told = f"hf-xet {local.xet_version} is installed"
     yield Finding("xet", "ok", told)

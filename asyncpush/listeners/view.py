@@ -32,6 +32,7 @@ from asyncpush.listeners.format import (
     format_count,
     format_duration,
     format_rate,
+    format_seconds,
     format_share,
     last_name,
     text_width,
@@ -46,6 +47,7 @@ _DONE = {
     "store": "Stored, not yet committed",
     "plan": "Dry run, nothing sent",
     "audit": "Compared",
+    "sync": "Sync complete",
 }
 
 _GAP = "  "
@@ -246,9 +248,7 @@ class PushView:
 
     def _success(self, event: PushFinished, width: int, glyphs: Glyphs) -> str:
         head = f"{glyphs.done} {_DONE[event.what]}"
-        size = (
-            f"{format_bytes(event.bytes_transferred)} in {format_duration(event.elapsed_seconds)}"
-        )
+        size = f"{format_bytes(event.bytes_transferred)} in {format_seconds(event.elapsed_seconds)}"
         amounts = [f"{format_count(event.files_uploaded, 'file')}, {size}", size]
         if event.what in ("plan", "audit"):
             amounts = [format_count(event.files_uploaded, "file")]

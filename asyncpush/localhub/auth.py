@@ -28,23 +28,24 @@ USER = "local"
 """The user of the hub's one token, or of any token where it has none."""
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Authentication required", charset="UTF-8"'}
-"""What makes git and git-lfs ask for a password, or look one up."""
+"""Makes git and git-lfs ask for a password or look one up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Names by token, which no repr shows. Without any, every token is the local user's."""
+    """Names by token; no repr shows the tokens. Without any, every token belongs to the local
+    user."""
 
     by_token: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether any token will do."""
+        """Whether any token is accepted."""
         return not self.by_token
 
     @property
     def is_single(self) -> bool:
-        """Whether there is but one user, whose all repos are."""
+        """Whether there is only one user, who then owns all repos."""
         return len(set(self.by_token.values())) <= 1
 
     @property
@@ -52,7 +53,8 @@ class Users:
         return frozenset(self.by_token.values())
 
     def name_of(self, token: str) -> str | None:
-        """Every token is compared, by digests: neither which it is nor its length can be timed."""
+        """Compares with every token, by digest, so that timing reveals neither the token nor its
+        length."""
         if self.is_open:
             return USER if token else None
         given, found = _digest(token), None
@@ -75,7 +77,8 @@ def is_loopback(host: str) -> bool:
 
 
 def user_of(request: web.Request) -> str | None:
-    """Who shows a token here, or None; a wrong token is refused wherever it is shown."""
+    """The user whose token is given here, or None; a wrong token is refused wherever it is
+    given."""
     header = request.headers.get("Authorization")
     if header is None:
         return None
@@ -95,7 +98,7 @@ def require_user(request: web.Request) -> str:
 
 
 def _tokens(header: str) -> Iterator[str]:
-    """What may be the token in this header, the likelier first."""
+    """The possible tokens in this header, the most likely first."""
     scheme, _, given = header.partition(" ")
     given = given.strip()
     if scheme.lower() == "bearer" and given:
@@ -120,7 +123,7 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class RequestLog(AbstractAccessLogger):
-    """aiohttp calls it when an answer has gone out, bodies included."""
+    """Called by aiohttp when an answer has been sent, body included."""
 
     @property
     def enabled(self) -> bool:
@@ -144,7 +147,8 @@ class RequestLog(AbstractAccessLogger):
 
 
 class TextLines(logging.Formatter):
-    """`12:00:00 GET /me/net 200 12 ms git/2.39.5`, the status in colour if wanted."""
+    """Writes lines such as `12:00:00 GET /me/net 200 12 ms git/2.39.5`, with the status coloured if
+    wanted."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -172,5 +176,5 @@ class JsonLines(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """A client's words must not move a terminal's cursor, nor begin a line."""
+    """Escapes what could move a terminal's cursor or start a new line: clients choose this text."""
     return "".join(c if c.isprintable() else "?" for c in text[:2000])

@@ -1,4 +1,4 @@
-"""The values that travel through a push: frozen, and knowing nothing of how they are moved."""
+"""The values that travel through a push: frozen, and independent of how they are transferred."""
 
 from asyncpush.models.files import (
     ComposedSource,
@@ -15,8 +15,11 @@ from asyncpush.models.results import (
     PHASES,
     Activity,
     AuditReport,
+    CheckpointSet,
     Phase,
     PlannedFile,
+    SyncFailure,
+    SyncResult,
     UploadProgress,
     UploadResult,
 )
@@ -25,6 +28,7 @@ __all__ = [
     "PHASES",
     "Activity",
     "AuditReport",
+    "CheckpointSet",
     "ComposedSource",
     "Content",
     "FileIdentity",
@@ -36,6 +40,8 @@ __all__ = [
     "Repo",
     "Route",
     "Source",
+    "SyncFailure",
+    "SyncResult",
     "UploadProgress",
     "UploadResult",
     "VirtualFile",

@@ -1,4 +1,4 @@
-"""Receipts, and their way through JSON to the machine that commits them."""
+"""Receipts, and their JSON form for the machine that commits them."""
 
 from __future__ import annotations
 

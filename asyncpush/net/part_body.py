@@ -154,6 +154,8 @@ class PartFeed:
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
         """0 when it cannot be done: whether the file was cut short, its file system has no
         `sendfile`, or the connection broke, reading and writing will tell."""
+        if sys.platform == "win32" or not hasattr(os, "sendfile"):
+            return 0
         try:
             count = os.sendfile(descriptor, file, self._position, limit)
         except BlockingIOError:

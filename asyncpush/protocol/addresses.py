@@ -118,6 +118,35 @@ def check_copy(source: Address, options: PushOptions) -> None:
             raise ValueError(f"{name} is for local files: a copy takes files as they are")
 
 
+def names_bucket(text: str) -> bool:
+    """Whether an address is one of a bucket, by how it begins.
+
+    >>> names_bucket("hf://buckets/me/runs"), names_bucket("me/buckets")
+    (True, False)
+    """
+    if text.startswith(SCHEME):
+        return text.startswith(f"{SCHEME}buckets/")
+    return text.lower().startswith(_WEB_SCHEMES) and "/buckets/" in urlsplit(text).path
+
+
+def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
+    """The bucket that an address names, and the path in it. Raises `InvalidRepoIdError` for what is
+    not the address of a bucket.
+
+    >>> bucket, path = bucket_of("hf://buckets/me/runs/run-7/", PUBLIC_ENDPOINT)
+    >>> bucket.repo_id, path
+    ('me/runs', 'run-7/')
+    """
+    address = parse_address(text, endpoint) if is_address(text, endpoint) else None
+    if address is None or address.kind != "bucket":
+        raise InvalidRepoIdError(
+            f"{text} is not the address of a bucket",
+            suggestion="use hf://buckets/namespace/name[/path]; push_to_hub (`asyncpush push`) is"
+            " for repos",
+        )
+    return Repo(address.repo_id, "bucket"), address.path
+
+
 def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
     """What an `hf://` URI or a web URL of the endpoint says. Raises `InvalidRepoIdError`."""
     address = _parse_uri(text) if text.startswith(SCHEME) else _parse_url(text, endpoint)
@@ -130,8 +159,8 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
     kind = address.kind
     if kind == "bucket":
         raise InvalidRepoIdError(
-            f"{address.text} is a bucket: this version of asyncpush uploads to repos alone",
-            suggestion="name a repo, or upload to the bucket with `hf sync`",
+            f"{address.text} is a bucket, which takes no commits",
+            suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
     said: dict[str, str | None] = {
         "repo_type": kind,

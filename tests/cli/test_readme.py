@@ -67,11 +67,6 @@ def test_the_object_of_a_failure(cli: Cli, folder: Path, monkeypatch: pytest.Mon
         check(document["error"], table)
 
 
-def test_the_readme_links_to_what_is_there() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README.read_text("utf-8")):
-        assert (README.parent / target).exists(), target
-
-
 def section(title: str) -> str:
     text = README.read_text("utf-8").partition(f"\n## {title}\n")[2]
     return text.partition("\n## ")[0]
@@ -95,10 +90,3 @@ def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
         (package / name).exists() or (package.parent / name).exists()
         for name in named - {"asyncpush/"}
     )
-
-
-def test_links_within_the_readme_lead_to_headings() -> None:
-    text = README.read_text("utf-8")
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

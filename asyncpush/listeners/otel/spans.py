@@ -47,8 +47,6 @@ class _Request:
 
     span: Span
     call: str
-    file: Any
-    part_number: Any
     started: float
     shared: Attributes = field(default_factory=dict)
 
@@ -177,8 +175,6 @@ class PushSpans:
                 SpanKind.CLIENT,
             ),
             event.call,
-            event.fields.get("file"),
-            event.fields.get("part_number"),
             record.time,
             attributes,
         )
@@ -221,26 +217,13 @@ class PushSpans:
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
         """The attempt ended without an answer, or its answer was not what was hoped for."""
         told = {"error.type": str(event.status or event.error_type or "_OTHER")}
-        ended = self._failed_request(record, event)
-        if ended is not None:
-            request = self.requests[ended]
+        if (request := self.requests.get(record.span_id)) is not None:
             request.shared.update(told)
             request.span.set_attributes(told)
             request.span.set_status(StatusCode.ERROR, scrub(event.error))
-            self._close_request(record, span_id=ended)
+            self._close_request(record)
         if event.backoff_ms is None:
             self._given_up(record, event, told)
-
-    def _failed_request(self, record: Record, event: RequestFailed) -> str | None:
-        """The id of the attempt that failed, if it has not ended: parts are told of by their file
-        and number, all else by the attempt itself."""
-        if event.call != PART:
-            return record.span_id if record.span_id in self.requests else None
-        part = (event.fields.get("file"), event.fields.get("part_number"))
-        for span_id, request in self.requests.items():
-            if request.call == PART and (request.file, request.part_number) == part:
-                return span_id
-        return None
 
     def _given_up(self, record: Record, event: RequestFailed, told: Attributes) -> None:
         """No attempt follows: what it was part of has failed with it."""

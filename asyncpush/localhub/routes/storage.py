@@ -1,4 +1,4 @@
-"""What a repo keeps, and how it is made less: LFS files, squashed branches, storage by repo."""
+"""What a repo stores, and how to reduce it: LFS files, squashed branches, storage by repo."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _updated(state: HubState, repo: RepoId) -> datetime | None:
 
 
 def _storage(state: HubState, user: str, namespace: str | None) -> list[dict[str, Any]]:
-    """The repos that this user owns, with the bytes of the LFS files that each names."""
+    """The repos that this user owns, with the size of the LFS files that each names."""
     owned: list[tuple[RepoId, int, RepoInfo]] = []
     for repo_type in REPO_TYPES:
         for repo in state.repos.list(repo_type, namespace):
