@@ -20,7 +20,6 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.events.schema import scrub
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.listeners.format import (
     UNICODE,
@@ -38,6 +37,7 @@ from asyncpush.listeners.format import (
     text_width,
 )
 from asyncpush.models import UploadProgress
+from asyncpush.redaction import redact_value
 
 FILE_LINES = 3
 """Files in flight that get a line of their own."""
@@ -102,7 +102,7 @@ class PushView:
             case Waiting() as event:
                 until = self._clock() + event.seconds
                 if self._wait is None or until >= self._wait[0]:  # the longest wait is the one
-                    self._wait = (until, clean(scrub(event.reason)))
+                    self._wait = (until, clean(redact_value(event.reason)))
             case RetryScheduled() as event:
                 self.retries += 1
                 self._retry = (self._clock() + event.delay, _retry_words(event))
@@ -239,7 +239,7 @@ class PushView:
                 return _GAP.join((f"{glyphs.failed} Upload cancelled", self.title)).rstrip()
             case PushFailed() as event:
                 # Not shortened: it is the reason, and a line that stays may wrap.
-                reason = clean(scrub(event.error.strip().partition("\n")[0]))
+                reason = clean(redact_value(event.error.strip().partition("\n")[0]))
                 head = f"{glyphs.failed} Upload failed"
                 words = (head, self.title, f"{event.error_type}: {reason}")
                 return _GAP.join(word for word in words if word)
@@ -353,7 +353,7 @@ def _speed(progress: UploadProgress) -> list[str]:
 
 def _retry_words(event: RetryScheduled) -> str:
     what = event.call if event.part_number is None else f"part {event.part_number}"
-    return f"{what}, {clean(scrub(event.reason))}"
+    return f"{what}, {clean(redact_value(event.reason))}"
 
 
 def _retry_count(retries: int) -> str:

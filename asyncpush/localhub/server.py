@@ -46,9 +46,10 @@ class LocalHub:
     token is accepted, and only this machine is served; `users`, tokens by name, adds users who own
     what is under their name and what they created. Xet write tokens, valid for `xet_token_lifetime`
     seconds, are granted unless objects are kept in a `store` of yours; `xet=False` grants none.
-    What was uploaded by Xet is served in any case. `faults`, such as `"commit=504-after:3"`, make requests fail (see `asyncpush.localhub.faults`). `middlewares` see
-    each request before the hub and each answer after it; `request.match_info.route.name` names the
-    route. Requests are logged to `asyncpush.localhub.requests`, at INFO.
+    What was uploaded by Xet is served in any case. `faults`, such as `"commit=504-after:3"`, make
+    requests fail (see `asyncpush.localhub.faults`). `middlewares` see each request before the hub
+    and each answer after it; `request.match_info.route.name` names the route. Requests are logged
+    to `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
 from asyncpush.events import RetryScheduled
-from asyncpush.models import SyncFailure
+from asyncpush.models import FileSource, SyncFailure
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.selection import TransferSelector
@@ -31,7 +31,7 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
-from asyncpush.transfers.xet import XetAccess, unavailable_reason
+from asyncpush.transfers.xet import XetAccess, XetFailedError, unavailable_reason
 
 BATCHES_AT_ONCE = 4
 
@@ -60,7 +60,7 @@ class Bucket:
         dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
-            await self._look()
+            await self.look()
         except RepoNotFoundError:
             if not options.create_bucket:
                 raise
@@ -79,18 +79,19 @@ class Bucket:
             # Another process has made it just now, or an earlier attempt of ours whose answer was
             # lost; or the token may write to this bucket alone, and create none.
             try:
-                await self._look()
+                await self.look()
             except RepoNotFoundError:
                 raise exc from None
         else:
             ctx.session.created.note(ctx.repo)
         return True
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Raises `RepoNotFoundError` when the bucket is not there."""
         ctx = self._ctx
         await ctx.session.ask(
             buckets.info_request(ctx.repo),
-            buckets.check_info,
+            buckets.parse_info,
             ctx.events,
             expected=lambda error: isinstance(error, RepoNotFoundError),
         )
@@ -239,6 +240,19 @@ class Bucket:
             raise protocol_error(f"the answer to a batch names {unknown[0]!r}, which was not in it")
         found = await self.files([each.path for each in failed])
         return [each for each in failed if not by_path[each.path].shows_in(found)]
+
+
+async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
+    """The Xet hashes of files on disk, of their bytes as they are now."""
+    if all(file.size == 0 for file in files):
+        return [buckets.EMPTY_HASH] * len(files)
+    try:
+        return await ctx.xet.hash_files(files)
+    except XetFailedError as exc:
+        raise AsyncPushError(
+            f"hf_xet cannot hash the files: {exc.message}",
+            suggestion="see whether the files can be read, then try again",
+        ) from exc
 
 
 class BucketXet(TransferSelector):

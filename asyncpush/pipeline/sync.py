@@ -31,11 +31,11 @@ from asyncpush.events import (
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
 from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import EMPTY_HASH, AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
@@ -183,23 +183,12 @@ class SyncRun:
         await for_each(same_size, look, width=ADDED_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
-            hashes = await self._hashed(batch)
+            hashes = await hashes_of(ctx, batch)
             keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in zip(batch, hashes, strict=True):
                 settle(file, xet_hash, cached=False)
         return found
-
-    async def _hashed(self, files: Sequence[FileSource]) -> list[str]:
-        if all(file.size == 0 for file in files):
-            return [EMPTY_HASH] * len(files)
-        try:
-            return await self._ctx.xet.hash_files(files)
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"hf_xet cannot hash the files: {exc.message}",
-                suggestion="see whether the files can be read, then sync again",
-            ) from exc
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: below the address, chosen by the patterns, not in the source."""

@@ -304,7 +304,7 @@ class TestClosing:
         view = Scene().tell(failed(f"HTTP 403 from {SIGNED_URL}\n  body: …")).view
         assert view.closing(20, UNICODE) == (
             "✗ Upload failed  me/llama  AuthError: HTTP 403 from"
-            " https://bucket.s3.amazonaws.com/x/part"
+            " https://bucket.s3.amazonaws.com/x/part?<redacted>"
         )
         assert not view.succeeded
 
