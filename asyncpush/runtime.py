@@ -79,7 +79,7 @@ from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.copy import CopySource, copy
+from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
@@ -88,6 +88,7 @@ from asyncpush.protocol import urls
 from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
 from asyncpush.transfers.xet import (
     XetEngine,
@@ -225,18 +226,26 @@ class Runtime:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
     async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
-        assert origin.kind != "bucket"
-        source = CopySource(
-            Repo(origin.repo_id, origin.kind), origin.revision or DEFAULT_BRANCH, origin.path
-        )
-
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
-            spool_dir = Path(self._config.cache_dir) / "spool"
-            async with Spool(spool_dir, memory=self._config.max_memory // 4) as spool:
-                return await copy(ctx, self._run(ctx), source, collected.files, spool)
+            async with self._copy_spool() as spool:
+                return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
         own: Source | None = None if options.model_card is None else {}
         return await self._watched(repo, own, options, work)
+
+    async def copy_to_bucket(
+        self, origin: Address, bucket: Repo, path: str, options: SyncOptions
+    ) -> SyncResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
+            async with self._copy_spool() as spool:
+                return await copy_to_bucket(ctx, options, _source(origin), spool)
+
+        return await self._watched(bucket, None, options.as_push(path), work)
+
+    def _copy_spool(self) -> Spool:
+        """For the small files of a copy."""
+        spool_dir = Path(self._config.cache_dir) / "spool"
+        return Spool(spool_dir, memory=self._config.max_memory // SPOOL_SHARE)
 
     async def sync(
         self,
@@ -353,6 +362,11 @@ class Runtime:
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
+
+
+def _source(origin: Address) -> CopySource:
+    repo = Repo(origin.repo_id, origin.kind)
+    return CopySource(repo, origin.revision or DEFAULT_BRANCH, origin.path)
 
 
 def _files_affordable() -> int | None:

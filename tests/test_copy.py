@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import anyio
 import pytest
@@ -21,6 +23,8 @@ from asyncpush import (
     PushOptions,
     RepoNotFoundError,
     SourceError,
+    SyncError,
+    SyncOptions,
     UploadConfig,
     Uploader,
     UploadProgress,
@@ -179,9 +183,9 @@ async def test_within_a_repo_nothing_is_duplicated(
 async def test_what_is_there_already_is_not_copied_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
-    first = await uploader.copy("me/staging", "me/prod")
+    first = await uploader.copy("me/staging", "me/prod", PushOptions())
     faults.seen.clear()
-    again = await uploader.copy("me/staging", "me/prod")
+    again = await uploader.copy("me/staging", "me/prod", PushOptions())
 
     assert again.commit_sha == first.commit_sha
     assert sorted(again.files_unchanged) == sorted(FILES)
@@ -275,7 +279,7 @@ async def test_an_object_that_is_lost_after_the_copy_is_copied_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", "LFS pointer missing")
-    result = await uploader.copy("me/staging", "me/prod")
+    result = await uploader.copy("me/staging", "me/prod", PushOptions())
     assert faults.seen["lfs-files-duplicate"] == 2
     assert ["lost LFS objects" in warning for warning in result.warnings] == [True]
     assert await download(hub, "me/prod") == FILES
@@ -286,7 +290,7 @@ async def test_a_lost_answer_to_the_commit_is_no_second_commit(
     kind: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", kind)
-    result = await uploader.copy("me/staging", "me/prod")
+    result = await uploader.copy("me/staging", "me/prod", PushOptions())
     commits = await commits_of(hub, "me/prod")
     assert len(commits) == 2
     assert commits[0]["id"] == result.commit_sha
@@ -314,7 +318,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
     [
         ("hf://me/nothing", RepoNotFoundError, "check that the source, me/nothing,"),
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
-        ("hf://me/staging/no/such", SourceError, "has no file 'no/such'"),
+        ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
         ("hf://buckets/me/b", InvalidRepoIdError, "copies nothing from a bucket to a repo"),
     ],
 )
@@ -335,3 +339,102 @@ async def test_a_source_that_is_not_there_is_told_as_one(
 async def test_options_for_local_files_are_refused(uploader: Uploader) -> None:
     with pytest.raises(ValueError, match="max_shard_size is for local files"):
         await uploader.copy("me/a", "me/b", PushOptions(max_shard_size="4GB"))
+
+
+BUCKET = "hf://buckets/me/runs"
+
+
+async def in_bucket(hub: LocalHub, bucket: str = "me/runs") -> dict[str, bytes]:
+    """Path and bytes of all files, read by the official client."""
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+
+    def read() -> dict[str, bytes]:
+        found = {}
+        for item in api.list_bucket_tree(bucket, recursive=True):
+            url = f"{hub.url}/buckets/{bucket}/resolve/{quote(item.path)}"
+            asked = Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+            with urlopen(asked) as answer:
+                found[item.path] = answer.read()
+        return found
+
+    return await anyio.to_thread.run_sync(read)
+
+
+async def test_a_repo_is_copied_to_a_bucket_and_verified(
+    uploader: Uploader, hub: LocalHub, staged: str, traffic: Traffic
+) -> None:
+    options = SyncOptions(complete_marker=True)
+    result = await uploader.copy(f"hf://me/staging@{staged}", f"{BUCKET}/v1/", options)
+
+    assert result.verified
+    assert sorted(result.files_uploaded) == sorted(f"v1/{path}" for path in FILES)
+    found = await in_bucket(hub)
+    assert b'"model.safetensors"' in found.pop("v1/.complete.json")
+    assert found == {f"v1/{path}": data for path, data in FILES.items()}
+    small = sum(len(data) for data in FILES.values() if len(data) < MIB)
+    assert result.bytes_deduplicated >= sum(map(len, FILES.values())) - small
+    assert sum(traffic.received.values()) < 100_000
+    assert len(await uploader.checkpoints_in(BUCKET)) == 1
+
+
+async def test_a_bucket_is_copied_to_another_without_bytes(
+    uploader: Uploader, hub: LocalHub, traffic: Traffic, faults: FaultLayer
+) -> None:
+    await uploader.sync(FILES, f"{BUCKET}/run")
+    await uploader.sync({"old.bin": b"old"}, "hf://buckets/me/other/kept")
+    traffic.received.clear()
+    faults.seen.clear()
+    options = SyncOptions(delete=True, ignore_patterns="*.md")
+    plan = await uploader.copy(
+        f"{BUCKET}/run", "hf://buckets/me/other/kept", replace(options, dry_run=True)
+    )
+    assert {file.path_in_repo: file.action for file in plan.plan} == {
+        **{f"kept/{path}": "xet" for path in FILES if path != "README.md"},
+        "kept/old.bin": "delete",
+    }
+    result = await uploader.copy(f"{BUCKET}/run", "hf://buckets/me/other/kept", options)
+
+    assert result.files_deleted == ("kept/old.bin",)
+    assert await in_bucket(hub, "me/other") == {
+        f"kept/{path}": data for path, data in FILES.items() if path != "README.md"
+    }
+    assert result.bytes_transferred == faults.seen["xorb"] == faults.seen["resolve"] == 0
+    assert sum(traffic.received.values()) < 10_000
+    again = await uploader.copy(f"{BUCKET}/run", "hf://buckets/me/other/kept", options)
+    assert again.files_uploaded == ()
+    assert len(again.files_unchanged) == len(FILES) - 1
+
+
+async def test_the_official_client_copies_the_same_to_a_bucket(
+    uploader: Uploader, hub: LocalHub, staged: str
+) -> None:
+    await uploader.copy("hf://me/staging", "hf://buckets/me/ours/sub/")
+    await uploader.copy("hf://buckets/me/ours/sub/config.json", "hf://buckets/me/ours/")
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+
+    def official() -> None:
+        api.create_bucket("me/theirs")
+        api.copy_files("hf://me/staging/", "hf://buckets/me/theirs/sub/")
+        api.copy_files("hf://buckets/me/theirs/sub/config.json", "hf://buckets/me/theirs/")
+
+    await anyio.to_thread.run_sync(official)
+    theirs = await in_bucket(hub, "me/theirs")
+    assert len(theirs) == len(FILES) + 1
+    assert await in_bucket(hub, "me/ours") == theirs
+
+
+async def test_what_a_bucket_does_not_take_is_an_error_that_says_to_sync(
+    uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
+) -> None:
+    faults.add("bucket-batch", "all operations failed", times=9)
+    with pytest.raises(SyncError, match=r"another region") as caught:
+        await uploader.copy("hf://me/staging/model.safetensors", BUCKET)
+    assert "downloaded and synced" in caught.value.suggestion
+    assert await in_bucket(hub) == {}
+
+
+async def test_a_bucket_takes_no_options_of_a_push(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="is a bucket: give SyncOptions, not PushOptions"):
+        await uploader.copy("me/a", BUCKET, PushOptions())
+    with pytest.raises(ValueError, match="is a repo: give PushOptions, not SyncOptions"):
+        await uploader.copy("me/a", "me/b", SyncOptions())

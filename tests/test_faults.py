@@ -456,7 +456,7 @@ async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
         for number, kind in enumerate(kinds):
             target = f"me/copy-{number}"
             faults.add(route, kind, nth=faults.seen[route] + 1)
-            result = await uploader.copy("me/source", target)
+            result = await uploader.copy("me/source", target, PushOptions())
 
             assert len(faults.spoilt) == number + 1, "the fault never happened"
             commits = await commits_of(hub, target)

@@ -1,21 +1,23 @@
-"""Copies on the Hub: a repo's files in another repo, or in another place, without their bytes.
+"""Copies on the Hub: files of a repo or bucket in another one, without their bytes.
 
-Objects of the store are given to the destination by one call for each 500 of them; regular files,
-which are small, are read and sent in the commit. The commit and its verification are those of every
-push.
+Objects of the store are given to a repo by one call for each 500 of them, and to a bucket by the
+operations of its batches; regular files, which are small, are read and sent. The commit or the sync
+that ends it, and its verification, are those of every push.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError, RepoNotFoundError, SourceError
+from asyncpush.errors import HubError, RepoNotFoundError, SourceError, SyncError
 from asyncpush.events import FileRouted, FileSkipped, FilesPlanned, FileStored
-from asyncpush.models import FileSource, Receipt, Repo, UploadResult
-from asyncpush.options import PushOptions
+from asyncpush.models import FileSource, Receipt, Repo, SyncResult, UploadResult
+from asyncpush.options import PushOptions, SyncOptions
+from asyncpush.pipeline.bucket import Bucket
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
@@ -28,14 +30,23 @@ from asyncpush.pipeline.preflight import (
 )
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import Stored
+from asyncpush.pipeline.sync import SyncRun
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol import copies, lfs
+from asyncpush.protocol.buckets import AddFile, BucketFile
 from asyncpush.protocol.copies import StoredObject
 from asyncpush.protocol.http import HubResponse, protocol_error
 from asyncpush.protocol.lfs import LfsObject
 from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import check_path_in_repo, folder_prefix, normalise_path, read_all, select
+from asyncpush.sources import (
+    CollectedSources,
+    check_path_in_repo,
+    folder_prefix,
+    normalise_path,
+    read_all,
+    select,
+)
 from asyncpush.sources.spool import Spool
 from asyncpush.transfers.inline import git_blob_oid
 
@@ -49,7 +60,8 @@ _PUSH_INSTEAD = "to send the bytes instead, download the source and push it"
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """Where a copy comes from: a repo at a revision, and a file or folder of it (empty: all)."""
+    """Where a copy comes from: a repo at a revision, or a bucket; a file or folder of it, or, where
+    the path is empty, all of it."""
 
     repo: Repo
     revision: str
@@ -75,15 +87,14 @@ async def copy(
     source's: the model card. Raises `SourceError` when the source holds nothing to copy, `HubError`
     when the Hub copies nothing between these repos."""
     source_ctx = replace(ctx, repo=source.repo)
-    try:
-        oid = await observed_head(source_ctx, source.revision)
-        files = await _chosen(source_ctx, replace(source, revision=oid), ctx.options)
-    except HubError as exc:
-        raise _about_source(source, exc) from None
+    oid, files = await _chosen(source_ctx, source, ctx.options)
+    # Its rules are the destination's own; the Hub adds what the copied files need.
+    if len(files) > 1:
+        files = [file for file in files if file.path_in_repo != WRITTEN_BY_THE_HUB]
     if ctx.options.commit_message is None:
         message = f"Copy {source.repo.git_path}@{oid[:7]} with asyncpush"
         ctx.options = replace(ctx.options, commit_message=message)
-    copier = _Copier(ctx, source_ctx, oid, spool)
+    copier = _Copier(ctx, _Contents(source_ctx, oid, spool))
     receipts = await copier.plan(files, own)
     head = await prepare(ctx, await copier.card())
     if head is None:
@@ -107,36 +118,59 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
     return error
 
 
-async def _chosen(ctx: PushContext, source: CopySource, options: PushOptions) -> list[CopiedFile]:
-    """The files to copy, by the rules of a push: a file lands at `path_in_repo`, or below it when
-    that ends in a slash; of a folder, what the patterns choose lands below `path_in_repo`."""
+async def _chosen(
+    ctx: PushContext, source: CopySource, options: PushOptions
+) -> tuple[str, list[CopiedFile]]:
+    """The commit that the source is at (empty for a bucket), and the files to copy. They land by
+    the rules of a push: a file at `path_in_repo`, or below it when that ends in a slash; of a
+    folder, what the patterns choose, below `path_in_repo`."""
     path = source.path
-    if path and not path.endswith("/"):
-        found = await remote_files(ctx, source.revision, [path])
-        if path in found:
-            return [CopiedFile(found[path], _named_below(options.path_in_repo, path))]
     prefix = f"{path.rstrip('/')}/" if path else ""
     try:
-        remote = await all_remote_files(ctx, source.revision, path.rstrip("/"))
+        oid, remote = await _listed(ctx, source)
     except HubError as exc:
-        if not path or exc.error_code != "EntryNotFound":
-            raise
-        remote = []
+        raise _about_source(source, exc) from None
+    if path in remote and not path.endswith("/"):
+        return oid, [CopiedFile(remote[path], _named_below(options.path_in_repo, path))]
 
     def chosen() -> list[CopiedFile]:
-        below = {file.path[len(prefix) :]: file for file in remote if file.path.startswith(prefix)}
+        below = {path[len(prefix) :]: file for path, file in remote.items()}
         if not below:
-            raise _nothing(f"{source.repo.git_path} has no file {path!r} at {source.revision}")
+            what = f"no file or folder {path!r}" if path else "no files"
+            raise _nothing(f"{source.repo.git_path} has {what}{oid and f' at {oid}'}")
         target = folder_prefix(options.path_in_repo)
         names = select(below, options.allow_patterns, options.ignore_patterns)
-        files = [CopiedFile(below[name], target + name) for name in names]
-        # Its rules are the destination's own; the Hub adds what the copied files need.
-        return [file for file in files if file.path_in_repo != WRITTEN_BY_THE_HUB]
+        return [CopiedFile(below[name], target + name) for name in names]
 
     files = await in_thread(ctx.threads, chosen)
     if not files and options.delete_patterns is None and options.model_card is None:
         raise _nothing(f"the patterns choose none of the {len(remote):,} files of the source")
-    return files
+    return oid, files
+
+
+async def _listed(ctx: PushContext, source: CopySource) -> tuple[str, dict[str, RemoteFile]]:
+    """The commit that the source is at, and the file of its path, or all files below that."""
+    path, folder = source.path, source.path.rstrip("/")
+    if source.repo.repo_type == "bucket":
+        bucket = Bucket(ctx)
+        found = await bucket.files([path]) if path and not path.endswith("/") else {}
+        found = found or await bucket.files_below(f"{folder}/" if folder else "")
+        return "", {name: _in_store(file) for name, file in found.items()}
+    oid = await observed_head(ctx, source.revision)
+    if path and not path.endswith("/") and (one := await remote_files(ctx, oid, [path])):
+        return oid, one
+    try:
+        below = await all_remote_files(ctx, oid, folder)
+    except HubError as exc:
+        if not path or exc.error_code != "EntryNotFound":
+            raise
+        below = []
+    return oid, {file.path: file for file in below}
+
+
+def _in_store(file: BucketFile) -> RemoteFile:
+    """All files of a bucket are in the store."""
+    return RemoteFile(file.path, file.size, "", lfs=True, xet_hash=file.xet_hash)
 
 
 def _named_below(path_in_repo: str, path: str) -> str:
@@ -154,16 +188,91 @@ def _nothing(message: str) -> SourceError:
     )
 
 
-class _Copier:
-    """Brings files of one revision of a repo to the destination's store."""
+async def copy_to_bucket(
+    ctx: PushContext, options: SyncOptions, source: CopySource, spool: Spool
+) -> SyncResult:
+    """Copy to the bucket of `ctx`, verified. Raises `SourceError` when the source holds nothing to
+    copy, or what is in no Xet store; `SyncError` once the bucket was changed."""
+    source_ctx = replace(ctx, repo=source.repo)
+    oid, files = await _chosen(source_ctx, source, ctx.options)
+    files = [file for file in files if not _is_of_git(file)]
+    regular = [file for file in files if not file.remote.lfs]
+    problems = [
+        f"{file.remote.path}: in LFS, and in no Xet store"
+        for file in files
+        if file.remote.lfs and file.remote.xet_hash is None
+    ]
+    if problems:
+        raise SourceError(
+            f"{len(problems):,} file(s) cannot be copied to a bucket: {'; '.join(problems[:10])}",
+            problems=problems,
+            suggestion="download the source and sync it to the bucket",
+        )
+    now = int(time.time() * 1000)
+    copied = [
+        AddFile(file.path_in_repo, remote.size, remote.xet_hash, now, source=source.repo)
+        for file in files
+        if (remote := file.remote).xet_hash is not None
+    ]
+    contents = _Contents(source_ctx, oid, spool)
+    read: list[FileSource] = []
 
-    def __init__(
-        self, ctx: PushContext, source_ctx: PushContext, revision: str, spool: Spool
-    ) -> None:
-        self._ctx = ctx
-        self._source_ctx = source_ctx
+    async def take(file: CopiedFile) -> None:
+        read.append(await contents.read(file))
+
+    await for_each(regular, take, width=CALLS_AT_ONCE)
+    try:
+        return await SyncRun(ctx, options, copied).run(CollectedSources(tuple(read)))
+    except SyncError as exc:
+        if copied:
+            exc.suggestion = (
+                "copy again; what the Hub does not copy (only within one storage region, where the"
+                " token may read the source) can be downloaded and synced to the bucket"
+            )
+        raise
+
+
+def _is_of_git(file: CopiedFile) -> bool:
+    """What means nothing in a bucket; the official client leaves it out as well."""
+    return not file.remote.lfs and file.remote.path.rpartition("/")[2] == WRITTEN_BY_THE_HUB
+
+
+class _Contents:
+    """Reads regular files of one commit of the source."""
+
+    def __init__(self, ctx: PushContext, revision: str, spool: Spool) -> None:
+        self.ctx = ctx
         self._revision = revision
         self._spool = spool
+
+    async def read(self, file: CopiedFile) -> FileSource:
+        """The file under its name at the destination. Raises `SourceError` when it is too large,
+        `HubError` when it cannot be read as its oid says."""
+        remote = file.remote
+        if remote.size > CONTENT_LIMIT:
+            raise SourceError(
+                f"{remote.path!r} is a regular file of {remote.size:,} bytes, too large to be read"
+                " and committed again",
+                problems=[f"{remote.path}: {remote.size:,} bytes, not in LFS"],
+                suggestion=f"leave it out with ignore_patterns (--exclude); {_PUSH_INSTEAD}",
+            )
+
+        def whole(response: HubResponse) -> bytes:
+            if git_blob_oid(response.body) != remote.oid:
+                raise protocol_error(f"{remote.path!r} came with other bytes than its oid says")
+            return response.body
+
+        request = copies.content_request(self.ctx.repo, self._revision, remote.path)
+        content = await self.ctx.session.ask(request, whole, self.ctx.events)
+        return await self._spool.take(file.path_in_repo, _one_piece(content))
+
+
+class _Copier:
+    """Brings files of one commit of a repo to the destination's store."""
+
+    def __init__(self, ctx: PushContext, source: _Contents) -> None:
+        self._ctx = ctx
+        self._source = source
         self._files: dict[str, CopiedFile] = {}
         self._contents: dict[str, FileSource] = {}
 
@@ -235,31 +344,13 @@ class _Copier:
         await self._bring_objects([receipt for receipt in missing if receipt.route != "inline"])
 
     async def _read(self, file: CopiedFile) -> None:
-        path, remote = file.path_in_repo, file.remote
-        if path in self._contents:
-            return
-        if remote.size > CONTENT_LIMIT:
-            raise SourceError(
-                f"{remote.path!r} is a regular file of {remote.size:,} bytes, too large to be read"
-                " and committed again",
-                problems=[f"{remote.path}: {remote.size:,} bytes, not in LFS"],
-                suggestion=f"leave it out with ignore_patterns (--exclude); {_PUSH_INSTEAD}",
-            )
-
-        def whole(response: HubResponse) -> bytes:
-            if git_blob_oid(response.body) != remote.oid:
-                raise protocol_error(f"{remote.path!r} came with other bytes than its oid says")
-            return response.body
-
-        ctx = self._source_ctx
-        request = copies.content_request(ctx.repo, self._revision, remote.path)
-        content = await ctx.session.ask(request, whole, ctx.events)
-        self._contents[path] = await self._spool.take(path, _one_piece(content))
+        if file.path_in_repo not in self._contents:
+            self._contents[file.path_in_repo] = await self._source.read(file)
 
     async def _bring_objects(self, receipts: Sequence[Receipt]) -> None:
         """The objects of other repos. Those of the destination itself are there already."""
         ctx = self._ctx
-        if ctx.repo != self._source_ctx.repo:
+        if ctx.repo != self._source.ctx.repo:
             by_oid = {receipt.oid: receipt for receipt in receipts}
             by_xet = [each for each in by_oid.values() if each.xet_hash is not None]
             others = [each for each in by_oid.values() if each.xet_hash is None]
@@ -285,7 +376,7 @@ class _Copier:
         for _ in range(2):
             again = [each for oid, each in objects.items() if oid in failed]
             failed = await self._ctx.session.ask(
-                copies.duplicate_request(self._source_ctx.repo, self._ctx.repo, again),
+                copies.duplicate_request(self._source.ctx.repo, self._ctx.repo, again),
                 copies.parse_duplicate,
                 self._ctx.events,
             )
@@ -314,7 +405,7 @@ class _Copier:
 
     def _refused(self, failures: Iterable[tuple[str, str]]) -> HubError:
         told = [f"{path}: {why}" for path, why in failures]
-        source, target = self._source_ctx.repo, self._ctx.repo
+        source, target = self._source.ctx.repo, self._ctx.repo
         return HubError(
             f"the Hub cannot copy {len(told):,} file(s) from {source.git_path} to"
             f" {target.git_path}: {'; '.join(told[:10])}",

@@ -18,7 +18,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from asyncpush.errors import PUBLIC_HOSTS, InvalidRepoIdError
 from asyncpush.models import Repo, check_repo_id
-from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType, check_space_options
+from asyncpush.options import (
+    PUBLIC_ENDPOINT,
+    PushOptions,
+    RepoType,
+    SyncOptions,
+    check_space_options,
+)
 
 Kind: TypeAlias = RepoType | Literal["bucket"]
 
@@ -105,10 +111,10 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
     return Address(text, repo_type, text)
 
 
-def check_copy(source: Address, options: PushOptions) -> None:
+def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
     """Raise `InvalidRepoIdError` for a copy that no Hub makes, `ValueError` for options that a copy
     has no use for."""
-    if source.kind == "bucket":
+    if source.kind == "bucket" and isinstance(options, PushOptions):
         raise InvalidRepoIdError(
             f"{source.text} is a bucket: the Hub copies nothing from a bucket to a repo",
             suggestion="download the files and push them",

@@ -44,7 +44,8 @@ from asyncpush.sources.spool import OpenStream, Spool
 from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
 
-_SPOOL_SHARE = 4
+SPOOL_SHARE = 4
+"""Of `max_memory`, the part that spooled streams may take before they go to the disk."""
 
 STREAMS_AT_ONCE = 256
 """Streams that are read beside each other, so that none waits for another to end: one producer may
@@ -85,7 +86,7 @@ async def collect(
     for their beginnings; those that would have to wait long for the others are not.
     """
     heads = 0 if large is None else max_memory
-    async with Spool(spool_dir, memory=max_memory // _SPOOL_SHARE, heads=heads) as spool:
+    async with Spool(spool_dir, memory=max_memory // SPOOL_SHARE, heads=heads) as spool:
         gathered = await _gather(source, options)
         reading = _StreamReading(spool, len(gathered.streams), large)
         left = descriptors_left()
