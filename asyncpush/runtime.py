@@ -57,16 +57,18 @@ from asyncpush.models import (
     Source,
     SyncResult,
     UploadResult,
+    show_results_as,
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    PIECES_PER_WRITE,
     EventSink,
     PushOptions,
     SyncOptions,
@@ -347,17 +349,17 @@ class Runtime:
         self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
-            repo,
-            options,
-            push_id,
-            self._session,
-            self._sender,
-            self._hasher,
-            self.xet,
-            self._journal,
-            self._threads.for_push(),
-            events,
-            FairSlots(self._slots, most=_files_affordable()),
+            repo=repo,
+            options=options,
+            push_id=push_id,
+            session=self._session,
+            sender=self._sender,
+            hasher=self._hasher,
+            xet=self.xet,
+            journal=self._journal,
+            push_threads=self._threads.for_push(),
+            events=events,
+            slots=FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
@@ -376,6 +378,15 @@ def _files_affordable() -> int | None:
 
 
 logger = library_logger("session")
+
+
+def _result_card(result: UploadResult) -> str:
+    from asyncpush.notebook import result_card  # what draws it takes a while to import
+
+    return result_card(result)
+
+
+show_results_as(_result_card)
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 

@@ -10,7 +10,7 @@ from asyncpush.models.files import (
     VirtualFile,
 )
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
-from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
     Activity,
@@ -22,9 +22,11 @@ from asyncpush.models.results import (
     SyncResult,
     UploadProgress,
     UploadResult,
+    show_results_as,
 )
 
 __all__ = [
+    "CARD_NAME",
     "PHASES",
     "Activity",
     "AuditReport",
@@ -48,4 +50,5 @@ __all__ = [
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",
+    "show_results_as",
 ]

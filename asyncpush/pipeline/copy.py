@@ -15,7 +15,7 @@ from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError, RepoNotFoundError, SourceError, SyncError
 from asyncpush.events import FileRouted, FileSkipped, FilesPlanned, FileStored
-from asyncpush.models import FileSource, Receipt, Repo, SyncResult, UploadResult
+from asyncpush.models import CARD_NAME, FileSource, Receipt, Repo, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.pipeline.bucket import Bucket
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
@@ -37,7 +37,6 @@ from asyncpush.protocol.buckets import AddFile, BucketFile
 from asyncpush.protocol.copies import StoredObject
 from asyncpush.protocol.http import HubResponse, protocol_error
 from asyncpush.protocol.lfs import LfsObject
-from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import (
     CollectedSources,
