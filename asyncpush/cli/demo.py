@@ -23,7 +23,7 @@ from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.base import command, option
 from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.output import Output, facts, paragraph, terminal_columns
 from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError
@@ -127,18 +127,17 @@ def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
 def _summary(result: UploadResult, files: int, size: int, parts: int) -> list[str]:
     sent, seconds = result.bytes_transferred, result.elapsed_seconds
     unchanged = len(result.files_unchanged)
-    known = f", {unchanged} of them there already" if unchanged else ""
-    return columns(
-        [
-            ["repo", result.repo_url],
-            ["commit", result.commit_sha],
-            ["files", f"{files}, {format_bytes(size)}{known}"],
-            ["parts", f"{parts}, the ETag of each compared"],
-            ["throughput", f"{format_rate(sent / seconds)}, all done in {format_seconds(seconds)}"],
-            ["verified", "size and checksum of each file"],
-            ["read back", f"downloaded back and compared: {files} files equal"],
-        ]
-    )
+    known = f", {unchanged} of them already there" if unchanged else ""
+    rows = {
+        "repo": result.repo_url,
+        "commit": result.commit_sha,
+        "files": f"{files}, {format_bytes(size)}{known}",
+        "parts": f"{parts}, the ETag of each compared",
+        "throughput": f"{format_rate(sent / seconds)}, {format_seconds(seconds)} in all",
+        "verified": "size and checksum of each file",
+        "read back": f"downloaded again and compared: {files} files equal",
+    }
+    return facts(rows, terminal_columns(sys.stdout))
 
 
 def _called() -> str:

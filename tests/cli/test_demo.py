@@ -25,7 +25,7 @@ def test_the_whole_job(cli: Cli, tmp_path: Path) -> None:
     assert rows["files"] == "3, 22.0 MB"
     assert rows["parts"].startswith("3, ")
     assert "MB/s" in rows["throughput"]
-    assert "downloaded back and compared: 3 files equal" in ran.out
+    assert "downloaded again and compared: 3 files equal" in ran.out
     assert f"asyncpush hub --root {tmp_path}/cache/hub --port " in ran.out
     assert "✓ Upload complete  demo/tiny-model" in ran.err
 
