@@ -168,6 +168,31 @@ def paragraph(text: str, stream: TextIO | None) -> list[str]:
     return _wrapped(text, terminal_columns(stream), hang="")
 
 
+def facts_beside(facts: Mapping[str, Sequence[str]], stream: TextIO | None) -> list[str]:
+    """Names, and beside them what they are: a line for each text, wrapped below itself where the
+    stream has a width."""
+    width, indent = terminal_columns(stream), max(map(len, facts)) + 2
+    lines = []
+    for name, texts in facts.items():
+        told = [line for text in texts for line in beside(indent, text, width)]
+        lines += [name.ljust(indent) + told[0].lstrip(), *told[1:]]
+    return lines
+
+
+def beside(indent: int, text: str, width: int | None) -> list[str]:
+    """A text behind so many spaces, wrapped where there is a width."""
+    if width is None:
+        return [" " * indent + text]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
     """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
     head, bar = ("✗ ", "│ ") if can_write("✗│", stream) else ("x ", "| ")
