@@ -20,7 +20,9 @@ RepoType = Literal["model", "dataset", "space", "kernel"]
 RepoKind = RepoType | Literal["bucket"]
 """What an address can name."""
 Visibility = Literal["public", "private", "protected"]
-TransferChoice = Literal["auto", "lfs", "xet"]
+TransferName = Literal["lfs", "xet"]
+"""What stores large files; one name for each transfer in `asyncpush.transfers`."""
+TransferChoice = Literal["auto", TransferName]
 ProgressChoice = Literal["auto", "bar", "none"]
 
 ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]

@@ -87,6 +87,7 @@ from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.transfers import open_factories
 from asyncpush.transfers.xet import (
     XetEngine,
     cache_folder,
@@ -134,13 +135,19 @@ class Runtime:
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
-        self.xet: XetEngine = XetEngine(config)
+        self._xet = XetEngine(config)
+        self._transfers = open_factories(config, self._xet)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool)
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
+
+    async def close(self) -> None:
+        """Release what the transfers have shared; every push has ended by now."""
+        for factory in self._transfers:
+            await factory.close()
 
     @asynccontextmanager
     async def sharing_the_host(self) -> AsyncIterator[None]:
@@ -328,7 +335,8 @@ class Runtime:
             session=self._session,
             sender=self._sender,
             hasher=self._hasher,
-            xet=self.xet,
+            transfers=self._transfers,
+            xet=self._xet,
             journal=self._journal,
             push_threads=self._threads.for_push(),
             events=events,
@@ -417,7 +425,7 @@ async def open_runtime(
             session_threads,
             listeners,
         )
-        stack.push_async_callback(runtime.xet.close)
+        stack.push_async_callback(runtime.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 

@@ -37,7 +37,7 @@ from asyncpush.models import (
     UploadResult,
 )
 from asyncpush.options import LOCAL, Push, PushOptions, SyncOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import bucket_of, target_of
+from asyncpush.protocol.addresses import any_target_of, bucket_of, target_of
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -283,10 +283,12 @@ class Uploader:
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
-        """Compare local files with the repo, by size and checksum; changes nothing. Raises
-        `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
+        """Compare local files with the repo, or with a bucket that an address names, by size and
+        checksum; changes nothing. Raises `RepoNotFoundError` when there is no such repo or bucket,
+        `SourceError` for what cannot be read, `InvalidRepoIdError` for options that contradict the
+        address."""
         runtime = self._running()
-        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        repo, options = any_target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.audit(repo, source, options)
         return await self._begin(work, f"audit {repo.repo_id}")
 
@@ -363,7 +365,7 @@ class Uploader:
         runtime, options = self._running(), options or PushOptions()
         repo: Repo | None = None
         if repo_id is not None:
-            repo, options = target_of(repo_id, options, runtime.endpoint)
+            repo, options = any_target_of(repo_id, options, runtime.endpoint)
         work = runtime.doctor(repo, options, self._token_from())
         return await self._begin(work, "doctor")
 

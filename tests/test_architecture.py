@@ -50,11 +50,11 @@ DOORS = {
     "aiofiles": {"sources"},
     "aiohttp": {"net", "localhub"},
     "boto3": {"localhub"},
+    "click": {"cli"},
     "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
     "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
-    "typer": {"cli"},
 }
 """The units that may import an outside library."""
 
@@ -151,3 +151,13 @@ def test_an_outside_library_has_one_door(library: str) -> None:
     }
     assert users <= DOORS[library]
     assert users, "nobody imports it: is it still needed?"
+
+
+@pytest.mark.parametrize("stage", ["push", "routing", "selection", "store"])
+def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
+    text = (ROOT / "pipeline" / f"{stage}.py").read_text()
+    imported = {
+        name for name in _imports(ast.parse(text)) if name.startswith("asyncpush.transfers")
+    }
+    assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
+    assert "xet" not in text.lower()

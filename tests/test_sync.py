@@ -18,6 +18,7 @@ import asyncpush
 from asyncpush import (
     AuthError,
     InvalidRepoIdError,
+    PushOptions,
     RepoNotFoundError,
     SourceError,
     SyncError,
@@ -443,6 +444,68 @@ async def test_a_source_with_a_credential_is_refused_when_strict(
     with pytest.raises(SourceError):
         await uploader.sync(source, RUN, SyncOptions(strict=True))
     assert log.batches == []
+
+
+async def test_an_audit_compares_size_and_xet_hash(
+    uploader: Uploader, hub: LocalHub, write: Write, api: HfApi
+) -> None:
+    source = write(FILES)
+    with pytest.raises(RepoNotFoundError):
+        await uploader.audit(RUN, source)
+    await uploader.sync(source, RUN, SyncOptions(complete_marker=True))
+    report = await uploader.audit(RUN, source)
+    assert report.exact
+    assert len(report.matching) == len(FILES)
+    assert (await uploader.audit(RUN, {"a.bin": NOISE, "empty": b""})).complete
+
+    (source / "sub/b.txt").write_text("c")
+    (source / "empty").unlink()
+    (source / "new").write_text("new")
+    report = await uploader.audit("hf://buckets/me/runs", source, PushOptions(path_in_repo="run"))
+    assert report.different == ("run/sub/b.txt",)
+    assert report.missing == ("run/new",)
+    assert report.extra == ("run/empty",)
+    with pytest.raises(InvalidRepoIdError, match="revision 'dev' contradicts"):
+        await uploader.audit(RUN, source, PushOptions(revision="dev"))
+
+
+async def test_an_audit_knows_what_the_official_client_wrote(
+    uploader: Uploader, hub: LocalHub, api: HfApi
+) -> None:
+    import asyncio
+
+    def fill() -> None:
+        api.create_bucket("me/runs")
+        api.batch_bucket_files("me/runs", add=[(NOISE, "run/a.bin"), (b"x", "run/b")])
+
+    await asyncio.to_thread(fill)
+    assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"x"})).exact
+    assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"y"})).different == ("run/b",)
+
+
+async def test_the_doctor_looks_at_a_bucket(
+    uploader: Uploader, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def verdicts() -> dict[str, tuple[str, str]]:
+        found = await uploader.doctor(RUN)
+        return {each.name: (each.verdict, each.found) for each in found}
+
+    found = await verdicts()
+    assert found["repo"] == (
+        "ok",
+        "bucket me/runs does not exist, or is hidden from this token; a sync creates it",
+    )
+    await uploader.sync({"a": b"a"}, RUN)
+    found = await verdicts()
+    assert found["repo"] == ("ok", "bucket me/runs is there")
+    assert found["verify"] == ("ok", "the Hub shows what a bucket holds")
+    assert found["write"][0] == "ok"
+    assert "branch" not in found
+    faults.add("bucket-xet-write-token", "403", nth=faults.seen["bucket-xet-write-token"] + 1)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    found = await verdicts()
+    assert found["write"] == ("failed", "the token may not write to me/runs")
+    assert found["xet"][0] == "failed"
 
 
 async def test_one_call_is_enough(hub: LocalHub, config: UploadConfig) -> None:

@@ -17,7 +17,7 @@ from asyncpush.events.dispatch import Record as Record
 from asyncpush.events.dispatch import TracingListener as TracingListener
 from asyncpush.events.dispatch import new_span_id as new_span_id
 from asyncpush.events.dispatch import wants_headers as wants_headers
-from asyncpush.models import Phase, Route
+from asyncpush.models import Phase, Route, TransferName
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class TransferChosen(Event):
     """Which engine stores the large files of this push from here on, and why."""
 
     name: ClassVar[str] = "transfer.chosen"
-    engine: Literal["lfs", "xet"]
+    engine: TransferName
     reason: str
 
 

@@ -24,6 +24,7 @@ from asyncpush.models.results import (
     UploadResult,
     show_results_as,
 )
+from asyncpush.options import TransferName
 
 __all__ = [
     "CARD_NAME",
@@ -44,6 +45,7 @@ __all__ = [
     "Source",
     "SyncFailure",
     "SyncResult",
+    "TransferName",
     "UploadProgress",
     "UploadResult",
     "VirtualFile",

@@ -16,10 +16,9 @@ from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
 from asyncpush.events import RetryScheduled
-from asyncpush.models import SyncFailure
+from asyncpush.models import FileSource, SyncFailure
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
     FILES_LIMIT,
@@ -31,7 +30,7 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
-from asyncpush.transfers.xet import XetAccess, unavailable_reason
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
 
 BATCHES_AT_ONCE = 4
 
@@ -46,6 +45,8 @@ class Bucket:
         self._ctx = ctx
         self.applied: set[str] = set()
         """Paths whose operations the Hub has done."""
+        self.stopped: HubError | None = None
+        """The failure after which no further batch was sent."""
         self._unclear = False
 
     @property
@@ -60,7 +61,7 @@ class Bucket:
         dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
-            await self._look()
+            await self.look()
         except RepoNotFoundError:
             if not options.create_bucket:
                 raise
@@ -79,18 +80,19 @@ class Bucket:
             # Another process has made it just now, or an earlier attempt of ours whose answer was
             # lost; or the token may write to this bucket alone, and create none.
             try:
-                await self._look()
+                await self.look()
             except RepoNotFoundError:
                 raise exc from None
         else:
             ctx.session.created.note(ctx.repo)
         return True
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Raises `RepoNotFoundError` when the bucket is not there."""
         ctx = self._ctx
         await ctx.session.ask(
             buckets.info_request(ctx.repo),
-            buckets.check_info,
+            buckets.parse_info,
             ctx.events,
             expected=lambda error: isinstance(error, RepoNotFoundError),
         )
@@ -158,23 +160,22 @@ class Bucket:
         failures.
         """
         failures: list[SyncFailure] = []
-        stopped: list[HubError] = []
 
         async def send(batch: Sequence[Operation]) -> None:
-            reason = f"not sent: {stopped[0].message}" if stopped else ""
+            reason = f"not sent: {self.stopped.message}" if self.stopped else ""
             try:
-                if not stopped:
+                if self.stopped is None:
                     failures.extend(await self._send([*first, *batch]))
             except HubError as exc:
-                stopped.append(exc)
+                self.stopped = self.stopped or exc
                 reason = exc.message
             if reason:
                 failures.extend(SyncFailure(each.path, reason) for each in batch)
 
         size = buckets.OPERATIONS_LIMIT - len(first)
         await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
-        if stopped and not self.may_have_changed:
-            raise stopped[0]
+        if self.stopped is not None and not self.may_have_changed:
+            raise self.stopped
         return failures
 
     async def _send(self, operations: Sequence[Operation]) -> list[SyncFailure]:
@@ -241,27 +242,39 @@ class Bucket:
         return [each for each in failed if not by_path[each.path].shows_in(found)]
 
 
-class BucketXet(TransferSelector):
+async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
+    """The Xet hashes of files on disk, of their bytes as they are now."""
+    if all(file.size == 0 for file in files):
+        return [buckets.EMPTY_HASH] * len(files)
+    try:
+        return await ctx.xet.hash_files(files)
+    except XetFailedError as exc:
+        raise AsyncPushError(
+            f"hf_xet cannot hash the files: {exc.message}",
+            suggestion="see whether the files can be read, then try again",
+        ) from exc
+
+
+class BucketXet:
     """Access to the Xet store of a bucket. Nothing takes its place: there is no LFS for buckets."""
 
     def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
-        super().__init__(ctx)
+        self._ctx = ctx
         self._write = write
 
     async def access(self) -> XetAccess:
         """Raises `AsyncPushError` where the settings rule Xet out, `HubError` when the Hub does not
         grant it."""
-        reason = unavailable_reason(self._ctx.config)
+        ctx = self._ctx
+        reason = unavailable_reason(ctx.config)
         if reason is not None:
             raise AsyncPushError(
                 f"files get into a bucket by Xet alone, but {reason}",
                 suggestion="use a session with transfer='auto' and without max_bandwidth, in which"
                 " HF_HUB_DISABLE_XET is not set and hf_xet is installed",
             )
-        return await self._ask()
-
-    def _token_request(self) -> HubRequest:
-        return buckets.xet_token_request(self._ctx.repo, write=self._write)
+        request = buckets.xet_token_request(ctx.repo, write=self._write)
+        return await XetTokens(ctx.session, ctx.events, request).access()
 
 
 def _may_exist_already(error: HubError) -> bool:

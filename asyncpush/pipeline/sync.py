@@ -18,7 +18,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import for_each
+from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -31,11 +31,11 @@ from asyncpush.events import (
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
 from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import EMPTY_HASH, AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
@@ -44,8 +44,11 @@ HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
 """How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
-ADDED_AT_ONCE = 8
-"""Files that are being handed to hf_xet, which queues them: opening each takes a thread."""
+ADDED_TOGETHER = 64
+"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+
+ADDED_AT_ONCE = 2
+LOOKED_UP_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -180,26 +183,15 @@ class SyncRun:
             for file in files
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
-        await for_each(same_size, look, width=ADDED_AT_ONCE)
+        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
-            hashes = await self._hashed(batch)
+            hashes = await hashes_of(ctx, batch)
             keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in zip(batch, hashes, strict=True):
                 settle(file, xet_hash, cached=False)
         return found
-
-    async def _hashed(self, files: Sequence[FileSource]) -> list[str]:
-        if all(file.size == 0 for file in files):
-            return [EMPTY_HASH] * len(files)
-        try:
-            return await self._ctx.xet.hash_files(files)
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"hf_xet cannot hash the files: {exc.message}",
-                suggestion="see whether the files can be read, then sync again",
-            ) from exc
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: below the address, chosen by the patterns, not in the source."""
@@ -253,10 +245,11 @@ class SyncRun:
         access = await self._xet.access()
         upload: XetUpload | None = None
 
-        async def add(file: FileSource) -> None:
+        async def add(together: Sequence[FileSource]) -> None:
             assert upload is not None
-            ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add(file)
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            await upload.add_all(together)
 
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
@@ -268,7 +261,7 @@ class SyncRun:
         try:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.enter("uploading")
-            await for_each(files, add, width=ADDED_AT_ONCE)
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             await for_each(streams, add_stream, width=files_at_once(ctx.config))
             receipts = await upload.finish()
         except XetFailedError as exc:
@@ -400,7 +393,7 @@ class SyncRun:
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
-            )
+            ) from self._bucket.stopped
 
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]

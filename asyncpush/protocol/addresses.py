@@ -96,6 +96,26 @@ def target_of(
     return Repo(repo_id, options.repo_type), options
 
 
+def any_target_of(
+    repo_id: str, options: PushOptions, endpoint: str, *, given: Collection[str] = ()
+) -> tuple[Repo, PushOptions]:
+    """As `target_of`, of buckets as well. Their path fills in `path_in_repo`; no other option that
+    says where to makes sense for them."""
+    if not names_bucket(repo_id):
+        return target_of(repo_id, options, endpoint, given=given)
+    bucket, path = bucket_of(repo_id, endpoint)
+    said: dict[str, object] = {"repo_type": _DEFAULTS["repo_type"], "revision": "main"}
+    said["path_in_repo"] = path if path else options.path_in_repo
+    for name, value in said.items():
+        option = getattr(options, name)
+        if option not in (value, _DEFAULTS[name]):
+            raise InvalidRepoIdError(
+                f"{name} {option!r} contradicts {repo_id}, a bucket",
+                suggestion=f"leave out {name}, or change the address",
+            )
+    return bucket, replace(options, path_in_repo=str(said["path_in_repo"]))
+
+
 def names_bucket(text: str) -> bool:
     """Whether an address is one of a bucket, by how it begins.
 

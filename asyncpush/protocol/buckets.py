@@ -116,9 +116,9 @@ def info_request(bucket: Repo) -> HubRequest:
     return get("bucket", f"/api/{bucket.api_path}", repo_id=address_of(bucket))
 
 
-def check_info(response: HubResponse) -> None:
-    """The Hub shows the bucket: another answer says nothing of it."""
-    a_text(json_object(response).get("id"), "id")
+def parse_info(response: HubResponse) -> str:
+    """The id of the bucket that is there."""
+    return a_text(json_object(response).get("id"), "id")
 
 
 def create_request(bucket: Repo, options: SyncOptions) -> HubRequest:

@@ -103,10 +103,14 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
 """With `is_retryable_status`, the only place that decides whether a request is sent again."""
 
 
+_CREATING = ("create", "create_bucket")
+_CHANGING = (*_CREATING, "commit", "bucket_batch")
+
+
 def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
     """Whether the same request may well succeed after an answer of this status and text; of an
     object that an LFS batch refuses, its code and message."""
-    if call in ("create", "commit") and status == 409:
+    if call in _CHANGING and status == 409:
         return "operation is in progress" in said
     # S3 says "RequestTimeout" and "SlowDown" under several statuses.
     return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
@@ -119,8 +123,6 @@ _WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_pe
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
-
-_CREATING = ("create", "create_bucket")
 
 _OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
 
