@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
-
-import anyio
 
 from asyncpush.errors import (
     AsyncPushError,
@@ -189,7 +188,7 @@ class RetryLoop:
         budget: RetryBudget | None = None,
         reached: Callable[[], bool] = lambda: False,
         secret: Callable[[], str] = lambda: "",
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import random
 import time
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
-import anyio
 from yarl import URL
 
 from asyncpush._version import __version__
@@ -83,7 +83,7 @@ class HubSession:
         direct: bool = False,
         trace_headers: TraceHeaders | None = None,
         calls_in_flight: int = API_CALLS_IN_FLIGHT,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -100,7 +100,7 @@ class HubSession:
         self._policy = RetryPolicy.of(config)
         self._budget = RetryBudget()
         self.created: Creations = Creations(clock)
-        self._api_calls = anyio.Semaphore(calls_in_flight)
+        self._api_calls = asyncio.Semaphore(calls_in_flight)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
         self._closed = False

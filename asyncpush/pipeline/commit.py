@@ -7,14 +7,13 @@ ours, and is done.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-
-import anyio
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
@@ -145,7 +144,7 @@ class Committer:
                     raise _refused_without_reason(exc, parent, in_pull_request) from exc
                 latest, refused_on, attempt = exc, parent, exc.attempt + 1
                 self.rebased = True
-                await anyio.sleep(pause)
+                await asyncio.sleep(pause)
                 parent = await self._moved_head(parent)
                 changes = await still_to_change(ctx, self._wanted, parent)
                 if changes:
@@ -194,7 +193,7 @@ class Committer:
         for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
             if head != refused:
                 break
-            await anyio.sleep(wait)
+            await asyncio.sleep(wait)
             head = await observed_head(self._ctx, self._revision)
         return head
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
-
-import anyio
 
 from asyncpush.concurrency.threads import in_thread, in_thread_anyway
 from asyncpush.errors import AsyncPushError, CommitConflictError, HubError
@@ -40,7 +39,7 @@ async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError 
     for wait in ANSWERED_WAITS if failure.status == 500 else LATE_WAITS:
         if found is not None:
             break
-        await anyio.sleep(wait)
+        await asyncio.sleep(wait)
         found = await look()
     return found
 

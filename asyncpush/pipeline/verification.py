@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-
-import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
@@ -84,7 +83,7 @@ async def verify_commit(
     for look in range(LOOKS):
         if look:
             wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
-            await anyio.sleep(min(wait, LONGEST_WAIT))
+            await asyncio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
         wanted, gone = await in_thread(ctx.threads, partial(_in_doubt, wanted, gone, shown))
         if not wanted and not gone:
