@@ -17,12 +17,14 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
-Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult)
+On the Hub      copy: from repo to repo, or within one, without the bytes
+Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult,
+                SyncHandle)
 From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
-Blocking code   BackgroundUploader, PushTicket, BackgroundCheckpoints
+Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints
 Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet
 Errors          AsyncPushError and its kinds:
     yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
@@ -73,8 +75,8 @@ if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
     from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
-    from asyncpush.training.tickets import PushTicket
-    from asyncpush.uploader import PushHandle, Uploader, push_to_hub, sync
+    from asyncpush.training.tickets import PushTicket, SyncTicket
+    from asyncpush.uploader import PushHandle, SyncHandle, Uploader, copy, push_to_hub, sync
 
 __all__ = [
     "AsyncPushError",
@@ -105,8 +107,10 @@ __all__ = [
     "SourceError",
     "SyncError",
     "SyncFailure",
+    "SyncHandle",
     "SyncOptions",
     "SyncResult",
+    "SyncTicket",
     "Tensors",
     "UploadConfig",
     "UploadProgress",
@@ -115,6 +119,7 @@ __all__ = [
     "VerificationError",
     "WorkerLostError",
     "__version__",
+    "copy",
     "push_to_hub",
     "receipts_from_json",
     "receipts_to_json",
@@ -156,8 +161,8 @@ _HOMES = {
     "sources.tensors": ("Tensors",),
     "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
-    "training.tickets": ("PushTicket",),
-    "uploader": ("PushHandle", "Uploader", "push_to_hub", "sync"),
+    "training.tickets": ("PushTicket", "SyncTicket"),
+    "uploader": ("PushHandle", "SyncHandle", "Uploader", "copy", "push_to_hub", "sync"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

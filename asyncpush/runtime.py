@@ -57,16 +57,18 @@ from asyncpush.models import (
     Source,
     SyncResult,
     UploadResult,
+    show_results_as,
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
-from asyncpush.net.login import Login
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.login import RESOURCE, Login
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    PIECES_PER_WRITE,
     EventSink,
     PushOptions,
     SyncOptions,
@@ -76,21 +78,27 @@ from asyncpush.options import (
 )
 from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
+from asyncpush.protocol.accounts import kind_of_token
+from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.sources.collect import SPOOL_SHARE
+from asyncpush.sources.spool import Spool
 from asyncpush.transfers import open_factories
 from asyncpush.transfers.xet import (
-    MISSING,
     XetEngine,
     cache_folder,
     is_installed,
+    missing_reason,
     unavailable_reason,
 )
 
@@ -227,13 +235,41 @@ class Runtime:
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
+    async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
+            async with self._copy_spool() as spool:
+                return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
+
+        own: Source | None = None if options.model_card is None else {}
+        return await self._watched(repo, own, options, work)
+
+    async def copy_to_bucket(
+        self, origin: Address, bucket: Repo, path: str, options: SyncOptions
+    ) -> SyncResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
+            async with self._copy_spool() as spool:
+                return await copy_to_bucket(ctx, options, _source(origin), spool)
+
+        return await self._watched(bucket, None, options.as_push(path), work)
+
+    def _copy_spool(self) -> Spool:
+        """For the small files of a copy."""
+        spool_dir = Path(self._config.cache_dir) / "spool"
+        return Spool(spool_dir, memory=self._config.max_memory // SPOOL_SHARE)
+
     async def sync(
-        self, bucket: Repo, path: str, source: Source, options: SyncOptions
+        self,
+        bucket: Repo,
+        path: str,
+        source: Source,
+        options: SyncOptions,
+        publisher: ProgressPublisher,
     ) -> SyncResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
             return await SyncRun(ctx, options).run(collected)
 
-        return await self._watched(bucket, source, options.as_push(path), work, stores=True)
+        push = options.as_push(path)
+        return await self._watched(bucket, source, push, work, publisher, stores=True)
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         with stray_cancellations_are_errors():
@@ -264,7 +300,14 @@ class Runtime:
         with stray_cancellations_are_errors():
             hub = await ask_hub(self._session, target, events)
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
-        local = replace(local, token_expires_at=self._session.token.expires_at)
+        token = self._session.token
+        kind = kind_of_token(token.known)
+        local = replace(
+            local,
+            token_expires_at=token.expires_at,
+            token_kind=kind,
+            publishes_to=os.environ.get(RESOURCE) if kind == "oidc" else None,
+        )
         return judge(Facts(self.endpoint, hub, local, target))
 
     def _run(self, ctx: PushContext) -> PushRun:
@@ -321,22 +364,27 @@ class Runtime:
         self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
-            repo,
-            options,
-            push_id,
-            self._session,
-            self._sender,
-            self._hasher,
-            self._transfers,
-            self._xet,
-            self._journal,
-            self._threads.for_push(),
-            events,
-            FairSlots(self._slots, most=_files_affordable()),
+            repo=repo,
+            options=options,
+            push_id=push_id,
+            session=self._session,
+            sender=self._sender,
+            hasher=self._hasher,
+            transfers=self._transfers,
+            xet=self._xet,
+            journal=self._journal,
+            push_threads=self._threads.for_push(),
+            events=events,
+            slots=FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
+
+
+def _source(origin: Address) -> CopySource:
+    repo = Repo(origin.repo_id, origin.kind)
+    return CopySource(repo, origin.revision or DEFAULT_BRANCH, origin.path)
 
 
 def _files_affordable() -> int | None:
@@ -346,6 +394,15 @@ def _files_affordable() -> int | None:
 
 
 logger = library_logger("session")
+
+
+def _result_card(result: UploadResult) -> str:
+    from asyncpush.notebook import result_card  # what draws it takes a while to import
+
+    return result_card(result)
+
+
+show_results_as(_result_card)
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -357,7 +414,7 @@ async def open_runtime(
     """A runtime for one Hub, with all that it opens; closed in reverse order."""
     configure_from_env()
     if config.transfer == "xet" and not is_installed():
-        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
+        raise ImportError(f"transfer='xet': {missing_reason()}", name="hf_xet")
     left = descriptors_left()
     calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
@@ -377,8 +434,7 @@ async def open_runtime(
             stack.enter_context(Announcement(folder, XET))
         local = endpoint == LOCAL
         if local:
-            xet = config.transfer == "xet"
-            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
+            endpoint = await _start_local_hub(stack, cache_dir, threads)
             if token is None:  # the embedded Hub takes any, and renews none
                 token = token_from_environment() or "local"
         endpoint = urls.check_endpoint(endpoint)
@@ -476,20 +532,16 @@ def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
     return Login(ask, session.endpoint)
 
 
-async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: Executor, *, xet: bool
-) -> str:
+async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Executor) -> str:
     """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
-    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
-    to those alone who ask for it."""
+    port is the same each time, if it is free: the journal's URLs of an interrupted push name it."""
     from asyncpush.localhub import serve_in_thread
 
     root = cache_dir / "hub"
 
     def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
-        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
         for port in (_usual_port(root), 0):
-            server = serve_in_thread(root, port=port, xet=xet)
+            server = serve_in_thread(root, port=port)
             try:
                 return server, server.__enter__()
             except OSError:

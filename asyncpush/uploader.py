@@ -20,7 +20,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import anyio
 
@@ -37,7 +37,14 @@ from asyncpush.models import (
     UploadResult,
 )
 from asyncpush.options import LOCAL, Push, PushOptions, SyncOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import bucket_of, target_of
+from asyncpush.protocol.addresses import (
+    any_target_of,
+    bucket_of,
+    check_copy,
+    names_bucket,
+    source_of,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+H = TypeVar("H", bound="Handle[Any]")
 OpenRuntime: TypeAlias = (
     "Callable[[UploadConfig, str, Token | None], AbstractAsyncContextManager[Runtime]]"
 )
@@ -97,7 +105,7 @@ class Uploader:
         self._endpoint = endpoint_in_use(endpoint)
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
-        self._handles: set[PushHandle] = set()
+        self._handles: set[Handle[Any]] = set()
         self._work: set[asyncio.Task[Any]] = set()
         self._leaving = False
 
@@ -166,10 +174,12 @@ class Uploader:
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
         publisher = runtime.publisher()
         task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
-        handle = PushHandle(task, publisher, repo.repo_id)
+        return self._keep(PushHandle(task, publisher, repo.repo_id))
+
+    def _keep(self, handle: H) -> H:
+        """A failure that nobody awaits stays until the block is left, to be raised there."""
         self._handles.add(handle)
-        # A failure that nobody awaits stays until the block is left, to be raised there.
-        task.add_done_callback(lambda _: self._forget(handle))
+        handle.on_done(lambda: self._forget(handle))
         return handle
 
     @overload
@@ -277,13 +287,50 @@ class Uploader:
         work = runtime.commit(repo, gather, options)
         return await self._begin(work, f"commit {repo.repo_id}")
 
+    @overload
+    async def copy(self, source: str, destination: str, options: PushOptions) -> UploadResult: ...
+
+    @overload
+    async def copy(self, source: str, destination: str, options: SyncOptions) -> SyncResult: ...
+
+    @overload
+    async def copy(
+        self, source: str, destination: str, options: None = None
+    ) -> UploadResult | SyncResult: ...
+
+    async def copy(
+        self, source: str, destination: str, options: PushOptions | SyncOptions | None = None
+    ) -> UploadResult | SyncResult:
+        """Copy files on the Hub, without their bytes passing through this machine; takes, returns
+        and raises what the function `copy` does."""
+        runtime = self._running()
+        if names_bucket(destination):
+            options = options or SyncOptions()
+            if not isinstance(options, SyncOptions):
+                raise ValueError(f"{destination} is a bucket: give SyncOptions, not PushOptions")
+            origin = source_of(source, "model", runtime.endpoint)
+            check_copy(origin, options)
+            bucket, path = bucket_of(destination, runtime.endpoint)
+            to_bucket = runtime.copy_to_bucket(origin, bucket, path, options)
+            return await self._begin(to_bucket, f"copy {bucket.repo_id}")
+        options = options or PushOptions()
+        if not isinstance(options, PushOptions):
+            raise ValueError(f"{destination} is a repo: give PushOptions, not SyncOptions")
+        origin = source_of(source, options.repo_type, runtime.endpoint)
+        repo, options = target_of(destination, options, runtime.endpoint)
+        check_copy(origin, options)
+        work = runtime.copy(origin, repo, options)
+        return await self._begin(work, f"copy {repo.repo_id}")
+
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
-        """Compare local files with the repo, by size and checksum; changes nothing. Raises
-        `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
+        """Compare local files with the repo, or with a bucket that an address names, by size and
+        checksum; changes nothing. Raises `RepoNotFoundError` when there is no such repo or bucket,
+        `SourceError` for what cannot be read, `InvalidRepoIdError` for options that contradict the
+        address."""
         runtime = self._running()
-        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        repo, options = any_target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.audit(repo, source, options)
         return await self._begin(work, f"audit {repo.repo_id}")
 
@@ -291,10 +338,22 @@ class Uploader:
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncResult:
         """Bring a source to a bucket; takes, returns and raises what the function `sync` does."""
+        return await self.start_sync(source, address, options)
+
+    def start_sync(
+        self, source: Source, address: str, options: SyncOptions | None = None
+    ) -> SyncHandle:
+        """Begin a sync to a bucket and return at once.
+
+        Raises `InvalidRepoIdError` for what is not the address of a bucket; all else is raised by
+        awaiting the handle.
+        """
         runtime, options = self._running(), options or SyncOptions()
         bucket, path = bucket_of(address, runtime.endpoint)
-        work = runtime.sync(bucket, path, source, options)
-        return await self._begin(work, f"sync {bucket.repo_id}")
+        publisher = runtime.publisher()
+        work = runtime.sync(bucket, path, source, options, publisher)
+        task = self._begin(work, f"sync {bucket.repo_id}")
+        return self._keep(SyncHandle(task, publisher, bucket.repo_id))
 
     async def checkpoints_in(self, address: str) -> list[CheckpointSet]:
         """The complete checkpoint sets right below an address of a bucket, the one that was
@@ -348,7 +407,7 @@ class Uploader:
         runtime, options = self._running(), options or PushOptions()
         repo: Repo | None = None
         if repo_id is not None:
-            repo, options = target_of(repo_id, options, runtime.endpoint)
+            repo, options = any_target_of(repo_id, options, runtime.endpoint)
         work = runtime.doctor(repo, options, self._token_from())
         return await self._begin(work, "doctor")
 
@@ -382,7 +441,7 @@ class Uploader:
         task.add_done_callback(self._work.discard)
         return task
 
-    def _cancel_all(self, handles: Iterable[PushHandle]) -> None:
+    def _cancel_all(self, handles: Iterable[Handle[Any]]) -> None:
         for handle in handles:
             if not handle.done():
                 handle.cancel()
@@ -393,7 +452,7 @@ class Uploader:
         while self._work:  # `push_many` begins its pushes one after another
             await asyncio.wait(set(self._work))
 
-    def _forget(self, handle: PushHandle) -> None:
+    def _forget(self, handle: Handle[Any]) -> None:
         if handle.unobserved_failure() is None:
             self._handles.discard(handle)
 
@@ -412,7 +471,7 @@ def _import_runtime() -> OpenRuntime:
     return open_runtime
 
 
-def _raise_unobserved(handles: Sequence[PushHandle]) -> None:
+def _raise_unobserved(handles: Sequence[Handle[Any]]) -> None:
     failures = [failure for handle in handles if (failure := handle.unobserved_failure())]
     if len(failures) == 1:
         raise failures[0]
@@ -470,6 +529,98 @@ async def push_to_hub(
         return await uploader.push_to_hub(repo_id, source, options)
 
 
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: PushOptions,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult: ...
+
+
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: SyncOptions,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> SyncResult: ...
+
+
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult | SyncResult: ...
+
+
+async def copy(
+    source: str,
+    destination: str,
+    options: PushOptions | SyncOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult | SyncResult:
+    """Copy files from one place on the Hub to another: to a repo as one verified commit, to a
+    bucket as a verified sync.
+
+    What the Hub's store holds (LFS, Xet) is copied there, whatever its size; regular files, which
+    are small, are read and sent. A repo is read at the one commit that its revision is at. A repo
+    that is copied to keeps its own `.gitattributes`, unless that is the one file to be copied;
+    buckets get none. Nothing can be copied from a bucket to a repo.
+
+    Args:
+        source: a repo, or a file or folder of it, at a revision: `namespace/name`,
+            `hf://datasets/me/data@v1/train/`, or the URL of a page. Without a revision, `main`. Or
+            a bucket: `hf://buckets/me/runs/run-7/`.
+        destination: the repo, branch and path that it goes to, or the bucket and path, in the same
+            forms; created when missing. What a folder holds lands below the path; a file lands at
+            the path, or below it when that ends in a slash.
+        options: as for a push, or, when the destination is a bucket, for a sync. Patterns choose
+            among the paths below the source; `delete_patterns` (`delete`) remove what the source
+            does not hold. `repo_type` is that of a source or destination that is not an address.
+        token: a token that may read the source and write to the destination, or a callable
+            returning one. Default: the environment's.
+        endpoint: the Hub's URL, or "local" for the embedded Hub.
+        config: limits, retries, progress; see `UploadConfig`.
+
+    Raises:
+        InvalidRepoIdError, ValueError: for addresses or options that mean no copy.
+        SourceError: the source holds no such files.
+        HubError: the Hub or the network failed, or the Hub copies nothing between these two, such
+            as those in different storage regions.
+        VerificationError: the commit does not hold what was copied.
+        SyncError: the bucket was changed, but not all files are as they should be.
+        TimeoutError: the option `timeout` ran out.
+
+    Example:
+        >>> quiet = UploadConfig(progress="none")
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=quiet) as up:
+        ...         tried = await up.push_to_hub("me/staging", {"model.txt": b"weights"})
+        ...         source = f"hf://me/staging@{tried.commit_sha}"
+        ...         options = PushOptions(commit_message="v1.2")
+        ...         return (await up.copy(source, "hf://me/released", options)).files_uploaded
+        >>> asyncio.run(main())
+        ('model.txt',)
+    """
+    async with Uploader(token, endpoint, config) as uploader:
+        return await uploader.copy(source, destination, options)
+
+
 async def sync(
     source: Source,
     address: str,
@@ -517,18 +668,10 @@ async def sync(
         return await uploader.sync(source, address, options)
 
 
-class PushHandle:
-    """What `Uploader.start_push` returns.
+class Handle(Generic[T]):
+    """Work that goes on in the background: awaited, watched, cancelled."""
 
-    `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
-    awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
-    in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
-    however that ends. See `Uploader` for an example.
-    """
-
-    def __init__(
-        self, task: asyncio.Task[UploadResult], publisher: ProgressPublisher, repo_id: str
-    ) -> None:
+    def __init__(self, task: asyncio.Task[T], publisher: ProgressPublisher, repo_id: str) -> None:
         self._task = task
         self._publisher = publisher
         self.repo_id = repo_id
@@ -539,9 +682,9 @@ class PushHandle:
         if self._task.done():
             failed = self._task.cancelled() or self._task.exception() is not None
             state = "failed" if failed else "done"
-        return f"<PushHandle {self.repo_id} {state}>"
+        return f"<{type(self).__name__} {self.repo_id} {state}>"
 
-    def __await__(self) -> Generator[Any, None, UploadResult]:
+    def __await__(self) -> Generator[Any, None, T]:
         self._observed = True
         return self._task.__await__()
 
@@ -554,20 +697,49 @@ class PushHandle:
         return self._publisher.latest
 
     def done(self) -> bool:
-        """Whether the push has ended, well or not."""
+        """Whether it has ended, well or not."""
         return self._task.done()
 
-    def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+    def on_done(self, call: Callable[[], object]) -> None:
+        """Call something, in the event loop, when it has ended."""
+        self._task.add_done_callback(lambda _: call())
 
-        Awaiting the handle then raises `asyncio.CancelledError`. A push whose commit has just been
-        accepted may still be found committed.
+    def cancel(self) -> None:
+        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
+
+        Awaiting the handle then raises `asyncio.CancelledError`. A commit or a batch that the Hub
+        has just accepted may still be found there.
         """
         self._observed = True
         self._task.cancel()
 
     def unobserved_failure(self) -> BaseException | None:
-        """The error of a push that nobody has awaited or cancelled."""
+        """The error of what nobody has awaited or cancelled."""
         if self._observed or not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()
+
+
+class PushHandle(Handle[UploadResult]):
+    """What `Uploader.start_push` returns.
+
+    `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
+    awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
+    in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
+    however that ends. See `Uploader` for an example.
+    """
+
+
+class SyncHandle(Handle[SyncResult]):
+    """What `Uploader.start_sync` returns: as a `PushHandle`, and awaiting it gives the
+    `SyncResult`.
+
+    Example:
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=UploadConfig(progress="none")) as up:
+        ...         handle = up.start_sync({"a.txt": b"one"}, "hf://buckets/me/handles")
+        ...         phases = {progress.phase async for progress in handle}
+        ...         return "done" in phases, (await handle).files_uploaded
+        >>> asyncio.run(main())
+        (True, ('a.txt',))
+    """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import signal
 import sys
 import threading
 import types
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -230,7 +231,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
 ) -> None:
     wanted = {
         "disabled": "HF_HUB_DISABLE_XET",
-        "not installed": "pip install 'asyncpush[xet]'",
+        "not installed": "pip install 'hf-xet",
     }
     if reason == "disabled":
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
@@ -256,11 +257,19 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
     assert faults.seen["xet-write-token"] == 0
 
 
-async def test_without_the_extra_xet_says_what_to_install(
-    config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ("x86_64", r"pip install 'hf-xet"),
+        ("riscv64", r"no wheels for .*riscv64: use transfer='auto'"),
+    ],
+)
+async def test_without_hf_xet_transfer_xet_says_what_to_do(
+    machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
-    with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
 
@@ -421,10 +430,10 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
 
     start = XetCommit.start
 
-    async def start_once(self: XetCommit, file: FileSource) -> Any:
+    async def start_once(self: XetCommit, files: list[FileSource]) -> Any:
         if answer == "another, too late" and asked > 1:
             raise XetFailedError("hf_xet has had enough")
-        return await start(self, file)
+        return await start(self, files)
 
     monkeypatch.setattr(XetCommit, "start", start_once)
 
@@ -733,14 +742,15 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
     held, most, small = 0, 0, anyio.Event()
     start, ingested = XetCommit.start, XetCommit.ingested
 
-    async def counted(self: XetCommit, file: FileSource) -> Any:
+    async def counted(self: XetCommit, files: Sequence[FileSource]) -> Any:
         nonlocal held, most
-        if file.size > MIB:
-            held += 1
-            most = max(most, held)
-        else:
-            small.set()
-        return await start(self, file)
+        for file in files:
+            if file.size > MIB:
+                held += 1
+                most = max(most, held)
+            else:
+                small.set()
+        return await start(self, files)
 
     async def released(self: XetCommit, handle: Any, file: FileSource) -> None:
         nonlocal held

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, TextIO
 
-import typer
+import click
 
 from asyncpush.cli.failures import (
     InterruptedBySignal,
@@ -35,11 +35,12 @@ class Output:
     """How one command talks.
 
     With `as_json` stdout gets exactly one JSON object, whatever happens; `verbose` adds tracebacks
-    to failures.
+    to failures; `quiet` leaves out notes.
     """
 
     as_json: bool = False
     verbose: bool = False
+    quiet: bool = False
 
     def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
         """What the command was run for: lines for people, or the document as JSON.
@@ -49,7 +50,7 @@ class Output:
         """
         if self.as_json:
             if not self._json({"ok": True, **document}):
-                raise typer.Exit(128 + _SIGPIPE)
+                raise click.exceptions.Exit(128 + _SIGPIPE)
         else:
             self._print(map(_clean, lines))
 
@@ -73,7 +74,12 @@ class Output:
         _tell(lambda stream: _block(failure_lines(why), stream))
 
     def note(self, *lines: str) -> None:
-        """Something to know that is not the result."""
+        """Something to know that is not the result. Not printed with `quiet`."""
+        if not self.quiet:
+            self.warn(*lines)
+
+    def warn(self, *lines: str) -> None:
+        """Something that went wrong without stopping the command. Printed always."""
         _tell(lambda stream: map(_clean, lines))
 
     def failure(self, error: BaseException) -> None:
@@ -95,7 +101,10 @@ class Output:
         """Whatever is raised inside is told, and ends the program with the exit code it means."""
         try:
             yield
-        except (typer.Exit, BrokenPipeError):  # who closed stdout wants to hear no more of it
+        except (
+            click.exceptions.Exit,
+            BrokenPipeError,
+        ):  # who closed stdout wants to hear no more of it
             raise
         except KeyboardInterrupt:
             self._leave(InterruptedBySignal())
@@ -104,7 +113,7 @@ class Output:
 
     def _leave(self, error: BaseException) -> NoReturn:
         self.failure(error)
-        raise typer.Exit(exit_code(error)) from error
+        raise click.exceptions.Exit(exit_code(error)) from error
 
     def _json(self, document: Mapping[str, Any]) -> bool:
         # ASCII: no locale, pipe or undecodable file name can break it.
@@ -121,7 +130,7 @@ class Output:
             return False
         except (OSError, ValueError) as error:
             _abandon(sys.stdout)
-            self.note(f"warning: the result could not be written to stdout: {error}")
+            self.warn(f"warning: the result could not be written to stdout: {error}")
         return True
 
 
@@ -152,6 +161,36 @@ def terminal_columns(stream: TextIO | None) -> int | None:
     if stream is None or stream.closed or not stream.isatty():
         return None
     return max(_NARROWEST, shutil.get_terminal_size().columns - 1)
+
+
+def beside(indent: int, text: str, width: int | None) -> list[str]:
+    """Text as lines behind an indent, wrapped where there is a width."""
+    if width is None:
+        return [" " * indent + text]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def facts(rows: Mapping[str, str | Sequence[str]], width: int | None) -> list[str]:
+    """Names and what there is to say about each, in two columns: a line for each text of several,
+    wrapped where there is a width.
+
+    >>> facts({"repo": "me/model", "files": ["3", "1 unchanged"]}, None)
+    ['repo   me/model', 'files  3', '       1 unchanged']
+    """
+    indent = max(map(len, rows), default=0) + 2
+    lines = []
+    for name, texts in rows.items():
+        texts = [texts] if isinstance(texts, str) else texts
+        first, *more = [line for text in texts for line in beside(indent, text, width)]
+        lines += [name.ljust(indent) + first.lstrip(), *more]
+    return lines
 
 
 def paragraph(text: str, stream: TextIO | None) -> list[str]:
@@ -186,8 +225,17 @@ def _wrapped(line: str, width: int | None, hang: str = "  ") -> list[str]:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether what is written there may be coloured."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether text written there may be coloured.
+
+    `NO_COLOR` (https://no-color.org) forbids it, `FORCE_COLOR` (https://force-color.org) asks for
+    it also in pipes and CI logs; the first wins. Otherwise terminals get colours, unless
+    `TERM=dumb`.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def can_write(text: str, stream: TextIO | None) -> bool:

@@ -29,6 +29,8 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """Calls left in a rate limit's window with which a push of many files soon has to wait."""
 
+INSTALL_XET = "pip install hf-xet"
+
 _END_OF_TIME = 253_402_300_799  # of the calendar that dates are written in
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -120,7 +122,8 @@ def check_token(facts: Facts) -> Iterator[Finding]:
     account, where = facts.hub.account, facts.local.token_from
     if isinstance(account, Account):
         member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
-        told = f"{account.name}{member}, by the token {where}{_until(facts.local)}"
+        about = ", ".join(filter(None, (_kind(account, facts.local), _until(account, facts.local))))
+        told = f"{account.name}{member}, by the token {where}" + (about and f": {about}")
         yield Finding("token", "ok", told)
     elif account.status == 401:
         told = f"the token {where} is not accepted: expired, revoked or mistyped"
@@ -132,11 +135,28 @@ def check_token(facts: Facts) -> Iterator[Finding]:
         yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
 
 
-def _until(local: LocalFacts) -> str:
-    if local.token_expires_at is None:
+def _kind(account: Account, local: LocalFacts) -> str:
+    """What kind of token it is, as far as the Hub or its first letters say."""
+    if local.token_kind == "oidc":
+        return "a token of trusted publishing (OIDC)"
+    if account.is_oauth or local.token_kind == "oauth":
+        return "an OAuth token of a login in the browser"
+    named = f" named {account.called!r}" if account.called else ""
+    match account.role:
+        case "fineGrained":
+            return f"a fine-grained token{named}"
+        case str(role):
+            return f"a user access token{named} with the role {role}"
+    return ""
+
+
+def _until(account: Account, local: LocalFacts) -> str:
+    """When it expires: what the Hub says, else what was stored with the token."""
+    expires_at = account.expires_at if account.expires_at is not None else local.token_expires_at
+    if expires_at is None:
         return ""
-    end = datetime.fromtimestamp(min(local.token_expires_at, _END_OF_TIME), UTC)
-    return f", which expires on {end:%Y-%m-%d at %H:%M} UTC"
+    end = datetime.fromtimestamp(min(expires_at, _END_OF_TIME), UTC)
+    return f"expires on {end:%Y-%m-%d at %H:%M} UTC"
 
 
 def _new_token(facts: Facts) -> str:
@@ -167,9 +187,14 @@ def _by_role(account: Account, facts: Facts) -> Finding:
             return _fine_grained(account, facts)
         case "write" | "admin":
             return Finding("write", "ok", f"the token's role is {account.role}")
+        case _ if (resource := facts.local.publishes_to) is not None:
+            return Finding("write", "ok", f"the token may write to {resource} alone")
         case _:
             told = "the Hub does not say what this token may do"
-            return Finding("write", "warning", told, "push something small first")
+            fix = "push something small first"
+            if facts.target is None:
+                fix = "name the repo (`asyncpush doctor namespace/name`): the Hub then says"
+            return Finding("write", "warning", told, fix)
 
 
 def _fine_grained(account: Account, facts: Facts) -> Finding:
@@ -227,7 +252,8 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
         case str():
             yield Finding("repo", "ok", f"{what} is there")
         case RepoNotFoundError():
-            told = f"{what} does not exist, or is hidden from this token; a push creates it"
+            verb = "sync" if _is_bucket(facts) else "push"
+            told = f"{what} does not exist, or is hidden from this token; a {verb} creates it"
             yield Finding("repo", "ok", told)
         case HubError(error_code="RevisionNotFound"):
             yield Finding("repo", "ok", f"{what} is there")
@@ -238,7 +264,7 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
 
 def check_branch(facts: Facts) -> Iterator[Finding]:
     target, head = facts.target, facts.hub.head
-    if target is None:
+    if target is None or _is_bucket(facts):
         return
     branch = target.revision
     if isinstance(head, str):
@@ -258,7 +284,8 @@ def check_verify(facts: Facts) -> Iterator[Finding]:
     """Whether a push could be verified: else it would fail when its commit has been made."""
     match facts.hub.shows_files:
         case True:
-            yield Finding("verify", "ok", "the Hub shows what a commit holds")
+            what = "bucket" if _is_bucket(facts) else "commit"
+            yield Finding("verify", "ok", f"the Hub shows what a {what} holds")
         case HubError() as error:
             told = f"no push could be verified, the Hub does not show its files: {error.message}"
             fix = "push with --no-verify, if you must; " + (error.suggestion or "report it")
@@ -302,10 +329,17 @@ def check_cache(facts: Facts) -> Iterator[Finding]:
 
 def check_xet(facts: Facts) -> Iterator[Finding]:
     local = facts.local
+    if _is_bucket(facts) and (local.xet_disabled or local.xet_version is None):
+        told, fix = "files get into a bucket by Xet alone, and hf-xet is not installed", INSTALL_XET
+        if local.xet_disabled:
+            told = "files get into a bucket by Xet alone, and HF_HUB_DISABLE_XET is set"
+            fix = "unset HF_HUB_DISABLE_XET"
+        yield Finding("xet", "failed", told, fix)
+        return
     if local.xet_disabled:
         told = "switched off by HF_HUB_DISABLE_XET: large files go by LFS"
     elif local.xet_version is None:
-        told = "not installed: large files go by LFS (pip install 'asyncpush[xet]' adds it)"
+        told = "not installed: large files go by LFS (`pip install hf-xet` adds it)"
     else:
         told = f"hf-xet {local.xet_version} is installed"
     yield Finding("xet", "ok", told)
@@ -338,6 +372,10 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_xet,
     check_open_files,
 )
+
+
+def _is_bucket(facts: Facts) -> bool:
+    return facts.target is not None and facts.target.repo.repo_type == "bucket"
 
 
 def _is_refusal(error: HubError) -> bool:

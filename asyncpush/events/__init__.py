@@ -147,7 +147,7 @@ class FileStored(Event):
     deduplicated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStarted(Event):
     """One attempt of one call. `call` is preupload, lfs_batch, part, complete, verify, commit …
 
@@ -177,7 +177,7 @@ class PartConnected(Event):
     connection: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished(Event):
     """An answer came, of whatever status. Written as `hf_hub.<call>.response`.
 
@@ -200,10 +200,12 @@ class RequestFinished(Event):
     sent_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFailed(Event):
     """An attempt failed. Written as `hf_hub.upload.failed`.
 
+    Its span is that of the attempt, as of `RequestStarted`; the call "upload" is an upload that has
+    to be opened again, which is no request of its own. `retry_attempt` is the attempt's number.
     `backoff_ms` is the wait before the next attempt, None when there is none; `error_type` is the
     class of what went wrong. `body` (its first 1 KB) and `headers` are the answer's, redacted, and
     empty when none came; `elapsed_seconds` are counted from the first attempt.
@@ -228,7 +230,7 @@ class RequestFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
-    """The smallest unit is done again after `delay` seconds."""
+    """The smallest unit is done again after `delay` seconds. On the span of the failed attempt."""
 
     name: ClassVar[str] = "retry.scheduled"
     call: str

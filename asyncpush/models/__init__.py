@@ -9,13 +9,8 @@ from asyncpush.models.files import (
     Source,
     VirtualFile,
 )
-from asyncpush.models.receipts import (
-    Receipt,
-    Route,
-    receipts_from_json,
-    receipts_to_json,
-)
-from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
+from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
     Activity,
@@ -27,10 +22,12 @@ from asyncpush.models.results import (
     SyncResult,
     UploadProgress,
     UploadResult,
+    show_results_as,
 )
 from asyncpush.options import TransferName
 
 __all__ = [
+    "CARD_NAME",
     "PHASES",
     "Activity",
     "AuditReport",
@@ -55,4 +52,5 @@ __all__ = [
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",
+    "show_results_as",
 ]

@@ -7,16 +7,15 @@ and when no attempt is left, the bucket itself is looked at.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-
-import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
 from asyncpush.events import RetryScheduled
-from asyncpush.models import SyncFailure
+from asyncpush.models import FileSource, SyncFailure
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import (
@@ -30,7 +29,7 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
-from asyncpush.transfers.xet import XetAccess, XetTokens, unavailable_reason
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
 
 BATCHES_AT_ONCE = 4
 
@@ -45,6 +44,8 @@ class Bucket:
         self._ctx = ctx
         self.applied: set[str] = set()
         """Paths whose operations the Hub has done."""
+        self.stopped: HubError | None = None
+        """The failure after which no further batch was sent."""
         self._unclear = False
 
     @property
@@ -59,7 +60,7 @@ class Bucket:
         dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
-            await self._look()
+            await self.look()
         except RepoNotFoundError:
             if not options.create_bucket:
                 raise
@@ -78,18 +79,19 @@ class Bucket:
             # Another process has made it just now, or an earlier attempt of ours whose answer was
             # lost; or the token may write to this bucket alone, and create none.
             try:
-                await self._look()
+                await self.look()
             except RepoNotFoundError:
                 raise exc from None
         else:
             ctx.session.created.note(ctx.repo)
         return True
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Raises `RepoNotFoundError` when the bucket is not there."""
         ctx = self._ctx
         await ctx.session.ask(
             buckets.info_request(ctx.repo),
-            buckets.check_info,
+            buckets.parse_info,
             ctx.events,
             expected=lambda error: isinstance(error, RepoNotFoundError),
         )
@@ -136,7 +138,7 @@ class Bucket:
         for look in range(looks):
             if look:
                 wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
-                await anyio.sleep(min(wait, LONGEST_WAIT))
+                await asyncio.sleep(min(wait, LONGEST_WAIT))
             found = await self.files(list(wanted))
             failures = await in_thread(ctx.threads, partial(_differences, wanted, found))
             if not failures:
@@ -157,23 +159,22 @@ class Bucket:
         failures.
         """
         failures: list[SyncFailure] = []
-        stopped: list[HubError] = []
 
         async def send(batch: Sequence[Operation]) -> None:
-            reason = f"not sent: {stopped[0].message}" if stopped else ""
+            reason = f"not sent: {self.stopped.message}" if self.stopped else ""
             try:
-                if not stopped:
+                if self.stopped is None:
                     failures.extend(await self._send([*first, *batch]))
             except HubError as exc:
-                stopped.append(exc)
+                self.stopped = self.stopped or exc
                 reason = exc.message
             if reason:
                 failures.extend(SyncFailure(each.path, reason) for each in batch)
 
         size = buckets.OPERATIONS_LIMIT - len(first)
         await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
-        if stopped and not self.may_have_changed:
-            raise stopped[0]
+        if self.stopped is not None and not self.may_have_changed:
+            raise self.stopped
         return failures
 
     async def _send(self, operations: Sequence[Operation]) -> list[SyncFailure]:
@@ -193,7 +194,7 @@ class Bucket:
             wait = self._ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 2)
             reason = next(each.reason for each in failed if each.path in again)
             self._ctx.events.emit(RetryScheduled("bucket_batch", attempt, wait, reason))
-            await anyio.sleep(wait)
+            await asyncio.sleep(wait)
             operations = [each for each in operations if each.path in again]
 
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
@@ -238,6 +239,19 @@ class Bucket:
             raise protocol_error(f"the answer to a batch names {unknown[0]!r}, which was not in it")
         found = await self.files([each.path for each in failed])
         return [each for each in failed if not by_path[each.path].shows_in(found)]
+
+
+async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
+    """The Xet hashes of files on disk, of their bytes as they are now."""
+    if all(file.size == 0 for file in files):
+        return [buckets.EMPTY_HASH] * len(files)
+    try:
+        return await ctx.xet.hash_files(files)
+    except XetFailedError as exc:
+        raise AsyncPushError(
+            f"hf_xet cannot hash the files: {exc.message}",
+            suggestion="see whether the files can be read, then try again",
+        ) from exc
 
 
 class BucketXet:

@@ -5,13 +5,14 @@ complete only with a marker, `.complete.json` in its folder, which lists every f
 and Xet hash:
 
     {"schema": 1, "created_at": "2026-11-28T10:00:00+00:00", "written_by": "asyncpush/1.0",
-     "files": [{"path": "model.safetensors", "size": 5, "xet_hash": "..."}]}
+     "exact": true, "files": [{"path": "model.safetensors", "size": 5, "xet_hash": "..."}]}
 
-Paths are relative to that folder, so that a copy of the whole folder is complete as well. The
-marker is removed before anything in the folder changes and written last. Two writers can still meet
-in one folder, and other tools know of no marker: a reader compares the listing with the marker, and
-only where they agree is the set complete. To remove a set, `.pruned` takes the marker's place, so
-that a removal which was interrupted is finished by the next.
+An `exact` set has no other files in its folder. Paths are relative to that folder, so that a copy
+of the whole folder is complete as well. The marker is removed before anything in the folder changes
+and written last. Two writers can still meet in one folder, and other tools know of no marker: a
+reader compares the listing with the marker, and only where they agree is the set complete. To
+remove a set, `.pruned` takes the marker's place, so that a removal which was interrupted is
+finished by the next.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ class SetMarker:
     files: Mapping[str, tuple[int, str]]
     created_at: str = ""
     written_by: str = ""
+    exact: bool = False
 
     @classmethod
-    def new(cls, files: Mapping[str, tuple[int, str]]) -> Self:
-        return cls(files, datetime.now(UTC).isoformat(), f"asyncpush/{__version__}")
+    def new(cls, files: Mapping[str, tuple[int, str]], *, exact: bool = False) -> Self:
+        return cls(files, datetime.now(UTC).isoformat(), f"asyncpush/{__version__}", exact)
 
     @classmethod
     async def read(cls, ctx: PushContext, file: BucketFile) -> Self | None:
@@ -90,7 +92,8 @@ class SetMarker:
                 _text(each["path"]): (_number(each["size"]), _text(each["xet_hash"]))
                 for each in row["files"]
             }
-            return cls(files, _text(row["created_at"]), _text(row["written_by"]))
+            exact = row["exact"] is True
+            return cls(files, _text(row["created_at"]), _text(row["written_by"]), exact)
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return None
 
@@ -100,6 +103,7 @@ class SetMarker:
                 "schema": SCHEMA,
                 "created_at": self.created_at,
                 "written_by": self.written_by,
+                "exact": self.exact,
                 "files": [
                     {"path": path, "size": size, "xet_hash": xet_hash}
                     for path, (size, xet_hash) in sorted(self.files.items())
@@ -109,7 +113,11 @@ class SetMarker:
         )
 
     def agrees_with(self, shown: Mapping[str, BucketFile], folder: str) -> bool:
-        """Whether the bucket shows every file of the set as the marker lists it."""
+        """Whether the bucket shows every file of the set as the marker lists it, and no other file
+        where the set is exact."""
+        below = (path.removeprefix(folder) for path in shown if path.startswith(folder))
+        if self.exact and any(path not in self.files and not is_marker(path) for path in below):
+            return False
         return bool(self.files) and all(
             (there := shown.get(folder + path)) is not None and there.holds(size, xet_hash)
             for path, (size, xet_hash) in self.files.items()

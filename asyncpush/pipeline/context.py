@@ -18,7 +18,7 @@ from asyncpush.transfers.interface import TransferFactory
 from asyncpush.transfers.xet import XetEngine
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PushContext:
     """One push: where to, how, and the shared machinery. `warnings` collects what the user should
     hear besides the result."""

@@ -8,17 +8,19 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mimetypes
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import anyio
 
-from asyncpush.concurrency.task_groups import for_each
+from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -27,25 +29,29 @@ from asyncpush.events import (
     FileRouted,
     FileSkipped,
     FilesPlanned,
+    FileStored,
     Verified,
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
 from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import EMPTY_HASH, AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
+from asyncpush.transfers.xet import XetFailedError, XetUpload
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
 """How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
-ADDED_AT_ONCE = 8
-"""Files that are being handed to hf_xet, which queues them: opening each takes a thread."""
+ADDED_TOGETHER = 64
+"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+
+ADDED_AT_ONCE = 2
+LOOKED_UP_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -62,9 +68,12 @@ class _Progress:
 
 
 class SyncRun:
-    """One sync."""
+    """One sync. `copied` are files that the Hub itself brings from another repo or bucket."""
 
-    def __init__(self, ctx: PushContext, options: SyncOptions) -> None:
+    def __init__(
+        self, ctx: PushContext, options: SyncOptions, copied: Sequence[AddFile] = ()
+    ) -> None:
+        self._copied = {add.path: add for add in copied}
         self._ctx = ctx
         self._options = options
         self._bucket = Bucket(ctx)
@@ -79,6 +88,11 @@ class SyncRun:
         try:
             return await self._run(collected)
         except SyncError:
+            raise
+        except asyncio.CancelledError as exc:
+            if self._bucket.may_have_changed:
+                count = len(self._bucket.applied)
+                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
             raise
         except Exception as exc:
             if not self._bucket.may_have_changed:
@@ -100,6 +114,8 @@ class SyncRun:
         unchanged = await self._unchanged(collected.files, there)
         extra = self._extra(collected, there)
         if self._options.dry_run:
+            copied = self._copied.items()
+            unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
             return await self._dry_run(collected, unchanged, extra)
         await self._store(collected, there, unchanged)
         if await self._is_complete(there, extra):
@@ -114,11 +130,14 @@ class SyncRun:
         ctx, files = self._ctx, collected.files
         for notice in collected.notices:
             ctx.warn(notice)
-        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
-        ctx.events.emit(FilesPlanned(len(files) + len(collected.streams), total))
+        copied = self._copied.values()
+        sizes = chain((file.size for file in files), (add.size for add in copied))
+        total = await in_thread(ctx.threads, lambda: sum(sizes))
+        count = len(files) + len(collected.streams) + len(copied)
+        ctx.events.emit(FilesPlanned(count, total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
-        for path in _paths(collected):
+        for path in self._paths(collected):
             if self._options.complete_marker and path == self._marker:
                 raise SourceError(
                     f"the source holds {path!r}, a name that asyncpush writes itself",
@@ -133,6 +152,11 @@ class SyncRun:
                 )
         await check_leaks(ctx, files)
 
+    def _paths(self, collected: CollectedSources) -> Iterable[str]:
+        yield from (file.path_in_repo for file in collected.files)
+        yield from (stream.path_in_repo for stream in collected.streams)
+        yield from self._copied
+
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
         """What the bucket holds at the paths of the source, and of markers; with `delete` all that
         is below the address."""
@@ -140,10 +164,10 @@ class SyncRun:
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
             folders |= set(_folders_of(self._folder))  # sets that it may be a part of
-            others = [*_markers(folders), *(p for p in _paths(collected) if p not in there)]
+            others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
             there |= await self._bucket.files(others)
             return there
-        paths = list(_paths(collected))
+        paths = list(self._paths(collected))
 
         def names() -> list[str]:
             for path in paths:
@@ -180,40 +204,31 @@ class SyncRun:
             for file in files
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
-        await for_each(same_size, look, width=ADDED_AT_ONCE)
+        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
-            hashes = await self._hashed(batch)
+            hashes = await hashes_of(ctx, batch)
             keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in zip(batch, hashes, strict=True):
                 settle(file, xet_hash, cached=False)
         return found
 
-    async def _hashed(self, files: Sequence[FileSource]) -> list[str]:
-        if all(file.size == 0 for file in files):
-            return [EMPTY_HASH] * len(files)
-        try:
-            return await self._ctx.xet.hash_files(files)
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"hf_xet cannot hash the files: {exc.message}",
-                suggestion="see whether the files can be read, then sync again",
-            ) from exc
-
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: below the address, chosen by the patterns, not in the source."""
         if not self._options.delete:
             return []
+        return self._chosen(self._others(there, set(self._paths(collected))))
+
+    def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
+        """The files below the address that are not to be kept. Markers are none of them: they are
+        removed with the first change of their sets."""
+        below = (path for path in there if path.startswith(self._folder))
+        return sorted(path for path in below if path not in kept and not is_marker(path))
+
+    def _chosen(self, paths: Iterable[str]) -> list[str]:
         chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
-        kept = set(_paths(collected))
-        # Markers are removed with the first change of their sets.
-        below = (
-            path
-            for path in there
-            if path.startswith(self._folder) and path not in kept and not is_marker(path)
-        )
-        return sorted(path for path in below if chosen(path[len(self._folder) :]))
+        return [path for path in paths if chosen(path[len(self._folder) :])]
 
     async def _store(
         self,
@@ -232,6 +247,7 @@ class SyncRun:
             if done.adds[path].shows_in(there):
                 done.unchanged.add(path)
 
+        self._take_copied(there)
         to_send = [file for file in collected.files if file.path_in_repo not in unchanged]
         for file in collected.files:
             if file.path_in_repo in unchanged:
@@ -243,6 +259,19 @@ class SyncRun:
                 done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
 
+    def _take_copied(self, there: dict[str, BucketFile]) -> None:
+        """The store has these already."""
+        events, done = self._ctx.events, self._done
+        done.adds |= self._copied
+        for path, add in self._copied.items():
+            done.deduplicated += add.size
+            if add.shows_in(there):
+                done.unchanged.add(path)
+                events.emit(FileSkipped(path, add.size, "unchanged"))
+            else:
+                events.emit(FileRouted(path, add.size, "xet"))
+                events.emit(FileStored(path, add.size, "xet", deduplicated=True))
+
     async def _send(
         self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
     ) -> list[Receipt]:
@@ -251,10 +280,11 @@ class SyncRun:
         access = await self._xet.access()
         upload: XetUpload | None = None
 
-        async def add(file: FileSource) -> None:
+        async def add(together: Sequence[FileSource]) -> None:
             assert upload is not None
-            ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add(file)
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            await upload.add_all(together)
 
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
@@ -266,8 +296,9 @@ class SyncRun:
         try:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.enter("uploading")
-            await for_each(files, add, width=ADDED_AT_ONCE)
-            await for_each(streams, add_stream, width=files_at_once(ctx.config))
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            # All at once: one producer may write them in turn.
+            await for_each(streams, add_stream, width=len(streams))
             receipts = await upload.finish()
         except XetFailedError as exc:
             raise AsyncPushError(
@@ -342,7 +373,8 @@ class SyncRun:
             markers[self._marker] = DeleteFile(self._marker)
         else:
             for path in found:
-                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+                if path.endswith(MARKER):
+                    self._ctx.warn(f"{path} was removed: the set that it lists has changed")
         return list(markers.values())
 
     async def _verify(self, wanted: dict[str, Operation]) -> None:
@@ -354,7 +386,10 @@ class SyncRun:
         """Write the marker, and look once more: should another writer have changed the set between
         the last look and the marker, then the marker is removed again."""
         done = self._done
-        content = SetMarker.new(self._set_files()).to_json()
+        others, failures = await self._strangers()
+        self._raise_failures(failures)
+        exact = self._options.delete and not others
+        content = SetMarker.new(self._set_files(), exact=exact).to_json()
         (receipt,) = await self._send([FileSource(self._marker, len(content), data=content)])
         marker = AddFile(
             self._marker,
@@ -365,11 +400,22 @@ class SyncRun:
         )
         self._raise_failures(await self._bucket.apply([marker]))
         failures = await self._bucket.different({**done.adds, marker.path: marker})
+        failures += (await self._strangers())[1]
         if failures:
             with contextlib.suppress(HubError):  # whoever reads the set compares it as well
                 await self._bucket.apply([DeleteFile(self._marker)])
         self._raise_failures(failures)
         done.marker = self._marker
+
+    async def _strangers(self) -> tuple[list[str], list[SyncFailure]]:
+        """With `delete`: all other files that are below the address by now, and those of them that
+        were not there when this sync began."""
+        if not self._options.delete:
+            return [], []
+        shown = await self._bucket.files_below(self._folder)
+        others = self._others(shown, self._done.adds)
+        new = [SyncFailure(path, "written by someone else") for path in self._chosen(others)]
+        return others, new
 
     def _set_files(self) -> dict[str, tuple[int, str]]:
         """Size and Xet hash by path within the set."""
@@ -384,7 +430,7 @@ class SyncRun:
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
-            )
+            ) from self._bucket.stopped
 
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
@@ -396,6 +442,10 @@ class SyncRun:
                 "unchanged" if file.path_in_repo in unchanged else "xet",
             )
             for file in collected.files
+        ]
+        plan += [
+            PlannedFile(path, add.size, "unchanged" if path in unchanged else "xet")
+            for path, add in self._copied.items()
         ]
         for stream in collected.streams:
             spooled = await stream.spooled()

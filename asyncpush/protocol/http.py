@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from asyncpush.errors import ProtocolError
+from asyncpush.protocol.failures import REMEDIES
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 FORM_HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -92,16 +93,18 @@ _LARGEST = 1 << 60  # Bytes; no file, part or answer is larger than an exbibyte.
 
 
 def protocol_error(message: str, response: HubResponse | None = None) -> ProtocolError:
-    """`retryable`, because a truncated or garbled answer is usually complete the next time."""
+    """For an answer that cannot be read; `response` is left out where the parser sees its fields
+    alone."""
+    retryable = REMEDIES["garbled"].retryable
     if response is None:
-        return ProtocolError(message, retryable=True)
+        return ProtocolError(message, retryable=retryable)
     return ProtocolError(
         message,
         status=response.status,
         body=response.body[:1024].decode("utf-8", "replace"),
         url=response.url,
         headers=response.headers,
-        retryable=True,
+        retryable=retryable,
     )
 
 

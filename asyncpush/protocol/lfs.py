@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from asyncpush.errors import HubError
 from asyncpush.models import Part, Repo
-from asyncpush.protocol.failures import TRANSIENT_STATUSES, object_refused
+from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
     HubRequest,
@@ -163,7 +163,7 @@ def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> 
         body=message,
         url=response.url,
         headers=response.headers,
-        retryable=code in TRANSIENT_STATUSES,
+        retryable=is_retryable_status(code, message),
         suggestion=object_refused(code, message),
     )
 

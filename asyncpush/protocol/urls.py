@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 from asyncpush.errors import ProtocolError
 from asyncpush.options import PUBLIC_ENDPOINT
+from asyncpush.redaction import bare_url
 
 _PUBLIC_ORIGINS = (PUBLIC_ENDPOINT, "https://hub-ci.huggingface.co")
 _PORTS = {"http": 80, "https": 443}
@@ -46,10 +47,12 @@ def check_endpoint(endpoint: str) -> str:
     except ValueError as exc:
         raise ValueError(f"endpoint is not a URL: {exc}") from exc
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-        raise ValueError(f"endpoint must be an http or https URL, or 'local', not {_bare(parts)!r}")
+        shown = bare_url(endpoint)
+        raise ValueError(f"endpoint must be an http or https URL, or 'local', not {shown!r}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            f"endpoint must not hold credentials ({_bare(parts)}); pass token=... or set HF_TOKEN"
+            f"endpoint must not hold credentials ({bare_url(endpoint)}); pass token=... or set"
+            " HF_TOKEN"
         )
     if "?" in endpoint or "#" in endpoint:
         raise ValueError("endpoint must not have a query or a fragment")
@@ -118,7 +121,7 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
         raise _refused("holds white space", "")
     problem = _problem(_site(url), endpoint, tuple(allowed_hosts))
     if problem is not None:
-        raise _refused(problem, _shown(url))
+        raise _refused(problem, bare_url(url))
 
 
 @lru_cache
@@ -209,19 +212,6 @@ def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
     shifts = (24, 16, 8)
     high = sum(number << shift for number, shift in zip(leading, shifts, strict=False))
     return ipaddress.IPv4Address(high + last)
-
-
-def _shown(url: str) -> str:
-    try:
-        return _bare(urlsplit(url))
-    except ValueError:
-        return ""
-
-
-def _bare(parts: SplitResult) -> str:
-    """The URL without what may be secret: user, password, query."""
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _refused(why: str, shown: str) -> ProtocolError:

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, get_args
 
 from asyncpush.listeners.format import format_duration
-from asyncpush.models import Source, UploadProgress, UploadResult
+from asyncpush.models import Source, SyncResult, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
-from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.options import PushOptions, SyncOptions, UploadConfig
 from asyncpush.own_files import library_logger
-from asyncpush.protocol.addresses import target_of
+from asyncpush.protocol.addresses import bucket_of, names_bucket, target_of
 from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.training.checkpoints import (
     CheckpointOutcome,
@@ -30,12 +30,13 @@ from asyncpush.training.tickets import (
     CANCEL_GRACE,
     Job,
     PushTicket,
+    SyncTicket,
     amount_of,
     cancel_all,
     settle,
     wait_for,
 )
-from asyncpush.uploader import Uploader
+from asyncpush.uploader import Handle, Uploader
 
 logger = library_logger("background")
 
@@ -135,9 +136,21 @@ class BackgroundUploader:
         given = options or PushOptions()
         repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
         job: Job[UploadResult] = self._new_job(repo.repo_id)
+        self._begin(job, lambda: self._uploader.start_push(repo.repo_id, source, filled_in))
+        return PushTicket(job)
 
+    def sync(self, source: Source, address: str, options: SyncOptions | None = None) -> SyncTicket:
+        """Begin a sync to a bucket and return at once; see `asyncpush.sync`. The source must stay
+        as it is until then. Raises `InvalidRepoIdError` for what is not the address of a bucket."""
+        self._start()
+        bucket, _ = bucket_of(address, self._uploader.endpoint)
+        job: Job[SyncResult] = self._new_job(bucket.repo_id)
+        self._begin(job, lambda: self._uploader.start_sync(source, address, options))
+        return SyncTicket(job)
+
+    def _begin(self, job: Job[T], start: Callable[[], Handle[T]]) -> None:
         def begin() -> None:
-            handle = self._uploader.start_push(repo.repo_id, source, filled_in)
+            handle = start()
             job.handle = handle
             self._keep(asyncio.create_task(job.follow(handle)))
 
@@ -145,13 +158,13 @@ class BackgroundUploader:
             self._check_open()
             self._loop.call_soon_threadsafe(begin)
             self._remember(job)
-        return PushTicket(job)
 
     def checkpoints(
         self,
         repo_id: str,
-        options: PushOptions | None = None,
+        options: PushOptions | SyncOptions | None = None,
         *,
+        keep: int | None = None,
         policy: Policy = "latest",
         max_waiting: int = 4,
         snapshot: SnapshotChoice = False,
@@ -161,11 +174,15 @@ class BackgroundUploader:
         background thread. What it has not pushed is waited for as other pushes are. Raises
         `InvalidRepoIdError` for an impossible id or address."""
         self._start()
-        target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
+        if names_bucket(repo_id):
+            bucket_of(repo_id, self._uploader.endpoint)
+        elif not isinstance(options, SyncOptions):
+            target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
         pusher = CheckpointPusher(
             self._uploader,
             repo_id,
             options,
+            keep=keep,
             policy=policy,
             max_waiting=max_waiting,
             snapshot=snapshot,
@@ -354,12 +371,19 @@ class BackgroundCheckpoints:
         """The newest snapshot of the running push, if there is one."""
         return self._pusher.progress
 
-    def push(self, source: Source, options: PushOptions | None = None) -> None:
-        """Have a checkpoint pushed; returns as `CheckpointPusher.push` does."""
+    def push(
+        self,
+        source: Source,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Have a checkpoint pushed; takes, raises and returns as `CheckpointPusher.push` does."""
         self._owner._check_may_wait()
         with self._owner._lock:
             self._owner._check_open()
-            taken = asyncio.run_coroutine_threadsafe(self._take(source, options), self._owner._loop)
+            taking = self._take(source, options, name)
+            taken = asyncio.run_coroutine_threadsafe(taking, self._owner._loop)
         try:
             wait_for([taken], None)
         except BaseException:
@@ -386,8 +410,10 @@ class BackgroundCheckpoints:
         if self._job is not None:
             self._job.wait(timeout)
 
-    async def _take(self, source: Source, options: PushOptions | None) -> None:
-        await self._pusher.push(source, options)
+    async def _take(
+        self, source: Source, options: PushOptions | SyncOptions | None, name: str | None
+    ) -> None:
+        await self._pusher.push(source, options, name=name)
         if self._job is None or self._job.done():
             job: Job[None] = self._owner._new_job(self._pusher.repo_id)
             self._job = job

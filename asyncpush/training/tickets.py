@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncpush.listeners.format import format_share
-from asyncpush.models import UploadProgress, UploadResult
+from asyncpush.models import SyncResult, UploadProgress, UploadResult
 
 T = TypeVar("T")
 
@@ -108,13 +108,10 @@ class Job(Generic[T]):
             self.future.set_running_or_notify_cancel()
 
 
-class PushTicket:
-    """A push in the background: what `BackgroundUploader.push` returns.
+class Ticket(Generic[T]):
+    """Work in the background, which any thread may ask about."""
 
-    It may be used from any thread. See `BackgroundUploader` for an example.
-    """
-
-    def __init__(self, job: Job[UploadResult]) -> None:
+    def __init__(self, job: Job[T]) -> None:
         self._job = job
 
     def __repr__(self) -> str:
@@ -123,45 +120,66 @@ class PushTicket:
             future = self._job.future
             failed = future.cancelled() or future.exception() is not None
             state = "failed" if failed else "done"
-        return f"<PushTicket {self.repo_id} {state}>"
+        return f"<{type(self).__name__} {self.repo_id} {state}>"
 
     @property
     def repo_id(self) -> str:
-        """Where it pushes to."""
+        """The repo or bucket that it is for."""
         return self._job.repo_id
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot; None before the push has started."""
+        """The newest snapshot; None before it has started."""
         return self._job.progress
 
     def done(self) -> bool:
-        """Whether the push has ended, successfully or not."""
+        """Whether it has ended, successfully or not."""
         return self._job.done()
 
     def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
 
         Returns at once; `result()` waits for the end and raises. A push whose commit has just been
         accepted may still succeed.
         """
         self._job.cancel()
 
-    def result(self, timeout: float | None = None) -> UploadResult:
-        """Wait for the end of the push, at most `timeout` seconds, and return its result.
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end, at most `timeout` seconds, and return the result.
 
-        Raises the error with which the push failed, `concurrent.futures.CancelledError` for a
+        Raises the error with which it failed, `concurrent.futures.CancelledError` for a
         cancelled one, and `TimeoutError` when it has not ended by then: it continues. Ctrl-C while
-        this waits (or whatever a signal handler raises) cancels the push, and is raised again when
+        this waits (or whatever a signal handler raises) cancels it, and is raised again when
         it has ended.
         """
         self._job.wait(timeout)
         return self._job.future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error with which the push failed, or None; waits and raises like `result`."""
+        """The error with which it failed, or None; waits and raises like `result`."""
         self._job.wait(timeout)
         return self._job.future.exception()
+
+
+class PushTicket(Ticket[UploadResult]):
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread. See `BackgroundUploader` for an example.
+    """
+
+
+class SyncTicket(Ticket[SyncResult]):
+    """A sync under way in the background: what `BackgroundUploader.sync` returns.
+
+    It may be used from any thread.
+
+    Example:
+        >>> from asyncpush import BackgroundUploader, UploadConfig
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     ticket = bg.sync({"step.txt": b"1000"}, "hf://buckets/me/background")
+        ...     print(ticket.result().files_uploaded)
+        ('step.txt',)
+    """
 
 
 def cancel_all(jobs: Iterable[Job[Any]]) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from click.exceptions import Exit
 
 from asyncpush import (
     AsyncPushError,
@@ -28,6 +28,7 @@ from asyncpush import (
     SourceError,
     VerificationError,
 )
+from asyncpush.cli.app import EXIT_CODES
 from asyncpush.cli.failures import (
     NOT_AUTHORISED,
     USAGE,
@@ -77,6 +78,7 @@ REFUSED = HubError(
 )
 def test_exit_codes(error: Exception, code: int) -> None:
     assert exit_code(error) == code
+    assert code in EXIT_CODES or code == 128 + signal.SIGTERM
     assert failure_document(error)["exit_code"] == code
 
 
@@ -206,6 +208,20 @@ def test_no_colour_where_none_is_wanted(
     assert stderr.shown == "✗ AsyncPushError: no\n│ next: go\n"
 
 
+def test_colour_in_a_pipe_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in CI logs, which show colours though they are no terminals."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    Output().failure(AsyncPushError("no"))
+    assert capsys.readouterr().err.startswith("\x1b[1;31m")
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    Output().failure(AsyncPushError("no"))
+    assert "\x1b" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_any_terminal_can_show_the_block(
     encoding: str, terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
@@ -230,7 +246,7 @@ def test_a_name_that_is_no_text_still_makes_json(capsys: pytest.CaptureFixture[s
 
 
 def test_ctrl_c_before_anything_runs_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, Output().failures():
+    with pytest.raises(Exit) as caught, Output().failures():
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert "interrupted by SIGINT" in capsys.readouterr().err
@@ -428,6 +444,6 @@ def test_what_cannot_be_told_on_stderr_changes_no_exit_code(
     if told is not None and stream == "closed":
         told.close()
     monkeypatch.setattr(sys, "stderr", told)
-    with pytest.raises(typer.Exit) as caught, Output(verbose=True).failures():
+    with pytest.raises(Exit) as caught, Output(verbose=True).failures():
         raise MissingTokenError
     assert caught.value.exit_code == NOT_AUTHORISED

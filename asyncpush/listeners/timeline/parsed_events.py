@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 
 from asyncpush.events import Event, Record
-from asyncpush.events.schema import event_name, scrub
+from asyncpush.events.schema import event_name
+from asyncpush.redaction import redact_value
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One event: its name as JSON lines have it, its when and where, and its fields, of which
-    nothing is certain. Credentials are scrubbed when a text is read, whoever wrote it."""
+    nothing is certain. Credentials are removed when a text is read."""
 
     name: str
     time: float
@@ -30,7 +31,7 @@ class Moment:
 
     def text(self, name: str) -> str:
         value = self.fields.get(name)
-        return str(scrub(value, name)) if isinstance(value, str) else ""
+        return str(redact_value(value, name)) if isinstance(value, str) else ""
 
     def number(self, name: str, default: float = 0.0) -> float:
         """A finite number that is not negative, else the default."""

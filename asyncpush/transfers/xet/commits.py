@@ -40,8 +40,8 @@ def piece_size(bandwidth: Bandwidth) -> int:
 class XetCommit:
     """One upload commit of hf_xet. Files are uploaded in its background; each has a handle.
 
-    Methods raise `XetFailedError`; `XetStalledError` when nothing moves any more, and again in every
-    later call; `SourceError` and `SourceChangedError` when a file is at fault.
+    Methods raise `XetFailedError`; `XetStalledError` when nothing moves any more, and again in
+    every later call; `SourceError` and `SourceChangedError` when a file is at fault.
     """
 
     def __init__(
@@ -58,11 +58,10 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
-    async def start(self, file: FileSource) -> Any:
-        """A file that hf_xet reads by itself, or bytes."""
+    async def start(self, files: Sequence[FileSource]) -> list[Any]:
+        """Files that hf_xet reads by itself, or bytes."""
 
-        def start() -> Any:
-            check_unchanged([file])
+        def start(file: FileSource) -> Any:
             if file.path is None:
                 return self._commit.start_upload_bytes(
                     file.data or b"", name=file.path_in_repo, **self._how
@@ -70,7 +69,12 @@ class XetCommit:
             self._watch.paths.add(os.path.realpath(file.path))
             return self._commit.start_upload_file(file.path, **self._how)
 
-        return await self._call(start, [file])
+        def start_all() -> list[Any]:
+            check_unchanged(files)
+            return [start(file) for file in files]
+
+        handles: list[Any] = await self._call(start_all, files)
+        return handles
 
     async def ingested(self, handle: Any, file: FileSource) -> None:
         """Wait until hf_xet has read the file to its end, and holds only the last of it."""

@@ -267,38 +267,57 @@ class XetUpload:
 
         Raises `XetFailedError`; `SourceError` and `SourceChangedError` when the file is at fault.
         """
-        handle = None
+        await self.add_all([file])
+
+    async def add_all(self, files: Sequence[FileSource]) -> None:
+        """Like `add`, for several files: the small ones go to hf_xet in one thread hop."""
+        small = [file for file in files if self._is_small(file)]
+        if small:
+            await self._add(small, self._start(small))
+        for file in files:
+            if not self._is_small(file):
+                await self._add([file], self._begin(file))
+
+    async def _add(self, files: Sequence[FileSource], beginning: Awaitable[Sequence[Any]]) -> None:
+        handles: Sequence[Any] = [None] * len(files)
         try:
-            handle = await self._begin(file)
+            handles = await beginning
         except XetStalledError as exc:
             self._failed = self._failed or exc
         except XetFailedError:
             if self._failed is None:
                 raise
-        # What has failed since the file was begun is raised by `finish`, which may begin again.
-        self._handles.append((file, handle))
+        # What has failed since a file was begun is raised by `finish`, which may begin again.
+        self._handles += zip(files, handles, strict=True)
 
-    async def _begin(self, file: FileSource) -> Any:
-        found_by_hf_xet = file.path is not None or file.data is not None
-        if found_by_hf_xet and not self._bandwidth.limited:
-            if file.size <= SMALL_FILE:
-                return await self._start(file)
+    def _is_small(self, file: FileSource) -> bool:
+        return self._reads_itself(file) and file.size <= SMALL_FILE
+
+    def _reads_itself(self, file: FileSource) -> bool:
+        """Whether hf_xet reads the file, rather than being fed by us."""
+        return not self._bandwidth.limited and (file.path is not None or file.data is not None)
+
+    async def _begin(self, file: FileSource) -> Sequence[Any]:
+        if self._is_small(file):
+            return await self._start([file])
+        if self._reads_itself(file):
             async with self._large_files:
-                handle = await self._start(file)
+                [handle] = await self._start([file])
                 try:
                     await self._commit.ingested(handle, file)
                 except XetFailedError as exc:
                     self._failed = self._failed or exc
-                return handle
+                return [handle]
         async with self._large_files:
             events = self._positions.begin(file)
             on_read = partial(self._positions.on_read, file, events)
-            return await self._commit.feed(file, on_read, self._bandwidth)
+            return [await self._commit.feed(file, on_read, self._bandwidth)]
 
-    async def _start(self, file: FileSource) -> Any:
-        handle = await self._commit.start(file)
-        self._positions.follow(handle.task_id(), file)
-        return handle
+    async def _start(self, files: Sequence[FileSource]) -> Sequence[Any]:
+        handles = await self._commit.start(files)
+        for file, handle in zip(files, handles, strict=True):
+            self._positions.follow(handle.task_id(), file)
+        return handles
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
@@ -368,8 +387,7 @@ class XetUpload:
         self._commit = await self._open_commit(access, self._attempt)
         handles, self._handles = self._handles, []
         try:
-            for file in again:
-                await self.add(file)
+            await self.add_all(again)
         except XetFailedError:
             self._handles = handles
             raise
