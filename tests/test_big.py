@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.big, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]
 SIZE = 5_800_000_000
 PEAK_MEMORY = 150 << 20
+PEAK_BY_XET = 300_000_000
 
 PUSH = """
 import asyncio, sys
@@ -41,7 +42,8 @@ result = asyncio.run(asyncpush.push_to_hub(
 sys.stdout.buffer.write(orjson.dumps({
     "verified": result.verified, "sent": result.bytes_transferred,
     "peak": peak_memory(), "seconds": result.elapsed_seconds, "cpu": cpu_seconds(),
-    "files": result.files_uploaded, "twice": sum(twice),
+    "files": result.files_uploaded, "routes": {each.route: 1 for each in result.receipts},
+    "twice": sum(twice),
 }))
 """
 
@@ -57,8 +59,8 @@ def sparse_model(path: Path) -> Path:
     return path
 
 
-def push(model: Path, limit: str, tmp_path: Path) -> Any:
-    with serve_in_thread(tmp_path / "hub", xet=False) as hub:
+def push(model: Path, limit: str, tmp_path: Path, *, xet: bool = False) -> Any:
+    with serve_in_thread(tmp_path / "hub", xet=xet) as hub:
         done = subprocess.run(
             [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), limit],
             check=True,
@@ -107,6 +109,25 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
     sys.stderr.write(f"{told}\n")
 
 
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> None:
+    """In one file, or in eight. Measured on a loaded machine: 245 to 271 MB."""
+    chance = random.Random(count)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for number in range(count):
+        with (folder / f"{number}.bin").open("wb") as file:
+            for _ in range((1 << 30) // count // (16 << 20)):
+                file.write(chance.randbytes(16 << 20))
+    told = push(folder, "", tmp_path, xet=True)
+
+    assert told["verified"]
+    assert told["routes"] == {"xet": 1}
+    assert told["sent"] > 1 << 30
+    assert told["peak"] < PEAK_BY_XET, told
+    sys.stderr.write(f"{told}\n")
+
+
 TENSORS = """
 import asyncio, sys, time
 import asyncpush, numpy as np, orjson
@@ -142,13 +163,13 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
     "transfer",
     [
         "lfs",
-        pytest.param("xet", marks=pytest.mark.xfail(reason="240 MB: what hf_xet itself holds")),
+        pytest.param("xet", marks=pytest.mark.xfail(reason="hf_xet holds three xorbs")),
     ],
 )
 def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
     transfer: str, tmp_path: Path
 ) -> None:
-    """At most 200 MB above what is there. Measured: 20 MB by LFS, 240 MB by Xet."""
+    """At most 200 MB above what is there. Measured: 20 MB by LFS, 237 MB by Xet."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(
             [sys.executable, "-c", TENSORS, hub.url, str(tmp_path / "cache"), transfer],
