@@ -15,6 +15,7 @@ COMMANDS = {
     "many": (_IN + "many", "Run all pushes of a manifest."),
     "upload": (_IN + "push", "Store files now, to commit them later."),
     "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
+    "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
     "audit": (_IN + "audit", "Compare local files with a repo by checksum."),
     "doctor": (_IN + "doctor", "Look for what could stop a push, and how to fix it."),
     "timeline": (_IN + "timeline", "Draw when each step of a push took place."),

@@ -20,8 +20,8 @@ from asyncpush.listeners.timeline import captions
 from tests.cli.conftest import PATIENCE, Cli
 
 COMMANDS = [
-    *("push", "many", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo", "schema"),
-    *("cache ls", "cache clear"),
+    *("push", "many", "upload", "commit", "copy", "audit", "doctor", "timeline", "hub", "demo"),
+    *("schema", "cache ls", "cache clear"),
 ]
 
 
