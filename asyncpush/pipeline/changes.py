@@ -14,7 +14,8 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import check_path_in_repo, folder_prefix, read_all
+from asyncpush.sources import check_path_in_repo, folder_prefix, read_again
+from asyncpush.sources.byte_sources import changed
 from asyncpush.sources.paths import select
 from asyncpush.transfers.inline import git_blob_oid
 
@@ -94,7 +95,10 @@ async def packed(
     def pack(receipt: Receipt) -> Receipt:
         if receipt.route != "inline":
             return receipt
-        return replace(receipt, content=read_all(files[receipt.path_in_repo]))
+        content = read_again(files[receipt.path_in_repo])
+        if git_blob_oid(content) != receipt.oid:
+            raise changed(files[receipt.path_in_repo], "was written to")
+        return replace(receipt, content=content)
 
     return await each_in_thread(threads, receipts, pack)
 

@@ -16,7 +16,13 @@ import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError, SourceError
+from asyncpush.errors import (
+    CommitConflictError,
+    HubError,
+    RepoNotFoundError,
+    SourceChangedError,
+    SourceError,
+)
 from asyncpush.models import FileSource
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
@@ -153,7 +159,12 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
     card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
     if card is None or card.size > CARD_LIMIT:
         return
-    content = await in_thread(ctx.threads, lambda: read_all(card))
+    try:
+        content = await in_thread(ctx.threads, lambda: read_all(card))
+    except SourceChangedError:
+        if not card.may_change:
+            raise
+        return  # it will be collected again; the Hub refuses a commit of a card that is wrong
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
+from typing import TypeVar
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, SourceChangedError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
 from asyncpush.options import PushOptions
@@ -41,7 +42,17 @@ from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import CollectedSources, read_all
+from asyncpush.sources import CollectedSources, read_again
+from asyncpush.sources.byte_sources import changed as changed_source
+from asyncpush.sources.changing import changes_of, looks_changed
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.transfers.inline import git_blob_oid
+
+COLLECTED_AGAIN = 3
+"""Times that files which changed while they were stored are collected again, and then again just
+before the commit."""
+
+T = TypeVar("T")
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """Commits to one repo and revision go one after another."""
@@ -55,6 +66,7 @@ class PushRun:
         self._lock = lock
         self._engine = TransferSelector(ctx)
         self._started = time.monotonic()
+        self._notices = ProblemReport()
 
     async def push(self, collected: CollectedSources) -> UploadResult:
         """Store, commit, verify."""
@@ -63,16 +75,18 @@ class PushRun:
         head = await prepare(ctx, files)
         if ctx.options.dry_run:
             _, streamed = await StreamStage(ctx, self._engine).run(collected.streams, store=False)
-            return await self._dry_run([*files, *streamed], head)
+            return await self._dry_run(collected, [*files, *streamed], head)
         assert head is not None  # only a dry run goes on without one
         await check_one_commit(ctx, files, head)
-        files, stored = await self._stored(collected)
-        by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
+        by_path, stored = await self._stored(collected)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
 
-        async def commit() -> Outcome:
+        async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
-            return await self._commit(changes, wanted, head, lambda path: read_all(by_path[path]))
+            return await self._commit(changes, wanted, head, lambda path: read_again(by_path[path]))
+
+        async def commit() -> Outcome:
+            return await self._following(collected, by_path, stored, commit_once)
 
         try:
             outcome = await commit()
@@ -84,6 +98,7 @@ class PushRun:
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
+        await self._tell_changes(by_path)
         return await self._finish(stored, deleted, outcome)
 
     async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
@@ -104,6 +119,8 @@ class PushRun:
 
         await in_thread(ctx.threads, forget)
         again = await StoreStage(ctx, None).run(lost)
+        for error in again.changed.values():
+            raise error
         for path, receipt in again.receipts.items():
             sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
             stored.receipts[path] = replace(receipt, bytes_sent=sent)
@@ -114,10 +131,15 @@ class PushRun:
             raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
         files = await self._planned(collected)
         await prepare(self._ctx, files)
-        files, stored = await self._stored(collected)
-        by_path = {file.path_in_repo: file for file in files}
-        receipts = list(stored.receipts.values())
-        return await packed(receipts, by_path, self._ctx.threads)
+        by_path, stored = await self._stored(collected)
+        receipts = await self._following(
+            collected,
+            by_path,
+            stored,
+            lambda: packed(list(stored.receipts.values()), by_path, self._ctx.threads),
+        )
+        await self._tell_changes(by_path)
+        return receipts
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
         """Commit what was stored before, here or elsewhere."""
@@ -136,8 +158,9 @@ class PushRun:
         outcome = await self._commit(changes, wanted, head, lambda path: content[path])
         return await self._finish(stored, deleted, outcome)
 
-    async def _stored(self, collected: CollectedSources) -> tuple[tuple[FileSource, ...], Stored]:
-        """The files (streams among them that had to be spooled), and what became of them."""
+    async def _stored(self, collected: CollectedSources) -> tuple[dict[str, FileSource], Stored]:
+        """The files by path (streams among them that had to be spooled), and what became of
+        them."""
         ctx, files = self._ctx, collected.files
         streamed, spooled = await StreamStage(ctx, self._engine).run(collected.streams)
         if collected.streams:  # now their sizes are known
@@ -145,11 +168,75 @@ class PushRun:
             sizes = [file.size for file in files]
             sizes += [receipt.size for receipt in streamed.receipts.values()]
             ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
+        by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
         stored = await StoreStage(ctx, self._engine).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
+        await self._store_changed(collected, by_path, stored)
         self._warn_if_all_ignored(stored)
-        return files, stored
+        return by_path, stored
+
+    async def _store_changed(
+        self,
+        collected: CollectedSources,
+        files: dict[str, FileSource],
+        stored: Stored,
+        *,
+        store: bool = True,
+    ) -> None:
+        """Collect the files again that changed while they were stored, and store them as they are
+        now; both mappings are brought up to date. Raises `SourceChangedError` for what cannot be
+        followed."""
+        ctx = self._ctx
+        for _ in range(COLLECTED_AGAIN):
+            if not stored.changed:
+                return
+            again: list[FileSource] = []
+            for path, error in stored.changed.items():
+                before = files[path]
+                file = await collected.again(before) if before.may_change else before
+                if file is None:
+                    self._notices.notice("files that are gone", f"{error.message}: left out")
+                    del files[path]
+                    stored.receipts.pop(path, None)
+                    continue
+                if file is not before:
+                    self._notices.notice("files that changed", f"{error.message}: read again")
+                files[path] = file
+                again.append(file)
+            total = await in_thread(ctx.threads, lambda: sum(file.size for file in files.values()))
+            ctx.events.emit(FilesPlanned(len(files), total))
+            await check_leaks(ctx, again)
+            stored.merge(await StoreStage(ctx, self._engine, store=store).run(again))
+        for error in stored.changed.values():
+            raise error
+
+    async def _following(
+        self,
+        collected: CollectedSources,
+        files: dict[str, FileSource],
+        stored: Stored,
+        commit: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Do what reads inline files once more, with those collected again that have changed since
+        they were hashed."""
+        for attempt in range(1 + COLLECTED_AGAIN):
+            stored.changed = await in_thread(
+                self._ctx.threads, lambda: _changed_inline(files, stored)
+            )
+            await self._store_changed(collected, files, stored)
+            try:
+                return await commit()
+            except SourceChangedError:
+                if attempt == COLLECTED_AGAIN or not any(f.may_change for f in files.values()):
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    async def _tell_changes(self, files: Mapping[str, FileSource]) -> None:
+        """Warn of followed files that are not what they were when the push began."""
+        grown = await in_thread(self._ctx.threads, lambda: changes_of(files))
+        for notice in (*self._notices.notices, *grown.notices):
+            self._ctx.warn(notice)
 
     def _warn_if_all_ignored(self, stored: Stored) -> None:
         count = len(stored.ignored)
@@ -278,7 +365,9 @@ class PushRun:
             receipts=receipts,
         )
 
-    async def _dry_run(self, files: Sequence[FileSource], head: str | None) -> UploadResult:
+    async def _dry_run(
+        self, collected: CollectedSources, files: Sequence[FileSource], head: str | None
+    ) -> UploadResult:
         ctx = self._ctx
         if head is None:
             ctx.warn(
@@ -287,8 +376,10 @@ class PushRun:
             )
             return self._plan(guessed(files), [], None)
         stored = await StoreStage(ctx, self._engine, store=False).run(files)
+        by_path = {file.path_in_repo: file for file in files}
+        await self._store_changed(collected, by_path, stored, store=False)
         self._warn_if_all_ignored(stored)
-        deleted = await deletions(ctx, [file.path_in_repo for file in files], head)
+        deleted = await deletions(ctx, by_path, head)
         return self._plan(stored, deleted, head)
 
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
@@ -302,6 +393,29 @@ def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool,
     if chained or options.max_files_per_commit is not None:
         return chained, None
     return False, warning_of_slow_commit(changes)
+
+
+def _changed_inline(
+    files: Mapping[str, FileSource], stored: Stored
+) -> dict[str, SourceChangedError]:
+    """The followed files, among those that the commit carries, whose bytes are not what was hashed.
+    Only files that look different are read."""
+    changed: dict[str, SourceChangedError] = {}
+    for path, receipt in stored.receipts.items():
+        file = files.get(path)
+        if (
+            receipt.route != "inline"
+            or receipt.unchanged
+            or file is None
+            or not looks_changed(file)
+        ):
+            continue
+        try:
+            if git_blob_oid(read_again(file)) != receipt.oid:
+                changed[path] = changed_source(file, "was written to")
+        except SourceChangedError as exc:
+            changed[path] = exc
+    return changed
 
 
 def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> Stored:

@@ -6,8 +6,8 @@ the others are for the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,7 +15,7 @@ import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import each_in_thread, in_thread
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, SourceChangedError
 from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
@@ -56,22 +56,37 @@ class Routing:
         self._awaited = {file.path_in_repo: anyio.Event() for file in large}
         for file in large:
             self._hand_on(file)
-        gitignore = await own_gitignore(self._ctx, files)
+        gitignore = await own_gitignore(self._ctx, files, self._stored)
         batch = partial(self._route, gitignore=gitignore)
         await for_each(batches(files, preupload.BATCH_LIMIT), batch, width=WORKERS)
 
     async def to_be_stored(self, file: FileSource) -> UploadMode | None:
         """The mode of a file that was handed on, once it is known; None when the file turns out to
-        be settled."""
+        be settled, or has changed."""
         if (awaited := self._awaited.get(file.path_in_repo)) is not None:
             await awaited.wait()
-        mode = self._modes[file.path_in_repo]
-        return None if mode.ignored or mode.mode == "regular" else mode
+        mode = self._modes.get(file.path_in_repo)
+        if mode is None or mode.ignored or mode.mode == "regular":
+            return None
+        return mode
 
     async def _route(self, files: Sequence[FileSource], gitignore: str | None) -> None:
-        looks = await each_in_thread(self._ctx.threads, files, _look_at)
-        samples = [sample for sample, _ in looks]
-        oids = {file.path_in_repo: oid for file, (_, oid) in zip(files, looks, strict=True) if oid}
+        def look(file: FileSource) -> tuple[bytes, str | None] | None:
+            with self._stored.following(file):
+                return _look_at(file)
+            return None
+
+        looks = await each_in_thread(self._ctx.threads, files, look)
+        seen = [(file, *found) for file, found in zip(files, looks, strict=True) if found]
+        if len(seen) < len(files):
+            for file in files:
+                if file.path_in_repo in self._stored.changed and file.path_in_repo in self._awaited:
+                    self._awaited[file.path_in_repo].set()
+            if not seen:
+                return
+        files = [file for file, _, _ in seen]
+        samples = [sample for _, sample, _ in seen]
+        oids = {file.path_in_repo: oid for file, _, oid in seen if oid}
         modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
         self._modes |= modes
         inline: list[FileSource] = []
@@ -101,13 +116,16 @@ class Routing:
         """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
         hundred thousand of them none stay in memory."""
 
-        def read_and_hash(file: FileSource) -> Receipt:
+        def read_and_hash(file: FileSource) -> Receipt | None:
             path = file.path_in_repo
-            oid = oids.get(path) or git_blob_oid(read_all(file))
-            return inline_receipt(path, file.size, oid, there=modes[path].oid)
+            with self._stored.following(file):
+                oid = oids.get(path) or git_blob_oid(read_all(file))
+                return inline_receipt(path, file.size, oid, there=modes[path].oid)
+            return None
 
         for receipt in await each_in_thread(self._ctx.threads, files, read_and_hash):
-            self._stored.add(receipt, self._ctx.events)
+            if receipt is not None:
+                self._stored.add(receipt, self._ctx.events)
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
         """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
@@ -118,7 +136,11 @@ class Routing:
         with suppress(HubError):
             shown = await remote_files(ctx, ctx.options.revision, paths)
         for file in files:
-            receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
+            receipt = None
+            with self._stored.following(file):
+                receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
+            if file.path_in_repo in self._stored.changed:
+                continue
             if receipt is not None:
                 self._stored.settle(receipt, ctx.events, unchanged=True)
             else:
@@ -137,13 +159,17 @@ class Routing:
         return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
 
 
-async def own_gitignore(ctx: PushContext, files: Sequence[FileSource]) -> str | None:
-    """The source's own .gitignore counts at once, not only from the next push on."""
+async def own_gitignore(
+    ctx: PushContext, files: Sequence[FileSource], stored: Stored | None = None
+) -> str | None:
+    """The source's own .gitignore counts at once, not only from the next push on. That a followed
+    one has changed is noted in `stored`."""
     found = next((file for file in files if file.path_in_repo == ".gitignore"), None)
-    if found is None:
-        return None
-    content = await in_thread(ctx.threads, lambda: read_all(found))
-    return content.decode("utf-8", "replace")
+    if found is not None:
+        with nullcontext() if stored is None else stored.following(found):
+            content = await in_thread(ctx.threads, lambda: read_all(found))
+            return content.decode("utf-8", "replace")
+    return None
 
 
 async def ask_modes(
@@ -201,10 +227,31 @@ def _route_name(mode: UploadMode) -> str:
 
 @dataclass(slots=True)
 class Stored:
-    """Receipts by path, and the files that the Hub ignores."""
+    """Receipts by path, the files that the Hub ignores, and those that changed meanwhile, which
+    are to be collected again."""
 
     receipts: dict[str, Receipt] = field(default_factory=dict)
     ignored: list[FileSource] = field(default_factory=list)
+    changed: dict[str, SourceChangedError] = field(default_factory=dict)
+
+    @contextmanager
+    def following(self, file: FileSource) -> Iterator[None]:
+        """Note that a followed file has changed, where that would be raised."""
+        try:
+            yield
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            self.changed[file.path_in_repo] = exc
+
+    def merge(self, later: Stored) -> None:
+        """Take what became of files that were collected again."""
+        for path, receipt in later.receipts.items():
+            before = self.receipts.get(path)
+            sent = receipt.bytes_sent + (before.bytes_sent if before is not None else 0)
+            self.receipts[path] = replace(receipt, bytes_sent=sent)
+        self.ignored += later.ignored
+        self.changed = later.changed
 
     def add(self, receipt: Receipt, events: Emitter) -> None:
         """A file that moves no bytes now: it rides in the commit, or is there already."""

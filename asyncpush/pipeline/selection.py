@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError, MissingTokenError
+from asyncpush.errors import HubError, MissingTokenError, SourceChangedError
 from asyncpush.events import FileRouted, TransferChosen
 from asyncpush.models import FileSource, Receipt
 from asyncpush.net.session import USER_AGENT
@@ -159,14 +159,22 @@ class XetStage:
             return []
         if await self._engine.xet() is None:
             return upload.files
+        changed = self._stored.changed
         try:
-            receipts = await upload.finish()
+            receipts = await upload.finish(changed=changed)
         except XetFailedError as exc:
             self._engine.give_up(exc.message)
             return upload.files
+        except SourceChangedError as exc:
+            if not any(file.may_change for file in upload.files):
+                raise
+            # hf_xet failed on one file, and it is not known what it has stored of the others.
+            changed.update((file.path_in_repo, exc) for file in upload.files)
+            return []
+        oids = {receipt.path_in_repo: receipt.oid for receipt in receipts}
         for receipt in receipts:
             self._take_receipt(receipt)
-        found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
+        found = [(file, oids[path]) for file in upload.files if (path := file.path_in_repo) in oids]
         remember = partial(self._ctx.hasher.remember, found, upload.began)
         await in_thread(self._ctx.push_threads.journal, remember)
         return []

@@ -50,7 +50,8 @@ class StoreStage:
             self._xet = XetStage(ctx, engine, self._stored, self._begin_uploading)
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
-        """Raises what stopped it; then no receipt counts."""
+        """Raises what stopped it; then no receipt counts. Followed files that changed meanwhile
+        are in `changed`, without a receipt."""
         try:
             routing = await self._run(files)
             left = [] if self._xet is None else await self._xet.finish()
@@ -68,7 +69,8 @@ class StoreStage:
                 transfer = self._transfer(group)
 
                 async def store(file: FileSource) -> None:
-                    await self._store_one(file, routing, transfer)
+                    with self._stored.following(file):
+                        await self._store_one(file, routing, transfer)
 
                 queue = SlotQueue(group, self._ctx.slots, store)
                 routing = Routing(self._ctx, self._stored, queue.put)
@@ -82,7 +84,8 @@ class StoreStage:
                 transfer = self._transfer(group)
 
                 async def store(file: FileSource) -> None:
-                    await self._store_lfs(file, routing, transfer)
+                    with self._stored.following(file):
+                        await self._store_lfs(file, routing, transfer)
 
                 queue = SlotQueue(group, self._ctx.slots, store)
                 for file in files:
@@ -177,7 +180,7 @@ class StoreStage:
         stored = self._objects[oid] = anyio.Event()
         try:
             receipt = await transfer.store(file, oid, self._ctx.events)
-        except StaleHashError:
+        except (StaleHashError, SourceChangedError):
             del self._objects[oid]
             stored.set()
             raise

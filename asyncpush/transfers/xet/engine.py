@@ -138,7 +138,7 @@ class XetUpload:
         self._handles.append((file, handle))
 
     async def _begin(self, file: FileSource) -> Any:
-        if file.path is not None or file.data is not None:
+        if file.data is not None or (file.path is not None and file.sha256 is None):
             handle = await self._commit.start(file)
             self._positions.follow(handle.task_id(), file)
             return handle
@@ -162,12 +162,21 @@ class XetUpload:
         handle = await self._commit.stream(path_in_repo, pieces, on_sent)
         self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
 
-    async def finish(self) -> list[Receipt]:
-        """Wait until the store has everything. Raises as `add` does."""
-        report = await self._stored()
+    async def finish(
+        self, *, changed: dict[str, SourceChangedError] | None = None
+    ) -> list[Receipt]:
+        """Wait until the store has everything. Raises as `add` does.
+
+        With `changed`, followed files that changed meanwhile get no receipt and are put there, by
+        path in the repo.
+        """
+        found: dict[str, SourceChangedError] = {}
+        report = await self._stored(found if changed is not None else None)
         self._spent = True
         self._positions.end()
-        receipts = receipts_of(self._handles, report, self._sent_in_vain)
+        receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
+        if changed is not None:
+            changed.update(found)
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
             self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
@@ -180,12 +189,12 @@ class XetUpload:
             self._positions.end()
             await self._commit.abort()
 
-    async def _stored(self) -> Any:
+    async def _stored(self, changed: dict[str, SourceChangedError] | None) -> Any:
         """hf_xet's report. A token that is refused in the middle does not lose what was sent, nor
         does an upload that stalls: the next upload commit finds it."""
         while True:
             try:
-                return await self._commit.finish(self.files)
+                return await self._commit.finish(self.files, changed)
             except XetFailedError as exc:
                 if not await self._begin_again(exc):
                     raise
@@ -219,17 +228,30 @@ class XetUpload:
 
 
 def receipts_of(
-    handles: Sequence[tuple[FileSource, Any]], report: Any, sent_before: int
+    handles: Sequence[tuple[FileSource, Any]],
+    report: Any,
+    sent_before: int,
+    changed: dict[str, SourceChangedError],
 ) -> list[Receipt]:
-    """One receipt a file. The bytes that the commit has sent, and those `sent_before` it, are
-    shared out among the files by how much of each was new: xorbs hold chunks of several."""
+    """One receipt a file, unless it has `changed`; a followed file of which something else was
+    sent than was collected is put there. The bytes that the commit has sent, and those
+    `sent_before` it, are shared out among the files by how much of each was new: xorbs hold chunks
+    of several."""
     uploads = report.uploads
     results = [(file, uploads[handle.task_id()]) for file, handle in handles]
     news = [result.dedup_metrics.new_bytes for _, result in results]
     on_wire = shares(sent_before + report.dedup_metrics.total_bytes_uploaded, news)
-    return [
-        _receipt(file, result, sent) for (file, result), sent in zip(results, on_wire, strict=True)
-    ]
+    receipts = []
+    for (file, result), sent in zip(results, on_wire, strict=True):
+        if file.path_in_repo in changed:
+            continue
+        try:
+            receipts.append(_receipt(file, result, sent))
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            changed[file.path_in_repo] = exc
+    return receipts
 
 
 def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
@@ -237,6 +259,9 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
     if info.file_size != file.size:
         message = f"{file.path_in_repo!r} has {info.file_size:,} bytes, not {file.size:,}"
         raise SourceChangedError(f"{message}: it changed while it was sent", problems=[message])
+    if file.sha256 is not None and info.sha256 != file.sha256:
+        message = f"{file.path_in_repo!r} was written to while it was sent"
+        raise SourceChangedError(message, problems=[message])
     return Receipt(
         file.path_in_repo,
         file.size,
