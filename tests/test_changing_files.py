@@ -134,7 +134,7 @@ async def test_a_large_file_that_was_only_touched_is_committed(
     assert await download(hub, "me/m") == {"model.bin": LOG}
 
 
-SMALL = {
+SMALL: dict[Callable[[Path], None], tuple[bytes, ...]] = {
     grow: (b"{}x", b"{}"),
     shrink: (b"{",),
     rewrite: (b"\xff}",),

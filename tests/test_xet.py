@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import signal
 import sys
@@ -229,7 +230,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
 ) -> None:
     wanted = {
         "disabled": "HF_HUB_DISABLE_XET",
-        "not installed": "pip install 'asyncpush[xet]'",
+        "not installed": "pip install 'hf-xet",
         "bandwidth": "max_bandwidth",
     }
     if reason == "disabled":
@@ -258,11 +259,19 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
     assert faults.seen["xet-write-token"] == 0
 
 
-async def test_without_the_extra_xet_says_what_to_install(
-    config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ("x86_64", r"pip install 'hf-xet"),
+        ("riscv64", r"no wheels for .*riscv64: use transfer='auto'"),
+    ],
+)
+async def test_without_hf_xet_transfer_xet_says_what_to_do(
+    machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
-    with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
 

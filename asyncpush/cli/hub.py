@@ -74,7 +74,7 @@ def hub(
     no_xet: Annotated[
         bool,
         typer.Option(
-            "--no-xet", help="Grant no Xet tokens (nor does it without hf_xet, or with a bucket)."
+            "--no-xet", help="Grant no Xet tokens (with --s3-bucket none are granted anyway)."
         ),
     ] = False,
     fault: Annotated[

@@ -124,8 +124,8 @@ def push_manifest(
                 run(work)
     except InterruptedBySignal as error:
         ended = sum(not push.waiting for push in pushes)
-        error.suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
-        raise
+        suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
+        raise error.with_(suggestion=suggestion) from error.__cause__
     finally:
         if done.trouble is not None:
             output.note(f"warning: {done.path} is not complete: {done.trouble}")

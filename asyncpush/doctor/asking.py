@@ -20,7 +20,7 @@ from asyncpush.models import Repo
 from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
-from asyncpush.protocol import accounts, repos, tree
+from asyncpush.protocol import accounts, buckets, repos, tree
 from asyncpush.protocol.accounts import Account
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -57,7 +57,8 @@ class HubFacts:
     """What the Hub said. A `HubError` stands for a question that was refused or not answered,
     None for one that was not asked (or not told).
 
-    `shows_files` is its answer to what a commit holds, by which every push is verified.
+    `head` is the commit that the branch is at, or the id of a bucket. `shows_files` is the Hub's
+    answer to what a commit or a bucket holds, by which every push is verified.
     `skew` is this machine's clock less the Hub's, in seconds; `seconds` is how long the first
     answer took.
     """
@@ -146,7 +147,16 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
         account.status in (None, 401)
         or (isinstance(account, AuthError) and account.status != 403)  # none could be had
     )
-    if target is not None and not hopeless:
+    if target is not None and target.repo.repo_type == "bucket" and not hopeless:
+        bucket = target.repo
+        head = await _ask(session, buckets.info_request(bucket), buckets.parse_info, events)
+        if isinstance(head, str):
+            # There is no question of its own for it: who may write gets a token to write with.
+            token = buckets.xet_token_request(bucket, write=True)
+            may_write = await _ask(session, token, lambda _: _YES, events)
+            request = buckets.paths_info_request(bucket, [".complete.json"])
+            shows_files = await _ask(session, request, _has_bucket_files, events)
+    elif target is not None and not hopeless:
         request = repos.head_request(target.repo, target.revision)
         head = await _ask(session, request, repos.parse_head, events)
         if isinstance(head, str) or head.error_code == "RevisionNotFound":
@@ -172,6 +182,11 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
 
 
 _YES: Literal[True] = True
+
+
+def _has_bucket_files(response: HubResponse) -> Literal[True]:
+    buckets.parse_paths_info(response)
+    return _YES
 
 
 def _has_files(response: HubResponse) -> Literal[True]:

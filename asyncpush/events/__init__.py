@@ -269,7 +269,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
-    """The Hub shows all of the push's files at this commit, and none that it deletes."""
+    """The Hub shows all of the push's files at this commit, and none that it deletes. In a bucket,
+    which has no commits, `commit_sha` is empty."""
 
     name: ClassVar[str] = "commit.verified"
     files: int
@@ -287,14 +288,14 @@ class Notice(Event):
 @dataclass(frozen=True, slots=True)
 class PushFinished(Event):
     """`what` was done: files committed ("upload"), only stored ("store"), planned by a dry run
-    ("plan"), or compared ("audit")."""
+    ("plan"), compared ("audit"), or brought to a bucket ("sync")."""
 
     name: ClassVar[str] = "push.finished"
     commit_sha: str
     files_uploaded: int
     bytes_transferred: int
     elapsed_seconds: float
-    what: Literal["upload", "store", "plan", "audit"] = "upload"
+    what: Literal["upload", "store", "plan", "audit", "sync"] = "upload"
 
 
 @dataclass(frozen=True, slots=True)

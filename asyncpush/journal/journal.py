@@ -142,7 +142,7 @@ class Journal:
     # Hashes
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
-        """The oid of the file when it had this identity. `kind`: "sha256" or "git"."""
+        """The hash of the file when it had this identity. `kind`: "sha256", "git" or "xet"."""
         if self._database is None or not self._database.is_open:
             return None
         key = hash_key(path, kind)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from asyncpush.models import FileIdentity
+from asyncpush.redaction import without_user
 
 HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
 """Path, identity, kind, oid."""
@@ -93,7 +93,7 @@ through a memory map change the times only when a clean page is first touched; L
 after which later writes show again, within 30 to 35 s."""
 
 _UNPACKED_LIMIT = 256 << 20
-_OID_LENGTH = {"sha256": 64, "git": 40}
+_OID_LENGTH = {"sha256": 64, "git": 40, "xet": 64}
 
 
 def blob(text: str) -> bytes:
@@ -103,7 +103,7 @@ def blob(text: str) -> bytes:
 
 def display(value: bytes) -> str:
     """A stored text for display, without the credentials that an endpoint's URL may contain."""
-    return re.sub(r"//[^/@]*@", "//", value.decode("utf-8", "replace"))
+    return without_user(value.decode("utf-8", "replace"))
 
 
 # Hashes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -46,11 +45,11 @@ class LocalHub:
     Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
     token is accepted, and only this machine is served; `users`, tokens by name, adds users who own
     what is under their name and what they created. Xet write tokens, valid for `xet_token_lifetime`
-    seconds, are granted where hf_xet is installed and objects are kept on disk; `xet=True` or
-    `False` overrides that, and what was uploaded by Xet is served in any case. `faults`, such as
-    `"commit=504-after:3"`, make requests fail (see `asyncpush.localhub.faults`). `middlewares` see
-    each request before the hub and each answer after it; `request.match_info.route.name` names the
-    route. Requests are logged to `asyncpush.localhub.requests`, at INFO.
+    seconds, are granted unless objects are kept in a `store` of yours; `xet=False` grants none.
+    What was uploaded by Xet is served in any case. `faults`, such as `"commit=504-after:3"`, make
+    requests fail (see `asyncpush.localhub.faults`). `middlewares` see each request before the hub
+    and each answer after it; `request.match_info.route.name` names the route. Requests are logged
+    to `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class LocalHub:
         self._users = Users({value: name for name, value in tokens.items()})
         self._part_size = part_size
         self._store = store
-        self._xet = _has_xet() and store is None if xet is None else xet
+        self._xet = store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
         self.faults: Faults = Faults.of(faults, ROUTE_NAMES)
         self._middlewares = (*middlewares, self.faults.middleware)
@@ -148,10 +147,6 @@ class LocalHub:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _has_xet() -> bool:
-    return importlib.util.find_spec("hf_xet") is not None
 
 
 @contextmanager

@@ -104,6 +104,73 @@ class UploadResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncFailure:
+    """A file of a sync that is not as it should be in the bucket, and why.
+
+    Example:
+        >>> print(SyncFailure("run/a.bin", "missing"))
+        run/a.bin: missing
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a sync did to a bucket; paths are those in the bucket, sizes bytes, times seconds.
+
+    `verified` says that the Hub has shown every file at its size and Xet hash, and no file that was
+    deleted. `marker` is the path of the set's `.complete.json`, where one was asked for and stands.
+    `plan` is filled by a dry run alone. In a `SyncError` it tells what did go through.
+
+    Example:
+        >>> result = SyncResult("https://hub/buckets/me/r", ("a",), ("b",), (), 512, 0, True, 1.5)
+        >>> result.files_uploaded, result.files_unchanged, result.verified
+        (('a',), ('b',), True)
+    """
+
+    bucket_url: str
+    files_uploaded: tuple[str, ...]
+    files_unchanged: tuple[str, ...]
+    files_deleted: tuple[str, ...]
+    bytes_transferred: int
+    bytes_deduplicated: int
+    verified: bool
+    elapsed_seconds: float
+    warnings: tuple[str, ...] = ()
+    marker: str | None = None
+    retries: int = 0
+    waited_seconds: float = 0.0
+    plan: tuple[PlannedFile, ...] = field(default=(), repr=False)
+    activity: Activity = field(default=Activity(), repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSet:
+    """A complete set of files in a bucket, as `Uploader.checkpoints_in` lists them.
+
+    `address` is its `hf://` address, `name` the last part of that. `files` are paths within the
+    set, `size` their bytes. `completed_at` is when its marker was written, by the Hub's clock, ISO
+    8601; empty where the Hub does not say.
+
+    Example:
+        >>> last = CheckpointSet("hf://buckets/me/runs/run-7/step-100", "step-100", ("a.bin",), 512)
+        >>> last.name, len(last.files)
+        ('step-100', 1)
+    """
+
+    address: str
+    name: str
+    files: tuple[str, ...]
+    size: int
+    completed_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """Local files against the repo at `commit_sha`, by size and checksum: what `Uploader.audit`
     returns. The other fields list paths in the repo: those `missing` there, those `extra` there;

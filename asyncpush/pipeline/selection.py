@@ -16,7 +16,7 @@ from asyncpush.net.session import USER_AGENT
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import Stored
 from asyncpush.protocol import urls, xet
-from asyncpush.protocol.http import HubResponse
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.preupload import UploadMode
 from asyncpush.protocol.xet import XetGrant
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, unavailable_reason
@@ -68,9 +68,7 @@ class TransferSelector:
 
     async def _ask(self) -> XetAccess:
         ctx = self._ctx
-        request = xet.write_token_request(
-            ctx.repo, ctx.options.revision, create_pr=ctx.options.create_pr
-        )
+        request = self._token_request()
         grant = await ctx.session.ask(
             request, self._checked, ctx.events, expected=lambda error: error.status in _REFUSALS
         )
@@ -80,6 +78,12 @@ class TransferSelector:
             urls.resolve(request.target, ctx.session.endpoint),
             {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
             partial(self._renewed, token),
+        )
+
+    def _token_request(self) -> HubRequest:
+        ctx = self._ctx
+        return xet.write_token_request(
+            ctx.repo, ctx.options.revision, create_pr=ctx.options.create_pr
         )
 
     async def _renewed(self, refused: str) -> XetAccess | None:

@@ -25,7 +25,7 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector, XetStage
 from asyncpush.protocol import lfs, preupload
-from asyncpush.protocol.lfs import LfsActions, LfsObject
+from asyncpush.protocol.lfs import BasicUpload, LfsActions, LfsObject, MultipartUpload
 from asyncpush.redaction import redact_url
 from asyncpush.sources import OpenStream
 from asyncpush.sources.byte_sources import changed
@@ -194,14 +194,15 @@ class StoreStage:
 
 
 def _describe_actions(actions: Mapping[str, LfsActions]) -> dict[str, object]:
-    first = next((a.upload for a in actions.values() if a.upload is not None), None)
+    """For the event: how many objects are there, and where the first of the others goes."""
     described: dict[str, object] = {
         "already_stored": sum(1 for a in actions.values() if a.upload is None)
     }
-    if first is not None:
-        target = first.parts[0].url if first.parts else first.href
-        described["upload_url"] = redact_url(target)
-        described["parts"] = len(first.parts) or 1
+    match next((a.upload for a in actions.values() if a.upload is not None), None):
+        case BasicUpload(url):
+            described |= {"upload_url": redact_url(url), "parts": 1}
+        case MultipartUpload(parts=parts):
+            described |= {"upload_url": redact_url(parts[0].url), "parts": len(parts)}
     return described
 
 

@@ -25,9 +25,6 @@ from asyncpush.listeners.timeline.parsed_events import Moment
 SLICES = 512
 """Of the throughput curve: one for about two pixels."""
 
-_UNSETTLED = 64
-"""Attempts of one call that are remembered as those a failure may be of."""
-
 
 @dataclass(slots=True)
 class _Push:
@@ -61,7 +58,6 @@ class Builder:
         self._numbers: dict[str, int] = {}
         self._attempts: list[Attempt] = []
         self._by_span: dict[tuple[int, str], Attempt] = {}
-        self._unsettled: dict[tuple[object, ...], list[Attempt]] = {}
         self._in_flight: dict[tuple[int, str], dict[int, Attempt]] = {}
         self._files: dict[tuple[int, str], _File] = {}
         self._paths: dict[tuple[int, str], str] = {}
@@ -169,9 +165,6 @@ class Builder:
         )
         self._attempts.append(attempt)
         self._by_span[push, moment.span_id] = attempt
-        siblings = self._unsettled.setdefault((push, moment.parent_id, call, attempt.part), [])
-        siblings.append(attempt)
-        del siblings[:-_UNSETTLED]
         if attempt.path is not None and attempt.part is not None:
             self._in_flight.setdefault((push, attempt.path), {})[attempt.part] = attempt
             self._touch(push, attempt.path, now, now)
@@ -219,10 +212,6 @@ class Builder:
             self._give_up(push, moment.text("file"), now)
             return
         attempt = self._by_span.get((push, moment.span_id))
-        if attempt is None:
-            part = moment.whole("part_number")
-            call = moment.text("call")
-            attempt = self._settle(push, moment, (push, moment.span_id, call, part))
         if attempt is not None:
             attempt.failed = True
             attempt.error = moment.text("error")
@@ -239,18 +228,6 @@ class Builder:
         flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
         if flying.get(attempt.part or 0) is attempt:
             del flying[attempt.part or 0]
-
-    def _settle(self, push: int, moment: Moment, key: tuple[object, ...]) -> Attempt | None:
-        """The attempt that a failure told by its parent is of."""
-        number = moment.whole("retry_attempt")
-        siblings = self._unsettled.get(key, [])
-        fitting = [
-            attempt for attempt in siblings if attempt.number == number and not attempt.error
-        ]
-        if not fitting:
-            return None
-        siblings.remove(fitting[0])
-        return fitting[0]
 
     def _again_later(self, moment: Moment, push: int, now: float) -> None:
         delay, path = moment.number("delay"), moment.text("path") or None

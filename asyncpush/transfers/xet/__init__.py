@@ -6,19 +6,18 @@ files count as stored when it has been finished, and aborting it disturbs no oth
 """
 
 from asyncpush.transfers.xet.access import (
-    MISSING,
     XetAccess,
     XetFailedError,
     cache_folder,
     files_at_once,
     is_disabled,
     is_installed,
+    missing_reason,
     unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
 
 __all__ = [
-    "MISSING",
     "XetAccess",
     "XetEngine",
     "XetFailedError",
@@ -27,5 +26,6 @@ __all__ = [
     "files_at_once",
     "is_disabled",
     "is_installed",
+    "missing_reason",
     "unavailable_reason",
 ]

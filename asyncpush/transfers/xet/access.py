@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,11 +16,29 @@ from asyncpush.options import MIB, UploadConfig, hf_home, is_true
 from asyncpush.protocol.xet import XetGrant
 from asyncpush.redaction import redact_text
 
-MISSING = "hf_xet is not installed: pip install 'asyncpush[xet]'"
+_SYSTEMS = frozenset({"linux", "darwin", "win32"})
+_MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
 
 
 def is_installed() -> bool:
     return find_spec("hf_xet") is not None
+
+
+def has_wheels(implementation: str, system: str, machine: str) -> bool:
+    """Whether hf-xet publishes wheels for such a Python, and so comes with asyncpush; what the
+    environment marker in pyproject.toml says. The values are those of `platform` and `sys`."""
+    return implementation == "CPython" and system in _SYSTEMS and machine.lower() in _MACHINES
+
+
+def missing_reason() -> str:
+    """Why hf_xet may not be there, and what to do."""
+    here = platform.python_implementation(), sys.platform, platform.machine()
+    if has_wheels(*here):
+        return "hf-xet is not installed: pip install 'hf-xet>=1.8'"
+    return (
+        f"hf-xet is not installed, and has no wheels for {' '.join(here)}: use transfer='auto' or"
+        " 'lfs', or build it from source (`pip install hf-xet`, which needs Rust)"
+    )
 
 
 def is_disabled() -> bool:
@@ -34,7 +54,7 @@ def unavailable_reason(config: UploadConfig) -> str | None:
         return "HF_HUB_DISABLE_XET is set"
     if config.max_bandwidth is not None:
         return "max_bandwidth holds for LFS alone"
-    return None if is_installed() else MISSING
+    return None if is_installed() else missing_reason()
 
 
 FILE_MEMORY = 64 * MIB

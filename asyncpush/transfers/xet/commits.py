@@ -32,8 +32,16 @@ class XetCommit:
     `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
     else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
 
-    def __init__(self, commit: Any, access: XetAccess, watch: StallTimeout) -> None:
+    def __init__(
+        self,
+        commit: Any,
+        access: XetAccess,
+        watch: StallTimeout,
+        how: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`how` goes with every file that hf_xet is given."""
         self._commit = commit
+        self._how = how or {}
         self._watch = watch
         self._stalled: XetStalledError | None = None
         self.access = access
@@ -44,9 +52,11 @@ class XetCommit:
         def start() -> Any:
             check_unchanged([file])
             if file.path is None:
-                return self._commit.start_upload_bytes(file.data or b"", name=file.path_in_repo)
+                return self._commit.start_upload_bytes(
+                    file.data or b"", name=file.path_in_repo, **self._how
+                )
             self._watch.paths.add(os.path.realpath(file.path))
-            return self._commit.start_upload_file(file.path)
+            return self._commit.start_upload_file(file.path, **self._how)
 
         return await self._call(start, [file])
 
@@ -57,7 +67,7 @@ class XetCommit:
         stop = threading.Event()
 
         def feed() -> Any:
-            stream = self._commit.start_upload_stream(name=file.path_in_repo)
+            stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
             try:
                 read_into(stream)
             except BaseException:
@@ -94,7 +104,7 @@ class XetCommit:
         self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]
     ) -> Any:
         """Hand over pieces as they come; `on_sent` hears how much. Raises what `pieces` raises."""
-        stream = await self._call(lambda: self._commit.start_upload_stream(name=name))
+        stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
         size = 0
         try:
             async for piece in pieces:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from typing import Any
 
-from asyncpush.errors import SourceChangedError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, FileStored, PartProgress, RetryScheduled
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError, settings
-from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort
+from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort, check_unchanged
 from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
 
 PROGRESS_INTERVAL_MS = 200
@@ -28,18 +28,26 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
 
-    async def open(self, access: XetAccess, events: Emitter) -> XetUpload:
-        """Begin the upload of one push. Raises `XetFailedError`."""
+    async def open(
+        self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
+    ) -> XetUpload:
+        """Begin the upload of one push. Raises `XetFailedError`. Where nobody will ask for the
+        files' sha256 (in a bucket) it need not be taken; the receipts' oids are empty then."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
-            return await self._open_commit(access, positions if events.active else None, attempt)
+            heard = positions if events.active else None
+            return await self._open_commit(access, heard, attempt, with_sha256)
 
         commit = await open_commit(access, 1)
         return XetUpload(commit, open_commit, positions, events, renewals=self._config.max_retries)
 
     async def _open_commit(
-        self, access: XetAccess, positions: XetPositions | None, attempt: int
+        self,
+        access: XetAccess,
+        positions: XetPositions | None,
+        attempt: int,
+        with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
         watch = StallTimeout(self._config.stall_timeout, attempt)
@@ -69,7 +77,58 @@ class XetEngine:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
-        return XetCommit(commit, access, watch)
+        return XetCommit(commit, access, watch, {} if with_sha256 else _without_sha256())
+
+    async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
+        """The Xet hashes of files on disk, in order; nothing is sent. Raises `XetFailedError`, and
+        `SourceError` or `SourceChangedError` when it is a file's fault."""
+        watch = StallTimeout(self._config.stall_timeout)
+        paths = [file.path for file in files]
+
+        def hash_them() -> list[str]:
+            from hf_xet import hash_files
+
+            check_unchanged(files)
+            hashes = [found.hash for found in hash_files(paths)]
+            check_unchanged(files)
+            return hashes
+
+        try:
+            with watch.reading():
+                return await watched(hash_them, watch)
+        except AsyncPushError:
+            raise
+        except Exception as exc:
+            raise XetFailedError(f"{type(exc).__name__}: {exc}") from None
+
+    async def read(self, access: XetAccess, xet_hash: str, size: int) -> bytes:
+        """A small file's bytes. Raises `XetFailedError`."""
+        watch = StallTimeout(self._config.stall_timeout)
+        session = await self._opened(watch, fresh=False)
+        grant = access.grant
+
+        def read() -> bytes:
+            from hf_xet import XetFileInfo
+
+            group = session.new_download_stream_group(
+                endpoint=grant.cas_url,
+                token=grant.token,
+                token_expiry_unix_secs=grant.expires_at,
+                token_refresh_url=access.refresh_url,
+                token_refresh_headers=dict(access.refresh_headers),
+                custom_headers=access.headers,
+            )
+            return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
+
+        try:
+            content = await watched(read, watch)
+        except XetStalledError:
+            raise
+        except Exception as exc:
+            raise access.failed(exc) from None
+        if len(content) != size:
+            raise XetFailedError(f"the store has sent {len(content):,} bytes of {size:,}")
+        return content
 
     async def _opened(self, watch: StallTimeout, *, fresh: bool) -> Any:
         """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
@@ -90,6 +149,12 @@ class XetEngine:
         except ImportError as exc:
             raise XetFailedError(f"hf_xet 1.8 or newer is needed: {exc}") from None
         return XetSession(XetConfig().with_config(settings(self._config)))
+
+
+def _without_sha256() -> dict[str, Any]:
+    from hf_xet import SKIP_SHA256
+
+    return {"sha256": SKIP_SHA256}
 
 
 FED_AT_ONCE = 2
@@ -265,7 +330,7 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
     return Receipt(
         file.path_in_repo,
         file.size,
-        info.sha256,
+        info.sha256 or "",
         "xet",
         xet_hash=info.hash,
         bytes_sent=sent,

@@ -88,16 +88,15 @@ class Story:
             self.tell(end, answered, span, parent)
         return span
 
-    def failed(
-        self, path: str, number: int, at: float, attempt: int = 1, delay: float = 0.0
-    ) -> None:
+    def failed(self, path: str, number: int, at: float, span: str, *, delay: float = 0.0) -> None:
+        """The attempt of this span."""
         about = {"file": path, "part_number": number}
         url = "https://store/part"
         error = RequestFailed("part", url, "unavailable", 503, 1, delay * 1000, about)
-        self.tell(at, error, f"file {path}", "root")
+        self.tell(at, error, span, f"file {path}")
         if delay:
             again = RetryScheduled("part", 1, delay, "unavailable", path, number)
-            self.tell(at, again, f"file {path}", "root")
+            self.tell(at, again, span, f"file {path}")
 
     def progress(self, path: str, number: int, at: float, sent: int, size: int = MB) -> None:
         self.tell(at, PartProgress(path, number, sent, size), f"file {path}", "root")
@@ -163,8 +162,8 @@ def one_file() -> Story:
     story.call("lfs_batch", 1.0, 1.25)
     story.transfer("w.bin", 1.25, 2, 2 * MB)
     story.part("w.bin", 1, 1.5, 3.0, connected=1.75, sent=2.75, connection=50_001, queued=0.25)
-    story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
-    story.failed("w.bin", 2, 2.5, delay=1.0)
+    lost = story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
+    story.failed("w.bin", 2, 2.5, lost, delay=1.0)
     story.part("w.bin", 2, 3.5, 4.5, connected=3.5, sent=4.5, connection=50_001, attempt=2)
     story.stored("w.bin", 4.5, 2 * MB)
     story.call("commit", 5.0, 6.0)

@@ -89,8 +89,8 @@ def test_a_part_whose_etag_is_wrong_was_sent_in_vain() -> None:
     """It was answered with 200; that it failed is told after."""
     story = Story()
     story.transfer("w.bin", 0.0)
-    story.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
-    story.failed("w.bin", 1, 1.0, delay=0.5)
+    span = story.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
+    story.failed("w.bin", 1, 1.0, span, delay=0.5)
     story.part("w.bin", 1, 1.5, 2.5, connected=1.5, sent=2.5, attempt=2)
     story.done(3.0)
     kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(story).spans]
