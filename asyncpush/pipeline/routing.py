@@ -6,6 +6,7 @@ the others are for the store.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,7 @@ class Routing:
             awaited = self._awaited.get(file.path_in_repo)
             if mode.ignored:
                 ignored.append(file)
-            elif mode.mode == "regular":
+            elif mode.mode == "regular" or _may_be_regular_there(file, mode):
                 inline.append(file)
             elif awaited is None:
                 self._hand_on(file)
@@ -114,17 +115,36 @@ class Routing:
         oids: Mapping[str, str],
     ) -> None:
         """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
-        hundred thousand of them none stay in memory."""
+        hundred thousand of them none stay in memory.
+
+        What the repo has at a path may be of the other kind than what would be committed there now,
+        when a `.gitattributes` came later than the file. The same bytes are unchanged all the same.
+        """
 
         def read_and_hash(file: FileSource) -> Receipt | None:
-            path = file.path_in_repo
+            path, mode = file.path_in_repo, modes[file.path_in_repo]
             with self._stored.following(file):
+                if mode.mode == "regular" and is_sha256(mode.oid):
+                    content = read_all(file)
+                    oid = hashlib.sha256(content).hexdigest()
+                    if oid == mode.oid:
+                        return replace(
+                            Receipt(path, file.size, oid, "lfs"),
+                            unchanged=True,
+                            bytes_deduplicated=file.size,
+                        )
+                    return inline_receipt(path, file.size, git_blob_oid(content), there=None)
                 oid = oids.get(path) or git_blob_oid(read_all(file))
-                return inline_receipt(path, file.size, oid, there=modes[path].oid)
+                return inline_receipt(path, file.size, oid, there=mode.oid)
             return None
 
-        for receipt in await each_in_thread(self._ctx.threads, files, read_and_hash):
-            if receipt is not None:
+        receipts = await each_in_thread(self._ctx.threads, files, read_and_hash)
+        for file, receipt in zip(files, receipts, strict=True):
+            if receipt is None:
+                continue
+            if modes[file.path_in_repo].mode == "lfs" and not receipt.unchanged:
+                self._hand_on(file)
+            else:
                 self._stored.add(receipt, self._ctx.events)
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
@@ -157,6 +177,16 @@ class Routing:
         if oid != remote.oid:
             return None
         return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
+
+
+def is_sha256(oid: str | None) -> bool:
+    """Whether it names an LFS object, not a git blob."""
+    return oid is not None and len(oid) == 64
+
+
+def _may_be_regular_there(file: FileSource, mode: UploadMode) -> bool:
+    """Whether a file for LFS can be the same as a regular one that the repo has."""
+    return mode.oid is not None and not is_sha256(mode.oid) and file.size <= SURELY_LFS
 
 
 async def own_gitignore(

@@ -242,6 +242,8 @@ class XetUpload:
         receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
         if changed is not None:
             changed.update(found)
+        for error in found.values() if changed is None else ():
+            raise error
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
             self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
