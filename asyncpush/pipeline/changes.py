@@ -16,7 +16,7 @@ from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import check_path_in_repo, folder_prefix, read_again
 from asyncpush.sources.byte_sources import changed
-from asyncpush.sources.paths import select
+from asyncpush.sources.paths import folders_above, select
 from asyncpush.transfers.inline import git_blob_oid
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
@@ -50,6 +50,21 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
         return [Delete(prefix + path) for path in paths if prefix + path not in kept]
 
     return await in_thread(ctx.threads, named)
+
+
+def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Change]:
+    """All changes, the deletions first that make room for an addition: of a file where a folder is
+    to be, or of the files in a folder where a file is to be."""
+    added = {change.path for change in additions}
+    above = {folder for path in added for folder in folders_above(path)}
+
+    def makes_room(deletion: Delete) -> bool:
+        path = deletion.path
+        return path in above or not added.isdisjoint(folders_above(path))
+
+    first = [deletion for deletion in deleted if makes_room(deletion)]
+    rest = [deletion for deletion in deleted if not makes_room(deletion)]
+    return [*first, *additions, *rest]
 
 
 async def still_to_change(

@@ -175,8 +175,9 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
 
 
 async def _close(ctx: PushContext, number: int) -> None:
-    """Close a pull request that this push has opened for nothing. That this fails is not worth an
-    error: an empty draft is left over."""
+    """Close a pull request that this push has opened for nothing; the push may open another. That
+    this fails is not worth an error: an empty draft is left over."""
+    ctx.pull_request = None
     with suppress(HubError):
         request = repos.close_request(ctx.repo, number)
         await ctx.session.ask(request, lambda response: None, ctx.events, retry=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError, SourceChangedError
+from asyncpush.errors import HubError, SourceChangedError, SourceError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
 from asyncpush.options import PushOptions
@@ -20,10 +20,11 @@ from asyncpush.pipeline.changes import (
     check_receipts,
     commit_limits,
     deletions,
+    in_order,
     packed,
     split,
 )
-from asyncpush.pipeline.commit import Committer, Outcome
+from asyncpush.pipeline.commit import Committer, Outcome, paths_added
 from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
@@ -31,6 +32,7 @@ from asyncpush.pipeline.preflight import (
     check_limits,
     check_one_commit,
     check_parent,
+    check_paths,
     observed_head,
     prepare,
     warning_of_slow_commit,
@@ -42,7 +44,7 @@ from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import CollectedSources, read_again
+from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
 from asyncpush.sources.changing import changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
@@ -77,6 +79,7 @@ class PushRun:
             _, streamed = await StreamStage(ctx, self._engine).run(collected.streams, store=False)
             return await self._dry_run(collected, [*files, *streamed], head)
         assert head is not None  # only a dry run goes on without one
+        await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
@@ -100,6 +103,18 @@ class PushRun:
             outcome = await commit()
         await self._tell_changes(by_path)
         return await self._finish(stored, deleted, outcome)
+
+    async def _check_paths_again(self, paths: Collection[str], refused: HubError) -> None:
+        """Raise `SourceError` where the head now shows a path conflict, which came up after the
+        first check: it is why the commit was refused."""
+        ctx = self._ctx
+        try:
+            ctx.repo_created = False
+            await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
+        except HubError:
+            pass  # the refusal is what has to be told
+        except SourceError as exc:
+            raise exc from refused
 
     async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
         """Once more, the objects that a commit was to bring. By LFS: Xet's client remembers that
@@ -130,7 +145,9 @@ class PushRun:
         if self._ctx.options.dry_run:
             raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
         files = await self._planned(collected)
-        await prepare(self._ctx, files)
+        head = await prepare(self._ctx, files)
+        assert head is not None
+        await check_paths(self._ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         by_path, stored = await self._stored(collected)
         receipts = await self._following(
             collected,
@@ -268,8 +285,8 @@ class PushRun:
         def changes() -> tuple[list[Change], list[Change]]:
             receipts = stored.receipts.values()
             return (
-                [*additions(receipts), *deleted],
-                [*additions(receipts, unchanged=True), *deleted],
+                in_order(additions(receipts), deleted),
+                in_order(additions(receipts, unchanged=True), deleted),
             )
 
         return await in_thread(self._ctx.threads, changes)
@@ -292,7 +309,12 @@ class PushRun:
         if warning is not None:
             ctx.warn(warning)
         async with self._lock():
-            return await self._commit_now(changes, wanted, head, load, chained=chained)
+            try:
+                return await self._commit_now(changes, wanted, head, load, chained=chained)
+            except HubError as exc:
+                if exc.status == 400:
+                    await self._check_paths_again(paths_added(changes), exc)
+                raise
 
     async def _commit_now(
         self,
@@ -385,6 +407,10 @@ class PushRun:
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
         elapsed = time.monotonic() - self._started
         return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
+
+
+def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
+    return [file.path_in_repo for file in files]
 
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
