@@ -57,16 +57,18 @@ from asyncpush.models import (
     Source,
     SyncResult,
     UploadResult,
+    show_results_as,
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    PIECES_PER_WRITE,
     EventSink,
     PushOptions,
     SyncOptions,
@@ -85,6 +87,7 @@ from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.transfers import open_factories
 from asyncpush.transfers.xet import (
     XetEngine,
     cache_folder,
@@ -132,13 +135,19 @@ class Runtime:
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
-        self.xet: XetEngine = XetEngine(config)
+        self._xet = XetEngine(config)
+        self._transfers = open_factories(config, self._xet)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool)
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
+
+    async def close(self) -> None:
+        """Release what the transfers have shared; every push has ended by now."""
+        for factory in self._transfers:
+            await factory.close()
 
     @asynccontextmanager
     async def sharing_the_host(self) -> AsyncIterator[None]:
@@ -320,17 +329,18 @@ class Runtime:
         self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
-            repo,
-            options,
-            push_id,
-            self._session,
-            self._sender,
-            self._hasher,
-            self.xet,
-            self._journal,
-            self._threads.for_push(),
-            events,
-            FairSlots(self._slots, most=_files_affordable()),
+            repo=repo,
+            options=options,
+            push_id=push_id,
+            session=self._session,
+            sender=self._sender,
+            hasher=self._hasher,
+            transfers=self._transfers,
+            xet=self._xet,
+            journal=self._journal,
+            push_threads=self._threads.for_push(),
+            events=events,
+            slots=FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
@@ -344,6 +354,15 @@ def _files_affordable() -> int | None:
 
 
 logger = library_logger("session")
+
+
+def _result_card(result: UploadResult) -> str:
+    from asyncpush.notebook import result_card  # what draws it takes a while to import
+
+    return result_card(result)
+
+
+show_results_as(_result_card)
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -406,7 +425,7 @@ async def open_runtime(
             session_threads,
             listeners,
         )
-        stack.push_async_callback(runtime.xet.close)
+        stack.push_async_callback(runtime.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 

@@ -202,17 +202,18 @@ async def sync_to(
     journal = NullJournal()
     nothing: Any = None
     ctx = PushContext(
-        Repo("me/runs", "bucket"),
-        options.as_push(folder),
-        "push-1",
-        session,
-        nothing,
-        Hasher(journal),
-        xet,
-        journal,
-        _PUSH_THREADS,
-        Emitter(),
-        FairSlots(SharedSlots(1), most=None),
+        repo=Repo("me/runs", "bucket"),
+        options=options.as_push(folder),
+        push_id="push-1",
+        session=session,
+        sender=nothing,
+        hasher=Hasher(journal),
+        transfers=(),
+        xet=xet,
+        journal=journal,
+        push_threads=_PUSH_THREADS,
+        events=Emitter(),
+        slots=FairSlots(SharedSlots(1), most=None),
     )
     sources = [FileSource(folder + name, len(data), data=data) for name, data in files.items()]
     return await SyncRun(ctx, options).run(CollectedSources(tuple(sources)))

@@ -39,11 +39,10 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.pipeline.selection import TransferSelector
-from asyncpush.transfers.xet import XetFailedError, access
+from asyncpush.transfers.xet import XetFailedError, XetTokens, access
 from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.changes import grow
@@ -322,11 +321,10 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
 
 def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
-    session = SimpleNamespace(endpoint="https://hub.example")
-    config = UploadConfig()
-    choice = TransferSelector(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
+    session = SimpleNamespace(endpoint="https://hub.example", config=UploadConfig())
+    tokens = XetTokens(session, None, None)  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="http"):
-        choice._checked(answer(grant))
+        tokens._checked(answer(grant))
 
 
 async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(
@@ -376,6 +374,36 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
         result = await uploader.push_to_hub("me/m", write({"b.bin": NOISE[MIB:]}, "b"))
         assert heard.engines == ["xet", "xet", "lfs"]
         assert {receipt.route for receipt in result.receipts} == {"lfs"}
+
+
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+async def test_a_write_token_that_the_store_refuses_is_asked_for_again(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    """As when it was revoked, or the store's keys were replaced: it has not expired."""
+    faults.add(route, "401")
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
+
+    assert [receipt.route for receipt in result.receipts] == ["xet"]
+    assert (heard.engines, result.warnings) == (["xet", "xet"], ())
+    assert faults.seen["xet-write-token"] == 2
+    assert faults.seen["xorb"] == (2 if route == "xorb" else 1)  # nothing is sent twice
+    assert await download(hub, "me/m") == {"a.bin": NOISE}
+
+
+async def test_a_store_that_refuses_every_token_is_left_to_lfs(
+    uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    faults.add("xorb", "401", times=99)
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
+
+    assert [receipt.route for receipt in result.receipts] == ["lfs"]
+    assert heard.engines == ["xet", "xet", "xet", "lfs"]
+    assert faults.seen["xet-write-token"] == 3
+    [warning] = result.warnings
+    assert warning.startswith("Xet failed, uploading with LFS instead: ")
 
 
 @pytest.mark.parametrize(
@@ -932,7 +960,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
         return "late"
 
     with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
-        await watched(hang, StallTimeout(0.1), stop=over.wait, discard=discarded.append)
+        await watched(hang, XetStallDetector(0.1), stop=over.wait, discard=discarded.append)
     assert discarded == []
     over.set()
 
@@ -940,7 +968,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
-    watch = StallTimeout(0.0)
+    watch = XetStallDetector(0.0)
     watch.paths.add(str(path))
     with watch.reading():
         watch._timeout = 1.0

@@ -29,7 +29,7 @@ from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
 from asyncpush.listeners.format import format_bytes, format_rate, format_seconds
-from asyncpush.models import UploadResult
+from asyncpush.models import CARD_NAME, UploadResult
 from asyncpush.options import default_cache_dir
 
 
@@ -164,7 +164,7 @@ def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
     ]
 
 
-MODEL, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
+MODEL, CONFIG_NAME = "model.safetensors", "config.json"
 SPECIMEN = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
 
 HIDDEN, VOCABULARY = 512, 8192

@@ -21,12 +21,18 @@ from asyncpush.concurrency.task_groups import for_group, single_error
 from asyncpush.distributed.relay import Merger, Outbox, Relay
 from asyncpush.errors import AsyncPushError, SourceError, WorkerLostError
 from asyncpush.events import Emitter, Event, Notice
-from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
+from asyncpush.models import (
+    CARD_NAME,
+    Receipt,
+    Source,
+    UploadResult,
+    receipts_from_json,
+    receipts_to_json,
+)
 from asyncpush.net.credentials import Token, token_from_environment
 from asyncpush.net.login import RESOURCE
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir, endpoint_in_use
 from asyncpush.protocol.addresses import target_of
-from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.sources import collect, read_all
 from asyncpush.uploader import Uploader
 

@@ -170,14 +170,14 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
             request = tree.paths_info_request(target.repo, head, [".gitattributes"])
             shows_files = await _ask(session, request, _has_files, events)
     return HubFacts(
-        account,
-        seconds,
-        clock_skew(headers, now=at),
-        rate_limit(headers),
-        head,
-        may_write,
-        None if isinstance(used, HubError) else used,
-        shows_files,
+        account=account,
+        seconds=seconds,
+        skew=clock_skew(headers, now=at),
+        rate=rate_limit(headers),
+        head=head,
+        may_write=may_write,
+        used_storage=None if isinstance(used, HubError) else used,
+        shows_files=shows_files,
     )
 
 
@@ -220,16 +220,16 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
     """What this machine says. Makes the cache folder, as a push would."""
     cache_dir = Path(config.cache_dir)
     return LocalFacts(
-        token_from,
-        cache_dir,
-        _proxy(endpoint),
-        {name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
-        _write_error(cache_dir),
-        _free_space(cache_dir),
-        _installed("hf-xet"),
-        xet.is_disabled(),
-        open_files_limit(),
-        config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
+        token_from=token_from,
+        cache_dir=cache_dir,
+        proxy=_proxy(endpoint),
+        ca_files={name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
+        cache_error=_write_error(cache_dir),
+        free_space=_free_space(cache_dir),
+        xet_version=_installed("hf-xet"),
+        xet_disabled=xet.is_disabled(),
+        open_files=open_files_limit(),
+        open_files_wanted=config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )
 
 

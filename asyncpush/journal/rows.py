@@ -48,11 +48,8 @@ class PendingCommit:
     """
 
     push_id: str
-    parent_commit: str | None
-    create_pr: bool
     fingerprint: str
     created_at: float
-    pr_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +216,17 @@ def part_row(upload: int, number: int, etag: str) -> Row:
 
 
 def commit_row(scope: str, commit: PendingCommit) -> Row:
-    details = [
-        commit.push_id,
-        commit.parent_commit,
-        commit.create_pr,
-        commit.created_at,
-        commit.pr_url,
-    ]
-    return blob(scope), blob(commit.fingerprint), commit.created_at, pack(details)
+    details = pack([commit.push_id, commit.created_at])
+    return blob(scope), blob(commit.fingerprint), commit.created_at, details
 
 
 def read_commit(fingerprint: str, details: object) -> PendingCommit | None:
     values = unpack(details)
     if values is None:
         return None
-    push_id, parent_commit, create_pr, created_at, pr_url = values
-    return PendingCommit(push_id, parent_commit, create_pr, fingerprint, created_at, pr_url)
+    push_id, *more = values
+    # Earlier versions wrote five values, the time as the fourth.
+    return PendingCommit(push_id, fingerprint, more[0] if len(more) == 1 else more[2])
 
 
 # Integrity

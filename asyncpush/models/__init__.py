@@ -10,7 +10,7 @@ from asyncpush.models.files import (
     VirtualFile,
 )
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
-from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
     Activity,
@@ -22,9 +22,12 @@ from asyncpush.models.results import (
     SyncResult,
     UploadProgress,
     UploadResult,
+    show_results_as,
 )
+from asyncpush.options import TransferName
 
 __all__ = [
+    "CARD_NAME",
     "PHASES",
     "Activity",
     "AuditReport",
@@ -42,10 +45,12 @@ __all__ = [
     "Source",
     "SyncFailure",
     "SyncResult",
+    "TransferName",
     "UploadProgress",
     "UploadResult",
     "VirtualFile",
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",
+    "show_results_as",
 ]

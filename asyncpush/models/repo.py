@@ -20,6 +20,9 @@ _PREFIX = {
     "bucket": "buckets/",
 }
 
+CARD_NAME = "README.md"
+"""The file of a repo that is its card: metadata and text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Repo:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal, TypeAlias, get_args
 
 from asyncpush.models.receipts import Receipt, Route
@@ -97,10 +99,24 @@ class UploadResult:
     activity: Activity = field(default=Activity(), repr=False, compare=False)
 
     def _repr_html_(self) -> str:
-        """A small card for notebooks."""
-        from asyncpush.notebook import result_card
+        """What notebooks show: the card of `asyncpush.notebook` in a process that has pushed, else
+        (of a result that was unpickled, say) one line with its links."""
+        return _html_of(self)
 
-        return result_card(self)
+
+def _one_line(result: UploadResult) -> str:
+    repo, commit = escape(result.repo_url), escape(result.commit_url)
+    sha = escape(result.commit_sha[:10])
+    return f'<a href="{repo}">{repo}</a>, commit <a href="{commit}">{sha}</a>'
+
+
+_html_of: Callable[[UploadResult], str] = _one_line
+
+
+def show_results_as(html_of: Callable[[UploadResult], str]) -> None:
+    """Have notebooks show results as this HTML: how a result is drawn is for others to say."""
+    global _html_of
+    _html_of = html_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,13 +213,13 @@ class PartClient:
         events = put.events
         stall = StallTimeout(self._config.stall_timeout)
         body = PartBody(
-            feed,
-            put.part.size,
-            self._config.chunk_size,
-            stall,
-            self._bandwidth,
-            put.on_sent,
-            events,
+            feed=feed,
+            size=put.part.size,
+            piece_size=self._config.chunk_size,
+            stall=stall,
+            bandwidth=self._bandwidth,
+            on_sent=put.on_sent,
+            events=events,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}

@@ -54,13 +54,13 @@ async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
     extra = [path for path in remote if path.startswith(prefix) and path not in local]
     ctx.enter("done")
     return AuditReport(
-        ctx.repo_url,
-        head,
-        tuple(matching),
-        tuple(missing),
-        tuple(different),
-        tuple(sorted(extra)),
-        tuple(file.path_in_repo for file in absent if file.path_in_repo in ignored),
+        repo_url=ctx.repo_url,
+        commit_sha=head,
+        matching=tuple(matching),
+        missing=tuple(missing),
+        different=tuple(different),
+        extra=tuple(sorted(extra)),
+        ignored=tuple(file.path_in_repo for file in absent if file.path_in_repo in ignored),
     )
 
 

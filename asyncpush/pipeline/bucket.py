@@ -19,7 +19,6 @@ from asyncpush.events import RetryScheduled
 from asyncpush.models import FileSource, SyncFailure
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
     FILES_LIMIT,
@@ -31,7 +30,7 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
-from asyncpush.transfers.xet import XetAccess, XetFailedError, unavailable_reason
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
 
 BATCHES_AT_ONCE = 4
 
@@ -255,27 +254,26 @@ async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
         ) from exc
 
 
-class BucketXet(TransferSelector):
+class BucketXet:
     """Access to the Xet store of a bucket. Nothing takes its place: there is no LFS for buckets."""
 
     def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
-        super().__init__(ctx)
+        self._ctx = ctx
         self._write = write
 
     async def access(self) -> XetAccess:
         """Raises `AsyncPushError` where the settings rule Xet out, `HubError` when the Hub does not
         grant it."""
-        reason = unavailable_reason(self._ctx.config)
+        ctx = self._ctx
+        reason = unavailable_reason(ctx.config)
         if reason is not None:
             raise AsyncPushError(
                 f"files get into a bucket by Xet alone, but {reason}",
                 suggestion="use a session with transfer='auto' and without max_bandwidth, in which"
                 " HF_HUB_DISABLE_XET is not set and hf_xet is installed",
             )
-        return await self._ask()
-
-    def _token_request(self) -> HubRequest:
-        return buckets.xet_token_request(self._ctx.repo, write=self._write)
+        request = buckets.xet_token_request(ctx.repo, write=self._write)
+        return await XetTokens(ctx.session, ctx.events, request).access()
 
 
 def _may_exist_already(error: HubError) -> bool:

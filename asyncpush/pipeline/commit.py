@@ -117,7 +117,7 @@ class Committer:
             return await self._rebasing(changes, head)
         # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
         # only the journal can tell a later process that one may be open already.
-        async with remembered(self._ctx, changes, head) as pending:
+        async with remembered(self._ctx, changes) as pending:
             self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
             return await self._rebasing(changes, head)
 

@@ -47,7 +47,7 @@ async def commit_in_pull_request(
     merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
     the files that `head`, which the branch is at, holds already."""
     create_pr = ctx.options.create_pr
-    async with remembered(ctx, changes, head) as pending:
+    async with remembered(ctx, changes) as pending:
         begun_before = pending.push_id != ctx.push_id
         again = ctx.pull_request is not None
         number = ctx.pull_request or await _open_pull_request(ctx, pending.push_id, changes)

@@ -23,7 +23,7 @@ from asyncpush.errors import (
     SourceChangedError,
     SourceError,
 )
-from asyncpush.models import FileSource
+from asyncpush.models import CARD_NAME, FileSource
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT, deletions
 from asyncpush.pipeline.context import PushContext
@@ -31,7 +31,6 @@ from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import preupload, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
-from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.sources import read_all
 from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
 from asyncpush.sources.paths import folders_above

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asyncpush.errors import ProtocolError
-from asyncpush.models import FileSource, Repo
+from asyncpush.models import CARD_NAME, FileSource, Repo
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -97,9 +97,6 @@ def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mappi
             told if file.size else UploadMode("regular", told.ignored, told.oid)
         )
     return answered
-
-
-CARD_NAME = "README.md"
 
 
 @dataclass(frozen=True, slots=True)

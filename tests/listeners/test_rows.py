@@ -79,9 +79,28 @@ def test_no_row_of_any_event_holds_a_secret() -> None:
 
 
 def test_requests_are_named_by_their_call() -> None:
-    started = RequestStarted("lfs_batch", "POST", "https://x", 1, 0, {})
-    answered = RequestFinished("lfs_batch", "POST", "https://x", 1, 200, 1.0, 0, 0, {})
-    lost = RequestFailed("lfs_batch", "https://x", "reset", None, 1, None)
+    started = RequestStarted(
+        call="lfs_batch", method="POST", url="https://x", attempt=1, bytes_out=0, headers={}
+    )
+    answered = RequestFinished(
+        call="lfs_batch",
+        method="POST",
+        url="https://x",
+        attempt=1,
+        status=200,
+        elapsed_ms=1.0,
+        bytes_out=0,
+        bytes_in=0,
+        headers={},
+    )
+    lost = RequestFailed(
+        call="lfs_batch",
+        url="https://x",
+        error="reset",
+        status=None,
+        retry_attempt=1,
+        backoff_ms=None,
+    )
     assert event_name(started) == "hf_hub.lfs_batch"
     assert event_name(answered) == "hf_hub.lfs_batch.response"
     assert event_name(lost) == "hf_hub.upload.failed"
@@ -89,7 +108,19 @@ def test_requests_are_named_by_their_call() -> None:
 
 def test_what_a_request_is_about_lies_beside_its_own_fields_and_hides_none() -> None:
     about = {"repo_id": "me/m", "status": "mine", "time": "mine", "event": "mine"}
-    answered = RequestFinished("x", "POST", "https://x", 1, 200, 1.0, 0, 0, {}, None, about)
+    answered = RequestFinished(
+        call="x",
+        method="POST",
+        url="https://x",
+        attempt=1,
+        status=200,
+        elapsed_ms=1.0,
+        bytes_out=0,
+        bytes_in=0,
+        headers={},
+        request_id=None,
+        fields=about,
+    )
     row = event_row(record(answered))
     assert row["repo_id"] == "me/m"
     assert row["status"] == 200

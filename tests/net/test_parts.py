@@ -24,11 +24,12 @@ from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedEr
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession
 from asyncpush.net.stall_timeout import StallTimeout
+from asyncpush.options import PIECES_PER_WRITE
 from asyncpush.sources import Reader
 from tests.net.helpers import (
     TOKEN,

@@ -112,7 +112,17 @@ class Builder:
         self._touch(push, path, start, now, size)
         if took:
             self._spans.append(
-                Span("hash", "hash", 0, start, now, path, push, path=path, size=size)
+                Span(
+                    kind="hash",
+                    group="hash",
+                    lane=0,
+                    start=start,
+                    end=now,
+                    name=path,
+                    push=push,
+                    path=path,
+                    size=size,
+                )
             )
 
     def _routed(self, moment: Moment, push: int, now: float) -> None:
@@ -137,7 +147,16 @@ class Builder:
         if route == "xet" and file.own_transfer is not None:
             # The files of a push are stored all at once; each was through when its last byte was.
             end = max(file.own_transfer, now if file.whole is None else file.whole)
-            span = Span("send", "transfer", 0, file.own_transfer, end, path, push, path)
+            span = Span(
+                kind="send",
+                group="transfer",
+                lane=0,
+                start=file.own_transfer,
+                end=end,
+                name=path,
+                push=push,
+                path=path,
+            )
             self._spans.append(replace(span, size=file.size))
 
     def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
@@ -234,7 +253,17 @@ class Builder:
         call, reason = moment.text("call"), moment.text("reason")
         if delay:
             name = f"{call} again"
-            span = Span("wait", "wait", 0, now, now + delay, name, push, path, error=reason)
+            span = Span(
+                kind="wait",
+                group="wait",
+                lane=0,
+                start=now,
+                end=now + delay,
+                name=name,
+                push=push,
+                path=path,
+                error=reason,
+            )
             self._spans.append(replace(span, part=moment.whole("part_number")))
 
     def _waiting(self, moment: Moment, push: int, now: float) -> None:
@@ -265,15 +294,15 @@ class Builder:
             end = min(span.end, max(pushes[span.push].end, span.start))
             spans.append(replace(span, end=end))
         return Timeline(
-            self._began or 0.0,
-            seconds,
-            pushes,
-            tuple(in_lanes(spans)),
-            tuple(self._tracks(pushes)),
-            tuple(_holds(self._holds, seconds)),
-            self._slices.width,
-            self._slices.sums,
-            skipped,
+            began=self._began or 0.0,
+            seconds=seconds,
+            pushes=pushes,
+            spans=tuple(in_lanes(spans)),
+            files=tuple(self._tracks(pushes)),
+            holds=tuple(_holds(self._holds, seconds)),
+            slice_seconds=self._slices.width,
+            throughput=self._slices.sums,
+            skipped=skipped,
         )
 
     def _tracks(self, pushes: tuple[PushTrack, ...]) -> Iterator[FileTrack]:
@@ -341,20 +370,20 @@ class Attempt:
 def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
     whole = Span(
-        _kind(attempt),
-        "connection" if attempt.call == "part" else "hub",
-        0,
-        attempt.started,
-        end,
-        _name(attempt),
-        attempt.push,
-        attempt.path,
-        attempt.part,
-        attempt.size,
-        attempt.number,
-        attempt.queued,
-        attempt.connection,
-        attempt.error or ("unfinished" if attempt.ended is None else ""),
+        kind=_kind(attempt),
+        group="connection" if attempt.call == "part" else "hub",
+        lane=0,
+        start=attempt.started,
+        end=end,
+        name=_name(attempt),
+        push=attempt.push,
+        path=attempt.path,
+        part=attempt.part,
+        size=attempt.size,
+        attempt=attempt.number,
+        queued=attempt.queued,
+        connection=attempt.connection,
+        error=attempt.error or ("unfinished" if attempt.ended is None else ""),
     )
     if attempt.connected is not None and attempt.connected - attempt.started >= _SHORT:
         yield replace(whole, kind="connect", end=min(attempt.connected, end), size=0)

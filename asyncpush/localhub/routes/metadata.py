@@ -28,6 +28,7 @@ from asyncpush.localhub.web import (
     text_of,
     wire_time,
 )
+from asyncpush.models import CARD_NAME
 
 COMMITS_PAGE = 50
 REPOS_PAGE = 1000
@@ -178,7 +179,7 @@ def describe(
 
 
 def _card(repo: GitRepo, commit: str, repo_type: RepoType) -> dict[str, Any]:
-    readme = repo.entry(commit, "README.md")
+    readme = repo.entry(commit, CARD_NAME)
     if not isinstance(readme, FileEntry) or readme.lfs or readme.size > _MAX_CARD:
         return {}
     return check_card(repo.content(readme.oid).decode(errors="replace"), repo_type).data

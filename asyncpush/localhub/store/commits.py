@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pygit2
 
 from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo, LfsPointer
-from asyncpush.localhub.store.lfs_rules import CARD, check_card_of_commit, with_rules
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
+from asyncpush.localhub.store.lfs_rules import check_card_of_commit, with_rules
 from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pulls import Discussions
 from asyncpush.localhub.store.repos import Repos
@@ -23,6 +23,7 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, bad_request, entry_not_found, revision_not_found
+from asyncpush.models import CARD_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: Commi
     """Make the commit object; it and everything it needs is synced to disk."""
     before = repo.tree(parent)
     for change in request.changes:
-        if isinstance(change, PutFile) and change.path == CARD:
+        if isinstance(change, PutFile) and change.path == CARD_NAME:
             check_card_of_commit(repo.content(change.blob), repo_type)
     changes = [*request.changes, *_lfs_rules(repo, parent, request.changes)]
     tree, blobs = _changed_tree(repo, before, changes)

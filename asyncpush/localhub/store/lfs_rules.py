@@ -16,6 +16,7 @@ from asyncpush.localhub.cards import check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
+from asyncpush.models import CARD_NAME
 
 FILE = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
@@ -67,7 +68,6 @@ def pattern_for(path: str) -> str:
     return f'["]{escaped[1:]}' if escaped.startswith('"') else escaped
 
 
-CARD = "README.md"
 MAX_REGULAR_BYTES = 10 << 20
 MAX_CARD_BYTES = 8 << 20
 _SHOWN = 10
@@ -94,7 +94,7 @@ def check_card_of_commit(content: bytes, repo_type: RepoType) -> None:
     errors = check_card(content.decode(errors="replace"), repo_type).errors
     if errors:
         listed = "\n".join(f"- {error}" for error in errors)
-        raise Refusal(400, f"Invalid metadata in {CARD}.\n{listed}")
+        raise Refusal(400, f"Invalid metadata in {CARD_NAME}.\n{listed}")
 
 
 def not_stored(path: str) -> Refusal:
@@ -164,7 +164,7 @@ def _new_files_of(git: pygit2.Repository, commit: pygit2.Commit) -> Iterator[New
 
 def new_card(tree: pygit2.Tree, before: pygit2.Tree | None) -> bytes | None:
     """The card's bytes, where they have changed."""
-    card, old = (_blob(each, CARD) if each is not None else None for each in (tree, before))
+    card, old = (_blob(each, CARD_NAME) if each is not None else None for each in (tree, before))
     if card is None or (old is not None and old.id == card.id) or card.size > MAX_CARD_BYTES:
         return None
     return None if parse_pointer(card.data) else card.data

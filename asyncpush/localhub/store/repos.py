@@ -20,8 +20,8 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
-from asyncpush.localhub.store.lfs_rules import CARD, default_attributes
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
+from asyncpush.localhub.store.lfs_rules import default_attributes
 from asyncpush.localhub.store.names import RepoId, RepoType, check_branch, make_repo_id
 from asyncpush.localhub.store.writing import (
     EMAIL_DOMAIN,
@@ -34,6 +34,7 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, conflict, repo_not_found, revision_not_found
+from asyncpush.models import CARD_NAME
 
 # An incomplete repo of a killed server; no operation on one takes a day.
 _STALE_SECONDS = 86_400
@@ -251,7 +252,7 @@ def _initialise(path: Path, repo_type: RepoType, name: str, info: RepoInfo) -> N
     blobs = [blob]
     if repo_type == "space":
         card = git.create_blob(_space_card(name, info.sdk or "static").encode())
-        builder.insert(CARD, card, pygit2.enums.FileMode.BLOB)
+        builder.insert(CARD_NAME, card, pygit2.enums.FileMode.BLOB)
         blobs.append(card)
     builder.insert(ATTRIBUTES, blob, pygit2.enums.FileMode.BLOB)
     tree = builder.write()

@@ -8,6 +8,7 @@ files count as stored when it has been finished, and aborting it disturbs no oth
 from asyncpush.transfers.xet.access import (
     XetAccess,
     XetFailedError,
+    XetTokens,
     cache_folder,
     files_at_once,
     is_disabled,
@@ -16,11 +17,14 @@ from asyncpush.transfers.xet.access import (
     unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+from asyncpush.transfers.xet.transfer import XetFactory
 
 __all__ = [
     "XetAccess",
     "XetEngine",
+    "XetFactory",
     "XetFailedError",
+    "XetTokens",
     "XetUpload",
     "cache_folder",
     "files_at_once",

@@ -16,7 +16,7 @@ from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.stalls import (
-    StallTimeout,
+    XetStallDetector,
     XetStalledError,
     ends_soon,
     in_background,
@@ -36,7 +36,7 @@ class XetCommit:
         self,
         commit: Any,
         access: XetAccess,
-        watch: StallTimeout,
+        watch: XetStallDetector,
         how: Mapping[str, Any] | None = None,
     ) -> None:
         """`how` goes with every file that hf_xet is given."""

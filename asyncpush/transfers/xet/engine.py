@@ -14,7 +14,7 @@ from asyncpush.models import FileSource, Receipt
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort, check_unchanged
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 
 PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
@@ -50,7 +50,7 @@ class XetEngine:
         with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
-        watch = StallTimeout(self._config.stall_timeout, attempt)
+        watch = XetStallDetector(self._config.stall_timeout, attempt)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -82,7 +82,7 @@ class XetEngine:
     async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
         """The Xet hashes of files on disk, in order; nothing is sent. Raises `XetFailedError`, and
         `SourceError` or `SourceChangedError` when it is a file's fault."""
-        watch = StallTimeout(self._config.stall_timeout)
+        watch = XetStallDetector(self._config.stall_timeout)
         paths = [file.path for file in files]
 
         def hash_them() -> list[str]:
@@ -103,7 +103,7 @@ class XetEngine:
 
     async def read(self, access: XetAccess, xet_hash: str, size: int) -> bytes:
         """A small file's bytes. Raises `XetFailedError`."""
-        watch = StallTimeout(self._config.stall_timeout)
+        watch = XetStallDetector(self._config.stall_timeout)
         session = await self._opened(watch, fresh=False)
         grant = access.grant
 
@@ -130,7 +130,7 @@ class XetEngine:
             raise XetFailedError(f"the store has sent {len(content):,} bytes of {size:,}")
         return content
 
-    async def _opened(self, watch: StallTimeout, *, fresh: bool) -> Any:
+    async def _opened(self, watch: XetStallDetector, *, fresh: bool) -> Any:
         """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
         with the one they have."""
         async with self._opening:
@@ -157,6 +157,9 @@ def _without_sha256() -> dict[str, Any]:
     return {"sha256": SKIP_SHA256}
 
 
+REFUSALS_LIMIT = 2
+"""How often a push asks for another token because the store refuses the one it has."""
+
 FED_AT_ONCE = 2
 """Files that hf_xet cannot find by itself: each takes a thread and a piece of memory."""
 
@@ -178,6 +181,7 @@ class XetUpload:
         self._positions = positions
         self._events = events
         self._renewals = renewals
+        self._refusals = REFUSALS_LIMIT
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
@@ -273,7 +277,8 @@ class XetUpload:
         access: XetAccess | None = None
         if isinstance(error, XetStalledError):
             access = self._commit.access
-        elif error.refused and self._commit.access.renew is not None:
+        elif error.refused and self._refusals > 0 and self._commit.access.renew is not None:
+            self._refusals -= 1
             access = await self._commit.access.renew()
         if access is None:
             return False

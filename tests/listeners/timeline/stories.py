@@ -92,7 +92,15 @@ class Story:
         """The attempt of this span."""
         about = {"file": path, "part_number": number}
         url = "https://store/part"
-        error = RequestFailed("part", url, "unavailable", 503, 1, delay * 1000, about)
+        error = RequestFailed(
+            call="part",
+            url=url,
+            error="unavailable",
+            status=503,
+            retry_attempt=1,
+            backoff_ms=delay * 1000,
+            fields=about,
+        )
         self.tell(at, error, span, f"file {path}")
         if delay:
             again = RetryScheduled("part", 1, delay, "unavailable", path, number)
@@ -116,7 +124,16 @@ def _asked(
     call: str, attempt: int, size: int, about: dict[str, object], queued: float = 0.0
 ) -> RequestStarted:
     url = f"https://hub/{call}"
-    return RequestStarted(call, "POST", url, attempt, size, {}, about, queued_ms=queued * 1000)
+    return RequestStarted(
+        call=call,
+        method="POST",
+        url=url,
+        attempt=attempt,
+        bytes_out=size,
+        headers={},
+        fields=about,
+        queued_ms=queued * 1000,
+    )
 
 
 def _answered(
@@ -129,7 +146,17 @@ def _answered(
 ) -> RequestFinished:
     url = f"https://hub/{call}"
     return RequestFinished(
-        *(call, "POST", url, attempt, status, 1.0, size, 0, {}, None, about), sent_ms=sent_ms
+        call=call,
+        method="POST",
+        url=url,
+        attempt=attempt,
+        status=status,
+        elapsed_ms=1.0,
+        bytes_out=size,
+        bytes_in=0,
+        headers={},
+        fields=about,
+        sent_ms=sent_ms,
     )
 
 

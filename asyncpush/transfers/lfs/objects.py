@@ -1,4 +1,4 @@
-"""A file to the LFS store: actions, parts, completion, verify; a receipt when all of it answered.
+"""One object to the LFS store: actions, parts, completion, verify, and then its receipt.
 
 The smallest unit is tried again: a part before its object, an object before the push. An upload
 whose URLs are void (expired, refused, or completed by a call whose answer was lost) is replaced by
@@ -97,7 +97,7 @@ class StaleHashError(Exception):
         self.oid = oid
 
 
-class LfsTransfer:
+class LfsUploader:
     """Stores files of one repo. `ask_actions` asks the batch, many objects in one call;
     `hash_anew` reads a file whose hash the store contradicts."""
 
