@@ -109,6 +109,8 @@ class FolderWatch:
         failures: the errors of pushes that failed, the last 100.
         pushes: how many pushes have gone through.
         last_result: what the last of them returned.
+        last_error: the error of the latest push, if it failed.
+        finished: whether the block has been left, and what was left has been pushed or has failed.
 
     Example:
         >>> import tempfile
@@ -158,6 +160,8 @@ class FolderWatch:
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
         self.pushes = 0
         self.last_result: UploadResult | SyncResult | None = None
+        self.last_error: Exception | None = None
+        self.finished = False
         self._uploader = uploader
         self._folder = absolute_path(folder)
         self._repo_id = repo_id
@@ -195,6 +199,7 @@ class FolderWatch:
             with anyio.CancelScope(shield=True):
                 await self._task
                 error = self._fatal or await self._push_the_rest()
+                self.finished = True
         finally:
             self._task.cancel()
         if error is None:
@@ -280,6 +285,7 @@ class FolderWatch:
                 )
         except (AsyncPushError, TimeoutError, ValueError, OSError) as exc:
             error = exc
+        self.last_error = error
         # What changed while it was pushed differs from `look`, so that it goes with the next push.
         if error is None:
             self._pushed = look

@@ -161,8 +161,8 @@ class _Upload:
         self._bucket = bucket
         self.files: list[FileSource] = []
 
-    async def add(self, file: FileSource) -> None:
-        self.files.append(file)
+    async def add_all(self, files: Sequence[FileSource]) -> None:
+        self.files += files
 
     async def finish(self) -> list[Receipt]:
         receipts = []

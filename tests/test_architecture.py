@@ -50,11 +50,11 @@ DOORS = {
     "aiofiles": {"sources"},
     "aiohttp": {"net", "localhub"},
     "boto3": {"localhub"},
+    "click": {"cli"},
     "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
     "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
-    "typer": {"cli"},
     "watchfiles": {"watch"},
 }
 """The units that may import an outside library."""

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load
 
 from asyncpush.localhub import LocalHub, serve_in_thread
+from tests.buckets import rows_of
 from tests.conftest import TOKEN
 from tests.reading import commits_of, download, files_of
 
@@ -40,6 +41,15 @@ async def test_push_folder(hub: LocalHub, tmp_path: Path) -> None:
     assert "exactly this folder" in told
 
 
+async def test_promote(hub: LocalHub, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"weights")
+    told = await run("promote.py", hub, str(tmp_path / "out"), "me/staging", "me/m", "v1.2")
+    assert told.startswith("v1.2 is out: ")
+    assert (await commits_of(hub, "me/m"))[0]["title"] == "v1.2"
+    assert await download(hub, "me/m") == {"model.safetensors": b"weights"}
+
+
 async def test_async_training(hub: LocalHub) -> None:
     told = await run("async_training.py", hub, "me/m")
     steps = [line.split()[1:3] for line in told.splitlines()]
@@ -49,6 +59,13 @@ async def test_async_training(hub: LocalHub) -> None:
     assert told.count("/commit/") == sum(status == "pushed" for _, status in steps)
     last = await download(hub, "me/m", ["model.bin"])
     assert last["model.bin"] == (300).to_bytes(4, "big") * 50_000
+
+
+async def test_checkpoints_to_bucket(hub: LocalHub) -> None:
+    run_7 = "hf://buckets/me/runs/run-7"
+    told = (await run("checkpoints_to_bucket.py", hub, run_7)).splitlines()
+    assert told == ["5 pushed", *(f"{run_7}/step-{step} 200013" for step in (300, 400, 500))]
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {f"step-{n}00" for n in (3, 4, 5)}
 
 
 async def test_blocking_training(hub: LocalHub) -> None:

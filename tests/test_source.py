@@ -186,7 +186,7 @@ def test_every_dependency_has_a_lower_bound_and_the_core_has_few() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core = project["dependencies"]
     assert {re.split(r"[><=]", name)[0] for name in core} == {
-        *("aiofiles", "aiohttp", "anyio", "orjson", "tqdm", "typer"),
+        *("aiofiles", "aiohttp", "anyio", "click", "hf-xet", "orjson", "tqdm"),
     }
     extras = [name for names in project["optional-dependencies"].values() for name in names]
     for name in [*core, *extras]:

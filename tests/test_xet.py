@@ -431,10 +431,10 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
 
     start = XetCommit.start
 
-    async def start_once(self: XetCommit, file: FileSource) -> Any:
+    async def start_once(self: XetCommit, files: list[FileSource]) -> Any:
         if answer == "another, too late" and asked > 1:
             raise XetFailedError("hf_xet has had enough")
-        return await start(self, file)
+        return await start(self, files)
 
     monkeypatch.setattr(XetCommit, "start", start_once)
 

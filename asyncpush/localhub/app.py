@@ -10,7 +10,7 @@ from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
-from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
+from asyncpush.localhub.auth import CHALLENGE, TOKENS, USERS, is_loopback, user_of
 from asyncpush.localhub.routes import (
     buckets,
     commits,
@@ -18,6 +18,7 @@ from asyncpush.localhub.routes import (
     files,
     git,
     metadata,
+    oauth,
     preupload,
     repos,
     storage,
@@ -47,6 +48,7 @@ _MODULES = (
     xet,
     git,
     buckets,
+    oauth,
 )
 
 ROUTE_NAMES = lfs.ROUTES | {
@@ -77,6 +79,7 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     )
     app[STATE] = state
     app[USERS] = state.users
+    app[TOKENS] = state.tokens
     app.on_response_prepare.append(_stamp)
     for module in _MODULES:
         app.router.add_routes(module.routes)

@@ -14,12 +14,22 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from asyncpush.localhub.app import ROUTE_NAMES, make_app
-from asyncpush.localhub.auth import LOGGER, USER, RequestLog, Users, is_loopback
+from asyncpush.localhub.auth import (
+    LOGGER,
+    OAUTH_LIFETIME,
+    USER,
+    BrowserLogin,
+    RequestLog,
+    TokenIssuer,
+    Users,
+    is_loopback,
+)
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.faults import Fault, Faults
 from asyncpush.localhub.packing import keep_packed
+from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
@@ -46,10 +56,17 @@ class LocalHub:
     token is accepted, and only this machine is served; `users`, tokens by name, adds users who own
     what is under their name and what they created. Xet write tokens, valid for `xet_token_lifetime`
     seconds, are granted unless objects are kept in a `store` of yours; `xet=False` grants none.
-    What was uploaded by Xet is served in any case. `faults`, such as `"commit=504-after:3"`, make
-    requests fail (see `asyncpush.localhub.faults`). `middlewares` see each request before the hub
-    and each answer after it; `request.match_info.route.name` names the route. Requests are logged
-    to `asyncpush.localhub.requests`, at INFO.
+    What was uploaded by Xet is served in any case.
+
+    `log_in` gives out tokens that expire, after `token_lifetime` seconds, as `hf auth login` stores
+    them. For trusted publishing, `trusted_publishers` maps a resource (`me/m`, `datasets/me/d`) to
+    a function that says whether an id token is accepted for it; by default a hub that accepts any
+    token accepts any id token, and others accept none.
+
+    `faults`, such as `"commit=504-after:3"`, make requests fail (see `asyncpush.localhub.faults`).
+    `middlewares` see each request before the hub and each answer after it;
+    `request.match_info.route.name` names the route. Requests are logged to
+    `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(
@@ -64,6 +81,8 @@ class LocalHub:
         store: BlobStore | None = None,
         xet: bool | None = None,
         xet_token_lifetime: int = LIFETIME,
+        token_lifetime: int = OAUTH_LIFETIME,
+        trusted_publishers: TrustedPublishers | None = None,
         faults: Iterable[Fault | str] = (),
         middlewares: Iterable[Middleware] = (),
     ) -> None:
@@ -85,6 +104,9 @@ class LocalHub:
         self._store = store
         self._xet = store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
+        self._token_lifetime = token_lifetime
+        self._trusted_publishers = trusted_publishers
+        self._tokens: TokenIssuer | None = None
         self.faults: Faults = Faults.of(faults, ROUTE_NAMES)
         self._middlewares = (*middlewares, self.faults.middleware)
         self._running = AsyncExitStack()
@@ -99,6 +121,21 @@ class LocalHub:
         """Whether any token is accepted."""
         return self._users.is_open
 
+    def log_in(self, user: str = USER) -> BrowserLogin:
+        """A token and a refresh token for `user`, as the login of `hf auth login` in the browser
+        gives them. The hub must be running."""
+        return self._issuer().log_in(user)
+
+    def revoke_tokens(self) -> None:
+        """Refuse the tokens that `log_in`, their renewal and trusted publishing gave out so far.
+        Refresh tokens stay valid. The hub must be running."""
+        self._issuer().revoke()
+
+    def _issuer(self) -> TokenIssuer:
+        if self._tokens is None:
+            raise RuntimeError("the hub is not running: use it in `async with`")
+        return self._tokens
+
     async def __aenter__(self) -> LocalHub:
         self.root.mkdir(parents=True, exist_ok=True)
         blobs = self._store or DiskStore(self.root / "lfs", part_size=self._part_size)
@@ -111,7 +148,10 @@ class LocalHub:
             self._xet_token_lifetime,
             self._xet,
             self._users,
+            TokenIssuer(self.root / "oauth", lifetime=self._token_lifetime),
+            self._trusted_publishers,
         )
+        self._tokens = state.tokens
         async with AsyncExitStack() as stack:
             # Git work that outlived its request still finishes: a thread cannot be cancelled.
             stack.push_async_callback(asyncio.to_thread, state.executor.shutdown)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import Users, require_user, user_of
+from asyncpush.localhub.auth import TokenIssuer, Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
@@ -68,6 +68,8 @@ class HubState:
     xet_token_lifetime: int
     grants_xet: bool
     users: Users
+    tokens: TokenIssuer = field(repr=False)
+    trusted_publishers: Mapping[str, Callable[[str], bool]] | None = None
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="localhub")
     )

@@ -45,6 +45,8 @@ class Bucket:
         self._ctx = ctx
         self.applied: set[str] = set()
         """Paths whose operations the Hub has done."""
+        self.stopped: HubError | None = None
+        """The failure after which no further batch was sent."""
         self._unclear = False
 
     @property
@@ -158,23 +160,22 @@ class Bucket:
         failures.
         """
         failures: list[SyncFailure] = []
-        stopped: list[HubError] = []
 
         async def send(batch: Sequence[Operation]) -> None:
-            reason = f"not sent: {stopped[0].message}" if stopped else ""
+            reason = f"not sent: {self.stopped.message}" if self.stopped else ""
             try:
-                if not stopped:
+                if self.stopped is None:
                     failures.extend(await self._send([*first, *batch]))
             except HubError as exc:
-                stopped.append(exc)
+                self.stopped = self.stopped or exc
                 reason = exc.message
             if reason:
                 failures.extend(SyncFailure(each.path, reason) for each in batch)
 
         size = buckets.OPERATIONS_LIMIT - len(first)
         await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
-        if stopped and not self.may_have_changed:
-            raise stopped[0]
+        if self.stopped is not None and not self.may_have_changed:
+            raise self.stopped
         return failures
 
     async def _send(self, operations: Sequence[Operation]) -> list[SyncFailure]:

@@ -15,10 +15,11 @@ from collections.abc import Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import anyio
 
-from asyncpush.concurrency.task_groups import for_each
+from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -27,6 +28,7 @@ from asyncpush.events import (
     FileRouted,
     FileSkipped,
     FilesPlanned,
+    FileStored,
     Verified,
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
@@ -38,14 +40,17 @@ from asyncpush.pipeline.preflight import check_leaks, check_limits
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
+from asyncpush.transfers.xet import XetFailedError, XetUpload
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
 """How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
-ADDED_AT_ONCE = 8
-"""Files that are being handed to hf_xet, which queues them: opening each takes a thread."""
+ADDED_TOGETHER = 64
+"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+
+ADDED_AT_ONCE = 2
+LOOKED_UP_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -62,9 +67,12 @@ class _Progress:
 
 
 class SyncRun:
-    """One sync."""
+    """One sync. `copied` are files that the Hub itself brings from another repo or bucket."""
 
-    def __init__(self, ctx: PushContext, options: SyncOptions) -> None:
+    def __init__(
+        self, ctx: PushContext, options: SyncOptions, copied: Sequence[AddFile] = ()
+    ) -> None:
+        self._copied = {add.path: add for add in copied}
         self._ctx = ctx
         self._options = options
         self._bucket = Bucket(ctx)
@@ -100,6 +108,8 @@ class SyncRun:
         unchanged = await self._unchanged(collected.files, there)
         extra = self._extra(collected, there)
         if self._options.dry_run:
+            copied = self._copied.items()
+            unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
             return await self._dry_run(collected, unchanged, extra)
         await self._store(collected, there, unchanged)
         if await self._is_complete(there, extra):
@@ -114,11 +124,14 @@ class SyncRun:
         ctx, files = self._ctx, collected.files
         for notice in collected.notices:
             ctx.warn(notice)
-        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
-        ctx.events.emit(FilesPlanned(len(files) + len(collected.streams), total))
+        copied = self._copied.values()
+        sizes = chain((file.size for file in files), (add.size for add in copied))
+        total = await in_thread(ctx.threads, lambda: sum(sizes))
+        count = len(files) + len(collected.streams) + len(copied)
+        ctx.events.emit(FilesPlanned(count, total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
-        for path in _paths(collected):
+        for path in self._paths(collected):
             if self._options.complete_marker and path == self._marker:
                 raise SourceError(
                     f"the source holds {path!r}, a name that asyncpush writes itself",
@@ -133,6 +146,11 @@ class SyncRun:
                 )
         await check_leaks(ctx, files)
 
+    def _paths(self, collected: CollectedSources) -> Iterable[str]:
+        yield from (file.path_in_repo for file in collected.files)
+        yield from (stream.path_in_repo for stream in collected.streams)
+        yield from self._copied
+
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
         """What the bucket holds at the paths of the source, and of markers; with `delete` all that
         is below the address."""
@@ -140,10 +158,10 @@ class SyncRun:
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
             folders |= set(_folders_of(self._folder))  # sets that it may be a part of
-            others = [*_markers(folders), *(p for p in _paths(collected) if p not in there)]
+            others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
             there |= await self._bucket.files(others)
             return there
-        paths = list(_paths(collected))
+        paths = list(self._paths(collected))
 
         def names() -> list[str]:
             for path in paths:
@@ -180,7 +198,7 @@ class SyncRun:
             for file in files
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
-        await for_each(same_size, look, width=ADDED_AT_ONCE)
+        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
         for batch in _together(unknown):
             began = time.time()
             hashes = await hashes_of(ctx, batch)
@@ -194,7 +212,7 @@ class SyncRun:
         """The files to delete: below the address, chosen by the patterns, not in the source."""
         if not self._options.delete:
             return []
-        return self._chosen(self._others(there, set(_paths(collected))))
+        return self._chosen(self._others(there, set(self._paths(collected))))
 
     def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
         """The files below the address that are not to be kept. Markers are none of them: they are
@@ -223,6 +241,7 @@ class SyncRun:
             if done.adds[path].shows_in(there):
                 done.unchanged.add(path)
 
+        self._take_copied(there)
         to_send = [file for file in collected.files if file.path_in_repo not in unchanged]
         for file in collected.files:
             if file.path_in_repo in unchanged:
@@ -234,6 +253,19 @@ class SyncRun:
                 done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
 
+    def _take_copied(self, there: dict[str, BucketFile]) -> None:
+        """The store has these already."""
+        events, done = self._ctx.events, self._done
+        done.adds |= self._copied
+        for path, add in self._copied.items():
+            done.deduplicated += add.size
+            if add.shows_in(there):
+                done.unchanged.add(path)
+                events.emit(FileSkipped(path, add.size, "unchanged"))
+            else:
+                events.emit(FileRouted(path, add.size, "xet"))
+                events.emit(FileStored(path, add.size, "xet", deduplicated=True))
+
     async def _send(
         self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
     ) -> list[Receipt]:
@@ -242,10 +274,11 @@ class SyncRun:
         access = await self._xet.access()
         upload: XetUpload | None = None
 
-        async def add(file: FileSource) -> None:
+        async def add(together: Sequence[FileSource]) -> None:
             assert upload is not None
-            ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add(file)
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            await upload.add_all(together)
 
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
@@ -257,8 +290,9 @@ class SyncRun:
         try:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.enter("uploading")
-            await for_each(files, add, width=ADDED_AT_ONCE)
-            await for_each(streams, add_stream, width=files_at_once(ctx.config))
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            # All at once: one producer may write them in turn.
+            await for_each(streams, add_stream, width=len(streams))
             receipts = await upload.finish()
         except XetFailedError as exc:
             raise AsyncPushError(
@@ -389,7 +423,7 @@ class SyncRun:
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
-            )
+            ) from self._bucket.stopped
 
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
@@ -401,6 +435,10 @@ class SyncRun:
                 "unchanged" if file.path_in_repo in unchanged else "xet",
             )
             for file in collected.files
+        ]
+        plan += [
+            PlannedFile(path, add.size, "unchanged" if path in unchanged else "xet")
+            for path, add in self._copied.items()
         ]
         for stream in collected.streams:
             spooled = await stream.spooled()

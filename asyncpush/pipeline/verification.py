@@ -56,10 +56,10 @@ async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> d
     return kinds
 
 
-async def all_remote_files(ctx: PushContext, revision: str) -> list[RemoteFile]:
-    """Every file of the repo at `revision`, page by page. Raises `ProtocolError` when the pages do
-    not come to an end."""
-    request = tree.tree_request(ctx.repo, revision)
+async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") -> list[RemoteFile]:
+    """Every file of the repo at `revision`, or of one folder of it, page by page. Raises
+    `ProtocolError` when the pages do not come to an end."""
+    request = tree.tree_request(ctx.repo, revision, folder)
     files: list[RemoteFile] = []
     asked = {request.target}
     while True:

@@ -103,10 +103,14 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
 """With `is_retryable_status`, all there is to say on whether a request is sent again."""
 
 
+_CREATING = ("create", "create_bucket")
+_CHANGING = (*_CREATING, "commit", "bucket_batch")
+
+
 def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
     """Whether the same request may well succeed after an answer of this status and text; of an
     object that an LFS batch refuses, its code and message."""
-    if call in ("create", "commit") and status == 409:
+    if call in _CHANGING and status == 409:
         return "operation is in progress" in said
     # S3 says "RequestTimeout" and "SlowDown" under several statuses.
     return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
@@ -119,8 +123,6 @@ _WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_pe
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
-
-_CREATING = ("create", "create_bucket")
 
 _OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
 
@@ -198,6 +200,14 @@ def _diagnose(
     if request.call in ("part", "complete") and status < 500 and status != 429:
         return HubError, _refused_by_store(response, words, now)
     match status, code:
+        case 400 | 403 | 404 | 405 | 409 | 422 | 501, None if (
+            request.call == "duplicate" and "quota" not in words and "limit" not in words
+        ):
+            return AuthError if status == 403 else HubError, (
+                f"the Hub copies nothing from {request.fields.get('source')} to {repo_id}: they may"
+                " be stored in different regions, the token may lack a right, or this Hub may copy"
+                " nothing at all; to send the bytes instead, download the source and push it"
+            )
         case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; if it is private, that"

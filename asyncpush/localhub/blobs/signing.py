@@ -16,7 +16,7 @@ from asyncpush.localhub.blobs import BlobError
 # S3's own names: whoever redacts or reads expiry from a presigned URL knows these.
 DATE, EXPIRES, SIGNATURE = "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature"
 
-_DATE_FORMAT = "%Y%m%dT%H%M%SZ"
+DATE_FORMAT = "%Y%m%dT%H%M%SZ"
 
 
 class Signer:
@@ -43,7 +43,7 @@ class Signer:
 
     def sign(self, method: str, path: str, params: Mapping[str, str], *, lifetime: int) -> str:
         """`path` with `params`, the date, the lifetime in seconds, and the signature."""
-        issued = datetime.fromtimestamp(int(self.clock()), UTC).strftime(_DATE_FORMAT)
+        issued = datetime.fromtimestamp(int(self.clock()), UTC).strftime(DATE_FORMAT)
         pairs = [*params.items(), (DATE, issued), (EXPIRES, str(lifetime))]
         signature = self._signature(method, path, pairs)
         return f"{path}?{urlencode([*pairs, (SIGNATURE, signature)])}"
@@ -64,7 +64,7 @@ class Signer:
             )
         # What is signed was written by `sign`, so it parses.
         params = dict(signed)
-        issued = datetime.strptime(params.pop(DATE), _DATE_FORMAT).replace(tzinfo=UTC)
+        issued = datetime.strptime(params.pop(DATE), DATE_FORMAT).replace(tzinfo=UTC)
         if self.clock() >= issued.timestamp() + int(params.pop(EXPIRES)):
             raise BlobError(403, "Request has expired", "AccessDenied")
         return params

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.auth import check_scope, issued_token, require_user, signed_in
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import repos
 from asyncpush.localhub.store.gitrepo import GitRepo
@@ -22,6 +23,7 @@ from asyncpush.localhub.web import (
     read_json,
     repo_not_found,
     text_of,
+    wire_time,
 )
 
 SDKS = ("gradio", "streamlit", "docker", "static")
@@ -33,8 +35,14 @@ routes = web.RouteTableDef()
 
 @routes.get("/api/whoami-v2", name="whoami")
 async def whoami(request: web.Request) -> web.Response:
-    user = require_user(request)
-    token = {"displayName": user, "role": "write"}
+    user = signed_in(request)
+    auth: dict[str, Any] = {
+        "type": "access_token",
+        "accessToken": {"displayName": user, "role": "write"},
+    }
+    if (issued := issued_token(request)) is not None:
+        ends = datetime.fromtimestamp(issued.expires_at, UTC)
+        auth = {"type": "app_token_as_user", "expiresAt": wire_time(ends)}
     return json_answer(
         {
             "type": "user",
@@ -45,16 +53,17 @@ async def whoami(request: web.Request) -> web.Response:
             "canPay": False,
             "orgs": [],
             "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
-            "auth": {"type": "access_token", "accessToken": token},
+            "auth": auth,
         }
     )
 
 
 @routes.post("/api/repos/create", name="create")
 async def create(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
+    state, user = state_of(request), signed_in(request)
     body = await read_json(request)
     repo = _named_repo(body, user)
+    check_scope(request, repo.url_path)
     _check_namespace(state, repo, user)
     private = _visibility(body) or False
     if body.get("visibility") == "protected" and repo.type != "space":
@@ -73,8 +82,9 @@ async def create(request: web.Request) -> web.Response:
 
 @routes.delete("/api/repos/delete", name="delete")
 async def delete(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
+    state, user = state_of(request), signed_in(request)
     repo = _named_repo(await read_json(request), user)
+    check_scope(request, repo.url_path)
     await state.run(_check_owner, state, repo, user)
     await state.run_exclusively(repo, state.repos.delete, repo)
     return json_answer({"success": True})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.blobs import is_oid
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
@@ -94,27 +95,45 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
 
 @routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
 async def duplicate_lfs_files(request: web.Request) -> web.Response:
-    """All repos share one store: an object that this repo has, the target has already."""
+    """One store serves all repos: an object that this repo's history names can be named by the
+    target's at once."""
     state = state_of(request)
-    await state.open_to_read(request)
-    user, body = require_user(request), await read_json(request)
+    own_repo = await state.open_to_read(request)
+    user, body = signed_in(request), await read_json(request)
     target, files = body.get("target"), body.get("files")
     if not isinstance(target, dict) or not isinstance(files, list) or len(files) > MAX_DUPLICATES:
         raise bad_request(f"There must be a 'target' and at most {MAX_DUPLICATES} 'files'")
-    await state.run(_check_target, state, target, user)
+    repo = _target(target)
+    check_scope(request, repo.url_path)
+    await state.run(_check_target, state, repo, user)
+    own = {file.oid for file in await state.run(rewriting.lfs_files, state.repos, own_repo)}
     failed = []
     for file in files:
-        oid = file.get("sha256") if isinstance(file, dict) else None
-        if not is_oid(oid):
-            failed.append({"sha256": oid, "error": "Not a sha256"})
-        elif await state.blobs.size(str(oid)) is None:
-            failed.append({"sha256": oid, "error": "File not found"})
+        if (problem := await _not_duplicated(state, own, file)) is not None:
+            oid = file.get("sha256") if isinstance(file, dict) else None
+            failed.append({"sha256": oid, "error": problem})
     return json_answer({"success": not failed, "failed": failed})
 
 
-def _check_target(state: HubState, target: dict[str, Any], user: str) -> None:
-    namespace, _, name = text_of(target, "name").partition("/")
-    repo = make_repo_id(parse_repo_type(target.get("type") or "model"), namespace, name)
+async def _not_duplicated(state: HubState, own: Collection[str], file: object) -> str | None:
+    """Why this is no object that a repo which has the objects `own` can give."""
+    oid = file.get("sha256") if isinstance(file, dict) else None
+    if not isinstance(file, dict) or not is_oid(oid):
+        return "Not a sha256"
+    if oid not in own or await state.blobs.size(str(oid)) is None:
+        return "File not found"
+    known = await state.run(state.xet.known, str(oid)) if state.xet.exists else None
+    if known is not None and known.hash != file.get("xetHash"):
+        return "This is not the Xet hash of the file"
+    return None
+
+
+def _target(named: dict[str, Any]) -> RepoId:
+    namespace, _, name = text_of(named, "name").partition("/")
+    return make_repo_id(parse_repo_type(named.get("type") or "model"), namespace, name)
+
+
+def _check_target(state: HubState, repo: RepoId, user: str) -> None:
     info = state.repos.info(repo)
     if info.private and not state.owns(user, repo, info):
         raise repo_not_found()

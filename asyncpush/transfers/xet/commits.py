@@ -46,11 +46,10 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
-    async def start(self, file: FileSource) -> Any:
-        """A file that hf_xet reads by itself, or bytes."""
+    async def start(self, files: Sequence[FileSource]) -> list[Any]:
+        """Files that hf_xet reads by itself, or bytes."""
 
-        def start() -> Any:
-            check_unchanged([file])
+        def start(file: FileSource) -> Any:
             if file.path is None:
                 return self._commit.start_upload_bytes(
                     file.data or b"", name=file.path_in_repo, **self._how
@@ -58,7 +57,12 @@ class XetCommit:
             self._watch.paths.add(os.path.realpath(file.path))
             return self._commit.start_upload_file(file.path, **self._how)
 
-        return await self._call(start, [file])
+        def start_all() -> list[Any]:
+            check_unchanged(files)
+            return [start(file) for file in files]
+
+        handles: list[Any] = await self._call(start_all, files)
+        return handles
 
     async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
         """Read a file that is made of stretches of another, or of tensors, and hand over what is

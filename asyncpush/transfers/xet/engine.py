@@ -200,17 +200,32 @@ class XetUpload:
 
         Raises `XetFailedError`; `SourceError` and `SourceChangedError` when it is the file's fault.
         """
+        await self.add_all([file])
+
+    async def add_all(self, files: Sequence[FileSource]) -> None:
+        """As `add`, of several files: those that hf_xet reads by itself in one hop to a thread."""
+        found = [file for file in files if _is_read_by_hf_xet(file)]
         try:
-            handle = await self._begin(file)
+            handles = await self._commit.start(found) if found else []
         except XetStalledError:
-            handle = None  # `finish` hears of it as well, and begins again with all of the files
+            # `finish` hears of it as well, and begins again with all of the files.
+            self._handles += [(file, None) for file in files]
+            return
+        for file, handle in zip(found, handles, strict=True):
+            self._positions.follow(handle.task_id(), file)
+            self._handles.append((file, handle))
+        for file in files:
+            if not _is_read_by_hf_xet(file):
+                await self._feed(file)
+
+    async def _feed(self, file: FileSource) -> None:
+        try:
+            handle = await self._fed(file)
+        except XetStalledError:
+            handle = None
         self._handles.append((file, handle))
 
-    async def _begin(self, file: FileSource) -> Any:
-        if file.data is not None or (file.path is not None and file.sha256 is None):
-            handle = await self._commit.start(file)
-            self._positions.follow(handle.task_id(), file)
-            return handle
+    async def _fed(self, file: FileSource) -> Any:
         async with self._feeding:
             events = self._positions.begin(file)
             on_read = partial(self._positions.on_read, file, events)
@@ -297,6 +312,11 @@ class XetUpload:
             self._handles = handles
             raise
         return True
+
+
+def _is_read_by_hf_xet(file: FileSource) -> bool:
+    """Whether it is bytes, or a whole file: of one that grows, hf_xet would read too much."""
+    return file.data is not None or (file.path is not None and file.sha256 is None)
 
 
 def receipts_of(
