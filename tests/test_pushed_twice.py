@@ -16,6 +16,7 @@ from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from asyncpush.models import Content
 from tests.conftest import TOKEN
+from tests.reading import download
 
 RULE = " filter=lfs diff=lfs merge=lfs -text\n"
 
@@ -29,13 +30,10 @@ rules = st.lists(
 
 @st.composite
 def folders(draw: DrawFn) -> dict[str, bytes]:
-    # Binary files only where each `.gitattributes` has a rule for them: the Hub adds those that
-    # are missing.
-    found = draw(st.sets(names, min_size=1))
-    files = {name: draw(contents if name.endswith(".bin") else texts) for name in sorted(found)}
+    files = draw(st.dictionaries(names, contents, min_size=1))
     if draw(st.booleans()):
         lines = [rule + ("\n" if " " in rule else RULE) for rule in draw(rules)]
-        files[".gitattributes"] = "".join((*lines, "*.bin" + RULE)).encode()
+        files[".gitattributes"] = "".join(lines).encode()
     if draw(st.booleans()):
         files[".gitignore"] = b"*.json\n"
     return files
@@ -67,6 +65,19 @@ def test_a_second_push_finds_nothing_new(
     that went in as regular ones, or the reverse."""
     repo_id = f"me/m{next(numbers)}"
     asyncio.run(push_all(hub_in_thread.url, tmp_path / "cache", repo_id, (files, later, files)))
+
+
+async def test_rules_that_the_source_brings_stay_as_they_are(
+    uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
+) -> None:
+    """Unchanged rules that do not name a new LFS file, where the Hub would add one."""
+    source = write({".gitattributes": b"", "a.txt": b"text"})
+    await uploader.push_to_hub("me/m", source)
+    write({"new.bin": b"\0binary"})
+    result = await uploader.push_to_hub("me/m", source)
+    assert result.verified
+    assert await download(hub, "me/m", [".gitattributes"]) == {".gitattributes": b""}
+    assert (await uploader.push_to_hub("me/m", source)).files_uploaded == ()
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

@@ -24,13 +24,22 @@ WRITTEN_BY_THE_HUB = ".gitattributes"
 
 
 def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[Change]:
-    """The files to add; with `unchanged` also those that the head held already."""
+    """The files to add; with `unchanged` also those that the head held already.
+
+    A commit of LFS files brings the source's `.gitattributes` even if it is unchanged: to a commit
+    without one the Hub adds the rules that are missing, and what it then holds is not the source's.
+    """
     changes: list[Change] = []
+    rules: Change | None = None
     for receipt in receipts:
-        if receipt.unchanged and not unchanged:
-            continue
         kind = AddInline if receipt.route == "inline" else AddLfs
-        changes.append(kind(receipt.path_in_repo, receipt.size, receipt.oid))
+        change = kind(receipt.path_in_repo, receipt.size, receipt.oid)
+        if unchanged or not receipt.unchanged:
+            changes.append(change)
+        elif receipt.path_in_repo == WRITTEN_BY_THE_HUB and receipt.route == "inline":
+            rules = change
+    if rules is not None and any(isinstance(change, AddLfs) for change in changes):
+        changes.append(rules)
     return changes
 
 

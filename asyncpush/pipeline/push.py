@@ -16,6 +16,7 @@ from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResu
 from asyncpush.options import PushOptions
 from asyncpush.pipeline.changes import (
     DEFAULT_BRANCH,
+    WRITTEN_BY_THE_HUB,
     additions,
     check_receipts,
     commit_limits,
@@ -404,6 +405,8 @@ class PushRun:
         added = outcome.added
         if added is None:
             added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)
+        # It may have gone along without a change: see `additions`.
+        added -= {r.path_in_repo for r in receipts if r.unchanged} & {WRITTEN_BY_THE_HUB}
         changed = [receipt for receipt in receipts if receipt.path_in_repo in added]
         inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")
         return UploadResult(
