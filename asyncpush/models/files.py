@@ -47,6 +47,11 @@ class FileSource:
 
     Exactly one of `path` (a file on disk, with the `identity` it had), `data`, `cut` and `virtual`
     is set.
+
+    `may_change` is for files on disk that are followed (`on_change="follow"`): more bytes may be
+    appended after the first `size`, and a file that changed in another way may be collected again.
+    `optional` is a file found in a folder, which may be gone by now. `sha256` is the hash that the
+    first `size` bytes must have, where it was taken when the file was collected.
     """
 
     path_in_repo: str
@@ -56,6 +61,9 @@ class FileSource:
     data: bytes | None = field(default=None, repr=False)
     cut: ComposedSource | None = None
     virtual: VirtualFile | None = field(default=None, repr=False)
+    may_change: bool = False
+    optional: bool = False
+    sha256: str | None = None
 
     @property
     def disk_path(self) -> str | None:
@@ -69,7 +77,7 @@ class FileSource:
         if self.cut is not None:
             base = self.cut.base.hash_key
             return None if base is None else (f"{base[0]}#{self.cut.digest}", base[1])
-        if self.path is None or self.identity is None:
+        if self.path is None or self.identity is None or self.sha256 is not None:
             return None
         return self.path, self.identity
 
