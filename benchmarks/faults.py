@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -33,6 +34,7 @@ from asyncpush.localhub import LocalHub, serve_in_thread
 
 REPO = "local/m"
 TOKEN = "hf_benchmark"
+CLIENTS = ("hf", "asyncpush")
 
 FAULTS: dict[str, Sequence[str]] = {
     "none": (),
@@ -72,12 +74,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("faults", nargs="*", help=f"some of: {', '.join(FAULTS)}")
     parser.add_argument("--mb", type=int, default=32, help="size of the largest file")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds until one has hung")
+    parser.add_argument("--client", action="append", choices=CLIENTS, help="one alone")
     given = parser.parse_args(words)
     if unknown := set(given.faults) - set(FAULTS):
         parser.error(f"no such faults: {', '.join(sorted(unknown))}")
     print(HEADER)
     for fault in given.faults or FAULTS:
-        for client in ("hf", "asyncpush"):
+        for client in given.client or CLIENTS:
             run = measured(client, fault, given.mb, given.limit)
             print(run.row(), flush=True)
             if run.outcome != ONE_COMMIT:
@@ -103,7 +106,9 @@ def measured(client: str, fault: str, megabytes: int, limit: float) -> Run:
 def write_source(folder: Path, megabytes: int) -> None:
     folder.mkdir()
     generator = random.Random(megabytes)
-    (folder / "model.safetensors").write_bytes(generator.randbytes(megabytes * 1_000_000))
+    with (folder / "model.safetensors").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(generator.randbytes(1_000_000))
     (folder / "vocab.bin").write_bytes(generator.randbytes(1_000_000))
     (folder / "config.json").write_text(json.dumps({"a": 1}))
     (folder / "README.md").write_text("# a model\n")
@@ -205,19 +210,23 @@ def outcome(hub: LocalHub, source: Path) -> str:
     """What the Hub holds after a client has said that all is well."""
     for path in sorted(source.iterdir()):
         try:
-            received = hashlib.sha256(_get(f"{hub.url}/{REPO}/resolve/main/{path.name}"))
+            with _get(f"{hub.url}/{REPO}/resolve/main/{path.name}") as answer:
+                received = hashlib.file_digest(answer, "sha256").digest()
         except HTTPError as error:
             return f"false success: {path.name} {error.code}"
-        if received.digest() != hashlib.sha256(path.read_bytes()).digest():
-            return f"false success: {path.name} differs"
-    history = json.loads(_get(f"{hub.url}/api/models/{REPO}/commits/main"))
+        with path.open("rb") as file:
+            if received != hashlib.file_digest(file, "sha256").digest():
+                return f"false success: {path.name} differs"
+    with _get(f"{hub.url}/api/models/{REPO}/commits/main") as answer:
+        history = json.loads(answer.read())
     count = len(history) - 1  # the first is the repo's own
     return ONE_COMMIT if count == 1 else f"{count} commits, where there should be one"
 
 
-def _get(url: str) -> bytes:
-    with urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=60) as answer:
-        return bytes(answer.read())
+def _get(url: str) -> HTTPResponse:
+    answer = urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=60)
+    assert isinstance(answer, HTTPResponse)
+    return answer
 
 
 if __name__ == "__main__":
