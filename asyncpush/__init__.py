@@ -17,6 +17,7 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
+On the Hub      copy: from repo to repo, or within one, without the bytes
 Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult,
                 SyncHandle)
 From memory     Tensors: a state dict as a safetensors file, without a file
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.training.tickets import PushTicket, SyncTicket
-    from asyncpush.uploader import PushHandle, SyncHandle, Uploader, push_to_hub, sync
+    from asyncpush.uploader import PushHandle, SyncHandle, Uploader, copy, push_to_hub, sync
 
 __all__ = [
     "AsyncPushError",
@@ -118,6 +119,7 @@ __all__ = [
     "VerificationError",
     "WorkerLostError",
     "__version__",
+    "copy",
     "push_to_hub",
     "receipts_from_json",
     "receipts_to_json",
@@ -160,7 +162,7 @@ _HOMES = {
     "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "training.tickets": ("PushTicket", "SyncTicket"),
-    "uploader": ("PushHandle", "SyncHandle", "Uploader", "push_to_hub", "sync"),
+    "uploader": ("PushHandle", "SyncHandle", "Uploader", "copy", "push_to_hub", "sync"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -78,16 +78,21 @@ from asyncpush.options import (
 )
 from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.accounts import kind_of_token
+from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.sources.collect import SPOOL_SHARE
+from asyncpush.sources.spool import Spool
 from asyncpush.transfers import open_factories
 from asyncpush.transfers.xet import (
     XetEngine,
@@ -230,6 +235,28 @@ class Runtime:
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
+    async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
+            async with self._copy_spool() as spool:
+                return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
+
+        own: Source | None = None if options.model_card is None else {}
+        return await self._watched(repo, own, options, work)
+
+    async def copy_to_bucket(
+        self, origin: Address, bucket: Repo, path: str, options: SyncOptions
+    ) -> SyncResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
+            async with self._copy_spool() as spool:
+                return await copy_to_bucket(ctx, options, _source(origin), spool)
+
+        return await self._watched(bucket, None, options.as_push(path), work)
+
+    def _copy_spool(self) -> Spool:
+        """For the small files of a copy."""
+        spool_dir = Path(self._config.cache_dir) / "spool"
+        return Spool(spool_dir, memory=self._config.max_memory // SPOOL_SHARE)
+
     async def sync(
         self,
         bucket: Repo,
@@ -353,6 +380,11 @@ class Runtime:
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
         return self._commit_locks.setdefault((repo, revision), asyncio.Lock())
+
+
+def _source(origin: Address) -> CopySource:
+    repo = Repo(origin.repo_id, origin.kind)
+    return CopySource(repo, origin.revision or DEFAULT_BRANCH, origin.path)
 
 
 def _files_affordable() -> int | None:

@@ -37,7 +37,14 @@ from asyncpush.models import (
     UploadResult,
 )
 from asyncpush.options import LOCAL, Push, PushOptions, SyncOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import any_target_of, bucket_of, target_of
+from asyncpush.protocol.addresses import (
+    any_target_of,
+    bucket_of,
+    check_copy,
+    names_bucket,
+    source_of,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -280,6 +287,41 @@ class Uploader:
         work = runtime.commit(repo, gather, options)
         return await self._begin(work, f"commit {repo.repo_id}")
 
+    @overload
+    async def copy(self, source: str, destination: str, options: PushOptions) -> UploadResult: ...
+
+    @overload
+    async def copy(self, source: str, destination: str, options: SyncOptions) -> SyncResult: ...
+
+    @overload
+    async def copy(
+        self, source: str, destination: str, options: None = None
+    ) -> UploadResult | SyncResult: ...
+
+    async def copy(
+        self, source: str, destination: str, options: PushOptions | SyncOptions | None = None
+    ) -> UploadResult | SyncResult:
+        """Copy files on the Hub, without their bytes passing through this machine; takes, returns
+        and raises what the function `copy` does."""
+        runtime = self._running()
+        if names_bucket(destination):
+            options = options or SyncOptions()
+            if not isinstance(options, SyncOptions):
+                raise ValueError(f"{destination} is a bucket: give SyncOptions, not PushOptions")
+            origin = source_of(source, "model", runtime.endpoint)
+            check_copy(origin, options)
+            bucket, path = bucket_of(destination, runtime.endpoint)
+            to_bucket = runtime.copy_to_bucket(origin, bucket, path, options)
+            return await self._begin(to_bucket, f"copy {bucket.repo_id}")
+        options = options or PushOptions()
+        if not isinstance(options, PushOptions):
+            raise ValueError(f"{destination} is a repo: give PushOptions, not SyncOptions")
+        origin = source_of(source, options.repo_type, runtime.endpoint)
+        repo, options = target_of(destination, options, runtime.endpoint)
+        check_copy(origin, options)
+        work = runtime.copy(origin, repo, options)
+        return await self._begin(work, f"copy {repo.repo_id}")
+
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
@@ -485,6 +527,98 @@ async def push_to_hub(
     """
     async with Uploader(token, endpoint, config) as uploader:
         return await uploader.push_to_hub(repo_id, source, options)
+
+
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: PushOptions,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult: ...
+
+
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: SyncOptions,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> SyncResult: ...
+
+
+@overload
+async def copy(
+    source: str,
+    destination: str,
+    options: None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult | SyncResult: ...
+
+
+async def copy(
+    source: str,
+    destination: str,
+    options: PushOptions | SyncOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> UploadResult | SyncResult:
+    """Copy files from one place on the Hub to another: to a repo as one verified commit, to a
+    bucket as a verified sync.
+
+    What the Hub's store holds (LFS, Xet) is copied there, whatever its size; regular files, which
+    are small, are read and sent. A repo is read at the one commit that its revision is at. A repo
+    that is copied to keeps its own `.gitattributes`, unless that is the one file to be copied;
+    buckets get none. Nothing can be copied from a bucket to a repo.
+
+    Args:
+        source: a repo, or a file or folder of it, at a revision: `namespace/name`,
+            `hf://datasets/me/data@v1/train/`, or the URL of a page. Without a revision, `main`. Or
+            a bucket: `hf://buckets/me/runs/run-7/`.
+        destination: the repo, branch and path that it goes to, or the bucket and path, in the same
+            forms; created when missing. What a folder holds lands below the path; a file lands at
+            the path, or below it when that ends in a slash.
+        options: as for a push, or, when the destination is a bucket, for a sync. Patterns choose
+            among the paths below the source; `delete_patterns` (`delete`) remove what the source
+            does not hold. `repo_type` is that of a source or destination that is not an address.
+        token: a token that may read the source and write to the destination, or a callable
+            returning one. Default: the environment's.
+        endpoint: the Hub's URL, or "local" for the embedded Hub.
+        config: limits, retries, progress; see `UploadConfig`.
+
+    Raises:
+        InvalidRepoIdError, ValueError: for addresses or options that mean no copy.
+        SourceError: the source holds no such files.
+        HubError: the Hub or the network failed, or the Hub copies nothing between these two, such
+            as those in different storage regions.
+        VerificationError: the commit does not hold what was copied.
+        SyncError: the bucket was changed, but not all files are as they should be.
+        TimeoutError: the option `timeout` ran out.
+
+    Example:
+        >>> quiet = UploadConfig(progress="none")
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=quiet) as up:
+        ...         tried = await up.push_to_hub("me/staging", {"model.txt": b"weights"})
+        ...         source = f"hf://me/staging@{tried.commit_sha}"
+        ...         options = PushOptions(commit_message="v1.2")
+        ...         return (await up.copy(source, "hf://me/released", options)).files_uploaded
+        >>> asyncio.run(main())
+        ('model.txt',)
+    """
+    async with Uploader(token, endpoint, config) as uploader:
+        return await uploader.copy(source, destination, options)
 
 
 async def sync(

@@ -8,6 +8,7 @@ small coroutine around the hub's own handler, so that what is spoilt is the real
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -207,6 +208,15 @@ async def _already_completed(
     return web.json_response({"error": "The upload has been completed already"}, status=409)
 
 
+async def _one_failed(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """Of a list of files, the first is not done."""
+    first = (await request.json())["files"][0]
+    failed = [{"sha256": first["sha256"], "error": "It is stored in another region"}]
+    return web.json_response({"success": False, "failed": failed})
+
+
 async def _weak_etag(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -216,6 +226,25 @@ async def _weak_etag(
     return response
 
 
+_answer(
+    "LFS pointer missing",
+    404,
+    '{"error": "Your push was rejected because an LFS pointer pointed to a file that does not'
+    ' exist."}',
+)
+
+
+async def _all_failed(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    paths = [json.loads(line)["path"] for line in (await request.read()).splitlines()]
+    failed = [{"path": path, "error": "It is stored in another region"} for path in paths]
+    answer = {"success": False, "processed": len(paths), "succeeded": 0, "failed": failed}
+    return web.json_response(answer, status=422)
+
+
+KINDS["all operations failed"] = _all_failed
+KINDS["one failed"] = _one_failed
 KINDS["504, done later"] = _done_later
 KINDS["weak ETag"] = _weak_etag
 KINDS["429 Retry-After date"] = _rate_limited_until

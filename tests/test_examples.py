@@ -41,6 +41,15 @@ async def test_push_folder(hub: LocalHub, tmp_path: Path) -> None:
     assert "exactly this folder" in told
 
 
+async def test_promote(hub: LocalHub, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"weights")
+    told = await run("promote.py", hub, str(tmp_path / "out"), "me/staging", "me/m", "v1.2")
+    assert told.startswith("v1.2 is out: ")
+    assert (await commits_of(hub, "me/m"))[0]["title"] == "v1.2"
+    assert await download(hub, "me/m") == {"model.safetensors": b"weights"}
+
+
 async def test_async_training(hub: LocalHub) -> None:
     told = await run("async_training.py", hub, "me/m")
     steps = [line.split()[1:3] for line in told.splitlines()]

@@ -9,7 +9,7 @@ that is not transient fails at once, with the right error and no commit. Never a
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -427,3 +427,56 @@ async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
         [warning] = result.warnings
         assert expected_warning in warning
     fault_report.add(cell.route, str(cell), "success", 1, f"right, by {route}")
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    ("route", "kinds"),
+    [
+        ("lfs-files-duplicate", (*PASSING, *GARBLED)),
+        ("resolve", ("503", "reset mid-body", "stall mid-body", *GARBLED)),
+    ],
+    ids=["lfs-files-duplicate", "resolve"],
+)
+async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
+    route: str,
+    kinds: Sequence[str],
+    tmp_path: Path,
+    config: UploadConfig,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    async with (
+        open_hub(tmp_path, faults, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/source", FILES)
+        for number, kind in enumerate(kinds):
+            target = f"me/copy-{number}"
+            faults.add(route, kind, nth=faults.seen[route] + 1)
+            result = await uploader.copy("me/source", target, PushOptions())
+
+            assert len(faults.spoilt) == number + 1, "the fault never happened"
+            commits = await commits_of(hub, target)
+            assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], kind
+            assert await download(hub, target) == FILES, kind
+            fault_report.add(route, str(Cell(route, kind)), "success", 1, "right")
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("kind", ["401", "403", "422 FastAPI", "500 FastAPI", "429 hours"])
+async def test_a_lasting_fault_of_a_copy_is_an_error_and_commits_nothing(
+    kind: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_report: FaultReport
+) -> None:
+    async with (
+        open_hub(tmp_path, faults, xet=True) as hub,
+        Uploader(TOKEN, hub.url, replace(config, max_retries=2)) as uploader,
+    ):
+        await uploader.push_to_hub("me/source", FILES)
+        faults.add("lfs-files-duplicate", kind, times=99)
+        with pytest.raises(HubError) as caught:
+            await uploader.copy("me/source", "me/copy")
+        assert caught.value.suggestion
+        assert len(await commits_of(hub, "me/copy")) == 1
+    cell = Cell("lfs-files-duplicate", kind, times=99)
+    fault_report.add(cell.route, str(cell), type(caught.value).__name__, 0, "none")

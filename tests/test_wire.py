@@ -28,10 +28,11 @@ from aiohttp.typedefs import Handler, Middleware
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
 import asyncpush
-from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush import PushOptions, SyncOptions, UploadConfig, Uploader
 from asyncpush.events import RequestStarted
 from asyncpush.localhub import LocalHub
 from asyncpush.options import RepoType
+from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer, with_body
 from tests.hearing import Heard
@@ -87,19 +88,26 @@ DIFFERENCES = (
         "identity",
         "Answers are read as they are, within limits: a compressed one could blow up to any size.",
     ),
-    Difference(
-        "xet-write-token",
-        "header accept-encoding",
-        None,
-        "identity",
-        "Their hf_xet asks for it, and takes no compressed answer either.",
-    ),
-    Difference(
-        "xet-write-token",
-        "header x-xet-session-id",
-        "a random one",
-        None,
-        "Of hf_xet's own session. There it asks for the first token too, which we hand to it.",
+    *(
+        difference
+        for route in ("xet-write-token", "bucket-xet-write-token")
+        for difference in (
+            Difference(
+                route,
+                "header accept-encoding",
+                None,
+                "identity",
+                "Their hf_xet asks for it, and takes no compressed answer either.",
+            ),
+            Difference(
+                route,
+                "header x-xet-session-id",
+                "a random one",
+                None,
+                "Of hf_xet's own session. There it asks for the first token too, which we hand to"
+                " it.",
+            ),
+        )
     ),
     Difference("*", "header connection", "keep-alive", None, "HTTP/1.1 keeps connections anyway."),
     Difference(
@@ -202,6 +210,8 @@ def _body(content_type: str, body: bytes) -> Request:
             return fields, frozenset(_text(item) for field in lists for item in field)
         case "application/x-ndjson":
             header, *lines = map(orjson.loads, body.splitlines())
+            if "type" in header:  # the batch of a bucket
+                return {}, frozenset(_text(_at_a_time(row)) for row in (header, *lines))
             assert header["key"] == "header"
             told = {f"body header {name}": _text(value) for name, value in header["value"].items()}
             return told, frozenset(map(_text, lines))
@@ -211,6 +221,10 @@ def _body(content_type: str, body: bytes) -> Request:
             return told, frozenset(value for name, value in pairs if name == "paths")
         case _:
             return {"body": hashlib.sha256(body).hexdigest()}, frozenset()
+
+
+def _at_a_time(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "mtime": type(row["mtime"]).__name__} if "mtime" in row else row
 
 
 def _text(value: Any) -> str:
@@ -453,6 +467,49 @@ async def ours_xet(hub: LocalHub, faults: FaultLayer, config: UploadConfig, fold
         await uploader.push_to_hub("me/m", folder, replace(options, create_pr=True))
 
 
+COPIED = {"model.bin": b"m" * PART_SIZE, "weights of a/x y.txt": b"text"}
+
+
+def official_copy(url: str, folder: Path) -> None:
+    """From one repo to another, to a bucket, and from there to another bucket."""
+    api = HfApi(endpoint=url, token=TOKEN)
+    for repo in ("me/source", "me/target"):
+        api.create_repo(repo)
+    commit = api.upload_folder(repo_id="me/source", folder_path=folder).oid
+    api.copy_files(f"hf://me/source@{commit}/", "hf://me/target/")
+    for bucket in ("me/b", "me/c"):
+        api.bucket_info(api.create_bucket(bucket, private=True).bucket_id)
+    api.sync_bucket(str(folder), "hf://buckets/me/b/a folder")
+    api.copy_files(f"hf://me/source@{commit}/", "hf://buckets/me/b/")
+    api.copy_files("hf://buckets/me/b/a folder/", "hf://buckets/me/c/")
+    api.batch_bucket_files("me/c", delete=["model.bin"])
+    names = [f"{place}{name}" for place in ("", "weights of a/") for name in (MARKER, PRUNED)]
+    files = [f"{place}{name}" for name in (*COPIED, *names) for place in ("a folder/", "")]
+    for bucket in ("me/b", "me/c"):
+        list(api.get_bucket_paths_info(bucket, files))
+        list(api.list_bucket_tree(bucket, recursive=True))
+        list(api.list_bucket_tree(bucket, "a folder", recursive=True))
+
+
+async def ours_copy(hub: LocalHub, faults: FaultLayer, config: UploadConfig, folder: Path) -> None:
+    options = SyncOptions(private=True)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/source", folder)
+        await uploader.copy("hf://me/source", "hf://me/target")
+        await uploader.sync(folder, "hf://buckets/me/b/a folder", options)
+        await uploader.copy("hf://me/source", "hf://buckets/me/b")
+        await uploader.copy("hf://buckets/me/b/a folder/", "hf://buckets/me/c", options)
+        only = replace(options, delete=True, allow_patterns=["weights*", "model.bin"])
+        (folder / "model.bin").unlink()
+        await uploader.sync(folder, "hf://buckets/me/c", only)
+
+
+COPY_ROUTES = (
+    *("lfs-files-duplicate", "resolve", "bucket-create", "bucket", "bucket-batch"),
+    *("bucket-paths-info", "bucket-tree", "bucket-tree-below", "bucket-xet-write-token"),
+)
+
+
 def known_calls() -> set[str]:
     """The names of all requests that this library makes, read from its source."""
     root = Path(asyncpush.__file__).parent
@@ -546,6 +603,15 @@ async def test_we_send_what_the_official_client_sends(
     tokens = our.by_route()["xet-write-token"]
     assert any("header x-xet-session-id" in fields for fields, _ in tokens), "none was renewed"
     problems += [f"xet: {text}" for text in unexplained(theirs, our, used, only="xet-write-token")]
+    theirs, our = await recorded(
+        tmp_path / "copy",
+        partial(official_copy, folder=write(COPIED, "theirs-to-copy")),
+        partial(ours_copy, config=config, folder=write(COPIED, "ours-to-copy")),
+        xet=True,
+    )
+    for route in COPY_ROUTES:
+        assert route in our.by_route()
+        problems += [f"copy: {text}" for text in unexplained(theirs, our, used, only=route)]
     assert not problems, "\n".join(problems)
     assert used == set(DIFFERENCES), "differences that there are no more"
     assert {event.call for event in heard.of(RequestStarted)} == known_calls()

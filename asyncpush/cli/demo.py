@@ -25,7 +25,7 @@ from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.base import command, option
 from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output, facts_beside, paragraph
+from asyncpush.cli.output import Output, facts, paragraph, terminal_columns
 from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError
@@ -137,7 +137,7 @@ def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
 
 def _summary(results: list[UploadResult], files: int, size: int, parts: int) -> list[str]:
     first, other, changed = results
-    return facts_beside(
+    return facts(
         {
             "repo": [changed.repo_url],
             "commit": [changed.commit_sha],
@@ -150,7 +150,7 @@ def _summary(results: list[UploadResult], files: int, size: int, parts: int) -> 
             "verified": ["size and checksum of each file, in each of the 3 commits"],
             "read back": [f"downloaded back and compared: {files} files equal"],
         },
-        sys.stdout,
+        terminal_columns(sys.stdout),
     )
 
 

@@ -17,7 +17,7 @@ import anyio
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError, SourceError
-from asyncpush.models import CARD_NAME, FileSource
+from asyncpush.models import CARD_NAME, FileSource, Receipt
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
 from asyncpush.pipeline.context import PushContext
@@ -240,7 +240,7 @@ LFS_FILES_A_MINUTE = 100
 """About as many LFS files as one commit call gets through before its gateway cuts it off."""
 
 
-def check_limits(files: Sequence[FileSource]) -> list[str]:
+def check_limits(files: Sequence[FileSource | Receipt]) -> list[str]:
     """Warnings of what the Hub advises against. Raises `SourceError` for what no Hub takes."""
     too_large = [file for file in files if file.size > LARGEST_FILE]
     if too_large:
@@ -265,7 +265,9 @@ def check_limits(files: Sequence[FileSource]) -> list[str]:
     return warnings
 
 
-async def check_one_commit(ctx: PushContext, files: Sequence[FileSource], head: str) -> None:
+async def check_one_commit(
+    ctx: PushContext, files: Sequence[FileSource | Receipt], head: str
+) -> None:
     """Before bytes move: more LFS files than one commit call survives become a chain that shows in
     one step; on a branch that the Hub merges nothing into they cannot, and the user has to say
     what is wanted. Raises `SourceError`. Files that the branch holds at their size may be

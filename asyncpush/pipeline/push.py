@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
@@ -127,15 +127,46 @@ class PushRun:
         total = sum(receipt.size for receipt in receipts)
         ctx.events.emit(FilesPlanned(len(receipts), total))
         head = await observed_head(ctx, ctx.options.revision)
+        content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
+        return await self.commit_receipts(receipts, head, lambda path: content[path])
+
+    async def commit_receipts(
+        self,
+        receipts: Sequence[Receipt],
+        head: str,
+        load: Callable[[str], bytes],
+        *,
+        bring: Callable[[Stored], Awaitable[None]] | None = None,
+    ) -> UploadResult:
+        """Commit on `head` what it does not hold yet; `load` gives the bytes of inline files.
+        `bring` sees to it that the store has the objects that are to be committed. It is called
+        again when the Hub then says that it lacks some, once."""
+        ctx = self._ctx
         shown = await remote_files(ctx, head, [receipt.path_in_repo for receipt in receipts])
         stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
         deleted = await deletions(ctx, stored.receipts, head)
         if ctx.options.dry_run:
             return self._plan(stored, deleted, head)
-        changes, wanted = await self._changes(stored, deleted)
-        content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
-        outcome = await self._commit(changes, wanted, head, lambda path: content[path])
+        if bring is not None:
+            await bring(stored)
+
+        async def commit() -> Outcome:
+            changes, wanted = await self._changes(stored, deleted)
+            return await self._commit(changes, wanted, head, load)
+
+        try:
+            outcome = await commit()
+        except HubError as exc:
+            if bring is None or not is_lfs_pointer_missing(exc):
+                raise
+            ctx.warn("the Hub has lost LFS objects that it had accepted; copying them again")
+            await bring(stored)
+            outcome = await commit()
         return await self._finish(stored, deleted, outcome)
+
+    def plan_of(self, receipts: Sequence[Receipt]) -> UploadResult:
+        """What a dry run says of files for a repo or branch that is not there yet."""
+        return self._plan(_compared(receipts, {}), [], None)
 
     async def _stored(self, collected: CollectedSources) -> tuple[tuple[FileSource, ...], Stored]:
         """The files (streams among them that had to be spooled), and what became of them."""

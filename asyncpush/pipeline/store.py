@@ -207,10 +207,15 @@ class StreamStage:
                 chosen.append(stream)
 
         async def send(stream: OpenStream) -> None:
+            if stream not in chosen:
+                await stream.discarded()
+                return
             ctx.events.emit(FileRouted(stream.path_in_repo, 0, transfer.route))
             await transfer.store_stream(stream)
 
-        await for_each(chosen, send, width=transfer.streams_at_once)
+        # All at once, those that the Hub ignores too: one producer may write them in turn. There
+        # are as many as there is memory for their beginnings.
+        await for_each(streams, send, width=len(streams))
         for receipt in await transfer.finish():
             same = there[receipt.path_in_repo] == receipt.oid
             stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)

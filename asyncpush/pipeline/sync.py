@@ -8,6 +8,7 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mimetypes
 import time
@@ -15,6 +16,7 @@ from collections.abc import Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import anyio
 
@@ -27,6 +29,7 @@ from asyncpush.events import (
     FileRouted,
     FileSkipped,
     FilesPlanned,
+    FileStored,
     Verified,
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
@@ -38,7 +41,7 @@ from asyncpush.pipeline.preflight import check_leaks, check_limits
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
+from asyncpush.transfers.xet import XetFailedError, XetUpload
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
@@ -65,9 +68,12 @@ class _Progress:
 
 
 class SyncRun:
-    """One sync."""
+    """One sync. `copied` are files that the Hub itself brings from another repo or bucket."""
 
-    def __init__(self, ctx: PushContext, options: SyncOptions) -> None:
+    def __init__(
+        self, ctx: PushContext, options: SyncOptions, copied: Sequence[AddFile] = ()
+    ) -> None:
+        self._copied = {add.path: add for add in copied}
         self._ctx = ctx
         self._options = options
         self._bucket = Bucket(ctx)
@@ -82,6 +88,11 @@ class SyncRun:
         try:
             return await self._run(collected)
         except SyncError:
+            raise
+        except asyncio.CancelledError as exc:
+            if self._bucket.may_have_changed:
+                count = len(self._bucket.applied)
+                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
             raise
         except Exception as exc:
             if not self._bucket.may_have_changed:
@@ -103,6 +114,8 @@ class SyncRun:
         unchanged = await self._unchanged(collected.files, there)
         extra = self._extra(collected, there)
         if self._options.dry_run:
+            copied = self._copied.items()
+            unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
             return await self._dry_run(collected, unchanged, extra)
         await self._store(collected, there, unchanged)
         if await self._is_complete(there, extra):
@@ -117,11 +130,14 @@ class SyncRun:
         ctx, files = self._ctx, collected.files
         for notice in collected.notices:
             ctx.warn(notice)
-        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
-        ctx.events.emit(FilesPlanned(len(files) + len(collected.streams), total))
+        copied = self._copied.values()
+        sizes = chain((file.size for file in files), (add.size for add in copied))
+        total = await in_thread(ctx.threads, lambda: sum(sizes))
+        count = len(files) + len(collected.streams) + len(copied)
+        ctx.events.emit(FilesPlanned(count, total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
-        for path in _paths(collected):
+        for path in self._paths(collected):
             if self._options.complete_marker and path == self._marker:
                 raise SourceError(
                     f"the source holds {path!r}, a name that asyncpush writes itself",
@@ -136,6 +152,11 @@ class SyncRun:
                 )
         await check_leaks(ctx, files)
 
+    def _paths(self, collected: CollectedSources) -> Iterable[str]:
+        yield from (file.path_in_repo for file in collected.files)
+        yield from (stream.path_in_repo for stream in collected.streams)
+        yield from self._copied
+
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
         """What the bucket holds at the paths of the source, and of markers; with `delete` all that
         is below the address."""
@@ -143,10 +164,10 @@ class SyncRun:
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
             folders |= set(_folders_of(self._folder))  # sets that it may be a part of
-            others = [*_markers(folders), *(p for p in _paths(collected) if p not in there)]
+            others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
             there |= await self._bucket.files(others)
             return there
-        paths = list(_paths(collected))
+        paths = list(self._paths(collected))
 
         def names() -> list[str]:
             for path in paths:
@@ -197,7 +218,7 @@ class SyncRun:
         """The files to delete: below the address, chosen by the patterns, not in the source."""
         if not self._options.delete:
             return []
-        return self._chosen(self._others(there, set(_paths(collected))))
+        return self._chosen(self._others(there, set(self._paths(collected))))
 
     def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
         """The files below the address that are not to be kept. Markers are none of them: they are
@@ -226,6 +247,7 @@ class SyncRun:
             if done.adds[path].shows_in(there):
                 done.unchanged.add(path)
 
+        self._take_copied(there)
         to_send = [file for file in collected.files if file.path_in_repo not in unchanged]
         for file in collected.files:
             if file.path_in_repo in unchanged:
@@ -236,6 +258,19 @@ class SyncRun:
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
                 done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
+
+    def _take_copied(self, there: dict[str, BucketFile]) -> None:
+        """The store has these already."""
+        events, done = self._ctx.events, self._done
+        done.adds |= self._copied
+        for path, add in self._copied.items():
+            done.deduplicated += add.size
+            if add.shows_in(there):
+                done.unchanged.add(path)
+                events.emit(FileSkipped(path, add.size, "unchanged"))
+            else:
+                events.emit(FileRouted(path, add.size, "xet"))
+                events.emit(FileStored(path, add.size, "xet", deduplicated=True))
 
     async def _send(
         self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
@@ -262,7 +297,8 @@ class SyncRun:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.enter("uploading")
             await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
-            await for_each(streams, add_stream, width=files_at_once(ctx.config))
+            # All at once: one producer may write them in turn.
+            await for_each(streams, add_stream, width=len(streams))
             receipts = await upload.finish()
         except XetFailedError as exc:
             raise AsyncPushError(
@@ -337,7 +373,8 @@ class SyncRun:
             markers[self._marker] = DeleteFile(self._marker)
         else:
             for path in found:
-                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+                if path.endswith(MARKER):
+                    self._ctx.warn(f"{path} was removed: the set that it lists has changed")
         return list(markers.values())
 
     async def _verify(self, wanted: dict[str, Operation]) -> None:
@@ -405,6 +442,10 @@ class SyncRun:
                 "unchanged" if file.path_in_repo in unchanged else "xet",
             )
             for file in collected.files
+        ]
+        plan += [
+            PlannedFile(path, add.size, "unchanged" if path in unchanged else "xet")
+            for path, add in self._copied.items()
         ]
         for stream in collected.streams:
             spooled = await stream.spooled()

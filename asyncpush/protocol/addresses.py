@@ -18,7 +18,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from asyncpush.errors import PUBLIC_HOSTS, InvalidRepoIdError
 from asyncpush.models import Repo, check_repo_id
-from asyncpush.options import PUBLIC_ENDPOINT, PushOptions, RepoType, check_space_options
+from asyncpush.options import (
+    PUBLIC_ENDPOINT,
+    PushOptions,
+    RepoType,
+    SyncOptions,
+    check_space_options,
+)
 
 Kind: TypeAlias = RepoType | Literal["bucket"]
 
@@ -94,6 +100,28 @@ def target_of(
         repo_id = address.repo_id
     check_space_options(options)
     return Repo(repo_id, options.repo_type), options
+
+
+def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
+    """What a copy is made of: an address, or `namespace/name` of a repo of the given type. Raises
+    `InvalidRepoIdError`."""
+    if is_address(text, endpoint):
+        return parse_address(text, endpoint)
+    check_repo_id(text)
+    return Address(text, repo_type, text)
+
+
+def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
+    """Raise `InvalidRepoIdError` for a copy that no Hub makes, `ValueError` for options that a copy
+    has no use for."""
+    if source.kind == "bucket" and isinstance(options, PushOptions):
+        raise InvalidRepoIdError(
+            f"{source.text} is a bucket: the Hub copies nothing from a bucket to a repo",
+            suggestion="download the files and push them",
+        )
+    for name in ("max_shard_size", "follow_symlinks"):
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"{name} is for local files: a copy takes files as they are")
 
 
 def any_target_of(

@@ -67,13 +67,15 @@ class BucketFile:
 
 @dataclass(frozen=True, slots=True)
 class AddFile:
-    """Put a file whose bytes the Xet store has. `mtime` is milliseconds since the epoch."""
+    """Put a file whose bytes the Xet store has. `mtime` is milliseconds since the epoch. `source`
+    is the repo or bucket that it is copied from; None for a file that was uploaded."""
 
     path: str
     size: int
     xet_hash: str
     mtime: int
     content_type: str | None = None
+    source: Repo | None = None
 
     def shows_in(self, found: Mapping[str, BucketFile]) -> bool:
         """Whether these files are what this operation leads to."""
@@ -161,6 +163,15 @@ def _row(operation: Operation) -> dict[str, Any]:
     match operation:
         case DeleteFile(path):
             return {"type": "deleteFile", "path": path}
+        case AddFile(path, _, xet_hash, mtime, source=Repo() as source):
+            return {
+                "type": "copyFile",
+                "path": path,
+                "xetHash": xet_hash,
+                "mtime": mtime,
+                "sourceRepoType": source.repo_type,
+                "sourceRepoId": source.repo_id,
+            }
         case AddFile(path, _, xet_hash, mtime, content_type):
             row = {"type": "addFile", "path": path, "xetHash": xet_hash, "mtime": mtime}
             return row if content_type is None else {**row, "contentType": content_type}

@@ -100,7 +100,7 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # 404 on what this session has just created, of which not every server of the Hub knows yet.
     "not_known_yet": Remedy(True),
 }
-"""With `is_retryable_status`, all there is to say on whether a request is sent again."""
+"""With `is_retryable_status`, the only place that decides whether a request is sent again."""
 
 
 _CREATING = ("create", "create_bucket")
@@ -200,6 +200,14 @@ def _diagnose(
     if request.call in ("part", "complete") and status < 500 and status != 429:
         return HubError, _refused_by_store(response, words, now)
     match status, code:
+        case 400 | 403 | 404 | 405 | 409 | 422 | 501, None if (
+            request.call == "duplicate" and "quota" not in words and "limit" not in words
+        ):
+            return AuthError if status == 403 else HubError, (
+                f"the Hub copies nothing from {request.fields.get('source')} to {repo_id}: they may"
+                " be stored in different regions, the token may lack a right, or this Hub may copy"
+                " nothing at all; to send the bytes instead, download the source and push it"
+            )
         case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (
                 f"check that {repo_id} is spelled right and its type fits; if it is private, that"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
@@ -16,6 +16,7 @@ from asyncpush.protocol.http import (
     HubResponse,
     a_size,
     a_text,
+    a_text_or_none,
     an_object,
     get,
     json_list,
@@ -28,18 +29,20 @@ PATHS_LIMIT = 500
 OID_LIMIT = 100
 """Characters of an oid that are kept: enough for a sha256 with its name as a prefix."""
 
+_XET_HASH = re.compile("[0-9a-f]{64}")
 _NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, otherwise the git blob
-    sha1."""
+    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, else the git blob sha1.
+    `xet_hash` is that of an object which is stored by Xet, where the Hub says so."""
 
     path: str
     size: int
     oid: str
     lfs: bool
+    xet_hash: str | None = None
 
     def holds(self, size: int, oid: str) -> bool:
         """Whether the file has this content."""
@@ -65,10 +68,12 @@ def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
     return {file.path: file for file in _files(json_list(response))}
 
 
-def tree_request(repo: Repo, revision: str) -> HubRequest:
+def tree_request(repo: Repo, revision: str, folder: str = "") -> HubRequest:
+    """Every file below `folder`, first page; of the whole repo where that is empty."""
+    below = f"/{quote(folder.strip('/'), safe='')}" if folder else ""
     return get(
         "tree",
-        f"/api/{repo.api_path}/tree/{quoted(revision)}?recursive=true&expand=false",
+        f"/api/{repo.api_path}/tree/{quoted(revision)}{below}?recursive=true&expand=false",
         repo_id=repo.repo_id,
         revision=revision,
     )
@@ -103,8 +108,13 @@ def _files(rows: list[Any]) -> list[RemoteFile]:
             lfs = an_object(fields["lfs"], "[].lfs")
             size = a_size(lfs.get("size"), "[].lfs.size")
             oid = _oid(lfs.get("oid"), "[].lfs.oid").removeprefix("sha256:")
-            files.append(RemoteFile(path, size, oid, lfs=True))
+            files.append(RemoteFile(path, size, oid, lfs=True, xet_hash=_xet_hash(fields)))
     return files
+
+
+def _xet_hash(fields: Mapping[str, Any]) -> str | None:
+    value = a_text_or_none(fields.get("xetHash"), "[].xetHash")
+    return value if value is not None and _XET_HASH.fullmatch(value) else None
 
 
 def _oid(value: Any, name: str) -> str:

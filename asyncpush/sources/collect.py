@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import stat
@@ -13,9 +14,10 @@ from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, BinaryIO, TypeAlias
 
+import anyio
 from anyio import to_thread
 
-from asyncpush.concurrency.task_groups import for_each
+from asyncpush.concurrency.task_groups import descriptors_left, each_affordable, for_each
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
@@ -43,10 +45,16 @@ from asyncpush.sources.spool import OpenStream, Spool
 from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
 
-_SPOOL_SHARE = 4
+SPOOL_SHARE = 4
+"""Of `max_memory`, the part that spooled streams may take before they go to the disk."""
 
-STREAMS_AT_ONCE = 16
-"""Streams that are read beside each other, so that a slow one does not hold up the others."""
+STREAMS_AT_ONCE = 256
+"""Streams that are read beside each other, so that none waits for another to end: one producer may
+write them all in turn. Each takes up to 256 KiB and, once it is on the disk, a descriptor."""
+
+PATIENCE = 2.0
+"""Seconds that a stream may be left unread while others have still to grow long or to end. After
+that it is read on, onto the disk: its producer may be the one that the others wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +84,54 @@ async def collect(
     by an error or cancellation, removes what was put there.
 
     With `large`, streams of more bytes than that are left open, as many as `max_memory` has room
-    for their beginnings.
+    for their beginnings; those that would have to wait long for the others are not.
     """
     heads = 0 if large is None else max_memory
-    async with Spool(spool_dir, memory=max_memory // _SPOOL_SHARE, heads=heads) as spool:
+    async with Spool(spool_dir, memory=max_memory // SPOOL_SHARE, heads=heads) as spool:
         gathered = await _gather(source, options)
-        files = gathered.files
-        streams: list[OpenStream] = []
+        reading = _StreamReading(spool, len(gathered.streams), large)
+        left = descriptors_left()
+        width = STREAMS_AT_ONCE if left is None else min(STREAMS_AT_ONCE, each_affordable(left))
+        await for_each(gathered.streams, reading.read, width=width)
+        files = [*gathered.files, *reading.files]
+        yield await to_thread.run_sync(_finished, files, options, gathered.report, reading.open)
 
-        async def read(named: tuple[str, Stream]) -> None:
-            path_in_repo, stream = named
-            if large is None:
-                files.append(await spool.take(path_in_repo, stream))
-                return
-            taken = await spool.begin(path_in_repo, stream, large=large)
-            if isinstance(taken, OpenStream):
-                streams.append(taken)
-            else:
-                files.append(taken)
 
-        await for_each(gathered.streams, read, width=STREAMS_AT_ONCE)
-        yield await to_thread.run_sync(_finished, files, options, gathered.report, streams)
+class _StreamReading:
+    """Reads the streams of one push beside each other: to their ends, or to where they are long."""
+
+    def __init__(self, spool: Spool, count: int, large: int | None) -> None:
+        self.files: list[FileSource] = []
+        self.open: list[OpenStream] = []
+        self._spool = spool
+        self._large = large
+        self._unsettled = count
+        self._settled = asyncio.Event()
+
+    async def read(self, named: tuple[str, Stream]) -> None:
+        path_in_repo, stream = named
+        if self._large is None:
+            self.files.append(await self._spool.take(path_in_repo, stream))
+            return
+        taken = await self._spool.begin(path_in_repo, stream, large=self._large)
+        self._settle()
+        if isinstance(taken, FileSource):
+            self.files.append(taken)
+            return
+        with anyio.move_on_after(PATIENCE):
+            await self._settled.wait()
+        if self._settled.is_set():
+            self.open.append(taken)
+            return
+        self._unsettled += 1
+        self.files.append(await taken.spooled())
+        self._settle()
+
+    def _settle(self) -> None:
+        """One more stream has ended, or waits to be read on."""
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._settled.set()
 
 
 def _finished(

@@ -49,7 +49,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class OpenStream:
     """A stream that is longer than it was read: what was read, and the rest.
 
-    Read it once, by `pieces` or by `spooled`.
+    Read it once, by `pieces`, `spooled` or `discarded`.
     """
 
     def __init__(
@@ -82,6 +82,13 @@ class OpenStream:
     async def spooled(self) -> FileSource:
         """Read it to its end, onto the disk."""
         return await self._spool.write(self)
+
+    async def discarded(self) -> None:
+        """Read it to its end, for nothing: whoever writes it may write others in turn with it."""
+        pieces = self.pieces()
+        async with contextlib.aclosing(pieces):
+            async for _ in pieces:
+                pass
 
     async def aclose(self) -> None:
         await self._rest.aclose()

@@ -101,10 +101,6 @@ class Transfer(Protocol):
 class StreamTransfer(Transfer, Protocol):
     """A transfer that also takes streams whose sizes are not known."""
 
-    @property
-    def streams_at_once(self) -> int:
-        """How many streams are read at the same time."""
-
     async def connect(self) -> None:
         """Make sure that the store can be reached, before a stream is read: it can be read once
         only. Raises `TransferFailedError`."""

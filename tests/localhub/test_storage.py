@@ -89,19 +89,20 @@ def test_storage_is_told_by_repo(api: HfApi) -> None:
     assert [repo.id for repo in api.list_user_repos(namespace="team")] == ["team/data"]
 
 
-async def test_objects_are_duplicated_by_being_there(client: HubClient) -> None:
-    oid = await client.store(b"large")
+async def test_objects_of_the_source_repo_are_duplicated_and_no_others(client: HubClient) -> None:
+    oid, other = await client.store(b"large"), await client.store(b"of no repo")
+    await client.commit(add_lfs("a.bin", oid))
     await client.create("copy", type="dataset")
     url = "/api/models/me/net/lfs-files/duplicate"
     body = {
         "target": {"type": "dataset", "name": "me/copy"},
         "files": [
             {"xetHash": "0" * 64, "sha256": oid, "filename": "a.bin"},
-            {"xetHash": "0" * 64, "sha256": "ab" * 32, "filename": "b.bin"},
+            {"xetHash": "0" * 64, "sha256": other, "filename": "b.bin"},
         ],
     }
     answer = await client.post(url, body)
-    assert answer.json["failed"] == [{"sha256": "ab" * 32, "error": "File not found"}]
+    assert answer.json["failed"] == [{"sha256": other, "error": "File not found"}]
     made = await client.commit(add_lfs("a.bin", oid), repo="datasets/me/copy")
     assert made.status == 200
     body["target"] = {"type": "dataset", "name": "me/nothing"}

@@ -21,6 +21,8 @@ from asyncpush import (
     PushOptions,
     PushTicket,
     Receipt,
+    SyncOptions,
+    SyncResult,
     Tensors,
     UploadConfig,
     Uploader,
@@ -59,6 +61,16 @@ async def one_call() -> None:
     Tensors([np.zeros(3)])  # type: ignore[arg-type]
     await asyncpush.push_to_hub("me/m", "out", PushOptions(repo_type="x"))  # type: ignore[arg-type]
     await asyncpush.push_to_hub("me/m", 5)  # type: ignore[arg-type]
+
+
+async def copies() -> None:
+    options = PushOptions(commit_message="v1.2")
+    assert_type(await asyncpush.copy("hf://me/a@v1", "org/b", options, token="hf_x"), UploadResult)
+    async with Uploader() as up:
+        assert_type(await up.copy("me/a", "hf://org/b@dev/weights", options), UploadResult)
+        to_bucket = SyncOptions(complete_marker=True)
+        assert_type(await up.copy("me/a", "hf://buckets/me/b", to_bucket), SyncResult)
+        assert_type(await up.copy("me/a", "me/b"), UploadResult | SyncResult)
 
 
 async def one_session() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -94,9 +95,10 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
 
 @routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
 async def duplicate_lfs_files(request: web.Request) -> web.Response:
-    """All repos share one store: an object that this repo has, the target has already."""
+    """One store serves all repos: an object that this repo's history names can be named by the
+    target's at once."""
     state = state_of(request)
-    await state.open_to_read(request)
+    own_repo = await state.open_to_read(request)
     user, body = signed_in(request), await read_json(request)
     target, files = body.get("target"), body.get("files")
     if not isinstance(target, dict) or not isinstance(files, list) or len(files) > MAX_DUPLICATES:
@@ -104,14 +106,26 @@ async def duplicate_lfs_files(request: web.Request) -> web.Response:
     repo = _target(target)
     check_scope(request, repo.url_path)
     await state.run(_check_target, state, repo, user)
+    own = {file.oid for file in await state.run(rewriting.lfs_files, state.repos, own_repo)}
     failed = []
     for file in files:
-        oid = file.get("sha256") if isinstance(file, dict) else None
-        if not is_oid(oid):
-            failed.append({"sha256": oid, "error": "Not a sha256"})
-        elif await state.blobs.size(str(oid)) is None:
-            failed.append({"sha256": oid, "error": "File not found"})
+        if (problem := await _not_duplicated(state, own, file)) is not None:
+            oid = file.get("sha256") if isinstance(file, dict) else None
+            failed.append({"sha256": oid, "error": problem})
     return json_answer({"success": not failed, "failed": failed})
+
+
+async def _not_duplicated(state: HubState, own: Collection[str], file: object) -> str | None:
+    """Why this is no object that a repo which has the objects `own` can give."""
+    oid = file.get("sha256") if isinstance(file, dict) else None
+    if not isinstance(file, dict) or not is_oid(oid):
+        return "Not a sha256"
+    if oid not in own or await state.blobs.size(str(oid)) is None:
+        return "File not found"
+    known = await state.run(state.xet.known, str(oid)) if state.xet.exists else None
+    if known is not None and known.hash != file.get("xetHash"):
+        return "This is not the Xet hash of the file"
+    return None
 
 
 def _target(named: dict[str, Any]) -> RepoId:

@@ -18,7 +18,6 @@ from asyncpush.transfers.interface import TransferContext, TransferUnavailableEr
 from asyncpush.transfers.xet.access import (
     XetAccess,
     XetTokens,
-    files_at_once,
     unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
@@ -43,7 +42,7 @@ class XetFactory:
             access = await XetTokens(ctx.session, ctx.events, request).access()
         except HubError as exc:
             raise TransferUnavailableError(f"no Xet token: {exc.message}") from exc
-        return XetTransfer(self._engine, access, ctx.events, files_at_once(self._config))
+        return XetTransfer(self._engine, access, ctx.events)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -58,10 +57,7 @@ class XetTransfer:
     reason = "the Hub grants a token for it"
     needs_oid = False
 
-    def __init__(
-        self, engine: XetEngine, access: XetAccess, events: Emitter, streams_at_once: int
-    ) -> None:
-        self.streams_at_once = streams_at_once
+    def __init__(self, engine: XetEngine, access: XetAccess, events: Emitter) -> None:
         self._engine = engine
         self._access = access
         self._events = events

@@ -1,0 +1,79 @@
+"""Copies on the Hub: objects that another repo gets without their bytes being sent, and the bytes
+of the small files that a commit has to carry.
+
+Source: `copy_files` of huggingface_hub (2.4), and the calls it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from asyncpush.errors import printable
+from asyncpush.models import Repo
+from asyncpush.protocol.http import (
+    HubRequest,
+    HubResponse,
+    a_list,
+    a_sha256,
+    a_text,
+    an_object,
+    get,
+    json_object,
+    post_json,
+)
+from asyncpush.protocol.repos import quoted
+
+DUPLICATES_LIMIT = 500
+"""Objects a call; the official client's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of the store: its sha256, its Xet hash, and a path where the source repo has it."""
+
+    oid: str
+    xet_hash: str
+    path: str
+
+
+def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject]) -> HubRequest:
+    """Give `target` objects of `source`, so that a commit there may name them. The call goes to the
+    source repo; both must be stored in the same region."""
+    body = {
+        "target": {"type": target.repo_type, "name": target.repo_id},
+        "files": [
+            {"xetHash": each.xet_hash, "sha256": each.oid, "filename": each.path}
+            for each in objects
+        ],
+    }
+    return post_json(
+        "duplicate",
+        f"/api/{source.api_path}/lfs-files/duplicate",
+        body,
+        repo_id=target.repo_id,
+        source=source.repo_id,
+        objects=len(objects),
+    )
+
+
+def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
+    """What could not be copied: the reason by sha256. Empty when all of it was."""
+    failed: dict[str, str] = {}
+    for row in a_list(json_object(response).get("failed") or [], "failed"):
+        fields = an_object(row, "failed[]")
+        oid = a_sha256(fields.get("sha256"), "failed[].sha256")
+        failed[oid] = printable(a_text(fields.get("error"), "failed[].error")[:300])
+    return failed
+
+
+def content_request(repo: Repo, revision: str, path: str) -> HubRequest:
+    """The bytes of a file; the answer's body is the file."""
+    return get(
+        "content",
+        f"/{repo.git_path}/resolve/{quoted(revision)}/{quote(path)}",
+        repo_id=repo.repo_id,
+        revision=revision,
+        file=path,
+    )
