@@ -683,6 +683,9 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION")
     monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
     assert not {files, xorbs} & settings(large).keys()
+    monkeypatch.delenv("HF_XET_HIGH_PERFORMANCE")
+    monkeypatch.setenv("HF_XET_FIXED_UPLOAD_CONCURRENCY", "3")
+    assert xorbs not in settings(large)
 
 
 def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
