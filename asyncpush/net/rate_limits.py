@@ -71,6 +71,11 @@ class Bandwidth:
         self._free_at = 0.0
 
     @property
+    def rate(self) -> float | None:
+        """Bytes a second; None where there is no limit."""
+        return self._rate
+
+    @property
     def limited(self) -> bool:
         return self._rate is not None
 

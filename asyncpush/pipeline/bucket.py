@@ -269,8 +269,8 @@ class BucketXet:
         if reason is not None:
             raise AsyncPushError(
                 f"files get into a bucket by Xet alone, but {reason}",
-                suggestion="use a session with transfer='auto' and without max_bandwidth, in which"
-                " HF_HUB_DISABLE_XET is not set and hf_xet is installed",
+                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
+                " set and hf_xet is installed",
             )
         request = buckets.xet_token_request(ctx.repo, write=self._write)
         return await XetTokens(ctx.session, ctx.events, request).access()
