@@ -14,7 +14,7 @@ from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
-from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.failures import StalledError, complete_error, network_error
 from asyncpush.net.hedging import LEAST, InFlightPart, StragglerMonitor
 from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
@@ -97,7 +97,8 @@ class PartSender:
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
     ) -> SentPart:
         size, began = put.part.size, time.monotonic()
-        async with self.limit.slot(id(put.source), id(put.threads)) as slot:
+        small = size <= LEAST
+        async with self.limit.slot(id(put.source), id(put.threads), small=small) as slot:
             queued = time.monotonic() - began
             try:
                 sent = await self._client.send(
@@ -105,6 +106,7 @@ class PartSender:
                     feed or self._client.feed(put),
                     queued=queued,
                     again=again,
+                    slot=slot,
                     moving=lambda arrived: self.limit.moving(slot, arrived, size),
                 )
             except HubError as exc:
@@ -200,6 +202,7 @@ class PartClient:
         queued: float,
         again: Callable[[], None] | None,
         moving: Callable[[int], None],
+        slot: Slot,
     ) -> SentPart:
         """Raises `HubError`. `queued` are the seconds it has waited; `again` is called when it
         crawls, `moving` hears how many bytes have arrived."""
@@ -213,6 +216,7 @@ class PartClient:
             self._bandwidth,
             put.on_sent,
             events,
+            slot.turn,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
@@ -222,7 +226,7 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving
+                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:
