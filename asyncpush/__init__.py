@@ -17,17 +17,19 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 What is there for what:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
+Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult,
+                SyncHandle)
 From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
-Blocking code   BackgroundUploader, PushTicket, BackgroundCheckpoints
-Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome
+Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints
+Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet
 Errors          AsyncPushError and its kinds:
     yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
     the Hub's   HubError: AuthError, RepoNotFoundError, RateLimitedError,
                 RetriesExhaustedError, ProtocolError, CommitConflictError
-    the bytes'  IntegrityError, VerificationError
+    the bytes'  IntegrityError, VerificationError; SyncError with a SyncFailure for each file
     a machine's WorkerLostError
 
 Each has help of its own, such as help(asyncpush.PushOptions). `asyncpush --help` in a shell.
@@ -52,24 +54,28 @@ if TYPE_CHECKING:
         RetriesExhaustedError,
         SourceChangedError,
         SourceError,
+        SyncError,
         VerificationError,
         WorkerLostError,
     )
     from asyncpush.models import (
         AuditReport,
+        CheckpointSet,
         PlannedFile,
         Receipt,
+        SyncFailure,
+        SyncResult,
         UploadProgress,
         UploadResult,
         receipts_from_json,
         receipts_to_json,
     )
-    from asyncpush.options import Push, PushOptions, UploadConfig
+    from asyncpush.options import Push, PushOptions, SyncOptions, UploadConfig
     from asyncpush.sources.tensors import Tensors
     from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
-    from asyncpush.training.tickets import PushTicket
-    from asyncpush.uploader import PushHandle, Uploader, push_to_hub
+    from asyncpush.training.tickets import PushTicket, SyncTicket
+    from asyncpush.uploader import PushHandle, SyncHandle, Uploader, push_to_hub, sync
 
 __all__ = [
     "AsyncPushError",
@@ -80,6 +86,7 @@ __all__ = [
     "CheckpointOutcome",
     "CheckpointPusher",
     "CheckpointReport",
+    "CheckpointSet",
     "CommitConflictError",
     "HubError",
     "IntegrityError",
@@ -97,6 +104,12 @@ __all__ = [
     "RetriesExhaustedError",
     "SourceChangedError",
     "SourceError",
+    "SyncError",
+    "SyncFailure",
+    "SyncHandle",
+    "SyncOptions",
+    "SyncResult",
+    "SyncTicket",
     "Tensors",
     "UploadConfig",
     "UploadProgress",
@@ -108,6 +121,7 @@ __all__ = [
     "push_to_hub",
     "receipts_from_json",
     "receipts_to_json",
+    "sync",
 ]
 
 _HOMES = {
@@ -125,24 +139,28 @@ _HOMES = {
         "RetriesExhaustedError",
         "SourceChangedError",
         "SourceError",
+        "SyncError",
         "VerificationError",
         "WorkerLostError",
     ),
     "models": (
         "AuditReport",
+        "CheckpointSet",
         "PlannedFile",
         "Receipt",
+        "SyncFailure",
+        "SyncResult",
         "UploadProgress",
         "UploadResult",
         "receipts_from_json",
         "receipts_to_json",
     ),
-    "options": ("Push", "PushOptions", "UploadConfig"),
+    "options": ("Push", "PushOptions", "SyncOptions", "UploadConfig"),
     "sources.tensors": ("Tensors",),
     "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
-    "training.tickets": ("PushTicket",),
-    "uploader": ("PushHandle", "Uploader", "push_to_hub"),
+    "training.tickets": ("PushTicket", "SyncTicket"),
+    "uploader": ("PushHandle", "SyncHandle", "Uploader", "push_to_hub", "sync"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

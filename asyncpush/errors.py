@@ -15,6 +15,7 @@
     │   ├── ProtocolError        an answer that makes no sense
     │   └── CommitConflictError  412: the branch moved away from the pinned parent
     ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
+    ├── SyncError                a bucket does not hold all files as they should be
     ├── VerificationError        committed, but the Hub does not show it, or cannot be asked
     └── WorkerLostError          a machine of a distributed push is gone
 """
@@ -24,8 +25,11 @@ from __future__ import annotations
 import copyreg
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from asyncpush.models import SyncFailure, SyncResult
 
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE))
 
@@ -95,10 +99,39 @@ class AsyncPushError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.suggestion}" if self.suggestion else self.message
 
+    def with_(self, **changes: Any) -> Self:
+        """A copy with other values of some attributes, to be raised in place of this error, which
+        stays as it is. Cause, notes and traceback are kept. Raises `TypeError` for an attribute
+        that this kind of error does not have.
+
+        Example:
+            >>> error = HubError("busy", status=503)
+            >>> error.with_(attempt=3).attempt, error.attempt
+            (3, 1)
+        """
+        return _copied(self, type(self), changes)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive Exception's own pickling, and errors travel
         # between processes (Ray tasks, multiprocessing pools).
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+E = TypeVar("E", bound=AsyncPushError)
+
+
+def _copied(error: AsyncPushError, kind: type[E], changes: Mapping[str, Any]) -> E:
+    values = {**vars(error), **changes}
+    if unknown := changes.keys() - vars(error).keys():
+        raise TypeError(f"{kind.__name__} has no attributes {', '.join(sorted(unknown))}")
+    copy = kind.__new__(kind)
+    copy.args = (values["message"],)
+    vars(copy).update(values)
+    if hasattr(copy, "__notes__"):
+        copy.__notes__ = list(copy.__notes__)
+    copy.__cause__ = error.__cause__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)
 
 
 class MissingTokenError(AsyncPushError):
@@ -148,6 +181,9 @@ class SourceChangedError(SourceError):
     """A file's size, time or content changed between hashing and sending; nothing was committed."""
 
     _usual_suggestion = "push again once nothing writes to these files any more"
+
+
+H = TypeVar("H", bound="HubError")
 
 
 class HubError(AsyncPushError):
@@ -207,6 +243,11 @@ class HubError(AsyncPushError):
         self.request_id = request_id
         self.error_code = error_code
         self.headers: dict[str, str] = dict(headers or {})
+
+    def as_(self, kind: type[H], **changes: Any) -> H:
+        """The same failure as an error of another kind of `HubError`, with other values of some
+        attributes. See `with_`."""
+        return _copied(self, kind, changes)
 
     def __str__(self) -> str:
         lines = [self.message]
@@ -292,6 +333,41 @@ class VerificationError(AsyncPushError):
         self.problems: tuple[str, ...] = tuple(problems)
         self.commit_sha = commit_sha
         self.commit_url = commit_url
+
+
+class SyncError(AsyncPushError):
+    """A sync has changed a bucket, but not all files are as they should be, or that could not be
+    seen; then `__cause__` is the failure.
+
+    `failures` names each file with its reason; `result` tells what did go through. Syncing again
+    sends only what is missing.
+
+    Example:
+        >>> from asyncpush import SyncFailure, SyncResult
+        >>> result = SyncResult("https://hub/buckets/me/runs", ("a",), (), (), 1, 0, False, 1.0)
+        >>> error = SyncError("1 file failed", failures=[SyncFailure("b", "quota")], result=result)
+        >>> error.failures[0].path, error.result.files_uploaded
+        ('b', ('a',))
+    """
+
+    _usual_suggestion = "sync again: only what is missing or different is sent"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failures: Sequence[SyncFailure] = (),
+        result: SyncResult,
+        suggestion: str = "",
+    ) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.failures: tuple[SyncFailure, ...] = tuple(failures)
+        self.result = result
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The failures as sentences, one a file."""
+        return tuple(map(str, self.failures))
 
 
 class WorkerLostError(AsyncPushError):

@@ -9,7 +9,6 @@ from typing import get_args
 from asyncpush.listeners.format import (
     format_bytes,
     format_count,
-    format_duration,
     format_rate,
     format_seconds,
 )
@@ -82,7 +81,7 @@ def _amounts(result: UploadResult) -> str:
     sent = f"{format_bytes(result.bytes_transferred)} sent"
     if result.elapsed_seconds > 0 and result.bytes_transferred:
         rate = format_rate(result.bytes_transferred / result.elapsed_seconds)
-        sent += f" in {format_duration(result.elapsed_seconds)} ({rate})"
+        sent += f" in {format_seconds(result.elapsed_seconds)} ({rate})"
     words.append(sent)
     if result.bytes_deduplicated:
         words.append(f"{format_bytes(result.bytes_deduplicated)} there already")

@@ -3,7 +3,8 @@
 The journal holds presigned URLs and changes under a push that reads it; a file of events grows with
 every event of the push that would send it. Whoever opens such a file or folder announces it here,
 and whoever collects a source asks `OwnFiles`. What other processes write is recognised by the names
-in it. The library's loggers, and the one way to write a file atomically, are here as well.
+in it. The library's loggers, locks on files, and the one way to write a file atomically, are here
+as well.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CAN_LOCK = fcntl is not None
+"""Whether this system has locks on files."""
 
 JOURNAL = "the resume journal of asyncpush"
 SPOOL = "where asyncpush keeps streams until they are sent"
@@ -202,3 +212,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_file(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
+    """Hold an advisory lock on an open file, until `unlock_file`, or until the file is closed or
+    its process ends. Several may share one; a lock that is not shared excludes all others.
+
+    Where the system has no such locks (Windows) nothing is locked. Raises `BlockingIOError` when
+    another holds it and `wait` is off, `OSError` where the file system has none.
+    """
+    if sys.platform != "win32" and fcntl is not None:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+
+
+def unlock_file(descriptor: int) -> None:
+    """Let go of the lock at once, though a forked child may have the file open too."""
+    if sys.platform != "win32" and fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

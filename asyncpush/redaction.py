@@ -1,25 +1,40 @@
-"""Taking secrets out of what is shown: URLs, headers, texts."""
+"""Taking secrets out of what is shown: URLs, headers, texts, the fields of events.
+
+What is secret, and the mark that stands in its place, are said here and nowhere else.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "<redacted>"
 
-_SECRET_HEADERS = frozenset(
+_SECRET_KEYS = frozenset(
     {
+        "access_token",
+        "accesstoken",
         "authorization",
-        "proxy-authorization",
         "cookie",
+        "password",
+        "proxy-authorization",
+        "refresh_token",
+        "secret",
         "set-cookie",
+        "subject_token",
+        "token",
+        "www-authenticate",
         "x-amz-security-token",
         "x-amz-server-side-encryption-customer-key",
         "x-xet-access-token",
-        "www-authenticate",
     }
 )
+"""Headers, and fields of JSON objects and events, whose whole value is a credential."""
+
+_URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
 
 # A presigned URL's query is its credential, whatever its parameters are called. JSON may write
 # its slashes as `\/`.
@@ -29,12 +44,16 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")
-# A token that was cut off at the end of a text is one still. OAuth's hold a JWT, as Xet's are.
+_USERINFO_OF_ANY = re.compile(r"//[^/@]*@")
+# The Hub's tokens, and JWTs: OAuth's hold one, and Xet's are such.
 _TOKEN = re.compile(
-    r"hf_(?:[a-z]{2,8}_[\w.~-]{8,}|[A-Za-z0-9]{16,}|\w{0,40}$)"
+    r"hf_(?:[a-z]{2,8}_[\w.~-]{8,}|[A-Za-z0-9]{16,})"
     r"|api_org_[A-Za-z0-9]{8,}"
     r"|eyJ[\w-]{8,400}\.[\w-]{8,}(?:\.[\w-]*)?"
 )
+_CUT_TOKEN = re.compile(r"hf_\w{0,40}$")
+"""A token that was cut off at the end of a text is one still."""
+
 _BEARER = re.compile(r"(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
 _NAME = re.compile(r"(?<![\w-])([\w-]++)(?:\\?\"\s*:\s*\\?\"|%3[Dd]|=|:\s*)")
 _VALUE = re.compile(r"[^\s&\"'<>,;]*")
@@ -72,10 +91,25 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, HIDDEN if parts.query else "", ""))
 
 
+def bare_url(url: str) -> str:
+    """The URL without user, password, query and fragment, and without a mark that there were any;
+    empty when it is not a URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def without_user(text: str) -> str:
+    """The text without the user and password of a URL in it."""
+    return _USERINFO_OF_ANY.sub("//", text)
+
+
 def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
     """Headers safe to show: credentials hidden, URLs without their queries."""
     return {
-        name: HIDDEN if name.lower() in _SECRET_HEADERS else redact_text(value, *secrets)
+        name: HIDDEN if name.lower() in _SECRET_KEYS else redact_text(value, *secrets)
         for name, value in headers.items()
     }
 
@@ -89,7 +123,47 @@ def redact_text(text: str, *secrets: str) -> str:
             text = _without_cut_off(text.replace(secret, HIDDEN), secret)
     text = _URL.sub(_bare_url, text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    return _TOKEN.sub(HIDDEN, _without_values(text))
+    return _CUT_TOKEN.sub(HIDDEN, _TOKEN.sub(HIDDEN, _without_values(text)))
+
+
+def redact_value(value: Any, key: str = "") -> Any:
+    """A field of an event without credentials, `key` being its name; containers are copied. A
+    field may be a file's name, so that texts lose URLs' queries and tokens, and no more."""
+    kind = type(value)
+    if kind is str:
+        return _redact_field(value, key)
+    if kind in _HARMLESS:
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): redact_value(item, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redact_value(item, key) for item in value]
+    return _redact_field(value, key) if isinstance(value, str) else value
+
+
+_HARMLESS = frozenset({int, float, bool, type(None)})
+
+
+def _redact_field(text: str, key: str) -> str:
+    meaning = _meaning(key)
+    if meaning == "secret":
+        return HIDDEN
+    if meaning == "url" and "://" in text:
+        return bare_url(text)
+    # Looked for first: there are many events, and most texts hold none of it.
+    if "://" in text or ":\\/" in text:
+        text = _URL.sub(_bare_url, text)
+    if " " in text:
+        text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+    if "hf_" in text or "eyJ" in text or "api_org_" in text:
+        text = _TOKEN.sub(HIDDEN, text)
+    return text
+
+
+@lru_cache(maxsize=1024)
+def _meaning(key: str) -> Literal["secret", "url", ""]:
+    name = key.lower()
+    return "secret" if name in _SECRET_KEYS else "url" if name in _URL_KEYS else ""
 
 
 def _bare_url(match: re.Match[str]) -> str:

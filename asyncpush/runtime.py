@@ -49,36 +49,50 @@ from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.observation import observe_push
 from asyncpush.listeners.publisher import ProgressPublisher
-from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadResult
+from asyncpush.models import (
+    AuditReport,
+    CheckpointSet,
+    Receipt,
+    Repo,
+    Source,
+    SyncResult,
+    UploadResult,
+    show_results_as,
+)
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import Login
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    PIECES_PER_WRITE,
     EventSink,
     PushOptions,
+    SyncOptions,
     UploadConfig,
     event_sinks,
     is_true,
 )
 from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
+from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.sources import CollectedSources, collect
+from asyncpush.sources import CollectedSources, collect, folder_prefix
+from asyncpush.transfers import open_factories
 from asyncpush.transfers.xet import (
-    MISSING,
     XetEngine,
     cache_folder,
     is_installed,
+    missing_reason,
     unavailable_reason,
 )
 
@@ -121,13 +135,19 @@ class Runtime:
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
-        self.xet: XetEngine = XetEngine(config)
+        self._xet = XetEngine(config)
+        self._transfers = open_factories(config, self._xet)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
         self._sender = PartSender(session, limit, pool)
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
+
+    async def close(self) -> None:
+        """Release what the transfers have shared; every push has ended by now."""
+        for factory in self._transfers:
+            await factory.close()
 
     @asynccontextmanager
     async def sharing_the_host(self) -> AsyncIterator[None]:
@@ -209,6 +229,35 @@ class Runtime:
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         return await self._watched(repo, source, options, audit, needs_token=False)
 
+    async def sync(
+        self,
+        bucket: Repo,
+        path: str,
+        source: Source,
+        options: SyncOptions,
+        publisher: ProgressPublisher,
+    ) -> SyncResult:
+        async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
+            return await SyncRun(ctx, options).run(collected)
+
+        push = options.as_push(path)
+        return await self._watched(bucket, source, push, work, publisher, stores=True)
+
+    async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
+        with stray_cancellations_are_errors():
+            return await complete_sets(self._quiet_context(bucket), folder_prefix(path))
+
+    async def prune_checkpoints(self, bucket: Repo, path: str, keep: int) -> list[CheckpointSet]:
+        with stray_cancellations_are_errors():
+            await self._session.token.get()
+            return await prune_sets(self._quiet_context(bucket), folder_prefix(path), keep)
+
+    def _quiet_context(self, repo: Repo) -> PushContext:
+        """For what only looks or tidies: logged, with neither bars nor a result."""
+        push_id = uuid.uuid4().hex
+        events = Emitter([LogListener().on_event, *self._listeners], push_id=push_id)
+        return self._context(repo, PushOptions(), push_id, events)
+
     async def doctor(
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
@@ -280,17 +329,18 @@ class Runtime:
         self, repo: Repo, options: PushOptions, push_id: str, events: Emitter
     ) -> PushContext:
         return PushContext(
-            repo,
-            options,
-            push_id,
-            self._session,
-            self._sender,
-            self._hasher,
-            self.xet,
-            self._journal,
-            self._threads.for_push(),
-            events,
-            FairSlots(self._slots, most=_files_affordable()),
+            repo=repo,
+            options=options,
+            push_id=push_id,
+            session=self._session,
+            sender=self._sender,
+            hasher=self._hasher,
+            transfers=self._transfers,
+            xet=self._xet,
+            journal=self._journal,
+            push_threads=self._threads.for_push(),
+            events=events,
+            slots=FairSlots(self._slots, most=_files_affordable()),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
@@ -305,6 +355,15 @@ def _files_affordable() -> int | None:
 
 logger = library_logger("session")
 
+
+def _result_card(result: UploadResult) -> str:
+    from asyncpush.notebook import result_card  # what draws it takes a while to import
+
+    return result_card(result)
+
+
+show_results_as(_result_card)
+
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -315,7 +374,7 @@ async def open_runtime(
     """A runtime for one Hub, with all that it opens; closed in reverse order."""
     configure_from_env()
     if config.transfer == "xet" and not is_installed():
-        raise ImportError(f"transfer='xet': {MISSING}", name="hf_xet")
+        raise ImportError(f"transfer='xet': {missing_reason()}", name="hf_xet")
     left = descriptors_left()
     calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
@@ -335,8 +394,7 @@ async def open_runtime(
             stack.enter_context(Announcement(folder, XET))
         local = endpoint == LOCAL
         if local:
-            xet = config.transfer == "xet"
-            endpoint = await _start_local_hub(stack, cache_dir, threads, xet=xet)
+            endpoint = await _start_local_hub(stack, cache_dir, threads)
             if token is None:  # the embedded Hub takes any, and renews none
                 token = token_from_environment() or "local"
         endpoint = urls.check_endpoint(endpoint)
@@ -367,7 +425,7 @@ async def open_runtime(
             session_threads,
             listeners,
         )
-        stack.push_async_callback(runtime.xet.close)
+        stack.push_async_callback(runtime.close)
         await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
@@ -434,20 +492,16 @@ def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
     return Login(ask, session.endpoint)
 
 
-async def _start_local_hub(
-    stack: AsyncExitStack, cache_dir: Path, threads: Executor, *, xet: bool
-) -> str:
+async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Executor) -> str:
     """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
-    store is next door, where cutting files into chunks costs more than sending them: it offers Xet
-    to those alone who ask for it."""
+    port is the same each time, if it is free: the journal's URLs of an interrupted push name it."""
     from asyncpush.localhub import serve_in_thread
 
     root = cache_dir / "hub"
 
     def start() -> tuple[AbstractContextManager[LocalHub], LocalHub]:
-        # The same port each time, if it is free: the journal's URLs of an interrupted push name it.
         for port in (_usual_port(root), 0):
-            server = serve_in_thread(root, port=port, xet=xet)
+            server = serve_in_thread(root, port=port)
             try:
                 return server, server.__enter__()
             except OSError:

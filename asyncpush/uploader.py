@@ -20,15 +20,24 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import anyio
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, os_reason
-from asyncpush.models import AuditReport, Receipt, Repo, Source, UploadProgress, UploadResult
-from asyncpush.options import LOCAL, Push, PushOptions, UploadConfig, endpoint_in_use
-from asyncpush.protocol.addresses import target_of
+from asyncpush.models import (
+    AuditReport,
+    CheckpointSet,
+    Receipt,
+    Repo,
+    Source,
+    SyncResult,
+    UploadProgress,
+    UploadResult,
+)
+from asyncpush.options import LOCAL, Push, PushOptions, SyncOptions, UploadConfig, endpoint_in_use
+from asyncpush.protocol.addresses import any_target_of, bucket_of, target_of
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+H = TypeVar("H", bound="Handle[Any]")
 OpenRuntime: TypeAlias = (
     "Callable[[UploadConfig, str, Token | None], AbstractAsyncContextManager[Runtime]]"
 )
@@ -88,7 +98,7 @@ class Uploader:
         self._endpoint = endpoint_in_use(endpoint)
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
-        self._handles: set[PushHandle] = set()
+        self._handles: set[Handle[Any]] = set()
         self._work: set[asyncio.Task[Any]] = set()
         self._leaving = False
 
@@ -157,10 +167,12 @@ class Uploader:
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
         publisher = runtime.publisher()
         task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
-        handle = PushHandle(task, publisher, repo.repo_id)
+        return self._keep(PushHandle(task, publisher, repo.repo_id))
+
+    def _keep(self, handle: H) -> H:
+        """A failure that nobody awaits stays until the block is left, to be raised there."""
         self._handles.add(handle)
-        # A failure that nobody awaits stays until the block is left, to be raised there.
-        task.add_done_callback(lambda _: self._forget(handle))
+        handle.on_done(lambda: self._forget(handle))
         return handle
 
     @overload
@@ -271,12 +283,75 @@ class Uploader:
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
-        """Compare local files with the repo, by size and checksum; changes nothing. Raises
-        `RepoNotFoundError` when there is no such repo, `SourceError` for what cannot be read."""
+        """Compare local files with the repo, or with a bucket that an address names, by size and
+        checksum; changes nothing. Raises `RepoNotFoundError` when there is no such repo or bucket,
+        `SourceError` for what cannot be read, `InvalidRepoIdError` for options that contradict the
+        address."""
         runtime = self._running()
-        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        repo, options = any_target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.audit(repo, source, options)
         return await self._begin(work, f"audit {repo.repo_id}")
+
+    async def sync(
+        self, source: Source, address: str, options: SyncOptions | None = None
+    ) -> SyncResult:
+        """Bring a source to a bucket; takes, returns and raises what the function `sync` does."""
+        return await self.start_sync(source, address, options)
+
+    def start_sync(
+        self, source: Source, address: str, options: SyncOptions | None = None
+    ) -> SyncHandle:
+        """Begin a sync to a bucket and return at once.
+
+        Raises `InvalidRepoIdError` for what is not the address of a bucket; all else is raised by
+        awaiting the handle.
+        """
+        runtime, options = self._running(), options or SyncOptions()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        publisher = runtime.publisher()
+        work = runtime.sync(bucket, path, source, options, publisher)
+        task = self._begin(work, f"sync {bucket.repo_id}")
+        return self._keep(SyncHandle(task, publisher, bucket.repo_id))
+
+    async def checkpoints_in(self, address: str) -> list[CheckpointSet]:
+        """The complete checkpoint sets right below an address of a bucket, the one that was
+        completed last at the end.
+
+        A set is complete when the bucket shows every file as its marker lists it; see
+        `SyncOptions.complete_marker`. Raises `InvalidRepoIdError` for what is not the address of a
+        bucket, `RepoNotFoundError` when there is no such bucket.
+
+        Example:
+            >>> quiet = UploadConfig(progress="none")
+            >>> whole = SyncOptions(complete_marker=True)
+            >>> async def main():
+            ...     async with Uploader(endpoint="local", config=quiet) as up:
+            ...         for step in (100, 200):
+            ...             files = {"model.bin": str(step).encode()}
+            ...             await up.sync(files, f"hf://buckets/me/sets/run/step-{step}", whole)
+            ...         return await up.checkpoints_in("hf://buckets/me/sets/run")
+            >>> [found.name for found in asyncio.run(main())]
+            ['step-100', 'step-200']
+        """
+        runtime = self._running()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        work = runtime.checkpoints_in(bucket, path)
+        return await self._begin(work, f"checkpoints_in {bucket.repo_id}")
+
+    async def prune_checkpoints(self, address: str, *, keep: int) -> list[CheckpointSet]:
+        """Remove the complete checkpoint sets right below an address of a bucket but for the newest
+        `keep` (1 or more); those that were removed.
+
+        A set that is not complete stays, as it may be one that is being written. What an earlier
+        removal has left, because it was interrupted, is removed as well. Raises `ValueError` for
+        another `keep`, `SyncError` when not all could be removed, and as `checkpoints_in` does.
+        """
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+            raise ValueError(f"keep must be a whole number of at least 1, not {keep!r}")
+        runtime = self._running()
+        bucket, path = bucket_of(address, runtime.endpoint)
+        work = runtime.prune_checkpoints(bucket, path, keep)
+        return await self._begin(work, f"prune_checkpoints {bucket.repo_id}")
 
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
@@ -290,7 +365,7 @@ class Uploader:
         runtime, options = self._running(), options or PushOptions()
         repo: Repo | None = None
         if repo_id is not None:
-            repo, options = target_of(repo_id, options, runtime.endpoint)
+            repo, options = any_target_of(repo_id, options, runtime.endpoint)
         work = runtime.doctor(repo, options, self._token_from())
         return await self._begin(work, "doctor")
 
@@ -324,7 +399,7 @@ class Uploader:
         task.add_done_callback(self._work.discard)
         return task
 
-    def _cancel_all(self, handles: Iterable[PushHandle]) -> None:
+    def _cancel_all(self, handles: Iterable[Handle[Any]]) -> None:
         for handle in handles:
             if not handle.done():
                 handle.cancel()
@@ -335,7 +410,7 @@ class Uploader:
         while self._work:  # `push_many` begins its pushes one after another
             await asyncio.wait(set(self._work))
 
-    def _forget(self, handle: PushHandle) -> None:
+    def _forget(self, handle: Handle[Any]) -> None:
         if handle.unobserved_failure() is None:
             self._handles.discard(handle)
 
@@ -354,7 +429,7 @@ def _import_runtime() -> OpenRuntime:
     return open_runtime
 
 
-def _raise_unobserved(handles: Sequence[PushHandle]) -> None:
+def _raise_unobserved(handles: Sequence[Handle[Any]]) -> None:
     failures = [failure for handle in handles if (failure := handle.unobserved_failure())]
     if len(failures) == 1:
         raise failures[0]
@@ -412,18 +487,57 @@ async def push_to_hub(
         return await uploader.push_to_hub(repo_id, source, options)
 
 
-class PushHandle:
-    """What `Uploader.start_push` returns.
+async def sync(
+    source: Source,
+    address: str,
+    options: SyncOptions | None = None,
+    *,
+    token: Token | None = None,
+    endpoint: str | None = None,
+    config: UploadConfig | None = None,
+) -> SyncResult:
+    """Bring a folder, file, bytes or mapping to a bucket, and verify it.
 
-    `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
-    awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
-    in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
-    however that ends. See `Uploader` for an example.
+    Returns only after the Hub has shown every file at its size and Xet hash (unless
+    `SyncOptions(verify=False)`). What the bucket holds already is not sent. A bucket has no
+    commits: files show one batch after the other. `SyncOptions(complete_marker=True)` makes them a
+    set that readers can tell to be whole.
+
+    Args:
+        source: as for `push_to_hub`.
+        address: `hf://buckets/namespace/name[/path]`, or the URL of the bucket's page. A folder's
+            contents land below the path; a file lands at it, or below it when it ends in a slash.
+        options: how this sync is to be done; see `SyncOptions`.
+        token, endpoint, config: as for `push_to_hub`. Files get into buckets by Xet alone.
+
+    Raises:
+        MissingTokenError, InvalidRepoIdError, SourceError: before anything is sent.
+        SourceChangedError: a file changed while it was sent; it does not show in the bucket.
+        HubError: the Hub or the network failed, and the bucket was not changed.
+        SyncError: the bucket was changed, but not all files are as they should be; its `failures`
+            name each, its `result` tells what did go through.
+        TimeoutError: `SyncOptions(timeout=...)` ran out.
+
+    Example:
+        >>> files = {"model.bin": b"weights", "state.json": b"{}"}
+        >>> done = sync(
+        ...     files,
+        ...     "hf://buckets/me/runs/run-7/step-1000",
+        ...     endpoint="local",
+        ...     config=UploadConfig(progress="none"),
+        ... )
+        >>> result = asyncio.run(done)
+        >>> result.files_uploaded, result.verified
+        (('run-7/step-1000/model.bin', 'run-7/step-1000/state.json'), True)
     """
+    async with Uploader(token, endpoint, config) as uploader:
+        return await uploader.sync(source, address, options)
 
-    def __init__(
-        self, task: asyncio.Task[UploadResult], publisher: ProgressPublisher, repo_id: str
-    ) -> None:
+
+class Handle(Generic[T]):
+    """Work that goes on in the background: awaited, watched, cancelled."""
+
+    def __init__(self, task: asyncio.Task[T], publisher: ProgressPublisher, repo_id: str) -> None:
         self._task = task
         self._publisher = publisher
         self.repo_id = repo_id
@@ -434,9 +548,9 @@ class PushHandle:
         if self._task.done():
             failed = self._task.cancelled() or self._task.exception() is not None
             state = "failed" if failed else "done"
-        return f"<PushHandle {self.repo_id} {state}>"
+        return f"<{type(self).__name__} {self.repo_id} {state}>"
 
-    def __await__(self) -> Generator[Any, None, UploadResult]:
+    def __await__(self) -> Generator[Any, None, T]:
         self._observed = True
         return self._task.__await__()
 
@@ -449,20 +563,49 @@ class PushHandle:
         return self._publisher.latest
 
     def done(self) -> bool:
-        """Whether the push has ended, well or not."""
+        """Whether it has ended, well or not."""
         return self._task.done()
 
-    def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+    def on_done(self, call: Callable[[], object]) -> None:
+        """Call something, in the event loop, when it has ended."""
+        self._task.add_done_callback(lambda _: call())
 
-        Awaiting the handle then raises `asyncio.CancelledError`. A push whose commit has just been
-        accepted may still be found committed.
+    def cancel(self) -> None:
+        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
+
+        Awaiting the handle then raises `asyncio.CancelledError`. A commit or a batch that the Hub
+        has just accepted may still be found there.
         """
         self._observed = True
         self._task.cancel()
 
     def unobserved_failure(self) -> BaseException | None:
-        """The error of a push that nobody has awaited or cancelled."""
+        """The error of what nobody has awaited or cancelled."""
         if self._observed or not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()
+
+
+class PushHandle(Handle[UploadResult]):
+    """What `Uploader.start_push` returns.
+
+    `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
+    awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
+    in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
+    however that ends. See `Uploader` for an example.
+    """
+
+
+class SyncHandle(Handle[SyncResult]):
+    """What `Uploader.start_sync` returns: as a `PushHandle`, and awaiting it gives the
+    `SyncResult`.
+
+    Example:
+        >>> async def main():
+        ...     async with Uploader(endpoint="local", config=UploadConfig(progress="none")) as up:
+        ...         handle = up.start_sync({"a.txt": b"one"}, "hf://buckets/me/handles")
+        ...         phases = {progress.phase async for progress in handle}
+        ...         return "done" in phases, (await handle).files_uploaded
+        >>> asyncio.run(main())
+        (True, ('a.txt',))
+    """

@@ -161,6 +161,17 @@ XET = (
     Target("peak_rss", ours_xet.label, (xet.label,), at_most=1.0),
 )
 
+BUCKETS = (
+    Entry("asyncpush sync", "buckets"),
+    Entry("official sync_bucket", "buckets", {"official": True, "xet": True}),
+)
+
+NO_SLOWER_HALF_THE_MEMORY = (
+    Target("wall", "asyncpush sync", ("official sync_bucket",), at_most=1.0),
+    Target("cpu", "asyncpush sync", ("official sync_bucket",), at_most=1.0),
+    Target("peak_rss", "asyncpush sync", ("official sync_bucket",), at_most=0.5),
+)
+
 NEAR_IDEAL = (
     # MD5 alone takes longer than the near-ideal sender's whole push: like is held against like.
     Target("wall", OURS, (IDEAL_MD5,), at_most=1.3),
@@ -442,6 +453,24 @@ SCENARIOS = (
         FileSet(1, 16 * MIB),
         _changed(0.0, 0.01, 0.1, 0.5, 1.0),
         targets=_no_slower(0.0, 0.01, 0.1, 0.5, 1.0),
+        store="xet",
+    ),
+    Scenario(
+        "bucket-file",
+        "one file to a bucket",
+        LONE,
+        FileSet(1, 64 * MIB),
+        BUCKETS,
+        targets=NO_SLOWER_HALF_THE_MEMORY,
+        store="xet",
+    ),
+    Scenario(
+        "bucket-files",
+        "1,000 small files to a bucket",
+        FileSet(1000, 64 << 10),
+        FileSet(100, 64 << 10),
+        BUCKETS,
+        targets=NO_SLOWER_HALF_THE_MEMORY,
         store="xet",
     ),
     Scenario(

@@ -29,6 +29,8 @@ STEPS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
+    "mypy for Windows": ["mypy", "--platform=win32", "--cache-dir=.mypy_cache/win32", "asyncpush"],
+    "mypy for macOS": ["mypy", "--platform=darwin", "--cache-dir=.mypy_cache/darwin", "asyncpush"],
     "pyright": ["tests.public_types"],
     "pytest": [
         "pytest",

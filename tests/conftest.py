@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
 from asyncpush.pipeline import commit, commit_recovery
 from tests.faults import FaultLayer
@@ -126,6 +127,7 @@ async def open_hub(
     part_size: int = PART_SIZE,
     xet: bool = False,
     xet_token_lifetime: int = 3600,
+    trusted_publishers: TrustedPublishers | None = None,
 ) -> AsyncIterator[LocalHub]:
     """A hub that fails by `faults`; whoever it keeps waiting is let go before it ends."""
     async with LocalHub(
@@ -135,6 +137,7 @@ async def open_hub(
         middlewares=[faults.middleware, *layers],
         xet=xet,
         xet_token_lifetime=xet_token_lifetime,
+        trusted_publishers=trusted_publishers,
     ) as hub:
         yield hub
         faults.released.set()

@@ -38,7 +38,7 @@ ROUTES = (
 )
 """What a push asks of a Hub."""
 
-LOOKING = ("commits", "discussions")
+LOOKING = ("commits", "discussions", "bucket-paths-info")
 """What is asked for to see whether something was done although no answer said so."""
 
 EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"

@@ -1,4 +1,4 @@
-"""A Hub whose tokens expire: `/oauth/token` before the embedded Hub, and GitHub's id tokens."""
+"""What the embedded Hub's `/oauth/token` is asked, GitHub's id tokens, the files of a login."""
 
 from __future__ import annotations
 
@@ -6,94 +6,80 @@ import configparser
 from pathlib import Path
 from typing import Any
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tests.conftest import TOKEN
+from asyncpush.localhub.auth import BrowserLogin
 
 ID_TOKEN_PATH = "/github/id-token"
 
 
-class TokenServer:
-    """Gives tokens out, takes the newest of them alone, and keeps what was asked of it."""
+class TokenRequests:
+    """Keeps what `/oauth/token` is asked and the tokens it answers, and spoils it by `failure`;
+    stands for GitHub, whose id tokens can be exchanged once."""
 
-    def __init__(self, *, expires_in: int = 30 * 86_400) -> None:
-        self.expires_in = expires_in
-        self.refresh_token = "refresh-0"
-        self.id_tokens = {"given"}
-        self.accepted = {TOKEN}
+    def __init__(self) -> None:
         self.asked: list[dict[str, str]] = []
+        self.answered: list[dict[str, Any]] = []
         self.minted: list[dict[str, str]] = []
+        self.id_tokens = {"given"}
         self.failure: tuple[int, str] | None = None
         self.status_of_github = 200
-        self.takes_none = False
 
-    def expire(self) -> None:
-        """From now on the Hub takes none of the tokens that were given out."""
-        self.accepted.clear()
+    def is_ours(self, id_token: str) -> bool:
+        """For `trusted_publishers`."""
+        return id_token in self.id_tokens
+
+    @property
+    def newest(self) -> str:
+        return str(self.answered[-1]["access_token"])
 
     @property
     def middleware(self) -> Middleware:
         @web.middleware
         async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path == "/oauth/token":
-                return await self._token(request)
             if request.path == ID_TOKEN_PATH:
                 return self._id_token(request)
-            return await self._with_known_token(request, handler)
+            if request.path != "/oauth/token":
+                return await handler(request)
+            return await self._token(request, handler)
 
         return answer
 
-    async def _token(self, request: web.Request) -> web.Response:
-        body: dict[str, Any]
-        if request.content_type == "application/json":
-            body = await request.json()
-        else:
-            body = dict(await request.post())
+    async def _token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_json = request.content_type == "application/json"
+        body = await request.json() if is_json else await request.post()
         self.asked.append({str(name): str(value) for name, value in body.items()})
         if self.failure is not None:
             status, text = self.failure
             return web.Response(status=status, text=text)
-        answer: dict[str, Any] = {"token_type": "bearer", "expires_in": self.expires_in}
-        if body["grant_type"] == "refresh_token":
-            if body["refresh_token"] != self.refresh_token:
-                return _invalid_grant("the refresh token has been used")
-            self.refresh_token = answer["refresh_token"] = f"refresh-{len(self.asked)}"
-        elif body["subject_token"] not in self.id_tokens:
-            return _invalid_grant("no trusted publisher matches")
-        token = f"hf_oauth_{len(self.asked)}" + "x" * 20
-        self.accepted = {token}
-        return web.json_response(answer | {"access_token": token})
+        response = await handler(request)
+        assert isinstance(response, web.Response)
+        if response.status == 200:
+            self.answered.append(orjson.loads(response.text or ""))
+        return response
 
     def _id_token(self, request: web.Request) -> web.Response:
         self.minted.append({**request.query, "bearer": request.headers["Authorization"]})
         if self.status_of_github != 200:
             return web.json_response({"message": "no"}, status=self.status_of_github)
         token = f"minted-{len(self.minted)}"
-        self.id_tokens = {token}  # each can be exchanged once
+        self.id_tokens = {token}
         return web.json_response({"value": token})
 
-    async def _with_known_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not bearer.startswith("hf_"):  # nobody's, or Xet's own
-            return await handler(request)
-        if self.takes_none or bearer not in self.accepted:
-            return web.json_response({"error": "Invalid credentials"}, status=401)
-        headers = request.headers.copy()
-        headers["Authorization"] = f"Bearer {TOKEN}"
-        request._headers = headers  # type: ignore[assignment]
-        request._cache.clear()
-        return await handler(request)
 
-
-def _invalid_grant(description: str) -> web.Response:
-    return web.json_response(
-        {"error": "invalid_grant", "error_description": description}, status=400
+def store_login(home: Path, login: BrowserLogin, *, expires_at: float | None = None) -> None:
+    """As `hf auth login` does it: the files in the folder of `HF_HOME`."""
+    write_login(
+        home,
+        login.access_token,
+        login.refresh_token,
+        login.expires_at if expires_at is None else expires_at,
     )
 
 
-def log_in(home: Path, *, token: str = TOKEN, expires_at: float, refresh_token: str) -> None:
-    """As `hf auth login` does it: the files in the folder of `HF_HOME`."""
+def write_login(home: Path, token: str, refresh_token: str, expires_at: float) -> None:
     home.mkdir(parents=True, exist_ok=True)
     (home / "token").write_text(token)
     config = configparser.ConfigParser(interpolation=None)

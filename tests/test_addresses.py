@@ -84,7 +84,7 @@ def test_blocking_code_takes_an_address_and_hears_of_a_wrong_one_at_once(
         with pytest.raises(InvalidRepoIdError, match="endpoint in use"):
             bg.push("https://huggingface.co/me/k", FILES)
         with pytest.raises(InvalidRepoIdError, match="is a bucket"):
-            bg.checkpoints("hf://buckets/me/b")
+            bg.push("hf://buckets/me/b", FILES)
         result = ticket.result()
 
     assert ticket.repo_id == "me/k"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,15 @@ SIBLINGS = {
 }
 """Who may know a unit of its own layer: frozen values refer to each other."""
 
-UPWARD = {("models", "notebook")}
-"""`UploadResult` draws its card for notebooks, imported when a notebook asks."""
-
 DOORS = {
     "aiofiles": {"sources"},
     "aiohttp": {"net", "localhub"},
     "boto3": {"localhub"},
+    "click": {"cli"},
     "opentelemetry": {"listeners"},
     "pygit2": {"localhub"},
     "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
-    "typer": {"cli"},
 }
 """The units that may import an outside library."""
 
@@ -83,6 +81,43 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield node.module
 
 
+def _imports_at_once(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """Modules, and the names taken from them, that are imported when the module itself is. Not
+    those within functions, nor for types alone."""
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                continue
+            case ast.If(test=ast.Name("TYPE_CHECKING")):
+                yield from _imports_at_once(node.orelse)
+                continue
+            case ast.Import():
+                yield from ((alias.name, "") for alias in node.names)
+            case ast.ImportFrom(module=str(module)):
+                yield from ((module, alias.name) for alias in node.names)
+        for name in ("body", "orelse", "finalbody"):
+            yield from _imports_at_once(getattr(node, name, ()))
+        for handler in getattr(node, "handlers", ()):
+            yield from _imports_at_once(handler.body)
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = {_module(path): path for path in ROOT.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        taken = _imports_at_once(ast.parse(path.read_text()).body)
+        # `from package import module` needs that module, `from package import name` the package.
+        needed = {f"{of}.{name}" if f"{of}.{name}" in modules else of for of, name in taken}
+        graph[module] = needed & modules.keys() - {module}
+    assert graph["asyncpush.net.session"] >= {"asyncpush.net.retry", "asyncpush.protocol.urls"}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
 def _unit(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
@@ -103,7 +138,7 @@ UNITS = sorted({_unit(path) for path in ROOT.rglob("*.py")} - {"__init__", "__ma
 def test_a_unit_knows_only_what_lies_below_it(unit: str) -> None:
     known = {name.split(".")[1] for name in _import_graph()[unit] if name.startswith("asyncpush.")}
     allowed = {other for other in known if HEIGHT[other] < HEIGHT[unit]}
-    allowed |= {other for one, other in SIBLINGS | UPWARD if one == unit}
+    allowed |= {other for one, other in SIBLINGS if one == unit}
     assert known <= allowed | {unit}
 
 
@@ -116,3 +151,13 @@ def test_an_outside_library_has_one_door(library: str) -> None:
     }
     assert users <= DOORS[library]
     assert users, "nobody imports it: is it still needed?"
+
+
+@pytest.mark.parametrize("stage", ["push", "routing", "selection", "store"])
+def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
+    text = (ROOT / "pipeline" / f"{stage}.py").read_text()
+    imported = {
+        name for name in _imports(ast.parse(text)) if name.startswith("asyncpush.transfers")
+    }
+    assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
+    assert "xet" not in text.lower()

@@ -290,7 +290,7 @@ async def test_a_clock_that_jumps_harms_nothing(
     real = time.time
     faults.add("part", "503", nth=2)
     faults.hooks["part"] = lambda: monkeypatch.setattr(
-        "asyncpush.transfers.lfs.time.time", lambda: real() + jump
+        "asyncpush.transfers.lfs.objects.time.time", lambda: real() + jump
     )
     result = await uploader.push_to_hub("me/m", source)
     assert result.verified

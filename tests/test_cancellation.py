@@ -17,7 +17,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import hashing
 from asyncpush.sources import Reader
-from asyncpush.transfers import lfs
+from asyncpush.transfers.lfs import objects as lfs
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import ROUTES, FaultLayer

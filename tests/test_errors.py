@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncpush import errors
 from asyncpush.errors import AsyncPushError, HubError, MissingTokenError, SourceError
+from asyncpush.models import SyncFailure, SyncResult
 
 HUB_FIELDS: dict[str, Any] = {
     "status": 503,
@@ -41,6 +44,9 @@ def full(kind: type[AsyncPushError]) -> AsyncPushError:
         fields = HUB_FIELDS
     elif issubclass(kind, SourceError):
         fields["problems"] = ("one", "two")
+    elif kind is errors.SyncError:
+        result = SyncResult("https://hub/buckets/me/r", ("a",), (), (), 1, 0, False, 1.0)
+        fields |= {"failures": (SyncFailure("b", "missing"),), "result": result}
     elif kind is errors.VerificationError:
         fields |= {"problems": ("one",), "commit_sha": "c" * 40}
     return kind("it failed", **fields)
@@ -127,3 +133,57 @@ def test_a_plain_error_is_its_message() -> None:
 
 def test_only_the_start_of_a_body_is_kept() -> None:
     assert len(HubError("x", body="b" * 5000).body) == 1024
+
+
+def _attributes_of_errors() -> set[str]:
+    error = errors.VerificationError("x")
+    return set(vars(errors.HubError("x"))) | set(vars(error)) | {"args"}
+
+
+def test_no_error_is_changed_after_it_was_made() -> None:
+    """Read from the source: attributes that errors have are assigned to `self` alone. (What the
+    embedded Hub raises and changes are aiohttp's answers.)"""
+    changed, root = [], Path(errors.__file__).parent
+    for path in root.rglob("*.py"):
+        if path.is_relative_to(root / "localhub"):
+            continue
+        tree = ast.parse(path.read_text())
+        caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+        caught |= {
+            node.arg
+            for node in ast.walk(tree)
+            if isinstance(node, ast.arg) and "Error" in ast.unparse(node.annotation or node)
+        }
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and isinstance(node.value, ast.Name)
+                and node.attr in _attributes_of_errors()
+                and node.value.id in caught | {"error", "exc", "final", "latest"}
+            ):
+                changed.append(f"{path.name}:{node.lineno}")
+    assert changed == []
+
+
+def test_a_copy_has_what_the_error_had_and_the_error_stays_as_it_was() -> None:
+    cause = OSError("the cable")
+    try:
+        raise errors.HubError("busy", **HUB_FIELDS) from cause
+    except errors.HubError as exc:
+        error = exc
+    error.add_note("a note")
+    twin = error.as_(errors.RetriesExhaustedError, message="tried", attempt=9)
+    assert type(twin) is errors.RetriesExhaustedError
+    changed = {"message": "tried", "attempt": 9}
+    assert {**vars(error), **changed, "__notes__": ["a note"]} == vars(twin)
+    assert (twin.args, twin.__cause__, twin.__traceback__) == (
+        ("tried",),
+        cause,
+        error.__traceback__,
+    )
+    twin.add_note("another")
+    assert error.__notes__ == ["a note"]
+    assert (error.message, error.attempt) == ("busy", HUB_FIELDS["attempt"])
+    with pytest.raises(TypeError, match="HubError has no attributes colour"):
+        error.with_(colour="red")

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load
 
 from asyncpush.localhub import LocalHub, serve_in_thread
+from tests.buckets import rows_of
 from tests.conftest import TOKEN
 from tests.reading import commits_of, download, files_of
 
@@ -49,6 +50,13 @@ async def test_async_training(hub: LocalHub) -> None:
     assert told.count("/commit/") == sum(status == "pushed" for _, status in steps)
     last = await download(hub, "me/m", ["model.bin"])
     assert last["model.bin"] == (300).to_bytes(4, "big") * 50_000
+
+
+async def test_checkpoints_to_bucket(hub: LocalHub) -> None:
+    run_7 = "hf://buckets/me/runs/run-7"
+    told = (await run("checkpoints_to_bucket.py", hub, run_7)).splitlines()
+    assert told == ["5 pushed", *(f"{run_7}/step-{step} 200013" for step in (300, 400, 500))]
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {f"step-{n}00" for n in (3, 4, 5)}
 
 
 async def test_blocking_training(hub: LocalHub) -> None:

@@ -17,11 +17,13 @@ import trustme
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+import asyncpush
 from asyncpush import (
     AsyncPushError,
     AuthError,
     CommitConflictError,
     HubError,
+    IntegrityError,
     MissingTokenError,
     Push,
     PushOptions,
@@ -73,6 +75,19 @@ def check(error: BaseException, heard: Heard, suggestion: str) -> None:
     if isinstance(error, HubError):
         check_answer(error, str(error), event.details)
     assert TOKEN not in str(error) + repr(event)
+    check_chain(error)
+
+
+def check_chain(error: BaseException) -> None:
+    """What users can reach has public classes, and its error codes are the Hub's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AsyncPushError):
+            assert type(seen).__name__ in asyncpush.__all__
+        if isinstance(seen, HubError):
+            headers = {name.lower(): value for name, value in seen.headers.items()}
+            assert seen.error_code == headers.get("x-error-code")
+        seen = seen.__cause__ or seen.__context__
 
 
 def check_answer(error: HubError, text: str, details: Any) -> None:
@@ -150,6 +165,17 @@ async def test_a_refusal_says_what_next(
     assert last.suggestion
     assert last.method
     assert last.elapsed_seconds > 0
+
+
+@pytest.mark.parametrize(("route", "kind"), [("part", "wrong ETag"), ("verify", "422")])
+async def test_no_word_of_ours_is_shown_as_an_error_code_of_the_hub(
+    route: str, kind: str, uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    faults.add(route, kind, times=99)
+    with pytest.raises(IntegrityError) as caught:
+        await uploader.push_to_hub("me/m", write(FILES))
+    check(caught.value, heard, "")
+    assert heard.of(RequestFailed)[-1].error_type == "IntegrityError"
 
 
 async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(

@@ -385,8 +385,6 @@ async def test_another_commit_in_progress_passes(
 
 BY_LFS: dict[tuple[str, str], tuple[str, str | None]] = {
     ("xet-write-token", "401"): ("lfs", None),  # the Hub does not grant Xet to this token
-    ("xorb", "401"): ("lfs", "Xet failed, uploading with LFS instead"),
-    ("shard", "401"): ("lfs", "Xet failed, uploading with LFS instead"),
     ("shard", "corrupted part"): ("lfs", "Xet failed, uploading with LFS instead"),
     ("xorb", "corrupted part"): ("lfs", "has lost LFS objects"),
 }

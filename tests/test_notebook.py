@@ -56,10 +56,13 @@ async def test_the_quickstart_runs_from_top_to_bottom(hub: LocalHub) -> None:
     assert "✓ verified" in shown(card, "text/html")
     (again,) = [shown(output, "text/html") for output in outputs(notebook, "again")][1:]
     assert "24.0 MB there already" in again
+    (sent,) = [output["text"] for output in outputs(notebook, "resumed") if "text" in output]
+    assert 0 < int(sent.split()[1]) < 45  # MB of 64
     told = "".join(output.get("text", "") for output in outputs(notebook, "beside"))
     assert "done: 100% of 8,000,000 bytes" in told
     assert "exactly this folder: True" in told
-    assert [row["title"] for row in await commits_of(hub, "me/quickstart")][:2] == [
+    assert [row["title"] for row in await commits_of(hub, "me/quickstart")][:3] == [
+        "Trained on",
         "Wider",
         "First weights",
     ]

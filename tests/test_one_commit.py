@@ -28,7 +28,7 @@ from asyncpush import (
     Uploader,
     VerificationError,
 )
-from asyncpush.events import Committed
+from asyncpush.events import Committed, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.faults import KINDS, FaultLayer, with_body
@@ -116,6 +116,22 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert faults.seen["part"] == 1
     assert result.commit_sha == await head_of(hub, "me/m")
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
+
+
+async def test_a_refused_commit_is_reported_as_tried_again_where_it_is(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    heard = Heard()
+    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        faults.add("commit", "412 as if someone came first", nth=2)
+        result = await uploader.push_to_hub("me/m", {"ours.bin": b"\0ours"})
+    (failed,) = [event for event in heard.of(RequestFailed) if event.call == "commit"]
+    assert (failed.status, failed.retry_attempt) == (412, 1)
+    assert failed.backoff_ms is not None
+    sent = [event.attempt for event in heard.of(RequestStarted) if event.call == "commit"]
+    assert sent == [1, 1, 2]
+    assert result.retries == 1
 
 
 async def test_the_same_change_by_someone_else_needs_no_commit_of_ours(

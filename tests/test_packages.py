@@ -8,17 +8,48 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from asyncpush.transfers.xet.access import has_wheels
+
+WHEELS = {
+    # What PyPI has of hf-xet 1.8.0: cp38-abi3 and cp314-cp314t for each of these.
+    ("CPython", "linux", "x86_64"): True,
+    ("CPython", "linux", "aarch64"): True,
+    ("CPython", "darwin", "x86_64"): True,
+    ("CPython", "darwin", "arm64"): True,
+    ("CPython", "win32", "AMD64"): True,
+    ("CPython", "win32", "ARM64"): True,
+    ("CPython", "win32", "x86"): False,
+    ("CPython", "linux", "i686"): False,
+    ("CPython", "linux", "armv7l"): False,
+    ("CPython", "linux", "ppc64le"): False,
+    ("CPython", "linux", "riscv64"): False,
+    ("CPython", "freebsd14", "amd64"): False,
+    ("CPython", "emscripten", "wasm32"): False,
+    ("PyPy", "linux", "x86_64"): False,
+}
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = (
     "import sys; from hatchling.build import build_sdist, build_wheel;"
     "print(build_sdist(sys.argv[1])); print(build_wheel(sys.argv[1]))"
 )
-PUBLISHED = ("asyncpush", "tests", "examples", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore")
+PUBLISHED = (
+    "asyncpush",
+    "tests",
+    "examples",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    ".gitignore",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +78,21 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Path]]:
         ).stdout.split()
         built.append({Path(name).suffix: out / name for name in made})
     return built
+
+
+def test_hf_xet_is_a_dependency_exactly_where_it_has_wheels() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [xet] = [need for need in map(Requirement, project["dependencies"]) if need.name == "hf-xet"]
+    assert xet.marker is not None
+    for (implementation, system, machine), wheels in WHEELS.items():
+        environment = {
+            "platform_python_implementation": implementation,
+            "sys_platform": system,
+            "platform_machine": machine,
+        }
+        assert xet.marker.evaluate(environment) is wheels, environment
+        assert has_wheels(implementation, system, machine) is wheels, environment
+    assert project["optional-dependencies"]["xet"] == []
 
 
 def test_the_same_sources_make_the_same_bytes(packages: list[dict[str, Path]]) -> None:

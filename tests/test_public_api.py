@@ -58,7 +58,7 @@ def test_every_error_has_one_root(name: str) -> None:
     assert issubclass(getattr(asyncpush, name), asyncpush.AsyncPushError)
 
 
-HEAVY = ("aiohttp", "aiofiles", "orjson", "sqlite3", "tqdm", "typer")
+HEAVY = ("aiohttp", "aiofiles", "orjson", "sqlite3", "tqdm", "click")
 OPTIONAL = ("boto3", "hf_xet", "jinja2", "matplotlib", "opentelemetry", "pygit2", "ray", "yaml")
 
 
@@ -102,4 +102,4 @@ by_loop = {name for name, thread in threads.items() if thread == "MainThread"}
 assert threads["aiohttp"].startswith("asyncpush-import"), threads["aiohttp"]
 assert not by_loop & {"aiohttp", "orjson", "sqlite3", "asyncpush.pipeline.push"}, by_loop
 """
-    assert loaded_by(program).isdisjoint({"tqdm", "typer", *OPTIONAL})
+    assert loaded_by(program).isdisjoint({"tqdm", "click", *OPTIONAL})

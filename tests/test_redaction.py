@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import string
 import time
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from asyncpush import redaction
 from asyncpush.redaction import HIDDEN, redact_headers, redact_text, redact_url
 
 property_of = settings(deadline=None)
@@ -306,3 +309,13 @@ def test_hostile_texts_take_no_time_to_speak_of(text: str) -> None:
     began = time.thread_time()
     redact_text(text, "s3cret" * 6)
     assert time.thread_time() - began < 0.5
+
+
+def test_the_mark_and_the_forms_of_tokens_are_written_once() -> None:
+    """Read from the source. (`sources.leaks` looks for tokens in the user's files.)"""
+    root = Path(redaction.__file__).parent
+    assert {
+        path.name
+        for path in root.rglob("*.py")
+        if re.search(r"<redacted>\"|hf_\(\?|hf_\[A|eyJ\[", path.read_text())
+    } == {"redaction.py", "leaks.py"}

@@ -28,7 +28,7 @@ from asyncpush.journal.database import Database
 from asyncpush.journal.locks import HostLocks
 from asyncpush.localhub import LocalHub
 from asyncpush.net import parts
-from asyncpush.transfers import lfs
+from asyncpush.transfers.lfs import objects as lfs
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.hearing import Heard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import anyio
@@ -16,26 +16,31 @@ from asyncpush.errors import (
     AuthError,
     CommitConflictError,
     HubError,
+    IntegrityError,
     ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
     RetriesExhaustedError,
     SourceChangedError,
 )
+from asyncpush.events import Emitter, RequestFailed, RetryScheduled
 from asyncpush.models import Repo
 from asyncpush.net.retry import (
     CREATION_GRACE,
     GARBLED_RETRIES,
     OUTAGE_BACKOFF,
+    Attempt,
     Creations,
     RetryBudget,
     RetryLoop,
     RetryPolicy,
+    TryAgainError,
 )
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.repos import head_request
 from tests.clocks import Clock
+from tests.hearing import Heard
 
 POLICY = RetryPolicy(
     max_retries=5, initial_backoff=0.5, max_backoff=30, outage_timeout=300, max_retry_after=900
@@ -60,30 +65,32 @@ class Attempts:
         self.script = script
         self.numbers: list[int] = []
 
-    async def __call__(self, number: int) -> str:
-        self.numbers.append(number)
+    async def __call__(self, this: Attempt) -> str:
+        self.numbers.append(this.number)
         index = min(len(self.numbers), len(self.script)) - 1
         failure = self.script[index]
         if failure is None:
             return "done"
-        if isinstance(failure, HubError):
-            failure = _copy(failure)
-            failure.attempt = number
         raise failure
 
 
-def _copy(error: HubError) -> HubError:
-    import copy
-
-    return copy.copy(error)
-
-
 class Told:
-    def __init__(self) -> None:
-        self.delays: list[float | None] = []
+    """The waits that the events of a loop tell of; None where it gave up."""
 
-    def __call__(self, error: HubError, delay: float | None) -> None:
-        self.delays.append(delay)
+    def __init__(self) -> None:
+        self.heard = Heard()
+        self.events = Emitter([self.heard])
+
+    @property
+    def delays(self) -> list[float | None]:
+        told: list[float | None] = []
+        for record in self.heard.records:
+            match record.event:
+                case RetryScheduled(delay=delay):
+                    told.append(delay)
+                case RequestFailed(backoff_ms=None):
+                    told.append(None)
+        return told
 
 
 def loop_of(
@@ -189,7 +196,7 @@ def test_prop_retry_respects_max_attempts(
 
     async def run() -> None:
         with pytest.raises(HubError) as caught:
-            await loop.run(attempts, told)
+            await loop.run(attempts, told.events, "thing")
         assert caught.value.retryable is False
 
     anyio.run(run)
@@ -217,11 +224,11 @@ def test_prop_faults_up_to_the_allowance_are_survived(
 
     async def run() -> None:
         if len(faults) <= max_retries:
-            assert await loop.run(attempts, Told()) == "done"
+            assert await loop.run(attempts, Told().events, "thing") == "done"
             assert len(attempts.numbers) == len(faults) + 1
         else:
             with pytest.raises(RetriesExhaustedError):
-                await loop.run(attempts, Told())
+                await loop.run(attempts, Told().events, "thing")
             assert len(attempts.numbers) == max_retries + 1
 
     anyio.run(run)
@@ -230,7 +237,7 @@ def test_prop_faults_up_to_the_allowance_are_survived(
 async def test_waits_double_and_are_told() -> None:
     clock, told = Clock(), Told()
     attempts = Attempts(passing(), passing(), passing(), None)
-    assert await loop_of(clock).run(attempts, told) == "done"
+    assert await loop_of(clock).run(attempts, told.events, "thing") == "done"
     assert clock.slept == told.delays == [0.25, 0.5, 1.0]
 
 
@@ -248,7 +255,7 @@ async def test_waits_double_and_are_told() -> None:
 async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) -> None:
     attempts, told = Attempts(error), Told()
     with pytest.raises(type(error)) as caught:
-        await loop_of(Clock()).run(attempts, told)
+        await loop_of(Clock()).run(attempts, told.events, "thing")
     assert type(caught.value) is type(error)
     assert attempts.numbers == [1]
     assert told.delays == [None]
@@ -260,7 +267,7 @@ async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) ->
 async def test_what_is_no_hub_error_is_not_retried(error: Exception) -> None:
     attempts, told = Attempts(error), Told()
     with pytest.raises(type(error)) as caught:
-        await loop_of(Clock()).run(attempts, told)
+        await loop_of(Clock()).run(attempts, told.events, "thing")
     assert caught.value is error
     assert (attempts.numbers, told.delays) == ([1], [])
 
@@ -268,18 +275,16 @@ async def test_what_is_no_hub_error_is_not_retried(error: Exception) -> None:
 async def test_the_last_error_keeps_all_it_knew() -> None:
     cause = OSError("the cable")
 
-    async def attempt(number: int) -> str:
+    async def attempt(this: Attempt) -> str:
         error = passing(status=503, body="b", url="u", request_id="r", headers={"a": "b"})
-        error.attempt = number
-        error.elapsed_seconds = number * 1.0
         error.add_note("a note")
         raise error from cause
 
     with pytest.raises(RetriesExhaustedError) as caught:
-        await loop_of(Clock()).run(attempt, Told())
+        await loop_of(Clock()).run(attempt, Told().events, "thing")
     error = caught.value
     assert (error.status, error.body, error.url, error.request_id) == (503, "b", "u", "r")
-    assert (error.attempt, error.elapsed_seconds, error.headers) == (6, 6.0, {"a": "b"})
+    assert (error.attempt, error.elapsed_seconds, error.headers) == (6, 7.75, {"a": "b"})
     assert error.message == "busy; tried 6 times"
     assert error.args == (error.message,)
     assert error.__cause__ is cause
@@ -299,16 +304,77 @@ async def test_the_error_that_leaves_is_not_to_be_retried(
     error: HubError, kind: type[HubError]
 ) -> None:
     with pytest.raises(HubError) as caught:
-        await loop_of(Clock()).run(Attempts(error), Told())
+        await loop_of(Clock()).run(Attempts(error), Emitter(), "thing")
     assert type(caught.value) is kind
     assert caught.value.retryable is False
+
+
+async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
+    told, spans = Told(), []
+
+    async def attempt(this: Attempt) -> str:
+        spans.append((this.events.span_id, this.events.parent_id))
+        raise passing(status=503)
+
+    loop = loop_of(Clock(), replace(POLICY, max_retries=2))
+    with pytest.raises(RetriesExhaustedError):
+        await loop.run(attempt, told.events, "part", fields={"file": "a", "part_number": 7})
+    records = told.heard.records
+    assert len({span for span, _ in spans}) == 3
+    assert {parent for _, parent in spans} == {told.events.span_id}
+    failed = [record for record in records if isinstance(record.event, RequestFailed)]
+    assert [(record.span_id, record.parent_id) for record in failed] == spans
+    events = told.heard.of(RequestFailed)
+    assert [(event.retry_attempt, event.backoff_ms) for event in events] == [
+        *((1, 250.0), (2, 500.0), (3, None))
+    ]
+    again = [record for record in records if isinstance(record.event, RetryScheduled)]
+    assert [record.span_id for record in again] == [span for span, _ in spans[:2]]
+    assert [(event.path, event.part_number) for event in told.heard.of(RetryScheduled)] == [
+        ("a", 7),
+        ("a", 7),
+    ]
+
+
+async def test_an_attempt_that_is_no_failure_of_the_request_ends_in_its_own_error() -> None:
+    damaged = IntegrityError("damaged")
+    attempts, told = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Told()
+    with pytest.raises(IntegrityError) as caught:
+        await loop_of(Clock()).run(attempts, told.events, "part")
+    assert caught.value is damaged
+    assert len(attempts.numbers) == 6
+    assert {event.error_type for event in told.heard.of(RequestFailed)} == {"IntegrityError"}
+
+
+async def test_attempts_of_the_caller_before_and_after_are_counted() -> None:
+    conflict, told = CommitConflictError("moved", status=412), Told()
+    with pytest.raises(CommitConflictError) as caught:
+        await loop_of(Clock()).run(
+            Attempts(conflict), told.events, "commit", first=4, follow_up=lambda error: 0.5
+        )
+    assert caught.value.attempt == 4
+    (failed,) = told.heard.of(RequestFailed)
+    assert (failed.retry_attempt, failed.backoff_ms) == (4, 500.0)
+    assert told.delays == [0.5]
+
+
+async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_error() -> None:
+    raised = HubError("refused for s3cretvalue", body="s3cretvalue", url="https://h/p?sig=x")
+    loop = RetryLoop(POLICY, secret=lambda: "s3cretvalue")
+    with pytest.raises(HubError) as caught:
+        await loop.run(Attempts(raised), Emitter(), "thing", method="PUT")
+    assert (raised.attempt, raised.method, raised.body) == (1, "", "s3cretvalue")
+    error = caught.value
+    assert (error.method, error.url) == ("PUT", "https://h/p?<redacted>")
+    assert "s3cretvalue" not in f"{error!r}{vars(error)}"
+    assert error.__context__ is None
 
 
 async def test_a_hint_of_days_is_told_and_not_waited_for() -> None:
     clock = Clock()
     attempts = Attempts(passing(retry_after=86_400.0))
     with pytest.raises(RateLimitedError, match=r"wait 86400 s, longer than max_retry_after=900"):
-        await loop_of(clock).run(attempts, Told())
+        await loop_of(clock).run(attempts, Told().events, "thing")
     assert attempts.numbers == [1]
     assert clock.slept == []
 
@@ -316,13 +382,13 @@ async def test_a_hint_of_days_is_told_and_not_waited_for() -> None:
 async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
     started = anyio.Event()
 
-    async def attempt(number: int) -> str:
+    async def attempt(this: Attempt) -> str:
         started.set()
         await anyio.sleep_forever()
         raise AssertionError
 
     async with anyio.create_task_group() as group:
-        group.start_soon(loop_of(Clock()).run, attempt, Told())
+        group.start_soon(loop_of(Clock()).run, attempt, Told().events, "thing")
         await started.wait()
         group.cancel_scope.cancel()
 
@@ -333,7 +399,8 @@ async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
         await anyio.sleep_forever()
 
     attempts = Attempts(passing())
-    waiting = asyncio.create_task(RetryLoop(POLICY, sleep=sleep).run(attempts, Told()))
+    loop = RetryLoop(POLICY, sleep=sleep)
+    waiting = asyncio.create_task(loop.run(attempts, Emitter(), "thing"))
     await asleep.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -344,17 +411,15 @@ async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
 # --- a network that is away ---------------------------------------------------------------------
 
 
-def outage(seconds: float, clock: Clock) -> Callable[[int], object]:
+def outage(seconds: float, clock: Clock) -> Callable[[Attempt], Awaitable[str]]:
     began = clock.now
     numbers: list[int] = []
 
-    async def attempt(number: int) -> str:
-        numbers.append(number)
+    async def attempt(this: Attempt) -> str:
+        numbers.append(this.number)
         if clock.now - began < seconds:
-            error = away()
-            error.attempt = number
-            raise error
-        return f"back at attempt {number}"
+            raise away()
+        return f"back at attempt {this.number}"
 
     return attempt
 
@@ -363,7 +428,7 @@ def outage(seconds: float, clock: Clock) -> Callable[[int], object]:
 async def test_an_outage_is_survived_with_default_settings(seconds: int) -> None:
     clock, told = Clock(), Told()
     loop = loop_of(clock, RetryPolicy.of(UploadConfig()), reached=lambda: True)
-    await loop.run(outage(seconds, clock), told)  # type: ignore[arg-type]
+    await loop.run(outage(seconds, clock), told.events, "thing")
     assert clock.now - 1000 <= seconds + OUTAGE_BACKOFF
     assert len(told.delays) <= 10 + seconds / (OUTAGE_BACKOFF / 2)  # patience, not a storm
 
@@ -372,7 +437,7 @@ async def test_an_outage_without_end_ends() -> None:
     clock = Clock()
     loop = loop_of(clock, reached=lambda: True)
     with pytest.raises(RetriesExhaustedError) as caught:
-        await loop.run(outage(math.inf, clock), Told())  # type: ignore[arg-type]
+        await loop.run(outage(math.inf, clock), Told().events, "thing")
     assert caught.value.unreachable
     assert 300 <= clock.now - 1000 <= 300 + 5 + sum(0.25 * 2**n for n in range(6))
 
@@ -380,7 +445,7 @@ async def test_an_outage_without_end_ends() -> None:
 async def test_an_endpoint_that_was_never_there_is_no_outage() -> None:
     attempts = Attempts(away())
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(Clock()).run(attempts, Told())
+        await loop_of(Clock()).run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 6
 
 
@@ -388,7 +453,7 @@ async def test_without_outage_timeout_attempts_count_as_ever() -> None:
     attempts = Attempts(away())
     loop = loop_of(Clock(), replace(POLICY, outage_timeout=0), reached=lambda: True)
     with pytest.raises(RetriesExhaustedError):
-        await loop.run(attempts, Told())
+        await loop.run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 6
 
 
@@ -396,7 +461,7 @@ async def test_attempts_before_and_after_an_outage_count() -> None:
     script = [passing(), passing(), *[away()] * 10, passing(), passing(), passing(), passing()]
     attempts = Attempts(*script)
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(Clock(), reached=lambda: True).run(attempts, Told())
+        await loop_of(Clock(), reached=lambda: True).run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 16
 
 
@@ -405,7 +470,7 @@ async def test_a_second_outage_has_its_own_time() -> None:
     policy = replace(POLICY, outage_timeout=10, max_retries=1)
     attempts = Attempts(away(), away(), away(), passing(), away(), away(), away(), None)
     loop = loop_of(clock, policy, reached=lambda: True)
-    assert await loop.run(attempts, Told()) == "done"
+    assert await loop.run(attempts, Told().events, "thing") == "done"
     first, second, third = clock.slept[4:7]
     assert (first, second, third) == tuple(clock.slept[:3])  # the waits begin small again
 
@@ -414,7 +479,7 @@ async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> Non
     """An untrusted certificate, a proxy that refuses."""
     attempts = Attempts(HubError("no", unreachable=True))
     with pytest.raises(HubError):
-        await loop_of(Clock(), reached=lambda: True).run(attempts, Told())
+        await loop_of(Clock(), reached=lambda: True).run(attempts, Told().events, "thing")
     assert attempts.numbers == [1]
 
 
@@ -426,7 +491,7 @@ async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> No
     while budget.spend():
         pass
     attempts = Attempts(passing(), passing(retry_after=1.0), passing(retry_after=60.0), None)
-    await loop_of(clock, budget=budget).run(attempts, Told())
+    await loop_of(clock, budget=budget).run(attempts, Told().events, "thing")
     assert clock.slept == [22.5, 22.5, 60.25]
     assert max(clock.slept[:2]) <= POLICY.max_backoff
 
@@ -448,14 +513,14 @@ def test_a_budget_is_spent_by_retries_and_given_back_by_successes() -> None:
 async def test_an_outage_spends_no_budget() -> None:
     budget, clock = RetryBudget(), Clock()
     loop = loop_of(clock, budget=budget, reached=lambda: True)
-    await loop.run(outage(250, clock), Told())  # type: ignore[arg-type]
+    await loop.run(outage(250, clock), Told().events, "thing")
     assert sum(budget.spend() for _ in range(200)) == 100
 
 
 async def test_giving_up_spends_no_budget() -> None:
     budget = RetryBudget()
     with pytest.raises(AuthError):
-        await loop_of(Clock(), budget=budget).run(Attempts(AuthError("no")), Told())
+        await loop_of(Clock(), budget=budget).run(Attempts(AuthError("no")), Emitter(), "thing")
     assert sum(budget.spend() for _ in range(200)) == 100
 
 

@@ -186,16 +186,9 @@ def test_every_dependency_has_a_lower_bound_and_the_core_has_few() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core = project["dependencies"]
     assert {re.split(r"[><=]", name)[0] for name in core} == {
-        *("aiofiles", "aiohttp", "anyio", "orjson", "tqdm", "typer"),
+        *("aiofiles", "aiohttp", "anyio", "click", "hf-xet", "orjson", "tqdm"),
     }
     extras = [name for names in project["optional-dependencies"].values() for name in names]
     for name in [*core, *extras]:
         own = name.startswith("asyncpush[") or name.startswith("types-")
         assert own or re.fullmatch(r"[\w.-]+>=\d+(\.\d+)+", name.partition(";")[0]), name
-
-
-def test_the_linked_tests_of_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
-    assert "tests/net" in links
-    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -35,7 +35,7 @@ from asyncpush.options import RepoType
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer, with_body
 from tests.hearing import Heard
-from tests.oauth import ID_TOKEN_PATH, TokenServer, log_in
+from tests.oauth import ID_TOKEN_PATH, TokenRequests, store_login
 
 PART_SIZE = 64 << 10
 
@@ -43,6 +43,8 @@ Request: TypeAlias = tuple[dict[str, str], frozenset[str]]
 """Fields by name, and the items that it is about."""
 
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
+_ISSUED = re.compile(r"(hf_(?:oauth|jwt|refresh)_)[\w-]+")
+"""A token that the Hub gave out: no two are alike."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,9 @@ def _described(request: web.Request, body: bytes) -> Request:
     for name in ("header x-amzn-trace-id", "header x-xet-session-id"):
         if name in fields:
             fields[name] = "a random one"
-    return {name: _COMMIT.sub("(a commit)", value) for name, value in fields.items()}, items
+    for name, value in fields.items():
+        fields[name] = _ISSUED.sub(r"\1...", _COMMIT.sub("(a commit)", value))
+    return fields, items
 
 
 def _body(content_type: str, body: bytes) -> Request:
@@ -400,9 +404,8 @@ async def ours_kernel(hub: LocalHub, faults: FaultLayer, config: UploadConfig) -
 
 
 def expiring_login(url: str, patch: pytest.MonkeyPatch) -> None:
-    """One of `hf auth login` that is about to end."""
+    """The one that was stored."""
     home = Path(os.environ["HF_HOME"])
-    log_in(home, expires_at=time.time() + 3600, refresh_token="refresh-0")
     patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     patch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
     patch.setattr(constants, "ENDPOINT", url)
@@ -478,15 +481,20 @@ async def recorded(
     for recorder in theirs, our:
         faults = FaultLayer()
         path = folder / ("theirs" if recorder is theirs else "ours")
+        tokens = TokenRequests()
         async with open_hub(
             path,
             faults,
             recorder.middleware,
-            *([TokenServer().middleware] if logins else []),
+            tokens.middleware,
             part_size=PART_SIZE,
             xet=xet,
             xet_token_lifetime=10,  # so that hf_xet asks for the next one
+            trusted_publishers={"datasets/me/d": tokens.is_ours},
         ) as hub:
+            if logins:  # one that is about to expire
+                home = Path(os.environ["HF_HOME"])
+                store_login(home, hub.log_in(), expires_at=time.time() + 3600)
             if recorder is theirs:
                 await anyio.to_thread.run_sync(official, hub.url)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import signal
 import sys
@@ -38,11 +39,10 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.pipeline.selection import TransferSelector
-from asyncpush.transfers.xet import XetFailedError, access
+from asyncpush.transfers.xet import XetFailedError, XetTokens, access
 from asyncpush.transfers.xet.access import settings
 from asyncpush.transfers.xet.commits import XetCommit
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
@@ -228,7 +228,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
 ) -> None:
     wanted = {
         "disabled": "HF_HUB_DISABLE_XET",
-        "not installed": "pip install 'asyncpush[xet]'",
+        "not installed": "pip install 'hf-xet",
         "bandwidth": "max_bandwidth",
     }
     if reason == "disabled":
@@ -257,11 +257,19 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
     assert faults.seen["xet-write-token"] == 0
 
 
-async def test_without_the_extra_xet_says_what_to_install(
-    config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ("x86_64", r"pip install 'hf-xet"),
+        ("riscv64", r"no wheels for .*riscv64: use transfer='auto'"),
+    ],
+)
+async def test_without_hf_xet_transfer_xet_says_what_to_do(
+    machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
-    with pytest.raises(ImportError, match=r"pip install 'asyncpush\[xet\]'"):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
 
@@ -312,11 +320,10 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
 
 def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
-    session = SimpleNamespace(endpoint="https://hub.example")
-    config = UploadConfig()
-    choice = TransferSelector(SimpleNamespace(session=session, config=config))  # type: ignore[arg-type]
+    session = SimpleNamespace(endpoint="https://hub.example", config=UploadConfig())
+    tokens = XetTokens(session, None, None)  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="http"):
-        choice._checked(answer(grant))
+        tokens._checked(answer(grant))
 
 
 async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(
@@ -368,6 +375,36 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
         assert {receipt.route for receipt in result.receipts} == {"lfs"}
 
 
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+async def test_a_write_token_that_the_store_refuses_is_asked_for_again(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    """As when it was revoked, or the store's keys were replaced: it has not expired."""
+    faults.add(route, "401")
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
+
+    assert [receipt.route for receipt in result.receipts] == ["xet"]
+    assert (heard.engines, result.warnings) == (["xet", "xet"], ())
+    assert faults.seen["xet-write-token"] == 2
+    assert faults.seen["xorb"] == (2 if route == "xorb" else 1)  # nothing is sent twice
+    assert await download(hub, "me/m") == {"a.bin": NOISE}
+
+
+async def test_a_store_that_refuses_every_token_is_left_to_lfs(
+    uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+) -> None:
+    faults.add("xorb", "401", times=99)
+
+    result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
+
+    assert [receipt.route for receipt in result.receipts] == ["lfs"]
+    assert heard.engines == ["xet", "xet", "xet", "lfs"]
+    assert faults.seen["xet-write-token"] == 3
+    [warning] = result.warnings
+    assert warning.startswith("Xet failed, uploading with LFS instead: ")
+
+
 @pytest.mark.parametrize(
     "answer", ["another", "another, too late", "the same", "refused too", "none at all"]
 )
@@ -393,10 +430,10 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
 
     start = XetCommit.start
 
-    async def start_once(self: XetCommit, file: FileSource) -> Any:
+    async def start_once(self: XetCommit, files: list[FileSource]) -> Any:
         if answer == "another, too late" and asked > 1:
             raise XetFailedError("hf_xet has had enough")
-        return await start(self, file)
+        return await start(self, files)
 
     monkeypatch.setattr(XetCommit, "start", start_once)
 
@@ -896,7 +933,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
         return "late"
 
     with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
-        await watched(hang, StallTimeout(0.1), stop=over.wait, discard=discarded.append)
+        await watched(hang, XetStallDetector(0.1), stop=over.wait, discard=discarded.append)
     assert discarded == []
     over.set()
 
@@ -904,7 +941,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
-    watch = StallTimeout(0.0)
+    watch = XetStallDetector(0.0)
     watch.paths.add(str(path))
     with watch.reading():
         watch._timeout = 1.0

@@ -1,4 +1,4 @@
-"""The command line. The only importer of typer; what a command needs it imports when it runs."""
+"""The command line. The only importer of click; what a command needs it imports when it runs."""
 
 from asyncpush.cli.app import app, main
 

@@ -1,92 +1,66 @@
-"""The commands and what they share: the name, the version, the way help looks."""
+"""The commands and what they share: the name, the version, the exit codes."""
 
 from __future__ import annotations
 
 import gc
-from importlib import import_module
-from typing import Annotated, Any
 
-import typer
+import click
 
 from asyncpush._version import __version__
-from asyncpush.cli.plain import PlainCommand, PlainGroup
+from asyncpush.cli.base import HELP_OPTIONS, Application
 
+_IN = "asyncpush.cli."
 COMMANDS = {
-    "push": "push",
-    "many": "many",
-    "upload": "push",
-    "commit": "push",
-    "audit": "audit",
-    "doctor": "doctor",
-    "timeline": "timeline",
-    "hub": "hub",
-    "demo": "demo",
-    "cache": "cache",
+    "push": (_IN + "push", "Upload a folder or file as one verified commit."),
+    "many": (_IN + "many", "Run all pushes of a manifest."),
+    "upload": (_IN + "push", "Store files now, to commit them later."),
+    "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
+    "audit": (_IN + "audit", "Compare local files with a repo by checksum."),
+    "doctor": (_IN + "doctor", "Look for what could stop a push, and how to fix it."),
+    "timeline": (_IN + "timeline", "Draw when each step of a push took place."),
+    "hub": (_IN + "hub", "Run the embedded Hub until Ctrl-C."),
+    "demo": (_IN + "demo", "Show a whole push on this machine, without an account."),
+    "schema": (_IN + "schema", "Print the JSON Schema of what commands print with --json."),
+    "cache": (_IN + "cache", "Show or clear what is remembered between pushes."),
 }
-"""As help lists them, and the module of each."""
+"""As the help lists them: the module of each, and the first sentence of its help text."""
 
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "usage: a bad argument, option, manifest or repo id",
+    3: "not authorised: no token, a wrong one, or one without the right",
+    4: "conflict: somebody else's commit came first",
+    130: "interrupted by Ctrl-C (143: by SIGTERM); run it again to resume",
+    141: "the reader of --json closed the pipe; the push may be done",
+}
+"""All exit codes of all commands."""
 
-class Commands(PlainGroup):
-    """Commands that are imported and made when one is asked for: to make all takes 30 ms, one 5."""
+_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            self.add_command(_made(cmd_name), cmd_name)
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in COMMANDS:  # what comes nearest is looked for among those that are there
-            for name in COMMANDS:
-                self.get_command(ctx, name)
-        return super().resolve_command(ctx, args)
-
-
-def _made(name: str) -> Any:
-    found = getattr(import_module(f"asyncpush.cli.{COMMANDS[name]}"), name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=PlainCommand)(found)
-    return typer.main.get_command(alone)
-
-
-# Plain help: drawing it with rich costs as much as everything else that `--help` does.
-app = typer.Typer(
-    name="asyncpush",
-    cls=Commands,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = Application(
+    "asyncpush",
+    table=COMMANDS,
+    params=[],
+    context_settings=HELP_OPTIONS,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help=f"""Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
+
+Results go to stdout, all else to stderr.
+
+\b
+Exit codes:
+{_CODES}
+
+\b
+Completion in bash (or zsh, fish):
+  eval "$(_ASYNCPUSH_COMPLETE=bash_source asyncpush)"
+""",
 )
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"asyncpush {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and leave.", callback=_print_version, is_eager=True
-        ),
-    ] = False,
-) -> None:
-    """Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
-
-    Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not
-    authorised, 4 conflict, 130 interrupted (and resumable).
-    """
+click.version_option(__version__, message="%(prog)s %(version)s", help="Print the version.")(app)
 
 
 def main() -> None:
     """The entry point of the `asyncpush` script."""
     gc.set_threshold(20_000)  # imports make no garbage, pushes little: a tenth of their CPU
-    app(prog_name="asyncpush")
+    app.main(prog_name="asyncpush")

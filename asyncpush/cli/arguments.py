@@ -1,16 +1,22 @@
-"""Options that commands share, and the checks of their values and files."""
+"""Options that commands share, and the checks of their values and files.
+
+An option of the command line that fills a setting is written here, once: `fills` names the field of
+`PushOptions`, `UploadConfig` or `SyncOptions`, and every command that lists the option takes it.
+"""
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Any, get_args
 
-import typer
+import click
 
+from asyncpush.cli.base import argument, filled, given_options, option
 from asyncpush.cli.failures import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
@@ -21,335 +27,309 @@ from asyncpush.options import (
     PushOptions,
     RepoType,
     TransferChoice,
+    UploadConfig,
     Visibility,
     endpoint_in_use,
 )
 from asyncpush.protocol import urls
 from asyncpush.protocol.addresses import is_address, is_web_url, parse_address, target_of
 
-COMMIT, FILES, HUB, TOLD = "The commit", "The files", "The Hub", "Output"
+COMMIT, FILES, HUB, OUTPUT_SECTION = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
+
+A_PATH = click.Path(path_type=Path)
 
 
 def warn_of_token(instead: str) -> None:
-    typer.echo(
-        f"warning: --token can be seen in the process list (ps): set {instead} instead", err=True
+    click.echo(
+        f"warning: other users can see --token in the process list (ps): set {instead} instead",
+        err=True,
     )
 
 
-def _warn_of_token(token: str | None) -> str | None:
+def _warn_of_token(context: click.Context, param: click.Parameter, token: Any) -> Any:
     if token is not None:
         warn_of_token("HF_TOKEN")
     return token
 
 
-RepoId = Annotated[
-    str,
-    typer.Argument(
-        metavar="REPO_ID",
-        help="The repo: namespace/name, hf://datasets/namespace/name@revision/path, or its URL."
-        " What an address says need not be said by options.",
-        show_default=False,
-    ),
-]
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A folder (its contents land under --path-in-repo) or a file.",
-        show_default=False,
-    ),
-]
-RepoTypeOption = Annotated[
-    RepoType,
-    typer.Option(
-        "--repo-type",
-        metavar="KIND",
-        help="model, dataset, space or kernel.",
-        rich_help_panel=COMMIT,
-    ),
-]
-Private = Annotated[
-    bool,
-    typer.Option(
-        "--private",
-        help="Make a repo that is created private (default: the Hub's choice).",
-        rich_help_panel=COMMIT,
-    ),
-]
-VisibilityOption = Annotated[
-    Visibility | None,
-    typer.Option(
-        "--visibility",
-        metavar="KIND",
-        help="public, private or, for a Space, protected: of a repo that is created.",
-        show_default=False,
-        rich_help_panel=COMMIT,
-    ),
-]
-Region = Annotated[
-    str | None,
-    typer.Option(
-        "--region",
-        metavar="REGION",
-        help="Where a repo that is created is stored, such as us or eu.",
-        show_default=False,
-        rich_help_panel=COMMIT,
-    ),
-]
-ResourceGroup = Annotated[
-    str | None,
-    typer.Option(
-        "--resource-group",
-        metavar="ID",
-        help="The organisation's resource group of a repo that is created.",
-        show_default=False,
-        rich_help_panel=COMMIT,
-    ),
-]
-Revision = Annotated[
-    str,
-    typer.Option(
-        "--revision", metavar="BRANCH", help="Branch to commit to.", rich_help_panel=COMMIT
-    ),
-]
-CreateBranch = Annotated[
-    bool,
-    typer.Option(
-        "--create-branch",
-        help="Make that branch when it is missing, from the default branch.",
-        rich_help_panel=COMMIT,
-    ),
-]
-Message = Annotated[
-    str | None,
-    typer.Option(
-        "--message",
-        metavar="TEXT",
-        help="First line of the commit message (default: names what is pushed).",
-        rich_help_panel=COMMIT,
-    ),
-]
-Description = Annotated[
-    str,
-    typer.Option(
-        "--description",
-        metavar="TEXT",
-        help="The rest of the commit message (default: none).",
-        show_default=False,
-        rich_help_panel=COMMIT,
-    ),
-]
-CreatePr = Annotated[
-    bool,
-    typer.Option(
-        "--create-pr",
-        help="Open a pull request instead of committing to the branch.",
-        rich_help_panel=COMMIT,
-    ),
-]
-PathInRepo = Annotated[
-    str,
-    typer.Option(
-        "--path-in-repo",
-        metavar="PATH",
-        help="Folder of the repo that SOURCE lands in, or the name of a single file"
-        " (default: the top).",
-        show_default=False,
-        rich_help_panel=FILES,
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        metavar="PATTERN",
-        help="Only files that match, such as '*.safetensors'; may be repeated (default: all).",
-        rich_help_panel=FILES,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="PATTERN",
-        help="No files that match, such as 'logs/*'; may be repeated (default: none).",
-        rich_help_panel=FILES,
-    ),
-]
-Delete = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--delete",
-        metavar="PATTERN",
-        help="Delete remote files that match and are not in SOURCE, in the same commit;"
-        " may be repeated (default: none).",
-        rich_help_panel=FILES,
-    ),
-]
-ModelCard = Annotated[
-    str | None,
-    typer.Option(
-        "--model-card",
-        metavar="CARD",
-        help="A file or text to be README.md, in the same commit (default: SOURCE's own).",
-        rich_help_panel=FILES,
-    ),
-]
-MaxShardSize = Annotated[
-    str | None,
-    typer.Option(
-        "--max-shard-size",
-        metavar="SIZE",
-        help="Split safetensors files larger than this, such as 4GB, into shards and an index"
-        " (default: leave them whole).",
-        rich_help_panel=FILES,
-    ),
-]
-TransferOption = Annotated[
-    TransferChoice,
-    typer.Option(
-        "--transfer",
-        metavar="HOW",
-        help="How large files are stored: lfs, xet, or auto (xet where the Hub offers it).",
-        rich_help_panel=HUB,
-    ),
-]
-NoVerify = Annotated[
-    bool,
-    typer.Option(
-        "--no-verify",
-        help="Do not look at every file through the Hub's API after the commit.",
-        rich_help_panel=COMMIT,
-    ),
-]
-Rehash = Annotated[
-    bool,
-    typer.Option(
-        "--rehash",
-        help="Hash every file anew instead of trusting hashes that are remembered for files whose"
-        " size and times have not changed.",
-        rich_help_panel=FILES,
-    ),
-]
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help="Refuse files that look as if they held credentials (.env, keys, tokens), before"
-        " anything is sent; without it they are warned of.",
-        rich_help_panel=FILES,
-    ),
-]
-MaxParts = Annotated[
-    int,
-    typer.Option(
-        "--max-parts",
-        metavar="N",
-        help="Parts in flight at once, over all files.",
-        rich_help_panel=HUB,
-    ),
-]
-Endpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--endpoint",
-        metavar="URL|local",
-        help="The Hub; 'local' is the embedded one, kept under the cache directory"
-        " (default: HF_ENDPOINT, else https://huggingface.co).",
-        rich_help_panel=HUB,
-    ),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        metavar="TOKEN",
-        callback=_warn_of_token,
-        help="Write token; others can see it in the process list: set HF_TOKEN instead"
-        " (default: HF_TOKEN, else what `hf auth login` stored).",
-        rich_help_panel=HUB,
-    ),
-]
-Events = Annotated[
-    Path | None,
-    typer.Option(
-        "--events",
-        metavar="FILE",
-        help="Append every event to this file, one JSON object a line (default: none).",
-        rich_help_panel=TOLD,
-    ),
-]
-TimelineFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--timeline",
-        metavar="FILE.svg",
-        help="Draw what went on when, also of a push that fails: a picture (needs asyncpush[viz]),"
-        " or with FILE.json a trace for Perfetto (default: none).",
-        rich_help_panel=TOLD,
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print the result, or the failure, as one JSON object.", rich_help_panel=TOLD
-    ),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", help="Draw no progress bars.", rich_help_panel=TOLD)
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        help="Log requests and answers to stderr, secrets redacted; failures with traceback.",
-        rich_help_panel=TOLD,
-    ),
-]
+def _given(value: Any) -> Any:
+    """None for a flag or list that was not given."""
+    return value or None
 
 
-def given_options(context: typer.Context) -> set[str]:
-    """The parameters that stand on the command line, whatever their values are."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+repo_id = argument(
+    "repo_id",
+    metavar="REPO_ID",
+    help="The repo: namespace/name, hf://datasets/namespace/name@revision/path, or the URL of its"
+    " page. An address may replace --repo-type, --revision and --path-in-repo.",
+)
+source = argument(
+    "source",
+    type=click.Path(),  # so that shells complete paths
+    metavar="SOURCE",
+    help="A folder (its contents go to --path-in-repo) or a file.",
+)
+repo_type = option(
+    "--repo-type",
+    fills="repo_type",
+    section=COMMIT,
+    type=click.Choice(get_args(RepoType)),
+    default="model",
+    metavar="TYPE",
+    help="model, dataset, space or kernel.",
+)
+private = option(
+    "--private",
+    fills="private",
+    convert=_given,
+    section=COMMIT,
+    is_flag=True,
+    help="Make the repo private, if it is created (default: as the Hub decides).",
+)
+visibility = option(
+    "--visibility",
+    fills="visibility",
+    section=COMMIT,
+    type=click.Choice(get_args(Visibility)),
+    metavar="KIND",
+    help="public, private or, for a Space, protected: for a repo that is created.",
+)
+region = option(
+    "--region",
+    fills="region",
+    section=COMMIT,
+    metavar="REGION",
+    help="Where to store a repo that is created, such as us or eu.",
+)
+resource_group = option(
+    "--resource-group",
+    fills="resource_group",
+    section=COMMIT,
+    metavar="ID",
+    help="Resource group of the organisation, for a repo that is created.",
+)
+revision = option(
+    "--revision",
+    fills="revision",
+    section=COMMIT,
+    default="main",
+    metavar="BRANCH",
+    help="Branch to commit to.",
+)
+create_branch = option(
+    "--create-branch",
+    fills="create_branch",
+    section=COMMIT,
+    is_flag=True,
+    help="Create that branch from the default branch, if it is missing.",
+)
+message = option(
+    "--message",
+    fills="commit_message",
+    section=COMMIT,
+    metavar="TEXT",
+    help="First line of the commit message (default: names what is pushed).",
+)
+description = option(
+    "--description",
+    fills="commit_description",
+    section=COMMIT,
+    default="",
+    metavar="TEXT",
+    help="The rest of the commit message (default: none).",
+)
+create_pr = option(
+    "--create-pr",
+    fills="create_pr",
+    section=COMMIT,
+    is_flag=True,
+    help="Open a pull request instead of committing to the branch.",
+)
+no_verify = option(
+    "--no-verify",
+    fills="verify",
+    convert=operator.not_,
+    section=COMMIT,
+    is_flag=True,
+    help="Do not check every file through the Hub's API after the commit.",
+)
+dry_run = option(
+    "--dry-run",
+    fills="dry_run",
+    section=COMMIT,
+    is_flag=True,
+    help="Print what would be uploaded and how; change nothing.",
+)
+path_in_repo = option(
+    "--path-in-repo",
+    fills="path_in_repo",
+    section=FILES,
+    default="",
+    metavar="PATH",
+    help="Folder of the repo to upload to, or the name of a single file (default: the top).",
+)
+include = option(
+    "--include",
+    fills="allow_patterns",
+    convert=_given,
+    section=FILES,
+    multiple=True,
+    metavar="PATTERN",
+    help="Only files that match, such as '*.safetensors'; may be repeated (default: all).",
+)
+exclude = option(
+    "--exclude",
+    fills="ignore_patterns",
+    convert=_given,
+    section=FILES,
+    multiple=True,
+    metavar="PATTERN",
+    help="No files that match, such as 'logs/*'; may be repeated (default: none).",
+)
+delete = option(
+    "--delete",
+    fills="delete_patterns",
+    convert=_given,
+    section=FILES,
+    multiple=True,
+    metavar="PATTERN",
+    help="Delete remote files that match and are not in SOURCE, in the same commit;"
+    " may be repeated (default: none).",
+)
+model_card = option(
+    "--model-card",
+    fills="model_card",
+    section=FILES,
+    metavar="CARD",
+    help="A file or text to commit as README.md (default: the README.md in SOURCE).",
+)
+max_shard_size = option(
+    "--max-shard-size",
+    fills="max_shard_size",
+    section=FILES,
+    metavar="SIZE",
+    help="Split safetensors files larger than this, such as 4GB, into shards and an index"
+    " (default: do not split).",
+)
+rehash = option(
+    "--rehash",
+    fills="trust_mtime",
+    convert=operator.not_,
+    section=FILES,
+    is_flag=True,
+    help="Hash every file again, instead of trusting the stored hashes of files whose size and"
+    " times have not changed.",
+)
+strict = option(
+    "--strict",
+    fills="strict",
+    section=FILES,
+    is_flag=True,
+    help="Refuse files that look as if they contain credentials (.env, keys, tokens), before"
+    " anything is sent. Without it there is a warning.",
+)
+transfer = option(
+    "--transfer",
+    fills="transfer",
+    section=HUB,
+    type=click.Choice(get_args(TransferChoice)),
+    default="auto",
+    metavar="HOW",
+    help="How to store large files: lfs, xet, or auto (xet where the Hub offers it).",
+)
+max_parts = option(
+    "--max-parts",
+    fills="max_concurrent_parts",
+    section=HUB,
+    type=int,
+    default=MAX_CONCURRENT_PARTS,
+    metavar="N",
+    help="Parts in flight at once, over all files.",
+)
+endpoint = option(
+    "--endpoint",
+    section=HUB,
+    metavar="URL|local",
+    help="The Hub; 'local' is the embedded one, stored in the cache directory"
+    f" (default: HF_ENDPOINT, else {PUBLIC_ENDPOINT}).",
+)
+token = option(
+    "--token",
+    section=HUB,
+    callback=_warn_of_token,
+    metavar="TOKEN",
+    help="Write token. Other users can see it in the process list: set HF_TOKEN instead"
+    " (default: HF_TOKEN, else what `hf auth login` stored).",
+)
+events = option(
+    "--events",
+    section=OUTPUT_SECTION,
+    type=A_PATH,
+    metavar="FILE",
+    help="Append every event to this file, one JSON object a line (default: none).",
+)
+timeline = option(
+    "--timeline",
+    section=OUTPUT_SECTION,
+    type=A_PATH,
+    metavar="FILE.svg",
+    help="Draw when each step took place, also for a push that fails: a picture (needs"
+    " asyncpush[viz]), or with FILE.json a trace for Perfetto (default: none).",
+)
+as_json = option(
+    "--json",
+    "as_json",
+    section=OUTPUT_SECTION,
+    is_flag=True,
+    help="Print the result or the error as one JSON object.",
+)
+quiet = option(
+    "--quiet",
+    section=OUTPUT_SECTION,
+    is_flag=True,
+    help="Print only the result, warnings and errors: no progress bars, no notes.",
+)
+verbose = option(
+    "--verbose",
+    section=OUTPUT_SECTION,
+    is_flag=True,
+    help="Log requests and answers to stderr, without secrets; print errors with traceback.",
+)
+
+NEW_REPO = (private, visibility, region, resource_group)
+"""What a repo is like that a push creates."""
+
+SELECTION = (path_in_repo, include, exclude)
+"""Which files, and where they go."""
+
+ENGINE = (transfer, rehash, max_parts)
+"""How bytes are moved: fields of `UploadConfig`."""
+
+RECORDS = (events, timeline)
+"""Files that tell what happened."""
+
+OUTPUT = (as_json, quiet, verbose)
+"""What every command takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Which Hub, as whom, and how it is talked to and listened to."""
+    """Which Hub, with which token, and how to upload and report. `config` are fields of
+    `UploadConfig`; `quiet` means no progress bars."""
 
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
-    transfer: TransferChoice = "auto"
-    max_parts: int = MAX_CONCURRENT_PARTS
-    rehash: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None = None
     timeline: Path | None = None
     quiet: bool = False
 
 
-T = TypeVar("T")
-
-_FLAGS = {
-    "max_concurrent_parts": "--max-parts",
-    "commit_message": "--message",
-    "commit_description": "--description",
-    "allow_patterns": "--include",
-    "ignore_patterns": "--exclude",
-    "delete_patterns": "--delete",
-}
-"""Settings whose flags have another name."""
-
-
-def checked(kind: Callable[..., T], **values: object) -> T:
-    """Settings from flags; a bad value is a usage error that names its flag."""
-    try:
-        return kind(**values)
-    except ValueError as error:
-        name, _, complaint = str(error).partition(" ")
-        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
-        raise UsageError(f"{flag} {complaint}") from error
+def connection(context: click.Context, *, quiet: bool) -> Connection:
+    """The connection that this command's options describe."""
+    named = {name: context.params.get(name) for name in ("endpoint", "token", "events", "timeline")}
+    return Connection(config=filled(context, UploadConfig), quiet=quiet, **named)
 
 
 def hub_endpoint(given: str | None) -> str:
@@ -388,11 +368,13 @@ def check_file(flag: str, path: Path) -> None:
         raise UsageError(f"{flag} must name a file in a folder that exists: {path}")
 
 
-def check_target(
-    repo_id: str, options: PushOptions, endpoint: str | None, given: Collection[str]
-) -> None:
-    """The repo id or address is fit to be one, and contradicts none of the flags that were
-    `given`. Raises `InvalidRepoIdError` and `UsageError`."""
+def check_target(context: click.Context, repo_id: str, options: PushOptions) -> None:
+    """Check that the repo id or address is valid and contradicts none of the options given.
+
+    Raises `InvalidRepoIdError` and `UsageError`.
+    """
+    endpoint: str | None = context.params.get("endpoint")
+    given: Collection[str] = given_options(context)
     where = hub_endpoint(endpoint)
     if where == LOCAL:
         if is_web_url(repo_id):

@@ -8,45 +8,43 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from asyncpush.cli import arguments as arg
+from asyncpush.cli.base import HELP_OPTIONS, Group, command
 from asyncpush.cli.output import Output, columns
-from asyncpush.cli.plain import PlainCommand, PlainGroup
 
 if TYPE_CHECKING:
     from asyncpush.journal import Entry, Journal, Stats
 
-cache = typer.Typer(
-    cls=PlainGroup,
-    help="What pushes remember: uploads under way, hashes of files.",
-    rich_markup_mode=None,
-    add_completion=False,
-    no_args_is_help=True,
-)
+
+@click.group("cache", cls=Group, no_args_is_help=True, context_settings=HELP_OPTIONS)
+def cache() -> None:
+    """Show or clear what is remembered between pushes. These are unfinished uploads, which the next
+    push resumes, and the hashes of files."""
 
 
-@cache.command("ls", cls=PlainCommand)
-def list_entries(as_json: arg.Json = False) -> None:
-    """List what can be resumed. Says also how much is remembered."""
-    output = Output(as_json=as_json)
-    with output.failures():
-        with _journal() as journal:
-            stats, entries = journal.stats(), journal.entries()
-        document = asdict(stats) | {"entries": entries}
-        output.result([*_stats_lines(stats), *_entry_lines(entries)], document)
+@command(*arg.OUTPUT, name="ls")
+def list_entries(context: click.Context, output: Output, /) -> None:
+    """List the uploads that can be resumed, and how much else is remembered."""
+    with _journal() as journal:
+        stats, entries = journal.stats(), journal.entries()
+    document = asdict(stats) | {"entries": entries}
+    output.result([*_stats_lines(stats), *_entry_lines(entries)], document)
 
 
-@cache.command("clear", cls=PlainCommand)
-def clear(as_json: arg.Json = False) -> None:
-    """Forget everything. The next push hashes and sends everything anew."""
-    output = Output(as_json=as_json)
-    with output.failures():
-        with _journal() as journal:
-            forgotten = journal.clear()
-            path = journal.stats().path
-        entries = "1 entry" if forgotten == 1 else f"{forgotten:,} entries"
-        output.result([f"{entries} forgotten: {path}"], {"forgotten": forgotten})
+@command(*arg.OUTPUT)
+def clear(context: click.Context, output: Output, /) -> None:
+    """Forget everything. The next push hashes and sends every file again."""
+    with _journal() as journal:
+        forgotten = journal.clear()
+        path = journal.stats().path
+    entries = "1 entry" if forgotten == 1 else f"{forgotten:,} entries"
+    output.result([f"{entries} removed from {path}"], {"forgotten": forgotten})
+
+
+cache.add_command(list_entries)
+cache.add_command(clear)
 
 
 @contextmanager

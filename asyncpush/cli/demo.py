@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
-import typer
+from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection
+from asyncpush.cli.base import command, option
 from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.push import open_uploader, result_document
@@ -29,35 +29,30 @@ from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
 from asyncpush.listeners.format import format_bytes, format_rate, format_seconds
-from asyncpush.models import UploadResult
+from asyncpush.models import CARD_NAME, UploadResult
 from asyncpush.options import default_cache_dir
 
 
-def demo(
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            "--keep",
-            metavar="FOLDER",
-            help="Leave the model here (default: a temporary folder, removed in the end).",
-        ),
-    ] = None,
-    as_json: arg.Json = False,
-    quiet: arg.Quiet = False,
-    verbose: arg.Verbose = False,
-) -> None:
-    """Show the whole job on this machine. Starts the embedded Hub, makes a small model, pushes it,
-    downloads it back and compares."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        show(output, keep, quiet=quiet)
+@command(
+    option(
+        "--keep",
+        type=arg.A_PATH,
+        metavar="FOLDER",
+        help="Keep the model in this folder (default: a temporary folder, removed at the end).",
+    ),
+    *arg.OUTPUT,
+)
+def demo(context: Context, output: Output, /, *, keep: Path | None) -> None:
+    """Show a whole push on this machine, without an account. Starts the embedded Hub, makes a small
+    model, pushes it, downloads it back and compares."""
+    show(output, keep)
 
 
 REPO_ID = "demo/tiny-model"
 _TIMEOUT = 30.0  # seconds
 
 
-def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
+def show(output: Output, keep: Path | None) -> None:
     """Push a specimen made in `keep`, or in a temporary folder, to an embedded Hub of our own."""
     with ExitStack() as stack:
         from asyncpush.localhub import serve_in_thread  # the extra may not be installed
@@ -75,7 +70,7 @@ def show(output: Output, keep: Path | None, *, quiet: bool) -> None:
             parts += isinstance(record.event, PartStored)
 
         async def work() -> UploadResult:
-            connection = Connection(endpoint=hub.url, token="demo", quiet=quiet)
+            connection = Connection(endpoint=hub.url, token="demo", quiet=output.quiet)
             async with open_uploader(connection, output, listener=count_parts) as uploader:
                 return await uploader.push_to_hub(REPO_ID, folder)
 
@@ -164,7 +159,7 @@ def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
     ]
 
 
-MODEL, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
+MODEL, CONFIG_NAME = "model.safetensors", "config.json"
 SPECIMEN = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
 
 HIDDEN, VOCABULARY = 512, 8192

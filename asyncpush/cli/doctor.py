@@ -6,78 +6,71 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from click import Context
+from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
+from asyncpush.cli.base import argument, command, option, settings
 from asyncpush.cli.failures import CommandFailedError
 from asyncpush.cli.output import Output, can_write, columns, terminal_columns
+from asyncpush.cli.push import run_with_uploader
+from asyncpush.options import PushOptions
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
     from asyncpush.uploader import Uploader
 
 
-def doctor(
-    context: typer.Context,
-    repo_id: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="REPO_ID",
-            help="The repo that is to be pushed to: namespace/name, or an address as `push` takes"
-            " (default: look at the rest).",
-            show_default=False,
-        ),
-    ] = None,
-    repo_type: arg.RepoTypeOption = "model",
-    revision: arg.Revision = "main",
-    create_branch: Annotated[
-        bool,
-        typer.Option(
-            "--create-branch",
-            help="The push will make that branch if need be.",
-            rich_help_panel=arg.COMMIT,
-        ),
-    ] = False,
-    endpoint: arg.Endpoint = None,
-    token: arg.Token = None,
-    as_json: arg.Json = False,
-    verbose: arg.Verbose = False,
-) -> None:
-    """Look for what could stop a push, and how to fix it. Token, rights, namespace, branch, clock,
-    proxy, certificates, disk; nothing is changed. Exit code 0 if nothing is in the way, 3 if the
-    token is, else 1."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        from asyncpush.cli.arguments import check_target, checked
-        from asyncpush.cli.push import run_with_uploader
-        from asyncpush.doctor import exit_code_of
-        from asyncpush.options import PushOptions
+@command(
+    argument(
+        "repo_id",
+        required=False,
+        metavar="REPO_ID",
+        help="The repo to push to: namespace/name, or an address as `push` takes"
+        " (default: check everything else).",
+    ),
+    arg.repo_type,
+    arg.revision,
+    option(
+        "--create-branch",
+        fills="create_branch",
+        section=arg.COMMIT,
+        is_flag=True,
+        help="The push will create that branch if it is missing.",
+    ),
+    arg.endpoint,
+    arg.token,
+    *arg.OUTPUT,
+)
+def doctor(context: Context, output: Output, /, *, repo_id: str | None, **_: object) -> None:
+    """Look for what could stop a push, and how to fix it. Checks token, rights, namespace, branch,
+    clock, proxy, certificates and disk; changes nothing. The exit code is 0 if a push can start, 3
+    if the token is the problem, else 1."""
+    from asyncpush.doctor import exit_code_of
 
-        options = checked(
-            PushOptions, repo_type=repo_type, revision=revision, create_branch=create_branch
-        )
-        if repo_id is not None:
-            check_target(repo_id, options, endpoint, arg.given_options(context))
-        connection = arg.Connection(endpoint=endpoint, token=token, quiet=True)
+    options = settings(context, PushOptions)
+    if repo_id is not None:
+        arg.check_target(context, repo_id, options)
 
-        async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:
-            return uploader.endpoint, await uploader.doctor(repo_id, options)
+    async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:
+        return uploader.endpoint, await uploader.doctor(repo_id, options)
 
-        where, findings = run_with_uploader(connection, output, examine)
-        document = {"endpoint": where, "repo_id": repo_id, "checks": findings_document(findings)}
-        marks = "✓!✗" if can_write("✓✗", sys.stdout) else "+!x"
-        lines = finding_lines(findings, marks=marks, width=terminal_columns(sys.stdout))
-        code = exit_code_of(findings)
-        if code == 0:
-            output.result(lines, document)
-            return
-        failed = [finding for finding in findings if finding.verdict == "failed"]
-        names = ", ".join(finding.name for finding in failed)
-        error = CommandFailedError(f"a push would fail: {names}", suggestion=failed[0].fix)
-        output.negative(lines, document, error, code=code)
-        raise typer.Exit(code)
+    connection = arg.connection(context, quiet=True)
+    where, findings = run_with_uploader(connection, output, examine)
+    document = {"endpoint": where, "repo_id": repo_id, "checks": findings_document(findings)}
+    marks = "✓!✗" if can_write("✓✗", sys.stdout) else "+!x"
+    lines = finding_lines(findings, marks=marks, width=terminal_columns(sys.stdout))
+    code = exit_code_of(findings)
+    if code == 0:
+        output.result(lines, document)
+        return
+    failed = [finding for finding in findings if finding.verdict == "failed"]
+    names = ", ".join(finding.name for finding in failed)
+    error = CommandFailedError(f"a push would fail: {names}", suggestion=failed[0].fix)
+    output.negative(lines, document, error, code=code)
+    raise Exit(code)
 
 
 def findings_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:

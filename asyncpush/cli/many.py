@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from click import Context
+from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import (
@@ -21,6 +22,7 @@ from asyncpush.cli.arguments import (
     check_records,
     hub_endpoint,
 )
+from asyncpush.cli.base import argument, command, option
 from asyncpush.cli.failures import (
     CommandFailedError,
     InterruptedBySignal,
@@ -36,54 +38,45 @@ from asyncpush.events import PushFailed, PushFinished
 from asyncpush.listeners.format import UNICODE, fit, format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import has_token
-from asyncpush.options import LOCAL, MAX_CONCURRENT_PARTS
+from asyncpush.options import LOCAL
 from asyncpush.own_files import Announcement, sync_folder
 from asyncpush.uploader import PUSHES_AT_ONCE, Uploader
 
 
+@command(
+    argument(
+        "manifest",
+        type=arg.A_PATH,
+        metavar="MANIFEST",
+        help="TOML ([[push]] tables with repo_id, source and options, [defaults] for all) or"
+        " JSON lines. Paths are relative to it.",
+    ),
+    option(
+        "--continue",
+        "go_on",
+        is_flag=True,
+        help="Skip pushes that MANIFEST.state.jsonl lists as done (default: push all).",
+    ),
+    arg.strict,
+    *arg.ENGINE,
+    arg.endpoint,
+    arg.token,
+    *arg.RECORDS,
+    *arg.OUTPUT,
+)
 def many(
-    manifest: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MANIFEST",
-            help="TOML ([[push]] tables with repo_id, source and options, [defaults] for all) or"
-            " JSON lines. Paths are relative to it.",
-            show_default=False,
-        ),
-    ],
-    go_on: Annotated[
-        bool,
-        typer.Option(
-            "--continue",
-            help="Leave out what MANIFEST.state.jsonl says is done; without it all is pushed.",
-        ),
-    ] = False,
-    transfer: arg.TransferOption = "auto",
-    rehash: arg.Rehash = False,
-    strict: arg.Strict = False,
-    max_parts: arg.MaxParts = MAX_CONCURRENT_PARTS,
-    endpoint: arg.Endpoint = None,
-    token: arg.Token = None,
-    events: arg.Events = None,
-    timeline: arg.TimelineFile = None,
-    as_json: arg.Json = False,
-    quiet: arg.Quiet = False,
-    verbose: arg.Verbose = False,
+    context: Context,
+    output: Output,
+    /,
+    *,
+    manifest: Path,
+    go_on: bool,
+    strict: bool,
+    **_: object,
 ) -> None:
-    """Do all pushes of a manifest. Each goes to its end, whatever becomes of the others."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        connection = arg.Connection(
-            endpoint=endpoint,
-            token=token,
-            transfer=transfer,
-            max_parts=max_parts,
-            rehash=rehash,
-            events=events,
-            timeline=timeline,
-            quiet=quiet,
-        )
-        push_manifest(output, manifest, connection, go_on=go_on, strict=strict)
+    """Run all pushes of a manifest. A push that fails does not stop the others."""
+    connection = arg.connection(context, quiet=output.quiet)
+    push_manifest(output, manifest, connection, go_on=go_on, strict=strict)
 
 
 _SHA = 10
@@ -124,11 +117,11 @@ def push_manifest(
                 run(work)
     except InterruptedBySignal as error:
         ended = sum(not push.waiting for push in pushes)
-        error.suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
-        raise
+        suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
+        raise error.with_(suggestion=suggestion) from error.__cause__
     finally:
         if done.trouble is not None:
-            output.note(f"warning: {done.path} is not complete: {done.trouble}")
+            output.warn(f"warning: {done.path} is not complete: {done.trouble}")
     _report(output, pushes, time.monotonic() - started)
 
 
@@ -217,7 +210,7 @@ def _report(output: Output, pushes: Sequence[ManyPush], seconds: float) -> None:
         suggestion=_GO_ON,
     )
     output.negative(lines, document, error)
-    raise typer.Exit(1)
+    raise Exit(1)
 
 
 def _complaint(push: ManyPush) -> str:

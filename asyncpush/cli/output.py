@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, TextIO
 
-import typer
+import click
 
 from asyncpush.cli.failures import (
     InterruptedBySignal,
@@ -35,11 +35,12 @@ class Output:
     """How one command talks.
 
     With `as_json` stdout gets exactly one JSON object, whatever happens; `verbose` adds tracebacks
-    to failures.
+    to failures; `quiet` leaves out notes.
     """
 
     as_json: bool = False
     verbose: bool = False
+    quiet: bool = False
 
     def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
         """What the command was run for: lines for people, or the document as JSON.
@@ -49,7 +50,7 @@ class Output:
         """
         if self.as_json:
             if not self._json({"ok": True, **document}):
-                raise typer.Exit(128 + _SIGPIPE)
+                raise click.exceptions.Exit(128 + _SIGPIPE)
         else:
             self._print(map(_clean, lines))
 
@@ -73,7 +74,12 @@ class Output:
         _tell(lambda stream: _block(failure_lines(why), stream))
 
     def note(self, *lines: str) -> None:
-        """Something to know that is not the result."""
+        """Something to know that is not the result. Not printed with `quiet`."""
+        if not self.quiet:
+            self.warn(*lines)
+
+    def warn(self, *lines: str) -> None:
+        """Something that went wrong without stopping the command. Printed always."""
         _tell(lambda stream: map(_clean, lines))
 
     def failure(self, error: BaseException) -> None:
@@ -95,7 +101,10 @@ class Output:
         """Whatever is raised inside is told, and ends the program with the exit code it means."""
         try:
             yield
-        except (typer.Exit, BrokenPipeError):  # who closed stdout wants to hear no more of it
+        except (
+            click.exceptions.Exit,
+            BrokenPipeError,
+        ):  # who closed stdout wants to hear no more of it
             raise
         except KeyboardInterrupt:
             self._leave(InterruptedBySignal())
@@ -104,7 +113,7 @@ class Output:
 
     def _leave(self, error: BaseException) -> NoReturn:
         self.failure(error)
-        raise typer.Exit(exit_code(error)) from error
+        raise click.exceptions.Exit(exit_code(error)) from error
 
     def _json(self, document: Mapping[str, Any]) -> bool:
         # ASCII: no locale, pipe or undecodable file name can break it.
@@ -121,7 +130,7 @@ class Output:
             return False
         except (OSError, ValueError) as error:
             _abandon(sys.stdout)
-            self.note(f"warning: the result could not be written to stdout: {error}")
+            self.warn(f"warning: the result could not be written to stdout: {error}")
         return True
 
 

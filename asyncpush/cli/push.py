@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
+from click import Context, get_current_context
 
 from asyncpush.cli import arguments as arg
-from asyncpush.cli.arguments import (
-    Connection,
-    check_records,
-    checked,
-    hub_endpoint,
-)
+from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
+from asyncpush.cli.base import argument, checked, command, option, settings
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.listeners.format import format_bytes, format_count, format_rate, format_seconds
-from asyncpush.options import MAX_CONCURRENT_PARTS, UploadConfig
+from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.own_files import Announcement, write_atomically
 from asyncpush.uploader import Uploader
 
@@ -30,183 +26,98 @@ if TYPE_CHECKING:
     from asyncpush.models import Receipt, UploadResult
 
 
-def push(
-    context: typer.Context,
-    repo_id: arg.RepoId,
-    source: arg.Source,
-    repo_type: arg.RepoTypeOption = "model",
-    private: arg.Private = False,
-    visibility: arg.VisibilityOption = None,
-    region: arg.Region = None,
-    resource_group: arg.ResourceGroup = None,
-    revision: arg.Revision = "main",
-    create_branch: arg.CreateBranch = False,
-    message: arg.Message = None,
-    description: arg.Description = "",
-    create_pr: arg.CreatePr = False,
-    path_in_repo: arg.PathInRepo = "",
-    include: arg.Include = None,
-    exclude: arg.Exclude = None,
-    delete: arg.Delete = None,
-    model_card: arg.ModelCard = None,
-    max_shard_size: arg.MaxShardSize = None,
-    transfer: arg.TransferOption = "auto",
-    no_verify: arg.NoVerify = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Say what would be uploaded and how; change nothing.",
-            rich_help_panel=arg.COMMIT,
-        ),
-    ] = False,
-    rehash: arg.Rehash = False,
-    strict: arg.Strict = False,
-    max_parts: arg.MaxParts = MAX_CONCURRENT_PARTS,
-    endpoint: arg.Endpoint = None,
-    token: arg.Token = None,
-    events: arg.Events = None,
-    timeline: arg.TimelineFile = None,
-    as_json: arg.Json = False,
-    quiet: arg.Quiet = False,
-    verbose: arg.Verbose = False,
-) -> None:
+@command(
+    arg.repo_id,
+    arg.source,
+    arg.repo_type,
+    *arg.NEW_REPO,
+    arg.revision,
+    arg.create_branch,
+    arg.message,
+    arg.description,
+    arg.create_pr,
+    *arg.SELECTION,
+    arg.delete,
+    arg.model_card,
+    arg.max_shard_size,
+    arg.no_verify,
+    arg.dry_run,
+    arg.strict,
+    *arg.ENGINE,
+    arg.endpoint,
+    arg.token,
+    *arg.RECORDS,
+    *arg.OUTPUT,
+)
+def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_: object) -> None:
     """Upload a folder or file as one verified commit."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        from asyncpush.cli.arguments import check_order, check_target
-        from asyncpush.options import PushOptions
-
-        check_order(repo_id, source)
-        options = checked(
-            PushOptions,
-            repo_type=repo_type,
-            private=private or None,
-            visibility=visibility,
-            region=region,
-            resource_group=resource_group,
-            revision=revision,
-            create_branch=create_branch,
-            commit_message=message,
-            commit_description=description,
-            create_pr=create_pr,
-            path_in_repo=path_in_repo,
-            allow_patterns=include,
-            ignore_patterns=exclude,
-            delete_patterns=delete,
-            model_card=model_card,
-            max_shard_size=max_shard_size,
-            verify=not no_verify,
-            dry_run=dry_run,
-            strict=strict,
-        )
-        check_target(repo_id, options, endpoint, arg.given_options(context))
-        connection = arg.Connection(
-            endpoint=endpoint,
-            token=token,
-            transfer=transfer,
-            max_parts=max_parts,
-            rehash=rehash,
-            events=events,
-            timeline=timeline,
-            quiet=quiet,
-        )
-        result = run_with_uploader(
-            connection, output, lambda uploader: uploader.push_to_hub(repo_id, source, options)
-        )
-        output.result(result_lines(result, dry_run=dry_run), result_document(result))
+    arg.check_order(repo_id, source)
+    options = settings(context, PushOptions)
+    arg.check_target(context, repo_id, options)
+    connection = arg.connection(context, quiet=output.quiet)
+    result = run_with_uploader(
+        connection, output, lambda uploader: uploader.push_to_hub(repo_id, source, options)
+    )
+    output.result(result_lines(result, dry_run=options.dry_run), result_document(result))
 
 
+@command(
+    arg.repo_id,
+    arg.source,
+    option(
+        "--receipts",
+        type=arg.A_PATH,
+        required=True,
+        metavar="OUT.json",
+        help="Write the receipts here, for `asyncpush commit`. They contain the bytes of small"
+        " text files, and no credentials.",
+    ),
+    arg.repo_type,
+    *arg.NEW_REPO,
+    arg.revision,
+    arg.create_branch,
+    option(
+        "--create-pr",
+        fills="create_pr",
+        section=arg.COMMIT,
+        is_flag=True,
+        help="The commit will open a pull request, so read access is enough.",
+    ),
+    *arg.SELECTION,
+    arg.model_card,
+    arg.max_shard_size,
+    arg.strict,
+    *arg.ENGINE,
+    arg.endpoint,
+    arg.token,
+    *arg.RECORDS,
+    *arg.OUTPUT,
+)
 def upload(
-    context: typer.Context,
-    repo_id: arg.RepoId,
-    source: arg.Source,
-    receipts: Annotated[
-        Path,
-        typer.Option(
-            "--receipts",
-            metavar="OUT.json",
-            help="Write the receipts here, for `asyncpush commit`. They hold the bytes of small"
-            " text files, and no credentials.",
-            show_default=False,
-        ),
-    ],
-    repo_type: arg.RepoTypeOption = "model",
-    private: arg.Private = False,
-    visibility: arg.VisibilityOption = None,
-    region: arg.Region = None,
-    resource_group: arg.ResourceGroup = None,
-    revision: arg.Revision = "main",
-    create_branch: arg.CreateBranch = False,
-    create_pr: Annotated[
-        bool,
-        typer.Option(
-            "--create-pr",
-            help="The commit will open a pull request: read access will do.",
-            rich_help_panel=arg.COMMIT,
-        ),
-    ] = False,
-    path_in_repo: arg.PathInRepo = "",
-    include: arg.Include = None,
-    exclude: arg.Exclude = None,
-    model_card: arg.ModelCard = None,
-    max_shard_size: arg.MaxShardSize = None,
-    transfer: arg.TransferOption = "auto",
-    rehash: arg.Rehash = False,
-    strict: arg.Strict = False,
-    max_parts: arg.MaxParts = MAX_CONCURRENT_PARTS,
-    endpoint: arg.Endpoint = None,
-    token: arg.Token = None,
-    events: arg.Events = None,
-    timeline: arg.TimelineFile = None,
-    as_json: arg.Json = False,
-    quiet: arg.Quiet = False,
-    verbose: arg.Verbose = False,
+    context: Context,
+    output: Output,
+    /,
+    *,
+    repo_id: str,
+    source: str,
+    receipts: Path,
+    **_: object,
 ) -> None:
-    """Store files now, for a commit later. The receipts are what `asyncpush commit` takes."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        from asyncpush.cli.arguments import check_file, check_order, check_target
-        from asyncpush.models import receipts_to_json
-        from asyncpush.options import PushOptions
+    """Store files now, to commit them later. `asyncpush commit` takes the receipts."""
+    from asyncpush.models import receipts_to_json
 
-        check_order(repo_id, source)
-        check_file("--receipts", receipts)  # said now, not after the upload
-        options = checked(
-            PushOptions,
-            repo_type=repo_type,
-            private=private or None,
-            visibility=visibility,
-            region=region,
-            resource_group=resource_group,
-            revision=revision,
-            create_branch=create_branch,
-            create_pr=create_pr,
-            path_in_repo=path_in_repo,
-            allow_patterns=include,
-            ignore_patterns=exclude,
-            model_card=model_card,
-            strict=strict,
-            max_shard_size=max_shard_size,
+    arg.check_order(repo_id, source)
+    arg.check_file("--receipts", receipts)  # before the upload, not after it
+    options = settings(context, PushOptions)
+    arg.check_target(context, repo_id, options)
+    connection = arg.connection(context, quiet=output.quiet)
+    with Announcement(receipts, "the file that --receipts names"):
+        stored = run_with_uploader(
+            connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
         )
-        check_target(repo_id, options, endpoint, arg.given_options(context))
-        connection = arg.Connection(
-            endpoint=endpoint,
-            token=token,
-            transfer=transfer,
-            max_parts=max_parts,
-            rehash=rehash,
-            events=events,
-            timeline=timeline,
-            quiet=quiet,
-        )
-        with Announcement(receipts, "the file that --receipts names"):
-            stored = run_with_uploader(
-                connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
-            )
-        # Not private: another user's rank 0 may be the one who commits. The umask decides.
-        write_atomically(receipts, receipts_to_json(stored))
-        output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))
+    # Not private: another user's rank 0 may be the one who commits. The umask decides.
+    write_atomically(receipts, receipts_to_json(stored))
+    output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))
 
 
 def _stored_lines(path: Path, stored: list[Receipt]) -> list[str]:
@@ -222,77 +133,63 @@ def _stored_lines(path: Path, stored: list[Receipt]) -> list[str]:
 def _stored_document(path: Path, stored: list[Receipt]) -> dict[str, object]:
     return {
         "receipts_file": str(path),
-        "receipts": [receipt.to_json() | {"content": None} for receipt in stored],
+        "receipts": [_receipt_document(receipt) for receipt in stored],
         "bytes_transferred": sum(receipt.bytes_sent for receipt in stored),
     }
 
 
+@command(
+    arg.repo_id,
+    argument(
+        "receipts",
+        nargs=-1,
+        required=True,
+        type=arg.A_PATH,
+        metavar="RECEIPTS",
+        help="Files that `asyncpush upload` wrote, on this or other machines.",
+    ),
+    arg.repo_type,
+    arg.revision,
+    arg.message,
+    arg.description,
+    arg.create_pr,
+    arg.no_verify,
+    option(
+        "--path-in-repo",
+        fills="path_in_repo",
+        section=arg.FILES,
+        default="",
+        metavar="PATH",
+        help="Folder of the repo in which --delete looks for files (default: the top).",
+    ),
+    arg.delete,
+    arg.endpoint,
+    arg.token,
+    *arg.RECORDS,
+    *arg.OUTPUT,
+)
 def commit(
-    context: typer.Context,
-    repo_id: arg.RepoId,
-    receipts: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RECEIPTS",
-            help="Files that `asyncpush upload` wrote, here or on other machines.",
-            show_default=False,
-        ),
-    ],
-    repo_type: arg.RepoTypeOption = "model",
-    revision: arg.Revision = "main",
-    message: arg.Message = None,
-    description: arg.Description = "",
-    create_pr: arg.CreatePr = False,
-    path_in_repo: Annotated[
-        str,
-        typer.Option(
-            "--path-in-repo",
-            metavar="PATH",
-            help="Folder of the repo that --delete looks in (default: the top).",
-            rich_help_panel=arg.FILES,
-            show_default=False,
-        ),
-    ] = "",
-    delete: arg.Delete = None,
-    no_verify: arg.NoVerify = False,
-    endpoint: arg.Endpoint = None,
-    token: arg.Token = None,
-    events: arg.Events = None,
-    timeline: arg.TimelineFile = None,
-    as_json: arg.Json = False,
-    quiet: arg.Quiet = False,
-    verbose: arg.Verbose = False,
+    context: Context,
+    output: Output,
+    /,
+    *,
+    repo_id: str,
+    receipts: Sequence[Path],
+    **_: object,
 ) -> None:
-    """Commit what `asyncpush upload` stored, here or elsewhere."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        from asyncpush.cli.arguments import check_target
-        from asyncpush.options import PushOptions
-
-        options = checked(
-            PushOptions,
-            repo_type=repo_type,
-            revision=revision,
-            commit_message=message,
-            commit_description=description,
-            create_pr=create_pr,
-            path_in_repo=path_in_repo,
-            delete_patterns=delete,
-            verify=not no_verify,
-        )
-        check_target(repo_id, options, endpoint, arg.given_options(context))
-        connection = arg.Connection(
-            endpoint=endpoint, token=token, events=events, timeline=timeline, quiet=quiet
-        )
-        stored = read_receipts(receipts)
-        result = run_with_uploader(
-            connection, output, lambda uploader: uploader.commit(repo_id, stored, options)
-        )
-        output.result(result_lines(result), result_document(result))
+    """Commit files that `asyncpush upload` stored. They may come from several machines."""
+    options = settings(context, PushOptions)
+    arg.check_target(context, repo_id, options)
+    connection = arg.connection(context, quiet=output.quiet)
+    stored = read_receipts(receipts)
+    result = run_with_uploader(
+        connection, output, lambda uploader: uploader.commit(repo_id, stored, options)
+    )
+    output.result(result_lines(result), result_document(result))
 
 
-def read_receipts(paths: list[Path]) -> list[Receipt]:
-    """All receipts of these files. Raises one `SourceError` that names every file with a fault."""
+def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
+    """All receipts of these files. Raises one `SourceError` that names every unusable file."""
     from asyncpush.errors import SourceError
     from asyncpush.models import receipts_from_json
 
@@ -356,10 +253,9 @@ async def open_uploader(
         if listener is not None:
             listeners.append(listener)
         config = checked(
+            get_current_context(silent=True),
             UploadConfig,
-            max_concurrent_parts=connection.max_parts,
-            transfer=connection.transfer,
-            trust_mtime=not connection.rehash,
+            **connection.config,
             progress="none",  # the bars listen here, so that a failure is told once
             events=listeners,
         )
@@ -375,7 +271,12 @@ def result_document(result: UploadResult) -> dict[str, Any]:
     """Every field of the result, under its own name; its activity is for pictures."""
     names = [field.name for field in fields(result) if field.name != "activity"]
     document = {name: getattr(result, name) for name in names}
-    return document | {"receipts": [receipt.to_json() for receipt in result.receipts]}
+    return document | {"receipts": [_receipt_document(receipt) for receipt in result.receipts]}
+
+
+def _receipt_document(receipt: Receipt) -> dict[str, Any]:
+    """A receipt without the bytes of the file."""
+    return {name: value for name, value in receipt.to_json().items() if name != "content"}
 
 
 def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:

@@ -107,7 +107,7 @@ def _drawing(path: Path, output: Output) -> Iterator[Listener]:
             output.note(f"timeline: {path}")
         except Exception as error:
             output.trace(error)
-            output.note(f"warning: the timeline could not be written to {path}: {error}")
+            output.warn(f"warning: the timeline could not be written to {path}: {error}")
 
 
 class _Bars:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from click import Context
 
 from asyncpush.cli import arguments as arg
+from asyncpush.cli.base import argument, command, option
 from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output
 
@@ -15,56 +16,54 @@ if TYPE_CHECKING:
     from asyncpush.listeners.timeline.model import Timeline
 
 
+@command(
+    argument(
+        "events",
+        type=arg.A_PATH,
+        metavar="EVENTS",
+        help="A file that --events wrote.",
+    ),
+    option(
+        "--output",
+        "-o",
+        "out",
+        type=arg.A_PATH,
+        required=True,
+        metavar="FILE.svg",
+        help="A picture (needs asyncpush[viz]), or with FILE.json a trace for Perfetto.",
+    ),
+    option(
+        "--push",
+        metavar="ID",
+        help="The push whose id starts with this (default: all pushes of the last run).",
+    ),
+    *arg.OUTPUT,
+)
 def timeline(
-    events: Annotated[
-        Path,
-        typer.Argument(metavar="EVENTS", help="What --events wrote.", show_default=False),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.svg",
-            help="A picture (needs asyncpush[viz]), or with FILE.json a trace for Perfetto.",
-            show_default=False,
-        ),
-    ],
-    push: Annotated[
-        str | None,
-        typer.Option(
-            "--push",
-            metavar="ID",
-            help="The push whose id begins so (default: the last run, with all of its pushes).",
-        ),
-    ] = None,
-    as_json: arg.Json = False,
-    verbose: arg.Verbose = False,
+    context: Context, output: Output, /, *, events: Path, out: Path, push: str | None
 ) -> None:
-    """Draw what went on when in a push. Takes the file that --events wrote."""
-    output = Output(as_json=as_json, verbose=verbose)
-    with output.failures():
-        from asyncpush.listeners.format import format_count
-        from asyncpush.listeners.timeline.recording import check_target, read_timeline, render
-        from asyncpush.own_files import write_atomically
+    """Draw when each step of a push took place. Takes the file that --events wrote."""
+    from asyncpush.listeners.format import format_count
+    from asyncpush.listeners.timeline.recording import check_target, read_timeline, render
+    from asyncpush.own_files import write_atomically
 
-        try:
-            check_target(out)
-        except ValueError as error:
-            raise UsageError(f"--output: {error}") from error
-        try:
-            read, others = read_timeline(events, push)
-        except OSError as error:
-            raise UsageError(f"cannot read {events}: {error.strerror}") from error
-        write_atomically(out, render(read, out))
-        if read.skipped:
-            output.note(f"{format_count(read.skipped, 'line')} of {events} left out: no events")
-        if others and push is None:
-            output.note(
-                f"{events} tells of {format_count(others + 1, 'run')}: drawn is the last"
-                " (--push ID draws another)"
-            )
-        output.result(_lines(read, out), _document(read, out, others))
+    try:
+        check_target(out)
+    except ValueError as error:
+        raise UsageError(f"--output: {error}") from error
+    try:
+        read, others = read_timeline(events, push)
+    except OSError as error:
+        raise UsageError(f"cannot read {events}: {error.strerror}") from error
+    write_atomically(out, render(read, out))
+    if read.skipped:
+        output.note(f"{format_count(read.skipped, 'line')} of {events} left out: no events")
+    if others and push is None:
+        output.note(
+            f"{events} tells of {format_count(others + 1, 'run')}: drawn is the last"
+            " (--push ID draws another)"
+        )
+    output.result(_lines(read, out), _document(read, out, others))
 
 
 def _lines(read: Timeline, out: Path) -> list[str]:

@@ -1,1 +1,1 @@
-"""The one way into a thread, and the one way to do many things, a few at a time."""
+"""Blocking work in threads, many items a few at a time, and fair scheduling of both."""

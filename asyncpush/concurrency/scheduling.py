@@ -1,4 +1,4 @@
-"""How many files at once: each push has one turn of its own, and all pushes share the others.
+"""How many files at once: each push has one slot of its own, and all pushes share the others.
 
 So no push waits for another's large files before it begins with its own, and all of them together
 have no more files under way than one push may have, and one for each.
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class SharedSlots:
-    """The turns that the pushes of an `Uploader` share."""
+    """The slots that the pushes of an `Uploader` share."""
 
     def __init__(self, count: int) -> None:
         self.free = count
@@ -28,7 +28,7 @@ class SharedSlots:
 
 
 class FairSlots:
-    """The turns of one push. It waits for one at a time, and has at most `most`, where there are
+    """The slots of one push. It waits for one at a time, and has at most `most`, where there are
     descriptors for no more."""
 
     def __init__(self, shared: SharedSlots, most: int | None = None) -> None:
@@ -39,7 +39,7 @@ class FairSlots:
         self._came_own = False
 
     async def take(self) -> bool:
-        """Wait for a turn, whichever comes first. True for the push's own; `give_back` wants it."""
+        """Wait for a slot, whichever comes first. True for the push's own; `give_back` wants it."""
         shared = self._shared
         if self._own_is_free:
             self._own_is_free = False
@@ -71,7 +71,7 @@ class FairSlots:
             shared.free += 1
 
     def others_wait(self) -> bool:
-        """Whether a shared turn that is given back would go to another push."""
+        """Whether a shared slot that is given back would go to another push."""
         return any(slots is not self for slots in self._shared.waiting)
 
     def _come(self, *, own: bool) -> None:
@@ -84,8 +84,8 @@ class FairSlots:
 
 
 class SlotQueue(Generic[T]):
-    """Work on what is put here, in `group`, as turns of the push come. One worker at most waits
-    for a turn, and takes nothing before it has one: what lies here goes to whoever is free."""
+    """Work on what is put here, in `group`, as slots of the push become free. At most one worker
+    waits for a slot, and takes nothing before it has one: items go to whoever is free."""
 
     def __init__(
         self, group: TaskGroup, slots: FairSlots, work: Callable[[T], Awaitable[object]]

@@ -1,9 +1,10 @@
-"""Task groups whose failures are single errors, and many items done a few at a time."""
+"""Task groups whose failures are single errors, and many items processed a few at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import (
     Awaitable,
@@ -38,8 +39,8 @@ Ts = TypeVarTuple("Ts")
 def single_error() -> Iterator[None]:
     """Turn the exception group of a task group into the error that matters.
 
-    When several siblings fail at once (one cause, many witnesses), the first is raised, with a
-    note that counts the others.
+    When several siblings fail at once (one cause, many symptoms), the first is raised, with a note
+    that counts the others.
     """
     try:
         yield
@@ -53,8 +54,8 @@ def single_error() -> Iterator[None]:
 
 @contextmanager
 def stray_cancellations_are_errors() -> Iterator[None]:
-    """Turn a `CancelledError` that nobody asked for into an `AsyncPushError`. Code of the user lets
-    one out when it awaits a task of its own that was cancelled."""
+    """Turn a `CancelledError` that nobody asked for into an `AsyncPushError`. Code of the user
+    raises one when it awaits a task of its own that was cancelled."""
     try:
         yield
     except asyncio.CancelledError as exc:
@@ -70,8 +71,8 @@ def stray_cancellations_are_errors() -> Iterator[None]:
 def for_group(
     work: Callable[[*Ts], Awaitable[object]],
 ) -> Callable[[*Ts], Coroutine[Any, Any, None]]:
-    """The same work, to be begun in a task group. A group takes every `CancelledError` of a child
-    for its own cancellation: a stray one would end the child as if it had done its work."""
+    """The same work, to be started in a task group. A group takes every `CancelledError` of a child
+    for its own cancellation: a stray one would end the child as if its work were done."""
 
     async def run(*args: *Ts) -> None:
         with stray_cancellations_are_errors():
@@ -91,11 +92,11 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 T = TypeVar("T")
 
 ENOUGH_DESCRIPTORS = 256
-"""Files and sockets that may still be opened, from which on nothing needs to be spared: 48 parts,
-64 files, 16 calls of the Hub, and what is below."""
+"""With this many descriptors left, nothing need be limited: 48 parts, 64 files, 16 Hub calls, and
+those below."""
 
 KEPT_DESCRIPTORS = 20
-"""For the journal, for what is read ahead, and for the rest of the program."""
+"""For the journal, for reading ahead, and for the rest of the program."""
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -112,9 +113,9 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 async def for_each(
     items: Iterable[T], work: Callable[[T], Awaitable[object]], *, width: int
 ) -> None:
-    """Do the work for every item, begun in their order, for at most `width` at once; items that
-    are made as they are asked for are made one at a time. A failure cancels the others and is
-    raised as itself."""
+    """Do the work for every item, started in order, for at most `width` at once; items that are
+    produced lazily are produced one at a time. A failure cancels the others and is raised as
+    itself."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -127,19 +128,25 @@ async def for_each(
                 group.start_soon(for_group(worker))
 
 
-def descriptors_left() -> int | None:
-    """How many more files and sockets this process may open; None where that is not known."""
-    if resource is None:
+def open_files_limit() -> int | None:
+    """How many files and sockets this process may have open; None without a limit."""
+    if sys.platform == "win32" or resource is None:
         return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def descriptors_left() -> int | None:
+    """How many more files and sockets this process may open; None where that is unknown."""
     try:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return None if limit == resource.RLIM_INFINITY else limit - len(os.listdir("/dev/fd"))
+        limit = open_files_limit()
+        return None if limit is None else limit - len(os.listdir("/dev/fd"))
     except OSError as exc:
         return 0 if exc.errno in OUT_OF_DESCRIPTORS else None
 
 
 def each_affordable(left: int) -> int:
-    """How many files, and parts, and calls of the Hub, there are descriptors for, each at once."""
+    """How many files, parts and Hub calls there are descriptors for, each at once."""
     return max(1, (left - KEPT_DESCRIPTORS) // 3)
 
 
@@ -157,15 +164,14 @@ class _Question(Generic[K, V]):
 
 
 class Batcher(Generic[K, V]):
-    """`ask` waits for the answer to one item; items that come while calls are under way go
+    """`ask` waits for the answer to one item; items that arrive while calls are in flight go
     together into the next one.
 
-    The first item goes at once and alone: a push of one file waits for nobody. A second call
-    starts beside a running one only when half a call's worth has gathered, so that a thousand
-    files make a handful of calls. A failing call fails the task group it runs in.
-
-    A call takes `limit` items at most, and of those that `weigh` much only so many as stay within
-    `heaviest` together, but always one.
+    The first item goes at once and alone: a push of one file waits for nothing. A second call
+    starts beside a running one only when half a call's worth of items has collected, so that a
+    thousand files make a handful of calls. A failing call fails the task group it runs in. A call
+    takes at most `limit` items, and of those that `weigh` much only as many as stay within
+    `heaviest` together, but at least one.
     """
 
     def __init__(
@@ -201,7 +207,7 @@ class Batcher(Generic[K, V]):
             self._group.start_soon(for_group(self._run))
 
     async def _run(self) -> None:
-        # One turn of the loop: those who ask in the same breath go along.
+        # One turn of the event loop: items that were asked for at the same time go together.
         await anyio.lowlevel.checkpoint()
         questions = self._next_call()
         try:
@@ -215,7 +221,7 @@ class Batcher(Generic[K, V]):
         self._start_call()
 
     def _next_call(self) -> list[_Question[K, V]]:
-        """Takes them in their order: nobody who waits is overtaken."""
+        """Takes them in order: nobody who waits is overtaken."""
         questions: list[_Question[K, V]] = []
         weight = 0
         while self._waiting and len(questions) < self._limit:

@@ -26,32 +26,32 @@ Item = TypeVar("Item")
 NICENESS = 10
 
 WIDTH = 4
-"""Threads of a kind that one push uses at most."""
+"""The most threads of one kind that a push uses."""
 
 LEAST_TOGETHER = 8
-"""Short jobs that are not spread over several threads: they take about as long as a hop does."""
+"""So few short jobs are not spread over several threads: they take about as long as a hop."""
 
 HOP_BYTES = 1 << 20
-"""Bytes that the short jobs of one hop read at most."""
+"""The most bytes that the short jobs of one hop read."""
 
 HOP_SECONDS = 0.02
-"""Seconds after which a hop into a thread begins no further job: on a slow disk, or one that hangs,
-each is a hop of its own, and cancellation waits for one alone. It is two hundred times what the hop
-itself costs."""
+"""Seconds after which a thread hop starts no further job: on a slow disk, or one that hangs, each
+job is a hop of its own, and cancellation waits for only one. It is two hundred times the cost of a
+hop."""
 
 
 def lower_priority() -> None:
-    """To begin a thread that reads and hashes: where cores are scarce, the event loop and the
-    user's own threads go before it. It still gets a tenth of their share, so that a push never
-    stands still. (On Linux niceness is a thread's own; elsewhere it would be the process's.)"""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # where that is forbidden, they go side by side
+    """Lowers the priority of a thread that reads and hashes: where cores are scarce, the event loop
+    and the user's own threads go first. It still gets a tenth of their share, so that a push never
+    stops. (On Linux niceness is per thread; elsewhere it would be per process.)"""
+    if sys.platform == "linux" and hasattr(os, "nice"):
+        with contextlib.suppress(OSError):  # Where this is forbidden, they have the same priority.
             os.nice(NICENESS)
 
 
 def is_cancelled() -> bool:
-    """Whether a `CancelledError` in this task is one that somebody asked for, rather than that of
-    another task, let out by code which awaited it."""
+    """Whether a `CancelledError` in this task was requested, rather than let out by code that
+    awaited another, cancelled task."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
@@ -65,11 +65,11 @@ async def in_thread(
 ) -> T:
     """Run blocking work in a thread.
 
-    When the task is cancelled, `on_cancel` tells the work to stop, and the cancellation goes on
-    once it has: a thread that still reads must not meet a closed file or a reused buffer. (anyio's
-    own `to_thread` leaves the thread behind under asyncio's native cancellation.) Work that has not
-    begun by then never does. A result that comes too late to be taken goes to `discard`: what was
-    opened must be closed.
+    When the task is cancelled, `on_cancel` tells the work to stop, and the cancellation proceeds
+    once it has: a thread that is still reading must not find a closed file or a reused buffer.
+    (anyio's own `to_thread` leaves the thread behind under asyncio's native cancellation.) Work
+    that has not started by then never does. A result that comes too late is given to `discard`:
+    what was opened must be closed.
     """
     future = threads.submit(work)
     job = asyncio.wrap_future(future)
@@ -77,7 +77,7 @@ async def in_thread(
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         on_cancel()
-        if future.cancel():  # no thread has begun with it, and none will
+        if future.cancel():  # No thread has started it, and none will.
             raise
         try:
             await wait_until_done(job)
@@ -89,7 +89,7 @@ async def in_thread(
 
 async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> None:
     """Run blocking work that must be done even while this task is being cancelled, and wait for it:
-    what was taken must be given back."""
+    what was acquired must be released."""
     job = asyncio.wrap_future(threads.submit(work))
     await wait_until_done(job)
     job.result()
@@ -97,7 +97,7 @@ async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> Non
 
 async def wait_until_done(job: asyncio.Future[Any]) -> None:
     """Wait until a job has ended, in whatever way, however often this task is cancelled meanwhile;
-    a cancellation that came goes on then."""
+    the cancellation is raised then."""
     interrupted: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not job.done():
@@ -106,7 +106,7 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
             except asyncio.CancelledError as exc:
                 interrupted = exc
     if not job.cancelled():
-        job.exception()  # seen: nobody waits for it any more
+        job.exception()  # Retrieved: nobody waits for it any more.
     if interrupted is not None:
         raise interrupted
 
@@ -114,8 +114,8 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
 async def each_in_thread(
     threads: Executor, items: Iterable[Item], work: Callable[[Item], T]
 ) -> list[T]:
-    """Do short work for one item after the other in a thread: the results, in order. Every
-    `HOP_SECONDS` others get the thread, and a cancelled task waits for one item alone."""
+    """Do short work in a thread for one item after the other; returns the results, in order. Every
+    `HOP_SECONDS` others get the thread, and a cancelled task waits for only one item."""
     results: list[T] = []
     remaining = iter(items)
     stopped = False
@@ -138,11 +138,11 @@ async def each_in_thread(
 
 
 class SharedThreads:
-    """Threads that several pushes share fairly, each by a lane of its own.
+    """Threads that several pushes share fairly, each through a lane of its own.
 
-    A lane holds at most `share` of them. A thread that comes free goes to the lane that holds the
-    fewest, and the last `reserve` go only to lanes that hold none: whoever waits for a disk that is
-    slow, or hangs, does not stop the others.
+    A lane holds at most `share` of them. A thread that becomes free goes to the lane that holds the
+    fewest, and the last `reserve` go only to lanes that hold none: a push that waits for a slow or
+    hanging disk does not stop the others.
     """
 
     def __init__(self, count: int, name: str, *, share: int, reserve: int) -> None:
@@ -150,14 +150,14 @@ class SharedThreads:
         self._share = share
         self._reserve = reserve
         self._free = count
-        # Lanes that wait for a thread, by how many they hold; in the order of their coming.
+        # Lanes that wait for a thread, by how many they hold; in order of arrival.
         self._waiting: list[dict[Lane, None]] = [{} for _ in range(share + 1)]
         self._open = True
         self._lock = threading.Lock()
         self._abandoned: set[Future[Any]] = set()
 
     def lane(self) -> Lane:
-        """A push's way to the threads."""
+        """A push's access to the threads."""
         return Lane(self._put)
 
     def __enter__(self) -> Self:
@@ -169,7 +169,7 @@ class SharedThreads:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for what runs; what has not begun never does, and fails."""
+        """Wait for running jobs; those that have not started never do, and fail."""
         with self._lock:
             self._open = False
             left = [job for lanes in self._waiting for lane in lanes for job in lane.jobs]
@@ -196,9 +196,9 @@ class SharedThreads:
             lane, job = taken
             try:
                 self._pool.submit(self._run, lane, job)
-            except RuntimeError as exc:  # there can be no more threads
+            except RuntimeError as exc:  # No more threads can be started.
                 self._give_back(lane)
-                self._abandoned.add(job[0])  # the pool may come to it all the same
+                self._abandoned.add(job[0])  # An existing thread may still take it.
                 _fail(job[0], exc)
 
     def _take(self) -> tuple[Lane, _Pending] | None:
@@ -222,7 +222,7 @@ class SharedThreads:
             self._queue(lane)
 
     def _run(self, lane: Lane, job: _Pending) -> None:
-        """Do this job, and those that wait after it: the same thread, while there are any."""
+        """Run this job, and those that wait after it, in the same thread while there are any."""
         if job[0] in self._abandoned:
             return
         taken: tuple[Lane, _Pending] | None = (lane, job)
@@ -244,14 +244,14 @@ class SharedThreads:
                 future.set_exception(failure)
             elif wanted:
                 future.set_result(result)
-            del future, work, result, failure  # not to be kept while the next one runs
+            del future, work, result, failure  # Not kept alive while the next one runs.
 
 
 _Pending: TypeAlias = tuple["Future[Any]", Callable[[], Any]]
 
 
 class Lane(Executor):
-    """One push's share of `SharedThreads`. Its jobs begin in their order."""
+    """One push's share of `SharedThreads`. Its jobs start in order."""
 
     def __init__(self, put: Callable[[Lane, _Pending], None]) -> None:
         self._put = put
@@ -274,20 +274,20 @@ class PushThreads:
     """The threads of one push, by what their work may have to wait for."""
 
     read: BatchedThreads
-    """For the source: files are opened, looked at, and hashed if they are small."""
+    """For the source: files are opened, checked, and hashed if they are small."""
     hash: Executor
-    """For the source's long files."""
+    """For the source's large files."""
     send: BatchedThreads
-    """For the network: parts are read, their MD5 taken, and written to plain sockets."""
+    """For the network: parts are read, their MD5 computed, and written to plain sockets."""
     journal: Executor
     """For the journal's disk."""
     look_up: BatchedThreads
-    """For what the journal knows already, which needs no sync."""
+    """For journal lookups, which need no sync."""
 
 
 class SessionThreads:
-    """The threads that the pushes of an `Uploader` share: what waits for one thing never holds up
-    what waits for another."""
+    """The threads that the pushes of an `Uploader` share: work that waits for one thing never
+    blocks work that waits for another."""
 
     def __init__(self, stack: ExitStack | AsyncExitStack, *, hash_workers: int) -> None:
         """They end with `stack`."""
@@ -302,7 +302,7 @@ class SessionThreads:
         self.look_up = BatchedThreads(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
     def for_push(self) -> PushThreads:
-        """Its own lanes, and what all pushes use alike."""
+        """The push's own lanes, and the threads that all pushes share."""
         return PushThreads(
             BatchedThreads(self._read.lane(), WIDTH),
             self._hash.lane(),
@@ -313,16 +313,16 @@ class SessionThreads:
 
 
 class BatchedThreads:
-    """Short blocking work: what is asked for at the same time goes into a thread together.
+    """Short blocking work: jobs that are requested at the same time go into a thread together.
 
-    A hop into a thread and back costs 0.1 ms of CPU, and on a busy machine two turns on a core;
-    to open, read or look at a small file costs a tenth of that. Where it takes longer than it
-    should, what has not begun within `HOP_SECONDS` goes on in another hop. Work that is known to
-    take long (a large file) belongs in `in_thread`.
+    A hop into a thread and back costs 0.1 ms of CPU, and on a busy machine two waits for a core;
+    opening, reading or checking a small file costs a tenth of that. Where jobs take longer than
+    expected, those not started within `HOP_SECONDS` go into another hop. Work that is known to be
+    long (a large file) belongs in `in_thread`.
     """
 
     def __init__(self, threads: Executor, width: int) -> None:
-        """At most `width` of the threads are used at once."""
+        """Uses at most `width` of the threads at once."""
         self.threads = threads
         self._width = width
         self._waiting: deque[_Job[Any]] = deque()
@@ -338,13 +338,15 @@ class BatchedThreads:
         on_cancel: Callable[[], None] = lambda: None,
         discard: Callable[[T], object] = lambda result: None,
     ) -> T:
-        """As `in_thread`, for work that reads about `size` bytes."""
+        """Like `in_thread`, for work that reads about `size` bytes."""
         loop = asyncio.get_running_loop()
         job = _Job(work, size, loop.create_future())
         self._waiting.append(job)
         if not self._starting:
             self._starting = True
-            loop.call_soon(self._start)  # those who ask in the same turn of the loop go along
+            loop.call_soon(
+                self._start
+            )  # Jobs requested in the same turn of the event loop go together.
         try:
             await job.ended
         except asyncio.CancelledError:
@@ -360,7 +362,7 @@ class BatchedThreads:
     async def _withdraw(self, job: _Job[Any]) -> None:
         with self._lock:
             begun = job.begun
-            job.begun = True  # if it has not begun, it never does
+            job.begun = True  # If it has not started, it never does.
         if begun and not job.over:
             job.ended = asyncio.get_running_loop().create_future()
             await wait_until_done(job.ended)
@@ -371,7 +373,7 @@ class BatchedThreads:
             done: list[_Job[Any]] = []
             try:
                 future = self.threads.submit(self._run_some, jobs, done)
-            except RuntimeError as exc:  # the threads are closed
+            except RuntimeError as exc:  # The threads are closed.
                 _end(jobs, exc)
             else:
                 self._running += 1
@@ -388,7 +390,7 @@ class BatchedThreads:
             if jobs and size > HOP_BYTES:
                 break
             job = self._waiting.popleft()
-            if not job.begun:  # else it was withdrawn
+            if not job.begun:  # Otherwise it was withdrawn.
                 jobs.append(job)
         return jobs
 
@@ -412,7 +414,7 @@ class BatchedThreads:
     ) -> None:
         self._running -= 1
         failure = None if hop.cancelled() else hop.exception()
-        if failure is not None:  # there was no thread for it
+        if failure is not None:  # There was no thread for it.
             _end(jobs, failure)
         _end(done)
         self._waiting.extendleft(job for job in reversed(jobs) if not job.begun)
@@ -420,7 +422,7 @@ class BatchedThreads:
 
 
 class _Job(Generic[T]):
-    """Work with its outcome; `over` once that is known on the loop."""
+    """A job with its outcome; `over` is set once that is known on the event loop."""
 
     __slots__ = ("_result", "_work", "begun", "ended", "error", "over", "size")
 
@@ -429,7 +431,7 @@ class _Job(Generic[T]):
         self.size = size
         self.ended = ended
         self.begun = False
-        """Or withdrawn: in either case nobody may begin with it."""
+        """Or withdrawn: in either case nobody may start it."""
         self.over = False
         self.error: BaseException | None = None
 
@@ -450,5 +452,5 @@ def _end(jobs: Sequence[_Job[Any]], failure: BaseException | None = None) -> Non
         if failure is not None:
             job.begun, job.error = True, failure
         job.over = True
-        if not job.ended.done():  # else its task was cancelled
+        if not job.ended.done():  # Otherwise its task was cancelled.
             job.ended.set_result(None)

@@ -21,20 +21,26 @@ from asyncpush.concurrency.task_groups import for_group, single_error
 from asyncpush.distributed.relay import Merger, Outbox, Relay
 from asyncpush.errors import AsyncPushError, SourceError, WorkerLostError
 from asyncpush.events import Emitter, Event, Notice
-from asyncpush.models import Receipt, Source, UploadResult, receipts_from_json, receipts_to_json
+from asyncpush.models import (
+    CARD_NAME,
+    Receipt,
+    Source,
+    UploadResult,
+    receipts_from_json,
+    receipts_to_json,
+)
 from asyncpush.net.credentials import Token, token_from_environment
 from asyncpush.net.login import RESOURCE
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir, endpoint_in_use
 from asyncpush.protocol.addresses import target_of
-from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.sources import collect, read_all
 from asyncpush.uploader import Uploader
 
 TASKS_PER_NODE = 2
-"""Sources uploaded at once on one node: each keeps many parts in flight by itself."""
+"""Sources uploaded at once on one node: each keeps many parts in flight."""
 
 CANCEL_GRACE = 5.0
-"""Seconds that a cancelled task has to end in order before its process is ended."""
+"""Seconds that a cancelled task has to clean up before its process is ended."""
 
 LAST_WORDS = 5.0
 """Seconds for the last events of an upload to arrive."""
@@ -134,7 +140,7 @@ def on_every_node(source: Source | MakeSource) -> list[NodeSource]:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """All that a task needs to know. It travels through Ray, pickled."""
+    """Everything that a task needs to know. It travels through Ray, pickled."""
 
     number: int
     repo_id: str
@@ -145,7 +151,8 @@ class _Job:
     endpoint: str
     token: Token | None = field(repr=False)
     own_cache: bool
-    """Whether the cache lies where the node has it, which may not be where the driver has it."""
+    """Whether the cache directory is the node's own default, rather than one that the driver
+    named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +192,7 @@ class _There:
 
 
 class _Tasks:
-    """Runs jobs as Ray tasks, all of them or, after a failure, none."""
+    """Runs jobs as Ray tasks: all of them, or after a failure none."""
 
     def __init__(self, *, num_cpus: float, max_retries: int) -> None:
         self._ray = _running_ray()
@@ -196,7 +203,7 @@ class _Tasks:
         )
 
     async def run(self, jobs: Sequence[_Job], events: Emitter) -> list[Receipt]:
-        """Their receipts, in the order of the jobs; raises what the first failure was."""
+        """Returns their receipts, in the order of the jobs; raises the first failure."""
         receipts: dict[int, list[Receipt]] = {}
         relay = self._start_relay()
 
@@ -227,7 +234,7 @@ class _Tasks:
                 await self._stop(task)
             raise
         except self._ray.exceptions.RayTaskError:
-            raise  # what a callable raised is the user's own
+            raise  # What a callable raised belongs to the user.
         except self._ray.exceptions.RayError as exc:
             raise _lost(job, exc) from exc
         if isinstance(outcome, AsyncPushError):
@@ -235,13 +242,13 @@ class _Tasks:
         return receipts_from_json(outcome)
 
     async def _stop(self, task: Any) -> None:
-        """Interrupt it, which ends it in order; if that does not help, end its process."""
+        """Interrupt a task, which lets it clean up; if that does not help, end its process."""
         ended = asyncio.wrap_future(task.future())
         for force in (False, True):
             self._ray.cancel(task, force=force)
             await asyncio.wait([ended], timeout=CANCEL_GRACE)
             if ended.done():
-                ended.exception()  # seen
+                ended.exception()  # Retrieved: the failure that matters is raised already.
                 return
         ended.cancel()
 
@@ -266,8 +273,8 @@ class _Tasks:
 
 
 def upload_on_node(job: _Job, relay: Any) -> bytes | AsyncPushError:
-    """The task. Receipts go back as JSON, which is checked when it is read; an error of ours goes
-    back as a value, since Ray would retell it as one of its own."""
+    """The task. Receipts are returned as JSON, which is checked when it is read; an error of ours
+    is returned as a value, since Ray would wrap it in one of its own."""
     try:
         return receipts_to_json(asyncio.run(_upload(job, relay.tell.remote)))
     except AsyncPushError as error:
@@ -290,7 +297,7 @@ async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
     finally:
         telling.cancel()
         if (last_words := outbox.flush()) is not None:
-            with contextlib.suppress(Exception):  # nobody may listen any more
+            with contextlib.suppress(Exception):  # Nobody may be listening any more.
                 await asyncio.wait_for(last_words, LAST_WORDS)
 
 
@@ -305,12 +312,13 @@ async def _read_card(options: PushOptions, config: UploadConfig) -> bytes:
 
 
 def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receipt]:
-    """One receipt for each file that several nodes have alike (the configuration that every rank
-    writes); of a card, the one that was given. Those that differ are the commit's to refuse."""
+    """One receipt for each file that several nodes have with equal bytes (such as a configuration
+    that every rank writes); for a model card, the one that was given. Files that differ are refused
+    by the commit."""
     kept: dict[tuple[str, str], Receipt] = {}
     for receipt in receipts:
         if receipt.path_in_repo == CARD_NAME and options.model_card is not None:
-            key = (CARD_NAME, "")  # the card's own job is the last
+            key = (CARD_NAME, "")  # The card's own job is the last.
         else:
             key = (receipt.path_in_repo, receipt.oid)
         kept[key] = receipt
@@ -319,10 +327,10 @@ def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receip
 
 def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
     if token is None and os.environ.get(RESOURCE):
-        return None  # a token for each of them, by the same way
+        return None  # One token for each, by the same route.
     found = token or token_from_environment()
     if found is None and endpoint_in_use(endpoint) == LOCAL:
-        return "local"  # the embedded Hub takes any
+        return "local"  # The embedded Hub accepts any token.
     return found
 
 

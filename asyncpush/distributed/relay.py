@@ -1,4 +1,4 @@
-"""Events of uploads on other machines, on their way to the one place that shows them."""
+"""Events of uploads on other machines, on their way to the driver that shows them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from asyncpush.events import (
 )
 
 Told: TypeAlias = tuple[int, Sequence[Event]]
-"""Which source the events are of, and the events."""
+"""The source that the events belong to, and the events."""
 
 FLUSH_INTERVAL = 0.25
 """Seconds between two messages of one upload."""
 WAITING_MOST = 10_000
-"""Messages kept for a driver that does not fetch them; older ones go. Progress survives that."""
+"""Messages kept for a driver that does not fetch them; older ones are dropped. Progress survives
+that."""
 LONG_POLL = 1.0
-"""Seconds for which a question waits for news."""
+"""Seconds for which a request waits for events."""
 
 _OWN = (PushStarted, PushFinished, PushFailed)
-"""Beginnings and ends of one machine's upload, which are none of the push's."""
+"""Events for the start and end of one machine's upload, which are not those of the push."""
 
 
 class Outbox:
-    """Collects the events of one upload. Of positions, which come hundreds a second, the newest
-    of each part is kept; all else is sent as it came."""
+    """Collects the events of one upload. Progress events come hundreds of times a second: only the
+    newest of each part is kept; all other events are sent as they came."""
 
     def __init__(self, send: Callable[[list[Event]], Any]) -> None:
         self._send = send
         self._events: list[Event] = []
-        self._positions: dict[tuple[str, int], int] = {}  # of a part: where in the list it stands
+        self._positions: dict[tuple[str, int], int] = {}  # Of a part: its position in the list.
 
     def on_event(self, record: Record) -> None:
         event = record.event
@@ -61,20 +62,21 @@ class Outbox:
             self._events[place] = event
 
     def flush(self) -> Any:
-        """Send what there is; what sending returned, or None when there was nothing."""
+        """Send what has been collected; returns what sending returned, or None when there was
+        nothing."""
         events, self._events = self._events, []
         self._positions.clear()
         return self._send(events) if events else None
 
     async def run(self) -> None:
-        """Flush now and then, until cancelled."""
+        """Flush from time to time, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_INTERVAL)
             self.flush()
 
 
 class Relay:
-    """Stands between the uploads, which tell, and the driver, which takes: a Ray actor."""
+    """Between the uploads, which send events, and the driver, which fetches them: a Ray actor."""
 
     def __init__(self) -> None:
         self._told: deque[Told] = deque(maxlen=WAITING_MOST)
@@ -85,7 +87,7 @@ class Relay:
         self._news.set()
 
     async def take(self, timeout: float = LONG_POLL) -> list[Told]:
-        """What was told since the last time; waits a moment when that is nothing."""
+        """The events since the last call; waits a moment when there are none."""
         try:
             await asyncio.wait_for(self._news.wait(), timeout)
         except TimeoutError:
@@ -97,7 +99,8 @@ class Relay:
 
 
 class Merger:
-    """Many uploads as one: plans are added up, the phase changes once, all else goes through."""
+    """Many uploads as one: plans are added up, the phase changes once, everything else passes
+    unchanged."""
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
@@ -109,7 +112,7 @@ class Merger:
         for event in events:
             match event:
                 case FilesPlanned():
-                    self._plans[number] = event  # one that begins anew plans again
+                    self._plans[number] = event  # One that starts over announces its plan again.
                     self._events.emit(self._total())
                 case PhaseChanged():
                     self._on_phase(event)

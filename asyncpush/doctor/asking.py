@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+from asyncpush.concurrency.task_groups import open_files_limit
 from asyncpush.errors import AuthError, HubError
 from asyncpush.events import Emitter
 from asyncpush.models import Repo
 from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
-from asyncpush.protocol import accounts, repos, tree
+from asyncpush.protocol import accounts, buckets, repos, tree
 from asyncpush.protocol.accounts import Account
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -56,7 +57,8 @@ class HubFacts:
     """What the Hub said. A `HubError` stands for a question that was refused or not answered,
     None for one that was not asked (or not told).
 
-    `shows_files` is its answer to what a commit holds, by which every push is verified.
+    `head` is the commit that the branch is at, or the id of a bucket. `shows_files` is the Hub's
+    answer to what a commit or a bucket holds, by which every push is verified.
     `skew` is this machine's clock less the Hub's, in seconds; `seconds` is how long the first
     answer took.
     """
@@ -145,7 +147,16 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
         account.status in (None, 401)
         or (isinstance(account, AuthError) and account.status != 403)  # none could be had
     )
-    if target is not None and not hopeless:
+    if target is not None and target.repo.repo_type == "bucket" and not hopeless:
+        bucket = target.repo
+        head = await _ask(session, buckets.info_request(bucket), buckets.parse_info, events)
+        if isinstance(head, str):
+            # There is no question of its own for it: who may write gets a token to write with.
+            token = buckets.xet_token_request(bucket, write=True)
+            may_write = await _ask(session, token, lambda _: _YES, events)
+            request = buckets.paths_info_request(bucket, [".complete.json"])
+            shows_files = await _ask(session, request, _has_bucket_files, events)
+    elif target is not None and not hopeless:
         request = repos.head_request(target.repo, target.revision)
         head = await _ask(session, request, repos.parse_head, events)
         if isinstance(head, str) or head.error_code == "RevisionNotFound":
@@ -159,18 +170,23 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
             request = tree.paths_info_request(target.repo, head, [".gitattributes"])
             shows_files = await _ask(session, request, _has_files, events)
     return HubFacts(
-        account,
-        seconds,
-        clock_skew(headers, now=at),
-        rate_limit(headers),
-        head,
-        may_write,
-        None if isinstance(used, HubError) else used,
-        shows_files,
+        account=account,
+        seconds=seconds,
+        skew=clock_skew(headers, now=at),
+        rate=rate_limit(headers),
+        head=head,
+        may_write=may_write,
+        used_storage=None if isinstance(used, HubError) else used,
+        shows_files=shows_files,
     )
 
 
 _YES: Literal[True] = True
+
+
+def _has_bucket_files(response: HubResponse) -> Literal[True]:
+    buckets.parse_paths_info(response)
+    return _YES
 
 
 def _has_files(response: HubResponse) -> Literal[True]:
@@ -204,16 +220,16 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
     """What this machine says. Makes the cache folder, as a push would."""
     cache_dir = Path(config.cache_dir)
     return LocalFacts(
-        token_from,
-        cache_dir,
-        _proxy(endpoint),
-        {name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
-        _write_error(cache_dir),
-        _free_space(cache_dir),
-        _installed("hf-xet"),
-        xet.is_disabled(),
-        _open_files_limit(),
-        config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
+        token_from=token_from,
+        cache_dir=cache_dir,
+        proxy=_proxy(endpoint),
+        ca_files={name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
+        cache_error=_write_error(cache_dir),
+        free_space=_free_space(cache_dir),
+        xet_version=_installed("hf-xet"),
+        xet_disabled=xet.is_disabled(),
+        open_files=open_files_limit(),
+        open_files_wanted=config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )
 
 
@@ -247,12 +263,3 @@ def _installed(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _open_files_limit() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft

@@ -29,6 +29,8 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """Calls left in a rate limit's window with which a push of many files soon has to wait."""
 
+INSTALL_XET = "pip install hf-xet"
+
 _END_OF_TIME = 253_402_300_799  # of the calendar that dates are written in
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -227,7 +229,8 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
         case str():
             yield Finding("repo", "ok", f"{what} is there")
         case RepoNotFoundError():
-            told = f"{what} does not exist, or is hidden from this token; a push creates it"
+            verb = "sync" if _is_bucket(facts) else "push"
+            told = f"{what} does not exist, or is hidden from this token; a {verb} creates it"
             yield Finding("repo", "ok", told)
         case HubError(error_code="RevisionNotFound"):
             yield Finding("repo", "ok", f"{what} is there")
@@ -238,7 +241,7 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
 
 def check_branch(facts: Facts) -> Iterator[Finding]:
     target, head = facts.target, facts.hub.head
-    if target is None:
+    if target is None or _is_bucket(facts):
         return
     branch = target.revision
     if isinstance(head, str):
@@ -258,7 +261,8 @@ def check_verify(facts: Facts) -> Iterator[Finding]:
     """Whether a push could be verified: else it would fail when its commit has been made."""
     match facts.hub.shows_files:
         case True:
-            yield Finding("verify", "ok", "the Hub shows what a commit holds")
+            what = "bucket" if _is_bucket(facts) else "commit"
+            yield Finding("verify", "ok", f"the Hub shows what a {what} holds")
         case HubError() as error:
             told = f"no push could be verified, the Hub does not show its files: {error.message}"
             fix = "push with --no-verify, if you must; " + (error.suggestion or "report it")
@@ -302,10 +306,17 @@ def check_cache(facts: Facts) -> Iterator[Finding]:
 
 def check_xet(facts: Facts) -> Iterator[Finding]:
     local = facts.local
+    if _is_bucket(facts) and (local.xet_disabled or local.xet_version is None):
+        told, fix = "files get into a bucket by Xet alone, and hf-xet is not installed", INSTALL_XET
+        if local.xet_disabled:
+            told = "files get into a bucket by Xet alone, and HF_HUB_DISABLE_XET is set"
+            fix = "unset HF_HUB_DISABLE_XET"
+        yield Finding("xet", "failed", told, fix)
+        return
     if local.xet_disabled:
         told = "switched off by HF_HUB_DISABLE_XET: large files go by LFS"
     elif local.xet_version is None:
-        told = "not installed: large files go by LFS (pip install 'asyncpush[xet]' adds it)"
+        told = "not installed: large files go by LFS (`pip install hf-xet` adds it)"
     else:
         told = f"hf-xet {local.xet_version} is installed"
     yield Finding("xet", "ok", told)
@@ -338,6 +349,10 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_xet,
     check_open_files,
 )
+
+
+def _is_bucket(facts: Facts) -> bool:
+    return facts.target is not None and facts.target.repo.repo_type == "bucket"
 
 
 def _is_refusal(error: HubError) -> bool:

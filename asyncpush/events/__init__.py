@@ -17,7 +17,7 @@ from asyncpush.events.dispatch import Record as Record
 from asyncpush.events.dispatch import TracingListener as TracingListener
 from asyncpush.events.dispatch import new_span_id as new_span_id
 from asyncpush.events.dispatch import wants_headers as wants_headers
-from asyncpush.models import Phase, Route
+from asyncpush.models import Phase, Route, TransferName
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class TransferChosen(Event):
     """Which engine stores the large files of this push from here on, and why."""
 
     name: ClassVar[str] = "transfer.chosen"
-    engine: Literal["lfs", "xet"]
+    engine: TransferName
     reason: str
 
 
@@ -147,7 +147,7 @@ class FileStored(Event):
     deduplicated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStarted(Event):
     """One attempt of one call. `call` is preupload, lfs_batch, part, complete, verify, commit …
 
@@ -177,7 +177,7 @@ class PartConnected(Event):
     connection: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished(Event):
     """An answer came, of whatever status. Written as `hf_hub.<call>.response`.
 
@@ -200,7 +200,7 @@ class RequestFinished(Event):
     sent_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFailed(Event):
     """An attempt failed. Written as `hf_hub.upload.failed`.
 
@@ -269,7 +269,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
-    """The Hub shows all of the push's files at this commit, and none that it deletes."""
+    """The Hub shows all of the push's files at this commit, and none that it deletes. In a bucket,
+    which has no commits, `commit_sha` is empty."""
 
     name: ClassVar[str] = "commit.verified"
     files: int
@@ -287,14 +288,14 @@ class Notice(Event):
 @dataclass(frozen=True, slots=True)
 class PushFinished(Event):
     """`what` was done: files committed ("upload"), only stored ("store"), planned by a dry run
-    ("plan"), or compared ("audit")."""
+    ("plan"), compared ("audit"), or brought to a bucket ("sync")."""
 
     name: ClassVar[str] = "push.finished"
     commit_sha: str
     files_uploaded: int
     bytes_transferred: int
     elapsed_seconds: float
-    what: Literal["upload", "store", "plan", "audit"] = "upload"
+    what: Literal["upload", "store", "plan", "audit", "sync"] = "upload"
 
 
 @dataclass(frozen=True, slots=True)

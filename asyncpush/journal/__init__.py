@@ -1,11 +1,10 @@
-"""Resume across process death: what a push would otherwise have to do twice, in SQLite.
+"""The resume journal: what a push would otherwise have to do again, in SQLite.
 
 Hashes by file identity, multipart uploads with their presigned URLs and verified ETags, commits
-whose answer has not been seen, and locks so that processes of one host share the work.
-
-A killed process (SIGKILL) loses nothing that it told the journal, and neither does a power cut,
-except for hashes of the last second (a power cut: since the last part), which are computed again.
-See `database` for how.
+whose answer has not been seen, and locks by which the processes of one host share the work. A
+killed process (SIGKILL) loses nothing that it told the journal, and neither does a power cut,
+except for hashes of the last second (on a power cut: since the last part), which are computed
+again. See `database` for how.
 """
 
 from asyncpush.journal.journal import Journal, NullJournal

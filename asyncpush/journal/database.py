@@ -45,11 +45,11 @@ FILE_NAME = "journal.sqlite3"
 APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
-"""Seconds to wait for other processes. Generous, as one sync of a busy disk can take some."""
+"""Seconds to wait for other processes. Generous, since one sync of a busy disk can take several."""
 _OWN_WAIT_MS = 3
 _PAGES_AT_ONCE = 500
 
-# Every column is a blob or a number: text that is not UTF-8 would make SQLite's reader raise.
+# Every column is a blob or a number: SQLite's reader would raise on text that is not UTF-8.
 SCHEMA = (
     "CREATE TABLE hashes (path BLOB, kind BLOB, identity BLOB, oid BLOB, remembered_at REAL,"
     " seal INTEGER, PRIMARY KEY (path, kind)) WITHOUT ROWID",
@@ -61,10 +61,11 @@ SCHEMA = (
     " PRIMARY KEY (scope, fingerprint)) WITHOUT ROWID",
 )
 INDEX = "CREATE INDEX hashes_by_age ON hashes (remembered_at)"
-"""For `expire`: a journal may hold a million hashes, of which few are too old at a time."""
+"""For `expire`: a journal may hold a million hashes, and only a few are too old at a time."""
 
 SMALL = 1 << 20
-"""Bytes of a journal that is checked whole whenever it is opened: that costs a few milliseconds."""
+"""Bytes of a journal that is checked completely whenever it is opened: that takes a few
+milliseconds."""
 
 _OPEN_JOURNALS = "open journals", 64
 
@@ -72,11 +73,11 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLI
 
 
 class UnusableError(Exception):
-    """There can be no journal here; the text says why."""
+    """No journal can be used here; the text says why."""
 
 
 class Database:
-    """An open journal file. `failure` says why it was given up, None while it works."""
+    """An open journal file. `failure` says why it was abandoned, None while it works."""
 
     def __init__(
         self, path: Path, locks: HostLocks, writer: sqlite3.Connection, reader: sqlite3.Connection
@@ -96,7 +97,7 @@ class Database:
 
     @classmethod
     def open(cls, folder: Path, locks: HostLocks) -> Database:
-        """The journal in `folder`, created if need be. Raises `UnusableError`."""
+        """The journal in `folder`, created if necessary. Raises `UnusableError`."""
         opening = locks.wait(OPENING, BUSY_TIMEOUT)
         if opening is None:
             raise UnusableError(f"{folder}: locked by another process")
@@ -105,11 +106,12 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        """False once closed or given up, and in a forked child: SQLite must not be used there."""
+        """False once closed or abandoned, and in a forked child, where SQLite must not be used."""
         return self._open and self._pid == os.getpid()
 
     def read(self, work: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> T | None:
-        """What `work` reads; None when the journal is off. `at_once`: all of one moment."""
+        """Returns what `work` reads; None when the journal is off. `at_once`: in one
+        transaction."""
         if at_once:
             return self._run(
                 self._read_lock, self._reader, lambda reader: _transaction(reader, "BEGIN", work)
@@ -117,7 +119,8 @@ class Database:
         return self._run(self._read_lock, self._reader, work)
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T | None:
-        """What `work` returns, its changes committed (and on the disk, if `durable`)."""
+        """Returns what `work` returns, after its changes are committed (and synced, if
+        `durable`)."""
 
         def transaction(connection: sqlite3.Connection) -> T:
             self._set_synchronous("FULL" if durable else "NORMAL")
@@ -131,7 +134,7 @@ class Database:
             self._synchronous = wanted
 
     def compact(self) -> None:
-        """Give free pages back to the disk, and empty the log of changes."""
+        """Return free pages to the disk, and empty the write-ahead log."""
         while self.compact_some():
             pass
         if self.is_open:
@@ -140,7 +143,7 @@ class Database:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def compact_some(self) -> bool:
-        """Give some free pages back; whether there are more."""
+        """Return some free pages to the disk; returns whether there are more."""
         if not self.is_open:
             return False
         with self._write_lock, contextlib.suppress(sqlite3.Error):
@@ -152,7 +155,7 @@ class Database:
         return False
 
     def close(self) -> None:
-        """Close the file. What is asked later is answered as by a journal that is off."""
+        """Close the file. Later calls are answered as by a journal that is off."""
         if self._pid == os.getpid():
             with self._write_lock, self._read_lock:
                 self._shut()
@@ -163,10 +166,10 @@ class Database:
         connection: sqlite3.Connection,
         work: Callable[[sqlite3.Connection], T],
     ) -> T | None:
-        if not self.is_open:  # before the lock, which a forked child may find held for ever
+        if not self.is_open:  # Before the lock, which a forked child may find held for ever.
             return None
         with lock:
-            if not self._open:  # closed while we waited
+            if not self._open:  # Closed while this call waited.
                 return None
             try:
                 return work(connection)
@@ -190,7 +193,7 @@ class Database:
             self._set_aside_own_file()
 
     def _set_aside_own_file(self) -> None:
-        """So that the next push begins afresh, unless somebody else has seen to that already."""
+        """So that the next push starts a new one, unless another process has done that already."""
         opening = self._locks.wait(OPENING, 0)
         if opening is not None:
             with opening, contextlib.suppress(OSError):
@@ -222,11 +225,9 @@ def _transaction(
 
 
 def _insist(connection: sqlite3.Connection, statement: str) -> None:
-    """Execute, however busy other processes keep the database, for `BUSY_TIMEOUT`.
-
-    SQLite's own waiting backs off to a try every 100 ms, and so can starve for seconds beside a
-    process that writes and syncs without pause, which leaves gaps of microseconds.
-    """
+    """Execute, retrying for `BUSY_TIMEOUT` while other processes keep the database locked. SQLite's
+    own waiting backs off to one try every 100 ms, and so can starve for seconds beside a process
+    that writes and syncs without pause, which leaves gaps of microseconds."""
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -258,7 +259,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
 
 def _open(path: Path, locks: HostLocks) -> Database:
     prepare_file(path)
-    # Who has it open already has checked it, and keeps a log of changes beside it.
+    # Whoever has it open already has checked it, and keeps a write-ahead log beside it.
     unclean = has_log(path) and not locks.count_claimed(*_OPEN_JOURNALS)
     doubtful = unclean or path.lstat().st_size <= SMALL
     with contextlib.ExitStack() as undo:
@@ -284,11 +285,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check_or_create(connection: sqlite3.Connection, *, network: bool, doubtful: bool) -> None:
-    """Make sure of the schema, and of all that is in the file where that is `doubtful`. Raises
-    `DamagedError` for a file that is not such a journal."""
+    """Check the schema, and all content where the file is `doubtful`. Raises `DamagedError` for a
+    file that is not such a journal."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
-    connection.execute("PRAGMA secure_delete=ON")  # presigned URLs are secrets
+    connection.execute("PRAGMA secure_delete=ON")  # Presigned URLs are secrets.
     connection.execute("PRAGMA temp_store=MEMORY")
     found = _schema_of(connection)
     if found == (0, 0, frozenset()):
@@ -308,7 +309,7 @@ def _check_or_create(connection: sqlite3.Connection, *, network: bool, doubtful:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise DamagedError(f"it is damaged: {verdict}")
-    if INDEX not in tables:  # of a time before there was one
+    if INDEX not in tables:  # From before there was one.
         _transaction(connection, "BEGIN IMMEDIATE", lambda writer: writer.execute(INDEX))
 
 
@@ -328,7 +329,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 def _choose_log(connection: sqlite3.Connection, *, network: bool) -> None:
     if not network:
-        # Some filesystems have no shared memory for WAL, and say so by an error or another mode.
+        # Some filesystems have no shared memory for WAL, and report it by an error or another mode.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             connection.execute(f"PRAGMA journal_size_limit={8 << 20}").fetchone()

@@ -1,4 +1,4 @@
-"""The journal's files as the disk has them: ours alone, set aside when damaged. No SQLite here."""
+"""The journal's files on disk: private to this user, set aside when damaged. No SQLite here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from asyncpush.options import is_temporary
 
 KEPT_ASIDE = 2
-"""Damaged journals that are kept for whoever wants to know."""
+"""Damaged journals that are kept for inspection."""
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _NETWORK = frozenset(
@@ -29,19 +30,19 @@ _NO_HOME = "there is no home directory to keep it in; set ASYNCPUSH_CACHE to a f
 
 
 class DamagedError(Exception):
-    """The file is not a journal we can read; the text says what it is."""
+    """The file is not a journal that can be read; the text says what it is."""
 
 
 def private_folder(directory: Path) -> Path:
-    """`directory`/journal, ours alone. A folder of its own, so that no folder of the user's ever
-    has its mode changed. Raises `OSError`."""
+    """`directory`/journal, private to this user. It is a folder of its own, so that no existing
+    folder of the user's has its mode changed. Raises `OSError`."""
     if is_temporary(directory):
         raise FileNotFoundError(errno.ENOENT, _NO_HOME)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = directory / "journal"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    # Both the link, if it is one, and what it leads to.
+    # Both the link, if it is one, and its target.
     for status in (folder.lstat(), folder.stat()):
         if not _is_ours(status):
             raise PermissionError(1, "belongs to another user", str(folder))
@@ -57,10 +58,9 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def prepare_file(path: Path) -> None:
-    """See that there is a file of ours, mode 0600, without ever opening an old one.
-
-    Closing a descriptor of a file drops the locks that SQLite has on it elsewhere in the process.
-    """
+    """Make sure that there is a file of this user with mode 0600, without ever opening an existing
+    one: closing a descriptor of a file drops the locks that SQLite has on it elsewhere in the
+    process."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -76,20 +76,22 @@ def prepare_file(path: Path) -> None:
 
 
 def on_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether other hosts may have the same files open (as far as Linux tells)."""
+    """Whether other hosts may have the same files open (as far as Linux can tell)."""
     name = _filesystem(folder.stat().st_dev, mounts)
     return name in _NETWORK or name.startswith("fuse.")
 
 
 @lru_cache
 def in_memory(device: int, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether files of this device live in memory alone (as far as Linux tells): nothing is ever
-    written back there, so that a write through a memory map moves neither mtime nor ctime."""
+    """Whether files of this device exist only in memory (as far as Linux can tell): nothing is ever
+    written back there, so that a write through a memory map changes neither mtime nor ctime."""
     return _filesystem(device, mounts) in ("tmpfs", "ramfs")
 
 
 def _filesystem(device: int, mounts: Path) -> str:
-    """Its kind, or nothing where that cannot be told."""
+    """Its kind, or an empty string where that is unknown."""
+    if sys.platform == "win32":
+        return ""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
@@ -103,7 +105,7 @@ def _filesystem(device: int, mounts: Path) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the file and its logs, keeping the last few such. Raises `OSError`."""
+    """Rename the file and its logs, keeping the last few such files. Raises `OSError`."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     aside = next(
         candidate
@@ -121,16 +123,14 @@ def set_aside(path: Path) -> Path:
 
 
 def forget_aside(path: Path, *, keep: int = 0) -> int:
-    """Remove all but the newest `keep` of the files set aside: they may hold presigned URLs.
-
-    Returns how many journals that were. A folder is left alone: it was never a journal.
-    """
+    """Remove all but the newest `keep` of the files set aside: they may contain presigned URLs.
+    Returns how many journals were removed. A folder is left alone: it was never a journal."""
     asides = [
         found
         for found in path.parent.glob(path.name + ".corrupt-*")
         if not found.name.endswith(_SIDE_FILES) and not found.is_dir()
     ]
-    asides.sort(key=lambda aside: aside.lstat().st_ctime_ns)  # when they were renamed
+    asides.sort(key=lambda aside: aside.lstat().st_ctime_ns)  # The time of the rename.
     old = asides[: len(asides) - keep]
     for aside in old:
         for suffix in ("", *_SIDE_FILES):
@@ -148,7 +148,7 @@ def size_on_disk(path: Path) -> int:
 
 
 def has_log(path: Path) -> bool:
-    """Whether a log of changes lies beside the database: it is open, or was never closed."""
+    """Whether there is a write-ahead log beside the database: it is open, or was never closed."""
     for suffix in ("-wal", "-journal"):
         with contextlib.suppress(OSError):
             if _with_suffix(path, suffix).lstat().st_size:
@@ -161,7 +161,7 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 def file_key(path: Path) -> tuple[int, int] | None:
-    """Which file bears that name now; None if there is none."""
+    """Identifies the file that has this name now; None if there is none."""
     try:
         status = path.lstat()
     except OSError:

@@ -1,4 +1,5 @@
-"""Writes that go together: a sync of the disk takes long, a row does not."""
+"""Group commit and write-behind: many rows in one transaction, since a sync is slow and a row is
+not."""
 
 from __future__ import annotations
 
@@ -17,22 +18,23 @@ T = TypeVar("T")
 Change: TypeAlias = Callable[[sqlite3.Connection], T]
 
 WRITE_EVERY = 1.0
-"""Seconds for which rows that nobody waits for are gathered: what a killed process may lose."""
+"""Seconds for which rows that nobody waits for are collected: what a killed process may lose."""
 
 WRITTEN_AT_ONCE = 2_000
-"""Rows that are not gathered any longer."""
+"""With this many rows, they are written without further delay."""
 
 GATHERED = 50_000
-"""Rows kept in memory while the disk does not take them. More are forgotten: they are a cache."""
+"""Rows kept in memory while the disk accepts none. Beyond that they are dropped: they are a
+cache."""
 
 
 class GroupCommit:
-    """Changes from many threads, made by one: all that were asked for while the disk was busy go
-    into the next transaction, and share its sync."""
+    """Changes from many threads, made by one: all that arrive while the disk is busy go into the
+    next transaction, and share its sync."""
 
     def __init__(self, write: Callable[[Change[list[Any]], bool], list[Any] | None]) -> None:
-        """`write` makes a change in a transaction of its own, on the disk when it is durable; None
-        is its answer when there is no database any more."""
+        """`write` makes a change in a transaction of its own, synced when it is durable; its answer
+        is None when there is no database any more."""
         self._write = write
         self._change = threading.Condition()
         self._waiting: list[_Asked] = []
@@ -40,8 +42,8 @@ class GroupCommit:
         self._thread: threading.Thread | None = None
 
     def add(self, work: Change[T], *, durable: bool) -> Future[T | None]:
-        """Its result, once it is committed (and on the disk, if `durable`). Changes are made in
-        their order, and nobody can call one back."""
+        """Returns the result once it is committed (and synced, if `durable`). Changes are made in
+        order, and cannot be withdrawn."""
         future: Future[T | None] = Future()
         future.set_running_or_notify_cancel()
         with self._change:
@@ -58,7 +60,7 @@ class GroupCommit:
         return future
 
     def close(self) -> None:
-        """Make the changes that were asked for, and end the thread."""
+        """Make the changes that are pending, and end the thread."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -73,7 +75,7 @@ class GroupCommit:
             if not asked:
                 return
             if not self._make(asked):
-                for each in asked:  # the others are not to suffer for one that cannot be made
+                for each in asked:  # The others must not suffer for one that cannot be made.
                     self._make([each], alone=True)
 
     def _make(self, asked: list[_Asked], *, alone: bool = False) -> bool:
@@ -98,8 +100,8 @@ class _Asked(NamedTuple):
 
 
 class WriteBehind:
-    """Rows that nobody waits for: written by a thread of their own, many in one transaction. Until
-    then they are found here."""
+    """Rows that nobody waits for: written by a separate thread, many in one transaction. Until then
+    they can be read here."""
 
     def __init__(self, write: Callable[[list[Row]], object]) -> None:
         self._write = write
@@ -111,7 +113,7 @@ class WriteBehind:
         self._thread: threading.Thread | None = None
 
     def add(self, rows: Mapping[Row, Row], *, hurry: bool = False) -> None:
-        """Take rows by their keys. `hurry`: they go to the disk now, though nobody waits."""
+        """Accept rows by their keys. `hurry`: they are written now, though nobody waits."""
         with self._change:
             if self._closed or len(self._waiting) + len(rows) > GATHERED:
                 return
@@ -124,17 +126,17 @@ class WriteBehind:
                 self._thread.start()
             if hurry or len(self._waiting) >= WRITTEN_AT_ONCE:
                 self._hurry = True
-            if first or self._hurry:  # else it is waiting for time to pass
+            if first or self._hurry:  # Otherwise it is waiting for time to pass.
                 self._change.notify_all()
 
     def get(self, key: Row) -> Row | None:
-        """The row of this key, if it is not known to be on the disk yet."""
+        """The row of this key, if it may not be on disk yet."""
         with self._change:
             return self._waiting.get(key) or self._writing.get(key)
 
     def drop(self, unwanted: Callable[[Row], bool]) -> None:
-        """Forget rows by their keys. Those that are just being written are on the disk after this,
-        to be deleted there."""
+        """Drop rows by their keys. Those that are being written at this moment are on disk when
+        this returns, to be deleted there."""
         with self._change:
             for key in [key for key in self._waiting if unwanted(key)]:
                 del self._waiting[key]
@@ -159,7 +161,9 @@ class WriteBehind:
         while self._gather():
             try:
                 self._write(list(self._writing.values()))
-            except Exception:  # who waits for the flush, or for the end, must not wait for ever
+            except (
+                Exception
+            ):  # Whoever waits for the flush, or for the end, must not wait for ever.
                 logger.exception("hashes could not be remembered")
             finally:
                 with self._change:
@@ -167,7 +171,7 @@ class WriteBehind:
                     self._change.notify_all()
 
     def _gather(self) -> bool:
-        """Wait for rows and move them to `_writing`; False at the end."""
+        """Wait for rows and move them to `_writing`; returns False at the end."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed)
             self._change.wait_for(lambda: self._hurry or self._closed, WRITE_EVERY)

@@ -1,4 +1,4 @@
-"""What a push remembers beyond its process: hashes, open uploads with their parts, commits."""
+"""What a push remembers across processes: hashes, open uploads with their parts, commits."""
 
 from __future__ import annotations
 
@@ -45,27 +45,26 @@ logger = library_logger("journal")
 T = TypeVar("T")
 
 EXPIRY_MARGIN = 60.0
-"""Seconds a URL must have left to be worth beginning with."""
+"""Seconds for which a URL must still be valid to be worth using."""
 CLOCK_SLACK = 5.0
-"""Seconds by which clocks may disagree before a time in the future is not believed."""
+"""Seconds by which clocks may disagree before a time in the future is rejected."""
 
 _BREATH = 0.001
-"""Seconds between two steps of housekeeping in which others get at the database."""
+"""Seconds between two steps of housekeeping, in which others can use the database."""
 
 _LONG_TO_HASH = 64 << 20
-"""Bytes of a file whose hash is not gathered with others: hashing it anew would take a while."""
+"""Files of this size (bytes) have their hash written at once: computing it again would take a
+while."""
 
 
 class Journal:
     """Remembers, in a private SQLite file, what an interrupted push need not do again.
 
-    Nothing in here ever fails a push. When the disk is full, the file damaged or locked for long,
-    the journal turns itself off with one warning: `disabled_reason` says why, what is asked
-    afterwards is not known, what is told is forgotten.
-
-    All methods may be called from any thread. They may wait, for the disk or for another process,
-    and belong in a thread; `remember_hash`, `remember_hashes`, `store_part` and `drop_upload` never
-    do.
+    Nothing in here ever fails a push. When the disk is full, or the file is damaged or locked for
+    long, the journal turns itself off with one warning: `disabled_reason` says why; from then on
+    lookups find nothing and writes are dropped. All methods may be called from any thread. They may
+    wait, for the disk or for another process, and belong in a thread; `remember_hash`,
+    `remember_hashes`, `store_part` and `drop_upload` never wait.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Journal.open(Path(folder)) as journal:
@@ -88,8 +87,8 @@ class Journal:
         self._clock = clock
         self._state = threading.Lock()
         self._closing = threading.Event()
-        # Which multipart upload this process means by (scope, oid): another host that shares the
-        # disk may have begun a newer one, which our parts do not belong to.
+        # The multipart upload that this process means by (scope, oid): another host that shares the
+        # disk may have opened a newer one, to which our parts do not belong.
         self._current: dict[tuple[str, str], int] = {}
         self._writer = GroupCommit(self._transaction)
         self._hashes = WriteBehind(lambda rows: self._write(partial(queries.put_hashes, rows=rows)))
@@ -98,9 +97,9 @@ class Journal:
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Journal:
         """The journal kept in the folder `journal` of `directory`; both are created if missing.
 
-        That folder gets mode 0700 and its file 0600, and both must belong to this user. A file
-        that is damaged, not a journal, or of another version is renamed to `*.corrupt-<time>`
-        and a fresh one is begun; if there can be none, the journal returned is off.
+        That folder gets mode 0700 and its file 0600, and both must belong to this user. A file that
+        is damaged, not a journal, or of another version is renamed to `*.corrupt-<time>` and a new
+        one is created; if that fails, the journal returned is off.
         """
         locks = HostLocks.private()
         try:
@@ -116,13 +115,13 @@ class Journal:
 
     @property
     def disabled_reason(self) -> str | None:
-        """Why nothing is remembered, or None while all is well."""
+        """Why nothing is remembered, or None while the journal works."""
         if self._database is None:
             return self._disabled_reason
         return self._database.failure
 
     def close(self) -> None:
-        """Close the file. Calls that come later, from threads still at work, do nothing."""
+        """Close the file. Later calls, from threads still at work, do nothing."""
         self._closing.set()
         if self._database is not None:
             if self._database.is_open:
@@ -143,7 +142,7 @@ class Journal:
     # Hashes
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
-        """The oid of the file as it was when it had this identity. `kind`: "sha256" or "git"."""
+        """The hash of the file when it had this identity. `kind`: "sha256", "git" or "xet"."""
         if self._database is None or not self._database.is_open:
             return None
         key = hash_key(path, kind)
@@ -161,8 +160,10 @@ class Journal:
         *,
         looked_at: float | None = None,
     ) -> None:
-        """Remember the oid of a file that had this identity before and after it was hashed. It is
-        on the disk a second later, together with others, or when the journal is closed."""
+        """Remember the oid of a file that had this identity before and after it was hashed.
+
+        It is on disk a second later, together with others, or when the journal is closed.
+        """
         self.remember_hashes([(path, identity, kind, oid)], looked_at=looked_at)
 
     def remember_hashes(
@@ -170,10 +171,10 @@ class Journal:
     ) -> None:
         """`remember_hash` for many (path, identity, kind, oid) at once.
 
-        A file that changed in the minute before it was looked at is left out: another write, by
-        a memory map or within the same tick of the filesystem's clock, could still leave size and
-        times as they are, and the oid remembered would be wrong for ever (git calls such entries
-        racily clean). So is any file that lives in memory alone, where a memory map's writes move
+        A file that changed in the minute before it was looked at is left out: another write, by a
+        memory map or within the same tick of the filesystem's clock, could still leave size and
+        times unchanged, and the remembered oid would be wrong for ever (git calls such entries
+        racily clean). So is any file that exists in memory only, where a memory map's writes change
         no time at all. `looked_at` is when the identity was taken (seconds since the epoch); by
         default now.
         """
@@ -192,11 +193,9 @@ class Journal:
             self._hashes.add(rows, hurry=long)
 
     def forget_hash(self, path: str) -> None:
-        """Drop what is known of this path, and of what is cut out of it: the store found that the
-        bytes hash to something else.
-
-        (Bytes can change under an unchanged identity: through mmap, or by tools that set mtime.)
-        """
+        """Forget what is known of this path, and of what is cut out of it: the store found that the
+        bytes have another hash. (Bytes can change under an unchanged identity: through mmap, or by
+        tools that set mtime.)"""
         whole = hash_key(path, "")[0]
         self._hashes.drop(lambda key: is_of_file(key[0], whole))
         self._write(partial(queries.delete_hashes, path=path))
@@ -206,9 +205,9 @@ class Journal:
     def find_upload(self, scope: str, oid: str) -> OpenUpload | None:
         """The upload of this object that can be resumed, or None.
 
-        None when its URLs have expired or are about to, and when it was begun in the future: the
-        clock has been put back since, so nobody knows what is left of them. `scope` is the
-        endpoint and the repo.
+        None when its URLs have expired or are about to, and when it was opened in the future: the
+        clock has been set back since, so the remaining lifetime is unknown. `scope` is the endpoint
+        and the repo.
         """
         found = self._read(partial(queries.find_upload, scope=scope, oid=oid), at_once=True)
         if found is None:
@@ -222,11 +221,9 @@ class Journal:
         return upload
 
     def begin_upload(self, scope: str, upload: OpenUpload) -> None:
-        """Remember a multipart upload that was just opened, in place of any earlier one.
-
-        On the disk when this returns.
-        """
-        # Never reused, unlike a row id: a part row must not find its way into a later upload.
+        """Remember a multipart upload that was just opened, in place of any earlier one. Durable
+        when this returns."""
+        # Never reused, unlike a row id: a part row must not end up in a later upload.
         number = secrets.randbits(62)
         row = upload_row(number, scope, upload)
         parts = [part_row(number, part, etag) for part, etag in upload.etags.items()]
@@ -241,25 +238,24 @@ class Journal:
         self._write(write, durable=True)
 
     def part_stored(self, scope: str, oid: str, part_number: int, etag: str) -> None:
-        """Remember a verified part of an upload that was begun or found here.
-
-        On the disk when this returns. Calls made at the same time share one sync.
-        """
+        """Remember a verified part of an upload that was begun or found here. Durable when this
+        returns. Concurrent calls share one sync."""
         self.store_part(scope, oid, part_number, etag).result()
 
     def store_part(self, scope: str, oid: str, part_number: int, etag: str) -> Future[None]:
-        """As `part_stored`, without waiting."""
+        """Like `part_stored`, without waiting."""
         with self._state:
             upload = self._current.get((scope, oid))
         rows = [] if upload is None else [part_row(upload, part_number, etag)]
         return self._begin_write(partial(queries.put_parts, rows=rows), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
-        """The object is stored, or its upload is no more: forget it, its URLs and its parts."""
+        """The object is stored, or its upload no longer exists: forget it, its URLs and its
+        parts."""
         self.drop_upload(scope, oid).result()
 
     def drop_upload(self, scope: str, oid: str) -> Future[None]:
-        """As `end_upload`, without waiting."""
+        """Like `end_upload`, without waiting."""
         with self._state:
             self._current.pop((scope, oid), None)
         return self._begin_write(partial(queries.delete_upload, scope=scope, oid=oid))
@@ -271,12 +267,12 @@ class Journal:
     # Commits
 
     def begin_commit(self, scope: str, commit: PendingCommit) -> None:
-        """Remember that this commit is about to be asked for. On the disk when this returns."""
+        """Remember that this commit is about to be requested. Durable when this returns."""
         row = commit_row(scope, commit)
         self._write(partial(queries.put_commit, row=row), durable=True)
 
     def pending_commit(self, scope: str, fingerprint: str) -> PendingCommit | None:
-        """The commit that was asked for without an answer having been seen, or None."""
+        """The commit that was requested without its answer having been seen, or None."""
         details = self._read(partial(queries.find_commit, scope=scope, fingerprint=fingerprint))
         return None if details is None else read_commit(fingerprint, details)
 
@@ -289,24 +285,24 @@ class Journal:
     # Processes
 
     def claim(self, scope: str, oid: str) -> Claim | None:
-        """The sole right, on this host, to upload this object; None while another has it.
+        """The exclusive right, on this host, to upload this object; None while another has it.
 
-        Held until released, or until this process is gone, however it went. Also exclusive
-        between the tasks and threads of one process. A journal that is off still gives claims.
+        Held until released, or until this process ends in whatever way. Also exclusive between the
+        tasks and threads of one process. A journal that is off still gives claims.
         """
         return self._locks.claim(scope, oid)
 
     def peers(self) -> HostPeers:
-        """The uploaders of this host that have this journal in common."""
+        """The uploaders of this host that share this journal."""
         return HostPeers(self._locks)
 
     # Housekeeping
 
     def expire(self, within: float = math.inf) -> int:
-        """Forget what is too old to be of use, and return how many hashes, uploads, commits. After
-        `within` seconds, or when the journal is closed meanwhile, the rest is left for next time.
+        """Forget what is too old to be useful; returns how many hashes, uploads and commits.
 
-        Times well in the future are the work of a wrong clock, and go as well.
+        After `within` seconds, or when the journal is closed meanwhile, the rest is left for next
+        time. Times far in the future come from a wrong clock, and are removed as well.
         """
         if self._database is None:
             return 0
@@ -324,7 +320,8 @@ class Journal:
         return gone
 
     def clear(self) -> int:
-        """Forget everything, also what was set aside as damaged; how many things that were."""
+        """Forget everything, including files set aside as damaged; returns how many entries that
+        were."""
         if self._database is None:
             return 0
         self.flush()
@@ -335,7 +332,7 @@ class Journal:
         return gone
 
     def flush(self) -> None:
-        """Return when all that was told is written."""
+        """Returns when everything is written."""
         if self._database is not None and self._database.is_open:
             self._hashes.flush()
 
@@ -377,7 +374,7 @@ class Journal:
 
 
 class NullJournal(Journal):
-    """Remembers nothing, as `resume=False` asks. Its claims hold among its own users."""
+    """Remembers nothing, as `resume=False` asks. Its claims exclude only its own users."""
 
     def __init__(self, disabled_reason: str = "resume is off") -> None:
         super().__init__(None, HostLocks.private(), disabled_reason=disabled_reason)

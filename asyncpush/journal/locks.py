@@ -36,17 +36,17 @@ except ImportError:  # Windows
 logger = library_logger("journal")
 
 OPENING = 0
-"""The byte that is held while the journal's files are looked at, created or set aside."""
+"""The byte that is locked while the journal's files are checked, created or set aside."""
 
 _POLL = 0.02
 
 _FLOCK = {"linux": ("hhqqi", 0, 2, 3), "darwin": ("qqihh", 3, 0, 1)}
-"""How `struct flock` lies in memory, and where in it type, start and length are (with pointers of
-64 bits)."""
+"""The layout of `struct flock`, and the positions of type, start and length in it (with 64-bit
+pointers)."""
 
 
 class HostLocks:
-    """The locks in one file (`shared`), or of nobody else's concern (`private`)."""
+    """The locks in one file (`shared`), or within this journal only (`private`)."""
 
     def __init__(self, key: str, descriptor: int | None) -> None:
         self._key = key
@@ -64,9 +64,7 @@ class HostLocks:
     @classmethod
     def shared(cls, path: Path) -> HostLocks:
         """The locks in the file at `path`, created if missing. Raises `OSError` if it cannot be.
-
-        Each call wants one `leave()`.
-        """
+        Each call needs one `leave()`."""
         key = os.path.realpath(path)
         with _registry_guard:
             locks = _registry.get(key)
@@ -79,7 +77,7 @@ class HostLocks:
             return locks
 
     def leave(self) -> None:
-        """One user less; the file is closed after the last."""
+        """One user fewer; the file is closed after the last."""
         with _registry_guard:
             self._users -= 1
             if self._users == 0 and self._descriptor is not None:
@@ -89,7 +87,7 @@ class HostLocks:
                 self._descriptor = None
 
     def _is_at(self, path: str) -> bool:
-        """Whether the file we have open is still the one of that name."""
+        """Whether the open file is still the one with that name."""
         try:
             return self._descriptor is not None and os.path.samestat(
                 os.fstat(self._descriptor), os.stat(path)
@@ -98,7 +96,7 @@ class HostLocks:
             return False
 
     def claim(self, scope: str, oid: str) -> Claim | None:
-        """The lock on this object, or None when someone alive has it."""
+        """The lock on this object, or None while a living process has it."""
         position = _position(f"{scope}\0{oid}")
         return Claim(self, position) if self._try_lock(position) else None
 
@@ -112,13 +110,13 @@ class HostLocks:
         return None
 
     def count_claimed(self, name: str, count: int) -> int:
-        """How many of these locks are held, by this process or others. None is taken for that:
-        whoever else counts, or claims, at the same time is not misled."""
+        """How many of these locks are held, by this process or others. None is taken for that, so
+        others that count or claim at the same time are not misled."""
         first = _position(name)
         with self._guard:
             self._forget_parents()
             own = {position for position in self._held if first <= position < first + count}
-            if self._descriptor is None or fcntl is None:
+            if sys.platform == "win32" or self._descriptor is None or fcntl is None:
                 return len(own)
             try:
                 if sys.platform in _FLOCK and sys.maxsize > 1 << 32:
@@ -148,14 +146,14 @@ class HostLocks:
         return True
 
     def _forget_parents(self) -> None:
-        if self._pid != os.getpid():  # forked: the locks stayed with the parent
+        if self._pid != os.getpid():  # Forked: the locks stayed with the parent.
             self._pid = os.getpid()
             self._held.clear()
 
     def _held_by_others(self, start: int, stop: int) -> int:
-        """Bytes from `start` to `stop` that other processes have locked. The kernel names one lock
-        of a range at a time, not always the first."""
-        if start >= stop:
+        """Bytes from `start` to `stop` that other processes have locked. The kernel reports one
+        lock of a range at a time, not always the first."""
+        if sys.platform == "win32" or start >= stop:
             return 0
         layout, *fields = _FLOCK[sys.platform]
         values = [0] * 5
@@ -167,15 +165,19 @@ class HostLocks:
         if kind == int(fcntl.F_UNLCK):
             return 0
         begin, end = max(begin, start), min(begin + length if length else stop, stop)
-        if begin >= end:  # no sense in it: better one too few than for ever
+        if (
+            begin >= end
+        ):  # An impossible answer: counting one too few is better than looping for ever.
             return 0
         others = self._held_by_others(start, begin) + self._held_by_others(end, stop)
         return end - begin + others
 
     def _refused(self, positions: set[int]) -> int:
-        """How many of these a shared lock is refused for. Others may be sharing it: they count as
-        well. Who claims one at that moment takes the next."""
+        """For how many of these a shared lock is refused. Others may hold shared locks, which count
+        as well. Whoever claims one at that moment takes the next."""
         refused = 0
+        if sys.platform == "win32":
+            return refused
         for position in positions:
             try:
                 fcntl.lockf(self._descriptor or 0, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, position)
@@ -186,7 +188,7 @@ class HostLocks:
         return refused
 
     def _try_lock_host(self, position: int) -> bool:
-        if self._descriptor is None or fcntl is None:
+        if sys.platform == "win32" or self._descriptor is None or fcntl is None:
             return True
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
@@ -199,7 +201,7 @@ class HostLocks:
     def _unlock(self, position: int) -> None:
         with self._guard:
             self._held.discard(position)
-            if self._descriptor is not None and fcntl is not None:
+            if sys.platform != "win32" and self._descriptor is not None and fcntl is not None:
                 try:
                     fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, position)
                 except OSError as exc:
@@ -222,13 +224,13 @@ class Claim:
     __slots__ = ("_locks", "_pid", "_position")
 
     def __init__(self, locks: HostLocks, position: int) -> None:
-        self._locks = [locks]  # popped once, whoever releases, however often
+        self._locks = [locks]  # Popped once, whoever releases and however often.
         self._position = position
         self._pid = os.getpid()
 
     def release(self) -> None:
-        """Let the next one have it. May be called twice, and from any thread."""
-        if self._pid != os.getpid():  # a forked child's copy of the claim is not the claim
+        """Let another have it. May be called twice, and from any thread."""
+        if self._pid != os.getpid():  # A forked child's copy of the claim is not the claim.
             return
         with contextlib.suppress(IndexError):
             self._locks.pop()._unlock(self._position)
@@ -243,29 +245,29 @@ class Claim:
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SEATS = 64
-"""More uploaders than this on one host are counted as this many."""
+"""The number of uploaders on one host is capped at this."""
 
 
 class HostPeers:
-    """The uploaders of this host that push at the moment. All methods may wait for the filesystem,
-    and belong in a thread."""
+    """The uploaders of this host that are pushing now. All methods may wait for the filesystem, and
+    belong in a thread."""
 
     def __init__(self, locks: HostLocks) -> None:
-        """`locks` are those of the journal that the host's uploaders have in common."""
+        """`locks` are those of the journal that the host's uploaders share."""
         self._locks = locks
         self._seat: Claim | None = None
 
     def join(self) -> None:
-        """Be one of them, until `leave` or the end of the process."""
+        """Count as one of them, until `leave` or the end of the process."""
         if self._seat is None:
             self._seat = self._locks.claim_any(_seats(), SEATS)
 
     def count(self) -> int:
-        """How many there are, this one included."""
+        """The number of uploaders, this one included."""
         return max(1, self._locks.count_claimed(_seats(), SEATS))
 
     def leave(self) -> None:
-        """Be none of them any more; once more does no harm."""
+        """No longer count as one of them; may be called again."""
         if self._seat is not None:
             self._seat.release()
             self._seat = None
@@ -273,9 +275,9 @@ class HostPeers:
 
 @cache
 def _seats() -> str:
-    """The name of this host's seats: hosts that share a home directory share its locks."""
+    """The name of this host's locks: hosts that share a home directory share the file."""
     try:
         host = BOOT_ID.read_text().strip()
-    except OSError:  # not Linux. Containers of one host have that in common, though not a name
+    except OSError:  # Not Linux. Containers of one host have this in common, though not a hostname.
         host = platform.node()
     return f"uploaders of {host}"

@@ -1,4 +1,4 @@
-"""The journal's statements: what its tables are asked and told, within a transaction of others."""
+"""The journal's SQL statements; transactions are the caller's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HASH_LIFE = 90 * DAY
 COMMIT_LIFE = 7 * DAY
 
 EXPIRED_AT_ONCE = 500
-"""Rows deleted in one transaction: whoever has a part to write waits for no more than this."""
+"""Rows deleted in one transaction: this bounds how long others wait to write a part."""
 
 UPLOADS_AT_ONCE = 4
 """The same for uploads, which have up to 10,000 parts each."""
@@ -23,7 +23,7 @@ TABLES = ("hashes", "uploads", "parts", "commits")
 
 
 def find_hash(connection: sqlite3.Connection, key: Row) -> Row | None:
-    """Its whole row."""
+    """The whole row."""
     found: Row | None = connection.execute(
         "SELECT * FROM hashes WHERE path = ? AND kind = ?", key
     ).fetchone()
@@ -35,7 +35,7 @@ def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:
 
 
 def delete_hashes(connection: sqlite3.Connection, path: str) -> None:
-    """Of this path, and of what is cut out of it (`path#digest`), all kinds."""
+    """All kinds, of this path and of what is cut out of it (`path#digest`)."""
     whole = hash_key(path, "")[0]
     cut = whole + b"#"
     connection.execute(
@@ -50,7 +50,7 @@ def delete_hashes(connection: sqlite3.Connection, path: str) -> None:
 def find_upload(
     connection: sqlite3.Connection, scope: str, oid: str
 ) -> tuple[int, object, list[Row]] | None:
-    """Its number, details and parts."""
+    """The upload's number, details and parts."""
     row = connection.execute(
         "SELECT id, details FROM uploads WHERE scope = ? AND oid = ?", (blob(scope), blob(oid))
     ).fetchone()
@@ -69,7 +69,7 @@ def put_upload(connection: sqlite3.Connection, row: Row, parts: list[Row]) -> No
 
 
 def put_parts(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    """Those whose upload is still there."""
+    """Only those whose upload still exists."""
     connection.executemany(
         "INSERT OR REPLACE INTO parts SELECT ?, ?, ?, ?"
         " WHERE EXISTS (SELECT 1 FROM uploads WHERE id = ?)",
@@ -93,7 +93,7 @@ def delete_upload(connection: sqlite3.Connection, scope: str, oid: str) -> None:
 
 
 def find_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> object | None:
-    """Its details."""
+    """The commit's details."""
     row = connection.execute(
         "SELECT details FROM commits WHERE scope = ? AND fingerprint = ?",
         (blob(scope), blob(fingerprint)),
@@ -116,8 +116,8 @@ def delete_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) 
 
 
 def expire_some(connection: sqlite3.Connection, now: float) -> int:
-    """Delete some of what is too old or from the future: at most `EXPIRED_AT_ONCE` hashes, uploads
-    and commits each. How many those were; 0 when nothing is left of the kind."""
+    """Delete some entries that are too old or from the future: at most `EXPIRED_AT_ONCE` hashes,
+    uploads and commits each. Returns how many of each; 0 when none is left."""
     future = now + DAY
     gone = connection.execute(
         "DELETE FROM hashes WHERE (path, kind) IN (SELECT path, kind FROM hashes"
@@ -140,7 +140,7 @@ def expire_some(connection: sqlite3.Connection, now: float) -> int:
 
 
 def clear(connection: sqlite3.Connection) -> int:
-    """Delete everything; how many hashes, uploads, commits."""
+    """Delete everything; returns how many hashes, uploads and commits."""
     connection.execute("DELETE FROM parts")
     tables = ("hashes", "uploads", "commits")
     return sum(connection.execute(f"DELETE FROM {table}").rowcount for table in tables)

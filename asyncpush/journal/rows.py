@@ -1,7 +1,7 @@
-"""What the journal remembers, as values, and what its rows look like: no database here.
+"""What the journal remembers, as values, and the form of its rows: no database here.
 
-Each row can tell that it is whole, through a checksum of its own or zlib's. SQLite has none, and a
-wrong hash or ETag, believed, would make a push fail where no hash makes it slow.
+Each row has a checksum, its own or zlib's. SQLite has none, and a wrong hash or ETag would make a
+push fail, where a missing one only makes it slower.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from asyncpush.models import FileIdentity
+from asyncpush.redaction import without_user
 
 HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
 """Path, identity, kind, oid."""
@@ -42,17 +42,14 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class PendingCommit:
-    """A commit that was about to be asked for: what whoever looks at the head afterwards needs.
+    """A commit that was about to be requested: what is needed to examine the head afterwards.
 
-    `fingerprint` names the push by its content, `push_id` is in the commit's trailer.
+    `fingerprint` identifies the push by its content, `push_id` is in the commit's trailer.
     """
 
     push_id: str
-    parent_commit: str | None
-    create_pr: bool
     fingerprint: str
     created_at: float
-    pr_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +86,28 @@ UPLOAD_LIFE = 7 * 86_400.0
 
 SETTLED_AFTER = 60.0
 """Seconds since a file's last change (mtime and ctime) before its hash is remembered. Writes
-through a memory map move the times only when a clean page is first touched; Linux cleans pages,
+through a memory map change the times only when a clean page is first touched; Linux cleans pages,
 after which later writes show again, within 30 to 35 s."""
 
 _UNPACKED_LIMIT = 256 << 20
-_OID_LENGTH = {"sha256": 64, "git": 40}
+_OID_LENGTH = {"sha256": 64, "git": 40, "xet": 64}
 
 
 def blob(text: str) -> bytes:
-    """Text as bytes. File names, and ETags of odd servers, need not be proper Unicode."""
+    """Text as bytes. File names, and ETags of unusual servers, need not be valid Unicode."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def display(value: bytes) -> str:
-    """A stored text for human eyes, without the credentials that an endpoint's URL may hold."""
-    return re.sub(r"//[^/@]*@", "//", value.decode("utf-8", "replace"))
+    """A stored text for display, without the credentials that an endpoint's URL may contain."""
+    return without_user(value.decode("utf-8", "replace"))
 
 
 # Hashes
 
 
 def is_settled(identity: FileIdentity, looked_at: float) -> bool:
-    """Whether a write after `looked_at` would have given the file another mtime or ctime."""
+    """Whether a write after `looked_at` would change the file's mtime or ctime."""
     changed = max(identity.mtime_ns, identity.ctime_ns) / 1e9
     return looked_at - changed >= SETTLED_AFTER
 
@@ -119,7 +116,7 @@ CUT_DIGEST_LENGTH = 64
 
 
 def hash_key(path: str, kind: str) -> Row:
-    with contextlib.suppress(OSError):  # the working directory is gone
+    with contextlib.suppress(OSError):  # The working directory no longer exists.
         path = os.path.abspath(path)
     return blob(path), blob(kind)
 
@@ -141,7 +138,7 @@ def hash_row(path: str, identity: FileIdentity, kind: str, oid: str, now: float)
 
 
 def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
-    """The oid of the row, if it is for this identity, and whole."""
+    """The oid of the row, if it is for this identity and undamaged."""
     _, _, known, oid, _, seal = row
     if known != _identity(identity) or seal != _seal(*key, known, oid):
         return None
@@ -149,7 +146,7 @@ def read_hash(key: Row, identity: FileIdentity, row: Row) -> str | None:
 
 
 def _identity(identity: FileIdentity) -> bytes:
-    # As text: an inode number may have all of 64 bits (more on Windows), an INTEGER has 63.
+    # As text: an inode number may use all of 64 bits (more on Windows), an INTEGER has 63.
     return b"%d:%d:%d:%d:%d" % (
         identity.device,
         identity.inode,
@@ -163,7 +160,7 @@ def _identity(identity: FileIdentity) -> bytes:
 
 
 def upload_row(number: int, scope: str, upload: OpenUpload) -> Row | None:
-    """None for an upload whose times make no sense (NaN too): it could never be trusted."""
+    """None for an upload with impossible times (NaN too): it could never be trusted."""
     if not upload.expires_at > upload.started_at:
         return None
     expires_at = min(upload.expires_at, upload.started_at + UPLOAD_LIFE)
@@ -219,22 +216,17 @@ def part_row(upload: int, number: int, etag: str) -> Row:
 
 
 def commit_row(scope: str, commit: PendingCommit) -> Row:
-    details = [
-        commit.push_id,
-        commit.parent_commit,
-        commit.create_pr,
-        commit.created_at,
-        commit.pr_url,
-    ]
-    return blob(scope), blob(commit.fingerprint), commit.created_at, pack(details)
+    details = pack([commit.push_id, commit.created_at])
+    return blob(scope), blob(commit.fingerprint), commit.created_at, details
 
 
 def read_commit(fingerprint: str, details: object) -> PendingCommit | None:
     values = unpack(details)
     if values is None:
         return None
-    push_id, parent_commit, create_pr, created_at, pr_url = values
-    return PendingCommit(push_id, parent_commit, create_pr, fingerprint, created_at, pr_url)
+    push_id, *more = values
+    # Earlier versions wrote five values, the time as the fourth.
+    return PendingCommit(push_id, fingerprint, more[0] if len(more) == 1 else more[2])
 
 
 # Integrity
@@ -246,18 +238,20 @@ def _seal(*fields: object) -> int:
 
 def pack(values: list[Any]) -> bytes:
     """JSON, compressed: 10,000 presigned URLs share most of their text. The standard library's
-    JSON, because it writes whatever is in a `str` or an `int`, where orjson would raise."""
+    JSON, because it writes any `str` or `int`, where orjson would raise."""
     return zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 1)
 
 
 def unpack(stored: object) -> list[Any] | None:
-    """What `pack` was given, or None if this is not what it wrote."""
+    """What `pack` was given, or None if this was not written by it."""
     if not isinstance(stored, bytes):
         return None
     inflate = zlib.decompressobj()
     try:
         text = inflate.decompress(stored, _UNPACKED_LIMIT)
-        values = json.loads(text) if inflate.eof else None  # else cut short, or blown up
+        values = (
+            json.loads(text) if inflate.eof else None
+        )  # Otherwise truncated, or larger than allowed.
     except (zlib.error, ValueError):
         return None
     return values if isinstance(values, list) else None

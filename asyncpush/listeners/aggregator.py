@@ -85,18 +85,13 @@ class ProgressAggregator:
         self._done: set[str] = set()
         self._hashing: dict[str, int] = {}
         self._hashed = 0
-        self._wire = 0
+        self._wire = 0  # bytes that went out, resent ones too; not those resumed or deduplicated
         self._samples: deque[tuple[float, int]] = deque()
 
     @property
     def planned(self) -> bool:
         """Whether the totals are known."""
         return self._planned
-
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes that went out, resent ones too; not what was resumed or deduplicated."""
-        return self._wire
 
     @property
     def hashed_bytes(self) -> int:

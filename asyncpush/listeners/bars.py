@@ -24,7 +24,7 @@ from asyncpush.listeners.screens import (
     is_terminal,
 )
 from asyncpush.listeners.view import PushView
-from asyncpush.options import ProgressChoice
+from asyncpush.options import ProgressChoice, is_true
 
 DISABLE_ENV = "HF_HUB_DISABLE_PROGRESS_BARS"
 
@@ -91,8 +91,7 @@ class BarDisplay:
 
 def disabled_by_env(environ: Mapping[str, str] | None = None) -> bool:
     """Whether `HF_HUB_DISABLE_PROGRESS_BARS` says so, in the official client's words."""
-    value = (os.environ if environ is None else environ).get(DISABLE_ENV, "")
-    return value.strip().lower() in ("1", "true", "yes", "on")
+    return is_true(DISABLE_ENV, environ=environ)
 
 
 _log_lines = LogLines()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from io import FileIO
 from typing import Any
 
@@ -26,26 +25,18 @@ class JsonlWriter:
 
     A row is there as soon as its event is: nothing is buffered here, so a killed process loses
     none, and several processes may append to one file. A new file is private (mode 0600). When the
-    file cannot be opened or written (a bad path, a full disk), that is reported once (logged, and
-    handed to `notify`), and the push goes on without it. While it is open no push takes it for a
+    file cannot be opened or written (a bad path, a full disk), that is reported once, in the
+    log, and the push goes on without it. While it is open no push takes it for a
     source.
 
     Args:
         path: the file; rows are appended to what it holds.
         verbose: also write the positions within parts and hashes, thousands for a large file.
-        notify: told in words when writing ends early, to emit a `Notice`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        verbose: bool = False,
-        notify: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, verbose: bool = False) -> None:
         self.path: str = os.fspath(path)
         self._left_out: frozenset[type] = frozenset() if verbose else _MANY
-        self._notify = notify
         self._file: FileIO | None = None
         self._closed = False
         self._announcement: Announcement | None = None
@@ -60,10 +51,9 @@ class JsonlWriter:
             _write_all(self._file, _line(event_row(record)))
         except OSError as exc:
             self.close()
-            message = f"events are no longer written to {self.path}: {exc}"
-            logger.warning("%s (the upload goes on)", message)
-            if self._notify is not None:
-                self._notify(message)
+            logger.warning(
+                "events are no longer written to %s: %s (the upload goes on)", self.path, exc
+            )
 
     def close(self) -> None:
         """Write no more. Safe to call again."""

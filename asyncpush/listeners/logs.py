@@ -68,7 +68,13 @@ _LEVELS = {
 }
 
 
-_DONE = {"upload": "pushed", "store": "stored", "plan": "would push", "audit": "compared"}
+_DONE = {
+    "upload": "pushed",
+    "store": "stored",
+    "plan": "would push",
+    "audit": "compared",
+    "sync": "synced",
+}
 
 
 class LogListener:
@@ -122,7 +128,8 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
     """The event in words, from its scrubbed row."""
     match event:
         case PushStarted():
-            return f"pushing to {event.repo_type} {event.repo_id}, revision {event.revision}"
+            revision = f", revision {event.revision}" if event.revision else ""
+            return f"pushing to {event.repo_type} {event.repo_id}{revision}"
         case FilesPlanned():
             return f"{format_count(event.total_files, 'file')}, {format_bytes(event.total_bytes)}"
         case PhaseChanged():
@@ -191,7 +198,8 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case Committed():
             return f"committed {event.commit_sha}: {row['commit_url']}"
         case Verified():
-            return f"verified {format_count(event.files, 'file')} at {event.commit_sha}"
+            at = f" at {event.commit_sha}" if event.commit_sha else ""
+            return f"verified {format_count(event.files, 'file')}{at}"
         case _:
             return event.name
 

@@ -26,7 +26,7 @@ from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
 from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.listeners.result_stats import ActivityTally, RetryTally
-from asyncpush.models import AuditReport, Repo, UploadResult
+from asyncpush.models import AuditReport, Repo, SyncResult, UploadResult
 from asyncpush.options import ProgressChoice, PushOptions
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class PushObserver:
 
     def finished(self, outcome: T) -> T:
         """Tell that it went well; the outcome, with what was heard on the way."""
-        if isinstance(outcome, UploadResult):
+        if isinstance(outcome, UploadResult | SyncResult):
             outcome = replace(
                 outcome,
                 retries=self._retries.retries,
@@ -107,7 +107,8 @@ async def observe_push(
         options, publisher, [display.on_event, LogListener().on_event, *listeners]
     )
     try:
-        observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, options.revision))
+        revision = "" if repo.repo_type == "bucket" else options.revision
+        observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, revision))
         async with _time_limit(options.timeout):
             yield observer
     except BaseException as exc:
@@ -144,6 +145,11 @@ def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFini
         case UploadResult():
             files = len(outcome.files_uploaded)
             return PushFinished(outcome.commit_sha, files, outcome.bytes_transferred, seconds)
+        case SyncResult() if options.dry_run:
+            return PushFinished("", len(outcome.plan), 0, seconds, "plan")
+        case SyncResult():
+            files = len(outcome.files_uploaded)
+            return PushFinished("", files, outcome.bytes_transferred, seconds, "sync")
         case AuditReport():
             files = len(outcome.matching) + len(outcome.missing) + len(outcome.different)
             return PushFinished(outcome.commit_sha, files, 0, seconds, "audit")

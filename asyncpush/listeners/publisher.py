@@ -44,14 +44,13 @@ class ProgressPublisher:
     rate has sunk to zero.
 
     A plain callback is called in place. An async one runs as one task at a time: while it is busy
-    the newest snapshot waits for it and older ones are dropped. What a callback raises is reported
-    once (logged, and handed to `notify`) and otherwise ignored.
+    the newest snapshot waits for it and older ones are dropped. What a callback raises is logged
+    once and otherwise ignored.
 
     Use it on the event loop's thread; `latest` may be read from any.
 
     Args:
         callback: plain or async callable of `UploadProgress`, or None.
-        notify: told in words when the callback misbehaves, to emit a `Notice`.
         aggregator: where the state is kept.
         call_later: schedules as the running loop's does, which is what None takes.
     """
@@ -62,7 +61,6 @@ class ProgressPublisher:
         self,
         callback: Callable[[UploadProgress], Awaitable[None] | None] | None = None,
         *,
-        notify: Callable[[str], None] | None = None,
         aggregator: ProgressAggregator | None = None,
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] | None = None,
     ) -> None:
@@ -71,7 +69,6 @@ class ProgressPublisher:
         )
         self.latest: UploadProgress = self.aggregator.snapshot()
         self._callback = callback
-        self._notify = notify
         self._call_later = call_later
         self._reported = False
         self._version = 0
@@ -213,8 +210,6 @@ class ProgressPublisher:
             return
         self._reported = True
         logger.warning("%s (the upload goes on)", message, exc_info=exc)
-        if self._notify is not None:
-            self._notify(message)
 
 
 _LAST = frozenset({PushFinished, PushFailed})

@@ -42,7 +42,6 @@ class _Attempt:
     call: str
     started: float
     bytes_out: int
-    key: tuple[str | None, str, object]
 
 
 class ActivityTally:
@@ -56,7 +55,6 @@ class ActivityTally:
         self._sent = TimeBins(SLICES)
         self._busy: dict[str, TimeBins] = {}
         self._attempts: dict[str, _Attempt] = {}
-        self._of_parent: dict[tuple[str | None, str, object], str] = {}
         self._by_xet = False
         self._xet = (0, 0.0)
         self._positions: dict[tuple[str, int], tuple[int, float]] = {}
@@ -75,14 +73,11 @@ class ActivityTally:
             case PartStored() as event:
                 self._positions.pop((event.path, event.part_number), None)
             case RequestStarted() as event:
-                key = (record.parent_id, event.call, event.fields.get("part_number"))
-                self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out, key)
-                self._of_parent[key] = record.span_id
+                self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out)
             case RequestFinished() as event:
                 self._ended(record.span_id, now, failed=event.status >= 400)
-            case RequestFailed() as event:  # told by the attempt itself, or by what it is part of
-                key = (record.span_id, event.call, event.fields.get("part_number"))
-                self._ended(self._of_parent.get(key, record.span_id), now, failed=True)
+            case RequestFailed():
+                self._ended(record.span_id, now, failed=True)
             case FileHashed() as event:
                 seconds = event.elapsed_ms / 1000
                 self._spent("hash", now - seconds, now)
@@ -121,8 +116,6 @@ class ActivityTally:
         attempt = self._attempts.pop(span_id, None)
         if attempt is None:
             return
-        if self._of_parent.get(attempt.key) == span_id:
-            del self._of_parent[attempt.key]
         kind = "send" if attempt.call == "part" else "call"
         kind = "commit" if attempt.call == "commit" else kind
         self._spent("retry" if failed and kind != "call" else kind, attempt.started, now)

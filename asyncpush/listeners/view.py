@@ -20,7 +20,6 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.events.schema import scrub
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.listeners.format import (
     UNICODE,
@@ -32,11 +31,13 @@ from asyncpush.listeners.format import (
     format_count,
     format_duration,
     format_rate,
+    format_seconds,
     format_share,
     last_name,
     text_width,
 )
 from asyncpush.models import UploadProgress
+from asyncpush.redaction import redact_value
 
 FILE_LINES = 3
 """Files in flight that get a line of their own."""
@@ -46,6 +47,7 @@ _DONE = {
     "store": "Stored, not yet committed",
     "plan": "Dry run, nothing sent",
     "audit": "Compared",
+    "sync": "Sync complete",
 }
 
 _GAP = "  "
@@ -100,7 +102,7 @@ class PushView:
             case Waiting() as event:
                 until = self._clock() + event.seconds
                 if self._wait is None or until >= self._wait[0]:  # the longest wait is the one
-                    self._wait = (until, clean(scrub(event.reason)))
+                    self._wait = (until, clean(redact_value(event.reason)))
             case RetryScheduled() as event:
                 self.retries += 1
                 self._retry = (self._clock() + event.delay, _retry_words(event))
@@ -237,7 +239,7 @@ class PushView:
                 return _GAP.join((f"{glyphs.failed} Upload cancelled", self.title)).rstrip()
             case PushFailed() as event:
                 # Not shortened: it is the reason, and a line that stays may wrap.
-                reason = clean(scrub(event.error.strip().partition("\n")[0]))
+                reason = clean(redact_value(event.error.strip().partition("\n")[0]))
                 head = f"{glyphs.failed} Upload failed"
                 words = (head, self.title, f"{event.error_type}: {reason}")
                 return _GAP.join(word for word in words if word)
@@ -246,9 +248,7 @@ class PushView:
 
     def _success(self, event: PushFinished, width: int, glyphs: Glyphs) -> str:
         head = f"{glyphs.done} {_DONE[event.what]}"
-        size = (
-            f"{format_bytes(event.bytes_transferred)} in {format_duration(event.elapsed_seconds)}"
-        )
+        size = f"{format_bytes(event.bytes_transferred)} in {format_seconds(event.elapsed_seconds)}"
         amounts = [f"{format_count(event.files_uploaded, 'file')}, {size}", size]
         if event.what in ("plan", "audit"):
             amounts = [format_count(event.files_uploaded, "file")]
@@ -353,7 +353,7 @@ def _speed(progress: UploadProgress) -> list[str]:
 
 def _retry_words(event: RetryScheduled) -> str:
     what = event.call if event.part_number is None else f"part {event.part_number}"
-    return f"{what}, {clean(scrub(event.reason))}"
+    return f"{what}, {clean(redact_value(event.reason))}"
 
 
 def _retry_count(retries: int) -> str:

@@ -3,10 +3,15 @@
     async with LocalHub("hub/") as hub:
         await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
-It is the other side of the wire: nothing here imports the client, so that the two can disagree.
+It shares no code with the client, so that one can show the mistakes of the other.
 """
 
 from __future__ import annotations
+
+import os as _os
+
+if _os.name == "nt":
+    raise ImportError("the embedded Hub runs on Linux and macOS; on Windows, in WSL")
 
 try:
     import jinja2 as _jinja2  # noqa: F401

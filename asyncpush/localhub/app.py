@@ -10,7 +10,7 @@ from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush.localhub import lfs, pages
-from asyncpush.localhub.auth import CHALLENGE, USERS, is_loopback, user_of
+from asyncpush.localhub.auth import CHALLENGE, TOKENS, USERS, is_loopback, user_of
 from asyncpush.localhub.routes import (
     buckets,
     commits,
@@ -18,6 +18,7 @@ from asyncpush.localhub.routes import (
     files,
     git,
     metadata,
+    oauth,
     preupload,
     repos,
     storage,
@@ -47,6 +48,7 @@ _MODULES = (
     xet,
     git,
     buckets,
+    oauth,
 )
 
 ROUTE_NAMES = lfs.ROUTES | {
@@ -55,28 +57,29 @@ ROUTE_NAMES = lfs.ROUTES | {
     for route in module.routes
     if isinstance(route, web.RouteDef)
 }
-"""What requests are told apart by: in faults, in the log, in middlewares."""
+"""The name of each route, as used in faults, logs and middlewares."""
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
 SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | xet.ROUTES
-# Repos without a namespace, such as `gpt2`: the public Hub has some of old, this one has none.
+# Repos without a namespace, such as `gpt2`: the public Hub has some old ones, this one has none.
 _OF_ONE_SEGMENT = re.compile(
     r"/api/(?:models|datasets|spaces|kernels)/[^/]+"
     r"(?:/(?:branch|commits?|discussions|lfs-files|paths-info|preupload|refs|revision|settings|super-squash|tag|tree|xet-(?:read|write)-token)(?:/.*)?)?$"
     r"|/(?:(?:datasets|spaces|kernels)/)?[^/]+"
     r"/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
 )
-# What git and git-lfs ask: they look for a password when they are told to.
+# What git and git-lfs ask for: when told to, they look up a password.
 GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES
 
 
 def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.Application:
-    """`middlewares` see every request before the hub does, and every answer after it."""
+    """`middlewares` see each request before the hub does, and each answer after it."""
     app = web.Application(
         middlewares=[*middlewares, _errors_as_json, _guard], client_max_size=MAX_JSON_BYTES
     )
     app[STATE] = state
     app[USERS] = state.users
+    app[TOKENS] = state.tokens
     app.on_response_prepare.append(_stamp)
     for module in _MODULES:
         app.router.add_routes(module.routes)
@@ -129,7 +132,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         # its own name at 127.0.0.1 (DNS rebinding) is not this machine.
         raise Refusal(403, "This hub answers to loopback names only: start it with a token")
     if request.match_info.route.name not in SIGNED_ROUTES:
-        user_of(request)  # a wrong token is told so, also where none is needed
+        user_of(request)  # A wrong token is refused even where none is needed.
     return await handler(request)
 
 
@@ -138,4 +141,4 @@ async def _lfs_access(request: web.Request, operation: lfs.Operation) -> None:
     if operation == "download":
         await state.open_to_read(request)
     else:
-        await state.contributable(request)  # a pull request may be what it is for
+        await state.contributable(request)  # It may be a request to open a pull request.

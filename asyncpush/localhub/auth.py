@@ -1,4 +1,5 @@
-"""Who is asking: a token, shown as Bearer or as the password of Basic, compared in constant time.
+"""Who is asking: a token, given as Bearer or as the password of Basic, compared in constant time.
+Tokens are those that the hub was started with, and those that it issues itself, which expire.
 
 Basic is what git, git-lfs and official clients before 0.20 send: `user:TOKEN`, or `TOKEN` as the
 user's name.
@@ -12,39 +13,46 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import os
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
+from asyncpush.localhub.blobs import BlobError
+from asyncpush.localhub.blobs.signing import DATE, DATE_FORMAT, EXPIRES, Signer
 from asyncpush.localhub.web import Refusal, is_request_id
 
 USER = "local"
 """The user of the hub's one token, or of any token where it has none."""
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Authentication required", charset="UTF-8"'}
-"""What makes git and git-lfs ask for a password, or look one up."""
+"""Makes git and git-lfs ask for a password or look one up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Names by token, which no repr shows. Without any, every token is the local user's."""
+    """Names by token; no repr shows the tokens. Without any, every token belongs to the local
+    user."""
 
     by_token: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether any token will do."""
+        """Whether any token is accepted."""
         return not self.by_token
 
     @property
     def is_single(self) -> bool:
-        """Whether there is but one user, whose all repos are."""
+        """Whether there is only one user, who then owns all repos."""
         return len(set(self.by_token.values())) <= 1
 
     @property
@@ -52,7 +60,8 @@ class Users:
         return frozenset(self.by_token.values())
 
     def name_of(self, token: str) -> str | None:
-        """Every token is compared, by digests: neither which it is nor its length can be timed."""
+        """Compares with every token, by digest, so that timing reveals neither the token nor its
+        length."""
         if self.is_open:
             return USER if token else None
         given, found = _digest(token), None
@@ -63,6 +72,118 @@ class Users:
 
 
 USERS = web.AppKey("users", Users)
+
+OAUTH_PREFIX, EXCHANGED_PREFIX = "hf_oauth_local-", "hf_jwt_local-"
+"""How this hub's tokens begin: as the public Hub's, and yet different from all of those."""
+
+OAUTH_LIFETIME = 30 * 86_400
+"""Seconds that a token of a browser login is valid."""
+
+EXCHANGED_LIFETIME = 3600
+"""Seconds that a token of trusted publishing is valid; the public Hub's are too."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token that this hub issued: whose it is, when it expires (Unix time), and the one
+    `resource` that it may write to (`me/m`, `datasets/me/d`, or a user, which means none); None
+    where it may do whatever its user may."""
+
+    token: str = field(repr=False)
+    user: str
+    expires_at: float
+    resource: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserLogin:
+    """What `hf auth login` stores: a token, the Unix time at which it expires, and a refresh token,
+    which can be used once."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_at: float
+
+
+class TokenIssuer:
+    """Issues tokens that expire, and recognizes them. All hubs that serve one folder recognize the
+    tokens of the others.
+
+    A token carries what it is good for, signed; a refresh token is random, and names a file that
+    says whose it is. Using it removes that file: whoever succeeds in that was first.
+    """
+
+    def __init__(self, folder: Path, *, lifetime: int = OAUTH_LIFETIME) -> None:
+        self._folder = folder
+        self._signer = Signer.load(folder / "secret")
+        self._lifetime = lifetime
+        self._generation = 0
+
+    def log_in(self, user: str) -> BrowserLogin:
+        """A token and a refresh token for `user`, as after a login in the browser."""
+        refresh_token = f"hf_refresh_{secrets.token_urlsafe(32)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(self._refresh_file(refresh_token), flags, 0o600), "w") as file:
+            file.write(user)
+        issued = self._issue(OAUTH_PREFIX, user, self._lifetime)
+        return BrowserLogin(issued.token, refresh_token, issued.expires_at)
+
+    def refresh(self, refresh_token: str) -> BrowserLogin | None:
+        """Another login for the user of this refresh token; None when it is unknown or used."""
+        path = self._refresh_file(refresh_token)
+        try:
+            user = path.read_text()
+            path.unlink()
+        except FileNotFoundError:
+            return None
+        return self.log_in(user)
+
+    def exchange(self, user: str, resource: str) -> IssuedToken:
+        """A token for `resource` alone, as trusted publishing gives it."""
+        return self._issue(EXCHANGED_PREFIX, user, EXCHANGED_LIFETIME, resource)
+
+    def find(self, token: str) -> IssuedToken | None:
+        """What this token is good for; None when it is not from here, expired or revoked."""
+        if not token.startswith((OAUTH_PREFIX, EXCHANGED_PREFIX)):
+            return None
+        encoded = token.partition("-")[2]
+        try:
+            padded = encoded.encode() + b"=" * (-len(encoded) % 4)
+            user, _, query = base64.urlsafe_b64decode(padded).decode().partition("?")
+            self._signer.check("OAUTH", user, parse_qsl(query))
+        except (BlobError, binascii.Error, UnicodeError):
+            return None
+        signed = dict(parse_qsl(query))
+        if int(signed["generation"]) < self._generation:
+            return None
+        issued = datetime.strptime(signed[DATE], DATE_FORMAT).replace(tzinfo=UTC)
+        expires_at = issued.timestamp() + int(signed[EXPIRES])
+        return IssuedToken(token, user, expires_at, signed.get("resource"))
+
+    def seconds_left(self, issued: IssuedToken | BrowserLogin) -> int:
+        return max(0, round(issued.expires_at - self._signer.clock()))
+
+    def revoke(self) -> None:
+        """Accept none of the tokens issued so far, on this hub. Refresh tokens stay valid."""
+        self._generation += 1
+
+    def _issue(
+        self, prefix: str, user: str, lifetime: int, resource: str | None = None
+    ) -> IssuedToken:
+        # What is random makes no two tokens equal.
+        params = {"generation": str(self._generation), "id": secrets.token_hex(8)}
+        if resource is not None:
+            params["resource"] = resource
+        signed = self._signer.sign("OAUTH", user, params, lifetime=lifetime).encode()
+        token = prefix + base64.urlsafe_b64encode(signed).decode().rstrip("=")
+        return IssuedToken(token, user, self._signer.clock() + lifetime, resource)
+
+    def _refresh_file(self, refresh_token: str) -> Path:
+        digest = hashlib.sha256(refresh_token.encode("utf-8", "surrogateescape")).hexdigest()
+        return self._folder / digest
+
+
+TOKENS = web.AppKey("tokens", TokenIssuer)
 
 
 def is_loopback(host: str) -> bool:
@@ -75,27 +196,57 @@ def is_loopback(host: str) -> bool:
 
 
 def user_of(request: web.Request) -> str | None:
-    """Who shows a token here, or None; a wrong token is refused wherever it is shown."""
+    """The user whose token is given here, or None; a wrong token is refused wherever it is
+    given."""
     header = request.headers.get("Authorization")
     if header is None:
         return None
+    users, tokens = request.app[USERS], request.app[TOKENS]
     for token in _tokens(header):
-        name = request.app[USERS].name_of(token)
+        if token.startswith((OAUTH_PREFIX, EXCHANGED_PREFIX)):
+            issued = tokens.find(token)  # one that has expired is refused even by an open hub
+            name = None if issued is None else issued.user
+        else:
+            name = users.name_of(token)
         if name is not None:
             return name
     raise Refusal(401, "Invalid credentials in Authorization header")
 
 
-def require_user(request: web.Request) -> str:
-    """The user, or a 401: every call that writes begins with this."""
+def issued_token(request: web.Request) -> IssuedToken | None:
+    """The token given here, if this hub issued it."""
+    given = _tokens(request.headers.get("Authorization", ""))
+    return next(filter(None, map(request.app[TOKENS].find, given)), None)
+
+
+def signed_in(request: web.Request) -> str:
+    """The user, or a 401."""
     user = user_of(request)
     if user is None:
         raise Refusal(401, "Invalid username or password.")
     return user
 
 
+def require_user(request: web.Request) -> str:
+    """The user, or a 401; a 403 when the token is for another repo than that of the URL. Every call
+    that writes begins with this."""
+    user = signed_in(request)
+    match = request.match_info
+    kind = (match.get("kind") or match.get("prefix") or "models").rstrip("/")
+    named = "/".join(filter(None, (match.get("namespace"), match.get("name"))))
+    check_scope(request, named if kind == "models" else f"{kind}/{named}")
+    return user
+
+
+def check_scope(request: web.Request, resource: str) -> None:
+    """Raises a `Refusal` 403 when the token given here was issued for something else."""
+    issued = issued_token(request)
+    if issued is not None and issued.resource not in (None, resource):
+        raise Refusal(403, f"This token may write to {issued.resource} alone")
+
+
 def _tokens(header: str) -> Iterator[str]:
-    """What may be the token in this header, the likelier first."""
+    """The possible tokens in this header, the most likely first."""
     scheme, _, given = header.partition(" ")
     given = given.strip()
     if scheme.lower() == "bearer" and given:
@@ -120,7 +271,7 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class RequestLog(AbstractAccessLogger):
-    """aiohttp calls it when an answer has gone out, bodies included."""
+    """Called by aiohttp when an answer has been sent, body included."""
 
     @property
     def enabled(self) -> bool:
@@ -144,7 +295,8 @@ class RequestLog(AbstractAccessLogger):
 
 
 class TextLines(logging.Formatter):
-    """`12:00:00 GET /me/net 200 12 ms git/2.39.5`, the status in colour if wanted."""
+    """Writes lines such as `12:00:00 GET /me/net 200 12 ms git/2.39.5`, with the status coloured if
+    wanted."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -172,5 +324,5 @@ class JsonLines(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """A client's words must not move a terminal's cursor, nor begin a line."""
+    """Escapes what could move a terminal's cursor or start a new line: clients choose this text."""
     return "".join(c if c.isprintable() else "?" for c in text[:2000])

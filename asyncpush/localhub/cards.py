@@ -1,7 +1,8 @@
-"""A card's metadata: the YAML at the head of a README.md, read from strangers.
+"""A card's metadata: the YAML at the head of a README.md, which is untrusted input.
 
-The public Hub reads it with js-yaml, which has YAML 1.2's rules: `no`, `on` and `16:9` are texts,
-and a name may stand in a mapping but once. PyYAML has those of 1.1: what is what, it is told here.
+The public Hub reads it with js-yaml, by the rules of YAML 1.2: `no`, `on` and `16:9` are strings,
+and a name may occur in a mapping only once. PyYAML follows YAML 1.1, so the scalar rules are
+replaced here.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ LICENSES = tuple(_LICENSES.split())
 """The identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses)."""
 
 
-# libyaml's parser is fast, and keeps its own stack; PyYAML's own does where that is not built in.
+# libyaml's parser is fast and keeps its own stack; PyYAML's is the fallback where it is not built
+# in.
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Plain scalars by js-yaml's default schema: YAML 1.2's core, and a few types more."""
+    """Reads plain scalars by js-yaml's default schema: YAML 1.2's core schema and a few more
+    types."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -50,7 +53,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return sign * (int(digits[2:], base) if base else int(digits, 10))
 
     def construct_date(self, node: yaml.ScalarNode) -> Any:
-        """A date that no calendar has is a text."""
+        """A date that does not exist in the calendar is a string."""
         with contextlib.suppress(ValueError):
             return self.construct_yaml_timestamp(node)
         return self.construct_scalar(node)
@@ -84,7 +87,7 @@ _Loader.add_constructor(_TAG + "timestamp", _Loader.construct_date)
 
 @dataclass
 class CardCheck:
-    """`data` is the metadata as JSON can hold it; empty when there is none or it is wrong."""
+    """`data` is the metadata as JSON can hold it; empty when there is none or it is invalid."""
 
     data: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -126,7 +129,7 @@ def split_card(content: str) -> tuple[str | None, str]:
 
 
 class _BadMetadata(Exception):
-    """The message is for whoever wrote the card."""
+    """The message is for the author of the card."""
 
 
 def _load(text: str) -> Any:
@@ -147,14 +150,14 @@ def _load(text: str) -> Any:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise _BadMetadata(f"Invalid YAML: {error.problem or error.context}{where}") from None
-    # The loader itself raises ValueError for endless numbers, and TypeError or AttributeError for
-    # odd tags.
+    # The loader itself raises ValueError for integers without end, and TypeError or AttributeError
+    # for unusual tags.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise _BadMetadata(f"Invalid YAML: {error}") from None
 
 
 def _check_shape(text: str) -> None:
-    """Refuse what would exhaust the loader, which calls itself for each level."""
+    """Refuse what would exhaust the loader, which recurses once for each level."""
     depth = aliases = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -168,7 +171,7 @@ def _check_shape(text: str) -> None:
 
 
 def _check_names(node: yaml.Node, seen: set[int]) -> None:
-    """Refuse a mapping that has a name twice: which of the two was meant, nobody knows."""
+    """Refuse a mapping that has a name twice: it is ambiguous."""
     if id(node) in seen:  # by an alias
         return
     seen.add(id(node))
@@ -187,14 +190,14 @@ def _check_names(node: yaml.Node, seen: set[int]) -> None:
 
 
 class _Plain:
-    """Values as JSON can hold them, and not more of them than a card has use for."""
+    """Converts values to what JSON can hold, up to a limit on their number."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def of(self, value: Any, depth: int = 0) -> Any:
         self._count += 1
-        # An alias can hold itself: then the depth has no end.
+        # An alias can contain itself: then the depth is infinite.
         if self._count > _MAX_VALUES or depth > _MAX_DEPTH:
             raise _BadMetadata("Invalid YAML: too many values")
         match value:

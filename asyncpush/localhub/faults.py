@@ -1,9 +1,9 @@
-"""Bad days on demand: requests of a route that fail in a way that is chosen beforehand.
+"""Faults on demand: requests of a route that fail in a way chosen beforehand.
 
     LocalHub(root, faults=["commit=504-after:1", "part=503:5%", "batch=429-30s:2-4"])
 
-What is spoilt is the real thing: an action stands around the hub's own handler. The n-th request of
-a route is the same on every run, and so are those of a share.
+The hub itself stays real: an action wraps the handler of the route. The n-th request of a route
+fails the same way on every run, and so does a percentage of them.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _SHARE = re.compile(r"(?P<percent>[0-9]{1,3}(?:\.[0-9]+)?)%")
 
 
 class Waiting(Protocol):
-    """Who keeps requests waiting, and lets them go."""
+    """Holds back requests until it is told to let them go."""
 
     async def stall(self) -> None: ...
 
 
 Action = Callable[[Waiting, web.Request, Handler, float | None], Awaitable[web.StreamResponse]]
 ACTIONS: dict[str, Action] = {}
-"""What may happen to a request, by name. The number is that of `-30s`, where it was given."""
+"""What may happen to a request, by name. The number is the one in `-30s`, if given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Spoil the requests of `route` that `which` names: all ("*"), one ("3"), some ("3-5", "3-") or
-    a share ("5%").
+    """A fault for the requests of `route` that `which` selects: all ("*"), one ("3"), a range
+    ("3-5", "3-") or a share ("5%").
 
     >>> Fault.parse("commit=504-after:3")
     Fault(route='commit', action='504-after', seconds=None, which='3')
@@ -67,7 +67,8 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """`ROUTE=ACTION[-SECONDSs][:WHICH]`, as the command line has it; `ValueError`."""
+        """Reads `ROUTE=ACTION[-SECONDSs][:WHICH]`, the form of the command line. Raises
+        `ValueError`."""
         match = _GRAMMAR.fullmatch(text)
         if match is None:
             form = "ROUTE=ACTION[-SECONDSs][:WHICH], as in commit=504-after:3"
@@ -76,7 +77,7 @@ class Fault:
         return cls(match["route"], match["action"], seconds, match["which"] or "*")
 
     def hits(self, number: int) -> bool:
-        """Whether the route's request of this number (from 1) is spoilt."""
+        """Whether this request of the route (counted from 1) is to fail."""
         if self.which == "*":
             return True
         if share := _SHARE.fullmatch(self.which):
@@ -92,8 +93,8 @@ class Fault:
 
 @dataclass
 class Faults:
-    """The faults of a hub, and what became of them: `seen` counts the requests of each route,
-    `spoilt` has the faults in the order in which they struck. `rules` may change at any time."""
+    """The faults of a hub, and what they did: `seen` counts the requests of each route, `spoilt`
+    lists the faults in the order in which they happened. `rules` may change at any time."""
 
     rules: list[Fault] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
@@ -103,7 +104,7 @@ class Faults:
 
     @classmethod
     def of(cls, faults: Iterable[Fault | str], routes: Iterable[str]) -> Faults:
-        """`ValueError` for a route that the hub does not have."""
+        """Raises `ValueError` for a route that the hub does not have."""
         rules = [Fault.parse(each) if isinstance(each, str) else each for each in faults]
         known = sorted(routes)
         for rule in rules:
@@ -142,7 +143,7 @@ class Faults:
         await self._released.wait()
 
     async def release(self) -> None:
-        """Let all go that wait, while their connections are still there to be cut."""
+        """Release all held requests, while their connections are still open and can be cut."""
         self._released.set()
         if self._striking:
             await asyncio.wait(self._striking, timeout=1)
@@ -157,7 +158,7 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
-    """`{seconds}` in a header is the fault's number, 1 by default."""
+    """`{seconds}` in a header becomes the fault's number, 1 by default."""
 
     async def answer(
         faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
@@ -244,7 +245,7 @@ def _action(name: str) -> Callable[[Action], Action]:
 async def _lie(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """200 to a commit, a completion or a verify that is never carried out."""
+    """Answer 200 to a commit, a completion or a verify that is not carried out."""
     await read_all(request)
     url = str(request.url.origin()) + "/commit/" + "1" * 40
     return web.json_response({"success": True, "commitOid": "1" * 40, "commitUrl": url})
@@ -299,12 +300,12 @@ _break_off("stall-after", after=_done, stalls=True)
 async def _delay(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """The request waits (10 s by default), then goes its way."""
+    """Hold the request (10 s by default), then handle it."""
     await asyncio.sleep(10.0 if seconds is None else seconds)
     return await handler(request)
 
 
-# -- done, and told otherwise --
+# -- done, but answered otherwise --
 
 
 def _then(name: str, status: int) -> None:
@@ -325,13 +326,13 @@ for _status in (500, 502, 503, 504):
 async def _late(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """A 504 at once; what was asked is done all the same, later (10 s by default)."""
+    """Answer 504 at once, and do what was asked later (10 s by default)."""
     body = await read_all(request)
 
     async def land() -> None:
         over = asyncio.create_task(faults.stall())
         await asyncio.wait([over], timeout=10.0 if seconds is None else seconds)
-        if not over.done():  # the hub still runs
+        if not over.done():  # the hub is still running
             over.cancel()
             await with_body(request, body, handler)
 
@@ -342,17 +343,17 @@ async def _late(
 
 
 _LANDING: set[asyncio.Task[None]] = set()
-"""The event loop itself holds tasks but weakly."""
+"""The event loop holds only weak references to tasks."""
 
 
-# -- answers that are spoilt --
+# -- damaged answers --
 
 
 @_action("truncated")
 async def _truncated(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """Half of the answer, as if it were all."""
+    """Send half of the answer as if it were complete."""
     response = await handler(request)
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         return response
@@ -366,7 +367,7 @@ async def _truncated(
 async def _drip(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """The answer comes byte by byte, and never ends within anybody's patience."""
+    """Send the answer byte by byte, without end."""
     response = await handler(request)
     dripping = web.StreamResponse(status=200, headers={"Content-Length": "100000"})
     await dripping.prepare(request)
@@ -404,7 +405,7 @@ async def _wrong_etag(
 async def _corrupted(
     faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
 ) -> web.StreamResponse:
-    """One byte of the body is another when it arrives."""
+    """Change one byte of the body before it is handled."""
     body = bytearray(await read_all(request))
     if body:
         body[len(body) // 2] ^= 0xFF
@@ -412,15 +413,15 @@ async def _corrupted(
 
 
 async def read_all(request: web.Request) -> bytes:
-    """The body, whatever its length: `request.read` has the limit of JSON bodies, and a request
-    remembers its `content` once it was asked for."""
+    """The body, of any length: `request.read` is limited to the size of JSON bodies, and a request
+    keeps its `content` once it has been read."""
     return b"".join([piece async for piece in request._payload.iter_any()])
 
 
 async def with_body(request: web.Request, body: bytes, handler: Handler) -> web.StreamResponse:
-    """Let the hub handle the request as if it had come with this body."""
+    """Let the hub handle the request as if this were its body."""
     loop = asyncio.get_running_loop()
-    # The limit is such that it need not hold up a sender: there is none any more.
+    # The limit never applies here: there is no sender to slow down any more.
     stream = StreamReader(BaseProtocol(loop), len(body) + 1, loop=loop)
     stream.feed_data(body)
     stream.feed_eof()

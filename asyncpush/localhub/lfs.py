@@ -1,10 +1,10 @@
-"""Git LFS over HTTP: the batch API, and the hub's own end of the URLs that it hands out.
+"""Git LFS over HTTP: the batch API, and the URLs that the hub serves itself.
 
-    POST /{repo}.git/info/lfs/objects/batch     "batch"     which objects, and how to send them
-    POST /{repo}.git/info/lfs/objects/verify    "verify"    is it there?
-    PUT  /_lfs/{oid}?…                          "part"      a part or a whole object, to the disk
-    POST /_lfs/{oid}/complete?…                 "complete"  join the parts
-    GET  /_lfs/{oid}?…                          "download"  a stored object, from the disk
+    POST /{repo}.git/info/lfs/objects/batch    "batch"     which objects, and how to send them
+    POST /{repo}.git/info/lfs/objects/verify   "verify"    is it stored?
+    PUT  /_lfs/{oid}?…                         "part"      a part or a whole object, to disk
+    POST /_lfs/{oid}/complete?…                "complete"  join the parts
+    GET  /_lfs/{oid}?…                         "download"  a stored object, from disk
 
 The first two need the Hub token; the others carry their permission in the URL.
 """
@@ -36,7 +36,7 @@ ROUTES = frozenset({"batch", "verify", "part", "complete", "download"})
 LFS_JSON = "application/vnd.git-lfs+json"
 MAX_BATCH = 256
 
-# 10,000 parts of 70 bytes each are the longest body that makes sense here.
+# The longest valid body has 10,000 parts of 70 bytes each.
 _MAX_BODY = 2 << 20
 _OBJECTS_AT_ONCE = 16
 
@@ -45,11 +45,11 @@ _OBJECT = OBJECTS_PATH + "/{oid:[0-9a-f]{64}}"
 
 Operation = Literal["upload", "download", "verify"]
 Access = Callable[[web.Request, Operation], Awaitable[None]]
-"""Raises an aiohttp HTTP error unless the request's user may do this to the request's repo."""
+"""Raises an aiohttp HTTP error unless the request's user has this right on the request's repo."""
 
 XetGrant = Callable[[web.Request, str | None], dict[str, Any]]
-"""The `actions.upload` that sends an object of the request's repo through Xet, by the name of the
-ref that it is for (None: a pull request that is still to be opened)."""
+"""The `actions.upload` that sends an object of the request's repo through Xet, for the ref of this
+name (None: a pull request that is not open yet)."""
 
 Handler = Callable[[web.Request], Awaitable[StreamResponse]]
 
@@ -58,9 +58,8 @@ def add_routes(
     app: web.Application, store: BlobStore, access: Access, *, xet: XetGrant | None = None
 ) -> None:
     """Serve LFS from `store`. Repo routes ask `access` first; their `match_info` has `repo_type`
-    ("", "datasets/", "spaces/" or "kernels/"), `namespace` and `name`. A client that speaks Xet too
-    is sent there where the hub grants it.
-    """
+    ("", "datasets/", "spaces/" or "kernels/"), `namespace` and `name`. A client that also supports
+    Xet is directed there where the hub grants it."""
     lfs = _Lfs(store, access, xet)
     objects = f"{_REPO}.git/info/lfs/objects"
     app.router.add_post(f"{objects}/batch", _json_errors(lfs.batch), name="batch")
@@ -92,7 +91,7 @@ class _Lfs:
         await self._access(request, batch.operation)
         by_xet = self._xet(request, batch.ref) if batch.xet and self._xet else None
         answers: list[dict[str, Any]] = [{} for _ in batch.objects]
-        # One after another would be slow where each question goes to another server.
+        # One at a time would be slow where each question goes to another server.
         limiter = CapacityLimiter(_OBJECTS_AT_ONCE)
 
         async def answer(index: int, item: Any) -> None:
@@ -112,7 +111,7 @@ class _Lfs:
     async def _answer(
         self, request: web.Request, batch: _Batch, item: Any, by_xet: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """What to do about one object. What is wrong with it does not fail the others."""
+        """What to do about one object. An invalid one does not fail the others."""
         try:
             oid, size = parse_object(item)
             actions = await self._actions(request, batch, oid, size, by_xet)
@@ -145,7 +144,7 @@ class _Lfs:
         beside = base_url + request.rel_url.raw_path.removesuffix("batch")
         verify: dict[str, Any] = {"href": f"{beside}verify"}
         if shown := request.headers.get("Authorization"):
-            # The object is "authenticated": Git LFS looks for no other credentials.
+            # "authenticated": Git LFS looks for no other credentials.
             verify["header"] = {"Authorization": shown}
         return {"upload": upload_action(ticket), "verify": verify}
 
@@ -168,7 +167,7 @@ class _Lfs:
 
 
 class _DiskRoutes:
-    """The hub as the object server: only for a store that keeps its objects here."""
+    """The hub as the object server; only for a store that keeps its objects here."""
 
     def __init__(self, store: BlobStore, sink: PartSink) -> None:
         self._store = store
@@ -178,7 +177,7 @@ class _DiskRoutes:
         scope = self._store.signer.check("PUT", request.path, request.query.items())
         size = int(scope["size"])
         length = request.content_length
-        if length is None:  # a chunked body: S3 does not take them either
+        if length is None:  # A chunked body; S3 does not accept those either.
             raise BlobError(
                 411, "You must provide the Content-Length HTTP header.", "MissingContentLength"
             )
@@ -203,7 +202,7 @@ class _DiskRoutes:
         size = await self._store.size(oid)
         if size is None:
             raise no_such_object()
-        response = web.StreamResponse()  # an object that lies in chunks
+        response = web.StreamResponse()  # An object that is stored in chunks.
         response.content_type = "application/octet-stream"
         response.content_length = size
         await response.prepare(request)
@@ -213,7 +212,7 @@ class _DiskRoutes:
 
 
 def parse_batch(body: Any) -> _Batch:
-    """The batch request, its objects still to be checked one by one; `BlobError` 409 or 422."""
+    """The batch request, its objects not checked yet. Raises `BlobError` 409 or 422."""
     if not isinstance(body, dict):
         raise BlobError(422, "the body must be a JSON object")
     operation = body.get("operation")
@@ -233,7 +232,7 @@ def parse_batch(body: Any) -> _Batch:
 
 
 def _ref_name(body: dict[str, Any]) -> str | None:
-    """The branch that the objects are for; `BlobError` 422. Git LFS writes its full name."""
+    """The branch that the objects are for. Raises `BlobError` 422. Git LFS sends its full name."""
     ref = body.get("ref")
     name = ref.get("name") if isinstance(ref, dict) else ref
     if not (name is None or isinstance(name, str)):
@@ -242,7 +241,7 @@ def _ref_name(body: dict[str, Any]) -> str | None:
 
 
 def parse_object(item: Any) -> tuple[str, int]:
-    """`oid` and `size` of an LFS object; `BlobError` 422."""
+    """`oid` and `size` of an LFS object. Raises `BlobError` 422."""
     if not isinstance(item, dict):
         raise BlobError(422, "an object must be a JSON object")
     oid, size = str(item.get("oid")), item.get("size")
@@ -253,7 +252,7 @@ def parse_object(item: Any) -> tuple[str, int]:
 
 
 def parse_completion(body: Any, oid: str) -> list[tuple[int, str]]:
-    """The `(part_number, etag)` pairs of a completion body; `BlobError` 400."""
+    """The `(part_number, etag)` pairs of a completion body. Raises `BlobError` 400."""
     if not isinstance(body, dict) or body.get("oid") != oid:
         raise BlobError(400, "the oid is not the one of this URL")
     parts = body.get("parts")
@@ -271,7 +270,7 @@ def _parse_part(part: Any) -> tuple[int, str]:
 
 
 def upload_action(ticket: UploadTicket) -> dict[str, Any]:
-    """A ticket as the batch answer's `actions.upload`: part URLs ride in `header` by number."""
+    """A ticket as the batch answer's `actions.upload`: part URLs are in `header`, by number."""
     header = dict(ticket.headers)
     if ticket.part_urls:
         header["chunk_size"] = str(ticket.chunk_size)
@@ -286,14 +285,15 @@ def _other_size(stored: int, claimed: int) -> BlobError:
 
 
 def _named(item: Any) -> dict[str, Any]:
-    """What of a bad object can be said back, so that the client knows which one it was."""
+    """What can be repeated of an invalid object, so that the client knows which one it was."""
     if not isinstance(item, dict):
         return {}
     return {key: item[key] for key in ("oid", "size") if isinstance(item.get(key), str | int)}
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it comes from the socket, never joined; a connection cut off ends it early."""
+    """The body as it comes from the socket, never joined; it ends early if the connection is
+    cut."""
     try:
         while True:
             piece, _ = await request.content.readchunk()
@@ -301,7 +301,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
                 return
             yield piece
     except (ClientConnectionError, web.RequestPayloadError, ConnectionError):
-        return  # the store finds the body short, and keeps nothing
+        return  # The store notices that the body is short, and keeps nothing.
 
 
 async def _json_body(request: web.Request) -> Any:

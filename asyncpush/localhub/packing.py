@@ -1,9 +1,9 @@
-"""Loose objects packed now and then, by git's own `gc`, while nobody asks for anything.
+"""Packs loose objects now and then, by git's own `gc`, while no requests come in.
 
-Each commit leaves a few small files behind. git packs them beside readers and writers, and whoever
-is killed meanwhile loses nothing: objects go only once a synced pack has them. Two things it leaves
-alone: refs, which the hub writes without git's locks, and for two weeks what no ref leads to, such
-as the files of a commit that is under way.
+Each commit leaves a few small files behind. git packs them beside readers and writers, and a kill
+in the middle loses nothing: objects are removed only once a synced pack has them. Two things are
+left alone: refs, which the hub writes without git's locks, and for two weeks objects that no ref
+leads to, such as the files of a commit that is being made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId
 
 MAX_LOOSE = 500
-"""Loose objects that a repo may have: about what a hundred commits leave."""
+"""Loose objects that a repo may have: about as many as a hundred commits leave."""
 
 QUIET = 5.0
 """Seconds without a request before anything is packed."""
@@ -29,7 +29,8 @@ logger = logging.getLogger("asyncpush.localhub")
 
 
 async def keep_packed(state: HubState) -> None:
-    """Run beside the hub until it is cancelled; a `gc` that runs then is ended, and cleans up."""
+    """Runs beside the hub until it is cancelled; a `gc` that runs at that moment is ended and
+    cleans up."""
     if not is_installed():
         return
     while True:

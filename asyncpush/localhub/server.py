@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -15,42 +14,59 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from asyncpush.localhub.app import ROUTE_NAMES, make_app
-from asyncpush.localhub.auth import LOGGER, USER, RequestLog, Users, is_loopback
+from asyncpush.localhub.auth import (
+    LOGGER,
+    OAUTH_LIFETIME,
+    USER,
+    BrowserLogin,
+    RequestLog,
+    TokenIssuer,
+    Users,
+    is_loopback,
+)
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.faults import Fault, Faults
 from asyncpush.localhub.packing import keep_packed
+from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.xet import XetStore, with_xet
 from asyncpush.localhub.xet.store import LIFETIME
 
-# A commit that is under way may end; a download that is under way is cut.
+# A commit in progress may finish; a download in progress is cut.
 SHUTDOWN_SECONDS = 5.0
 # Room for a path of 2,048 bytes, percent-quoted, in the request line.
 _MAX_LINE = 16_384
 
 
-# Parts come in stretches of this size: fewer turns of the loop for the same bytes.
+# Parts arrive in pieces of this size: fewer turns of the event loop for the same bytes.
 _READ_SIZE = 512 << 10
 
 
 class LocalHub:
-    """A small true Hub: git repositories and LFS objects in a folder, served over HTTP.
+    """A small but real Hub: git repositories and LFS objects in a folder, served over HTTP.
 
-    async with LocalHub(tmp_path) as hub:
-        await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
+        async with LocalHub(tmp_path) as hub:
+            await asyncpush.push_to_hub("me/model", "out/", endpoint=hub.url, token="any")
 
     Several hubs, in one process or in many, may serve one `root` at once. With `token=None` any
-    token will do, and only this machine is served; `users`, tokens by name, adds users who own what
-    is under their name and what they made. Tokens to write by Xet, good for `xet_token_lifetime`
-    seconds, are granted where hf_xet is installed and objects lie on the disk; `xet=True` or
-    `False` says otherwise, and what came by Xet is served in any case. `faults`, such as
-    `"commit=504-after:3"`, spoil requests (see `asyncpush.localhub.faults`). `middlewares` see each
-    request before the hub and each answer after it; `request.match_info.route.name` tells them what
-    it is. Requests are logged to `asyncpush.localhub.requests`, at INFO.
+    token is accepted, and only this machine is served; `users`, tokens by name, adds users who own
+    what is under their name and what they created. Xet write tokens, valid for `xet_token_lifetime`
+    seconds, are granted unless objects are kept in a `store` of yours; `xet=False` grants none.
+    What was uploaded by Xet is served in any case.
+
+    `log_in` gives out tokens that expire, after `token_lifetime` seconds, as `hf auth login` stores
+    them. For trusted publishing, `trusted_publishers` maps a resource (`me/m`, `datasets/me/d`) to
+    a function that says whether an id token is accepted for it; by default a hub that accepts any
+    token accepts any id token, and others accept none.
+
+    `faults`, such as `"commit=504-after:3"`, make requests fail (see `asyncpush.localhub.faults`).
+    `middlewares` see each request before the hub and each answer after it;
+    `request.match_info.route.name` names the route. Requests are logged to
+    `asyncpush.localhub.requests`, at INFO.
     """
 
     def __init__(
@@ -65,6 +81,8 @@ class LocalHub:
         store: BlobStore | None = None,
         xet: bool | None = None,
         xet_token_lifetime: int = LIFETIME,
+        token_lifetime: int = OAUTH_LIFETIME,
+        trusted_publishers: TrustedPublishers | None = None,
         faults: Iterable[Fault | str] = (),
         middlewares: Iterable[Middleware] = (),
     ) -> None:
@@ -84,21 +102,39 @@ class LocalHub:
         self._users = Users({value: name for name, value in tokens.items()})
         self._part_size = part_size
         self._store = store
-        self._xet = _has_xet() and store is None if xet is None else xet
+        self._xet = store is None if xet is None else xet
         self._xet_token_lifetime = xet_token_lifetime
+        self._token_lifetime = token_lifetime
+        self._trusted_publishers = trusted_publishers
+        self._tokens: TokenIssuer | None = None
         self.faults: Faults = Faults.of(faults, ROUTE_NAMES)
         self._middlewares = (*middlewares, self.faults.middleware)
         self._running = AsyncExitStack()
 
     @property
     def url(self) -> str:
-        """The endpoint to give to clients, without a slash at its end."""
+        """The endpoint to give to clients, without a trailing slash."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def is_open(self) -> bool:
-        """Whether any token will do."""
+        """Whether any token is accepted."""
         return self._users.is_open
+
+    def log_in(self, user: str = USER) -> BrowserLogin:
+        """A token and a refresh token for `user`, as the login of `hf auth login` in the browser
+        gives them. The hub must be running."""
+        return self._issuer().log_in(user)
+
+    def revoke_tokens(self) -> None:
+        """Refuse the tokens that `log_in`, their renewal and trusted publishing gave out so far.
+        Refresh tokens stay valid. The hub must be running."""
+        self._issuer().revoke()
+
+    def _issuer(self) -> TokenIssuer:
+        if self._tokens is None:
+            raise RuntimeError("the hub is not running: use it in `async with`")
+        return self._tokens
 
     async def __aenter__(self) -> LocalHub:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -112,9 +148,12 @@ class LocalHub:
             self._xet_token_lifetime,
             self._xet,
             self._users,
+            TokenIssuer(self.root / "oauth", lifetime=self._token_lifetime),
+            self._trusted_publishers,
         )
+        self._tokens = state.tokens
         async with AsyncExitStack() as stack:
-            # Git work that outlived its request still ends: a thread cannot be cut.
+            # Git work that outlived its request still finishes: a thread cannot be cancelled.
             stack.push_async_callback(asyncio.to_thread, state.executor.shutdown)
             await state.run(state.repos.prepare)
             await state.blobs.start()
@@ -150,13 +189,9 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def _has_xet() -> bool:
-    return importlib.util.find_spec("hf_xet") is not None
-
-
 @contextmanager
 def serve_in_thread(root: Path | str, **options: Any) -> Iterator[LocalHub]:
-    """A `LocalHub` for blocking callers, and for loops that must not wait for git.
+    """A `LocalHub` for blocking callers, and for event loops that must not wait for git.
 
     with serve_in_thread("hub/") as hub:
         print(hub.url)

@@ -1,4 +1,4 @@
-"""What every route is given: the repos, the objects, the rules, and a place for blocking work."""
+"""What every route needs: the repos, the objects, access rules, and threads for blocking work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import Users, require_user, user_of
+from asyncpush.localhub.auth import TokenIssuer, Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore
 from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
@@ -28,7 +28,7 @@ _TYPES: dict[str, RepoType] = {f"{repo_type}s": repo_type for repo_type in REPO_
 
 @dataclass
 class Activity:
-    """Whether anybody asks for anything, and which repos have changed."""
+    """Whether requests are coming in, and which repos have changed."""
 
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _repos: dict[RepoId, None] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Activity:
             self._last = time.monotonic()
 
     def quiet_for(self) -> float:
-        """Seconds since the last request ended; none while there is one."""
+        """Seconds since the last request ended; none while one is running."""
         return 0.0 if self._requests else time.monotonic() - self._last
 
     def note_change(self, repo: RepoId) -> None:
@@ -68,6 +68,8 @@ class HubState:
     xet_token_lifetime: int
     grants_xet: bool
     users: Users
+    tokens: TokenIssuer = field(repr=False)
+    trusted_publishers: Mapping[str, Callable[[str], bool]] | None = None
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="localhub")
     )
@@ -81,7 +83,7 @@ class HubState:
         return await asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
 
     async def run_exclusively(self, repo: RepoId, function: Callable[..., T], *args: object) -> T:
-        """Run work that takes the repo's file lock. Callers queue here, not in the pool."""
+        """Run work that takes the repo's file lock. Callers queue here rather than in the pool."""
         lock = self._locks.setdefault(repo, asyncio.Lock())
         async with lock:
             done = await self.run(function, *args)
@@ -93,18 +95,19 @@ class HubState:
         return str(request.url.origin())
 
     def owns(self, user: str | None, repo: RepoId, info: RepoInfo) -> bool:
-        """The only user of a hub owns all that is there; one of several, what is under their name
-        and what they made."""
+        """Whether the user owns the repo: the only user of a hub owns everything, one of several
+        what is under their name and what they created."""
         if user is None:
             return False
         return self.users.is_single or user in (repo.namespace, info.author)
 
     async def readable(self, request: web.Request) -> RepoId:
-        """The repo of this URL, if it is there for this user to look at."""
+        """The repo of this URL, if it exists and this user may see it."""
         return (await self._seen(request))[0]
 
     async def open_to_read(self, request: web.Request) -> RepoId:
-        """The repo of this URL, for one who may read what its files hold: gates are minded."""
+        """The repo of this URL, for a user who may read its files: gated repos are checked as
+        well."""
         repo, info, user = await self._seen(request)
         if info.gated and not self.owns(user, repo, info):
             url = f"{self.base_url(request)}/{repo.url_path}"
@@ -143,8 +146,8 @@ class HubState:
         return repo, info, user
 
     async def _redirect(self, request: web.Request, user: str | None) -> None:
-        """To where the repo is that once had this name, or has it in another spelling; unless it is
-        hidden. A path alone: clients follow it on this very hub."""
+        """Redirects to the repo that once had this name, or has it in another spelling, unless it
+        is hidden. The location is a path: clients follow it on this same hub."""
         try:
             repo = repo_of(request)
             found = await self.run(self.repos.elsewhere, repo)
@@ -170,14 +173,14 @@ def state_of(request: web.Request) -> HubState:
 
 
 def repo_type_of(request: web.Request) -> RepoType:
-    """`{kind}` in an API's URL, `{prefix}` in a page's."""
+    """From `{kind}` in an API's URL or `{prefix}` in a page's."""
     match = request.match_info
     kind = match.get("kind") or match.get("prefix") or match.get("repo_type") or "models"
     return _TYPES[kind.rstrip("/")]
 
 
 def repo_of(request: web.Request) -> RepoId:
-    """The repo id in the URL. One that no repo can have is a repo that is not there."""
+    """The repo id in the URL. An invalid one is a repo that does not exist."""
     namespace, name = request.match_info["namespace"], request.match_info["name"]
     try:
         return make_repo_id(repo_type_of(request), namespace, name)

@@ -25,7 +25,7 @@ async def read_body(request: web.Request, limit: int = MAX_JSON_BYTES) -> bytes:
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object; an empty body is an empty one."""
+    """The body as a JSON object; an empty body is an empty object."""
     body = await read_body(request)
     return parse_object(body) if body else {}
 
@@ -43,7 +43,7 @@ def parse_object(data: bytes | bytearray) -> dict[str, Any]:
 def text_of(
     body: Mapping[str, Any], key: str, *, default: str | None = None, limit: int = 65_536
 ) -> str:
-    """A string member of a body. Without a default it must be there."""
+    """A string member of a body; required unless there is a default."""
     value = body.get(key)
     if value is None and default is not None:
         return default
@@ -57,7 +57,8 @@ def text_of(
 def number_in_query(
     request: web.Request, key: str, default: int, *, low: int = 0, high: int
 ) -> int:
-    """A whole number from the query; above `high` it is `high`, as the Hub does with limits."""
+    """A whole number from the query; above `high` it becomes `high`, as the Hub does with
+    limits."""
     text = request.query.get(key)
     if text is None:
         return default
@@ -67,7 +68,7 @@ def number_in_query(
 
 
 def flag_in_query(request: web.Request, *keys: str) -> bool:
-    """`?expand=true`, `?expand=1`, or in a list `?expand[]=…`."""
+    """True for `?expand=true`, `?expand=1`, or in a list `?expand[]=…`."""
     values = (value.lower() for key in keys for value in request.query.getall(key, []))
     return any(value not in ("", "0", "false") for value in values)
 
@@ -95,7 +96,7 @@ def next_link(url: str, query: Mapping[str, str], **changes: str) -> dict[str, s
 
 
 def wire_time(moment: datetime | str) -> str:
-    """The Hub's form: `2024-05-01T12:00:00.000Z`."""
+    """The Hub's time format: `2024-05-01T12:00:00.000Z`."""
     moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
@@ -105,12 +106,13 @@ def new_request_id() -> str:
 
 
 def is_request_id(text: str) -> bool:
-    """Whether this may be echoed and logged as one; tokens (`hf_...`) are of another form."""
+    """Whether this may be echoed and logged as a request id; tokens (`hf_...`) have another
+    form."""
     return re.fullmatch(r"[A-Za-z0-9=:.-]{1,128}", text) is not None
 
 
 def _header_text(message: str) -> str:
-    """A header holds one line of Latin letters; the JSON body has the message as it is."""
+    """A header holds one line of Latin-1 characters; the JSON body has the message as it is."""
     return "".join(c if " " <= c <= "~" else "?" for c in message[:500])
 
 
@@ -124,10 +126,8 @@ def strings_of(value: object, name: str, limit: int) -> Sequence[str]:
 
 
 class Refusal(Exception):
-    """A request that cannot be served: `status`, `message` and the Hub's own error `code`.
-
-    `extra` joins the JSON body (the URL of the repo that exists already, say).
-    """
+    """A request that is refused: `status`, `message` and the Hub's own error `code`. `extra` joins
+    the JSON body (for example the URL of the repo that exists already)."""
 
     def __init__(
         self,
@@ -159,20 +159,18 @@ def conflict(message: str) -> Refusal:
 
 
 def repo_not_found() -> Refusal:
-    """Also the answer for a private repo: its existence is not told to strangers."""
+    """Also the answer for a private repo: its existence is not revealed."""
     return Refusal(404, "Repository not found", code="RepoNotFound")
 
 
 def not_logged_in() -> Refusal:
-    """What a stranger is told of a repo that is private or not there: not which of the two.
-
-    The official client knows this 401 by its URL, where that is https; here by its code.
-    """
+    """What an anonymous client is told of a repo that is private or missing, without saying which.
+    The official client recognises this 401 by its URL, where that is https; here by its code."""
     return Refusal(401, "Invalid username or password.", code="RepoNotFound")
 
 
 def gated(kind: str, name: str, url: str, *, known: bool) -> Refusal:
-    """For those whom the owner has not let in; `known` tells users from strangers."""
+    """For users without access; `known` says whether the user is logged in."""
     if known:
         rest = f"and you are not in the authorized list. Visit {url} to ask for access."
         return Refusal(403, f"Access to {kind} {name} is restricted {rest}", code="GatedRepo")

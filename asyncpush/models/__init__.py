@@ -1,4 +1,4 @@
-"""The values that travel through a push: frozen, and knowing nothing of how they are moved."""
+"""The values that travel through a push: frozen, and independent of how they are transferred."""
 
 from asyncpush.models.files import (
     ComposedSource,
@@ -10,21 +10,28 @@ from asyncpush.models.files import (
     VirtualFile,
 )
 from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
-from asyncpush.models.repo import Repo, check_repo_id
+from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
     Activity,
     AuditReport,
+    CheckpointSet,
     Phase,
     PlannedFile,
+    SyncFailure,
+    SyncResult,
     UploadProgress,
     UploadResult,
+    show_results_as,
 )
+from asyncpush.options import TransferName
 
 __all__ = [
+    "CARD_NAME",
     "PHASES",
     "Activity",
     "AuditReport",
+    "CheckpointSet",
     "ComposedSource",
     "Content",
     "FileIdentity",
@@ -36,10 +43,14 @@ __all__ = [
     "Repo",
     "Route",
     "Source",
+    "SyncFailure",
+    "SyncResult",
+    "TransferName",
     "UploadProgress",
     "UploadResult",
     "VirtualFile",
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",
+    "show_results_as",
 ]

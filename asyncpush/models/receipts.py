@@ -1,4 +1,4 @@
-"""Receipts, and their way through JSON to the machine that commits them."""
+"""Receipts, and their JSON form for the machine that commits them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from asyncpush.errors import SourceError
+from asyncpush.options import TransferName
 
-Route: TypeAlias = Literal["inline", "lfs", "xet"]
+Route: TypeAlias = Literal["inline", TransferName]
+"""How a file gets to the Hub: in the commit itself, or by a transfer."""
 
 
 @dataclass(frozen=True, slots=True)

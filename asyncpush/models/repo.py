@@ -8,23 +8,32 @@ from typing import TYPE_CHECKING
 from asyncpush.errors import InvalidRepoIdError
 
 if TYPE_CHECKING:
-    from asyncpush.options import RepoType
+    from asyncpush.options import RepoKind
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _NAME_LIMIT = 96
-_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": "kernels/"}
+_PREFIX = {
+    "model": "",
+    "dataset": "datasets/",
+    "space": "spaces/",
+    "kernel": "kernels/",
+    "bucket": "buckets/",
+}
+
+CARD_NAME = "README.md"
+"""The file of a repo that is its card: metadata and text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A repo on the Hub: `repo_id` is `namespace/name`.
+    """A repo on the Hub, or a bucket: `repo_id` is `namespace/name`.
 
     >>> Repo("me/data", "dataset").git_path
     'datasets/me/data'
     """
 
     repo_id: str
-    repo_type: RepoType = "model"
+    repo_type: RepoKind = "model"
 
     def __post_init__(self) -> None:
         check_repo_id(self.repo_id)

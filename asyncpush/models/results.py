@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal, TypeAlias, get_args
 
 from asyncpush.models.receipts import Receipt, Route
 
 Phase: TypeAlias = Literal["hashing", "uploading", "committing", "verifying", "done"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-"""In the order in which a push goes through them."""
+"""In the order of a push."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
     """A snapshot. `bytes_sent` never falls and never passes `total_bytes`.
 
-    `phase` is "hashing", "uploading", "committing", "verifying" or "done".
-    `bytes_per_second` counts what moved lately; `eta_seconds` is None while it cannot be told.
+    `phase` is "hashing", "uploading", "committing", "verifying" or "done". `bytes_per_second` is
+    the recent rate; `eta_seconds` is None while it is unknown.
 
     Example:
-        >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
-        >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
-        'uploading 25%'
+
+    >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
+    >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
+    'uploading 25%'
     """
 
     bytes_sent: int
@@ -96,10 +99,91 @@ class UploadResult:
     activity: Activity = field(default=Activity(), repr=False, compare=False)
 
     def _repr_html_(self) -> str:
-        """A small card for notebooks."""
-        from asyncpush.notebook import result_card
+        """What notebooks show: the card of `asyncpush.notebook` in a process that has pushed, else
+        (of a result that was unpickled, say) one line with its links."""
+        return _html_of(self)
 
-        return result_card(self)
+
+def _one_line(result: UploadResult) -> str:
+    repo, commit = escape(result.repo_url), escape(result.commit_url)
+    sha = escape(result.commit_sha[:10])
+    return f'<a href="{repo}">{repo}</a>, commit <a href="{commit}">{sha}</a>'
+
+
+_html_of: Callable[[UploadResult], str] = _one_line
+
+
+def show_results_as(html_of: Callable[[UploadResult], str]) -> None:
+    """Have notebooks show results as this HTML: how a result is drawn is for others to say."""
+    global _html_of
+    _html_of = html_of
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFailure:
+    """A file of a sync that is not as it should be in the bucket, and why.
+
+    Example:
+        >>> print(SyncFailure("run/a.bin", "missing"))
+        run/a.bin: missing
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a sync did to a bucket; paths are those in the bucket, sizes bytes, times seconds.
+
+    `verified` says that the Hub has shown every file at its size and Xet hash, and no file that was
+    deleted. `marker` is the path of the set's `.complete.json`, where one was asked for and stands.
+    `plan` is filled by a dry run alone. In a `SyncError` it tells what did go through.
+
+    Example:
+        >>> result = SyncResult("https://hub/buckets/me/r", ("a",), ("b",), (), 512, 0, True, 1.5)
+        >>> result.files_uploaded, result.files_unchanged, result.verified
+        (('a',), ('b',), True)
+    """
+
+    bucket_url: str
+    files_uploaded: tuple[str, ...]
+    files_unchanged: tuple[str, ...]
+    files_deleted: tuple[str, ...]
+    bytes_transferred: int
+    bytes_deduplicated: int
+    verified: bool
+    elapsed_seconds: float
+    warnings: tuple[str, ...] = ()
+    marker: str | None = None
+    retries: int = 0
+    waited_seconds: float = 0.0
+    plan: tuple[PlannedFile, ...] = field(default=(), repr=False)
+    activity: Activity = field(default=Activity(), repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSet:
+    """A complete set of files in a bucket, as `Uploader.checkpoints_in` lists them.
+
+    `address` is its `hf://` address, `name` the last part of that. `files` are paths within the
+    set, `size` their bytes. `completed_at` is when its marker was written, by the Hub's clock, ISO
+    8601; empty where the Hub does not say.
+
+    Example:
+        >>> last = CheckpointSet("hf://buckets/me/runs/run-7/step-100", "step-100", ("a.bin",), 512)
+        >>> last.name, len(last.files)
+        ('step-100', 1)
+    """
+
+    address: str
+    name: str
+    files: tuple[str, ...]
+    size: int
+    completed_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +209,10 @@ class AuditReport:
 
     @property
     def complete(self) -> bool:
-        """Every local file that is not ignored is there with the same bytes."""
+        """Every local file that is not ignored is in the repo with the same bytes."""
         return not self.missing and not self.different
 
     @property
     def exact(self) -> bool:
-        """The repo holds these files, but for those that are ignored, and no others."""
+        """The repo holds exactly these files, apart from ignored ones."""
         return self.complete and not self.extra

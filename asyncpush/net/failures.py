@@ -7,14 +7,15 @@ import errno
 import os
 import re
 import ssl
-import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
+from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError, printable
 from asyncpush.events import Emitter, RequestFailed, RetryScheduled
+from asyncpush.protocol.failures import REMEDIES, Fault
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
@@ -28,145 +29,183 @@ class StalledError(Exception):
 
 
 def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubError:
-    """The error for a request that got no answer."""
-    retryable, unreachable = True, False
-    match exc:
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
-            retryable = isinstance(exc, ssl.SSLError) and not isinstance(
-                exc, ssl.SSLCertVerificationError
-            )
-            suggestion = (
-                "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the"
-                " proxy"
-            )
-        case aiohttp.ClientHttpProxyError(status=403 | 407):
-            retryable = False
-            suggestion = "the proxy refuses: check the credentials in HTTPS_PROXY, and its rules"
-        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-            unreachable = True
-            suggestion = "the proxy does not answer: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
-        case OSError(errno=code) if code in OUT_OF_DESCRIPTORS:
-            suggestion = "raise the limit of open files (`ulimit -n`), or close files"
-        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
-            unreachable = True
-            suggestion = "check the network, HF_ENDPOINT, and whether a proxy is needed"
-        case aiohttp.InvalidURL() | aiohttp.TooManyRedirects():
-            retryable = False
-            suggestion = "the Hub named a URL that cannot be asked"
-        case asyncio.TimeoutError() | StalledError():
-            suggestion = (
-                "the network or the server stalls: lower max_concurrent_parts, or raise"
-                " stall_timeout (for parts) or response_timeout (for calls of the Hub)"
-            )
-        case _:
-            suggestion = "the connection broke: push again, what is stored is not sent twice"
+    """The error for a request that got no answer, in words for people: those of the system, of
+    the proxy, or ours, never what a library says of its insides."""
+    remedy = REMEDIES[_fault(exc)]
     return HubError(
-        f"{what} failed: {redact_text(_words(exc))}",
+        f"{what} failed: {redact_text(_described(exc, url))}",
         method=method,
         url=redact_url(url),
-        retryable=retryable,
-        unreachable=unreachable,
-        suggestion=suggestion,
+        retryable=remedy.retryable,
+        unreachable=remedy.unreachable,
+        suggestion=remedy.suggestion,
     )
 
 
-def _words(exc: Exception) -> str:
-    """What happened, in words for people: aiohttp's own tell of its insides."""
+def _fault(exc: Exception) -> Fault:
+    match exc:
+        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
+            return "certificate"
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return "tls"
+        case aiohttp.ClientHttpProxyError(status=403 | 407):
+            return "proxy_refused"
+        case OSError(errno=code) if code in OUT_OF_DESCRIPTORS:
+            return "no_descriptor"
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            return "proxy_away"
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return "no_connection"
+        case aiohttp.InvalidURL() | aiohttp.TooManyRedirects():
+            return "bad_url"
+        case asyncio.TimeoutError() | StalledError():
+            return "timeout"
+    return "connection_lost"
+
+
+def _described(exc: Exception, url: str) -> str:
     match exc:
         case aiohttp.ClientConnectorCertificateError():
-            return f"the certificate of {exc.host}:{exc.port} is refused: {_tls(exc)}"
+            reason = _tls_reason(exc.certificate_error)
+            return f"cannot trust the certificate of {exc.host}:{exc.port} ({reason})"
         case aiohttp.ClientConnectorDNSError():
-            return f"the name {exc.host!r} cannot be resolved: {_reason(exc.os_error)}"
+            return f"cannot resolve the host name {exc.host!r} ({_name_reason(exc.os_error)})"
         case aiohttp.ClientConnectorSSLError():
-            return f"no TLS connection to {exc.host}:{exc.port}: {_reason(exc.os_error)}"
+            return (
+                f"cannot open a TLS connection to {exc.host}:{exc.port} ({_reason(exc.os_error)})"
+            )
+        case aiohttp.ClientProxyConnectionError():
+            where = f"{exc.host}:{exc.port}"
+            return f"cannot connect to the proxy {where} ({_reason(exc.os_error)})"
         case aiohttp.ClientConnectorError():
-            return f"no connection to {exc.host}:{exc.port}: {_reason(exc.os_error)}"
-        case aiohttp.ServerDisconnectedError():
-            return "the server closed the connection"
-        case aiohttp.ClientHttpProxyError():
-            return f"the proxy answered {exc.status} {exc.message}".rstrip()
+            return f"cannot connect to {exc.host}:{exc.port} ({_reason(exc.os_error)})"
         case aiohttp.ConnectionTimeoutError():
-            return "no connection in time"
+            return f"cannot connect to {_host_and_port(url)} (timed out)"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered {exc.status} {printable(exc.message)[:200]}".rstrip()
+        case aiohttp.ServerDisconnectedError() | EOFError():
+            return "the server closed the connection"
         case aiohttp.ClientPayloadError():
             return "the answer was cut off"
+        case aiohttp.ClientResponseError():
+            return "the answer is not valid HTTP"
+        case aiohttp.InvalidURL():
+            return "the URL is not valid"
         case StalledError():
             return str(exc) or "no byte moved in time"
         case asyncio.TimeoutError():
             return "no answer in time"
         case OSError():
-            return _reason(exc)
-    return str(exc) or type(exc).__name__
+            return f"the connection broke ({_reason(exc)})"
+    return "the connection broke"
 
 
-def _tls(exc: aiohttp.ClientConnectorCertificateError) -> str:
-    error = exc.certificate_error
-    return getattr(error, "verify_message", "") or str(error)
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _tls_reason(error: Exception) -> str:
+    """OpenSSL's reason, without its place in a source file: `WRONG_VERSION_NUMBER` is "wrong
+    version number"."""
+    reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or ""
+    if reason:
+        return reason if " " in reason else reason.replace("_", " ").lower()
+    return "TLS handshake failed"
+
+
+_KINDS = (
+    (ConnectionRefusedError, errno.ECONNREFUSED),
+    (ConnectionResetError, errno.ECONNRESET),
+    (ConnectionAbortedError, errno.ECONNABORTED),
+    (BrokenPipeError, errno.EPIPE),
+    (TimeoutError, errno.ETIMEDOUT),
+)
 
 
 def _reason(exc: OSError) -> str:
-    """The system's word for it. Where several addresses were tried, `exc` lists what became of
-    each: the first will do."""
+    """The system's reason. Where several addresses were tried, `exc` lists what became of each:
+    the first will do."""
+    if isinstance(exc, ssl.SSLError):
+        return _tls_reason(exc)
     number = exc.errno
     if number is None and (found := _ERRNO.search(str(exc))) is not None:
         number = int(found[1])
-    if number is None or number not in errno.errorcode or isinstance(exc, ssl.SSLError):
-        return exc.strerror or str(exc) or type(exc).__name__
-    return os.strerror(number).lower()
+    if number is None:
+        number = next((code for kind, code in _KINDS if isinstance(exc, kind)), None)
+    if number is not None and number in errno.errorcode:
+        return os.strerror(number).lower()
+    return "connection lost"
 
 
-def complete_error(error: HubError, attempt: int, started: float, url: str, token: str) -> None:
-    """What only the network layer knows about a failure; and nothing secret leaves it."""
-    error.attempt = attempt
-    error.elapsed_seconds = time.monotonic() - started
-    error.url = redact_url(error.url or url)
-    error.headers = redact_headers(error.headers, token)
-    error.body = redact_text(error.body, token)
-    error.message = redact_text(error.message, token)
-    error.request_id = error.request_id and redact_text(error.request_id, token)
-    error.error_code = error.error_code and redact_text(error.error_code, token)
-    error.args = (error.message,)
+def _name_reason(exc: OSError) -> str:
+    """The resolver's reason: its numbers are no `errno`."""
+    reason = exc.strerror or "no such host"
+    return reason[0].lower() + reason[1:]
 
 
-def tell_failure(
+def completed(
+    error: HubError,
+    *,
+    attempt: int,
+    elapsed_seconds: float,
+    method: str = "",
+    url: str = "",
+    secret: str = "",
+) -> HubError:
+    """A copy with what only the retry loop knows about a failure, and without anything secret."""
+    return error.with_(
+        attempt=attempt,
+        elapsed_seconds=elapsed_seconds,
+        method=error.method or method,
+        url=redact_url(error.url or url),
+        headers=redact_headers(error.headers, secret),
+        body=redact_text(error.body, secret),
+        message=redact_text(error.message, secret),
+        request_id=error.request_id and redact_text(error.request_id, secret),
+        error_code=error.error_code and redact_text(error.error_code, secret),
+    )
+
+
+def report_failure(
     events: Emitter,
     call: str,
     error: HubError,
     delay: float | None,
     fields: Mapping[str, Any],
 ) -> None:
-    """The events of one failed attempt."""
+    """The events of one failed attempt, on its own span: that it failed, and that the same is
+    done again after `delay` seconds unless that is None."""
     if not events.active:
         return
-    backoff_ms = None if delay is None else round(delay * 1000, 1)
+    cause = getattr(error, "final", None) or error
     events.emit(
         RequestFailed(
-            call,
-            error.url,
-            error.message,
-            error.status,
-            error.attempt,
-            backoff_ms,
-            fields,
-            error.method,
-            type(error.__cause__ or error).__name__,
-            error.body,
-            error.headers,
-            round(error.elapsed_seconds, 6),
-            error.request_id,
-            error.suggestion,
+            call=call,
+            url=error.url,
+            error=error.message,
+            status=error.status,
+            retry_attempt=error.attempt,
+            backoff_ms=None if delay is None else round(delay * 1000, 1),
+            fields=fields,
+            method=error.method,
+            error_type=type(cause.__cause__ or cause).__name__,
+            body=error.body,
+            headers=error.headers,
+            elapsed_seconds=round(error.elapsed_seconds, 6),
+            request_id=error.request_id,
+            suggestion=error.suggestion,
         )
     )
-    tell_retry(events, call, error, delay, fields)
-
-
-def tell_retry(
-    events: Emitter,
-    call: str,
-    error: HubError,
-    delay: float | None,
-    fields: Mapping[str, Any],
-) -> None:
-    """That the same is done again after `delay` seconds, unless it is not."""
     if delay is not None:
-        path, part = fields.get("file"), fields.get("part_number")
-        events.emit(RetryScheduled(call, error.attempt, delay, error.message, path, part))
+        events.emit(
+            RetryScheduled(
+                call=call,
+                attempt=error.attempt,
+                delay=delay,
+                reason=error.message,
+                path=fields.get("file"),
+                part_number=fields.get("part_number"),
+            )
+        )

@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from asyncpush.errors import AuthError, HubError
-from asyncpush.own_files import library_logger, write_atomically
+from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
 from asyncpush.protocol.accounts import (
     IssuedToken,
     TokenRefused,
@@ -39,11 +39,6 @@ from asyncpush.protocol.accounts import (
 )
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.redaction import redact_text
-
-try:
-    import fcntl
-except ImportError:  # Windows: there, one process does not wait for another
-    fcntl = None  # type: ignore[assignment]
 
 logger = library_logger("login")
 
@@ -265,8 +260,7 @@ class Login:
         try:
             yield
         finally:
-            if fcntl is not None:  # a forked child may have the descriptor too
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock_file(descriptor)  # a forked child may have it too
             os.close(descriptor)
 
 
@@ -340,8 +334,7 @@ def _try_lock(path: Path) -> int | None:
     """A descriptor that holds the lock, or None while somebody else does."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor, wait=False)
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):

@@ -31,11 +31,6 @@ from asyncpush.net.stall_timeout import StallTimeout
 PIECES_PER_HOP = 4
 """Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
 
-PIECES_PER_WRITE = 2
-"""Pieces that fill a buffer, and that the loop hands to a transport at once, to be encrypted there
-and then: half a MiB takes half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one
-no less (measured)."""
-
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words about a part's progress: nobody looks more often."""
 
@@ -154,6 +149,8 @@ class PartFeed:
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
         """0 when it cannot be done: whether the file was cut short, its file system has no
         `sendfile`, or the connection broke, reading and writing will tell."""
+        if sys.platform == "win32" or not hasattr(os, "sendfile"):
+            return 0
         try:
             count = os.sendfile(descriptor, file, self._position, limit)
         except BlockingIOError:
@@ -384,6 +381,3 @@ class BufferPool:
 
     def give_back(self, buffer: mmap.mmap) -> None:
         self._free.append(buffer)
-
-    def clear(self) -> None:
-        self._free.clear()

@@ -15,14 +15,15 @@ from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.failures import StalledError, complete_error, network_error
+from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.hedging import LEAST, InFlightPart, StragglerMonitor
 from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.rate_limits import Bandwidth
+from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession, read_beginning, response_of
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.protocol import urls
-from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import md5_of_etag
 from asyncpush.redaction import HIDDEN, redact_headers, redact_url
@@ -47,16 +48,15 @@ class PartSender:
         self,
         source: RandomAccess,
         part: Part,
-        events: Emitter,
+        attempt: Attempt,
         threads: BatchedThreads,
         *,
-        attempt: int,
         headers: Mapping[str, str],
         on_sent: Callable[[int], None],
         on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
     ) -> SentPart:
-        """One attempt. Raises `HubError`; the Hub token is never on it.
+        """One attempt of a retry loop. Raises `HubError`; the Hub token is never on it.
 
         `on_sent` hears how far the part is; `on_wire` how many bytes went, in vain or not. A part
         that crawls is sent a second time beside the first, and the first good answer counts: the
@@ -66,7 +66,15 @@ class PartSender:
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
         request = HubRequest("part", "PUT", url, fields=fields)
         put = PartRequest(
-            request, source, part, events, threads, headers, on_sent, on_wire, attempt
+            request=request,
+            source=source,
+            part=part,
+            attempt=attempt.number,
+            events=attempt.events,
+            threads=threads,
+            headers=headers,
+            on_sent=on_sent,
+            on_wire=on_wire,
         )
         if part.size <= LEAST:
             feed = self._client.feed(put)
@@ -87,7 +95,8 @@ class PartSender:
             def send_again() -> None:
                 if urls.origin(put.request.target) in self._stores_with_md5:
                     fields = {**put.request.fields, "again": True}
-                    twin = replace(put, request=replace(put.request, fields=fields))
+                    request = replace(put.request, fields=fields)
+                    twin = replace(put, request=request, events=put.events.child())
                     group.start_soon(for_group(run), twin, None)
 
             await run(put, send_again)
@@ -113,8 +122,6 @@ class PartSender:
                 scarce = getattr(exc.__cause__, "errno", None) in OUT_OF_DESCRIPTORS
                 if scarce or exc.status in (429, 503) or isinstance(exc.__cause__, TIMEOUTS):
                     self.limit.overloaded(slot)
-                token = self._session.token.known
-                complete_error(exc, put.attempt, began, put.request.target, token)
                 raise
             self.limit.succeeded(slot, size)
             # What an ETag of another form stands for, only the store knows: with two bodies on
@@ -130,7 +137,7 @@ FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer
 """Headers that say how a request lies on its connection: no Hub's business."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartRequest:
     """One way of a part to the store. `on_sent` hears how far it is, `on_wire` how many bytes went
     once it has ended, however it did."""
@@ -206,17 +213,17 @@ class PartClient:
     ) -> SentPart:
         """Raises `HubError`. `queued` are the seconds it has waited; `again` is called when it
         crawls, `moving` hears how many bytes have arrived."""
-        events = put.events.child()
+        events = put.events
         stall = StallTimeout(self._config.stall_timeout)
         body = PartBody(
-            feed,
-            put.part.size,
-            self._config.chunk_size,
-            stall,
-            self._bandwidth,
-            put.on_sent,
-            events,
-            slot.turn,
+            feed=feed,
+            size=put.part.size,
+            piece_size=self._config.chunk_size,
+            stall=stall,
+            bandwidth=self._bandwidth,
+            on_sent=put.on_sent,
+            events=events,
+            turn=slot.turn,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
@@ -245,7 +252,7 @@ class PartClient:
         try:
             async with (
                 stall.guard(),
-                self._session.open("PUT", url, headers=headers, data=body) as answer,
+                self._session.open("PUT", url, call="part", headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)
                 body.answered = True
@@ -263,13 +270,14 @@ class PartClient:
         if not 200 <= response.status < 300:
             raise failure_of(put.request, response, now=time.time())
         if not body.whole:
+            remedy = REMEDIES["answered_early"]
             raise HubError(
                 "the store answered before it had the whole part",
                 status=response.status,
                 method="PUT",
                 url=put.request.target,
-                retryable=True,
-                suggestion="the store, or a proxy before it, refuses the bytes: push again",
+                retryable=remedy.retryable,
+                suggestion=remedy.suggestion,
             )
         self._monitor.stored(in_flight)
         return SentPart(response.headers.get("etag"), response.headers, body.md5)
@@ -284,13 +292,13 @@ def _started(put: PartRequest, length: Mapping[str, str], queued: float) -> Requ
     # What the Hub told us to send may be a credential by any name.
     shown = {**dict.fromkeys(put.headers, HIDDEN), **length}
     return RequestStarted(
-        "part",
-        "PUT",
-        redact_url(put.request.target),
-        put.attempt,
-        put.part.size,
-        shown,
-        put.request.fields,
+        call="part",
+        method="PUT",
+        url=redact_url(put.request.target),
+        attempt=put.attempt,
+        bytes_out=put.part.size,
+        headers=shown,
+        fields=put.request.fields,
         queued_ms=round(queued * 1000, 3),
     )
 
@@ -299,18 +307,18 @@ def _finished(
     put: PartRequest, response: HubResponse, body: PartBody, began: float, *, detailed: bool
 ) -> RequestFinished:
     return RequestFinished(
-        "part",
-        "PUT",
-        redact_url(put.request.target),
-        put.attempt,
-        response.status,
-        round((time.monotonic() - began) * 1000, 3),
-        put.part.size,
-        len(response.body),
-        redact_headers(response.headers) if detailed else {},
-        request_id(response.headers),
-        put.request.fields,
-        None if body.ended is None else round((body.ended - began) * 1000, 3),
+        call="part",
+        method="PUT",
+        url=redact_url(put.request.target),
+        attempt=put.attempt,
+        status=response.status,
+        elapsed_ms=round((time.monotonic() - began) * 1000, 3),
+        bytes_out=put.part.size,
+        bytes_in=len(response.body),
+        headers=redact_headers(response.headers) if detailed else {},
+        request_id=request_id(response.headers),
+        fields=put.request.fields,
+        sent_ms=None if body.ended is None else round((body.ended - began) * 1000, 3),
     )
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
 
 from asyncpush.errors import (
+    AsyncPushError,
     HubError,
     ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
     RetriesExhaustedError,
 )
+from asyncpush.events import Emitter
 from asyncpush.models import Repo
+from asyncpush.net.failures import completed, report_failure
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest
 
@@ -30,6 +34,9 @@ OUTAGE_BACKOFF = 5.0
 
 
 CREATION_GRACE = 30.0
+"""Seconds for which a repo or branch just made may still be unknown to some server of the Hub."""
+
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +155,32 @@ class RetryBudget:
 
 T = TypeVar("T")
 
-OnRetry = Callable[[HubError, float | None], None]
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one request: its number, from 1, and the span that its events belong to."""
+
+    number: int
+    events: Emitter
+
+
+class TryAgainError(HubError):
+    """Raised within a retry loop for what is no failure of the request itself: bytes that arrived
+    damaged, an upload that has to be opened again. It is tried again as other passing faults are.
+    The loop raises `final` when no attempt is left, so this error is never seen outside."""
+
+    def __init__(self, message: str, *, final: AsyncPushError, **details: Any) -> None:
+        super().__init__(message, retryable=True, **details)
+        self.final = final
 
 
 class RetryLoop:
-    """For one request. `reached` tells whether the network has ever been there in this
-    session: an endpoint that never answered is wrong rather than away."""
+    """For one request; it alone reports failed attempts as events.
+
+    `reached` says whether the network has ever been there in this session: an endpoint that never
+    answered is wrong rather than away. `secret` gives the token in use, which is taken out of every
+    error. Other arguments replace the clock and the random numbers in tests.
+    """
 
     def __init__(
         self,
@@ -161,6 +188,7 @@ class RetryLoop:
         *,
         budget: RetryBudget | None = None,
         reached: Callable[[], bool] = lambda: False,
+        secret: Callable[[], str] = lambda: "",
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -168,6 +196,7 @@ class RetryLoop:
         self._policy = policy
         self._budget = budget or RetryBudget()
         self._reached = reached
+        self._secret = secret
         self._sleep = sleep
         self._clock = clock
         self._draw = draw
@@ -175,24 +204,71 @@ class RetryLoop:
         self._looks = 0
         self._offline_since: float | None = None
 
-    async def run(self, attempt: Callable[[int], Awaitable[T]], on_failure: OnRetry) -> T:
-        """Call `attempt` (with its number, from 1) until it succeeds or the policy gives up.
+    async def run(
+        self,
+        attempt: Callable[[Attempt], Awaitable[T]],
+        events: Emitter,
+        call: str,
+        *,
+        fields: Mapping[str, Any] = NO_FIELDS,
+        method: str = "",
+        url: str = "",
+        retry: bool = True,
+        first: int = 1,
+        follow_up: Callable[[HubError], float | None] = lambda error: None,
+        reconcile: Callable[[HubError], Awaitable[T | None]] | None = None,
+        reported: Callable[[HubError], bool] = lambda error: True,
+    ) -> T:
+        """Call `attempt` until it succeeds or the policy gives up.
 
-        `on_failure` hears of each failure and of the wait that follows, None at the end. Raises
-        the last error, as `RetriesExhaustedError` when it was one that usually passes.
+        Each attempt has a span of its own below that of `events`, and its failure is an event of
+        that span: `RequestFailed` with `call`, `fields` and the wait that follows, and
+        `RetryScheduled` when one follows; except for failures that are not to be `reported`.
+        `method` and `url` complete errors that do not name theirs. With `retry=False` there is one
+        attempt. `reconcile` is for requests whose repetition could do something twice: before every
+        further attempt it is given the latest failure, and what it returns, unless that is None,
+        is the result. `first` is the number of the first attempt, where the caller has made others
+        before; `follow_up` gives the seconds after which the caller itself makes the next one,
+        once the loop has given up on a failure.
+
+        Raises the last error, as `RetriesExhaustedError` when it was one that usually passes.
         """
-        number = 1
+        began = self._clock()
+        number = first
+        latest: HubError | None = None
         while True:
+            this = Attempt(number, events.child())
+            asking = latest is not None and reconcile is not None
             try:
-                result = await attempt(number)
+                if latest is not None and reconcile is not None:
+                    done = await reconcile(latest)
+                    if done is not None:
+                        self._budget.succeeded()
+                        return done
+                    asking = False
+                result = await attempt(this)
             except HubError as exc:
-                wait = self._decide(exc)
-                on_failure(exc, wait)
-                if wait is None:
-                    raise self._final(exc) from exc.__cause__
+                error = exc
             else:
                 self._budget.succeeded()
                 return result
+            # Outside of the handler: what was raised may hold secrets, and nobody is to find it as
+            # the context of the error that is raised in its place.
+            if not asking:  # its requests have reported their failures themselves
+                error = latest = completed(
+                    error,
+                    attempt=number,
+                    elapsed_seconds=self._clock() - began,
+                    method=method,
+                    url=url,
+                    secret=self._secret(),
+                )
+            wait = self._decide(error) if retry else None
+            if not asking and reported(error):
+                told = follow_up(error) if wait is None else wait
+                report_failure(this.events, call, error, told, fields)
+            if wait is None:
+                raise self._final(error) if retry else error
             await self._sleep(wait)
             number += 1
 
@@ -218,32 +294,25 @@ class RetryLoop:
             self._offline_since = now
         return now - self._offline_since < self._policy.outage_timeout
 
-    def _final(self, error: HubError) -> HubError:
+    def _final(self, error: HubError) -> AsyncPushError:
         """The error that leaves the loop: whoever catches it must not try the same again."""
+        if isinstance(error, TryAgainError):
+            return error.final
         if not error.retryable:
             return error
         limit = self._policy.max_retry_after
         if error.retry_after is not None and error.retry_after > limit:
-            final = _as(
+            return error.as_(
                 RateLimitedError,
-                error,
-                f"{error.message}; the server asks to wait {error.retry_after:.0f} s, longer than"
-                f" max_retry_after={limit:.0f}",
+                message=f"{error.message}; the server asks to wait {error.retry_after:.0f} s,"
+                f" longer than max_retry_after={limit:.0f}",
+                retryable=False,
             )
-        elif isinstance(error, RateLimitedError | ProtocolError) or error.status == 404:
-            final = error
-        else:
-            final = _as(
-                RetriesExhaustedError, error, f"{error.message}; tried {error.attempt} times"
-            )
-        final.retryable = False
-        return final
-
-
-def _as(kind: type[HubError], error: HubError, message: str) -> HubError:
-    """The same failure under another class."""
-    other = kind(message)
-    for name, value in vars(error).items():
-        if name != "message":
-            setattr(other, name, value)
-    return other
+        if isinstance(error, RateLimitedError | ProtocolError) or error.status == 404:
+            return error.with_(retryable=False)
+        times = "once" if error.attempt == 1 else f"{error.attempt} times"
+        return error.as_(
+            RetriesExhaustedError,
+            message=f"{error.message}; tried {times}",
+            retryable=False,
+        )

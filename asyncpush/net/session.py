@@ -22,9 +22,7 @@ from asyncpush.net.credentials import TokenSource
 from asyncpush.net.failures import (
     NETWORK_EXCEPTIONS,
     StalledError,
-    complete_error,
     network_error,
-    tell_failure,
 )
 from asyncpush.net.rate_limits import Pacer
 from asyncpush.net.request_body import RequestBody
@@ -32,7 +30,7 @@ from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
-from asyncpush.protocol.failures import failure_of, request_id
+from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
 from asyncpush.redaction import redact_headers, redact_text, redact_url
@@ -57,13 +55,12 @@ TraceHeaders = Callable[[str], Mapping[str, str]]
 
 
 @dataclass(slots=True)
-class Attempt:
-    """One try of one request, for events and errors."""
+class Exchange:
+    """One attempt at one request and its answer; `number` is that of the attempt."""
 
     request: HubRequest
     url: str = field(repr=False)
     number: int
-    started: float
     events: Emitter
     began: float = field(default_factory=time.monotonic)
     queued: float = 0.0
@@ -147,6 +144,7 @@ class HubSession:
             self._policy,
             budget=self._budget,
             reached=lambda: self._reached,
+            secret=lambda: self.token.known,
             sleep=self._sleep,
             clock=self._clock,
             draw=self._draw,
@@ -163,49 +161,35 @@ class HubSession:
         reconcile: Callable[[HubError], Awaitable[T | None]] | None = None,
         expected: Callable[[HubError], bool] = lambda error: False,
         accept: Callable[[HubResponse], bool] = lambda response: response.status < 300,
+        first: int = 1,
+        follow_up: Callable[[HubError], float | None] = lambda error: None,
     ) -> T:
         """Send a request until its answer parses, or the retry policy gives up.
 
-        `describe` adds fields of the parsed answer to its event. With `retry=False` there is one
-        attempt. `reconcile` is for requests whose repetition could do something twice: it is told
-        the latest failure and asked, before every further attempt, whether an earlier one took
-        effect after all; what it then returns is the answer. An `expected` failure (the 404 of a
-        repo that is about to be created) is raised but not reported. Raises `HubError`.
+        `describe` adds fields of the parsed answer to its event. An `expected` failure (the 404 of
+        a repo that is about to be created) is raised but not reported. `retry`, `reconcile`,
+        `first` and `follow_up` are those of `RetryLoop.run`. Raises `HubError`.
         """
-        started = time.monotonic()
-        latest: Emitter | None = events  # of the attempt that a failure is of
-        failure: HubError | None = None
-
-        def report(error: HubError, delay: float | None) -> None:
-            if latest is not None and not expected(error):
-                tell_failure(latest, request.call, error, delay, request.fields)
-
-        async def attempt(number: int) -> T:
-            nonlocal latest, failure
-            if failure is not None and reconcile is not None:
-                latest = None  # its requests report their failures themselves
-                if (done := await reconcile(failure)) is not None:
-                    return done
-            url = urls.resolve(request.target, self.endpoint)
-            latest = events.child()
-            this = Attempt(request, url, number, started, latest)
-            try:
-                return await self._attempt(this, parse, describe, accept)
-            except HubError as exc:
-                exc.method = exc.method or request.method
-                complete_error(exc, number, started, url, self.token.known)
-                failure = exc
-                if not retry:
-                    report(exc, None)
-                raise
-
-        if not retry:
-            return await attempt(1)
-        return await self.retry_loop().run(attempt, report)
+        url = urls.resolve(request.target, self.endpoint)
+        return await self.retry_loop().run(
+            lambda attempt: self._attempt(
+                Exchange(request, url, attempt.number, attempt.events), parse, describe, accept
+            ),
+            events,
+            request.call,
+            fields=request.fields,
+            method=request.method,
+            url=url,
+            retry=retry,
+            first=first,
+            follow_up=follow_up,
+            reconcile=reconcile,
+            reported=lambda error: not expected(error),
+        )
 
     async def _attempt(
         self,
-        this: Attempt,
+        this: Exchange,
         parse: Callable[[HubResponse], T],
         describe: Describe | None,
         accept: Callable[[HubResponse], bool],
@@ -228,18 +212,18 @@ class HubSession:
             if response.status < 400:
                 raise protocol_error(f"{this.request.call}: status {response.status}", response)
             error = failure_of(this.request, response, now=now)
-            error.retryable = error.retryable or self.created.may_lag(this.request, error)
+            if self.created.may_lag(this.request, error):
+                raise error.with_(retryable=REMEDIES["not_known_yet"].retryable)
             raise error
         try:
             value = parse(response)
         except HubError as exc:
-            name_answer(exc, response)
             self._finished(this, response, {})
-            raise
+            raise _of_answer(exc, response) from exc.__cause__
         self._finished(this, response, describe(value) if describe and this.events.detailed else {})
         return value
 
-    async def _with_fresh_token(self, this: Attempt, *, own: bool) -> HubResponse:
+    async def _with_fresh_token(self, this: Exchange, *, own: bool) -> HubResponse:
         """Ask once; after a 401 ask for a new token once and ask again."""
         token = await self.token.find() if own and this.request.auth == "token" else None
         response = await self._follow(this, token)
@@ -249,7 +233,7 @@ class HubSession:
             response = await self._follow(this, token)
         return response
 
-    async def _follow(self, this: Attempt, token: str | None) -> HubResponse:
+    async def _follow(self, this: Exchange, token: str | None) -> HubResponse:
         """Follow redirects within the Hub's own origin (renamed repos); no other leads anywhere:
         a body or a token would go with it."""
         url = this.url
@@ -267,7 +251,7 @@ class HubSession:
             url = target
         raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", url)
 
-    async def _send(self, this: Attempt, url: str, token: str | None) -> HubResponse:
+    async def _send(self, this: Exchange, url: str, token: str | None) -> HubResponse:
         request = this.request
         headers = dict(request.headers)
         if token is not None:
@@ -284,7 +268,9 @@ class HubSession:
         try:
             async with (
                 stall.guard(),
-                self.open(request.method, url, headers=headers, data=body) as answer,
+                self.open(
+                    request.method, url, call=request.call, headers=headers, data=body
+                ) as answer,
             ):
                 content = await read_limited(answer, stall.answer_arrives())
         except StalledError as exc:
@@ -304,9 +290,10 @@ class HubSession:
 
     @asynccontextmanager
     async def open(
-        self, method: str, url: str, **arguments: Any
+        self, method: str, url: str, *, call: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is not read yet; network faults come out as `HubError`."""
+        """An answer whose body is not read yet; network faults come out as `HubError`, which
+        names the `call`."""
         try:
             arguments = arguments if self._direct else self._proxies.through(url, arguments)
             async with self.http.request(
@@ -317,7 +304,7 @@ class HubSession:
         except HubError:
             raise
         except NETWORK_EXCEPTIONS as exc:
-            raise network_error(exc, method=method, url=url, what=method) from exc
+            raise network_error(exc, method=method, url=url, what=call) from exc
         except ValueError as exc:  # aiohttp on URLs and headers that it cannot send
             raise ProtocolError(
                 f"this cannot be asked: {redact_text(str(exc))}", method=method, url=redact_url(url)
@@ -332,43 +319,45 @@ class HubSession:
             if hint is not None and hint <= longest:
                 self.pacer.hold(hint)
 
-    def _shown(self, this: Attempt, headers: Mapping[str, str]) -> dict[str, str]:
+    def _shown(self, this: Exchange, headers: Mapping[str, str]) -> dict[str, str]:
         return redact_headers(headers, self.token.known) if this.events.detailed else {}
 
-    def _started(self, this: Attempt, url: str, headers: Mapping[str, str]) -> None:
+    def _started(self, this: Exchange, url: str, headers: Mapping[str, str]) -> None:
         if this.events.active:
             request = this.request
             this.events.emit(
                 RequestStarted(
-                    request.call,
-                    request.method,
-                    redact_url(url),
-                    this.number,
-                    request.size,
-                    self._shown(this, headers),
-                    request.fields,
-                    round(this.queued * 1000, 3),
+                    call=request.call,
+                    method=request.method,
+                    url=redact_url(url),
+                    attempt=this.number,
+                    bytes_out=request.size,
+                    headers=self._shown(this, headers),
+                    fields=request.fields,
+                    queued_ms=round(this.queued * 1000, 3),
                 )
             )
             this.queued = 0.0  # what follows a redirect or a new token has not queued again
 
-    def _finished(self, this: Attempt, response: HubResponse, described: Mapping[str, Any]) -> None:
+    def _finished(
+        self, this: Exchange, response: HubResponse, described: Mapping[str, Any]
+    ) -> None:
         if this.events.active:
             request = this.request
             shown = self._shown(this, response.headers)
             this.events.emit(
                 RequestFinished(
-                    request.call,
-                    request.method,
-                    redact_url(response.url),
-                    this.number,
-                    response.status,
-                    round((time.monotonic() - this.began) * 1000, 3),
-                    request.size,
-                    len(response.body),
-                    shown,
-                    request_id(shown),
-                    {**request.fields, **described},
+                    call=request.call,
+                    method=request.method,
+                    url=redact_url(response.url),
+                    attempt=this.number,
+                    status=response.status,
+                    elapsed_ms=round((time.monotonic() - this.began) * 1000, 3),
+                    bytes_out=request.size,
+                    bytes_in=len(response.body),
+                    headers=shown,
+                    request_id=request_id(shown),
+                    fields={**request.fields, **described},
                 )
             )
 
@@ -430,10 +419,13 @@ async def read_beginning(answer: aiohttp.ClientResponse) -> bytes:
     return content[:BEGINNING]
 
 
-def name_answer(error: HubError, response: HubResponse) -> None:
-    """Which answer it was that did not parse: parsers see its fields alone."""
+def _of_answer(error: HubError, response: HubResponse) -> HubError:
+    """The error of a parser, which sees the fields of an answer alone, with the answer it was."""
+    changes: dict[str, Any] = {"request_id": error.request_id or request_id(response.headers)}
     if error.status is None:
-        error.status = response.status
-        error.body = printable(response.body[:BODY_LIMIT].decode("utf-8", "replace"))
-        error.headers = dict(response.headers)
-    error.request_id = error.request_id or request_id(response.headers)
+        changes |= {
+            "status": response.status,
+            "body": printable(response.body[:BODY_LIMIT].decode("utf-8", "replace")),
+            "headers": dict(response.headers),
+        }
+    return error.with_(**changes)

@@ -128,7 +128,7 @@ def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
         return waiting
     try:
         return waiting + _in_kernel(connection)
-    except (OSError, AttributeError, ValueError):
+    except (OSError, AttributeError, ValueError, ImportError):
         return waiting
 
 

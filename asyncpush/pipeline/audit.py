@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from asyncpush.concurrency.task_groups import batches, for_each
-from asyncpush.concurrency.threads import in_thread
+from asyncpush.concurrency.threads import in_thread, in_thread_anyway
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
-from asyncpush.models import AuditReport, FileSource
+from asyncpush.models import AuditReport, FileIdentity, FileSource
+from asyncpush.options import MIB
+from asyncpush.pipeline.bucket import Bucket, hashes_of
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
+from asyncpush.pipeline.checkpoint_sets import is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import observed_head
 from asyncpush.pipeline.routing import WORKERS, ask_modes, own_gitignore
 from asyncpush.pipeline.verification import all_remote_files
 from asyncpush.protocol import preupload
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import CollectedSources, folder_prefix, read_all, read_sample
+from asyncpush.sources import CollectedSources, Reader, folder_prefix, read_all, read_sample
 from asyncpush.transfers.inline import git_blob_oid
+
+PIECE = 4 * MIB
 
 
 async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
     """Compare every local file; remote files below `path_in_repo` that are not local are extra."""
+    if ctx.repo.repo_type == "bucket":
+        return await _audit_bucket(ctx, collected)
     files = collected.files
     ctx.events.emit(FilesPlanned(len(files), sum(file.size for file in files)))
     ctx.enter("verifying")
@@ -44,14 +54,66 @@ async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
     extra = [path for path in remote if path.startswith(prefix) and path not in local]
     ctx.enter("done")
     return AuditReport(
-        ctx.repo_url,
-        head,
-        tuple(matching),
-        tuple(missing),
-        tuple(different),
-        tuple(sorted(extra)),
-        tuple(file.path_in_repo for file in absent if file.path_in_repo in ignored),
+        repo_url=ctx.repo_url,
+        commit_sha=head,
+        matching=tuple(matching),
+        missing=tuple(missing),
+        different=tuple(different),
+        extra=tuple(sorted(extra)),
+        ignored=tuple(file.path_in_repo for file in absent if file.path_in_repo in ignored),
     )
+
+
+async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditReport:
+    """By size and Xet hash, which is taken anew. Markers of checkpoint sets are no extra files."""
+    files = collected.files
+    ctx.events.emit(FilesPlanned(len(files), sum(file.size for file in files)))
+    ctx.enter("verifying")
+    prefix = folder_prefix(ctx.options.path_in_repo)
+    bucket = Bucket(ctx)
+    await bucket.look()
+    below = await bucket.files_below(prefix)
+    elsewhere = [file.path_in_repo for file in files if file.path_in_repo not in below]
+    remote = below | await bucket.files(elsewhere)
+    missing = [file.path_in_repo for file in files if file.path_in_repo not in remote]
+    matching: list[str] = []
+    different: list[str] = []
+    for file in files:
+        there = remote.get(file.path_in_repo)
+        if there is None:
+            continue
+        same = there.size == file.size and there.xet_hash == await xet_hash_of(ctx, file)
+        (matching if same else different).append(file.path_in_repo)
+    local = {file.path_in_repo for file in files}
+    extra = sorted(path for path in below if path not in local and not is_marker(path))
+    ctx.enter("done")
+    return AuditReport(
+        ctx.repo_url, "", tuple(matching), tuple(missing), tuple(different), tuple(extra)
+    )
+
+
+async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
+    """Of the bytes as they are now. hf_xet hashes files alone: what is none is written to one."""
+    if file.path is not None:
+        return (await hashes_of(ctx, [file]))[0]
+    folder = Path(ctx.config.cache_dir) / "spool"
+
+    def write() -> FileSource:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as copy, Reader(file) as reader:
+            buffer = bytearray(min(file.size, PIECE))
+            for offset in range(0, file.size, PIECE):
+                piece = memoryview(buffer)[: file.size - offset]
+                reader.readinto(offset, piece)
+                copy.write(piece)
+        identity = FileIdentity.of(os.stat(copy.name))
+        return FileSource(file.path_in_repo, file.size, copy.name, identity)
+
+    copy = await in_thread(ctx.threads, write)
+    try:
+        return (await hashes_of(ctx, [copy]))[0]
+    finally:
+        await in_thread_anyway(ctx.threads, lambda: os.unlink(str(copy.path)))
 
 
 async def _ignored(

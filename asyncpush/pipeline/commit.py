@@ -117,7 +117,7 @@ class Committer:
             return await self._rebasing(changes, head)
         # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
         # only the journal can tell a later process that one may be open already.
-        async with remembered(self._ctx, changes, head) as pending:
+        async with remembered(self._ctx, changes) as pending:
             self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
             return await self._rebasing(changes, head)
 
@@ -127,10 +127,14 @@ class Committer:
         first = parent = self._pinned or head
         latest: CommitConflictError | None = None
         refused_on: str | None = None
-        for _ in range(REBASES):
+        attempt = 1
+        for rebase in range(1, REBASES + 1):
             base = parent
+            # Out of step with the other one: who always comes second would always lose.
+            pause = random.random() * ctx.config.initial_backoff_ms / 1000
+            again = self._pinned is None and refused_on != parent and rebase < REBASES
             try:
-                answer = await self._commit_on(parent, changes)
+                answer = await self._commit_on(parent, changes, attempt, pause if again else None)
             except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
@@ -139,10 +143,9 @@ class Committer:
                 if refused_on == parent:
                     in_pull_request = self._create_pr or self._pr_url is not None
                     raise _refused_without_reason(exc, parent, in_pull_request) from exc
-                latest, refused_on = exc, parent
+                latest, refused_on, attempt = exc, parent, exc.attempt + 1
                 self.rebased = True
-                # Out of step with the other one: who always comes second would always lose.
-                await anyio.sleep(random.random() * ctx.config.initial_backoff_ms / 1000)
+                await anyio.sleep(pause)
                 parent = await self._moved_head(parent)
                 changes = await still_to_change(ctx, self._wanted, parent)
                 if changes:
@@ -165,12 +168,11 @@ class Committer:
             added = await in_thread(ctx.threads, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that comes here ended in one
-        latest.message = f"the branch moved {REBASES} times while the commit was made"
-        latest.suggestion = (
-            "others push to this branch all the time: push again, which builds on their head, or"
-            " use create_pr=True (--create-pr)"
-        )
-        raise latest
+        raise latest.with_(
+            message=f"the branch moved {REBASES} times while the commit was made",
+            suggestion="others push to this branch all the time: push again, which builds on their"
+            " head, or use create_pr=True (--create-pr)",
+        ) from latest.__cause__
 
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
         """For an answer that names the head as it was: right where the head holds all of it, as on
@@ -202,7 +204,11 @@ class Committer:
             if isinstance(change, AddInline):
                 self._ctx.events.emit(FileStored(change.path, change.size, "inline"))
 
-    async def _commit_on(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
+    async def _commit_on(
+        self, parent: str, changes: Sequence[Change], attempt: int, pause: float | None
+    ) -> CommitAnswer:
+        """`attempt` is the number of the first one on this parent; `pause` is how long after a
+        conflict the next one follows, on another parent, None when none does."""
         ctx = self._ctx
         deletions = await in_thread(
             ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
@@ -213,7 +219,7 @@ class Committer:
             return landed
         self._sent = True
         try:
-            return await self._post(parent, changes)
+            return await self._post(parent, changes, attempt, pause)
         except CommitConflictError:
             if (landed := await self._landed(parent)) is not None:
                 return landed
@@ -251,7 +257,9 @@ class Committer:
             return None  # the failure of the commit is what the user has to hear of
         return CommitAnswer(head, self._ctx.commit_url(head))
 
-    async def _post(self, parent: str, changes: Sequence[Change]) -> CommitAnswer:
+    async def _post(
+        self, parent: str, changes: Sequence[Change], attempt: int, pause: float | None
+    ) -> CommitAnswer:
         ctx = self._ctx
         header = CommitHeader(
             self._summary,
@@ -268,6 +276,8 @@ class Committer:
             ctx.events,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
             reconcile=lambda failure: self._landed_before(parent, failure),
+            first=attempt,
+            follow_up=lambda error: pause if isinstance(error, CommitConflictError) else None,
         )
 
     async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
@@ -300,32 +310,17 @@ def _refused_without_reason(
     if in_pull_request:
         suggestion = "push again later; if it happens again, report it to the operators of this Hub"
     message = f"the Hub refuses a commit on {head}, although the branch has not moved"
-    return _conflict(error, f"{message}: {error.message}", suggestion)
+    return error.with_(message=f"{message}: {error.message}", suggestion=suggestion)
 
 
 def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictError:
     """For a 412 on an unmoved head after an answer of ours was lost."""
-    return _conflict(
-        error,
-        f"the answer to the commit was lost, and the Hub refuses another commit on {head}, which it"
-        f" still reports as the branch's head; the commit may have been made: {error.message}",
-        "check the branch, then push again: files that are already there are not committed twice",
-    )
-
-
-def _conflict(error: CommitConflictError, message: str, suggestion: str) -> CommitConflictError:
-    return CommitConflictError(
-        message,
-        status=error.status,
-        body=error.body,
-        method=error.method,
-        url=error.url,
-        attempt=error.attempt,
-        elapsed_seconds=error.elapsed_seconds,
-        request_id=error.request_id,
-        error_code=error.error_code,
-        headers=error.headers,
-        suggestion=suggestion,
+    return error.with_(
+        message="the answer to the commit was lost, and the Hub refuses another commit on"
+        f" {head}, which it still reports as the branch's head; the commit may have been made:"
+        f" {error.message}",
+        suggestion="check the branch, then push again: files that are already there are not"
+        " committed twice",
     )
 
 

@@ -92,9 +92,7 @@ async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
 
 
 @asynccontextmanager
-async def remembered(
-    ctx: PushContext, changes: Sequence[Change], head: str
-) -> AsyncIterator[PendingCommit]:
+async def remembered(ctx: PushContext, changes: Sequence[Change]) -> AsyncIterator[PendingCommit]:
     """Keep in the journal, while the block runs, that these changes are being committed; gives
     what an earlier process kept that never learnt how its commit ended.
 
@@ -105,7 +103,7 @@ async def remembered(
         fingerprint = _fingerprint(ctx, changes)
         pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
         if pending is None:
-            pending = PendingCommit(ctx.push_id, head, True, fingerprint, time.time(), None)
+            pending = PendingCommit(ctx.push_id, fingerprint, time.time())
             ctx.journal.begin_commit(ctx.scope, pending)
         return pending
 

@@ -47,7 +47,7 @@ async def commit_in_pull_request(
     merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
     the files that `head`, which the branch is at, holds already."""
     create_pr = ctx.options.create_pr
-    async with remembered(ctx, changes, head) as pending:
+    async with remembered(ctx, changes) as pending:
         begun_before = pending.push_id != ctx.push_id
         again = ctx.pull_request is not None
         number = ctx.pull_request or await _open_pull_request(ctx, pending.push_id, changes)
@@ -126,10 +126,10 @@ async def commit_series(
                 outcome = await committer.commit(link, outcome.commit_sha, summary=message + part)
             except HubError as exc:
                 if ours and pr_url is None:
-                    exc.suggestion = (
-                        f"{len(added):,} of the files are already on {revision}: push again"
-                        f" to continue from there. {exc.suggestion}"
-                    )
+                    raise exc.with_(
+                        suggestion=f"{len(added):,} of the files are already on {revision}: push"
+                        f" again to continue from there. {exc.suggestion}"
+                    ) from exc.__cause__
                 raise
             told = told and outcome.ours
             ours, added = ours or outcome.ours, added | (outcome.added or frozenset())
@@ -218,13 +218,14 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
         try:
             landed = await looked_for(look, exc)
         except HubError:
-            exc.suggestion = (
-                f"it is not known whether {url} was merged: check that page, then push again"
-            )
-            raise exc from None
+            raise exc.with_(
+                suggestion=f"it is not known whether {url} was merged: check that page, then push"
+                " again"
+            ) from exc.__cause__
         if landed is None:
-            exc.suggestion = f"all files are in {url}: merge it there, or push again"
-            raise
+            raise exc.with_(
+                suggestion=f"all files are in {url}: merge it there, or push again"
+            ) from exc.__cause__
     # Whatever fails from here on does so over a commit that is on the branch.
     shown, page = outcome.commit_sha, outcome.commit_url
     try:

@@ -14,10 +14,11 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.transfers.interface import TransferFactory
 from asyncpush.transfers.xet import XetEngine
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PushContext:
     """One push: where to, how, and the shared machinery. `warnings` collects what the user should
     hear besides the result."""
@@ -28,7 +29,10 @@ class PushContext:
     session: HubSession
     sender: PartSender
     hasher: Hasher
+    transfers: tuple[TransferFactory, ...]
+    """Those that a file may go by, the preferred one first."""
     xet: XetEngine
+    """For buckets, which hold nothing else."""
     journal: Journal | NullJournal
     push_threads: PushThreads
     events: Emitter

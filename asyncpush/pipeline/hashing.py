@@ -102,17 +102,21 @@ class Hasher:
         events.emit(FileHashed(file.path_in_repo, file.size, oid, cached=cached, elapsed_ms=took))
         return oid
 
-    async def remembered(self, file: FileSource, threads: PushThreads) -> str | None:
-        """The oid of a file that was hashed before and has not changed since."""
+    async def remembered(
+        self, file: FileSource, threads: PushThreads, kind: str = "sha256"
+    ) -> str | None:
+        """The hash of a file that was hashed before and has not changed since."""
         key = file.hash_key
         if key is None or not self._trust_mtime or self._journal.disabled_reason is not None:
             return None
-        return await threads.look_up.run(lambda: self._journal.hash_of(*key, "sha256"))
+        return await threads.look_up.run(lambda: self._journal.hash_of(*key, kind))
 
-    def remember(self, oids: Iterable[tuple[FileSource, str]], looked_at: float) -> None:
-        """Keep oids that someone else has found, in reads that began at `looked_at`. Blocks."""
+    def remember(
+        self, oids: Iterable[tuple[FileSource, str]], looked_at: float, kind: str = "sha256"
+    ) -> None:
+        """Keep hashes that someone else has found, in reads that began at `looked_at`. Blocks."""
         records: list[HashRecord] = [
-            (*file.hash_key, "sha256", oid) for file, oid in oids if file.hash_key is not None
+            (*file.hash_key, kind, oid) for file, oid in oids if file.hash_key is not None
         ]
         self._journal.remember_hashes(records, looked_at=looked_at)
 

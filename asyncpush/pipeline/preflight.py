@@ -17,7 +17,7 @@ import anyio
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError, SourceError
-from asyncpush.models import FileSource
+from asyncpush.models import CARD_NAME, FileSource
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
 from asyncpush.pipeline.context import PushContext
@@ -25,7 +25,6 @@ from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol import preupload, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
-from asyncpush.protocol.preupload import CARD_NAME
 from asyncpush.sources import read_all
 from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
 from asyncpush.sources.problem_report import ProblemReport

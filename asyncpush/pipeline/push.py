@@ -35,7 +35,7 @@ from asyncpush.pipeline.preflight import (
     warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, Stored
-from asyncpush.pipeline.selection import TransferSelector
+from asyncpush.pipeline.selection import TransferSelector, open_selector
 from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
@@ -53,7 +53,6 @@ class PushRun:
     def __init__(self, ctx: PushContext, lock: CommitLock) -> None:
         self._ctx = ctx
         self._lock = lock
-        self._engine = TransferSelector(ctx)
         self._started = time.monotonic()
 
     async def push(self, collected: CollectedSources) -> UploadResult:
@@ -62,8 +61,9 @@ class PushRun:
         files = await self._planned(collected)
         head = await prepare(ctx, files)
         if ctx.options.dry_run:
-            _, streamed = await StreamStage(ctx, self._engine).run(collected.streams, store=False)
-            return await self._dry_run([*files, *streamed], head)
+            async with open_selector(ctx) as selector:
+                _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
+                return await self._dry_run([*files, *streamed], head, selector)
         assert head is not None  # only a dry run goes on without one
         await check_one_commit(ctx, files, head)
         files, stored = await self._stored(collected)
@@ -87,9 +87,9 @@ class PushRun:
         return await self._finish(stored, deleted, outcome)
 
     async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
-        """Once more, the objects that a commit was to bring. By LFS: Xet's client remembers that
-        the chunks were taken, and would not send them. And hashed anew: a remembered hash that no
-        longer holds may be what names an object that nobody has."""
+        """Upload again the objects that a commit was to bring. By the last transfer: a client that
+        deduplicates remembers what the store took, and would not send it. And hashed again: a
+        remembered hash that no longer holds may be what names an object that nobody has."""
         ctx = self._ctx
         lost = [
             files[receipt.path_in_repo]
@@ -103,7 +103,8 @@ class PushRun:
                     ctx.journal.forget_hash(path)
 
         await in_thread(ctx.threads, forget)
-        again = await StoreStage(ctx, None).run(lost)
+        async with open_selector(ctx, last_only=True) as selector:
+            again = await StoreStage(ctx, selector).run(lost)
         for path, receipt in again.receipts.items():
             sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
             stored.receipts[path] = replace(receipt, bytes_sent=sent)
@@ -139,13 +140,14 @@ class PushRun:
     async def _stored(self, collected: CollectedSources) -> tuple[tuple[FileSource, ...], Stored]:
         """The files (streams among them that had to be spooled), and what became of them."""
         ctx, files = self._ctx, collected.files
-        streamed, spooled = await StreamStage(ctx, self._engine).run(collected.streams)
-        if collected.streams:  # now their sizes are known
-            files = tuple(sorted((*files, *spooled), key=lambda file: file.path_in_repo))
-            sizes = [file.size for file in files]
-            sizes += [receipt.size for receipt in streamed.receipts.values()]
-            ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
-        stored = await StoreStage(ctx, self._engine).run(files)
+        async with open_selector(ctx) as selector:
+            streamed, spooled = await StreamStage(ctx, selector).run(collected.streams)
+            if collected.streams:  # now their sizes are known
+                files = tuple(sorted((*files, *spooled), key=lambda file: file.path_in_repo))
+                sizes = [file.size for file in files]
+                sizes += [receipt.size for receipt in streamed.receipts.values()]
+                ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
+            stored = await StoreStage(ctx, selector).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
         self._warn_if_all_ignored(stored)
@@ -278,7 +280,9 @@ class PushRun:
             receipts=receipts,
         )
 
-    async def _dry_run(self, files: Sequence[FileSource], head: str | None) -> UploadResult:
+    async def _dry_run(
+        self, files: Sequence[FileSource], head: str | None, selector: TransferSelector
+    ) -> UploadResult:
         ctx = self._ctx
         if head is None:
             ctx.warn(
@@ -286,7 +290,7 @@ class PushRun:
                 " which files go inline is a guess by size"
             )
             return self._plan(guessed(files), [], None)
-        stored = await StoreStage(ctx, self._engine, store=False).run(files)
+        stored = await StoreStage(ctx, selector, store=False).run(files)
         self._warn_if_all_ignored(stored)
         deleted = await deletions(ctx, [file.path_in_repo for file in files], head)
         return self._plan(stored, deleted, head)

@@ -1,17 +1,18 @@
-"""Which way each file goes: the Hub's word on it, and what follows from that at once.
+"""Which route each file takes: the Hub's answer to preupload, and what follows from it at once.
 
 Workers ask for the modes of 256 files a call. Ignored and inline files are settled on the spot;
-the others are for the store.
+the others are passed on to be stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import each_in_thread, in_thread
@@ -35,58 +36,75 @@ SURELY_CHEAP = 32 << 10
 WORKERS = 4
 
 
-class Routing:
-    """The modes of the files of one push. `hand_on` gets those that the store is to keep, the
-    surely large ones before the Hub has answered."""
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A file that a transfer will store, unless the Hub says otherwise."""
 
-    def __init__(
-        self, ctx: PushContext, stored: Stored, hand_on: Callable[[FileSource], None]
-    ) -> None:
+    file: FileSource
+    _mode: UploadMode | None = None
+    _answered: anyio.Event = field(default_factory=anyio.Event)
+
+    async def mode(self) -> UploadMode | None:
+        """What the Hub has answered, once it has; None when the file is not to be stored: it is
+        ignored, or rides in the commit."""
+        await self._answered.wait()
+        assert self._mode is not None
+        return None if self._mode.ignored or self._mode.mode == "regular" else self._mode
+
+    def answer(self, mode: UploadMode) -> None:
+        self._mode = mode
+        self._answered.set()
+
+
+class Routing:
+    """The modes of the files of one push."""
+
+    def __init__(self, ctx: PushContext, stored: Stored) -> None:
         self._ctx = ctx
         self._stored = stored
-        self._hand_on = hand_on
-        self._modes: dict[str, UploadMode] = {}
-        self._awaited: dict[str, anyio.Event] = {}
 
-    async def run(self, files: Sequence[FileSource]) -> None:
-        """Raises `HubError`, `SourceError`, or `SourceChangedError`."""
-        large = await in_thread(
-            self._ctx.threads, lambda: [file for file in files if file.size > SURELY_LFS]
-        )
-        self._awaited = {file.path_in_repo: anyio.Event() for file in large}
-        for file in large:
-            self._hand_on(file)
-        gitignore = await own_gitignore(self._ctx, files)
-        batch = partial(self._route, gitignore=gitignore)
-        await for_each(batches(files, preupload.BATCH_LIMIT), batch, width=WORKERS)
+    async def run(
+        self, files: Sequence[FileSource], outbox: MemoryObjectSendStream[list[Candidate]]
+    ) -> None:
+        """Send the files that are to be stored to `outbox`: those that are certainly LFS before the
+        Hub has answered, so that they are hashed meanwhile. Raises `HubError`, `SourceError`, or
+        `SourceChangedError`."""
+        async with outbox:
+            large = await in_thread(
+                self._ctx.threads, lambda: [file for file in files if file.size > SURELY_LFS]
+            )
+            early = {file.path_in_repo: Candidate(file) for file in large}
+            await outbox.send(list(early.values()))
+            gitignore = await own_gitignore(self._ctx, files)
+            route = partial(self._route, gitignore=gitignore, early=early, outbox=outbox)
+            await for_each(batches(files, preupload.BATCH_LIMIT), route, width=WORKERS)
 
-    async def to_be_stored(self, file: FileSource) -> UploadMode | None:
-        """The mode of a file that was handed on, once it is known; None when the file turns out to
-        be settled."""
-        if (awaited := self._awaited.get(file.path_in_repo)) is not None:
-            await awaited.wait()
-        mode = self._modes[file.path_in_repo]
-        return None if mode.ignored or mode.mode == "regular" else mode
-
-    async def _route(self, files: Sequence[FileSource], gitignore: str | None) -> None:
+    async def _route(
+        self,
+        files: Sequence[FileSource],
+        gitignore: str | None,
+        early: Mapping[str, Candidate],
+        outbox: MemoryObjectSendStream[list[Candidate]],
+    ) -> None:
         looks = await each_in_thread(self._ctx.threads, files, _look_at)
         samples = [sample for sample, _ in looks]
         oids = {file.path_in_repo: oid for file, (_, oid) in zip(files, looks, strict=True) if oid}
         modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
-        self._modes |= modes
         inline: list[FileSource] = []
         ignored: list[FileSource] = []
+        candidates: list[Candidate] = []
         for file in files:
             mode = modes[file.path_in_repo]
-            awaited = self._awaited.get(file.path_in_repo)
+            candidate = early.get(file.path_in_repo)
             if mode.ignored:
                 ignored.append(file)
             elif mode.mode == "regular":
                 inline.append(file)
-            elif awaited is None:
-                self._hand_on(file)
-            if awaited is not None:
-                awaited.set()
+            elif candidate is None:
+                candidates.append(candidate := Candidate(file))
+            if candidate is not None:
+                candidate.answer(mode)
+        await outbox.send(candidates)
         if inline:
             await self._settle_inline(inline, modes, oids)
         if ignored:

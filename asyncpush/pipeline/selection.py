@@ -1,194 +1,111 @@
-"""Which transfer stores the files of a push, and the stage that hands files to Xet."""
+"""Which transfer stores the files of a push: the first one that is available and does not fail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
+from anyio.abc import TaskGroup
 
-from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError, MissingTokenError
-from asyncpush.events import FileRouted, TransferChosen
-from asyncpush.models import FileSource, Receipt
-from asyncpush.net.session import USER_AGENT
+from asyncpush.concurrency.task_groups import single_error
+from asyncpush.errors import AsyncPushError
+from asyncpush.events import TransferChosen
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.routing import Stored
-from asyncpush.protocol import urls, xet
-from asyncpush.protocol.http import HubResponse
-from asyncpush.protocol.preupload import UploadMode
-from asyncpush.protocol.xet import XetGrant
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetUpload, unavailable_reason
-
-_REFUSALS = frozenset({401, 403, 404})
+from asyncpush.transfers.interface import Transfer, TransferFactory, TransferUnavailableError
 
 
 class TransferSelector:
-    """The choice for one push. Small files make none, so it is made when the first large one comes.
+    """The choice for one push. Small files need none, so it is made when the first large one comes.
 
-    Xet it is when hf_xet is installed, `HF_HUB_DISABLE_XET` is unset and the Hub grants a token.
+    `UploadConfig.transfer` names the transfer to begin with; those that come after it in
+    `PushContext.transfers` take its place when it is unavailable or fails.
     """
 
-    def __init__(self, ctx: PushContext) -> None:
-        self._ctx = ctx
-        self._choosing = anyio.Lock()
-        self._chosen = ctx.config.transfer == "lfs"
-        self._access: XetAccess | None = None
-
-    async def xet(self) -> XetAccess | None:
-        """What Xet is used with; None for LFS."""
-        if not self._chosen:
-            async with self._choosing:
-                if not self._chosen:
-                    await self._choose()
-                    self._chosen = True
-        return self._access
-
-    def give_up(self, reason: str) -> None:
-        """From now on it is LFS; said once, since the user should hear it."""
-        if self._access is not None:
-            self._access = None
-            self._ctx.warn(f"Xet failed, uploading with LFS instead: {reason}")
-            self._ctx.events.emit(TransferChosen("lfs", reason))
-
-    async def _choose(self) -> None:
-        reason = unavailable_reason(self._ctx.config)
-        if reason is None:
-            try:
-                self._access = await self._ask()
-            except HubError as exc:
-                reason = f"no Xet token: {exc.message}"
-        if reason is None:
-            self._ctx.events.emit(TransferChosen("xet", "the Hub grants a token for it"))
-            return
-        if self._ctx.config.transfer == "xet":
-            self._ctx.warn(f"using LFS although transfer='xet' was requested: {reason}")
-        self._ctx.events.emit(TransferChosen("lfs", reason))
-
-    async def _ask(self) -> XetAccess:
-        ctx = self._ctx
-        request = xet.write_token_request(
-            ctx.repo, ctx.options.revision, create_pr=ctx.options.create_pr
-        )
-        grant = await ctx.session.ask(
-            request, self._checked, ctx.events, expected=lambda error: error.status in _REFUSALS
-        )
-        token = await ctx.session.token.get()
-        return XetAccess(
-            grant,
-            urls.resolve(request.target, ctx.session.endpoint),
-            {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
-            partial(self._renewed, token),
-        )
-
-    async def _renewed(self, refused: str) -> XetAccess | None:
-        """Access with another token than the one that was refused, if the user's callable has
-        one: hf_xet itself knows only the one it was given."""
-        tokens = self._ctx.session.token
-        try:
-            if not tokens.refreshable or await tokens.refresh(refused) == refused:
-                return None
-            self._access = await self._ask()
-        except (HubError, MissingTokenError):
-            return None
-        self._ctx.events.emit(TransferChosen("xet", "the Hub grants another token for it"))
-        return self._access
-
-    def _checked(self, response: HubResponse) -> XetGrant:
-        """Chunks go where parts might go. A folder of this machine (`local://`, which hf_xet takes
-        too) only a Hub on this machine may name."""
-        grant = xet.parse_grant(response)
-        endpoint = self._ctx.session.endpoint
-        if grant.cas_url.startswith("local://") and urls.is_loopback(urls.origin(endpoint)[1]):
-            return grant
-        urls.check_target(grant.cas_url, endpoint, self._ctx.config.allowed_hosts or ())
-        return grant
-
-
-class XetStage:
-    """Opens Xet's upload with the first file; `begin_uploading` is called with each."""
-
     def __init__(
-        self,
-        ctx: PushContext,
-        engine: TransferSelector,
-        stored: Stored,
-        begin_uploading: Callable[[], None],
+        self, ctx: PushContext, group: TaskGroup, factories: Sequence[TransferFactory]
     ) -> None:
         self._ctx = ctx
-        self._engine = engine
-        self._stored = stored
-        self._begin_uploading = begin_uploading
-        self._opening = anyio.Lock()
-        self._upload: XetUpload | None = None
-        self._there: dict[str, str | None] = {}
-        """By path, the oid of what the repo holds there."""
-        self._remembered: dict[str, str] = {}
-        """By path, the oid that the file had when it was hashed before."""
+        self._group = group
+        self._candidates = list(factories)
+        self._no_choice = len(self._candidates) == 1
+        self._choosing = anyio.Lock()
+        self._current: Transfer | None = None
+        self._opened: list[Transfer] = []
+        self._failed: tuple[Transfer, str] | None = None
 
-    async def access(self) -> XetAccess | None:
-        """What Xet is used with; None when files are for LFS, or are by now."""
-        return await self._engine.xet()
+    async def chosen(self) -> Transfer:
+        """The transfer for the next file."""
+        if self._current is None:
+            async with self._choosing:
+                if self._current is None:
+                    self._current = await self._choose()
+                    self._opened.append(self._current)
+        return self._current
 
-    async def take(self, file: FileSource, mode: UploadMode, access: XetAccess) -> bool:
-        """False when Xet has failed, and it is for LFS to store the file."""
-        path = file.path_in_repo
-        oid = await self._ctx.hasher.remembered(file, self._ctx.push_threads)
-        if oid is not None and oid == mode.oid:
-            receipt = Receipt(path, file.size, oid, "xet")
-            self._stored.settle(receipt, self._ctx.events, unchanged=True)
-            return True
-        self._there[path] = mode.oid
-        if oid is not None:
-            self._remembered[path] = oid
-        try:
-            upload = await self._opened(access)
-            self._ctx.events.emit(FileRouted(path, file.size, "xet"))
-            self._begin_uploading()
-            await upload.add(file)
-        except XetFailedError as exc:
-            self._engine.give_up(exc.message)
-            return False
-        return True
-
-    async def finish(self) -> list[FileSource]:
-        """Take the receipts; the files that were not stored, if Xet failed."""
-        upload = self._upload
-        if upload is None:
-            return []
-        if await self._engine.xet() is None:
-            return upload.files
-        try:
-            receipts = await upload.finish()
-        except XetFailedError as exc:
-            self._engine.give_up(exc.message)
-            return upload.files
-        for receipt in receipts:
-            self._take_receipt(receipt)
-        found = zip(upload.files, (receipt.oid for receipt in receipts), strict=True)
-        remember = partial(self._ctx.hasher.remember, found, upload.began)
-        await in_thread(self._ctx.push_threads.journal, remember)
-        return []
+    def give_up(self, transfer: Transfer, reason: str) -> None:
+        """`transfer` has failed: `chosen` returns the next one from now on. Further failures of the
+        same transfer change nothing."""
+        if self._current is transfer:
+            self._current = None
+            self._failed = transfer, reason
 
     async def abort(self) -> None:
-        """Whatever has not been finished is given up; also while the push is cancelled."""
-        if self._upload is not None:
-            with anyio.CancelScope(shield=True):
-                await self._upload.abort()
+        """Give up whatever has not been finished."""
+        with anyio.CancelScope(shield=True):
+            for transfer in self._opened:
+                await transfer.abort()
 
-    async def _opened(self, access: XetAccess) -> XetUpload:
-        async with self._opening:
-            if self._upload is None:
-                self._upload = await self._ctx.xet.open(access, self._ctx.events)
-            return self._upload
-
-    def _take_receipt(self, receipt: Receipt) -> None:
-        path = receipt.path_in_repo
-        if self._remembered.get(path, receipt.oid) != receipt.oid:
-            self._ctx.warn(
-                f"{path} changed although its time and size did not;"
-                " the current content was uploaded"
+    async def _choose(self) -> Transfer:
+        reasons = [] if self._failed is None else [self._failed[1]]
+        if not self._candidates:
+            raise AsyncPushError(
+                f"no transfer is left to store the files: {reasons[0]}",
+                suggestion="push again: what was stored is not sent again",
             )
-        unchanged = self._there[path] == receipt.oid
-        self._stored.receipts[path] = replace(receipt, unchanged=unchanged)
+        asked = self._ctx.config.transfer
+        asked_in_vain = False
+        while True:
+            factory = self._candidates.pop(0)
+            try:
+                transfer = await factory.open(self._ctx, self._group)
+            except TransferUnavailableError as exc:
+                if not self._candidates:
+                    raise
+                reasons.append(str(exc))
+                asked_in_vain |= factory.route == asked
+            else:
+                break
+        reason = "; ".join(reasons)
+        if self._failed is not None:
+            failed, _ = self._failed
+            self._ctx.warn(
+                f"{failed.label} failed, uploading with {transfer.label} instead: {reason}"
+            )
+        elif asked_in_vain:
+            self._ctx.warn(
+                f"using {transfer.label} although transfer={asked!r} was requested: {reason}"
+            )
+        if not self._no_choice:
+            self._ctx.events.emit(TransferChosen(transfer.route, reason or transfer.reason))
+        return transfer
+
+
+@asynccontextmanager
+async def open_selector(
+    ctx: PushContext, *, last_only: bool = False
+) -> AsyncIterator[TransferSelector]:
+    """A selector for the block; what its transfers have not finished by the end is given up.
+
+    With `last_only` it has only the last transfer, which every Hub offers.
+    """
+    names = [factory.route for factory in ctx.transfers]
+    first = names.index(ctx.config.transfer) if ctx.config.transfer in names else 0
+    factories = ctx.transfers[-1:] if last_only else ctx.transfers[first:]
+    with single_error():
+        async with anyio.create_task_group() as group:
+            selector = TransferSelector(ctx, group, factories)
+            try:
+                yield selector
+            finally:
+                await selector.abort()

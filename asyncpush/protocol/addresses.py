@@ -96,6 +96,55 @@ def target_of(
     return Repo(repo_id, options.repo_type), options
 
 
+def any_target_of(
+    repo_id: str, options: PushOptions, endpoint: str, *, given: Collection[str] = ()
+) -> tuple[Repo, PushOptions]:
+    """As `target_of`, of buckets as well. Their path fills in `path_in_repo`; no other option that
+    says where to makes sense for them."""
+    if not names_bucket(repo_id):
+        return target_of(repo_id, options, endpoint, given=given)
+    bucket, path = bucket_of(repo_id, endpoint)
+    said: dict[str, object] = {"repo_type": _DEFAULTS["repo_type"], "revision": "main"}
+    said["path_in_repo"] = path if path else options.path_in_repo
+    for name, value in said.items():
+        option = getattr(options, name)
+        if option not in (value, _DEFAULTS[name]):
+            raise InvalidRepoIdError(
+                f"{name} {option!r} contradicts {repo_id}, a bucket",
+                suggestion=f"leave out {name}, or change the address",
+            )
+    return bucket, replace(options, path_in_repo=str(said["path_in_repo"]))
+
+
+def names_bucket(text: str) -> bool:
+    """Whether an address is one of a bucket, by how it begins.
+
+    >>> names_bucket("hf://buckets/me/runs"), names_bucket("me/buckets")
+    (True, False)
+    """
+    if text.startswith(SCHEME):
+        return text.startswith(f"{SCHEME}buckets/")
+    return text.lower().startswith(_WEB_SCHEMES) and "/buckets/" in urlsplit(text).path
+
+
+def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
+    """The bucket that an address names, and the path in it. Raises `InvalidRepoIdError` for what is
+    not the address of a bucket.
+
+    >>> bucket, path = bucket_of("hf://buckets/me/runs/run-7/", PUBLIC_ENDPOINT)
+    >>> bucket.repo_id, path
+    ('me/runs', 'run-7/')
+    """
+    address = parse_address(text, endpoint) if is_address(text, endpoint) else None
+    if address is None or address.kind != "bucket":
+        raise InvalidRepoIdError(
+            f"{text} is not the address of a bucket",
+            suggestion="use hf://buckets/namespace/name[/path]; push_to_hub (`asyncpush push`) is"
+            " for repos",
+        )
+    return Repo(address.repo_id, "bucket"), address.path
+
+
 def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
     """What an `hf://` URI or a web URL of the endpoint says. Raises `InvalidRepoIdError`."""
     address = _parse_uri(text) if text.startswith(SCHEME) else _parse_url(text, endpoint)
@@ -108,8 +157,8 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
     kind = address.kind
     if kind == "bucket":
         raise InvalidRepoIdError(
-            f"{address.text} is a bucket: this version of asyncpush uploads to repos alone",
-            suggestion="name a repo, or upload to the bucket with `hf sync`",
+            f"{address.text} is a bucket, which takes no commits",
+            suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
     said: dict[str, str | None] = {
         "repo_type": kind,

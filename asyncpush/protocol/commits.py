@@ -1,6 +1,6 @@
-"""The commit: NDJSON lines out of changes, and the answer.
+"""The commit: NDJSON lines made from changes, and the answer.
 
-A commit is a header line, then one line per change. Inline files ride in it as base64.
+A commit is a header line, then one line per change. Inline files are part of it, as base64.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from asyncpush.protocol.repos import quoted
 from asyncpush.protocol.urls import page_url
 
 TRAILER = "Asyncpush-Push-Id"
-"""Git trailer in the commit's description by which a push finds its own commit again."""
+"""Git trailer in the commit's description by which a push recognises its own commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddInline:
-    """A small file whose bytes ride in the commit; `oid` is its git blob sha1."""
+    """A small file whose bytes are in the commit itself; `oid` is its git blob sha1."""
 
     path: str
     size: int
@@ -50,7 +50,7 @@ class AddLfs:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A file leaves the repo."""
+    """A file is removed from the repo."""
 
     path: str
 
@@ -60,7 +60,7 @@ Change: TypeAlias = AddInline | AddLfs | Delete
 
 @dataclass(frozen=True, slots=True)
 class CommitHeader:
-    """What the commit says of itself; `parent_commit` is the head it must follow."""
+    """The header line; `parent_commit` is the head that the commit must follow."""
 
     summary: str
     description: str
@@ -110,8 +110,8 @@ def change_line(change: Change, content: bytes = b"") -> bytes:
 
 
 def payload_size(header: CommitHeader, changes: Iterable[Change]) -> int:
-    """Bytes of the whole body, so that it can be streamed with a Content-Length: proxies and
-    stores of request bodies treat unknown sizes badly."""
+    """Bytes of the whole body, so that it can be streamed with a Content-Length: proxies and stores
+    handle bodies of unknown size badly."""
     size = len(header_line(header))
     for change in changes:
         size += len(change_line(change))
@@ -146,8 +146,8 @@ def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
 
 
 def _line(key: str, value: dict[str, Any]) -> bytes:
-    """In ASCII, as the official client writes it: some Hubs (KohakuHub) cut the body into lines
-    also where Unicode has others, such as U+2028, which may stand in a title or a path."""
+    """In ASCII, as the official client writes it: some Hubs (KohakuHub) also split the body at
+    other Unicode line separators, such as U+2028, which may occur in a title or a path."""
     row = {"key": key, "value": value}
     line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     if line.isascii():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import orjson
 
@@ -20,7 +21,9 @@ from asyncpush.errors import (
     token_page,
 )
 from asyncpush.protocol.hints import clock_skew, wait_hint, wait_in_words
-from asyncpush.protocol.http import HubRequest, HubResponse
+
+if TYPE_CHECKING:
+    from asyncpush.protocol.http import HubRequest, HubResponse
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
 """Statuses after which the same request may well succeed; 520 to 524 are what Cloudflare says when
@@ -31,6 +34,88 @@ _BUSY_STORE = (
     "Please reduce your request rate",
 )
 
+Fault: TypeAlias = Literal[
+    "certificate",
+    "tls",
+    "proxy_refused",
+    "proxy_away",
+    "no_descriptor",
+    "no_connection",
+    "bad_url",
+    "timeout",
+    "connection_lost",
+    "garbled",
+    "answered_early",
+    "not_known_yet",
+]
+"""What can go wrong besides an answer of 400 or more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What may help after a fault. `retryable`: the same request may well succeed; `unreachable`:
+    no connection could be opened at all, so that waiting for the network may help."""
+
+    retryable: bool
+    suggestion: str = ""
+    unreachable: bool = False
+
+
+REMEDIES: Final[Mapping[Fault, Remedy]] = {
+    "certificate": Remedy(
+        False,
+        "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the proxy",
+    ),
+    "tls": Remedy(
+        True,
+        "no secure connection: check that the address speaks HTTPS, that the proxy leaves TLS"
+        " alone, and that SSL_CERT_FILE names the right CA bundle",
+    ),
+    "proxy_refused": Remedy(
+        False, "the proxy refuses: check the credentials in HTTPS_PROXY, and its rules"
+    ),
+    "proxy_away": Remedy(
+        True,
+        "the proxy does not answer: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+        unreachable=True,
+    ),
+    "no_descriptor": Remedy(True, "raise the limit of open files (`ulimit -n`), or close files"),
+    "no_connection": Remedy(
+        True, "check the network, HF_ENDPOINT, and whether a proxy is needed", unreachable=True
+    ),
+    "bad_url": Remedy(False, "the Hub named a URL that cannot be asked"),
+    "timeout": Remedy(
+        True,
+        "the network or the server stalls: lower max_concurrent_parts, or raise stall_timeout (for"
+        " parts) or response_timeout (for calls of the Hub)",
+    ),
+    "connection_lost": Remedy(
+        True, "the connection broke: push again, what is stored is not sent twice"
+    ),
+    # A truncated or garbled answer is usually whole the next time.
+    "garbled": Remedy(True),
+    "answered_early": Remedy(
+        True, "the store, or a proxy before it, refuses the bytes: push again"
+    ),
+    # 404 on what this session has just created, of which not every server of the Hub knows yet.
+    "not_known_yet": Remedy(True),
+}
+"""With `is_retryable_status`, all there is to say on whether a request is sent again."""
+
+
+_CREATING = ("create", "create_bucket")
+_CHANGING = (*_CREATING, "commit", "bucket_batch")
+
+
+def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
+    """Whether the same request may well succeed after an answer of this status and text; of an
+    object that an LFS batch refuses, its code and message."""
+    if call in _CHANGING and status == 409:
+        return "operation is in progress" in said
+    # S3 says "RequestTimeout" and "SlowDown" under several statuses.
+    return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
+
+
 CLOCK_TOLERANCE = 300.0
 """Seconds that a clock may be off before signed URLs are likely to suffer from it."""
 
@@ -38,6 +123,8 @@ _WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_pe
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
+
+_OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
 
 _ITS_MESSAGE = "the Hub's message above says what it did not like"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
@@ -62,7 +149,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         request_id=request_id(headers),
         error_code=code,
         headers=headers,
-        retryable=_is_transient(request, response.status, said),
+        retryable=is_retryable_status(response.status, said, call=request.call),
         retry_after=wait,
         suggestion=suggestion,
     )
@@ -100,13 +187,6 @@ def is_upload_void(error: HubError) -> bool:
     return not error.retryable and error.status in (400, 401, 403, 404, 409, 410, 422)
 
 
-def _is_transient(request: HubRequest, status: int, said: str) -> bool:
-    if request.call in ("create", "commit") and status == 409:
-        return "operation is in progress" in said
-    # S3 says "RequestTimeout" and "SlowDown" under several statuses.
-    return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
-
-
 def _diagnose(
     request: HubRequest,
     response: HubResponse,
@@ -142,8 +222,8 @@ def _diagnose(
             return AuthError, _QUOTA
         case 402, _:
             return HubError, _QUOTA
-        case 403, _ if request.call == "create" or "namespace" in words:
-            namespace = str(repo_id).partition("/")[0]
+        case 403, _ if request.call in _CREATING or "namespace" in words:
+            namespace = str(repo_id).removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, push to a"
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
@@ -163,13 +243,14 @@ def _diagnose(
             )
         case 400 | 404 | 422, _ if _names_lost_object(said):
             return HubError, "the store has lost objects that the commit names: push again"
-        case 404, None if request.call == "create":
+        case 404, None if request.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), its path too"
             )
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
+            kind = "bucket" if request.call in _OF_BUCKETS else "repo"
             return RepoNotFoundError, (
-                f"check that {repo_id} is spelled right and its type fits; create_repo=True makes"
+                f"check that {repo_id} is spelled right and its type fits; create_{kind}=True makes"
                 " a missing one; a private one needs a token that may see it"
             )
         case 409, _ if request.call == "branch":

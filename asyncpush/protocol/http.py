@@ -1,4 +1,4 @@
-"""What is asked of a Hub and what it answers, as values; and reading answers field by field."""
+"""Requests to a Hub and its answers as values, and reading answers field by field."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from asyncpush.errors import ProtocolError
+from asyncpush.protocol.failures import REMEDIES
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 FORM_HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -23,7 +24,7 @@ Auth: TypeAlias = Literal["token", "none"]
 
 @dataclass(frozen=True, slots=True)
 class StreamBody:
-    """A body of known size that is made anew for each attempt."""
+    """A body of known size that is produced again for each attempt."""
 
     size: int
     open: Callable[[], AsyncIterator[bytes]]
@@ -31,17 +32,18 @@ class StreamBody:
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """One call. `target` is a path below the endpoint, or an absolute URL that the Hub gave us.
+    """One call.
 
-    `call` names it in events; `fields` say there what it is about. `auth` says whether the Hub
-    token belongs on it; it goes to the endpoint's own origin in any case only. `slow` calls may
-    rightly take minutes to be answered (commit, completion, merge); the others are light. What is
-    not `queued` takes no place among the calls under way: those wait for a token themselves.
+    `target` is a path below the endpoint, or an absolute URL that the Hub gave us. `call` names it
+    in events; `fields` are its details there. `auth` says whether it carries the Hub token, which
+    in any case is sent only to the endpoint's own origin. `slow` calls may legitimately take
+    minutes (commit, completion, merge); all others are light. A call that is not `queued` does not
+    count towards the limit of concurrent calls: those wait for a token themselves.
     """
 
     call: str
     method: str
-    target: str = field(repr=False)  # of a presigned URL the query is a credential
+    target: str = field(repr=False)  # The query of a presigned URL is a credential.
     body: bytes | StreamBody | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: Auth = "token"
@@ -63,7 +65,7 @@ class HubRequest:
 
 @dataclass(frozen=True, slots=True)
 class HubResponse:
-    """An answer, read whole. `headers` have lower-case names."""
+    """A complete answer. `headers` have lower-case names."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -84,23 +86,25 @@ def post_json(
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 VALUES_LIMIT = 500_000
-"""Values of one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python objects. A page
+"""Values in one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python objects. A page
 of 1,000 tree entries has some 10,000, a batch answer of 64 objects in 300 parts some 20,000."""
 
-_LARGEST = 1 << 60  # bytes; no file, part or answer is larger than an exbibyte
+_LARGEST = 1 << 60  # Bytes; no file, part or answer is larger than an exbibyte.
 
 
 def protocol_error(message: str, response: HubResponse | None = None) -> ProtocolError:
-    """`retryable`, because a truncated or garbled answer is usually whole the next time."""
+    """For an answer that cannot be read; `response` is left out where the parser sees its fields
+    alone."""
+    retryable = REMEDIES["garbled"].retryable
     if response is None:
-        return ProtocolError(message, retryable=True)
+        return ProtocolError(message, retryable=retryable)
     return ProtocolError(
         message,
         status=response.status,
         body=response.body[:1024].decode("utf-8", "replace"),
         url=response.url,
         headers=response.headers,
-        retryable=True,
+        retryable=retryable,
     )
 
 

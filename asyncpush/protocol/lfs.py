@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncpush.errors import HubError
 from asyncpush.models import Part, Repo
-from asyncpush.protocol.failures import TRANSIENT_STATUSES, object_refused
+from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
     HubRequest,
@@ -27,6 +27,9 @@ from asyncpush.protocol.http import (
     post_json,
     protocol_error,
 )
+
+TRANSFERS = ("basic", "multipart")
+"""The transfers that we offer, by their names in the batch call."""
 
 BATCH_LIMIT = 256
 """Objects a call."""
@@ -62,23 +65,37 @@ def parts_expected(item: LfsObject) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadAction:
-    """How the store takes one object. `parts` is empty for a single PUT to `href`; otherwise
-    `href` is where the completion is POSTed. `lifetime` is how many seconds the URLs live."""
+class BasicUpload:
+    """The whole object goes to `url` in one PUT, with `headers`. `lifetime` is how many seconds the
+    URL lives, or None where the Hub does not say."""
 
-    href: str = field(repr=False)
-    parts: tuple[Part, ...] = ()
-    chunk_size: int = 0
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     lifetime: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class MultipartUpload:
+    """Each part goes to its own URL; then the parts' ETags are POSTed to `completion_url`.
+    `chunk_size` is the size in bytes of each part but the last. `lifetime` is how many seconds the
+    URLs live, or None where the Hub does not say."""
+
+    completion_url: str = field(repr=False)
+    parts: tuple[Part, ...]
+    chunk_size: int
+    lifetime: float | None = None
+
+
+Upload: TypeAlias = BasicUpload | MultipartUpload
+"""How the store takes one object."""
+
+
+@dataclass(frozen=True, slots=True)
 class LfsActions:
-    """The batch's word on one object; no `upload` means that it is stored already."""
+    """What the batch answers about one object. Without `upload` the object is already stored."""
 
     oid: str
-    upload: UploadAction | None = None
+    upload: Upload | None = None
     verify_url: str | None = field(default=None, repr=False)
 
 
@@ -86,7 +103,7 @@ def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | N
     """`revision` is None for a pull request, whose ref does not exist yet."""
     body: dict[str, Any] = {
         "operation": "upload",
-        "transfers": ["basic", "multipart"],
+        "transfers": list(TRANSFERS),
         "objects": [{"oid": item.oid, "size": item.size} for item in objects],
         "hash_algo": "sha256",
     }
@@ -103,21 +120,38 @@ def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | N
 
 
 def parse_batch(response: HubResponse, objects: Sequence[LfsObject]) -> Mapping[str, LfsActions]:
-    """Actions by oid, for every object asked about. Raises `HubError` when the Hub refuses one."""
+    """Actions by oid, for every object asked about. Raises `HubError` when the Hub refuses one,
+    and `ProtocolError` for an answer that makes no sense, such as a transfer we did not offer."""
+    answer = json_object(response)
+    transfer = _parse_transfer(answer.get("transfer"), response)
     sizes = {item.oid: item.size for item in objects}
     actions: dict[str, LfsActions] = {}
-    for row in a_list(json_object(response).get("objects"), "objects"):
+    for row in a_list(answer.get("objects"), "objects"):
         fields = an_object(row, "objects[]")
         oid = a_sha256(fields.get("oid"), "objects[].oid")
         if oid not in sizes:
             raise protocol_error(f"objects[] names {oid}, which was not asked about", response)
         if fields.get("error") is not None:
             raise _object_error(an_object(fields["error"], "objects[].error"), oid, response)
-        actions[oid] = _parse_actions(fields, oid, sizes[oid])
+        actions[oid] = _parse_actions(fields, oid, sizes[oid], transfer)
     for oid in sizes:
         if oid not in actions:
             raise protocol_error(f"objects[] says nothing of {oid}", response)
     return actions
+
+
+def _parse_transfer(value: object, response: HubResponse) -> str | None:
+    """The transfer that the Hub has chosen; None where it leaves it out."""
+    if value is None:
+        return None
+    transfer = a_text(value, "transfer")
+    if transfer not in TRANSFERS:
+        raise protocol_error(
+            f"the LFS batch answers transfer {transfer[:40]!r}, but only"
+            f" {' and '.join(TRANSFERS)} were offered",
+            response,
+        )
+    return transfer
 
 
 def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> HubError:
@@ -129,12 +163,14 @@ def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> 
         body=message,
         url=response.url,
         headers=response.headers,
-        retryable=code in TRANSIENT_STATUSES,
+        retryable=is_retryable_status(code, message),
         suggestion=object_refused(code, message),
     )
 
 
-def _parse_actions(fields: Mapping[str, Any], oid: str, size: int) -> LfsActions:
+def _parse_actions(
+    fields: Mapping[str, Any], oid: str, size: int, transfer: str | None
+) -> LfsActions:
     if fields.get("actions") is None:
         return LfsActions(oid)
     actions = an_object(fields["actions"], "actions")
@@ -144,21 +180,21 @@ def _parse_actions(fields: Mapping[str, Any], oid: str, size: int) -> LfsActions
         if verify is None
         else a_text(an_object(verify, "actions.verify").get("href"), "actions.verify.href")
     )
-    if actions.get("upload") is None:
-        return LfsActions(oid, None, verify_url)
-    return LfsActions(
-        oid, _parse_upload(an_object(actions["upload"], "actions.upload"), size), verify_url
-    )
+    upload: Upload | None = None
+    if actions.get("upload") is not None:
+        fields = an_object(actions["upload"], "actions.upload")
+        upload = _parse_upload(fields, size, transfer)
+    return LfsActions(oid, upload, verify_url)
 
 
-def _parse_upload(upload: Mapping[str, Any], size: int) -> UploadAction:
+def _parse_upload(upload: Mapping[str, Any], size: int, transfer: str | None) -> Upload:
     href = a_text(upload.get("href"), "actions.upload.href")
     header = an_object(upload.get("header") or {}, "actions.upload.header")
-    if header.get("chunk_size") is None:
+    if not _in_parts(header, transfer):
         plain = {
             name: a_text(value, f"actions.upload.header.{name}") for name, value in header.items()
         }
-        return UploadAction(href, headers=plain, lifetime=_lifetime(upload, href))
+        return BasicUpload(href, plain, _lifetime(upload, href))
     chunk_size = a_size(header["chunk_size"], "actions.upload.header.chunk_size")
     if chunk_size == 0:
         raise protocol_error("actions.upload.header.chunk_size is 0")
@@ -166,7 +202,17 @@ def _parse_upload(upload: Mapping[str, Any], size: int) -> UploadAction:
     if not urls:
         raise protocol_error("actions.upload asks for an empty object in parts")
     parts = cut_into_parts(urls, size, chunk_size)
-    return UploadAction(href, parts, chunk_size, {}, _lifetime(upload, urls[0]))
+    return MultipartUpload(href, parts, chunk_size, _lifetime(upload, urls[0]))
+
+
+def _in_parts(header: Mapping[str, Any], transfer: str | None) -> bool:
+    """Whether an object goes up in parts. Under "multipart" each object says so by a `chunk_size`:
+    small ones of the same batch are single PUTs. Under "basic" the header is HTTP headers for the
+    PUT; only part URLs are believed against it, since KohakuHub lists them and leaves `transfer` at
+    its default, and the official client never reads it."""
+    if header.get("chunk_size") is None:
+        return False
+    return transfer != "basic" or any(key.isdigit() for key in header)
 
 
 def _part_urls(header: Mapping[str, Any], *, expected: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is asked about files before they are sent: their upload mode, and if a card is valid."""
+"""Preupload: asking for the upload mode of files, and whether a model card is valid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asyncpush.errors import ProtocolError
-from asyncpush.models import FileSource, Repo
+from asyncpush.models import CARD_NAME, FileSource, Repo
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -24,15 +24,15 @@ from asyncpush.protocol.http import (
 from asyncpush.protocol.repos import quoted
 
 BATCH_LIMIT = 256
-"""Files a call; the official client's number."""
+"""Files in one call; the official client's number."""
 
 SAMPLE_SIZE = 512
-"""First bytes of each file that the Hub wants to see."""
+"""The first bytes of each file, which the Hub asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadMode:
-    """The Hub's word on one path: `oid` is what it holds there now (git blob sha1 for a regular
+    """The Hub's answer for one path: `oid` is what it holds there now (git blob sha1 for a regular
     file, sha256 for an LFS one)."""
 
     mode: Literal["regular", "lfs"]
@@ -74,8 +74,8 @@ def preupload_request(
 
 
 def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mapping[str, UploadMode]:
-    """The mode of every file asked about; empty files are regular whatever the Hub says, since
-    its store refuses empty objects."""
+    """The mode of every file asked about; empty files are regular whatever the Hub says, since its
+    store refuses empty objects."""
     modes: dict[str, UploadMode] = {}
     for row in a_list(json_object(response).get("files"), "files"):
         fields = an_object(row, "files[]")
@@ -99,12 +99,9 @@ def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mappi
     return answered
 
 
-CARD_NAME = "README.md"
-
-
 @dataclass(frozen=True, slots=True)
 class CardVerdict:
-    """Sentences of the Hub about the card: any error means that it would refuse the commit."""
+    """What the Hub says about the card, in sentences: with any error it would refuse the commit."""
 
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -122,7 +119,7 @@ def validate_request(repo: Repo, card: str) -> HubRequest:
 
 
 def parse_verdict(response: HubResponse) -> CardVerdict:
-    """Answers 200 with warnings, or 400 with errors."""
+    """The Hub answers 200 with warnings, or 400 with errors."""
     answer = json_object(response)
     return CardVerdict(
         _messages(answer.get("errors"), "errors"), _messages(answer.get("warnings"), "warnings")
@@ -130,7 +127,7 @@ def parse_verdict(response: HubResponse) -> CardVerdict:
 
 
 def is_verdict(response: HubResponse) -> bool:
-    """A 400 that judges the card, rather than one that refuses the call."""
+    """Whether a 400 is about the card, rather than a refusal of the call."""
     if response.status != 400:
         return False
     try:

@@ -26,7 +26,7 @@ from asyncpush.protocol.http import (
 
 
 def quoted(revision: str) -> str:
-    """A revision within a URL: quoted whole, so that `refs/pr/1` stays one segment."""
+    """A revision within a URL: quoted as a whole, so that `refs/pr/1` stays one segment."""
     return quote(revision, safe="")
 
 
@@ -35,7 +35,7 @@ def whoami_request() -> HubRequest:
 
 
 def create_request(repo: Repo, options: PushOptions) -> HubRequest:
-    """`organization` names the namespace, a user's own included, as the official client does."""
+    """`organization` names the namespace, also a user's own, as in the official client."""
     body: dict[str, Any] = {
         "type": repo.repo_type,
         "name": repo.name,
@@ -55,7 +55,7 @@ def create_request(repo: Repo, options: PushOptions) -> HubRequest:
 
 
 def check_created(response: HubResponse) -> None:
-    """The Hub answers with the new repo's `url`: another answer created nothing for sure."""
+    """The Hub answers with the new repo's `url`: any other answer has created nothing."""
     a_text(json_object(response).get("url"), "url")
 
 
@@ -65,7 +65,7 @@ def head_request(repo: Repo, revision: str) -> HubRequest:
 
 
 def parse_head(response: HubResponse) -> str:
-    """The commit oid that the revision is at."""
+    """The commit oid to which the revision points."""
     return a_git_oid(json_object(response).get("sha"), "sha")
 
 
@@ -123,7 +123,7 @@ def parse_pull_requests(response: HubResponse) -> Sequence[int]:
 
 
 def open_pull_request_request(repo: Repo, title: str, description: str) -> HubRequest:
-    """An empty pull request, a draft, that commits can be pushed to."""
+    """An empty pull request, as a draft, to which commits can be pushed."""
     request = post_json(
         "pull_request",
         f"/api/{repo.api_path}/discussions",

@@ -1,4 +1,4 @@
-"""What a repo holds: paths-info for named paths, the tree page by page."""
+"""The content of a repo: paths-info for named paths, and the tree page by page."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from asyncpush.protocol.http import (
 from asyncpush.protocol.repos import quoted
 
 PATHS_LIMIT = 500
-"""Paths a call; the Hub takes 1,000, half of that is kind."""
+"""Paths in one call; the Hub accepts 1,000, half of that is polite."""
 
 OID_LIMIT = 100
-"""Characters of an oid that are kept: of a sha256 with its name before it, all."""
+"""Characters of an oid that are kept: enough for a sha256 with its name as a prefix."""
 
 _NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, else the git blob sha1."""
+    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, otherwise the git blob
+    sha1."""
 
     path: str
     size: int
@@ -41,13 +42,13 @@ class RemoteFile:
     lfs: bool
 
     def holds(self, size: int, oid: str) -> bool:
-        """Whether these are its bytes."""
+        """Whether the file has this content."""
         return (self.size, self.oid) == (size, oid)
 
 
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
     """A form, as the official client sends it: other Hubs (KohakuHub) refuse the JSON that
-    huggingface.co takes as well."""
+    huggingface.co also accepts."""
     form = [("paths", path) for path in paths]
     return HubRequest(
         "verify_commit",
@@ -60,7 +61,7 @@ def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRe
 
 
 def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
-    """The files among the paths asked about; a path that is not there is not in the answer."""
+    """The files among the requested paths; a path that does not exist is not in the answer."""
     return {file.path: file for file in _files(json_list(response))}
 
 
@@ -79,8 +80,13 @@ def next_tree_request(request: HubRequest, url: str) -> HubRequest:
 
 def parse_tree(response: HubResponse) -> tuple[list[RemoteFile], str | None]:
     """The files of one page, and the URL of the next page if there is one."""
+    return list(_files(json_list(response))), next_page(response)
+
+
+def next_page(response: HubResponse) -> str | None:
+    """The URL of the page that follows this one; None after the last."""
     following = _NEXT.search(response.headers.get("link", ""))
-    return list(_files(json_list(response))), following[1] if following else None
+    return following[1] if following else None
 
 
 def _files(rows: list[Any]) -> list[RemoteFile]:
@@ -102,6 +108,6 @@ def _files(rows: list[Any]) -> list[RemoteFile]:
 
 
 def _oid(value: Any, name: str) -> str:
-    """Other Hubs show checksums of their own for files that came another way than ours (KohakuHub:
-    S3's MD5). Those are nobody's oid: no reason to refuse the whole listing."""
+    """Other Hubs show their own checksums for files that were uploaded in another way (KohakuHub:
+    S3's MD5). Those match no oid, which is no reason to refuse the whole listing."""
     return printable(a_text(value, name)[:OID_LIMIT])

@@ -1,7 +1,7 @@
-"""Which URLs are followed, and which carry the token.
+"""Which URLs are followed, and which get the token.
 
-A Hub's answers name URLs. A broken or hostile one could name a file, a metadata service, or a
-plain-text host; a mirror may name the public Hub. All that is decided here, without a network.
+A Hub's answers contain URLs. A broken or hostile Hub could name a file, a metadata service, or a
+plain-text host; a mirror may name the public Hub. All of that is decided here, without a network.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 from asyncpush.errors import ProtocolError
 from asyncpush.options import PUBLIC_ENDPOINT
+from asyncpush.redaction import bare_url
 
 _PUBLIC_ORIGINS = (PUBLIC_ENDPOINT, "https://hub-ci.huggingface.co")
 _PORTS = {"http": 80, "https": 443}
@@ -24,8 +25,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 _WHITE_SPACE = re.compile(r"[\x00-\x20\x7f]")
 _SITE = re.compile(r"[a-z]+://[^/?#]*")
-"""What all URLs of one server begin with. There are few of those, and each costs a push of small
-objects a tenth of its time if it is taken apart anew each time (measured): they are remembered."""
+"""The common prefix of all URLs of one server. There are few servers, and parsing a URL anew each
+time costs a tenth of the time of a push of small objects (measured): they are cached."""
 
 _NUMBER = re.compile(
     "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
@@ -34,7 +35,7 @@ _NUMBER = re.compile(
 
 def check_endpoint(endpoint: str) -> str:
     """The endpoint without a trailing slash. Raises `ValueError` when it is not http(s), or
-    holds credentials: those would end up in logs and repo URLs."""
+    contains credentials: those would end up in logs and repo URLs."""
     endpoint = endpoint.strip()
     if any("\ud800" <= letter <= "\udfff" for letter in endpoint):
         raise ValueError("endpoint must be proper Unicode text")
@@ -46,10 +47,12 @@ def check_endpoint(endpoint: str) -> str:
     except ValueError as exc:
         raise ValueError(f"endpoint is not a URL: {exc}") from exc
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-        raise ValueError(f"endpoint must be an http or https URL, or 'local', not {_bare(parts)!r}")
+        shown = bare_url(endpoint)
+        raise ValueError(f"endpoint must be an http or https URL, or 'local', not {shown!r}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            f"endpoint must not hold credentials ({_bare(parts)}); pass token=... or set HF_TOKEN"
+            f"endpoint must not hold credentials ({bare_url(endpoint)}); pass token=... or set"
+            " HF_TOKEN"
         )
     if "?" in endpoint or "#" in endpoint:
         raise ValueError("endpoint must not have a query or a fragment")
@@ -57,7 +60,7 @@ def check_endpoint(endpoint: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what must be equal for a token to go along."""
+    """Scheme, host and port: what must be equal for a token to be sent."""
     return _origin(_site(url))
 
 
@@ -81,10 +84,8 @@ def same_origin(url: str, endpoint: str) -> bool:
 
 
 def resolve(target: str, endpoint: str) -> str:
-    """An absolute URL out of a path below the endpoint or a URL that the Hub named.
-
-    Self-hosted mirrors hand on answers of the public Hub: its URLs mean the mirror then.
-    """
+    """An absolute URL from a path below the endpoint or a URL that the Hub named. Self-hosted
+    mirrors pass on answers of the public Hub: its URLs then mean the mirror."""
     if target.startswith("/"):
         return endpoint + target
     if endpoint not in _PUBLIC_ORIGINS:
@@ -95,14 +96,14 @@ def resolve(target: str, endpoint: str) -> str:
 
 
 def page_url(told: str, endpoint: str) -> str:
-    """The absolute URL of a page that an answer names: some Hubs leave out their own address."""
+    """The absolute URL of a page that an answer names: some Hubs leave out their own host."""
     if told.startswith(("https://", "http://")):
         return resolve(told, endpoint)
     return f"{endpoint}/{told.lstrip('/')}"
 
 
 def join(url: str, location: str) -> str:
-    """Where a redirect leads."""
+    """The target of a redirect."""
     try:
         return urljoin(url, location)
     except ValueError as exc:
@@ -112,20 +113,20 @@ def join(url: str, location: str) -> str:
 def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> None:
     """Raise `ProtocolError` unless bytes may be sent to this URL.
 
-    The endpoint's own host and those allowed by name are always fine. Otherwise: http(s) only,
-    never from https down to http, no link-local address (cloud metadata lives there), and no
+    The endpoint's own host and those allowed by name are always accepted. Otherwise: http(s) only,
+    never from https down to http, no link-local address (cloud metadata services use those), and no
     loopback or unspecified address unless the endpoint itself is on loopback.
     """
-    if _WHITE_SPACE.search(url):  # some parsers drop it, some end the URL there
+    if _WHITE_SPACE.search(url):  # Some parsers drop it, some end the URL there.
         raise _refused("holds white space", "")
     problem = _problem(_site(url), endpoint, tuple(allowed_hosts))
     if problem is not None:
-        raise _refused(problem, _shown(url))
+        raise _refused(problem, bare_url(url))
 
 
 @lru_cache
 def _problem(site: str, endpoint: str, allowed_hosts: tuple[str, ...]) -> str | None:
-    """Why nothing may be sent to a server, if that is so."""
+    """Why nothing may be sent to a server, or None."""
     try:
         parts = urlsplit(site)
         scheme, host, _ = origin(site)
@@ -144,8 +145,7 @@ def _problem(site: str, endpoint: str, allowed_hosts: tuple[str, ...]) -> str | 
 
 
 def address_problem(host: str, endpoint: str) -> str | None:
-    """Why a host or address that is not the endpoint's own must not be connected to, if it must
-    not be."""
+    """Why a host or address that is not the endpoint's own must not be connected to, or None."""
     if is_link_local(host):
         return "is a link-local address"
     if is_metadata(host):
@@ -156,7 +156,7 @@ def address_problem(host: str, endpoint: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """`localhost`, or an address that only this machine reaches (the unspecified one too)."""
+    """`localhost`, or an address that only this machine reaches (including the unspecified one)."""
     host = _plain(host)
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -170,12 +170,12 @@ def is_link_local(host: str) -> bool:
 
 
 def is_metadata(host: str) -> bool:
-    """A cloud's metadata service at a name or address that is not link-local."""
+    """Whether this is a cloud's metadata service at a name or address that is not link-local."""
     return _plain(host) in _METADATA_NAMES or _address(host) in _METADATA_ADDRESSES
 
 
 def _plain(host: str) -> str:
-    """The host as a resolver gets it: full-width letters and dots folded, no dot at the end."""
+    """The host as a resolver sees it: full-width letters and dots folded, no dot at the end."""
     return unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower().removesuffix(".")
 
 
@@ -189,14 +189,14 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for, by any of the ways there are."""
+    """The IPv4 address embedded in an IPv6 one, in any of the known forms."""
     if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
 
 def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
-    """The other IPv4 spellings that resolvers take: `2130706433`, `0x7f.1`, `0177.0.0.1`."""
+    """The other IPv4 spellings that resolvers accept: `2130706433`, `0x7f.1`, `0177.0.0.1`."""
     numbers = []
     for text in host.split("."):
         match = _NUMBER.fullmatch(text)
@@ -212,19 +212,6 @@ def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
     shifts = (24, 16, 8)
     high = sum(number << shift for number, shift in zip(leading, shifts, strict=False))
     return ipaddress.IPv4Address(high + last)
-
-
-def _shown(url: str) -> str:
-    try:
-        return _bare(urlsplit(url))
-    except ValueError:
-        return ""
-
-
-def _bare(parts: SplitResult) -> str:
-    """The URL without what may be secret: user, password, query."""
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _refused(why: str, shown: str) -> ProtocolError:

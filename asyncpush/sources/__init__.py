@@ -5,7 +5,6 @@ from asyncpush.sources.collect import CollectedSources, collect
 from asyncpush.sources.paths import (
     check_path_in_repo,
     folder_prefix,
-    matches,
     normalise_path,
     select,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "check_path_in_repo",
     "collect",
     "folder_prefix",
-    "matches",
     "normalise_path",
     "read_all",
     "read_sample",

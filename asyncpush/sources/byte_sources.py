@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import threading
 import time
 from bisect import bisect_right
@@ -127,7 +128,7 @@ class _OnDisk:
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         try:
-            if _HAS_PREADV:
+            if sys.platform != "win32" and _HAS_PREADV:
                 return os.preadv(self._file.fileno(), [buffer], offset)
             with self._seeking:
                 self._file.seek(offset)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 from anyio import to_thread
 
 from asyncpush.concurrency.task_groups import for_each
-from asyncpush.models import FileIdentity, FileSource, Source
+from asyncpush.models import CARD_NAME, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
 from asyncpush.sources.files import (
@@ -136,7 +136,6 @@ def _gather_blocking(source: Source, options: PushOptions, stop: threading.Event
 
 Stream: TypeAlias = AsyncIterable[bytes] | BinaryIO
 
-CARD = "README.md"
 
 _CONTENT = "a path, bytes, a binary file object, an async iterable of bytes or Tensors"
 
@@ -169,11 +168,11 @@ class Gathered:
             self.report.problem(f"model_card {exc}")
             return
         self._card_origin = path or "its text"
-        self._origins[CARD] = self._card_origin
+        self._origins[CARD_NAME] = self._card_origin
         if path is None:
-            self._add_data(CARD, text)
+            self._add_data(CARD_NAME, text)
         else:
-            self._add_file(CARD, path)
+            self._add_file(CARD_NAME, path)
 
     def add(self, source: object) -> None:
         """Whatever the user named as source; what is wrong with it is kept for `finish`."""
@@ -360,7 +359,7 @@ class Gathered:
             of = "" if origin == path else f" (of {origin!r})"
             self.report.problem(f"path_in_repo {path!r}{of} {problem}")
             return None
-        if name == CARD and self._card_origin is not None:
+        if name == CARD_NAME and self._card_origin is not None:
             if origin != self._card_origin:
                 self.report.notice("files replaced", f"model_card takes the place of {origin!r}")
             return None

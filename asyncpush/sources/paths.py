@@ -162,15 +162,6 @@ class PatternFilter:
         return any(match(folder) for match in self._ignore_below)
 
 
-def matches(path: str, allow_patterns: Patterns = None, ignore_patterns: Patterns = None) -> bool:
-    """Whether the patterns choose `path`.
-
-    >>> matches("weights/model.safetensors", "*.safetensors")
-    True
-    """
-    return PatternFilter(allow_patterns, ignore_patterns)(path)
-
-
 def select(
     paths: Iterable[str], allow_patterns: Patterns = None, ignore_patterns: Patterns = None
 ) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,7 +171,7 @@ def _linked(path: str, target: str) -> bool:
 
 
 def _reflinked(source: BinaryIO, copy: BinaryIO) -> bool:
-    if fcntl is None:
+    if sys.platform == "win32" or fcntl is None:
         return False
     try:
         fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())

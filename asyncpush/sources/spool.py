@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import (
@@ -35,13 +36,8 @@ from anyio import to_thread
 from asyncpush.concurrency.threads import is_cancelled, wait_until_done
 from asyncpush.errors import SourceError, os_reason
 from asyncpush.models import FileIdentity, FileSource
+from asyncpush.own_files import CAN_LOCK, lock_file
 from asyncpush.sources.walk import SCRATCH_PREFIX
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover  # Windows: what a killed process leaves stays there
-    fcntl = None  # type: ignore[assignment]
-
 
 READ_SIZE = 256 << 10
 """Bytes asked of a file object at a time, and gathered in memory before a write to disk."""
@@ -401,14 +397,14 @@ def _remove_orphans(parent: Path) -> None:
 
 def _lock(folder: str, *, wait: bool) -> int | None:
     """A descriptor that holds the lock; None when another has it or there are no locks here."""
-    if fcntl is None:
+    if sys.platform == "win32" or not CAN_LOCK:
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock_file(descriptor, wait=wait)
     except OSError:
         os.close(descriptor)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +23,11 @@ SNAPSHOTS = ".asyncpush-snapshots"
 
 _Trail = frozenset[tuple[int, int]]
 
-_NO_LINK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW if os.scandir in os.supports_fd else None
+_NO_LINK: int | None = None
 """Opens a folder, and no link that took its place; None where systems cannot (Windows)."""
+
+if sys.platform != "win32" and os.scandir in os.supports_fd:
+    _NO_LINK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class _Entry(NamedTuple):

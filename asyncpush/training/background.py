@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, get_args
 
 from asyncpush.listeners.format import format_duration
-from asyncpush.models import Source, UploadProgress, UploadResult
+from asyncpush.models import Source, SyncResult, UploadProgress, UploadResult
 from asyncpush.net.credentials import Token
-from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.options import PushOptions, SyncOptions, UploadConfig
 from asyncpush.own_files import library_logger
-from asyncpush.protocol.addresses import target_of
+from asyncpush.protocol.addresses import bucket_of, names_bucket, target_of
 from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.training.checkpoints import (
     CheckpointOutcome,
@@ -30,19 +30,20 @@ from asyncpush.training.tickets import (
     CANCEL_GRACE,
     Job,
     PushTicket,
+    SyncTicket,
     amount_of,
     cancel_all,
     settle,
     wait_for,
 )
-from asyncpush.uploader import Uploader
+from asyncpush.uploader import Handle, Uploader
 
 logger = library_logger("background")
 
 T = TypeVar("T")
 
 EXIT_TIMEOUT = 600.0
-"""Seconds that the end of the process waits for pushes, unless told otherwise."""
+"""Seconds that the end of the process waits for pushes, by default."""
 
 
 class BackgroundUploader:
@@ -135,9 +136,21 @@ class BackgroundUploader:
         given = options or PushOptions()
         repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
         job: Job[UploadResult] = self._new_job(repo.repo_id)
+        self._begin(job, lambda: self._uploader.start_push(repo.repo_id, source, filled_in))
+        return PushTicket(job)
 
+    def sync(self, source: Source, address: str, options: SyncOptions | None = None) -> SyncTicket:
+        """Begin a sync to a bucket and return at once; see `asyncpush.sync`. The source must stay
+        as it is until then. Raises `InvalidRepoIdError` for what is not the address of a bucket."""
+        self._start()
+        bucket, _ = bucket_of(address, self._uploader.endpoint)
+        job: Job[SyncResult] = self._new_job(bucket.repo_id)
+        self._begin(job, lambda: self._uploader.start_sync(source, address, options))
+        return SyncTicket(job)
+
+    def _begin(self, job: Job[T], start: Callable[[], Handle[T]]) -> None:
         def begin() -> None:
-            handle = self._uploader.start_push(repo.repo_id, source, filled_in)
+            handle = start()
             job.handle = handle
             self._keep(asyncio.create_task(job.follow(handle)))
 
@@ -145,13 +158,13 @@ class BackgroundUploader:
             self._check_open()
             self._loop.call_soon_threadsafe(begin)
             self._remember(job)
-        return PushTicket(job)
 
     def checkpoints(
         self,
         repo_id: str,
-        options: PushOptions | None = None,
+        options: PushOptions | SyncOptions | None = None,
         *,
+        keep: int | None = None,
         policy: Policy = "latest",
         max_waiting: int = 4,
         snapshot: SnapshotChoice = False,
@@ -161,11 +174,15 @@ class BackgroundUploader:
         background thread. What it has not pushed is waited for as other pushes are. Raises
         `InvalidRepoIdError` for an impossible id or address."""
         self._start()
-        target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
+        if names_bucket(repo_id):
+            bucket_of(repo_id, self._uploader.endpoint)
+        elif not isinstance(options, SyncOptions):
+            target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
         pusher = CheckpointPusher(
             self._uploader,
             repo_id,
             options,
+            keep=keep,
             policy=policy,
             max_waiting=max_waiting,
             snapshot=snapshot,
@@ -205,9 +222,9 @@ class BackgroundUploader:
             _open.add(self)
 
     def _finish(self, cancel: bool, timeout: float | None) -> list[str]:
-        """Close; the pushes that were cancelled because time ran out, in words."""
+        """Close; returns a description of the pushes that were cancelled because time ran out."""
         if self._in_forked_child():
-            return []  # its way out is no end of the parent's pushes
+            return []  # A child leaving the block does not end the parent's pushes.
         self._check_may_wait()
         with self._lock:
             was_closed, self._closed = self._closed, True
@@ -222,7 +239,9 @@ class BackgroundUploader:
             lost = [amount_of(job) for job in running]
         finally:
             cancel_all(jobs)
-            for job in settle(jobs, CANCEL_GRACE):  # a callback of the caller's blocks, say
+            for job in settle(
+                jobs, CANCEL_GRACE
+            ):  # For example, a callback of the caller's blocks.
                 logger.error("the push to %s was cancelled and does not end", job.repo_id)
             self._in_loop(self._stop.set)
             self._thread.join(CANCEL_GRACE)
@@ -233,7 +252,7 @@ class BackgroundUploader:
         return lost
 
     def _leave(self, *, cancel: bool, why: str) -> None:
-        """Close within the time for leaving, and say on the log what is waited for and lost."""
+        """Close within the time for leaving, and log what is waited for and what is lost."""
         if self._in_forked_child():
             return
         running = [job for job in self._jobs if not job.done()]
@@ -275,7 +294,7 @@ class BackgroundUploader:
 
     def _in_loop(self, call: Callable[[], object]) -> None:
         self._check_process()
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and all pushes with it
+        with contextlib.suppress(RuntimeError):  # The loop has ended, and all pushes with it.
             self._loop.call_soon_threadsafe(call)
 
     # What runs in the background thread.
@@ -286,14 +305,14 @@ class BackgroundUploader:
         except BaseException as exc:
             if not started.done():
                 started.set_exception(exc)
-            else:  # a stream or callback of the caller's raised SystemExit, say
+            else:  # For example, a stream or callback of the caller's raised SystemExit.
                 logger.exception("the background thread has died")
         finally:
             for job in self._jobs:
                 job.give_up()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        self._followers.add(task)  # a loop holds its tasks by weak references
+        self._followers.add(task)  # An event loop holds its tasks only by weak references.
         task.add_done_callback(self._followers.discard)
 
     async def _serve(self, started: Future[None]) -> None:
@@ -327,7 +346,7 @@ class BackgroundCheckpoints:
     def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:
         self._owner = owner
         self._pusher = pusher
-        self._job: Job[None] | None = None  # until nothing is left to do
+        self._job: Job[None] | None = None  # Until nothing is left to do.
 
     def __enter__(self) -> Self:
         return self
@@ -338,7 +357,7 @@ class BackgroundCheckpoints:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None:  # else the uploader's own way out decides
+        if exc is None:  # Otherwise the uploader decides when it is left.
             self._drain(None)
             self._pusher.raise_untold()
 
@@ -349,15 +368,22 @@ class BackgroundCheckpoints:
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot of the push under way, if there is one."""
+        """The newest snapshot of the running push, if there is one."""
         return self._pusher.progress
 
-    def push(self, source: Source, options: PushOptions | None = None) -> None:
-        """Have a checkpoint pushed; returns as `CheckpointPusher.push` does."""
+    def push(
+        self,
+        source: Source,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Have a checkpoint pushed; takes, raises and returns as `CheckpointPusher.push` does."""
         self._owner._check_may_wait()
         with self._owner._lock:
             self._owner._check_open()
-            taken = asyncio.run_coroutine_threadsafe(self._take(source, options), self._owner._loop)
+            taking = self._take(source, options, name)
+            taken = asyncio.run_coroutine_threadsafe(taking, self._owner._loop)
         try:
             wait_for([taken], None)
         except BaseException:
@@ -366,17 +392,17 @@ class BackgroundCheckpoints:
         taken.result()
 
     def flush(self, timeout: float | None = None) -> CheckpointReport:
-        """Wait until nothing waits or is on its way, `timeout` seconds at most.
+        """Wait until no checkpoint waits or is being pushed, at most `timeout` seconds.
 
-        Raises `TimeoutError` when that has not come by then: the pushes go on. Ctrl-C while this
-        waits cancels them.
+        Raises `TimeoutError` when that takes longer: the pushes continue. Ctrl-C while this waits
+        cancels them.
         """
         self._drain(timeout)
         self._pusher.forgive()
         return self.report
 
     def cancel(self) -> None:
-        """Stop the push under way and drop those that wait. Returns at once; see `flush`."""
+        """Stop the running push and drop those that wait. Returns at once; see `flush`."""
         if self._job is not None:
             self._job.cancel()
 
@@ -384,8 +410,10 @@ class BackgroundCheckpoints:
         if self._job is not None:
             self._job.wait(timeout)
 
-    async def _take(self, source: Source, options: PushOptions | None) -> None:
-        await self._pusher.push(source, options)
+    async def _take(
+        self, source: Source, options: PushOptions | SyncOptions | None, name: str | None
+    ) -> None:
+        await self._pusher.push(source, options, name=name)
         if self._job is None or self._job.done():
             job: Job[None] = self._owner._new_job(self._pusher.repo_id)
             self._job = job
@@ -407,6 +435,7 @@ def _wait_at_exit() -> None:
             logger.error("interrupted: the pushes that were waited for are cancelled")
 
 
-# `atexit` would be too late: by then the thread pools that every event loop relies on take no more
-# work. They are closed by hooks of this kind, last made first run, and theirs are older than ours.
+# `atexit` would be too late: by then the thread pools that every event loop relies on accept no
+# more work. They are closed by hooks of this kind, which run in reverse order of registration, and
+# theirs are registered before ours.
 getattr(threading, "_register_atexit", atexit.register)(_wait_at_exit)

@@ -15,11 +15,14 @@ from typing import Literal, Self, get_args
 import anyio
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.models import Source, UploadProgress, UploadResult
-from asyncpush.options import PushOptions
+from asyncpush.errors import AsyncPushError
+from asyncpush.models import Source, SyncResult, UploadProgress, UploadResult
+from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import library_logger
+from asyncpush.protocol.addresses import bucket_of, names_bucket
+from asyncpush.sources.paths import check_path_in_repo, folder_prefix
 from asyncpush.sources.snapshot import Snapshot, SnapshotChoice, copy_in_memory
-from asyncpush.uploader import PushHandle, Uploader
+from asyncpush.uploader import PushHandle, SyncHandle, Uploader
 
 logger = library_logger("checkpoints")
 
@@ -35,8 +38,10 @@ class CheckpointOutcome:
     Attributes:
         name: its commit message, else the name of what was pushed.
         status: "pushed", "skipped" (a newer one took its place), "failed" or "cancelled".
-        result: of one that was pushed.
+        result: of one that was pushed to a repo.
         error: of one that failed.
+        synced: of one that was pushed to a bucket.
+        pruned: names of the older checkpoints that were removed from the bucket afterwards.
 
     Example:
         >>> outcome = CheckpointOutcome("step 100", "skipped")
@@ -48,6 +53,8 @@ class CheckpointOutcome:
     status: Status
     result: UploadResult | None = None
     error: Exception | None = None
+    synced: SyncResult | None = None
+    pruned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,13 @@ class CheckpointReport:
 class _Checkpoint:
     name: str
     source: Source
-    options: PushOptions
+    options: PushOptions | SyncOptions
     snapshot: Snapshot | None = None
-    handle: PushHandle | None = field(default=None, repr=False)
+    handle: PushHandle | SyncHandle | None = field(default=None, repr=False)
 
 
 class CheckpointPusher:
-    """Pushes checkpoints to one repo in the background of a training loop, one at a time.
+    """Pushes checkpoints to one repo or bucket in the background of a training loop, one at a time.
 
     async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
         for step in range(1000):
@@ -97,10 +104,19 @@ class CheckpointPusher:
     waits for what is left; a failure that was neither told to `on_outcome` nor returned by `flush`
     is raised there.
 
+    In a bucket, `CheckpointPusher(up, "hf://buckets/me/runs/run-7", keep=3)`, each checkpoint gets
+    a folder of its own below the address. It is a set that is whole or not there: its marker,
+    `.complete.json`, is written once all else is verified, and `Uploader.checkpoints_in` lists the
+    sets that have one. Files that an earlier checkpoint of the same name has left are removed.
+
     Args:
         uploader: an open one; the pushes share its session.
-        repo_id: where to: a repo id, or an address as for `push_to_hub`.
-        options: of each push that has none of its own.
+        repo_id: where to: a repo id, or an address as for `push_to_hub` or `sync`.
+        options: of each push that has none of its own: `PushOptions`, for a bucket `SyncOptions`
+            (of which `complete_marker` and `delete` are always on).
+        keep: in a bucket, how many complete checkpoints stay, 1 or more; older ones are removed
+            after each push, never one that is incomplete. None removes none. A removal that fails
+            is a warning of the push.
         policy: "latest": while one is on its way, of those that wait the newest alone is kept.
             "all": every one is pushed, in order.
         max_waiting: with "all", the most that wait; beyond it `push` waits for room.
@@ -133,8 +149,9 @@ class CheckpointPusher:
         self,
         uploader: Uploader,
         repo_id: str,
-        options: PushOptions | None = None,
+        options: PushOptions | SyncOptions | None = None,
         *,
+        keep: int | None = None,
         policy: Policy = "latest",
         max_waiting: int = 4,
         snapshot: SnapshotChoice = False,
@@ -152,7 +169,13 @@ class CheckpointPusher:
             raise ValueError(f"max_waiting must be 1 or more, not {max_waiting!r}")
         self.repo_id = repo_id
         self._uploader = uploader
-        self._options = options or PushOptions()
+        self._in_bucket = names_bucket(repo_id)
+        if keep is not None and not self._in_bucket:
+            raise ValueError("keep goes with a bucket: a repo keeps all of its commits")
+        if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
+            raise ValueError(f"keep must be a whole number of at least 1, or None, not {keep!r}")
+        self._keep_sets = keep
+        self._options = self._checked(options)
         self._policy = policy
         self._max_waiting = max_waiting
         self._snapshot = snapshot
@@ -196,14 +219,34 @@ class CheckpointPusher:
         handle = self._current.handle if self._current else None
         return None if handle is None else handle.progress
 
-    async def push(self, source: Source, options: PushOptions | None = None) -> None:
+    def _checked(self, options: PushOptions | SyncOptions | None) -> PushOptions | SyncOptions:
+        if options is None:
+            options = SyncOptions() if self._in_bucket else PushOptions()
+        if self._in_bucket is not isinstance(options, SyncOptions):
+            wanted = "SyncOptions" if self._in_bucket else "PushOptions"
+            raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
+        if isinstance(options, SyncOptions):
+            options = replace(options, complete_marker=True, delete=True)
+        return options
+
+    async def push(
+        self,
+        source: Source,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
         """Have a checkpoint pushed.
+
+        `name` is what reports call it, by default the commit message, else the name of the source.
+        In a bucket it is the name of the checkpoint's folder: what is not a folder or a file needs
+        one. Raises `ValueError` for one that no folder can have, and for options of the wrong kind.
 
         Returns at once, but for taking the snapshot if one is wanted, and for room in the queue
         with the policy "all". Whatever is wrong with the source becomes its outcome.
         """
-        item = _Checkpoint("", source, options or self._options)
-        item.name = item.options.commit_message or _name_of(source)
+        item = _Checkpoint("", source, self._options if options is None else self._checked(options))
+        item.name = self._name(item, name)
         while self._policy == "all" and len(self._waiting) >= self._max_waiting:
             self._room.clear()
             await self._room.wait()
@@ -252,7 +295,7 @@ class CheckpointPusher:
             item = self._waiting.popleft()
             self._room.set()
             try:
-                item.handle = self._uploader.start_push(self.repo_id, item.source, item.options)
+                item.handle = self._begin(item)
             except Exception as exc:  # an impossible id, an uploader that is closed
                 self._end(item, "failed", error=exc)
             else:
@@ -260,7 +303,38 @@ class CheckpointPusher:
                 name = f"checkpoint {item.name}"
                 self._keep(asyncio.create_task(self._follow(item, item.handle), name=name))
 
-    async def _follow(self, item: _Checkpoint, handle: PushHandle) -> None:
+    def _begin(self, item: _Checkpoint) -> PushHandle | SyncHandle:
+        if isinstance(item.options, PushOptions):
+            return self._uploader.start_push(self.repo_id, item.source, item.options)
+        bucket, path = bucket_of(self.repo_id, self._uploader.endpoint)
+        address = f"hf://{bucket.git_path}/{folder_prefix(path)}{item.name}/"
+        return self._uploader.start_sync(item.source, address, item.options)
+
+    def _name(self, item: _Checkpoint, name: str | None) -> str:
+        if isinstance(item.options, PushOptions):
+            return name or item.options.commit_message or _name_of(item.source)
+        if name is None and not isinstance(item.source, str | os.PathLike):
+            raise ValueError("give the checkpoint a name, such as push(source, name='step-1000')")
+        name = _name_of(item.source) if name is None else name
+        if not name or "/" in name or (problem := check_path_in_repo(name)):
+            why = problem if name and "/" not in name else "must be the name of one folder"
+            raise ValueError(f"the checkpoint's name {name!r} {why}")
+        return name
+
+    async def _prune(self, result: SyncResult) -> tuple[SyncResult, tuple[str, ...]]:
+        """The result, with a warning where older checkpoints could not be removed, and the names of
+        those that were."""
+        if self._keep_sets is None:
+            return result, ()
+        try:
+            gone = await self._uploader.prune_checkpoints(self.repo_id, keep=self._keep_sets)
+        except (AsyncPushError, RuntimeError) as exc:
+            warning = f"older checkpoints were not removed: {exc}"
+            logger.warning("%s", warning)
+            return replace(result, warnings=(*result.warnings, warning)), ()
+        return result, tuple(each.name for each in gone)
+
+    async def _follow(self, item: _Checkpoint, handle: PushHandle | SyncHandle) -> None:
         try:
             result = await handle
         except asyncio.CancelledError:
@@ -272,7 +346,15 @@ class CheckpointPusher:
         except Exception as exc:
             self._end(item, "failed", error=exc)
         else:
-            self._end(item, "pushed", result=result)
+            if isinstance(result, SyncResult):
+                try:
+                    synced, pruned = await self._prune(result)
+                except asyncio.CancelledError:
+                    self._end(item, "pushed", synced=result)
+                    raise
+                self._end(item, "pushed", synced=synced, pruned=pruned)
+            else:
+                self._end(item, "pushed", result=result)
         finally:
             self._current = None
             self._next()
@@ -287,14 +369,15 @@ class CheckpointPusher:
         self._room.set()
 
     async def _take_snapshot(self, item: _Checkpoint) -> None:
-        source, stopped = item.source, threading.Event()
+        source, stopped, options = item.source, threading.Event(), item.options
+        choice = options.as_push("") if isinstance(options, SyncOptions) else options
         with ThreadPoolExecutor(1, "asyncpush-snapshot") as thread:
             if not isinstance(source, str | os.PathLike):
                 item.source = await in_thread(thread, lambda: copy_in_memory(source))
                 return
             item.snapshot = await in_thread(
                 thread,
-                lambda: Snapshot(source, item.options, self._snapshot, stopped),
+                lambda: Snapshot(source, choice, self._snapshot, stopped),
                 on_cancel=stopped.set,
                 discard=Snapshot.remove,
             )
@@ -307,10 +390,12 @@ class CheckpointPusher:
         *,
         result: UploadResult | None = None,
         error: Exception | None = None,
+        synced: SyncResult | None = None,
+        pruned: tuple[str, ...] = (),
     ) -> None:
         if item.snapshot is not None:  # in a thread: many gigabytes take their time
             self._keep(asyncio.get_running_loop().run_in_executor(None, item.snapshot.remove))
-        outcome = CheckpointOutcome(item.name, status, result, error)
+        outcome = CheckpointOutcome(item.name, status, result, error, synced, pruned)
         # The receipts of a long run would add up.
         kept = None if result is None else replace(result, receipts=())
         self._outcomes.append(replace(outcome, result=kept))

@@ -1,4 +1,4 @@
-"""Pushes in a background thread as other threads see them: asked about, waited for, cancelled."""
+"""Pushes in a background thread, as other threads see them: query, wait, cancel."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncpush.listeners.format import format_share
-from asyncpush.models import UploadProgress, UploadResult
+from asyncpush.models import SyncResult, UploadProgress, UploadResult
 
 T = TypeVar("T")
 
 CANCEL_GRACE = 5.0
-"""Seconds in which a cancelled push, and then the thread, must have ended: it takes one."""
+"""Seconds in which a cancelled push, and then the thread, must end; usually it takes one."""
 
-_LOOK_INTERVAL = 0.5  # seconds between two looks at the signals that came
+_LOOK_INTERVAL = 0.5  # Seconds between two checks for signals.
 
 
 class Stoppable(Protocol):
-    """What runs in the loop: a `PushHandle`, a `CheckpointPusher`."""
+    """What runs in the event loop: a `PushHandle`, a `CheckpointPusher`."""
 
     @property
     def progress(self) -> UploadProgress | None: ...
@@ -31,7 +31,7 @@ class Stoppable(Protocol):
 
 
 class Job(Generic[T]):
-    """Work in the background thread, whichever other thread looks at it.
+    """Work in the background thread, as seen from any other thread.
 
     Args:
         repo_id: where it pushes to.
@@ -47,7 +47,7 @@ class Job(Generic[T]):
     ) -> None:
         self.repo_id = repo_id
         self.future: Future[T] = Future()
-        self.handle: Stoppable | None = None  # once it has begun
+        self.handle: Stoppable | None = None  # Once it has started.
         self._in_loop = in_loop
         self._check_may_wait = check_may_wait
         self._asked = False
@@ -65,8 +65,8 @@ class Job(Generic[T]):
             self._in_loop(self._cancel_handle)
 
     def wait(self, timeout: float | None) -> None:
-        """Until it has ended; raises `TimeoutError` when that takes longer. Whatever ends the wait
-        early (Ctrl-C, say) cancels the job."""
+        """Wait until it has ended; raises `TimeoutError` when that takes longer. Whatever
+        interrupts the wait (Ctrl-C, for example) cancels the job."""
         if not self.done():
             self._check_may_wait()
             try:
@@ -108,13 +108,10 @@ class Job(Generic[T]):
             self.future.set_running_or_notify_cancel()
 
 
-class PushTicket:
-    """A push under way in the background: what `BackgroundUploader.push` returns.
+class Ticket(Generic[T]):
+    """Work in the background, which any thread may ask about."""
 
-    It may be used from any thread. See `BackgroundUploader` for an example.
-    """
-
-    def __init__(self, job: Job[UploadResult]) -> None:
+    def __init__(self, job: Job[T]) -> None:
         self._job = job
 
     def __repr__(self) -> str:
@@ -123,44 +120,66 @@ class PushTicket:
             future = self._job.future
             failed = future.cancelled() or future.exception() is not None
             state = "failed" if failed else "done"
-        return f"<PushTicket {self.repo_id} {state}>"
+        return f"<{type(self).__name__} {self.repo_id} {state}>"
 
     @property
     def repo_id(self) -> str:
-        """Where it pushes to."""
+        """The repo or bucket that it is for."""
         return self._job.repo_id
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot; None before the push has begun."""
+        """The newest snapshot; None before it has started."""
         return self._job.progress
 
     def done(self) -> bool:
-        """Whether the push has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._job.done()
 
     def cancel(self) -> None:
-        """Stop the push: nothing is committed, and what is stored is not sent again next time.
+        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
 
         Returns at once; `result()` waits for the end and raises. A push whose commit has just been
         accepted may still succeed.
         """
         self._job.cancel()
 
-    def result(self, timeout: float | None = None) -> UploadResult:
-        """Wait for the end of the push, `timeout` seconds at most, and return what came of it.
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end, at most `timeout` seconds, and return the result.
 
-        Raises what made the push fail, `concurrent.futures.CancelledError` for a cancelled one,
-        and `TimeoutError` when it has not ended by then: it goes on. Ctrl-C while this waits (or
-        whatever a signal handler raises) cancels the push and goes on up when it has ended.
+        Raises the error with which it failed, `concurrent.futures.CancelledError` for a
+        cancelled one, and `TimeoutError` when it has not ended by then: it continues. Ctrl-C while
+        this waits (or whatever a signal handler raises) cancels it, and is raised again when
+        it has ended.
         """
         self._job.wait(timeout)
         return self._job.future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What made the push fail, or None; waits and raises as `result` does."""
+        """The error with which it failed, or None; waits and raises like `result`."""
         self._job.wait(timeout)
         return self._job.future.exception()
+
+
+class PushTicket(Ticket[UploadResult]):
+    """A push under way in the background: what `BackgroundUploader.push` returns.
+
+    It may be used from any thread. See `BackgroundUploader` for an example.
+    """
+
+
+class SyncTicket(Ticket[SyncResult]):
+    """A sync under way in the background: what `BackgroundUploader.sync` returns.
+
+    It may be used from any thread.
+
+    Example:
+        >>> from asyncpush import BackgroundUploader, UploadConfig
+        >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
+        ...     ticket = bg.sync({"step.txt": b"1000"}, "hf://buckets/me/background")
+        ...     print(ticket.result().files_uploaded)
+        ('step.txt',)
+    """
 
 
 def cancel_all(jobs: Iterable[Job[Any]]) -> None:
@@ -170,23 +189,23 @@ def cancel_all(jobs: Iterable[Job[Any]]) -> None:
 
 
 def settle(jobs: Sequence[Job[Any]], timeout: float | None) -> list[Job[Any]]:
-    """Wait, `timeout` seconds at most; those that have not ended."""
+    """Wait at most `timeout` seconds; returns those that have not ended."""
     wait_for([job.future for job in jobs], timeout)
     return [job for job in jobs if not job.done()]
 
 
 def wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
-    """Until all are done, `timeout` seconds at most."""
+    """Wait until all have ended, at most `timeout` seconds."""
     deadline = inf if timeout is None else time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
-        # A signal that the system hands to another thread does not wake this one from its lock:
-        # without a look now and then, Ctrl-C would be heard when the push has ended.
+        # A signal that the system delivers to another thread does not wake this one from its lock:
+        # without a check now and then, Ctrl-C would take effect only when the push has ended.
         if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
             break
 
 
 def amount_of(job: Job[Any]) -> str:
-    """Which push, and how far it is, in words."""
+    """Describes which push it is, and its progress."""
     progress = job.progress
     if progress is None or not progress.total_bytes:
         return job.repo_id

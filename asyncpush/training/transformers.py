@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from asyncpush.options import PushOptions
+from asyncpush.options import PushOptions, SyncOptions
+from asyncpush.protocol.addresses import names_bucket
 from asyncpush.sources.snapshot import SnapshotChoice
 from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
 from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointReport, Policy
@@ -47,9 +48,14 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
     world's first process pushes. A failed push never stops the training: it is logged as an error,
     told to `on_outcome`, and in `report`.
 
+    In a bucket, `PushCheckpoints("hf://buckets/me/runs/run-7", keep=3, with_state=True)`, each save
+    becomes a set of its own, `step-1000`, that is whole or not there; see `CheckpointPusher`.
+
     Args:
-        repo_id: where to: a repo id, or an address as for `push_to_hub`.
-        options: of every push. With no commit message of its own each push names its step.
+        repo_id: where to: a repo id, or an address as for `push_to_hub` or `sync`.
+        options: of every push: `PushOptions`, for a bucket `SyncOptions`. With no commit message of
+            its own each push names its step.
+        keep: in a bucket, how many complete checkpoints stay; None keeps all.
         with_state: push what is needed to go on with the training as well; it is about twice as
             large as the model.
         policy: "latest" or "all"; see `CheckpointPusher`.
@@ -62,8 +68,9 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self,
         repo_id: str,
-        options: PushOptions | None = None,
+        options: PushOptions | SyncOptions | None = None,
         *,
+        keep: int | None = None,
         with_state: bool = False,
         policy: Policy = "latest",
         snapshot: SnapshotChoice = "hardlink",
@@ -71,12 +78,14 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
         uploader: BackgroundUploader | None = None,
     ) -> None:
         self._repo_id = repo_id
-        self._options = options or PushOptions()
+        in_bucket = names_bucket(repo_id)
+        self._options = options or (SyncOptions() if in_bucket else PushOptions())
         if not with_state:
             ignored = self._options.ignore_patterns or ()
             ignored = (ignored,) if isinstance(ignored, str) else tuple(ignored)
             self._options = replace(self._options, ignore_patterns=(*ignored, *STATE_FILES))
         self._how: dict[str, Any] = {
+            "keep": keep,
             "policy": policy,
             "snapshot": snapshot,
             "on_outcome": on_outcome,
@@ -99,12 +108,14 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
             uploader = self._given or BackgroundUploader()
             self._own = None if self._given else uploader
             self._checkpoints = uploader.checkpoints(self._repo_id, **self._how)
-        options = self._options
-        if options.commit_message is None:
-            message = f"Training in progress, step {state.global_step}"
-            options = replace(options, commit_message=message)
+        options, name = self._options, f"step-{state.global_step}"
+        if isinstance(options, PushOptions):
+            if options.commit_message is None:
+                message = f"Training in progress, step {state.global_step}"
+                options = replace(options, commit_message=message)
+            name = options.commit_message or name
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        self._checkpoints.push(folder, options)
+        self._checkpoints.push(folder, options, name=name)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait for what is left."""

@@ -1,1 +1,18 @@
-"""One file to the store, one receipt back: inline, lfs, xet."""
+"""One file to the store, one receipt back: inline, lfs, xet.
+
+`interface` says what a transfer is; `open_factories` registers those that there are.
+"""
+
+from asyncpush.options import UploadConfig
+from asyncpush.transfers.interface import TransferFactory
+from asyncpush.transfers.lfs import LfsFactory
+from asyncpush.transfers.xet import XetEngine, XetFactory
+
+
+def open_factories(config: UploadConfig, xet: XetEngine) -> tuple[TransferFactory, ...]:
+    """The transfers of one `Uploader`, the preferred one first. The last one is what every Hub
+    offers: files go there when the others are unavailable or fail."""
+    return (XetFactory(config, xet), LfsFactory())
+
+
+__all__ = ["open_factories"]

@@ -60,6 +60,7 @@ RIVALS = {
         Rival("rclone", _python("program"), _needs("rclone")),
         Rival("program", _python("program")),
         Rival("import", _python("imports")),
+        Rival("buckets", _python("buckets"), _xet_missing),
         Rival("training", _python("training")),
         Rival("bulk", _python("bulk")),
     )

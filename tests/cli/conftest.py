@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from asyncpush.cli import app
+from asyncpush.cli.output import Output
 from asyncpush.listeners.logs import ENV
 from asyncpush.localhub import LocalHub, serve_in_thread
 
@@ -172,3 +174,15 @@ def start() -> Iterator[Start]:
         if process.running.poll() is None:
             process.running.kill()
         process.running.communicate()
+
+
+@pytest.fixture
+def stop_when_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in this process, as soon as the hub has said how to use it."""
+    note = Output.note
+
+    def then_stop(self: Output, *lines: str) -> None:
+        note(self, *lines)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Output, "note", then_stop)

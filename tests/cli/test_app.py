@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import doctest
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+import click
 import pytest
-import typer
 
 from asyncpush import __version__
 from asyncpush.cli import app, main, many, output
-from asyncpush.cli.plain import _Plain
+from asyncpush.cli.app import COMMANDS as COMMAND_TABLE
 from asyncpush.listeners import format
 from asyncpush.listeners.timeline import captions
 from tests.cli.conftest import PATIENCE, Cli
 
 COMMANDS = [
-    *("push", "many", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo"),
+    *("push", "many", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo", "schema"),
     *("cache ls", "cache clear"),
 ]
 
@@ -36,28 +36,34 @@ def test_version(cli: Cli) -> None:
         ("asyncpush cache ", "ls clear"),
         ("asyncpush push --dry", "--dry-run"),
         ("asyncpush push --transfer ", "auto lfs xet"),
-        ("asyncpush push me/model ", ""),  # the shell's own completion of paths
+        ("asyncpush push me/model ", "file"),  # the shell's own completion of paths
     ],
 )
 def test_a_shell_completes_commands_options_and_choices(
     typed: str, offered: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    monkeypatch.setenv("_ASYNCPUSH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("_ASYNCPUSH_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", typed)
     monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
-    assert cli().out.split() == offered.split()
+    rows = [line.split(",") for line in cli().out.splitlines()]
+    assert [value or kind for kind, value in rows] == offered.split()
 
 
-def test_completion_is_shown_and_installed_for_the_shell_that_asks(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    this = f"{sys.executable} -m asyncpush"
-    script = f"{this} --show-completion && {this} --install-completion"
+def test_the_line_in_the_help_turns_on_completion(tmp_path: Path) -> None:
+    program = tmp_path / "asyncpush"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m asyncpush "$@"\n')
+    program.chmod(0o755)
+    script = 'eval "$(asyncpush --help | grep _COMPLETE)" && complete -p asyncpush'
+    path = f"{tmp_path}:{os.environ['PATH']}"
     ran = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     assert "-F _asyncpush_completion asyncpush" in ran.stdout
-    assert "asyncpush.sh" in (home / ".bashrc").read_text()
 
 
 def test_help_lists_the_commands_each_on_a_line(cli: Cli) -> None:
@@ -68,15 +74,38 @@ def test_help_lists_the_commands_each_on_a_line(cli: Cli) -> None:
     assert not any(line.endswith("...") for line in lines)
 
 
+def command_of(words: str) -> click.Command:
+    """The command of these words, such as `cache ls`."""
+    found: click.Command = app
+    for name in words.split():
+        assert isinstance(found, click.Group)
+        under = found.get_command(click.Context(found), name)
+        assert under is not None
+        found = under
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_json_quiet_and_verbose(command: str) -> None:
+    options = {name for param in command_of(command).params for name in param.opts}
+    assert options >= {"--json", "--quiet", "--verbose"}
+
+
+def test_the_list_of_commands_says_what_the_help_of_each_begins_with(cli: Cli) -> None:
+    """The list is written apart, so that showing it imports no command."""
+    for name, (_, summary) in COMMAND_TABLE.items():
+        told = " ".join((command_of(name).help or "").split())
+        assert told.startswith(summary), name
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_does(command: str, cli: Cli) -> None:
     ran = cli(*command.split(), "-h")
     assert ran.code == 0
 
-    group: Any = typer.main.get_command(app)
-    for name in command.split():
-        group = group.get_command(None, name)
-    assert [param.name for param in group.params if not param.help] == []
+    assert [
+        param.name for param in command_of(command).params if not getattr(param, "help", "")
+    ] == []
 
 
 def test_the_script_and_the_module_are_one(
@@ -93,7 +122,7 @@ def test_the_script_and_the_module_are_one(
 
 
 def test_what_takes_long_to_import_is_not_imported(tmp_path: Path) -> None:
-    """Not by a push as far as its options have been read, and typer would."""
+    """Not by a push before its options have been read."""
     program = """
 import sys
 from asyncpush.cli import main
@@ -116,10 +145,3 @@ def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried
     assert not failed
-
-
-def test_options_given_by_no_text_are_left_alone() -> None:
-    assert _Plain(str).coerce(None, None, None) is None
-    assert _Plain(list[Path]).coerce(None, None, None) == []
-    assert _Plain(list[Path]).coerce(["a"], None, None) == [Path("a")]
-    assert _Plain(int).coerce("12", None, None) == 12

@@ -51,7 +51,7 @@ def test_json(cli: Cli, journal_folder: Path) -> None:
 
 
 def test_clear_forgets_all_of_it(cli: Cli, journal_folder: Path) -> None:
-    assert cli("cache", "clear").out.startswith("2 entries forgotten: ")
+    assert cli("cache", "clear").out.startswith("2 entries removed from ")
     assert cli("cache", "ls").out.splitlines()[1] == (
         "hashes of 0 files, 0 open uploads, 0 stored parts, 0 open commits"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from aiohttp.typedefs import Handler
 
 from asyncpush import UploadConfig, Uploader
 from asyncpush.cli.doctor import finding_lines
+from asyncpush.concurrency import task_groups
 from asyncpush.doctor import Finding, asking
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import Cli, Ran
@@ -212,7 +212,7 @@ def test_the_embedded_hub_needs_no_token(cli: Cli) -> None:
 
 
 def test_what_this_machine_cannot_tell_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr(task_groups, "resource", None)  # as on Windows
     monkeypatch.setattr(shutil, "disk_usage", lambda path: (_ for _ in ()).throw(OSError("away")))
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
     facts = asking.look_around("https://hub.example", UploadConfig(), None)

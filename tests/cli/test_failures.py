@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from click.exceptions import Exit
 
 from asyncpush import (
     AsyncPushError,
@@ -230,7 +230,7 @@ def test_a_name_that_is_no_text_still_makes_json(capsys: pytest.CaptureFixture[s
 
 
 def test_ctrl_c_before_anything_runs_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, Output().failures():
+    with pytest.raises(Exit) as caught, Output().failures():
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert "interrupted by SIGINT" in capsys.readouterr().err
@@ -428,6 +428,6 @@ def test_what_cannot_be_told_on_stderr_changes_no_exit_code(
     if told is not None and stream == "closed":
         told.close()
     monkeypatch.setattr(sys, "stderr", told)
-    with pytest.raises(typer.Exit) as caught, Output(verbose=True).failures():
+    with pytest.raises(Exit) as caught, Output(verbose=True).failures():
         raise MissingTokenError
     assert caught.value.exit_code == NOT_AUTHORISED

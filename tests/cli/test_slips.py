@@ -106,3 +106,16 @@ def test_the_demo_names_the_program_as_it_can_be_called(monkeypatch: pytest.Monk
     assert _called() == ".venv/bin/asyncpush"
     monkeypatch.setattr(sys, "argv", ["/x/asyncpush/__main__.py", "demo"])
     assert _called() == "asyncpush"
+
+
+@pytest.mark.parametrize("command", ["push", "audit", "upload", "doctor"])
+def test_a_machine_that_is_to_stay_offline_is_told_at_once(
+    command: str, cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sources = [] if command == "doctor" else [folder]
+    more = ["--receipts", tmp_path / "receipts.json"] if command == "upload" else []
+    ran = cli(command, "me/m", *sources, *more, "--endpoint", "https://hub.example")
+    assert ran.code == 1
+    assert "HF_HUB_OFFLINE is set" in ran.err + ran.out
+    assert "unset HF_HUB_OFFLINE" in ran.err + ran.out

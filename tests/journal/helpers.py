@@ -55,7 +55,7 @@ def make_upload(
 
 
 def make_commit(fingerprint: str = "f1", *, created_at: float = NOW) -> PendingCommit:
-    return PendingCommit("push-1", "0" * 40, False, fingerprint, created_at, None)
+    return PendingCommit("push-1", fingerprint, created_at)
 
 
 def database_file(directory: Path) -> Path:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from asyncpush.journal import Journal
+from asyncpush.journal import Journal, PendingCommit
+from asyncpush.journal.rows import pack, read_commit
 from tests.clocks import NOW, Clock
 from tests.journal.helpers import (
     DAY,
@@ -31,10 +32,15 @@ def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
 
 def test_what_is_learnt_of_a_pending_commit_replaces_what_was_known(journal: Journal) -> None:
     journal.begin_commit(SCOPE, make_commit())
-    pull_request = replace(make_commit(), create_pr=True, parent_commit=None, pr_url="https://pr")
-    journal.begin_commit(SCOPE, pull_request)
-    assert journal.pending_commit(SCOPE, "f1") == pull_request
+    learnt = replace(make_commit(), push_id="push-2")
+    journal.begin_commit(SCOPE, learnt)
+    assert journal.pending_commit(SCOPE, "f1") == learnt
     assert journal.stats().commits == 1
+
+
+def test_a_commit_that_an_earlier_version_wrote_is_read() -> None:
+    details = pack(["push-1", "0" * 40, True, 12.5, None])
+    assert read_commit("f1", details) == PendingCommit("push-1", "f1", 12.5)
 
 
 def test_a_commit_of_the_future_is_still_looked_for(journal: Journal, clock: Clock) -> None:

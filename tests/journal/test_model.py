@@ -112,16 +112,9 @@ class JournalModel(RuleBasedStateMachine):
         self.uploads.pop((scope, oid), None)
         self.meant[self.current].pop((scope, oid), None)
 
-    @rule(
-        scope=SCOPES,
-        fingerprint=FINGERPRINTS,
-        create_pr=st.booleans(),
-        pr_url=st.none() | st.text(max_size=5),
-    )
-    def begin_commit(
-        self, scope: str, fingerprint: str, create_pr: bool, pr_url: str | None
-    ) -> None:
-        commit = PendingCommit("p", None, create_pr, fingerprint, self.clock.now, pr_url)
+    @rule(scope=SCOPES, fingerprint=FINGERPRINTS, push_id=st.text(max_size=5))
+    def begin_commit(self, scope: str, fingerprint: str, push_id: str) -> None:
+        commit = PendingCommit(push_id, fingerprint, self.clock.now)
         self.journal.begin_commit(scope, commit)
         self.commits[scope, fingerprint] = commit
 

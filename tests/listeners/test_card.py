@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -67,8 +69,24 @@ def test_a_push_that_succeeded() -> None:
     assert shown.tags <= {"div", "b", "a", "span", "details", "summary"}
 
 
-def test_it_is_what_notebooks_show() -> None:
+def test_it_is_what_notebooks_show_where_something_was_pushed() -> None:
+    import asyncpush.runtime  # noqa: F401
+
     assert RESULT._repr_html_() == result_card(RESULT)
+
+
+def test_elsewhere_a_result_is_one_line_with_its_links() -> None:
+    code = (
+        "import sys; from asyncpush.models import UploadResult;"
+        "print(UploadResult('https://h/<m', 'c' * 40, 'https://h/c', (), 0, 0, True, 1.0)"
+        "._repr_html_());"
+        "assert 'asyncpush.notebook' not in sys.modules"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == (
+        '<a href="https://h/&lt;m">https://h/&lt;m</a>,'
+        ' commit <a href="https://h/c">cccccccccc</a>\n'
+    )
 
 
 def test_text_from_elsewhere_is_escaped() -> None:

@@ -76,7 +76,7 @@ def test_a_push_from_first_to_last(caplog: pytest.LogCaptureFixture) -> None:
             "asyncpush.http",
             "DEBUG",
             "part failed, attempt 1 (no answer):"
-            " reset: https://bucket.s3.amazonaws.com/x/part, again in 500 ms",
+            " reset: https://bucket.s3.amazonaws.com/x/part?<redacted>, again in 500 ms",
         ),
         (
             "asyncpush.transfer",
@@ -102,7 +102,14 @@ def test_what_else_there_is_to_say(caplog: pytest.LogCaptureFixture) -> None:
     assert logged(
         caplog,
         failed("stop", cancelled=True),
-        RequestFailed("commit", "https://hub/x", "gone", 503, 6, None),
+        RequestFailed(
+            call="commit",
+            url="https://hub/x",
+            error="gone",
+            status=503,
+            retry_attempt=6,
+            backoff_ms=None,
+        ),
         RetryScheduled("preupload", 2, 1.0, "HTTP 503"),
         TransferStarted("a", 100, 3, resumed=2_000_000),
         PartStored("a", 1, 5, resumed=True),
@@ -201,7 +208,15 @@ class TestVerbose:
         assert "INFO    asyncpush.push  pushed 2 files" in line
 
     def test_an_endless_answer_is_cut(self) -> None:
-        event = RequestFailed("x", "https://x", "e", 500, 1, None, {"files": "b" * 10_000})
+        event = RequestFailed(
+            call="x",
+            url="https://x",
+            error="e",
+            status=500,
+            retry_attempt=1,
+            backoff_ms=None,
+            fields={"files": "b" * 10_000},
+        )
         assert f"{'b' * 2048}… (10000 characters)" in self.show(event)
 
 

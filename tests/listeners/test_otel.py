@@ -330,11 +330,29 @@ class Told:
 
 
 def started(call: str = "commit", **fields: Any) -> RequestStarted:
-    return RequestStarted(call, "POST", "https://hub/api/x", 1, 10, {}, fields)
+    return RequestStarted(
+        call=call,
+        method="POST",
+        url="https://hub/api/x",
+        attempt=1,
+        bytes_out=10,
+        headers={},
+        fields=fields,
+    )
 
 
 def finished(call: str = "commit", status: int = 200) -> RequestFinished:
-    return RequestFinished(call, "POST", "https://hub/api/x", 1, status, 2.0, 10, 5, {})
+    return RequestFinished(
+        call=call,
+        method="POST",
+        url="https://hub/api/x",
+        attempt=1,
+        status=status,
+        elapsed_ms=2.0,
+        bytes_out=10,
+        bytes_in=5,
+        headers={},
+    )
 
 
 DONE = PushFinished("c" * 40, 1, 1, 1.0)
@@ -406,7 +424,19 @@ def test_an_answer_that_does_not_parse_fails_what_it_was_part_of(telemetry: Tele
     told(started("verify"), ATTEMPT, ROOT)
     told(finished("verify"), ATTEMPT, ROOT)
     fields = {"file": "big"}
-    told(RequestFailed("verify", "https://hub", "garbled", 200, 3, None, fields), ATTEMPT, ROOT)
+    told(
+        RequestFailed(
+            call="verify",
+            url="https://hub",
+            error="garbled",
+            status=200,
+            retry_attempt=3,
+            backoff_ms=None,
+            fields=fields,
+        ),
+        ATTEMPT,
+        ROOT,
+    )
     told(PushFailed("garbled", "ProtocolError"))
     assert telemetry.one("asyncpush.file").status.status_code is StatusCode.ERROR
 
@@ -414,8 +444,30 @@ def test_an_answer_that_does_not_parse_fails_what_it_was_part_of(telemetry: Tele
 def test_a_failure_of_unknown_kind_still_ends_its_request(telemetry: Telemetry) -> None:
     told = Told(telemetry)
     told(started(), ATTEMPT, ROOT)
-    told(RequestFailed("commit", "https://hub", f"at {SIGNED_URL}", None, 1, 5.0), ATTEMPT, ROOT)
-    told(RequestFailed("part", "https://hub", "of no file", None, 1, 5.0), FILE, ROOT)
+    told(
+        RequestFailed(
+            call="commit",
+            url="https://hub",
+            error=f"at {SIGNED_URL}",
+            status=None,
+            retry_attempt=1,
+            backoff_ms=5.0,
+        ),
+        ATTEMPT,
+        ROOT,
+    )
+    told(
+        RequestFailed(
+            call="part",
+            url="https://hub",
+            error="of no file",
+            status=None,
+            retry_attempt=1,
+            backoff_ms=5.0,
+        ),
+        FILE,
+        ROOT,
+    )
     told(DONE)
     span = telemetry.one("POST commit")
     assert attributes(span)["error.type"] == "_OTHER"

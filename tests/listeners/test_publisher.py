@@ -17,7 +17,6 @@ from asyncpush.events import (
     Notice,
     PartProgress,
     PhaseChanged,
-    Record,
 )
 from asyncpush.listeners import publisher as publisher_module
 from asyncpush.listeners.aggregator import ProgressAggregator
@@ -36,10 +35,8 @@ class Stage:
         self.clock = Clock()
         self.timers = Timers(self.clock)
         self.told: list[UploadProgress] = []
-        self.notices: list[str] = []
         self.publisher = ProgressPublisher(
             callback or self.told.append,
-            notify=self.notices.append,
             aggregator=ProgressAggregator(clock=self.clock),
             call_later=self.timers.call_later,
         )
@@ -207,34 +204,23 @@ class TestFailingCallback:
         with caplog.at_level(logging.WARNING, "asyncpush.progress"):
             stage.tell(planned(1, 1000), PhaseChanged("uploading"), finished())
         assert len(calls) == 3
-        assert stage.notices == ["the progress callback failed: RuntimeError('broken dashboard')"]
-        assert len(caplog.records) == 1
+        assert [entry.getMessage() for entry in caplog.records] == [
+            "the progress callback failed: RuntimeError('broken dashboard') (the upload goes on)"
+        ]
         assert caplog.records[0].exc_info is not None
 
-    async def test_its_notice_can_go_through_the_emitter(self) -> None:
+    async def test_it_cannot_cancel_the_push(self, caplog: pytest.LogCaptureFixture) -> None:
         def callback(progress: UploadProgress) -> None:
-            raise asyncio.CancelledError  # must not cancel the push either
+            raise asyncio.CancelledError
 
-        heard: list[Event] = []
-        emitter: Emitter
-        publisher = ProgressPublisher(callback, notify=lambda text: emitter.emit(Notice(text)))
-
-        def listen(told: Record) -> None:
-            heard.append(told.event)
-
-        emitter = Emitter([publisher.on_event, listen])
+        publisher = ProgressPublisher(callback)
+        emitter = Emitter([publisher.on_event])
         emitter.emit(planned(1, 10))
         emitter.emit(finished())
-        assert [type(event).__name__ for event in heard] == [
-            "Notice",
-            "FilesPlanned",
-            "PushFinished",
-        ]
+        assert len(caplog.records) == 1
         await publisher.aclose()
 
-    async def test_an_async_one_too_even_without_anybody_to_notify(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_an_async_one_is_reported_too(self, caplog: pytest.LogCaptureFixture) -> None:
         async def callback(progress: UploadProgress) -> None:
             raise RuntimeError("broken dashboard")
 
@@ -283,17 +269,19 @@ class TestAsyncCallback:
         await stage.publisher.aclose()
         assert told == [1000]
 
-    async def test_one_that_cancels_itself_is_left_alone(self) -> None:
+    async def test_one_that_cancels_itself_is_left_alone(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def callback(progress: UploadProgress) -> None:
             raise asyncio.CancelledError
 
         stage = Stage(callback)
         stage.tell(planned(1, 1000), finished())
         await stage.publisher.aclose()
-        assert stage.notices == []
+        assert caplog.records == []
 
     async def test_a_slow_one_is_waited_for_within_bounds(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(publisher_module, "CLOSE_GRACE", 0.01)
         cancelled = anyio.Event()
@@ -310,7 +298,7 @@ class TestAsyncCallback:
         await anyio.wait_all_tasks_blocked()
         await stage.publisher.aclose()
         assert cancelled.is_set()
-        assert stage.notices == ["the progress callback did not return within 0.01 s"]
+        assert "the progress callback did not return within 0.01 s" in caplog.text
         assert asyncio.all_tasks() == tasks
 
     async def test_one_that_resists_cancellation_is_left_behind(

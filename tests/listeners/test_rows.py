@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from asyncpush.events import FilesPlanned, RequestFailed, RequestFinished, RequestStarted
-from asyncpush.events.schema import REDACTED, event_fields, event_name, event_row, scrub
+from asyncpush.events.schema import event_fields, event_name, event_row
+from asyncpush.redaction import HIDDEN, redact_value
 from tests.listeners.helpers import SIGNED_URL, one_of_each, record
 
 TOKEN = "hf_" + "aB3" * 11
@@ -24,17 +25,22 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
         (
             f"PUT {SIGNED_URL} was reset",
             "error",
-            "PUT https://bucket.s3.amazonaws.com/x/part was reset",
+            f"PUT https://bucket.s3.amazonaws.com/x/part?{HIDDEN} was reset",
         ),
-        ("https://blob/x?sv=1&sig=abc", "reason", "https://blob/x"),
-        ("https://cdn/x?Policy=abc&n=1", "reason", "https://cdn/x"),
-        ("see https://hub/docs?page=2", "error", "see https://hub/docs?page=2"),
-        (f"token {TOKEN} is invalid", "error", f"token {REDACTED} is invalid"),
-        (f"Bearer {TOKEN}", "x", f"Bearer {REDACTED}"),
-        ("Bearer abc123", "x", f"Bearer {REDACTED}"),
-        (JWT, "x", REDACTED),
-        ("anything", "Authorization", REDACTED),
-        ("anything", "accessToken", REDACTED),
+        ("https://blob/x?sv=1&sig=abc", "reason", f"https://blob/x?{HIDDEN}"),
+        ("https://cdn/x?Policy=abc&n=1", "reason", f"https://cdn/x?{HIDDEN}"),
+        ("see https://hub/docs?page=2", "error", f"see https://hub/docs?{HIDDEN}"),
+        (f"token {TOKEN} is invalid", "error", f"token {HIDDEN} is invalid"),
+        (f"Bearer {TOKEN}", "x", f"Bearer {HIDDEN}"),
+        ("Bearer abc123", "x", f"Bearer {HIDDEN}"),
+        (JWT, "x", HIDDEN),
+        ("anything", "Authorization", HIDDEN),
+        ("anything", "accessToken", HIDDEN),
+        (f"hf_oauth_{JWT}", "x", HIDDEN),
+        ("Basic dXNlcjpwdw==", "x", f"Basic {HIDDEN}"),
+        ("anything", "Proxy-Authorization", HIDDEN),
+        ("weights/hf_model", "file", "weights/hf_model"),
+        ("runs/sig=3.bin", "file", "runs/sig=3.bin"),
         ("model-key_v2 they say", "path", "model-key_v2 they say"),
         ("hf_hub.preupload", "event", "hf_hub.preupload"),
         (7, "token", 7),
@@ -42,7 +48,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
     ],
 )
 def test_nothing_that_looks_like_a_credential_passes(value: Any, key: str, clean: Any) -> None:
-    assert scrub(value, key) == clean
+    assert redact_value(value, key) == clean
 
 
 def test_containers_are_searched_to_the_bottom() -> None:
@@ -51,10 +57,10 @@ def test_containers_are_searched_to_the_bottom() -> None:
         "header": MappingProxyType({"Cookie": "a=b"}),
         3: {TOKEN},
     }
-    assert scrub(value) == {
-        "parts": [{"href": SIGNED_URL.partition("?")[0]}, [REDACTED]],
-        "header": {"Cookie": REDACTED},
-        "3": [REDACTED],
+    assert redact_value(value) == {
+        "parts": [{"href": SIGNED_URL.partition("?")[0]}, [HIDDEN]],
+        "header": {"Cookie": HIDDEN},
+        "3": [HIDDEN],
     }
 
 
@@ -62,7 +68,7 @@ def test_a_kind_of_text_is_text() -> None:
     class Path(str):
         pass
 
-    assert scrub(Path(TOKEN)) == REDACTED
+    assert redact_value(Path(TOKEN)) == HIDDEN
 
 
 def test_no_row_of_any_event_holds_a_secret() -> None:
@@ -73,9 +79,28 @@ def test_no_row_of_any_event_holds_a_secret() -> None:
 
 
 def test_requests_are_named_by_their_call() -> None:
-    started = RequestStarted("lfs_batch", "POST", "https://x", 1, 0, {})
-    answered = RequestFinished("lfs_batch", "POST", "https://x", 1, 200, 1.0, 0, 0, {})
-    lost = RequestFailed("lfs_batch", "https://x", "reset", None, 1, None)
+    started = RequestStarted(
+        call="lfs_batch", method="POST", url="https://x", attempt=1, bytes_out=0, headers={}
+    )
+    answered = RequestFinished(
+        call="lfs_batch",
+        method="POST",
+        url="https://x",
+        attempt=1,
+        status=200,
+        elapsed_ms=1.0,
+        bytes_out=0,
+        bytes_in=0,
+        headers={},
+    )
+    lost = RequestFailed(
+        call="lfs_batch",
+        url="https://x",
+        error="reset",
+        status=None,
+        retry_attempt=1,
+        backoff_ms=None,
+    )
     assert event_name(started) == "hf_hub.lfs_batch"
     assert event_name(answered) == "hf_hub.lfs_batch.response"
     assert event_name(lost) == "hf_hub.upload.failed"
@@ -83,7 +108,19 @@ def test_requests_are_named_by_their_call() -> None:
 
 def test_what_a_request_is_about_lies_beside_its_own_fields_and_hides_none() -> None:
     about = {"repo_id": "me/m", "status": "mine", "time": "mine", "event": "mine"}
-    answered = RequestFinished("x", "POST", "https://x", 1, 200, 1.0, 0, 0, {}, None, about)
+    answered = RequestFinished(
+        call="x",
+        method="POST",
+        url="https://x",
+        attempt=1,
+        status=200,
+        elapsed_ms=1.0,
+        bytes_out=0,
+        bytes_in=0,
+        headers={},
+        request_id=None,
+        fields=about,
+    )
     row = event_row(record(answered))
     assert row["repo_id"] == "me/m"
     assert row["status"] == 200

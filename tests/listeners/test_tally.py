@@ -63,7 +63,6 @@ def test_nothing_is_kept_of_what_has_ended_and_a_push_of_days_needs_no_more() ->
         for each in records:
             tally.on_event(replace(each, time=each.time + hour * 3600))
     assert not tally._attempts
-    assert not tally._of_parent
     activity = tally.activity()
     assert 64 <= len(activity.sent) <= 128
     assert busy(activity)["commit"] == pytest.approx(60.0)

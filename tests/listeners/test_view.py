@@ -298,13 +298,13 @@ class TestClosing:
 
     def test_success_in_no_time_has_no_rate(self) -> None:
         view = Scene("").tell(finished(elapsed_seconds=0.2)).view
-        assert view.closing(79, ASCII) == "OK Upload complete  2 files, 3.00 GB in 0 s"
+        assert view.closing(79, ASCII) == "OK Upload complete  2 files, 3.00 GB in 0.20 s"
 
     def test_failure_gives_the_reason_in_its_first_line(self) -> None:
         view = Scene().tell(failed(f"HTTP 403 from {SIGNED_URL}\n  body: …")).view
         assert view.closing(20, UNICODE) == (
             "✗ Upload failed  me/llama  AuthError: HTTP 403 from"
-            " https://bucket.s3.amazonaws.com/x/part"
+            " https://bucket.s3.amazonaws.com/x/part?<redacted>"
         )
         assert not view.succeeded
 

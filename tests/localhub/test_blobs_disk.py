@@ -402,10 +402,10 @@ async def test_an_object_is_synced_before_it_appears_and_cannot_be_written(
 async def test_a_full_disk_is_told_as_such(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def full(fd: int, data: bytes, offset: int) -> int:
+    def full(fd: int, data: bytes) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(BlobError) as refused:
         await store.receive(oid_of(b"text"), 4, body(b"text"))
 
@@ -416,10 +416,10 @@ async def test_a_full_disk_is_told_as_such(
 async def test_another_failure_of_the_disk_is_not_hidden(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(fd: int, data: bytes, offset: int) -> int:
+    def broken(fd: int, data: bytes) -> int:
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(os, "pwrite", broken)
+    monkeypatch.setattr(os, "write", broken)
     with pytest.raises(OSError, match="broken"):
         await store.receive(oid_of(b"text"), 4, body(b"text"))
 
@@ -427,8 +427,8 @@ async def test_another_failure_of_the_disk_is_not_hidden(
 async def test_a_disk_that_takes_less_than_asked_is_asked_again(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pwrite = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:7], at))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:7]))
     data = os.urandom(100)
 
     await store.receive(oid_of(data), 100, body(data[:60], data[60:]))

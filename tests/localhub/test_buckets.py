@@ -129,3 +129,54 @@ async def test_ranges_and_strangers(api: HfApi, hub: LocalHub) -> None:
         api_url = f"{hub.url}/api/buckets/me/runs/batch"
         async with session.post(api_url, headers=headers, data=too_many) as answer:
             assert answer.status == 400
+
+
+def test_a_hub_that_grants_no_xet_for_repos_takes_files_into_buckets(
+    tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_in_thread(tmp_path / "other", token=TOKEN, xet=False) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        other = HfApi(endpoint=hub.url, token=TOKEN)
+        other.create_bucket("me/runs")
+        fill(other, {"a": NOISE})
+        assert other.bucket_info("me/runs").size == len(NOISE)
+
+
+def test_a_copy_needs_a_source_that_its_user_may_read_and_that_holds_the_file(
+    tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = {"ann": "hf_ann", "ben": "hf_ben"}
+    with serve_in_thread(tmp_path / "shared", users=users, xet=True) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        ann = HfApi(endpoint=hub.url, token="hf_ann")
+        ben = HfApi(endpoint=hub.url, token="hf_ben")
+        hashes: dict[str, str] = {}
+        for name, private, content in (("open", False, b"open"), ("closed", True, b"closed")):
+            ann.create_bucket(f"ann/{name}", private=private)
+            ann.batch_bucket_files(f"ann/{name}", add=[(content, "a")])
+            hashes[name] = next(iter(ann.get_bucket_paths_info(f"ann/{name}", ["a"]))).xet_hash
+        for name, private in (("model", False), ("hidden", True)):
+            ann.create_repo(f"ann/{name}", private=private)
+            ann.upload_file(
+                path_or_fileobj=name.encode() + NOISE, path_in_repo="w.bin", repo_id=f"ann/{name}"
+            )
+            info: Any = ann.get_paths_info(f"ann/{name}", ["w.bin"])[0]
+            hashes[name] = info.xet_hash
+        ben.create_bucket("ben/copies")
+
+        def copied(kind: str, source: str, of: str) -> bool:
+            copy: Any = [(kind, source, hashes[of], of)]
+            try:
+                ben._batch_bucket_files("ben/copies", copy=copy)
+            except HfHubHTTPError:
+                return False
+            return True
+
+        assert copied("bucket", "ann/open", "open")
+        assert copied("model", "ann/model", "model")
+        assert not copied("bucket", "ann/closed", "closed")
+        assert not copied("model", "ann/hidden", "hidden")
+        assert not copied("bucket", "ann/open", "closed")
+        assert not copied("model", "ann/model", "hidden")
+        assert not copied("nothing", "ann/open", "open")
+        assert {file.path for file in ben.list_bucket_tree("ben/copies")} == {"open", "model"}

@@ -126,7 +126,7 @@ async def test_no_url_makes_the_hub_fail(
 
 def assert_nothing_outside(hub: LocalHub) -> None:
     below = {path.name for path in hub.root.iterdir()}
-    assert below <= {"models", "datasets", "spaces", "lfs", "locks", "tmp", "xet"}
+    assert below <= {"models", "datasets", "spaces", "lfs", "locks", "oauth", "tmp", "xet"}
     assert {path.name for path in hub.root.parent.iterdir()} <= {"hub", "home", "hf-home"}
 
 

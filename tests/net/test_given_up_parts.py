@@ -21,10 +21,11 @@ from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool
+from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
+from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession
-from asyncpush.options import KIB, MIB
+from asyncpush.options import KIB, MIB, PIECES_PER_WRITE
 from asyncpush.sources import Reader
 
 SIZE = 12 * MIB
@@ -82,9 +83,8 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
                 await sender.send(
                     reader,
                     Part(1, 0, SIZE, url + name),
-                    Emitter([], push_id="x"),
+                    Attempt(1, Emitter([], push_id="x")),
                     BatchedThreads(threads, 4),
-                    attempt=1,
                     headers={},
                     on_sent=lambda count: None,
                     fields={},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import stat
 import sys
 import time
@@ -28,22 +29,23 @@ from asyncpush.net.login import Credential, Login
 from asyncpush.protocol.accounts import IssuedToken
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
-from tests.oauth import ID_TOKEN_PATH, TokenServer, log_in
+from tests.oauth import ID_TOKEN_PATH, TokenRequests, store_login, write_login
 
 HOUR, DAY = 3600, 86_400
 FILES = {"a.txt": b"one"}
 
 
 @pytest.fixture
-def tokens() -> TokenServer:
-    return TokenServer()
+def tokens() -> TokenRequests:
+    return TokenRequests()
 
 
 @pytest.fixture
 async def hub(
-    tmp_path: Path, faults: FaultLayer, tokens: TokenServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, faults: FaultLayer, tokens: TokenRequests, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[LocalHub]:
-    async with open_hub(tmp_path, faults, tokens.middleware) as hub:
+    trusted = {"kernels/me/k": tokens.is_ours, "me/m": tokens.is_ours}
+    async with open_hub(tmp_path, faults, tokens.middleware, trusted_publishers=trusted) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
@@ -77,57 +79,132 @@ async def token_of(hub: LocalHub, config: UploadConfig) -> str:
 async def test_a_login_with_less_than_a_day_left_is_renewed_as_the_official_client_does(
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     official: Callable[[], str | None],
 ) -> None:
     """The witness reads what we wrote, and we what it wrote."""
-    log_in(home, expires_at=time.time() + DAY - HOUR, refresh_token="refresh-0")
+    store_login(home, hub.log_in(), expires_at=time.time() + DAY - HOUR)
 
     result = await push_to_hub("me/m", FILES, endpoint=hub.url, config=config)
 
     assert result.verified
     [asked] = tokens.asked
     renewed = (home / "token").read_text()
-    assert tokens.accepted == {renewed}
+    assert tokens.newest == renewed
     for name in ("token", "stored_tokens"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
     stored = _auth._read_stored_tokens_full()
     assert stored["other"] == {"hf_token": "hf_other"}
     mine = stored["me (ünï)"]
     assert mine["hf_token"] == renewed
-    assert mine["refresh_token"] == "refresh-1"
-    assert int(mine["expires_at"]) == pytest.approx(time.time() + tokens.expires_in, abs=60)
+    refresh_token = tokens.answered[0]["refresh_token"]
+    assert mine["refresh_token"] == refresh_token != asked["refresh_token"]
+    assert int(mine["expires_at"]) == pytest.approx(time.time() + 30 * DAY, abs=60)
     assert await anyio.to_thread.run_sync(official) == renewed
     assert len(tokens.asked) == 1
 
-    log_in(home, token=renewed, expires_at=time.time() + HOUR, refresh_token="refresh-1")
+    write_login(home, renewed, refresh_token, time.time() + HOUR)
     theirs = await anyio.to_thread.run_sync(official)
 
-    assert tokens.asked[1] == asked | {"refresh_token": "refresh-1"}
+    assert tokens.asked[1] == asked | {"refresh_token": refresh_token}
     assert await token_of(hub, config) == theirs
     assert len(tokens.asked) == 2
 
 
-async def test_a_login_with_more_than_a_day_left_is_left_alone(
-    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+PLACES = {
+    "nothing": {},
+    "HF_TOKEN": {"HF_TOKEN": "hf_new"},
+    "the old name": {"HUGGING_FACE_HUB_TOKEN": "hf_old"},
+    "both names": {"HF_TOKEN": "hf_new", "HUGGING_FACE_HUB_TOKEN": "hf_old"},
+    "an empty HF_TOKEN": {"HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "hf_old"},
+    "line breaks": {"HF_TOKEN": " hf_new\r\n"},
+    "file": {"file": "hf_file\n"},
+    "blank file": {"file": "\n"},
+    "HF_TOKEN and file": {"HF_TOKEN": "hf_new", "file": "hf_file"},
+    "a blank HF_TOKEN and file": {"HF_TOKEN": "  ", "file": "hf_file"},
+    "login": {"login": "hf_login"},
+    "HF_TOKEN and login": {"HF_TOKEN": "hf_new", "login": "hf_login"},
+    "Colab": {"colab": "hf_colab"},
+    "file and Colab": {"file": "hf_file", "colab": "hf_colab"},
+    "Colab Enterprise": {"colab": "hf_colab", "VERTEX_PRODUCT": "COLAB_ENTERPRISE"},
+    "a blank secret of Colab's": {"colab": "\n"},
+    "trusted publishing": {"HF_OIDC_RESOURCE": "me/m", "HF_OIDC_ID_TOKEN": "given"},
+    "trusted publishing and all": {
+        "HF_OIDC_RESOURCE": "me/m",
+        "HF_OIDC_ID_TOKEN": "given",
+        "HF_TOKEN": "hf_new",
+        "file": "hf_file",
+    },
+    "no resource": {"HF_OIDC_RESOURCE": "", "HF_OIDC_ID_TOKEN": "given", "HF_TOKEN": "hf_new"},
+}
+
+
+async def test_the_token_is_looked_for_where_the_official_client_looks(
+    hub: LocalHub, home: Path, tokens: TokenRequests, official: Callable[[], str | None]
 ) -> None:
-    log_in(home, expires_at=time.time() + DAY + HOUR, refresh_token="refresh-0")
+    """The official client is run in each environment, and so are we."""
+    told = {}
+    for name, place in PLACES.items():
+        with pytest.MonkeyPatch.context() as patch:
+            told[name] = await found_by_both(dict(place), home, hub, official, patch)
+
+    # A token of trusted publishing is a new one each time.
+    theirs, ours = (
+        {name: tell and tell.partition("local-")[0] for name, tell in zip(told, side, strict=True)}
+        for side in zip(*told.values(), strict=True)
+    )
+    assert ours == theirs
+    assert [request["resource"] for request in tokens.asked] == ["me/m"] * 4
+
+
+async def found_by_both(
+    place: dict[str, str],
+    home: Path,
+    hub: LocalHub,
+    official: Callable[[], str | None],
+    patch: pytest.MonkeyPatch,
+) -> tuple[str | None, str | None]:
+    """What the official client finds in such an environment, and what we find."""
+    shutil.rmtree(home, ignore_errors=True)
+    os.mkdir(home)
+    if (token := place.pop("file", None)) is not None:
+        (home / "token").write_text(token)
+    if (token := place.pop("login", None)) is not None:
+        write_login(home, token, "refresh-0", time.time() + 9 * DAY)
+    if (secret := place.pop("colab", None)) is not None:
+        colab(patch, lambda name: secret)
+        patch.setattr(_auth, "is_google_colab", lambda: True)
+        patch.setattr(_auth, "is_colab_enterprise", lambda: "VERTEX_PRODUCT" in place)
+    patch.setattr(_auth, "_IS_GOOGLE_COLAB_CHECKED", False)
+    patch.setattr(_auth, "_GOOGLE_COLAB_SECRET", None)
+    for name, value in place.items():
+        patch.setenv(name, value)
+    theirs = await anyio.to_thread.run_sync(official)
+    async with Uploader(endpoint=hub.url, config=UploadConfig(progress="none")) as up:
+        return theirs, await up._running()._session.token.find()
+
+
+async def test_a_login_with_more_than_a_day_left_is_left_alone(
+    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
+) -> None:
+    login = hub.log_in()
+    store_login(home, login, expires_at=time.time() + DAY + HOUR)
     before = (home / "stored_tokens").read_bytes()
 
-    assert await token_of(hub, config) == TOKEN
+    assert await token_of(hub, config) == login.access_token
     assert tokens.asked == []
     assert (home / "stored_tokens").read_bytes() == before
     assert not (home / "stored_tokens.lock").exists()
 
 
 async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
-    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
-    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
+    store_login(home, hub.log_in())
     async with Uploader(config=config) as up:
         await up.push_to_hub("me/m", FILES)
-        tokens.expire()
+        hub.revoke_tokens()
         result = await up.push_to_hub("me/m", {"b.txt": b"two"})
 
     assert result.verified
@@ -135,16 +212,14 @@ async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
 
 
 async def test_xet_goes_on_with_the_renewed_login(
-    tmp_path: Path, faults: FaultLayer, home: Path, tokens: TokenServer, config: UploadConfig
+    tmp_path: Path, faults: FaultLayer, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
-    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
-    async with (
-        open_hub(tmp_path, faults, tokens.middleware, xet=True) as hub,
-        Uploader(endpoint=hub.url, config=replace(config, transfer="xet")) as up,
-    ):
-        await up.push_to_hub("me/m", {"a.bin": os.urandom(100_000)})
-        tokens.expire()
-        result = await up.push_to_hub("me/m", {"b.bin": os.urandom(100_000)})
+    async with open_hub(tmp_path, faults, tokens.middleware, xet=True) as hub:
+        store_login(home, hub.log_in())
+        async with Uploader(endpoint=hub.url, config=replace(config, transfer="xet")) as up:
+            await up.push_to_hub("me/m", {"a.bin": os.urandom(100_000)})
+            hub.revoke_tokens()
+            result = await up.push_to_hub("me/m", {"b.bin": os.urandom(100_000)})
 
     assert result.verified
     assert [receipt.route for receipt in result.receipts] == ["xet"]
@@ -153,11 +228,11 @@ async def test_xet_goes_on_with_the_renewed_login(
 
 
 async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(
-    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+    hub: LocalHub, home: Path, tokens: TokenRequests, faults: FaultLayer, config: UploadConfig
 ) -> None:
     """Some Hubs say 401 of repos that are not there."""
-    log_in(home, expires_at=time.time() + 9 * DAY, refresh_token="refresh-0")
-    tokens.takes_none = True
+    store_login(home, hub.log_in())
+    faults.add("create", "401", times=9)
     async with Uploader(config=config) as up:
         for _ in range(3):
             with pytest.raises(AuthError):
@@ -167,9 +242,9 @@ async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refu
 
 
 async def test_two_at_once_renew_a_login_once(
-    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
     found: list[str] = []
 
     async def look() -> None:
@@ -180,14 +255,14 @@ async def test_two_at_once_renew_a_login_once(
             group.start_soon(look)
 
     assert len(tokens.asked) == 1
-    assert set(found) == tokens.accepted
+    assert set(found) == {tokens.newest}
 
 
 async def test_what_another_process_stored_meanwhile_is_taken(
-    hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
     """It holds the lock while we come, and has renewed the login when it lets go."""
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    write_login(home, TOKEN, "refresh-0", time.time() + HOUR)
     waiting = anyio.Event()
 
     async def ask(*args: Any, **kwargs: Any) -> Any:
@@ -208,7 +283,7 @@ async def test_what_another_process_stored_meanwhile_is_taken(
         async with anyio.create_task_group() as group:
             group.start_soon(renew)
             await waiting.wait()
-            log_in(home, token="hf_newer", expires_at=time.time() + 9 * DAY, refresh_token="r")
+            write_login(home, "hf_newer", "r", time.time() + 9 * DAY)
             fcntl.flock(lock, fcntl.LOCK_UN)
 
     assert found[0].token == "hf_newer"
@@ -217,23 +292,25 @@ async def test_what_another_process_stored_meanwhile_is_taken(
 async def test_a_login_that_has_ended_says_log_in_again(
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="used")
+    login = hub.log_in()
+    store_login(home, login, expires_at=time.time() + HOUR)
+    assert hub._issuer().refresh(login.refresh_token) is not None  # by somebody else
     with caplog.at_level(logging.WARNING, "asyncpush.login"):
         await push_to_hub("me/m", FILES, config=config)  # it is still good
     assert "invalid_grant" in caplog.text
     assert "hf auth login" in caplog.text
 
-    tokens.expire()
+    hub.revoke_tokens()
     with pytest.raises(AuthError, match="has ended") as caught:
         await push_to_hub("me/m", FILES, config=config)
 
     assert caught.value.suggestion == "run `hf auth login`"
-    assert "used" not in str(caught.value).replace("has been used", "")
-    assert (home / "token").read_text() == TOKEN
+    assert login.refresh_token not in str(caught.value)
+    assert (home / "token").read_text() == login.access_token
 
 
 @pytest.mark.parametrize("trouble", ["away", "no JSON", "folder", "lock"])
@@ -241,13 +318,13 @@ async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
     trouble: str,
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
-    before = (home / "stored_tokens").read_bytes()
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
+    token, before = ((home / name).read_bytes() for name in ("token", "stored_tokens"))
     match trouble:
         case "away":
             tokens.failure = 503, ""
@@ -259,7 +336,7 @@ async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
             (home / "stored_tokens.lock").mkdir()
 
     with caplog.at_level(logging.WARNING, "asyncpush.login"):
-        assert await token_of(hub, config) == TOKEN
+        assert await token_of(hub, config) == token.decode()
 
     assert "could not be renewed in time" in caplog.text
     assert len(tokens.asked) == (1 if tokens.failure else 0)
@@ -270,9 +347,9 @@ async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
     "stored", [b"[a]\n[a]\n", b"\xff", b"[a]\nhf_token = hf_x\n", b""], ids=repr
 )
 async def test_a_token_without_a_login_that_expires_is_taken_as_it_is(
-    stored: bytes, hub: LocalHub, home: Path, tokens: TokenServer, config: UploadConfig
+    stored: bytes, hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
-    log_in(home, token="hf_x", expires_at=0, refresh_token="refresh-0")
+    write_login(home, "hf_x", "refresh-0", 0)
     (home / "stored_tokens").write_bytes(stored)
 
     assert await token_of(hub, config) == "hf_x"
@@ -282,11 +359,11 @@ async def test_a_token_without_a_login_that_expires_is_taken_as_it_is(
 async def test_a_token_of_the_environment_is_not_renewed(
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     assert await token_of(hub, config) == TOKEN
@@ -297,7 +374,7 @@ async def test_a_cancelled_push_still_stores_the_login_that_it_has_renewed(
     home: Path, hub: LocalHub
 ) -> None:
     """The old refresh token is of no use any more."""
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    write_login(home, TOKEN, "refresh-0", time.time() + HOUR)
     asked, answered = anyio.Event(), anyio.Event()
 
     async def ask(*args: Any, **kwargs: Any) -> Any:
@@ -317,12 +394,12 @@ async def test_a_cancelled_push_still_stores_the_login_that_it_has_renewed(
 async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-0")
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
     before = (home / "stored_tokens").read_bytes()
 
     def full(descriptor: int) -> None:
@@ -331,7 +408,7 @@ async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
     monkeypatch.setattr(os, "fsync", full)
     renewed = await token_of(hub, replace(config, resume=False))
 
-    assert {renewed} == tokens.accepted
+    assert renewed == tokens.newest
     assert "could not be stored" in caplog.text
     assert "hf auth login" in caplog.text
     assert (home / "stored_tokens").read_bytes() == before
@@ -347,7 +424,7 @@ def in_github_actions(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_trusted_publishing_asks_as_the_official_client_does(
     hub: LocalHub,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     official: Callable[[], str | None],
     monkeypatch: pytest.MonkeyPatch,
@@ -369,12 +446,12 @@ async def test_trusted_publishing_asks_as_the_official_client_does(
 
 
 async def test_an_id_token_that_is_given_is_exchanged(
-    hub: LocalHub, tokens: TokenServer, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, tokens: TokenRequests, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_github_actions(hub, monkeypatch)
     monkeypatch.setenv("HF_OIDC_ID_TOKEN", " given\n")
 
-    assert {await token_of(hub, config)} == tokens.accepted
+    assert await token_of(hub, config) == tokens.newest
     assert tokens.minted == []
     assert tokens.asked[0]["resource"] == "kernels/me/k"
 
@@ -414,7 +491,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
         ("no provider", "there is no id token", "HF_OIDC_ID_TOKEN"),
         ("no permission", "gives this job no id token", "id-token: write"),
         ("github says no", "GitHub Actions gives no id token: HTTP 403", "id-token: write"),
-        ("hub says no", "invalid_grant: no trusted publisher matches", "trusted publisher"),
+        ("hub says no", "invalid_grant: No trusted publisher", "trusted publisher"),
         ("hub has none", "no token for kernels/me/k: HTTP 404", "unset HF_OIDC_RESOURCE"),
         ("hub is away", "HTTP 503", ""),
     ],
@@ -424,7 +501,7 @@ async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothi
     told: str,
     suggested: str,
     hub: LocalHub,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -460,22 +537,23 @@ async def test_no_token_is_told_in_events_logs_or_errors(
     garbled: bool,
     hub: LocalHub,
     home: Path,
-    tokens: TokenServer,
+    tokens: TokenRequests,
     config: UploadConfig,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    secrets = ["refresh-secret", "given-secret", "hf_answered_secret_1"]
+    login = hub.log_in()
+    secrets = [login.refresh_token, "given-secret", "hf_answered_secret_1"]
     told = [""]
-    tokens.refresh_token, tokens.id_tokens = "refresh-secret", {"given-secret"}
+    tokens.id_tokens = {"given-secret"}
     if garbled:
-        text = '{"access_token": ["hf_answered_secret_1"], "refresh_token": "refresh-secret"}'
-        tokens.failure = 200, text
+        text = '{"access_token": ["hf_answered_secret_1"], "refresh_token": "%s"}'
+        tokens.failure = 200, text % login.refresh_token
     config = replace(config, events=tmp_path / "events.jsonl", max_retries=0)
     caplog.set_level(logging.DEBUG, "asyncpush")
 
-    log_in(home, expires_at=time.time() + HOUR, refresh_token="refresh-secret")
+    store_login(home, login, expires_at=time.time() + HOUR)
     for name, value in (("HF_HOME", str(home)), ("HF_OIDC_RESOURCE", "me/m")):
         monkeypatch.setenv(name, value)
         monkeypatch.setenv("HF_OIDC_ID_TOKEN", "given-secret")
@@ -493,7 +571,7 @@ async def test_no_token_is_told_in_events_logs_or_errors(
 async def test_a_diagnosis_says_when_a_login_ends_and_why_none_is_to_be_had(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_in(home, expires_at=time.time() + 2 * DAY, refresh_token="refresh-0")
+    store_login(home, hub.log_in(), expires_at=time.time() + 2 * DAY)
     async with Uploader(config=config) as up:
         told = {finding.name: finding for finding in await up.doctor()}
     assert f"from {home / 'token'}, which expires on 20" in told["token"].found

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
+import socket
 import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
+from asyncpush.errors import HubError
+from asyncpush.events import Emitter
 from asyncpush.net.failures import NETWORK_EXCEPTIONS, StalledError, network_error
+from tests.net.helpers import (
+    Answer,
+    ask_for,
+    cut_off,
+    reset,
+    server_context,
+    serving,
+    session_to,
+    silence,
+    whole,
+)
 
 KEY = ConnectionKey("hub.example", 443, True, True, None, None, None)
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
@@ -90,9 +109,10 @@ def test_the_words_of_an_exception_hold_no_secret() -> None:
         assert secret not in str(error)
 
 
-def test_an_exception_without_words_is_named() -> None:
+def test_an_exception_without_words_is_described_by_its_kind() -> None:
     error = network_error(ConnectionAbortedError(), method="GET", url="x", what="head")
-    assert error.message == "head failed: ConnectionAbortedError"
+    reason = os.strerror(errno.ECONNABORTED).lower()
+    assert error.message == f"head failed: the connection broke ({reason})"
 
 
 SEVERAL = OSError(
@@ -106,22 +126,40 @@ SEVERAL = OSError(
     [
         (
             aiohttp.ClientConnectorError(KEY, OSError(111, "Connect call failed ('::1', 443)")),
-            "no connection to hub.example:443: connection refused",
+            "cannot connect to hub.example:443 (connection refused)",
         ),
         (
             aiohttp.ClientConnectorError(KEY, SEVERAL),
-            "no connection to hub.example:443: connection refused",
+            "cannot connect to hub.example:443 (connection refused)",
         ),
         (
             aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "Name or service not known")),
-            "the name 'hub.example' cannot be resolved: Name or service not known",
+            "cannot resolve the host name 'hub.example' (name or service not known)",
         ),
         (
             aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("expired")),
-            "the certificate of hub.example:443 is refused: ",
+            "cannot trust the certificate of hub.example:443 (",
         ),
-        (aiohttp.ClientOSError(errno.EPIPE, "pipe"), "broken pipe"),
-        (ConnectionResetError(errno.ECONNRESET, "x"), "connection reset by peer"),
+        (aiohttp.ClientOSError(errno.EPIPE, "pipe"), "the connection broke (broken pipe)"),
+        (
+            aiohttp.ClientConnectionResetError("Cannot write to closing transport"),
+            "the connection broke (connection reset by peer)",
+        ),
+        (
+            ConnectionResetError(errno.ECONNRESET, "x"),
+            "the connection broke (connection reset by peer)",
+        ),
+        (aiohttp.ClientConnectionError("Connector is closed"), "the connection broke"),
+        (aiohttp.ClientResponseError(INFO, (), message="bad"), "the answer is not valid HTTP"),
+        (aiohttp.ConnectionTimeoutError("x to host http"), "cannot connect to h:443 (timed out)"),
+        (
+            aiohttp.ClientProxyConnectionError(KEY, REFUSED),
+            "cannot connect to the proxy hub.example:443 (connection refused)",
+        ),
+        (
+            aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "eof")),
+            "cannot open a TLS connection to hub.example:443 (TLS handshake failed)",
+        ),
         (aiohttp.ServerDisconnectedError(), "the server closed the connection"),
         (TimeoutError(), "no answer in time"),
         (from_proxy(407), "the proxy answered 407 no"),
@@ -131,5 +169,99 @@ SEVERAL = OSError(
 def test_what_happened_is_said_in_plain_words(exc: Exception, words: str) -> None:
     message = network_error(exc, method="PUT", url="https://h/p", what="part").message
     assert message.startswith(f"part failed: {words}")
-    for inside in ("ssl:", "Errno", "Connect call", "aiohttp"):
-        assert inside not in message
+    check_nothing_of_a_library(message)
+
+
+def check_nothing_of_a_library(message: str) -> None:
+    for inside in ("ssl:", "SSL:", "Errno", "Connect call", "aiohttp", "_ssl.c", "transport", "("):
+        assert inside not in message.replace(" (", " ")
+
+
+@asynccontextmanager
+async def _refuses() -> AsyncIterator[str]:
+    with socket.socket() as taken:  # bound and not listening: nobody else gets the port meanwhile
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def _has_no_address() -> AsyncIterator[str]:
+    yield "http://no-such-host.invalid:80"
+
+
+@asynccontextmanager
+async def _is_not_trusted() -> AsyncIterator[str]:
+    async with serving(tls=server_context(trustme.CA())) as peer:
+        yield peer.url
+
+
+@asynccontextmanager
+async def _speaks_no_tls() -> AsyncIterator[str]:
+    async with serving() as peer:
+        yield peer.url.replace("http://", "https://")
+
+
+def _answering(*answers: Answer) -> AbstractAsyncContextManager[str]:
+    @asynccontextmanager
+    async def answering() -> AsyncIterator[str]:
+        async with serving(*answers) as peer:
+            yield peer.url
+
+    return answering()
+
+
+REAL = {
+    "refused": (_refuses, "cannot connect to HOST (connection refused)"),
+    "no such name": (_has_no_address, "cannot resolve the host name 'no-such-host.invalid' ("),
+    "certificate": (_is_not_trusted, "cannot trust the certificate of HOST (unable to get local"),
+    "no TLS": (_speaks_no_tls, "cannot open a TLS connection to HOST ("),
+    "reset": (lambda: _answering(reset), "the connection broke (connection reset by peer)"),
+    "cut off": (lambda: _answering(cut_off(b"{", of=9)), "the answer was cut off"),
+    "silent": (lambda: _answering(silence), "no byte moved for 0.2 s"),
+}
+
+
+@pytest.mark.parametrize(("server", "words"), REAL.values(), ids=REAL.keys())
+async def test_over_real_sockets_a_fault_is_said_in_plain_words_too(
+    server: Callable[[], AbstractAsyncContextManager[str]], words: str
+) -> None:
+    async with server() as url, session_to(url, response_timeout=0.2, max_retries=0) as session:
+        with pytest.raises(HubError) as caught:
+            await session.ask(ask_for(), whole, Emitter())
+    message = caught.value.message
+    assert message.startswith("thing failed: " + words.replace("HOST", url.partition("://")[2]))
+    check_nothing_of_a_library(message)
+
+
+@asynccontextmanager
+async def _proxy_that_refuses() -> AsyncIterator[str]:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Login First\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+PROXIES: list[tuple[Callable[[], AbstractAsyncContextManager[str]], str]] = [
+    (_refuses, "cannot connect to the proxy HOST (connection refused)"),
+    (_proxy_that_refuses, "the proxy answered 407 Login First"),
+]
+
+
+@pytest.mark.parametrize(("server", "words"), PROXIES, ids=["away", "refuses"])
+async def test_a_proxy_is_named_as_the_proxy(
+    server: Callable[[], AbstractAsyncContextManager[str]],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with server() as proxy, session_to("https://hub.example", max_retries=0) as session:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        with pytest.raises(HubError) as caught:
+            await session.ask(ask_for(), whole, Emitter())
+    message = caught.value.message
+    assert message.startswith("thing failed: " + words.replace("HOST", proxy.partition("://")[2]))
+    check_nothing_of_a_library(message)

@@ -24,11 +24,12 @@ from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedEr
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.part_body import PIECES_PER_WRITE, BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession
 from asyncpush.net.stall_timeout import StallTimeout
+from asyncpush.options import PIECES_PER_WRITE
 from asyncpush.sources import Reader
 from tests.clocks import settle
 from tests.net.helpers import (
@@ -117,7 +118,7 @@ class Broken(Content):
 
 
 class Sending:
-    """A sender to a server, with a part's arguments filled in."""
+    """A sender to a server, with a part's arguments filled in; one attempt at a time."""
 
     def __init__(self, session: HubSession, threads: ThreadPoolExecutor, width: int = 4) -> None:
         self.heard = Heard()
@@ -125,6 +126,7 @@ class Sending:
         self.limit = AdaptiveLimit(width)
         self.positions: list[int] = []
         self.wire: list[int] = []
+        self._session = session
         self._sender = PartSender(session, self.limit, self.pool)
         self._threads = BatchedThreads(threads, 4)
 
@@ -136,16 +138,23 @@ class Sending:
         attempt: int = 1,
         headers: Mapping[str, str] | None = None,
     ) -> SentPart:
-        return await self._sender.send(
-            source,
-            part,
+        fields = {"file": "a.bin", "part_number": part.number}
+        return await self._session.retry_loop().run(
+            lambda this: self._sender.send(
+                source,
+                part,
+                this,
+                self._threads,
+                headers=headers or {},
+                on_sent=self.positions.append,
+                on_wire=self.wire.append,
+                fields=fields,
+            ),
             self.heard.events,
-            self._threads,
-            attempt=attempt,
-            headers=headers or {},
-            on_sent=self.positions.append,
-            on_wire=self.wire.append,
-            fields={"file": "a.bin", "part_number": part.number},
+            "part",
+            fields=fields,
+            retry=False,
+            first=attempt,
         )
 
     def check_nothing_is_left(self) -> None:

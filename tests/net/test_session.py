@@ -29,6 +29,7 @@ from asyncpush.errors import (
     SourceChangedError,
 )
 from asyncpush.events import (
+    Emitter,
     Event,
     RequestFailed,
     RequestFinished,
@@ -39,6 +40,7 @@ from asyncpush.events import (
 from asyncpush.net import failures
 from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
+from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, json_object, post_json
 from tests.clocks import Clock
@@ -234,12 +236,12 @@ async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
 async def test_the_requests_of_a_session_share_one_allowance_of_retries(
     session: HubSession, clock: Clock
 ) -> None:
-    async def failing(number: int) -> None:
+    async def failing(attempt: Attempt) -> None:
         raise HubError("overloaded", retryable=True)
 
     for _ in range(21):  # of five retries each: 105, where 100 go at their own pace
         with pytest.raises(RetriesExhaustedError):
-            await session.retry_loop().run(failing, lambda error, delay: None)
+            await session.retry_loop().run(failing, Emitter(), "thing")
     assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
 
 
@@ -300,13 +302,14 @@ async def test_a_failure_says_all_that_is_known(
     session: HubSession, peer: Peer, heard: Heard
 ) -> None:
     peer.script(
+        reply(503, Retry_After="3"),
         reply(
             403,
             '{"error": "no write scope"}' + " " * 5000,
             X_Request_Id="Root=1-2",
             X_Error_Code="Forbidden",
             Set_Cookie="session=secret",
-        )
+        ),
     )
     with pytest.raises(AuthError) as caught:
         await session.ask(
@@ -315,14 +318,14 @@ async def test_a_failure_says_all_that_is_known(
             heard.events,
         )
     error = caught.value
-    assert (error.status, error.method, error.attempt) == (403, "GET", 1)
+    assert (error.status, error.method, error.attempt) == (403, "GET", 2)
     assert error.url == f"{peer.url}/api/thing?<redacted>"
     assert len(error.body) == 1024
     assert (error.request_id, error.error_code) == ("Root=1-2", "Forbidden")
     assert error.headers["set-cookie"] == "<redacted>"
-    assert error.elapsed_seconds > 0
+    assert error.elapsed_seconds == 3.25
     text = str(error)
-    for piece in ("no write scope", "HTTP 403", "GET", "attempt 1", "Root=1-2", "me/m", "body: "):
+    for piece in ("no write scope", "HTTP 403", "GET", "attempt 2", "Root=1-2", "me/m", "body: "):
         assert piece in text
 
 

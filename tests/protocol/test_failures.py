@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +15,7 @@ from asyncpush.errors import (
     RateLimitedError,
     RepoNotFoundError,
 )
+from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
     failure_of,
     is_lfs_pointer_missing,
@@ -21,6 +26,7 @@ from asyncpush.protocol.failures import (
 )
 from asyncpush.protocol.hints import LONGEST_WAIT
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.protocol.lfs import LfsObject, parse_batch
 
 BUSY = (
     "<Error><Code>RequestTimeout</Code>"
@@ -403,3 +409,37 @@ def test_a_suggestion_names_pages_of_the_public_hub_only_there(status: int) -> N
 )
 def test_what_may_still_land(error: HubError, expected: bool) -> None:
     assert may_still_land(error) is expected
+
+
+def test_whether_to_try_again_is_decided_in_one_table() -> None:
+    """Read from the source: elsewhere `retryable` is never `True` by itself, but in the retry loop,
+    for what it calls an attempt, and where it says that the last one was made."""
+    root = Path(failures.__file__).parents[1]
+    deciding = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.keyword)
+        and node.arg == "retryable"
+        and isinstance(node.value, ast.Constant | ast.Compare | ast.BoolOp)
+    }
+    assert deciding == {"net/retry.py"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "retryable"),
+    [
+        (503, "busy", True),
+        (400, "Please reduce your request rate", True),
+        (422, "too large", False),
+    ],
+)
+def test_an_object_refused_by_the_batch_is_tried_again_as_a_call_would_be(
+    code: int, message: str, retryable: bool
+) -> None:
+    item = LfsObject("a" * 64, 5)
+    answer = {"objects": [{"oid": item.oid, "error": {"code": code, "message": message}}]}
+    response = HubResponse(200, {}, orjson.dumps(answer), "https://hub/x")
+    with pytest.raises(HubError) as caught:
+        parse_batch(response, [item])
+    assert caught.value.retryable is retryable

@@ -11,9 +11,11 @@ from asyncpush.models import Part
 from asyncpush.net.session import ANSWER_LIMIT
 from asyncpush.protocol.lfs import (
     PARTS_A_BATCH,
+    BasicUpload,
     LfsActions,
     LfsObject,
-    UploadAction,
+    MultipartUpload,
+    Upload,
     batch_request,
     complete_request,
     cut_into_parts,
@@ -38,9 +40,15 @@ def multipart(*keys: str, chunk_size: Any = "10", **more: Any) -> dict[str, Any]
     return batch({"href": HREF, "header": {"chunk_size": chunk_size, **header}, **more})
 
 
-def upload_of(value: Any, item: LfsObject = ASKED) -> UploadAction:
+def upload_of(value: Any, item: LfsObject = ASKED) -> Upload:
     upload = parse_batch(answer(value), [item])[item.oid].upload
     assert upload is not None
+    return upload
+
+
+def multipart_of(value: Any) -> MultipartUpload:
+    upload = upload_of(value)
+    assert isinstance(upload, MultipartUpload)
     return upload
 
 
@@ -75,9 +83,9 @@ def test_the_batch_call_of_a_pull_request_names_no_branch() -> None:
     ],
 )
 def test_a_multipart_answer_becomes_parts_in_order(keys: list[str]) -> None:
-    upload = upload_of(multipart(*keys))
+    upload = multipart_of(multipart(*keys))
 
-    assert upload.href == HREF
+    assert upload.completion_url == HREF
     assert upload.chunk_size == 10
     assert upload.parts == (
         Part(1, 0, 10, "https://store.example/1"),
@@ -87,7 +95,7 @@ def test_a_multipart_answer_becomes_parts_in_order(keys: list[str]) -> None:
 
 
 def test_parts_ten_and_on_are_sorted_as_numbers() -> None:
-    upload = upload_of(multipart(*map(str, range(1, 26)), chunk_size=1))
+    upload = multipart_of(multipart(*map(str, range(1, 26)), chunk_size=1))
 
     assert [part.number for part in upload.parts] == list(range(1, 26))
     assert upload.parts[9].url.endswith("/10")
@@ -97,7 +105,7 @@ def test_other_keys_of_the_header_are_not_parts() -> None:
     value = multipart("1", "2", "3")
     value["objects"][0]["actions"]["upload"]["header"] |= {"upload_id": "u", "123456789": "x"}
 
-    assert len(upload_of(value).parts) == 3
+    assert len(multipart_of(value).parts) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,44 @@ def test_an_empty_object_in_parts_is_refused() -> None:
 def test_a_single_put_carries_the_headers_that_the_hub_names() -> None:
     upload = upload_of(batch({"href": HREF, "header": {"X-Store": "1"}}))
 
-    assert upload == UploadAction(HREF, headers={"X-Store": "1"})
+    assert upload == BasicUpload(HREF, headers={"X-Store": "1"})
+
+
+PLAIN_HEADER = {"X-Store": "1"}
+SIZED_HEADER = {"chunk_size": "25"}
+PART_HEADER = {"chunk_size": "25", "1": "https://store.example/1"}
+
+
+@pytest.mark.parametrize(
+    ("transfer", "header", "kind"),
+    [
+        pytest.param(None, PLAIN_HEADER, BasicUpload, id="left out, plain"),
+        pytest.param(None, PART_HEADER, MultipartUpload, id="left out, parts"),
+        pytest.param("basic", PLAIN_HEADER, BasicUpload, id="basic"),
+        pytest.param("basic", SIZED_HEADER, BasicUpload, id="basic, a header named chunk_size"),
+        pytest.param("basic", PART_HEADER, MultipartUpload, id="basic, but parts are listed"),
+        pytest.param("multipart", PLAIN_HEADER, BasicUpload, id="multipart, a small object"),
+        pytest.param("multipart", PART_HEADER, MultipartUpload, id="multipart"),
+    ],
+)
+def test_the_transfer_that_the_batch_names_decides(
+    transfer: str | None, header: dict[str, str], kind: type[Upload]
+) -> None:
+    value = batch({"href": HREF, "header": header}) | {"transfer": transfer}
+
+    upload = upload_of(value)
+
+    assert type(upload) is kind
+    if isinstance(upload, BasicUpload):
+        assert upload.headers == header
+
+
+@pytest.mark.parametrize("transfer", ["xet", "ssh", 3])
+def test_a_transfer_that_was_not_offered_is_refused(transfer: Any) -> None:
+    value = batch({"href": HREF}) | {"transfer": transfer}
+
+    with pytest.raises(ProtocolError, match="transfer"):
+        upload_of(value)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +223,7 @@ def test_a_single_put_carries_the_headers_that_the_hub_names() -> None:
         ),
         pytest.param(
             {"actions": {"upload": {"href": "u"}, "verify": {"href": HREF}}},
-            LfsActions(SHA256, UploadAction("u"), HREF),
+            LfsActions(SHA256, BasicUpload("u"), HREF),
             id="upload and verify",
         ),
     ],

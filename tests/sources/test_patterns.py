@@ -7,7 +7,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asyncpush.sources import matches, select
+from asyncpush.sources import select
 from asyncpush.sources.paths import PatternFilter
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
@@ -28,7 +28,6 @@ def test_patterns_mean_what_they_mean_to_the_official_client(
     official = filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore)
 
     assert select(paths, allow, ignore) == list(official)
-    assert select(paths, allow, ignore) == [path for path in paths if matches(path, allow, ignore)]
 
 
 @NO_DEADLINE

@@ -32,8 +32,8 @@ from asyncpush.events import (
     Waiting,
     XetProgress,
 )
-from asyncpush.events.schema import scrub
 from asyncpush.listeners.otel.meters import PART, Attributes, Meters
+from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0
 """Milliseconds from which hashing is a span: shorter ones are many, and tell of no bottleneck."""
@@ -47,8 +47,6 @@ class _Request:
 
     span: Span
     call: str
-    file: Any
-    part_number: Any
     started: float
     shared: Attributes = field(default_factory=dict)
 
@@ -163,7 +161,7 @@ class PushSpans:
                 record,
                 {
                     **attributes,
-                    "url.full": scrub(event.url, "url"),
+                    "url.full": redact_value(event.url, "url"),
                     "http.request.body.size": event.bytes_out,
                     "asyncpush.call": event.call,
                     "asyncpush.queued_ms": event.queued_ms,
@@ -177,8 +175,6 @@ class PushSpans:
                 SpanKind.CLIENT,
             ),
             event.call,
-            event.fields.get("file"),
-            event.fields.get("part_number"),
             record.time,
             attributes,
         )
@@ -212,7 +208,7 @@ class PushSpans:
         request.shared.update(told)
         request.span.set_attributes({**told, "http.response.body.size": event.bytes_in})
         if event.request_id is not None:
-            request.span.set_attribute("asyncpush.request_id", scrub(event.request_id))
+            request.span.set_attribute("asyncpush.request_id", redact_value(event.request_id))
         if event.sent_ms is not None:
             request.span.set_attribute("asyncpush.sent_ms", event.sent_ms)
         self._meters.answered(event)
@@ -221,26 +217,13 @@ class PushSpans:
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
         """The attempt ended without an answer, or its answer was not what was hoped for."""
         told = {"error.type": str(event.status or event.error_type or "_OTHER")}
-        ended = self._failed_request(record, event)
-        if ended is not None:
-            request = self.requests[ended]
+        if (request := self.requests.get(record.span_id)) is not None:
             request.shared.update(told)
             request.span.set_attributes(told)
-            request.span.set_status(StatusCode.ERROR, scrub(event.error))
-            self._close_request(record, span_id=ended)
+            request.span.set_status(StatusCode.ERROR, redact_value(event.error))
+            self._close_request(record)
         if event.backoff_ms is None:
             self._given_up(record, event, told)
-
-    def _failed_request(self, record: Record, event: RequestFailed) -> str | None:
-        """The id of the attempt that failed, if it has not ended: parts are told of by their file
-        and number, all else by the attempt itself."""
-        if event.call != PART:
-            return record.span_id if record.span_id in self.requests else None
-        part = (event.fields.get("file"), event.fields.get("part_number"))
-        for span_id, request in self.requests.items():
-            if request.call == PART and (request.file, request.part_number) == part:
-                return span_id
-        return None
 
     def _given_up(self, record: Record, event: RequestFailed, told: Attributes) -> None:
         """No attempt follows: what it was part of has failed with it."""
@@ -249,7 +232,7 @@ class PushSpans:
         for span in (part, self._files.get(path) if isinstance(path, str) else None):
             if span is not None:
                 span.set_attributes(told)
-                span.set_status(StatusCode.ERROR, scrub(event.error))
+                span.set_status(StatusCode.ERROR, redact_value(event.error))
         self._end(part, record)
 
     def _retry(self, record: Record, event: RetryScheduled) -> None:
@@ -277,10 +260,13 @@ class PushSpans:
         if isinstance(event, PushFailed):
             outcome["error.type"] = event.error_type
             self._root.set_attributes(
-                {**outcome, "asyncpush.suggestion": scrub(event.details.get("suggestion") or "")}
+                {
+                    **outcome,
+                    "asyncpush.suggestion": redact_value(event.details.get("suggestion") or ""),
+                }
             )
             if not event.cancelled:  # what was asked for is no error
-                self._root.set_status(StatusCode.ERROR, scrub(event.error))
+                self._root.set_status(StatusCode.ERROR, redact_value(event.error))
         else:
             self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)
             self._root.set_attribute("asyncpush.bytes_transferred", event.bytes_transferred)
@@ -311,7 +297,7 @@ class PushSpans:
         return self._tracer.start_span(name, context, kind, attributes, start_time=began)
 
     def _tell(self, span: Span, record: Record, name: str, told: Attributes) -> None:
-        span.add_event(f"asyncpush.{name}", scrub(told), _nanoseconds(record))
+        span.add_event(f"asyncpush.{name}", redact_value(told), _nanoseconds(record))
 
     def _end(self, span: Span | None, record: Record) -> None:
         if span is not None:

@@ -25,9 +25,6 @@ from asyncpush.listeners.timeline.parsed_events import Moment
 SLICES = 512
 """Of the throughput curve: one for about two pixels."""
 
-_UNSETTLED = 64
-"""Attempts of one call that are remembered as those a failure may be of."""
-
 
 @dataclass(slots=True)
 class _Push:
@@ -61,7 +58,6 @@ class Builder:
         self._numbers: dict[str, int] = {}
         self._attempts: list[Attempt] = []
         self._by_span: dict[tuple[int, str], Attempt] = {}
-        self._unsettled: dict[tuple[object, ...], list[Attempt]] = {}
         self._in_flight: dict[tuple[int, str], dict[int, Attempt]] = {}
         self._files: dict[tuple[int, str], _File] = {}
         self._paths: dict[tuple[int, str], str] = {}
@@ -116,7 +112,17 @@ class Builder:
         self._touch(push, path, start, now, size)
         if took:
             self._spans.append(
-                Span("hash", "hash", 0, start, now, path, push, path=path, size=size)
+                Span(
+                    kind="hash",
+                    group="hash",
+                    lane=0,
+                    start=start,
+                    end=now,
+                    name=path,
+                    push=push,
+                    path=path,
+                    size=size,
+                )
             )
 
     def _routed(self, moment: Moment, push: int, now: float) -> None:
@@ -141,7 +147,16 @@ class Builder:
         if route == "xet" and file.own_transfer is not None:
             # The files of a push are stored all at once; each was through when its last byte was.
             end = max(file.own_transfer, now if file.whole is None else file.whole)
-            span = Span("send", "transfer", 0, file.own_transfer, end, path, push, path)
+            span = Span(
+                kind="send",
+                group="transfer",
+                lane=0,
+                start=file.own_transfer,
+                end=end,
+                name=path,
+                push=push,
+                path=path,
+            )
             self._spans.append(replace(span, size=file.size))
 
     def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
@@ -169,9 +184,6 @@ class Builder:
         )
         self._attempts.append(attempt)
         self._by_span[push, moment.span_id] = attempt
-        siblings = self._unsettled.setdefault((push, moment.parent_id, call, attempt.part), [])
-        siblings.append(attempt)
-        del siblings[:-_UNSETTLED]
         if attempt.path is not None and attempt.part is not None:
             self._in_flight.setdefault((push, attempt.path), {})[attempt.part] = attempt
             self._touch(push, attempt.path, now, now)
@@ -219,10 +231,6 @@ class Builder:
             self._give_up(push, moment.text("file"), now)
             return
         attempt = self._by_span.get((push, moment.span_id))
-        if attempt is None:
-            part = moment.whole("part_number")
-            call = moment.text("call")
-            attempt = self._settle(push, moment, (push, moment.span_id, call, part))
         if attempt is not None:
             attempt.failed = True
             attempt.error = moment.text("error")
@@ -240,24 +248,22 @@ class Builder:
         if flying.get(attempt.part or 0) is attempt:
             del flying[attempt.part or 0]
 
-    def _settle(self, push: int, moment: Moment, key: tuple[object, ...]) -> Attempt | None:
-        """The attempt that a failure told by its parent is of."""
-        number = moment.whole("retry_attempt")
-        siblings = self._unsettled.get(key, [])
-        fitting = [
-            attempt for attempt in siblings if attempt.number == number and not attempt.error
-        ]
-        if not fitting:
-            return None
-        siblings.remove(fitting[0])
-        return fitting[0]
-
     def _again_later(self, moment: Moment, push: int, now: float) -> None:
         delay, path = moment.number("delay"), moment.text("path") or None
         call, reason = moment.text("call"), moment.text("reason")
         if delay:
             name = f"{call} again"
-            span = Span("wait", "wait", 0, now, now + delay, name, push, path, error=reason)
+            span = Span(
+                kind="wait",
+                group="wait",
+                lane=0,
+                start=now,
+                end=now + delay,
+                name=name,
+                push=push,
+                path=path,
+                error=reason,
+            )
             self._spans.append(replace(span, part=moment.whole("part_number")))
 
     def _waiting(self, moment: Moment, push: int, now: float) -> None:
@@ -288,15 +294,15 @@ class Builder:
             end = min(span.end, max(pushes[span.push].end, span.start))
             spans.append(replace(span, end=end))
         return Timeline(
-            self._began or 0.0,
-            seconds,
-            pushes,
-            tuple(in_lanes(spans)),
-            tuple(self._tracks(pushes)),
-            tuple(_holds(self._holds, seconds)),
-            self._slices.width,
-            self._slices.sums,
-            skipped,
+            began=self._began or 0.0,
+            seconds=seconds,
+            pushes=pushes,
+            spans=tuple(in_lanes(spans)),
+            files=tuple(self._tracks(pushes)),
+            holds=tuple(_holds(self._holds, seconds)),
+            slice_seconds=self._slices.width,
+            throughput=self._slices.sums,
+            skipped=skipped,
         )
 
     def _tracks(self, pushes: tuple[PushTrack, ...]) -> Iterator[FileTrack]:
@@ -364,20 +370,20 @@ class Attempt:
 def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
     whole = Span(
-        _kind(attempt),
-        "connection" if attempt.call == "part" else "hub",
-        0,
-        attempt.started,
-        end,
-        _name(attempt),
-        attempt.push,
-        attempt.path,
-        attempt.part,
-        attempt.size,
-        attempt.number,
-        attempt.queued,
-        attempt.connection,
-        attempt.error or ("unfinished" if attempt.ended is None else ""),
+        kind=_kind(attempt),
+        group="connection" if attempt.call == "part" else "hub",
+        lane=0,
+        start=attempt.started,
+        end=end,
+        name=_name(attempt),
+        push=attempt.push,
+        path=attempt.path,
+        part=attempt.part,
+        size=attempt.size,
+        attempt=attempt.number,
+        queued=attempt.queued,
+        connection=attempt.connection,
+        error=attempt.error or ("unfinished" if attempt.ended is None else ""),
     )
     if attempt.connected is not None and attempt.connected - attempt.started >= _SHORT:
         yield replace(whole, kind="connect", end=min(attempt.connected, end), size=0)

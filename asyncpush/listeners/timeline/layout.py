@@ -21,7 +21,8 @@ _T = TypeVar("_T")
 _Parts: TypeAlias = dict[tuple[int, str | None], set[int]]
 
 Shade: TypeAlias = Kind | Literal["queued"]
-"""What a block is coloured by; `queued` is a file that waits for its turn, or for an answer."""
+"""The kinds by which a block is coloured; `queued` is a file that waits for a slot or for an
+answer."""
 
 EXACT = 250
 """Spans of a lane that are drawn one by one."""
@@ -41,7 +42,7 @@ _TITLES: dict[Group, str] = {
     "transfer": "transfers",
 }
 _ON_TOP: tuple[Kind, ...] = (*("hash", "wait", "call", "connect", "answer", "send", "commit"),)
-"""Where several share a row, the later hide the earlier."""
+"""Where several share a row, later kinds hide earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Section:
 
 
 def sections(timeline: Timeline, columns: int) -> list[Section]:
-    """All there is to draw, from top to bottom; `columns` are the pixels from left to right."""
+    """Everything to draw, from top to bottom; `columns` are the pixels from left to right."""
     pixel = max(timeline.seconds, 1e-6) / columns
     drawn = []
     for group, room in _ROOM.items():
@@ -109,7 +110,7 @@ def _blocks(spans: Sequence[Span], pixel: float, parts: _Parts, *, exact: bool) 
 
 
 def _block_label(span: Span, parts: _Parts) -> str:
-    """The least that tells it from the others."""
+    """The shortest label that distinguishes it from the others."""
     name = "" if span.path is None else span.path.rpartition("/")[2]
     if span.group == "hub":
         return span.name
@@ -123,7 +124,7 @@ def _block_label(span: Span, parts: _Parts) -> str:
 
 
 def columns_of(spans: Iterable[Span], pixel: float) -> list[Block]:
-    """Columns a pixel wide, each of the kind that fills most of it, equal neighbours joined."""
+    """Columns one pixel wide, each of the kind that fills most of it, equal neighbours joined."""
     kinds: dict[Kind, list[Span]] = {}
     for span in spans:
         kinds.setdefault(span.kind, []).append(span)
@@ -143,9 +144,9 @@ def columns_of(spans: Iterable[Span], pixel: float) -> list[Block]:
 
 
 def _filled(spans: Iterable[Span], pixel: float, count: int) -> list[float]:
-    """How much of each column the spans fill; 1 is all of it, once."""
+    """How much of each column the spans fill; 1 means completely, once."""
     shares = [0.0] * count
-    steps = [0] * (count + 1)  # where spans begin and end to fill columns whole
+    steps = [0] * (count + 1)  # The changes at which spans start and stop to fill whole columns.
     for span in spans:
         first, last = int(span.start / pixel), int(span.end / pixel)
         if first == last:
@@ -191,14 +192,14 @@ def _file_label(track: FileTrack, timeline: Timeline) -> str:
 
 
 def _file_blocks(tracks: Sequence[FileTrack], spans: Sequence[Span], pixel: float) -> list[Block]:
-    """In the order in which they are drawn, one over the other."""
+    """In drawing order: later ones cover earlier ones."""
     there = merged([(track.start, track.end) for track in tracks], pixel)
     blocks = [Block("queued", start, end) for start, end in there]
     kinds: dict[Kind, list[Interval]] = {}
     for span in spans:
         kinds.setdefault(span.kind, []).append((span.start, span.end))
-    # One failed part of many must not paint the whole file red: where others were sent beside it,
-    # a mark at its end is enough.
+    # One failed part of many must not paint the whole file red: where others were sent at the same
+    # time, a mark at its end is enough.
     failed = kinds.pop("retry", [])
     for kind in _ON_TOP:
         blocks += [Block(kind, s, e) for s, e in merged(kinds.get(kind, ()), pixel / 2)]
@@ -208,7 +209,7 @@ def _file_blocks(tracks: Sequence[FileTrack], spans: Sequence[Span], pixel: floa
 
 
 def _shared(items: Sequence[_T], room: int) -> list[Sequence[_T]]:
-    """Neighbours together, as evenly as it goes, so that there are at most `room` of them."""
+    """Groups of neighbours, as even as possible, so that there are at most `room` of them."""
     rows = min(len(items), room)
     ends = [len(items) * at // rows for at in range(rows + 1)]
     return [items[start:end] for start, end in pairwise(ends)]
@@ -235,8 +236,8 @@ def in_lanes(spans: list[Span]) -> Iterator[Span]:
 
 
 def _by_connection(spans: list[Span]) -> list[list[Span]]:
-    """What went through one connection stays together. What overlaps did not go through one,
-    whatever the file says."""
+    """Spans of one connection stay together. Spans that overlap did not share one, whatever the
+    file says."""
     bundles: list[list[Span]] = []
     open_bundles: dict[int, list[Span]] = {}
     for span in spans:
@@ -275,7 +276,8 @@ def pack(intervals: Sequence[Interval]) -> list[int]:
 
 
 def without(intervals: Sequence[Interval], cover: Sequence[Interval]) -> list[Interval]:
-    """What of the intervals lies outside of the cover; both as `merged` leaves them.
+    """The parts of the intervals outside of the cover; both sorted and disjoint, as `merged`
+    returns them.
 
     >>> without([(0, 4), (6, 7)], [(1, 2), (3, 6)])
     [(0, 1), (2, 3), (6, 7)]
@@ -294,7 +296,7 @@ def without(intervals: Sequence[Interval], cover: Sequence[Interval]) -> list[In
 
 
 def merged(intervals: Sequence[Interval], slack: float = 0.0) -> list[Interval]:
-    """The stretches that the intervals cover, in order, gaps up to `slack` closed.
+    """The union of the intervals, in order, with gaps up to `slack` closed.
 
     >>> merged([(3, 4), (0, 1), (1, 2)])
     [(0, 2), (3, 4)]

@@ -20,7 +20,7 @@ go through; a `transfer` is a file that a library of its own sends (Xet)."""
 Outcome: TypeAlias = Literal["done", "failed", "cancelled", "unfinished"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """Something that took time, in a lane of its group; no two of a lane overlap."""
 
@@ -73,7 +73,7 @@ class PushTrack:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """One run: a push, or several that went side by side.
 

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from asyncpush.events import Event, Record
-from asyncpush.events.schema import event_name, scrub
+from asyncpush.events.schema import event_name
+from asyncpush.redaction import redact_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Moment:
 
     def text(self, name: str) -> str:
         value = self.fields.get(name)
-        return str(scrub(value, name)) if isinstance(value, str) else ""
+        return str(redact_value(value, name)) if isinstance(value, str) else ""
 
     def number(self, name: str, default: float = 0.0) -> float:
         """A finite number that is not negative, else the default."""

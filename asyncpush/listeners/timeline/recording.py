@@ -28,13 +28,13 @@ class TimelineRecorder:
             self._builder.add(moment_of(record))
 
     def timeline(self) -> Timeline:
-        """What has been heard so far; what is under way ends where the listening ended."""
+        """The timeline of the events so far; what has not ended is cut off there."""
         return self._builder.timeline()
 
 
 @dataclass(slots=True)
 class Extent:
-    """From when to when a file tells of a push."""
+    """The time span of a push within a file."""
 
     push_id: str
     first: float
@@ -72,7 +72,7 @@ def read_timeline(path: str | os.PathLike[str], push: str | None = None) -> tupl
 
 
 def group_runs(extents: list[Extent]) -> list[list[Extent]]:
-    """Pushes that overlap, together; the last run is the one that began last."""
+    """Groups pushes that overlap; the last run is the one that started last."""
     runs: list[list[Extent]] = []
     until = float("-inf")
     for extent in sorted(extents, key=lambda extent: extent.first):
@@ -109,11 +109,9 @@ MISSING = "drawing a timeline needs matplotlib: pip install 'asyncpush[viz]'"
 
 
 def check_target(path: PurePath) -> None:
-    """What can be known before anything is recorded.
-
-    Raises `ValueError` for an ending that means no format, and `ImportError` naming the extra when
-    the format needs one that is not installed.
-    """
+    """Checks what can be checked before recording. Raises `ValueError` for a file name whose ending
+    is no known format, and `ImportError` naming the extra when the format needs one that is not
+    installed."""
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"{path.name!r} must end in .svg (a picture) or .json (for Perfetto)")
     if path.suffix.lower() == ".svg" and find_spec("matplotlib") is None:
@@ -121,7 +119,7 @@ def check_target(path: PurePath) -> None:
 
 
 def render(timeline: Timeline, path: PurePath) -> bytes:
-    """The content of a file of this name. Raises what `check_target` raises."""
+    """The content of a file with this name. Raises what `check_target` raises."""
     check_target(path)
     if path.suffix.lower() == ".json":
         from asyncpush.listeners.timeline.trace import trace_events

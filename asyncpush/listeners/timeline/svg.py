@@ -54,10 +54,10 @@ _WORDS: dict[Shade, str] = {
 }
 _INK, _DIM, _BAD = "#1c2430", "#66707c", "#d1352b"
 _LABELS = 160
-"""Blocks that bear a name: the widest."""
+"""Only the widest blocks have a label."""
 
 _SIGN = 4.4
-"""Points that a sign of a label takes, with room to spare: the viewer's font is not known."""
+"""Points for one character of a label, with some margin: the viewer's font is unknown."""
 
 _CURVE_SLICES = 200
 
@@ -65,7 +65,7 @@ _STEPS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
     *(60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400, 864000, 8640000),
 )
-"""Seconds between the ticks of the clock."""
+"""Seconds between the ticks of the time axis."""
 
 _RC: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -101,9 +101,10 @@ def draw_svg(timeline: Timeline) -> bytes:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """Whatever style the user has set for plots of their own, and given back to them after."""
+    """Uses settings of its own, whatever style the user has set for other plots, and restores those
+    after."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # Names of files have signs that the measuring font lacks; the viewer's font has its own.
+        # File names have characters that the measuring font lacks; the viewer's font has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         settings: dict[Any, Any] = matplotlib.rcParams
@@ -112,7 +113,7 @@ def _own_settings() -> Iterator[None]:
 
 
 class _Canvas:
-    """A figure in points, measured from its upper left corner; time runs over `seconds`."""
+    """A figure in points, measured from its upper left corner; the time axis covers `seconds`."""
 
     def __init__(self, figure: Figure, height: float, seconds: float) -> None:
         self._figure = figure
@@ -120,7 +121,8 @@ class _Canvas:
         self._seconds = seconds
 
     def _x(self, at: float) -> float:
-        """Points from the left end of the clock. A tenth is fine enough, and short to write."""
+        """Points from the left end of the time axis, to a tenth, which is precise enough and
+        short."""
         return round(at / self._seconds * _PLOT, 1)
 
     def head(self, timeline: Timeline, judged: Verdict) -> None:
@@ -196,7 +198,7 @@ class _Canvas:
                         labels.append((block.end - block.start, middle, block))
                 at += section.height
             at += _GAP
-        for shade in _WORDS:  # in files' rows what comes later lies on top
+        for shade in _WORDS:  # In the rows of files, later blocks are drawn on top.
             if shade in shapes:
                 axes.add_patch(_joined(shapes[shade], COLOURS[shade], _DEPTH[shade]))
         self._block_labels(axes, labels)
@@ -214,7 +216,7 @@ class _Canvas:
         self._text(LEFT - 5, middle, label, size=7, colour=_DIM, ha="right", va="center")
 
     def _shape(self, block: Block, top: float, height: float) -> tuple[float, float, float, float]:
-        """A hair's breadth between neighbours; nothing that happened is thinner than that."""
+        """With a minimal gap between neighbours; whatever happened has a minimal width."""
         left = self._x(block.start)
         width = self._x(block.end) - left
         width = max(0.6, round(width - min(0.5, width * 0.15), 1))

@@ -23,11 +23,11 @@ _TRACKS: dict[Group, tuple[int, str]] = {
     "connection": (10_000, "connection"),
     "transfer": (1_000_000, "transfer"),
 }
-"""The first thread id of each group's lanes, and what a lane is called; ids order the tracks."""
+"""The first thread id of each group's lanes, and the name of a lane; ids order the tracks."""
 
 _FILES = 5
 _SESSION = 0
-"""The process of what pushes share: throughput, and waits that hold back all of them."""
+"""The process for what pushes share: throughput, and waits that hold back all of them."""
 
 
 def trace_events(timeline: Timeline) -> bytes:

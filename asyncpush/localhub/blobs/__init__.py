@@ -1,4 +1,4 @@
-"""Where LFS objects lie: one interface, a disk and an S3-compatible server behind it."""
+"""Where LFS objects are kept: one interface, with a disk and an S3-compatible server behind it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OBJECTS_PATH = "/_lfs"
 """First segment of the hub's own signed URLs. No namespace can begin with an underscore."""
 
 MAX_PARTS = 10_000
-"""Part numbers end here, as in S3."""
+"""The highest part number, as in S3."""
 
 MAX_OBJECT_SIZE = 5 << 40
-"""The largest object that S3 holds."""
+"""The largest object that S3 accepts."""
 
 DEFAULT_PART_SIZE = 8_000_000
 DEFAULT_URL_LIFETIME = 86_400
@@ -27,7 +27,7 @@ _OID = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobError(Exception):
-    """The store refuses: `status` is the HTTP status that says so, `code` S3's word for it."""
+    """The store refuses: `status` is the HTTP status for it, `code` is S3's error code."""
 
     def __init__(self, status: int, message: str, code: str = "InvalidRequest") -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class UploadTicket:
     """How a client may store one object: presigned URLs and what they need.
 
     `part_urls` is empty for a single PUT to `href`; otherwise `href` is the completion URL and
-    `part_urls[i]` takes part `i + 1`, each of `chunk_size` bytes but the last.
+    `part_urls[i]` takes part `i + 1`, each of `chunk_size` bytes except the last.
     """
 
     href: str = field(repr=False)
@@ -53,19 +53,19 @@ class UploadTicket:
 
 
 class BlobStore(Protocol):
-    """Objects by sha256. A stored object is whole, durable, and has the bytes its oid says."""
+    """Objects by sha256. A stored object is complete, durable, and matches its oid."""
 
     signer: Signer
     """Signs the hub's own URLs: parts and downloads of the disk, completions of every store."""
 
     async def start(self) -> None:
-        """Make ready what the store stands on, and drop uploads that nobody can finish."""
+        """Prepare the store, and remove uploads that can no longer be completed."""
         ...
 
     async def close(self) -> None: ...
 
     async def size(self, oid: str) -> int | None:
-        """Bytes of the stored object, or None when it is not (wholly) there."""
+        """Size of the stored object in bytes, or None when it is not (completely) stored."""
         ...
 
     async def ticket(
@@ -80,10 +80,8 @@ class BlobStore(Protocol):
     async def complete(
         self, upload_id: str, oid: str, size: int, parts: Sequence[tuple[int, str]]
     ) -> None:
-        """Join a multipart upload from its `(part_number, etag)` pairs.
-
-        `BlobError` when a number, an ETag, the size or the sha256 is off: then nothing is stored.
-        """
+        """Join a multipart upload from its `(part_number, etag)` pairs. Raises `BlobError`, and
+        stores nothing, when a number, an ETag, the size or the sha256 is wrong."""
         ...
 
     def read(self, oid: str, start: int, stop: int) -> AsyncIterator[bytes]:
@@ -122,17 +120,17 @@ def no_such_upload() -> BlobError:
 
 
 def no_such_object() -> BlobError:
-    """S3's answer for an object that is not there."""
+    """S3's answer for an object that does not exist."""
     return BlobError(404, "The specified key does not exist.", "NoSuchKey")
 
 
 def bad_digest() -> BlobError:
-    """The answer to bytes that are not those which their oid names."""
+    """The answer to bytes that do not match their oid."""
     return BlobError(422, "the sha256 of the uploaded bytes is not the oid", "BadDigest")
 
 
 def check_oid(oid: str) -> None:
-    """`BlobError` 422 unless this is an oid: it becomes part of paths and keys."""
+    """Raises `BlobError` 422 unless this is an oid: it becomes part of paths and keys."""
     if not is_oid(oid):
         raise BlobError(422, "an oid is 64 lower-case hexadecimal digits")
 
@@ -143,12 +141,13 @@ def is_oid(text: object) -> bool:
 
 
 def part_size_for(size: int, part_size: int) -> int:
-    """The part size, grown where `size` would otherwise take more than 10,000 parts."""
+    """The part size, increased where `size` would otherwise take more than 10,000 parts."""
     return max(part_size, -(-size // MAX_PARTS))
 
 
 def check_part_list(parts: Sequence[tuple[int, str]], expected: int) -> dict[int, str]:
-    """ETags by part number; `BlobError` unless the numbers are 1 to `expected`, each once."""
+    """ETags by part number. Raises `BlobError` unless the numbers are 1 to `expected`, each
+    once."""
     numbers = sorted(number for number, _ in parts)
     if numbers != list(range(1, expected + 1)):
         raise BlobError(

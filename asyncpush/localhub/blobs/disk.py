@@ -32,7 +32,7 @@ from asyncpush.localhub.blobs.multipart import (
     Promise,
     Upload,
     publish,
-    pwrite_all,
+    write_all,
 )
 from asyncpush.localhub.blobs.signing import Signer
 
@@ -42,7 +42,7 @@ MD5 of 150 KiB; measured at 512 KiB, 1, 2 and 4 MiB, there is little to gain bey
 
 _HASH_SLICE = 64 << 20
 _READ_SIZE = 1 << 20
-# An upload outlives its URLs a little, so that a completion begun in time is not swept away.
+# An upload outlives its URLs a little, so that a completion that began in time is not removed.
 _GRACE = 3600.0
 _SWEEP_EVERY = 600.0
 
@@ -108,10 +108,8 @@ class DiskStore:
         upload_id: str | None = None,
         part_number: int = 1,
     ) -> str:
-        """Store exactly `size` bytes of `body`: a part, or without `upload_id` a whole object.
-
-        One thread hop for each 2 MiB, and one in all for a body smaller than that.
-        """
+        """Store exactly `size` bytes of `body`: a part, or without `upload_id` a whole object. One
+        thread hop for each 2 MiB, and only one for a body smaller than that."""
         writer = await self._writer(oid, size, upload_id, part_number)
         pieces: list[bytes] = []
         held = received = 0
@@ -152,9 +150,10 @@ class DiskStore:
         except FileNotFoundError:
             raise no_such_object() from None
         with file:
+            file.seek(start)
             while start < stop:
                 wanted = min(_READ_SIZE, stop - start)
-                piece = await to_thread.run_sync(os.pread, file.fileno(), wanted, start)
+                piece = await to_thread.run_sync(file.read, wanted)
                 if not piece:
                     return
                 start += len(piece)
@@ -226,7 +225,8 @@ class DiskStore:
         return upload
 
     def _sweep(self) -> None:
-        """Remove what can no longer be finished: uploads whose URLs are dead, bodies cut off."""
+        """Remove what can no longer be completed: uploads whose URLs have expired, and incomplete
+        bodies."""
         now = self.clock()
         self._next_sweep = now + _SWEEP_EVERY
         for folder in (self.root / "uploads").iterdir():
@@ -266,7 +266,7 @@ class ObjectWriter:
         if self._fd is None:
             self._fd = os.open(self._incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         for piece in pieces:
-            pwrite_all(self._fd, piece, self._offset)
+            write_all(self._fd, piece, self._offset)
             self._offset += len(piece)
             self._md5.update(piece)
             self._sha256.update(piece)
@@ -306,5 +306,5 @@ def _disk_errors() -> Iterator[None]:
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # another process sweeps too
+    except FileNotFoundError:  # another process removes them too
         return 0.0

@@ -13,7 +13,6 @@ no late writer can change bytes between their hashing and their rename.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -26,14 +25,16 @@ from pathlib import Path
 import orjson
 
 from asyncpush.localhub.blobs import BlobError, bad_digest, check_part_list, no_such_upload
+from asyncpush.localhub.store.writing import lock, unlock
 
 _ETAG_BYTES = 16
+_HASHED_AT_ONCE = 1 << 20
 _ABSENT = bytes(_ETAG_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What the client said it would upload, and until when it may."""
+    """What the client announced that it would upload, and until when it may."""
 
     oid: str
     size: int
@@ -67,7 +68,7 @@ class Upload:
 
     @classmethod
     def create(cls, folder: Path, promise: Promise) -> Upload:
-        """Make the folder; `meta.json` comes last, and only then the upload exists."""
+        """Make the folder; `meta.json` is written last, and only then does the upload exist."""
         upload = cls(folder, promise)
         folder.mkdir(mode=0o700)
         for path, size in (
@@ -81,7 +82,7 @@ class Upload:
 
     @classmethod
     def open(cls, folder: Path) -> Upload:
-        """The upload of this folder; 404 when it is gone."""
+        """The upload of this folder; 404 when it no longer exists."""
         try:
             meta = orjson.loads((folder / "meta.json").read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
@@ -110,12 +111,13 @@ class PartWriter:
         with _shared(data):
             there = self._is_there()
             for piece in pieces:
-                if there and os.pread(data, len(piece), self._offset) != bytes(piece):
-                    # Sent again, with other bytes: until these are whole, neither counts.
-                    os.pwrite(self._etags_file, _ABSENT, self._slot)
+                if there and _read_at(data, len(piece), self._offset) != bytes(piece):
+                    # Sent again, with other bytes: until these are complete, neither version
+                    # counts.
+                    write_all(self._etags_file, _ABSENT, self._slot)
                     there = False
                 if not there:
-                    pwrite_all(data, piece, self._offset)
+                    write_all(data, piece, self._offset)
                 self._offset += len(piece)
         for piece in pieces:
             self._md5.update(piece)
@@ -125,7 +127,7 @@ class PartWriter:
         self.write(pieces)
         assert self._data is not None
         with _shared(self._data):
-            os.pwrite(self._etags_file, self._md5.digest(), self._slot)
+            write_all(self._etags_file, self._md5.digest(), self._slot)
         return f'"{self._md5.hexdigest()}"'
 
     def close(self) -> None:
@@ -140,9 +142,9 @@ class PartWriter:
         return self._etags
 
     def _is_there(self) -> bool:
-        """Whether the part is stored already. A client that has sent a part twice, because one
-        connection crawled, may break the slower off at any time: the same bytes change nothing."""
-        return os.pread(self._etags_file, _ETAG_BYTES, self._slot) != _ABSENT
+        """Whether the part is stored already. A client that sent a part twice, because one
+        connection was slow, may cut the slower one at any time: the same bytes change nothing."""
+        return _read_at(self._etags_file, _ETAG_BYTES, self._slot) != _ABSENT
 
     def _open(self) -> int:
         if self._data is None:
@@ -162,15 +164,14 @@ class Completion:
         self._claimed = check_part_list(parts, upload.promise.part_count)
         self._sha256 = hashlib.sha256()
         self._fd: int | None = None
-        self._buffer = memoryview(bytearray(1 << 20))
 
     def begin(self) -> None:
-        """Take the upload alone, compare the ETags with what was stored, and seal it."""
+        """Lock the upload, compare the ETags with what was stored, and seal it."""
         try:
             self._fd = os.open(self._upload.data, os.O_RDONLY)
         except FileNotFoundError:
             raise no_such_upload() from None
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        lock(self._fd)
         # Another completion may have held the lock until now, and renamed or removed the file.
         if not self._upload.data.exists():
             raise no_such_upload()
@@ -183,21 +184,22 @@ class Completion:
                     f"part {number} is not there, or its ETag is not the one given",
                     "InvalidPart",
                 )
-        os.fchmod(self._fd, 0o400)
+        self._upload.data.chmod(0o400)
 
     def hash_some(self, budget: int) -> bool:
         """Hash up to about `budget` bytes more; False at the end. Short, so it can be stopped."""
         assert self._fd is not None
         while budget > 0:
-            count = os.readv(self._fd, [self._buffer])
-            if not count:
+            piece = os.read(self._fd, _HASHED_AT_ONCE)
+            if not piece:
                 return False
-            self._sha256.update(self._buffer[:count])
-            budget -= count
+            self._sha256.update(piece)
+            budget -= len(piece)
         return True
 
     def commit(self, target: Path) -> None:
-        """Make the file the object if its sha256 is right; if not, drop the upload and refuse."""
+        """Make the file the object if its sha256 matches; otherwise remove the upload and
+        refuse."""
         assert self._fd is not None
         size = os.fstat(self._fd).st_size
         if (
@@ -210,19 +212,19 @@ class Completion:
         self._upload.remove()
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Release the file and its lock."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def publish(fd: int, source: Path, target: Path) -> None:
-    """Make a written file appear under its final name, whole, also after power is lost."""
-    os.fchmod(fd, 0o444)
+    """Make a written file appear under its final name, complete, and durable across power loss."""
+    source.chmod(0o444)
     os.fsync(fd)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(source, target)
-    # The new name, and the two folders that may be new themselves.
+    # The new name, and the two folders that may be new as well.
     for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
         directory = os.open(folder, os.O_RDONLY)
         try:
@@ -231,28 +233,36 @@ def publish(fd: int, source: Path, target: Path) -> None:
             os.close(directory)
 
 
-def pwrite_all(fd: int, piece: bytes, offset: int) -> None:
-    """`os.pwrite` until everything is written: a nearly full disk takes less than asked."""
-    done = os.pwrite(fd, piece, offset)
-    while done < len(piece):
-        done += os.pwrite(fd, memoryview(piece)[done:], offset + done)
+def write_all(fd: int, piece: bytes, offset: int) -> None:
+    """Write from `offset` on, until everything is: a nearly full disk takes less than asked. The
+    descriptor is used by one thread at a time."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _read_at(fd: int, size: int, offset: int) -> bytes:
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, size)
 
 
 @contextmanager
 def _shared(fd: int) -> Iterator[None]:
-    """Hold the upload open for one write; 404 when it is sealed."""
+    """Lock the upload for one write, together with other writers; 404 when it is sealed."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(fd, shared=True, wait=False)
     except BlockingIOError:
-        # A sealed upload stays locked while it is hashed, for minutes if it is large: no use to
-        # wait. One not yet sealed has its ETags compared, and is free again in a moment.
+        # A sealed upload stays locked while it is hashed, which takes minutes if it is large: do
+        # not wait for that. One that is not sealed yet is only having its ETags compared, and is
+        # free again soon.
         _refuse_sealed(fd)
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        lock(fd, shared=True)
     try:
         _refuse_sealed(fd)
         yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        unlock(fd)
 
 
 def _refuse_sealed(fd: int) -> None:

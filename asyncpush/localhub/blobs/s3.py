@@ -49,7 +49,8 @@ _CALLS_AT_ONCE = 32
 _COPY_AT_ONCE = 5 << 30
 _COPY_PART = 1 << 30
 _MD5_ETAG = re.compile(r'"?[0-9a-f]{32}"?')
-# Bytes wrongly joined, or refused, cannot be completed any more: the client must begin again.
+# Bytes that were joined wrongly, or refused, cannot be completed any more: the client must start
+# over.
 _REFUSED_PARTS = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "MalformedXML"}
 
 
@@ -98,10 +99,8 @@ class S3Store:
             self._s3 = None
 
     async def size(self, oid: str) -> int | None:
-        """Bytes of the object; a single PUT that has come in is verified and stored first.
-
-        There is no completion call after a single PUT, so the first question does its work.
-        """
+        """Size of the object; a single PUT that has arrived is verified and stored first. There is
+        no completion call after a single PUT, so the first question does its work."""
         check_oid(oid)
         return await self._run(self._size, oid)
 
@@ -137,7 +136,7 @@ class S3Store:
                 yield piece
 
     def path(self, oid: str) -> None:
-        """No local files here."""
+        """There are no local files."""
 
     async def download_url(self, oid: str, *, base_url: str) -> str:
         """A presigned GET of the object server; `base_url` is not needed for it."""
@@ -168,7 +167,7 @@ class S3Store:
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
-                # Otherwise presigned URLs ask the client for checksums it knows nothing of.
+                # Otherwise presigned URLs ask the client for checksums that it does not know.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 max_pool_connections=_CALLS_AT_ONCE,
@@ -192,7 +191,7 @@ class S3Store:
         return None if stored is None else int(stored["ContentLength"])
 
     def _presigned_put(self, key: str, size: int, **part: Any) -> str:
-        """A URL for exactly `size` bytes: the length is among what is signed."""
+        """A URL for exactly `size` bytes: the length is part of what is signed."""
         url: str = self._s3.generate_presigned_url(
             "upload_part" if part else "put_object",
             Params={"Bucket": self.bucket, "Key": key, "ContentLength": size, **part},
@@ -235,13 +234,14 @@ class S3Store:
                 MultipartUpload={"Parts": numbered},
             )
         except self._s3.exceptions.NoSuchUpload:
-            # Joined already, if the hub was killed before it could verify: then go on from there.
+            # Joined already, if the hub was killed before it could verify: continue from there.
             if self._head(key) is None:
                 raise no_such_upload() from None
         self._promote(key, oid)
 
     def _promote(self, staged: str, oid: str) -> None:
-        """Copy a staged upload to its final key, if its sha256 is the oid; else `BlobError` 422."""
+        """Copy a staged upload to its final key, if its sha256 is the oid; otherwise `BlobError`
+        422."""
         answer = self._s3.get_object(Bucket=self.bucket, Key=staged)
         sha256 = hashlib.sha256()
         with closing(answer["Body"]) as body:
@@ -255,12 +255,13 @@ class S3Store:
             raise bad_digest()
 
     def _copy(self, staged: str, key: str, etag: str) -> None:
-        """Copy what has been verified, and nothing put in its place since (a URL can be reused)."""
+        """Copy what has been verified, and nothing uploaded in its place since (a URL can be
+        reused)."""
         from boto3.s3.transfer import TransferConfig
         from botocore.exceptions import ClientError
         from s3transfer import exceptions  # type: ignore[import-untyped]
 
-        # Newer releases have an error of their own for a condition that fails.
+        # Newer releases have an exception of their own for a failed condition.
         refused = getattr(exceptions, "S3CopyFailedError", ClientError)
         sizes = TransferConfig(multipart_threshold=_COPY_AT_ONCE, multipart_chunksize=_COPY_PART)
         try:
@@ -275,15 +276,15 @@ class S3Store:
             if isinstance(exc, ClientError) and not _is_precondition(exc):
                 raise
             raise _changed_meanwhile() from exc
-        # Not every server minds CopySourceIfMatch: rclone ignores it. A copy of one piece has the
-        # MD5 of its bytes for ETag, as what was verified has.
+        # Not every server honours CopySourceIfMatch: rclone ignores it. A copy in one piece has the
+        # MD5 of its bytes as its ETag, like the source.
         copied = self._head(key)
         if copied is not None and _differ(etag, copied["ETag"]):
             self._s3.delete_object(Bucket=self.bucket, Key=key)
             raise _changed_meanwhile()
 
     def _head(self, key: str) -> Any:
-        """What the server says of a key, or None when it is not there."""
+        """What the server knows of a key, or None when it does not exist."""
         from botocore.exceptions import ClientError
 
         try:
@@ -294,7 +295,7 @@ class S3Store:
             raise
 
     def _sweep(self) -> None:
-        """Drop staged objects and multipart uploads whose URLs are dead."""
+        """Remove staged objects and multipart uploads whose URLs have expired."""
         from botocore.exceptions import ClientError
 
         oldest = self.clock() - self.url_lifetime - 3600
@@ -353,6 +354,6 @@ def _is_precondition(error: Any) -> bool:
 
 
 def _differ(verified: str, copied: str) -> bool:
-    """Whether two ETags say that the bytes differ: only those in MD5 form can."""
+    """Whether two ETags prove that the bytes differ: only those in MD5 form can."""
     both_md5 = all(_MD5_ETAG.fullmatch(etag) for etag in (verified, copied))
     return both_md5 and verified.strip('"') != copied.strip('"')

@@ -1,1 +1,1 @@
-"""The API by subject: each module has its `routes`, each route its name."""
+"""The API by subject: each module has its `routes`, and each route a name."""

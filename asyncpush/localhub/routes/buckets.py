@@ -8,7 +8,9 @@
     GET  .../xet-{read,write}-token                         "bucket-xet-{read,write}-token"
     GET  /buckets/{namespace}/{name}/resolve/{path}         "bucket-resolve"
 
-A batch is not a transaction to its clients: what fails is listed, the rest is done.
+A batch is not a transaction to its clients: what fails is listed, the rest is done. A copy needs
+read access to its source, which must hold the file; to add a file is to know its hash, which nobody
+can guess.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from asyncpush.localhub.auth import USER, require_user, user_of
 from asyncpush.localhub.routes.files import wanted_range
 from asyncpush.localhub.routes.xet import granted
 from asyncpush.localhub.state import HubState, state_of
+from asyncpush.localhub.store import rewriting
 from asyncpush.localhub.store.buckets import (
     BucketFile,
     BucketInfo,
@@ -34,7 +37,7 @@ from asyncpush.localhub.store.buckets import (
     bucket_not_found,
     make_bucket_id,
 )
-from asyncpush.localhub.store.names import RepoId, path_problem
+from asyncpush.localhub.store.names import RepoId, make_repo_id, parse_repo_type, path_problem
 from asyncpush.localhub.web import (
     Refusal,
     bad_request,
@@ -47,6 +50,7 @@ from asyncpush.localhub.web import (
     number_in_query,
     read_body,
     read_json,
+    repo_not_found,
     strings_of,
     wire_time,
 )
@@ -121,11 +125,9 @@ async def list_buckets(request: web.Request) -> web.Response:
 
 @routes.get(_API + "/xet-write-token", name="bucket-xet-write-token")
 async def write_token(request: web.Request) -> web.Response:
-    state = state_of(request)
+    """Also where the hub grants none for repos: nothing but Xet leads into a bucket."""
     await _writable(request)
-    if not state.grants_xet:
-        raise Refusal(404, "Xet is not enabled on this hub")
-    return granted(request, state, "write")
+    return granted(request, state_of(request), "write")
 
 
 @routes.get(_API + "/xet-read-token", name="bucket-xet-read-token")
@@ -144,7 +146,7 @@ async def batch(request: web.Request) -> web.Response:
         operations = [orjson.loads(row) for row in rows]
     except orjson.JSONDecodeError as error:
         raise bad_request(f"Invalid NDJSON: {error.msg}") from None
-    failed = await state.run(_apply, state, bucket, operations)
+    failed = await state.run(_apply, state, user_of(request), bucket, operations)
     answer = {
         "success": not failed,
         "processed": len(rows),
@@ -154,9 +156,12 @@ async def batch(request: web.Request) -> web.Response:
     return json_answer(answer, status=422 if len(failed) == len(rows) else 200)
 
 
-def _apply(state: HubState, bucket: RepoId, operations: list[Any]) -> list[dict[str, str]]:
+def _apply(
+    state: HubState, user: str | None, bucket: RepoId, operations: list[Any]
+) -> list[dict[str, str]]:
     """Do what can be done; the failures. Of several operations on one path the last counts."""
     failed: list[dict[str, str]] = []
+    sources = _Sources(state, user)
     puts: dict[str, BucketFile] = {}
     deleted: dict[str, None] = {}
     for operation in operations:
@@ -165,6 +170,8 @@ def _apply(state: HubState, bucket: RepoId, operations: list[Any]) -> list[dict[
         try:
             if not isinstance(path, str) or (problem := path_problem(path)):
                 raise bad_request(f"Invalid path: {problem if isinstance(path, str) else 'none'}")
+            if fields.get("type") == "copyFile":
+                sources.check(fields)
             if fields.get("type") in ("addFile", "copyFile"):
                 puts[path] = _file_of(state, path, fields)
                 deleted.pop(path, None)
@@ -177,6 +184,42 @@ def _apply(state: HubState, bucket: RepoId, operations: list[Any]) -> list[dict[
             failed.append({"path": str(path), "error": refusal.message})
     _buckets(state).change(bucket, list(puts.values()), list(deleted))
     return failed
+
+
+class _Sources:
+    """What a batch copies from. Each repo or bucket is looked into once."""
+
+    def __init__(self, state: HubState, user: str | None) -> None:
+        self._state = state
+        self._user = user
+        self._held: dict[tuple[object, object], frozenset[str]] = {}
+
+    def check(self, fields: dict[str, Any]) -> None:
+        """A 404 unless the user may read the source and it holds the file."""
+        source = fields.get("sourceRepoType"), fields.get("sourceRepoId")
+        if source not in self._held:
+            self._held[source] = self._hashes(*source)
+        xet_hash = fields.get("xetHash")
+        described = self._state.xet.file(xet_hash) if isinstance(xet_hash, str) else None
+        names = {xet_hash, None if described is None else described.sha256}
+        if not names & self._held[source]:
+            raise Refusal(404, f"{source[0]} {source[1]} holds no file with the hash {xet_hash}")
+
+    def _hashes(self, kind: object, full_name: object) -> frozenset[str]:
+        """The Xet hashes of a bucket's files, the sha256 of a repo's."""
+        state, user = self._state, self._user
+        namespace, _, name = str(full_name).partition("/")
+        if kind == "bucket":
+            bucket = make_bucket_id(namespace, name)
+            if not _may_see(state, user, bucket, _buckets(state).info(bucket)):
+                raise bucket_not_found()
+            files = _buckets(state).below(bucket, "", "", -1)
+            return frozenset(file.xet_hash for file in files)
+        repo = make_repo_id(parse_repo_type(kind), namespace, name)
+        info = state.repos.info(repo)
+        if (info.private or info.gated) and not state.owns(user, repo, info):
+            raise repo_not_found()
+        return frozenset(file.oid for file in rewriting.lfs_files(state.repos, repo))
 
 
 def _file_of(state: HubState, path: str, fields: dict[str, Any]) -> BucketFile:

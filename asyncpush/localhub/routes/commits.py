@@ -1,4 +1,4 @@
-"""The commit call: its lines are read one by one, so memory holds no more than a few of them."""
+"""The commit call: its lines are read one by one, so memory holds only a few of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from asyncpush.localhub.web import (
 MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
 MAX_BODY_BYTES = 2 << 30
 MAX_CHANGES = 100_000
-# Lines are handled by the megabyte: a thread hop for each small file would cost more than it does.
+# Lines are handled by the megabyte: a thread hop for each small file would cost more than its work.
 _BATCH_BYTES = 1 << 20
 
 _PULL_REF = re.compile(r"refs/pr/([1-9][0-9]{0,8})", re.ASCII)
@@ -53,7 +53,7 @@ routes = web.RouteTableDef()
 
 @dataclass
 class _Draft:
-    """A commit as far as it has been read."""
+    """A commit, as far as it has been read."""
 
     header: dict[str, Any] | None = None
     changes: list[Change | _LfsFile] = field(default_factory=list)
@@ -61,7 +61,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _LfsFile:
-    """Named by the client, not looked up yet. A copy by the official client names no size."""
+    """Named by the client, not looked up yet. A copy by the official client has no size."""
 
     path: str
     oid: str
@@ -222,7 +222,7 @@ def _parse_lfs_file(value: dict[str, Any]) -> _LfsFile:
 
 
 async def _stored(state: HubState, change: Change | _LfsFile) -> Change:
-    """A pointer is committed to an object that is there, whole, and of the size it says."""
+    """A pointer is committed only if its object is stored, complete, and of the stated size."""
     if not isinstance(change, _LfsFile):
         return change
     size = await state.blobs.size(change.oid)

@@ -1,4 +1,4 @@
-"""Discussions and pull requests: listed, opened, talked about, merged."""
+"""Discussions and pull requests: listed, opened, commented on, merged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE = 10
 MAX_TITLE = 200
 _LIST = REPO + "/discussions"
 _ONE = _LIST + r"/{num:[1-9]\d{0,8}}"
-# What the Hub means by its two filters.
+# The meaning of the Hub's two filters.
 _STATUSES = {"open": ("open", "draft"), "closed": ("closed", "merged")}
 
 routes = web.RouteTableDef()
@@ -142,7 +142,7 @@ async def merge(request: web.Request) -> web.Response:
 async def _change(
     request: web.Request, *, by: Literal["anyone", "author", "owner"] = "author"
 ) -> tuple[RepoId, int, str, dict[str, Any]]:
-    """Which discussion, and what the body says; an author may do there what the owner may."""
+    """The discussion and the body; an author may change what the owner may."""
     state, user = state_of(request), require_user(request)
     number = int(request.match_info["num"])
     repo = await state.contributable(request)

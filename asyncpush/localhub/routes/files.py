@@ -1,4 +1,4 @@
-"""What a revision holds: the tree, page by page, and single paths."""
+"""The content of a revision: the tree, page by page, and single paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from asyncpush.localhub.xet import XetStore
 
 MAX_PATHS = 1000
 PAGE = 1000
-# Who changed each file last is a walk through the history.
+# The last commit of each file takes a walk through the history.
 EXPANDED_PAGE = 50
 
 routes = web.RouteTableDef()
@@ -69,7 +69,7 @@ async def _wanted_paths(request: web.Request) -> tuple[Sequence[str], bool]:
 def _paths_info(
     state: HubState, repo: RepoId, revision: str, paths: Sequence[str], expand: bool
 ) -> list[dict[str, Any]]:
-    """Paths that are not there are left out."""
+    """Paths that do not exist are left out."""
     with state.repos.open(repo) as opened:
         commit = opened.resolve(revision)
         found = (opened.entry(commit, path.rstrip("/")) for path in dict.fromkeys(paths) if path)
@@ -96,7 +96,7 @@ async def tree(request: web.Request) -> web.Response:
     headers = None
     if len(entries) > limit:
         entries.pop()
-        # The next page is of the same commit, wherever the branch is by then.
+        # The next page is of the same commit, wherever the branch points by then.
         base = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}/tree/{commit}"
         folder = request.rel_url.raw_path.split("/tree/", 1)[1].partition("/")[2]
         url = f"{base}/{folder}" if folder else base
@@ -125,7 +125,7 @@ def _page(
 def entry_json(
     entry: Entry, last: Mapping[str, Commit], xet: XetStore | None = None
 ) -> dict[str, Any]:
-    """A file or a folder as the Hub tells of it."""
+    """A file or a folder in the Hub's form."""
     answer: dict[str, Any] = {"path": entry.path, "oid": entry.oid}
     if isinstance(entry, FileEntry):
         answer |= {"type": "file", "size": entry.size}
@@ -160,7 +160,8 @@ def _parse_cursor(text: str | None) -> str | None:
 
 
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
-# Types that a browser shows without running anything; all else is bytes or plain text.
+# Types that a browser shows without running anything; everything else is sent as bytes or plain
+# text.
 _SHOWN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "audio/wav"})
 
 logger = logging.getLogger("asyncpush.localhub")
@@ -171,13 +172,13 @@ _REPO = "/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace}/{name}"
 
 @routes.get(_REPO + "/resolve/{revision}/{path:.+}", name="resolve")
 async def resolve(request: web.Request) -> web.StreamResponse:
-    """A file's bytes, wherever they lie."""
+    """A file's bytes, wherever they are stored."""
     return await _serve(request, as_in_git=False)
 
 
 @routes.get(_REPO + "/raw/{revision}/{path:.+}", name="raw")
 async def raw(request: web.Request) -> web.StreamResponse:
-    """What git has: of a file in LFS its pointer."""
+    """What git stores: for a file in LFS its pointer."""
     return await _serve(request, as_in_git=True)
 
 
@@ -210,7 +211,7 @@ async def _serve(request: web.Request, *, as_in_git: bool) -> web.StreamResponse
 async def _send(
     request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]
 ) -> None:
-    """The headers are gone already: what fails from here on is told by a body cut short."""
+    """The headers have been sent already: a failure from here on cuts the body short."""
     try:
         async for piece in pieces:
             await response.write(piece)
@@ -252,7 +253,7 @@ def _headers(file: FileEntry, commit: str, etag: str, *, as_attachment: bool) ->
 async def _xet_headers(
     request: web.Request, state: HubState, repo: RepoId, file: FileEntry, commit: str
 ) -> dict[str, str]:
-    """For clients that read chunks: the xet hash, and where they get a token for it."""
+    """For clients that read chunks: the Xet hash, and where to get a token for it."""
     if file.lfs is None or not state.xet.exists:
         return {}
     known = await state.run(state.xet.known, file.lfs.oid)
@@ -273,7 +274,8 @@ def _content_type(path: str) -> str:
 
 
 def wanted_range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
-    """`(start, stop)`, stop exclusive; None for the whole file: no range, or one not understood."""
+    """`(start, stop)`, stop exclusive; None for the whole file: no range, or one that is not
+    understood."""
     match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if match is None or request.headers.get("If-Range", etag) != etag or match[0] == "bytes=-":
         return None

@@ -64,7 +64,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
 
 @routes.post(_REPO + "/git-receive-pack", name="git-push")
 async def push(request: web.Request) -> web.StreamResponse:
-    """The body is taken in before the repo is locked: one slow client holds up no other."""
+    """The body is read completely before the repo is locked: a slow client blocks no other."""
     state, user = state_of(request), require_user(request)
     repo = await state.contributable(request)
     check_installed()
@@ -109,11 +109,11 @@ async def _spool(request: web.Request, state: HubState, body: IO[bytes]) -> int:
 async def _stream(
     request: web.Request, state: HubState, repo: RepoId, path: str, body: bytes
 ) -> web.StreamResponse:
-    """Run git on a question, and pass on what it answers as it comes."""
+    """Run git on a request, and pass on its answer as it comes."""
     check_installed()
     variables = _variables(request, state, repo, path) | {
         "CONTENT_LENGTH": str(len(body)),
-        "REMOTE_USER": "anyone",  # whether they may was decided above
+        "REMOTE_USER": "anyone",  # Whether the user may do this was decided above.
     }
     process = await stream_backend(variables)
     async with _ended(process):
@@ -141,7 +141,7 @@ async def _feed(stdin: asyncio.StreamWriter, body: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def _ended(process: Process) -> AsyncIterator[None]:
-    """No git outlives its request."""
+    """No git process outlives its request."""
     try:
         yield
     except BaseException:
@@ -153,7 +153,7 @@ async def _ended(process: Process) -> AsyncIterator[None]:
 
 
 def _variables(request: web.Request, state: HubState, repo: RepoId, path: str) -> dict[str, str]:
-    """The request as CGI tells it. aiohttp has unpacked the body, whatever its encoding."""
+    """The request in CGI variables. aiohttp has decoded the body, whatever its encoding."""
     variables = {
         "GIT_HTTP_EXPORT_ALL": "1",
         "GIT_PROJECT_ROOT": str(state.repos.root.absolute()),
@@ -169,7 +169,7 @@ def _variables(request: web.Request, state: HubState, repo: RepoId, path: str) -
 
 
 def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Status and headers of a CGI answer. An answer without any is git's own failure."""
+    """Status and headers of a CGI answer. An answer without any is a failure of git itself."""
     status, headers = 200, {}
     for line in head.decode("latin-1").splitlines():
         name, _, value = line.partition(":")

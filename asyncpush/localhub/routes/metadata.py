@@ -1,5 +1,5 @@
-"""What repos say of themselves: lists of them, and of one its head, files, card and commits; and
-cards to be."""
+"""What repos tell about themselves: lists of repos; one repo's head, files, card and commits; and
+validation of cards."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from asyncpush.localhub.web import (
     text_of,
     wire_time,
 )
+from asyncpush.models import CARD_NAME
 
 COMMITS_PAGE = 50
 REPOS_PAGE = 1000
@@ -57,7 +58,7 @@ async def _info(request: web.Request, revision: str) -> web.Response:
 
 
 def _expanded(about: dict[str, Any], request: web.Request) -> dict[str, Any]:
-    """No more than was asked for, when something was."""
+    """Only what was asked for, when something was."""
     expand = _values(request, "expand")
     return {key: about[key] for key in ("_id", "id", *expand) if key in about} if expand else about
 
@@ -72,7 +73,7 @@ _SHORT = (
     *("_id", "id", "modelId", "author", "private", "gated", "createdAt", "lastModified"),
     *("downloads", "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "sdk"),
 )
-"""What a list tells of each repo; the rest with `full`."""
+"""What a list shows of each repo; the rest with `full`."""
 _SORTED_BY = {
     "lastModified": "lastModified",
     "last_modified": "lastModified",
@@ -107,8 +108,8 @@ async def list_repos(request: web.Request) -> web.Response:
 def _page_of_repos(
     state: HubState, request: web.Request, repo_type: RepoType, start: int, stop: int
 ) -> list[dict[str, Any]]:
-    """In the order that the query names; by name where it names none, and then those before and
-    after the page are not looked at."""
+    """In the order that the query names, by name if it names none; then only the repos of the page
+    are read."""
     found: Iterable[dict[str, Any]] = _matching_repos(state, request, repo_type)
     key = _SORTED_BY.get(request.query.get("sort", ""))
     if key is not None:
@@ -136,7 +137,7 @@ def _matching_repos(
             if gated not in (None, bool(info.gated)):
                 continue
             about = describe(state.repos, repo, MAIN, False, with_files)
-        except Refusal:  # deleted since, or without a main branch
+        except Refusal:  # Deleted since, or without a main branch.
             continue
         if tags <= {*about["tags"], *map(str.lower, about["tags"])}:
             yield about
@@ -145,7 +146,7 @@ def _matching_repos(
 def describe(
     repos: Repos, repo: RepoId, revision: str, with_blobs: bool, with_files: bool = True
 ) -> dict[str, Any]:
-    """All that the Hub tells of a repo at a revision."""
+    """Everything that the Hub tells of a repo at a revision."""
     about = repos.info(repo)
     with repos.open(repo) as opened:
         commit = opened.commit(opened.resolve(revision))
@@ -178,14 +179,14 @@ def describe(
 
 
 def _card(repo: GitRepo, commit: str, repo_type: RepoType) -> dict[str, Any]:
-    readme = repo.entry(commit, "README.md")
+    readme = repo.entry(commit, CARD_NAME)
     if not isinstance(readme, FileEntry) or readme.lfs or readme.size > _MAX_CARD:
         return {}
     return check_card(repo.content(readme.oid).decode(errors="replace"), repo_type).data
 
 
 def _tags(card: dict[str, Any]) -> list[str]:
-    """As the Hub makes them out of a card, for its filters."""
+    """As the Hub derives them from a card, for its filters."""
     found: list[str] = [card["library_name"]] if card.get("library_name") else []
     found += [card["pipeline_tag"]] if card.get("pipeline_tag") else []
     found += _listed(card.get("tags"))
@@ -201,7 +202,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _siblings(repo: GitRepo, commit: str, with_blobs: bool) -> list[dict[str, Any]]:
-    """Clients ask for a revision often, for its sha alone: sizes are looked up on demand."""
+    """Clients often ask for a revision only for its sha: sizes are looked up on request."""
     if not with_blobs:
         return [{"rfilename": path} for path in repo.file_paths(commit)]
     walk = repo.walk(commit, recursive=True)

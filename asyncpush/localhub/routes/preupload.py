@@ -1,4 +1,5 @@
-"""Preupload: how each file is to be sent, whether at all, and what is there already."""
+"""Preupload: how each file is to be sent, whether it is to be sent at all, and what exists
+already."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ routes = web.RouteTableDef()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that a client means to send; `sample` is how it begins."""
+    """A file that a client is going to send; `sample` is its beginning."""
 
     path: str
     size: int
@@ -101,7 +102,7 @@ def _answer_for(repo: GitRepo, commit: str, rules: IgnoreRules, file: Candidate)
 
 
 def _wants_lfs(repo: GitRepo, commit: str, file: Candidate) -> bool:
-    """Empty files never: an object store would refuse them."""
+    """Never for empty files: an object store would refuse them."""
     if file.size == 0:
         return False
     return (
@@ -112,7 +113,7 @@ def _wants_lfs(repo: GitRepo, commit: str, file: Candidate) -> bool:
 
 
 def is_binary(sample: bytes) -> bool:
-    """Not text in UTF-8. A character that the sample's end cuts in two is no sign of binary."""
+    """Not UTF-8 text. A character cut in two by the end of the sample does not count as binary."""
     if b"\0" in sample:
         return True
     try:

@@ -1,13 +1,14 @@
-"""Repos as a whole: made, described, renamed, hidden, deleted; and who is asking."""
+"""Repos as a whole: created, described, renamed, hidden, deleted; and who the user is."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.auth import check_scope, issued_token, require_user, signed_in
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import repos
 from asyncpush.localhub.store.gitrepo import GitRepo
@@ -22,6 +23,7 @@ from asyncpush.localhub.web import (
     read_json,
     repo_not_found,
     text_of,
+    wire_time,
 )
 
 SDKS = ("gradio", "streamlit", "docker", "static")
@@ -33,8 +35,14 @@ routes = web.RouteTableDef()
 
 @routes.get("/api/whoami-v2", name="whoami")
 async def whoami(request: web.Request) -> web.Response:
-    user = require_user(request)
-    token = {"displayName": user, "role": "write"}
+    user = signed_in(request)
+    auth: dict[str, Any] = {
+        "type": "access_token",
+        "accessToken": {"displayName": user, "role": "write"},
+    }
+    if (issued := issued_token(request)) is not None:
+        ends = datetime.fromtimestamp(issued.expires_at, UTC)
+        auth = {"type": "app_token_as_user", "expiresAt": wire_time(ends)}
     return json_answer(
         {
             "type": "user",
@@ -44,17 +52,18 @@ async def whoami(request: web.Request) -> web.Response:
             "isPro": False,
             "canPay": False,
             "orgs": [],
-            "anyNamespace": True,  # this hub's own word, for `asyncpush doctor`
-            "auth": {"type": "access_token", "accessToken": token},
+            "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
+            "auth": auth,
         }
     )
 
 
 @routes.post("/api/repos/create", name="create")
 async def create(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
+    state, user = state_of(request), signed_in(request)
     body = await read_json(request)
     repo = _named_repo(body, user)
+    check_scope(request, repo.url_path)
     _check_namespace(state, repo, user)
     private = _visibility(body) or False
     if body.get("visibility") == "protected" and repo.type != "space":
@@ -65,7 +74,7 @@ async def create(request: web.Request) -> web.Response:
             repo, state.repos.create, repo, new_info(user, private=private, sdk=_sdk(body, repo))
         )
     except Refusal as refusal:
-        # The client that said exist_ok reads the URL from here.
+        # A client that passed exist_ok reads the URL from here.
         refusal.extra["url"] = url
         raise
     return json_answer({"url": url, "name": repo.full_name, "id": repo.full_name})
@@ -73,8 +82,9 @@ async def create(request: web.Request) -> web.Response:
 
 @routes.delete("/api/repos/delete", name="delete")
 async def delete(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
+    state, user = state_of(request), signed_in(request)
     repo = _named_repo(await read_json(request), user)
+    check_scope(request, repo.url_path)
     await state.run(_check_owner, state, repo, user)
     await state.run_exclusively(repo, state.repos.delete, repo)
     return json_answer({"success": True})
@@ -139,14 +149,14 @@ async def auth_check_write(request: web.Request) -> web.Response:
 
 
 def _check_owner(state: HubState, repo: RepoId, user: str) -> None:
-    """A user who does not own it is told no more than that there is nothing to be had."""
+    """A user who does not own a private repo is not told that it exists."""
     info = state.repos.info(repo)
     if not state.owns(user, repo, info):
         raise repo_not_found() if info.private else forbidden(f"{repo.full_name} is not yours")
 
 
 def _check_namespace(state: HubState, repo: RepoId, user: str) -> None:
-    """A name that no user has is an organisation's, which all users are in."""
+    """A name that no user has is an organisation's, and all users are its members."""
     if repo.namespace in state.users.names - {user}:
         raise forbidden(
             f"You don't have the rights to create a {repo.type} under the namespace"
@@ -161,7 +171,7 @@ def _update(
 
 
 def _named_repo(body: dict[str, Any], user: str) -> RepoId:
-    """`organization` and `name`, or an older client's `name` that holds both."""
+    """`organization` and `name`, or an older client's `name` that contains both."""
     repo_type = parse_repo_type(body.get("type") or "model")
     name = text_of(body, "name")
     namespace = text_of(body, "organization", default="")
@@ -182,7 +192,7 @@ def _visibility(body: dict[str, Any]) -> bool | None:
         raise bad_request("'visibility' must be 'public', 'private' or, of a Space, 'protected'")
     if not (private is None or isinstance(private, bool)):
         raise bad_request("'private' must be true or false")
-    # Of a protected Space the app is public, which this hub does not run; the files are not.
+    # A protected Space has a public app, which this hub does not run, and private files.
     return private if visibility is None else visibility != "public"
 
 

@@ -1,4 +1,4 @@
-"""What a repo keeps, and how it is made less: LFS files, squashed branches, storage by repo."""
+"""What a repo stores, and how to reduce it: LFS files, squashed branches, storage by repo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import require_user
+from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.blobs import is_oid
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
@@ -94,14 +94,16 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
 
 @routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
 async def duplicate_lfs_files(request: web.Request) -> web.Response:
-    """One store serves all repos: an object that this repo has, the target has already."""
+    """All repos share one store: an object that this repo has, the target has already."""
     state = state_of(request)
     await state.open_to_read(request)
-    user, body = require_user(request), await read_json(request)
+    user, body = signed_in(request), await read_json(request)
     target, files = body.get("target"), body.get("files")
     if not isinstance(target, dict) or not isinstance(files, list) or len(files) > MAX_DUPLICATES:
         raise bad_request(f"There must be a 'target' and at most {MAX_DUPLICATES} 'files'")
-    await state.run(_check_target, state, target, user)
+    repo = _target(target)
+    check_scope(request, repo.url_path)
+    await state.run(_check_target, state, repo, user)
     failed = []
     for file in files:
         oid = file.get("sha256") if isinstance(file, dict) else None
@@ -112,9 +114,12 @@ async def duplicate_lfs_files(request: web.Request) -> web.Response:
     return json_answer({"success": not failed, "failed": failed})
 
 
-def _check_target(state: HubState, target: dict[str, Any], user: str) -> None:
-    namespace, _, name = text_of(target, "name").partition("/")
-    repo = make_repo_id(parse_repo_type(target.get("type") or "model"), namespace, name)
+def _target(named: dict[str, Any]) -> RepoId:
+    namespace, _, name = text_of(named, "name").partition("/")
+    return make_repo_id(parse_repo_type(named.get("type") or "model"), namespace, name)
+
+
+def _check_target(state: HubState, repo: RepoId, user: str) -> None:
     info = state.repos.info(repo)
     if info.private and not state.owns(user, repo, info):
         raise repo_not_found()
@@ -139,7 +144,7 @@ def _updated(state: HubState, repo: RepoId) -> datetime | None:
 
 
 def _storage(state: HubState, user: str, namespace: str | None) -> list[dict[str, Any]]:
-    """The repos that this user owns, with the bytes of the LFS files that each names."""
+    """The repos that this user owns, with the size of the LFS files that each names."""
     owned: list[tuple[RepoId, int, RepoInfo]] = []
     for repo_type in REPO_TYPES:
         for repo in state.repos.list(repo_type, namespace):

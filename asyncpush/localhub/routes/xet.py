@@ -41,7 +41,7 @@ async def write_token(request: web.Request) -> web.Response:
     repo = await state.contributable(request)
     if not state.grants_xet:
         raise Refusal(404, "Xet is not enabled on this hub")
-    if not flag_in_query(request, "create_pr"):  # the pull request's ref is not there yet
+    if not flag_in_query(request, "create_pr"):  # The pull request's ref does not exist yet.
         await state.run(_check_revision, state, repo, request.match_info["revision"])
     return granted(request, state, "write")
 
@@ -55,14 +55,14 @@ async def read_token(request: web.Request) -> web.Response:
 
 
 def read_token_url(state: HubState, request: web.Request, repo: RepoId, revision: str) -> str:
-    """Where a client that has found a Xet file asks for the token to read it."""
+    """Where a client that has found a Xet file asks for a token to read it."""
     base = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}"
     return f"{base}/xet-read-token/{quote(revision, safe='')}"
 
 
 def upload_action(request: web.Request, revision: str | None) -> dict[str, Any]:
-    """How the LFS batch sends an object through Xet: where tokens are had, and the first one.
-    Without a revision it is for a pull request that is still to be opened."""
+    """How the LFS batch sends an object through Xet: where to get tokens, and the first one.
+    Without a revision it is for a pull request that is not open yet."""
     state, repo = state_of(request), repo_of(request)
     url = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}/xet-write-token/"
     url += "main?create_pr=1" if revision is None else quote(revision, safe="")
@@ -83,7 +83,7 @@ def granted(request: web.Request, state: HubState, scope: Scope) -> web.Response
 def _new_token(
     request: web.Request, state: HubState, scope: Scope
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """A token as the body tells it, and as headers do."""
+    """A token in the form of the body, and in the form of the headers."""
     url = cas_url(state, request)
     token = new_token(state.xet_signer, scope, lifetime=state.xet_token_lifetime)
     expires = int(time.time()) + state.xet_token_lifetime
@@ -183,18 +183,18 @@ async def get_xorb_bytes(request: web.Request) -> web.StreamResponse:
 
 @routes.post(f"{CAS}/v1/telemetry", name="telemetry")
 async def post_telemetry(request: web.Request) -> web.Response:
-    """Clients report how they fared; nobody here keeps that."""
+    """Clients report how their transfers went; this hub does not keep it."""
     return web.Response(status=204)
 
 
 @routes.route("*", f"{CAS}/{{rest:.*}}", name="newer-xet")
 async def newer(request: web.Request) -> web.Response:
-    """A 404, not the 401 that a path nobody knows would get for its Xet token."""
+    """A 404, not the 401 that an unknown path would get for its Xet token."""
     raise Refusal(404, "This hub does not speak that")
 
 
 def cas_url(state: HubState, request: web.Request) -> str:
-    """Where this hub's store is, for a token's answer."""
+    """The URL of this hub's store, for the answer with a token."""
     return state.base_url(request) + _path(state)
 
 

@@ -1,1 +1,1 @@
-"""The hub on the disk: git repositories and what lies beside them. No HTTP; all of it blocks."""
+"""The hub on disk: git repositories, discussions, buckets. No HTTP; everything here blocks."""

@@ -67,7 +67,7 @@ class Buckets:
         self._workshop = root / "tmp"
 
     def create(self, bucket: RepoId, author: str, *, private: bool) -> None:
-        """409 if it exists."""
+        """Raises a 409 if it exists."""
         aside = self._aside()
         aside.mkdir(parents=True)
         with closing(sqlite3.connect(aside / "files.db")) as database:
@@ -124,7 +124,7 @@ class Buckets:
             database.commit()
 
     def files(self, bucket: RepoId, paths: Sequence[str]) -> list[BucketFile]:
-        """Those of `paths` that are there."""
+        """Those of `paths` that exist."""
         with self._open(bucket) as database:
             query = "SELECT * FROM files WHERE path = ?"
             rows = (database.execute(query, (path,)).fetchone() for path in paths)

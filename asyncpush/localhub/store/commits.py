@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pygit2
 
 from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo, LfsPointer
-from asyncpush.localhub.store.lfs_rules import CARD, check_card_of_commit, with_rules
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
+from asyncpush.localhub.store.lfs_rules import check_card_of_commit, with_rules
 from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pulls import Discussions
 from asyncpush.localhub.store.repos import Repos
@@ -23,11 +23,12 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, bad_request, entry_not_found, revision_not_found
+from asyncpush.models import CARD_NAME
 
 
 @dataclass(frozen=True, slots=True)
 class PutFile:
-    """A file whose blob is in the repository already; nothing shows it until the commit."""
+    """A file whose blob is in the repository already; nothing shows it before the commit."""
 
     path: str
     blob: str
@@ -41,7 +42,7 @@ class PutLfs:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
-    """Of a folder too: the Hub makes no difference."""
+    """Also deletes a folder: the Hub makes no difference."""
 
     path: str
 
@@ -72,16 +73,15 @@ class Committed:
 
 
 def add_blob(repos: Repos, repo: RepoId, contents: Sequence[bytes]) -> list[str]:
-    """Store regular files' bytes ahead of their commit. Needs no lock: objects only ever appear."""
+    """Store the bytes of regular files ahead of their commit. Needs no lock: objects are only ever
+    added."""
     with repos.open(repo) as opened:
         return [str(opened.git.create_blob(content)) for content in contents]
 
 
 def commit(repos: Repos, repo: RepoId, revision: str, request: CommitRequest) -> Committed:
-    """Commit to a branch or to an open pull request's ref; 412 when its head is not the parent.
-
-    An unchanged tree makes an empty commit, as on the Hub: skipping one is the client's part.
-    """
+    """Commit to a branch or to an open pull request's ref; 412 when its head is not the parent. An
+    unchanged tree makes an empty commit, as on the Hub: avoiding those is up to the client."""
     with repos.lock(repo), repos.open(repo) as opened:
         ref, head = _target(opened, revision)
         if request.parent_commit is not None and not head.startswith(request.parent_commit):
@@ -94,7 +94,7 @@ def commit(repos: Repos, repo: RepoId, revision: str, request: CommitRequest) ->
 def commit_as_pull_request(
     repos: Repos, repo: RepoId, revision: str, request: CommitRequest
 ) -> Committed:
-    """Commit on the parent (or else the revision's head), in a pull request of its own."""
+    """Commit on the parent (or else the revision's head), in a new pull request."""
     with repos.lock(repo), repos.open(repo) as opened:
         base = _parent_of_pull_request(opened, revision, request.parent_commit)
         oid = _make_commit(opened, repo.type, base, request)
@@ -113,7 +113,7 @@ def check_parent(value: object) -> str | None:
 
 
 def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
-    """The ref that a commit to `revision` moves, and where it stands."""
+    """The ref that a commit to `revision` moves, and the commit it points to."""
     for ref in (f"refs/heads/{revision}", revision):
         head = repo.ref_target(ref)
         if head is not None and ref.startswith(("refs/heads/", "refs/pr/")):
@@ -123,7 +123,7 @@ def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
 
 
 def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) -> str:
-    """A pull request is for a branch: an oid or a tag is none, whatever it leads to."""
+    """A pull request targets a branch: an oid or a tag is none, whatever it leads to."""
     branch = MAIN if revision == "HEAD" else f"refs/heads/{revision.removeprefix('refs/heads/')}"
     head = repo.ref_target(branch)
     if head is None:
@@ -137,10 +137,10 @@ def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) ->
 
 
 def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: CommitRequest) -> str:
-    """The commit object, it and all it needs synced to the disk."""
+    """Make the commit object; it and everything it needs is synced to disk."""
     before = repo.tree(parent)
     for change in request.changes:
-        if isinstance(change, PutFile) and change.path == CARD:
+        if isinstance(change, PutFile) and change.path == CARD_NAME:
             check_card_of_commit(repo.content(change.blob), repo_type)
     changes = [*request.changes, *_lfs_rules(repo, parent, request.changes)]
     tree, blobs = _changed_tree(repo, before, changes)
@@ -151,7 +151,7 @@ def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: Commi
 
 
 def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Change]:
-    """The rules that files in LFS lack; a commit that brings its own .gitattributes has its way."""
+    """The rules that LFS files still need; a commit that brings its own .gitattributes keeps it."""
     if any(change.path == ATTRIBUTES for change in changes):
         return []
     there = repo.entry(parent, ATTRIBUTES)
@@ -168,7 +168,7 @@ def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Ch
 def _changed_tree(
     repo: GitRepo, tree: pygit2.Tree, changes: Sequence[Change]
 ) -> tuple[pygit2.Oid, list[str]]:
-    """Deletions come first, whatever their place: a file may move to where a folder was."""
+    """Deletions are applied first, wherever they stand: a file may replace a folder."""
     draft = TreeDraft(repo.git, tree)
     for change in changes:
         match change:

@@ -1,4 +1,4 @@
-"""One repo, read: revisions, files, folders, history. Blocking; nothing here changes it."""
+"""Reading one repo: revisions, files, folders, history. Blocking; nothing here changes the repo."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,14 +27,15 @@ _COMMIT_ID = re.compile(r"[0-9a-f]{7,40}")
 _NEWEST_FIRST = SortMode.TOPOLOGICAL | SortMode.TIME
 _ATTRIBUTES_OF_COMMIT = AttrCheck.INDEX_ONLY | AttrCheck.NO_SYSTEM | AttrCheck.INCLUDE_COMMIT
 
-# libgit2 keeps no tree above 4 KB by default: each of a thousand looked-up paths would read the
-# folder anew (0.3 ms each, measured).
+# libgit2 caches no tree above 4 KB by default: each of a thousand path lookups would read the
+# folder again (0.3 ms each, measured).
 pygit2.settings.cache_object_limit(ObjectType.TREE, 4 << 20)
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file in a tree. `oid` is the git blob's; `size` the file's own, also when it is in LFS."""
+    """A file in a tree. `oid` is the git blob's; `size` is the size of the file itself, also when
+    it is in LFS."""
 
     path: str
     oid: str
@@ -71,18 +73,16 @@ class Ref:
 
 
 class GitRepo:
-    """A bare repository, open for one thread. `git` and `path` are for the modules that write."""
+    """A bare repository, opened for one thread. `git` and `path` are for the modules that write."""
 
     def __init__(self, git: pygit2.Repository, path: Path) -> None:
         self.git = git
         self.path = path
 
     def resolve(self, revision: str) -> str:
-        """The commit oid of a branch, a tag, a full ref, `HEAD`, an oid or the first digits of just
-        one; 404 RevisionNotFound otherwise.
-
-        Deliberately not git's rev-parse: no `main~1`, no `@{...}`, no search by message.
-        """
+        """The commit oid of a branch, a tag, a full ref, `HEAD`, an oid or an unambiguous prefix of
+        one; otherwise 404 RevisionNotFound. Deliberately not git's rev-parse: no `main~1`, no
+        `@{...}`, no search by message."""
         for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
             commit = self.ref_target(ref)
             if commit is not None:
@@ -119,7 +119,8 @@ class GitRepo:
     def history(
         self, oid: str, *, skip: int = 0, limit: int | None = None, until: str | None = None
     ) -> list[Commit]:
-        """Commits from `oid` backwards, newest first; without `until` and what came before it."""
+        """Commits from `oid` backwards, newest first; `until` and the commits before it are left
+        out."""
         walker = self.git.walk(pygit2.Oid(hex=oid), _NEWEST_FIRST)
         if until is not None:
             walker.hide(pygit2.Oid(hex=until))
@@ -127,7 +128,7 @@ class GitRepo:
         return [_read_commit(commit) for commit in islice(walker, skip, stop)]
 
     def count_commits(self, oid: str) -> int:
-        """How many lead up to this one, itself included."""
+        """The number of commits up to this one, including it."""
         return sum(1 for _ in self.git.walk(pygit2.Oid(hex=oid)))
 
     def tree(self, commit: str) -> pygit2.Tree:
@@ -139,7 +140,7 @@ class GitRepo:
         return None if item is None else self._entry(path, item)
 
     def file(self, commit: str, path: str) -> FileEntry:
-        """The file at `path`; 404 EntryNotFound when there is none, or a folder."""
+        """The file at `path`; 404 EntryNotFound when it is missing or a folder."""
         entry = self.entry(commit, path)
         if not isinstance(entry, FileEntry):
             raise entry_not_found(path, commit)
@@ -152,11 +153,9 @@ class GitRepo:
     def walk(
         self, commit: str, path: str = "", *, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """What is in a folder, in git's order; `recursive` goes into each folder after naming it.
-
-        `after` starts behind that path without looking at what comes before. 404 EntryNotFound
-        when `path` is no folder.
-        """
+        """What is in a folder, in git's order; with `recursive`, a folder's content follows the
+        folder. `after` continues behind that path without looking at what comes before. 404
+        EntryNotFound when `path` is not a folder."""
         tree = self.tree(commit)
         if path:
             folder = _item_at(tree, path)
@@ -173,7 +172,7 @@ class GitRepo:
         items = iter(tree)
         if marks:
             items = dropwhile(lambda item: _name(item) != marks[0], items)
-            # The marked item was named before; what is in it may not have been.
+            # The marked item was listed before; its content may not have been.
             mark = next(items, None)
             if recursive and isinstance(mark, pygit2.Tree):
                 yield from self._walk(mark, f"{prefix}{marks[0]}/", True, marks[1:])
@@ -185,7 +184,7 @@ class GitRepo:
                     yield from self._walk(item, f"{path}/", True, [])
 
     def file_paths(self, commit: str) -> list[str]:
-        """Every file's path, in git's order, without a look at the files."""
+        """Every file's path, in git's order, without reading the files."""
         return list(_file_paths(self.tree(commit), ""))
 
     def changed_last(self, commit: str, paths: Iterable[str]) -> dict[str, Commit]:
@@ -228,14 +227,14 @@ def _name(item: pygit2.Object) -> str:
 
 
 def _changes(commit: pygit2.Commit, path: str) -> bool:
-    """Whether `path` is here and differs from every parent's."""
+    """Whether `path` exists here and differs from every parent's."""
     here = _item_at(commit.tree, path)
     before = [_item_at(parent.tree, path) for parent in commit.parents]
     return here is not None and all(item is None or item.id != here.id for item in before)
 
 
 def _item_at(tree: pygit2.Tree, path: str) -> pygit2.Tree | pygit2.Blob | None:
-    """The file or folder at `path`; a submodule, which only `git push` can make, is neither."""
+    """The file or folder at `path`. A submodule, which only `git push` can create, is neither."""
     try:
         item = tree[path]
     except (KeyError, ValueError):
@@ -256,7 +255,7 @@ def _read_commit(commit: pygit2.Commit) -> Commit:
 
 
 SETTINGS = {
-    "safe.directory": "*",  # whoever runs the hub trusts its folder
+    "safe.directory": "*",  # Whoever runs the hub trusts its folder.
     "core.fsync": "committed",
     "gc.auto": "0",
     "http.uploadpack": "true",
@@ -267,11 +266,11 @@ SETTINGS = {
     "receive.denyDeletes": "false",
     "receive.denyNonFastForwards": "false",
 }
-"""git's configuration, in place of what the machine or the repo may say."""
+"""git's configuration, in place of the machine's and the repo's."""
 
 
 _GC_SETTINGS = {
-    "core.bigFileThreshold": "2m",  # what is larger is seldom worth a delta
+    "core.bigFileThreshold": "2m",  # Larger files are seldom worth a delta.
     "gc.packRefs": "false",
     "gc.autoDetach": "false",
     "pack.threads": "1",
@@ -320,7 +319,7 @@ async def stream_backend(variables: Mapping[str, str]) -> asyncio.subprocess.Pro
 
 
 async def start_gc(path: Path) -> asyncio.subprocess.Process:
-    """`git gc` of a repo, behind everything else that the machine has to do."""
+    """`git gc` of a repo, at low priority."""
     nowhere = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
         *("git", "gc", "--quiet", "--prune=2.weeks.ago"),
@@ -329,8 +328,9 @@ async def start_gc(path: Path) -> asyncio.subprocess.Process:
         stderr=nowhere,
         env=_environment({**SETTINGS, **_GC_SETTINGS}, {"GIT_DIR": str(path)}),
     )
-    with contextlib.suppress(OSError):  # it may have ended
-        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+    with contextlib.suppress(OSError):  # It may have ended.
+        if sys.platform != "win32":
+            os.setpriority(os.PRIO_PROCESS, process.pid, 10)
     return process
 
 
@@ -351,7 +351,7 @@ def _environment(settings: Mapping[str, str], variables: Mapping[str, str]) -> d
     }
 
 
-MAX_POINTER_BYTES = 1024  # the LFS specification: a longer file is no pointer
+MAX_POINTER_BYTES = 1024  # From the LFS specification: a longer file is not a pointer.
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n"
     rb"(?:ext-[^\n]*\n)*oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,18})\n?"

@@ -1,8 +1,8 @@
 """`.gitignore` as git reads it (gitignore(5), and git's own matching where that is silent).
 
-The last rule that matches decides; a folder that is ignored takes all that is in it along, whatever
-later rules say; and git compares bytes. Each rule becomes a regular expression that cannot go back
-over what it has found: rules come from strangers.
+The last rule that matches decides; an ignored folder includes everything in it, whatever later
+rules say; and git compares bytes. Each rule becomes a regular expression that cannot backtrack:
+rules are untrusted input.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """`by_name` compares with a file's or folder's name, the others with its path."""
+    """`by_name` compares with the name of a file or folder, the others with its path."""
 
     pattern: re.Pattern[bytes]
     includes: bool
@@ -43,7 +43,7 @@ class _Rule:
 
 @dataclass
 class IgnoreRules:
-    """Decides path by path. What a folder is was decided once is remembered.
+    """Decides for one path after another, and caches the decision for each folder.
 
     >>> rules = IgnoreRules.of(b"secrets/\\n!*.json\\n")
     >>> rules.ignores("secrets/key.json"), rules.ignores("key.json")
@@ -60,7 +60,7 @@ class IgnoreRules:
         return cls(found[-MAX_RULES:][::-1])
 
     def ignores(self, path: str) -> bool:
-        """Whether git would leave this file alone, were it not tracked yet."""
+        """Whether git would ignore this file if it were not tracked yet."""
         folder, _, name = path.encode("utf-8", "surrogateescape").rpartition(b"/")
         return (folder != b"" and self._ignores_folder(folder)) or self._decide(folder, name, False)
 
@@ -98,7 +98,7 @@ def _parse_rule(line: bytes) -> _Rule | None:
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
-    """One that a backslash stands before is meant."""
+    """A trailing space with a backslash before it is kept."""
     end = at = 0
     while at < len(line):
         escaped = line[at : at + 1] == b"\\" and at + 1 < len(line)
@@ -109,12 +109,12 @@ def _without_trailing_spaces(line: bytes) -> bytes:
 
 
 class _Malformed(Exception):
-    """A pattern that matches nothing: a bracket not closed, a backslash at the end."""
+    """A pattern that matches nothing: an unclosed bracket, a backslash at the end."""
 
 
 def _regex(pattern: bytes) -> bytes:
-    """The segments between `**` are looked for one after another: where the first is found first,
-    all that follows has the most room, so no other place need be tried."""
+    """The segments between `**` are searched one after another: where the first is found first, the
+    rest has the most room, so no other position need be tried."""
     runs: list[list[bytes]] = [[]]
     for tokens in _segments(pattern):
         if tokens == [_STAR, _STAR]:
@@ -151,7 +151,8 @@ def _segment_regex(tokens: Sequence[bytes | str]) -> bytes:
 
 
 def _segments(pattern: bytes) -> Iterator[list[bytes | str]]:
-    """Tokens between slashes. Stars in a row are two where they stand alone, and one elsewhere."""
+    """Tokens between slashes. Consecutive stars count as two where they stand alone, and as one
+    elsewhere."""
     segment: list[bytes | str] = []
     for token in [*_tokens(pattern), _SLASH]:
         if token != _SLASH:
@@ -190,7 +191,7 @@ def _tokens(pattern: bytes) -> Iterator[bytes | str]:
 
 
 def _bracket(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """The expression of what stands in brackets from `at` on, and where it ends."""
+    """The expression for the bracket that starts at `at`, and where it ends."""
 
     def char(index: int) -> int:
         if index >= len(pattern):

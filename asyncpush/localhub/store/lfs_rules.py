@@ -1,7 +1,7 @@
-"""`.gitattributes`: which files go through LFS, in new repos and as files come that no rule names.
+"""`.gitattributes`: which files go through LFS, in new repos and for files that no rule names yet.
 
-git and git-lfs read nothing else: without a rule, a clone has a file's pointer where the file
-should be. The Hub decides for itself what is large or binary, so it writes the rule as well.
+git and git-lfs rely on it alone: without a rule, a clone has a file's pointer in place of the file.
+The Hub itself decides what is large or binary, so it also writes the rule.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from asyncpush.localhub.cards import check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
+from asyncpush.models import CARD_NAME
 
 FILE = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
 _MAX_RULES = 5_000
-"""A file that is looked up is compared with every rule: with so many it takes a millisecond."""
+"""A file is compared with every rule: with this many, that takes a millisecond."""
 
 _COMMON = """
 *.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gguf *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack
@@ -31,12 +32,12 @@ _MEDIA = """
 *.avro *.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg
 *.jpeg *.webp *.mp4 *.webm
 """
-# What means something else in a pattern than itself.
+# These have a special meaning in a pattern.
 _SPECIAL = re.compile(r"[*?\[\\]|^[!#]")
 
 
 def default_attributes(repo_type: RepoType) -> bytes:
-    """What a new repo begins with; one of a dataset knows media too."""
+    """The content for a new repo; a dataset also has rules for media."""
     patterns = _COMMON.split() + (_MEDIA.split() if repo_type == "dataset" else [])
     return "".join(f"{pattern} {_RULE}\n" for pattern in patterns).encode()
 
@@ -63,15 +64,14 @@ def pattern_for(path: str) -> str:
     """The pattern of this path alone (and, without a folder, of its name in every folder)."""
     escaped = _SPECIAL.sub(lambda match: "\\" + match[0], path)
     escaped = re.sub(r"\s", "[[:space:]]", escaped)
-    # A quote in front would begin a quoted pattern.
+    # A leading quote would begin a quoted pattern.
     return f'["]{escaped[1:]}' if escaped.startswith('"') else escaped
 
 
-CARD = "README.md"
 MAX_REGULAR_BYTES = 10 << 20
 MAX_CARD_BYTES = 8 << 20
 _SHOWN = 10
-"""Paths named in a refusal."""
+"""How many paths a refusal names."""
 
 StoredSize = Callable[[str], int | None]
 """The size of the stored object of this oid, or None."""
@@ -79,7 +79,7 @@ StoredSize = Callable[[str], int | None]
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file that a commit adds or changes. `pointer` is what it holds, if it is in LFS."""
+    """A file that a commit adds or changes. `pointer` is its content, if it is in LFS."""
 
     path: str
     oid: str
@@ -94,7 +94,7 @@ def check_card_of_commit(content: bytes, repo_type: RepoType) -> None:
     errors = check_card(content.decode(errors="replace"), repo_type).errors
     if errors:
         listed = "\n".join(f"- {error}" for error in errors)
-        raise Refusal(400, f"Invalid metadata in {CARD}.\n{listed}")
+        raise Refusal(400, f"Invalid metadata in {CARD_NAME}.\n{listed}")
 
 
 def not_stored(path: str) -> Refusal:
@@ -110,7 +110,7 @@ def not_stored(path: str) -> Refusal:
 def new_files(
     git: pygit2.Repository, tree: pygit2.Tree, before: pygit2.Tree | None, prefix: str = ""
 ) -> Iterator[NewFile]:
-    """The files of `tree` that are not as they were in `before`."""
+    """The files of `tree` that differ from those in `before`."""
     known = {item.raw_name: item for item in before or ()}
     for item in tree:
         there = known.get(item.raw_name)
@@ -133,10 +133,8 @@ def problems_of_push(
     repo_type: RepoType,
     stored: StoredSize,
 ) -> list[str]:
-    """Why new commits cannot be taken, told as the Hub tells those who push; nothing when they can.
-
-    `cards` are the new ones of the commits at which branches are to stand.
-    """
+    """Why new commits cannot be accepted, in the Hub's words; empty when they can. `cards` are the
+    new ones of the commits that branches are to point to."""
     files = {file: None for commit in commits for file in _new_files_of(git, commit)}
     bad_paths = [f"{file.path!r}: {why}" for file in files if (why := path_problem(file.path))]
     large = [f.path for f in files if f.pointer is None and f.size > MAX_REGULAR_BYTES]
@@ -165,8 +163,8 @@ def _new_files_of(git: pygit2.Repository, commit: pygit2.Commit) -> Iterator[New
 
 
 def new_card(tree: pygit2.Tree, before: pygit2.Tree | None) -> bytes | None:
-    """The card's bytes, where they are not what they were."""
-    card, old = (_blob(each, CARD) if each is not None else None for each in (tree, before))
+    """The card's bytes, where they have changed."""
+    card, old = (_blob(each, CARD_NAME) if each is not None else None for each in (tree, before))
     if card is None or (old is not None and old.id == card.id) or card.size > MAX_CARD_BYTES:
         return None
     return None if parse_pointer(card.data) else card.data

@@ -1,4 +1,4 @@
-"""Names from outside: repo ids, paths in a repo, branch names. Checked once, here."""
+"""Names from clients: repo ids, paths in a repo, branch names. Checked once, here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BRANCH_BYTES = 200
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 _FORBIDDEN_IN_NAME = ("--", "..")
 _FORBIDDEN_ENDINGS = (".git", ".ipynb", ".lock")
-# These first segments of a URL mean something else than a user.
+# These first segments of a URL have a meaning of their own.
 _RESERVED_NAMESPACES = frozenset(
     {"api", "models", "datasets", "spaces", "kernels", "buckets", "static"}
 )
@@ -41,7 +41,7 @@ class RepoId:
 
     @property
     def url_path(self) -> str:
-        """Where the repo's page is: `me/model`, `datasets/me/data`."""
+        """The path of the repo's page: `me/model`, `datasets/me/data`."""
         return self.full_name if self.type == "model" else f"{self.type}s/{self.full_name}"
 
 
@@ -66,7 +66,7 @@ def make_repo_id(repo_type: RepoType, namespace: str, name: str) -> RepoId:
 
 
 def is_name(value: str) -> bool:
-    """Whether a user, an organisation or a repo may be called so."""
+    """Whether a user, an organisation or a repo may have this name."""
     return (
         _NAME.fullmatch(value) is not None
         and not any(part in value for part in _FORBIDDEN_IN_NAME)
@@ -90,7 +90,7 @@ def path_problem(path: str) -> str | None:
         return "control characters and halves of characters are not allowed"
     if len(path.encode()) > MAX_PATH_BYTES:
         return f"longer than {MAX_PATH_BYTES} bytes"
-    # To the Hub a backslash is a character like others; on Windows it is a folder's end.
+    # To the Hub a backslash is a character like others; on Windows it separates folders.
     segments = path.split("/")
     if any(_opens_as_git(part) or part == ".." for part in re.split(r"[/\\]", path)):
         return "'.git' and '..' are not allowed"
@@ -115,7 +115,7 @@ def _opens_as_git(segment: str) -> bool:
 
 
 def check_branch(name: object) -> str:
-    """A new branch or tag name that cannot be taken for a commit or for another kind of ref."""
+    """A new branch or tag name that cannot be mistaken for a commit or another kind of ref."""
     if not isinstance(name, str) or not is_ref_name(f"refs/heads/{name}"):
         raise Refusal(400, f"Invalid reference name: {str(name)[:100]!r}")
     if re.fullmatch(r"[0-9a-f]{40}", name) or name.startswith("refs/") or name == "HEAD":

@@ -62,7 +62,7 @@ class Discussion:
 
 
 class Discussions:
-    """Those of one repo. Whoever writes holds the repo's lock."""
+    """The discussions of one repo. Whoever writes holds the repo's lock."""
 
     def __init__(self, repo_path: Path) -> None:
         self._repo_path = repo_path
@@ -90,7 +90,7 @@ class Discussions:
         head: str,
         status: Status = "open",
     ) -> int:
-        """Make the ref, then show the pull request: one that is listed can be read."""
+        """Make the ref first, then the pull request: one that is listed can be read."""
         number = self._next_number()
         write_ref(self._repo_path, f"refs/pr/{number}", head)
         self._open(number, title, description, author, status, base)
@@ -102,7 +102,7 @@ class Discussions:
         return number
 
     def save(self, discussion: Discussion, *events: Event) -> Discussion:
-        """Store a changed discussion, with what has happened to it."""
+        """Store a changed discussion, with its new events."""
         discussion = replace(discussion, events=[*discussion.events, *events])
         write_atomically(self._file(discussion.num), orjson.dumps(asdict(discussion)))
         return discussion
@@ -126,7 +126,7 @@ class Discussions:
         return [int(path.stem) for path in self._folder.glob("[0-9]*.json")]
 
     def _next_number(self) -> int:
-        """Above every ref too: a killed server may have made the ref and nothing more."""
+        """Above every ref too: a killed server may have made only the ref."""
         refs = (self._repo_path / "refs" / "pr").glob("[0-9]*")
         return max([0, *self._numbers(), *(int(path.name) for path in refs)]) + 1
 
@@ -136,7 +136,7 @@ MAX_DIFF = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PullDetails:
-    """What git knows of a pull request: computed when asked, for its ref may move."""
+    """What git knows of a pull request; computed on request, since its ref may move."""
 
     commits: list[Commit]
     diff: str
@@ -145,7 +145,7 @@ class PullDetails:
 def create(
     repos: Repos, repo: RepoId, title: str, description: str, author: str, pull_request: bool
 ) -> Discussion:
-    """A discussion, or a pull request without commits: a draft that stands at main's head."""
+    """A discussion, or a pull request without commits: a draft that points to main's head."""
     with repos.lock(repo), repos.open(repo) as opened:
         discussions = Discussions(opened.path)
         if not pull_request:
@@ -177,7 +177,7 @@ def details(
             return discussion, None
         head = opened.ref_target(discussion.ref) or discussion.base
         return discussion, PullDetails(
-            # Oldest first, as they were made.
+            # Oldest first.
             opened.history(head, until=discussion.base)[::-1],
             _diff(opened, discussion.base, head) if with_diff else "",
         )
@@ -216,7 +216,7 @@ def set_status(
 
 
 def merge(repos: Repos, repo: RepoId, number: int, author: str, text: str | None) -> str:
-    """Merge an open pull request into main with a merge commit; 409 when the two disagree."""
+    """Merge an open pull request into main with a merge commit; 409 when they conflict."""
     with repos.lock(repo), repos.open(repo) as opened:
         discussions = Discussions(opened.path)
         pull = discussions.get(number)
@@ -254,5 +254,5 @@ def _comments(author: str, text: str | None) -> Iterator[Event]:
 
 
 def _diff(repo: GitRepo, base: str, head: str) -> str:
-    """The beginning of it, when it is long."""
+    """Its beginning, when it is long."""
     return (repo.tree(base).diff_to_tree(repo.tree(head)).patch or "")[:MAX_DIFF]

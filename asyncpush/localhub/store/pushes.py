@@ -1,8 +1,8 @@
 """`git push`, received by git itself; before a ref moves, git asks this hub.
 
-git runs a `pre-receive` hook while what was pushed still lies apart. The hook is a few lines of
-shell that hand git's questions through two pipes to the hub that waits for them, and the hub's word
-back: nothing has to be started for it, and the hub's own rules and stores decide.
+git runs a `pre-receive` hook while the pushed objects are still quarantined. The hook is a few
+lines of shell that pass git's questions to the waiting hub through two pipes, and the hub's
+decision back: no process has to be started for it, and the hub's own rules and stores decide.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOOK = """#!/bin/sh
 
 @dataclass(frozen=True, slots=True)
 class RefUpdate:
-    """What a push does to one ref; `old` and `new` are None where it is made or deleted."""
+    """What a push does to one ref; `old` is None where it is created, `new` where it is deleted."""
 
     ref: str
     old: str | None
@@ -46,14 +46,14 @@ class RefUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Pusher:
-    """Who pushes; someone who does not own the repo may only add to their own pull requests."""
+    """Who pushes; a user who does not own the repo may only add to their own pull requests."""
 
     name: str
     owns: bool
 
 
 def install_hook(repos: Repos) -> Path:
-    """The folder with the hook. Raises a `Refusal` 501 where no program can be run from there."""
+    """The folder with the hook. Raises a `Refusal` 501 where no program can be run from it."""
     folder = repos.root / "hooks"
     hook = folder / "pre-receive"
     if not hook.exists() or hook.read_text() != _HOOK:
@@ -62,7 +62,7 @@ def install_hook(repos: Repos) -> Path:
         fresh.write_text(_HOOK)
         fresh.chmod(0o755)
         fresh.replace(hook)  # other hubs of this root may be receiving
-    # git takes no notice of a hook that it cannot run: then nothing would be checked.
+    # git ignores a hook that it cannot run: then nothing would be checked.
     if not os.access(hook, os.X_OK):
         raise Refusal(501, f"git push needs a folder that programs may run in, unlike {folder}")
     return folder
@@ -76,7 +76,7 @@ def receive(
     stored: StoredSize,
     variables: Mapping[str, str],
 ) -> bytes:
-    """Run `git http-backend` on a push that has come in whole; what it answers."""
+    """Run `git http-backend` on a push whose body is complete; returns its answer."""
     hooks = install_hook(repos)
     with repos.lock(repo), tempfile.TemporaryFile() as answer:
         _remove_stale_locks(repos.path(repo))
@@ -104,15 +104,15 @@ def receive(
                     problems = _problems(repos, repo, *asked, pusher, stored)
                     verdict.write(_verdict(problems))
             finally:
-                verdict.close()  # without a word: the hook refuses
+                verdict.close()  # An empty answer: the hook refuses.
                 process.wait()
         answer.seek(0)
         return answer.read()
 
 
 def _read_question(lines: IO[bytes]) -> tuple[str, list[RefUpdate]] | None:
-    """Where the new objects lie, and what is to become of which ref. None when git asked nothing:
-    it found something wrong by itself, or there was nothing to do."""
+    """Where the new objects are, and which refs are to change how. None when git asked nothing: it
+    found an error itself, or there was nothing to do."""
     told: list[str] = []
     for line in lines:
         text = os.fsdecode(line.rstrip(b"\n"))
@@ -143,7 +143,7 @@ def _problems(
     pusher: Pusher,
     stored: StoredSize,
 ) -> list[str]:
-    """Why this push cannot be; nothing when it can. Whatever fails here refuses the push."""
+    """Why this push must be refused; empty when it is fine. Any failure here refuses the push."""
     try:
         with repos.open(repo) as opened:
             found = [why for each in updates if (why := _ref_problem(opened.path, each, pusher))]
@@ -218,6 +218,7 @@ def _new_cards(git: pygit2.Repository, updates: Sequence[RefUpdate]) -> Iterator
 
 
 def _remove_stale_locks(path: Path) -> None:
-    """git's own locks, of a push that was killed: whoever writes holds the repo's lock instead."""
+    """Removes git's own locks, left by a push that was killed: whoever writes holds the repo's lock
+    instead."""
     for stale in (*(path / "refs").rglob("*.lock"), *path.glob("*.lock")):
         stale.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The repos on the disk: made, found, renamed, deleted, each step one rename."""
+"""The repos on disk: created, found, renamed, deleted, each by one rename."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
-from asyncpush.localhub.store.lfs_rules import CARD, default_attributes
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
+from asyncpush.localhub.store.lfs_rules import default_attributes
 from asyncpush.localhub.store.names import RepoId, RepoType, check_branch, make_repo_id
 from asyncpush.localhub.store.writing import (
     EMAIL_DOMAIN,
@@ -34,8 +34,9 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, conflict, repo_not_found, revision_not_found
+from asyncpush.models import CARD_NAME
 
-# A half-made or half-deleted repo of a killed server; nobody works on one for a day.
+# An incomplete repo of a killed server; no operation on one takes a day.
 _STALE_SECONDS = 86_400
 _MAX_MOVES = 20
 
@@ -63,7 +64,7 @@ class Repos:
         self.workshop = root / "tmp"
 
     def prepare(self) -> None:
-        """Make the root, and sweep what killed servers left in the workshop."""
+        """Make the root, and remove what killed servers left in the folder for temporary files."""
         self.workshop.mkdir(parents=True, exist_ok=True)
         for leftover in self.workshop.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -78,12 +79,13 @@ class Repos:
         return self.root / f"{repo.type}s" / repo.namespace / f"{repo.name}.git"
 
     def lock(self, repo: RepoId) -> AbstractContextManager[None]:
-        """Held while a repo changes. The file lies outside the repo and outlives it; names that
-        differ in case alone have the same."""
+        """Held while a repo changes. The file is outside the repo and outlives it; names that
+        differ only in case share one."""
         return file_lock(self.root / "locks" / f"{repo.type}s" / repo.full_name.lower())
 
     def create(self, repo: RepoId, info: RepoInfo) -> None:
-        """Build the repo aside, with its first commit, and move it into place. 409 if it exists."""
+        """Build the repo in a temporary folder, with its first commit, and move it into place. 409
+        if it exists."""
         with self.lock(repo):
             self._check_free(repo)
             aside = self._aside()
@@ -118,7 +120,7 @@ class Repos:
         shutil.rmtree(aside, ignore_errors=True)
 
     def move(self, source: RepoId, target: RepoId) -> None:
-        """Rename a repo; its old name leads to it until another repo takes that."""
+        """Rename a repo; its old name leads to it until another repo takes that name."""
         if source == target:
             raise conflict(f"{target.full_name} already exists")
         with self._locks(source, target):
@@ -132,7 +134,7 @@ class Repos:
 
     @contextlib.contextmanager
     def _locks(self, *repos: RepoId) -> Iterator[None]:
-        """Always in the same order, or two opposite moves wait for each other for ever."""
+        """Always in the same order, or two opposite moves would deadlock."""
         names = {repo.full_name.lower(): repo for repo in repos}
         with contextlib.ExitStack() as stack:
             for _, repo in sorted(names.items()):
@@ -140,7 +142,7 @@ class Repos:
             yield
 
     def elsewhere(self, repo: RepoId) -> RepoId | None:
-        """What a name that no repo has means: another spelling, or where a repo has moved to."""
+        """What a name that no repo has stands for: another spelling, or a repo that has moved."""
         for _ in range(_MAX_MOVES):
             if (found := self._spelled(repo)) is not None:
                 return found
@@ -152,7 +154,7 @@ class Repos:
         return None
 
     def _spelled(self, repo: RepoId) -> RepoId | None:
-        """The repo whose name is this but for case."""
+        """The repo whose name differs only in case."""
         if self.path(repo).exists():
             return repo
         folder = self.root / f"{repo.type}s"
@@ -162,7 +164,7 @@ class Repos:
         return None
 
     def _forwarding(self, repo: RepoId) -> Path:
-        """Says where the repo of that name has moved to."""
+        """Where the repo of that name has moved to."""
         return self.root / "moved" / f"{repo.type}s" / repo.full_name.lower()
 
     def _check_free(self, repo: RepoId) -> None:
@@ -200,7 +202,7 @@ class Repos:
         try:
             yield GitRepo(git, path)
         except (pygit2.GitError, KeyError, OSError):
-            # Deleted or renamed under a reader: that is a missing repo, not a broken hub.
+            # Deleted or renamed while being read: a missing repo, not an internal error.
             if not path.exists():
                 raise repo_not_found() from None
             raise
@@ -208,14 +210,14 @@ class Repos:
             git.free()
 
     def list(self, repo_type: RepoType, namespace: str | None = None) -> list[RepoId]:
-        """All repos of a type, by name; private ones too, so ask `info` before showing one."""
+        """All repos of a type, by name. Private ones are included: check before showing one."""
         pattern = f"{namespace or '*'}/*.git"
         found = (self.root / f"{repo_type}s").glob(pattern)
         ids = []
         for path in found:
             with contextlib.suppress(
                 Refusal
-            ):  # a folder that no client could have made is not ours to show
+            ):  # A folder that no client could have made is not shown.
                 ids.append(make_repo_id(repo_type, path.parent.name, path.stem))
         return sorted(ids, key=lambda repo: repo.full_name)
 
@@ -232,7 +234,7 @@ class Repos:
 
 
 def _spellings(folder: Path, name: str) -> list[str]:
-    """Names in a folder that differ from this in case at most."""
+    """Names in a folder that differ from this one at most in case."""
     try:
         return [each for each in os.listdir(folder) if each.lower() == name.lower()]
     except (FileNotFoundError, NotADirectoryError):
@@ -250,7 +252,7 @@ def _initialise(path: Path, repo_type: RepoType, name: str, info: RepoInfo) -> N
     blobs = [blob]
     if repo_type == "space":
         card = git.create_blob(_space_card(name, info.sdk or "static").encode())
-        builder.insert(CARD, card, pygit2.enums.FileMode.BLOB)
+        builder.insert(CARD_NAME, card, pygit2.enums.FileMode.BLOB)
         blobs.append(card)
     builder.insert(ATTRIBUTES, blob, pygit2.enums.FileMode.BLOB)
     tree = builder.write()
@@ -263,14 +265,15 @@ def _initialise(path: Path, repo_type: RepoType, name: str, info: RepoInfo) -> N
 
 
 def _space_card(name: str, sdk: str) -> str:
-    """What a new Space begins with: its card says how it is run."""
+    """The card of a new Space: it says how the Space is run."""
     title = " ".join(re.findall(r"[A-Za-z0-9]+", name)).title()
     lines = ("---", f'title: "{title}"', "emoji: 🚀", "colorFrom: blue", "colorTo: green")
     return "\n".join((*lines, f"sdk: {sdk}", "pinned: false", "---", ""))
 
 
 def _link_objects(path: Path) -> None:
-    """Let git-lfs find LFS objects when the folder itself is cloned: it looks for them in `lfs`."""
+    """Lets git-lfs find LFS objects when the folder itself is cloned: it looks for them in
+    `lfs`."""
     with contextlib.suppress(FileExistsError):
         (path / "lfs").symlink_to(Path("../../../lfs"), target_is_directory=True)
 
@@ -292,8 +295,8 @@ def create_branch(
     empty: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Point a new branch at `start`, main's head by default, or at a history of its own that begins
-    with an empty commit; 409 when the branch is there and is not to be overwritten."""
+    """Point a new branch at `start` (main's head by default), or at a new history that begins with
+    an empty commit; 409 when the branch exists and is not to be overwritten."""
     with repos.lock(repo), repos.open(repo) as opened:
         moved = overwrite and opened.ref_target(f"refs/heads/{name}") is not None
         ref = f"refs/heads/{name}" if moved else _free_ref(opened, "heads", name)
@@ -326,7 +329,7 @@ def create_tag(
 
 
 def delete(repos: Repos, repo: RepoId, kind: Kind, name: str) -> None:
-    """404 when there is none; 403 for main, which HEAD names."""
+    """404 when it does not exist; 403 for main, to which HEAD points."""
     ref = f"refs/{kind}/{name}"
     if ref == MAIN:
         raise Refusal(403, "Cannot delete the default branch")
@@ -337,7 +340,7 @@ def delete(repos: Repos, repo: RepoId, kind: Kind, name: str) -> None:
 
 
 def _free_ref(repo: GitRepo, kind: Kind, name: str) -> str:
-    """git cannot hold refs/heads/a beside refs/heads/a/b, be they loose or packed."""
+    """git cannot hold refs/heads/a beside refs/heads/a/b, whether loose or packed."""
     ref = f"refs/{kind}/{check_branch(name)}"
     for taken in repo.git.references:
         if taken == ref:
@@ -348,7 +351,7 @@ def _free_ref(repo: GitRepo, kind: Kind, name: str) -> str:
 
 
 def _annotated_tag(repo: GitRepo, name: str, target: str, message: str, author: str) -> str:
-    """The tag object alone: libgit2 would make the ref as well, with a lock file of its own."""
+    """Only the tag object: libgit2 would make the ref as well, with a lock file of its own."""
     signature = pygit2.Signature(author, f"{author}@{EMAIL_DOMAIN}")
     lines = (
         f"object {target}",

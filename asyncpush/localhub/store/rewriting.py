@@ -1,4 +1,4 @@
-"""History made anew: a branch squashed into one commit, LFS files taken out of every commit."""
+"""Rewriting history: a branch squashed into one commit, LFS files removed from every commit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LfsFile:
 
 
 def squash(repos: Repos, repo: RepoId, branch: str, message: str, author: str) -> str:
-    """Put a commit without a past, of the files that are there now, in a branch's place."""
+    """Replace a branch by one commit without parents that has its current files."""
     ref = f"refs/heads/{branch.removeprefix('refs/heads/')}"
     with repos.lock(repo), repos.open(repo) as opened:
         head = opened.ref_target(ref)
@@ -50,7 +50,7 @@ def squash(repos: Repos, repo: RepoId, branch: str, message: str, author: str) -
 
 
 def lfs_files(repos: Repos, repo: RepoId) -> list[LfsFile]:
-    """Every LFS object that the repo's history names, once; the newest come first."""
+    """Every LFS object that the repo's history names, once each, newest first."""
     found: dict[str, LfsFile] = {}
     with repos.open(repo) as opened:
         for ref, commit in _commits(opened):
@@ -76,7 +76,7 @@ def remove_lfs_files(repos: Repos, repo: RepoId, oids: Collection[str]) -> None:
 
 
 def _commits(repo: GitRepo) -> Iterator[tuple[str, pygit2.Commit]]:
-    """Those of every ref, each once and parents first, main's before others."""
+    """The commits of every ref, each once and parents first, main's before others."""
     seen: set[pygit2.Oid] = set()
     refs = sorted(repo.git.references, key=lambda ref: (ref != "refs/heads/main", ref))
     for ref in refs:
@@ -113,7 +113,7 @@ class _Rewriting:
         self._made += [str(oid), *new_objects(self._repo.git, tree, commit.tree_id)]
 
     def move_refs(self) -> None:
-        """On the disk first: then a branch can only be old or new."""
+        """Objects are synced before the ref moves: a branch is either old or new."""
         if not self._made:
             return
         sync_objects(self._repo.path, self._made)

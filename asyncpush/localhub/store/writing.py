@@ -1,4 +1,4 @@
-"""Changing a repo: trees, commits and refs, on the disk before anybody is told.
+"""Changing a repo: trees, commits and refs, durable before anybody is told.
 
 libgit2 makes the objects; each is synced before the ref that needs it moves, and the ref moves by
 rename. libgit2's own `*.lock` files are not used for that: a killed server would leave them behind
@@ -8,8 +8,8 @@ and nobody could write any more. Writers hold `Repos.lock` instead, which the ke
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,11 @@ import pygit2
 from pygit2.enums import FileMode
 
 from asyncpush.localhub.web import Refusal
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 EMAIL_DOMAIN = "users.noreply.localhub"
 _SYNC_THREADS = 16
@@ -37,7 +42,7 @@ def commit_tree(
 
 
 def sync_objects(repo_path: Path, oids: Iterable[pygit2.Oid | str]) -> None:
-    """Put loose objects on the disk. One that is not loose, git has packed and synced before."""
+    """Sync loose objects to disk. One that is not loose has been packed and synced by git."""
     folder = repo_path / "objects"
     paths = [folder / oid[:2] / oid[2:] for oid in {str(oid) for oid in oids}]
     # Syncs that wait together share one write of the file system's journal.
@@ -47,7 +52,7 @@ def sync_objects(repo_path: Path, oids: Iterable[pygit2.Oid | str]) -> None:
 
 
 def _sync(path: Path) -> bool:
-    """Whether it is there to be synced."""
+    """Whether it existed and was synced."""
     try:
         sync(path)
     except FileNotFoundError:
@@ -76,10 +81,10 @@ def new_objects(
 def write_ref(repo_path: Path, ref: str, target: pygit2.Oid | str) -> None:
     """Point a ref at a commit whose objects are synced. The caller holds the repo's lock."""
     path = repo_path / ref
-    # A server killed between making refs/heads/a and writing refs/heads/a/b left a folder.
+    # A server killed between making refs/heads/a and writing refs/heads/a/b leaves a folder.
     for folder in sorted((path, *path.rglob("*")), reverse=True) if path.is_dir() else ():
         folder.rmdir()
-    # git reads every name below refs/ as a ref: no temporary file may be seen there.
+    # git reads every name below refs/ as a ref: no temporary file may be there.
     scratch = repo_path / "hub"
     scratch.mkdir(exist_ok=True)
     write_atomically(path, f"{target}\n".encode(), scratch=scratch)
@@ -87,15 +92,15 @@ def write_ref(repo_path: Path, ref: str, target: pygit2.Oid | str) -> None:
 
 def delete_ref(git: pygit2.Repository, repo_path: Path, ref: str) -> None:
     """Remove a ref, packed or loose. The caller holds the repo's lock."""
-    # Only we write here, under the lock: such a file is from a server that was killed.
+    # Only this hub writes here, under the lock: such a file is left from a server that was killed.
     for stale in (repo_path / f"{ref}.lock", repo_path / "packed-refs.lock"):
         stale.unlink(missing_ok=True)
     git.references.delete(ref)
 
 
 class TreeDraft:
-    """A folder being changed: `put` and `remove` what is to be, then `write` the tree. Folders that
-    no change touches are never read."""
+    """A folder being changed: `put` and `remove` files, then `write` the tree. Folders without
+    changes are never read."""
 
     def __init__(self, git: pygit2.Repository, tree: pygit2.Tree | None) -> None:
         self._git = git
@@ -111,7 +116,7 @@ class TreeDraft:
                 self._modes[name] = item.filemode
 
     def put(self, path: str, oid: pygit2.Oid) -> None:
-        """Place a blob; 400 when a file is in the way of a folder or the other way round."""
+        """Place a blob; 400 when a file is in the way of a folder or the reverse."""
         *folders, name = path.split("/")
         draft = self
         for folder in folders:
@@ -125,7 +130,7 @@ class TreeDraft:
         draft._modes.setdefault(name, FileMode.BLOB)
 
     def remove_file(self, path: str) -> bool:
-        """Whether there was such a file."""
+        """Returns whether there was such a file."""
         draft, name = self._parent(path)
         if draft is None or name not in draft._files:
             return False
@@ -133,18 +138,18 @@ class TreeDraft:
         return True
 
     def remove_folder(self, path: str) -> bool:
-        """Whether there was such a folder."""
+        """Returns whether there was such a folder."""
         draft, name = self._parent(path)
         return draft is not None and draft._folders.pop(name, None) is not None
 
     def is_empty(self) -> bool:
-        """git knows no empty folders, nor those that hold nothing but empty folders."""
+        """git has no empty folders, nor folders that contain only empty folders."""
         return not self._files and all(
             isinstance(folder, TreeDraft) and folder.is_empty() for folder in self._folders.values()
         )
 
     def write(self) -> pygit2.Oid:
-        """Make the tree objects of what was changed."""
+        """Make the tree objects for what has changed."""
         builder = self._git.TreeBuilder()
         for name, folder in self._folders.items():
             if isinstance(folder, pygit2.Oid):
@@ -165,7 +170,7 @@ class TreeDraft:
         return draft, name
 
     def _folder(self, name: str) -> TreeDraft:
-        """The folder of that name, read if it was not yet, new if there is none."""
+        """The folder of that name, read if necessary, new if it does not exist."""
         folder = self._folders.get(name)
         if not isinstance(folder, TreeDraft):
             tree = self._git[folder].peel(pygit2.Tree) if folder is not None else None
@@ -174,7 +179,7 @@ class TreeDraft:
 
 
 def commit_message(summary: str, description: str) -> str:
-    """git's form: a title line, an empty line, the rest."""
+    """In git's form: a title line, an empty line, the rest."""
     title = " ".join(summary.replace("\0", "").split())
     body = description.replace("\0", "").strip()
     return f"{title}\n\n{body}\n" if body else title
@@ -202,7 +207,7 @@ def write_atomically(path: Path, data: bytes, *, scratch: Path | None = None) ->
 
 
 def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk."""
+    """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -210,13 +215,26 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
+    """Hold a lock on an open file. Raises `BlockingIOError` when another holds it and `wait` is
+    off."""
+    if sys.platform != "win32" and fcntl is not None:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+
+
+def unlock(descriptor: int) -> None:
+    if sys.platform != "win32" and fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold `path` against every other process. The kernel lets go when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -1,5 +1,5 @@
-"""Objects that come by Xet: chunks packed in xorbs, files described in shards, and the API (Xet's
-CAS) through which clients send and read both."""
+"""Objects that are uploaded by Xet: chunks packed in xorbs, files described in shards, and the API
+(Xet's CAS) through which clients send and read both."""
 
 from __future__ import annotations
 

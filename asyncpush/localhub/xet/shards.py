@@ -23,7 +23,7 @@ _ROW = 48
 _FILE = struct.Struct("<32sII8x")
 _STRETCH = struct.Struct("<32s4xIII")
 _XORB = struct.Struct("<32s4xI8x")
-_LAST = struct.Struct("<24xQ16x")  # the last of the four numbers that a chunk's hash is made of
+_LAST = struct.Struct("<24xQ16x")  # The last of the four numbers of a chunk's hash.
 _IN_MEMORY, _WRITTEN = struct.Struct("<4Q"), struct.Struct(">4Q")
 _FOOTER = struct.Struct("<3Q6Q32s2Q72xQ")
 _WITH_VERIFICATION = 1 << 31
@@ -45,7 +45,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class XetFile:
-    """A file as a client describes it: hashes in hex, and what it is put together from."""
+    """A file as a client describes it: hashes in hex, and the chunks it consists of."""
 
     hash: str
     sha256: str | None
@@ -58,8 +58,8 @@ class XetFile:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """`landmarks` are the chunks that clients may ask for to find this shard; `xorbs` is the
-    second section as it stands."""
+    """`landmarks` are the chunks by which clients may find this shard; `xorbs` is the second
+    section, unparsed."""
 
     files: tuple[XetFile, ...]
     landmarks: frozenset[str]
@@ -67,7 +67,7 @@ class Shard:
 
 
 class BadShardError(ValueError):
-    """These bytes are no shard, or only the beginning of one."""
+    """These bytes are not a shard, or only the beginning of one."""
 
 
 def parse_shard(data: bytes) -> Shard:
@@ -76,7 +76,9 @@ def parse_shard(data: bytes) -> Shard:
         raise BadShardError("these bytes are no shard")
     files, at = _files(data, _ROW)
     begin = at
-    xorbs: dict[str, tuple[int, int]] = {}  # where the chunks of each begin, and how many
+    xorbs: dict[
+        str, tuple[int, int]
+    ] = {}  # Where the chunks of each begin, and how many there are.
     while not _ends(data, at):
         xorb, count = _XORB.unpack(_row(data, at))
         at += _ROW
@@ -87,11 +89,9 @@ def parse_shard(data: bytes) -> Shard:
 
 
 def answer_shard(shard: Shard, *, now: float, lifetime: int) -> bytes:
-    """A shard for clients to deduplicate against: xorbs and chunks, and no word on whose files.
-
-    One that is sent out has a footer: here without lookup tables, and with a key of zeros, which
-    means that the chunks' hashes are as they are. Clients forget it after `lifetime` seconds.
-    """
+    """A shard for clients to deduplicate against: xorbs and chunks, without files. One that is sent
+    out has a footer: here without lookup tables, and with a key of zeros, which means that the
+    chunks' hashes are unmodified. Clients forget it after `lifetime` seconds."""
     body = _TAG + struct.pack("<QQ", 2, _FOOTER.size) + _END + shard.xorbs
     at = len(body)
     tables = (at, 0) * 3
@@ -141,19 +141,19 @@ def _row(data: bytes, at: int) -> bytes:
 
 
 def hex_of(raw: bytes) -> str:
-    """Hashes lie in memory as four little-endian numbers of 64 bits, and are written as such."""
+    """A hash is stored as four little-endian numbers of 64 bits, and written as those."""
     return _WRITTEN.pack(*_IN_MEMORY.unpack(raw)).hex()
 
 
 MAX_XORB_BYTES = 80 << 20
-"""A xorb has at most 64 MiB of chunks; what compression may add to it is far less than the rest."""
+"""A xorb has at most 64 MiB of chunks; what compression may add is far less than the rest."""
 
 _MAX_CHUNK = 1 << 20
 _HEADER = 8
 
 
 class BadXorbError(ValueError):
-    """These bytes are no xorb."""
+    """These bytes are not a xorb."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +167,13 @@ class Xorb:
 
 
 def open_xorb(path: Path) -> Xorb:
-    """Look where the chunks lie. Raises `BadXorbError`, `FileNotFoundError`."""
+    """Find where the chunks begin. Raises `BadXorbError`, `FileNotFoundError`."""
     offsets, sizes = [0], []
     with path.open("rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         while (at := offsets[-1]) < end:
-            header = os.pread(file.fileno(), _HEADER, at)
+            file.seek(at)
+            header = file.read(_HEADER)
             stored, size = _lengths(header)
             offsets.append(at + _HEADER + stored)
             sizes.append(size)
@@ -185,7 +186,8 @@ def read_chunks(xorb: Xorb, start: int, stop: int) -> list[bytes]:
     """The bytes of chunks `start` to `stop` (exclusive). Raises `BadXorbError`."""
     begin, end = xorb.offsets[start], xorb.offsets[stop]
     with xorb.path.open("rb", buffering=0) as file:
-        data = os.pread(file.fileno(), end - begin, begin)
+        file.seek(begin)
+        data = file.read(end - begin)
     spans = pairwise(xorb.offsets[start : stop + 1])
     return [_chunk(data[first - begin : last - begin]) for first, last in spans]
 
@@ -221,7 +223,7 @@ def _chunk(stored: bytes) -> bytes:
 
 
 def _ungrouped(grouped: bytes) -> bytes:
-    """Every fourth byte stands together (tensors compress better so)."""
+    """Every fourth byte is grouped (tensors compress better that way)."""
     data = bytearray(len(grouped))
     at = 0
     for lane in range(4):

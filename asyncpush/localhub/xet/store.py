@@ -49,7 +49,7 @@ from asyncpush.localhub.xet.shards import (
 )
 
 _GRAIN = 1_000_000_000
-"""Nanoseconds after which a folder's time of change tells of every change before."""
+"""Nanoseconds after which a folder's modification time covers every earlier change."""
 
 _ABANDONED = 24 * 3600.0
 _SHARD_LIFETIME = 24 * 3600
@@ -58,14 +58,14 @@ _CHUNKS_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An object that was read back: its xet hash, its bytes."""
+    """An object that was read back: its Xet hash and its size."""
 
     hash: str
     size: int
 
 
 class XetStore:
-    """Objects that came by Xet. Blocks: call it in threads. `root` need not exist."""
+    """Objects that were uploaded by Xet. Blocks: call it in threads. `root` need not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,23 +80,24 @@ class XetStore:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever sent."""
+        """Whether anything was ever uploaded."""
         return (self.root / "shards").is_dir()
 
     def sweep(self) -> None:
-        """Remove bodies that were cut off long ago."""
+        """Remove incomplete bodies that are old."""
         for body in (self.root / "incoming").glob("*"):
             if body.stat().st_mtime < time.time() - _ABANDONED:
                 body.unlink(missing_ok=True)
 
     def new_body(self) -> Path:
-        """Where a body may be written while it comes in."""
+        """A path where a body may be written while it arrives."""
         folder = self.root / "incoming"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / secrets.token_hex(16)
 
     def add_xorb(self, xorb_hash: str, body: Path) -> bool:
-        """Keep a xorb that has come in; False when it was there. Raises `BadXorbError`."""
+        """Store a xorb that has arrived; False when it was stored already. Raises
+        `BadXorbError`."""
         target = self._xorb_path(xorb_hash)
         if target.exists():
             return False
@@ -109,8 +110,8 @@ class XetStore:
         return True
 
     def add_shard(self, data: bytes) -> bool:
-        """Keep a shard; False when it was there. Raises `BadShardError`, also for a shard that
-        names chunks which are not here."""
+        """Store a shard; False when it was stored already. Raises `BadShardError`, also for a shard
+        that names chunks which are not stored here."""
         for file in parse_shard(data).files:
             for stretch in file.stretches:
                 self._check_stretch(stretch)
@@ -122,7 +123,7 @@ class XetStore:
         return True
 
     def shard_with_chunk(self, chunk_hash: str) -> bytes | None:
-        """A shard for clients that have this chunk, to deduplicate against."""
+        """A shard with this chunk, for clients to deduplicate against."""
         self._read_new_shards()
         if (name := self._by_chunk.get(chunk_hash)) is None:
             return None
@@ -135,7 +136,7 @@ class XetStore:
         return self._by_hash.get(xet_hash)
 
     def known(self, oid: str) -> Known | None:
-        """An object that was read back once."""
+        """An object that was read back before."""
         if (found := self._known.get(oid)) is not None:
             return found
         try:
@@ -146,10 +147,8 @@ class XetStore:
         return found
 
     def accept(self, oid: str) -> Known | None:
-        """An object that is known, or that has been described and is found right now; else None.
-
-        It is right when all of its bytes can be read back and have this sha256.
-        """
+        """An object that is known, or that has been described and is verified now; otherwise None.
+        It is valid when all of its bytes can be read back and have this sha256."""
         if (found := self.known(oid)) is not None:
             return found
         self._read_new_shards()
@@ -175,8 +174,8 @@ class XetStore:
         return self._pieces(file, start, stop)
 
     def reconstruction(self, file: XetFile, start: int, stop: int) -> dict[str, Any]:
-        """How a client puts bytes `start` to `stop` (exclusive) together, as the CAS API says it;
-        URLs are left to the caller: each `url` is the xorb's hash."""
+        """How a client reads bytes `start` to `stop` (exclusive), in the form of the CAS API; URLs
+        are left to the caller: each `url` is the xorb's hash."""
         terms: list[Stretch] = []
         skipped = at = 0
         for stretch in file.stretches:
@@ -196,7 +195,7 @@ class XetStore:
         }
 
     def xorb_path(self, xorb_hash: str) -> Path | None:
-        """The xorb as a file, if it is here."""
+        """The xorb as a file, if it is stored."""
         path = self._xorb_path(xorb_hash)
         return path if path.exists() else None
 
@@ -291,7 +290,7 @@ def _span(start: int, end: int) -> dict[str, int]:
 
 
 def with_xet(blobs: BlobStore, xet: XetStore) -> BlobStore:
-    """`blobs`, and all that `xet` holds besides; LFS uploads go to `blobs` as ever."""
+    """`blobs`, plus everything in `xet`; LFS uploads still go to `blobs`."""
     return _DiskAndXet(blobs, blobs, xet) if isinstance(blobs, PartSink) else _WithXet(blobs, xet)
 
 
@@ -309,7 +308,7 @@ class _WithXet:
         await self._blobs.close()
 
     async def size(self, oid: str) -> int | None:
-        """Also of an object that a Xet client has just sent: it is read back first."""
+        """Also for an object that a Xet client has just uploaded: it is read back first."""
         size = await self._blobs.size(oid)
         if size is not None or not self._xet.exists:
             return size
@@ -365,7 +364,7 @@ class _DiskAndXet(_WithXet):
 Scope = Literal["read", "write"]
 
 LIFETIME = 3600
-"""Seconds for which a token is good; the Hub's own last about as long."""
+"""Seconds for which a token is valid; the Hub's own last about as long."""
 
 
 def new_token(signer: Signer, scope: Scope, *, lifetime: int) -> str:
@@ -375,8 +374,8 @@ def new_token(signer: Signer, scope: Scope, *, lifetime: int) -> str:
 
 
 def check_token(signer: Signer, header: str | None, scope: Scope) -> None:
-    """Raise a `Refusal` 401 unless this Authorization header allows `scope`; a token to write
-    allows reading."""
+    """Raises a `Refusal` 401 unless this Authorization header allows `scope`; a write token allows
+    reading."""
     kind, _, token = (header or "").partition(" ")
     try:
         given, _, query = base64.urlsafe_b64decode(token.encode()).decode().partition("?")

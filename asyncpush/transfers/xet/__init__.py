@@ -6,26 +6,30 @@ files count as stored when it has been finished, and aborting it disturbs no oth
 """
 
 from asyncpush.transfers.xet.access import (
-    MISSING,
     XetAccess,
     XetFailedError,
+    XetTokens,
     cache_folder,
     files_at_once,
     is_disabled,
     is_installed,
+    missing_reason,
     unavailable_reason,
 )
 from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+from asyncpush.transfers.xet.transfer import XetFactory
 
 __all__ = [
-    "MISSING",
     "XetAccess",
     "XetEngine",
+    "XetFactory",
     "XetFailedError",
+    "XetTokens",
     "XetUpload",
     "cache_folder",
     "files_at_once",
     "is_disabled",
     "is_installed",
+    "missing_reason",
     "unavailable_reason",
 ]

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import HubError, MissingTokenError
+from asyncpush.events import Emitter, TransferChosen
+from asyncpush.net.session import USER_AGENT, HubSession
 from asyncpush.options import MIB, UploadConfig, hf_home, is_true
+from asyncpush.protocol import urls, xet
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.xet import XetGrant
 from asyncpush.redaction import redact_text
+from asyncpush.transfers.interface import TransferFailedError
 
-MISSING = "hf_xet is not installed: pip install 'asyncpush[xet]'"
+_SYSTEMS = frozenset({"linux", "darwin", "win32"})
+_MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
 
 
 def is_installed() -> bool:
     return find_spec("hf_xet") is not None
+
+
+def has_wheels(implementation: str, system: str, machine: str) -> bool:
+    """Whether hf-xet publishes wheels for such a Python, and so comes with asyncpush; what the
+    environment marker in pyproject.toml says. The values are those of `platform` and `sys`."""
+    return implementation == "CPython" and system in _SYSTEMS and machine.lower() in _MACHINES
+
+
+def missing_reason() -> str:
+    """Why hf_xet may not be there, and what to do."""
+    here = platform.python_implementation(), sys.platform, platform.machine()
+    if has_wheels(*here):
+        return "hf-xet is not installed: pip install 'hf-xet>=1.8'"
+    return (
+        f"hf-xet is not installed, and has no wheels for {' '.join(here)}: use transfer='auto' or"
+        " 'lfs', or build it from source (`pip install hf-xet`, which needs Rust)"
+    )
 
 
 def is_disabled() -> bool:
@@ -34,7 +59,7 @@ def unavailable_reason(config: UploadConfig) -> str | None:
         return "HF_HUB_DISABLE_XET is set"
     if config.max_bandwidth is not None:
         return "max_bandwidth holds for LFS alone"
-    return None if is_installed() else MISSING
+    return None if is_installed() else missing_reason()
 
 
 FILE_MEMORY = 64 * MIB
@@ -91,8 +116,8 @@ _REFUSED = ("Token refresh failed", "401")
 """What hf_xet's errors say when a token was not good any more: they have no kind for it."""
 
 
-class XetFailedError(AsyncPushError):
-    """Xet did not store the files, for a reason that says nothing about LFS."""
+class XetFailedError(TransferFailedError):
+    """hf_xet or the Xet store failed."""
 
     @property
     def refused(self) -> bool:
@@ -105,8 +130,8 @@ class XetAccess:
     """What an upload commit is opened with: the grant, and how hf_xet gets the next one.
 
     It asks with `refresh_headers`, so with the Hub token it was opened with. Where that one lives
-    shorter than the push, `renew` gives access with the token that there is by then; None when
-    there is no other.
+    shorter than the push, or the store refuses a token before it has expired, `renew` gives access
+    with another one; None when the Hub grants none.
     """
 
     grant: XetGrant
@@ -124,3 +149,54 @@ class XetAccess:
         token = self.refresh_headers.get("Authorization", "").rpartition(" ")[2]
         text = f"{type(error).__name__}: {error}"
         return XetFailedError(redact_text(text, self.grant.token, token))
+
+
+_REFUSALS = frozenset({401, 403, 404})
+"""How a Hub answers that does not offer Xet for this repo, or not to this user."""
+
+
+class XetTokens:
+    """Asks the Hub for access to the Xet store, by `request`."""
+
+    def __init__(self, session: HubSession, events: Emitter, request: HubRequest) -> None:
+        self._session = session
+        self._events = events
+        self._request = request
+
+    async def access(self) -> XetAccess:
+        """Raises `HubError` when the Hub does not grant it."""
+        session = self._session
+        grant = await session.ask(
+            self._request,
+            self._checked,
+            self._events,
+            expected=lambda error: error.status in _REFUSALS,
+        )
+        token = await session.token.get()
+        return XetAccess(
+            grant,
+            urls.resolve(self._request.target, session.endpoint),
+            {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
+            self._renewed,
+        )
+
+    async def _renewed(self) -> XetAccess | None:
+        """Access with another Xet token; None when the Hub grants none. hf_xet asks for its next
+        one with the Hub token it was opened with. The session has the current one, and asks the
+        user's callable for another when the Hub refuses that, too."""
+        try:
+            access = await self.access()
+        except (HubError, MissingTokenError):
+            return None
+        self._events.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        return access
+
+    def _checked(self, response: HubResponse) -> XetGrant:
+        """Chunks go where parts might go. A folder of this machine (`local://`, which hf_xet takes
+        too) only a Hub on this machine may name."""
+        grant = xet.parse_grant(response)
+        endpoint = self._session.endpoint
+        if grant.cas_url.startswith("local://") and urls.is_loopback(urls.origin(endpoint)[1]):
+            return grant
+        urls.check_target(grant.cas_url, endpoint, self._session.config.allowed_hosts or ())
+        return grant

@@ -16,7 +16,7 @@ from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.stalls import (
-    StallTimeout,
+    XetStallDetector,
     XetStalledError,
     ends_soon,
     in_background,
@@ -32,23 +32,37 @@ class XetCommit:
     `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
     else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
 
-    def __init__(self, commit: Any, access: XetAccess, watch: StallTimeout) -> None:
+    def __init__(
+        self,
+        commit: Any,
+        access: XetAccess,
+        watch: XetStallDetector,
+        how: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`how` goes with every file that hf_xet is given."""
         self._commit = commit
+        self._how = how or {}
         self._watch = watch
         self._stalled: XetStalledError | None = None
         self.access = access
 
-    async def start(self, file: FileSource) -> Any:
-        """A file that hf_xet reads by itself, or bytes."""
+    async def start(self, files: Sequence[FileSource]) -> list[Any]:
+        """Files that hf_xet reads by itself, or bytes."""
 
-        def start() -> Any:
-            check_unchanged([file])
+        def start(file: FileSource) -> Any:
             if file.path is None:
-                return self._commit.start_upload_bytes(file.data or b"", name=file.path_in_repo)
+                return self._commit.start_upload_bytes(
+                    file.data or b"", name=file.path_in_repo, **self._how
+                )
             self._watch.paths.add(os.path.realpath(file.path))
-            return self._commit.start_upload_file(file.path)
+            return self._commit.start_upload_file(file.path, **self._how)
 
-        return await self._call(start, [file])
+        def start_all() -> list[Any]:
+            check_unchanged(files)
+            return [start(file) for file in files]
+
+        handles: list[Any] = await self._call(start_all, files)
+        return handles
 
     async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
         """Read a file that is made of stretches of another, or of tensors, and hand over what is
@@ -57,7 +71,7 @@ class XetCommit:
         stop = threading.Event()
 
         def feed() -> Any:
-            stream = self._commit.start_upload_stream(name=file.path_in_repo)
+            stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
             buffer = bytearray(min(STREAM_PIECE, file.size))
             with Reader(file) as reader, memoryview(buffer) as view:
                 for offset in range(0, file.size, STREAM_PIECE):
@@ -86,7 +100,7 @@ class XetCommit:
         self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]
     ) -> Any:
         """Hand over pieces as they come; `on_sent` hears how much. Raises what `pieces` raises."""
-        stream = await self._call(lambda: self._commit.start_upload_stream(name=name))
+        stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
         size = 0
         try:
             async for piece in pieces:

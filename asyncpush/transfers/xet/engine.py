@@ -8,13 +8,13 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from typing import Any
 
-from asyncpush.errors import SourceChangedError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, FileStored, PartProgress, RetryScheduled
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import XetAccess, XetFailedError, settings
-from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort
-from asyncpush.transfers.xet.stalls import StallTimeout, XetStalledError, watched
+from asyncpush.transfers.xet.commits import XetCommit, XetPositions, abort, check_unchanged
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 
 PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
@@ -28,21 +28,29 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
 
-    async def open(self, access: XetAccess, events: Emitter) -> XetUpload:
-        """Begin the upload of one push. Raises `XetFailedError`."""
+    async def open(
+        self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
+    ) -> XetUpload:
+        """Begin the upload of one push. Raises `XetFailedError`. Where nobody will ask for the
+        files' sha256 (in a bucket) it need not be taken; the receipts' oids are empty then."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
-            return await self._open_commit(access, positions if events.active else None, attempt)
+            heard = positions if events.active else None
+            return await self._open_commit(access, heard, attempt, with_sha256)
 
         commit = await open_commit(access, 1)
         return XetUpload(commit, open_commit, positions, events, renewals=self._config.max_retries)
 
     async def _open_commit(
-        self, access: XetAccess, positions: XetPositions | None, attempt: int
+        self,
+        access: XetAccess,
+        positions: XetPositions | None,
+        attempt: int,
+        with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
-        watch = StallTimeout(self._config.stall_timeout, attempt)
+        watch = XetStallDetector(self._config.stall_timeout, attempt)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -69,9 +77,60 @@ class XetEngine:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
-        return XetCommit(commit, access, watch)
+        return XetCommit(commit, access, watch, {} if with_sha256 else _without_sha256())
 
-    async def _opened(self, watch: StallTimeout, *, fresh: bool) -> Any:
+    async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
+        """The Xet hashes of files on disk, in order; nothing is sent. Raises `XetFailedError`, and
+        `SourceError` or `SourceChangedError` when it is a file's fault."""
+        watch = XetStallDetector(self._config.stall_timeout)
+        paths = [file.path for file in files]
+
+        def hash_them() -> list[str]:
+            from hf_xet import hash_files
+
+            check_unchanged(files)
+            hashes = [found.hash for found in hash_files(paths)]
+            check_unchanged(files)
+            return hashes
+
+        try:
+            with watch.reading():
+                return await watched(hash_them, watch)
+        except AsyncPushError:
+            raise
+        except Exception as exc:
+            raise XetFailedError(f"{type(exc).__name__}: {exc}") from None
+
+    async def read(self, access: XetAccess, xet_hash: str, size: int) -> bytes:
+        """A small file's bytes. Raises `XetFailedError`."""
+        watch = XetStallDetector(self._config.stall_timeout)
+        session = await self._opened(watch, fresh=False)
+        grant = access.grant
+
+        def read() -> bytes:
+            from hf_xet import XetFileInfo
+
+            group = session.new_download_stream_group(
+                endpoint=grant.cas_url,
+                token=grant.token,
+                token_expiry_unix_secs=grant.expires_at,
+                token_refresh_url=access.refresh_url,
+                token_refresh_headers=dict(access.refresh_headers),
+                custom_headers=access.headers,
+            )
+            return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
+
+        try:
+            content = await watched(read, watch)
+        except XetStalledError:
+            raise
+        except Exception as exc:
+            raise access.failed(exc) from None
+        if len(content) != size:
+            raise XetFailedError(f"the store has sent {len(content):,} bytes of {size:,}")
+        return content
+
+    async def _opened(self, watch: XetStallDetector, *, fresh: bool) -> Any:
         """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
         with the one they have."""
         async with self._opening:
@@ -91,6 +150,15 @@ class XetEngine:
             raise XetFailedError(f"hf_xet 1.8 or newer is needed: {exc}") from None
         return XetSession(XetConfig().with_config(settings(self._config)))
 
+
+def _without_sha256() -> dict[str, Any]:
+    from hf_xet import SKIP_SHA256
+
+    return {"sha256": SKIP_SHA256}
+
+
+REFUSALS_LIMIT = 2
+"""How often a push asks for another token because the store refuses the one it has."""
 
 FED_AT_ONCE = 2
 """Files that hf_xet cannot find by itself: each takes a thread and a piece of memory."""
@@ -113,6 +181,7 @@ class XetUpload:
         self._positions = positions
         self._events = events
         self._renewals = renewals
+        self._refusals = REFUSALS_LIMIT
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
@@ -131,17 +200,32 @@ class XetUpload:
 
         Raises `XetFailedError`; `SourceError` and `SourceChangedError` when it is the file's fault.
         """
+        await self.add_all([file])
+
+    async def add_all(self, files: Sequence[FileSource]) -> None:
+        """As `add`, of several files: those that hf_xet reads by itself in one hop to a thread."""
+        found = [file for file in files if file.path is not None or file.data is not None]
         try:
-            handle = await self._begin(file)
+            handles = await self._commit.start(found) if found else []
         except XetStalledError:
-            handle = None  # `finish` hears of it as well, and begins again with all of the files
+            # `finish` hears of it as well, and begins again with all of the files.
+            self._handles += [(file, None) for file in files]
+            return
+        for file, handle in zip(found, handles, strict=True):
+            self._positions.follow(handle.task_id(), file)
+            self._handles.append((file, handle))
+        for file in files:
+            if file.path is None and file.data is None:
+                await self._feed(file)
+
+    async def _feed(self, file: FileSource) -> None:
+        try:
+            handle = await self._fed(file)
+        except XetStalledError:
+            handle = None
         self._handles.append((file, handle))
 
-    async def _begin(self, file: FileSource) -> Any:
-        if file.path is not None or file.data is not None:
-            handle = await self._commit.start(file)
-            self._positions.follow(handle.task_id(), file)
-            return handle
+    async def _fed(self, file: FileSource) -> Any:
         async with self._feeding:
             events = self._positions.begin(file)
             on_read = partial(self._positions.on_read, file, events)
@@ -197,7 +281,8 @@ class XetUpload:
         access: XetAccess | None = None
         if isinstance(error, XetStalledError):
             access = self._commit.access
-        elif error.refused and self._commit.access.renew is not None:
+        elif error.refused and self._refusals > 0 and self._commit.access.renew is not None:
+            self._refusals -= 1
             access = await self._commit.access.renew()
         if access is None:
             return False
@@ -240,7 +325,7 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
     return Receipt(
         file.path_in_repo,
         file.size,
-        info.sha256,
+        info.sha256 or "",
         "xet",
         xet_hash=info.hash,
         bytes_sent=sent,

@@ -23,7 +23,7 @@ class XetStalledError(XetFailedError):
     """Nothing moved for `stall_timeout`. Another attempt may do better."""
 
 
-class StallTimeout:
+class XetStallDetector:
     """When something moved last in one upload commit.
 
     A move is any change in what hf_xet reports: bytes found new, bytes sent, bytes the store has,
@@ -130,7 +130,7 @@ def in_background(work: Callable[[], T]) -> Future[T]:
 
 async def watched(
     work: Callable[[], T],
-    watch: StallTimeout,
+    watch: XetStallDetector,
     *,
     stop: Callable[[], object] = lambda: None,
     discard: Callable[[T], object] = lambda result: None,

@@ -88,16 +88,23 @@ class Story:
             self.tell(end, answered, span, parent)
         return span
 
-    def failed(
-        self, path: str, number: int, at: float, attempt: int = 1, delay: float = 0.0
-    ) -> None:
+    def failed(self, path: str, number: int, at: float, span: str, *, delay: float = 0.0) -> None:
+        """The attempt of this span."""
         about = {"file": path, "part_number": number}
         url = "https://store/part"
-        error = RequestFailed("part", url, "unavailable", 503, 1, delay * 1000, about)
-        self.tell(at, error, f"file {path}", "root")
+        error = RequestFailed(
+            call="part",
+            url=url,
+            error="unavailable",
+            status=503,
+            retry_attempt=1,
+            backoff_ms=delay * 1000,
+            fields=about,
+        )
+        self.tell(at, error, span, f"file {path}")
         if delay:
             again = RetryScheduled("part", 1, delay, "unavailable", path, number)
-            self.tell(at, again, f"file {path}", "root")
+            self.tell(at, again, span, f"file {path}")
 
     def progress(self, path: str, number: int, at: float, sent: int, size: int = MB) -> None:
         self.tell(at, PartProgress(path, number, sent, size), f"file {path}", "root")
@@ -117,7 +124,16 @@ def _asked(
     call: str, attempt: int, size: int, about: dict[str, object], queued: float = 0.0
 ) -> RequestStarted:
     url = f"https://hub/{call}"
-    return RequestStarted(call, "POST", url, attempt, size, {}, about, queued_ms=queued * 1000)
+    return RequestStarted(
+        call=call,
+        method="POST",
+        url=url,
+        attempt=attempt,
+        bytes_out=size,
+        headers={},
+        fields=about,
+        queued_ms=queued * 1000,
+    )
 
 
 def _answered(
@@ -130,7 +146,17 @@ def _answered(
 ) -> RequestFinished:
     url = f"https://hub/{call}"
     return RequestFinished(
-        *(call, "POST", url, attempt, status, 1.0, size, 0, {}, None, about), sent_ms=sent_ms
+        call=call,
+        method="POST",
+        url=url,
+        attempt=attempt,
+        status=status,
+        elapsed_ms=1.0,
+        bytes_out=size,
+        bytes_in=0,
+        headers={},
+        fields=about,
+        sent_ms=sent_ms,
     )
 
 
@@ -163,8 +189,8 @@ def one_file() -> Story:
     story.call("lfs_batch", 1.0, 1.25)
     story.transfer("w.bin", 1.25, 2, 2 * MB)
     story.part("w.bin", 1, 1.5, 3.0, connected=1.75, sent=2.75, connection=50_001, queued=0.25)
-    story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
-    story.failed("w.bin", 2, 2.5, delay=1.0)
+    lost = story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
+    story.failed("w.bin", 2, 2.5, lost, delay=1.0)
     story.part("w.bin", 2, 3.5, 4.5, connected=3.5, sent=4.5, connection=50_001, attempt=2)
     story.stored("w.bin", 4.5, 2 * MB)
     story.call("commit", 5.0, 6.0)

@@ -89,8 +89,8 @@ def test_a_part_whose_etag_is_wrong_was_sent_in_vain() -> None:
     """It was answered with 200; that it failed is told after."""
     story = Story()
     story.transfer("w.bin", 0.0)
-    story.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
-    story.failed("w.bin", 1, 1.0, delay=0.5)
+    span = story.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
+    story.failed("w.bin", 1, 1.0, span, delay=0.5)
     story.part("w.bin", 1, 1.5, 2.5, connected=1.5, sent=2.5, attempt=2)
     story.done(3.0)
     kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(story).spans]
@@ -101,7 +101,14 @@ def test_a_part_whose_etag_is_wrong_was_sent_in_vain() -> None:
 def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
     story = Story()
     span = story.part("w.bin", 1, 0.0, connected=0.25)
-    story.tell(1.0, RequestFailed("part", "u", "reset", None, 1, None), span, "file w.bin")
+    story.tell(
+        1.0,
+        RequestFailed(
+            call="part", url="u", error="reset", status=None, retry_attempt=1, backoff_ms=None
+        ),
+        span,
+        "file w.bin",
+    )
     story.done(2.0)
     kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(story).spans]
     assert kinds == [("connect", 0.0, 0.25, "reset"), ("retry", 0.25, 1.0, "reset")]
@@ -111,7 +118,15 @@ def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
     story = Story()
     story.part("w.bin", 1, 0.0, connected=0.0, connection=1)
     story.part("w.bin", 2, 0.0, 0.5, connected=0.0, connection=2)
-    void = RequestFailed("upload", "u", "opened anew", 403, 1, 1.0, {"file": "w.bin"})
+    void = RequestFailed(
+        call="upload",
+        url="u",
+        error="opened anew",
+        status=403,
+        retry_attempt=1,
+        backoff_ms=1.0,
+        fields={"file": "w.bin"},
+    )
     story.tell(1.0, void)
     story.done(4.0)
     ends = {(s.part, s.kind): s.end for s in timeline_of(story).spans}

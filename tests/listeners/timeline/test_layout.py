@@ -107,7 +107,16 @@ def test_a_lane_of_thousands_is_drawn_by_pixels() -> None:
         return "retry" if at == 5_555 else "send" if at % 10 else "answer"
 
     spans = [
-        Span(kind(at), "connection", 0, at / 1000, (at + 1) / 1000, "", 0) for at in range(10_000)
+        Span(
+            kind=kind(at),
+            group="connection",
+            lane=0,
+            start=at / 1000,
+            end=(at + 1) / 1000,
+            name="",
+            push=0,
+        )
+        for at in range(10_000)
     ]
     blocks = columns_of(spans, 0.0125)
     assert len(blocks) <= 3
@@ -117,7 +126,7 @@ def test_a_lane_of_thousands_is_drawn_by_pixels() -> None:
 
 
 def test_pixels_that_are_mostly_idle_stay_white() -> None:
-    spans = [Span("send", "connection", 0, 0.0, 0.1, "", 0)]
+    spans = [Span(kind="send", group="connection", lane=0, start=0.0, end=0.1, name="", push=0)]
     assert columns_of(spans, 1.0) == []
 
 
@@ -205,7 +214,21 @@ def test_nothing_is_told_of_nothing() -> None:
     timeline = timeline_of(Story())
     assert bottleneck(verdict(timeline), timeline) == "Nothing took any time."
     assert sections(timeline, COLUMNS) == []
-    assert headline(Timeline(0.0, 0.0, (), (), (), (), 1.0, ())) == "no push"
+    assert (
+        headline(
+            Timeline(
+                began=0.0,
+                seconds=0.0,
+                pushes=(),
+                spans=(),
+                files=(),
+                holds=(),
+                slice_seconds=1.0,
+                throughput=(),
+            )
+        )
+        == "no push"
+    )
     assert facts(timeline) == "0 B sent in 0.00 s · 0 LFS files · 0 parts"
 
 

@@ -81,7 +81,19 @@ def leaky(name: str, secret: str) -> Timeline:
     story.hashed(path, 0.0, 1.0)
     story.transfer(path, 1.0)
     span = story.part(path, 1, 1.0, connected=1.0)
-    story.tell(2.0, RequestFailed("part", url, error, 500, 1, None, {"file": path}), span)
+    story.tell(
+        2.0,
+        RequestFailed(
+            call="part",
+            url=url,
+            error=error,
+            status=500,
+            retry_attempt=1,
+            backoff_ms=None,
+            fields={"file": path},
+        ),
+        span,
+    )
     story.tell(2.0, RetryScheduled("part", 1, 0.5, error, path, 1))
     story.tell(2.0, Waiting(1.0, error))
     story.tell(2.5, Notice(error))

@@ -35,6 +35,7 @@ from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, Git
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.web import entry_not_found
+from asyncpush.models import CARD_NAME
 
 ROWS = 200
 # Who changed a file last is looked for this far back: the page of a long history stays quick.
@@ -46,8 +47,6 @@ MAX_CARD_BYTES = 1 << 20
 MAX_BLOB_BYTES = 32 << 20
 # A browser fetches all of an image to show it small.
 MAX_IMAGE_BYTES = 32 << 20
-
-CARD = "README.md"
 
 
 def read_folder(source: Source, revision: str, path: str, page: int) -> FolderPage:
@@ -216,10 +215,10 @@ def preview_text(data: bytes) -> TextPreview | NoPreview:
 
 
 def _card(opened: GitRepo, source: Source, revision: str, oid: str) -> Card | None:
-    entry = opened.entry(oid, CARD)
+    entry = opened.entry(oid, CARD_NAME)
     if not isinstance(entry, FileEntry) or entry.lfs or entry.size > MAX_CARD_BYTES:
         return None
-    return _card_of(opened.content(entry.oid), source, revision, CARD)
+    return _card_of(opened.content(entry.oid), source, revision, CARD_NAME)
 
 
 def _card_of(data: bytes, source: Source, revision: str, path: str) -> Card:

@@ -1,4 +1,4 @@
-"""A file to the LFS store: actions, parts, completion, verify; a receipt when all of it answered.
+"""One object to the LFS store: actions, parts, completion, verify, and then its receipt.
 
 The smallest unit is tried again: a part before its object, an object before the push. An upload
 whose URLs are void (expired, refused, or completed by a call whose answer was lost) is replaced by
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,16 +31,20 @@ from asyncpush.events import (
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
 from asyncpush.models import FileSource, Part, Receipt
-from asyncpush.net.failures import tell_failure
 from asyncpush.net.parts import PartSender, SentPart
+from asyncpush.net.retry import Attempt, TryAgainError
 from asyncpush.net.session import HubSession
 from asyncpush.protocol import lfs
 from asyncpush.protocol.failures import is_upload_void
 from asyncpush.protocol.http import HubRequest
-from asyncpush.protocol.lfs import LfsActions, LfsObject, UploadAction, strong
+from asyncpush.protocol.lfs import (
+    BasicUpload,
+    LfsActions,
+    LfsObject,
+    MultipartUpload,
+    strong,
+)
 from asyncpush.sources import Reader
-
-VOID = "UploadVoid"
 
 EVENTS_A_TURN = 100
 """Parts of a resumed upload told in one turn of the event loop: there may be 10,000 of them."""
@@ -93,7 +97,7 @@ class StaleHashError(Exception):
         self.oid = oid
 
 
-class LfsTransfer:
+class LfsUploader:
     """Stores files of one repo. `ask_actions` asks the batch, many objects in one call;
     `hash_anew` reads a file whose hash the store contradicts."""
 
@@ -204,46 +208,46 @@ class LfsTransfer:
 
     async def _in_rounds(self, sending: Sending) -> None:
         """Until an upload goes through: a round ends early when its upload turns out void."""
+        await self._session.retry_loop().run(
+            partial(self._round, sending),
+            sending.events,
+            "upload",
+            fields={"file": sending.file.path_in_repo, "size": sending.file.size},
+            reported=lambda error: isinstance(error, TryAgainError),
+        )
 
-        def on_failure(error: HubError, delay: float | None) -> None:
-            fields = {"file": sending.file.path_in_repo, "size": sending.file.size}
-            if error.error_code == VOID:
-                sending.contradicted |= error.status in (400, 409, 422)
-                tell_failure(sending.events, "upload", error, delay, fields)
-
-        try:
-            await self._session.retry_loop().run(partial(self._round, sending), on_failure)
-        except HubError as exc:
-            if exc.error_code == VOID and isinstance(exc.__cause__, AsyncPushError):
-                raise exc.__cause__ from None  # what really was the matter, each time anew
-            raise
-
-    async def _round(self, sending: Sending, number: int) -> None:
+    async def _round(self, sending: Sending, attempt: Attempt) -> None:
         resumed = sending.begun
         if sending.contradicted:
             await self._check_hash(sending)
-        if number > 1:
+        if attempt.number > 1:
             resumed = await self._find_upload(sending.item, sending.journal)
         if resumed is not None:
             await self._multipart(sending, resumed, resumed=True)
             return
         actions = await self._ask_actions(sending.item)
-        if actions.upload is None:
-            if sending.refused_by is not None:
-                # "Stored already" contradicts the refusal: only a verify that passes ends this.
-                await self._verify(sending, actions.verify_url or sending.refused_by)
-            return
-        if not actions.upload.parts:
-            await self._basic(sending, actions.upload)
-            await self._verify(sending, actions.verify_url)
-        elif sending.item.size > lfs.SURELY_ONE_PUT:
-            opened = await self._open_upload(sending, actions, actions.upload)
+        match actions.upload:
+            case None:
+                if sending.refused_by is not None:
+                    # "Already stored" contradicts the refusal: only a verify that passes ends this.
+                    await self._verify(sending, actions.verify_url or sending.refused_by)
+            case BasicUpload() as upload:
+                await self._basic(sending, upload)
+                await self._verify(sending, actions.verify_url)
+            case MultipartUpload() as upload:
+                await self._new_multipart(sending, actions.verify_url, upload)
+
+    async def _new_multipart(
+        self, sending: Sending, verify_url: str | None, upload: MultipartUpload
+    ) -> None:
+        if sending.item.size > lfs.SURELY_ONE_PUT:  # claimed already
+            opened = await self._open_upload(sending, verify_url, upload)
             await self._multipart(sending, opened)
-        else:
-            claimed = self._claimed(sending.file, sending.item.oid, sending.events)
-            async with claimed as (begun, sending.journal):
-                opened = begun or await self._open_upload(sending, actions, actions.upload)
-                await self._multipart(sending, opened, resumed=begun is not None)
+            return
+        claimed = self._claimed(sending.file, sending.item.oid, sending.events)
+        async with claimed as (begun, sending.journal):
+            opened = begun or await self._open_upload(sending, verify_url, upload)
+            await self._multipart(sending, opened, resumed=begun is not None)
 
     async def _check_hash(self, sending: Sending) -> None:
         """Before anything is sent again under an oid that the store has refused."""
@@ -256,16 +260,16 @@ class LfsTransfer:
             raise StaleHashError(oid)
 
     async def _open_upload(
-        self, sending: Sending, actions: LfsActions, upload: UploadAction
+        self, sending: Sending, verify_url: str | None, upload: MultipartUpload
     ) -> OpenUpload:
         now = time.time()
         opened = OpenUpload(
             oid=sending.item.oid,
             size=sending.item.size,
             chunk_size=upload.chunk_size,
-            completion_url=upload.href,
+            completion_url=upload.completion_url,
             part_urls=tuple(part.url for part in upload.parts),
-            verify_url=actions.verify_url,
+            verify_url=verify_url,
             expires_at=now + (upload.lifetime or 3600),
             etags={},
             started_at=now,
@@ -273,15 +277,15 @@ class LfsTransfer:
         await self._in_journal(lambda: sending.journal.begin_upload(self._scope, opened))
         return opened
 
-    async def _basic(self, sending: Sending, upload: UploadAction) -> None:
-        whole = Part(1, 0, sending.item.size, upload.href)
+    async def _basic(self, sending: Sending, upload: BasicUpload) -> None:
+        whole = Part(1, 0, sending.item.size, upload.url)
         sending.events.emit(TransferStarted(sending.file.path_in_repo, sending.item.size, 1))
         try:
-            await self._store_part(sending, whole, upload)
+            await self._store_part(sending, whole, upload.headers)
         except HubError as exc:
             if not is_upload_void(exc):
                 raise
-            raise _void(exc) from exc
+            raise _void(exc, sending) from exc
 
     async def _multipart(
         self, sending: Sending, upload: OpenUpload, *, resumed: bool = False
@@ -304,7 +308,7 @@ class LfsTransfer:
                 raise
             oid = sending.item.oid
             await self._in_journal(lambda: sending.journal.end_upload(self._scope, oid))
-            raise _void(exc) from exc
+            raise _void(exc, sending) from exc
         await self._synced(sending.journal.drop_upload(self._scope, upload.oid))
         await self._verify(sending, upload.verify_url)
 
@@ -312,7 +316,7 @@ class LfsTransfer:
         self, sending: Sending, remaining: Sequence[Part], etags: dict[int, str]
     ) -> None:
         async def send(part: Part) -> None:
-            etag = await self._store_part(sending, part, None)
+            etag = await self._store_part(sending, part, {})
             etags[part.number] = etag
             await self._remember_part(sending, part.number, etag)
 
@@ -328,7 +332,7 @@ class LfsTransfer:
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
 
-    async def _store_part(self, sending: Sending, part: Part, upload: UploadAction | None) -> str:
+    async def _store_part(self, sending: Sending, part: Part, headers: Mapping[str, str]) -> str:
         """PUT one part until its ETag is right; the ETag as the store wrote it."""
         path = sending.file.path_in_repo
         fields = {
@@ -342,33 +346,22 @@ class LfsTransfer:
             if sending.events.active:
                 sending.events.emit(PartProgress(path, part.number, position, part.size))
 
-        async def attempt(number: int) -> str:
+        async def send(attempt: Attempt) -> str:
             sent = await self._sender.send(
                 sending.reader,
                 part,
-                sending.events,
+                attempt,
                 self._threads.send,
-                attempt=number,
-                headers=upload.headers if upload is not None else {},
+                headers=headers,
                 on_sent=on_sent,
                 on_wire=sending.count,
                 fields=fields,
             )
-            return checked_etag(sent, part, number)
+            return checked_etag(sent, part, path)
 
-        try:
-            etag = await self._session.retry_loop().run(
-                attempt,
-                lambda error, delay: tell_failure(sending.events, "part", error, delay, fields),
-            )
-        except HubError as exc:
-            if exc.error_code == BAD_ETAG:
-                raise IntegrityError(
-                    f"part {part.number} of {path!r} does not arrive as it was sent: {exc.message}",
-                    suggestion="a proxy or the store changes bytes; verify_etag=False leaves the"
-                    " check to the Hub",
-                ) from exc
-            raise
+        etag = await self._session.retry_loop().run(
+            send, sending.events, "part", fields=fields, method="PUT", url=part.url
+        )
         sending.events.emit(PartStored(path, part.number, part.size))
         return etag
 
@@ -429,8 +422,7 @@ class LfsTransfer:
                 suggestion="push again; if it happens again, the store behind this Hub loses data",
             )
             sending.refused_by = url
-            sending.contradicted = True
-            raise _void(exc) from wrong
+            raise _void(exc, sending, wrong) from wrong
 
 
 def _about(request: HubRequest, sending: Sending) -> HubRequest:
@@ -446,44 +438,48 @@ def _always_fails(error: HubError) -> bool:
     return isinstance(error, RetriesExhaustedError) and (error.status or 0) >= 500
 
 
-def _void(error: HubError) -> HubError:
-    return HubError(
+def _void(error: HubError, sending: Sending, final: AsyncPushError | None = None) -> TryAgainError:
+    """The upload cannot be used any more. When no attempt is left, `final` is raised, else what
+    was the matter with it the last time."""
+    sending.contradicted |= error.status in (400, 409, 422) or final is not None
+    return TryAgainError(
         f"the upload has expired, failed or was aborted; starting a new one: {error.message}",
+        final=error if final is None else final,
         status=error.status,
         body=error.body,
         method=error.method,
         url=error.url,
-        attempt=error.attempt,
-        elapsed_seconds=error.elapsed_seconds,
         request_id=error.request_id,
+        error_code=error.error_code,
         headers=error.headers,
-        error_code=VOID,
-        retryable=True,
         suggestion=error.suggestion,
     )
 
 
-BAD_ETAG = "BadETag"
-"""The error's code: the part is sent again, until it has been too often."""
-
-
-def checked_etag(sent: SentPart, part: Part, attempt: int) -> str:
+def checked_etag(sent: SentPart, part: Part, path: str) -> str:
     """The ETag, if it may stand for the bytes sent: it must be there, and where it has the form
     of an MD5 it must be theirs. Other forms are the store's own; completion and verify decide.
 
     A weak one (`W/"…"`) comes back strong: it is proxies that weaken ETags on the way, and a store
-    completes an upload with those alone that it gave. Raises `HubError`."""
+    completes an upload with those alone that it gave. Raises `TryAgainError`: the part is sent
+    again, and after the last attempt an `IntegrityError` names `path`."""
     etag = strong(sent.etag or "")
     if not etag or not etag.strip('" '):
-        raise _bad_etag(f"part {part.number} was answered without an ETag", attempt)
+        raise _bad_etag(f"part {part.number} was answered without an ETag", part, path)
     stored = sent.stored_md5
     if sent.md5 is not None and stored is not None and stored != sent.md5:
         raise _bad_etag(
             f"ETag {stored} of part {part.number} is not the MD5 of the bytes sent, {sent.md5}",
-            attempt,
+            part,
+            path,
         )
     return etag
 
 
-def _bad_etag(message: str, attempt: int) -> HubError:
-    return HubError(message, status=200, retryable=True, error_code=BAD_ETAG, attempt=attempt)
+def _bad_etag(message: str, part: Part, path: str) -> TryAgainError:
+    damaged = IntegrityError(
+        f"part {part.number} of {path!r} does not arrive as it was sent: {message}",
+        suggestion="a proxy or the store changes bytes; verify_etag=False leaves the check to the"
+        " Hub",
+    )
+    return TryAgainError(message, final=damaged, status=200)

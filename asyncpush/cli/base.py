@@ -1,0 +1,272 @@
+"""What commands are made of: click's classes, with help in sections and commands imported late."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import Output
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+_NARROW = 60
+"""Columns below which the text of an option stands below its name rather than beside it."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Option(click.Option):
+    """An option that knows its section in the help and the setting that it fills.
+
+    `fills` is the name of a field of `PushOptions`, `UploadConfig` or another class of settings;
+    `settings` hands the value to whichever class has that field. `convert` makes the field's value
+    from the option's. An option that fills nothing is read by its command.
+    """
+
+    def __init__(
+        self,
+        *names: Any,
+        section: str = "",
+        fills: str = "",
+        convert: Callable[[Any], Any] | None = None,
+        **attributes: Any,
+    ) -> None:
+        shown = attributes.get("default") not in (None, False, "")
+        attributes.setdefault("show_default", shown)
+        super().__init__(*names, **attributes)
+        self.section = section
+        self.fills = fills
+        self.convert = convert
+
+
+class Argument(click.Argument):
+    """An argument with a help text, which stands in a section of its own."""
+
+    def __init__(self, *names: Any, help: str, **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        self.help = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx).strip("[]."), self.help or ""
+
+    # click < 8.2 passes no context.
+    def make_metavar(self, ctx: click.Context | None = None) -> str:
+        name = self.metavar or (self.name or "").upper()
+        name = name if self.required else f"[{name}]"
+        return f"{name}..." if self.nargs != 1 else name
+
+
+class Command(click.Command):
+    """A command whose help is in sections, where it has options of several kinds."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(_section_of(param), []).append(record)
+        rest = sections.pop("Options", [])
+        named = {name: rows for name, rows in sections.items() if name != "Arguments"}
+        if len(named) < 2:  # a few options need no headings
+            rest = [row for rows in named.values() for row in rows] + rest
+            named = {}
+        for name, rows in {"Arguments": sections["Arguments"], **named, "Options": rest}.items():
+            if rows:
+                with formatter.section(name):
+                    _write_rows(formatter, rows)
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Nothing: `format_options` writes them. (New in click 8.5, which would repeat them.)"""
+
+
+def _section_of(param: click.Parameter) -> str:
+    if isinstance(param, click.Argument):
+        return "Arguments"
+    return getattr(param, "section", "") or "Options"
+
+
+def _write_rows(formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]]) -> None:
+    formatter.write_dl(rows, col_max=4 if formatter.width < _NARROW else 30)
+
+
+def option(*names: str, **attributes: Any) -> Decorator:
+    """An `Option`, as a decorator; the attributes are those of `Option` and `click.Option`."""
+    return click.option(*names, cls=Option, **attributes)
+
+
+def argument(name: str, **attributes: Any) -> Decorator:
+    """An `Argument`, as a decorator, with the attributes of `click.Argument` and a help text."""
+    return click.argument(name, cls=Argument, **attributes)
+
+
+def command(*parameters: Decorator, name: str | None = None) -> Callable[..., Command]:
+    """Make a command from a function, with these arguments and options, in their order in the help.
+
+    The function is called as `function(context, output, **values)`. Its docstring is the help text.
+    Whatever it raises ends the program as `Output.failures` says.
+    """
+
+    def make(function: Callable[..., None]) -> Command:
+        @click.pass_context
+        def run(context: click.Context, /, **values: Any) -> None:
+            output = Output(
+                as_json=values.pop("as_json", False),
+                quiet=values.pop("quiet", False),
+                verbose=values.pop("verbose", False),
+            )
+            with output.failures():
+                function(context, output, **values)
+
+        decorated: Callable[..., Any] = run
+        for parameter in reversed(parameters):
+            decorated = parameter(decorated)
+        made = click.command(
+            name or function.__name__,
+            cls=Command,
+            help=function.__doc__,
+            context_settings=HELP_OPTIONS,
+        )
+        return made(decorated)
+
+    return make
+
+
+T = TypeVar("T")
+
+
+def filled(context: click.Context, kind: type[Any]) -> dict[str, Any]:
+    """The fields of the class of settings `kind` which options of this command fill, by name."""
+    known = {field.name for field in fields(kind)}
+    values = {}
+    for param in context.command.params:
+        if isinstance(param, Option) and param.fills in known:
+            value = context.params[str(param.name)]
+            values[param.fills] = value if param.convert is None else param.convert(value)
+    return values
+
+
+def settings(context: click.Context, kind: Callable[..., T], **more: object) -> T:
+    """Settings of the class `kind`, from the options of this command that fill its fields.
+
+    Raises `UsageError` for a bad value; it names the option.
+    """
+    assert isinstance(kind, type)
+    made: T = checked(context, kind, **filled(context, kind), **more)
+    return made
+
+
+def checked(context: click.Context | None, kind: Callable[..., T], **values: object) -> T:
+    """`kind(**values)`; a `ValueError` about a field becomes a `UsageError` about its option."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        name, _, complaint = str(error).partition(" ")
+        params = context.command.params if context else []
+        flags = [p.opts[0] for p in params if isinstance(p, Option) and p.fills == name]
+        flag = flags[0] if flags else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} {complaint}") from error
+
+
+def given_options(context: click.Context) -> set[str]:
+    """The settings whose options are on the command line, whatever their values are."""
+    return {
+        getattr(param, "fills", "") or str(param.name)
+        for param in context.command.params
+        if context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    }
+
+
+class Group(click.Group):
+    """A group of commands; a command that does not exist is answered with the nearest that do."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of their definition
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name)
+        if not known:
+            near = get_close_matches(name, self.list_commands(ctx))
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"No such command: {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
+        with formatter.section("Options"):
+            _write_rows(formatter, [record for record in records if record is not None])
+        with formatter.section("Commands"):
+            _write_rows(formatter, list(self.summaries(ctx).items()))
+
+    def summaries(self, ctx: click.Context) -> dict[str, str]:
+        """One line on each command, as the help lists them."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        return {name: found.get_short_help_str(200) for name, found in found if found}
+
+
+class Application(Group):
+    """The commands by name, each imported when it is asked for, and one way of telling failures.
+
+    `table` has the module of each command and its line in the help, so that `--help` imports none.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, _ = self.table[cmd_name]
+        found = getattr(import_module(module), cmd_name.replace("-", "_"))
+        assert isinstance(found, click.Command)
+        return found
+
+    def summaries(self, ctx: click.Context) -> dict[str, str]:
+        return {name: summary for name, (_, summary) in self.table.items()}
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [
+            CompletionItem(name, help=summary)
+            for name, summary in self.summaries(ctx).items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def main(
+        self, args: Sequence[str] | None = None, *more: Any, **extra: Any
+    ) -> Any:  # as click's: it does not return
+        """Run a command and end the program with its exit code. Usage errors are told as all other
+        failures are, with `--json` as JSON."""
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args, *more, **extra)
+        except click.ClickException as error:
+            words = sys.argv[1:] if args is None else list(args)
+            _end(error, as_json="--json" in words[: (*words, "--").index("--")])
+        sys.exit(code or 0)
+
+
+def _end(error: click.ClickException, *, as_json: bool) -> NoReturn:
+    """Click's own errors: bad or missing arguments and options."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # new in click 8.2
+        error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        suggestion = f"run `{context.command_path} --help` to see what it takes" if context else ""
+        Output(as_json=as_json).failure(UsageError(error.format_message(), suggestion=suggestion))
+    sys.exit(error.exit_code)

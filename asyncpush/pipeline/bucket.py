@@ -1,0 +1,310 @@
+"""One bucket on the Hub: made, looked at, and changed in batches.
+
+A batch is no transaction, and its answer can be lost after the Hub has done the work. Operations
+say what is to be there rather than what is to be done, so that they can be sent again; before that,
+and when no attempt is left, the bucket itself is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import anyio
+
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import in_thread
+from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
+from asyncpush.events import RetryScheduled
+from asyncpush.models import FileSource, SyncFailure
+from asyncpush.options import SyncOptions
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.verification import (
+    CALLS_AT_ONCE,
+    FILES_LIMIT,
+    LONGEST_WAIT,
+    LOOKS,
+    PAGES_LIMIT,
+)
+from asyncpush.protocol import buckets
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
+from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.http import HubRequest, protocol_error
+from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
+
+BATCHES_AT_ONCE = 4
+
+ATTEMPTS = 3
+"""How often an operation is sent that the Hub lists as failed."""
+
+
+class Bucket:
+    """The bucket that `ctx.repo` names."""
+
+    def __init__(self, ctx: PushContext) -> None:
+        self._ctx = ctx
+        self.applied: set[str] = set()
+        """Paths whose operations the Hub has done."""
+        self.stopped: HubError | None = None
+        """The failure after which no further batch was sent."""
+        self._unclear = False
+
+    @property
+    def may_have_changed(self) -> bool:
+        """Whether a batch has changed something, or nobody knows whether it has."""
+        return self._unclear or bool(self.applied)
+
+    # The bucket
+
+    async def ensure(self, options: SyncOptions) -> bool:
+        """Create the bucket if it is missing and that was asked for. False when it is missing in a
+        dry run. Raises `HubError`."""
+        ctx = self._ctx
+        try:
+            await self.look()
+        except RepoNotFoundError:
+            if not options.create_bucket:
+                raise
+        else:
+            return True
+        if options.dry_run:
+            return False
+        try:
+            request = buckets.create_request(ctx.repo, options)
+            await ctx.session.ask(
+                request, buckets.check_created, ctx.events, expected=_may_exist_already
+            )
+        except HubError as exc:
+            if not _may_exist_already(exc):
+                raise
+            # Another process has made it just now, or an earlier attempt of ours whose answer was
+            # lost; or the token may write to this bucket alone, and create none.
+            try:
+                await self.look()
+            except RepoNotFoundError:
+                raise exc from None
+        else:
+            ctx.session.created.note(ctx.repo)
+        return True
+
+    async def look(self) -> None:
+        """Raises `RepoNotFoundError` when the bucket is not there."""
+        ctx = self._ctx
+        await ctx.session.ask(
+            buckets.info_request(ctx.repo),
+            buckets.parse_info,
+            ctx.events,
+            expected=lambda error: isinstance(error, RepoNotFoundError),
+        )
+
+    # Its files
+
+    async def files(self, paths: Sequence[str]) -> dict[str, BucketFile]:
+        """Those of `paths` that are there."""
+        ctx, found = self._ctx, dict[str, BucketFile]()
+
+        async def look(batch: Sequence[str]) -> None:
+            request = buckets.paths_info_request(ctx.repo, batch)
+            found.update(await ctx.session.ask(request, buckets.parse_paths_info, ctx.events))
+
+        await for_each(batches(paths, buckets.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+        return found
+
+    async def files_below(self, folder: str) -> dict[str, BucketFile]:
+        """All files of a folder, by whole path segments; `folder` is empty or ends in a slash.
+        Raises `ProtocolError` when the pages do not come to an end."""
+        ctx = self._ctx
+        request = buckets.tree_request(ctx.repo, folder.rstrip("/"))
+        found: dict[str, BucketFile] = {}
+        asked = {request.target}
+        while True:
+            page, following = await ctx.session.ask(request, buckets.parse_tree, ctx.events)
+            found |= {file.path: file for file in page if file.path.startswith(folder)}
+            if following is None:
+                return found
+            if following in asked or len(asked) >= PAGES_LIMIT or len(found) > FILES_LIMIT:
+                raise protocol_error(
+                    f"the pages of the bucket's files have no end: {len(asked):,} pages,"
+                    f" {len(found):,} files so far"
+                )
+            asked.add(following)
+            request = HubRequest(request.call, "GET", following, fields=request.fields)
+
+    async def different(
+        self, wanted: Mapping[str, Operation], *, looks: int = LOOKS
+    ) -> list[SyncFailure]:
+        """Look until the bucket shows the outcome of all these operations; those that it does not
+        show, in words."""
+        ctx, failures = self._ctx, list[SyncFailure]()
+        for look in range(looks):
+            if look:
+                wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
+                await anyio.sleep(min(wait, LONGEST_WAIT))
+            found = await self.files(list(wanted))
+            failures = await in_thread(ctx.threads, partial(_differences, wanted, found))
+            if not failures:
+                break
+            wanted = {failure.path: wanted[failure.path] for failure in failures}
+        return failures
+
+    # Changing it
+
+    async def apply(
+        self, operations: Sequence[Operation], *, first: Sequence[Operation] = ()
+    ) -> list[SyncFailure]:
+        """Send operations in batches, several at once, each batch beginning with `first`. What the
+        Hub lists as failed is sent again if that may help; what remains, in words.
+
+        After a batch that cannot be sent at all no other is begun, and those under way are waited
+        for. Raises the `HubError` where the bucket was not changed, else all of it is told as
+        failures.
+        """
+        failures: list[SyncFailure] = []
+
+        async def send(batch: Sequence[Operation]) -> None:
+            reason = f"not sent: {self.stopped.message}" if self.stopped else ""
+            try:
+                if self.stopped is None:
+                    failures.extend(await self._send([*first, *batch]))
+            except HubError as exc:
+                self.stopped = self.stopped or exc
+                reason = exc.message
+            if reason:
+                failures.extend(SyncFailure(each.path, reason) for each in batch)
+
+        size = buckets.OPERATIONS_LIMIT - len(first)
+        await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
+        if self.stopped is not None and not self.may_have_changed:
+            raise self.stopped
+        return failures
+
+    async def _send(self, operations: Sequence[Operation]) -> list[SyncFailure]:
+        lasting: list[SyncFailure] = []
+        attempt = 1
+        while True:
+            failed = await self._send_once(operations)
+            failed = await self._still_failed(operations, failed)
+            self.applied |= {each.path for each in operations} - {each.path for each in failed}
+            again = {each.path for each in failed if each.may_pass and attempt < ATTEMPTS}
+            lasting += [
+                SyncFailure(each.path, each.reason) for each in failed if each.path not in again
+            ]
+            if not again:
+                return lasting
+            attempt += 1
+            wait = self._ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 2)
+            reason = next(each.reason for each in failed if each.path in again)
+            self._ctx.events.emit(RetryScheduled("bucket_batch", attempt, wait, reason))
+            await anyio.sleep(wait)
+            operations = [each for each in operations if each.path in again]
+
+    async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
+        """One batch. An answer that is lost is replaced by a look at the bucket."""
+        ctx = self._ctx
+        by_path = {operation.path: operation for operation in operations}
+
+        async def look(error: HubError) -> list[FailedOperation] | None:
+            if not may_still_land(error):
+                return None
+            left = _differences(by_path, await self.files(list(by_path)))
+            return None if left else []
+
+        try:
+            return await ctx.session.ask(
+                buckets.batch_request(ctx.repo, operations),
+                buckets.parse_batch,
+                ctx.events,
+                describe=lambda failed: {"failed": len(failed)},
+                accept=buckets.answers_batch,
+                reconcile=look,
+            )
+        except HubError as exc:
+            try:
+                if await look(exc) is not None:
+                    return []
+            except HubError:
+                pass  # the first failure says more
+            self._unclear = self._unclear or may_still_land(exc)
+            raise
+
+    async def _still_failed(
+        self, operations: Sequence[Operation], failed: Sequence[FailedOperation]
+    ) -> list[FailedOperation]:
+        """Without those whose outcome the bucket shows all the same: a file that was to be deleted
+        and is not there may be listed as failed."""
+        if not failed:
+            return []
+        by_path = {operation.path: operation for operation in operations}
+        unknown = [each.path for each in failed if each.path not in by_path]
+        if unknown:
+            raise protocol_error(f"the answer to a batch names {unknown[0]!r}, which was not in it")
+        found = await self.files([each.path for each in failed])
+        return [each for each in failed if not by_path[each.path].shows_in(found)]
+
+
+async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
+    """The Xet hashes of files on disk, of their bytes as they are now."""
+    if all(file.size == 0 for file in files):
+        return [buckets.EMPTY_HASH] * len(files)
+    try:
+        return await ctx.xet.hash_files(files)
+    except XetFailedError as exc:
+        raise AsyncPushError(
+            f"hf_xet cannot hash the files: {exc.message}",
+            suggestion="see whether the files can be read, then try again",
+        ) from exc
+
+
+class BucketXet:
+    """Access to the Xet store of a bucket. Nothing takes its place: there is no LFS for buckets."""
+
+    def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
+        self._ctx = ctx
+        self._write = write
+
+    async def access(self) -> XetAccess:
+        """Raises `AsyncPushError` where the settings rule Xet out, `HubError` when the Hub does not
+        grant it."""
+        ctx = self._ctx
+        reason = unavailable_reason(ctx.config)
+        if reason is not None:
+            raise AsyncPushError(
+                f"files get into a bucket by Xet alone, but {reason}",
+                suggestion="use a session with transfer='auto' and without max_bandwidth, in which"
+                " HF_HUB_DISABLE_XET is not set and hf_xet is installed",
+            )
+        request = buckets.xet_token_request(ctx.repo, write=self._write)
+        return await XetTokens(ctx.session, ctx.events, request).access()
+
+
+def _may_exist_already(error: HubError) -> bool:
+    return error.status in (401, 403) or (error.status == 409 and not error.retryable)
+
+
+def _differences(
+    wanted: Mapping[str, Operation], found: Mapping[str, BucketFile]
+) -> list[SyncFailure]:
+    """Where the files that were found are not the outcome of the operations."""
+    failures = []
+    for path, operation in wanted.items():
+        if operation.shows_in(found):
+            continue
+        match operation, found.get(path):
+            case DeleteFile(), _:
+                reason = "deleted, but still there"
+            case _, None:
+                reason = "missing"
+            case AddFile(size=size, xet_hash=xet_hash), BucketFile() as there:
+                reason = (
+                    f"has {there.size:,} bytes and the Xet hash {there.xet_hash},"
+                    f" not {size:,} and {xet_hash}"
+                )
+        failures.append(SyncFailure(path, reason))
+    return failures
+
+
+def in_words(failures: Iterable[SyncFailure], most: int = 10) -> str:
+    """The first of them, for the message of an error."""
+    told = list(map(str, failures))
+    more = f"; and {len(told) - most:,} more" if len(told) > most else ""
+    return "; ".join(told[:most]) + more

@@ -1,0 +1,478 @@
+"""A source to a bucket: what is missing is stored and added, the rest deleted if asked, all of it
+looked at.
+
+The order is what makes a set of files trustworthy although batches are no transactions: the marker
+of a complete set is removed first, files are added, then deleted, then verified, and the marker is
+written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mimetypes
+import time
+from collections.abc import Container, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.threads import in_thread
+from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
+from asyncpush.events import (
+    CommitStarted,
+    FileHashed,
+    FileRouted,
+    FileSkipped,
+    FilesPlanned,
+    Verified,
+)
+from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
+from asyncpush.options import MIB, SyncOptions
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
+from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.preflight import check_leaks, check_limits
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.transfers.xet import XetFailedError, XetUpload, files_at_once
+
+HASHED_TOGETHER = 64
+HASHED_BYTES = 256 * MIB
+"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
+
+ADDED_TOGETHER = 64
+"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+
+ADDED_AT_ONCE = 2
+LOOKED_UP_AT_ONCE = 64
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What a sync has come to, for its result, also when it fails."""
+
+    adds: dict[str, AddFile] = field(default_factory=dict)
+    """What the bucket is to hold of the source."""
+    unchanged: set[str] = field(default_factory=set)
+    sent: int = 0
+    deduplicated: int = 0
+    deleting: list[DeleteFile] = field(default_factory=list)
+    marker: str | None = None
+
+
+class SyncRun:
+    """One sync."""
+
+    def __init__(self, ctx: PushContext, options: SyncOptions) -> None:
+        self._ctx = ctx
+        self._options = options
+        self._bucket = Bucket(ctx)
+        self._xet = BucketXet(ctx)
+        self._folder = folder_prefix(ctx.options.path_in_repo)
+        self._marker = self._folder + MARKER
+        self._done = _Progress()
+        self._started = time.monotonic()
+
+    async def run(self, collected: CollectedSources) -> SyncResult:
+        """Raises `SyncError` once the bucket may have been changed; before that what stopped it."""
+        try:
+            return await self._run(collected)
+        except SyncError:
+            raise
+        except Exception as exc:
+            if not self._bucket.may_have_changed:
+                raise
+            reason = exc.message if isinstance(exc, AsyncPushError) else str(exc) or repr(exc)
+            raise SyncError(
+                f"the sync to {self._ctx.repo_url} did not come to its end: {reason}",
+                result=self._result(verified=False),
+                suggestion=getattr(exc, "suggestion", ""),
+            ) from exc
+
+    async def _run(self, collected: CollectedSources) -> SyncResult:
+        ctx = self._ctx
+        await self._check(collected)
+        if not await self._bucket.ensure(self._options):
+            ctx.warn(f"the bucket {ctx.repo.repo_id} does not exist and would be created")
+            return await self._dry_run(collected, {}, [])
+        there = await self._there(collected)
+        unchanged = await self._unchanged(collected.files, there)
+        extra = self._extra(collected, there)
+        if self._options.dry_run:
+            return await self._dry_run(collected, unchanged, extra)
+        await self._store(collected, there, unchanged)
+        if await self._is_complete(there, extra):
+            self._done.marker = self._marker if self._options.complete_marker else None
+        else:
+            await self._change(there, extra)
+        ctx.enter("done")
+        return self._result(verified=self._options.verify)
+
+    async def _check(self, collected: CollectedSources) -> None:
+        """What speaks against the sync and can be known without the Hub."""
+        ctx, files = self._ctx, collected.files
+        for notice in collected.notices:
+            ctx.warn(notice)
+        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
+        ctx.events.emit(FilesPlanned(len(files) + len(collected.streams), total))
+        for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
+            ctx.warn(warning)
+        for path in _paths(collected):
+            if self._options.complete_marker and path == self._marker:
+                raise SourceError(
+                    f"the source holds {path!r}, a name that asyncpush writes itself",
+                    problems=[f"{path!r} is reserved"],
+                    suggestion="leave it out with ignore_patterns (--exclude)",
+                )
+            if self._options.complete_marker and not path.startswith(self._folder):
+                raise SourceError(
+                    f"complete_marker needs a folder, but {path!r} is a single file",
+                    problems=[f"{path!r} is a single file"],
+                    suggestion="end the address in a slash, or sync a folder",
+                )
+        await check_leaks(ctx, files)
+
+    async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
+        """What the bucket holds at the paths of the source, and of markers; with `delete` all that
+        is below the address."""
+        folders = {self._folder}
+        if self._options.delete:
+            there = await self._bucket.files_below(self._folder)
+            folders |= set(_folders_of(self._folder))  # sets that it may be a part of
+            others = [*_markers(folders), *(p for p in _paths(collected) if p not in there)]
+            there |= await self._bucket.files(others)
+            return there
+        paths = list(_paths(collected))
+
+        def names() -> list[str]:
+            for path in paths:
+                folders.update(_folders_of(path))
+            return list({*paths, *_markers(folders)})
+
+        return await self._bucket.files(await in_thread(self._ctx.threads, names))
+
+    async def _unchanged(
+        self, files: Sequence[FileSource], there: dict[str, BucketFile]
+    ) -> dict[str, str]:
+        """The Xet hashes of the files that the bucket holds already, by path. The hash of a file on
+        disk is remembered or taken; the others are compared once they are stored."""
+        ctx = self._ctx
+        ctx.enter("hashing")
+        found: dict[str, str] = {}
+        unknown: list[FileSource] = []
+
+        def settle(file: FileSource, xet_hash: str, *, cached: bool) -> None:
+            ctx.events.emit(FileHashed(file.path_in_repo, file.size, xet_hash, cached=cached))
+            if there[file.path_in_repo].holds(file.size, xet_hash):
+                found[file.path_in_repo] = xet_hash
+                ctx.events.emit(FileSkipped(file.path_in_repo, file.size, "unchanged"))
+
+        async def look(file: FileSource) -> None:
+            known = await ctx.hasher.remembered(file, ctx.push_threads, "xet")
+            if known is not None:
+                settle(file, known, cached=True)
+            elif file.path is not None:
+                unknown.append(file)
+
+        same_size = [
+            file
+            for file in files
+            if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
+        ]
+        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
+        for batch in _together(unknown):
+            began = time.time()
+            hashes = await hashes_of(ctx, batch)
+            keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
+            await in_thread(ctx.push_threads.journal, keep)
+            for file, xet_hash in zip(batch, hashes, strict=True):
+                settle(file, xet_hash, cached=False)
+        return found
+
+    def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
+        """The files to delete: below the address, chosen by the patterns, not in the source."""
+        if not self._options.delete:
+            return []
+        return self._chosen(self._others(there, set(_paths(collected))))
+
+    def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
+        """The files below the address that are not to be kept. Markers are none of them: they are
+        removed with the first change of their sets."""
+        below = (path for path in there if path.startswith(self._folder))
+        return sorted(path for path in below if path not in kept and not is_marker(path))
+
+    def _chosen(self, paths: Iterable[str]) -> list[str]:
+        chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
+        return [path for path in paths if chosen(path[len(self._folder) :])]
+
+    async def _store(
+        self,
+        collected: CollectedSources,
+        there: dict[str, BucketFile],
+        unchanged: dict[str, str],
+    ) -> None:
+        """Send what the bucket does not hold to the Xet store: nothing shows there yet."""
+        done = self._done
+        mtimes = {file.path_in_repo: _mtime(file) for file in collected.files}
+
+        def take(path: str, size: int, xet_hash: str) -> None:
+            kind = mimetypes.guess_type(path)[0]
+            mtime = mtimes.get(path) or int(time.time() * 1000)
+            done.adds[path] = AddFile(path, size, xet_hash, mtime, kind)
+            if done.adds[path].shows_in(there):
+                done.unchanged.add(path)
+
+        to_send = [file for file in collected.files if file.path_in_repo not in unchanged]
+        for file in collected.files:
+            if file.path_in_repo in unchanged:
+                take(file.path_in_repo, file.size, unchanged[file.path_in_repo])
+                done.deduplicated += file.size
+        if to_send or collected.streams:
+            for receipt in await self._send(to_send, collected.streams):
+                take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
+                done.sent += receipt.bytes_sent
+                done.deduplicated += receipt.bytes_deduplicated
+
+    async def _send(
+        self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
+    ) -> list[Receipt]:
+        """Receipts of all of them, once the Xet store has them."""
+        ctx = self._ctx
+        access = await self._xet.access()
+        upload: XetUpload | None = None
+
+        async def add(together: Sequence[FileSource]) -> None:
+            assert upload is not None
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+            await upload.add_all(together)
+
+        async def add_stream(stream: OpenStream) -> None:
+            assert upload is not None
+            ctx.events.emit(FileRouted(stream.path_in_repo, 0, "xet"))
+            pieces = stream.pieces()
+            async with aclosing(pieces):
+                await upload.add_stream(stream.path_in_repo, pieces)
+
+        try:
+            upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
+            ctx.enter("uploading")
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            await for_each(streams, add_stream, width=files_at_once(ctx.config))
+            receipts = await upload.finish()
+        except XetFailedError as exc:
+            raise AsyncPushError(
+                f"Xet failed: {exc.message}",
+                suggestion="sync again: what was sent is not sent twice",
+            ) from exc
+        finally:
+            if upload is not None:
+                with anyio.CancelScope(shield=True):
+                    await upload.abort()
+        found = zip(upload.files, (receipt.xet_hash or "" for receipt in receipts), strict=True)
+        keep = partial(ctx.hasher.remember, list(found), upload.began, "xet")
+        await in_thread(ctx.push_threads.journal, keep)
+        return receipts
+
+    async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
+        """Whether nothing is to be done, the marker included, and the bucket still shows it."""
+        done = self._done
+        if extra or len(done.unchanged) != len(done.adds):
+            return False
+        if self._options.complete_marker:
+            marker = there.get(self._marker)
+            if marker is None or self._folder + PRUNED in there:
+                return False
+            found = await SetMarker.read(self._ctx, marker)
+            if found is None or found.files != self._set_files():
+                return False
+        if self._options.verify:
+            await self._verify(dict(done.adds))
+        return True
+
+    async def _change(self, there: dict[str, BucketFile], extra: Sequence[str]) -> None:
+        ctx, done, options = self._ctx, self._done, self._options
+        changed = [add for path, add in done.adds.items() if path not in done.unchanged]
+        removed = await in_thread(ctx.threads, partial(self._markers_of, changed, extra, there))
+        # Markers that the source holds, as a mirror of sets does, come after what they list.
+        late = [a for p, a in done.adds.items() if is_marker(p) and (a in changed or p in removed)]
+        adds = [add for add in changed if not is_marker(add.path)]
+        done.deleting = [DeleteFile(path) for path in extra]
+        ctx.enter("committing")
+        ctx.events.emit(CommitStarted(len(adds) + len(late), len(extra), None))
+        markers = await self._remove_markers(removed)
+        self._raise_failures(await self._bucket.apply(adds, first=markers))
+        self._raise_failures(await self._bucket.apply(done.deleting))
+        if options.verify:
+            lasting = {p: a for p, a in done.adds.items() if a not in late}
+            await self._verify({**lasting, **{each.path: each for each in done.deleting}})
+        if late:
+            self._raise_failures(await self._bucket.apply(late))
+            if options.verify:
+                await self._verify({add.path: add for add in late})
+        if options.complete_marker:
+            await self._mark()
+
+    def _markers_of(
+        self, adds: Iterable[AddFile], extra: Iterable[str], there: dict[str, BucketFile]
+    ) -> list[str]:
+        """The markers of all sets that these files are a part of."""
+        folders = {self._folder} if self._options.complete_marker else set[str]()
+        for path in (*(add.path for add in adds), *extra):
+            folders |= set(_folders_of(path))
+        return [path for path in _markers(folders) if path in there]
+
+    async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
+        """Before anything else changes, no set may look complete any more that these files are a
+        part of. What removes the markers is returned: it goes with each batch that follows, in case
+        another writer completes the same set meanwhile."""
+        markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
+        self._raise_failures(await self._bucket.apply(list(markers.values())))
+        self._raise_failures(await self._bucket.different(markers))
+        if self._options.complete_marker:
+            markers[self._marker] = DeleteFile(self._marker)
+        else:
+            for path in found:
+                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+        return list(markers.values())
+
+    async def _verify(self, wanted: dict[str, Operation]) -> None:
+        self._ctx.enter("verifying")
+        self._raise_failures(await self._bucket.different(wanted))
+        self._ctx.events.emit(Verified(len(self._done.adds), ""))
+
+    async def _mark(self) -> None:
+        """Write the marker, and look once more: should another writer have changed the set between
+        the last look and the marker, then the marker is removed again."""
+        done = self._done
+        others, failures = await self._strangers()
+        self._raise_failures(failures)
+        exact = self._options.delete and not others
+        content = SetMarker.new(self._set_files(), exact=exact).to_json()
+        (receipt,) = await self._send([FileSource(self._marker, len(content), data=content)])
+        marker = AddFile(
+            self._marker,
+            len(content),
+            receipt.xet_hash or "",
+            int(time.time() * 1000),
+            "application/json",
+        )
+        self._raise_failures(await self._bucket.apply([marker]))
+        failures = await self._bucket.different({**done.adds, marker.path: marker})
+        failures += (await self._strangers())[1]
+        if failures:
+            with contextlib.suppress(HubError):  # whoever reads the set compares it as well
+                await self._bucket.apply([DeleteFile(self._marker)])
+        self._raise_failures(failures)
+        done.marker = self._marker
+
+    async def _strangers(self) -> tuple[list[str], list[SyncFailure]]:
+        """With `delete`: all other files that are below the address by now, and those of them that
+        were not there when this sync began."""
+        if not self._options.delete:
+            return [], []
+        shown = await self._bucket.files_below(self._folder)
+        others = self._others(shown, self._done.adds)
+        new = [SyncFailure(path, "written by someone else") for path in self._chosen(others)]
+        return others, new
+
+    def _set_files(self) -> dict[str, tuple[int, str]]:
+        """Size and Xet hash by path within the set."""
+        skip = len(self._folder)
+        return {path[skip:]: (add.size, add.xet_hash) for path, add in self._done.adds.items()}
+
+    def _raise_failures(self, failures: Sequence[SyncFailure]) -> None:
+        if failures:
+            count = len(failures)
+            raise SyncError(
+                f"{count:,} file(s) of the sync to {self._ctx.repo_url} are not as they should be:"
+                f" {in_words(failures)}",
+                failures=failures,
+                result=self._result(verified=False),
+            ) from self._bucket.stopped
+
+    async def _dry_run(
+        self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
+    ) -> SyncResult:
+        plan = [
+            PlannedFile(
+                file.path_in_repo,
+                file.size,
+                "unchanged" if file.path_in_repo in unchanged else "xet",
+            )
+            for file in collected.files
+        ]
+        for stream in collected.streams:
+            spooled = await stream.spooled()
+            plan.append(PlannedFile(spooled.path_in_repo, spooled.size, "xet"))
+        plan += [PlannedFile(path, 0, "delete") for path in extra]
+        result = self._result(verified=False)
+        return SyncResult(
+            result.bucket_url,
+            (),
+            tuple(unchanged),
+            (),
+            0,
+            0,
+            False,
+            result.elapsed_seconds,
+            tuple(self._ctx.warnings),
+            plan=tuple(sorted(plan, key=lambda file: file.path_in_repo)),
+        )
+
+    def _result(self, *, verified: bool) -> SyncResult:
+        done, applied = self._done, self._bucket.applied
+        shown = sorted(done.adds)
+        return SyncResult(
+            bucket_url=self._ctx.repo_url,
+            files_uploaded=tuple(
+                path for path in shown if path in applied and path not in done.unchanged
+            ),
+            files_unchanged=tuple(path for path in shown if path in done.unchanged),
+            files_deleted=tuple(each.path for each in done.deleting if each.path in applied),
+            bytes_transferred=done.sent,
+            bytes_deduplicated=done.deduplicated,
+            verified=verified,
+            elapsed_seconds=time.monotonic() - self._started,
+            warnings=tuple(self._ctx.warnings),
+            marker=done.marker,
+        )
+
+
+def _paths(collected: CollectedSources) -> Iterable[str]:
+    yield from (file.path_in_repo for file in collected.files)
+    yield from (stream.path_in_repo for stream in collected.streams)
+
+
+def _folders_of(path: str) -> Iterable[str]:
+    """All folders that a path is in, the outermost, "", among them."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield f"{path}/" if path else ""
+
+
+def _markers(folders: Iterable[str]) -> list[str]:
+    return [folder + name for folder in sorted(folders) for name in (MARKER, PRUNED)]
+
+
+def _mtime(file: FileSource) -> int:
+    """Milliseconds since the epoch; 0 for what is not a file on disk."""
+    return 0 if file.identity is None else file.identity.mtime_ns // 1_000_000
+
+
+def _together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
+    """The files in lists that are hashed at once."""
+    batch: list[FileSource] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.size
+    if batch:
+        yield batch

@@ -1,0 +1,131 @@
+"""LFS as a transfer: the batch calls of a push, and each object stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncpush.concurrency.task_groups import Batcher
+from asyncpush.errors import SourceChangedError
+from asyncpush.events import Emitter, FileStored
+from asyncpush.models import FileSource, Receipt
+from asyncpush.options import TransferName
+from asyncpush.protocol import lfs
+from asyncpush.protocol.lfs import BasicUpload, LfsActions, LfsObject, MultipartUpload
+from asyncpush.redaction import redact_url
+from asyncpush.sources.byte_sources import changed
+from asyncpush.transfers.interface import TransferContext
+from asyncpush.transfers.lfs.objects import LfsUploader, StaleHashError
+
+
+class LfsFactory:
+    """Every Hub takes LFS: it is always available."""
+
+    route: TransferName = "lfs"
+
+    async def open(self, ctx: TransferContext, group: TaskGroup) -> LfsTransfer:
+        return LfsTransfer(ctx, group)
+
+    async def close(self) -> None:
+        """Nothing is shared but the session."""
+
+
+class LfsTransfer:
+    """Stores the files of one push; what they ask of the batch goes in few calls."""
+
+    route: TransferName = "lfs"
+    label = "LFS"
+    reason = "every Hub offers it"
+    needs_oid = True
+
+    def __init__(self, ctx: TransferContext, group: TaskGroup) -> None:
+        self._objects: dict[str, anyio.Event] = {}
+        revision = None if ctx.options.create_pr else ctx.options.revision
+
+        async def ask_batch(objects: list[LfsObject]) -> Mapping[LfsObject, LfsActions]:
+            request = lfs.batch_request(ctx.repo, objects, revision=revision)
+            actions = await ctx.session.ask(
+                request,
+                lambda response: lfs.parse_batch(response, objects),
+                ctx.events,
+                describe=_describe_actions,
+            )
+            return {item: actions[item.oid] for item in objects}
+
+        batch = Batcher(
+            group,
+            ask_batch,
+            limit=lfs.BATCH_LIMIT,
+            weigh=lfs.parts_expected,
+            heaviest=lfs.PARTS_A_BATCH,
+        )
+        self._uploader = LfsUploader(
+            ctx.session,
+            ctx.sender,
+            ctx.journal,
+            ctx.push_threads,
+            ctx.scope,
+            batch.ask,
+            partial(ctx.hasher.sha256_anew, threads=ctx.push_threads),
+        )
+
+    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt:
+        """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""
+        assert oid is not None
+        try:
+            return await self._store_once(file, oid, events)
+        except StaleHashError as exc:
+            # The oid was a remembered one, and the store has found out: again under the true one.
+            if file.cut is not None:
+                # Other stretches of that file may have gone by remembered hashes, too. None is
+                # remembered any more.
+                raise SourceChangedError(
+                    f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
+                    " times have not; nothing was committed",
+                    suggestion="push again: the whole file will be hashed again",
+                ) from exc
+            try:
+                return await self._store_once(file, exc.oid, events)
+            except StaleHashError as again:
+                raise changed(file, "was written to") from again
+
+    async def finish(self) -> Sequence[Receipt]:
+        """Nothing is left: `store` returns every receipt."""
+        return ()
+
+    async def abort(self) -> None:
+        """Nothing is left: `store` ends with its file."""
+
+    async def _store_once(self, file: FileSource, oid: str, events: Emitter) -> Receipt:
+        """Identical files are stored once: the others wait for the first."""
+        while (stored := self._objects.get(oid)) is not None:
+            await stored.wait()
+            if self._objects.get(oid) is not stored:
+                continue  # the first one's bytes turned out to be others
+            events.emit(FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True))
+            return Receipt(file.path_in_repo, file.size, oid, "lfs", bytes_deduplicated=file.size)
+        stored = self._objects[oid] = anyio.Event()
+        try:
+            receipt = await self._uploader.store(file, oid, events)
+        except StaleHashError:
+            del self._objects[oid]
+            stored.set()
+            raise
+        stored.set()
+        return receipt
+
+
+def _describe_actions(actions: Mapping[str, LfsActions]) -> dict[str, object]:
+    """For the event: how many objects are there, and where the first of the others goes."""
+    described: dict[str, object] = {
+        "already_stored": sum(1 for a in actions.values() if a.upload is None)
+    }
+    match next((a.upload for a in actions.values() if a.upload is not None), None):
+        case BasicUpload(url):
+            described |= {"upload_url": redact_url(url), "parts": 1}
+        case MultipartUpload(parts=parts):
+            described |= {"upload_url": redact_url(parts[0].url), "parts": len(parts)}
+    return described

@@ -1,0 +1,105 @@
+"""Xet as a transfer: one upload commit of hf_xet for all files of a push."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from anyio.abc import TaskGroup
+
+from asyncpush.errors import HubError
+from asyncpush.events import Emitter
+from asyncpush.models import FileSource, Receipt
+from asyncpush.options import TransferName, UploadConfig
+from asyncpush.protocol import xet
+from asyncpush.sources import OpenStream
+from asyncpush.transfers.interface import TransferContext, TransferUnavailableError
+from asyncpush.transfers.xet.access import (
+    XetAccess,
+    XetTokens,
+    files_at_once,
+    unavailable_reason,
+)
+from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+
+
+class XetFactory:
+    """Xet can be used when hf_xet is installed, `HF_HUB_DISABLE_XET` is unset and the Hub grants a
+    write token for the repo."""
+
+    route: TransferName = "xet"
+
+    def __init__(self, config: UploadConfig, engine: XetEngine) -> None:
+        self._config = config
+        self._engine = engine
+
+    async def open(self, ctx: TransferContext, group: TaskGroup) -> XetTransfer:
+        if (reason := unavailable_reason(self._config)) is not None:
+            raise TransferUnavailableError(reason)
+        options = ctx.options
+        request = xet.write_token_request(ctx.repo, options.revision, create_pr=options.create_pr)
+        try:
+            access = await XetTokens(ctx.session, ctx.events, request).access()
+        except HubError as exc:
+            raise TransferUnavailableError(f"no Xet token: {exc.message}") from exc
+        return XetTransfer(self._engine, access, ctx.events, files_at_once(self._config))
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+class XetTransfer:
+    """The upload commit is opened with the first file, and again with the first after `finish`.
+    hf_xet hashes files while it reads them."""
+
+    route: TransferName = "xet"
+    label = "Xet"
+    reason = "the Hub grants a token for it"
+    needs_oid = False
+
+    def __init__(
+        self, engine: XetEngine, access: XetAccess, events: Emitter, streams_at_once: int
+    ) -> None:
+        self.streams_at_once = streams_at_once
+        self._engine = engine
+        self._access = access
+        self._events = events
+        self._opening = asyncio.Lock()
+        self._upload: XetUpload | None = None
+
+    async def connect(self) -> None:
+        """Open the upload commit. Raises `XetFailedError`."""
+        await self._opened()
+
+    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> None:
+        """Begin to send a file. Raises `XetFailedError`; `SourceError` and `SourceChangedError`
+        when the file is at fault."""
+        upload = await self._opened()
+        await upload.add(file)
+
+    async def store_stream(self, stream: OpenStream) -> None:
+        """Raises `XetFailedError`, and what the stream raises."""
+        upload = await self._opened()
+        pieces = stream.pieces()
+        async with aclosing(pieces):
+            await upload.add_stream(stream.path_in_repo, pieces)
+
+    async def finish(self) -> Sequence[Receipt]:
+        """Raises as `store` does."""
+        if self._upload is None:
+            return ()
+        receipts = await self._upload.finish()
+        self._upload = None
+        return receipts
+
+    async def abort(self) -> None:
+        """What was sent already is not sent again next time."""
+        if self._upload is not None:
+            await self._upload.abort()
+
+    async def _opened(self) -> XetUpload:
+        async with self._opening:
+            if self._upload is None:
+                self._upload = await self._engine.open(self._access, self._events)
+            return self._upload

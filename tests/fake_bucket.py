@@ -1,0 +1,219 @@
+"""A bucket in memory, with a Xet store beside it, each of whose calls may fail or be the last.
+
+No socket and no thread of hf_xet: many syncs a second, so that random schedules can be tried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import orjson
+
+from asyncpush import SyncOptions, UploadConfig
+from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
+from asyncpush.concurrency.threads import BatchedThreads, PushThreads
+from asyncpush.errors import HubError
+from asyncpush.events import Emitter
+from asyncpush.journal import NullJournal
+from asyncpush.models import FileSource, Receipt, Repo, SyncResult
+from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.sync import SyncRun
+from asyncpush.protocol.buckets import EMPTY_HASH
+from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.sources import CollectedSources, read_all
+
+T = TypeVar("T")
+
+_THREADS = ThreadPoolExecutor(2)
+_LANE = BatchedThreads(_THREADS, 2)
+_PUSH_THREADS = PushThreads(_LANE, _THREADS, _LANE, _THREADS, _LANE)
+
+
+class Killed(BaseException):
+    """The process ends here: nothing of it runs any more but what Python does by itself."""
+
+
+class FakeBucket:
+    """`fates` says what becomes of each call, "done" when they have run out; `pauses`, for how many
+    turns of the loop each call waits before it is done."""
+
+    failure = HubError
+
+    def __init__(self, fates: Iterator[str], pauses: Iterator[int] | None = None) -> None:
+        self.files: dict[str, tuple[int, str]] = {}
+        self.store: dict[str, bytes] = {EMPTY_HASH: b""}
+        self.watch: Callable[[], None] = lambda: None
+        self._fates = fates
+        self._pauses = iter(()) if pauses is None else pauses
+        self.dead: set[int] = set()
+
+    async def fate(self, life: int) -> str:
+        for _ in range(next(self._pauses, 0)):
+            await anyio.lowlevel.checkpoint()
+        if life in self.dead:
+            raise Killed
+        fate = next(self._fates, "done")
+        if fate == "killed":
+            self.dead.add(life)
+            raise Killed
+        return fate
+
+    def marked(self, folder: str) -> dict[str, bytes] | None:
+        """What stands below a folder with a marker; None where there is no marker."""
+        found = {
+            path.removeprefix(folder): self.store[xet_hash]
+            for path, (_, xet_hash) in self.files.items()
+            if path.startswith(folder)
+        }
+        return found if found.pop(".complete.json", None) is not None else None
+
+    def answer(self, request: HubRequest) -> HubResponse:
+        match request.call:
+            case "bucket":
+                value: Any = {"id": "me/runs"}
+            case "xet_token":
+                value = {"accessToken": "x", "exp": 1, "casUrl": "local://store"}
+            case "bucket_paths_info":
+                assert isinstance(request.body, bytes)
+                paths = orjson.loads(request.body)["paths"]
+                value = [self._row(path) for path in paths if path in self.files]
+            case "bucket_tree":
+                value = [self._row(path) for path in self.files]
+            case "bucket_batch":
+                assert isinstance(request.body, bytes)
+                for line in request.body.splitlines():
+                    self._do(orjson.loads(line))
+                value = {"success": True, "failed": []}
+            case _:
+                raise AssertionError(request.call)
+        return HubResponse(200, {}, orjson.dumps(value))
+
+    def _do(self, row: dict[str, Any]) -> None:
+        if row["type"] == "deleteFile":
+            self.files.pop(row["path"], None)
+        else:
+            content = self.store[row["xetHash"]]
+            self.files[row["path"]] = len(content), row["xetHash"]
+
+    def _row(self, path: str) -> dict[str, Any]:
+        size, xet_hash = self.files[path]
+        return {"type": "file", "path": path, "size": size, "xetHash": xet_hash}
+
+
+class _Session:
+    """What a sync asks: twice at most, as the retry loop would."""
+
+    endpoint = "http://127.0.0.1:1"
+
+    def __init__(self, bucket: FakeBucket, life: int) -> None:
+        self.config = UploadConfig(initial_backoff_ms=0.001)
+        self.token = SimpleNamespace(get=self._token, known="", refreshable=False)
+        self._bucket = bucket
+        self._life = life
+
+    async def _token(self) -> str:
+        return "hf_x"
+
+    async def ask(
+        self,
+        request: HubRequest,
+        parse: Callable[[HubResponse], T],
+        events: Emitter,
+        *,
+        reconcile: Callable[[HubError], Awaitable[T | None]] | None = None,
+        **others: object,
+    ) -> T:
+        failure: HubError | None = None
+        for _ in range(2):
+            if failure is not None and reconcile is not None:
+                done = await reconcile(failure)
+                if done is not None:
+                    return done
+            fate = await self._bucket.fate(self._life)
+            if fate == "refused":
+                raise HubError("not today", status=403)
+            if fate == "lost":
+                failure = HubError("lost", status=504, retryable=True)
+                continue
+            response = self._bucket.answer(request)
+            self._bucket.watch()
+            if fate == "done":
+                return parse(response)
+            if fate == "done, killed":
+                self._bucket.dead.add(self._life)
+                raise Killed
+            failure = HubError("lost", status=504, retryable=True)
+        assert failure is not None
+        raise failure
+
+
+class _Upload:
+    began = 0.0
+
+    def __init__(self, bucket: FakeBucket) -> None:
+        self._bucket = bucket
+        self.files: list[FileSource] = []
+
+    async def add_all(self, files: Sequence[FileSource]) -> None:
+        self.files += files
+
+    async def finish(self) -> list[Receipt]:
+        receipts = []
+        for file in self.files:
+            content = read_all(file)
+            xet_hash = hashlib.sha256(content).hexdigest()
+            self._bucket.store[xet_hash] = content
+            receipts.append(Receipt(file.path_in_repo, file.size, "", "xet", xet_hash=xet_hash))
+        return receipts
+
+    async def abort(self) -> None: ...
+
+
+class _Xet:
+    def __init__(self, bucket: FakeBucket) -> None:
+        self._bucket = bucket
+
+    async def open(self, access: object, events: Emitter, *, with_sha256: bool) -> _Upload:
+        return _Upload(self._bucket)
+
+    async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
+        return [hashlib.sha256(read_all(file)).hexdigest() for file in files]
+
+    async def read(self, access: object, xet_hash: str, size: int) -> bytes:
+        return self._bucket.store[xet_hash]
+
+
+_lives = iter(range(1 << 60))
+
+
+async def sync_to(
+    bucket: FakeBucket, files: dict[str, bytes], folder: str, options: SyncOptions
+) -> SyncResult:
+    """One sync, as one process would do it."""
+    session: Any = _Session(bucket, next(_lives))
+    xet: Any = _Xet(bucket)
+    journal = NullJournal()
+    nothing: Any = None
+    ctx = PushContext(
+        repo=Repo("me/runs", "bucket"),
+        options=options.as_push(folder),
+        push_id="push-1",
+        session=session,
+        sender=nothing,
+        hasher=Hasher(journal),
+        transfers=(),
+        xet=xet,
+        journal=journal,
+        push_threads=_PUSH_THREADS,
+        events=Emitter(),
+        slots=FairSlots(SharedSlots(1), most=None),
+    )
+    sources = [FileSource(folder + name, len(data), data=data) for name, data in files.items()]
+    return await SyncRun(ctx, options).run(CollectedSources(tuple(sources)))

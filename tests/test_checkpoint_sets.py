@@ -1,0 +1,431 @@
+"""Sets of files in a bucket: whole or not there, whoever fails, is killed, or writes as well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncpush import SourceError, SyncError, SyncOptions, UploadConfig, Uploader
+from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker
+from tests.buckets import BatchLog, bytes_of, rows_of
+from tests.conftest import TOKEN, open_hub
+from tests.fake_bucket import FakeBucket, Killed, sync_to
+from tests.faults import FaultLayer
+
+pytestmark = pytest.mark.no_cover
+
+RUN = "hf://buckets/me/runs/run"
+STEP = f"{RUN}/step-1"
+WHOLE = SyncOptions(complete_marker=True, delete=True)
+NAMES = ("a", "b", "c")
+
+
+def version(number: int, names: tuple[str, ...] = NAMES) -> dict[str, bytes]:
+    return {name: f"{name} {number}".encode() for name in names}
+
+
+@pytest.fixture
+def log() -> BatchLog:
+    return BatchLog()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer, log: BatchLog) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, log.middleware, xet=True) as hub:
+        yield hub
+
+
+async def batch(hub: LocalHub, lines: list[dict[str, str]]) -> None:
+    """Change the bucket as a tool does that knows of no markers."""
+    data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    url = f"{hub.url}/api/buckets/me/runs/batch"
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session,
+        session.post(url, data=data) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def names_in(uploader: Uploader) -> list[str]:
+    return [each.name for each in await uploader.checkpoints_in(RUN)]
+
+
+async def test_the_marker_is_removed_first_and_written_last_in_batches_of_its_own(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    result = await uploader.sync(version(1), STEP, WHOLE)
+    assert result.marker == f"run/step-1/{MARKER}"
+    [found] = await uploader.checkpoints_in(RUN)
+    assert (found.address, found.name, found.files) == (STEP, "step-1", NAMES)
+    assert found.size == sum(map(len, version(1).values()))
+    log.batches.clear()
+
+    await uploader.sync(version(2, ("a", "b")), STEP, WHOLE)
+    marker = f"run/step-1/{MARKER}"
+    assert log.batches[0] == [{"type": "deleteFile", "path": marker}]
+    assert [row["path"] for row in log.batches[-1]] == [marker]
+    assert log.batches[-1][0]["type"] == "addFile"
+    changes = [row["path"] for batch in log.batches[1:-1] for row in batch if row["path"] != marker]
+    assert sorted(changes[:2]) == ["run/step-1/a", "run/step-1/b"]
+    assert changes[2:] == ["run/step-1/c"]
+    assert json.loads((await bytes_of(hub))[marker])["files"][0]["path"] == "a"
+
+
+async def test_a_set_that_is_as_it_should_be_is_not_written_again(
+    uploader: Uploader, log: BatchLog
+) -> None:
+    await uploader.sync(version(1), STEP, WHOLE)
+    count = len(log.batches)
+    result = await uploader.sync(version(1), STEP, WHOLE)
+    assert result.marker == f"run/step-1/{MARKER}"
+    assert len(log.batches) == count
+
+
+async def test_a_sync_into_a_set_without_a_marker_leaves_none_that_is_untrue(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    await uploader.sync(version(1), STEP, WHOLE)
+    await uploader.sync(version(1), f"{RUN}/step-2", WHOLE)
+    result = await uploader.sync({"step-1/a": b"other", "step-2/a": version(1)["a"]}, RUN)
+    assert result.warnings == (
+        f"run/step-1/{MARKER} was removed: the set that it lists has changed",
+    )
+    assert await names_in(uploader) == ["step-2"]
+    assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+
+
+async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    await uploader.sync(version(1), STEP, WHOLE)
+    mirror = {
+        path.replace("run/", "copy/"): content for path, content in (await bytes_of(hub)).items()
+    }
+    log.batches.clear()
+    await uploader.sync(mirror, "hf://buckets/me/runs")
+    assert [row["path"] for row in log.batches[-1]] == [f"copy/step-1/{MARKER}"]
+    [found] = await uploader.checkpoints_in("hf://buckets/me/runs/copy")
+    assert found.files == NAMES
+
+
+async def test_a_file_missing_or_replaced_by_another_tool_makes_the_set_incomplete(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    await uploader.sync(version(1), STEP, WHOLE)
+    await uploader.sync(version(2), f"{RUN}/step-2", WHOLE)
+    await uploader.sync(version(3), f"{RUN}/step-3", WHOLE)
+    row = (await rows_of(hub))["run/step-3/b"]
+    lines = [
+        {"type": "deleteFile", "path": "run/step-1/b"},
+        {"type": "addFile", "path": "run/step-2/b", "xetHash": row["xetHash"]},
+    ]
+    await batch(hub, lines)
+    assert await names_in(uploader) == ["step-3"]
+
+
+async def test_a_writer_that_comes_between_the_look_and_the_marker_is_noticed(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def nothing() -> None: ...
+
+    async def other() -> None:
+        await uploader.sync({"a": b"other"}, STEP)
+
+    log.before = [nothing, other]  # the batch of files, and the marker's
+    with pytest.raises(SyncError, match="run/step-1/a: has 5 bytes"):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+    assert (await bytes_of(hub))["run/step-1/a"] == b"other"
+
+
+async def test_a_set_that_another_writer_completes_meanwhile_loses_its_marker_with_the_next_batch(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def other() -> None:
+        await uploader.sync(version(2), STEP, WHOLE)
+        assert f"run/step-1/{MARKER}" in await rows_of(hub)
+        log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+
+    log.before = [other]  # once the set is complete, the first batch goes on, and is the last
+    with pytest.raises(SyncError):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert (await bytes_of(hub))["run/step-1/a"] == b"a 1"
+    assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+
+
+async def test_a_marker_needs_a_folder_and_its_own_name(uploader: Uploader) -> None:
+    with pytest.raises(SourceError, match="needs a folder"):
+        await uploader.sync(b"1", f"{RUN}/file", WHOLE)
+    with pytest.raises(SourceError, match="a name that asyncpush writes itself"):
+        await uploader.sync({MARKER: b"{}"}, STEP, WHOLE)
+
+
+async def test_pruning_keeps_the_newest_and_whatever_is_being_written(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    for number in (9, 10, 11):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    await uploader.sync(version(1), f"{RUN}/step-1")  # no marker: not (yet) complete
+    gone = await uploader.prune_checkpoints(RUN, keep=2)
+    assert [each.name for each in gone] == ["step-9"]
+    assert await names_in(uploader) == ["step-10", "step-11"]
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {"step-1", "step-10", "step-11"}
+    assert await uploader.prune_checkpoints(RUN, keep=2) == []
+    with pytest.raises(ValueError, match="keep must be"):
+        await uploader.prune_checkpoints(RUN, keep=0)
+
+
+async def test_a_removal_that_failed_is_finished_by_the_next(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    for number in (1, 2):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+    with pytest.raises(SyncError, match="step-1/ was not removed completely: run/step-1/b"):
+        await uploader.prune_checkpoints(RUN, keep=1)
+    assert await names_in(uploader) == ["step-2"]
+    assert set(await rows_of(hub)) >= {"run/step-1/b", f"run/step-1/{PRUNED}"}
+    log.refuse = lambda row: None
+    await uploader.prune_checkpoints(RUN, keep=1)
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {"step-2"}
+
+
+async def test_a_set_that_was_being_removed_can_be_written_again(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    for number in (1, 2):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+    with pytest.raises(SyncError):
+        await uploader.prune_checkpoints(RUN, keep=1)
+    log.refuse = lambda row: None
+    await uploader.sync(version(3), STEP, WHOLE)
+    await uploader.prune_checkpoints(RUN, keep=2)
+    assert await names_in(uploader) == ["step-2", "step-1"]  # the last that was completed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"{", id="not JSON"),
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b'{"schema": 2, "files": []}', id="a newer schema"),
+        pytest.param(b'{"schema": 1, "files": [{"path": "a"}]}', id="no size"),
+        pytest.param(
+            b'{"schema": 1, "created_at": "", "written_by": "", "exact": true,'
+            b' "files": [{"path": "a", "size": true, "xet_hash": "x"}]}',
+            id="a wrong type",
+        ),
+    ],
+)
+def test_what_is_no_marker_is_none(text: bytes) -> None:
+    assert SetMarker.from_json(text) is None
+
+
+def test_a_marker_reads_what_it_writes() -> None:
+    marker = SetMarker.new({"a": (1, "ab" * 32)})
+    assert SetMarker.from_json(marker.to_json()) == marker
+    assert not SetMarker.new({}).agrees_with({}, "")
+
+
+async def test_another_file_makes_an_exact_set_incomplete_and_no_other(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    await uploader.sync(version(1), STEP, WHOLE)
+    await uploader.sync(version(1), f"{RUN}/step-2", replace(WHOLE, delete=False))
+    added = [
+        {"type": "addFile", "path": f"run/{name}/more", "xetHash": "0" * 64}
+        for name in ("step-1", "step-2")
+    ]
+    await batch(hub, added)
+    assert await names_in(uploader) == ["step-2"]
+
+
+# Random schedules, against a bucket in memory whose every call may fail
+
+
+FATES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, killed")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(FATES), max_size=40),
+    st.lists(st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]), min_size=2, max_size=4),
+)
+def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
+    fates: list[str], versions: list[tuple[str, ...]]
+) -> None:
+    bucket = FakeBucket(iter(fates))
+    written: list[dict[str, bytes]] = []
+
+    def check() -> None:
+        assert bucket.marked("run/step-1/") in (None, *written)
+
+    bucket.watch = check
+
+    async def write() -> None:
+        for number, names in enumerate(versions):
+            written.append(version(number, names))
+            try:
+                result = await sync_to(bucket, written[-1], "run/step-1/", WHOLE)
+            except (SyncError, Killed, bucket.failure):
+                continue
+            assert bucket.marked("run/step-1/") == written[-1]
+            assert result.marker == f"run/step-1/{MARKER}"
+
+    asyncio.run(write())
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from([f for f in FATES if "killed" not in f]), max_size=40),
+    st.lists(st.integers(0, 3), max_size=60),
+    st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
+)
+def test_of_two_writers_at_once_no_mixture_counts_as_complete(
+    fates: list[str], pauses: list[int], names: tuple[str, ...]
+) -> None:
+    bucket = FakeBucket(iter(fates), iter(pauses))
+    written = [version(1), version(2, names)]
+
+    async def write(files: dict[str, bytes]) -> bool:
+        try:
+            await sync_to(bucket, files, "run/step-1/", WHOLE)
+        except (SyncError, bucket.failure):
+            return False
+        return True
+
+    async def write_both() -> list[bool]:
+        return await asyncio.gather(*map(write, written))
+
+    asyncio.run(write_both())
+    # Whatever the two were told: when both have ended, no marker lies about what is there.
+    assert bucket.marked("run/step-1/") in (None, *written)
+
+
+# Killed for real
+
+
+class Killer:
+    """Kills a process when the n-th request of its sync comes in, which is not done any more. What
+    only asks the Xet store for chunks changes nothing and is not counted."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.left = 0
+
+    @property
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def kill(request: web.Request, handler: Handler) -> web.StreamResponse:
+            route = request.match_info.route.name or ""
+            if self.pid and (route.startswith("bucket") or route in ("xorb", "shard")):
+                self.left -= 1
+                if not self.left:
+                    os.kill(self.pid, signal.SIGKILL)
+                    return web.Response(status=500)
+            return await handler(request)
+
+        return kill
+
+
+WORKER = """
+import asyncio, os, sys
+from asyncpush import SyncOptions, UploadConfig, Uploader
+import asyncpush.runtime, hf_xet
+
+async def sync(url, token, cache, number):
+    config = UploadConfig(cache_dir=cache, progress="none")
+    files = {name: f"{name} {number}".encode() for name in "abc"}
+    options = SyncOptions(complete_marker=True, delete=True)
+    async with Uploader(token, url, config) as up:
+        await up.sync(files, "hf://buckets/me/runs/run/step-1", options)
+
+for number in range(int(sys.argv[4])):
+    start, go = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(start, 1)
+        asyncio.run(sync(*sys.argv[1:4], number))
+        os._exit(0)
+    print(pid, flush=True)
+    sys.stdin.readline()
+    os.write(go, b"!")
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+PLACES = 20
+
+
+@pytest.fixture
+def killer() -> Killer:
+    return Killer()
+
+
+@pytest.fixture
+def threaded_hub(tmp_path: Path, killer: Killer) -> Iterator[LocalHub]:
+    with serve_in_thread(
+        tmp_path / "hub", token=TOKEN, xet=True, middlewares=[killer.middleware]
+    ) as hub:
+        yield hub
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_writer_that_is_killed_anywhere_leaves_no_marker_over_missing_or_mixed_files(
+    threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
+) -> None:
+    arguments = [threaded_hub.url, TOKEN, str(tmp_path / "cache"), str(PLACES)]
+    codes = []
+    with (
+        asyncio.Runner() as runner,
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as worker,
+    ):
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        uploader = Uploader(TOKEN, threaded_hub.url, config)
+        runner.run(uploader.__aenter__())
+        for place in range(PLACES):
+            before = version(1000 + place, ("a", "b", "c", "d"))
+            runner.run(uploader.sync(before, STEP, WHOLE))
+            killer.pid = int(worker.stdout.readline())
+            killer.left = place + 1
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            codes.append(int(worker.stdout.readline()))
+            killer.pid = 0
+            assert runner.run(_state(threaded_hub)) in (None, before, version(place))
+        deaths = codes.index(0) if 0 in codes else PLACES
+        assert deaths >= 17  # up to the look that follows the marker
+        assert codes == [-signal.SIGKILL] * deaths + [0] * (PLACES - deaths)
+        runner.run(uploader.sync(version(PLACES), STEP, WHOLE))
+        assert [each.name for each in runner.run(uploader.checkpoints_in(RUN))] == ["step-1"]
+        assert runner.run(_state(threaded_hub)) == version(PLACES)
+        runner.run(uploader.__aexit__(None, None, None))
+
+
+async def _state(hub: LocalHub) -> dict[str, bytes] | None:
+    """What a marker stands over; None where there is none."""
+    found: dict[str, Any] = {
+        path.removeprefix("run/step-1/"): content for path, content in (await bytes_of(hub)).items()
+    }
+    return found if found.pop(MARKER, None) is not None else None

@@ -1,0 +1,158 @@
+"""The fault table of buckets: every route of a sync, one fault at a time, over a real socket.
+
+A passing fault ends in the whole set, marker included. One that does not pass ends in an error that
+says what is in the bucket, and never in a marker over anything else. `--table` prints the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from asyncpush import (
+    AsyncPushError,
+    AuthError,
+    HubError,
+    RateLimitedError,
+    RepoNotFoundError,
+    RetriesExhaustedError,
+    SyncError,
+    SyncOptions,
+    UploadConfig,
+    Uploader,
+)
+from asyncpush.localhub import LocalHub
+from asyncpush.pipeline.checkpoint_sets import MARKER
+from tests.buckets import bytes_of
+from tests.conftest import FaultReport, open_hub
+from tests.faults import FaultLayer
+
+pytestmark = pytest.mark.no_cover
+
+STEP = "hf://buckets/me/runs/step-1"
+WHOLE = SyncOptions(complete_marker=True, delete=True)
+FILES = {"a.bin": b"a" * 1000, "s/b.txt": b"b"}
+
+LOOKS = ("bucket", "bucket-tree-below", "bucket-paths-info", "bucket-xet-write-token")
+ROUTES = ("bucket-create", *LOOKS, "bucket-batch")
+ADDS, MARKS = 1, 2
+"""The batches of a first sync."""
+
+PASSING = ("429 Retry-After seconds", "504", "reset after the body", "truncated JSON")
+OF_BATCHES = ("502 with HTML", "503", "reset before the body", "done, then 504", "wrong JSON")
+LOST = (
+    "done, then reset",
+    "done, answer never sent",
+    "504, done later",
+    "answer never sent",
+    "stall before reading",
+    "500 FastAPI",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault, and how the sync has to end."""
+
+    route: str
+    kind: str
+    nth: int = 1
+    times: int = 1
+    error: type[AsyncPushError] | None = None
+
+    def __str__(self) -> str:
+        where = f"#{self.nth}" if self.nth > 1 else ""
+        return f"{self.route}{where}: {self.kind}{' always' if self.times > 1 else ''}"
+
+
+def survivable() -> list[Cell]:
+    cells = [Cell(route, kind) for route in ROUTES for kind in PASSING]
+    cells += [Cell("bucket-batch", kind) for kind in OF_BATCHES]
+    cells += [Cell("bucket-batch", kind, nth) for nth in (ADDS, MARKS) for kind in LOST]
+    cells += [Cell("bucket-batch", "done, then 504", MARKS)]
+    cells += [Cell("bucket-create", "done, then reset")]
+    cells += [Cell(route, "409 another commit") for route in ("bucket-create", "bucket-batch")]
+    return cells
+
+
+def fatal() -> list[Cell]:
+    cells = [Cell(route, "403", times=99, error=AuthError) for route in ROUTES]
+    cells += [
+        Cell(route, "500", times=99, error=RetriesExhaustedError)
+        for route in ("bucket-create", *LOOKS)
+    ]
+    cells += [
+        Cell("bucket-batch", "500", times=99, error=SyncError),  # it may have landed
+        Cell("bucket-batch", "404 repo", times=99, error=RepoNotFoundError),
+        Cell("bucket-batch", "422 FastAPI", times=99, error=HubError),
+        Cell("bucket-batch", "429 hours", times=99, error=RateLimitedError),
+        Cell("bucket-batch", "nothing applied", error=SyncError),
+        Cell("bucket-batch", "403", MARKS, times=99, error=SyncError),
+        Cell("bucket-batch", "500", MARKS, times=99, error=SyncError),
+        Cell("bucket-batch", "nothing applied", MARKS, error=SyncError),
+        Cell("bucket-paths-info", "500", 2, times=99, error=SyncError),
+    ]
+    return cells
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, xet=True) as hub:
+        yield hub
+
+
+@pytest.fixture
+def config(config: UploadConfig) -> UploadConfig:
+    return replace(config, response_timeout=0.4, max_retries=3)
+
+
+async def set_in(hub: LocalHub) -> tuple[dict[str, bytes], bool]:
+    """What is in the bucket, and whether a marker stands over it."""
+    found = {
+        path.removeprefix("step-1/"): content for path, content in (await bytes_of(hub)).items()
+    }
+    return found, found.pop(MARKER, None) is not None
+
+
+@pytest.mark.parametrize("cell", survivable(), ids=str)
+async def test_a_passing_fault_ends_in_the_whole_set(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    result = await uploader.sync(FILES, STEP, WHOLE)
+    assert faults.spoilt, "the fault never happened"
+    assert result.verified
+    assert result.files_uploaded == ("step-1/a.bin", "step-1/s/b.txt")
+    assert await set_in(hub) == (FILES, True)
+    requests = sum(faults.seen.values())
+    fault_report.add(cell.route, str(cell), "success", 0, f"right, {requests} requests")
+
+
+@pytest.mark.parametrize("cell", fatal(), ids=str)
+async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    assert cell.error is not None
+    with pytest.raises(cell.error) as caught:
+        await uploader.sync(FILES, STEP, WHOLE)
+    faults.rules.clear()
+    found, marked = await set_in(hub)
+    assert not marked
+    error = caught.value
+    told = error.result.files_uploaded if isinstance(error, SyncError) else ()
+    if cell.kind != "nothing applied":
+        assert {path.removeprefix("step-1/") for path in told} == set(found)
+    assert error.suggestion
+    fault_report.add(cell.route, str(cell), type(error).__name__, 0, f"{len(found)} files")

@@ -1,0 +1,139 @@
+"""Checkpoints of a training run in a bucket: a set each, the newest few of them kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncpush import (
+    BackgroundUploader,
+    CheckpointPusher,
+    PushOptions,
+    SyncOptions,
+    UploadConfig,
+    Uploader,
+)
+from asyncpush.localhub import LocalHub, serve_in_thread
+from asyncpush.pipeline.checkpoint_sets import MARKER
+from tests.buckets import BatchLog, bytes_of, rows_of
+from tests.conftest import TOKEN, open_hub
+from tests.faults import FaultLayer
+from tests.training.test_transformers import Run
+
+pytestmark = pytest.mark.no_cover
+
+RUN = "hf://buckets/me/runs/run-7"
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def log() -> BatchLog:
+    return BatchLog()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer, log: BatchLog) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, log.middleware, xet=True) as hub:
+        yield hub
+
+
+async def test_each_checkpoint_is_a_set_and_only_the_newest_stay(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    async with CheckpointPusher(uploader, RUN, keep=2, policy="all") as pusher:
+        for step in (8, 9, 10):
+            await pusher.push(write({"model.bin": f"{step}", "s/state": "s"}, f"step-{step}"))
+        report = await pusher.flush()
+    assert [(each.name, each.status, each.pruned) for each in report.outcomes] == [
+        ("step-8", "pushed", ()),
+        ("step-9", "pushed", ()),
+        ("step-10", "pushed", ("step-8",)),
+    ]
+    last = report.outcomes[-1]
+    assert last.result is None
+    assert last.synced is not None
+    assert last.synced.marker == f"run-7/step-10/{MARKER}"
+    assert [each.name for each in await uploader.checkpoints_in(RUN)] == ["step-9", "step-10"]
+    found = await bytes_of(hub)
+    assert {path.split("/")[1] for path in found} == {"step-9", "step-10"}
+    assert found["run-7/step-10/model.bin"] == b"10"
+
+
+async def test_a_name_that_is_used_again_replaces_the_set_whole(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    url = f"{hub.url}/buckets/me/runs/tree/run-7"
+    async with CheckpointPusher(uploader, url, policy="all") as pusher:
+        await pusher.push({"a": b"1", "b": b"1"}, name="last")
+        await pusher.push({"a": b"2"}, SyncOptions(private=True), name="last")
+    assert set(await rows_of(hub)) == {"run-7/last/a", f"run-7/last/{MARKER}"}
+
+
+async def test_older_checkpoints_that_cannot_be_removed_are_a_warning(
+    uploader: Uploader, log: BatchLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.refuse = lambda row: "not allowed" if row["path"] == "run-7/1/a" else None
+    async with CheckpointPusher(uploader, RUN, keep=1, policy="all") as pusher:
+        log.refuse = lambda row: None
+        await pusher.push({"a": b"1"}, name="1")
+        await pusher.flush()
+        log.refuse = lambda row: "not allowed" if row["path"] == "run-7/1/a" else None
+        await pusher.push({"a": b"2"}, name="2")
+        report = await pusher.flush()
+    last = report.outcomes[-1]
+    assert (last.status, last.pruned) == ("pushed", ())
+    assert last.synced is not None
+    assert "older checkpoints were not removed" in last.synced.warnings[0]
+    warned = [r for r in caplog.records if r.name == "asyncpush.checkpoints"]
+    assert [record.levelno for record in warned] == [logging.WARNING]
+
+
+async def test_what_does_not_go_together_is_said_at_once(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="keep goes with a bucket"):
+        CheckpointPusher(uploader, "me/m", keep=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        CheckpointPusher(uploader, RUN, keep=0)
+    with pytest.raises(ValueError, match="takes SyncOptions, not PushOptions"):
+        CheckpointPusher(uploader, RUN, PushOptions())
+    with pytest.raises(ValueError, match="takes PushOptions, not SyncOptions"):
+        CheckpointPusher(uploader, "me/m", SyncOptions())
+    async with CheckpointPusher(uploader, RUN) as pusher:
+        for source, name in (({"a": b"1"}, None), ({"a": b"1"}, "a/b"), ({"a": b"1"}, "..")):
+            with pytest.raises(ValueError, match="name"):
+                await pusher.push(source, name=name)
+
+
+@pytest.fixture
+def bg(tmp_path: Path, config: UploadConfig) -> Iterator[BackgroundUploader]:
+    with (
+        serve_in_thread(tmp_path / "hub", token=TOKEN, xet=True) as hub,
+        BackgroundUploader(TOKEN, hub.url, config) as uploader,
+    ):
+        yield uploader
+
+
+def test_blocking_code_syncs_with_a_ticket(bg: BackgroundUploader) -> None:
+    ticket = bg.sync({"a": b"1"}, RUN)
+    assert ticket.result(60).files_uploaded == ("run-7/a",)
+    assert (ticket.repo_id, ticket.done(), ticket.exception()) == ("me/runs", True, None)
+    with pytest.raises(ValueError, match="not the address of a bucket"):
+        bg.sync({"a": b"1"}, "me/m")
+
+
+@pytest.mark.heavy
+def test_the_trainers_saves_become_sets(bg: BackgroundUploader, tmp_path: Path) -> None:
+    from asyncpush.training.transformers import PushCheckpoints
+
+    callback = PushCheckpoints(RUN, keep=2, with_state=True, policy="all", uploader=bg)
+    run = Run(callback, tmp_path / "out")
+    run.steps(30)
+    run.end()
+    assert [each.name for each in callback.report.outcomes] == ["step-10", "step-20", "step-30"]
+    assert [each.status for each in callback.report.outcomes] == ["pushed"] * 3
+    assert callback.report.outcomes[-1].pruned == ("step-10",)
+    synced = callback.report.outcomes[-1].synced
+    assert synced is not None
+    assert "run-7/step-30/optimizer.pt" in synced.files_uploaded
