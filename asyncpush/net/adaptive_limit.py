@@ -271,6 +271,8 @@ class AdaptiveLimit:
                 self._growing = now.goodput
                 self._count_anew()
                 return
+            # The better of the two: a moment of a busy machine is not the network's.
+            now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
             if now.width > FEWEST:
                 self._trial, self._first = now, now.width
