@@ -48,6 +48,7 @@ from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
+from tests.changes import grow
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.protocol.helpers import answer
@@ -473,9 +474,35 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     source = write({"a.bin": NOISE, "b.bin": b"\0b"})
     faults.hooks["xorb"] = lambda: (source / "a.bin").write_bytes(b"\0new")  # type: ignore[assignment]
     with pytest.raises(SourceChangedError, match=r"a\.bin"):
-        await uploader.push_to_hub("me/m", source)
+        await uploader.push_to_hub("me/m", source, PushOptions(on_change="error"))
     assert faults.seen["commit"] == 0
     assert faults.seen["batch"] == 0  # nor is it LFS's turn
+
+
+async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
+    uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
+) -> None:
+    source = write({"a.bin": NOISE, "b.bin": b"\0b", "c.bin": b"\0c"})
+    faults.hooks["xorb"] = lambda: (source / "a.bin").write_bytes(b"\0new")  # type: ignore[assignment]
+    faults.hooks["shard"] = lambda: grow(source / "b.bin")
+    result = await uploader.push_to_hub("me/m", source)
+    assert set(result.files_uploaded) == {"a.bin", "b.bin", "c.bin"}
+    assert any("a.bin" in warning for warning in result.warnings)
+    assert await download(hub, "me/m") == {"a.bin": b"\0new", "b.bin": b"\0bx", "c.bin": b"\0c"}
+    assert faults.seen["batch"] == 0
+    assert faults.seen["commit"] == 1
+
+
+@pytest.mark.parametrize("stage", ["preupload", "shard"])
+async def test_a_large_log_that_grows_goes_by_xet_as_it_was_at_one_moment(
+    stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
+) -> None:
+    content = b"\0" * (11 << 20)
+    source = write({"train.log": content, "b.bin": b"\0b"})
+    faults.hooks[stage] = lambda: grow(source / "train.log")
+    await uploader.push_to_hub("me/m", source)
+    assert (await download(hub, "me/m"))["train.log"] == content + b"x"
+    assert faults.seen["batch"] == 0
 
 
 async def test_a_file_that_is_gone_is_named(
@@ -484,7 +511,7 @@ async def test_a_file_that_is_gone_is_named(
     source = write({"a.bin": NOISE})
     faults.hooks["xet-write-token"] = (source / "a.bin").unlink
     with pytest.raises(SourceChangedError, match=r"a\.bin.* is gone"):
-        await uploader.push_to_hub("me/m", source)
+        await uploader.push_to_hub("me/m", source, PushOptions(on_change="error"))
 
 
 @pytest.mark.parametrize("stage", ["xet-write-token", "xorb", "shard", "commit"])
@@ -725,6 +752,9 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION")
     monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
     assert not {files, xorbs} & settings(large).keys()
+    monkeypatch.delenv("HF_XET_HIGH_PERFORMANCE")
+    monkeypatch.setenv("HF_XET_FIXED_UPLOAD_CONCURRENCY", "3")
+    assert xorbs not in settings(large)
 
 
 def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(

@@ -97,7 +97,7 @@ def failure_lines(error: BaseException) -> list[str]:
     if not isinstance(error, CommandError):
         message = f"{_kind(error)}: {message}"  # the others say themselves what they are
     lines = message.splitlines()
-    if isinstance(error, HubError):
+    if isinstance(error, HubError) and (error.status is not None or error.method):
         status = "no answer" if error.status is None else f"HTTP {error.status}"
         after = f"attempt {error.attempt}, after {error.elapsed_seconds:.1f} s"
         lines.append(f"request: {error.method} {error.url}".rstrip() + f" ({status}, {after})")

@@ -119,3 +119,4 @@ def test_a_machine_that_is_to_stay_offline_is_told_at_once(
     assert ran.code == 1
     assert "HF_HUB_OFFLINE is set" in ran.err + ran.out
     assert "unset HF_HUB_OFFLINE" in ran.err + ran.out
+    assert "request:" not in ran.err  # none was made

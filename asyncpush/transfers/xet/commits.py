@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, PartProgress, TransferStarted, XetProgress
 from asyncpush.models import FileSource
 from asyncpush.net.rate_limits import Bandwidth
@@ -92,8 +92,18 @@ class XetCommit:
 
         def feed() -> Any:
             stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
+            try:
+                read_into(stream)
+            except BaseException:
+                abort(stream)
+                raise
+            stream.finish()
+            return stream
+
+        def read_into(stream: Any) -> None:
             buffer = bytearray(min(STREAM_PIECE, file.size))
-            with Reader(file) as reader, memoryview(buffer) as view:
+            grown = file.sha256 is not None
+            with Reader(file, grown=grown) as reader, memoryview(buffer) as view:
                 for offset in range(0, file.size, size):
                     piece = view[: min(size, file.size - offset)]
                     with self._watch.reading():
@@ -111,9 +121,7 @@ class XetCommit:
                         break
                     with self._watch.reading():
                         reader.readinto(offset, view[: file.size - offset])
-                reader.check_unchanged()
-            stream.finish()
-            return stream
+                reader.check_unchanged(file.sha256)
 
         def cancel() -> None:
             stop.set()
@@ -151,10 +159,15 @@ class XetCommit:
     async def _write(self, stream: Any, data: bytes) -> None:
         await self._call(lambda: stream.write(data))
 
-    async def finish(self, files: Sequence[FileSource]) -> Any:
-        """Wait until the store has all of it, which was `files`: hf_xet's report."""
+    async def finish(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> Any:
+        """Wait until the store has all of it, which was `files`: hf_xet's report. With `changed`,
+        followed files that have changed are put there, by path in the repo."""
         report = await self._call(self._commit.wait_to_finish, files)
-        await self._check_unchanged(files)
+        await self._check_unchanged(files, changed)
         return report
 
     async def abort(self) -> None:
@@ -169,9 +182,13 @@ class XetCommit:
     def _abort(self) -> None:
         abort(self._commit)
 
-    async def _check_unchanged(self, files: Sequence[FileSource]) -> None:
+    async def _check_unchanged(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> None:
         with self._watch.reading():
-            await watched(lambda: check_unchanged(files), self._watch)
+            await watched(lambda: check_unchanged(files, changed), self._watch)
 
     async def _call(
         self,
@@ -198,11 +215,20 @@ class XetCommit:
             raise self.access.failed(exc) from None
 
 
-def check_unchanged(files: Sequence[FileSource]) -> None:
-    """Raise `SourceChangedError` unless each file is still what was collected."""
+def check_unchanged(
+    files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+) -> None:
+    """Raise `SourceChangedError` unless each file is still what was collected. With `changed`,
+    those that are followed are put there instead, by path in the repo."""
     for file in files:
-        with Reader(file) as reader:
-            reader.check_unchanged()
+        try:
+            with Reader(file, grown=file.sha256 is not None) as reader:
+                if file.sha256 is None:  # else what was sent has been compared with that
+                    reader.check_unchanged()
+        except SourceChangedError as exc:
+            if changed is None or not file.may_change:
+                raise
+            changed[file.path_in_repo] = exc
 
 
 def abort(commit: Any) -> None:

@@ -295,7 +295,7 @@ class XetUpload:
 
     def _reads_itself(self, file: FileSource) -> bool:
         """Whether hf_xet reads the file, rather than being fed by us."""
-        return not self._bandwidth.limited and (file.path is not None or file.data is not None)
+        return not self._bandwidth.limited and _is_read_by_hf_xet(file)
 
     async def _begin(self, file: FileSource) -> Sequence[Any]:
         if self._is_small(file):
@@ -334,12 +334,23 @@ class XetUpload:
         handle = await self._commit.stream(path_in_repo, pieces, on_sent, self._bandwidth)
         self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
 
-    async def finish(self) -> list[Receipt]:
-        """Wait until the store has everything. Raises as `add` does."""
-        report = await self._stored()
+    async def finish(
+        self, *, changed: dict[str, SourceChangedError] | None = None
+    ) -> list[Receipt]:
+        """Wait until the store has everything. Raises as `add` does.
+
+        With `changed`, followed files that changed meanwhile get no receipt and are put there, by
+        path in the repo.
+        """
+        found: dict[str, SourceChangedError] = {}
+        report = await self._stored(found if changed is not None else None)
         self._spent = True
         self._positions.end()
-        receipts = receipts_of(self._handles, report, self._sent_in_vain)
+        receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
+        if changed is not None:
+            changed.update(found)
+        for error in found.values() if changed is None else ():
+            raise error
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
             self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
@@ -352,14 +363,14 @@ class XetUpload:
             self._positions.end()
             await self._commit.abort()
 
-    async def _stored(self) -> Any:
+    async def _stored(self, changed: dict[str, SourceChangedError] | None) -> Any:
         """hf_xet's report. When a token is refused or the upload stalls, a new upload commit is
         started; it does not send again what the store has."""
         while True:
             try:
                 if self._failed is not None:
                     raise self._failed
-                return await self._commit.finish(self.files)
+                return await self._commit.finish(self.files, changed)
             except XetFailedError as exc:
                 if not await self._begin_again(exc):
                     raise
@@ -394,18 +405,36 @@ class XetUpload:
         return True
 
 
+def _is_read_by_hf_xet(file: FileSource) -> bool:
+    """Whether it is bytes, or a whole file: of one that grows, hf_xet would read too much."""
+    return file.data is not None or (file.path is not None and file.sha256 is None)
+
+
 def receipts_of(
-    handles: Sequence[tuple[FileSource, Any]], report: Any, sent_before: int
+    handles: Sequence[tuple[FileSource, Any]],
+    report: Any,
+    sent_before: int,
+    changed: dict[str, SourceChangedError],
 ) -> list[Receipt]:
-    """One receipt a file. The bytes that the commit has sent, and those `sent_before` it, are
-    shared out among the files by how much of each was new: xorbs hold chunks of several."""
+    """One receipt a file, unless it has `changed`; a followed file of which something else was
+    sent than was collected is put there. The bytes that the commit has sent, and those
+    `sent_before` it, are shared out among the files by how much of each was new: xorbs hold chunks
+    of several."""
     uploads = report.uploads
     results = [(file, uploads[handle.task_id()]) for file, handle in handles]
     news = [result.dedup_metrics.new_bytes for _, result in results]
     on_wire = shares(sent_before + report.dedup_metrics.total_bytes_uploaded, news)
-    return [
-        _receipt(file, result, sent) for (file, result), sent in zip(results, on_wire, strict=True)
-    ]
+    receipts = []
+    for (file, result), sent in zip(results, on_wire, strict=True):
+        if file.path_in_repo in changed:
+            continue
+        try:
+            receipts.append(_receipt(file, result, sent))
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            changed[file.path_in_repo] = exc
+    return receipts
 
 
 def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
@@ -413,6 +442,9 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
     if info.file_size != file.size:
         message = f"{file.path_in_repo!r} has {info.file_size:,} bytes, not {file.size:,}"
         raise SourceChangedError(f"{message}: it changed while it was sent", problems=[message])
+    if file.sha256 is not None and info.sha256 != file.sha256:
+        message = f"{file.path_in_repo!r} was written to while it was sent"
+        raise SourceChangedError(message, problems=[message])
     return Receipt(
         file.path_in_repo,
         file.size,
