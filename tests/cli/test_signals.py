@@ -90,7 +90,7 @@ def test_a_push_ends_promptly_and_says_how_to_go_on(
     name = signal.Signals(signum).name
     assert ran.err.splitlines() == [
         f"✗ interrupted by {name}",
-        "│ next: run the same command again: what is stored is not sent twice",
+        "│ next: run the same command again to resume: bytes already stored are not sent again",
     ]
 
 
