@@ -21,6 +21,7 @@ from asyncpush.errors import (
 
 FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
 
+MADE_HINT = "nothing needs to be sent again; `asyncpush audit` compares the files with the repo"
 RESUME_HINT = "run the same command again to resume: bytes already stored are not sent again"
 
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -48,10 +49,17 @@ class CommandFailedError(CommandError):
 class InterruptedBySignal(CommandError):
     """Ctrl-C or SIGTERM; all work has been cancelled and cleaned up."""
 
-    def __init__(self, signum: int = signal.SIGINT, notes: Sequence[str] = ()) -> None:
-        """`notes` are those of the cancellation, such as that the commit was already made."""
+    def __init__(
+        self, signum: int = signal.SIGINT, notes: Sequence[str] = (), untouched: str = ""
+    ) -> None:
+        """`notes` are those of the cancellation, such as that the commit was already made;
+        `untouched` says what was not done, where there are none."""
+        from asyncpush.listeners.observation import UNCONFIRMED  # imports much; a push has it
+
         message = f"interrupted by {signal.Signals(signum).name}"
-        super().__init__("; ".join([message, *notes]), suggestion="" if notes else RESUME_HINT)
+        told = [message, *(notes or filter(None, [untouched]))]
+        made = notes and UNCONFIRMED not in notes
+        super().__init__("; ".join(told), suggestion=MADE_HINT if made else RESUME_HINT)
         self.signum = signum
 
 

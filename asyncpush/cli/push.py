@@ -56,7 +56,10 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
     arg.check_target(context, repo_id, options)
     connection = arg.connection(context, quiet=output.quiet)
     result = run_with_uploader(
-        connection, output, lambda uploader: uploader.push_to_hub(repo_id, source, options)
+        connection,
+        output,
+        lambda uploader: uploader.push_to_hub(repo_id, source, options),
+        untouched=_NO_COMMIT,
     )
     output.result(result_lines(result, dry_run=options.dry_run), result_document(result))
 
@@ -113,7 +116,10 @@ def upload(
     connection = arg.connection(context, quiet=output.quiet)
     with Announcement(receipts, "the file that --receipts names"):
         stored = run_with_uploader(
-            connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
+            connection,
+            output,
+            lambda uploader: uploader.upload_files(repo_id, source, options),
+            untouched="no receipts were written",
         )
     # Not private: another user's rank 0 may be the one who commits. The umask decides.
     write_atomically(receipts, receipts_to_json(stored))
@@ -183,7 +189,10 @@ def commit(
     connection = arg.connection(context, quiet=output.quiet)
     stored = read_receipts(receipts)
     result = run_with_uploader(
-        connection, output, lambda uploader: uploader.commit(repo_id, stored, options)
+        connection,
+        output,
+        lambda uploader: uploader.commit(repo_id, stored, options),
+        untouched=_NO_COMMIT,
     )
     output.result(result_lines(result), result_document(result))
 
@@ -213,19 +222,25 @@ def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
 
 T = TypeVar("T")
 
+_NO_COMMIT = "nothing was committed"
 _PRINTED = "the output of this command"
 
 
 def run_with_uploader(
-    connection: Connection, output: Output, work: Callable[[Uploader], Coroutine[Any, Any, T]]
+    connection: Connection,
+    output: Output,
+    work: Callable[[Uploader], Coroutine[Any, Any, T]],
+    *,
+    untouched: str = "",
 ) -> T:
-    """`run` a coroutine with an `open_uploader`."""
+    """`run` a coroutine with an `open_uploader`. `untouched` says what is not done if it is
+    interrupted."""
 
     async def main() -> T:
         async with open_uploader(connection, output) as uploader:
             return await work(uploader)
 
-    return run(main)
+    return run(main, untouched=untouched)
 
 
 @asynccontextmanager

@@ -25,9 +25,10 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T:
     """`asyncio.run`, with signals: the first SIGINT or SIGTERM cancels the work, and when the work
-    has ended `InterruptedBySignal` is raised. A second signal ends the process at once."""
+    has ended `InterruptedBySignal` is raised, with `untouched`. A second signal ends the process
+    at once."""
 
     async def main() -> T:
         received: list[int] = []
@@ -53,7 +54,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:
             if received:
                 notes = getattr(error, "__notes__", ())
-                raise InterruptedBySignal(received[0], notes) from error
+                raise InterruptedBySignal(received[0], notes, untouched) from error
             raise
         finally:
             ignore_signals_again()
