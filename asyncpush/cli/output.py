@@ -198,20 +198,6 @@ def paragraph(text: str, stream: TextIO | None) -> list[str]:
     return _wrapped(text, terminal_columns(stream), hang="")
 
 
-def beside(indent: int, text: str, width: int | None) -> list[str]:
-    """A text behind so many spaces, wrapped where there is a width."""
-    if width is None:
-        return [" " * indent + text]
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
 def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
     """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
     head, bar = ("✗ ", "│ ") if can_write("✗│", stream) else ("x ", "| ")
