@@ -6,12 +6,12 @@ the others are passed on to be stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
@@ -42,7 +42,7 @@ class Candidate:
 
     file: FileSource
     _mode: UploadMode | None = None
-    _answered: anyio.Event = field(default_factory=anyio.Event)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def mode(self) -> UploadMode | None:
         """What the Hub has answered, once it has; None when the file is not to be stored: it is

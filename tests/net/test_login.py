@@ -568,14 +568,24 @@ async def test_no_token_is_told_in_events_logs_or_errors(
     assert not [secret for secret in secrets if any(secret in text for text in told)]
 
 
-async def test_a_diagnosis_says_when_a_login_ends_and_why_none_is_to_be_had(
+async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_be_had(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store_login(home, hub.log_in(), expires_at=time.time() + 2 * DAY)
+    store_login(home, hub.log_in())
     async with Uploader(config=config) as up:
         told = {finding.name: finding for finding in await up.doctor()}
-    assert f"from {home / 'token'}, which expires on 20" in told["token"].found
+    kind = "an OAuth token of a login in the browser, expires on 20"
+    assert f"from {home / 'token'}: {kind}" in told["token"].found
 
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
+    monkeypatch.setenv("HF_OIDC_ID_TOKEN", "given")
+    async with Uploader(config=config) as up:
+        told = {finding.name: finding for finding in await up.doctor()}
+    assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in told["token"].found
+    assert "a token of trusted publishing (OIDC), expires on 20" in told["token"].found
+    assert told["write"].found == "the token may write to me/m alone"
+
+    monkeypatch.delenv("HF_OIDC_ID_TOKEN")
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
     async with Uploader(config=config) as up:
         told = {finding.name: finding for finding in await up.doctor("me/m")}
