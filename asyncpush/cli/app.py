@@ -15,7 +15,6 @@ COMMANDS = {
     "many": (_IN + "many", "Run all pushes of a manifest."),
     "upload": (_IN + "push", "Store files now, to commit them later."),
     "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
-    "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
     "sync": (_IN + "sync", "Upload a folder or file to a storage bucket."),
     "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
     "audit": (_IN + "audit", "Compare local files with a repo or a bucket by checksum."),
