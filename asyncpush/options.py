@@ -128,10 +128,12 @@ class UploadConfig:
             (each of which may always have one).
         max_concurrent_parts: parts in flight at once, over all files.
         max_memory: bytes of file content held in memory at once (buffers and spooled streams). Xet
-            needs more, about half a gigabyte; it takes more files and more xorbs at once from
-            128 MiB on.
+            needs more: below 300 MB in all at the default. It reads one large file for each 64 MiB
+            of this (eight at most), and sends one xorb of 64 MiB for each 32 MiB (two at least).
         hash_workers: threads that hash.
-        max_bandwidth: bytes per second sent to the store, or None for no bound.
+        max_bandwidth: bytes per second sent to the store, or None for no bound. By Xet it bounds
+            what is read for the store: the average of a push stays below it, but hf_xet sends up to
+            64 MiB at a time, and files that the store has already are read no faster.
         transfer: which engine stores large files: "lfs", "xet" (hf-xet), or "auto":
             Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
             else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
@@ -208,8 +210,6 @@ class UploadConfig:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_choice(self, "progress", get_args(ProgressChoice))
         _check_choice(self, "transfer", get_args(TransferChoice))
-        if self.transfer == "xet" and self.max_bandwidth is not None:
-            raise ValueError("max_bandwidth cannot be kept with transfer='xet'")
         if self.progress_callback is not None and not callable(self.progress_callback):
             raise ValueError("progress_callback must be callable, or None")
         if isinstance(self.allowed_hosts, str):

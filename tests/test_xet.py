@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -40,7 +40,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.transfers.xet import XetFailedError, XetTokens, access
-from asyncpush.transfers.xet.access import settings
+from asyncpush.transfers.xet.access import SMALL_FILES, settings
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
 from tests import hearing
@@ -217,7 +217,7 @@ async def test_without_a_token_it_is_lfs_and_said(
     )
 
 
-@pytest.mark.parametrize("reason", ["disabled", "not installed", "bandwidth"])
+@pytest.mark.parametrize("reason", ["disabled", "not installed"])
 async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
     reason: str,
     hub: LocalHub,
@@ -230,14 +230,11 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
     wanted = {
         "disabled": "HF_HUB_DISABLE_XET",
         "not installed": "pip install 'hf-xet",
-        "bandwidth": "max_bandwidth",
     }
     if reason == "disabled":
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
     if reason == "not installed":
         monkeypatch.setattr(access, "find_spec", lambda name: None)
-    if reason == "bandwidth":
-        config = replace(config, max_bandwidth=1e9)
     async with Uploader(TOKEN, hub.url, config) as uploader:
         await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
     [chosen] = heard.of(TransferChosen)
@@ -678,14 +675,78 @@ async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
 def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = UploadConfig(), UploadConfig(max_memory=1 << 30, max_concurrent_parts=99)
     files, xorbs = "data.max_concurrent_file_ingestion", "client.ac_max_upload_concurrency"
-    assert (settings(small)[files], settings(small)[xorbs]) == (2, 4)
-    assert (settings(large)[files], settings(large)[xorbs]) == (8, 64)
+    assert (settings(small)[files], settings(small)[xorbs]) == (1 + SMALL_FILES, 2)
+    assert (settings(large)[files], settings(large)[xorbs]) == (8 + SMALL_FILES, 32)
     monkeypatch.setenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION", "3")
     assert files not in settings(large)
-    assert settings(large)[xorbs] == 64
+    assert settings(large)[xorbs] == 32
     monkeypatch.delenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION")
     monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
     assert not {files, xorbs} & settings(large).keys()
+    monkeypatch.delenv("HF_XET_HIGH_PERFORMANCE")
+    monkeypatch.setenv("HF_XET_FIXED_UPLOAD_CONCURRENCY", "3")
+    assert xorbs not in settings(large)
+
+
+def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert settings(UploadConfig())["telemetry.enabled"] is False
+    monkeypatch.setenv("HF_XET_TELEMETRY_ENABLED", "1")
+    assert "telemetry.enabled" not in settings(UploadConfig())
+
+
+async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_wait(
+    hub: LocalHub, config: UploadConfig, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.transfers.xet.engine.SMALL_FILE", MIB)
+    held, most, small = 0, 0, anyio.Event()
+    start, ingested = XetCommit.start, XetCommit.ingested
+
+    async def counted(self: XetCommit, files: Sequence[FileSource]) -> Any:
+        nonlocal held, most
+        for file in files:
+            if file.size > MIB:
+                held += 1
+                most = max(most, held)
+            else:
+                small.set()
+        return await start(self, files)
+
+    async def released(self: XetCommit, handle: Any, file: FileSource) -> None:
+        nonlocal held
+        await ingested(self, handle, file)
+        await small.wait()  # it was started beside the first large one
+        held -= 1
+
+    monkeypatch.setattr(XetCommit, "start", counted)
+    monkeypatch.setattr(XetCommit, "ingested", released)
+    files = {f"{n}.bin": NOISE[n * MIB :] for n in range(3)} | {"small.bin": b"\0small"}
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        result = await uploader.push_to_hub("me/m", write(files))
+    assert {receipt.route for receipt in result.receipts} == {"xet"}
+    assert (held, most) == (0, 1)
+    assert await download(hub, "me/m") == files
+
+
+@pytest.mark.parametrize("source", ["file", "stream"])
+async def test_max_bandwidth_bounds_what_is_read_for_xet(
+    source: str, hub: LocalHub, config: UploadConfig, write: Write
+) -> None:
+    data, rate = 3 * NOISE, 12.0 * MIB
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), MIB):
+            yield data[start : start + MIB]
+
+    content = {"a.bin": pieces()} if source == "stream" else write({"a.bin": data})
+    async with Uploader(TOKEN, hub.url, replace(config, max_bandwidth=rate)) as uploader:
+        result = await uploader.push_to_hub("me/m", content)
+    [receipt] = result.receipts
+    assert receipt.route == "xet"
+    assert await download(hub, "me/m") == {"a.bin": data}
+    # A bucket of a twentieth of a second is full to begin with.
+    assert result.elapsed_seconds >= len(data) / rate - 0.05
 
 
 PUSH = """

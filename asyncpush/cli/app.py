@@ -16,7 +16,9 @@ COMMANDS = {
     "watch": (_IN + "watch", "Push a folder whenever it has come to rest, until Ctrl-C."),
     "upload": (_IN + "push", "Store files now, to commit them later."),
     "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
-    "audit": (_IN + "audit", "Compare local files with a repo by checksum."),
+    "sync": (_IN + "sync", "Upload a folder or file to a storage bucket."),
+    "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
+    "audit": (_IN + "audit", "Compare local files with a repo or a bucket by checksum."),
     "doctor": (_IN + "doctor", "Look for what could stop a push, and how to fix it."),
     "timeline": (_IN + "timeline", "Draw when each step of a push took place."),
     "hub": (_IN + "hub", "Run the embedded Hub until Ctrl-C."),
@@ -35,26 +37,23 @@ EXIT_CODES = {
     130: "interrupted by Ctrl-C (143: by SIGTERM); run it again to resume",
     141: "the reader of --json closed the pipe; the push may be done",
 }
-"""All exit codes of all commands."""
-
-_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+"""The exit codes of all commands."""
 
 app = Application(
     "asyncpush",
     table=COMMANDS,
+    exit_codes=EXIT_CODES,
     params=[],
     context_settings=HELP_OPTIONS,
     no_args_is_help=True,
-    help=f"""Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
+    help="""Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
 
 Results go to stdout, all else to stderr.
+""",
+    epilog="""For completion in bash, add this line to ~/.bashrc (in other shells: zsh_source,
+fish_source):
 
 \b
-Exit codes:
-{_CODES}
-
-\b
-Completion in bash (or zsh, fish):
   eval "$(_ASYNCPUSH_COMPLETE=bash_source asyncpush)"
 """,
 )

@@ -33,7 +33,13 @@ from asyncpush.options import (
     endpoint_in_use,
 )
 from asyncpush.protocol import urls
-from asyncpush.protocol.addresses import is_address, is_web_url, parse_address, target_of
+from asyncpush.protocol.addresses import (
+    any_target_of,
+    is_address,
+    is_web_url,
+    parse_address,
+    target_of,
+)
 
 COMMIT, FILES, HUB, OUTPUT_SECTION = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
@@ -379,8 +385,11 @@ def check_file(flag: str, path: Path) -> None:
         raise UsageError(f"{flag} must name a file in a folder that exists: {path}")
 
 
-def check_target(context: click.Context, repo_id: str, options: PushOptions) -> None:
-    """Check that the repo id or address is valid and contradicts none of the options given.
+def check_target(
+    context: click.Context, repo_id: str, options: PushOptions, *, buckets: bool = False
+) -> None:
+    """Check that the repo id or address is valid and contradicts none of the options given. With
+    `buckets` it may be a bucket's.
 
     Raises `InvalidRepoIdError` and `UsageError`.
     """
@@ -392,7 +401,7 @@ def check_target(context: click.Context, repo_id: str, options: PushOptions) -> 
             return  # what its address is shows when it has been started
         where = PUBLIC_ENDPOINT
     try:
-        target_of(repo_id, options, where, given=given)
+        (any_target_of if buckets else target_of)(repo_id, options, where, given=given)
     except InvalidRepoIdError:
         raise
     except ValueError as error:

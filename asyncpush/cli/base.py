@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -21,7 +22,23 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 _NARROW = 60
 """Columns below which the text of an option stands below its name rather than beside it."""
 
+_NARROWEST = 28
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Formatter(click.HelpFormatter):
+    """Help as wide as the terminal, up to 80 columns; click's own is never narrower than 50."""
+
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        columns = min(shutil.get_terminal_size().columns, max_width or 80)
+        super().__init__(indent_increment, width or max(_NARROWEST, columns - 2), max_width)
+
+
+class Context(click.Context):
+    formatter_class = Formatter
 
 
 class Option(click.Option):
@@ -68,6 +85,8 @@ class Argument(click.Argument):
 class Command(click.Command):
     """A command whose help is in sections, where it has options of several kinds."""
 
+    context_class = Context
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for param in self.get_params(ctx):
@@ -95,7 +114,7 @@ def _section_of(param: click.Parameter) -> str:
 
 
 def _write_rows(formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]]) -> None:
-    formatter.write_dl(rows, col_max=4 if formatter.width < _NARROW else 30)
+    formatter.write_dl(rows, col_max=10 if formatter.width < _NARROW else 30)
 
 
 def option(*names: str, **attributes: Any) -> Decorator:
@@ -188,6 +207,8 @@ def given_options(context: click.Context) -> set[str]:
 class Group(click.Group):
     """A group of commands; a command that does not exist is answered with the nearest that do."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of their definition
 
@@ -219,11 +240,25 @@ class Application(Group):
     """The commands by name, each imported when it is asked for, and one way of telling failures.
 
     `table` has the module of each command and its line in the help, so that `--help` imports none.
+    `exit_codes` says what each means.
     """
 
-    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        table: Mapping[str, tuple[str, str]],
+        exit_codes: Mapping[int, str],
+        **attributes: Any,
+    ) -> None:
         super().__init__(*args, **attributes)
         self.table = table
+        self.exit_codes = exit_codes
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            rows = [(str(code), meaning) for code, meaning in self.exit_codes.items()]
+            formatter.write_dl(rows)
+        super().format_epilog(ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)

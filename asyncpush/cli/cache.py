@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import click
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import HELP_OPTIONS, Group, command
-from asyncpush.cli.output import Output, columns
+from asyncpush.cli.output import Output, columns, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.journal import Entry, Journal, Stats
@@ -69,7 +70,7 @@ def _stats_lines(stats: Stats) -> list[str]:
         f"{format_count(stats.uploads, 'open upload')}, {format_count(stats.parts, 'stored part')}",
         format_count(stats.commits, "open commit"),
     )
-    return [f"{stats.path} ({format_bytes(stats.size)})", ", ".join(counts)]
+    return [f"{stats.path} ({format_bytes(stats.size)})", *paragraph(", ".join(counts), sys.stdout)]
 
 
 def _entry_lines(entries: list[Entry]) -> list[str]:

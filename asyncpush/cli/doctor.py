@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from click.exceptions import Exit
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, option, settings
 from asyncpush.cli.failures import CommandFailedError
-from asyncpush.cli.output import Output, can_write, columns, terminal_columns
+from asyncpush.cli.output import Output, beside, can_write, columns, terminal_columns
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.options import PushOptions
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
         "repo_id",
         required=False,
         metavar="REPO_ID",
-        help="The repo to push to: namespace/name, or an address as `push` takes"
+        help="The repo to push to: namespace/name, or an address as `push` and"
+        " `sync` take"
         " (default: check everything else).",
     ),
     arg.repo_type,
@@ -52,7 +52,7 @@ def doctor(context: Context, output: Output, /, *, repo_id: str | None, **_: obj
 
     options = settings(context, PushOptions)
     if repo_id is not None:
-        arg.check_target(context, repo_id, options)
+        arg.check_target(context, repo_id, options, buckets=True)
 
     async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:
         return uploader.endpoint, await uploader.doctor(repo_id, options)
@@ -90,22 +90,9 @@ def finding_lines(
     indent = max((len(head) for head in heads), default=0) + 2
     lines = []
     for head, finding in zip(heads, findings, strict=True):
-        told = _beside(indent, finding.found, width)
+        told = beside(indent, finding.found, width)
         lines.append(head.ljust(indent) + told[0].lstrip())
         lines += told[1:]
         if finding.fix:
-            lines += _beside(indent, f"fix: {finding.fix}", width)
+            lines += beside(indent, f"fix: {finding.fix}", width)
     return lines
-
-
-def _beside(indent: int, text: str, width: int | None) -> list[str]:
-    if width is None:
-        return [" " * indent + text]
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -16,6 +16,7 @@ from asyncpush.errors import (
     InvalidRepoIdError,
     MissingTokenError,
     SourceError,
+    SyncError,
     VerificationError,
 )
 
@@ -174,6 +175,6 @@ def _lies_in_the_cache(path: object) -> bool:
 
 
 def _problems(error: BaseException) -> Sequence[str]:
-    if isinstance(error, SourceError | VerificationError | CommandError):
+    if isinstance(error, SourceError | SyncError | VerificationError | CommandError):
         return error.problems
     return ()

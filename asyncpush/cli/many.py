@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 from click import Context
 from click.exceptions import Exit
 
@@ -175,10 +176,10 @@ async def push_all(uploader: Uploader, pushes: Sequence[ManyPush], done: DoneFil
             # Written to the end even if a signal comes now: the commit is there.
             await asyncio.shield(asyncio.to_thread(done.add, push.fingerprint, _row(result)))
 
-    async with asyncio.TaskGroup() as group:
+    async with anyio.create_task_group() as group:
         for push in pushes:
             if push.waiting:
-                group.create_task(one(push))
+                group.start_soon(one, push)
 
 
 def _row(result: UploadResult) -> dict[str, Any]:

@@ -163,6 +163,36 @@ def terminal_columns(stream: TextIO | None) -> int | None:
     return max(_NARROWEST, shutil.get_terminal_size().columns - 1)
 
 
+def beside(indent: int, text: str, width: int | None) -> list[str]:
+    """Text as lines behind an indent, wrapped where there is a width."""
+    if width is None:
+        return [" " * indent + text]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def facts(rows: Mapping[str, str | Sequence[str]], width: int | None) -> list[str]:
+    """Names and what there is to say about each, in two columns: a line for each text of several,
+    wrapped where there is a width.
+
+    >>> facts({"repo": "me/model", "files": ["3", "1 unchanged"]}, None)
+    ['repo   me/model', 'files  3', '       1 unchanged']
+    """
+    indent = max(map(len, rows), default=0) + 2
+    lines = []
+    for name, texts in rows.items():
+        texts = [texts] if isinstance(texts, str) else texts
+        first, *more = [line for text in texts for line in beside(indent, text, width)]
+        lines += [name.ljust(indent) + first.lstrip(), *more]
+    return lines
+
+
 def paragraph(text: str, stream: TextIO | None) -> list[str]:
     """Prose as lines that end between words, where the stream has a width."""
     return _wrapped(text, terminal_columns(stream), hang="")
@@ -195,8 +225,17 @@ def _wrapped(line: str, width: int | None, hang: str = "  ") -> list[str]:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether what is written there may be coloured."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether text written there may be coloured.
+
+    `NO_COLOR` (https://no-color.org) forbids it, `FORCE_COLOR` (https://force-color.org) asks for
+    it also in pipes and CI logs; the first wins. Otherwise terminals get colours, unless
+    `TERM=dumb`.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def can_write(text: str, stream: TextIO | None) -> bool:

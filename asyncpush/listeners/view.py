@@ -266,8 +266,14 @@ class PushView:
             if text_width(text) <= width:
                 return text
         room = width - text_width(head) - text_width(amounts[-1]) - 2 * len(_GAP)
+        if room >= _SHORTEST_TITLE:
+            return _GAP.join((head, self._title_within(room, glyphs), amounts[-1]))
+        if event.what not in ("upload", "sync"):
+            return _GAP.join((head, amounts[-1]))
+        # In narrow terminals the sign says that it is complete.
+        room = width - text_width(glyphs.done) - 1 - len(_GAP) - text_width(amounts[-1])
         title = self._title_within(max(_SHORTEST_TITLE, room), glyphs)
-        return f"{head}{_GAP}{title}{_GAP}{amounts[-1]}"
+        return f"{glyphs.done} {title}{_GAP}{amounts[-1]}"
 
     def _shown_files(self) -> list[InFlight]:
         """Up to three files, each keeping its line until it is complete.

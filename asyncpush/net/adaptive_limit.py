@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import anyio
-
 START = 16
 """Parts in flight to begin with: enough for a fat pipe with a cap per connection."""
 
@@ -84,7 +82,7 @@ class AdaptiveLimit:
         self._limit = min(START, maximum)
         self._in_flight = self._begun = 0
         self._held: Counter[Hashable] = Counter()  # slots by push, and by push and file
-        self._waiting: dict[_Holder, deque[anyio.Event]] = {}
+        self._waiting: dict[_Holder, deque[asyncio.Event]] = {}
         self._epoch = self._fell_at = 0
         self._count_anew()
         self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
@@ -208,7 +206,7 @@ class AdaptiveLimit:
         if self._begun < AT_ONCE and (free or self._is_due(of)):
             self._take(of)
             return
-        slot = anyio.Event()
+        slot = asyncio.Event()
         self._waiting.setdefault(of, deque()).append(slot)
         try:
             await slot.wait()
@@ -264,7 +262,7 @@ class AdaptiveLimit:
         number."""
         return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
 
-    def _remove(self, of: _Holder, slot: anyio.Event) -> None:
+    def _remove(self, of: _Holder, slot: asyncio.Event) -> None:
         queue = self._waiting[of]
         queue.remove(slot)
         if not queue:

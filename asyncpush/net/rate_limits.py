@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-
-import anyio
 
 from asyncpush.protocol.hints import RateLimit
 
@@ -20,7 +19,7 @@ class Pacer:
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
@@ -64,12 +63,17 @@ class Bandwidth:
         rate: float | None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._rate = rate
         self._clock = clock
         self._sleep = sleep
         self._free_at = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second; None where there is no limit."""
+        return self._rate
 
     @property
     def limited(self) -> bool:

@@ -20,7 +20,7 @@ from asyncpush.sources.paths import folders_above, select
 from asyncpush.transfers.inline import git_blob_oid
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
-"""Every new repo has one, with its LFS rules; it is nobody's upload."""
+"""Every new repo has one, with its LFS rules; no push has uploaded it."""
 
 
 def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[Change]:
@@ -204,7 +204,7 @@ SURVIVABLE = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTE
 
 
 def commit_limits(options: PushOptions) -> CommitLimits:
-    """Bounds of this push's commits; unbounded where it stays one commit, however large.
+    """Limits of this push's commits; none where it stays one commit of any size.
 
     What was asked for holds everywhere. Unasked, a chain is made only where it shows in one step,
     and not on a pinned parent: a merge cannot promise to follow it directly.

@@ -6,13 +6,13 @@ the others are passed on to be stored.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
@@ -43,7 +43,7 @@ class Candidate:
 
     file: FileSource
     _mode: UploadMode | None = None
-    _answered: anyio.Event = field(default_factory=anyio.Event)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def mode(self) -> UploadMode | None:
         """What the Hub has answered, once it has; None when the file is not to be stored: it is

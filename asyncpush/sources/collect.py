@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import stat
@@ -118,7 +119,7 @@ class _StreamReading:
         self._spool = spool
         self._large = large
         self._unsettled = count
-        self._settled = anyio.Event()
+        self._settled = asyncio.Event()
 
     async def read(self, named: tuple[str, Stream]) -> None:
         path_in_repo, stream = named

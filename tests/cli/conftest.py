@@ -91,7 +91,7 @@ def surroundings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None
 ) -> Iterator[None]:
     """Nothing of the machine, and nothing left of `--verbose`."""
-    for name in ("XDG_CACHE_HOME", "NO_COLOR"):
+    for name in ("XDG_CACHE_HOME", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(ENV, "")
     monkeypatch.setenv("COLUMNS", "80")

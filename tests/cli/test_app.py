@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,16 @@ import pytest
 from asyncpush import __version__
 from asyncpush.cli import app, main, many, output
 from asyncpush.cli.app import COMMANDS as COMMAND_TABLE
+from asyncpush.cli.app import EXIT_CODES
 from asyncpush.listeners import format
 from asyncpush.listeners.timeline import captions
 from tests.cli.conftest import PATIENCE, Cli
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+
 COMMANDS = [
-    *("push", "many", "watch", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo"),
-    *("schema", "cache ls", "cache clear"),
+    *("push", "many", "upload", "commit", "sync", "copy", "watch", "audit", "doctor", "timeline"),
+    *("hub", "demo", "schema", "cache ls", "cache clear"),
 ]
 
 
@@ -68,10 +72,29 @@ def test_the_line_in_the_help_turns_on_completion(tmp_path: Path) -> None:
 
 def test_help_lists_the_commands_each_on_a_line(cli: Cli) -> None:
     out = cli("--help").out
-    lines = out.partition("Commands:\n")[2].splitlines()
+    lines = out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     named = dict.fromkeys(command.split()[0] for command in COMMANDS)
     assert [line.split()[0] for line in lines] == list(named)
     assert not any(line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["", "push", "cache", "cache ls", "hub"])
+def test_help_is_no_wider_than_the_terminal(
+    command: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = cli(*command.split(), "--help").out.splitlines()
+    verbatim = ("eval", "hf://", "ROUTE=ACTION")  # to be copied whole
+    wide = [line for line in lines if len(line) > 40]
+    assert [line for line in wide if not line.split()[0].startswith(verbatim)] == []
+
+
+def test_the_help_and_the_readme_list_the_exit_codes(cli: Cli) -> None:
+    shown = " ".join(cli("--help").out.partition("Exit codes:\n")[2].split())
+    readme = README.read_text(encoding="utf-8").partition("Exit codes: ")[2].partition("\n\n")[0]
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code} {meaning}" in shown
+        assert re.search(rf"\b{code} \w", readme)
 
 
 def command_of(words: str) -> click.Command:

@@ -28,6 +28,7 @@ from asyncpush import (
     SourceError,
     VerificationError,
 )
+from asyncpush.cli.app import EXIT_CODES
 from asyncpush.cli.failures import (
     NOT_AUTHORISED,
     USAGE,
@@ -77,6 +78,7 @@ REFUSED = HubError(
 )
 def test_exit_codes(error: Exception, code: int) -> None:
     assert exit_code(error) == code
+    assert code in EXIT_CODES or code == 128 + signal.SIGTERM
     assert failure_document(error)["exit_code"] == code
 
 
@@ -204,6 +206,20 @@ def test_no_colour_where_none_is_wanted(
     stderr = terminal()
     Output().failure(AsyncPushError("no", suggestion="go"))
     assert stderr.shown == "✗ AsyncPushError: no\n│ next: go\n"
+
+
+def test_colour_in_a_pipe_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in CI logs, which show colours though they are no terminals."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    Output().failure(AsyncPushError("no"))
+    assert capsys.readouterr().err.startswith("\x1b[1;31m")
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    Output().failure(AsyncPushError("no"))
+    assert "\x1b" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

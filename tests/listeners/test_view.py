@@ -283,7 +283,8 @@ class TestClosing:
             (79, "✓ Upload complete  my-organisation/llama-3-70b  43 files, 3.00 GB in 30 s"),
             (69, "✓ Upload complete  my-organisation/llama-3-70b  3.00 GB in 30 s"),
             (49, "✓ Upload complete  llama-3-70b  3.00 GB in 30 s"),
-            (30, "✓ Upload complete  llama-3-70b  3.00 GB in 30 s"),
+            (40, "✓ llama-3-70b  3.00 GB in 30 s"),
+            (30, "✓ llama-3-70b  3.00 GB in 30 s"),
         ],
     )
     def test_success_in_the_room_there_is(self, width: int, text: str) -> None:

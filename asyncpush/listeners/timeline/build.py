@@ -49,8 +49,8 @@ class _File:
 
 
 class Builder:
-    """Takes moments; `timeline()` is what they come to so far. `began` is time 0, in epoch seconds;
-    without it the first moment is."""
+    """Collects events; `timeline()` returns the timeline so far. `began` is time 0, in seconds
+    since the epoch; by default that of the first event."""
 
     def __init__(self, began: float | None = None) -> None:
         self._began = began
@@ -66,7 +66,7 @@ class Builder:
         self._slices = TimeBins(SLICES)
 
     def add(self, moment: Moment) -> None:
-        """One more event; those that a timeline does not show are passed over."""
+        """Add an event; those that a timeline does not show are ignored."""
         handler = _HANDLERS.get(moment.name)
         if handler is None:
             if not moment.name.startswith("hf_hub."):
@@ -135,7 +135,7 @@ class Builder:
 
     def _transfer_started(self, moment: Moment, push: int, now: float) -> None:
         path = moment.text("path")
-        self._paths[push, moment.span_id] = path  # what is asked below this span is about the file
+        self._paths[push, moment.span_id] = path  # requests below this span belong to the file
         self._touch(push, path, now, now, moment.whole("size")).own_transfer = now
 
     def _stored(self, moment: Moment, push: int, now: float) -> None:
@@ -145,7 +145,7 @@ class Builder:
         file = self._touch(push, path, now, now, moment.whole("size"))
         file.settled = True
         if route == "xet" and file.own_transfer is not None:
-            # The files of a push are stored all at once; each was through when its last byte was.
+            # Xet stores all files of a push at once; each one's transfer ended with its last byte.
             end = max(file.own_transfer, now if file.whole is None else file.whole)
             span = Span(
                 kind="send",
@@ -220,7 +220,7 @@ class Builder:
             self._tell_the_rest(attempt, attempt.sent or attempt.ended)
 
     def _tell_the_rest(self, attempt: Attempt, until: float) -> None:
-        """Bytes whose way was not followed piece by piece, as files of events leave them out."""
+        """Count the bytes that no progress event covered: files of events leave those out."""
         rest = attempt.size - attempt.progress
         if rest > 0:
             since = attempt.progress_at or attempt.connected or attempt.started
@@ -239,11 +239,11 @@ class Builder:
 
     def _give_up(self, push: int, path: str, now: float) -> None:
         for attempt in self._in_flight.pop((push, path), {}).values():
-            attempt.failed, attempt.error = True, "given up with the upload it was part of"
+            attempt.failed, attempt.error = True, "cancelled with the upload it was part of"
             attempt.ended = max(now, attempt.started)
 
     def _land(self, attempt: Attempt) -> None:
-        """It is no longer on its way."""
+        """The attempt is no longer in flight."""
         flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
         if flying.get(attempt.part or 0) is attempt:
             del flying[attempt.part or 0]
@@ -283,7 +283,7 @@ class Builder:
     # --- the whole --------------------------------------------------------------------------------
 
     def timeline(self, *, skipped: int = 0) -> Timeline:
-        """What has been told so far."""
+        """The timeline of the events so far."""
         pushes = tuple(
             PushTrack(p.push_id, p.repo_id, p.started, p.latest, p.outcome, p.error)
             for p in self._pushes.values()
@@ -332,7 +332,7 @@ _HANDLERS: dict[str, _Handler] = {
 
 
 def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:
-    """Each wait once, however many requests were held back by it."""
+    """Each wait once, however many requests it delayed."""
     reasons: dict[str, list[tuple[float, float]]] = {}
     for hold in holds:
         reasons.setdefault(hold.reason, []).append((hold.start, min(hold.end, seconds)))
@@ -342,7 +342,7 @@ def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:
 
 
 _SHORT = 0.0005
-"""Seconds: less of a way to a connection, or of a wait for an answer, is none."""
+"""Seconds: shorter connects and waits for an answer are not drawn as spans of their own."""
 
 
 @dataclass(slots=True)

@@ -180,7 +180,7 @@ class LfsUploader:
         seen: tuple[float, int] | None = None
         moved_at = looked_at = loop.time()
         while loop.time() - moved_at < CLAIM_PATIENCE:
-            await anyio.sleep(CLAIM_POLL)
+            await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
             if loop.time() - looked_at >= PROGRESS_POLL:
@@ -403,7 +403,7 @@ class LfsUploader:
                 return True
             if waited >= patience:
                 return False
-            await anyio.sleep(wait)
+            await asyncio.sleep(wait)
             waited += wait
             wait = min(2 * wait, patience / 4) or patience / 4
 

@@ -12,6 +12,7 @@ from typing import Any
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, PartProgress, TransferStarted, XetProgress
 from asyncpush.models import FileSource
+from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
@@ -25,6 +26,15 @@ from asyncpush.transfers.xet.stalls import (
 
 STREAM_PIECE = 4 * MIB
 """Bytes of a stream that are copied for hf_xet at a time."""
+
+
+def piece_size(bandwidth: Bandwidth) -> int:
+    """Bytes to hand over at a time: a limited bandwidth lets them through four times a second."""
+    return (
+        STREAM_PIECE
+        if bandwidth.rate is None
+        else max(1, min(STREAM_PIECE, int(bandwidth.rate / 4)))
+    )
 
 
 class XetCommit:
@@ -64,11 +74,19 @@ class XetCommit:
         handles: list[Any] = await self._call(start_all, files)
         return handles
 
-    async def feed(self, file: FileSource, on_read: Callable[[int], None]) -> Any:
-        """Read a file that is made of stretches of another, or of tensors, and hand over what is
-        read; `on_read` hears how much, in a thread. Tensors that others can write to are then read
-        once more: they compare what they find with what was handed over."""
+    async def ingested(self, handle: Any, file: FileSource) -> None:
+        """Wait until hf_xet has read the file to its end, and holds only the last of it."""
+        await self._call(handle.result, [file])
+
+    async def feed(
+        self, file: FileSource, on_read: Callable[[int], None], bandwidth: Bandwidth
+    ) -> Any:
+        """Read a file and hand over what is read, at the rate of `bandwidth`; `on_read` is told
+        how much, in a thread. Tensors that others can write to are then read once more: they
+        compare what they find with what was handed over."""
         stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        size = piece_size(bandwidth)
 
         def feed() -> Any:
             stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
@@ -84,9 +102,14 @@ class XetCommit:
             buffer = bytearray(min(STREAM_PIECE, file.size))
             grown = file.sha256 is not None
             with Reader(file, grown=grown) as reader, memoryview(buffer) as view:
-                for offset in range(0, file.size, STREAM_PIECE):
-                    piece = view[: file.size - offset]
+                for offset in range(0, file.size, size):
+                    piece = view[: min(size, file.size - offset)]
                     with self._watch.reading():
+                        if bandwidth.limited:
+                            take = bandwidth.take(len(piece))
+                            asyncio.run_coroutine_threadsafe(take, loop).result()
+                        if stop.is_set():
+                            break
                         reader.readinto(offset, piece)
                     stream.write(bytes(piece))
                     on_read(offset + len(piece))
@@ -105,15 +128,24 @@ class XetCommit:
         return await self._call(feed, [file], stop=cancel)
 
     async def stream(
-        self, name: str, pieces: AsyncIterable[memoryview], on_sent: Callable[[int], None]
+        self,
+        name: str,
+        pieces: AsyncIterable[memoryview],
+        on_sent: Callable[[int], None],
+        bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come; `on_sent` hears how much. Raises what `pieces` raises."""
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_sent` is told how much.
+        Raises what `pieces` raises."""
+        most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
         size = 0
         try:
             async for piece in pieces:
-                for start in range(0, piece.nbytes, STREAM_PIECE):
-                    await self._write(stream, bytes(piece[start : start + STREAM_PIECE]))
+                for start in range(0, piece.nbytes, most):
+                    data = bytes(piece[start : start + most])
+                    with self._watch.reading():
+                        await bandwidth.take(len(data))
+                    await self._write(stream, data)
                 size += piece.nbytes
                 on_sent(size)
             await self._call(stream.finish)
