@@ -22,6 +22,7 @@ Metric = Literal[
     "step_slowdown",
     "sent",
     "bytes_sent",
+    "sent_share",
     "ideal",
 ]
 
@@ -84,6 +85,7 @@ OURS, UNCHECKED, OFFICIAL, NPM, IDEAL, IDEAL_MD5 = (
     "near-ideal",
     "near-ideal with MD5",
 )
+FROM_MEMORY = "asyncpush from memory"
 ours = Entry(OURS, "asyncpush")
 unchecked = Entry(UNCHECKED, "asyncpush", {"verify_etag": False})
 official = Entry(OFFICIAL, "official")
@@ -109,6 +111,10 @@ def _best_fixed(*counts: int) -> tuple[Target, ...]:
     """Steered, a push takes hardly longer than with whichever of these numbers is best."""
     to = tuple(entry.label for entry in _fixed(*counts))
     return (Target("wall", OURS, to, at_most=1.15),)
+
+
+def _killed(*shares: float) -> tuple[Entry, ...]:
+    return tuple(Entry(f"at {share:.0%}", "killed", {"kill_at": share}) for share in shares)
 
 
 def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
@@ -339,6 +345,15 @@ SCENARIOS = (
         targets=(Target("step_slowdown", OURS, at_most=0.1),),
     ),
     Scenario(
+        "training-from-memory",
+        "NumPy steps on the same core beside a push of a copy of their tensors",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (Entry(FROM_MEMORY, "training", {"client": "from memory"}),),
+        targets=(Target("step_slowdown", FROM_MEMORY, at_most=0.1),),
+        store="disk",  # the other store knows the ETags of its files alone
+    ),
+    Scenario(
         "again",
         "a folder that the Hub has already",
         LONE,
@@ -512,6 +527,17 @@ SCENARIOS = (
             # part after, is held to that core; who knows the hashes, to the network.
             Target("wall", OURS, ("ideal", "cpu floor"), at_most=1.3),
             Target("wall", "hashes known", ("ideal",), at_most=1.3),
+        ),
+    ),
+    Scenario(
+        "killed",
+        "killed at 25, 60 and 90 %, then pushed again: bytes in all over the size",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 64 * MIB),
+        _killed(0.25, 0.6, 0.9),
+        Network(per_connection=60e6, aggregate=200e6, latency=0.03),
+        targets=tuple(
+            Target("sent_share", entry.label, at_most=1.15) for entry in _killed(0.25, 0.6, 0.9)
         ),
     ),
     Scenario(

@@ -53,8 +53,8 @@ CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
 
 CLAIM_PATIENCE = 300.0
-"""Seconds in which whoever has claimed an object stores no further part of it: it may be stopped
-(SIGSTOP, a debugger, a frozen container), and is not waited for any longer."""
+"""Seconds to wait for another process that has claimed an object and stores no further part of it:
+it may be stopped (SIGSTOP, a debugger, a frozen container)."""
 
 PROGRESS_POLL = 5.0
 """Seconds between looks at how far whoever has claimed an object is."""

@@ -38,9 +38,11 @@ def piece_size(bandwidth: Bandwidth) -> int:
 
 
 class XetCommit:
-    """What is begun here goes on in hf_xet's background, and gives a handle to know it by. Raises
-    `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
-    else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
+    """One upload commit of hf_xet. Files are uploaded in its background; each has a handle.
+
+    Methods raise `XetFailedError`; `XetStalledError` when nothing moves any more, and again in
+    every later call; `SourceError` and `SourceChangedError` when a file is at fault.
+    """
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class XetCommit:
         watch: XetStallDetector,
         how: Mapping[str, Any] | None = None,
     ) -> None:
-        """`how` goes with every file that hf_xet is given."""
+        """`how` are further arguments for each file that hf_xet is given."""
         self._commit = commit
         self._how = how or {}
         self._watch = watch
@@ -195,7 +197,8 @@ class XetCommit:
         *,
         stop: Callable[[], None] | None = None,
     ) -> Any:
-        """Do something with hf_xet. Whatever it says is wrong, the files are looked at first."""
+        """Call hf_xet. When it fails, first check whether a file has changed meanwhile: that is
+        the better error."""
         if self._stalled is not None:
             raise self._stalled
         try:
@@ -235,7 +238,7 @@ def abort(commit: Any) -> None:
 
 
 class XetPositions:
-    """Of all files of one push: events for what has moved since the last report."""
+    """Emits progress events for the files of one push, from hf_xet's reports."""
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
@@ -250,20 +253,20 @@ class XetPositions:
         return events
 
     def follow(self, task: Any, file: FileSource) -> None:
-        """Its positions will come with hf_xet's reports."""
+        """Emit the positions of this file that hf_xet reports under `task`."""
         self._files[task] = file, self.begin(file)
 
     def on_read(self, file: FileSource, events: Emitter, position: int) -> None:
-        """From a thread of ours: so much of a file was handed over."""
+        """Emit how much of a file was handed over. Called from a thread of ours."""
         event = PartProgress(file.path_in_repo, 1, position, file.size)
         self._loop.call_soon_threadsafe(events.emit, event)
 
     def end(self) -> None:
-        """What comes from now on is of yesterday."""
+        """Ignore later reports."""
         self._ended = True
 
     def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
-        """On a thread of hf_xet: take plain values, and let the loop do the rest."""
+        """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
         positions = [(task, item.bytes_completed) for task, item in items.items()]
         done, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
         total = XetProgress(sent, max(0, done - sent), group.total_bytes)

@@ -35,6 +35,10 @@ PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
 
 
+READ_BURST = 0.5
+"""Seconds of a limited bandwidth that may be read at once: hf_xet takes nothing while it packs or
+waits to send a xorb, and the time must not be lost."""
+
 TRIM_EVERY = 0.4
 """Seconds between two trims."""
 
@@ -73,7 +77,7 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
-        self._bandwidth = Bandwidth(config.max_bandwidth)
+        self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
 
     async def open(
         self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
@@ -360,8 +364,8 @@ class XetUpload:
             await self._commit.abort()
 
     async def _stored(self, changed: dict[str, SourceChangedError] | None) -> Any:
-        """hf_xet's report. A token that is refused in the middle does not lose what was sent, nor
-        does an upload that stalls: the next upload commit finds it."""
+        """hf_xet's report. When a token is refused or the upload stalls, a new upload commit is
+        started; it does not send again what the store has."""
         while True:
             try:
                 if self._failed is not None:
@@ -372,7 +376,8 @@ class XetUpload:
                     raise
 
     async def _begin_again(self, error: XetFailedError) -> bool:
-        """False when it would not help, or when nothing can be read once more."""
+        """Start over with a new commit. False when that would not help, or when the files cannot be
+        read again."""
         if self._streamed or self._renewals <= 0:
             return False
         access: XetAccess | None = None
@@ -389,7 +394,7 @@ class XetUpload:
         self._failed = None
         self._sent_in_vain += await self._commit.let_go()
         again = self.files
-        self._handles = [(file, None) for file in again]  # should it fail, LFS gets all of them
+        self._handles = [(file, None) for file in again]  # if this fails, LFS gets all of them
         self._commit = await self._open_commit(access, self._attempt)
         handles, self._handles = self._handles, []
         try:
