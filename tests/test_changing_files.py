@@ -186,7 +186,7 @@ async def test_a_file_that_was_named_is_never_left_out(
 ) -> None:
     source = write({"a.txt": b"a"}) / "a.txt"
     faults.hooks["preupload"] = source.unlink
-    with pytest.raises(SourceChangedError, match=r"a\.txt.* is gone"):
+    with pytest.raises(SourceChangedError, match=r"a\.txt.* was removed"):
         await uploader.push_to_hub("me/m", {"a.txt": source})
 
 

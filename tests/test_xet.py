@@ -510,7 +510,7 @@ async def test_a_file_that_is_gone_is_named(
 ) -> None:
     source = write({"a.bin": NOISE})
     faults.hooks["xet-write-token"] = (source / "a.bin").unlink
-    with pytest.raises(SourceChangedError, match=r"a\.bin.* is gone"):
+    with pytest.raises(SourceChangedError, match=r"a\.bin.* was removed"):
         await uploader.push_to_hub("me/m", source, PushOptions(on_change="error"))
 
 

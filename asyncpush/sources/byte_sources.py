@@ -1,4 +1,4 @@
-"""Where bytes come from: memory, a file on disk, stretches of another origin, or tensors.
+"""Reading bytes at any position: of memory, a file on disk, ranges of another source, or tensors.
 
 Everything here blocks: call it in threads.
 """
@@ -70,7 +70,7 @@ def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
 
 
 def changed(source: FileSource, what: str) -> SourceChangedError:
-    """The error that says what has become of a source since it was collected."""
+    """The error for a source that has changed since it was collected; `what` is the predicate."""
     name = source.path or source.path_in_repo
     message = f"{name!r} {what} after it was collected"
     return SourceChangedError(message, problems=[message], suggestion=_CHANGED_SUGGESTION)
@@ -223,7 +223,7 @@ class _OnDisk:
 
     def _failed(self, exc: OSError) -> SourceError:
         if exc.errno in _GONE:
-            return changed(self._source, "is gone")
+            return changed(self._source, "was removed")
         if exc.errno == errno.EISDIR:
             return changed(self._source, "was replaced by a folder")
         return SourceError(
@@ -266,7 +266,7 @@ class _Pieced:
 
 
 def open_for_reading(path: str) -> int:
-    """A descriptor of the file `path`, without waiting should a FIFO have taken its place."""
+    """A descriptor of the file `path`. It does not block if the path is a FIFO by now."""
     try:
         return when_descriptors_are_free(lambda: os.open(path, _FLAGS | _NO_WAIT))
     except BlockingIOError:  # a file under a lease (Samba, NFS): its holder is being asked
@@ -274,7 +274,8 @@ def open_for_reading(path: str) -> int:
 
 
 def when_descriptors_are_free(open_it: Callable[[], T]) -> T:
-    """What it returns; where no descriptor is left, other transfers may end and leave theirs."""
+    """What `open_it` returns. When the process has no file descriptor left, it is tried again for
+    `DESCRIPTOR_TIMEOUT` seconds: other transfers end and close theirs."""
     deadline = time.monotonic() + DESCRIPTOR_TIMEOUT
     while True:
         try:
@@ -314,9 +315,10 @@ class Reader:
         self.close()
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer` with the bytes from `offset` on; its length is the answer, always.
+        """Fill `buffer` with the bytes from `offset` on. Returns the length of the buffer.
 
-        Raises `SourceChangedError` when they end before, `SourceError` when they can't be read.
+        Raises `SourceChangedError` when the source ends before, `SourceError` when it cannot be
+        read.
         """
         done, size = 0, len(buffer)
         while done < size:
@@ -328,8 +330,8 @@ class Reader:
         return size
 
     def descriptor(self) -> int | None:
-        """The open file, where its positions are those of the source. What the kernel reads of it
-        by itself notices no change: `readinto` and `check_unchanged` do."""
+        """The open file, for the kernel to send from; None where offsets in the source are not
+        offsets in a file. Sending this way does not detect changes: call `check_unchanged`."""
         return self._origin.descriptor()
 
     def check_unchanged(self, sha256: str | None = None) -> None:
@@ -348,7 +350,8 @@ class Reader:
 
 
 def read_all(source: FileSource) -> bytes:
-    """The bytes of a small file, the same from before the read to after it."""
+    """The bytes of a small file. Raises `SourceChangedError` when it changed since it was collected
+    or while it was read."""
     if source.data is not None:
         return source.data
     content = bytearray(source.size)

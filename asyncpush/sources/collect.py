@@ -1,4 +1,4 @@
-"""The way in: what the user names becomes files, checked, for as long as they are needed."""
+"""From the source that the user gave to a list of checked files, readable during the push."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Gathered:
             self._add_file(CARD_NAME, path)
 
     def add(self, source: object) -> None:
-        """Whatever the user named as source; what is wrong with it is kept for `finish`."""
+        """Add what the user gave as source; problems with it are raised by `finish`."""
         match source:
             case bytes() | bytearray() | memoryview():
                 target = self._options.path_in_repo
@@ -283,7 +283,7 @@ class Gathered:
                 self._nothing = "there is nothing else to push"
 
     def _named_below_target(self, name: str) -> str:
-        """Where something with a name of its own lands."""
+        """The path in the repo of a source that has a name of its own, such as a file."""
         target = normalise_path(self._options.path_in_repo)
         if target == ".":
             target = ""

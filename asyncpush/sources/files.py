@@ -1,4 +1,4 @@
-"""One thing on disk, or one file object: can it be pushed, and where are its bytes?"""
+"""Checks of single files and file objects: whether they can be pushed, and from which path."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _KINDS = {
 
 
 class UnusableError(Exception):
-    """Why something cannot be pushed: a text that goes after its name."""
+    """Something cannot be pushed. The text is a predicate, to be put after its name."""
 
 
 def absolute_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """`path` as it will still be right after a change of the working directory; `~` is home."""
+    """`path` as an absolute path; `~` is the home directory."""
     text = os.path.expanduser(os.fsdecode(path))
     if os.pardir in PurePath(text).parts:
-        # abspath folds `link/..` by its letters alone, which leads elsewhere than the link does.
+        # abspath would remove `link/..`, but `..` of a linked folder is another folder.
         return os.path.join(os.getcwd(), text)
     return os.path.abspath(text)
 
 
 def status_of(path: str) -> os.stat_result:
-    """What `path` is, links followed. Raises `UnusableError`."""
+    """The status of `path`, with links followed. Raises `UnusableError`."""
     try:
         return os.stat(path)
     except (OSError, ValueError) as exc:
@@ -45,13 +45,14 @@ def status_of(path: str) -> os.stat_result:
 
 
 def regular_file(path: str) -> os.stat_result:
-    """The same for what must be a file that can be read; nothing else is ever opened."""
+    """The status of a regular file that can be read; anything else raises `UnusableError` and is
+    never opened."""
     status = status_of(path)
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         raise UnusableError(f"is {_KINDS.get(kind, 'something else')}, not a file")
     if not os.access(path, os.R_OK):
-        # Sandboxes that do not know the call say no to all of them: what counts is opening.
+        # Some sandboxes do not support `access` and deny everything: try to open the file.
         try:
             os.close(open_for_reading(path))
         except OSError as exc:
@@ -71,10 +72,11 @@ def check_file_object(file: object) -> None:
 
 
 def path_of(file: object) -> str | None:
-    """The path that has all the bytes of `file`, wherever it stands; None if none surely has.
+    """The path of the file on disk that `file` was opened from, if reading that path gives all of
+    its bytes; else None.
 
-    That is so for a plain file whose name still leads to it. A `GzipFile` has a name and a
-    descriptor as well, but of other bytes, so that only the exact types will do.
+    This holds for plain files whose path still leads to the same file. A `GzipFile` has a name and
+    a descriptor too, but of other bytes, so only exact types are accepted.
     """
     file = _unwrapped(file)
     if type(file) not in (io.FileIO, io.BufferedReader, io.BufferedRandom):
@@ -85,7 +87,7 @@ def path_of(file: object) -> str | None:
         return None
     path = os.path.abspath(os.fsdecode(raw.name))
     try:
-        file.flush()  # what was written to it counts
+        file.flush()  # include what was written through this object
         held, named = os.fstat(raw.fileno()), os.stat(path)
         if stat.S_ISREG(held.st_mode):
             return path if FileIdentity.of(held) == FileIdentity.of(named) else None
@@ -95,7 +97,7 @@ def path_of(file: object) -> str | None:
 
 
 def is_async_file(value: object) -> bool:
-    """Whether it has a `read` to be awaited, as files of aiofiles and asyncio's streams do."""
+    """Whether its `read` is a coroutine function, as in aiofiles and asyncio streams."""
     return inspect.iscoroutinefunction(getattr(value, "read", None))
 
 
@@ -105,10 +107,10 @@ def _unwrapped(file: object) -> object:
 
 def _reason(path: str, exc: OSError | ValueError) -> str:
     if isinstance(exc, ValueError):
-        # Python words it in another way from one version to the next.
+        # The message of Python differs between versions.
         return f"cannot be a path: {'embedded null byte' if chr(0) in path else exc}"
     if exc.errno == errno.ELOOP:
-        return "is a link that leads in circles"
+        return "is a link that leads back to itself"
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(path):
             return f"is a broken link, to {os.readlink(path)!r}"

@@ -1,4 +1,4 @@
-"""What a user should hear about a source: problems, all in one error, and notices."""
+"""What is wrong with a source, all of it in one error, and notices for the user about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTICES_SHOWN = 10
 
 
 class ProblemReport:
-    """Problems stop the push; notices, which come in kinds, stop nothing."""
+    """Collects problems, which stop the push, and notices, which do not. Notices have kinds."""
 
     __slots__ = ("_notices", "problems")
 
@@ -21,7 +21,7 @@ class ProblemReport:
         self.problems.append(text)
 
     def notice(self, kind: str, text: str) -> None:
-        """`kind` is what the notices that are too many to show are counted under."""
+        """Add a notice. Of each `kind` the first `NOTICES_SHOWN` are shown, the others counted."""
         self._notices.setdefault(kind, []).append(text)
 
     @property

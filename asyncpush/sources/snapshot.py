@@ -1,16 +1,17 @@
-"""A second set of a folder's files that nobody else writes to: for trainers that overwrite theirs.
+"""A copy of a folder's files that nobody else writes to: for trainers that overwrite theirs.
 
 `snapshot=True` makes a reflink of each file where the file system has them (Btrfs, XFS, bcachefs,
 ZFS; `FICLONE` of `ioctl_ficlone(2)`: at once, and no room taken), else a copy. Hard links, which
-are made only when asked for, take neither time nor room anywhere, yet they are second *names*: a
-file that is replaced (`os.replace`, or removed and written anew) stays as it was, one that is
-opened and written in place changes under both names. Such a push fails with `SourceChangedError`,
-as it would have without a snapshot; it is never committed wrong.
+are made only when asked for, take neither time nor room anywhere. But they are other *names* of the
+same files: a file that is replaced (`os.replace`, or removed and written again) stays as it was,
+one that is opened and written in place changes under both names. The push then does what it would
+have done without a snapshot (see `PushOptions.on_change`); a mixture is never committed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import sys
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import Content, FileIdentity, Source
+from asyncpush.models import Content, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions
 from asyncpush.own_files import OwnFiles, library_logger
-from asyncpush.sources.byte_sources import open_for_reading
+from asyncpush.sources.byte_sources import Reader, open_for_reading
+from asyncpush.sources.changing import Copy, collect_again
 from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
@@ -61,7 +63,7 @@ def copy_in_memory(source: bytes | Tensors | Mapping[str, Content]) -> Source:
 
 
 class SnapshotStoppedError(Exception):
-    """Nobody wants it any more."""
+    """The snapshot was cancelled while it was made."""
 
 
 class Snapshot:
@@ -70,8 +72,9 @@ class Snapshot:
     Beside it, because reflinks and hard links stay within a file system. Folders of killed
     processes are removed when the next snapshot is made. All of this blocks.
 
-    Raises `SourceError` for what cannot be read or written, and `SourceChangedError` for a file
-    that changed while it was copied.
+    A file that changes while it is copied is taken as it is at one moment, as
+    `PushOptions.on_change` has it. Raises `SourceError` for what cannot be read or written, and
+    `SourceChangedError` for a change that is not followed.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Snapshot:
         stopped: threading.Event,
     ) -> None:
         self._link = how == "hardlink"
+        self._follow = options.on_change == "follow"
         self._stopped = stopped
         self._own = OwnFiles()
         self._report = ProblemReport()
@@ -148,8 +152,34 @@ class Snapshot:
             if not _reflinked(source, copy):
                 self._copy(source, copy)
         os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
-        if FileIdentity.of(os.stat(path)) != FileIdentity.of(before):
+        if FileIdentity.of(os.stat(path)) == FileIdentity.of(before):
+            return
+        if not self._follow:
             raise SourceChangedError(f"{path!r} changed while a snapshot of it was taken")
+        self._take_again(path, target, before)
+
+    def _take_again(self, path: str, target: str, before: os.stat_result) -> None:
+        """Take a file that changed meanwhile as it is at one moment."""
+        identity = FileIdentity.of(before)
+        source = FileSource(path, before.st_size, path, identity, may_change=True)
+        found = collect_again(source)
+        if isinstance(found, Copy):
+            with open(target, "wb") as copy:
+                copy.write(found.content)
+            return
+        assert found is not None  # it is not optional
+        digest = hashlib.sha256()
+        with Reader(found, grown=True) as reader, open(target, "wb") as copy:
+            for offset in range(0, found.size, _COPIED_AT_ONCE):
+                self._check_wanted()
+                piece = bytearray(min(_COPIED_AT_ONCE, found.size - offset))
+                reader.readinto(offset, memoryview(piece))
+                digest.update(piece)
+                copy.write(piece)
+            if found.sha256 is None:
+                reader.check_unchanged()
+        if found.sha256 not in (None, digest.hexdigest()):
+            raise SourceChangedError(f"{path!r} was written to while a snapshot of it was taken")
 
     def _copy(self, source: BinaryIO, copy: BinaryIO) -> None:
         while piece := source.read(_COPIED_AT_ONCE):

@@ -132,10 +132,10 @@ CHANGES = pytest.mark.parametrize(
         pytest.param(shrink, "shrank from 10,240 to 10,239 bytes", id="shrank"),
         pytest.param(rewrite, "was written to", id="same size"),
         pytest.param(replace, "was replaced by another file", id="another file"),
-        pytest.param(vanish, "is gone", id="deleted"),
+        pytest.param(vanish, "was removed", id="deleted"),
         pytest.param(become_a_folder, "was replaced by", id="a folder now"),
         pytest.param(become_a_pipe, "was replaced by another file", id="a pipe now"),
-        pytest.param(turn_parent_into_a_file, "is gone", id="its folder is a file now"),
+        pytest.param(turn_parent_into_a_file, "was removed", id="its folder is a file now"),
     ],
 )
 
@@ -223,7 +223,7 @@ def test_a_file_server_that_lost_the_file_means_it_is_gone(
 
     with Reader(file_source(tmp_path / "f")) as reader:
         monkeypatch.setattr(os, "preadv", stale)
-        with pytest.raises(SourceChangedError, match="is gone"):
+        with pytest.raises(SourceChangedError, match="was removed"):
             reader.readinto(0, memoryview(bytearray(5)))
 
 

@@ -173,8 +173,26 @@ def test_a_file_that_changes_meanwhile_is_no_snapshot(
 
     monkeypatch.setattr(Snapshot, "_copy", writing)
     with pytest.raises(SourceChangedError, match=r"model\.bin"):
-        take(source)
+        take(source, PushOptions(on_change="error"))
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [5, 11 << 20])
+def test_a_log_that_grows_meanwhile_is_taken_as_it_is_at_one_moment(
+    size: int, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write({"train.log": b"s" * size})
+    copy = Snapshot._copy
+
+    def writing(self: Snapshot, *files: object) -> None:
+        copy(self, *files)  # type: ignore[arg-type]
+        with (source / "train.log").open("ab") as log:
+            log.write(b"more")
+
+    monkeypatch.setattr(Snapshot, "_copy", writing)
+    snapshot = take(source)
+    assert Path(snapshot.path, "train.log").read_bytes() == b"s" * size + b"more"
+    snapshot.remove()
 
 
 def test_a_snapshot_that_nobody_wants_any_more_stops(write: Write, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(
 
     assert found == (
         f"'{tmp_path}/broken' is a broken link, to 'nowhere'",
-        f"'{tmp_path}/circle' is a link that leads in circles",
+        f"'{tmp_path}/circle' is a link that leads back to itself",
         f"'{tmp_path}/device' is a device, not a file",
         f"path_in_repo 'latin-\\udce9' (of '{tmp_path}/latin-\\udce9')"
         " must be valid Unicode (UTF-8)",
