@@ -24,6 +24,7 @@ from asyncpush.options import (
     LOCAL,
     MAX_CONCURRENT_PARTS,
     PUBLIC_ENDPOINT,
+    OnChange,
     PushOptions,
     RepoType,
     TransferChoice,
@@ -217,6 +218,16 @@ max_shard_size = option(
     metavar="SIZE",
     help="Split safetensors files larger than this, such as 4GB, into shards and an index"
     " (default: do not split).",
+)
+on_change = option(
+    "--on-change",
+    fills="on_change",
+    section=FILES,
+    type=click.Choice(get_args(OnChange)),
+    default="follow",
+    metavar="HOW",
+    help="What to do when a file changes during the push: follow (logs that grow are committed as"
+    " they were at one moment, small files are read again) or error.",
 )
 rehash = option(
     "--rehash",
