@@ -142,7 +142,7 @@ class FolderWatch:
         quiet_for: float = 5.0,
         on_outcome: Callable[[WatchOutcome], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         use_watchfiles: bool = True,
     ) -> None:
         """`clock`, `sleep` and `use_watchfiles` are for tests. Raises `ValueError`."""

@@ -91,7 +91,7 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
-    resumed: anyio.Event | None = None
+    resumed: asyncio.Event | None = None
     """Set when the part may go on; None while it is not paused."""
 
     @property
@@ -367,7 +367,7 @@ class AdaptiveLimit:
         """Pause the parts that are beyond the limit, the last to begin first."""
         going = [slot for slot in self._sending if not slot.paused]
         for slot in going[self._limit :]:
-            slot.resumed = anyio.Event()
+            slot.resumed = asyncio.Event()
             self._paused[slot] = None
 
     def _resume(self) -> None:
