@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -103,8 +103,9 @@ class Slot:
     async def turn(self) -> None:
         """Wait while the part is paused, for `PAUSE` seconds at most. Called before each piece."""
         if self.resumed is not None:
-            with anyio.move_on_after(PAUSE):
-                await self.resumed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await self.resumed.wait()
 
 
 @dataclass(frozen=True, slots=True)
