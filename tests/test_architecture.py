@@ -60,6 +60,11 @@ DOORS = {
 """The units that may import an outside library."""
 
 
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _imports(tree: ast.Module) -> Iterator[str]:
     """Absolute names of all modules that `tree` imports when it runs."""
     skipped: set[ast.AST] = set()
@@ -111,7 +116,7 @@ def test_no_module_imports_itself_through_others() -> None:
     modules = {_module(path): path for path in ROOT.rglob("*.py")}
     graph: dict[str, set[str]] = {}
     for module, path in modules.items():
-        taken = _imports_at_once(ast.parse(path.read_text()).body)
+        taken = _imports_at_once(_parsed(path).body)
         # `from package import module` needs that module, `from package import name` the package.
         needed = {f"{of}.{name}" if f"{of}.{name}" in modules else of for of, name in taken}
         graph[module] = needed & modules.keys() - {module}
@@ -127,7 +132,7 @@ def _unit(path: Path) -> str:
 def _import_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = defaultdict(set)
     for path in ROOT.rglob("*.py"):
-        graph[_unit(path)].update(_imports(ast.parse(path.read_text())))
+        graph[_unit(path)].update(_imports(_parsed(path)))
     return graph
 
 
@@ -182,7 +187,7 @@ def test_anyio_gives_structure_and_asyncio_everything_else() -> None:
     for path in ROOT.rglob("*.py"):
         if path.is_relative_to(ROOT / "localhub"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(_parsed(path)):
             match node:
                 case ast.Attribute(value=ast.Name(("anyio" | "asyncio") as library), attr=name):
                     taken[library].add(name)

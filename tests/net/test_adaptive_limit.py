@@ -33,7 +33,7 @@ class Holder:
         self._limit = limit
         self._name = name
         self._order = order
-        self._leave = anyio.Event()
+        self._leave = asyncio.Event()
         self.task: asyncio.Task[None] = asyncio.create_task(self._hold())
 
     async def _hold(self) -> None:
