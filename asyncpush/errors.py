@@ -50,7 +50,7 @@ def printable(text: str) -> str:
 
 
 def is_public(url: str) -> bool:
-    """Whether this is a URL of huggingface.co: what to do next names its pages there alone."""
+    """Whether this is a URL of huggingface.co: suggestions name its pages only there."""
     return urlsplit(url).hostname in PUBLIC_HOSTS
 
 
@@ -63,7 +63,7 @@ def token_page(url: str) -> str:
 
 
 def os_reason(exc: OSError) -> str:
-    """Why the system refused, in its words; where it has no descriptor left, what to do."""
+    """The system's reason; when file descriptors have run out, what to do as well."""
     reason = exc.strerror or str(exc)
     if exc.errno in OUT_OF_DESCRIPTORS:
         return f"{reason.lower()}: raise the limit (`ulimit -n`), or close files"
@@ -159,7 +159,7 @@ class InvalidRepoIdError(AsyncPushError, ValueError):
 
 
 class SourceError(AsyncPushError):
-    """Files that cannot be uploaded; `problems` names every one of them, not the first alone.
+    """Files that cannot be uploaded; `problems` names every one of them, not only the first.
 
     Example:
         >>> error = SourceError("2 problems", problems=["a/../b is no path", "c does not exist"])

@@ -24,6 +24,7 @@ TransferName = Literal["lfs", "xet"]
 """What stores large files; one name for each transfer in `asyncpush.transfers`."""
 TransferChoice = Literal["auto", TransferName]
 ProgressChoice = Literal["auto", "bar", "none"]
+OnChange = Literal["follow", "error"]
 
 ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]
 EventSink = str | os.PathLike[str] | Callable[["Record"], None]
@@ -127,10 +128,12 @@ class UploadConfig:
             (each of which may always have one).
         max_concurrent_parts: parts in flight at once, over all files.
         max_memory: bytes of file content held in memory at once (buffers and spooled streams). Xet
-            needs more, about half a gigabyte; it takes more files and more xorbs at once from
-            128 MiB on.
+            needs more: below 300 MB in all at the default. It reads one large file for each 64 MiB
+            of this (eight at most), and sends one xorb of 64 MiB for each 32 MiB (two at least).
         hash_workers: threads that hash.
-        max_bandwidth: bytes per second sent to the store, or None for no bound.
+        max_bandwidth: bytes per second sent to the store, or None for no bound. By Xet it bounds
+            what is read for the store: the average of a push stays below it, but hf_xet sends up to
+            64 MiB at a time, and files that the store has already are read no faster.
         transfer: which engine stores large files: "lfs", "xet" (hf-xet), or "auto":
             Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
             else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
@@ -207,8 +210,6 @@ class UploadConfig:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_choice(self, "progress", get_args(ProgressChoice))
         _check_choice(self, "transfer", get_args(TransferChoice))
-        if self.transfer == "xet" and self.max_bandwidth is not None:
-            raise ValueError("max_bandwidth cannot be kept with transfer='xet'")
         if self.progress_callback is not None and not callable(self.progress_callback):
             raise ValueError("progress_callback must be callable, or None")
         if isinstance(self.allowed_hosts, str):
@@ -259,6 +260,12 @@ class PushOptions:
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
         dry_run: say what would be done and change nothing.
+        on_change: what happens when a file changes while it is pushed. "follow": a file that only
+            grew, such as a log, is committed as it was when it was read; a file of up to 10 MiB
+            that was replaced or rewritten is read again, three times at most; one of up to 10 MiB
+            that is gone from the folder is left out. A warning in the result names each of them.
+            Every other change, and every change with "error", raises `SourceChangedError`, and
+            nothing is committed.
         strict: refuse files that look as if they held a credential (`.env`, private keys, tokens of
             well-known forms in text files up to 1 MiB), before anything is sent; without it each
             such place is warned of.
@@ -296,10 +303,12 @@ class PushOptions:
     timeout: float | None = None
     verify: bool = True
     dry_run: bool = False
+    on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
         _check_choice(self, "repo_type", get_args(RepoType))
+        _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
         for name in ("path_in_repo", "commit_description"):

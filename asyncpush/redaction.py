@@ -1,6 +1,6 @@
 """Taking secrets out of what is shown: URLs, headers, texts, the fields of events.
 
-What is secret, and the mark that stands in its place, are said here and nowhere else.
+This module alone defines what is secret, and the mark that replaces it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
 # its slashes as `\/`.
 _URL = re.compile(
     r"(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
-    rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)",  # a text may come by here twice
+    rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)",  # a text may be redacted twice
     re.IGNORECASE,
 )
 _USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")
@@ -92,8 +92,8 @@ def redact_url(url: str) -> str:
 
 
 def bare_url(url: str) -> str:
-    """The URL without user, password, query and fragment, and without a mark that there were any;
-    empty when it is not a URL."""
+    """The URL without user, password, query and fragment, and without `<redacted>`; empty when it
+    is not a URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -115,7 +115,7 @@ def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
 
 
 def redact_text(text: str, *secrets: str) -> str:
-    """Free text (an answer's body, an exception's words) without anything that is, or looks
+    """Free text (an answer's body, an exception's message) without anything that is, or looks
     like, a credential. `secrets` are hidden wherever they stand, the first half of one at the end
     of a text that was cut off too."""
     for secret in secrets:
@@ -150,7 +150,7 @@ def _redact_field(text: str, key: str) -> str:
         return HIDDEN
     if meaning == "url" and "://" in text:
         return bare_url(text)
-    # Looked for first: there are many events, and most texts hold none of it.
+    # Cheap tests first: there are many events, and most texts hold no secret.
     if "://" in text or ":\\/" in text:
         text = _URL.sub(_bare_url, text)
     if " " in text:

@@ -61,7 +61,7 @@ from asyncpush.models import (
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
-from asyncpush.net.login import Login
+from asyncpush.net.login import RESOURCE, Login
 from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
@@ -87,6 +87,7 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
+from asyncpush.protocol.accounts import kind_of_token
 from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
@@ -299,7 +300,14 @@ class Runtime:
         with stray_cancellations_are_errors():
             hub = await ask_hub(self._session, target, events)
         local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
-        local = replace(local, token_expires_at=self._session.token.expires_at)
+        token = self._session.token
+        kind = kind_of_token(token.known)
+        local = replace(
+            local,
+            token_expires_at=token.expires_at,
+            token_kind=kind,
+            publishes_to=os.environ.get(RESOURCE) if kind == "oidc" else None,
+        )
         return judge(Facts(self.endpoint, hub, local, target))
 
     def _run(self, ctx: PushContext) -> PushRun:
@@ -502,7 +510,6 @@ def _check_online(endpoint: str) -> None:
         names = [name for name in _OFFLINE if is_true(name)]
         raise HubError(
             f"{names[0]} is set: nothing can be pushed",
-            url=where,
             suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
             " (endpoint='local', --endpoint local)",
         )

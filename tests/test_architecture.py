@@ -29,7 +29,7 @@ LAYERS: tuple[set[str], ...] = (
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"doctor", "localhub", "notebook"},
+    {"doctor", "localhub", "notebook", "watch"},
     {"runtime"},
     {"uploader"},
     {"training"},
@@ -55,6 +55,7 @@ DOORS = {
     "pygit2": {"localhub"},
     "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
+    "watchfiles": {"watch"},
 }
 """The units that may import an outside library."""
 
@@ -161,3 +162,34 @@ def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
     }
     assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
     assert "xet" not in text.lower()
+
+
+STRUCTURE = {
+    "CancelScope",
+    "abc",
+    "create_memory_object_stream",
+    "create_task_group",
+    "lowlevel",
+    "move_on_after",
+    "streams",
+    "to_thread",
+}
+"""What is taken from anyio; `asyncpush.concurrency` says what from asyncio."""
+
+
+def test_anyio_gives_structure_and_asyncio_everything_else() -> None:
+    taken: dict[str, set[str]] = {"anyio": set(), "asyncio": set()}
+    for path in ROOT.rglob("*.py"):
+        if path.is_relative_to(ROOT / "localhub"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(value=ast.Name(("anyio" | "asyncio") as library), attr=name):
+                    taken[library].add(name)
+                case ast.ImportFrom(module=str(module), names=names):
+                    package, _, below = module.partition(".")
+                    if package in taken:
+                        taken[package] |= {below.partition(".")[0] or each.name for each in names}
+    assert taken["anyio"] == STRUCTURE
+    assert {"Event", "Lock", "Semaphore", "sleep"} <= taken["asyncio"]
+    assert "TaskGroup" not in taken["asyncio"]

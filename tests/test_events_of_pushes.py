@@ -127,11 +127,14 @@ def check_spans(rows: list[Row]) -> None:
         assert len(roots) == 1
         spans = {row["span_id"] for row in ours}
         assert all(row["parent_id"] in spans | {None} for row in ours)
-    # A failure is told in the span of its attempt; that of a part in its file's.
-    begun = {row["span_id"]: row["event"] for row in rows if "bytes_out" in row}
+    # A failure, and the wait after it, are of the span of the attempt that failed.
+    begun = {row["span_id"]: row for row in rows if "bytes_out" in row and "bytes_in" not in row}
     for row in rows:
-        if row["event"] == "hf_hub.upload.failed" and row["call"] != "part":
-            assert begun[row["span_id"]].startswith(f"hf_hub.{row['call']}")
+        if row["event"] in ("hf_hub.upload.failed", "retry.scheduled"):
+            attempt = begun[row["span_id"]]
+            assert attempt["event"] == f"hf_hub.{row['call']}"
+            assert attempt["parent_id"] == row["parent_id"]
+            assert attempt["attempt"] == row.get("retry_attempt", row.get("attempt"))
 
 
 def check_verbose(text: str) -> None:

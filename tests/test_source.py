@@ -150,10 +150,10 @@ def test_only_what_the_layout_names_meets_the_network_and_the_bars() -> None:
 SECRET_FIELD = re.compile(r"token|url|href|headers|target|secret|password|content|body|credential")
 HARMLESS_FIELDS = re.compile(
     r"events\..*\.(url|headers|body)"  # redacted when the event is made: test_no_secrets.py
-    r"|.*\.(commit_url|repo_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
-    r"|localhub\.store\.buckets\.BucketFile\.content_type"
+    r"|.*\.(commit_url|repo_url|bucket_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
+    r"|localhub\.store\.buckets\.BucketFile\.content_type|protocol\.buckets\.AddFile\.content_type"
     r"|localhub\.store\.gitrepo\.Ref\.target|localhub\.state\.HubState\.xet_token_lifetime|localhub\.pages\.views\.Crumb\.href"
-    r"|doctor\.asking\.(LocalFacts\.token_(from|expires_at)|Facts\.target)"
+    r"|doctor\.asking\.(LocalFacts\.token_(from|kind|expires_at)|Facts\.target)"
 )
 
 

@@ -24,6 +24,7 @@ from asyncpush.options import (
     LOCAL,
     MAX_CONCURRENT_PARTS,
     PUBLIC_ENDPOINT,
+    OnChange,
     PushOptions,
     RepoType,
     TransferChoice,
@@ -32,7 +33,13 @@ from asyncpush.options import (
     endpoint_in_use,
 )
 from asyncpush.protocol import urls
-from asyncpush.protocol.addresses import is_address, is_web_url, parse_address, target_of
+from asyncpush.protocol.addresses import (
+    any_target_of,
+    is_address,
+    is_web_url,
+    parse_address,
+    target_of,
+)
 
 COMMIT, FILES, HUB, OUTPUT_SECTION = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
@@ -212,6 +219,16 @@ max_shard_size = option(
     help="Split safetensors files larger than this, such as 4GB, into shards and an index"
     " (default: do not split).",
 )
+on_change = option(
+    "--on-change",
+    fills="on_change",
+    section=FILES,
+    type=click.Choice(get_args(OnChange)),
+    default="follow",
+    metavar="HOW",
+    help="What to do when a file changes during the push: follow (logs that grow are committed as"
+    " they were at one moment, small files are read again) or error.",
+)
 rehash = option(
     "--rehash",
     fills="trust_mtime",
@@ -368,8 +385,11 @@ def check_file(flag: str, path: Path) -> None:
         raise UsageError(f"{flag} must be a file in a folder that exists: {path}")
 
 
-def check_target(context: click.Context, repo_id: str, options: PushOptions) -> None:
-    """Check that the repo id or address is valid and contradicts none of the options given.
+def check_target(
+    context: click.Context, repo_id: str, options: PushOptions, *, buckets: bool = False
+) -> None:
+    """Check that the repo id or address is valid and contradicts none of the options given. With
+    `buckets` it may be a bucket's.
 
     Raises `InvalidRepoIdError` and `UsageError`.
     """
@@ -381,7 +401,7 @@ def check_target(context: click.Context, repo_id: str, options: PushOptions) -> 
             return  # its URL is known once it has been started
         where = PUBLIC_ENDPOINT
     try:
-        target_of(repo_id, options, where, given=given)
+        (any_target_of if buckets else target_of)(repo_id, options, where, given=given)
     except InvalidRepoIdError:
         raise
     except ValueError as error:

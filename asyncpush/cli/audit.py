@@ -62,11 +62,11 @@ def audit(
     count_ignored: bool,
     **_: object,
 ) -> None:
-    """Compare local files with a repo by checksum. Nothing is downloaded. The exit code is 0 only
-    if the repo has exactly these files."""
+    """Compare local files with a repo or a bucket by checksum. Nothing is downloaded. The exit code
+    is 0 only if it has exactly these files."""
     arg.check_order(repo_id, source)
     options = settings(context, PushOptions)
-    arg.check_target(context, repo_id, options)
+    arg.check_target(context, repo_id, options, buckets=True)
     connection = arg.connection(context, quiet=output.quiet)
     report = run_with_uploader(
         connection, output, lambda uploader: uploader.audit(repo_id, source, options)
@@ -96,7 +96,8 @@ def report_lines(report: AuditReport) -> list[str]:
         "different": report.different,
         "extra": report.extra,
     }
-    lines = [f"{report.repo_url} at {report.commit_sha}"]
+    at = f" at {report.commit_sha}" if report.commit_sha else ""  # a bucket has no commits
+    lines = [f"{report.repo_url}{at}"]
     lines += [f"{what:<9}  {path}" for what, paths in found.items() for path in sorted(paths)]
     counts = [f"{len(report.matching):,} equal"]
     counts += [f"{len(paths):,} {what}" for what, paths in found.items()]

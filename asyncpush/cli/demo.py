@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
-import random
 import shlex
 import shutil
 import sys
 from array import array
 from contextlib import ExitStack
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
@@ -28,7 +30,7 @@ from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
-from asyncpush.listeners.format import format_bytes, format_rate, format_seconds
+from asyncpush.listeners.format import format_bytes, format_rate, format_seconds, format_share
 from asyncpush.models import CARD_NAME, UploadResult
 from asyncpush.options import default_cache_dir
 
@@ -44,7 +46,7 @@ from asyncpush.options import default_cache_dir
 )
 def demo(context: Context, output: Output, /, *, keep: Path | None) -> None:
     """Show a whole push on this machine, without an account. Starts the embedded Hub, makes a small
-    model, pushes it, downloads it back and compares."""
+    model, pushes it by LFS and then, changed, by Xet, downloads it back and compares."""
     show(output, keep)
 
 
@@ -53,14 +55,15 @@ _TIMEOUT = 30.0  # seconds
 
 
 def show(output: Output, keep: Path | None) -> None:
-    """Make the model in `keep` or a temporary folder and push it to an embedded Hub."""
+    """Make the model in `keep` or a temporary folder and push it to an embedded Hub: by LFS in
+    parts, then with new weights by Xet, then with one tensor changed."""
     with ExitStack() as stack:
         from asyncpush.localhub import serve_in_thread  # needs the extra `hub`
 
         folder = keep or Path(stack.enter_context(TemporaryDirectory(prefix="asyncpush-demo-")))
         make_model(folder)
         root = default_cache_dir() / "hub"
-        hub = stack.enter_context(serve_in_thread(root, xet=False))
+        hub = stack.enter_context(serve_in_thread(root))
         _bypass_proxies()
         output.note(*paragraph(f"the embedded Hub: {hub.url}, stored in {root}", sys.stderr))
         parts = 0
@@ -69,19 +72,27 @@ def show(output: Output, keep: Path | None) -> None:
             nonlocal parts
             parts += isinstance(record.event, PartStored)
 
-        async def work() -> UploadResult:
+        async def work() -> list[UploadResult]:
             connection = Connection(endpoint=hub.url, token="demo", quiet=output.quiet)
-            async with open_uploader(connection, output, listener=count_parts) as uploader:
-                return await uploader.push_to_hub(REPO_ID, folder)
+            by_lfs = replace(connection, config={"transfer": "lfs"})
+            async with open_uploader(by_lfs, output, listener=count_parts) as uploader:
+                results = [await uploader.push_to_hub(REPO_ID, folder)]
+            await asyncio.to_thread(read_back, results[0], folder)
+            async with open_uploader(connection, output) as uploader:
+                for change in (write_specimen, change_one_tensor):
+                    await asyncio.to_thread(change, folder)
+                    results.append(await uploader.push_to_hub(REPO_ID, folder))
+            return results
 
-        result = run(work)
-        compared, size = read_back(result, folder)
+        results = run(work)
+        compared, size = read_back(results[-1], folder)
+        pushes = [_push_document(result) for result in results]
         facts = {"files": compared, "bytes": size, "parts": parts, "hub_root": str(root)}
-        lines = _summary(result, compared, size, parts)
+        lines = _summary(results, compared, size, parts)
         if keep is not None:
             lines.append(f"The model is in {keep}.")
-        lines += _way_to_the_page(result, root, hub.port)
-        output.result(lines, result_document(result) | facts)
+        lines += _way_to_the_page(results[-1], root, hub.port)
+        output.result(lines, result_document(results[-1]) | facts | {"pushes": pushes})
 
 
 def _bypass_proxies() -> None:
@@ -125,20 +136,53 @@ def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
     return len(paths), size
 
 
-def _summary(result: UploadResult, files: int, size: int, parts: int) -> list[str]:
-    sent, seconds = result.bytes_transferred, result.elapsed_seconds
-    unchanged = len(result.files_unchanged)
-    known = f", {unchanged} of them already there" if unchanged else ""
-    rows = {
-        "repo": result.repo_url,
-        "commit": result.commit_sha,
-        "files": f"{files}, {format_bytes(size)}{known}",
-        "parts": f"{parts}, the ETag of each compared",
-        "throughput": f"{format_rate(sent / seconds)}, {format_seconds(seconds)} in all",
-        "verified": "size and checksum of each file",
-        "read back": f"downloaded again and compared: {files} files equal",
+def _summary(results: list[UploadResult], files: int, size: int, parts: int) -> list[str]:
+    first, other, changed = results
+    return facts(
+        {
+            "repo": [changed.repo_url],
+            "commit": [changed.commit_sha],
+            "files": [f"{files}, {format_bytes(size)}"],
+            "by LFS": [f"{parts} parts, the ETag of each compared; {_pace(first)}"],
+            f"by {_ENGINES[_route(changed)]}": [
+                f"other weights: {_sent(other, size)}; {_pace(other)}",
+                f"one tensor of {len(TENSORS)} changed: {_sent(changed, size)}",
+            ],
+            "verified": ["size and checksum of each file, in each of the 3 commits"],
+            "read back": [f"downloaded back and compared: {files} files equal"],
+        },
+        terminal_columns(sys.stdout),
+    )
+
+
+_ENGINES = {"xet": "Xet", "lfs": "LFS, again"}
+
+
+def _route(result: UploadResult) -> str:
+    """How the model was sent: by Xet, unless that is not to be had here."""
+    [route] = {each.route for each in result.receipts if each.path_in_repo == MODEL}
+    return route
+
+
+def _sent(result: UploadResult, size: int) -> str:
+    if _route(result) == "xet":
+        return f"{format_share(result.bytes_transferred, size)} sent"
+    return f"{format_bytes(result.bytes_transferred)} sent"
+
+
+def _pace(result: UploadResult) -> str:
+    rate = format_rate(result.bytes_transferred / result.elapsed_seconds)
+    return f"{rate}, all done in {format_seconds(result.elapsed_seconds)}"
+
+
+def _push_document(result: UploadResult) -> dict[str, Any]:
+    return {
+        "route": _route(result),
+        "commit_sha": result.commit_sha,
+        "bytes_transferred": result.bytes_transferred,
+        "bytes_deduplicated": result.bytes_deduplicated,
+        "elapsed_seconds": result.elapsed_seconds,
     }
-    return facts(rows, terminal_columns(sys.stdout))
 
 
 def _called() -> str:
@@ -174,6 +218,8 @@ TENSORS = {
     "norm.weight": (HIDDEN,),
 }
 
+CHANGED = "layers.0.self_attn.o_proj.weight"
+
 CONFIG = {
     "model_type": "asyncpush-demo",
     "hidden_size": HIDDEN,
@@ -208,8 +254,6 @@ with safe_open("model.safetensors", framework="np") as model:
 ```
 """
 
-_BLOCK = 1 << 16
-
 
 def write_specimen(folder: Path) -> None:
     """Write the files of the model; new weights each time, so that there is something to push."""
@@ -220,12 +264,19 @@ def write_specimen(folder: Path) -> None:
     _write_tensors(folder / MODEL)
 
 
+def change_one_tensor(folder: Path) -> None:
+    """As a step of fine-tuning would: other weights in `CHANGED`, the rest as it was."""
+    with open(folder / MODEL, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        start, end = json.loads(file.read(length))[CHANGED]["data_offsets"]
+        file.seek(8 + length + start)
+        file.write(_weights((end - start) // 4))
+
+
 def _write_tensors(path: Path) -> None:
     from safetensors import TensorSpec, serialize_file
 
-    # One block of random weights, repeated: to draw millions of them takes a second.
-    block = array("f", (random.gauss(0.0, 0.02) for _ in range(_BLOCK)))
-    values = {name: _repeated(block, prod(shape)) for name, shape in TENSORS.items()}
+    values = {name: array("f", _weights(prod(shape))) for name, shape in TENSORS.items()}
     specs = {}
     for name, shape in TENSORS.items():
         address, count = values[name].buffer_info()
@@ -238,5 +289,12 @@ def _write_tensors(path: Path) -> None:
     serialize_file(specs, str(path), metadata={"format": "pt"})
 
 
-def _repeated(block: array[float], count: int) -> array[float]:
-    return (block * -(-count // len(block)))[:count]
+# The highest byte of a little-endian float32 of either sign from 2^-7 to 2^-5.
+_HIGHEST_BYTE = bytes(0xBC if byte & 1 else 0x3C for byte in range(256))
+
+
+def _weights(count: int) -> bytes:
+    """Random float32 that no chunk repeats. Their bytes are drawn: numbers would take seconds."""
+    data = bytearray(os.urandom(4 * count))
+    data[3::4] = data[3::4].translate(_HIGHEST_BYTE)
+    return bytes(data)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         "repo_id",
         required=False,
         metavar="REPO_ID",
-        help="The repo to push to: namespace/name, or an address as `push` takes"
+        help="The repo to push to: namespace/name, or an address as `push` and"
+        " `sync` take"
         " (default: check everything else).",
     ),
     arg.repo_type,
@@ -51,7 +52,7 @@ def doctor(context: Context, output: Output, /, *, repo_id: str | None, **_: obj
 
     options = settings(context, PushOptions)
     if repo_id is not None:
-        arg.check_target(context, repo_id, options)
+        arg.check_target(context, repo_id, options, buckets=True)
 
     async def examine(uploader: Uploader) -> tuple[str, list[Finding]]:
         return uploader.endpoint, await uploader.doctor(repo_id, options)

@@ -16,6 +16,7 @@ from asyncpush.errors import (
     InvalidRepoIdError,
     MissingTokenError,
     SourceError,
+    SyncError,
     VerificationError,
 )
 
@@ -106,7 +107,7 @@ def failure_lines(error: BaseException) -> list[str]:
             f"{_kind(error)}: {message}"  # the messages of the others need no name before them
         )
     lines = message.splitlines()
-    if isinstance(error, HubError):
+    if isinstance(error, HubError) and (error.status is not None or error.method):
         status = "no answer" if error.status is None else f"HTTP {error.status}"
         after = f"attempt {error.attempt}, after {error.elapsed_seconds:.1f} s"
         lines.append(f"request: {error.method} {error.url}".rstrip() + f" ({status}, {after})")
@@ -186,6 +187,6 @@ def _lies_in_the_cache(path: object) -> bool:
 
 
 def _problems(error: BaseException) -> Sequence[str]:
-    if isinstance(error, SourceError | VerificationError | CommandError):
+    if isinstance(error, SourceError | SyncError | VerificationError | CommandError):
         return error.problems
     return ()

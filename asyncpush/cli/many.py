@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 from click import Context
 from click.exceptions import Exit
 
@@ -176,10 +177,10 @@ async def push_all(uploader: Uploader, pushes: Sequence[ManyPush], done: DoneFil
             # Shielded from signals: the commit is made, so it must be recorded.
             await asyncio.shield(asyncio.to_thread(done.add, push.fingerprint, _row(result)))
 
-    async with asyncio.TaskGroup() as group:
+    async with anyio.create_task_group() as group:
         for push in pushes:
             if push.waiting:
-                group.create_task(one(push))
+                group.start_soon(one, push)
 
 
 def _row(result: UploadResult) -> dict[str, Any]:

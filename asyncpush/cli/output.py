@@ -177,16 +177,18 @@ def beside(indent: int, text: str, width: int | None) -> list[str]:
     )
 
 
-def facts(rows: Mapping[str, str], width: int | None) -> list[str]:
-    """Names and what there is to say about each, in two columns; wrapped where there is a width.
+def facts(rows: Mapping[str, str | Sequence[str]], width: int | None) -> list[str]:
+    """Names and what there is to say about each, in two columns: a line for each text of several,
+    wrapped where there is a width.
 
-    >>> facts({"repo": "me/model", "files": "3"}, None)
-    ['repo   me/model', 'files  3']
+    >>> facts({"repo": "me/model", "files": ["3", "1 unchanged"]}, None)
+    ['repo   me/model', 'files  3', '       1 unchanged']
     """
     indent = max(map(len, rows), default=0) + 2
     lines = []
-    for name, text in rows.items():
-        first, *more = beside(indent, text, width)
+    for name, texts in rows.items():
+        texts = [texts] if isinstance(texts, str) else texts
+        first, *more = [line for text in texts for line in beside(indent, text, width)]
         lines += [name.ljust(indent) + first.lstrip(), *more]
     return lines
 

@@ -6,11 +6,11 @@ have no more files under way than one push may have, and one for each.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-import anyio
 from anyio.abc import TaskGroup
 
 from asyncpush.concurrency.task_groups import for_group
@@ -35,7 +35,7 @@ class FairSlots:
         self._shared = shared
         self.most = most
         self._own_is_free = True
-        self._came: anyio.Event | None = None
+        self._came: asyncio.Event | None = None
         self._came_own = False
 
     async def take(self) -> bool:
@@ -47,7 +47,7 @@ class FairSlots:
         if shared.free and not shared.waiting:
             shared.free -= 1
             return False
-        self._came = came = anyio.Event()
+        self._came = came = asyncio.Event()
         shared.waiting.append(self)
         try:
             await came.wait()

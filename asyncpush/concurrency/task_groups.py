@@ -159,7 +159,7 @@ class _Question(Generic[K, V]):
 
     def __init__(self, item: K) -> None:
         self.item = item
-        self.answered = anyio.Event()
+        self.answered = asyncio.Event()
         self.answer: V | None = None
 
 

@@ -21,7 +21,7 @@ from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
 from asyncpush.protocol import accounts, buckets, repos, tree
-from asyncpush.protocol.accounts import Account
+from asyncpush.protocol.accounts import Account, TokenKind
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.transfers import xet
@@ -86,8 +86,10 @@ class LocalFacts:
     """Facts about this machine. Sizes are bytes; None means unknown.
 
     `token_from` says which token it is ("from HF_TOKEN"), None when there is none;
-    `token_expires_at` is the Unix time of its end, where that is known; `proxy` is the one for the
-    endpoint; `ca_files` are variables that name CA certificates, with what they name.
+    `token_expires_at` is the Unix time of its end and `token_kind` what its first letters say,
+    where that is known; `publishes_to` is all that a token of trusted publishing may write to;
+    `proxy` is the one for the endpoint; `ca_files` are variables that name CA certificates, with
+    what they name.
     """
 
     token_from: str | None
@@ -101,6 +103,8 @@ class LocalFacts:
     open_files: int | None = None
     open_files_wanted: int = 0
     token_expires_at: float | None = None
+    token_kind: TokenKind | None = None
+    publishes_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,8 @@ def check_token(facts: Facts) -> Iterator[Finding]:
     account, where = facts.hub.account, facts.local.token_from
     if isinstance(account, Account):
         member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
-        told = f"{account.name}{member}, by the token {where}{_until(facts.local)}"
+        about = ", ".join(filter(None, (_kind(account, facts.local), _until(account, facts.local))))
+        told = f"{account.name}{member}, by the token {where}" + (about and f": {about}")
         yield Finding("token", "ok", told)
     elif account.status == 401:
         told = f"the token {where} is not accepted: expired, revoked or mistyped"
@@ -136,11 +137,28 @@ def check_token(facts: Facts) -> Iterator[Finding]:
         yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
 
 
-def _until(local: LocalFacts) -> str:
-    if local.token_expires_at is None:
+def _kind(account: Account, local: LocalFacts) -> str:
+    """What kind of token it is, as far as the Hub or its first letters say."""
+    if local.token_kind == "oidc":
+        return "a token of trusted publishing (OIDC)"
+    if account.is_oauth or local.token_kind == "oauth":
+        return "an OAuth token of a login in the browser"
+    named = f" named {account.called!r}" if account.called else ""
+    match account.role:
+        case "fineGrained":
+            return f"a fine-grained token{named}"
+        case str(role):
+            return f"a user access token{named} with the role {role}"
+    return ""
+
+
+def _until(account: Account, local: LocalFacts) -> str:
+    """When it expires: what the Hub says, else what was stored with the token."""
+    expires_at = account.expires_at if account.expires_at is not None else local.token_expires_at
+    if expires_at is None:
         return ""
-    end = datetime.fromtimestamp(min(local.token_expires_at, _END_OF_TIME), UTC)
-    return f", which expires on {end:%Y-%m-%d at %H:%M} UTC"
+    end = datetime.fromtimestamp(min(expires_at, _END_OF_TIME), UTC)
+    return f"expires on {end:%Y-%m-%d at %H:%M} UTC"
 
 
 def _new_token(facts: Facts) -> str:
@@ -171,9 +189,14 @@ def _by_role(account: Account, facts: Facts) -> Finding:
             return _fine_grained(account, facts)
         case "write" | "admin":
             return Finding("write", "ok", f"the token's role is {account.role}")
+        case _ if (resource := facts.local.publishes_to) is not None:
+            return Finding("write", "ok", f"the token may write to {resource} alone")
         case _:
             told = "the Hub does not say what this token may do"
-            return Finding("write", "warning", told, "try a small push first")
+            fix = "try a small push first"
+            if facts.target is None:
+                fix = "run `asyncpush doctor namespace/name`, so that the Hub can be asked"
+            return Finding("write", "warning", told, fix)
 
 
 def _fine_grained(account: Account, facts: Facts) -> Finding:

@@ -204,6 +204,8 @@ class RequestFinished(Event):
 class RequestFailed(Event):
     """An attempt failed. Written as `hf_hub.upload.failed`.
 
+    Its span is that of the attempt, as of `RequestStarted`; the call "upload" is an upload that has
+    to be opened again, which is no request of its own. `retry_attempt` is the attempt's number.
     `backoff_ms` is the wait before the next attempt, None when there is none; `error_type` is the
     class of what went wrong. `body` (its first 1 KB) and `headers` are the answer's, redacted, and
     empty when none came; `elapsed_seconds` are counted from the first attempt.
@@ -228,7 +230,7 @@ class RequestFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
-    """The smallest unit is done again after `delay` seconds."""
+    """The smallest unit is done again after `delay` seconds. On the span of the failed attempt."""
 
     name: ClassVar[str] = "retry.scheduled"
     call: str

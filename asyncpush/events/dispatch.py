@@ -54,8 +54,8 @@ class TracingListener(Protocol):
 def wants_headers(listener: Listener) -> bool:
     """Whether a listener has a use for the headers and descriptions of requests and answers.
 
-    They are dear, as all of them are redacted; a listener that can do without says so by an
-    attribute of its own, or of the object whose method it is: `wants_headers`.
+    Redacting them takes time. A listener that does not need them sets the attribute
+    `wants_headers` to False, on itself or on the object whose method it is.
     """
     return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
 

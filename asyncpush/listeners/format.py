@@ -1,4 +1,4 @@
-"""Texts for people: sizes, times and shares in words, cut to the width of a terminal."""
+"""Sizes, times and shares as text, cut to the width of a terminal."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """As `format_duration`, but with digits where they tell something.
+    """As `format_duration`, with decimals where they matter.
 
     >>> format_seconds(0.416), format_seconds(75)
     ('0.42 s', '1:15')

@@ -87,7 +87,7 @@ class LogListener:
     def on_event(self, record: Record) -> None:
         event = record.event
         place = _PLACES.get(type(event))
-        if place is None:  # within parts and hashes: thousands, and no news
+        if place is None:  # positions within parts and hashes: too many to log
             return
         log, level = place
         if isinstance(event, RequestFailed) and event.backoff_ms is None:
@@ -125,7 +125,7 @@ _PLACES: dict[type[Event], tuple[logging.Logger, int]] = {
 
 
 def _message(event: Event, row: Mapping[str, Any]) -> str:
-    """The event in words, from its scrubbed row."""
+    """The event as a sentence, from its redacted row."""
     match event:
         case PushStarted():
             revision = f", revision {event.revision}" if event.revision else ""
@@ -250,7 +250,7 @@ class VerboseFormatter(logging.Formatter):
         return "\n".join(lines)
 
 
-# What the first line says already, or nobody reads.
+# Shown in the first line already, or of no use to a reader.
 _SAID_ELSEWHERE = frozenset(
     {"event", "time", "push_id", "span_id", "parent_id", "headers", "call", "method", "url"}
     | {"attempt", "status", "elapsed_ms", "bytes_out", "error", "retry_attempt", "backoff_ms"}

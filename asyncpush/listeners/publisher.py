@@ -1,4 +1,4 @@
-"""Snapshots of a push to whoever wants them, when they are worth telling."""
+"""Progress snapshots for callbacks and `async for`, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ProgressPublisher:
         return _Subscription(self)
 
     async def aclose(self) -> None:
-        """Publish what is unsaid, end the subscriptions, and let the callback have the last word.
+        """Publish the last snapshot, end the subscriptions, and wait for the callback to take it.
 
         Waits up to 5 seconds for an async callback, then cancels it. Safe to call again.
         """

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
-import anyio
-
 from asyncpush.errors import AuthError, MissingTokenError
 from asyncpush.net.login import COLAB, RESOURCE, Credential, Login, colab_token, stored_path
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
@@ -105,7 +103,7 @@ class TokenSource:
         self._given = token
         self._clock = clock
         self._current = None if current is None else Credential(current, _GIVEN)
-        self._asking = anyio.Lock()
+        self._asking = asyncio.Lock()
         self.login: Login | None = None
 
     @property

@@ -29,8 +29,8 @@ class StalledError(Exception):
 
 
 def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubError:
-    """The error for a request that got no answer, in words for people: those of the system, of
-    the proxy, or ours, never what a library says of its insides."""
+    """The error for a request that got no answer. Its message uses the system's reason, the
+    proxy's, or our own, and never a library's internals."""
     remedy = REMEDIES[_fault(exc)]
     return HubError(
         f"{what} failed: {redact_text(_described(exc, url))}",
@@ -125,8 +125,8 @@ _KINDS = (
 
 
 def _reason(exc: OSError) -> str:
-    """The system's reason. Where several addresses were tried, `exc` lists what became of each:
-    the first will do."""
+    """The system's reason. Where several addresses were tried, `exc` lists a reason for each, and
+    the first one is used."""
     if isinstance(exc, ssl.SSLError):
         return _tls_reason(exc)
     number = exc.errno
@@ -154,7 +154,7 @@ def completed(
     url: str = "",
     secret: str = "",
 ) -> HubError:
-    """A copy with what only the retry loop knows about a failure, and without anything secret."""
+    """A copy of the error with what only the retry loop knows, and with secrets removed."""
     return error.with_(
         attempt=attempt,
         elapsed_seconds=elapsed_seconds,
@@ -175,8 +175,8 @@ def report_failure(
     delay: float | None,
     fields: Mapping[str, Any],
 ) -> None:
-    """The events of one failed attempt, on its own span: that it failed, and that the same is
-    done again after `delay` seconds unless that is None."""
+    """Emit the events of one failed attempt, on its own span: `RequestFailed`, and
+    `RetryScheduled` if it is made again after `delay` seconds; None means that it is not."""
     if not events.active:
         return
     cause = getattr(error, "final", None) or error

@@ -15,29 +15,29 @@ from contextlib import contextmanager
 from statistics import median
 
 LEAST = 1 << 20
-"""Bytes of a part that is looked after: smaller ones lie whole in the kernel's buffers, where
-nobody sees how far they are."""
+"""Bytes from which parts are monitored: smaller ones fit into the kernel's buffers, where their
+progress cannot be seen."""
 
 INTERVAL = 0.025
-"""Seconds between two looks at what is in flight: a short push is over after a few of 0.1."""
+"""Seconds between samples: with 0.1 a short push would be over after a few."""
 
 WINDOW = 20
-"""Looks over which a part's present rate is taken: half a second."""
+"""Samples over which a part's current rate is measured: half a second."""
 
 REMEMBERED = 5
-"""Parts stored last, whose pace others are held to: near the end fewer share the road and the
-processor, and what is sent then is faster than what was sent in the middle."""
+"""How many of the latest stored parts give the typical rate: near the end fewer parts share the
+network and the processor, so that rates rise."""
 
 ENOUGH = 3
 """Parts that must have been stored before any is called slow."""
 
 FACTOR = 2.0
-"""How much longer the rest must take than the whole would elsewhere: sending it again is not free,
-and rates differ by less than this for no reason at all."""
+"""How many times longer the rest must take than sending the whole part anew: a second request is
+not free, and rates vary by less than this by chance."""
 
 
 class InFlightPart:
-    """One part on its way. `delivered` tells how many of its bytes have arrived so far."""
+    """One part being sent. `delivered` returns how many of its bytes have arrived so far."""
 
     def __init__(
         self,
@@ -46,16 +46,21 @@ class InFlightPart:
         again: Callable[[], None] | None,
         now: float,
         moving: Callable[[int], None] = lambda arrived: None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
         self.size = size
         self.began = now
         self._delivered = delivered
         self._moving = moving
+        self._paused = paused
         self._samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=WINDOW + 1)
         self.again = again
 
     def look(self, now: float) -> None:
         arrived = self._delivered()
+        if self._paused():  # the pause is not the connection's doing
+            self.began += now - self._samples[-1][0]
+            self._samples.clear()
         self._samples.append((now, arrived))
         self._moving(arrived)
 
@@ -65,12 +70,12 @@ class InFlightPart:
         left = self.size - self._samples[-1][1]
         (then, before), (_, arrived) = self._samples[0], self._samples[-1]
         rate = (arrived - before) / max(now - then, 1e-6)
-        # Half that time tells a slow connection from one that has only just been made.
+        # Half that time distinguishes a slow connection from a new one.
         return now - self.began > whole / 2 and left > rate * FACTOR * whole
 
 
 class StragglerMonitor:
-    """Watches the parts in flight, while there are any. `idle` tells whether a slot is free."""
+    """Samples the parts in flight, while there are any. `idle` returns whether a slot is free."""
 
     def __init__(self, idle: Callable[[], bool]) -> None:
         self._idle = idle
@@ -85,11 +90,13 @@ class StragglerMonitor:
         delivered: Callable[[], int],
         again: Callable[[], None] | None,
         moving: Callable[[int], None] = lambda arrived: None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> Iterator[InFlightPart]:
-        """Within this block the part is in flight; `moving` hears how far it is, `again` is called
-        once, should it crawl."""
+        """Monitor a part within this block. `moving` is called with the bytes that have arrived;
+        `again` once, if the part is slow enough to be sent a second time; `paused` tells whether
+        the part is paused."""
         loop = asyncio.get_running_loop()
-        in_flight = InFlightPart(size, delivered, again, loop.time(), moving)
+        in_flight = InFlightPart(size, delivered, again, loop.time(), moving, paused)
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:
@@ -103,7 +110,7 @@ class StragglerMonitor:
                 self._timer = None
 
     def stored(self, in_flight: InFlightPart) -> None:
-        """A part has arrived, at the pace that the others are held to."""
+        """A part has been stored: its rate counts towards the typical one."""
         if in_flight.size > LEAST:
             seconds = asyncio.get_running_loop().time() - in_flight.began
             self._rates.append(in_flight.size / max(seconds, 1e-6))

@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import anyio
-
 from asyncpush.errors import AuthError, HubError
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
 from asyncpush.protocol.accounts import (
@@ -114,7 +112,7 @@ class Login:
         endpoint: str,
         *,
         clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ask = ask
         self._endpoint = endpoint

@@ -14,7 +14,7 @@ from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
-from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.hedging import LEAST, InFlightPart, StragglerMonitor
 from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
@@ -58,9 +58,10 @@ class PartSender:
     ) -> SentPart:
         """One attempt of a retry loop. Raises `HubError`; the Hub token is never on it.
 
-        `on_sent` hears how far the part is; `on_wire` how many bytes went, in vain or not. A part
-        that crawls is sent a second time beside the first, and the first good answer counts: the
-        store keeps whole bodies alone, and the same bytes whichever comes last.
+        `on_sent` is called with the position within the part, `on_wire` with the number of bytes
+        that were sent, useful or not. A part that is much slower than others is sent a second time
+        in parallel (a hedged request), and the first good answer counts. That is safe: stores keep
+        complete bodies only, and both have the same bytes.
         """
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
@@ -78,7 +79,7 @@ class PartSender:
         )
         if part.size <= LEAST:
             feed = self._client.feed(put)
-            # A source that is slow, or hangs, is not to hold a slot.
+            # Read before a slot is taken: a slow source must not hold one.
             await feed.read_if_short()
             return await self._in_slot(put, None, feed)
         return await self._in_race(put)
@@ -106,7 +107,8 @@ class PartSender:
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
     ) -> SentPart:
         size, began = put.part.size, time.monotonic()
-        async with self.limit.slot(id(put.source), id(put.threads)) as slot:
+        small = size <= LEAST
+        async with self.limit.slot(id(put.source), id(put.threads), small=small) as slot:
             queued = time.monotonic() - began
             try:
                 sent = await self._client.send(
@@ -114,6 +116,7 @@ class PartSender:
                     feed or self._client.feed(put),
                     queued=queued,
                     again=again,
+                    slot=slot,
                     moving=lambda arrived: self.limit.moving(slot, arrived, size),
                 )
             except HubError as exc:
@@ -122,8 +125,8 @@ class PartSender:
                     self.limit.overloaded(slot)
                 raise
             self.limit.succeeded(slot, size)
-            # What an ETag of another form stands for, only the store knows: with two bodies on
-            # their way, nobody could tell which one's it will ask for in the end.
+            # Hedging needs MD5 ETags: they are the same for both bodies. With ETags of another
+            # form it is unknown which of the two the store will accept at completion.
             if sent.stored_md5 is not None:
                 self._stores_with_md5.add(urls.origin(put.request.target))
             else:
@@ -132,13 +135,13 @@ class PartSender:
 
 
 FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
-"""Headers that say how a request lies on its connection: no Hub's business."""
+"""Headers that frame a request on its connection: ours to set, never taken from the Hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRequest:
-    """One way of a part to the store. `on_sent` hears how far it is, `on_wire` how many bytes went
-    once it has ended, however it did."""
+    """One PUT of a part. `on_sent` is called with the position within the part; `on_wire` with the
+    number of bytes sent, once, when the request has ended in whatever way."""
 
     request: HubRequest
     source: RandomAccess
@@ -153,7 +156,7 @@ class PartRequest:
 
 @dataclass(frozen=True, slots=True)
 class SentPart:
-    """What the store answered, and the MD5 of what was sent (None when nobody wants it)."""
+    """The store's answer, and the MD5 of the bytes sent (None with `verify_etag=False`)."""
 
     etag: str | None
     headers: Mapping[str, str] = field(repr=False)
@@ -172,8 +175,7 @@ class SentPart:
 
 
 class PartClient:
-    """Sends bodies to presigned URLs, never with the Hub token. How many at once, and how often,
-    is for others to say."""
+    """Sends bodies to presigned URLs, never with the Hub token. It neither limits nor retries."""
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class PartClient:
         self._monitor = monitor
 
     def feed(self, put: PartRequest) -> PartFeed:
-        """The part's bytes, for one way to the store."""
+        """The part's bytes, for one request."""
         return PartFeed(
             put.source,
             put.part,
@@ -207,9 +209,10 @@ class PartClient:
         queued: float,
         again: Callable[[], None] | None,
         moving: Callable[[int], None],
+        slot: Slot,
     ) -> SentPart:
-        """Raises `HubError`. `queued` are the seconds it has waited; `again` is called when it
-        crawls, `moving` hears how many bytes have arrived."""
+        """Raises `HubError`. `queued` is how many seconds it has waited; `again` is called when it
+        is slow enough to be sent a second time; `moving` with the bytes that have arrived."""
         events = put.events
         stall = StallTimeout(self._config.stall_timeout)
         body = PartBody(
@@ -220,6 +223,7 @@ class PartClient:
             bandwidth=self._bandwidth,
             on_sent=put.on_sent,
             events=events,
+            turn=slot.turn,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
@@ -229,7 +233,7 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving
+                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:
@@ -280,12 +284,12 @@ class PartClient:
 
 
 def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
-    """What the Hub told us to send, less what is ours to say."""
+    """The headers that the Hub told us to send, without those of `FRAMING`."""
     return {name: value for name, value in headers.items() if name.lower() not in FRAMING}
 
 
 def _started(put: PartRequest, length: Mapping[str, str], queued: float) -> RequestStarted:
-    # What the Hub told us to send may be a credential by any name.
+    # Headers that the Hub told us to send may be credentials under any name.
     shown = {**dict.fromkeys(put.headers, HIDDEN), **length}
     return RequestStarted(
         call="part",
@@ -330,7 +334,7 @@ class HedgedSend:
         self._failure: Exception | None = None
 
     def moved(self, position: int) -> None:
-        """How far the part is, is how far the way is that has come furthest."""
+        """The part's position is that of the attempt that has come furthest."""
         if position > self._position:
             self._position = position
             self._on_sent(position)
@@ -345,7 +349,7 @@ class HedgedSend:
             return False
         finally:
             self._running -= 1
-        # An answer that is no good is the caller's to judge, unless a better one comes.
+        # A bad answer is kept for the caller to judge, unless a better one comes.
         self._sent = sent if self._sent is None or sent.is_good else self._sent
         return sent.is_good or not self._running
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
-
-import anyio
 
 from asyncpush.errors import (
     AsyncPushError,
@@ -30,7 +29,7 @@ GARBLED_RETRIES = 2
 """An answer that makes no sense three times in a row will not make sense the sixth time."""
 
 OUTAGE_BACKOFF = 5.0
-"""A network comes back without saying so: it is looked for this often at least."""
+"""Seconds between attempts while the network is away, at most: nothing tells when it is back."""
 
 
 CREATION_GRACE = 30.0
@@ -75,12 +74,12 @@ class RetryPolicy:
             if error.retry_after > self.max_retry_after:
                 return None
             return error.retry_after + draw * self.initial_backoff
-        if error.status == 404:  # news that has not got around yet: it takes the time it takes
+        if error.status == 404:  # just created, and not known everywhere yet: never at once
             return self._backoff(failures) * (0.5 + draw / 2)
         return self._backoff(failures) * draw
 
     def outage_delay(self, looks: int, *, draw: float) -> float:
-        """Seconds before the next look, the `looks`-th, whether the network is back."""
+        """Seconds before the `looks`-th attempt to reach a network that is away."""
         return min(OUTAGE_BACKOFF, self._backoff(looks)) * (0.5 + draw / 2)
 
     def _backoff(self, failures: int) -> float:
@@ -100,10 +99,10 @@ class Creations:
         self._made[repo, branch] = self._clock()
 
     def may_lag(self, request: HubRequest, error: HubError) -> bool:
-        """Whether the error says merely that the news has not reached that server yet."""
+        """Whether the error may only mean that this server does not know the repo yet."""
         if error.status != 404 or not self._made:
             return False
-        if request.call == "xet_token":  # a Hub without Xet says so in this way
+        if request.call == "xet_token":  # a Hub without Xet answers 404 too
             return False
         since = self._clock() - CREATION_GRACE
         for (repo, branch), made in self._made.items():
@@ -129,8 +128,8 @@ def _names(request: HubRequest, branch: str) -> bool:
 
 
 class RetryBudget:
-    """The whole session's allowance of retries, against storms: when most requests fail, trying
-    each of them again at once makes it worse.
+    """How many retries a session may make at full speed. When most requests fail, retrying each
+    of them at once makes the overload worse.
 
     A retry spends one, a success gives back a tenth. Once it is spent, waits are as long as the
     policy allows, so that few requests go out until some succeed.
@@ -165,9 +164,9 @@ class Attempt:
 
 
 class TryAgainError(HubError):
-    """Raised within a retry loop for what is no failure of the request itself: bytes that arrived
-    damaged, an upload that has to be opened again. It is tried again as other passing faults are.
-    The loop raises `final` when no attempt is left, so this error is never seen outside."""
+    """Raised by an attempt that has to be made again although the request itself did not fail: the
+    bytes arrived damaged, or the upload has to be opened again. It is retried as other transient
+    faults are. When no attempt is left the loop raises `final`; this error never leaves it."""
 
     def __init__(self, message: str, *, final: AsyncPushError, **details: Any) -> None:
         super().__init__(message, retryable=True, **details)
@@ -175,7 +174,7 @@ class TryAgainError(HubError):
 
 
 class RetryLoop:
-    """For one request; it alone reports failed attempts as events.
+    """Retries one request. No other code reports failed attempts as events.
 
     `reached` says whether the network has ever been there in this session: an endpoint that never
     answered is wrong rather than away. `secret` gives the token in use, which is taken out of every
@@ -189,7 +188,7 @@ class RetryLoop:
         budget: RetryBudget | None = None,
         reached: Callable[[], bool] = lambda: False,
         secret: Callable[[], str] = lambda: "",
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -252,8 +251,8 @@ class RetryLoop:
             else:
                 self._budget.succeeded()
                 return result
-            # Outside of the handler: what was raised may hold secrets, and nobody is to find it as
-            # the context of the error that is raised in its place.
+            # Outside of the handler: the original may hold secrets, so it must not become the
+            # context of the redacted copy.
             if not asking:  # its requests have reported their failures themselves
                 error = latest = completed(
                     error,
@@ -284,7 +283,8 @@ class RetryLoop:
         return delay
 
     def _waits_out(self, error: HubError) -> bool:
-        """Whether the network is away altogether, and not for too long: attempts do not count."""
+        """Whether the network is away, for less than `outage_timeout`: such attempts do not count
+        against `max_retries`."""
         if not (error.unreachable and error.retryable and self._reached()):
             self._offline_since = None
             self._looks = 0
@@ -295,7 +295,7 @@ class RetryLoop:
         return now - self._offline_since < self._policy.outage_timeout
 
     def _final(self, error: HubError) -> AsyncPushError:
-        """The error that leaves the loop: whoever catches it must not try the same again."""
+        """The error that leaves the loop: no longer retryable, so that no caller retries it too."""
         if isinstance(error, TryAgainError):
             return error.final
         if not error.retryable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
 import random
 import time
@@ -11,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
-import anyio
 from yarl import URL
 
 from asyncpush._version import __version__
@@ -49,6 +50,15 @@ REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
 """In the form of the official client's, which Hubs count their clients by."""
 
+
+def user_agent() -> str:
+    """With the origin that `HF_HUB_USER_AGENT_ORIGIN` names, as the official client has it: which
+    application or platform the requests come from."""
+    origin = os.environ.get("HF_HUB_USER_AGENT_ORIGIN", "")
+    named = "".join(letter for letter in origin if " " <= letter <= "~").strip()
+    return f"{USER_AGENT}; origin/{named}" if named else USER_AGENT
+
+
 Describe = Callable[[Any], Mapping[str, Any]]
 TraceHeaders = Callable[[str], Mapping[str, str]]
 """From the span id of a request's events to the headers that name its trace."""
@@ -83,7 +93,7 @@ class HubSession:
         direct: bool = False,
         trace_headers: TraceHeaders | None = None,
         calls_in_flight: int = API_CALLS_IN_FLIGHT,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -100,7 +110,7 @@ class HubSession:
         self._policy = RetryPolicy.of(config)
         self._budget = RetryBudget()
         self.created: Creations = Creations(clock)
-        self._api_calls = anyio.Semaphore(calls_in_flight)
+        self._api_calls = asyncio.Semaphore(calls_in_flight)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
@@ -125,7 +135,7 @@ class HubSession:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
                 # Answers are read as they are: a compressed one could blow up to any size.
                 auto_decompress=False,
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
                 # A request says itself what its body is; one without a body says nothing.
                 skip_auto_headers=["Content-Type"],
                 raise_for_status=False,
@@ -198,7 +208,7 @@ class HubSession:
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
         async with self._api_calls if this.request.queued else nullcontext():
-            if own:  # within: those who queue here must hear of a hint that comes meanwhile
+            if own:  # inside: a request that has queued must see limits announced since then
                 await self.pacer.turn(
                     lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
@@ -337,7 +347,7 @@ class HubSession:
                     queued_ms=round(this.queued * 1000, 3),
                 )
             )
-            this.queued = 0.0  # what follows a redirect or a new token has not queued again
+            this.queued = 0.0  # after a redirect or with a new token it does not queue again
 
     def _finished(
         self, this: Exchange, response: HubResponse, described: Mapping[str, Any]
@@ -376,7 +386,7 @@ ANSWER_LIMIT = 32 * MIB
 """No answer of a Hub is larger; a page of 1,000 tree entries has about 0.3 MiB."""
 
 BEGINNING = 4096
-"""Bytes of a store's answer that an error could want: its text says what was the matter."""
+"""Bytes that are read of a store's answer: enough for the error message in it."""
 
 
 def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> HubResponse:
@@ -386,9 +396,9 @@ def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> Hub
 
 
 async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:
-    """The whole body, unless it is larger than any answer or compressed against our wish. Of a
-    failure the status says enough. `on_piece` is called with the number of bytes so far whenever
-    some more have arrived."""
+    """The whole body. Raises `ProtocolError` when it is larger than `ANSWER_LIMIT`, or compressed
+    although `Accept-Encoding: identity` was sent; for a status of 400 or more such a body is empty
+    instead. `on_piece` is called with the number of bytes so far whenever more have arrived."""
     try:
         return await _read_whole(answer, on_piece)
     except ProtocolError:
@@ -412,7 +422,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, on_piece: Callable[[int], 
 
 
 async def read_beginning(answer: aiohttp.ClientResponse) -> bytes:
-    """The body as far as an error could want it; the rest is not waited for."""
+    """The first `BEGINNING` bytes of the body, or all of a shorter one; the rest is not read."""
     content = b""
     while len(content) < BEGINNING and (piece := await answer.content.readany()):
         content += piece

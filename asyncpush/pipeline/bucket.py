@@ -7,10 +7,9 @@ and when no attempt is left, the bucket itself is looked at.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-
-import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
@@ -139,7 +138,7 @@ class Bucket:
         for look in range(looks):
             if look:
                 wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
-                await anyio.sleep(min(wait, LONGEST_WAIT))
+                await asyncio.sleep(min(wait, LONGEST_WAIT))
             found = await self.files(list(wanted))
             failures = await in_thread(ctx.threads, partial(_differences, wanted, found))
             if not failures:
@@ -195,7 +194,7 @@ class Bucket:
             wait = self._ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 2)
             reason = next(each.reason for each in failed if each.path in again)
             self._ctx.events.emit(RetryScheduled("bucket_batch", attempt, wait, reason))
-            await anyio.sleep(wait)
+            await asyncio.sleep(wait)
             operations = [each for each in operations if each.path in again]
 
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
@@ -270,8 +269,8 @@ class BucketXet:
         if reason is not None:
             raise AsyncPushError(
                 f"files get into a bucket by Xet alone, but {reason}",
-                suggestion="use a session with transfer='auto' and without max_bandwidth, in which"
-                " HF_HUB_DISABLE_XET is not set and hf_xet is installed",
+                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
+                " set and hf_xet is installed",
             )
         request = buckets.xet_token_request(ctx.repo, write=self._write)
         return await XetTokens(ctx.session, ctx.events, request).access()

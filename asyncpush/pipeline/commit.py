@@ -1,4 +1,4 @@
-"""The commit: exactly one, whatever becomes of its answer.
+"""The commit: exactly one, also when its answer is lost.
 
 The POST names the head it follows as parent, so the Hub takes it once at most. When no answer comes
 back, the branch is looked at before anything is sent again: a commit that carries this push's id is
@@ -7,14 +7,13 @@ ours, and is done.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-
-import anyio
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import CommitConflictError, HubError, ProtocolError, SourceChangedError
@@ -115,8 +114,8 @@ class Committer:
         self._summary = summary or title(self._ctx, changes)
         if not self._create_pr:
             return await self._rebasing(changes, head)
-        # A branch shows at the next preupload what has landed; a pull request shows nowhere, so
-        # only the journal can tell a later process that one may be open already.
+        # On a branch, the next preupload shows what was committed. A pull request is not seen
+        # there, so the journal records for a later process that one may be open already.
         async with remembered(self._ctx, changes) as pending:
             self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
             return await self._rebasing(changes, head)
@@ -130,7 +129,7 @@ class Committer:
         attempt = 1
         for rebase in range(1, REBASES + 1):
             base = parent
-            # Out of step with the other one: who always comes second would always lose.
+            # A random pause: with equal steps the same one of two clients would always lose.
             pause = random.random() * ctx.config.initial_backoff_ms / 1000
             again = self._pinned is None and refused_on != parent and rebase < REBASES
             try:
@@ -145,7 +144,7 @@ class Committer:
                     raise _refused_without_reason(exc, parent, in_pull_request) from exc
                 latest, refused_on, attempt = exc, parent, exc.attempt + 1
                 self.rebased = True
-                await anyio.sleep(pause)
+                await asyncio.sleep(pause)
                 parent = await self._moved_head(parent)
                 changes = await still_to_change(ctx, self._wanted, parent)
                 if changes:
@@ -194,12 +193,13 @@ class Committer:
         for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
             if head != refused:
                 break
-            await anyio.sleep(wait)
+            await asyncio.sleep(wait)
             head = await observed_head(self._ctx, self._revision)
         return head
 
     def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
-        """The last commit means all inline files of the push; those of earlier ones are named."""
+        """Report the inline files of a commit that is not the push's last: the last one's event
+        stands for all the others."""
         for change in changes:
             if isinstance(change, AddInline):
                 self._ctx.events.emit(FileStored(change.path, change.size, "inline"))
@@ -225,7 +225,7 @@ class Committer:
                 return landed
             raise
         except HubError as exc:
-            # The last answer may be lost as well: never report a failure for what has landed.
+            # The last answer may be lost too: never report a failure when the commit was made.
             # (501 is clear: this Hub cannot do what was asked.)
             failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
             if not failed and not isinstance(exc, ProtocolError):
@@ -254,7 +254,7 @@ class Committer:
             if head == parent or await still_to_change(self._ctx, changes, head):
                 return None
         except HubError:
-            return None  # the failure of the commit is what the user has to hear of
+            return None  # the user needs the commit's own failure
         return CommitAnswer(head, self._ctx.commit_url(head))
 
     async def _post(
@@ -286,9 +286,9 @@ class Committer:
         return await self._landed(parent, failure)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
-        """This push's commit, if the Hub has it although its answer never reached us. After a
-        `failure` behind which a pull request may still be made, it is waited for: a second commit
-        would open a second one, where on a branch the parent sees to it that there is one."""
+        """This push's commit, if the Hub made it although its answer was lost. After a `failure`
+        behind which the Hub may still be opening a pull request, that is waited for: a second
+        commit would open a second one. On a branch the pinned parent prevents that."""
         if self._create_pr:
             ctx, push_id = self._ctx, self._push_id
             return await looked_for(lambda: landed_in_pull_request(ctx, push_id), failure)
@@ -302,7 +302,7 @@ def paths_added(changes: Iterable[Change]) -> frozenset[str]:
 def _refused_without_reason(
     error: CommitConflictError, head: str, in_pull_request: bool
 ) -> CommitConflictError:
-    """For a 412 that comes again though nobody has moved the branch."""
+    """For a second 412 although the branch has not moved."""
     suggestion = (
         "the token may only be allowed to open pull requests: use create_pr=True (--create-pr), or"
         " a token that may write to this branch"

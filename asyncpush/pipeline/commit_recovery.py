@@ -1,15 +1,14 @@
-"""Commits whose outcome is unknown: looked for on the Hub, and remembered in the journal."""
+"""Commits whose outcome is unknown: how they are found on the Hub and kept in the journal."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
-
-import anyio
 
 from asyncpush.concurrency.threads import in_thread, in_thread_anyway
 from asyncpush.errors import AsyncPushError, CommitConflictError, HubError
@@ -22,25 +21,25 @@ from asyncpush.protocol.failures import may_still_land
 PULL_REQUESTS_LOOKED_AT = 20
 
 LATE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0)
-"""Seconds between the looks for what may still land behind a gateway that has given up on the call.
-The Hub's gateway does so after a minute; another one may do so at once."""
+"""Seconds between checks for a commit that the Hub may still be making after its gateway has timed
+out. The Hub's gateway does so after a minute; another one may do so at once."""
 
 ANSWERED_WAITS = LATE_WAITS[:3]
-"""The same after a 500, which the Hub itself says, as a rule when it has stopped working on it."""
+"""The same after a 500: that is usually the Hub's own answer, and it has stopped by then."""
 
 T = TypeVar("T")
 
 
 async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
-    """What `look` finds; looked for again and again where the call that ended in `failure` may
-    still be at work."""
+    """What `look` finds; called repeatedly while the Hub may still be working on the call that
+    ended in `failure`."""
     found = await look()
     if failure is None or not may_still_land(failure):
         return found
     for wait in ANSWERED_WAITS if failure.status == 500 else LATE_WAITS:
         if found is not None:
             break
-        await anyio.sleep(wait)
+        await asyncio.sleep(wait)
         found = await look()
     return found
 
@@ -93,10 +92,10 @@ async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
 
 @asynccontextmanager
 async def remembered(ctx: PushContext, changes: Sequence[Change]) -> AsyncIterator[PendingCommit]:
-    """Keep in the journal, while the block runs, that these changes are being committed; gives
-    what an earlier process kept that never learnt how its commit ended.
+    """Record in the journal, while the block runs, that these changes are being committed. Yields
+    the record of an earlier process that did not learn the outcome of the same commit, if any.
 
-    It is forgotten once the outcome is known: success, or nothing that could still land.
+    The record is removed once the outcome is known: the commit was made, or will not be made.
     """
 
     def begin() -> PendingCommit:
@@ -134,7 +133,7 @@ def is_final(error: AsyncPushError) -> bool:
 
 
 def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:
-    """Names a set of changes to one ref, in whatever order they come."""
+    """Identifies a set of changes to one ref, independent of their order."""
     digest = hashlib.sha256(f"{ctx.options.revision}\0{ctx.options.create_pr}".encode())
     for line in sorted(commits.change_line(change) + str(change).encode() for change in changes):
         digest.update(line)

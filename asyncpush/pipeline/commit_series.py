@@ -31,7 +31,7 @@ from asyncpush.protocol.commits import Change
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 
 COMPLETIONS = 3
-"""How often what someone else has changed meanwhile is committed after the last of a series."""
+"""How often further commits follow a series because others have changed files during it."""
 
 
 async def commit_in_pull_request(
@@ -99,10 +99,10 @@ async def commit_series(
     pr_url: str | None = None,
     final: bool = True,
 ) -> Outcome:
-    """Commit to `revision`, at most `size` a commit, each showing as it is made. `final`: with the
-    last one the push is committed.
+    """Commit to `revision`, at most `size` a commit; each one is visible as soon as it is made.
+    `final`: the push is committed with the last one.
 
-    With a pinned parent nobody else's commit may come between: each one is pinned to the last.
+    With a pinned parent no other commit may come in between: each one is pinned to the previous.
     """
     message = title(ctx, changes)
     outcome = Outcome(head, ctx.commit_url(head), pr_url, ours=False)
@@ -175,16 +175,17 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
 
 
 async def _close(ctx: PushContext, number: int) -> None:
-    """Close a pull request that this push has opened for nothing. That this fails is not worth an
-    error: an empty draft is left over."""
+    """Close a pull request that this push opened and did not need; the push may open another. A
+    failure is ignored: it leaves an empty draft."""
+    ctx.pull_request = None
     with suppress(HubError):
         request = repos.close_request(ctx.repo, number)
         await ctx.session.ask(request, lambda response: None, ctx.events, retry=False)
 
 
 async def _make_ready(ctx: PushContext, number: int) -> None:
-    """Turn the draft into an open pull request. The commit is made, so what fails here is told and
-    fails nothing."""
+    """Turn the draft into an open pull request. The commit is made, so a failure here is only a
+    warning."""
     try:
         await _opened(ctx, number)
     except HubError as exc:
@@ -202,8 +203,8 @@ async def _opened(ctx: PushContext, number: int) -> repos.PullRequest:
 
 
 async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> str:
-    """Merge, and believe what the pull request says of itself rather than the call's answer: the
-    commit that the branch then shows."""
+    """Merge the pull request and return the merge commit, read from the pull request itself rather
+    than from the answer of the call."""
     pull = await _opened(ctx, number)
 
     async def look() -> repos.PullRequest | None:

@@ -108,12 +108,14 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
     of creating it."""
     where = source.repo.git_path
     if isinstance(error, RepoNotFoundError):
-        error.suggestion = (
-            f"check that the source, {where}, is spelled right and its type fits; if it is private,"
-            " that the token may read it"
+        return error.with_(
+            suggestion=f"check that the source, {where}, is spelled right and its type fits; if it"
+            " is private, that the token may read it"
         )
-    elif error.error_code == REVISION_NOT_FOUND:
-        error.suggestion = f"name a branch, tag or commit that {where} has, not {source.revision}"
+    if error.error_code == REVISION_NOT_FOUND:
+        return error.with_(
+            suggestion=f"name a branch, tag or commit that {where} has, not {source.revision}"
+        )
     return error
 
 
@@ -224,10 +226,10 @@ async def copy_to_bucket(
         return await SyncRun(ctx, options, copied).run(CollectedSources(tuple(read)))
     except SyncError as exc:
         if copied:
-            exc.suggestion = (
-                "copy again; what the Hub does not copy (only within one storage region, where the"
-                " token may read the source) can be downloaded and synced to the bucket"
-            )
+            raise exc.with_(
+                suggestion="copy again; what the Hub does not copy (only within one storage region,"
+                " where the token may read the source) can be downloaded and synced to the bucket"
+            ) from exc.__cause__
         raise
 
 

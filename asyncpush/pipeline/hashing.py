@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import anyio
-
 from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
@@ -30,7 +28,7 @@ REPORT_EVERY = 32 * MIB
 class _Hashing:
     """A file that is being hashed, and its oid when that went well."""
 
-    ended: anyio.Event = field(default_factory=anyio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     oid: str | None = None
 
 
@@ -45,6 +43,9 @@ class Hasher:
 
     async def sha256(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
+        if file.sha256 is not None:
+            events.emit(FileHashed(file.path_in_repo, file.size, file.sha256, cached=True))
+            return file.sha256
         if file.hash_key is None:
             return await self._hash(file, events, threads)
         path, identity = file.hash_key

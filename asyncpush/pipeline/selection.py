@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -29,7 +30,7 @@ class TransferSelector:
         self._group = group
         self._candidates = list(factories)
         self._no_choice = len(self._candidates) == 1
-        self._choosing = anyio.Lock()
+        self._choosing = asyncio.Lock()
         self._current: Transfer | None = None
         self._opened: list[Transfer] = []
         self._failed: tuple[Transfer, str] | None = None

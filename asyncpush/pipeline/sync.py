@@ -8,6 +8,7 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mimetypes
 import time
@@ -87,6 +88,11 @@ class SyncRun:
         try:
             return await self._run(collected)
         except SyncError:
+            raise
+        except asyncio.CancelledError as exc:
+            if self._bucket.may_have_changed:
+                count = len(self._bucket.applied)
+                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
             raise
         except Exception as exc:
             if not self._bucket.may_have_changed:
@@ -367,7 +373,8 @@ class SyncRun:
             markers[self._marker] = DeleteFile(self._marker)
         else:
             for path in found:
-                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+                if path.endswith(MARKER):
+                    self._ctx.warn(f"{path} was removed: the set that it lists has changed")
         return list(markers.values())
 
     async def _verify(self, wanted: dict[str, Operation]) -> None:

@@ -1,11 +1,10 @@
-"""Looking through the Hub's API at what it holds (REQ-006)."""
+"""Checks through the Hub's API that a commit holds the files as they were pushed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-
-import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
@@ -18,8 +17,8 @@ from asyncpush.protocol.http import protocol_error
 from asyncpush.protocol.tree import RemoteFile
 
 LOOKS = 10
-"""A read that follows a commit at once may meet a server of the Hub that has not got it yet. With
-the usual first wait these looks take half a minute."""
+"""How often a commit is checked: right after it, a server of the Hub may not know it yet. With the
+default first wait all checks take half a minute."""
 
 LONGEST_WAIT = 5.0
 
@@ -42,6 +41,18 @@ async def remote_files(
 
     await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
     return found
+
+
+async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> dict[str, str]:
+    """By path, "file" or "directory", for those of `paths` that the repo has at `revision`."""
+    kinds: dict[str, str] = {}
+
+    async def look(batch: Sequence[str]) -> None:
+        request = tree.paths_info_request(ctx.repo, revision, batch)
+        kinds.update(await ctx.session.ask(request, tree.parse_path_kinds, ctx.events))
+
+    await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    return kinds
 
 
 async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") -> list[RemoteFile]:
@@ -84,7 +95,7 @@ async def verify_commit(
     for look in range(LOOKS):
         if look:
             wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
-            await anyio.sleep(min(wait, LONGEST_WAIT))
+            await asyncio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
         wanted, gone = await in_thread(ctx.threads, partial(_in_doubt, wanted, gone, shown))
         if not wanted and not gone:
@@ -97,7 +108,8 @@ async def verify_commit(
         problems=problems,
         commit_sha=commit_sha,
         commit_url=ctx.commit_url(commit_sha),
-        suggestion="look at the repo's page; push again, or report it to the Hub with the commit",
+        suggestion="open the repo's page, then push again; if it happens again, report the commit"
+        " to the Hub's operators",
     )
 
 

@@ -2,8 +2,10 @@
 
 `whoami-v2` says what kind of token it is: `auth.accessToken.role` is "read", "write" or
 "fineGrained", the last with `fineGrained.scoped`, a list of entities and permissions such as
-`repo.write`. `…/auth-check/write` is the Hub's own word about one repo (the official client's
-`auth_check(write=True)`); neither changes anything.
+`repo.write`. For an OAuth login there is no `accessToken`: `auth.type` is "app_token_as_user", and
+`auth.expiresAt` says when it ends, as `accessToken.expiration` does for a token that has an end
+(huggingface.js, `AuthInfo`). `.../auth-check/write` says whether the token may write to one repo
+(the official client's `auth_check(write=True)`). None of these changes anything.
 
 `POST /oauth/token` gives tokens that expire (RFC 6749): for a refresh token, or for the id token
 with which a CI job proves who it is (RFC 8693). It answers `access_token`, perhaps `refresh_token`
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 from asyncpush.errors import ProtocolError
@@ -46,7 +49,10 @@ class Grant:
 class Account:
     """Whose token it is. `role` is None when the Hub does not say (OAuth, other Hubs).
 
-    `orgs` are the roles in organisations, by name; a role that is not told is empty.
+    `orgs` are the roles in organisations, by name; a role that is not told is empty. `called` is
+    the token's name in the user's settings, `expires_at` the Unix time at which it expires;
+    `is_oauth` means that it is from a login in the browser. The Hub tells each of these for some
+    tokens only.
     """
 
     name: str
@@ -54,13 +60,17 @@ class Account:
     orgs: Mapping[str, str] = field(default_factory=dict)
     grants: tuple[Grant, ...] = ()
     any_namespace: bool = False
+    called: str = ""
+    expires_at: float | None = None
+    is_oauth: bool = False
 
 
 def parse_account(response: HubResponse) -> Account:
     """Only the name must be there: what else is missing or odd is taken as not told."""
     answer = json_object(response)
-    token = _object(_object(answer.get("auth")).get("accessToken"))
-    role = token.get("role")
+    auth = _object(answer.get("auth"))
+    token = _object(auth.get("accessToken"))
+    role, name = token.get("role"), token.get("displayName")
     return Account(
         name=a_text(answer.get("name"), "name"),
         role=role if isinstance(role, str) else None,
@@ -71,7 +81,29 @@ def parse_account(response: HubResponse) -> Account:
         },
         grants=_grants(_object(token.get("fineGrained"))),
         any_namespace=answer.get("anyNamespace") is True,
+        called=name if isinstance(name, str) else "",
+        expires_at=_time(token.get("expiration") or auth.get("expiresAt")),
+        is_oauth=str(auth.get("type")).startswith("app_token"),
     )
+
+
+def _time(value: Any) -> float | None:
+    """A Unix time of an ISO 8601 text."""
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+TokenKind: TypeAlias = Literal["oauth", "oidc"]
+
+
+def kind_of_token(token: str) -> TokenKind | None:
+    """What the first letters of a token say: those of a login in the browser and of trusted
+    publishing have their own. None for all others."""
+    if token.startswith("hf_oauth_"):
+        return "oauth"
+    return "oidc" if token.startswith("hf_jwt_") else None
 
 
 def _grants(told: Mapping[str, Any]) -> tuple[Grant, ...]:

@@ -100,7 +100,7 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # 404 on what this session has just created, of which not every server of the Hub knows yet.
     "not_known_yet": Remedy(True),
 }
-"""With `is_retryable_status`, all there is to say on whether a request is sent again."""
+"""With `is_retryable_status`, the only place that decides whether a request is sent again."""
 
 
 _CREATING = ("create", "create_bucket")

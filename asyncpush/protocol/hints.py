@@ -85,8 +85,8 @@ def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float |
 
 
 def wait_in_words(said: str) -> float | None:
-    """Seconds to wait by the text of an answer: the Hub tells its hourly quota of commits in words
-    alone, "Retry this action in about 1 hour", without a header.
+    """Seconds to wait by the text of an answer: the Hub reports its hourly quota of commits only in
+    the text, "Retry this action in about 1 hour", without a header.
 
     >>> wait_in_words("Please wait 1 hour and 20 minutes, then retry")
     4800.0

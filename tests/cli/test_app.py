@@ -24,8 +24,8 @@ from tests.cli.conftest import PATIENCE, Cli
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 COMMANDS = [
-    *("push", "many", "upload", "commit", "audit", "doctor", "timeline", "hub", "demo", "schema"),
-    *("cache ls", "cache clear"),
+    *("push", "many", "watch", "upload", "commit", "sync", "copy", "audit", "doctor", "timeline"),
+    *("hub", "demo", "schema", "cache ls", "cache clear"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,13 +20,16 @@ def test_the_whole_job(cli: Cli, tmp_path: Path) -> None:
     ran = cli("demo")
 
     assert ran.code == 0
-    rows = dict(line.split(None, 1) for line in ran.out.splitlines()[:7])
-    assert rows["repo"].endswith("/demo/tiny-model")
-    assert len(rows["commit"]) == 40
-    assert rows["files"] == "3, 22.0 MB"
-    assert rows["parts"].startswith("3, ")
-    assert "MB/s" in rows["throughput"]
-    assert "downloaded again and compared: 3 files equal" in ran.out
+    told = [re.split(" {2,}", line, maxsplit=1) for line in ran.out.splitlines()[:8]]
+    names, texts = zip(*told, strict=True)
+    assert names == ("repo", "commit", "files", "by LFS", "by Xet", "", "verified", "read back")
+    assert texts[0].endswith("/demo/tiny-model")
+    assert len(texts[1]) == 40
+    assert texts[2] == "3, 22.0 MB"
+    assert texts[3].startswith("3 parts, the ETag of each compared; ")
+    assert re.match(r"other weights: (1[5-9]|2[0-2])\.\d/22\.0 MB sent; .* MB/s", texts[4])
+    assert re.match(r"one tensor of 7 changed: [01]\.\d/22\.0 MB sent$", texts[5])
+    assert "downloaded back and compared: 3 files equal" in ran.out
     assert f"asyncpush hub --root {tmp_path}/cache/hub --port " in ran.out
     assert "✓ Upload complete  demo/tiny-model" in ran.err
 
@@ -39,6 +43,10 @@ def test_json_and_a_second_run(cli: Cli) -> None:
     assert (facts["ok"], facts["verified"]) == (True, True)
     assert facts["files_uploaded"] == ["model.safetensors"]  # other weights, the same card
     assert (facts["files"], facts["parts"]) == (3, 3)
+    lfs, other, changed = facts["pushes"]
+    assert [push["route"] for push in (lfs, other, changed)] == ["lfs", "xet", "xet"]
+    assert lfs["bytes_transferred"] > 10 * changed["bytes_transferred"] > 0
+    assert changed["bytes_deduplicated"] > 20_000_000
 
 
 def test_the_model_can_be_kept_and_is_one(cli: Cli, tmp_path: Path) -> None:
@@ -88,8 +96,12 @@ def test_other_bytes_are_not_taken_for_the_same(cli: Cli, folder: Path, tmp_path
             read_back(result, folder)
 
 
-def test_a_proxy_of_the_environment_is_not_in_its_way(
+def test_a_proxy_is_not_in_its_way_and_without_xet_all_goes_by_lfs(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert cli("demo", "--quiet").code == 0
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    ran = cli("demo", "--quiet")
+    assert ran.code == 0
+    assert "by LFS, again" in ran.out
+    assert "by Xet" not in ran.out

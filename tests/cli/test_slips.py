@@ -40,7 +40,6 @@ def test_an_option_that_contradicts_an_address_is_named(
 def test_addresses_that_cannot_be_pushed_to_are_usage_errors(cli: Cli, folder: Path) -> None:
     for address in ("hf://buckets/me/b", "https://huggingface.co/me/model", "hf://model/me/m"):
         assert cli("push", address, folder).code == 2
-    assert cli("doctor", "hf://buckets/me/b").code == 2
 
 
 def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
@@ -119,3 +118,4 @@ def test_a_machine_that_is_to_stay_offline_is_told_at_once(
     assert ran.code == 1
     assert "HF_HUB_OFFLINE is set" in ran.err + ran.out
     assert "unset HF_HUB_OFFLINE" in ran.err + ran.out
+    assert "request:" not in ran.err  # none was made

@@ -17,6 +17,8 @@ from asyncpush.protocol.hints import RateLimit
 HEAD = "c" * 40
 PUBLIC = "https://huggingface.co"
 ME = Account("me", "write", {"team": "write", "guests": "read", "club": ""})
+NAMED = Account("me", "write", called="ci", expires_at=1.8e9)
+BROWSER = Account("me", is_oauth=True, expires_at=1.8e9)
 TARGET = Target(Repo("me/m"))
 UNREACHED = HubError("whoami failed: no route", unreachable=True, suggestion="check the network")
 REFUSED = AuthError("whoami failed: no", status=401, suggestion="new token")
@@ -104,9 +106,35 @@ CASES = [
     ("token", facts(account=AuthError("x", status=403)), WARNING, "whose it is", "HF_TOKEN"),
     ("token", FINE, OK, "me, member of team, guests, club, by the token from HF_TOKEN", ""),
     ("token", facts(account=Account("me")), OK, "me, by the token", ""),
+    (
+        "token",
+        facts(account=NAMED),
+        OK,
+        "me, by the token from HF_TOKEN: a user access token named",
+        "",
+    ),
+    ("token", facts(account=NAMED), OK, "'ci' with the role write, expires on 2027-01-15", ""),
+    ("token", facts(account=scoped("user", "me")), OK, "HF_TOKEN: a fine-grained token", ""),
+    ("token", facts(account=BROWSER), OK, "OAuth token of a login in the browser, expires on", ""),
+    ("token", facts(account=Account("me"), token_kind="oauth"), OK, "a login in the browser", ""),
+    ("token", facts(account=BROWSER, token_kind="oidc"), OK, "trusted publishing (OIDC), exp", ""),
     ("token", facts(token_expires_at=1.8e9), OK, "expires on 2027-01-15 at 08:00 UTC", ""),
     ("token", facts(token_expires_at=1e99), OK, "expires on 9999", ""),
     ("token", facts(account=NO_LOGIN), FAILED, "has ended", "hf auth login"),
+    (
+        "write",
+        facts(account=BROWSER, target=None, may_write=None, publishes_to="datasets/me/d"),
+        OK,
+        "may write to datasets/me/d alone",
+        "",
+    ),
+    (
+        "write",
+        facts(account=BROWSER, target=None, may_write=None),
+        WARNING,
+        "the Hub does not say",
+        "name the repo",
+    ),
     ("write", FINE, OK, "may write to me/m", ""),
     ("write", facts(target=None, head=None, may_write=None), OK, "role is write", ""),
     ("write", facts(account=Account("me", "read"), may_write=NO_WRITE), FAILED, "only read", "set"),

@@ -180,3 +180,38 @@ def test_a_copy_needs_a_source_that_its_user_may_read_and_that_holds_the_file(
         assert not copied("model", "ann/model", "hidden")
         assert not copied("nothing", "ann/open", "open")
         assert {file.path for file in ben.list_bucket_tree("ben/copies")} == {"open", "model"}
+
+
+def test_the_command_hf_takes_the_hubs_buckets_for_its_own(
+    api: HfApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from huggingface_hub.cli.hf import app
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.bin").write_bytes(NOISE)
+
+    def hf(*words: str) -> str:
+        assert not app.main(list(words), prog_name="hf", standalone_mode=False)
+        return capsys.readouterr().out
+
+    run = "hf://buckets/me/runs"
+    hf("buckets", "create", "me/runs")
+    hf("sync", "out", f"{run}/x")
+    hf("cp", "out/a.bin", f"{run}/y/a.bin")
+    hf("cp", f"{run}/x/a.bin", f"{run}/z/a.bin")
+    hf("cp", f"{run}/z/a.bin", "back.bin")
+    assert (tmp_path / "back.bin").read_bytes() == NOISE
+    hf("buckets", "rm", "me/runs/x/a.bin", "-y")
+    listed = hf("buckets", "list", "me/runs", "-R")
+    assert [line.split()[-1] for line in listed.splitlines() if ".bin" in line] == [
+        "y/a.bin",
+        "z/a.bin",
+    ]
+    hf("buckets", "delete", "me/runs", "-y")
+    with pytest.raises(BucketNotFoundError):
+        api.bucket_info("me/runs")

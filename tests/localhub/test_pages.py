@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pygit2
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.pages.reading import files, history
+from asyncpush.localhub.pages.reading import buckets, files, history
 from asyncpush.localhub.pages.reading import files as source
 from asyncpush.localhub.pages.reading import history as discussions
 from asyncpush.localhub.pages.reading import history as index
@@ -865,3 +866,27 @@ async def test_pages_leave_nothing_open(client: HubClient) -> None:
         await client.get(f"/me/net{path}", token=None)
 
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+async def test_a_bucket_shows_its_folders_and_files(
+    hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.post("/api/buckets/me/runs", {})
+    names_of = ["a.txt", "b.txt", "step-1/model.bin", "step-1/s/x", f"step-1/{ODD_NAMES[0]}"]
+    lines = [{"type": "addFile", "path": name, "xetHash": "0" * 64} for name in names_of]
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    assert (await client.call("POST", "/api/buckets/me/runs/batch", data=body)).status == 200
+
+    shown = await page(client, "/buckets/me/runs")
+    assert names(shown) == ["step-1", "a.txt", "b.txt"]
+    assert "5 files, 0 B" in shown.words
+    assert "asyncpush sync out/ hf://buckets/me/runs" in shown.words
+    shown = await page(client, "/buckets/me/runs/tree/step-1")
+    assert names(shown) == ["s", ODD_NAMES[0], "model.bin"]
+    monkeypatch.setattr(buckets, "PAGE", 2)
+    assert names(await page(client, "/buckets/me/runs?p=1")) == ["b.txt"]
+
+    await page(client, "/buckets/me/runs/tree/step", status=404)
+    await page(client, "/buckets/me/none", status=404)
+    await client.call("PUT", "/api/buckets/me/runs/settings", json={"private": True})
+    await page(client, "/buckets/me/runs", status=404)

@@ -36,6 +36,8 @@ def test_an_account_in_full() -> None:
         "auth": {
             "type": "access_token",
             "accessToken": {
+                "displayName": "ci",
+                "expiration": "2027-01-15T08:00:00.000Z",
                 "role": "fineGrained",
                 "fineGrained": {
                     "global": ["discussion.write"],
@@ -51,8 +53,30 @@ def test_an_account_in_full() -> None:
     }
     grant = Grant("user", "me", frozenset({"repo.content.read", "repo.write"}))
     assert parse_account(answer(told)) == Account(
-        "me", "fineGrained", {"team": "write", "club": ""}, (grant,)
+        "me",
+        "fineGrained",
+        {"team": "write", "club": ""},
+        (grant,),
+        called="ci",
+        expires_at=1_800_000_000.0,
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "expires_at"),
+    [("2027-01-15T08:00:00Z", 1_800_000_000.0), ("soon", None), (5, None), (None, None)],
+)
+def test_an_oauth_login_has_no_role_and_may_say_when_it_ends(
+    ends: Any, expires_at: float | None
+) -> None:
+    told = {"name": "me", "auth": {"type": "app_token_as_user", "expiresAt": ends}}
+    assert parse_account(answer(told)) == Account("me", expires_at=expires_at, is_oauth=True)
+
+
+def test_the_first_letters_of_a_token_say_where_it_is_from() -> None:
+    assert accounts.kind_of_token("hf_oauth_eyJ") == "oauth"
+    assert accounts.kind_of_token("hf_jwt_eyJ") == "oidc"
+    assert accounts.kind_of_token("hf_abcdef") is None
 
 
 @pytest.mark.parametrize("told", [[], {}, {"name": 5}])

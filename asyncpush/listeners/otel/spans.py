@@ -36,7 +36,7 @@ from asyncpush.listeners.otel.meters import PART, Attributes, Meters
 from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0
-"""Milliseconds from which hashing is a span: shorter ones are many, and tell of no bottleneck."""
+"""Milliseconds from which hashing gets a span: shorter ones are many and no bottleneck."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -101,7 +101,7 @@ class PushSpans:
                 self._on_push(record)
 
     def _on_push(self, record: Record) -> None:
-        """What is told of the push as a whole."""
+        """Events that concern the push as a whole."""
         match record.event:
             case FilesPlanned() as event:
                 self._root.set_attribute("asyncpush.files", event.total_files)
@@ -124,7 +124,7 @@ class PushSpans:
                 self._tell(self._root, record, "notice", {"message": event.message})
 
     def _hashed(self, record: Record, event: FileHashed) -> None:
-        """Told when it is over: the span begins in the past."""
+        """The event comes when hashing is over: the span begins in the past."""
         if event.elapsed_ms >= LONG_HASH:
             began = _nanoseconds(record) - int(event.elapsed_ms * 1e6)
             about = _file(event.path, event.size)
@@ -215,7 +215,7 @@ class PushSpans:
         self._close_request(record, event.elapsed_ms / 1000)
 
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
-        """The attempt ended without an answer, or its answer was not what was hoped for."""
+        """The attempt got no answer, or one that was a failure or not readable."""
         told = {"error.type": str(event.status or event.error_type or "_OTHER")}
         if (request := self.requests.get(record.span_id)) is not None:
             request.shared.update(told)
@@ -226,7 +226,7 @@ class PushSpans:
             self._given_up(record, event, told)
 
     def _given_up(self, record: Record, event: RequestFailed, told: Attributes) -> None:
-        """No attempt follows: what it was part of has failed with it."""
+        """No attempt follows: the part and the file have failed with it."""
         path, number = event.fields.get("file"), event.fields.get("part_number")
         part = self._parts.pop((path, number), None) if event.call == PART else None  # type: ignore[arg-type]
         for span in (part, self._files.get(path) if isinstance(path, str) else None):
@@ -251,7 +251,7 @@ class PushSpans:
         self._tell(span or self._root, record, "retry", told)
 
     def _finish(self, record: Record, event: PushFinished | PushFailed) -> None:
-        """End the push, and whatever was cut off with it."""
+        """End the span of the push, and those that are still open."""
         for span_id in list(self.requests):
             self._close_request(record, span_id=span_id)
         for span in (*self._parts.values(), *self._files.values()):
@@ -265,7 +265,7 @@ class PushSpans:
                     "asyncpush.suggestion": redact_value(event.details.get("suggestion") or ""),
                 }
             )
-            if not event.cancelled:  # what was asked for is no error
+            if not event.cancelled:  # a cancellation is no error
                 self._root.set_status(StatusCode.ERROR, redact_value(event.error))
         else:
             self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)

@@ -49,16 +49,16 @@ class _File:
 
 
 class Builder:
-    """Takes moments; `timeline()` is what they come to so far. `began` is time 0, in epoch seconds;
-    without it the first moment is."""
+    """Collects events; `timeline()` returns the timeline so far. `began` is time 0, in seconds
+    since the epoch; by default that of the first event."""
 
     def __init__(self, began: float | None = None) -> None:
         self._began = began
         self._pushes: dict[str, _Push] = {}
         self._numbers: dict[str, int] = {}
-        self._attempts: list[Attempt] = []
-        self._by_span: dict[tuple[int, str], Attempt] = {}
-        self._in_flight: dict[tuple[int, str], dict[int, Attempt]] = {}
+        self._attempts: list[AttemptTrack] = []
+        self._by_span: dict[tuple[int, str], AttemptTrack] = {}
+        self._in_flight: dict[tuple[int, str], dict[int, AttemptTrack]] = {}
         self._files: dict[tuple[int, str], _File] = {}
         self._paths: dict[tuple[int, str], str] = {}
         self._spans: list[Span] = []
@@ -66,7 +66,7 @@ class Builder:
         self._slices = TimeBins(SLICES)
 
     def add(self, moment: Moment) -> None:
-        """One more event; those that a timeline does not show are passed over."""
+        """Add an event; those that a timeline does not show are ignored."""
         handler = _HANDLERS.get(moment.name)
         if handler is None:
             if not moment.name.startswith("hf_hub."):
@@ -135,7 +135,7 @@ class Builder:
 
     def _transfer_started(self, moment: Moment, push: int, now: float) -> None:
         path = moment.text("path")
-        self._paths[push, moment.span_id] = path  # what is asked below this span is about the file
+        self._paths[push, moment.span_id] = path  # requests below this span belong to the file
         self._touch(push, path, now, now, moment.whole("size")).own_transfer = now
 
     def _stored(self, moment: Moment, push: int, now: float) -> None:
@@ -145,7 +145,7 @@ class Builder:
         file = self._touch(push, path, now, now, moment.whole("size"))
         file.settled = True
         if route == "xet" and file.own_transfer is not None:
-            # The files of a push are stored all at once; each was through when its last byte was.
+            # Xet stores all files of a push at once; each one's transfer ended with its last byte.
             end = max(file.own_transfer, now if file.whole is None else file.whole)
             span = Span(
                 kind="send",
@@ -172,15 +172,15 @@ class Builder:
         call = moment.name.removeprefix("hf_hub.")
         part = moment.whole("part_number")
         path = moment.text("file") if call == "part" else self._paths.get((push, moment.parent_id))
-        attempt = Attempt(
-            push,
-            call,
-            path or None,
-            part if call == "part" else None,
-            moment.whole("bytes_out") or 0,
-            moment.whole("attempt") or 1,
-            moment.number("queued_ms") / 1000,
-            now,
+        attempt = AttemptTrack(
+            push=push,
+            call=call,
+            path=path or None,
+            part=part if call == "part" else None,
+            size=moment.whole("bytes_out") or 0,
+            number=moment.whole("attempt") or 1,
+            queued=moment.number("queued_ms") / 1000,
+            started=now,
         )
         self._attempts.append(attempt)
         self._by_span[push, moment.span_id] = attempt
@@ -219,8 +219,8 @@ class Builder:
         if not attempt.failed:
             self._tell_the_rest(attempt, attempt.sent or attempt.ended)
 
-    def _tell_the_rest(self, attempt: Attempt, until: float) -> None:
-        """Bytes whose way was not followed piece by piece, as files of events leave them out."""
+    def _tell_the_rest(self, attempt: AttemptTrack, until: float) -> None:
+        """Count the bytes that no progress event covered: files of events leave those out."""
         rest = attempt.size - attempt.progress
         if rest > 0:
             since = attempt.progress_at or attempt.connected or attempt.started
@@ -239,11 +239,11 @@ class Builder:
 
     def _give_up(self, push: int, path: str, now: float) -> None:
         for attempt in self._in_flight.pop((push, path), {}).values():
-            attempt.failed, attempt.error = True, "given up with the upload it was part of"
+            attempt.failed, attempt.error = True, "cancelled with the upload it was part of"
             attempt.ended = max(now, attempt.started)
 
-    def _land(self, attempt: Attempt) -> None:
-        """It is no longer on its way."""
+    def _land(self, attempt: AttemptTrack) -> None:
+        """The attempt is no longer in flight."""
         flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
         if flying.get(attempt.part or 0) is attempt:
             del flying[attempt.part or 0]
@@ -283,7 +283,7 @@ class Builder:
     # --- the whole --------------------------------------------------------------------------------
 
     def timeline(self, *, skipped: int = 0) -> Timeline:
-        """What has been told so far."""
+        """The timeline of the events so far."""
         pushes = tuple(
             PushTrack(p.push_id, p.repo_id, p.started, p.latest, p.outcome, p.error)
             for p in self._pushes.values()
@@ -332,7 +332,7 @@ _HANDLERS: dict[str, _Handler] = {
 
 
 def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:
-    """Each wait once, however many requests were held back by it."""
+    """Each wait once, however many requests it delayed."""
     reasons: dict[str, list[tuple[float, float]]] = {}
     for hold in holds:
         reasons.setdefault(hold.reason, []).append((hold.start, min(hold.end, seconds)))
@@ -342,12 +342,12 @@ def _holds(holds: list[Hold], seconds: float) -> Iterator[Hold]:
 
 
 _SHORT = 0.0005
-"""Seconds: less of a way to a connection, or of a wait for an answer, is none."""
+"""Seconds: shorter connects and waits for an answer are not drawn as spans of their own."""
 
 
-@dataclass(slots=True)
-class Attempt:
-    """Times are None until they are known."""
+@dataclass(slots=True, kw_only=True)
+class AttemptTrack:
+    """One attempt at a request, as it is drawn. Times are None until they are known."""
 
     push: int
     call: str
@@ -367,7 +367,7 @@ class Attempt:
     progress_at: float | None = None
 
 
-def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
+def spans_of(attempt: AttemptTrack, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
     whole = Span(
         kind=_kind(attempt),
@@ -395,7 +395,7 @@ def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     yield whole
 
 
-def _kind(attempt: Attempt) -> Kind:
+def _kind(attempt: AttemptTrack) -> Kind:
     if attempt.failed:
         return "retry"
     if attempt.call == "part":
@@ -403,7 +403,7 @@ def _kind(attempt: Attempt) -> Kind:
     return "commit" if attempt.call == "commit" else "call"
 
 
-def _name(attempt: Attempt) -> str:
+def _name(attempt: AttemptTrack) -> str:
     if attempt.call != "part":
         return attempt.call
     return f"{attempt.path or 'part'} #{attempt.part}"

@@ -1,4 +1,4 @@
-"""What a timeline says in words: its captions, and what limited the push."""
+"""The captions of a timeline, and what limited the push."""
 
 from __future__ import annotations
 

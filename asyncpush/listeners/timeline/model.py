@@ -42,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class FileTrack:
-    """A file from the first that was heard of it to the moment it was stored."""
+    """A file, from its first event to the moment it was stored."""
 
     path: str
     push: int

@@ -20,7 +20,7 @@ from asyncpush.redaction import redact_value
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One event: its name as JSON lines have it, its when and where, and its fields, of which
-    nothing is certain. Credentials are scrubbed when a text is read, whoever wrote it."""
+    nothing is certain. Credentials are removed when a text is read."""
 
     name: str
     time: float

@@ -13,7 +13,9 @@ from asyncpush.localhub.pages import reading
 from asyncpush.localhub.pages.reading import Elsewhere, Source
 from asyncpush.localhub.pages.rendering import ICON, ICON_URL, STYLE, STYLE_URL, render
 from asyncpush.localhub.pages.views import ErrorPage, Hint, Page
+from asyncpush.localhub.routes.buckets import readable
 from asyncpush.localhub.state import HubState, repo_of, state_of
+from asyncpush.localhub.store.buckets import Buckets
 from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
 from asyncpush.localhub.web import Refusal, flag_in_query, number_in_query, repo_not_found
 
@@ -61,6 +63,23 @@ async def index(request: web.Request) -> web.Response:
         repo_type,
         _number(request),
     )
+
+
+@_page("/buckets/{namespace}/{name}", "page-bucket")
+async def bucket(request: web.Request) -> web.Response:
+    return await _of_bucket(request, "")
+
+
+@_page("/buckets/{namespace}/{name}/tree/{path:.+}", "page-bucket-tree")
+async def bucket_tree(request: web.Request) -> web.Response:
+    return await _of_bucket(request, check_path(request.match_info["path"].strip("/")))
+
+
+async def _of_bucket(request: web.Request, path: str) -> web.Response:
+    state = state_of(request)
+    found, _ = await readable(request)
+    at = Buckets(state.repos.root), found, state.base_url(request)
+    return await _html(state, reading.read_bucket, *at, path, _number(request))
 
 
 @_page(_REPO, "page-repo")

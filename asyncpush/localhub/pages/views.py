@@ -207,6 +207,37 @@ class FolderPage:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketRow:
+    """A file of a bucket, or a folder with how many `files` it holds; sizes are bytes."""
+
+    name: str
+    href: str
+    size: int
+    changed: datetime
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPage:
+    """`size` and `total_files` are of the whole bucket."""
+
+    template: ClassVar[str] = "bucket.html"
+    id: RepoId
+    endpoint: str
+    private: bool
+    size: int
+    total_files: int
+    path: str
+    crumbs: Sequence[Crumb]
+    rows: Sequence[BucketRow]
+    pager: Pager
+
+    @property
+    def address(self) -> str:
+        return "/".join(filter(None, (f"hf://buckets/{self.id.full_name}", self.path)))
+
+
+@dataclass(frozen=True, slots=True)
 class TextPreview:
     kind: ClassVar[str] = "text"
     text: str
@@ -383,6 +414,7 @@ class ErrorPage:
 
 Page = (
     IndexPage
+    | BucketPage
     | FolderPage
     | FilePage
     | CommitsPage

@@ -84,7 +84,7 @@ async def create(request: web.Request) -> web.Response:
 
 @routes.get(_API, name="bucket")
 async def info(request: web.Request) -> web.Response:
-    bucket, about = await _readable(request)
+    bucket, about = await readable(request)
     return json_answer(_described(bucket, about))
 
 
@@ -132,7 +132,7 @@ async def write_token(request: web.Request) -> web.Response:
 
 @routes.get(_API + "/xet-read-token", name="bucket-xet-read-token")
 async def read_token(request: web.Request) -> web.Response:
-    await _readable(request)
+    await readable(request)
     return granted(request, state_of(request), "read")
 
 
@@ -245,7 +245,7 @@ def _file_of(state: HubState, path: str, fields: dict[str, Any]) -> BucketFile:
 @routes.post(_API + "/paths-info", name="bucket-paths-info")
 async def paths_info(request: web.Request) -> web.Response:
     state = state_of(request)
-    bucket, _ = await _readable(request)
+    bucket, _ = await readable(request)
     paths = strings_of((await read_json(request)).get("paths"), "paths", OPERATIONS_LIMIT)
     files = await state.run(_buckets(state).files, bucket, paths)
     return json_answer([_row(file) for file in files])
@@ -264,7 +264,7 @@ async def tree_below(request: web.Request) -> web.Response:
 async def _tree(request: web.Request, prefix: str) -> web.Response:
     """The prefix is one of text: "logs" also lists "logs.json"."""
     state = state_of(request)
-    bucket, _ = await _readable(request)
+    bucket, _ = await readable(request)
     limit = number_in_query(request, "limit", PAGE, low=1, high=PAGE)
     cursor = request.query.get("cursor", "")
     headers = None
@@ -303,7 +303,7 @@ def _level(files: list[BucketFile], prefix: str) -> Iterator[dict[str, Any]]:
 @routes.get("/buckets/{namespace}/{name}/resolve/{path:.+}", name="bucket-resolve")
 async def resolve(request: web.Request) -> web.StreamResponse:
     state = state_of(request)
-    bucket, _ = await _readable(request)
+    bucket, _ = await readable(request)
     path = request.match_info["path"]
     found = await state.run(_buckets(state).files, bucket, [path])
     if not found:
@@ -363,7 +363,8 @@ def _owns(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) 
     return state.users.is_single or user in (bucket.namespace, about.author)
 
 
-async def _readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
+async def readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
+    """The bucket of this URL, if it is there for this user to look at."""
     state, user = state_of(request), user_of(request)
     try:
         try:
@@ -382,7 +383,7 @@ async def _readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
 
 async def _writable(request: web.Request) -> RepoId:
     user = require_user(request)
-    bucket, about = await _readable(request)
+    bucket, about = await readable(request)
     if not _owns(state_of(request), user, bucket, about):
         raise forbidden(f"{user} may not write to the bucket {bucket.full_name}")
     return bucket

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import anyio
 from anyio.abc import TaskGroup
 
 from asyncpush.concurrency.task_groups import Batcher
@@ -42,7 +42,7 @@ class LfsTransfer:
     needs_oid = True
 
     def __init__(self, ctx: TransferContext, group: TaskGroup) -> None:
-        self._objects: dict[str, anyio.Event] = {}
+        self._objects: dict[str, asyncio.Event] = {}
         revision = None if ctx.options.create_pr else ctx.options.revision
 
         async def ask_batch(objects: list[LfsObject]) -> Mapping[LfsObject, LfsActions]:
@@ -92,7 +92,7 @@ class LfsTransfer:
             except StaleHashError as again:
                 raise changed(file, "was written to") from again
 
-    async def finish(self) -> Sequence[Receipt]:
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         """Nothing is left: `store` returns every receipt."""
         return ()
 
@@ -107,10 +107,10 @@ class LfsTransfer:
                 continue  # the first one's bytes turned out to be others
             events.emit(FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True))
             return Receipt(file.path_in_repo, file.size, oid, "lfs", bytes_deduplicated=file.size)
-        stored = self._objects[oid] = anyio.Event()
+        stored = self._objects[oid] = asyncio.Event()
         try:
             receipt = await self._uploader.store(file, oid, events)
-        except StaleHashError:
+        except (StaleHashError, SourceChangedError):
             del self._objects[oid]
             stored.set()
             raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncpush.errors import HubError, MissingTokenError
 from asyncpush.events import Emitter, TransferChosen
-from asyncpush.net.session import USER_AGENT, HubSession
+from asyncpush.net.session import HubSession, user_agent
 from asyncpush.options import MIB, UploadConfig, hf_home, is_true
 from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -57,20 +57,32 @@ def unavailable_reason(config: UploadConfig) -> str | None:
         return "transfer='lfs' was asked"
     if is_disabled():
         return "HF_HUB_DISABLE_XET is set"
-    if config.max_bandwidth is not None:
-        return "max_bandwidth holds for LFS alone"
     return None if is_installed() else missing_reason()
 
 
 FILE_MEMORY = 64 * MIB
-"""A file that is cut into chunks fills a xorb of up to 64 MiB, and each xorb is held a second time
-while it is compressed and sent. Measured: 8 files at once hold 1.2 GB, 2 hold half a GB."""
+"""A large file that is cut into chunks fills a xorb of up to 64 MiB (`MAX_XORB_BYTES` in
+xet-core's xorb_object/constants.rs, which no setting changes)."""
+
+MOST_FILES = 8
+
+XORB_MEMORY = 32 * MIB
+"""For each xorb that may be on its way. Its 64 MiB are held while it is compressed and sent: this
+allows twice `max_memory` for them, so that the default sends two at once."""
+
+FEWEST_XORBS, MOST_XORBS = 2, 64
+
+SMALL_FILE = 4 * MIB
+"""Bytes up to which a file holds so little that it does not count as large."""
+
+SMALL_FILES = 4
+"""Small files that are read beside the large ones."""
+
+BLOCK_SIZE = "2mb"
+"""hf_xet reads files in blocks, and keeps a block until all its chunks are sent. Its own default
+is 8 MB."""
 
 REPORTED_BYTES = 64 << 10
-
-FEWEST_FILES, MOST_FILES = 2, 8
-XORB_MEMORY = 16 * MIB
-FEWEST_XORBS, MOST_XORBS = 4, 64
 
 
 def cache_folder() -> Path | None:
@@ -82,8 +94,8 @@ def cache_folder() -> Path | None:
 
 
 def files_at_once(config: UploadConfig) -> int:
-    """How many files `max_memory` has room for."""
-    files = min(max(config.max_memory // FILE_MEMORY, FEWEST_FILES), MOST_FILES)
+    """How many large files `max_memory` has room for."""
+    files = min(max(config.max_memory // FILE_MEMORY, 1), MOST_FILES)
     return min(files, config.max_concurrent_files)
 
 
@@ -91,7 +103,9 @@ def settings(config: UploadConfig) -> dict[str, Any]:
     """What `XetConfig.with_config` takes."""
     xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
     wanted = {
-        "data.max_concurrent_file_ingestion": files_at_once(config),
+        # Large files are held back by `XetEngine`, so that small ones need not wait behind them.
+        "data.max_concurrent_file_ingestion": files_at_once(config) + SMALL_FILES,
+        "data.ingestion_block_size": BLOCK_SIZE,
         "client.ac_max_upload_concurrency": min(xorbs, config.max_concurrent_parts),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
         # Remember each xorb that was sent: a push that is killed sends it not again.
@@ -101,6 +115,8 @@ def settings(config: UploadConfig) -> dict[str, Any]:
         # Sent bytes are reported in pieces so small that a slow line does not look like a stall.
         "client.upload_reporting_block_size": REPORTED_BYTES,
         "client.connect_timeout": f"{max(1, round(config.connect_timeout * 1000))}ms",
+        # Reports to the store, which a commit waits for. Nobody was asked.
+        "telemetry.enabled": False,
     }
     return {name: value for name, value in wanted.items() if not _set_by_user(name)}
 
@@ -108,6 +124,8 @@ def settings(config: UploadConfig) -> dict[str, Any]:
 def _set_by_user(name: str) -> bool:
     group, _, key = name.upper().partition(".")
     if "CONCURREN" in key and is_true("HF_XET_HIGH_PERFORMANCE", "HF_XET_HP"):
+        return True
+    if "UPLOAD_CONCURRENCY" in key and "HF_XET_FIXED_UPLOAD_CONCURRENCY" in os.environ:
         return True
     return any(variable in os.environ for variable in (f"HF_XET_{group}_{key}", f"HF_XET_{key}"))
 
@@ -176,7 +194,7 @@ class XetTokens:
         return XetAccess(
             grant,
             urls.resolve(self._request.target, session.endpoint),
-            {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT},
+            {"Authorization": f"Bearer {token}", "User-Agent": user_agent()},
             self._renewed,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncpush.localhub.pages.reading.buckets import read_bucket
 from asyncpush.localhub.pages.reading.files import Elsewhere, Source, read_file, read_folder
 from asyncpush.localhub.pages.reading.history import (
     read_commit,
@@ -14,6 +15,7 @@ from asyncpush.localhub.pages.reading.history import (
 __all__ = [
     "Elsewhere",
     "Source",
+    "read_bucket",
     "read_commit",
     "read_commits",
     "read_discussion",

@@ -1,0 +1,171 @@
+"""`asyncpush sync`: files to a storage bucket, verified."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from click import Context
+from click.exceptions import Exit
+
+from asyncpush.cli import arguments as arg
+from asyncpush.cli.base import argument, command, option, settings
+from asyncpush.cli.failures import UsageError, exit_code
+from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.push import run_with_uploader
+from asyncpush.errors import SyncError
+from asyncpush.listeners.format import format_bytes, format_count, format_seconds
+from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, SyncOptions
+from asyncpush.protocol.addresses import bucket_of, is_address, is_web_url
+
+if TYPE_CHECKING:
+    from asyncpush.models import SyncResult
+
+BUCKET = "The bucket"
+
+
+@command(
+    argument(
+        "source",
+        metavar="SOURCE",
+        help="A folder (its contents go below ADDRESS) or a file.",
+    ),
+    argument(
+        "address",
+        metavar="ADDRESS",
+        help="hf://buckets/namespace/name[/path], or the URL of the bucket's page. A file lands at"
+        " the path, or below it when it ends in a slash.",
+    ),
+    option(
+        "--delete",
+        fills="delete",
+        section=arg.FILES,
+        is_flag=True,
+        help="Delete the bucket's files below ADDRESS that SOURCE does not have, after all others"
+        " were added. What --include and --exclude leave out stays.",
+    ),
+    arg.include,
+    arg.exclude,
+    arg.max_shard_size,
+    arg.strict,
+    option(
+        "--marker",
+        fills="complete_marker",
+        section=BUCKET,
+        is_flag=True,
+        help="Write .complete.json last, once all files are verified, so that readers can tell a"
+        " whole set from a part of one.",
+    ),
+    option(
+        "--private",
+        fills="private",
+        convert=lambda given: given or None,
+        section=BUCKET,
+        is_flag=True,
+        help="Make the bucket private, if it is created (default: as the Hub decides).",
+    ),
+    option(
+        "--no-create",
+        fills="create_bucket",
+        convert=operator.not_,
+        section=BUCKET,
+        is_flag=True,
+        help="Fail if the bucket does not exist, instead of creating it.",
+    ),
+    arg.region,
+    arg.resource_group,
+    option(
+        "--no-verify",
+        fills="verify",
+        convert=operator.not_,
+        section=BUCKET,
+        is_flag=True,
+        help="Do not check every file through the Hub's API afterwards.",
+    ),
+    option(
+        "--dry-run",
+        fills="dry_run",
+        section=BUCKET,
+        is_flag=True,
+        help="Print what would be sent and deleted; change nothing.",
+    ),
+    arg.rehash,
+    arg.endpoint,
+    arg.token,
+    *arg.RECORDS,
+    *arg.OUTPUT,
+)
+def sync(context: Context, output: Output, /, *, source: str, address: str, **_: object) -> None:
+    """Upload a folder or file to a storage bucket. What the bucket has already is not sent, and
+    every file is verified by its size and Xet hash."""
+    _check_address(context, source, address)
+    options = settings(context, SyncOptions)
+    connection = arg.connection(context, quiet=output.quiet)
+    try:
+        result = run_with_uploader(
+            connection, output, lambda uploader: uploader.sync(source, address, options)
+        )
+    except SyncError as error:
+        output.negative(result_lines(error.result), result_document(error.result), error)
+        raise Exit(exit_code(error)) from error
+    lines = _plan_lines(result) if options.dry_run else result_lines(result)
+    output.result(lines, result_document(result))
+
+
+def _check_address(context: Context, source: str, address: str) -> None:
+    if is_address(source) and not is_address(address):
+        raise UsageError(
+            f"SOURCE and ADDRESS look swapped: {source!r} is an address",
+            suggestion=f"name the source first: {address} {source}",
+        )
+    endpoint = arg.hub_endpoint(context.params.get("endpoint"))
+    if endpoint == LOCAL:
+        if is_web_url(address):
+            return  # whose page that is shows when the embedded Hub has started
+        endpoint = PUBLIC_ENDPOINT
+    bucket_of(address, endpoint)
+
+
+def result_document(result: SyncResult) -> dict[str, Any]:
+    """Every field of the result, under its own name; its activity is for pictures."""
+    names = [field.name for field in fields(result) if field.name != "activity"]
+    return {name: getattr(result, name) for name in names}
+
+
+def result_lines(result: SyncResult) -> list[str]:
+    """Where it is, then what was done."""
+    deeds = []
+    if result.files_uploaded:
+        deeds.append(f"{format_count(len(result.files_uploaded), 'file')} uploaded")
+        sent = format_bytes(result.bytes_transferred)
+        deeds.append(f"{sent} sent in {format_seconds(result.elapsed_seconds)}")
+    elif not result.files_deleted:
+        deeds.append("nothing new")
+    if result.files_unchanged:
+        deeds.append(f"{len(result.files_unchanged):,} unchanged")
+    if result.files_deleted:
+        deeds.append(f"{len(result.files_deleted):,} deleted")
+    deeds.append("verified" if result.verified else "not verified")
+    if result.marker is not None:
+        deeds.append("marked as complete")
+    return [result.bucket_url, *paragraph(", ".join(deeds), sys.stdout)]
+
+
+def _plan_lines(result: SyncResult) -> list[str]:
+    to_send = [file for file in result.plan if file.action == "xet"]
+    rows = [
+        [
+            "upload" if file.action == "xet" else file.action,
+            "" if file.action == "delete" else format_bytes(file.size),
+            file.path_in_repo,
+        ]
+        for file in result.plan
+    ]
+    size = format_bytes(sum(file.size for file in to_send))
+    return [
+        f"{result.bucket_url}: dry run, nothing was changed",
+        *columns(rows, right=[1]),
+        f"{format_count(len(to_send), 'file')} to send, {size}",
+    ]
