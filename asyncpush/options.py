@@ -405,6 +405,9 @@ class SyncOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("delete", "complete_marker", "create_bucket", "verify", "dry_run", "strict"):
+            if not isinstance(getattr(self, name), bool):  # a pattern would delete everything
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         self.as_push("")
         if self.complete_marker and not self.verify:
             raise ValueError(

@@ -85,6 +85,7 @@ OURS, UNCHECKED, OFFICIAL, NPM, IDEAL, IDEAL_MD5 = (
     "near-ideal",
     "near-ideal with MD5",
 )
+FROM_MEMORY = "asyncpush from memory"
 ours = Entry(OURS, "asyncpush")
 unchecked = Entry(UNCHECKED, "asyncpush", {"verify_etag": False})
 official = Entry(OFFICIAL, "official")
@@ -342,6 +343,15 @@ SCENARIOS = (
             Entry("official run_as_future", "training", {"client": "official"}),
         ),
         targets=(Target("step_slowdown", OURS, at_most=0.1),),
+    ),
+    Scenario(
+        "training-from-memory",
+        "NumPy steps on the same core beside a push of a copy of their tensors",
+        LONE,
+        FileSet(1, 64 * MIB),
+        (Entry(FROM_MEMORY, "training", {"client": "from memory"}),),
+        targets=(Target("step_slowdown", FROM_MEMORY, at_most=0.1),),
+        store="disk",  # the other store knows the ETags of its files alone
     ),
     Scenario(
         "again",

@@ -114,7 +114,7 @@ class _Session:
 
     def __init__(self, bucket: FakeBucket, life: int) -> None:
         self.config = UploadConfig(initial_backoff_ms=0.001)
-        self.token = SimpleNamespace(get=self._token, known="", refreshable=False)
+        self.token = SimpleNamespace(find=self._token, known="", refreshable=False)
         self._bucket = bucket
         self._life = life
 

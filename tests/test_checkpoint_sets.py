@@ -169,6 +169,16 @@ async def test_a_set_that_another_writer_completes_meanwhile_loses_its_marker_wi
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
 
 
+async def test_whoever_can_read_the_bucket_can_list_its_sets(
+    uploader: Uploader, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    for number in (1, 2, 3):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    async with Uploader(None, hub.url, config) as stranger:
+        assert await names_in(stranger) == ["step-1", "step-2", "step-3"]
+    assert faults.seen["bucket-xet-read-token"] == 1  # for all three markers
+
+
 async def test_a_marker_needs_a_folder_and_its_own_name(uploader: Uploader) -> None:
     with pytest.raises(SourceError, match="needs a folder"):
         await uploader.sync(b"1", f"{RUN}/file", WHOLE)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub.serialization._base import parse_size_to_int
 
-from asyncpush import Push, PushOptions, UploadConfig
+from asyncpush import Push, PushOptions, SyncOptions, UploadConfig
 from asyncpush.options import default_cache_dir, parse_size
 
 BAD_CONFIG: list[tuple[str, Any]] = [
@@ -127,6 +127,15 @@ def test_a_merge_cannot_keep_a_pinned_parent() -> None:
     with pytest.raises(ValueError, match="parent_commit cannot be kept"):
         PushOptions(max_files_per_commit=5, parent_commit="abcdef0")
     PushOptions(max_files_per_commit=5, parent_commit="abcdef0", revision="dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("region", ""), ("timeout", 0), ("max_shard_size", "x"), ("delete", "*"), ("verify", None)],
+)
+def test_a_bad_option_of_a_sync_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        SyncOptions(**{name: value})
 
 
 @pytest.mark.parametrize("settings", [UploadConfig(), PushOptions(), Push("me/m", b"")], ids=repr)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
 
 from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, given_options, settings
 from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output, paragraph
-from asyncpush.cli.push import plan_lines, result_document, result_lines, run_with_uploader
-from asyncpush.listeners.format import format_bytes, format_count, format_seconds
+from asyncpush.cli.output import Output
+from asyncpush.cli.push import result_document, result_lines, run_with_uploader
+from asyncpush.cli.sync import run_sync
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.protocol.addresses import names_bucket
-
-if TYPE_CHECKING:
-    from asyncpush.models import SyncResult
 
 _FOR_BUCKETS = frozenset(
     {
@@ -71,17 +66,18 @@ def copy(
     \b
       asyncpush copy hf://me/staging@SHA hf://org/prod --message "v1.2"
     """
-    connection = arg.connection(context, quiet=output.quiet)
     if names_bucket(destination):
         to_bucket = _sync_options(context)
-        synced = run_with_uploader(
-            connection, output, lambda uploader: uploader.copy(source, destination, to_bucket)
+        run_sync(
+            context,
+            output,
+            lambda uploader: uploader.copy(source, destination, to_bucket),
+            to_bucket.dry_run,
         )
-        lines = plan_lines(synced.bucket_url, synced.plan) if to_bucket.dry_run else _lines(synced)
-        output.result(lines, _document(synced))
         return
     options = settings(context, PushOptions)
     arg.check_target(context, destination, options)
+    connection = arg.connection(context, quiet=output.quiet)
     result = run_with_uploader(
         connection, output, lambda uploader: uploader.copy(source, destination, options)
     )
@@ -109,27 +105,3 @@ def _sync_options(context: Context) -> SyncOptions:
 
 def _fills(param: object) -> str:
     return getattr(param, "fills", "")
-
-
-def _lines(result: SyncResult) -> list[str]:
-    """Where it is, then what was done."""
-    count = len(result.files_uploaded)
-    deeds = ["nothing new"]
-    if count:
-        seconds = format_seconds(result.elapsed_seconds)
-        sent = format_bytes(result.bytes_transferred)
-        deeds = [f"{format_count(count, 'file')} copied", f"{sent} sent in {seconds}"]
-    if result.files_unchanged:
-        deeds.append(f"{len(result.files_unchanged):,} unchanged")
-    if result.files_deleted:
-        deeds.append(f"{len(result.files_deleted):,} deleted")
-    deeds.append("verified" if result.verified else "not verified")
-    return [result.bucket_url, *paragraph(", ".join(deeds), sys.stdout)]
-
-
-def _document(result: SyncResult) -> dict[str, Any]:
-    return {
-        field.name: getattr(result, field.name)
-        for field in fields(result)
-        if field.name != "activity"
-    }

@@ -55,8 +55,8 @@ _TIMEOUT = 30.0  # seconds
 
 
 def show(output: Output, keep: Path | None) -> None:
-    """Make the model in `keep` or a temporary folder and push it to an embedded Hub: by LFS in
-    parts, then with new weights by Xet, then with one tensor changed."""
+    """Make a small model in `keep` or a temporary folder, and push it to an embedded Hub: by LFS in
+    parts, then other weights by Xet, then those with one tensor changed."""
     with ExitStack() as stack:
         from asyncpush.localhub import serve_in_thread  # needs the extra `hub`
 
@@ -79,7 +79,7 @@ def show(output: Output, keep: Path | None) -> None:
                 results = [await uploader.push_to_hub(REPO_ID, folder)]
             await asyncio.to_thread(read_back, results[0], folder)
             async with open_uploader(connection, output) as uploader:
-                for change in (write_specimen, change_one_tensor):
+                for change in (write_weights, change_one_tensor):
                     await asyncio.to_thread(change, folder)
                     results.append(await uploader.push_to_hub(REPO_ID, folder))
             return results
@@ -104,10 +104,10 @@ def _bypass_proxies() -> None:
 def make_model(folder: Path) -> None:
     """Write the model to `folder`, which must contain nothing else: all of it is pushed."""
     folder.mkdir(parents=True, exist_ok=True)
-    if others := {path.name for path in folder.iterdir()} - SPECIMEN:
+    if others := {path.name for path in folder.iterdir()} - MODEL_FILES:
         raise UsageError(f"--keep must name a new or empty folder; this one has {min(others)!r}")
     try:
-        write_specimen(folder)
+        write_weights(folder)
     except ImportError as error:
         raise ImportError(
             "the demo's model needs safetensors 0.8 or newer: pip install 'asyncpush[hub]'"
@@ -204,7 +204,7 @@ def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
 
 
 MODEL, CONFIG_NAME = "model.safetensors", "config.json"
-SPECIMEN = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
+MODEL_FILES = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
 
 HIDDEN, VOCABULARY = 512, 8192
 
@@ -255,7 +255,7 @@ with safe_open("model.safetensors", framework="np") as model:
 """
 
 
-def write_specimen(folder: Path) -> None:
+def write_weights(folder: Path) -> None:
     """Write the files of the model; new weights each time, so that there is something to push."""
     parameters = sum(prod(shape) for shape in TENSORS.values())
     card = CARD.format(count=len(TENSORS), parameters=parameters)

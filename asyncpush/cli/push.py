@@ -23,7 +23,7 @@ from asyncpush.own_files import Announcement, write_atomically
 from asyncpush.uploader import Uploader
 
 if TYPE_CHECKING:
-    from asyncpush.models import PlannedFile, Receipt, UploadResult
+    from asyncpush.models import Receipt, UploadResult
 
 
 @command(
@@ -299,7 +299,7 @@ def _receipt_document(receipt: Receipt) -> dict[str, Any]:
 def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:
     """The URL, then what was done."""
     if dry_run:
-        return plan_lines(result.repo_url, result.plan)
+        return _plan_lines(result)
     where = result.pr_url or result.commit_url
     return [where, *paragraph(", ".join(_deeds(result)), sys.stdout)]
 
@@ -331,16 +331,15 @@ def _pace(result: UploadResult) -> str:
     return f" in {format_seconds(seconds)}{rate}"
 
 
-def plan_lines(url: str, plan: Sequence[PlannedFile]) -> list[str]:
-    """What a dry run would do to the repo or bucket at `url`."""
-    to_send = [file for file in plan if file.action in _SENT]
+def _plan_lines(result: UploadResult) -> list[str]:
+    to_send = [file for file in result.plan if file.action in _SENT]
     rows = [
         [file.action, "" if file.action == "delete" else format_bytes(file.size), file.path_in_repo]
-        for file in plan
+        for file in result.plan
     ]
     size = format_bytes(sum(file.size for file in to_send))
     return [
-        f"{url}: dry run, nothing was changed",
+        f"{result.repo_url}: dry run, nothing was changed",
         *columns(rows, right=[1]),
         f"{format_count(len(to_send), 'file')} to send, {size}",
     ]

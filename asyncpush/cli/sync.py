@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable, Coroutine
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from asyncpush.errors import SyncError
 from asyncpush.listeners.format import format_bytes, format_count, format_seconds
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, SyncOptions
 from asyncpush.protocol.addresses import bucket_of, is_address, is_web_url
+from asyncpush.uploader import Uploader
 
 if TYPE_CHECKING:
     from asyncpush.models import SyncResult
@@ -102,15 +104,25 @@ def sync(context: Context, output: Output, /, *, source: str, address: str, **_:
     every file is verified by its size and Xet hash."""
     _check_address(context, source, address)
     options = settings(context, SyncOptions)
+    run_sync(
+        context, output, lambda uploader: uploader.sync(source, address, options), options.dry_run
+    )
+
+
+def run_sync(
+    context: Context,
+    output: Output,
+    work: Callable[[Uploader], Coroutine[Any, Any, SyncResult]],
+    dry_run: bool,
+) -> None:
+    """Change a bucket, and print what was done, also when not all of it was."""
     connection = arg.connection(context, quiet=output.quiet)
     try:
-        result = run_with_uploader(
-            connection, output, lambda uploader: uploader.sync(source, address, options)
-        )
+        result = run_with_uploader(connection, output, work)
     except SyncError as error:
         output.negative(result_lines(error.result), result_document(error.result), error)
         raise Exit(exit_code(error)) from error
-    lines = _plan_lines(result) if options.dry_run else result_lines(result)
+    lines = _plan_lines(result) if dry_run else result_lines(result)
     output.result(lines, result_document(result))
 
 

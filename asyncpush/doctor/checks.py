@@ -195,7 +195,7 @@ def _by_role(account: Account, facts: Facts) -> Finding:
             told = "the Hub does not say what this token may do"
             fix = "try a small push first"
             if facts.target is None:
-                fix = "run `asyncpush doctor namespace/name`, so that the Hub can be asked"
+                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub will say"
             return Finding("write", "warning", told, fix)
 
 

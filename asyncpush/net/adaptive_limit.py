@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -91,7 +91,7 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
-    resumed: anyio.Event | None = None
+    resumed: asyncio.Event | None = None
     """Set when the part may go on; None while it is not paused."""
 
     @property
@@ -101,8 +101,9 @@ class Slot:
     async def turn(self) -> None:
         """Wait while the part is paused, for `PAUSE` seconds at most. Called before each piece."""
         if self.resumed is not None:
-            with anyio.move_on_after(PAUSE):
-                await self.resumed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await self.resumed.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +368,7 @@ class AdaptiveLimit:
         """Pause the parts that are beyond the limit, the last to begin first."""
         going = [slot for slot in self._sending if not slot.paused]
         for slot in going[self._limit :]:
-            slot.resumed = anyio.Event()
+            slot.resumed = asyncio.Event()
             self._paused[slot] = None
 
     def _resume(self) -> None:

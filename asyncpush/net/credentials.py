@@ -1,4 +1,4 @@
-"""The Hub token: where it comes from, and asking for a new one."""
+"""The Hub token: where it is looked for, and how a new one is got."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def token_from_environment() -> str | None:
 
 
 def has_token() -> bool:
-    """Whether a token is to be had without one being given."""
+    """Whether there is a token in one of those places, or trusted publishing is set up."""
     return bool(os.environ.get(RESOURCE)) or find_token() is not None
 
 
 def find_token() -> tuple[str, str] | None:
-    """The environment's token, and the variable or file that it is from. Raises `AuthError` for
-    one that cannot be a token."""
+    """The token, and the variable or file that it is from; None when there is none. Raises
+    `AuthError` for a text that cannot be a token."""
     for name in _VARIABLES:
         if value := _clean(os.environ.get(name, ""), name):
             return value, name
@@ -58,7 +58,7 @@ def every_token() -> list[str]:
     """All tokens that this user has set or stored, whichever of them is used."""
     found = []
     for name in _VARIABLES:
-        with contextlib.suppress(AuthError):  # what cannot be a token is none
+        with contextlib.suppress(AuthError):  # a text that cannot be a token is not one
             found.append(_clean(os.environ.get(name, ""), name))
     with contextlib.suppress(AuthError):
         found.append((_token_in_file() or ("", ""))[0])
@@ -76,11 +76,11 @@ def _token_in_file() -> tuple[str, str] | None:
 
 
 class TokenSource:
-    """Gives the token for `endpoint`, asking the user's callable when there is one; `refresh`
-    after a 401. A token of the environment that expires is renewed in time, once there is a `login`
-    that can do so.
+    """Gives the token for `endpoint`. It calls the user's callable when there is one; `refresh`
+    gets another token after a 401. A stored token that expires is renewed in time, once `login` is
+    set.
 
-    The token is in no `repr`.
+    No `repr` shows the token.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class TokenSource:
     ) -> None:
         current = None
         if isinstance(token, str):
-            # What cannot be a token is said when it is asked for, as of those found elsewhere.
+            # A text that cannot be a token raises later, in `get`, as one found elsewhere does.
             with contextlib.suppress(AuthError):
                 current = token = _clean(token, _GIVEN)
             if token is None:
                 raise MissingTokenError("the token that was given is empty", endpoint=endpoint)
         elif token is not None and not callable(token):
-            raise TypeError("token must be a text, a callable that returns one, or None")
+            raise TypeError("token must be a str, a callable that returns one, or None")
         self._endpoint = endpoint
         self._given = token
         self._clock = clock
@@ -117,7 +117,7 @@ class TokenSource:
 
     @property
     def known(self) -> str:
-        """The token in use, for redaction; empty when none was asked for yet."""
+        """The token in use, for redaction; empty before the first `get`."""
         return self._current.token if self._current is not None else ""
 
     async def get(self) -> str:
@@ -129,21 +129,21 @@ class TokenSource:
         return current.token
 
     async def find(self) -> str | None:
-        """The token, or None when there is none: enough for what anybody may read."""
+        """The token, or None when there is none. Public repos can be read without one."""
         try:
             return await self.get()
         except MissingTokenError:
             return None
 
     async def refresh(self, rejected: str) -> str:
-        """Another token than `rejected`: a new one, unless a sibling request has fetched that."""
+        """A token other than `rejected`; one that another request has fetched meanwhile will do."""
         async with self._asking:
             if self.known == rejected:
                 self._current = await self._ask(rejected)
         return await self.get()
 
     def _lasting(self) -> Credential | None:
-        """The token in use, unless it is time for another."""
+        """The token in use, or None when it must be renewed."""
         current = self._current
         if current is None or current.renew_at is None or self._clock() < current.renew_at:
             return current
@@ -168,8 +168,8 @@ class TokenSource:
 
 
 async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
-    """What it returns. A plain callable may wait for a network or a prompt: it is called in a
-    thread, where there can be one (Python 3.12 starts none while a process ends)."""
+    """What it returns. A plain callable may wait for the network or a prompt, so it is called in a
+    thread, if one can be started (Python 3.12 starts none while the process ends)."""
     if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
         answer = ask()
     else:
@@ -184,7 +184,7 @@ async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
 
 
 def token_files() -> list[Path]:
-    """Where this user's tokens lie: the token file, and what `hf auth login` keeps beside it."""
+    """The files with this user's tokens: the token file, and `stored_tokens` of `hf auth login`."""
     try:
         path = _token_path()
     except RuntimeError:  # there is no home directory
@@ -198,15 +198,15 @@ def _token_path() -> Path:
 
 
 def _decoded(content: bytes) -> str:
-    """Some systems' shells write UTF-16."""
+    """The text of a token file. PowerShell writes UTF-16."""
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if utf_16 else "utf-8")
 
 
 def _clean(token: object, where: str) -> str | None:
-    """Without what copying it has brought along: line breaks, invisible characters, quotes, the
-    header's "Bearer"; None when nothing is left. Raises `AuthError` for what no header
-    takes, naming the place and never the token."""
+    """The token without what was copied along with it: line breaks, invisible characters, quotes,
+    "Bearer". None when nothing is left. Raises `AuthError` for characters that no header may hold,
+    naming where the token is from and never the token."""
     if not isinstance(token, str):
         return None
     text = _INVISIBLE.sub("", token).strip()
@@ -215,9 +215,9 @@ def _clean(token: object, where: str) -> str | None:
     for position, letter in enumerate(text, 1):
         if not " " <= letter <= "~":
             raise AuthError(
-                f"{where} is no token: its character {position} is U+{ord(letter):04X}, and"
-                " tokens are plain ASCII",
-                suggestion="copy the token anew, and nothing else",
+                f"{where} is not a valid token: its character {position} is U+{ord(letter):04X},"
+                " and tokens are plain ASCII",
+                suggestion="copy the token again, without anything before or after it",
             )
     return text or None
 

@@ -2,9 +2,9 @@
 secrets of Google Colab.
 
 `hf auth login` keeps, beside the token file, `stored_tokens`: a section for each login with
-`hf_token`, and for those of the browser `refresh_token` and `expires_at`. The official client and
-this one renew them alike, under one lock file. A refresh token can be used once: whoever renews a
-login reads it again under the lock, and stores the answer before anything else happens.
+`hf_token`, and for logins in the browser `refresh_token` and `expires_at`. The official client and
+this one renew them in the same way, under one lock file. A refresh token can be used once, so a
+login is read again under the lock, and the answer is stored before anything else happens.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ EXCHANGE_BEFORE = 300
 """Seconds before its end at which a token of trusted publishing is replaced, where it can be."""
 
 LOOK_AGAIN_AFTER = 300
-"""Seconds until a renewal that failed is tried again: the token is good until the Hub says no."""
+"""Seconds until a failed renewal is tried again: the token is used until the Hub refuses it."""
 
 EXCHANGED_LIFETIME = 3600
 """Seconds that a token of trusted publishing lasts when the Hub does not say."""
@@ -65,11 +65,11 @@ COLAB = "Colab's secrets"
 
 _CLIENT_ID = "26be6b09-91c5-47da-9861-d2d2bb7a7e36"  # the official client's, which is public
 _LOG_IN = "run `hf auth login`"
-_PERMISSION = "let the job declare `permissions: id-token: write`"
+_PERMISSION = "add `permissions: id-token: write` to the job in the workflow file"
 
 
 class Ask(Protocol):
-    """Sends a request of this module's to the Hub; see `HubSession.ask`."""
+    """Sends a request of this module to the Hub; see `HubSession.ask`."""
 
     async def __call__(
         self,
@@ -83,8 +83,8 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A token, where it is `origin`ally from, the times from which on another one is to be asked
-    for and at which it ends, and whether there may be another one after the Hub has refused it."""
+    """A token. `origin` says where it is from; from the Unix time `renew_at` on a new one is asked
+    for, and at `expires_at` it expires. `renewable`: a new one may be had after a 401."""
 
     token: str = field(repr=False)
     origin: str
@@ -124,9 +124,9 @@ class Login:
         """The token that was read from the token file at `path`, or the one that takes its place.
 
         A login with less than a day left is renewed, and so is one whose token the Hub has
-        `refused`, but not a token that is minutes old: that is refused for another reason. Only a
-        refused login fails, by a `HubError`, when it cannot be renewed: else the token may still be
-        good, and what is wrong is told as a warning.
+        `refused`, unless the token is only minutes old: then the reason is another one. Only a
+        refused login raises `HubError` when it cannot be renewed. Otherwise the token may still be
+        valid, and the failure is logged as a warning.
         """
         login = find_login(token, path)
         if login is None:
@@ -165,7 +165,7 @@ class Login:
         if isinstance(answer, TokenRefused):
             ended = answer.error == "invalid_grant"
             raise _refused(
-                f"the login {login.name!r} has ended and cannot be renewed"
+                f"the login {login.name!r} has expired and cannot be renewed"
                 if ended
                 else f"the login {login.name!r} cannot be renewed",
                 answer,
@@ -183,8 +183,8 @@ class Login:
             _store(renewed, login.token, path, lasts=answer.expires_in is not None)
         except OSError as exc:
             logger.warning(
-                "the login %r was renewed, but that could not be stored in %s (%s): %s before the"
-                " next program needs it",
+                "the login %r was renewed, but the new token could not be stored in %s (%s): %s"
+                " before you start another program",
                 *(login.name, path.parent, exc.strerror, _LOG_IN),
             )
         return renewed
@@ -196,7 +196,7 @@ class Login:
 
     async def exchange(self, resource: str) -> Credential:
         """A token that may publish to `resource`, for the id token of this CI job. Raises
-        `HubError`: who asks for trusted publishing is given nothing else instead."""
+        `HubError` when there is none: no other token is used in its place."""
         origin = f"by trusted publishing for {resource} ({RESOURCE})"
         given = os.environ.get(ID_TOKEN, "").strip()
         try:
@@ -206,7 +206,7 @@ class Login:
             exc.add_note(f"a token was asked for {origin}")
             raise
         lifetime = EXCHANGED_LIFETIME if answer.expires_in is None else answer.expires_in
-        # A given id token has ended itself by then: the token is used for as long as it lasts.
+        # A given id token has itself expired by then, so the token is used until it expires.
         margin = 0 if given else min(EXCHANGE_BEFORE, lifetime / 2)
         ends = asked + lifetime
         return Credential(answer.access_token, origin, ends - margin, ends, renewable=not given)
@@ -216,11 +216,11 @@ class Login:
         answer = await self._ask(request, parse_token, retry=True, accept=is_token_answer)
         if isinstance(answer, TokenRefused):
             raise _refused(
-                f"the Hub gives this CI job no token for {resource}",
+                f"the Hub refused this CI job a token for {resource}",
                 answer,
                 request,
                 f"check that {resource} lists this workflow as a trusted publisher, and that"
-                f" {ID_TOKEN}, where it is set, is of this job; or unset {RESOURCE}",
+                f" {ID_TOKEN}, if set, belongs to this job; or unset {RESOURCE}",
             )
         return answer
 
@@ -228,7 +228,7 @@ class Login:
         """An id token from GitHub Actions."""
         if os.environ.get("GITHUB_ACTIONS") != "true":
             raise AuthError(
-                f"{RESOURCE} is set, but there is no id token to prove who this is",
+                f"{RESOURCE} is set, but there is no id token that identifies this job",
                 suggestion=f"set {ID_TOKEN} to the id token of your CI, run in GitHub Actions,"
                 f" or unset {RESOURCE}",
             )
@@ -236,13 +236,13 @@ class Login:
         bearer = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
         if not url or not bearer:
             raise AuthError(
-                "GitHub Actions gives this job no id token to prove who it is",
+                "GitHub Actions does not give this job an id token",
                 suggestion=_PERMISSION,
             )
         request = id_token_request(url, bearer, self._endpoint)
         answer = await self._ask(request, parse_id_token, retry=True, accept=is_token_answer)
         if isinstance(answer, TokenRefused):
-            raise _refused("GitHub Actions gives no id token", answer, request, _PERMISSION)
+            raise _refused("GitHub Actions refused an id token", answer, request, _PERMISSION)
         return answer
 
     @asynccontextmanager
@@ -252,7 +252,9 @@ class Login:
         waited = 0.0
         while (descriptor := _try_lock(path)) is None:
             if waited >= LOCK_TIMEOUT:
-                raise TimeoutError(110, f"another process holds it for {waited:.0f} s", str(path))
+                raise TimeoutError(
+                    110, f"another process has held it for {waited:.0f} s", str(path)
+                )
             await self._sleep(_LOCK_POLL)
             waited += _LOCK_POLL
         try:
@@ -263,8 +265,8 @@ class Login:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that a cancellation must not cut off while it takes no longer than usual:
-    the Hub may have replaced the refresh token already, and the new one has to be stored."""
+    """The result of work that a cancellation may cut off only after `CANCEL_GRACE`: the Hub may
+    have replaced the refresh token already, and the new one must be stored."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
@@ -357,7 +359,7 @@ def _refused(what: str, answer: TokenRefused, request: HubRequest, next_step: st
 def _not_renewed(path: Path, exc: OSError) -> AuthError:
     return AuthError(
         f"the login that is stored beside {path} cannot be renewed: {exc.strerror}: {exc.filename}",
-        suggestion=f"let that be written to, or {_LOG_IN}",
+        suggestion=f"make that path writable, or {_LOG_IN}",
     )
 
 
@@ -389,7 +391,7 @@ def _ask_colab() -> str | None:
     except userdata.NotebookAccessError:
         logger.warning(
             "this notebook was not given access to the secret HF_TOKEN; restart the"
-            " session to be asked again"
+            " session to be asked for it again"
         )
         return None
     except Error as exc:

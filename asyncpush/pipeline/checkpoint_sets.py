@@ -39,7 +39,7 @@ from asyncpush.protocol.buckets import (
     Operation,
     address_of,
 )
-from asyncpush.transfers.xet import XetFailedError
+from asyncpush.transfers.xet import XetAccess, XetFailedError
 
 MARKER = ".complete.json"
 PRUNED = ".pruned"
@@ -67,12 +67,11 @@ class SetMarker:
         return cls(files, datetime.now(UTC).isoformat(), f"asyncpush/{__version__}", exact)
 
     @classmethod
-    async def read(cls, ctx: PushContext, file: BucketFile) -> Self | None:
-        """The marker that is in a bucket; None for what is no marker of a kind that is known.
-        Raises `AsyncPushError` when it cannot be read."""
+    async def read(cls, ctx: PushContext, file: BucketFile, access: XetAccess) -> Self | None:
+        """The marker that is in a bucket, read with this `access` to its Xet store; None for what
+        is no marker of a kind that is known. Raises `AsyncPushError` when it cannot be read."""
         if file.xet_hash is None or not 0 < file.size <= LARGEST_MARKER:
             return None
-        access = await BucketXet(ctx, write=False).access()
         try:
             return cls.from_json(await ctx.xet.read(access, file.xet_hash, file.size))
         except XetFailedError as exc:
@@ -151,9 +150,12 @@ async def _complete(ctx: PushContext, bucket: Bucket, folder: str) -> dict[str, 
         if path.endswith(f"/{MARKER}") and path.removeprefix(folder).count("/") == 1
     }
     markers: dict[str, SetMarker] = {}
+    if not marked:
+        return {}
+    access = await BucketXet(ctx, write=False).access()
 
     async def read(below: str) -> None:
-        marker = await SetMarker.read(ctx, marked[below])
+        marker = await SetMarker.read(ctx, marked[below], access)
         if marker is not None and marker.agrees_with(shown, below):
             markers[below] = marker
 

@@ -126,7 +126,7 @@ class SyncRun:
         return self._result(verified=self._options.verify)
 
     async def _check(self, collected: CollectedSources) -> None:
-        """What speaks against the sync and can be known without the Hub."""
+        """The checks that need no answer of the Hub."""
         ctx, files = self._ctx, collected.files
         for notice in collected.notices:
             ctx.warn(notice)
@@ -323,7 +323,8 @@ class SyncRun:
             marker = there.get(self._marker)
             if marker is None or self._folder + PRUNED in there:
                 return False
-            found = await SetMarker.read(self._ctx, marker)
+            access = await BucketXet(self._ctx, write=False).access()
+            found = await SetMarker.read(self._ctx, marker, access)
             if found is None or found.files != self._set_files():
                 return False
         if self._options.verify:
@@ -386,7 +387,7 @@ class SyncRun:
         """Write the marker, and look once more: should another writer have changed the set between
         the last look and the marker, then the marker is removed again."""
         done = self._done
-        others, failures = await self._strangers()
+        others, failures = await self._unexpected()
         self._raise_failures(failures)
         exact = self._options.delete and not others
         content = SetMarker.new(self._set_files(), exact=exact).to_json()
@@ -400,14 +401,14 @@ class SyncRun:
         )
         self._raise_failures(await self._bucket.apply([marker]))
         failures = await self._bucket.different({**done.adds, marker.path: marker})
-        failures += (await self._strangers())[1]
+        failures += (await self._unexpected())[1]
         if failures:
             with contextlib.suppress(HubError):  # whoever reads the set compares it as well
                 await self._bucket.apply([DeleteFile(self._marker)])
         self._raise_failures(failures)
         done.marker = self._marker
 
-    async def _strangers(self) -> tuple[list[str], list[SyncFailure]]:
+    async def _unexpected(self) -> tuple[list[str], list[SyncFailure]]:
         """With `delete`: all other files that are below the address by now, and those of them that
         were not there when this sync began."""
         if not self._options.delete:

@@ -49,7 +49,7 @@ def test_a_repo_is_copied_to_a_bucket(cli: Cli, folder: Path, xet_site: Site) ->
     ran = cli(*words)
     where, deeds = ran.out.splitlines()
     assert where == f"{xet_site.url}/buckets/me/runs"
-    assert deeds.startswith("2 files copied, ")
+    assert deeds.startswith("2 files uploaded, ")
     document = check("copy", cli(*words, "--delete", "*", "--exclude", "*.bin", "--json"))
     assert document["verified"]
     assert set(document["files_unchanged"]) >= {"v1/config.json"}

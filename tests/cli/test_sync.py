@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from asyncpush.events.schema import event_schema
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import TOKEN, Cli, Site
 from tests.cli.test_schema import check
@@ -101,3 +104,23 @@ def test_audit_and_doctor_take_a_bucket(cli: Cli, folder: Path, site: Site) -> N
     assert {"name": "repo", "verdict": "ok"}.items() <= next(
         row for row in document["checks"] if row["name"] == "repo"
     ).items()
+
+
+def test_what_happened_is_written_and_drawn_as_of_a_push(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    events, drawn = tmp_path / "e.jsonl", tmp_path / "t.json"
+    run = bucket("events")
+    ran = cli("sync", folder, run, "--events", events, "--timeline", drawn, "--quiet")
+    assert ran.code == 0
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    valid = Draft202012Validator(event_schema())
+    for row in rows:
+        valid.validate(row)
+    calls = {row["event"] for row in rows}
+    assert {"hf_hub.bucket_batch", "hf_hub.bucket_batch.response", "commit.verified"} <= calls
+    assert {row["push_id"] for row in rows} == {rows[0]["push_id"]}
+    (batch,) = [row for row in rows if row["event"] == "hf_hub.bucket_batch"]
+    assert (batch["repo_id"], batch["operations"]) == ("hf://buckets/me/events", 2)
+    shown = {event["name"] for event in json.loads(drawn.read_text())["traceEvents"]}
+    assert any("bucket_batch" in name for name in shown), shown

@@ -308,7 +308,7 @@ async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> Non
 async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the store would take its connection for dead."""
     monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
-    slot = Slot(0, 16, 0.0, resumed=anyio.Event())
+    slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
     with anyio.fail_after(5):
         await slot.turn()
     assert slot.paused

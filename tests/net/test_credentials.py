@@ -122,11 +122,11 @@ async def test_what_copying_brings_along_is_no_part_of_a_token(
 async def test_what_cannot_be_a_token_is_refused_with_the_reason(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    with pytest.raises(AuthError, match=r"given is no token: its character \d is U\+"):
+    with pytest.raises(AuthError, match=r"given is not a valid token: its character \d is U\+"):
         await TokenSource(value).get()
     write(home / ".cache/huggingface/token", "another one")
     monkeypatch.setenv("HF_TOKEN", value)
-    with pytest.raises(AuthError, match="HF_TOKEN is no token") as caught:
+    with pytest.raises(AuthError, match="HF_TOKEN is not a valid token") as caught:
         await TokenSource(None).get()
     assert "hf_" not in str(caught.value)
     with pytest.raises(AuthError, match="callable"):

@@ -327,7 +327,7 @@ async def test_a_login_that_has_ended_says_log_in_again(
     assert "hf auth login" in caplog.text
 
     hub.revoke_tokens()
-    with pytest.raises(AuthError, match="has ended") as caught:
+    with pytest.raises(AuthError, match="has expired") as caught:
         await push_to_hub("me/m", FILES, config=config)
 
     assert caught.value.suggestion == "run `hf auth login`"
@@ -510,11 +510,15 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
 @pytest.mark.parametrize(
     ("what", "told", "suggested"),
     [
-        ("no provider", "there is no id token", "HF_OIDC_ID_TOKEN"),
-        ("no permission", "gives this job no id token", "id-token: write"),
-        ("github says no", "GitHub Actions gives no id token: HTTP 403", "id-token: write"),
+        ("no provider", "no id token that identifies this job", "HF_OIDC_ID_TOKEN"),
+        ("no permission", "does not give this job an id token", "id-token: write"),
+        ("github says no", "GitHub Actions refused an id token: HTTP 403", "id-token: write"),
         ("hub says no", "invalid_grant: No trusted publisher", "trusted publisher"),
-        ("hub has none", "no token for kernels/me/k: HTTP 404", "unset HF_OIDC_RESOURCE"),
+        (
+            "hub has none",
+            "refused this CI job a token for kernels/me/k: HTTP 404",
+            "unset HF_OIDC_RESOURCE",
+        ),
         ("hub is away", "HTTP 503", ""),
     ],
 )

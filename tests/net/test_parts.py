@@ -1055,7 +1055,7 @@ async def test_a_paused_part_sends_nothing_until_it_may_go_on(
 
     async def paused_at_first(slot: Slot) -> None:
         if not slots:
-            slot.resumed = anyio.Event()
+            slot.resumed = asyncio.Event()
             slots.append(slot)
             waits.set()
         await turn(slot)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import HubError
 from asyncpush.models import FileSource
-from asyncpush.protocol import commits, lfs, preupload, repos, tree
+from asyncpush.protocol import buckets, commits, lfs, preupload, repos, tree
 from asyncpush.protocol import preupload as cards
 from asyncpush.protocol.http import HubResponse
 from tests.protocol.helpers import SHA1, SHA256, answer
@@ -84,6 +84,16 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
     "paths-info": (
         tree.parse_paths_info,
         [{"type": "file", "path": "a", "size": 1, "oid": SHA1, "lfs": None}],
+    ),
+    "bucket": (buckets.parse_info, {"id": "me/runs"}),
+    "bucket created": (buckets.check_created, {"url": "https://hub.example/buckets/me/runs"}),
+    "bucket batch": (
+        buckets.parse_batch,
+        {"success": False, "failed": [{"path": "a", "error": "busy"}]},
+    ),
+    "bucket tree": (
+        buckets.parse_tree,
+        [{"type": "file", "path": "a", "size": 1, "xetHash": SHA256, "uploadedAt": "2026"}],
     ),
     "card": (cards.parse_verdict, {"errors": [{"message": "m"}], "warnings": [{"message": "m"}]}),
     "head": (repos.parse_head, {"sha": SHA1}),

@@ -16,13 +16,18 @@ from asyncpush import (
     CheckpointOutcome,
     CheckpointPusher,
     CheckpointReport,
+    CheckpointSet,
     Push,
     PushHandle,
     PushOptions,
     PushTicket,
     Receipt,
+    SyncError,
+    SyncFailure,
+    SyncHandle,
     SyncOptions,
     SyncResult,
+    SyncTicket,
     Tensors,
     UploadConfig,
     Uploader,
@@ -96,8 +101,34 @@ async def one_session() -> None:
         assert_type(asyncpush.receipts_from_json(b""), list[Receipt])
 
 
+async def to_buckets() -> None:
+    options = SyncOptions(delete=True, complete_marker=True)
+    run = "hf://buckets/me/runs/run-7"
+    assert_type(await asyncpush.sync("out/", run, options, token="hf_x"), SyncResult)
+    async with Uploader() as up:
+        assert_type(await up.sync({"a": b"a"}, run), SyncResult)
+        handle = up.start_sync(Path("out"), run, options)
+        assert_type(handle, SyncHandle)
+        assert_type(await handle, SyncResult)
+        assert_type(await up.checkpoints_in(run), list[CheckpointSet])
+        assert_type(await up.prune_checkpoints(run, keep=3), list[CheckpointSet])
+        async with CheckpointPusher(up, run, options, keep=3) as pusher:
+            await pusher.push({"a": b"a"}, name="step-1")
+        await up.prune_checkpoints(run)  # type: ignore[call-arg]
+    with BackgroundUploader() as bg:
+        ticket = bg.sync("out/", run, options)
+        assert_type(ticket, SyncTicket)
+        assert_type(ticket.result(), SyncResult)
+
+
+def failed(error: SyncError) -> None:
+    assert_type(error.failures, tuple[SyncFailure, ...])
+    assert_type(error.result, SyncResult)
+
+
 def on_outcome(outcome: CheckpointOutcome) -> None:
     assert_type(outcome.result, UploadResult | None)
+    assert_type(outcome.synced, SyncResult | None)
 
 
 async def checkpoints() -> None:

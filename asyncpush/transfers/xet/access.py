@@ -190,13 +190,11 @@ class XetTokens:
             self._events,
             expected=lambda error: error.status in _REFUSALS,
         )
-        token = await session.token.get()
-        return XetAccess(
-            grant,
-            urls.resolve(self._request.target, session.endpoint),
-            {"Authorization": f"Bearer {token}", "User-Agent": user_agent()},
-            self._renewed,
-        )
+        headers = {"User-Agent": user_agent()}
+        if (token := await session.token.find()) is not None:  # what is public is read without
+            headers["Authorization"] = f"Bearer {token}"
+        url = urls.resolve(self._request.target, session.endpoint)
+        return XetAccess(grant, url, headers, self._renewed)
 
     async def _renewed(self) -> XetAccess | None:
         """Access with another Xet token; None when the Hub grants none. hf_xet asks for its next
