@@ -25,7 +25,8 @@ Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
 Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints
-Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet
+Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet;
+                FolderWatch and WatchOutcome: a folder that is pushed as it changes
 Errors          AsyncPushError and its kinds:
     yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
     the Hub's   HubError: AuthError, RepoNotFoundError, RateLimitedError,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.training.tickets import PushTicket, SyncTicket
     from asyncpush.uploader import PushHandle, SyncHandle, Uploader, copy, push_to_hub, sync
+    from asyncpush.watch import FolderWatch, WatchOutcome
 
 __all__ = [
     "AsyncPushError",
@@ -89,6 +91,7 @@ __all__ = [
     "CheckpointReport",
     "CheckpointSet",
     "CommitConflictError",
+    "FolderWatch",
     "HubError",
     "IntegrityError",
     "InvalidRepoIdError",
@@ -117,6 +120,7 @@ __all__ = [
     "UploadResult",
     "Uploader",
     "VerificationError",
+    "WatchOutcome",
     "WorkerLostError",
     "__version__",
     "copy",
@@ -163,6 +167,7 @@ _HOMES = {
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "training.tickets": ("PushTicket", "SyncTicket"),
     "uploader": ("PushHandle", "SyncHandle", "Uploader", "copy", "push_to_hub", "sync"),
+    "watch": ("FolderWatch", "WatchOutcome"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -24,6 +24,7 @@ TransferName = Literal["lfs", "xet"]
 """What stores large files; one name for each transfer in `asyncpush.transfers`."""
 TransferChoice = Literal["auto", TransferName]
 ProgressChoice = Literal["auto", "bar", "none"]
+OnChange = Literal["follow", "error"]
 
 ProgressCallback = Callable[["UploadProgress"], Awaitable[None] | None]
 EventSink = str | os.PathLike[str] | Callable[["Record"], None]
@@ -259,6 +260,12 @@ class PushOptions:
         timeout: seconds for the whole push.
         verify: look through the Hub's API at every file after the commit.
         dry_run: say what would be done and change nothing.
+        on_change: what happens when a file changes while it is pushed. "follow": a file that only
+            grew, such as a log, is committed as it was when it was read; a file of up to 10 MiB
+            that was replaced or rewritten is read again, three times at most; one of up to 10 MiB
+            that is gone from the folder is left out. A warning in the result names each of them.
+            Every other change, and every change with "error", raises `SourceChangedError`, and
+            nothing is committed.
         strict: refuse files that look as if they held a credential (`.env`, private keys, tokens of
             well-known forms in text files up to 1 MiB), before anything is sent; without it each
             such place is warned of.
@@ -296,10 +303,12 @@ class PushOptions:
     timeout: float | None = None
     verify: bool = True
     dry_run: bool = False
+    on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
         _check_choice(self, "repo_type", get_args(RepoType))
+        _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
         for name in ("path_in_repo", "commit_description"):

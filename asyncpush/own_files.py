@@ -39,7 +39,7 @@ LOG = "a log that asyncpush's own messages go to"
 _HUB_FOLDERS = frozenset(
     (
         *("models", "datasets", "spaces", "kernels", "buckets", "lfs", "xet", "locks", "tmp"),
-        *("moved", "hooks"),
+        *("moved", "hooks", "oauth"),
     )
 )
 _Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link and path

@@ -510,7 +510,6 @@ def _check_online(endpoint: str) -> None:
         names = [name for name in _OFFLINE if is_true(name)]
         raise HubError(
             f"{names[0]} is set: nothing can be pushed",
-            url=where,
             suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
             " (endpoint='local', --endpoint local)",
         )

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from asyncpush.listeners.publisher import ProgressPublisher
     from asyncpush.net.credentials import Token
     from asyncpush.runtime import Runtime
+    from asyncpush.watch import FolderWatch, WatchOutcome
 
 
 T = TypeVar("T")
@@ -354,6 +355,57 @@ class Uploader:
         work = runtime.sync(bucket, path, source, options, publisher)
         task = self._begin(work, f"sync {bucket.repo_id}")
         return self._keep(SyncHandle(task, publisher, bucket.repo_id))
+
+    def watch(
+        self,
+        folder: str | os.PathLike[str],
+        repo_id: str,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        every: float = 60.0,
+        quiet_for: float = 5.0,
+        on_outcome: Callable[[WatchOutcome], object] | None = None,
+    ) -> FolderWatch:
+        """Push a folder whenever it has come to rest, for as long as the block lasts.
+
+        Args:
+            folder: what to push; it need not exist yet.
+            repo_id: where to: a repo id or an address, or the address of a bucket.
+            options: of each push; for a bucket, `SyncOptions`.
+            every: seconds from one push to the next, at least. Where something changes all the time
+                (a log), the folder is pushed after twice as long in any case.
+            quiet_for: seconds without a change after which the folder counts as at rest.
+            on_outcome: called in the event loop with the `WatchOutcome` of each push.
+
+        See `FolderWatch` for failures and for what leaving the block does. Changes are noticed at
+        once with the extra `watch` (watchfiles), else by looking. Raises `ValueError` for options
+        that do not fit.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> async def main():
+            ...     quiet = UploadConfig(progress="none")
+            ...     with tempfile.TemporaryDirectory() as folder:
+            ...         async with Uploader(endpoint="local", config=quiet) as up:
+            ...             async with up.watch(folder, "me/watched") as watch:
+            ...                 Path(folder, "train.log").write_text("step 1")
+            ...         return watch.last_result.files_uploaded
+            >>> asyncio.run(main())
+            ('train.log',)
+        """
+        from asyncpush.watch import FolderWatch
+
+        self._running()
+        return FolderWatch(
+            self,
+            folder,
+            repo_id,
+            options,
+            every=every,
+            quiet_for=quiet_for,
+            on_outcome=on_outcome,
+        )
 
     async def checkpoints_in(self, address: str) -> list[CheckpointSet]:
         """The complete checkpoint sets right below an address of a bucket, the one that was

@@ -112,6 +112,7 @@ def _measure(server: Server, entry: Entry, files: Prepared, repo: str) -> dict[s
     figures["sent"] = after["received"] / after["seconds"] if after["seconds"] else 0.0
     for name in ("received", "refused", "connections", "most_in_flight", "calls"):
         figures[name] = after[name]
+    figures["sent_share"] = after["received"] / files.total if files.total else 0.0
     if server.keeps_bodies:
         figures["bytes_sent"] = after["bytes_sent"]
     return figures

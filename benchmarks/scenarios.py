@@ -22,6 +22,7 @@ Metric = Literal[
     "step_slowdown",
     "sent",
     "bytes_sent",
+    "sent_share",
     "ideal",
 ]
 
@@ -109,6 +110,10 @@ def _best_fixed(*counts: int) -> tuple[Target, ...]:
     """Steered, a push takes hardly longer than with whichever of these numbers is best."""
     to = tuple(entry.label for entry in _fixed(*counts))
     return (Target("wall", OURS, to, at_most=1.15),)
+
+
+def _killed(*shares: float) -> tuple[Entry, ...]:
+    return tuple(Entry(f"at {share:.0%}", "killed", {"kill_at": share}) for share in shares)
 
 
 def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
@@ -512,6 +517,17 @@ SCENARIOS = (
             # part after, is held to that core; who knows the hashes, to the network.
             Target("wall", OURS, ("ideal", "cpu floor"), at_most=1.3),
             Target("wall", "hashes known", ("ideal",), at_most=1.3),
+        ),
+    ),
+    Scenario(
+        "killed",
+        "killed at 25, 60 and 90 %, then pushed again: bytes in all over the size",
+        FileSet(1, 256 * MIB),
+        FileSet(1, 64 * MIB),
+        _killed(0.25, 0.6, 0.9),
+        Network(per_connection=60e6, aggregate=200e6, latency=0.03),
+        targets=tuple(
+            Target("sent_share", entry.label, at_most=1.15) for entry in _killed(0.25, 0.6, 0.9)
         ),
     ),
     Scenario(

@@ -29,7 +29,7 @@ LAYERS: tuple[set[str], ...] = (
     {"net"},
     {"transfers"},
     {"pipeline"},
-    {"doctor", "localhub", "notebook"},
+    {"doctor", "localhub", "notebook", "watch"},
     {"runtime"},
     {"uploader"},
     {"training"},
@@ -55,6 +55,7 @@ DOORS = {
     "pygit2": {"localhub"},
     "sqlite3": {"journal", "localhub"},
     "tqdm": {"listeners"},
+    "watchfiles": {"watch"},
 }
 """The units that may import an outside library."""
 

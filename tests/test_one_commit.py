@@ -430,13 +430,22 @@ async def test_a_file_that_changes_before_the_commit_leaves_no_open_pull_request
         path.write_text("behind")
 
     faults.hooks["discussion-create"] = change
+    options = PushOptions(create_pr=True, on_change="error")
     with pytest.raises(SourceChangedError):
-        await uploader.push_to_hub("me/m", path, PushOptions(create_pr=True))
+        await uploader.push_to_hub("me/m", path, options)
     assert await pull_requests_of(hub, "me/m") == {1: "closed"}
 
-    result = await uploader.push_to_hub("me/m", path, PushOptions(create_pr=True))
+    result = await uploader.push_to_hub("me/m", path, options)
     assert result.pr_url == f"{hub.url}/me/m/discussions/2"
     assert await pull_requests_of(hub, "me/m") == {1: "closed", 2: "open"}
+
+    path.write_text("before")
+    faults.hooks["discussion-create"] = change
+    result = await uploader.push_to_hub("me/m", path, PushOptions(create_pr=True))
+    assert result.pr_url == f"{hub.url}/me/m/discussions/4"
+    assert (await pull_requests_of(hub, "me/m"))[3] == "closed"
+    held = await download(hub, "me/m", ["small.txt"], revision="refs/pr/4")
+    assert held == {"small.txt": b"behind"}
 
 
 async def test_a_pull_request_that_stays_a_draft_is_a_warning(

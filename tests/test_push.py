@@ -51,7 +51,7 @@ from asyncpush.pipeline import hashing
 from asyncpush.pipeline import push as push_module
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import commits as commits_module
-from asyncpush.sources import read_all
+from asyncpush.sources import read_again
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -496,11 +496,11 @@ async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
 
         return noted
 
-    monkeypatch.setattr(travelling, "read_all", noting(read_all))
+    monkeypatch.setattr(travelling, "read_again", noting(read_again))
     monkeypatch.setattr(travelling, "git_blob_oid", noting(git_blob_oid))
     stored = await uploader.upload_files("me/m", {"a.txt": b"1"})
     await uploader.commit("me/m", stored)
-    assert len(threads) == 2
+    assert len(threads) == 3  # read, and hashed on each side
     assert threading.get_ident() not in threads
 
 
@@ -754,8 +754,8 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
     faults.rules.clear()
     faults.add("paths-info", "stall before reading", times=99)
     with pytest.raises(VerificationError, match="was made") as caught:
-        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(timeout=2))
-    assert caught.value.commit_sha == await head_of(hub, "me/m")
+        await uploader.push_to_hub("me/new", {"a.txt": b"2"}, PushOptions(timeout=2))
+    assert caught.value.commit_sha == await head_of(hub, "me/new")
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
@@ -911,7 +911,7 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
 
     monkeypatch.setattr(Hasher, "sha256_anew", and_then_it_changes)
     with pytest.raises(SourceChangedError, match=r"model\.bin"):
-        await uploader.push_to_hub("me/m", source)
+        await uploader.push_to_hub("me/m", source, PushOptions(on_change="error"))
 
 
 @pytest.mark.usefixtures("settled_files")

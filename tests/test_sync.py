@@ -501,7 +501,7 @@ async def test_the_doctor_looks_at_a_bucket(
     )
     await uploader.sync({"a": b"a"}, RUN)
     found = await verdicts()
-    assert found["repo"] == ("ok", "bucket me/runs is there")
+    assert found["repo"] == ("ok", "bucket me/runs exists")
     assert found["verify"] == ("ok", "the Hub shows what a bucket holds")
     assert found["write"][0] == "ok"
     assert "branch" not in found

@@ -10,7 +10,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from asyncpush import UploadConfig, Uploader
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, FileRouted, TransferChosen
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt
@@ -49,7 +49,7 @@ class LateTransfer:
             raise TransferFailedError("no room")
         self._kept.append((file, oid, events))
 
-    async def finish(self) -> Sequence[Receipt]:
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         if self._fails == "finish":
             raise TransferFailedError("no room")
         receipts = [await self._lfs.store(*kept) for kept in self._kept]

@@ -13,9 +13,11 @@ _IN = "asyncpush.cli."
 COMMANDS = {
     "push": (_IN + "push", "Upload a folder or file as one verified commit."),
     "many": (_IN + "many", "Run all pushes of a manifest."),
+    "watch": (_IN + "watch", "Push a folder whenever it has come to rest, until Ctrl-C."),
     "upload": (_IN + "push", "Store files now, to commit them later."),
     "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
     "sync": (_IN + "sync", "Upload a folder or file to a storage bucket."),
+    "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
     "audit": (_IN + "audit", "Compare local files with a repo or a bucket by checksum."),
     "doctor": (_IN + "doctor", "Look for what could stop a push, and how to fix it."),
     "timeline": (_IN + "timeline", "Draw when each step of a push took place."),

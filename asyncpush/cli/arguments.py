@@ -24,6 +24,7 @@ from asyncpush.options import (
     LOCAL,
     MAX_CONCURRENT_PARTS,
     PUBLIC_ENDPOINT,
+    OnChange,
     PushOptions,
     RepoType,
     TransferChoice,
@@ -218,6 +219,16 @@ max_shard_size = option(
     help="Split safetensors files larger than this, such as 4GB, into shards and an index"
     " (default: do not split).",
 )
+on_change = option(
+    "--on-change",
+    fills="on_change",
+    section=FILES,
+    type=click.Choice(get_args(OnChange)),
+    default="follow",
+    metavar="HOW",
+    help="What to do when a file changes during the push: follow (logs that grow are committed as"
+    " they were at one moment, small files are read again) or error.",
+)
 rehash = option(
     "--rehash",
     fills="trust_mtime",
@@ -339,7 +350,7 @@ def connection(context: click.Context, *, quiet: bool) -> Connection:
 
 
 def hub_endpoint(given: str | None) -> str:
-    """The endpoint that an `Uploader` takes. Raises `UsageError` when it is none."""
+    """The endpoint for an `Uploader`. Raises `UsageError` if it is not valid."""
     endpoint = endpoint_in_use(given)
     if endpoint == LOCAL:
         return LOCAL
@@ -350,8 +361,8 @@ def hub_endpoint(given: str | None) -> str:
 
 
 def check_records(connection: Connection) -> None:
-    """What `--timeline` and `--events` ask for can be had: said now, not after the upload. Raises
-    `UsageError`, and `ImportError` naming the extra."""
+    """Check before the upload that `--timeline` and `--events` can be written. Raises `UsageError`,
+    and `ImportError` naming the extra."""
     if connection.timeline is not None:
         _check_timeline(connection.timeline)
     if connection.events is not None:
@@ -369,9 +380,9 @@ def _check_timeline(path: Path) -> None:
 
 
 def check_file(flag: str, path: Path) -> None:
-    """A file can be written there. Raises `UsageError`."""
+    """Check that a file can be written there. Raises `UsageError`."""
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{flag} must name a file in a folder that exists: {path}")
+        raise UsageError(f"{flag} must be a file in a folder that exists: {path}")
 
 
 def check_target(
@@ -387,7 +398,7 @@ def check_target(
     where = hub_endpoint(endpoint)
     if where == LOCAL:
         if is_web_url(repo_id):
-            return  # what its address is shows when it has been started
+            return  # its URL is known once it has been started
         where = PUBLIC_ENDPOINT
     try:
         (any_target_of if buckets else target_of)(repo_id, options, where, given=given)
@@ -398,23 +409,23 @@ def check_target(
 
 
 def check_order(repo_id: str, source: str) -> None:
-    """The two are easily swapped, and each complaint of what comes of it would lead astray."""
+    """Detect that the two are swapped; the errors that follow from it would be misleading."""
     if os.path.exists(source) or not os.path.exists(repo_id):
         return
     with suppress(InvalidRepoIdError):
         parse_address(source) if is_address(source) else check_repo_id(source)
         raise UsageError(
-            f"REPO_ID and SOURCE look swapped: {repo_id!r} is here, {source!r} is not",
-            suggestion=f"name the repo first: {source} {repo_id}",
+            f"REPO_ID and SOURCE look swapped: {repo_id!r} is a local path, {source!r} is not",
+            suggestion=f"write the repo first: {source} {repo_id}",
         )
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line to a file, to the disk: a power cut does not take it away again."""
+    """Append a line to a file and flush it to the disk, where it survives a power cut."""
     with open(path, "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":  # whoever wrote last was cut short
+            if file.read() != b"\n":  # the last write was cut off
                 file.write(b"\n")
         file.write(line)
         file.flush()

@@ -1,4 +1,4 @@
-"""`asyncpush cache`: what is remembered between runs, and forgetting it."""
+"""`asyncpush cache`: show or clear what is remembered between pushes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ cache.add_command(clear)
 
 @contextmanager
 def _journal() -> Iterator[Journal]:
-    """The journal of pushes. One that cannot be used is a failure here, though not to a push."""
+    """The journal. If it cannot be used, that is an error here (a push would only warn)."""
     from asyncpush.cli.failures import cache_advice
     from asyncpush.errors import AsyncPushError
     from asyncpush.journal import Journal

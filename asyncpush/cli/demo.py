@@ -1,4 +1,4 @@
-"""`asyncpush demo`: the main job from end to end, with nothing needed but this machine."""
+"""`asyncpush demo`: a push from end to end, with nothing but this machine."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ _TIMEOUT = 30.0  # seconds
 
 
 def show(output: Output, keep: Path | None) -> None:
-    """Push a specimen made in `keep`, or in a temporary folder, to an embedded Hub of our own: by
-    LFS in parts, then other weights by Xet, then those with one tensor changed."""
+    """Make a small model in `keep` or a temporary folder, and push it to an embedded Hub: by LFS in
+    parts, then other weights by Xet, then those with one tensor changed."""
     with ExitStack() as stack:
-        from asyncpush.localhub import serve_in_thread  # the extra may not be installed
+        from asyncpush.localhub import serve_in_thread  # needs the extra `hub`
 
         folder = keep or Path(stack.enter_context(TemporaryDirectory(prefix="asyncpush-demo-")))
         make_model(folder)
         root = default_cache_dir() / "hub"
         hub = stack.enter_context(serve_in_thread(root))
-        _spare_the_proxy()
-        output.note(*paragraph(f"the embedded Hub: {hub.url}, kept in {root}", sys.stderr))
+        _bypass_proxies()
+        output.note(*paragraph(f"the embedded Hub: {hub.url}, stored in {root}", sys.stderr))
         parts = 0
 
         def count_parts(record: Record) -> None:
@@ -79,7 +79,7 @@ def show(output: Output, keep: Path | None) -> None:
                 results = [await uploader.push_to_hub(REPO_ID, folder)]
             await asyncio.to_thread(read_back, results[0], folder)
             async with open_uploader(connection, output) as uploader:
-                for change in (write_specimen, change_one_tensor):
+                for change in (write_weights, change_one_tensor):
                     await asyncio.to_thread(change, folder)
                     results.append(await uploader.push_to_hub(REPO_ID, folder))
             return results
@@ -95,19 +95,19 @@ def show(output: Output, keep: Path | None) -> None:
         output.result(lines, result_document(results[-1]) | facts | {"pushes": pushes})
 
 
-def _spare_the_proxy() -> None:
-    """No proxy of the environment reaches a Hub that runs in this very process."""
+def _bypass_proxies() -> None:
+    """Exclude this machine from the proxies of the environment."""
     spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     os.environ["no_proxy"] = f"{spared},127.0.0.1" if spared else "127.0.0.1"
 
 
 def make_model(folder: Path) -> None:
-    """The specimen in `folder`, which must hold nothing else: all in it is pushed."""
+    """Write the model to `folder`, which must contain nothing else: all of it is pushed."""
     folder.mkdir(parents=True, exist_ok=True)
-    if others := {path.name for path in folder.iterdir()} - SPECIMEN:
+    if others := {path.name for path in folder.iterdir()} - MODEL_FILES:
         raise UsageError(f"--keep must name a new or empty folder; this one has {min(others)!r}")
     try:
-        write_specimen(folder)
+        write_weights(folder)
     except ImportError as error:
         raise ImportError(
             "the demo's model needs safetensors 0.8 or newer: pip install 'asyncpush[hub]'"
@@ -115,11 +115,10 @@ def make_model(folder: Path) -> None:
 
 
 def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
-    """Download every file at the commit and compare; how many files and bytes that were.
+    """Download every file at the commit and compare it; returns the counts of files and bytes.
 
-    With the standard library's client: nothing that has sent the bytes has a say here.
+    The standard library downloads them, so that this check shares no code with the upload.
     """
-    # No proxy lies between this machine and itself, whatever the environment says.
     opener = build_opener(ProxyHandler({}))
     paths = result.files_uploaded + result.files_unchanged
     size = 0
@@ -131,7 +130,9 @@ def read_back(result: UploadResult, folder: Path) -> tuple[int, int]:
             sent = hashlib.file_digest(file, "sha256").digest()
             size += file.tell()
         if received != sent:
-            raise IntegrityError(f"{path} came back with other bytes than were pushed")
+            raise IntegrityError(
+                f"the bytes of {path} that were downloaded differ from those that were pushed"
+            )
     return len(paths), size
 
 
@@ -185,7 +186,7 @@ def _push_document(result: UploadResult) -> dict[str, Any]:
 
 
 def _called() -> str:
-    """What a shell finds this program by: its path, when it was called by that alone."""
+    """How to call this program in a shell: by name, or by path if the name is not found."""
     program = sys.argv[0]
     if shutil.which("asyncpush") is not None or os.path.basename(program) != "asyncpush":
         return "asyncpush"
@@ -193,7 +194,7 @@ def _called() -> str:
 
 
 def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
-    shown = "Its page shows the files, the card and the commits. To look at it, run"
+    shown = "The page of the repo shows files, card and commits. To see it, run"
     return [
         "",
         *paragraph(shown, sys.stdout),
@@ -203,7 +204,7 @@ def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
 
 
 MODEL, CONFIG_NAME = "model.safetensors", "config.json"
-SPECIMEN = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
+MODEL_FILES = frozenset({MODEL, CONFIG_NAME, CARD_NAME})
 
 HIDDEN, VOCABULARY = 512, 8192
 
@@ -254,8 +255,8 @@ with safe_open("model.safetensors", framework="np") as model:
 """
 
 
-def write_specimen(folder: Path) -> None:
-    """The files of the model; other weights each time, or there would be nothing to push."""
+def write_weights(folder: Path) -> None:
+    """Write the files of the model; new weights each time, so that there is something to push."""
     parameters = sum(prod(shape) for shape in TENSORS.values())
     card = CARD.format(count=len(TENSORS), parameters=parameters)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")

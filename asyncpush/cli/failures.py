@@ -1,4 +1,4 @@
-"""What a failure means to whoever ran the command: an exit code, a few lines, a JSON object."""
+"""How a command reports a failure: exit code, lines of text, JSON object."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from asyncpush.errors import (
 
 FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
 
-RESUME_HINT = "run the same command again: what is stored is not sent twice"
+MADE_HINT = "nothing needs to be sent again; `asyncpush audit` compares the files with the repo"
+RESUME_HINT = "run the same command again to resume: bytes already stored are not sent again"
 
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 _LISTED = 20
-"""Problems that the lines name; more are counted. JSON has them all."""
+"""Problems listed as lines of text; the rest are counted. JSON lists them all."""
 
 
 class CommandError(AsyncPushError):
-    """A failure of the command itself rather than of the library's; `problems` are its details."""
+    """A failure of the command itself, not of the library; `problems` are its details."""
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
         super().__init__(message, suggestion=suggestion)
@@ -39,20 +40,27 @@ class CommandError(AsyncPushError):
 
 
 class UsageError(CommandError):
-    """What was asked for cannot be: a bad value of a flag, a bad manifest."""
+    """A bad argument, option or manifest; nothing was started."""
 
 
 class CommandFailedError(CommandError):
-    """The command ran to its end, and the answer is no; its report has been printed."""
+    """The command has run and printed its report, and the outcome is negative."""
 
 
 class InterruptedBySignal(CommandError):
-    """Ctrl-C or SIGTERM; everything has been cancelled and put away."""
+    """Ctrl-C or SIGTERM; all work has been cancelled and cleaned up."""
 
-    def __init__(self, signum: int = signal.SIGINT, notes: Sequence[str] = ()) -> None:
-        """`notes` are those of the cancellation: that the commit was made, perhaps."""
+    def __init__(
+        self, signum: int = signal.SIGINT, notes: Sequence[str] = (), untouched: str = ""
+    ) -> None:
+        """`notes` are those of the cancellation, such as that the commit was already made;
+        `untouched` says what was not done, where there are none."""
+        from asyncpush.listeners.observation import UNCONFIRMED  # imports much; a push has it
+
         message = f"interrupted by {signal.Signals(signum).name}"
-        super().__init__("; ".join([message, *notes]), suggestion="" if notes else RESUME_HINT)
+        told = [message, *(notes or filter(None, [untouched]))]
+        made = notes and UNCONFIRMED not in notes
+        super().__init__("; ".join(told), suggestion=MADE_HINT if made else RESUME_HINT)
         self.signum = signum
 
 
@@ -92,12 +100,14 @@ _HUB_FIELDS = (
 
 
 def failure_lines(error: BaseException) -> list[str]:
-    """A headline, then what else is known, each a line of its own."""
+    """The message, then everything else that is known, one item per line."""
     message = _message(error)
     if not isinstance(error, CommandError):
-        message = f"{_kind(error)}: {message}"  # the others say themselves what they are
+        message = (
+            f"{_kind(error)}: {message}"  # the messages of the others need no name before them
+        )
     lines = message.splitlines()
-    if isinstance(error, HubError):
+    if isinstance(error, HubError) and (error.status is not None or error.method):
         status = "no answer" if error.status is None else f"HTTP {error.status}"
         after = f"attempt {error.attempt}, after {error.elapsed_seconds:.1f} s"
         lines.append(f"request: {error.method} {error.url}".rstrip() + f" ({status}, {after})")
@@ -106,7 +116,7 @@ def failure_lines(error: BaseException) -> list[str]:
         if error.body:
             lines.append(f"answer: {' '.join(error.body.split())}")
     problems = _problems(error)
-    if not any(problem in message for problem in problems):  # most messages name them already
+    if not any(problem in message for problem in problems):  # most messages list them already
         lines += [f"- {problem}" for problem in problems[:_LISTED]]
         if len(problems) > _LISTED:
             lines.append(f"- and {len(problems) - _LISTED} more")
@@ -134,7 +144,7 @@ def _message(error: BaseException) -> str:
             named = [str(name) for name in (error.filename, error.filename2) if name is not None]
             return f"{error.strerror}: {' and '.join(named)}" if named else error.strerror
         case TimeoutError():
-            return str(error) or "it took longer than its timeout allows"
+            return str(error) or "the timeout was exceeded"
         case _:
             return str(error) or "no further explanation"
 
@@ -144,28 +154,30 @@ def _suggestion(error: BaseException) -> str:
         case AsyncPushError():
             return error.suggestion
         case OSError() if error.errno in _DISK_FULL:
-            return "free some space there, or name another folder; what is stored stays stored"
+            return "free some disk space or use another folder, then run the command again"
         case OSError() if error.errno == errno.EADDRINUSE:
-            return "another program listens there: name another --port, or none for a free one"
+            return (
+                "another program uses this port: choose another --port, or omit it for a free one"
+            )
         case OSError() if _lies_in_the_cache(error.filename):
             return cache_advice()
         case ImportError() | OSError() | TimeoutError():
-            return ""  # their message says what to do, or what is in the way
+            return ""  # their message is enough
         case _:
-            return "this looks like a bug in asyncpush: run it again with --verbose and report that"
+            return "this looks like a bug in asyncpush: report it with the output of --verbose"
 
 
 def cache_advice() -> str:
     from asyncpush.options import default_cache_dir
 
     return (
-        f"the cache directory is {default_cache_dir()}: let it be written to, or name another"
-        " folder in ASYNCPUSH_CACHE"
+        f"make the cache directory {default_cache_dir()} writable, or set ASYNCPUSH_CACHE to"
+        " another folder"
     )
 
 
 def _lies_in_the_cache(path: object) -> bool:
-    """Whether it is the cache directory, in it, or a folder above it that is missing."""
+    """Whether the path is the cache directory, inside it, or a missing folder above it."""
     from asyncpush.options import default_cache_dir
 
     if not isinstance(path, str) or not path:

@@ -195,7 +195,7 @@ def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | 
 
 def _welcome(server: LocalHub) -> list[str]:
     token, whose = ("any", "any token") if server.is_open else ("...", "the given tokens")
-    kept = f"the embedded Hub, kept in {server.root}: any namespace, {whose}"
+    kept = f"the embedded Hub, stored in {server.root}: any namespace, {whose}"
     return [
         *paragraph(kept, sys.stderr),
         f"  use it   export HF_ENDPOINT={server.url} HF_TOKEN={token}",

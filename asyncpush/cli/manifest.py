@@ -32,7 +32,7 @@ from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions
 from asyncpush.protocol.addresses import is_web_url, target_of
 
 _NOT_OPTIONS = frozenset({"dry_run"})
-"""A push that is only tried must not be remembered as done."""
+"""A dry run must not be recorded as done."""
 
 _HINTS = {
     name: hint for name, hint in get_type_hints(PushOptions).items() if name not in _NOT_OPTIONS
@@ -44,21 +44,21 @@ _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*push[ \t]*\]\]", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One push of the manifest; `written` is what the manifest says of it, defaults included."""
+    """One push of the manifest; `written` are its values in the manifest, defaults included."""
 
     push: Push
     written: Mapping[str, Any]
 
     def strict(self) -> Entry:
-        """The same, refusing what looks like a credential. A push that was done is done either way,
-        so that what is written stays."""
+        """The same push with `strict`. `written` is unchanged, so that a push which is done without
+        it still counts as done."""
         options = replace(self.push.options, strict=True)
         return replace(self, push=replace(self.push, options=options))
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One push as it stands in the file, what it takes from the defaults, and where it stands."""
+    """One push as written in the file, the defaults, and its place in the file."""
 
     where: str
     own: Any
@@ -66,8 +66,8 @@ class _Row:
 
 
 def read_manifest(path: Path, endpoint: str = PUBLIC_ENDPOINT) -> list[Entry]:
-    """The pushes of a manifest, for this Hub. Raises one `UsageError` that names every problem, by
-    its place."""
+    """The pushes of a manifest, for this Hub. Raises one `UsageError` that lists every problem with
+    its place in the file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -79,7 +79,7 @@ def read_manifest(path: Path, endpoint: str = PUBLIC_ENDPOINT) -> list[Entry]:
     entries = [_entry(row, path.parent, endpoint, problems) for row in rows]
     problems += _repeated(rows)
     if not rows and not problems:
-        problems.append("there is no push in it")
+        problems.append("it contains no push")
     if problems:
         raise UsageError(
             f"{path}: {len(problems)} problem{'s' * (len(problems) != 1)}; nothing was started",
@@ -95,12 +95,16 @@ def _toml_rows(text: str, problems: list[str]) -> Iterator[_Row]:
         problems.append(f"this is not TOML: {error}")
         return
     defaults, pushes = document.pop("defaults", {}), document.pop("push", [])
-    problems += [f"[{name}]: only [defaults] and [[push]] are known" for name in document]
+    problems += [f"[{name}]: unknown table, use [defaults] and [[push]]" for name in document]
     if not isinstance(defaults, dict):
         problems.append("defaults must be a table: [defaults]")
         defaults = {}
     for name, value in defaults.items():
-        found = [f"{name} belongs to one push"] if name in _OWN else _key_problems(name, value)
+        found = (
+            [f"{name} is not allowed here, write it in each [[push]]"]
+            if name in _OWN
+            else _key_problems(name, value)
+        )
         problems += [f"[defaults]: {problem}" for problem in found]
     if not isinstance(pushes, list):
         problems.append("push must be a list of tables: [[push]]")
@@ -145,7 +149,7 @@ def _entry(row: _Row, folder: Path, endpoint: str, problems: list[str]) -> Entry
 
 
 def _options(written: Mapping[str, Any], folder: Path) -> PushOptions:
-    """Of what is fit to be one. Raises `ValueError` as `PushOptions` does."""
+    """The options of a push, from values of the right type. Raises `ValueError`."""
     given = {
         name: value
         for name, value in written.items()
@@ -170,7 +174,7 @@ def _check_target(written: Mapping[str, Any], options: PushOptions, endpoint: st
 def _key_problems(name: str, value: Any) -> Iterator[str]:
     if name not in _KEYS:
         near = get_close_matches(name, _KEYS, n=1)
-        yield f"{name} is not known" + (f"; did you mean {near[0]}?" if near else "")
+        yield f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
     elif name in _HINTS and not _fits(value, _HINTS[name]):
         yield f"{name} must be {_in_words(_HINTS[name])}, not {value!r}"
 
@@ -203,7 +207,7 @@ def _source(source: str | dict[str, str], folder: Path) -> str | dict[str, str]:
 
 
 def _card_file(card: str, folder: Path) -> Path | None:
-    """A card that names a file is found where the manifest is; anything else is its text."""
+    """The card's file, relative to the manifest; None if the card is given as text."""
     if "\n" in card:
         return None
     path = _within(folder, card)
@@ -215,7 +219,7 @@ def _within(folder: Path, path: str) -> Path:
 
 
 def _repeated(rows: Sequence[_Row]) -> Iterator[str]:
-    """A push that is listed twice is a mistake: `--continue` could not tell the two apart."""
+    """Pushes that are listed twice: `--continue` could not distinguish them."""
     first: dict[str, str] = {}
     for row in rows:
         earlier = first.setdefault(json.dumps(row.own, sort_keys=True, default=str), row.where)
@@ -224,7 +228,7 @@ def _repeated(rows: Sequence[_Row]) -> Iterator[str]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of TOML or JSON is of this type. Which values, `PushOptions` decides."""
+    """Whether a value of TOML or JSON has this type. `PushOptions` checks the value itself."""
     match get_origin(hint):
         case origin if origin in (Union, UnionType):
             return any(_fits(value, member) for member in get_args(hint))
@@ -251,6 +255,6 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _is_path(hint: Any) -> bool:
-    """`os.PathLike`, which no manifest can hold."""
+    """Whether it is `os.PathLike`, which a manifest cannot contain."""
     origin = get_origin(hint)
     return isinstance(origin, type) and hasattr(origin, "__fspath__")

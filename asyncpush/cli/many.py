@@ -1,4 +1,4 @@
-"""`asyncpush many`: every push of a manifest to its end, remembered, and summed up."""
+"""`asyncpush many`: run all pushes of a manifest, record those that are done, print a summary."""
 
 from __future__ import annotations
 
@@ -82,15 +82,16 @@ def many(
 
 _SHA = 10
 _GO_ON = (
-    "run the same command again with --continue: what is done is left out, what is stored is not"
-    " sent twice"
+    "run the same command again with --continue: pushes that are done are skipped, and bytes"
+    " already stored are not sent again"
 )
 
 
 def push_manifest(
     output: Output, manifest: Path, connection: Connection, *, go_on: bool, strict: bool = False
 ) -> None:
-    """Check the manifest, push what waits, print the summary. `strict` goes for every push."""
+    """Check the manifest, run the pushes that are not done, print the summary. `strict` applies
+    to every push."""
     where = hub_endpoint(connection.endpoint)
     entries = read_manifest(manifest, where)
     if strict:
@@ -114,7 +115,7 @@ def push_manifest(
 
     try:
         if any(push.waiting for push in pushes):
-            with Announcement(done.path, "where this command remembers what is done"):
+            with Announcement(done.path, "where this command records the pushes that are done"):
                 run(work)
     except InterruptedBySignal as error:
         ended = sum(not push.waiting for push in pushes)
@@ -128,7 +129,7 @@ def push_manifest(
 
 @dataclass(slots=True)
 class ManyPush:
-    """One push of the manifest and what has become of it: done before, now, failed, or waiting."""
+    """One push of the manifest and its outcome: done before, done now, failed, or waiting."""
 
     entry: Entry
     fingerprint: str
@@ -161,7 +162,7 @@ class ManyPush:
 
 
 async def push_all(uploader: Uploader, pushes: Sequence[ManyPush], done: DoneFile) -> None:
-    """Each push that waits, many at once. What fails is kept and stops nothing."""
+    """Run the pushes that wait, several at a time. A failure is stored in its push."""
     at_once = asyncio.Semaphore(PUSHES_AT_ONCE)
 
     async def one(push: ManyPush) -> None:
@@ -173,7 +174,7 @@ async def push_all(uploader: Uploader, pushes: Sequence[ManyPush], done: DoneFil
                 push.error = error
                 return
             push.result = result
-            # Written to the end even if a signal comes now: the commit is there.
+            # Shielded from signals: the commit is made, so it must be recorded.
             await asyncio.shield(asyncio.to_thread(done.add, push.fingerprint, _row(result)))
 
     async with anyio.create_task_group() as group:
@@ -223,7 +224,7 @@ def _complaint(push: ManyPush) -> str:
 
 
 def table(pushes: Sequence[ManyPush], width: int | None) -> list[str]:
-    """Repo, files, bytes, seconds, and the commit or error, cut to the width if there is one."""
+    """Repo, files, bytes, seconds, and the commit or error; cut to the width if there is one."""
     rows = [["repo", "files", "bytes", "time", "commit or error"]]
     rows += [_cells(push) for push in pushes]
     lines = columns(rows, right=[1, 2, 3])
@@ -261,19 +262,19 @@ def _total(pushes: Sequence[ManyPush], seconds: float) -> str:
 
 
 class DoneFile:
-    """`MANIFEST.state.jsonl`. A row stands for one push, by the fingerprint of its entry.
+    """`MANIFEST.state.jsonl`: a row for each push that is done, with the fingerprint of its entry.
 
-    It says what the manifest said and where it went, nothing of the files: an entry whose source
-    has changed since is still done, until the manifest is run without `--continue`.
+    The fingerprint covers the entry and the Hub, not the files: an entry whose source has changed
+    since then still counts as done, until the manifest is run without `--continue`.
     """
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_name(f"{manifest.name}.state.jsonl")
         self.trouble: OSError | None = None
-        """Why a push that is done is not remembered."""
+        """Why a push that is done could not be recorded."""
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """The rows by fingerprint. A line that was cut short stands for a push not done."""
+        """The rows by fingerprint. A line that was cut off does not count."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -288,14 +289,14 @@ class DoneFile:
         return rows
 
     def open(self, *, anew: bool) -> None:
-        """Make sure that it can be written, before anything starts; `anew` forgets what it says."""
+        """Check that the file can be written, before anything starts; `anew` empties it."""
         with open(self.path, "wb" if anew else "ab"):
             sync_folder(self.path.parent)
 
     def add(self, fingerprint: str, row: Mapping[str, Any]) -> None:
-        """Remember one push as done, also across a power cut. Blocks until it is on the disk.
+        """Record one push as done. Blocks until the row is on the disk, safe from a power cut.
 
-        When that fails (a full disk) the pushes go on, and `trouble` says so.
+        If that fails (a full disk) the pushes continue, and `trouble` has the error.
         """
         row = {"fingerprint": fingerprint, "time": time.time(), **row}
         try:
@@ -305,7 +306,7 @@ class DoneFile:
 
 
 def fingerprint(written: Mapping[str, Any], endpoint: str) -> str:
-    """Of what an entry says, and of the Hub it is for.
+    """A hash of an entry and of the Hub that it is for.
 
     >>> fingerprint({"repo_id": "me/a", "source": "a"}, "local")[:8]
     '08e25d20'

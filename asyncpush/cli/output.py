@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, everything else on stderr."""
+"""What a command prints: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How one command talks.
+    """How one command prints.
 
     With `as_json` stdout gets exactly one JSON object, whatever happens; `verbose` adds tracebacks
     to failures; `quiet` leaves out notes.
@@ -43,10 +43,10 @@ class Output:
     quiet: bool = False
 
     def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
-        """What the command was run for: lines for people, or the document as JSON.
+        """Print the result: lines of text, or the document as JSON.
 
-        Where nobody can read it any more, what was done is done: that is no failure. With JSON a
-        reader that has gone away is told of as a pipeline expects.
+        The work is done, so a stdout that cannot be written to is no failure. Only with JSON, where
+        the reader of a pipe needs the object, a closed pipe ends the program with exit code 141.
         """
         if self.as_json:
             if not self._json({"ok": True, **document}):
@@ -62,8 +62,8 @@ class Output:
         *,
         code: int | None = None,
     ) -> None:
-        """A result that is a failure too: told in full on stdout, in short on stderr. `code` is the
-        exit code, where it is not the one that the failure means."""
+        """Print a result that is also a failure: in full on stdout, in short on stderr. `code` is
+        the exit code, if it is not the one of `why`."""
         if self.as_json:
             error = failure_document(why)
             if code is not None:
@@ -83,7 +83,7 @@ class Output:
         _tell(lambda stream: map(_clean, lines))
 
     def failure(self, error: BaseException) -> None:
-        """A short red block on stderr; before it the traceback when that is wanted."""
+        """Print a failure as a red block on stderr, after its traceback with `verbose`."""
         if self.as_json:
             self._json({"ok": False, "error": failure_document(error)})
         if not isinstance(error, InterruptedBySignal):
@@ -91,20 +91,20 @@ class Output:
         _tell(lambda stream: _block(failure_lines(error), stream))
 
     def trace(self, error: BaseException) -> None:
-        """The traceback, when that is wanted."""
+        """Print the traceback, with `verbose`."""
         if self.verbose:
             told = "".join(traceback.format_exception(error))
             _tell(lambda stream: map(_clean, told.splitlines()))
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Whatever is raised inside is told, and ends the program with the exit code it means."""
+        """Print whatever is raised inside, and end the program with its exit code."""
         try:
             yield
         except (
             click.exceptions.Exit,
             BrokenPipeError,
-        ):  # who closed stdout wants to hear no more of it
+        ):  # click ends the program quietly
             raise
         except KeyboardInterrupt:
             self._leave(InterruptedBySignal())
@@ -120,8 +120,8 @@ class Output:
         return self._print([json.dumps(document, default=asdict)])
 
     def _print(self, lines: Iterable[str]) -> bool:
-        """To stdout; False when its reader has gone away."""
-        if sys.stdout is None:  # closed from the start: nobody asked for it
+        """Print to stdout; False if its reader has closed the pipe."""
+        if sys.stdout is None:  # closed before the program started
             return True
         try:
             _write(sys.stdout, lines)
@@ -135,7 +135,7 @@ class Output:
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
-    """Rows as aligned lines, the last column ragged; those numbered in `right` end together.
+    """Rows as aligned columns; the columns numbered in `right` are aligned to the right.
 
     >>> columns([["a", "1"], ["bcd", "22"]])
     ['a    1', 'bcd  22']
@@ -157,7 +157,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list
 
 
 def terminal_columns(stream: TextIO | None) -> int | None:
-    """Its width, or None when what is written goes to a file or pipe and need not be cut."""
+    """The width of a terminal; None for a file or pipe, where lines are not cut."""
     if stream is None or stream.closed or not stream.isatty():
         return None
     return max(_NARROWEST, shutil.get_terminal_size().columns - 1)
@@ -194,12 +194,12 @@ def facts(rows: Mapping[str, str | Sequence[str]], width: int | None) -> list[st
 
 
 def paragraph(text: str, stream: TextIO | None) -> list[str]:
-    """Prose as lines that end between words, where the stream has a width."""
+    """Prose, wrapped between words if the stream is a terminal."""
     return _wrapped(text, terminal_columns(stream), hang="")
 
 
 def _block(lines: Sequence[str], stream: TextIO) -> list[str]:
-    """Lines with a mark before them, red where there is colour, wrapped where there is a width."""
+    """Lines behind a mark, red where colour is allowed, wrapped on terminals."""
     head, bar = ("✗ ", "│ ") if can_write("✗│", stream) else ("x ", "| ")
     width = terminal_columns(stream)
     red, bold, plain = (_RED, _BOLD_RED, _PLAIN) if has_colour(stream) else ("", "", "")
@@ -250,7 +250,7 @@ def can_write(text: str, stream: TextIO | None) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Without control characters: a server's words must not move the user's cursor."""
+    """Text without control characters: a server's text must not move the user's cursor."""
     from asyncpush.listeners.format import clean
 
     indent = len(text) - len(text.lstrip(" "))
@@ -258,15 +258,15 @@ def _clean(text: str) -> str:
 
 
 def _tell(lines: Callable[[TextIO], Iterable[str]]) -> None:
-    """To stderr, where there is one: what cannot be told there harms nothing."""
+    """Print to stderr. If that fails, nothing else does."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             _write(sys.stderr, lines(sys.stderr))
 
 
 def _abandon(stream: TextIO) -> None:
-    """What is left in its buffer goes nowhere: Python would fail to write it once more when it
-    ends, and end with a code of its own."""
+    """Discard the stream's buffer. Python would try to write it again at exit, fail, and end with
+    an exit code of its own."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -23,7 +23,7 @@ from asyncpush.own_files import Announcement, write_atomically
 from asyncpush.uploader import Uploader
 
 if TYPE_CHECKING:
-    from asyncpush.models import Receipt, UploadResult
+    from asyncpush.models import PlannedFile, Receipt, UploadResult
 
 
 @command(
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     arg.delete,
     arg.model_card,
     arg.max_shard_size,
+    arg.on_change,
     arg.no_verify,
     arg.dry_run,
     arg.strict,
@@ -56,7 +57,10 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
     arg.check_target(context, repo_id, options)
     connection = arg.connection(context, quiet=output.quiet)
     result = run_with_uploader(
-        connection, output, lambda uploader: uploader.push_to_hub(repo_id, source, options)
+        connection,
+        output,
+        lambda uploader: uploader.push_to_hub(repo_id, source, options),
+        untouched=_NO_COMMIT,
     )
     output.result(result_lines(result, dry_run=options.dry_run), result_document(result))
 
@@ -86,6 +90,7 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
     *arg.SELECTION,
     arg.model_card,
     arg.max_shard_size,
+    arg.on_change,
     arg.strict,
     *arg.ENGINE,
     arg.endpoint,
@@ -113,7 +118,10 @@ def upload(
     connection = arg.connection(context, quiet=output.quiet)
     with Announcement(receipts, "the file that --receipts names"):
         stored = run_with_uploader(
-            connection, output, lambda uploader: uploader.upload_files(repo_id, source, options)
+            connection,
+            output,
+            lambda uploader: uploader.upload_files(repo_id, source, options),
+            untouched="no receipts were written",
         )
     # Not private: another user's rank 0 may be the one who commits. The umask decides.
     write_atomically(receipts, receipts_to_json(stored))
@@ -183,7 +191,10 @@ def commit(
     connection = arg.connection(context, quiet=output.quiet)
     stored = read_receipts(receipts)
     result = run_with_uploader(
-        connection, output, lambda uploader: uploader.commit(repo_id, stored, options)
+        connection,
+        output,
+        lambda uploader: uploader.commit(repo_id, stored, options),
+        untouched=_NO_COMMIT,
     )
     output.result(result_lines(result), result_document(result))
 
@@ -213,19 +224,25 @@ def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
 
 T = TypeVar("T")
 
-_PRINTED = "where the output of this command goes"
+_NO_COMMIT = "nothing was committed"
+_PRINTED = "the output of this command"
 
 
 def run_with_uploader(
-    connection: Connection, output: Output, work: Callable[[Uploader], Coroutine[Any, Any, T]]
+    connection: Connection,
+    output: Output,
+    work: Callable[[Uploader], Coroutine[Any, Any, T]],
+    *,
+    untouched: str = "",
 ) -> T:
-    """`run` what is to be done with an `open_uploader`."""
+    """`run` a coroutine with an `open_uploader`. `untouched` says what is not done if it is
+    interrupted."""
 
     async def main() -> T:
         async with open_uploader(connection, output) as uploader:
             return await work(uploader)
 
-    return run(main)
+    return run(main, untouched=untouched)
 
 
 @asynccontextmanager
@@ -236,17 +253,17 @@ async def open_uploader(
     listener: Listener | None = None,
     told: tuple[type[Event], ...] = (PushFinished,),
 ) -> AsyncIterator[Uploader]:
-    """An `Uploader` as the flags say, with bars on stderr and events where they are wanted.
+    """An `Uploader` as the options say, with bars on stderr and the files of events.
 
-    `told` are the ends of a push that leave a line where its bars were: a failure is the command's
-    own to tell.
+    `told` are the final events that print a line in place of the bars; failures are not among them,
+    since the command prints them itself.
     """
     hub_endpoint(connection.endpoint)
     check_records(connection)
     if output.verbose:
         log_everything()
     with (
-        Announcement(1, _PRINTED),  # the shell may lead them to files within the source
+        Announcement(1, _PRINTED),  # the shell may redirect it to a file within the source
         Announcement(2, _PRINTED),
         listeners_of(connection, told, output) as listeners,
     ):
@@ -256,7 +273,7 @@ async def open_uploader(
             get_current_context(silent=True),
             UploadConfig,
             **connection.config,
-            progress="none",  # the bars listen here, so that a failure is told once
+            progress="none",  # the bars are among the listeners; a failure is printed once
             events=listeners,
         )
         async with Uploader(connection.token, connection.endpoint, config) as uploader:
@@ -268,7 +285,7 @@ _SENT = ("inline", "lfs", "xet")
 
 
 def result_document(result: UploadResult) -> dict[str, Any]:
-    """Every field of the result, under its own name; its activity is for pictures."""
+    """Every field of the result by its name, without `activity`, which is for pictures."""
     names = [field.name for field in fields(result) if field.name != "activity"]
     document = {name: getattr(result, name) for name in names}
     return document | {"receipts": [_receipt_document(receipt) for receipt in result.receipts]}
@@ -280,9 +297,9 @@ def _receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 
 def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:
-    """Where it is, then what was done."""
+    """The URL, then what was done."""
     if dry_run:
-        return _plan_lines(result)
+        return plan_lines(result.repo_url, result.plan)
     where = result.pr_url or result.commit_url
     return [where, *paragraph(", ".join(_deeds(result)), sys.stdout)]
 
@@ -309,20 +326,21 @@ def _deeds(result: UploadResult) -> list[str]:
 
 def _pace(result: UploadResult) -> str:
     seconds, sent = max(result.elapsed_seconds, 1e-6), result.bytes_transferred
-    # The rate of a few bytes would only tell of latency.
+    # The rate of a few bytes only measures latency.
     rate = f" ({format_rate(sent / seconds)})" if sent >= _WORTH_A_RATE else ""
     return f" in {format_seconds(seconds)}{rate}"
 
 
-def _plan_lines(result: UploadResult) -> list[str]:
-    to_send = [file for file in result.plan if file.action in _SENT]
+def plan_lines(url: str, plan: Sequence[PlannedFile]) -> list[str]:
+    """What a dry run would do to the repo or bucket at `url`."""
+    to_send = [file for file in plan if file.action in _SENT]
     rows = [
         [file.action, "" if file.action == "delete" else format_bytes(file.size), file.path_in_repo]
-        for file in result.plan
+        for file in plan
     ]
     size = format_bytes(sum(file.size for file in to_send))
     return [
-        f"{result.repo_url}: dry run, nothing was changed",
+        f"{url}: dry run, nothing was changed",
         *columns(rows, right=[1]),
         f"{format_count(len(to_send), 'file')} to send, {size}",
     ]

@@ -25,9 +25,10 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """`asyncio.run`, but the first SIGINT or SIGTERM cancels the work, and when all of it has
-    ended `InterruptedBySignal` is raised. A second one ends the process as it always does."""
+def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T:
+    """`asyncio.run`, with signals: the first SIGINT or SIGTERM cancels the work, and when the work
+    has ended `InterruptedBySignal` is raised, with `untouched`. A second signal ends the process
+    at once."""
 
     async def main() -> T:
         received: list[int] = []
@@ -35,14 +36,14 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = asyncio.current_task()
         assert task is not None
 
-        def listen_no_more() -> None:
+        def ignore_signals_again() -> None:
             for signum in SIGNALS:
                 with suppress(NotImplementedError):
                     loop.remove_signal_handler(signum)
 
         def stop(signum: int) -> None:
             received.append(signum)
-            listen_no_more()
+            ignore_signals_again()
             task.cancel()
 
         for signum in SIGNALS:
@@ -53,16 +54,16 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:
             if received:
                 notes = getattr(error, "__notes__", ())
-                raise InterruptedBySignal(received[0], notes) from error
+                raise InterruptedBySignal(received[0], notes, untouched) from error
             raise
         finally:
-            listen_no_more()
+            ignore_signals_again()
 
     return asyncio.run(main())
 
 
 def log_everything() -> None:
-    """What `--verbose` means: all that happens, on stderr, as `ASYNCPUSH_LOG=debug` has it."""
+    """Log everything to stderr, as `ASYNCPUSH_LOG=debug` does: the meaning of `--verbose`."""
     os.environ[ENV] = "debug"  # an Uploader looks there too
     configure_from_env()
 
@@ -71,8 +72,10 @@ def log_everything() -> None:
 def listeners_of(
     connection: Connection, told: tuple[type[Event], ...], output: Output
 ) -> Iterator[list[Listener]]:
-    """Those that the flags ask for; `told` are the ends of a push that leave a line where its bars
-    were. The log leaves failures to the command, unless somebody reads it."""
+    """The listeners that the options ask for. `told` are the final events that print a line.
+
+    Failures are not logged, since the command prints them, unless logging is switched on.
+    """
     with ExitStack() as stack:
         listeners: list[Listener] = []
         if connection.timeline is not None:
@@ -93,8 +96,8 @@ def listeners_of(
 
 @contextmanager
 def _drawing(path: Path, output: Output) -> Iterator[Listener]:
-    """Draws when all has ended, however it ended. The push is done or not whatever becomes of its
-    picture, so that a failure here is only told."""
+    """Draw the timeline at the end, also of a failure. A timeline that cannot be written is only a
+    warning: it changes nothing about the push."""
     from asyncpush.listeners.timeline.recording import TimelineRecorder, render
 
     recorder = TimelineRecorder()
@@ -136,6 +139,6 @@ class _Bars:
 
 
 def _unless_failure(record: logging.LogRecord) -> bool:
-    """Failures are the command's to tell, unless somebody reads the log."""
+    """Leave failures to the command, unless logging is switched on."""
     row = getattr(record, "asyncpush", {})
     return bool(os.environ.get(ENV)) or row.get("event") != PushFailed.name

@@ -57,10 +57,10 @@ def timeline(
         raise UsageError(f"cannot read {events}: {error.strerror}") from error
     write_atomically(out, render(read, out))
     if read.skipped:
-        output.note(f"{format_count(read.skipped, 'line')} of {events} left out: no events")
+        output.note(f"{format_count(read.skipped, 'line')} of {events} skipped: not events")
     if others and push is None:
         output.note(
-            f"{events} tells of {format_count(others + 1, 'run')}: drawn is the last"
+            f"{events} has {format_count(others + 1, 'run')}; this draws the last one"
             " (--push ID draws another)"
         )
     output.result(_lines(read, out), _document(read, out, others))

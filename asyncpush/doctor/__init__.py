@@ -1,6 +1,6 @@
-"""Before a long push: what could stop it, each with its fix.
+"""Checks to run before a long push: what could stop it, and how to fix it.
 
-`asking` collects facts and changes nothing, `checks` judges them without asking anybody.
+`asking` collects facts and changes nothing; `checks` turns facts into findings, without I/O.
 """
 
 from __future__ import annotations

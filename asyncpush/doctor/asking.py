@@ -31,9 +31,9 @@ Verdict: TypeAlias = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was found, and what to do about it (empty when nothing is to be done).
+    """The outcome of one check: what was found, and how to fix it (empty if nothing needs fixing).
 
-    `is_token` says that the token is the trouble.
+    `is_token` is true if the token is the problem.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The push that is to be made."""
+    """The planned push."""
 
     repo: Repo
     revision: str = "main"
@@ -54,8 +54,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class HubFacts:
-    """What the Hub said. A `HubError` stands for a question that was refused or not answered,
-    None for one that was not asked (or not told).
+    """The answers of the Hub. A `HubError` stands for a request that was refused or not answered,
+    None for one that was not sent (or whose answer did not say).
 
     `head` is the commit that the branch is at, or the id of a bucket. `shows_files` is the Hub's
     answer to what a commit or a bucket holds, by which every push is verified.
@@ -74,7 +74,7 @@ class HubFacts:
 
     @property
     def unreached(self) -> HubError | None:
-        """Why there was no answer at all, if there was none."""
+        """Why the Hub could not be reached, or None if it answered."""
         error = self.account
         if not isinstance(error, HubError) or error.status is not None:
             return None
@@ -83,7 +83,7 @@ class HubFacts:
 
 @dataclass(frozen=True, slots=True)
 class LocalFacts:
-    """What this machine says. Sizes in bytes; None where it cannot be told.
+    """Facts about this machine. Sizes are bytes; None means unknown.
 
     `token_from` says which token it is ("from HF_TOKEN"), None when there is none;
     `token_expires_at` is the Unix time of its end and `token_kind` what its first letters say,
@@ -109,7 +109,7 @@ class LocalFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it, about one endpoint and perhaps one push."""
+    """All facts about one endpoint and, if given, one push."""
 
     endpoint: str
     hub: HubFacts
@@ -120,16 +120,16 @@ class Facts:
 T = TypeVar("T")
 
 PATIENCE = 20.0
-"""Seconds for one question: who asks for a diagnosis waits for it."""
+"""Seconds for one request: the user is waiting for the diagnosis."""
 
 OTHER_FILES = 64
-"""Descriptors that are open besides files and connections: the interpreter's, the journal's."""
+"""File descriptors in use besides those for files and connections: interpreter, journal."""
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -> HubFacts:
-    """What the Hub says of the token and of the repo."""
+    """Ask the Hub about the token and the repo."""
     answers: list[tuple[float, Mapping[str, str]]] = []
 
     def parse(response: HubResponse) -> Account:
@@ -146,7 +146,7 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
     may_write: Literal[True] | HubError | None = None
     used: int | HubError | None = None
     shows_files: Literal[True] | HubError | None = None
-    # Nobody there, or nobody's token: what is asked next would fail for the same reason.
+    # Without an answer, or without a valid token, all later requests would fail the same way.
     hopeless = isinstance(account, HubError) and (
         account.status in (None, 401)
         or (isinstance(account, AuthError) and account.status != 403)  # none could be had
@@ -155,7 +155,7 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
         bucket = target.repo
         head = await _ask(session, buckets.info_request(bucket), buckets.parse_info, events)
         if isinstance(head, str):
-            # There is no question of its own for it: who may write gets a token to write with.
+            # No request asks this directly: whoever may write gets a write token for Xet.
             token = buckets.xet_token_request(bucket, write=True)
             may_write = await _ask(session, token, lambda _: _YES, events)
             request = buckets.paths_info_request(bucket, [".complete.json"])
@@ -194,7 +194,7 @@ def _has_bucket_files(response: HubResponse) -> Literal[True]:
 
 
 def _has_files(response: HubResponse) -> Literal[True]:
-    """Whether there is such a file does not matter: the answer is one that a push can read."""
+    """True if a push can read the answer. It does not matter whether the file exists."""
     tree.parse_paths_info(response)
     return _YES
 
@@ -202,7 +202,7 @@ def _has_files(response: HubResponse) -> Literal[True]:
 async def _ask(
     session: HubSession, request: HubRequest, parse: Callable[[HubResponse], T], events: Emitter
 ) -> T | HubError:
-    """One attempt; a failure is a fact like any other."""
+    """Send one request, without retries. A failure is returned, as a fact."""
     try:
         async with asyncio.timeout(PATIENCE):
             return await session.ask(
@@ -221,7 +221,7 @@ async def _ask(
 
 
 def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> LocalFacts:
-    """What this machine says. Makes the cache folder, as a push would."""
+    """Collect the facts about this machine. Creates the cache folder, as a push would."""
     cache_dir = Path(config.cache_dir)
     return LocalFacts(
         token_from=token_from,

@@ -1,4 +1,4 @@
-"""From facts to findings: pure, each check a function, in the order in which things go wrong."""
+"""From facts to findings, without I/O. Each check is a function."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from asyncpush.protocol.accounts import REPO_WRITE, Account
 from asyncpush.protocol.urls import is_loopback
 
 CLOCK_WARNS = 60.0
-"""Seconds; a `Date` is whole seconds, and the answer travels for a while."""
+"""Seconds. A `Date` header has whole seconds, and the answer takes a while to arrive."""
 
 CLOCK_FAILS = 900.0
 """Seconds by which a signature's date may be off: S3's own limit (RequestTimeTooSkewed)."""
 
 LITTLE_SPACE = 1 << 30
-"""Bytes below which the journal, and streams that are spooled, may fill the disk."""
+"""Bytes of free space below which the journal and spooled streams may fill the disk."""
 
 FEW_CALLS = 50
-"""Calls left in a rate limit's window with which a push of many files soon has to wait."""
+"""Requests left in the rate limit's window; with fewer, a push of many files soon has to wait."""
 
 INSTALL_XET = "pip install hf-xet"
 
@@ -37,12 +37,12 @@ _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Every check that these facts allow."""
+    """The findings of all checks; a check that lacks its facts finds nothing."""
     return [finding for check in _CHECKS for finding in check(facts)]
 
 
 def exit_code_of(findings: list[Finding]) -> int:
-    """0 when nothing failed, 3 when the token is the trouble, else 1."""
+    """0 when no check failed, 3 when the token is the problem, else 1."""
     failed = [finding for finding in findings if finding.verdict == "failed"]
     if not failed:
         return 0
@@ -51,14 +51,16 @@ def exit_code_of(findings: list[Finding]) -> int:
 
 def check_endpoint(facts: Facts) -> Iterator[Finding]:
     if (error := facts.hub.unreached) is not None:
-        yield _failed("endpoint", f"{facts.endpoint} is not reached: {error.message}", error)
+        yield _failed("endpoint", f"{facts.endpoint} cannot be reached: {error.message}", error)
         return
     milliseconds = facts.hub.seconds * 1000
     account = facts.hub.account
     if isinstance(account, HubError) and not _is_refusal(account):
         if isinstance(account, AuthError):
-            return  # without a token it was not asked
-        yield _failed("endpoint", f"{facts.endpoint} is not well: {account.message}", account)
+            return  # without a token there was no request
+        yield _failed(
+            "endpoint", f"{facts.endpoint} does not work properly: {account.message}", account
+        )
         return
     yield Finding("endpoint", "ok", f"{facts.endpoint} answers in {milliseconds:.0f} ms")
 
@@ -80,7 +82,7 @@ def check_tls(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "tls",
                 "warning",
-                "plain http: the token and the files travel in the clear",
+                "plain http: the token and the files are sent unencrypted",
                 "set HF_ENDPOINT to an https URL",
             )
         return
@@ -107,10 +109,10 @@ def check_clock(facts: Facts) -> Iterator[Finding]:
         return
     off = abs(skew)
     if off <= CLOCK_WARNS:
-        yield Finding("clock", "ok", "agrees with the Hub's")
+        yield Finding("clock", "ok", "agrees with the Hub's clock")
         return
     told = f"this machine's clock is {off:,.0f} s {'ahead of' if skew > 0 else 'behind'} the Hub's"
-    fix = "set it (`timedatectl set-ntp true`): signed URLs and certificates depend on it"
+    fix = "set the clock (`timedatectl set-ntp true`): signed URLs and certificates depend on it"
     yield Finding("clock", "failed" if off > CLOCK_FAILS else "warning", told, fix)
 
 
@@ -129,7 +131,7 @@ def check_token(facts: Facts) -> Iterator[Finding]:
         told = f"the token {where} is not accepted: expired, revoked or mistyped"
         yield Finding("token", "failed", told, _new_token(facts), is_token=True)
     elif account.status == 403:
-        told = f"the token {where} may not even say whose it is"
+        told = f"the token {where} is not allowed to show whose it is"
         yield Finding("token", "warning", told, _new_token(facts))
     elif isinstance(account, AuthError):  # none could be had
         yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
@@ -160,11 +162,11 @@ def _until(account: Account, local: LocalFacts) -> str:
 
 
 def _new_token(facts: Facts) -> str:
-    return f"make one with write access {token_page(facts.endpoint)} and set HF_TOKEN"
+    return f"create one with write access {token_page(facts.endpoint)} and set HF_TOKEN"
 
 
 def check_write(facts: Facts) -> Iterator[Finding]:
-    """The Hub's own word about this repo where there is one, else what the token's role says."""
+    """Whether the token may write: as the Hub answers for this repo, else by the token's role."""
     account, target, word = facts.hub.account, facts.target, facts.hub.may_write
     if target is not None and word is True:
         yield Finding("write", "ok", f"the token may write to {target.repo.repo_id}")
@@ -182,7 +184,7 @@ def _by_role(account: Account, facts: Facts) -> Finding:
     match account.role:
         case "read":
             fix = _new_token(facts)
-            return Finding("write", "failed", "the token may only read", fix, is_token=True)
+            return Finding("write", "failed", "the token can only read", fix, is_token=True)
         case "fineGrained":
             return _fine_grained(account, facts)
         case "write" | "admin":
@@ -191,14 +193,14 @@ def _by_role(account: Account, facts: Facts) -> Finding:
             return Finding("write", "ok", f"the token may write to {resource} alone")
         case _:
             told = "the Hub does not say what this token may do"
-            fix = "push something small first"
+            fix = "try a small push first"
             if facts.target is None:
-                fix = "name the repo (`asyncpush doctor namespace/name`): the Hub then says"
+                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub will say"
             return Finding("write", "warning", told, fix)
 
 
 def _fine_grained(account: Account, facts: Facts) -> Finding:
-    """A repo that is there may be named itself; one that is to be made needs its namespace."""
+    """Grants for the repo itself count only if it exists; a new repo needs its namespace."""
     target, exists = facts.target, isinstance(facts.hub.head, str)
     writable = [grant for grant in account.grants if REPO_WRITE in grant.permissions]
     if target is None:
@@ -233,14 +235,14 @@ def check_namespace(facts: Facts) -> Iterator[Finding]:
         yield Finding("namespace", "ok", f"you may write to this repo of {namespace}")
     elif role == "read":
         fix = f"ask an admin of {namespace} for the role contributor or write"
-        yield Finding("namespace", "failed", f"you may only read in {namespace}", fix)
+        yield Finding("namespace", "failed", f"you can only read in {namespace}", fix)
     elif role is not None:
         as_role = f", as {role}" if role else ""
         yield Finding("namespace", "ok", f"you are a member of {namespace}{as_role}")
     else:
         yours = ", ".join([account.name, *account.orgs])
         fix = f"push to a namespace of yours ({yours}), or propose changes with --create-pr"
-        yield Finding("namespace", "failed", f"{namespace} is not yours", fix)
+        yield Finding("namespace", "failed", f"you are not a member of {namespace}", fix)
 
 
 def check_repo(facts: Facts) -> Iterator[Finding]:
@@ -250,13 +252,13 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
     what = f"{target.repo.repo_type} {target.repo.repo_id}"
     match head:
         case str():
-            yield Finding("repo", "ok", f"{what} is there")
+            yield Finding("repo", "ok", f"{what} exists")
         case RepoNotFoundError():
             verb = "sync" if _is_bucket(facts) else "push"
             told = f"{what} does not exist, or is hidden from this token; a {verb} creates it"
             yield Finding("repo", "ok", told)
         case HubError(error_code="RevisionNotFound"):
-            yield Finding("repo", "ok", f"{what} is there")
+            yield Finding("repo", "ok", f"{what} exists")
         case error:
             token = error.status == 401
             yield Finding("repo", "failed", error.message, error.suggestion, is_token=token)
@@ -274,33 +276,33 @@ def check_branch(facts: Facts) -> Iterator[Finding]:
     if not missing and (not isinstance(head, RepoNotFoundError) or branch == "main"):
         return
     if target.create_branch:
-        yield Finding("branch", "ok", f"{branch} does not exist; --create-branch makes it")
+        yield Finding("branch", "ok", f"{branch} does not exist; --create-branch creates it")
     else:
         fix = "push with --create-branch, or to another --revision"
         yield Finding("branch", "failed", f"{branch} does not exist", fix)
 
 
 def check_verify(facts: Facts) -> Iterator[Finding]:
-    """Whether a push could be verified: else it would fail when its commit has been made."""
+    """Whether a push can be verified; if not, it would fail after its commit."""
     match facts.hub.shows_files:
         case True:
             what = "bucket" if _is_bucket(facts) else "commit"
-            yield Finding("verify", "ok", f"the Hub shows what a {what} holds")
+            yield Finding("verify", "ok", f"the Hub lists the files of a {what}")
         case HubError() as error:
-            told = f"no push could be verified, the Hub does not show its files: {error.message}"
-            fix = "push with --no-verify, if you must; " + (error.suggestion or "report it")
+            told = f"pushes cannot be verified, the Hub does not list their files: {error.message}"
+            fix = "push with --no-verify if you have to; " + (error.suggestion or "report it")
             yield Finding("verify", "failed", told, fix)
 
 
 def check_quota(facts: Facts) -> Iterator[Finding]:
-    """What the Hub tells of limits: calls in this window, and bytes that the repo takes."""
+    """The limits that the Hub reports: requests in this window, and bytes used by the repo."""
     told = []
     rate, used = facts.hub.rate, facts.hub.used_storage
     if used is not None:
-        told.append(f"the repo takes {used / 1e9:,.1f} GB")
+        told.append(f"the repo uses {used / 1e9:,.1f} GB")
     if rate is not None:
         of = "" if rate.quota is None else f" of {rate.quota:,}"
-        told.append(f"{rate.remaining:,}{of} calls left for {rate.reset:.0f} s")
+        told.append(f"{rate.remaining:,}{of} requests left in the next {rate.reset:.0f} s")
     if not told:
         return
     if rate is not None and rate.remaining < FEW_CALLS:
@@ -312,7 +314,7 @@ def check_quota(facts: Facts) -> Iterator[Finding]:
 
 def check_cache(facts: Facts) -> Iterator[Finding]:
     local = facts.local
-    fix = "set ASYNCPUSH_CACHE to a folder with room, on a local disk"
+    fix = "set ASYNCPUSH_CACHE to a folder with free space, on a local disk"
     if local.cache_error is not None:
         told = f"{local.cache_dir} cannot be written ({local.cache_error}): no push can be resumed"
         yield Finding("cache", "failed", told, fix)
@@ -330,16 +332,16 @@ def check_cache(facts: Facts) -> Iterator[Finding]:
 def check_xet(facts: Facts) -> Iterator[Finding]:
     local = facts.local
     if _is_bucket(facts) and (local.xet_disabled or local.xet_version is None):
-        told, fix = "files get into a bucket by Xet alone, and hf-xet is not installed", INSTALL_XET
+        told, fix = "buckets need Xet, and hf-xet is not installed", INSTALL_XET
         if local.xet_disabled:
-            told = "files get into a bucket by Xet alone, and HF_HUB_DISABLE_XET is set"
+            told = "buckets need Xet, and HF_HUB_DISABLE_XET is set"
             fix = "unset HF_HUB_DISABLE_XET"
         yield Finding("xet", "failed", told, fix)
         return
     if local.xet_disabled:
-        told = "switched off by HF_HUB_DISABLE_XET: large files go by LFS"
+        told = "disabled by HF_HUB_DISABLE_XET: large files use LFS"
     elif local.xet_version is None:
-        told = "not installed: large files go by LFS (`pip install hf-xet` adds it)"
+        told = "not installed: large files use LFS (`pip install hf-xet` adds Xet)"
     else:
         told = f"hf-xet {local.xet_version} is installed"
     yield Finding("xet", "ok", told)
@@ -379,7 +381,7 @@ def _is_bucket(facts: Facts) -> bool:
 
 
 def _is_refusal(error: HubError) -> bool:
-    """An answer about the token rather than a Hub in trouble."""
+    """Whether the answer is about the token; others mean that the Hub has a problem."""
     return error.status in (401, 403)
 
 

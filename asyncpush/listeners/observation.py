@@ -14,6 +14,7 @@ import anyio
 
 from asyncpush.errors import AsyncPushError, HubError, VerificationError
 from asyncpush.events import (
+    CommitStarted,
     Committed,
     Emitter,
     Listener,
@@ -31,6 +32,9 @@ from asyncpush.options import ProgressChoice, PushOptions
 
 T = TypeVar("T")
 
+UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
+"""The note of a cancellation that came between the commit and the Hub's answer."""
+
 
 class PushObserver:
     """One push, or whatever else is done to a repo, while it is being done."""
@@ -43,6 +47,7 @@ class PushObserver:
         self._retries = RetryTally()
         self._activity = ActivityTally()
         self.push_id: str = uuid.uuid4().hex
+        self._commit_started = False
         self._landed: Committed | None = None
         heard = [
             self._on_event,
@@ -54,13 +59,18 @@ class PushObserver:
         self.events: Emitter = Emitter(heard, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
-        if isinstance(record.event, Committed) and record.event.final:
+        if isinstance(record.event, CommitStarted):
+            self._commit_started = True
+        elif isinstance(record.event, Committed) and record.event.final:
             self._landed = record.event
 
     def failure(self, error: BaseException) -> BaseException:
         """The error to raise for `error`: once the commit has landed, one that says so, whatever
-        failed afterwards. A cancellation stays one, with a note."""
+        failed afterwards. A cancellation stays one, with a note that the commit was made or, if it
+        came before the Hub's answer, that it may have been."""
         landed = self._landed
+        if landed is None and self._commit_started and not isinstance(error, Exception):
+            error.add_note(UNCONFIRMED)
         if landed is None or isinstance(error, VerificationError):
             return error
         made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"

@@ -45,8 +45,15 @@ class FileIdentity:
 class FileSource:
     """One file to push: its name in the repo, its size in bytes, and where its bytes are.
 
-    Exactly one of `path` (a file on disk, with the `identity` it had), `data`, `cut` and `virtual`
-    is set.
+    Exactly one of these is set: `path` (a file on disk, with the `identity` it had when it was
+    collected), `data` (bytes), `cut` (made of ranges of another file) or `virtual` (made as it is
+    read). They are fields of one class, not four classes, because nearly every stage needs the name
+    and the size alone; `asyncpush.sources.Reader` is what reads all four in the same way.
+
+    `may_change` is for files on disk that are followed (`on_change="follow"`): more bytes may be
+    appended after the first `size`, and a file that changed in another way may be collected again.
+    `optional` is a file found in a folder, which may no longer exist. `sha256` is the hash that the
+    first `size` bytes must have, where it was computed when the file was collected.
     """
 
     path_in_repo: str
@@ -56,6 +63,9 @@ class FileSource:
     data: bytes | None = field(default=None, repr=False)
     cut: ComposedSource | None = None
     virtual: VirtualFile | None = field(default=None, repr=False)
+    may_change: bool = False
+    optional: bool = False
+    sha256: str | None = None
 
     @property
     def disk_path(self) -> str | None:
@@ -69,7 +79,7 @@ class FileSource:
         if self.cut is not None:
             base = self.cut.base.hash_key
             return None if base is None else (f"{base[0]}#{self.cut.digest}", base[1])
-        if self.path is None or self.identity is None:
+        if self.path is None or self.identity is None or self.sha256 is not None:
             return None
         return self.path, self.identity
 
@@ -90,7 +100,7 @@ class VirtualFile(Protocol):
 @dataclass(frozen=True, slots=True)
 class ComposedSource:
     """Bytes made of another source's without a copy: `head`, then `ranges` of `base`, each its
-    offset and size. `digest` tells one cut of a source from another."""
+    offset and size. `digest` is different for each such composition of a source."""
 
     base: FileSource
     head: bytes = field(repr=False)

@@ -1,21 +1,54 @@
-"""How many parts at once, steered by what that brings."""
+"""An adaptive concurrency limit for parts: the fewest in flight that carry the goodput.
+
+What is in flight is lost when the process is killed, and each part takes a connection of the store
+and a buffer of ours.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 START = 16
-"""Parts in flight to begin with: enough for a fat pipe with a cap per connection."""
+"""Large parts in flight at first: enough for a fat pipe with a cap per connection."""
+
+FEWEST = 4
+"""Large parts to which the limit narrows by itself: fewer leave a pipe empty while each waits for
+its answer, and hold little that could be lost."""
+
+SMALL_PARTS = 32
+"""Parts in flight while only small ones wait. They hold little that could be lost, and take
+longer to be answered than to be sent."""
 
 WORTH_IT = 0.4
 """What a rise must bring, of what it would bring on a free pipe. Noise brings less, and so does a
 core that has more than enough to do already: there more in flight only makes the loop late."""
+
+CARRIES = 0.95
+"""The share of the best goodput that the limit narrows to."""
+
+TOLERANCE = 0.05
+"""Differences in goodput below this are noise."""
+
+NARROWER = 0.75
+"""By how much a limit is narrowed to find out whether fewer parts do, where more did not help."""
+
+STILL_GROWING = 1.2
+"""Goodput that grows faster than this from one measurement to the next is that of connections in
+their own slow start (RFC 5681), and tells nothing yet."""
+
+SETTLING = 0.025
+"""Seconds after parts were paused in which what they had in buffers still arrives, at least."""
+
+PAUSE = 10.0
+"""Seconds after which a paused part sends one more piece: S3 closes connections on which nothing
+moves for about 20 seconds."""
 
 COOLDOWN = 4
 """Waves of parts to wait before rising again where it did not help; doubled each time."""
@@ -28,12 +61,12 @@ AT_ONCE = 4
 them made everything else wait for twenty."""
 
 A_FEW = 8
-"""What part of the width may go beyond it, so as not to be left for last."""
+"""What part of the limit may go beyond it, so as not to be left for last."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthMode:
-    """How the width grows: by which factor, and how soon a part that has just begun is measured.
+    """How the limit grows: by which factor, and how soon a part that has just begun is measured.
     With an `eagerness` of 8, an eighth of a part counts as much as a whole one."""
 
     growth: float
@@ -42,36 +75,69 @@ class GrowthMode:
 
 SLOW_START = GrowthMode(growth=2.0, eagerness=8.0)
 """As TCP's: nothing is known yet, and a short push has no time to wait for whole parts. A start is
-fair to both widths, since the connections of both are new."""
+fair to both limits, since the connections of both are new."""
 
 STEADY = GrowthMode(growth=1.5, eagerness=1.0)
-"""Once the width was too large. Then a rise's new connections are held against warm ones: only
+"""Once the limit was too large. Then a rise's new connections are compared with warm ones: only
 whole parts are long enough to be fair."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
-    """A slot held: under which width, and how far its part was when."""
+    """A slot held: under which limit, and how far its part was when."""
 
     epoch: int
     width: int
     since: float
     position: int = 0
+    small: bool = False
+    resumed: asyncio.Event | None = None
+    """Set when the part may go on; None while it is not paused."""
+
+    @property
+    def paused(self) -> bool:
+        return self.resumed is not None
+
+    async def turn(self) -> None:
+        """Wait while the part is paused, for `PAUSE` seconds at most. Called before each piece."""
+        if self.resumed is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await self.resumed.wait()
 
 
-_Holder: TypeAlias = tuple[Hashable, Hashable]
-"""A push, and one of its files."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A limit and its goodput in bytes per second."""
+
+    width: int
+    goodput: float
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of one part."""
+        return self.goodput / self.width
+
+
+_Holder: TypeAlias = tuple[Hashable, Hashable, bool]
+"""A push, one of its files, and whether the part is small."""
 
 
 class AdaptiveLimit:
-    """Parts in flight, steered. The width rises while that makes goodput rise, and goes back when
-    it does not: it doubles until it was too large once, and rises by half from then on. When the
-    store is overloaded it goes back to what was good before, or falls by half.
+    """The limit of parts in flight.
 
-    Goodput is bytes per second of slot time, times the width, judged as soon as half the slots have
-    told enough: parts that began under another width do not count. A slot that comes free goes to
-    the push that holds the fewest, and of its files to the one that holds the fewest: one slow file
-    does not hold the rest, nor one push another.
+    It starts at `START`. As soon as goodput is steady, some of these parts are paused in order to
+    see whether half as many carry as much, and half of those. Where they do not, the limit doubles
+    while goodput grows with it. Either way it ends at the fewest parts that carry `CARRIES` of the
+    best goodput. From then on it tries now and then whether half as many more help, or a quarter
+    fewer suffice. When the store is overloaded, it returns to what was good before, or halves.
+
+    Goodput is bytes per second of slot time, times the limit. Small parts are not measured, and up
+    to `SMALL_PARTS` of them are sent at once, unless the store has refused: then one limit holds
+    for all parts.
+
+    A free slot goes to the push that holds the fewest, and of its files to the one that holds the
+    fewest: one slow file does not hold up the rest, nor one push another.
     """
 
     def __init__(self, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,14 +146,22 @@ class AdaptiveLimit:
         self._sharers = 1
         self._maximum = maximum
         self._limit = min(START, maximum)
-        self._in_flight = self._begun = 0
+        self._in_flight = self._large = self._begun = 0
         self._held: Counter[Hashable] = Counter()  # slots by push, and by push and file
         self._waiting: dict[_Holder, deque[asyncio.Event]] = {}
         self._epoch = self._fell_at = 0
         self._count_anew()
-        self._rises: list[tuple[int, float]] = []  # widths that were risen from; their goodput
+        self._rises: list[Measured] = []  # what the limit rose from, since it was last narrowed
         self._refused = False
-        self._on_trial = False  # whether the last rise is still to show what it is worth
+        self._trial: Measured | None = None  # what the present limit is compared with
+        self._sending: dict[Slot, None] = {}  # large parts, the first to begin first
+        self._paused: dict[Slot, None] = {}
+        self._growing: float | None = 0.0  # the last goodput at `START`; None once it was steady
+        self._first = 0  # the limit when goodput was first steady
+        self._rate = 0.0  # bytes per second of a part where the fewest were in flight
+        self._part_size = 0
+        self._latency = math.inf  # seconds between a slot and its part's first bytes
+        self._measured_from = 0.0
         self._mode = SLOW_START
         self._cooldown = COOLDOWN
         self._rest = 0  # parts to be stored before the next rise
@@ -103,28 +177,36 @@ class AdaptiveLimit:
     @property
     def idle(self) -> bool:
         """Whether a slot is free and nobody wants it."""
-        return not self._waiting and self._in_flight < self._limit
+        return not self._waiting and self._large < self._limit
 
     @asynccontextmanager
-    async def slot(self, of: Hashable = None, push: Hashable = None) -> AsyncIterator[Slot]:
-        """Wait for a slot and hold it, for a part of this file of this push; what it yields is for
+    async def slot(
+        self, of: Hashable = None, push: Hashable = None, *, small: bool = False
+    ) -> AsyncIterator[Slot]:
+        """Wait for a slot and hold it, for a part of this file of this push. The slot is for
         `moving`, `succeeded` and `overloaded`."""
-        holder = push, of
+        holder = push, of, small
         await self._acquire(holder)
+        slot = Slot(self._epoch, self._width(small), self._clock(), small=small)
+        if not small:
+            self._sending[slot] = None
         try:
-            yield Slot(self._epoch, self._limit, self._clock())
+            yield slot
         finally:
+            self._sending.pop(slot, None)
+            self._paused.pop(slot, None)
             self._leave(holder)
 
     def share(self, sharers: int) -> None:
         """Take one share of what this host may have in flight, being one of `sharers`."""
         if sharers == self._sharers:
             return
+        share = max(2, self._limit * self._sharers // sharers)
         self._sharers = sharers
         self._maximum = max(1, self._whole // sharers)
-        self._steer(max(1, min(self._limit, self._maximum, max(2, START // sharers))))
+        self._steer(max(1, min(self._limit, self._maximum, share)))
         self._rises.clear()
-        self._on_trial = False
+        self._trial = None
 
     def moving(self, slot: Slot, position: int, size: int) -> None:
         """So many bytes of a part of `size` have arrived. The first ones start its clock: before
@@ -132,7 +214,9 @@ class AdaptiveLimit:
         if slot.position:
             self._count(slot, position, size)
         elif position:
-            slot.since, slot.position = self._clock(), position
+            now = self._clock()
+            self._latency = min(self._latency, now - slot.since)
+            slot.since, slot.position = now, position
 
     def succeeded(self, slot: Slot, size: int) -> None:
         """A part of so many bytes is stored."""
@@ -149,45 +233,127 @@ class AdaptiveLimit:
         self._refused = True
         if slot.epoch < self._fell_at:
             return
-        while self._rises and self._rises[-1][0] >= slot.width:
+        while self._rises and self._rises[-1].width >= slot.width:
             self._rises.pop()
-        self._fall(self._rises.pop()[0] if self._rises else slot.width // 2)
+        self._trial = self._growing = None
+        # The slot may have been taken before this process shared the host's limit.
+        before = self._rises.pop().width if self._rises else slot.width // 2
+        self._fall(min(before, self._limit))
 
     def _count(self, slot: Slot, position: int, size: int) -> None:
         now = self._clock()
         moved, seconds = max(0, position - slot.position), now - slot.since
         slot.position, slot.since = max(slot.position, position), now
-        if slot.epoch != self._epoch:
+        measured = not slot.small or self._refused
+        if slot.epoch != self._epoch or not measured or now < self._measured_from or slot.paused:
             return
+        self._part_size = size
         self._bytes += moved
         self._seconds += seconds
         self._told += min(1.0, self._mode.eagerness * moved / max(size, 1))
-        # A width that is not used cannot be judged.
-        if 2 * self._told >= self._limit <= self._in_flight:
-            self._judge(self._limit * self._bytes / max(self._seconds, 1e-6))
+        # A limit that is not reached cannot be judged.
+        if 2 * self._told >= self._limit <= (self._in_flight if self._refused else self._large):
+            goodput = self._limit * self._bytes / max(self._seconds, 1e-6)
+            self._judge(Measured(self._limit, goodput))
 
-    def _judge(self, goodput: float) -> None:
-        if self._on_trial:
-            before, was = self._rises[-1]
-            if goodput < was * (1 + WORTH_IT * (self._limit / before - 1)):
-                self._fall(self._rises.pop()[0])
+    def _judge(self, now: Measured) -> None:
+        if self._trial is None:
+            self._judge_alone(now)
+        elif self._trial.width < now.width:
+            self._judge_rise(self._trial, now)
+        else:
+            self._judge_narrower(self._trial, now)
+
+    def _judge_alone(self, now: Measured) -> None:
+        if self._growing is not None:
+            if now.goodput > STILL_GROWING * self._growing:
+                self._growing = now.goodput
+                self._count_anew()
                 return
-            self._on_trial = False
-            self._cooldown = COOLDOWN
+            # The better of the two: a moment of a busy machine is not the network's.
+            now = Measured(now.width, max(now.goodput, self._growing))
+            self._growing = None
+            if now.width > FEWEST:
+                self._trial, self._first = now, now.width
+                self._narrow(max(FEWEST, now.width // 2))
+                return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
         else:
-            self._rises.append((self._limit, goodput))
-            self._on_trial = True
-            wider = max(self._limit + 1, int(self._limit * self._mode.growth))
-            self._steer(min(self._maximum, wider))
-            self._wake()
+            self._rise(now)
+
+    def _judge_rise(self, before: Measured, now: Measured) -> None:
+        worth = before.goodput * (1 + WORTH_IT * (now.width / before.width - 1))
+        self._trial = None
+        if now.goodput >= worth:
+            self._cooldown = COOLDOWN
+            self._judge_alone(now)
+            return
+        best = max(before.goodput, now.goodput)
+        needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
+        if now.goodput < (1 + TOLERANCE) * before.goodput:
+            # Nothing was gained: what was before is enough, and may be too much as well.
+            share = 1.0 if self._mode is SLOW_START else NARROWER
+            needed = min(needed, math.ceil(share * before.width))
+        self._rises.clear()
+        self._settle(max(needed, min(FEWEST, before.width)))
+        if self._limit < before.width:
+            self._trial = Measured(before.width, best)
+
+    def _judge_narrower(self, before: Measured, now: Measured) -> None:
+        """`before` is the narrowest limit so far that carries its goodput."""
+        self._rate = now.rate
+        self._trial = None
+        starting = self._mode is SLOW_START
+        needed = max(now.width, min(before.width, self._needed(before.goodput, now.rate)))
+        if now.goodput >= (CARRIES - TOLERANCE) * before.goodput:
+            if starting and now.width > FEWEST:
+                self._trial = Measured(now.width, before.goodput)
+                self._narrow(max(FEWEST, now.width // 2))
+            elif starting:
+                self._settle(needed)
+            else:
+                self._count_anew()
+        elif starting and before.width == self._first and needed >= NARROWER * before.width:
+            # All of them are needed, and maybe more.
+            self._steer(before.width)
+            self._judge_alone(before)
+        elif starting:
+            self._settle(max(needed, now.width + 1))
+        else:
+            self._steer(max(needed, now.width + 1))
+        self._wake()
+
+    def _needed(self, goodput: float, rate: float) -> int:
+        """Parts that carry this goodput at this rate of each, the gaps between them included."""
+        gap = 0.0 if math.isinf(self._latency) else self._latency * rate / max(self._part_size, 1)
+        return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap))
+
+    def _rise(self, now: Measured) -> None:
+        self._rises.append(now)
+        self._trial = now
+        wider = max(self._limit + 1, int(self._limit * self._mode.growth))
+        self._steer(min(self._maximum, wider))
+        self._wake()
+
+    def _narrow(self, limit: int) -> None:
+        """Pause parts, and measure those that go on."""
+        self._steer(limit)
+        self._pause()
+        latency = 0.0 if math.isinf(self._latency) else self._latency
+        self._measured_from = self._clock() + max(SETTLING, latency)
+        for slot in self._sending:
+            if not slot.paused:
+                slot.epoch, slot.width = self._epoch, limit
+
+    def _settle(self, limit: int) -> None:
+        """The slow start is over, or a rise was in vain."""
+        self._fall(limit)
+        self._pause()
 
     def _fall(self, limit: int) -> None:
-        self._on_trial = False
         self._mode = STEADY
-        # The slot may have been taken before this process shared the host's limit.
-        self._steer(max(1, min(limit, self._limit, self._maximum)))
+        self._steer(max(1, min(limit, self._maximum)))
         self._rest = self._cooldown * self._limit
         self._cooldown = min(2 * self._cooldown, LONGEST_COOLDOWN)
         self._fell_at = self._epoch
@@ -196,13 +362,35 @@ class AdaptiveLimit:
         self._limit = limit
         self._epoch += 1
         self._count_anew()
+        self._resume()
+
+    def _pause(self) -> None:
+        """Pause the parts that are beyond the limit, the last to begin first."""
+        going = [slot for slot in self._sending if not slot.paused]
+        for slot in going[self._limit :]:
+            slot.resumed = asyncio.Event()
+            self._paused[slot] = None
+
+    def _resume(self) -> None:
+        while self._paused and len(self._sending) - len(self._paused) < self._limit:
+            slot = min(self._paused, key=list(self._sending).index)
+            del self._paused[slot]
+            assert slot.resumed is not None
+            slot.resumed.set()
+            slot.resumed = None
 
     def _count_anew(self) -> None:
         self._bytes = 0
         self._seconds = self._told = 0.0
 
+    def _width(self, small: bool) -> int:
+        """How many parts may be in flight when another one of this kind begins."""
+        if not small or self._refused:
+            return self._limit
+        return max(self._limit, min(SMALL_PARTS // self._sharers, self._maximum), 1)
+
     async def _acquire(self, of: _Holder) -> None:
-        free = self._in_flight < self._limit and not self._waiting
+        free = not self._waiting and self._is_free(of[2])
         if self._begun < AT_ONCE and (free or self._is_due(of)):
             self._take(of)
             return
@@ -219,14 +407,17 @@ class AdaptiveLimit:
 
     def _leave(self, of: _Holder) -> None:
         self._in_flight -= 1
+        self._large -= not of[2]
         for each in (of, of[0]):
             self._held[each] -= 1
             if not self._held[each]:
                 del self._held[each]
+        self._resume()
         self._wake()
 
     def _take(self, of: _Holder) -> None:
         self._in_flight += 1
+        self._large += not of[2]
         self._held.update((of, of[0]))
         if not self._begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
@@ -238,28 +429,35 @@ class AdaptiveLimit:
 
     def _wake(self) -> None:
         while self._waiting and self._begun < AT_ONCE:
-            of = min(self._waiting, key=lambda of: (self._held[of[0]], self._held[of]))
-            if not self._has_room() and not self._is_due(of):
+            few = self._are_few_left()
+            free = {small: few or self._is_free(small) for small in (True, False)}
+            ready = [of for of in self._waiting if free[of[2]] or self._is_due(of)]
+            if not ready:
                 return
+            of = min(ready, key=lambda of: (self._held[of[0]], self._held[of]))
             self._take(of)
             slot = self._waiting[of][0]
             self._remove(of, slot)
             slot.set()
 
-    def _has_room(self) -> bool:
-        """Whether another part may go. When all that wait are a few, they go too: two parts in a
-        wave of their own would take as long as the thirty before them. Not to a store that has
-        refused before: it means its number."""
-        if self._in_flight < self._limit:
-            return True
+    def _is_free(self, small: bool) -> bool:
+        if small or self._refused:
+            return self._in_flight < self._width(small)
+        return self._large < self._limit and self._in_flight < self._maximum
+
+    def _are_few_left(self) -> bool:
+        """Whether all that wait are so few that they may go beyond the limit: two parts in a wave
+        of their own would take as long as the thirty before them. A store that has refused before
+        gets no part beyond the limit."""
+        if self._refused:
+            return False
         wanted = self._in_flight + sum(map(len, self._waiting.values()))
-        few = min(self._maximum, self._limit + self._limit // A_FEW)
-        return wanted <= few and not self._refused
+        return wanted <= min(self._maximum, self._limit + self._limit // A_FEW)
 
     def _is_due(self, of: _Holder) -> bool:
-        """Whether a part may go beyond the width, since its push has none in flight: the slots may
-        be held by a push whose source is slow, or hangs. A store that has refused before means its
-        number."""
+        """Whether a part may go beyond the limit because its push has none in flight: the slots may
+        be held by a push whose source is slow, or hangs. A store that has refused before gets no
+        part beyond the limit."""
         return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
 
     def _remove(self, of: _Holder, slot: asyncio.Event) -> None:

@@ -46,16 +46,21 @@ class InFlightPart:
         again: Callable[[], None] | None,
         now: float,
         moving: Callable[[int], None] = lambda arrived: None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
         self.size = size
         self.began = now
         self._delivered = delivered
         self._moving = moving
+        self._paused = paused
         self._samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=WINDOW + 1)
         self.again = again
 
     def look(self, now: float) -> None:
         arrived = self._delivered()
+        if self._paused():  # the pause is not the connection's doing
+            self.began += now - self._samples[-1][0]
+            self._samples.clear()
         self._samples.append((now, arrived))
         self._moving(arrived)
 
@@ -85,11 +90,13 @@ class StragglerMonitor:
         delivered: Callable[[], int],
         again: Callable[[], None] | None,
         moving: Callable[[int], None] = lambda arrived: None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> Iterator[InFlightPart]:
         """Monitor a part within this block. `moving` is called with the bytes that have arrived;
-        `again` once, if the part is slow enough to be sent a second time."""
+        `again` once, if the part is slow enough to be sent a second time; `paused` tells whether
+        the part is paused."""
         loop = asyncio.get_running_loop()
-        in_flight = InFlightPart(size, delivered, again, loop.time(), moving)
+        in_flight = InFlightPart(size, delivered, again, loop.time(), moving, paused)
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:

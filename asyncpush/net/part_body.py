@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import aiohttp
@@ -190,8 +190,10 @@ class PartBody(aiohttp.Payload):
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
         events: Emitter,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(feed)
+        self._turn = turn
         self._consumed = False
         self._size = size
         self._piece_size = piece_size
@@ -288,6 +290,10 @@ class PartBody(aiohttp.Payload):
                 await _writable(descriptor)
 
     async def _allowed(self, amount: int) -> None:
+        """Wait until the part may go on: it may be paused, or the bandwidth limited."""
+        if self._turn is not None:
+            with self._stall.paused():
+                await self._turn()
         if self._bandwidth.limited:
             with self._stall.paused():  # a wait that we impose on ourselves is no stall
                 await self._bandwidth.take(amount)

@@ -14,7 +14,7 @@ from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.models import Part
-from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.hedging import LEAST, InFlightPart, StragglerMonitor
 from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
@@ -107,7 +107,8 @@ class PartSender:
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
     ) -> SentPart:
         size, began = put.part.size, time.monotonic()
-        async with self.limit.slot(id(put.source), id(put.threads)) as slot:
+        small = size <= LEAST
+        async with self.limit.slot(id(put.source), id(put.threads), small=small) as slot:
             queued = time.monotonic() - began
             try:
                 sent = await self._client.send(
@@ -115,6 +116,7 @@ class PartSender:
                     feed or self._client.feed(put),
                     queued=queued,
                     again=again,
+                    slot=slot,
                     moving=lambda arrived: self.limit.moving(slot, arrived, size),
                 )
             except HubError as exc:
@@ -207,6 +209,7 @@ class PartClient:
         queued: float,
         again: Callable[[], None] | None,
         moving: Callable[[int], None],
+        slot: Slot,
     ) -> SentPart:
         """Raises `HubError`. `queued` is how many seconds it has waited; `again` is called when it
         is slow enough to be sent a second time; `moving` with the bytes that have arrived."""
@@ -220,6 +223,7 @@ class PartClient:
             bandwidth=self._bandwidth,
             on_sent=put.on_sent,
             events=events,
+            turn=slot.turn,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
@@ -229,7 +233,7 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving
+                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:

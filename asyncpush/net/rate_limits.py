@@ -55,17 +55,19 @@ class Pacer:
 
 
 class Bandwidth:
-    """A bucket of bytes: `take` waits until they may be sent. Refills at `rate` bytes a second,
-    and holds at most a twentieth of a second's worth, so that short bursts stay short."""
+    """A bucket of bytes: `take` waits until they may be sent. It refills at `rate` bytes a second,
+    and holds at most what `burst` seconds bring: so much may be sent at once after a pause."""
 
     def __init__(
         self,
         rate: float | None,
         *,
+        burst: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._rate = rate
+        self._burst = burst
         self._clock = clock
         self._sleep = sleep
         self._free_at = 0.0
@@ -83,7 +85,7 @@ class Bandwidth:
         if self._rate is None:
             return
         now = self._clock()
-        self._free_at = max(self._free_at, now - 0.05) + amount / self._rate
+        self._free_at = max(self._free_at, now - self._burst) + amount / self._rate
         if (wait := self._free_at - now) <= 0:
             return
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import random
 import time
@@ -48,6 +49,15 @@ API_CALLS_IN_FLIGHT = 16
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
 """In the form of the official client's, which Hubs count their clients by."""
+
+
+def user_agent() -> str:
+    """With the origin that `HF_HUB_USER_AGENT_ORIGIN` names, as the official client has it: which
+    application or platform the requests come from."""
+    origin = os.environ.get("HF_HUB_USER_AGENT_ORIGIN", "")
+    named = "".join(letter for letter in origin if " " <= letter <= "~").strip()
+    return f"{USER_AGENT}; origin/{named}" if named else USER_AGENT
+
 
 Describe = Callable[[Any], Mapping[str, Any]]
 TraceHeaders = Callable[[str], Mapping[str, str]]
@@ -125,7 +135,7 @@ class HubSession:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
                 # Answers are read as they are: a compressed one could blow up to any size.
                 auto_decompress=False,
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
                 # A request says itself what its body is; one without a body says nothing.
                 skip_auto_headers=["Content-Type"],
                 raise_for_status=False,

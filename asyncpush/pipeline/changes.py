@@ -14,8 +14,9 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import check_path_in_repo, folder_prefix, read_all
-from asyncpush.sources.paths import select
+from asyncpush.sources import check_path_in_repo, folder_prefix, read_again
+from asyncpush.sources.byte_sources import changed
+from asyncpush.sources.paths import folders_above, select
 from asyncpush.transfers.inline import git_blob_oid
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
@@ -23,13 +24,22 @@ WRITTEN_BY_THE_HUB = ".gitattributes"
 
 
 def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[Change]:
-    """The files to add; with `unchanged` also those that the head held already."""
+    """The files to add; with `unchanged` also those that the head held already.
+
+    A commit of LFS files brings the source's `.gitattributes` even if it is unchanged: to a commit
+    without one the Hub adds the rules that are missing, and what it then holds is not the source's.
+    """
     changes: list[Change] = []
+    rules: Change | None = None
     for receipt in receipts:
-        if receipt.unchanged and not unchanged:
-            continue
         kind = AddInline if receipt.route == "inline" else AddLfs
-        changes.append(kind(receipt.path_in_repo, receipt.size, receipt.oid))
+        change = kind(receipt.path_in_repo, receipt.size, receipt.oid)
+        if unchanged or not receipt.unchanged:
+            changes.append(change)
+        elif receipt.path_in_repo == WRITTEN_BY_THE_HUB and receipt.route == "inline":
+            rules = change
+    if rules is not None and any(isinstance(change, AddLfs) for change in changes):
+        changes.append(rules)
     return changes
 
 
@@ -49,6 +59,21 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
         return [Delete(prefix + path) for path in paths if prefix + path not in kept]
 
     return await in_thread(ctx.threads, named)
+
+
+def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Change]:
+    """All changes, the deletions first that make room for an addition: of a file where a folder is
+    to be, or of the files in a folder where a file is to be."""
+    added = {change.path for change in additions}
+    above = {folder for path in added for folder in folders_above(path)}
+
+    def makes_room(deletion: Delete) -> bool:
+        path = deletion.path
+        return path in above or not added.isdisjoint(folders_above(path))
+
+    first = [deletion for deletion in deleted if makes_room(deletion)]
+    rest = [deletion for deletion in deleted if not makes_room(deletion)]
+    return [*first, *additions, *rest]
 
 
 async def still_to_change(
@@ -94,7 +119,10 @@ async def packed(
     def pack(receipt: Receipt) -> Receipt:
         if receipt.route != "inline":
             return receipt
-        return replace(receipt, content=read_all(files[receipt.path_in_repo]))
+        content = read_again(files[receipt.path_in_repo])
+        if git_blob_oid(content) != receipt.oid:
+            raise changed(files[receipt.path_in_repo], "was written to")
+        return replace(receipt, content=content)
 
     return await each_in_thread(threads, receipts, pack)
 

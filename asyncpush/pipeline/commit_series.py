@@ -175,8 +175,9 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
 
 
 async def _close(ctx: PushContext, number: int) -> None:
-    """Close a pull request that this push opened and did not need. A failure is ignored: it leaves
-    an empty draft."""
+    """Close a pull request that this push opened and did not need; the push may open another. A
+    failure is ignored: it leaves an empty draft."""
+    ctx.pull_request = None
     with suppress(HubError):
         request = repos.close_request(ctx.repo, number)
         await ctx.session.ask(request, lambda response: None, ctx.events, retry=False)

@@ -40,6 +40,8 @@ class PushContext:
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""
+    repo_created: bool = False
+    """Whether this push has created the repo."""
     _phases: list[Phase] = field(default_factory=lambda: list(PHASES), init=False)
     """Those that have not begun."""
 

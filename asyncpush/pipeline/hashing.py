@@ -43,6 +43,9 @@ class Hasher:
 
     async def sha256(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
         """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
+        if file.sha256 is not None:
+            events.emit(FileHashed(file.path_in_repo, file.size, file.sha256, cached=True))
+            return file.sha256
         if file.hash_key is None:
             return await self._hash(file, events, threads)
         path, identity = file.hash_key

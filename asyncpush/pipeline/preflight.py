@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import CommitConflictError, HubError, RepoNotFoundError, SourceError
+from asyncpush.errors import (
+    CommitConflictError,
+    HubError,
+    RepoNotFoundError,
+    SourceChangedError,
+    SourceError,
+)
 from asyncpush.models import CARD_NAME, FileSource, Receipt
 from asyncpush.net.credentials import every_token, token_files
-from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT
+from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT, deletions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS
-from asyncpush.pipeline.verification import remote_files
+from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import preupload, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
 from asyncpush.sources import read_all
 from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
+from asyncpush.sources.paths import folders_above
 from asyncpush.sources.problem_report import ProblemReport
 
 REPO_NOT_FOUND = "RepoNotFound"
@@ -136,6 +143,7 @@ async def _create(ctx: PushContext) -> HubError | None:
             raise
         conflict = exc
     ctx.session.created.note(ctx.repo)
+    ctx.repo_created = conflict is None
     return conflict
 
 
@@ -152,7 +160,12 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
     card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
     if card is None or card.size > CARD_LIMIT:
         return
-    content = await in_thread(ctx.threads, lambda: read_all(card))
+    try:
+        content = await in_thread(ctx.threads, lambda: read_all(card))
+    except SourceChangedError:
+        if not card.may_change:
+            raise
+        return  # it will be collected again; the Hub refuses a commit of a card that is wrong
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -288,6 +301,48 @@ async def check_one_commit(
             suggestion=f"push to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
             f" {LFS_FILES_A_COMMIT}): the commits then show one by one",
         )
+
+
+PATHS_ASKED = 5_000
+"""Files of a push up to which the repo is asked whether one of them is a folder there."""
+
+
+async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> None:
+    """Raise `SourceError` when a path to push is a folder in the repo, or lies below a file of it,
+    and no deletion of the same push makes room: the Hub would refuse the commit, after all bytes
+    were sent. Of more than `PATHS_ASKED` files only the folders above them are looked at."""
+    if ctx.repo_created:
+        return  # there is nothing in it that could be in the way
+
+    def to_ask() -> tuple[list[str], list[str]]:
+        above = {folder for path in paths for folder in folders_above(path)}
+        return sorted(above), sorted(paths) if len(paths) <= PATHS_ASKED else []
+
+    above, files = await in_thread(ctx.threads, to_ask)
+    try:
+        kinds = await path_kinds(ctx, head, [*above, *files])
+    except HubError:
+        return  # this only spares an upload; what is wrong with the Hub, the next call shows
+    in_the_way = [path for path in above if kinds.get(path) == "file"]
+    folders = [path for path in files if kinds.get(path) == "directory"]
+    if not in_the_way and not folders:
+        return
+    deleted = {change.path for change in await deletions(ctx, paths, head)}
+    if folders and deleted:
+        there = await all_remote_files(ctx, head)
+        kept = {above for f in there if f.path not in deleted for above in folders_above(f.path)}
+        folders = [path for path in folders if path in kept]
+    report = ProblemReport()
+    for path in in_the_way:
+        if path not in deleted:
+            below = min(file for file in paths if file.startswith(path + "/"))
+            report.problem(f"{below!r} cannot be pushed: {path!r} is a file in the repo")
+    for path in folders:
+        report.problem(f"{path!r} cannot be pushed: it is a folder in the repo")
+    report.raise_problems(
+        "push under another path_in_repo, or delete what is in the way in the same push, with"
+        " delete_patterns (--delete); nothing was uploaded"
+    )
 
 
 def warning_of_slow_commit(changes: Sequence[Change]) -> str | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
+from typing import TypeVar
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, SourceChangedError, SourceError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
 from asyncpush.options import PushOptions
 from asyncpush.pipeline.changes import (
     DEFAULT_BRANCH,
+    WRITTEN_BY_THE_HUB,
     additions,
     check_receipts,
     commit_limits,
     deletions,
+    in_order,
     packed,
     split,
 )
-from asyncpush.pipeline.commit import Committer, Outcome
+from asyncpush.pipeline.commit import Committer, Outcome, paths_added
 from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
@@ -30,6 +33,7 @@ from asyncpush.pipeline.preflight import (
     check_limits,
     check_one_commit,
     check_parent,
+    check_paths,
     observed_head,
     prepare,
     warning_of_slow_commit,
@@ -41,7 +45,17 @@ from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
-from asyncpush.sources import CollectedSources, read_all
+from asyncpush.sources import CollectedSources, OpenStream, read_again
+from asyncpush.sources.byte_sources import changed as changed_source
+from asyncpush.sources.changing import changes_of, looks_changed
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.transfers.inline import git_blob_oid
+
+COLLECTED_AGAIN = 3
+"""Times that files which changed while they were stored are collected again, and then again just
+before the commit."""
+
+T = TypeVar("T")
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """Commits to one repo and revision go one after another."""
@@ -54,6 +68,7 @@ class PushRun:
         self._ctx = ctx
         self._lock = lock
         self._started = time.monotonic()
+        self._notices = ProblemReport()
 
     async def push(self, collected: CollectedSources) -> UploadResult:
         """Store, commit, verify."""
@@ -63,16 +78,19 @@ class PushRun:
         if ctx.options.dry_run:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
-                return await self._dry_run([*files, *streamed], head, selector)
+                return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run goes on without one
+        await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
-        files, stored = await self._stored(collected)
-        by_path = await in_thread(ctx.threads, lambda: {file.path_in_repo: file for file in files})
+        by_path, stored = await self._stored(collected)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
 
-        async def commit() -> Outcome:
+        async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
-            return await self._commit(changes, wanted, head, lambda path: read_all(by_path[path]))
+            return await self._commit(changes, wanted, head, lambda path: read_again(by_path[path]))
+
+        async def commit() -> Outcome:
+            return await self._following(collected, by_path, stored, commit_once)
 
         try:
             outcome = await commit()
@@ -84,7 +102,20 @@ class PushRun:
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
+        await self._tell_changes(by_path)
         return await self._finish(stored, deleted, outcome)
+
+    async def _check_paths_again(self, paths: Collection[str], refused: HubError) -> None:
+        """Raise `SourceError` where the head now shows a path conflict, which came up after the
+        first check: it is why the commit was refused."""
+        ctx = self._ctx
+        try:
+            ctx.repo_created = False
+            await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
+        except HubError:
+            pass  # the refusal is what has to be told
+        except SourceError as exc:
+            raise exc from refused
 
     async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
         """Upload again the objects that a commit was to bring. By the last transfer: a client that
@@ -105,6 +136,8 @@ class PushRun:
         await in_thread(ctx.threads, forget)
         async with open_selector(ctx, last_only=True) as selector:
             again = await StoreStage(ctx, selector).run(lost)
+        for error in again.changed.values():
+            raise error
         for path, receipt in again.receipts.items():
             sent = stored.receipts[path].bytes_sent + receipt.bytes_sent
             stored.receipts[path] = replace(receipt, bytes_sent=sent)
@@ -114,11 +147,18 @@ class PushRun:
         if self._ctx.options.dry_run:
             raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
         files = await self._planned(collected)
-        await prepare(self._ctx, files)
-        files, stored = await self._stored(collected)
-        by_path = {file.path_in_repo: file for file in files}
-        receipts = list(stored.receipts.values())
-        return await packed(receipts, by_path, self._ctx.threads)
+        head = await prepare(self._ctx, files)
+        assert head is not None
+        await check_paths(self._ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
+        by_path, stored = await self._stored(collected)
+        receipts = await self._following(
+            collected,
+            by_path,
+            stored,
+            lambda: packed(list(stored.receipts.values()), by_path, self._ctx.threads),
+        )
+        await self._tell_changes(by_path)
+        return receipts
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
         """Commit what was stored before, here or elsewhere."""
@@ -168,8 +208,9 @@ class PushRun:
         """What a dry run says of files for a repo or branch that is not there yet."""
         return self._plan(_compared(receipts, {}), [], None)
 
-    async def _stored(self, collected: CollectedSources) -> tuple[tuple[FileSource, ...], Stored]:
-        """The files (streams among them that had to be spooled), and what became of them."""
+    async def _stored(self, collected: CollectedSources) -> tuple[dict[str, FileSource], Stored]:
+        """The files by path (streams among them that had to be spooled), and what became of
+        them."""
         ctx, files = self._ctx, collected.files
         async with open_selector(ctx) as selector:
             streamed, spooled = await StreamStage(ctx, selector).run(collected.streams)
@@ -178,11 +219,78 @@ class PushRun:
                 sizes = [file.size for file in files]
                 sizes += [receipt.size for receipt in streamed.receipts.values()]
                 ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
+            by_path = await in_thread(
+                ctx.threads, lambda: {file.path_in_repo: file for file in files}
+            )
             stored = await StoreStage(ctx, selector).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
+        await self._store_changed(collected, by_path, stored)
         self._warn_if_all_ignored(stored)
-        return files, stored
+        return by_path, stored
+
+    async def _store_changed(
+        self,
+        collected: CollectedSources,
+        files: dict[str, FileSource],
+        stored: Stored,
+        *,
+        store: bool = True,
+    ) -> None:
+        """Collect the files again that changed while they were stored, and store them as they are
+        now; both mappings are brought up to date. Raises `SourceChangedError` for what cannot be
+        followed."""
+        ctx = self._ctx
+        for _ in range(COLLECTED_AGAIN):
+            if not stored.changed:
+                return
+            again: list[FileSource] = []
+            for path, error in stored.changed.items():
+                before = files[path]
+                file = await collected.again(before) if before.may_change else before
+                if file is None:
+                    self._notices.notice("files that are gone", f"{error.message}: left out")
+                    del files[path]
+                    stored.receipts.pop(path, None)
+                    continue
+                if file is not before:
+                    self._notices.notice("files that changed", f"{error.message}: read again")
+                files[path] = file
+                again.append(file)
+            total = await in_thread(ctx.threads, lambda: sum(file.size for file in files.values()))
+            ctx.events.emit(FilesPlanned(len(files), total))
+            await check_leaks(ctx, again)
+            async with open_selector(ctx) as selector:
+                stored.merge(await StoreStage(ctx, selector, store=store).run(again))
+        for error in stored.changed.values():
+            raise error
+
+    async def _following(
+        self,
+        collected: CollectedSources,
+        files: dict[str, FileSource],
+        stored: Stored,
+        commit: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Do what reads inline files once more, with those collected again that have changed since
+        they were hashed."""
+        for attempt in range(1 + COLLECTED_AGAIN):
+            stored.changed = await in_thread(
+                self._ctx.threads, lambda: _changed_inline(files, stored)
+            )
+            await self._store_changed(collected, files, stored)
+            try:
+                return await commit()
+            except SourceChangedError:
+                if attempt == COLLECTED_AGAIN or not any(f.may_change for f in files.values()):
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    async def _tell_changes(self, files: Mapping[str, FileSource]) -> None:
+        """Warn of followed files that are not what they were when the push began."""
+        grown = await in_thread(self._ctx.threads, lambda: changes_of(files))
+        for notice in (*self._notices.notices, *grown.notices):
+            self._ctx.warn(notice)
 
     def _warn_if_all_ignored(self, stored: Stored) -> None:
         count = len(stored.ignored)
@@ -214,8 +322,8 @@ class PushRun:
         def changes() -> tuple[list[Change], list[Change]]:
             receipts = stored.receipts.values()
             return (
-                [*additions(receipts), *deleted],
-                [*additions(receipts, unchanged=True), *deleted],
+                in_order(additions(receipts), deleted),
+                in_order(additions(receipts, unchanged=True), deleted),
             )
 
         return await in_thread(self._ctx.threads, changes)
@@ -238,7 +346,12 @@ class PushRun:
         if warning is not None:
             ctx.warn(warning)
         async with self._lock():
-            return await self._commit_now(changes, wanted, head, load, chained=chained)
+            try:
+                return await self._commit_now(changes, wanted, head, load, chained=chained)
+            except HubError as exc:
+                if exc.status == 400:
+                    await self._check_paths_again(paths_added(changes), exc)
+                raise
 
     async def _commit_now(
         self,
@@ -292,6 +405,8 @@ class PushRun:
         added = outcome.added
         if added is None:
             added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)
+        # It may have gone along without a change: see `additions`.
+        added -= {r.path_in_repo for r in receipts if r.unchanged} & {WRITTEN_BY_THE_HUB}
         changed = [receipt for receipt in receipts if receipt.path_in_repo in added]
         inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")
         return UploadResult(
@@ -312,7 +427,11 @@ class PushRun:
         )
 
     async def _dry_run(
-        self, files: Sequence[FileSource], head: str | None, selector: TransferSelector
+        self,
+        collected: CollectedSources,
+        files: Sequence[FileSource],
+        head: str | None,
+        selector: TransferSelector,
     ) -> UploadResult:
         ctx = self._ctx
         if head is None:
@@ -322,13 +441,19 @@ class PushRun:
             )
             return self._plan(guessed(files), [], None)
         stored = await StoreStage(ctx, selector, store=False).run(files)
+        by_path = {file.path_in_repo: file for file in files}
+        await self._store_changed(collected, by_path, stored, store=False)
         self._warn_if_all_ignored(stored)
-        deleted = await deletions(ctx, [file.path_in_repo for file in files], head)
+        deleted = await deletions(ctx, by_path, head)
         return self._plan(stored, deleted, head)
 
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
         elapsed = time.monotonic() - self._started
         return planned(self._ctx, stored, deleted, head, elapsed_seconds=elapsed)
+
+
+def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
+    return [file.path_in_repo for file in files]
 
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
@@ -337,6 +462,29 @@ def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool,
     if chained or options.max_files_per_commit is not None:
         return chained, None
     return False, warning_of_slow_commit(changes)
+
+
+def _changed_inline(
+    files: Mapping[str, FileSource], stored: Stored
+) -> dict[str, SourceChangedError]:
+    """The followed files, among those that the commit carries, whose bytes are not what was hashed.
+    Only files that look different are read."""
+    changed: dict[str, SourceChangedError] = {}
+    for path, receipt in stored.receipts.items():
+        file = files.get(path)
+        if (
+            receipt.route != "inline"
+            or receipt.unchanged
+            or file is None
+            or not looks_changed(file)
+        ):
+            continue
+        try:
+            if git_blob_oid(read_again(file)) != receipt.oid:
+                changed[path] = changed_source(file, "was written to")
+        except SourceChangedError as exc:
+            changed[path] = exc
+    return changed
 
 
 def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> Stored:

@@ -7,8 +7,9 @@ the others are passed on to be stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import each_in_thread, in_thread
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, SourceChangedError
 from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
@@ -46,12 +47,13 @@ class Candidate:
 
     async def mode(self) -> UploadMode | None:
         """What the Hub has answered, once it has; None when the file is not to be stored: it is
-        ignored, or rides in the commit."""
+        ignored, rides in the commit, or has changed."""
         await self._answered.wait()
-        assert self._mode is not None
-        return None if self._mode.ignored or self._mode.mode == "regular" else self._mode
+        mode = self._mode
+        return None if mode is None or mode.ignored or mode.mode == "regular" else mode
 
-    def answer(self, mode: UploadMode) -> None:
+    def answer(self, mode: UploadMode | None) -> None:
+        """None for a file that has changed."""
         self._mode = mode
         self._answered.set()
 
@@ -75,7 +77,7 @@ class Routing:
             )
             early = {file.path_in_repo: Candidate(file) for file in large}
             await outbox.send(list(early.values()))
-            gitignore = await own_gitignore(self._ctx, files)
+            gitignore = await own_gitignore(self._ctx, files, self._stored)
             route = partial(self._route, gitignore=gitignore, early=early, outbox=outbox)
             await for_each(batches(files, preupload.BATCH_LIMIT), route, width=WORKERS)
 
@@ -86,9 +88,23 @@ class Routing:
         early: Mapping[str, Candidate],
         outbox: MemoryObjectSendStream[list[Candidate]],
     ) -> None:
-        looks = await each_in_thread(self._ctx.threads, files, _look_at)
-        samples = [sample for sample, _ in looks]
-        oids = {file.path_in_repo: oid for file, (_, oid) in zip(files, looks, strict=True) if oid}
+        def look(file: FileSource) -> tuple[bytes, str | None] | None:
+            with self._stored.following(file):
+                return _look_at(file)
+            return None
+
+        looks = await each_in_thread(self._ctx.threads, files, look)
+        seen: list[tuple[FileSource, bytes, str | None]] = []
+        for file, found in zip(files, looks, strict=True):
+            if found is not None:
+                seen.append((file, *found))
+            elif (candidate := early.get(file.path_in_repo)) is not None:
+                candidate.answer(None)
+        if not seen:
+            return
+        files = [file for file, _, _ in seen]
+        samples = [sample for _, sample, _ in seen]
+        oids = {file.path_in_repo: oid for file, _, oid in seen if oid}
         modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
         inline: list[FileSource] = []
         ignored: list[FileSource] = []
@@ -98,7 +114,7 @@ class Routing:
             candidate = early.get(file.path_in_repo)
             if mode.ignored:
                 ignored.append(file)
-            elif mode.mode == "regular":
+            elif mode.mode == "regular" or _may_be_regular_there(file, mode):
                 inline.append(file)
             elif candidate is None:
                 candidates.append(candidate := Candidate(file))
@@ -106,7 +122,7 @@ class Routing:
                 candidate.answer(mode)
         await outbox.send(candidates)
         if inline:
-            await self._settle_inline(inline, modes, oids)
+            await outbox.send(await self._settle_inline(inline, modes, oids))
         if ignored:
             await self._settle_ignored(ignored)
 
@@ -115,17 +131,43 @@ class Routing:
         files: Sequence[FileSource],
         modes: Mapping[str, UploadMode],
         oids: Mapping[str, str],
-    ) -> None:
+    ) -> list[Candidate]:
         """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
-        hundred thousand of them none stay in memory."""
+        hundred thousand of them none stay in memory.
 
-        def read_and_hash(file: FileSource) -> Receipt:
-            path = file.path_in_repo
-            oid = oids.get(path) or git_blob_oid(read_all(file))
-            return inline_receipt(path, file.size, oid, there=modes[path].oid)
+        What the repo has at a path may be of the other kind than what would be committed there now,
+        when a `.gitattributes` came later than the file. The same bytes are unchanged all the same;
+        of files for LFS, the others are returned.
+        """
 
-        for receipt in await each_in_thread(self._ctx.threads, files, read_and_hash):
-            self._stored.add(receipt, self._ctx.events)
+        def read_and_hash(file: FileSource) -> Receipt | None:
+            path, mode = file.path_in_repo, modes[file.path_in_repo]
+            with self._stored.following(file):
+                if mode.mode == "regular" and is_sha256(mode.oid):
+                    content = read_all(file)
+                    oid = hashlib.sha256(content).hexdigest()
+                    if oid == mode.oid:
+                        return replace(
+                            Receipt(path, file.size, oid, "lfs"),
+                            unchanged=True,
+                            bytes_deduplicated=file.size,
+                        )
+                    return inline_receipt(path, file.size, git_blob_oid(content), there=None)
+                oid = oids.get(path) or git_blob_oid(read_all(file))
+                return inline_receipt(path, file.size, oid, there=mode.oid)
+            return None
+
+        receipts = await each_in_thread(self._ctx.threads, files, read_and_hash)
+        changed: list[Candidate] = []
+        for file, receipt in zip(files, receipts, strict=True):
+            if receipt is None:
+                continue
+            if modes[file.path_in_repo].mode == "lfs" and not receipt.unchanged:
+                changed.append(Candidate(file))
+                changed[-1].answer(modes[file.path_in_repo])
+            else:
+                self._stored.add(receipt, self._ctx.events)
+        return changed
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
         """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
@@ -136,7 +178,11 @@ class Routing:
         with suppress(HubError):
             shown = await remote_files(ctx, ctx.options.revision, paths)
         for file in files:
-            receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
+            receipt = None
+            with self._stored.following(file):
+                receipt = await self._receipt_of(file, shown.get(file.path_in_repo))
+            if file.path_in_repo in self._stored.changed:
+                continue
             if receipt is not None:
                 self._stored.settle(receipt, ctx.events, unchanged=True)
             else:
@@ -155,13 +201,27 @@ class Routing:
         return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
 
 
-async def own_gitignore(ctx: PushContext, files: Sequence[FileSource]) -> str | None:
-    """The source's own .gitignore counts at once, not only from the next push on."""
+def is_sha256(oid: str | None) -> bool:
+    """Whether it names an LFS object, not a git blob."""
+    return oid is not None and len(oid) == 64
+
+
+def _may_be_regular_there(file: FileSource, mode: UploadMode) -> bool:
+    """Whether a file for LFS can be the same as a regular one that the repo has."""
+    return mode.oid is not None and not is_sha256(mode.oid) and file.size <= SURELY_LFS
+
+
+async def own_gitignore(
+    ctx: PushContext, files: Sequence[FileSource], stored: Stored | None = None
+) -> str | None:
+    """The source's own .gitignore counts at once, not only from the next push on. That a followed
+    one has changed is noted in `stored`."""
     found = next((file for file in files if file.path_in_repo == ".gitignore"), None)
-    if found is None:
-        return None
-    content = await in_thread(ctx.threads, lambda: read_all(found))
-    return content.decode("utf-8", "replace")
+    if found is not None:
+        with nullcontext() if stored is None else stored.following(found):
+            content = await in_thread(ctx.threads, lambda: read_all(found))
+            return content.decode("utf-8", "replace")
+    return None
 
 
 async def ask_modes(
@@ -219,10 +279,31 @@ def _route_name(mode: UploadMode) -> str:
 
 @dataclass(slots=True)
 class Stored:
-    """Receipts by path, and the files that the Hub ignores."""
+    """Receipts by path, the files that the Hub ignores, and those that changed meanwhile, which
+    are to be collected again."""
 
     receipts: dict[str, Receipt] = field(default_factory=dict)
     ignored: list[FileSource] = field(default_factory=list)
+    changed: dict[str, SourceChangedError] = field(default_factory=dict)
+
+    @contextmanager
+    def following(self, file: FileSource) -> Iterator[None]:
+        """Note that a followed file has changed, where that would be raised."""
+        try:
+            yield
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            self.changed[file.path_in_repo] = exc
+
+    def merge(self, later: Stored) -> None:
+        """Take what became of files that were collected again."""
+        for path, receipt in later.receipts.items():
+            before = self.receipts.get(path)
+            sent = receipt.bytes_sent + (before.bytes_sent if before is not None else 0)
+            self.receipts[path] = replace(receipt, bytes_sent=sent)
+        self.ignored += later.ignored
+        self.changed = later.changed
 
     def add(self, receipt: Receipt, events: Emitter) -> None:
         """A file that moves no bytes now: it rides in the commit, or is there already."""

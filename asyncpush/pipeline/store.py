@@ -17,7 +17,7 @@ import anyio
 from asyncpush.concurrency.scheduling import SlotQueue
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
@@ -53,12 +53,13 @@ class StoreStage:
     def __init__(self, ctx: PushContext, selector: TransferSelector, *, store: bool = True) -> None:
         self._ctx = ctx
         self._selector = selector
-        self._store = store
+        self._storing = store
         self._stored = Stored()
         self._unfinished: dict[Transfer, _Unfinished] = {}
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
-        """Raises what stopped it; then no receipt counts."""
+        """Raises what stopped it; then no receipt counts. Followed files that changed meanwhile
+        are in `changed`, without a receipt."""
         self._ctx.enter("hashing")
         outbox, inbox = anyio.create_memory_object_stream[list[Candidate]]()
         with outbox, inbox, single_error():
@@ -82,9 +83,13 @@ class StoreStage:
                     queue.put(candidate)
 
     async def _store_one(self, candidate: Candidate) -> None:
+        with self._stored.following(candidate.file):
+            await self._store(candidate)
+
+    async def _store(self, candidate: Candidate) -> None:
         ctx, file = self._ctx, candidate.file
         transfer = await self._selector.chosen()
-        if transfer.needs_oid or not self._store:
+        if transfer.needs_oid or not self._storing:
             oid: str | None = await ctx.hasher.sha256(file, ctx.events, ctx.push_threads)
         else:
             oid = await ctx.hasher.remembered(file, ctx.push_threads)
@@ -92,7 +97,7 @@ class StoreStage:
         if mode is None:
             return
         unchanged = oid is not None and mode.oid == oid
-        if unchanged or not self._store:
+        if unchanged or not self._storing:
             receipt = Receipt(file.path_in_repo, file.size, oid or "", transfer.route)
             self._stored.settle(receipt, ctx.events, unchanged=unchanged)
             return
@@ -102,7 +107,7 @@ class StoreStage:
             stored = await transfer.store(file, oid, ctx.events)
         except TransferFailedError as exc:
             self._selector.give_up(transfer, exc.message)
-            await self._store_one(candidate)
+            await self._store(candidate)
             return
         sent = _Sent(candidate, mode.oid, oid)
         if stored is None:
@@ -116,11 +121,18 @@ class StoreStage:
         left = [sent.candidate for sent in unfinished.files.values()]
         if await self._selector.chosen() is not transfer:
             return left  # it has failed already
+        changed = self._stored.changed
         try:
-            receipts = await transfer.finish()
+            receipts = await transfer.finish(changed)
         except TransferFailedError as exc:
             self._selector.give_up(transfer, exc.message)
             return left
+        except SourceChangedError as exc:
+            if not any(candidate.file.may_change for candidate in left):
+                raise
+            # It failed on one file, and it is not known what it has stored of the others.
+            changed.update((candidate.file.path_in_repo, exc) for candidate in left)
+            return []
         found: list[tuple[FileSource, str]] = []
         for receipt in receipts:
             sent = unfinished.files[receipt.path_in_repo]
@@ -216,7 +228,7 @@ class StreamStage:
         # All at once, those that the Hub ignores too: one producer may write them in turn. There
         # are as many as there is memory for their beginnings.
         await for_each(streams, send, width=len(streams))
-        for receipt in await transfer.finish():
+        for receipt in await transfer.finish({}):
             same = there[receipt.path_in_repo] == receipt.oid
             stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=same)
         return stored

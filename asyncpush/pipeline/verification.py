@@ -43,6 +43,18 @@ async def remote_files(
     return found
 
 
+async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> dict[str, str]:
+    """By path, "file" or "directory", for those of `paths` that the repo has at `revision`."""
+    kinds: dict[str, str] = {}
+
+    async def look(batch: Sequence[str]) -> None:
+        request = tree.paths_info_request(ctx.repo, revision, batch)
+        kinds.update(await ctx.session.ask(request, tree.parse_path_kinds, ctx.events))
+
+    await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    return kinds
+
+
 async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") -> list[RemoteFile]:
     """Every file of the repo at `revision`, or of one folder of it, page by page. Raises
     `ProtocolError` when the pages do not come to an end."""

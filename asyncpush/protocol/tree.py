@@ -68,6 +68,15 @@ def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
     return {file.path: file for file in _files(json_list(response))}
 
 
+def parse_path_kinds(response: HubResponse) -> Mapping[str, str]:
+    """By path, what each of the requested paths is: "file" or "directory"."""
+    kinds = {}
+    for row in json_list(response):
+        fields = an_object(row, "[]")
+        kinds[a_text(fields.get("path"), "[].path")] = a_text(fields.get("type"), "[].type")
+    return kinds
+
+
 def tree_request(repo: Repo, revision: str, folder: str = "") -> HubRequest:
     """Every file below `folder`, first page; of the whole repo where that is empty."""
     below = f"/{quote(folder.strip('/'), safe='')}" if folder else ""

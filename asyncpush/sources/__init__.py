@@ -1,6 +1,6 @@
 """What to upload: from what the user names to a list of files, and reading their bytes."""
 
-from asyncpush.sources.byte_sources import Reader, read_all, read_sample
+from asyncpush.sources.byte_sources import Reader, read_again, read_all, read_sample
 from asyncpush.sources.collect import CollectedSources, collect
 from asyncpush.sources.paths import (
     check_path_in_repo,
@@ -18,6 +18,7 @@ __all__ = [
     "collect",
     "folder_prefix",
     "normalise_path",
+    "read_again",
     "read_all",
     "read_sample",
     "select",

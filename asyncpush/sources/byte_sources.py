@@ -6,6 +6,7 @@ Everything here blocks: call it in threads.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -26,6 +27,7 @@ DESCRIPTOR_TIMEOUT = 10.0
 """Seconds to wait for a descriptor when all that a process may have are in use."""
 
 _DESCRIPTOR_POLL = 0.05
+_HASHED_AT_ONCE = 1 << 20
 _HAS_PREADV = hasattr(os, "preadv")
 
 _FLAGS = (
@@ -48,19 +50,20 @@ class Origin(Protocol):
     def descriptor(self) -> int | None:
         """The open file, where positions are a file's own: the kernel may send from it."""
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, sha256: str | None) -> None:
         """Raise `SourceChangedError` unless the bytes are still those that were collected."""
 
     def close(self) -> None:
-        """Once more does no harm."""
+        """Close it; calling it again does no harm."""
 
 
-def open_origin(source: FileSource) -> Origin:
-    """Raises `SourceChangedError` when it is no longer what was collected, else `SourceError`."""
+def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
+    """Raises `SourceChangedError` when it is no longer what was collected, else `SourceError`.
+    `grown` is as for `Reader`."""
     if source.cut is not None:
         return _Pieced(source.cut)
     if source.path is not None:
-        return _OnDisk(source, source.path)
+        return _OnDisk(source, source.path, grown=grown)
     if source.virtual is not None:
         return _Virtual(source.virtual)
     return _InMemory(source.data or b"")
@@ -87,8 +90,8 @@ class _InMemory:
     def descriptor(self) -> None:
         pass
 
-    def check_unchanged(self) -> None:
-        pass  # bytes are for good
+    def check_unchanged(self, sha256: str | None) -> None:
+        pass  # bytes do not change
 
     def close(self) -> None:
         pass
@@ -108,7 +111,7 @@ class _Virtual:
     def descriptor(self) -> None:
         pass
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, sha256: str | None) -> None:
         pass
 
     def close(self) -> None:
@@ -118,13 +121,15 @@ class _Virtual:
 class _OnDisk:
     """Opening and every check compare the file with the identity it had when it was collected."""
 
-    __slots__ = ("_file", "_path", "_seeking", "_source")
+    __slots__ = ("_agreed", "_file", "_path", "_seeking", "_source")
 
-    def __init__(self, source: FileSource, path: str) -> None:
+    def __init__(self, source: FileSource, path: str, *, grown: bool) -> None:
         self._source = source
         self._path = path
         self._seeking = threading.Lock()
-        self._file = self._open()
+        self._agreed: str | None = None
+        """The hash that the bytes were found to have after the file had grown."""
+        self._file = self._open(grown and source.may_change)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         try:
@@ -139,13 +144,21 @@ class _OnDisk:
     def descriptor(self) -> int:
         return self._file.fileno()
 
-    def check_unchanged(self) -> None:
-        # Files of /proc and of some FUSE mounts hold more than `stat` says: read first, so that a
-        # file which merely grew is told as such.
+    def check_unchanged(self, sha256: str | None) -> None:
+        # Files of /proc and of some FUSE mounts hold more than `stat` says: read first, so that the
+        # error of a file which merely grew says so.
         more = self.read_some(self._source.size, memoryview(bytearray(1)))
         try:
-            self._compare(os.fstat(self._file.fileno()))
-            self._compare(os.stat(self._path))
+            looks = os.fstat(self._file.fileno()), os.stat(self._path)
+            for look in looks:
+                self._compare(look)
+        except SourceChangedError:
+            if sha256 is None or not all(map(self._may_have_grown, looks)):
+                raise
+            if sha256 != self._agreed and self._hash() != sha256:
+                raise
+            self._agreed = sha256
+            return
         except OSError as exc:
             raise self._failed(exc) from exc
         if more:
@@ -158,13 +171,15 @@ class _OnDisk:
     def close(self) -> None:
         self._file.close()
 
-    def _open(self) -> io.FileIO:
+    def _open(self, grown: bool) -> io.FileIO:
         try:
             file = open(self._path, "rb", buffering=0, opener=_opener)  # noqa: SIM115  # close() closes
         except OSError as exc:
             raise self._failed(exc) from exc
         try:
-            self._compare(os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
+            if not (grown and self._may_have_grown(status)):
+                self._compare(status)
         except BaseException:
             file.close()
             raise
@@ -180,6 +195,31 @@ class _OnDisk:
             verb = "grew" if now.size > was.size else "shrank"
             raise changed(self._source, f"{verb} from {was.size:,} to {now.size:,} bytes")
         raise changed(self._source, "was written to")
+
+    def _may_have_grown(self, status: os.stat_result) -> bool:
+        """Whether it can be the collected file with more bytes at its end: what its bytes are has
+        to be seen. (Also where only its times have changed.)"""
+        was, now = self._source.identity, FileIdentity.of(status)
+        return (
+            self._source.may_change
+            and was is not None
+            and stat.S_ISREG(status.st_mode)
+            and (now.device, now.inode) == (was.device, was.inode)
+            and now.size >= was.size
+        )
+
+    def _hash(self) -> str:
+        """The sha256 of the first bytes, as many as were collected, as they are now."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(_HASHED_AT_ONCE, max(self._source.size, 1))))
+        position = 0
+        while position < self._source.size:
+            count = self.read_some(position, buffer[: self._source.size - position])
+            if not count:
+                break
+            digest.update(buffer[:count])
+            position += count
+        return digest.hexdigest()
 
     def _failed(self, exc: OSError) -> SourceError:
         if exc.errno in _GONE:
@@ -218,8 +258,8 @@ class _Pieced:
     def descriptor(self) -> None:
         pass
 
-    def check_unchanged(self) -> None:
-        self._base.check_unchanged()
+    def check_unchanged(self, sha256: str | None) -> None:
+        self._base.check_unchanged(None)
 
     def close(self) -> None:
         self._base.close()
@@ -253,15 +293,19 @@ class Reader:
     """The bytes of one source, open for reads at any offset from several threads at once.
 
     Opening and every check compare a file with the identity it had when it was collected, so a
-    path that names another file by now (a link turned round, say) is never read. Close it only
-    when no read is running.
+    path that names another file by now (a link that leads elsewhere, say) is never read. Close it
+    only when no read is running.
+
+    With `grown`, a followed file may have grown since it was collected. Whoever reads it then has
+    to compare the hash of what was read with the hash of an earlier read, of the file as it was
+    collected: `check_unchanged` with that hash does.
     """
 
     __slots__ = ("_origin", "_source")
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: FileSource, *, grown: bool = False) -> None:
         self._source = source
-        self._origin = open_origin(source)
+        self._origin = open_origin(source, grown=grown)
 
     def __enter__(self) -> Reader:
         return self
@@ -288,9 +332,15 @@ class Reader:
         by itself notices no change: `readinto` and `check_unchanged` do."""
         return self._origin.descriptor()
 
-    def check_unchanged(self) -> None:
-        """Raise `SourceChangedError`, saying how, unless file and path are as they were."""
-        self._origin.check_unchanged()
+    def check_unchanged(self, sha256: str | None = None) -> None:
+        """Raise `SourceChangedError`, saying how, unless file and path are as they were.
+
+        With `sha256`, which an earlier read of the collected bytes gave, a followed file may have
+        grown or been touched: its first bytes are then read once more and must have that hash, so
+        that they were the same at both times and throughout. This takes as long as hashing does,
+        once for each `Reader`.
+        """
+        self._origin.check_unchanged(sha256)
 
     def close(self) -> None:
         """Close the file; once more does no harm."""
@@ -305,6 +355,17 @@ def read_all(source: FileSource) -> bytes:
     with Reader(source) as reader, memoryview(content) as view:
         reader.readinto(0, view)
         reader.check_unchanged()
+    return bytes(content)
+
+
+def read_again(source: FileSource) -> bytes:
+    """The bytes of a small file once more, for a caller that compares their hash with that of the
+    first read: a followed file may have grown meanwhile."""
+    if source.data is not None or not source.may_change:
+        return read_all(source)
+    content = bytearray(source.size)
+    with Reader(source, grown=True) as reader, memoryview(content) as view:
+        reader.readinto(0, view)
     return bytes(content)
 
 

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, BinaryIO, TypeAlias
@@ -21,6 +21,7 @@ from asyncpush.concurrency.task_groups import descriptors_left, each_affordable,
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
+from asyncpush.sources.changing import Copy, collect_again
 from asyncpush.sources.files import (
     UnusableError,
     absolute_path,
@@ -59,12 +60,22 @@ that it is read on, onto the disk: its producer may be the one that the others w
 
 @dataclass(frozen=True, slots=True)
 class CollectedSources:
-    """The files of a push, sorted by path in the repo, and what the user should hear of them.
-    `streams` are still to be read on."""
+    """The files of a push, sorted by path in the repo, and notices for the user about them.
+    `streams` are still to be read to their ends."""
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
     streams: tuple[OpenStream, ...] = ()
+    spool: Spool | None = field(default=None, repr=False, compare=False)
+
+    async def again(self, file: FileSource) -> FileSource | None:
+        """What is to be pushed instead of a file that has changed: it is readable for as long as
+        the others. None when it is to be left out. Raises as `collect_again` does."""
+        found = await to_thread.run_sync(collect_again, file)
+        if not isinstance(found, Copy):
+            return found
+        assert self.spool is not None
+        return await self.spool.take(file.path_in_repo, io.BytesIO(found.content))
 
 
 @asynccontextmanager
@@ -94,7 +105,9 @@ async def collect(
         width = STREAMS_AT_ONCE if left is None else min(STREAMS_AT_ONCE, each_affordable(left))
         await for_each(gathered.streams, reading.read, width=width)
         files = [*gathered.files, *reading.files]
-        yield await to_thread.run_sync(_finished, files, options, gathered.report, reading.open)
+        yield await to_thread.run_sync(
+            _finished, files, options, gathered.report, reading.open, spool
+        )
 
 
 class _StreamReading:
@@ -139,6 +152,7 @@ def _finished(
     options: PushOptions,
     report: ProblemReport,
     streams: list[OpenStream],
+    spool: Spool,
 ) -> CollectedSources:
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), report)
@@ -146,7 +160,7 @@ def _finished(
             "fix these files, or push without max_shard_size; nothing was uploaded"
         )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return CollectedSources(tuple(by_path), report.notices, tuple(streams))
+    return CollectedSources(tuple(by_path), report.notices, tuple(streams), spool)
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
@@ -188,6 +202,7 @@ class Gathered:
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
+        self._follow = options.on_change == "follow"
         self._left_out = 0
         self._origins: dict[str, str] = {}  # by path in the repo: what it comes from
         self._card_origin: str | None = None
@@ -289,7 +304,7 @@ class Gathered:
             chosen += 1
             if (name := self._claim(prefix + relative, path)) is None:
                 continue
-            self._add_file(name, path)
+            self._add_file(name, path, optional=True)
             if "\\" in relative:
                 self.report.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
@@ -355,10 +370,16 @@ class Gathered:
         content = bytes(data)
         self.files.append(FileSource(name, len(content), data=content))
 
-    def _add_file(self, name: str, path: str) -> None:
+    def _add_file(self, name: str, path: str, *, optional: bool = False) -> None:
+        """`optional` is for a file that a walk has found: it may be gone by now."""
         try:
             status = regular_file(path)
         except UnusableError as exc:
+            if optional and self._follow and not os.path.lexists(path):
+                self._left_out += 1
+                del self._origins[name]
+                self.report.notice("files that are gone", f"{path!r} was removed meanwhile")
+                return
             self.report.problem(f"{path!r} {exc}")
             return
         if what := self._own.file(path, status):
@@ -366,7 +387,17 @@ class Gathered:
             del self._origins[name]
             notice_own(self.report, path, what)
             return
-        self.files.append(FileSource(name, status.st_size, path, FileIdentity.of(status)))
+        identity = FileIdentity.of(status)
+        self.files.append(
+            FileSource(
+                name,
+                status.st_size,
+                path,
+                identity,
+                may_change=self._follow,
+                optional=optional and self._follow,
+            )
+        )
 
     def _add_file_object(self, name: str, file: BinaryIO) -> None:
         check_file_object(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 PATH_LIMIT = 4096
@@ -91,6 +91,18 @@ def folder_prefix(path_in_repo: str) -> str:
     if problem := check_path_in_repo(folder or "/"):
         raise ValueError(f"path_in_repo {path_in_repo!r} {problem}")
     return f"{folder}/"
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """The folders that a path lies in, the nearest first.
+
+    >>> list(folders_above("a/b/c.txt"))
+    ['a/b', 'a']
+    """
+    folder = path.rpartition("/")[0]
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:

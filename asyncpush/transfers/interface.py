@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from anyio.abc import TaskGroup
 
 from asyncpush.concurrency.threads import PushThreads
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.models import FileSource, Receipt, Repo
@@ -89,9 +89,10 @@ class Transfer(Protocol):
         to fail the push.
         """
 
-    async def finish(self) -> Sequence[Receipt]:
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         """Wait until the store has confirmed every file for which `store` has returned None; their
-        receipts. Raises as `store` does; then none of these files counts as stored."""
+        receipts. Followed files that have changed get none and are put in `changed`, by path in
+        the repo. Raises as `store` does; then none of these files counts as stored."""
 
     async def abort(self) -> None:
         """Give up what has not been finished. Does nothing when nothing is under way."""

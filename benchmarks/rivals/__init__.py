@@ -61,6 +61,7 @@ RIVALS = {
         Rival("program", _python("program")),
         Rival("import", _python("imports")),
         Rival("buckets", _python("buckets"), _xet_missing),
+        Rival("killed", _python("killed")),
         Rival("training", _python("training")),
         Rival("bulk", _python("bulk")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -33,6 +34,9 @@ class Job:
     @classmethod
     def given(cls) -> Job:
         return cls(**json.loads(sys.argv[1]))
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
     def copy(self) -> Path:
         """The files, in a folder where they may be changed."""

@@ -24,9 +24,8 @@ from tests.cli.conftest import PATIENCE, Cli
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 COMMANDS = [
-    *("push", "many", "upload", "commit", "sync", "audit", "doctor", "timeline", "hub", "demo"),
-    "schema",
-    *("cache ls", "cache clear"),
+    *("push", "many", "upload", "commit", "sync", "copy", "watch", "audit", "doctor", "timeline"),
+    *("hub", "demo", "schema", "cache ls", "cache clear"),
 ]
 
 

@@ -92,7 +92,7 @@ def test_other_bytes_are_not_taken_for_the_same(cli: Cli, folder: Path, tmp_path
         assert read_back(result, folder) == (2, 2_500_019)
 
         (folder / "config.json").write_text("changed")
-        with pytest.raises(IntegrityError, match=r"config\.json came back with other bytes"):
+        with pytest.raises(IntegrityError, match=r"the bytes of config\.json"):
             read_back(result, folder)
 
 

@@ -105,7 +105,7 @@ def test_all_is_well_and_nothing_was_changed(examine: Examine) -> None:
     assert set(marks(ran).values()) == {"✓"}
     assert "me, member of team, by the token from HF_TOKEN" in ran.out
     assert "the token may write to me/there" in ran.out
-    assert "400 calls left for 55 s" in ran.out
+    assert "400 requests left in the next 55 s" in ran.out
     writing = [(method, path) for method, path in asked if method != "GET"]
     assert [path.split("/")[5] for _, path in writing] == ["paths-info"]
 

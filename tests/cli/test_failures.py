@@ -136,9 +136,9 @@ def test_what_the_system_says_is_told_with_its_file() -> None:
     assert failure_lines(OSError(5, "Input/output error")) == ["OSError: Input/output error"]
     assert failure_lines(OSError(28, "No space left")) == [
         "OSError: No space left",
-        "next: free some space there, or name another folder; what is stored stays stored",
+        "next: free some disk space or use another folder, then run the command again",
     ]
-    assert failure_lines(TimeoutError()) == ["TimeoutError: it took longer than its timeout allows"]
+    assert failure_lines(TimeoutError()) == ["TimeoutError: the timeout was exceeded"]
     assert failure_lines(ImportError("the embedded Hub needs pygit2")) == [
         "ImportError: the embedded Hub needs pygit2"
     ]

@@ -31,7 +31,7 @@ def test_it_says_where_it_is_and_how_to_use_it(
     (url,) = ran.out.splitlines()
     assert url.startswith("http://127.0.0.1:")
     assert " ".join(ran.err.split()).startswith(
-        f"the embedded Hub, kept in {tmp_path}/cache/hub: any namespace, any token"
+        f"the embedded Hub, stored in {tmp_path}/cache/hub: any namespace, any token"
     )
     assert f"export HF_ENDPOINT={url} HF_TOKEN=any" in ran.err
     assert (tmp_path / "cache" / "hub").is_dir()

@@ -124,9 +124,9 @@ zzz = 1
 [other]
 """
     assert problems(tmp_path, text) == (
-        "[other]: only [defaults] and [[push]] are known",
-        "[defaults]: privat is not known; did you mean private?",
-        "[defaults]: source belongs to one push",
+        "[other]: unknown table, use [defaults] and [[push]]",
+        "[defaults]: unknown key privat; did you mean private?",
+        "[defaults]: source is not allowed here, write it in each [[push]]",
         "[defaults]: verify must be true or false, not 'no'",
         "push 1 (line 7): repo id 'me' is not namespace/name",
         "push 2 (line 11): create_pr must be true or false, not 'yes'",
@@ -137,8 +137,8 @@ zzz = 1
         "push 3 (line 18): timeout must be a number, not True",
         "push 3 (line 18): max_files_per_commit must be a whole number, not 1.5",
         "push 3 (line 18): source must be a path, or a table from paths in the repo to paths",
-        "push 4 (line 23): dry_run is not known",
-        "push 4 (line 23): zzz is not known",
+        "push 4 (line 23): unknown key dry_run",
+        "push 4 (line 23): unknown key zzz",
         "push 4 (line 23): source must be a path, or a table from paths in the repo to paths",
     )
 
@@ -162,7 +162,7 @@ def test_a_push_that_stands_there_twice_is_a_slip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "there is no push in it"),
+        ("", "it contains no push"),
         ("[[push]\n", "this is not TOML: "),
         ("push = 1\n", "push must be a list of tables: [[push]]"),
         ("defaults = 1\npush = [2]\n", "defaults must be a table: [defaults]"),

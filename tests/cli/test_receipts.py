@@ -64,7 +64,7 @@ def test_where_the_receipts_cannot_be_is_said_before_the_upload(
 ) -> None:
     ran = cli("upload", "me/early", folder, "--receipts", target)
     assert ran.code == 2
-    assert "--receipts must name a file in a folder that exists" in ran.err
+    assert "--receipts must be a file in a folder that exists" in ran.err
 
 
 def test_every_unusable_file_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_a_push_ends_promptly_and_says_how_to_go_on(
     assert ran.document["error"]["type"] == "Interrupted"
     name = signal.Signals(signum).name
     assert ran.err.splitlines() == [
-        f"✗ interrupted by {name}",
-        "│ next: run the same command again: what is stored is not sent twice",
+        f"✗ interrupted by {name}; nothing was committed",
+        "│ next: run the same command again to resume: bytes already stored are not sent again",
     ]
 
 
@@ -105,6 +105,37 @@ def test_a_push_that_is_interrupted_after_its_commit_names_it(
     assert message.startswith("interrupted by SIGINT; the commit ")
     assert f"was made ({os.environ['HF_ENDPOINT']}/me/landed/commit/" in message
     assert "run the same command" not in ran.err
+    assert "next: nothing needs to be sent again; `asyncpush audit` compares" in ran.err
+
+
+@pytest.mark.parametrize("route", ["preupload", "batch", "complete", "verify"])
+def test_before_the_commit_it_says_that_nothing_was_committed(
+    route: str, start: Start, stall: Stall, folder: Path
+) -> None:
+    stall.route = route
+    ran, _ = interrupt(start, stall, signal.SIGINT, "push", f"me/cut-{route}", folder)
+    assert ran.err.splitlines()[0] == "✗ interrupted by SIGINT; nothing was committed"
+    assert "next: run the same command again to resume" in ran.err
+
+
+def test_during_the_commit_it_says_that_the_commit_may_have_been_made(
+    start: Start, stall: Stall, folder: Path
+) -> None:
+    stall.route = "commit"
+    ran, _ = interrupt(start, stall, signal.SIGINT, "push", "me/unclear", folder)
+    assert ran.code == 130
+    assert "nothing was committed" not in ran.err
+    assert "the commit was started and not confirmed: it may have been made" in ran.err
+    assert "next: run the same command again to resume" in ran.err
+
+
+def test_an_upload_that_is_interrupted_has_written_no_receipts(
+    start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    words = ("upload", "me/cut-store", folder, "--receipts", tmp_path / "receipts.json")
+    ran, _ = interrupt(start, stall, signal.SIGINT, *words)
+    assert ran.err.splitlines()[0] == "✗ interrupted by SIGINT; no receipts were written"
+    assert not (tmp_path / "receipts.json").exists()
 
 
 def test_the_same_command_again_goes_on(start: Start, stall: Stall, folder: Path) -> None:

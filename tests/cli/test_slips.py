@@ -20,7 +20,7 @@ def test_swapped_arguments_are_seen(command: str, cli: Cli, folder: Path, tmp_pa
     ran = cli(command, folder, "me/model", *more)
     assert ran.code == 2
     assert "look swapped" in ran.err
-    assert f"next: name the repo first: me/model {folder}" in ran.err
+    assert f"next: write the repo first: me/model {folder}" in ran.err
 
 
 def test_arguments_in_the_order_of_a_copy_are_seen(cli: Cli, folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
     listed = cli("cache", "ls")
     for ran in (pushed, listed):
         assert ran.code == 1
-        assert f"next: the cache directory is {tmp_path}/file/cache: let it be" in ran.err
+        assert f"next: make the cache directory {tmp_path}/file/cache writable" in ran.err
         assert "ASYNCPUSH_CACHE" in ran.err
 
 
@@ -66,14 +66,14 @@ def test_events_that_could_not_be_written_are_told_before_anything_is_sent(
 ) -> None:
     ran = cli("push", "me/unwritten", folder, "--events", "nowhere/run.jsonl")
     assert ran.code == 2
-    assert "--events must name a file in a folder that exists" in ran.err
+    assert "--events must be a file in a folder that exists" in ran.err
 
 
 def test_a_port_that_is_taken_is_no_riddle(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = cli("hub", "--port", str(taken.getsockname()[1]))
     assert ran.code == 1
-    assert "next: another program listens there" in ran.err
+    assert "next: another program uses this port" in ran.err
 
 
 def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
@@ -119,3 +119,4 @@ def test_a_machine_that_is_to_stay_offline_is_told_at_once(
     assert ran.code == 1
     assert "HF_HUB_OFFLINE is set" in ran.err + ran.out
     assert "unset HF_HUB_OFFLINE" in ran.err + ran.out
+    assert "request:" not in ran.err  # none was made

@@ -89,7 +89,7 @@ def test_storing_and_committing_are_drawn_apart(cli: Cli, folder: Path, tmp_path
     [
         ("t.png", "must end in .svg"),
         ("no/t.svg", "a folder that exists"),
-        ("model.svg", "must name a file"),
+        ("model.svg", "must be a file"),
     ],
 )
 @pytest.mark.parametrize("command", ["push", "many"])
@@ -170,8 +170,8 @@ def test_what_is_left_out_of_a_file_is_said(cli: Cli, events: Path, tmp_path: Pa
     ran = cli("timeline", events, "-o", tmp_path / "t.json")
 
     assert "me/second: unfinished" in ran.out
-    assert f"1 line of {events} left out" in ran.err
-    assert "tells of 2 runs: drawn is the last (--push ID draws another)" in ran.err
+    assert f"1 line of {events} skipped" in ran.err
+    assert "has 2 runs; this draws the last one (--push ID draws another)" in ran.err
 
     ran = cli("timeline", events, "-o", tmp_path / "t.json", "--push", "p1")
     assert "me/m: done" in ran.out

@@ -68,12 +68,18 @@ def test_where_all_is_well_every_check_says_so() -> None:
 OK, WARNING, FAILED = "ok", "warning", "failed"
 CASES = [
     # name of the check, the facts, verdict, words of what was found, words of the fix
-    ("endpoint", facts(account=UNREACHED, head=None), FAILED, "is not reached", "check the net"),
-    ("endpoint", facts(account=HubError("bad gateway", status=502)), FAILED, "not well", ""),
+    ("endpoint", facts(account=UNREACHED, head=None), FAILED, "cannot be reached", "check the net"),
+    (
+        "endpoint",
+        facts(account=HubError("bad gateway", status=502)),
+        FAILED,
+        "does not work properly",
+        "",
+    ),
     ("endpoint", facts(account=REFUSED), OK, "answers in 50 ms", ""),
     ("proxy", facts(proxy="http://proxy:3128"), OK, "through http://proxy:3128", ""),
     ("proxy", facts(proxy=HubError("unusable", suggestion="HTTPS_PROXY")), FAILED, "unus", "HTTPS"),
-    ("tls", facts(endpoint="http://hub.example"), WARNING, "in the clear", "https URL"),
+    ("tls", facts(endpoint="http://hub.example"), WARNING, "sent unencrypted", "https URL"),
     ("tls", facts(ca_files={"SSL_CERT_FILE": Path("/gone")}), FAILED, "not exist", "SSL_CERT_FILE"),
     ("tls", facts(ca_files={"SSL_CERT_FILE": Path("/")}), OK, "with SSL_CERT_FILE", ""),
     (
@@ -187,14 +193,14 @@ CASES = [
         "namespace",
         facts(target=Target(Repo("guests/m")), may_write=None),
         FAILED,
-        "may only read in guests",
+        "can only read in guests",
         "ask an admin of guests",
     ),
     (
         "namespace",
         facts(target=Target(Repo("other/m")), head=NO_REPO, may_write=None),
         FAILED,
-        "other is not yours",
+        "not a member of other",
         "(me, team, guests, club)",
     ),
     (
@@ -204,9 +210,9 @@ CASES = [
         "any is yours",
         "",
     ),
-    ("repo", FINE, OK, "model me/m is there", ""),
+    ("repo", FINE, OK, "model me/m exists", ""),
     ("repo", facts(head=NO_REPO), OK, "a push creates it", ""),
-    ("repo", facts(head=NO_BRANCH), OK, "is there", ""),
+    ("repo", facts(head=NO_BRANCH), OK, "exists", ""),
     ("repo", facts(head=GATED), FAILED, "gated", "ask for access"),
     ("branch", FINE, OK, "main is at cccccccccccc", ""),
     (
@@ -217,11 +223,17 @@ CASES = [
         "--create-",
     ),
     ("branch", facts(head=NO_REPO, target=Target(Repo("me/m"), "dev")), FAILED, "dev", "--create-"),
-    ("branch", facts(head=NO_BRANCH, target=Target(Repo("me/m"), "dev", True)), OK, "makes it", ""),
-    ("verify", FINE, OK, "shows what a commit holds", ""),
+    (
+        "branch",
+        facts(head=NO_BRANCH, target=Target(Repo("me/m"), "dev", True)),
+        OK,
+        "creates it",
+        "",
+    ),
+    ("verify", FINE, OK, "lists the files of a commit", ""),
     ("verify", facts(shows_files=NO_PATHS_INFO), FAILED, "paths must be given", "--no-verify"),
-    ("quota", FINE, OK, "takes 12.3 GB; 900 of 1,000 calls left for 55 s", ""),
-    ("quota", facts(rate=RateLimit(3, 40.0)), WARNING, "3 calls left", "wait 40 s"),
+    ("quota", FINE, OK, "uses 12.3 GB; 900 of 1,000 requests left in the next 55 s", ""),
+    ("quota", facts(rate=RateLimit(3, 40.0)), WARNING, "3 requests left", "wait 40 s"),
     ("cache", FINE, OK, "/cache: 100.0 GB free", ""),
     ("cache", facts(free_space=None), OK, "/cache can be written", ""),
     ("cache", facts(free_space=10**8), WARNING, "0.1 GB free", "ASYNCPUSH_CACHE"),
@@ -246,7 +258,9 @@ def test_a_fact_has_its_finding(
     assert finding.verdict == verdict
     assert words in finding.found
     assert fix in finding.fix
-    assert bool(finding.fix) is (verdict != "ok" and (name, words) != ("endpoint", "not well"))
+    assert bool(finding.fix) is (
+        verdict != "ok" and (name, words) != ("endpoint", "does not work properly")
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -12,7 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.net.adaptive_limit import AT_ONCE, COOLDOWN, START, AdaptiveLimit, Slot
+from asyncpush.net.adaptive_limit import (
+    AT_ONCE,
+    COOLDOWN,
+    FEWEST,
+    SMALL_PARTS,
+    START,
+    AdaptiveLimit,
+    Slot,
+)
 from tests.clocks import Clock, settle
 
 
@@ -238,14 +248,14 @@ async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() 
     road = Road(64, lambda width: 1.0)
     for _ in range(6):
         await road.epoch()
-    assert road.widths == [16, 32, 64, 64, 64, 64, 64]
+    assert road.widths == [16, 8, 32, 64, 64, 64, 64]
 
 
-async def test_where_all_share_one_rate_it_goes_back_and_rests() -> None:
+async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> None:
     road = Road(64, lambda width: width / 20)
-    for _ in range(7):
+    for _ in range(8):
         await road.epoch()
-    assert road.widths == [16, 32, *[16] * 4, 24, 16]
+    assert road.widths == [16, 8, *[4] * 5, 6, 4]
 
 
 @pytest.mark.no_cover
@@ -253,8 +263,74 @@ async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
     road = Road(64, lambda width: width / 20)
     for _ in range(70):
         await road.epoch()
-    rises = [number for number, width in enumerate(road.widths) if width > START]
-    assert [second - first for first, second in pairwise(rises)] == [5, 9, 17, 33]
+    rises = [number for number, width in enumerate(road.widths) if width == 6]
+    assert [second - first for first, second in pairwise(rises)] == [9, 17, 33]
+
+
+@pytest.mark.parametrize("enough", [1, 6, 16, 24, 44])
+async def test_it_ends_at_the_fewest_parts_that_carry_the_goodput(enough: int) -> None:
+    """Where so many parts fill the pipe, and each has a rate of its own below that."""
+    road = Road(48, lambda width: max(1.0, width / enough))
+    for _ in range(40):
+        await road.epoch()
+    width, waves = Counter(road.widths[10:]).most_common(1)[0]
+    assert max(FEWEST, math.ceil(0.95 * enough)) <= width <= max(FEWEST, 1.1 * enough)
+    assert waves >= 25  # the rest are trials
+
+
+async def test_goodput_that_still_grows_is_not_compared_yet() -> None:
+    """As while TCP's own slow start lasts: half the connections would seem to carry as much."""
+    clock = Clock()
+    limit = AdaptiveLimit(64, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        held = turns_of(slots)
+        for position in (10, 110, 310, 710):
+            assert await look(limit, clock, held, position) == 16
+        assert await look(limit, clock, held, 1110) == 8
+
+
+async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> None:
+    clock = Clock()
+    limit = AdaptiveLimit(16, clock=clock)
+    async with slots_of(limit, 20) as slots:
+        held = turns_of(slots)
+        for position in (1, 101, 201):
+            await look(limit, clock, held, position)
+        assert [slot.paused for slot in held] == [False] * 8 + [True] * 8
+        async with anyio.create_task_group() as group:
+            group.start_soon(held[8].turn)
+            slots[0].task.cancel()
+            await settle()  # else this would not end
+        assert [slot.paused for slot in held[8:]] == [False] + [True] * 7
+        assert len(turns_of(slots)) == 16  # and none begins before those that were paused
+
+
+async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the store would take its connection for dead."""
+    monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
+    slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
+    with anyio.fail_after(5):
+        await slot.turn()
+    assert slot.paused
+
+
+async def test_small_parts_do_not_wait_for_the_limit_of_large_ones() -> None:
+    limit = AdaptiveLimit(48)
+    limit._steer(4)
+    begun: Counter[bool] = Counter()
+
+    async def part(number: int, small: bool) -> None:
+        async with limit.slot(number, "push", small=small):
+            begun[small] += 1
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(part, number, number % 2 == 0)
+        await settle(100)
+        assert begun == {True: SMALL_PARTS - 4, False: 4}
+        group.cancel_scope.cancel()
+    assert limit.in_flight == 0
 
 
 async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
@@ -271,7 +347,7 @@ async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
 
 async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
     clock = Clock()
-    limit = AdaptiveLimit(64, clock=clock)
+    limit = rising(64, clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         for slot in held[:8]:
@@ -284,7 +360,7 @@ async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
 
 async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
     clock = Clock()
-    limit = AdaptiveLimit(64, clock=clock)
+    limit = rising(64, clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         assert await look(limit, clock, held, 0) == 16
@@ -334,6 +410,13 @@ async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no
         assert [slot.position for slot in held] == [30] * 16
 
 
+def rising(maximum: int, clock: Clock) -> AdaptiveLimit:
+    """A limit that knows already that fewer parts than at the start do not suffice."""
+    limit = AdaptiveLimit(maximum, clock=clock)
+    limit._growing = None
+    return limit
+
+
 @asynccontextmanager
 async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[HeldSlot]]:
     slots = [HeldSlot(limit) for _ in range(count)]
@@ -352,7 +435,7 @@ def turns_of(slots: list[HeldSlot]) -> list[Slot]:
 @asynccontextmanager
 async def risen_mid_part(clock: Clock) -> AsyncIterator[tuple[AdaptiveLimit, list[Slot]]]:
     """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
-    limit = AdaptiveLimit(32, clock=clock)
+    limit = rising(32, clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         for position in (1, 101):
@@ -379,7 +462,7 @@ async def test_a_width_that_nobody_uses_does_not_rise() -> None:
 
 
 async def test_a_rise_lets_the_next_ones_in() -> None:
-    limit = AdaptiveLimit(17)
+    limit = rising(17, Clock())
     async with slots_of(limit, 18) as slots:
         turns = turns_of(slots)
         assert len(turns) == 16

@@ -57,6 +57,18 @@ def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
     assert in_flight.crawls(3.0, 8 * MB)
 
 
+def test_a_part_that_was_paused_is_not_slow() -> None:
+    """Paused for two seconds in the middle, as fast as the others before and after."""
+    arrived, paused = 0, False
+    in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0, paused=lambda: paused)
+    for step in range(1, 110):
+        now = step * INTERVAL
+        paused = 0.5 <= now <= 2.5
+        arrived = int(min(now, 0.5 + max(0.0, now - 2.5)) * 8 * MB)
+        in_flight.look(now)
+        assert not in_flight.crawls(now, 8 * MB)
+
+
 class Scene:
     """A lookout, parts that were stored in a tenth of a second, and one that does not move."""
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -198,33 +198,55 @@ async def test_a_login_with_more_than_a_day_left_is_left_alone(
     assert not (home / "stored_tokens.lock").exists()
 
 
-async def test_a_login_that_the_hub_refuses_is_renewed_in_the_middle_of_a_push(
-    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
+@pytest.mark.parametrize(
+    ("transfer", "route"),
+    [("lfs", "batch"), ("lfs", "verify"), ("xet", "xet-write-token"), ("xet", "commit")],
+)
+async def test_a_login_that_expires_in_the_middle_of_a_push_is_renewed(
+    transfer: Literal["lfs", "xet"],
+    route: str,
+    tmp_path: Path,
+    faults: FaultLayer,
+    home: Path,
+    tokens: TokenRequests,
+    config: UploadConfig,
 ) -> None:
-    store_login(home, hub.log_in())
-    async with Uploader(config=config) as up:
-        await up.push_to_hub("me/m", FILES)
-        hub.revoke_tokens()
-        result = await up.push_to_hub("me/m", {"b.txt": b"two"})
-
-    assert result.verified
-    assert len(tokens.asked) == 1
-
-
-async def test_xet_goes_on_with_the_renewed_login(
-    tmp_path: Path, faults: FaultLayer, home: Path, tokens: TokenRequests, config: UploadConfig
-) -> None:
-    async with open_hub(tmp_path, faults, tokens.middleware, xet=True) as hub:
+    async with open_hub(tmp_path, faults, tokens.middleware, xet=transfer == "xet") as hub:
         store_login(home, hub.log_in())
-        async with Uploader(endpoint=hub.url, config=replace(config, transfer="xet")) as up:
-            await up.push_to_hub("me/m", {"a.bin": os.urandom(100_000)})
-            hub.revoke_tokens()
-            result = await up.push_to_hub("me/m", {"b.bin": os.urandom(100_000)})
+        faults.hooks[route] = hub.revoke_tokens
+        async with Uploader(endpoint=hub.url, config=replace(config, transfer=transfer)) as up:
+            result = await up.push_to_hub("me/m", {"a.bin": os.urandom(100_000)})
 
+    assert route not in faults.hooks
     assert result.verified
-    assert [receipt.route for receipt in result.receipts] == ["xet"]
+    assert [receipt.route for receipt in result.receipts] == [transfer]
     assert result.warnings == ()
     assert len(tokens.asked) == 1
+
+
+async def test_the_official_client_and_we_at_once_renew_a_login_once(
+    hub: LocalHub,
+    home: Path,
+    tokens: TokenRequests,
+    config: UploadConfig,
+    official: Callable[[], str | None],
+) -> None:
+    """One lock file holds for both."""
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
+    found: list[str | None] = []
+
+    async def theirs() -> None:
+        found.append(await anyio.to_thread.run_sync(official))
+
+    async def ours() -> None:
+        found.append(await token_of(hub, config))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(theirs)
+        group.start_soon(ours)
+
+    assert len(tokens.asked) == 1
+    assert set(found) == {tokens.newest}
 
 
 async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(

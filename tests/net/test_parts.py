@@ -23,7 +23,7 @@ from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
-from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
@@ -31,6 +31,7 @@ from asyncpush.net.session import HubSession
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import PIECES_PER_WRITE
 from asyncpush.sources import Reader
+from tests.clocks import settle
 from tests.net.helpers import (
     TOKEN,
     Heard,
@@ -1043,3 +1044,30 @@ async def test_strangers_get_parts_and_no_token(
     async with serving() as third:
         await sending.send(content, content.part(third.url + "/p"))
     assert peer.seen == []
+
+
+async def test_a_paused_part_sends_nothing_until_it_may_go_on(
+    sending: Sending, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before the limit narrowed."""
+    content, waits, turn = Content(noise(3 * MIB)), asyncio.Event(), Slot.turn
+    slots: list[Slot] = []
+
+    async def paused_at_first(slot: Slot) -> None:
+        if not slots:
+            slot.resumed = asyncio.Event()
+            slots.append(slot)
+            waits.set()
+        await turn(slot)
+
+    monkeypatch.setattr(Slot, "turn", paused_at_first)
+    peer.script(stored())
+    async with anyio.create_task_group() as group:
+        group.start_soon(sending.send, content, content.part(f"{peer.url}/part"))
+        await waits.wait()
+        await settle()
+        assert sending.positions == []
+        resumed, slots[0].resumed = slots[0].resumed, None
+        assert resumed is not None
+        resumed.set()
+    assert peer.seen[0].body == content.data

@@ -41,7 +41,7 @@ from asyncpush.net import failures
 from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
 from asyncpush.net.retry import Attempt
-from asyncpush.net.session import HubSession
+from asyncpush.net.session import USER_AGENT, HubSession
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, json_object, post_json
 from tests.clocks import Clock
 from tests.net.helpers import (
@@ -94,6 +94,15 @@ async def test_an_answer_is_parsed(session: HubSession, peer: Peer, heard: Heard
     assert seen.headers["Content-Type"] == "application/json"
     assert seen.headers["Accept-Encoding"] == "identity"
     assert re.fullmatch(r"asyncpush/\S+; python/[0-9.]+", seen.headers["User-Agent"])
+
+
+@pytest.mark.parametrize("origin", ["my-app/1.0", " my-app/1.0\r\n"], ids=repr)
+async def test_the_origin_that_the_environment_names_is_told(
+    origin: str, session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_USER_AGENT_ORIGIN", origin)
+    await session.ask(post(), json_object, heard.events)
+    assert peer.seen[0].headers["User-Agent"] == f"{USER_AGENT}; origin/my-app/1.0"
 
 
 async def test_header_names_come_in_lower_case_and_the_body_whole(

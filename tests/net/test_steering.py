@@ -1,4 +1,4 @@
-"""The steered width against the best fixed one, on three networks, in time that costs none.
+"""The steered width against the best fixed one on several networks, in simulated time.
 
 `benchmarks` has the same three over real sockets.
 """
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
-from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.hedging import StragglerMonitor
 from asyncpush.options import UploadConfig
 from tests.net.timetravel import TimeTravelLoop
@@ -31,6 +31,7 @@ class Body:
     """A part that is arriving."""
 
     def __init__(self, tick: float) -> None:
+        self.slot: Slot | None = None
         self.arrived = 0.0
         self.whole = asyncio.Event()
         # What the store has told so far: half a round trip ago it had so much.
@@ -61,6 +62,8 @@ class Road:
         self._arriving: set[Body] = set()
         self._ticking = False
         self.refused = 0
+        self._arrived = 0.0
+        self._at_risk: list[tuple[float, float]] = []
 
     async def put(self, body: Body) -> bool:
         await asyncio.sleep(LATENCY / 2)
@@ -76,15 +79,22 @@ class Road:
         self._in_flight -= admitted
         return admitted
 
+    def at_risk_after(self, arrived: float) -> float:
+        """Bytes of parts that were not yet whole when so many had arrived."""
+        return next(at_risk for all_of_them, at_risk in self._at_risk if all_of_them >= arrived)
+
     def _tick_soon(self) -> None:
         if self._arriving and not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(self.tick, self._tick)
 
     def _tick(self) -> None:
-        share = self.tick * min(self._per_connection, self._aggregate / len(self._arriving))
+        going = {body for body in self._arriving if body.slot is None or not body.slot.paused}
+        share = self.tick * min(self._per_connection, self._aggregate / max(1, len(going)))
         for body in self._arriving:
-            body.grow(share)
+            body.grow(share if body in going else 0.0)
+        self._arrived += share * len(going)
+        self._at_risk.append((self._arrived, sum(body.arrived for body in self._arriving)))
         self._arriving = {body for body in self._arriving if not body.whole.is_set()}
         self._ticking = False
         self._tick_soon()
@@ -117,6 +127,7 @@ async def seconds_of(width: Width, road: Road, parts: int) -> float:
     async def store() -> None:
         body = Body(road.tick)
         async with width.slot() as slot:
+            body.slot = slot if isinstance(slot, Slot) else None
             moving = partial(width.moving, slot, size=PART)
             with monitor.following(PART, body.acknowledged, None, moving):
                 stored = await road.put(body)
@@ -176,19 +187,19 @@ SHY: Shape = (25 * MB, 1e12, 8, 0.01)
         pytest.param(SHY, (32, 64, 128, 256), id="503 above 8 connections"),
     ],
 )
-def test_the_steered_width_is_within_15_percent_of_the_best_fixed_one(
+def test_the_steered_width_is_within_20_percent_of_the_best_fixed_one(
     shape: Shape, lengths: tuple[int, ...]
 ) -> None:
     for parts in lengths:
         best = min(fixed(width, Road(*shape), parts) for width in WIDTHS)
-        assert steered(Road(*shape), parts) <= 1.15 * best, parts
+        assert steered(Road(*shape), parts) <= 1.2 * best, parts
 
 
-def test_a_push_of_32_parts_waits_little_more_than_a_round_trip_for_the_other_16() -> None:
-    """They last six round trips, and nothing is heard of the first 16 before one is over: 15 % of
-    the best could only be had by 32 in flight before the store has said a word."""
+def test_a_push_of_32_parts_waits_little_more_than_three_round_trips_for_the_other_16() -> None:
+    """One until anything is known of the first 16, one to see that 8 do not suffice, and one until
+    the others have arrived; the 32 parts last six."""
     waited = steered(Road(*FAT), 32) - fixed(32, Road(*FAT), 32)
-    assert waited <= LATENCY + 0.05
+    assert waited <= 3 * LATENCY + 0.05
 
 
 @pytest.mark.parametrize(("parts", "most"), [(32, 8), (64, 12), (256, 16)], ids=str)
@@ -206,4 +217,14 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
         await seconds_of(limit, Road(*THIN), 64)
         return limit.limit
 
-    assert _travel(run()) == 16
+    assert _travel(run()) <= 6
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6, 0.9])
+def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(share: float) -> None:
+    """What a kill would lose of 256 MiB; with 16 to 48 parts in flight it was 0.64 of the file."""
+    road = Road(60 * MB, 200 * MB, 10**6, 0.01)
+    parts = (256 << 20) // PART + 1
+    steered(road, parts)
+    assert road.at_risk_after(share * parts * PART) <= 0.15 * parts * PART
+    assert steered(road, parts) <= 1.1 * fixed(16, road, parts)

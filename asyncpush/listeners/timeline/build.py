@@ -56,9 +56,9 @@ class Builder:
         self._began = began
         self._pushes: dict[str, _Push] = {}
         self._numbers: dict[str, int] = {}
-        self._attempts: list[Attempt] = []
-        self._by_span: dict[tuple[int, str], Attempt] = {}
-        self._in_flight: dict[tuple[int, str], dict[int, Attempt]] = {}
+        self._attempts: list[AttemptTrack] = []
+        self._by_span: dict[tuple[int, str], AttemptTrack] = {}
+        self._in_flight: dict[tuple[int, str], dict[int, AttemptTrack]] = {}
         self._files: dict[tuple[int, str], _File] = {}
         self._paths: dict[tuple[int, str], str] = {}
         self._spans: list[Span] = []
@@ -172,15 +172,15 @@ class Builder:
         call = moment.name.removeprefix("hf_hub.")
         part = moment.whole("part_number")
         path = moment.text("file") if call == "part" else self._paths.get((push, moment.parent_id))
-        attempt = Attempt(
-            push,
-            call,
-            path or None,
-            part if call == "part" else None,
-            moment.whole("bytes_out") or 0,
-            moment.whole("attempt") or 1,
-            moment.number("queued_ms") / 1000,
-            now,
+        attempt = AttemptTrack(
+            push=push,
+            call=call,
+            path=path or None,
+            part=part if call == "part" else None,
+            size=moment.whole("bytes_out") or 0,
+            number=moment.whole("attempt") or 1,
+            queued=moment.number("queued_ms") / 1000,
+            started=now,
         )
         self._attempts.append(attempt)
         self._by_span[push, moment.span_id] = attempt
@@ -219,7 +219,7 @@ class Builder:
         if not attempt.failed:
             self._tell_the_rest(attempt, attempt.sent or attempt.ended)
 
-    def _tell_the_rest(self, attempt: Attempt, until: float) -> None:
+    def _tell_the_rest(self, attempt: AttemptTrack, until: float) -> None:
         """Count the bytes that no progress event covered: files of events leave those out."""
         rest = attempt.size - attempt.progress
         if rest > 0:
@@ -242,7 +242,7 @@ class Builder:
             attempt.failed, attempt.error = True, "cancelled with the upload it was part of"
             attempt.ended = max(now, attempt.started)
 
-    def _land(self, attempt: Attempt) -> None:
+    def _land(self, attempt: AttemptTrack) -> None:
         """The attempt is no longer in flight."""
         flying = self._in_flight.get((attempt.push, attempt.path or ""), {})
         if flying.get(attempt.part or 0) is attempt:
@@ -345,9 +345,9 @@ _SHORT = 0.0005
 """Seconds: shorter connects and waits for an answer are not drawn as spans of their own."""
 
 
-@dataclass(slots=True)
-class Attempt:
-    """Times are None until they are known."""
+@dataclass(slots=True, kw_only=True)
+class AttemptTrack:
+    """One attempt at a request, as it is drawn. Times are None until they are known."""
 
     push: int
     call: str
@@ -367,7 +367,7 @@ class Attempt:
     progress_at: float | None = None
 
 
-def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
+def spans_of(attempt: AttemptTrack, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     end = max(pushes[attempt.push].end, attempt.started) if attempt.ended is None else attempt.ended
     whole = Span(
         kind=_kind(attempt),
@@ -395,7 +395,7 @@ def spans_of(attempt: Attempt, pushes: tuple[PushTrack, ...]) -> Iterator[Span]:
     yield whole
 
 
-def _kind(attempt: Attempt) -> Kind:
+def _kind(attempt: AttemptTrack) -> Kind:
     if attempt.failed:
         return "retry"
     if attempt.call == "part":
@@ -403,7 +403,7 @@ def _kind(attempt: Attempt) -> Kind:
     return "commit" if attempt.call == "commit" else "call"
 
 
-def _name(attempt: Attempt) -> str:
+def _name(attempt: AttemptTrack) -> str:
     if attempt.call != "part":
         return attempt.call
     return f"{attempt.path or 'part'} #{attempt.part}"

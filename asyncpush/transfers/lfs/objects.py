@@ -53,8 +53,8 @@ CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
 
 CLAIM_PATIENCE = 300.0
-"""Seconds in which whoever has claimed an object stores no further part of it: it may be stopped
-(SIGSTOP, a debugger, a frozen container), and is not waited for any longer."""
+"""Seconds to wait for another process that has claimed an object and stores no further part of it:
+it may be stopped (SIGSTOP, a debugger, a frozen container)."""
 
 PROGRESS_POLL = 5.0
 """Seconds between looks at how far whoever has claimed an object is."""
@@ -124,12 +124,14 @@ class LfsUploader:
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
         async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
-            reader = await self._threads.read.run(lambda: Reader(file), discard=Reader.close)
+            reader = await self._threads.read.run(
+                lambda: Reader(file, grown=True), discard=Reader.close
+            )
             item = LfsObject(oid, file.size)
             sending = Sending(file, item, reader, events.child(), begun, journal)
             try:
                 await self._in_rounds(sending)
-                await self._threads.read.run(reader.check_unchanged)
+                await self._threads.read.run(lambda: reader.check_unchanged(oid))
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -367,7 +369,8 @@ class LfsUploader:
 
     async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
         # Bytes may not be joined under an oid that the file no longer has.
-        await self._threads.read.run(sending.reader.check_unchanged)
+        oid = sending.item.oid
+        await self._threads.read.run(lambda: sending.reader.check_unchanged(oid))
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
         unclear = False
 

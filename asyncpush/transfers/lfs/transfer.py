@@ -92,7 +92,7 @@ class LfsTransfer:
             except StaleHashError as again:
                 raise changed(file, "was written to") from again
 
-    async def finish(self) -> Sequence[Receipt]:
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         """Nothing is left: `store` returns every receipt."""
         return ()
 
@@ -110,7 +110,7 @@ class LfsTransfer:
         stored = self._objects[oid] = asyncio.Event()
         try:
             receipt = await self._uploader.store(file, oid, events)
-        except StaleHashError:
+        except (StaleHashError, SourceChangedError):
             del self._objects[oid]
             stored.set()
             raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncpush.errors import HubError, MissingTokenError
 from asyncpush.events import Emitter, TransferChosen
-from asyncpush.net.session import USER_AGENT, HubSession
+from asyncpush.net.session import HubSession, user_agent
 from asyncpush.options import MIB, UploadConfig, hf_home, is_true
 from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -125,6 +125,8 @@ def _set_by_user(name: str) -> bool:
     group, _, key = name.upper().partition(".")
     if "CONCURREN" in key and is_true("HF_XET_HIGH_PERFORMANCE", "HF_XET_HP"):
         return True
+    if "UPLOAD_CONCURRENCY" in key and "HF_XET_FIXED_UPLOAD_CONCURRENCY" in os.environ:
+        return True
     return any(variable in os.environ for variable in (f"HF_XET_{group}_{key}", f"HF_XET_{key}"))
 
 
@@ -188,7 +190,7 @@ class XetTokens:
             self._events,
             expected=lambda error: error.status in _REFUSALS,
         )
-        headers = {"User-Agent": USER_AGENT}
+        headers = {"User-Agent": user_agent()}
         if (token := await session.token.find()) is not None:  # what is public is read without
             headers["Authorization"] = f"Bearer {token}"
         url = urls.resolve(self._request.target, session.endpoint)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
-from asyncpush.errors import AsyncPushError
+from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, PartProgress, TransferStarted, XetProgress
 from asyncpush.models import FileSource
 from asyncpush.net.rate_limits import Bandwidth
@@ -38,9 +38,11 @@ def piece_size(bandwidth: Bandwidth) -> int:
 
 
 class XetCommit:
-    """What is begun here goes on in hf_xet's background, and gives a handle to know it by. Raises
-    `XetFailedError`; `XetStalledError` when nothing moves any more, and from then on for whatever
-    else is asked of it; `SourceError` and `SourceChangedError` when it is a file's fault."""
+    """One upload commit of hf_xet. Files are uploaded in its background; each has a handle.
+
+    Methods raise `XetFailedError`; `XetStalledError` when nothing moves any more, and again in
+    every later call; `SourceError` and `SourceChangedError` when a file is at fault.
+    """
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class XetCommit:
         watch: XetStallDetector,
         how: Mapping[str, Any] | None = None,
     ) -> None:
-        """`how` goes with every file that hf_xet is given."""
+        """`how` are further arguments for each file that hf_xet is given."""
         self._commit = commit
         self._how = how or {}
         self._watch = watch
@@ -90,8 +92,18 @@ class XetCommit:
 
         def feed() -> Any:
             stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
+            try:
+                read_into(stream)
+            except BaseException:
+                abort(stream)
+                raise
+            stream.finish()
+            return stream
+
+        def read_into(stream: Any) -> None:
             buffer = bytearray(min(STREAM_PIECE, file.size))
-            with Reader(file) as reader, memoryview(buffer) as view:
+            grown = file.sha256 is not None
+            with Reader(file, grown=grown) as reader, memoryview(buffer) as view:
                 for offset in range(0, file.size, size):
                     piece = view[: min(size, file.size - offset)]
                     with self._watch.reading():
@@ -109,9 +121,7 @@ class XetCommit:
                         break
                     with self._watch.reading():
                         reader.readinto(offset, view[: file.size - offset])
-                reader.check_unchanged()
-            stream.finish()
-            return stream
+                reader.check_unchanged(file.sha256)
 
         def cancel() -> None:
             stop.set()
@@ -149,10 +159,15 @@ class XetCommit:
     async def _write(self, stream: Any, data: bytes) -> None:
         await self._call(lambda: stream.write(data))
 
-    async def finish(self, files: Sequence[FileSource]) -> Any:
-        """Wait until the store has all of it, which was `files`: hf_xet's report."""
+    async def finish(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> Any:
+        """Wait until the store has all of it, which was `files`: hf_xet's report. With `changed`,
+        followed files that have changed are put there, by path in the repo."""
         report = await self._call(self._commit.wait_to_finish, files)
-        await self._check_unchanged(files)
+        await self._check_unchanged(files, changed)
         return report
 
     async def abort(self) -> None:
@@ -167,9 +182,13 @@ class XetCommit:
     def _abort(self) -> None:
         abort(self._commit)
 
-    async def _check_unchanged(self, files: Sequence[FileSource]) -> None:
+    async def _check_unchanged(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> None:
         with self._watch.reading():
-            await watched(lambda: check_unchanged(files), self._watch)
+            await watched(lambda: check_unchanged(files, changed), self._watch)
 
     async def _call(
         self,
@@ -178,7 +197,8 @@ class XetCommit:
         *,
         stop: Callable[[], None] | None = None,
     ) -> Any:
-        """Do something with hf_xet. Whatever it says is wrong, the files are looked at first."""
+        """Call hf_xet. When it fails, first check whether a file has changed meanwhile: that is
+        the better error."""
         if self._stalled is not None:
             raise self._stalled
         try:
@@ -195,11 +215,20 @@ class XetCommit:
             raise self.access.failed(exc) from None
 
 
-def check_unchanged(files: Sequence[FileSource]) -> None:
-    """Raise `SourceChangedError` unless each file is still what was collected."""
+def check_unchanged(
+    files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+) -> None:
+    """Raise `SourceChangedError` unless each file is still what was collected. With `changed`,
+    those that are followed are put there instead, by path in the repo."""
     for file in files:
-        with Reader(file) as reader:
-            reader.check_unchanged()
+        try:
+            with Reader(file, grown=file.sha256 is not None) as reader:
+                if file.sha256 is None:  # else what was sent has been compared with that
+                    reader.check_unchanged()
+        except SourceChangedError as exc:
+            if changed is None or not file.may_change:
+                raise
+            changed[file.path_in_repo] = exc
 
 
 def abort(commit: Any) -> None:
@@ -209,7 +238,7 @@ def abort(commit: Any) -> None:
 
 
 class XetPositions:
-    """Of all files of one push: events for what has moved since the last report."""
+    """Emits progress events for the files of one push, from hf_xet's reports."""
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
@@ -224,20 +253,20 @@ class XetPositions:
         return events
 
     def follow(self, task: Any, file: FileSource) -> None:
-        """Its positions will come with hf_xet's reports."""
+        """Emit the positions of this file that hf_xet reports under `task`."""
         self._files[task] = file, self.begin(file)
 
     def on_read(self, file: FileSource, events: Emitter, position: int) -> None:
-        """From a thread of ours: so much of a file was handed over."""
+        """Emit how much of a file was handed over. Called from a thread of ours."""
         event = PartProgress(file.path_in_repo, 1, position, file.size)
         self._loop.call_soon_threadsafe(events.emit, event)
 
     def end(self) -> None:
-        """What comes from now on is of yesterday."""
+        """Ignore later reports."""
         self._ended = True
 
     def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
-        """On a thread of hf_xet: take plain values, and let the loop do the rest."""
+        """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
         positions = [(task, item.bytes_completed) for task, item in items.items()]
         done, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
         total = XetProgress(sent, max(0, done - sent), group.total_bytes)

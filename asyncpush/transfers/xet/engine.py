@@ -35,6 +35,10 @@ PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
 
 
+READ_BURST = 0.5
+"""Seconds of a limited bandwidth that may be read at once: hf_xet takes nothing while it packs or
+waits to send a xorb, and the time must not be lost."""
+
 TRIM_EVERY = 0.4
 """Seconds between two trims."""
 
@@ -73,7 +77,7 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
-        self._bandwidth = Bandwidth(config.max_bandwidth)
+        self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
 
     async def open(
         self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
@@ -291,7 +295,7 @@ class XetUpload:
 
     def _reads_itself(self, file: FileSource) -> bool:
         """Whether hf_xet reads the file, rather than being fed by us."""
-        return not self._bandwidth.limited and (file.path is not None or file.data is not None)
+        return not self._bandwidth.limited and _is_read_by_hf_xet(file)
 
     async def _begin(self, file: FileSource) -> Sequence[Any]:
         if self._is_small(file):
@@ -330,12 +334,23 @@ class XetUpload:
         handle = await self._commit.stream(path_in_repo, pieces, on_sent, self._bandwidth)
         self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
 
-    async def finish(self) -> list[Receipt]:
-        """Wait until the store has everything. Raises as `add` does."""
-        report = await self._stored()
+    async def finish(
+        self, *, changed: dict[str, SourceChangedError] | None = None
+    ) -> list[Receipt]:
+        """Wait until the store has everything. Raises as `add` does.
+
+        With `changed`, followed files that changed meanwhile get no receipt and are put there, by
+        path in the repo.
+        """
+        found: dict[str, SourceChangedError] = {}
+        report = await self._stored(found if changed is not None else None)
         self._spent = True
         self._positions.end()
-        receipts = receipts_of(self._handles, report, self._sent_in_vain)
+        receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
+        if changed is not None:
+            changed.update(found)
+        for error in found.values() if changed is None else ():
+            raise error
         for receipt in receipts:
             whole = receipt.bytes_deduplicated == receipt.size
             self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
@@ -348,20 +363,21 @@ class XetUpload:
             self._positions.end()
             await self._commit.abort()
 
-    async def _stored(self) -> Any:
-        """hf_xet's report. A token that is refused in the middle does not lose what was sent, nor
-        does an upload that stalls: the next upload commit finds it."""
+    async def _stored(self, changed: dict[str, SourceChangedError] | None) -> Any:
+        """hf_xet's report. When a token is refused or the upload stalls, a new upload commit is
+        started; it does not send again what the store has."""
         while True:
             try:
                 if self._failed is not None:
                     raise self._failed
-                return await self._commit.finish(self.files)
+                return await self._commit.finish(self.files, changed)
             except XetFailedError as exc:
                 if not await self._begin_again(exc):
                     raise
 
     async def _begin_again(self, error: XetFailedError) -> bool:
-        """False when it would not help, or when nothing can be read once more."""
+        """Start over with a new commit. False when that would not help, or when the files cannot be
+        read again."""
         if self._streamed or self._renewals <= 0:
             return False
         access: XetAccess | None = None
@@ -378,7 +394,7 @@ class XetUpload:
         self._failed = None
         self._sent_in_vain += await self._commit.let_go()
         again = self.files
-        self._handles = [(file, None) for file in again]  # should it fail, LFS gets all of them
+        self._handles = [(file, None) for file in again]  # if this fails, LFS gets all of them
         self._commit = await self._open_commit(access, self._attempt)
         handles, self._handles = self._handles, []
         try:
@@ -389,18 +405,36 @@ class XetUpload:
         return True
 
 
+def _is_read_by_hf_xet(file: FileSource) -> bool:
+    """Whether it is bytes, or a whole file: of one that grows, hf_xet would read too much."""
+    return file.data is not None or (file.path is not None and file.sha256 is None)
+
+
 def receipts_of(
-    handles: Sequence[tuple[FileSource, Any]], report: Any, sent_before: int
+    handles: Sequence[tuple[FileSource, Any]],
+    report: Any,
+    sent_before: int,
+    changed: dict[str, SourceChangedError],
 ) -> list[Receipt]:
-    """One receipt a file. The bytes that the commit has sent, and those `sent_before` it, are
-    shared out among the files by how much of each was new: xorbs hold chunks of several."""
+    """One receipt a file, unless it has `changed`; a followed file of which something else was
+    sent than was collected is put there. The bytes that the commit has sent, and those
+    `sent_before` it, are shared out among the files by how much of each was new: xorbs hold chunks
+    of several."""
     uploads = report.uploads
     results = [(file, uploads[handle.task_id()]) for file, handle in handles]
     news = [result.dedup_metrics.new_bytes for _, result in results]
     on_wire = shares(sent_before + report.dedup_metrics.total_bytes_uploaded, news)
-    return [
-        _receipt(file, result, sent) for (file, result), sent in zip(results, on_wire, strict=True)
-    ]
+    receipts = []
+    for (file, result), sent in zip(results, on_wire, strict=True):
+        if file.path_in_repo in changed:
+            continue
+        try:
+            receipts.append(_receipt(file, result, sent))
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            changed[file.path_in_repo] = exc
+    return receipts
 
 
 def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
@@ -408,6 +442,9 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
     if info.file_size != file.size:
         message = f"{file.path_in_repo!r} has {info.file_size:,} bytes, not {file.size:,}"
         raise SourceChangedError(f"{message}: it changed while it was sent", problems=[message])
+    if file.sha256 is not None and info.sha256 != file.sha256:
+        message = f"{file.path_in_repo!r} was written to while it was sent"
+        raise SourceChangedError(message, problems=[message])
     return Receipt(
         file.path_in_repo,
         file.size,

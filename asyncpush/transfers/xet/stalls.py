@@ -20,7 +20,7 @@ GRACE = 0.5
 
 
 class XetStalledError(XetFailedError):
-    """Nothing moved for `stall_timeout`. Another attempt may do better."""
+    """Nothing moved for `stall_timeout`. Another attempt may succeed."""
 
 
 class XetStallDetector:
@@ -31,8 +31,8 @@ class XetStallDetector:
     the place up to which it has read each file is looked at as well. Time in which our own source
     keeps us waiting does not count.
 
-    `attempt` makes it more patient where all bytes have been sent and only an answer is missing: a
-    store that is slow to answer is not asked for the same in vain for ever.
+    Once all bytes have been sent and only an answer is missing, the timeout is multiplied by
+    `attempt`: a store that is always slow to answer gets the time it needs in the end.
     """
 
     def __init__(self, timeout: float, attempt: int = 1) -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from anyio.abc import TaskGroup
 
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName, UploadConfig
@@ -81,11 +81,16 @@ class XetTransfer:
         async with aclosing(pieces):
             await upload.add_stream(stream.path_in_repo, pieces)
 
-    async def finish(self) -> Sequence[Receipt]:
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         """Raises as `store` does."""
         if self._upload is None:
             return ()
-        receipts = await self._upload.finish()
+        try:
+            receipts = await self._upload.finish(changed=changed)
+        except SourceChangedError:
+            await self.abort()
+            self._upload = None
+            raise
         self._upload = None
         return receipts
 

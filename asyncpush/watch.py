@@ -1,0 +1,353 @@
+"""A folder that is pushed whenever it has come to rest, for as long as a block lasts.
+
+What has changed is seen by looking: names, sizes, times and inodes of the files that would be
+pushed. Where `watchfiles` is installed, the system says when to look; else, and on file systems
+that tell nothing (network mounts), the folder is looked at again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+import anyio
+from anyio import to_thread
+
+from asyncpush.errors import (
+    AsyncPushError,
+    AuthError,
+    InvalidRepoIdError,
+    MissingTokenError,
+    RepoNotFoundError,
+)
+from asyncpush.models import Source, SyncResult, UploadResult
+from asyncpush.options import PushOptions, SyncOptions
+from asyncpush.own_files import OwnFiles, library_logger
+from asyncpush.protocol.addresses import names_bucket
+from asyncpush.sources.files import absolute_path
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.walk import Walk
+
+logger = library_logger("watch")
+
+LOOKS_PER_REST = 5
+"""Looks at the folder within `quiet_for`."""
+
+SHORTEST_PAUSE = 0.05
+LONGEST_PAUSE = 5.0
+"""Seconds between two looks."""
+
+LOOKING_SHARE = 0.1
+"""Share of the time that is spent looking, at most: a look at 100,000 files takes a second."""
+
+PAUSE_WHEN_TOLD = 60.0
+"""Seconds between looks at a folder of whose changes the system tells."""
+
+TOLD_AFTER = 5_000
+"""Milliseconds after which `watchfiles` reports even where nothing has changed."""
+
+FAILURES_KEPT = 100
+
+FATAL = (AuthError, InvalidRepoIdError, MissingTokenError, RepoNotFoundError)
+"""Errors that the next push would end in as well."""
+
+Look: TypeAlias = dict[str, tuple[int, int, int]]
+"""By path within the folder: size, mtime and inode."""
+
+
+class Pusher(Protocol):
+    """What a watch needs of an `Uploader`."""
+
+    async def push_to_hub(
+        self, repo_id: str, source: Source, options: PushOptions | None = None
+    ) -> UploadResult: ...
+
+    async def sync(
+        self, source: Source, address: str, options: SyncOptions | None = None
+    ) -> SyncResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOutcome:
+    """What became of one push of a watched folder: its `result`, or its `error`.
+
+    Example:
+        >>> WatchOutcome(error=AsyncPushError("the Hub is away")).result is None
+        True
+    """
+
+    result: UploadResult | SyncResult | None = None
+    error: Exception | None = None
+
+
+class FolderWatch:
+    """Pushes a folder whenever it has come to rest; made by `Uploader.watch`.
+
+    Each push is one verified commit of all that is new (or a sync, for a bucket), as if
+    `push_to_hub` had been called; files that grow while they are pushed go in as `on_change` says,
+    and what was added meanwhile goes with the next push. Nothing is committed twice, since what the
+    repo has already is left out.
+
+    A push that fails is logged, kept in `failures`, told to `on_outcome`, and tried again after
+    `every` seconds. An error that would come again each time (`AuthError`, `MissingTokenError`,
+    `InvalidRepoIdError`, `RepoNotFoundError`) ends the watch: `wait` raises it, and so does leaving
+    the block.
+
+    Leaving the block, also by an error or by cancellation (Ctrl-C), pushes what is left; when that
+    push fails, its error is raised, or noted on the error that ended the block. Cancelling once
+    more gives it up.
+
+    Attributes:
+        failures: the errors of pushes that failed, the last 100.
+        pushes: how many pushes have gone through.
+        last_result: what the last of them returned.
+        last_error: the error of the latest push, if it failed.
+        finished: whether the block has been left, and what was left has been pushed or has failed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from asyncpush import UploadConfig, Uploader
+        >>> def show(outcome):
+        ...     print(outcome.error or outcome.result.files_uploaded)
+        >>> async def main():
+        ...     quiet = UploadConfig(progress="none")
+        ...     with tempfile.TemporaryDirectory() as folder:
+        ...         async with Uploader(endpoint="local", config=quiet) as up:
+        ...             watch: FolderWatch = up.watch(folder, "me/seen", on_outcome=show)
+        ...             async with watch:
+        ...                 Path(folder, "metrics.json").write_text("{}")
+        ...     return len(watch.failures)
+        >>> asyncio.run(main())
+        ('metrics.json',)
+        0
+    """
+
+    def __init__(
+        self,
+        uploader: Pusher,
+        folder: str | os.PathLike[str],
+        repo_id: str,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        every: float = 60.0,
+        quiet_for: float = 5.0,
+        on_outcome: Callable[[WatchOutcome], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        use_watchfiles: bool = True,
+    ) -> None:
+        """`clock`, `sleep` and `use_watchfiles` are for tests. Raises `ValueError`."""
+        for name, value in (("every", every), ("quiet_for", quiet_for)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        self._in_bucket = names_bucket(repo_id)
+        if options is None:
+            options = SyncOptions() if self._in_bucket else PushOptions()
+        if self._in_bucket is not isinstance(options, SyncOptions):
+            wanted = "SyncOptions" if self._in_bucket else "PushOptions"
+            raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
+        if options.dry_run:
+            raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
+        self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
+        self.pushes = 0
+        self.last_result: UploadResult | SyncResult | None = None
+        self.last_error: Exception | None = None
+        self.finished = False
+        self._uploader = uploader
+        self._folder = absolute_path(folder)
+        self._repo_id = repo_id
+        self._options = options
+        self._every = every
+        self._quiet_for = quiet_for
+        self._on_outcome = on_outcome
+        self._clock = clock
+        self._sleep = sleep
+        self._use_watchfiles = use_watchfiles
+        self._told = asyncio.Event()
+        self._is_told = False
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._fatal: Exception | None = None
+        self._pushed: Look = {}
+        self._not_before = clock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise RuntimeError("this watch was entered already: make another")
+        self._task = asyncio.create_task(self._run(), name=f"watch {self._folder}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._stop.set()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._task
+                error = self._fatal or await self._push_the_rest()
+                self.finished = True
+        finally:
+            self._task.cancel()
+        if error is None:
+            return
+        if exc is None:
+            raise error
+        exc.add_note(f"the last push of {self._folder!r} failed: {error}")
+
+    async def wait(self) -> None:
+        """Wait until the watch ends by an error that would come again each time, and raise it.
+        Without one this never returns: cancel it, as Ctrl-C does."""
+        await self._ended.wait()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _run(self) -> None:
+        try:
+            async with self._telling():
+                while (look := await self._next_rest()) is not None:
+                    await self._push(look)
+                    if self._fatal is not None:
+                        return
+        except Exception as exc:  # of a listener, or of the folder's file system
+            self._fatal = exc
+        finally:
+            if not self._stop.is_set():
+                self._ended.set()
+
+    async def _next_rest(self) -> Look | None:
+        """The folder as it is once it is due; None when the block is being left.
+
+        It is due once `every` seconds have passed since the last push and nothing has changed for
+        `quiet_for` seconds; where something changes all the time, after `every` seconds more.
+        """
+        seen: Look | None = None
+        changed_at = waiting_since = self._clock()
+        while not self._stop.is_set():
+            self._told.clear()
+            began = self._clock()
+            look = await self._look()
+            now = self._clock()
+            if look != seen:
+                seen, changed_at = look, now
+            is_new = bool(look) and look != self._pushed
+            if not is_new:
+                waiting_since = now
+            elif now >= self._not_before and (
+                now - changed_at >= self._quiet_for
+                or now - max(waiting_since, self._not_before) >= self._every
+            ):
+                return look
+            pause = min(max(self._quiet_for / LOOKS_PER_REST, SHORTEST_PAUSE), LONGEST_PAUSE)
+            pause = max(pause, (now - began) / LOOKING_SHARE)
+            if is_new:
+                await self._pause(max(pause, min(self._not_before - now, self._every)))
+            else:
+                await self._pause(PAUSE_WHEN_TOLD if self._is_told else pause, told=True)
+        return None
+
+    async def _pause(self, seconds: float, *, told: bool = False) -> None:
+        """Sleep, but no longer than until the block is left, or until there is news."""
+        waits = [asyncio.ensure_future(self._sleep(seconds))]
+        waits.append(asyncio.ensure_future(self._stop.wait()))
+        if told:
+            waits.append(asyncio.ensure_future(self._told.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _push(self, look: Look) -> Exception | None:
+        """Push the folder as it is now, which was `look` just before; the error, if it failed."""
+        error: Exception | None = None
+        result: UploadResult | SyncResult | None = None
+        try:
+            if isinstance(self._options, SyncOptions):
+                result = await self._uploader.sync(self._folder, self._repo_id, self._options)
+            else:
+                result = await self._uploader.push_to_hub(
+                    self._repo_id, self._folder, self._options
+                )
+        except (AsyncPushError, TimeoutError, ValueError, OSError) as exc:
+            error = exc
+        self.last_error = error
+        # What changed while it was pushed differs from `look`, so that it goes with the next push.
+        if error is None:
+            self._pushed = look
+            self.pushes += 1
+            self.last_result = result
+        else:
+            self.failures.append(error)
+            logger.error("the push of %r failed: %s", self._folder, error)
+            is_bad_option = isinstance(error, ValueError) and not isinstance(error, AsyncPushError)
+            if isinstance(error, FATAL) or is_bad_option:
+                self._fatal = error
+        self._not_before = self._clock() + self._every
+        if self._on_outcome is not None:
+            self._on_outcome(WatchOutcome(result, error))
+        return error
+
+    async def _push_the_rest(self) -> Exception | None:
+        """Push what is new when the block is left; the error, if that failed."""
+        look = await self._look()
+        return await self._push(look) if look and look != self._pushed else None
+
+    async def _look(self) -> Look:
+        return await to_thread.run_sync(self._look_blocking)
+
+    def _look_blocking(self) -> Look:
+        if not os.path.isdir(self._folder):
+            return {}
+        options, own, look = self._options, OwnFiles(), Look()
+        chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
+        walk = Walk(self._folder, chosen, ProblemReport(), options.follow_symlinks, own=own)
+        for name, path in walk:
+            with contextlib.suppress(OSError):  # gone by now, or a broken link
+                status = os.stat(path)
+                if own.file(path, status) is None:
+                    look[name] = status.st_size, status.st_mtime_ns, status.st_ino
+        return look
+
+    @contextlib.asynccontextmanager
+    async def _telling(self) -> AsyncIterator[None]:
+        """Within it the system tells of changes, where `watchfiles` is installed."""
+        task = asyncio.create_task(self._listen()) if self._use_watchfiles else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        try:
+            from watchfiles import awatch
+        except ImportError:
+            return
+        try:
+            # Also told when nothing has changed for a while: by the first time it surely listens.
+            async for _ in awatch(
+                self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=TOLD_AFTER
+            ):
+                self._is_told = True
+                self._told.set()
+        except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, a strange mount
+            logger.debug("polling %r: %s", self._folder, exc)
+        finally:
+            self._is_told = False
+            self._told.set()

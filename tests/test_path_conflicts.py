@@ -1,0 +1,86 @@
+"""A file where the repo has a folder, or the reverse, is told before a byte moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyncpush import PushOptions, SourceError, Uploader
+from asyncpush.localhub import LocalHub
+from tests.faults import FaultLayer
+from tests.reading import commits_of, download
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+async def repo(uploader: Uploader, faults: FaultLayer) -> str:
+    await uploader.push_to_hub("me/m", {"weights": b"file", "logs/1/a": b"a", "logs/b": b"b"})
+    faults.seen.clear()
+    return "me/m"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("weights/model.bin", "'weights/model.bin' cannot be pushed: 'weights' is a file"),
+        ("weights/deep/er.bin", "'weights/deep/er.bin' cannot be pushed: 'weights' is a file"),
+        ("logs", "'logs' cannot be pushed: it is a folder"),
+        ("logs/1", "'logs/1' cannot be pushed: it is a folder"),
+    ],
+)
+async def test_a_path_conflict_is_told_before_a_byte_moves(
+    path: str, reason: str, repo: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    with pytest.raises(SourceError, match=reason) as caught:
+        await uploader.push_to_hub(repo, {path: b"\0" * 1000, "other": b"o"})
+    assert "delete_patterns" in str(caught.value)
+    assert faults.seen["preupload"] == faults.seen["batch"] == faults.seen["commit"] == 0
+
+
+async def test_every_conflict_is_named(repo: str, uploader: Uploader) -> None:
+    with pytest.raises(SourceError) as caught:
+        await uploader.push_to_hub(repo, {"weights/a": b"", "logs": b"", "new/file": b""})
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "patterns"),
+    [
+        ({"weights/model.bin": b"\0w"}, "weights"),
+        ({"logs": b"l"}, "logs/*"),
+        ({"logs": b"l", "weights/a": b"a"}, ["logs/*", "weights"]),
+    ],
+)
+async def test_deletions_of_the_same_push_make_room(
+    files: dict[str, bytes],
+    patterns: list[str] | str,
+    repo: str,
+    uploader: Uploader,
+    hub: LocalHub,
+) -> None:
+    options = PushOptions(delete_patterns=patterns)
+    result = await uploader.push_to_hub(repo, dict(files), options)
+    assert result.verified
+    held = await download(hub, repo)
+    assert files.items() <= held.items()
+    assert len(await commits_of(hub, repo)) == 3
+
+
+async def test_deletions_that_leave_something_there_make_no_room(
+    repo: str, uploader: Uploader
+) -> None:
+    with pytest.raises(SourceError, match="'logs' cannot be pushed"):
+        await uploader.push_to_hub(repo, {"logs": b"l"}, PushOptions(delete_patterns="logs/b"))
+
+
+async def test_what_comes_in_the_way_meanwhile_is_told_as_clearly(
+    repo: str, uploader: Uploader, faults: FaultLayer, hub: LocalHub
+) -> None:
+    path = "new/model.bin"
+    stored = await uploader.upload_files(repo, {path: b"\0w"})
+    await uploader.push_to_hub(repo, {"new": b"file"})
+    with pytest.raises(SourceError, match="'new' is a file in the repo"):
+        await uploader.commit(repo, stored)
