@@ -501,8 +501,9 @@ async def test_the_doctor_looks_at_a_bucket(
     )
     await uploader.sync({"a": b"a"}, RUN)
     found = await verdicts()
-    assert found["repo"] == ("ok", "bucket me/runs is there")
-    assert found["verify"] == ("ok", "the Hub shows what a bucket holds")
+    assert found["repo"][0] == "ok"
+    assert "bucket me/runs" in found["repo"][1]
+    assert found["verify"][0] == "ok"
     assert found["write"][0] == "ok"
     assert "branch" not in found
     faults.add("bucket-xet-write-token", "403", nth=faults.seen["bucket-xet-write-token"] + 1)
