@@ -15,8 +15,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import anyio
-
 START = 16
 """Large parts in flight at first: enough for a fat pipe with a cap per connection."""
 
