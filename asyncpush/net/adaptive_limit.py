@@ -126,9 +126,10 @@ _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 class AdaptiveLimit:
     """The limit of parts in flight.
 
-    It starts at `START`. As soon as goodput is steady, the limit doubles while goodput grows with
-    it. Where it does not, parts are paused in order to see whether half as many carry as much, and
-    half of those. It ends at the fewest parts that carry `CARRIES` of the best goodput. From then on it tries now and then whether half as many more help, or a quarter
+    It starts at `START`. As soon as goodput is steady, the limit doubles while goodput grows
+    with it. Where it does not, parts are paused in order to see whether half as many carry as
+    much, and half of those. It ends at the fewest parts that carry `CARRIES` of the best
+    goodput. From then on it tries now and then whether half as many more help, or a quarter
     fewer suffice. When the store is overloaded, it returns to what was good before, or halves.
 
     Goodput is bytes per second of slot time, times the limit. Small parts are not measured, and up
