@@ -721,7 +721,7 @@ async def sync(
 
 
 class Handle(Generic[T]):
-    """Work that goes on in the background: awaited, watched, cancelled."""
+    """Work that goes on in the background: awaited, followed, cancelled."""
 
     def __init__(self, task: asyncio.Task[T], publisher: ProgressPublisher, repo_id: str) -> None:
         self._task = task

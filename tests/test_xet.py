@@ -45,7 +45,7 @@ from asyncpush.transfers.xet import XetFailedError, XetTokens, access
 from asyncpush.transfers.xet.access import SMALL_FILES, settings
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.engine import READ_BURST
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 from tests import hearing
 from tests.cancelling import seconds_to_cancel
 from tests.changes import grow
@@ -1090,7 +1090,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
         return "late"
 
     with anyio.fail_after(5), pytest.raises(XetStalledError, match="nothing moved"):
-        await watched(hang, XetStallDetector(0.1), stop=over.wait, discard=discarded.append)
+        await unless_stalled(hang, XetStallDetector(0.1), stop=over.wait, discard=discarded.append)
     assert discarded == []
     over.set()
 

@@ -286,7 +286,7 @@ class Application(Group):
     def main(
         self, args: Sequence[str] | None = None, *more: Any, **extra: Any
     ) -> Any:  # as click's: it does not return
-        """Run a command and end the program with its exit code. Usage errors are told as all other
+        """Run a command and end the program with its exit code. Usage errors are shown as all other
         failures are, with `--json` as JSON."""
         extra["standalone_mode"] = False
         try:

@@ -251,12 +251,12 @@ async def open_uploader(
     output: Output,
     *,
     listener: Listener | None = None,
-    told: tuple[type[Event], ...] = (PushFinished,),
+    printed: tuple[type[Event], ...] = (PushFinished,),
 ) -> AsyncIterator[Uploader]:
     """An `Uploader` as the options say, with bars on stderr and the files of events.
 
-    `told` are the final events that print a line in place of the bars; failures are not among them,
-    since the command prints them itself.
+    `printed` are the final events that print a line in place of the bars; failures are not among
+    them, since the command prints them itself.
     """
     hub_endpoint(connection.endpoint)
     check_records(connection)
@@ -265,7 +265,7 @@ async def open_uploader(
     with (
         Announcement(1, _PRINTED),  # the shell may redirect it to a file within the source
         Announcement(2, _PRINTED),
-        listeners_of(connection, told, output) as listeners,
+        listeners_of(connection, printed, output) as listeners,
     ):
         if listener is not None:
             listeners.append(listener)

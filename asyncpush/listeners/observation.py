@@ -1,4 +1,4 @@
-"""A push is watched: who listens hears all of it, its time is limited, its end is told."""
+"""Observing a push: hand its events to all listeners, limit its time, report how it ended."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class PushObserver:
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
         self._landed: Committed | None = None
-        heard = [
+        all_listeners = [
             self._on_event,
             publisher.on_event,
             self._retries.on_event,
             self._activity.on_event,
             *listeners,
         ]
-        self.events: Emitter = Emitter(heard, push_id=self.push_id)
+        self.events: Emitter = Emitter(all_listeners, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
         if isinstance(record.event, CommitStarted):
@@ -78,18 +78,18 @@ class PushObserver:
             error.add_note(made)
             return error
         reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
-        told = VerificationError(
+        failure = VerificationError(
             f"{made}, but it could not be verified: {reason}",
             commit_sha=landed.commit_sha,
             commit_url=landed.commit_url,
             suggestion="nothing needs to be sent again: look at the commit, or compare the files"
             " with `audit` (`asyncpush audit`) once the Hub answers",
         )
-        told.__cause__ = error
-        return told
+        failure.__cause__ = error
+        return failure
 
     def finished(self, outcome: T) -> T:
-        """Tell that it went well; the outcome, with what was heard on the way."""
+        """Tell that it went well; the outcome, with what the events said on the way."""
         if isinstance(outcome, UploadResult | SyncResult):
             outcome = replace(
                 outcome,
@@ -110,8 +110,9 @@ async def observe_push(
     *,
     progress: ProgressChoice,
 ) -> AsyncIterator[PushObserver]:
-    """Say `finished` of what it yields at the end; a failure is told by itself. `progress` is that
-    of `UploadConfig`. Raises `TimeoutError` when the options' time has run out."""
+    """Yields the observer of one push. Call its `finished` with the outcome; a failure is reported
+    without it. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the options' time
+    has run out."""
     display = BarDisplay(progress, repo.repo_id)
     observer = PushObserver(
         options, publisher, [display.on_event, LogListener().on_event, *listeners]

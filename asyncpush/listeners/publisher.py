@@ -39,7 +39,7 @@ class ProgressPublisher:
     """Tells the newest snapshot to a callback and to subscribers, and holds the upload up for none.
 
     Snapshots are at least 100 ms apart, except that a completed file, a new phase and the end are
-    told at once (when thousands of tiny files complete together, they share snapshots). When
+    shown at once (when thousands of tiny files complete together, they share snapshots). When
     events stop, a trailing snapshot shows the last state, and others follow each second until the
     rate has sunk to zero.
 

@@ -139,7 +139,7 @@ class PushView:
         """The retry that is due or has just begun, in words; empty when all is well."""
         now = self._clock()
         if self._wait is not None and now < self._wait[0]:
-            return ""  # told as the activity, and the reason for most retries
+            return ""  # shown as the activity, and the reason for most retries
         if self._retry is None or now >= self._retry[0] + _RECENT:
             return ""
         left = self._retry[0] - now

@@ -164,9 +164,9 @@ def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
         faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
     ) -> web.StreamResponse:
         await read_all(request)
-        told = f"{1 if seconds is None else seconds:g}"
+        text = f"{1 if seconds is None else seconds:g}"
         named = {
-            key.replace("_", "-"): value.replace("{seconds}", told)
+            key.replace("_", "-"): value.replace("{seconds}", text)
             for key, value in headers.items()
         }
         kinds = {"<h": "text/html", "<E": "application/xml"}

@@ -51,7 +51,7 @@ PAUSE = 10.0
 moves for about 20 seconds."""
 
 COOLDOWN = 4
-"""Waves of parts to wait before rising again where it did not help; doubled each time."""
+"""Rounds of parts to wait before rising again where it did not help; doubled each time."""
 
 LONGEST_COOLDOWN = 64
 
@@ -250,9 +250,9 @@ class AdaptiveLimit:
         self._part_size = size
         self._bytes += moved
         self._seconds += seconds
-        self._told += min(1.0, self._mode.eagerness * moved / max(size, 1))
+        self._observed += min(1.0, self._mode.eagerness * moved / max(size, 1))
         # A limit that is not reached cannot be judged.
-        if 2 * self._told >= self._limit <= (self._in_flight if self._refused else self._large):
+        if 2 * self._observed >= self._limit <= (self._in_flight if self._refused else self._large):
             goodput = self._limit * self._bytes / max(self._seconds, 1e-6)
             self._judge(Measured(self._limit, goodput))
 
@@ -386,7 +386,7 @@ class AdaptiveLimit:
 
     def _count_anew(self) -> None:
         self._bytes = 0
-        self._seconds = self._told = 0.0
+        self._seconds = self._observed = 0.0
 
     def _width(self, small: bool) -> int:
         """How many parts may be in flight when another one of this kind begins."""
@@ -451,7 +451,7 @@ class AdaptiveLimit:
         return self._large < self._limit and self._in_flight < self._maximum
 
     def _are_few_left(self) -> bool:
-        """Whether all that wait are so few that they may go beyond the limit: two parts in a wave
+        """Whether all that wait are so few that they may go beyond the limit: two parts in a round
         of their own would take as long as the thirty before them. A store that has refused before
         gets no part beyond the limit."""
         if self._refused:

@@ -1,4 +1,4 @@
-"""Hedged requests: the progress of parts in flight is watched, and a slow one is sent again on
+"""Hedged requests: the progress of parts in flight is monitored, and a slow one is sent again on
 another connection. The adaptive limit reads the same samples.
 
 Near the end of a push one slow connection holds up all the rest. When a slot is idle and a part has

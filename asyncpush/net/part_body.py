@@ -32,7 +32,7 @@ PIECES_PER_HOP = 4
 """Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
 
 PROGRESS_INTERVAL = 0.05
-"""Seconds between two words about a part's progress: nobody looks more often."""
+"""Seconds between two reports of a part's progress: nobody looks more often."""
 
 
 class RandomAccess(Protocol):
@@ -204,7 +204,7 @@ class PartBody(aiohttp.Payload):
         self._events = events
         self.sent = 0
         self.ended: float | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
         self.answered = False
@@ -301,8 +301,8 @@ class PartBody(aiohttp.Payload):
     def _advance(self, count: int) -> None:
         self.sent += count
         now = self._stall.touch()
-        if now - self._told_at >= PROGRESS_INTERVAL or self.whole:
-            self._told_at = now
+        if now - self._reported_at >= PROGRESS_INTERVAL or self.whole:
+            self._reported_at = now
             self._on_sent(self.sent)
 
     async def finish(self) -> None:

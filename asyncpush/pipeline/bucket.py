@@ -155,7 +155,7 @@ class Bucket:
         Hub lists as failed is sent again if that may help; what remains, in words.
 
         After a batch that cannot be sent at all no other is begun, and those under way are waited
-        for. Raises the `HubError` where the bucket was not changed, else all of it is told as
+        for. Raises the `HubError` where the bucket was not changed, else all of it is returned as
         failures.
         """
         failures: list[SyncFailure] = []
@@ -314,6 +314,6 @@ def _differences(
 
 def in_words(failures: Iterable[SyncFailure], most: int = 10) -> str:
     """The first of them, for the message of an error."""
-    told = list(map(str, failures))
-    more = f"; and {len(told) - most:,} more" if len(told) > most else ""
-    return "; ".join(told[:most]) + more
+    lines = list(map(str, failures))
+    more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

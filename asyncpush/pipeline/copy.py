@@ -405,11 +405,11 @@ class _Copier:
             raise self._refused(missing)
 
     def _refused(self, failures: Iterable[tuple[str, str]]) -> HubError:
-        told = [f"{path}: {why}" for path, why in failures]
+        reasons = [f"{path}: {why}" for path, why in failures]
         source, target = self._source.ctx.repo, self._ctx.repo
         return HubError(
-            f"the Hub cannot copy {len(told):,} file(s) from {source.git_path} to"
-            f" {target.git_path}: {'; '.join(told[:10])}",
+            f"the Hub cannot copy {len(reasons):,} file(s) from {source.git_path} to"
+            f" {target.git_path}: {'; '.join(reasons[:10])}",
             suggestion="objects are copied only within one storage region, between repos that the"
             f" token may read and write; {_PUSH_INSTEAD}",
         )

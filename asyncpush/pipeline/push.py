@@ -113,7 +113,7 @@ class PushRun:
             ctx.repo_created = False
             await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
         except HubError:
-            pass  # the refusal is what has to be told
+            pass  # what is reported is the refusal
         except SourceError as exc:
             raise exc from refused
 

@@ -49,10 +49,10 @@ class Grant:
 class Account:
     """Whose token it is. `role` is None when the Hub does not say (OAuth, other Hubs).
 
-    `orgs` are the roles in organisations, by name; a role that is not told is empty. `called` is
-    the token's name in the user's settings, `expires_at` the Unix time at which it expires;
-    `is_oauth` means that it is from a login in the browser. The Hub tells each of these for some
-    tokens only.
+    `orgs` are the roles in organisations, by name; a role that the Hub does not give is empty.
+    `called` is the token's name in the user's settings, `expires_at` the Unix time at which it
+    expires; `is_oauth` means that it is from a login in the browser. The Hub gives each of these
+    for some tokens only.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Account:
 
 
 def parse_account(response: HubResponse) -> Account:
-    """Only the name must be there: what else is missing or odd is taken as not told."""
+    """Only the name must be there: what else is missing or odd is taken as not given."""
     answer = json_object(response)
     auth = _object(answer.get("auth"))
     token = _object(auth.get("accessToken"))
@@ -106,14 +106,14 @@ def kind_of_token(token: str) -> TokenKind | None:
     return "oidc" if token.startswith("hf_jwt_") else None
 
 
-def _grants(told: Mapping[str, Any]) -> tuple[Grant, ...]:
+def _grants(access: Mapping[str, Any]) -> tuple[Grant, ...]:
     return tuple(
         Grant(
             str(_object(scope.get("entity")).get("type", "")),
             str(_object(scope.get("entity")).get("name", "")),
             frozenset(map(str, _list(scope.get("permissions")))),
         )
-        for scope in _objects(told.get("scoped"))
+        for scope in _objects(access.get("scoped"))
     )
 
 

@@ -342,8 +342,8 @@ def _message_in(body: str) -> str:
     try:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        told = re.search(r"<Message>([^<]*)</Message>", body)
-        text = told[1] if told else re.sub(r"<[^<>]*>", " ", body)
+        message = re.search(r"<Message>([^<]*)</Message>", body)
+        text = message[1] if message else re.sub(r"<[^<>]*>", " ", body)
         return " ".join(text.split())[:300]
     if isinstance(answer, dict):
         for key in ("error", "message"):
@@ -363,8 +363,8 @@ def _detail(detail: Any) -> str:
     match detail:
         case str():
             return detail
-        case {"error": str(told)} | {"message": str(told)}:
-            return told
+        case {"error": str(message)} | {"message": str(message)}:
+            return message
         case list():
             return "; ".join(
                 f"{'.'.join(map(str, fault.get('loc') or ['request']))}: {fault['msg']}"

@@ -53,7 +53,7 @@ STREAMS_AT_ONCE = 256
 """Streams that are read beside each other, so that none waits for another to end: one producer may
 write them all in turn. Each takes up to 256 KiB and, once it is on the disk, a descriptor."""
 
-PATIENCE = 2.0
+UNREAD_TIMEOUT = 2.0
 """Seconds that a stream may be left unread while others have still to grow long or to end. After
 that it is read on, onto the disk: its producer may be the one that the others wait for."""
 
@@ -131,7 +131,7 @@ class _StreamReading:
         if isinstance(taken, FileSource):
             self.files.append(taken)
             return
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(UNREAD_TIMEOUT):
             await self._settled.wait()
         if self._settled.is_set():
             self.open.append(taken)

@@ -63,8 +63,8 @@ class HubTokens:
 
     @classmethod
     def of(cls, tokens: Iterable[str], paths: Iterable[Path]) -> HubTokens:
-        """Tokens too short to be told from other text, and files that are not there, are left
-        out."""
+        """Leave out files that are not there, and tokens so short that other text may contain them
+        by chance."""
         texts = {token.encode() for token in tokens if len(token) >= _SHORTEST_TOKEN}
         files = set()
         for path in paths:

@@ -50,7 +50,7 @@ class Layout:
 
 
 def header_length(beginning: bytes, file_size: int) -> int:
-    """How long the header is, told by the first eight bytes. Raises `BadSafetensorsError`."""
+    """The length of the header, which the first eight bytes give. Raises `BadSafetensorsError`."""
     if file_size < LENGTH_SIZE:
         raise BadSafetensorsError(f"has {file_size} bytes, too few for a safetensors file")
     length = int.from_bytes(beginning[:LENGTH_SIZE], "little")

@@ -1,4 +1,4 @@
-"""Walking a folder: which files lie below it, told by their names."""
+"""Walking a folder: which files lie below it, by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts are sent again: a decision on samples, and a lookout on a clock of its own."""
+"""Which parts are sent again: a decision on samples, and a monitor on a clock of its own."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_part_that_was_paused_is_not_slow() -> None:
 
 
 class Scene:
-    """A lookout, parts that were stored in a tenth of a second, and one that does not move."""
+    """A monitor, parts that were stored in a tenth of a second, and one that does not move."""
 
     def __init__(self, *, idle: bool = True, stored: int = ENOUGH, size: int = 2 * MB) -> None:
         self._size = size

@@ -21,7 +21,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     ends_soon,
     in_background,
-    watched,
+    unless_stalled,
 )
 
 STREAM_PIECE = 4 * MIB
@@ -188,7 +188,7 @@ class XetCommit:
         changed: dict[str, SourceChangedError] | None = None,
     ) -> None:
         with self._watch.reading():
-            await watched(lambda: check_unchanged(files, changed), self._watch)
+            await unless_stalled(lambda: check_unchanged(files, changed), self._watch)
 
     async def _call(
         self,
@@ -202,7 +202,7 @@ class XetCommit:
         if self._stalled is not None:
             raise self._stalled
         try:
-            return await watched(work, self._watch, stop=stop or self._abort)
+            return await unless_stalled(work, self._watch, stop=stop or self._abort)
         except XetStalledError as exc:
             self._stalled = exc
             raise

@@ -29,7 +29,7 @@ from asyncpush.transfers.xet.commits import (
     abort,
     check_unchanged,
 )
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 
 PROGRESS_INTERVAL_MS = 200
 """Or more often, where `stall_timeout` is so short that it would miss a report."""
@@ -87,8 +87,8 @@ class XetEngine:
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
-            heard = positions if events.active else None
-            return await self._open_commit(access, heard, attempt, with_sha256)
+            on_progress = positions if events.active else None
+            return await self._open_commit(access, on_progress, attempt, with_sha256)
 
         commit = await open_commit(access, 1)
         return XetUpload(
@@ -132,7 +132,7 @@ class XetEngine:
             )
 
         try:
-            commit = await watched(open_commit, watch, discard=abort)
+            commit = await unless_stalled(open_commit, watch, discard=abort)
         except XetStalledError:
             raise
         except Exception as exc:
@@ -155,7 +155,7 @@ class XetEngine:
 
         try:
             with watch.reading():
-                return await watched(hash_them, watch)
+                return await unless_stalled(hash_them, watch)
         except AsyncPushError:
             raise
         except Exception as exc:
@@ -181,7 +181,7 @@ class XetEngine:
             return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
 
         try:
-            content = await watched(read, watch)
+            content = await unless_stalled(read, watch)
         except XetStalledError:
             raise
         except Exception as exc:
@@ -195,7 +195,7 @@ class XetEngine:
         with the one they have."""
         async with self._opening:
             if self._session is None or fresh:
-                self._session = await watched(self._new_session, watch)
+                self._session = await unless_stalled(self._new_session, watch)
             return self._session
 
     async def close(self) -> None:
