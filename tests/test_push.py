@@ -322,6 +322,17 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
 
 
+async def test_delete_patterns_leave_what_the_source_holds_but_is_skipped(
+    uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
+) -> None:
+    await uploader.push_to_hub("me/m", {"a": b"a", "data/x": b"1", "data2": b"2"})
+    folder = write({"a": b"a"}, "source")
+    (folder / "data").symlink_to(write({"x": b"1"}, "elsewhere"))
+    result = await uploader.push_to_hub("me/m", folder, PushOptions(delete_patterns="*"))
+    assert result.files_deleted == ("data2",)
+    assert any("link to a folder" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize("folder", ["./", "", "ckpt\\1", "ckpt/1/"])
 async def test_delete_patterns_look_where_the_source_lands(
     folder: str, uploader: Uploader, hub: LocalHub

@@ -213,6 +213,28 @@ async def test_delete_removes_whole_segments_and_what_the_patterns_choose(
     }
 
 
+async def test_what_the_source_holds_but_is_skipped_is_not_deleted(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    there = {
+        "a": b"a",
+        "data/train": b"1",
+        "data/x/y": b"2",
+        "__pycache__/m.pyc": b"3",
+        "data2": b"4",
+    }
+    await uploader.sync(there, RUN)
+    folder = write({"a": b"new", "__pycache__/m.pyc": b"3"}, "src")
+    (folder / "data").symlink_to(write({"train": b"1"}, "elsewhere"))
+    for marker in (False, True):
+        options = SyncOptions(delete=True, complete_marker=marker)
+        result = await uploader.sync(folder, RUN, options)
+        assert result.files_deleted == (() if marker else ("run/data2",))
+        shown = await bytes_of(hub)
+        kept = {"run/a", "run/data/train", "run/data/x/y", "run/__pycache__/m.pyc"}
+        assert {path for path in shown if not path.endswith(".json")} == kept
+
+
 async def test_an_empty_source_deletes_nothing(
     uploader: Uploader, hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -43,9 +43,15 @@ def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[C
     return changes
 
 
-async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[Delete]:
-    """Remote files that `delete_patterns` name and that are not `pushed`. The repo's LFS rules
-    stay (the official client keeps them too)."""
+async def deletions(
+    ctx: PushContext,
+    pushed: Iterable[str],
+    head: str,
+    holds: Callable[[str], bool] = lambda path: False,
+) -> list[Delete]:
+    """Remote files that `delete_patterns` name and that are not `pushed`. Those that the source
+    `holds` all the same stay, and so do the repo's LFS rules (the official client keeps them too).
+    """
     options = ctx.options
     if options.delete_patterns is None:
         return []
@@ -54,9 +60,13 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
     def named() -> list[Delete]:
         prefix = folder_prefix(options.path_in_repo)
         kept = {*pushed, WRITTEN_BY_THE_HUB}
+
+        def stays(path: str) -> bool:
+            return path in kept or holds(path)
+
         below = [file.path[len(prefix) :] for file in remote if file.path.startswith(prefix)]
         paths = select(below, options.delete_patterns, None)
-        return [Delete(prefix + path) for path in paths if prefix + path not in kept]
+        return [Delete(prefix + path) for path in paths if not stays(prefix + path)]
 
     return await in_thread(ctx.threads, named)
 

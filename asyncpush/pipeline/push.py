@@ -83,7 +83,7 @@ class PushRun:
         await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected)
-        deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
+        deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
         async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
@@ -444,7 +444,7 @@ class PushRun:
         by_path = {file.path_in_repo: file for file in files}
         await self._store_changed(collected, by_path, stored, store=False)
         self._warn_if_all_ignored(stored)
-        deleted = await deletions(ctx, by_path, head)
+        deleted = await deletions(ctx, by_path, head, collected.holds)
         return self._plan(stored, deleted, head)
 
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import mimetypes
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -81,6 +81,7 @@ class SyncRun:
         self._folder = folder_prefix(ctx.options.path_in_repo)
         self._marker = self._folder + MARKER
         self._done = _Progress()
+        self._holds: Callable[[str], bool] = lambda path: False
         self._started = time.monotonic()
 
     async def run(self, collected: CollectedSources) -> SyncResult:
@@ -106,6 +107,7 @@ class SyncRun:
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx
+        self._holds = collected.holds
         await self._check(collected)
         if not await self._bucket.ensure(self._options):
             ctx.warn(f"the bucket {ctx.repo.repo_id} does not exist and would be created")
@@ -215,7 +217,8 @@ class SyncRun:
         return found
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
-        """The files to delete: below the address, chosen by the patterns, not in the source."""
+        """The files to delete: below the address, chosen by the patterns, not in the source, where
+        it was not skipped either."""
         if not self._options.delete:
             return []
         return self._chosen(self._others(there, set(self._paths(collected))))
@@ -228,7 +231,8 @@ class SyncRun:
 
     def _chosen(self, paths: Iterable[str]) -> list[str]:
         chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
-        return [path for path in paths if chosen(path[len(self._folder) :])]
+        skip = len(self._folder)
+        return [path for path in paths if chosen(path[skip:]) and not self._holds(path)]
 
     async def _store(
         self,

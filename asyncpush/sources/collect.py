@@ -37,6 +37,7 @@ from asyncpush.sources.paths import (
     check_path_in_repo,
     file_folder_clashes,
     folder_prefix,
+    folders_above,
     look_alikes,
     normalise_path,
 )
@@ -61,12 +62,20 @@ that it is read on, onto the disk: its producer may be the one that the others w
 @dataclass(frozen=True, slots=True)
 class CollectedSources:
     """The files of a push, sorted by path in the repo, and notices for the user about them.
-    `streams` are still to be read to their ends."""
+    `streams` are still to be read to their ends. `skipped` is what a folder holds besides, left out
+    though not by the patterns: paths in the repo, those of folders with a slash at the end."""
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
     streams: tuple[OpenStream, ...] = ()
     spool: Spool | None = field(default=None, repr=False, compare=False)
+    skipped: frozenset[str] = frozenset()
+
+    def holds(self, path: str) -> bool:
+        """Whether the source has this path in the repo among what was `skipped`."""
+        if not self.skipped:
+            return False
+        return path in self.skipped or any(f"{f}/" in self.skipped for f in folders_above(path))
 
     async def again(self, file: FileSource) -> FileSource | None:
         """What is to be pushed instead of a file that has changed: it is readable for as long as
@@ -105,9 +114,7 @@ async def collect(
         width = STREAMS_AT_ONCE if left is None else min(STREAMS_AT_ONCE, each_affordable(left))
         await for_each(gathered.streams, reading.read, width=width)
         files = [*gathered.files, *reading.files]
-        yield await to_thread.run_sync(
-            _finished, files, options, gathered.report, reading.open, spool
-        )
+        yield await to_thread.run_sync(_finished, files, options, gathered, reading.open, spool)
 
 
 class _StreamReading:
@@ -150,17 +157,20 @@ class _StreamReading:
 def _finished(
     files: list[FileSource],
     options: PushOptions,
-    report: ProblemReport,
+    gathered: Gathered,
     streams: list[OpenStream],
     spool: Spool,
 ) -> CollectedSources:
+    report = gathered.report
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), report)
         report.raise_problems(
             "fix these files, or push without max_shard_size; nothing was uploaded"
         )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return CollectedSources(tuple(by_path), report.notices, tuple(streams), spool)
+    return CollectedSources(
+        tuple(by_path), report.notices, tuple(streams), spool, frozenset(gathered.skipped)
+    )
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
@@ -199,6 +209,7 @@ class Gathered:
         self.files: list[FileSource] = []
         self.streams: list[tuple[str, Stream]] = []
         self.report = ProblemReport()
+        self.skipped: list[str] = []
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
@@ -309,6 +320,7 @@ class Gathered:
                 self.report.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
                 )
+        self.skipped += (prefix + name for name in walk.skipped if name)
         if chosen == self._left_out:
             self._nothing = f"folder {root!r} holds no files"
             if self._left_out:
@@ -385,6 +397,7 @@ class Gathered:
         if what := self._own.file(path, status):
             self._left_out += 1
             del self._origins[name]
+            self.skipped.append(name)
             notice_own(self.report, path, what)
             return
         identity = FileIdentity.of(status)
