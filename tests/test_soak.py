@@ -69,7 +69,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
 
     first, last = measured[0], measured[-1]
     sys.stderr.write(f"{PUSHES} pushes, {retries} retries; rss, fds, tasks: {first} -> {last}\n")
-    # Hub and uploader live in this one process; git's own caches settle within the warm-up.
+    # Hub and uploader live in this one process; git's own caches let_tasks_run within the warm-up.
     assert last[0] - first[0] < 30 << 20
     assert last[1] - first[1] <= 20
     assert last[2] - first[2] <= 20
