@@ -217,6 +217,15 @@ async def _one_failed(
     return web.json_response({"success": False, "failed": failed})
 
 
+async def _same_page_again(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """A page that names itself as the one that follows."""
+    response = await handler(request)
+    response.headers["Link"] = f'<{request.url}>; rel="next"'
+    return response
+
+
 async def _weak_etag(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -247,6 +256,7 @@ KINDS["all operations failed"] = _all_failed
 KINDS["one failed"] = _one_failed
 KINDS["504, done later"] = _done_later
 KINDS["weak ETag"] = _weak_etag
+KINDS["same page again"] = _same_page_again
 KINDS["429 Retry-After date"] = _rate_limited_until
 KINDS["URL of another time"] = _another_time
 KINDS["object already completed"] = _already_completed

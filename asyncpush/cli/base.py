@@ -119,12 +119,13 @@ def _write_rows(formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]])
 
 def option(*names: str, **attributes: Any) -> Decorator:
     """An `Option`, as a decorator; the attributes are those of `Option` and `click.Option`."""
-    return click.option(*names, cls=Option, **attributes)
+    # A new decorator for each use: those of click 8.1.0 work only once.
+    return lambda function: click.option(*names, cls=Option, **attributes)(function)
 
 
 def argument(name: str, **attributes: Any) -> Decorator:
     """An `Argument`, as a decorator, with the attributes of `click.Argument` and a help text."""
-    return click.argument(name, cls=Argument, **attributes)
+    return lambda function: click.argument(name, cls=Argument, **attributes)(function)
 
 
 def command(*parameters: Decorator, name: str | None = None) -> Callable[..., Command]:

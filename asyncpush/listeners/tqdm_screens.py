@@ -1,16 +1,17 @@
-"""Screens that tqdm draws: rows at the bottom of a terminal, widgets in a notebook.
+"""Progress drawn with tqdm: rows at the bottom of a terminal, widgets in a notebook.
 
-The only importer of tqdm, and imported only where something is drawn: tqdm costs 27 ms of CPU.
+The only module that imports tqdm, and imported only if something is drawn: tqdm costs 27 ms of CPU.
+Of tqdm it uses what is public: no name with an underscore.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import count
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -30,9 +31,9 @@ _TROUBLE = frozenset({RetryScheduled.name, RequestFailed.name, Waiting.name})
 
 
 def notebook_screen(stream: TextIO) -> Screen:
-    """A widget where ipywidgets are there, else one row of text."""
+    """A widget if ipywidgets is installed, else one row of text."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that ipywidgets are missing: text will do
+        warnings.simplefilter("ignore")  # about missing ipywidgets, which are optional
         from tqdm.auto import tqdm as bar_class
     if "tqdm.notebook" in sys.modules and issubclass(
         bar_class, sys.modules["tqdm.notebook"].tqdm_notebook
@@ -42,7 +43,7 @@ def notebook_screen(stream: TextIO) -> Screen:
 
 
 class TerminalScreen(Screen):
-    """Rows of tqdm at the bottom of the terminal. tqdm keeps them clear of bars that are not ours.
+    """Rows of tqdm at the bottom of the terminal, below bars of the user's own.
 
     Args:
         stream: a terminal.
@@ -67,9 +68,9 @@ class TerminalScreen(Screen):
         width, height = size.columns, min(size.lines - 2, self._most_rows or size.lines)
         lines = self._lines(views, width, max(1, height))
         with self._frame.whole():
-            moved = self._move_up()
+            moved = self._give_up_places()
             if moved or (width != self._width and self._rows):
-                # Lines stand where no row is any more, or the terminal has wrapped them anew.
+                # There are lines where no row is now, or the terminal has wrapped them differently.
                 self._frame.write("\r\x1b[J")
             self._width = width
             while len(self._rows) < len(lines):
@@ -83,35 +84,40 @@ class TerminalScreen(Screen):
         width, _ = terminal_size(self.stream)
         text = view.closing(width, self._glyphs)
         if text is not None:
-            # Not as one piece: bars of others, which make room for this, write at once.
+            # Not within `whole`: bars of others, which tqdm clears for this, write directly.
             tqdm.write(text, file=self._frame)
 
     def clear(self) -> None:
         with self._frame.whole():
-            while self._rows:
-                self._rows.pop().close()
+            self._close_rows()
 
     def _room(self, stream: Any) -> AbstractContextManager[None]:
         return tqdm.external_write_mode(file=stream)
 
     def abandon(self) -> None:
         super().abandon()
-        # tqdm knows our rows, and would clear them when others write.
+        # Otherwise tqdm would clear our rows when others write.
         self._frame.dead = True
         self.clear()
 
-    def _move_up(self) -> bool:
-        """Take the places that bars of others have left: tqdm itself leaves them empty."""
+    def _give_up_places(self) -> bool:
+        """Close our rows if bars of others have left an empty place above them; true if so.
+
+        New rows then take the places from the top. Which places are free tqdm tells only to a new
+        bar, so one is made that is never drawn.
+        """
         if not self._rows:
             return False
-        ours = {id(row) for row in self._rows}  # tqdm's bars are equal when their places are
-        bars = tuple(tqdm._instances)  # type: ignore[attr-defined]
-        taken = {abs(bar.pos) for bar in bars if id(bar) not in ours and hasattr(bar, "pos")}
-        free = (place for place in count() if place not in taken)
-        before = [row.pos for row in self._rows]
-        for row, place in zip(self._rows, free, strict=False):
-            row.pos = place
-        return before != [row.pos for row in self._rows]
+        probe = _Row(self._frame, delay=math.inf)
+        gap = probe.pos < max(row.pos for row in self._rows)
+        probe.close()
+        if gap:
+            self._close_rows()
+        return gap
+
+    def _close_rows(self) -> None:
+        while self._rows:
+            self._rows.pop().close()
 
     def _lines(self, views: list[PushView], width: int, height: int) -> list[Line]:
         if len(views) == 1 and height > 1:
@@ -134,7 +140,7 @@ class NotebookScreen(Screen):
         self._bars: dict[PushView, Any] = {}
 
     def add(self, view: PushView) -> None:
-        # Made here, not in the drawing thread: it appears below the cell that is running now.
+        # Created here, not in the drawing thread, so that it appears below the running cell.
         bar = self._bar_class(total=1, bar_format="{bar}", leave=True, dynamic_ncols=True)
         self._bars[view] = bar
         super().add(view)
@@ -169,13 +175,13 @@ class NotebookScreen(Screen):
         bar.n = sent if total else 0
 
 
-class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
+class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic only in its stubs
     """One row of the terminal: tqdm draws the bar in it and finds its place."""
 
-    monitor_interval = 0  # tqdm's own thread would watch for bars that are never updated
+    monitor_interval = 0  # no monitor thread: it looks for bars that are not updated
 
-    def __init__(self, frame: _Frame) -> None:
-        super().__init__(total=1, file=frame, leave=False, bar_format=" ", ascii=" #")
+    def __init__(self, frame: _Frame, *, delay: float = 0) -> None:
+        super().__init__(total=1, file=frame, leave=False, bar_format=" ", ascii=" #", delay=delay)
 
     def show(self, line: Line, size: os.terminal_size, glyphs: Glyphs) -> None:
         bar = f"{{bar:{line.bar_width}}}" if line.bar_width else ""
@@ -187,9 +193,10 @@ class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alon
 
 
 class _Frame:
-    """The stream, for tqdm: what is written within `whole` goes out in one piece, untorn.
+    """The stream, for tqdm: what is written within `whole` is written in one piece.
 
-    It equals its stream, so that tqdm counts our rows among those to clear for `tqdm.write`.
+    It is equal to its stream, as tqdm's own wrapper of streams (`DisableOnWriteError`) is: by `==`
+    `tqdm.write` finds the bars to clear before it writes to a stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -203,7 +210,7 @@ class _Frame:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        # The lock is tqdm's: bars of the user's own training loop move the same cursor.
+        # tqdm's lock: bars of the user's training loop move the same cursor.
         with tqdm.get_lock():  # type: ignore[no-untyped-call]
             self._pieces = []
             try:

@@ -126,10 +126,10 @@ _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 class AdaptiveLimit:
     """The limit of parts in flight.
 
-    It starts at `START`. As soon as goodput is steady, some of these parts are paused in order to
-    see whether half as many carry as much, and half of those. Where they do not, the limit doubles
-    while goodput grows with it. Either way it ends at the fewest parts that carry `CARRIES` of the
-    best goodput. From then on it tries now and then whether half as many more help, or a quarter
+    It starts at `START`. As soon as goodput is steady, the limit doubles while goodput grows
+    with it. Where it does not, parts are paused in order to see whether half as many carry as
+    much, and half of those. It ends at the fewest parts that carry `CARRIES` of the best
+    goodput. From then on it tries now and then whether half as many more help, or a quarter
     fewer suffice. When the store is overloaded, it returns to what was good before, or halves.
 
     Goodput is bytes per second of slot time, times the limit. Small parts are not measured, and up
@@ -273,9 +273,8 @@ class AdaptiveLimit:
             # The better of the two: a moment of a busy machine is not the network's.
             now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
-            if now.width > FEWEST:
-                self._trial, self._first = now, now.width
-                self._narrow(max(FEWEST, now.width // 2))
+            if now.width > FEWEST and self._limit >= self._maximum and self._waiting:
+                self._look_for_fewer(now)
                 return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
@@ -290,6 +289,10 @@ class AdaptiveLimit:
             self._judge_alone(now)
             return
         best = max(before.goodput, now.goodput)
+        if self._mode is SLOW_START and before.width > FEWEST:
+            self._rises.clear()
+            self._look_for_fewer(Measured(before.width, best))
+            return
         needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
         if now.goodput < (1 + TOLERANCE) * before.goodput:
             # Nothing was gained: what was before is enough, and may be too much as well.
@@ -299,6 +302,10 @@ class AdaptiveLimit:
         self._settle(max(needed, min(FEWEST, before.width)))
         if self._limit < before.width:
             self._trial = Measured(before.width, best)
+
+    def _look_for_fewer(self, enough: Measured) -> None:
+        self._trial, self._first = enough, enough.width
+        self._narrow(max(FEWEST, enough.width // 2))
 
     def _judge_narrower(self, before: Measured, now: Measured) -> None:
         """`before` is the narrowest limit so far that carries its goodput."""
@@ -315,9 +322,7 @@ class AdaptiveLimit:
             else:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
-            # All of them are needed, and maybe more.
-            self._steer(before.width)
-            self._judge_alone(before)
+            self._settle(before.width)  # all of them are needed
         elif starting:
             self._settle(max(needed, now.width + 1))
         else:

@@ -182,8 +182,10 @@ class Bucket:
         attempt = 1
         while True:
             failed = await self._send_once(operations)
+            # Noted before the bucket is looked at: that look may fail.
+            self._note_applied(operations, failed)
             failed = await self._still_failed(operations, failed)
-            self.applied |= {each.path for each in operations} - {each.path for each in failed}
+            self._note_applied(operations, failed)
             again = {each.path for each in failed if each.may_pass and attempt < ATTEMPTS}
             lasting += [
                 SyncFailure(each.path, each.reason) for each in failed if each.path not in again
@@ -197,13 +199,21 @@ class Bucket:
             await asyncio.sleep(wait)
             operations = [each for each in operations if each.path in again]
 
+    def _note_applied(
+        self, operations: Sequence[Operation], failed: Sequence[FailedOperation]
+    ) -> None:
+        self.applied |= {each.path for each in operations} - {each.path for each in failed}
+
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
         """One batch. An answer that is lost is replaced by a look at the bucket."""
         ctx = self._ctx
         by_path = {operation.path: operation for operation in operations}
+        may_have_landed = False  # an attempt, whatever became of those after it
 
         async def look(error: HubError) -> list[FailedOperation] | None:
-            if not may_still_land(error):
+            nonlocal may_have_landed
+            may_have_landed = may_have_landed or may_still_land(error)
+            if not may_have_landed:
                 return None
             left = _differences(by_path, await self.files(list(by_path)))
             return None if left else []
@@ -223,7 +233,7 @@ class Bucket:
                     return []
             except HubError:
                 pass  # the first failure says more
-            self._unclear = self._unclear or may_still_land(exc)
+            self._unclear = self._unclear or may_have_landed
             raise
 
     async def _still_failed(

@@ -84,7 +84,7 @@ async def copy(
 ) -> UploadResult:
     """Copy to the repo of `ctx`, in one verified commit. `own` are files that take the place of the
     source's: the model card. Raises `SourceError` when the source holds nothing to copy, `HubError`
-    when the Hub copies nothing between these repos."""
+    when the Hub does not copy between these repos."""
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
     # Its rules are the destination's own; the Hub adds what the copied files need.

@@ -86,9 +86,9 @@ def target_of(
     """The repo that a repo id or an address names, and the options with what the address says.
 
     An address fills in options that have their default values, unless they are among those that are
-    known to have been `given`. Raises `InvalidRepoIdError` (a `ValueError`) for what is neither an
-    id nor an address, for an address that contradicts an option, and for buckets; `ValueError` for
-    options that do not go together.
+    known to have been `given`. Raises `InvalidRepoIdError` (a `ValueError`) for text that is
+    neither an id nor an address, for an address that contradicts an option, and for buckets;
+    `ValueError` for options that do not go together.
 
     >>> repo, options = target_of("hf://spaces/me/s@dev", PushOptions(), PUBLIC_ENDPOINT)
     >>> repo.git_path, options.revision
@@ -112,11 +112,11 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
 
 
 def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
-    """Raise `InvalidRepoIdError` for a copy that no Hub makes, `ValueError` for options that a copy
-    has no use for."""
+    """Raise `InvalidRepoIdError` for a copy that the Hub cannot make, `ValueError` for options that
+    do not apply to a copy."""
     if source.kind == "bucket" and isinstance(options, PushOptions):
         raise InvalidRepoIdError(
-            f"{source.text} is a bucket: the Hub copies nothing from a bucket to a repo",
+            f"{source.text} is a bucket: the Hub cannot copy from a bucket to a repo",
             suggestion="download the files and push them",
         )
     for name in ("max_shard_size", "follow_symlinks"):
@@ -185,7 +185,7 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
     kind = address.kind
     if kind == "bucket":
         raise InvalidRepoIdError(
-            f"{address.text} is a bucket, which takes no commits",
+            f"{address.text} is a bucket, and buckets have no commits",
             suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
     said: dict[str, str | None] = {
@@ -236,7 +236,9 @@ def _split_kind(text: str, body: str) -> tuple[Kind, str]:
     if first in _KINDS:
         return _KINDS[first], rest
     if f"{first}s" in _KINDS:
-        raise _refused(text, f"{first!r} is no type", f"write {first}s/ instead of {first}/")
+        raise _refused(
+            text, f"{first!r} is not a repo type", f"write {first}s/ instead of {first}/"
+        )
     return "model", body
 
 
@@ -254,7 +256,7 @@ def _split_revision(text: str, rest: str) -> tuple[str, str]:
     if revision == "refs":
         raise _refused(
             text,
-            "refs/ begins no revision but refs/pr/NUMBER and refs/convert/NAME",
+            "the only revisions under refs/ are refs/pr/NUMBER and refs/convert/NAME",
             "name the branch alone: main, not refs/heads/main",
         )
     return revision, path
@@ -272,10 +274,12 @@ def _parse_url(text: str, endpoint: str) -> Address:
         parts = urlsplit(text if "://" in text else f"//{text}")
         host = _host(parts)
     except ValueError as exc:
-        raise _refused(_shown(text), f"it is no URL ({exc})") from exc
+        raise _refused(_shown(text), f"it is not a valid URL ({exc})") from exc
     shown = _shown(text)
     if parts.username is not None or parts.password is not None:
-        raise _refused(shown, "a URL must not hold a user name or password", "set HF_TOKEN instead")
+        raise _refused(
+            shown, "a URL must not contain a user name or password", "set HF_TOKEN instead"
+        )
     if host not in _hosts(endpoint):
         raise _refused(
             shown,
@@ -309,7 +313,7 @@ def _parse_page(
     if action not in known:
         raise _refused(
             text,
-            f"a page of the kind /{action}/ names no place for files",
+            f"files cannot be pushed to a /{action}/ page",
             f"use the repo's own page, or one with /{_FOLDER_PAGE}/",
         )
     # A slash within a segment stays encoded until the segments have been told apart.
@@ -324,7 +328,7 @@ def _parse_page(
                 text, "its revision is percent-encoded twice", "use an hf:// address instead"
             )
     if "%2F" in path:
-        raise _refused(text, "its path holds an encoded slash, %2F", "write / instead")
+        raise _refused(text, "its path contains an encoded slash, %2F", "write / instead")
     _check_path(text, path)
     if path and (action == _FOLDER_PAGE or is_folder):
         path += "/"
@@ -333,7 +337,7 @@ def _parse_page(
 
 def _check_path(text: str, path: str) -> None:
     if path.startswith("/") or "//" in path:
-        raise _refused(text, "its path holds an empty name, //", "write / once")
+        raise _refused(text, "its path contains an empty name, //", "write a single /")
 
 
 def _hosts(endpoint: str) -> frozenset[str]:
@@ -358,5 +362,5 @@ def _shown(text: str) -> str:
 
 def _refused(text: str, why: str, instead: str = "") -> InvalidRepoIdError:
     return InvalidRepoIdError(
-        f"{text} is no address of a repo: {why}", suggestion=instead or _FORMS
+        f"{text} is not the address of a repo: {why}", suggestion=instead or _FORMS
     )

@@ -204,9 +204,9 @@ def _diagnose(
             request.call == "duplicate" and "quota" not in words and "limit" not in words
         ):
             return AuthError if status == 403 else HubError, (
-                f"the Hub copies nothing from {request.fields.get('source')} to {repo_id}: they may"
-                " be stored in different regions, the token may lack a right, or this Hub may copy"
-                " nothing at all; to send the bytes instead, download the source and push it"
+                f"the Hub does not copy from {request.fields.get('source')} to {repo_id}: they may"
+                " be stored in different regions, the token may lack a permission, or this Hub may"
+                " not support copies; to send the bytes instead, download the source and push it"
             )
         case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (

@@ -248,14 +248,14 @@ async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() 
     road = Road(64, lambda width: 1.0)
     for _ in range(6):
         await road.epoch()
-    assert road.widths == [16, 8, 32, 64, 64, 64, 64]
+    assert road.widths == [16, 32, 64, 64, 64, 64, 64]
 
 
 async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> None:
     road = Road(64, lambda width: width / 20)
     for _ in range(8):
         await road.epoch()
-    assert road.widths == [16, 8, *[4] * 5, 6, 4]
+    assert road.widths == [16, 32, 8, *[4] * 5, 6]
 
 
 @pytest.mark.no_cover
@@ -279,14 +279,14 @@ async def test_it_ends_at_the_fewest_parts_that_carry_the_goodput(enough: int) -
 
 
 async def test_goodput_that_still_grows_is_not_compared_yet() -> None:
-    """As while TCP's own slow start lasts: half the connections would seem to carry as much."""
+    """As while TCP's own slow start lasts: a limit that has just begun would seem slow."""
     clock = FakeClock()
     limit = AdaptiveLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
         held = turns_of(slots)
         for position in (10, 110, 310, 710):
             assert await look(limit, clock, held, position) == 16
-        assert await look(limit, clock, held, 1110) == 8
+        assert await look(limit, clock, held, 1110) == 32
 
 
 async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> None:
@@ -378,12 +378,12 @@ async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_ris
         assert limit.limit == 32
 
 
-async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_taken_back() -> None:
+async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
         for position in (1, 51, 101, 151):
             await look(limit, clock, new, position)
-        assert limit.limit == 16
+        assert limit.limit == 8
 
 
 async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
