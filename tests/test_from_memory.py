@@ -190,7 +190,7 @@ async def test_parts_are_made_again_when_they_do_not_arrive(
 ) -> None:
     faults.add("part", "reset mid-body", nth=1, times=3)
     await uploader.push_to_hub("me/m", Tensors(model))
-    assert len(faults.spoilt) == 3
+    assert len(faults.injected) == 3
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 

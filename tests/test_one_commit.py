@@ -327,7 +327,7 @@ async def test_a_pull_request_that_lands_behind_the_gateway_is_the_only_one(
     options = PushOptions(create_pr=True, max_files_per_commit=None if files == 1 else 1)
     result = await uploader.push_to_hub("me/m", source, options)
 
-    assert faults.spoilt
+    assert faults.injected
     assert not faults.late
     assert result.pr_url == f"{hub.url}/me/m/discussions/1"
     with pytest.raises(ClientResponseError):

@@ -37,7 +37,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     layer = FaultLayer()
 
     @web.middleware
-    async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
         if chance.random() < SHARE:
             return await KINDS[chance.choice(KINDS_USED)](layer, request, handler)
         return await handler(request)
@@ -48,7 +48,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     measured: list[tuple[int, int, int]] = []
     async with (
         LocalHub(
-            tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[spoil], xet=False
+            tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[inject], xet=False
         ) as hub,
         Uploader(TOKEN, hub.url, config) as uploader,
     ):

@@ -1076,7 +1076,7 @@ async def test_an_upload_that_stalls_is_begun_again(
     faults.add(route, kind)
     async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=1)) as uploader:
         result = await uploader.push_to_hub("me/m", {"a.bin": NOISE, "b.bin": NOISE[::-1]})
-    assert faults.spoilt
+    assert faults.injected
     assert (recorded.engines, result.warnings, result.retries) == (["xet"], (), 1)
     stored = await download(hub, "me/m")
     assert (stored["a.bin"], stored["b.bin"]) == (NOISE, NOISE[::-1])

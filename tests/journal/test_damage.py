@@ -122,14 +122,14 @@ def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> N
     whole = database_file(tmp_path).read_bytes()
     chance = random.Random(7)
     for _ in range(40):
-        spoilt = bytearray(whole)
+        damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
-            start = chance.randrange(len(spoilt))
+            start = chance.randrange(len(damaged))
             length = chance.choice([1, 8, 200, 4096])
-            spoilt[start : start + length] = chance.randbytes(length)
+            damaged[start : start + length] = chance.randbytes(length)
         if chance.random() < 0.3:
-            del spoilt[chance.randrange(len(spoilt)) :]
-        database_file(tmp_path).write_bytes(spoilt)
+            del damaged[chance.randrange(len(damaged)) :]
+        database_file(tmp_path).write_bytes(damaged)
         with Journal.open(tmp_path, clock=clock) as journal:
             found = [
                 journal.hash_of(f"/folder/{number}", make_identity(), "sha256")
@@ -241,7 +241,7 @@ def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 5000], ids=["emptied", "garbage"])
-def test_a_spoilt_log_costs_what_was_in_it_at_most(
+def test_a_damaged_log_costs_what_was_in_it_at_most(
     tmp_path: Path, clock: FakeClock, content: bytes
 ) -> None:
     fill(tmp_path, clock)

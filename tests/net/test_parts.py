@@ -856,8 +856,8 @@ async def test_when_both_ways_fail_the_first_failure_is_raised(straggling: Strag
 async def test_a_bad_answer_of_the_second_way_does_not_count_before_the_first_is_there(
     straggling: Straggling,
 ) -> None:
-    spoilt = reply(200, b"", ETag=f'"{"0" * 32}"')
-    sent = await straggling.send(unread_until(straggling.twin_came, whole), spoilt)
+    damaged = reply(200, b"", ETag=f'"{"0" * 32}"')
+    sent = await straggling.send(unread_until(straggling.twin_came, whole), damaged)
     straggling.check_nothing_was_lost(sent)
 
 
