@@ -248,10 +248,10 @@ class PushOptions:
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).
-        max_files_per_commit: split a larger push into a chain of commits of at most so many files,
+        max_files_per_commit: split a larger push into a series of commits of at most so many files,
             made on a pull request and shown at once by its merge (on a branch other than main the
-            links show one by one). None: one commit, and on main such a chain past 1,000 LFS files
-            or 1 GiB of regular files, which one call would not survive.
+            commits show one by one). None: one commit, and on main such a series past 1,000 LFS
+            files or 1 GiB of regular files, which one call would not survive.
         max_shard_size: split `.safetensors` files larger than this by tensors, into
             `name-00001-of-0000N.safetensors` and `name.safetensors.index.json`: bytes, or text
             like "4GB" (1 GB = 10^9 bytes). None leaves them whole. Patterns choose files by their

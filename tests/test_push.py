@@ -54,8 +54,8 @@ from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_again
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
@@ -888,11 +888,11 @@ async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
     async with Uploader(TOKEN, hub.url, config) as first:
         await first.push_to_hub("me/m", source)
     shutil.rmtree(hub.root / "lfs" / "objects")
-    heard = Heard()
+    recorded = EventRecorder()
     faults.add("verify", "404", nth=2)
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as again:
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as again:
         await again.push_to_hub("me/other", source)
-    assert [event.cached for event in heard.of(FileHashed)] == [True, False]
+    assert [event.cached for event in recorded.of(FileHashed)] == [True, False]
 
 
 @pytest.mark.usefixtures("times_that_lie")

@@ -30,8 +30,8 @@ from asyncpush.localhub import LocalHub
 from asyncpush.net import parts
 from asyncpush.transfers.lfs import objects as lfs
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.journal.helpers import make_upload
 from tests.reading import commits_of, download
 
@@ -329,14 +329,14 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
         )
         stopped.begin_upload(scope, theirs)
         stopped.part_stored(scope, oid, 2, '"etag"')
-        heard = Heard()
-        config = replace(config, cache_dir=tmp_path / "cache", events=heard)
+        recorded = EventRecorder()
+        config = replace(config, cache_dir=tmp_path / "cache", events=recorded)
         async with Uploader(TOKEN, hub.url, config) as uploader:
             result = await uploader.push_to_hub("me/m", source)
         found = stopped.find_upload(scope, oid)
         claim.release()
     assert result.bytes_transferred == len(content)
-    assert any("made no progress" in notice.message for notice in heard.of(Notice))
+    assert any("made no progress" in notice.message for notice in recorded.of(Notice))
     assert found is not None
     assert found.etags == {2: '"etag"'}
 

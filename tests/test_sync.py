@@ -36,8 +36,8 @@ from asyncpush.protocol import buckets
 from asyncpush.transfers.xet import XetEngine
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 
 pytestmark = pytest.mark.no_cover
 
@@ -54,13 +54,13 @@ def log() -> BatchLog:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
-def config(config: UploadConfig, heard: Heard) -> UploadConfig:
-    return replace(config, events=heard)
+def config(config: UploadConfig, recorded: EventRecorder) -> UploadConfig:
+    return replace(config, events=recorded)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def below(folder: str, files: dict[str, bytes | str]) -> dict[str, bytes]:
 
 
 async def test_a_folder_shows_below_the_address_byte_for_byte(
-    uploader: Uploader, hub: LocalHub, write: Write, heard: Heard
+    uploader: Uploader, hub: LocalHub, write: Write, recorded: EventRecorder
 ) -> None:
     result = await uploader.sync(write(FILES), RUN)
 
@@ -95,11 +95,11 @@ async def test_a_folder_shows_below_the_address_byte_for_byte(
     assert (result.verified, result.files_unchanged, result.marker) == (True, (), None)
     assert result.bucket_url == f"{hub.url}/buckets/me/runs"
     assert result.bytes_transferred > len(NOISE)
-    assert [(e.repo_id, e.repo_type, e.revision) for e in heard.of(PushStarted)] == [
+    assert [(e.repo_id, e.repo_type, e.revision) for e in recorded.of(PushStarted)] == [
         ("me/runs", "bucket", "")
     ]
-    assert [event.files for event in heard.of(Verified)] == [len(FILES)]
-    assert [(e.what, e.files_uploaded) for e in heard.of(PushFinished)] == [("sync", len(FILES))]
+    assert [event.files for event in recorded.of(Verified)] == [len(FILES)]
+    assert [(e.what, e.files_uploaded) for e in recorded.of(PushFinished)] == [("sync", len(FILES))]
 
 
 async def test_the_official_client_reads_what_we_wrote_and_we_know_what_it_wrote(
@@ -285,7 +285,7 @@ async def test_files_are_added_in_batches_before_any_is_deleted(
 
 
 async def test_an_operation_that_failed_is_sent_again(
-    uploader: Uploader, hub: LocalHub, log: BatchLog, heard: Heard
+    uploader: Uploader, hub: LocalHub, log: BatchLog, recorded: EventRecorder
 ) -> None:
     refused = ["a"]
 
@@ -296,7 +296,7 @@ async def test_an_operation_that_failed_is_sent_again(
     result = await uploader.sync({"a": b"a", "b": b"b"}, RUN)
     assert result.files_uploaded == ("run/a", "run/b")
     assert [[row["path"] for row in batch] for batch in log.batches][1] == ["run/a"]
-    assert [event.reason for event in heard.of(RetryScheduled)] == ["storage is busy"]
+    assert [event.reason for event in recorded.of(RetryScheduled)] == ["storage is busy"]
 
 
 @pytest.mark.parametrize(("reason", "tries"), [("storage is busy", 3), ("Invalid path", 1)])

@@ -132,7 +132,7 @@ async def test_a_passing_fault_ends_in_the_whole_set(
 ) -> None:
     faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
     result = await uploader.sync(FILES, STEP, WHOLE)
-    assert faults.spoilt, "the fault never happened"
+    assert faults.injected, "the fault never happened"
     assert result.verified
     assert result.files_uploaded == ("step-1/a.bin", "step-1/s/b.txt")
     assert await set_in(hub) == (FILES, True)
@@ -205,7 +205,7 @@ async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
     faults.add(cell.route, cell.kind, nth=cell.nth)
     result = await uploader.sync(FILES, STEP, WHOLE)
     monkeypatch.setattr(bucket_routes, "PAGE", 1000)
-    assert faults.spoilt, "the fault never happened"
+    assert faults.injected, "the fault never happened"
     assert result.files_deleted == tuple(f"step-1/{path}" for path in sorted(STALE))
     assert await set_in(hub) == (FILES, True)
     fault_report.add(cell.route, str(cell), "success", 0, "right")

@@ -110,9 +110,9 @@ async def commit_series(
     pinned = ctx.options.parent_commit is not None
     for completion in range(1 + COMPLETIONS):
         rebased = False
-        links = split(changes, size)
-        for number, link in enumerate(links, start=1):
-            announced = final and number == len(links)
+        groups = split(changes, size)
+        for number, group in enumerate(groups, start=1):
+            announced = final and number == len(groups)
             committer = Committer(
                 ctx,
                 load,
@@ -121,9 +121,9 @@ async def commit_series(
                 pr_url=pr_url,
                 final=announced,
             )
-            part = f" (part {number} of {len(links)})" if len(links) > 1 else ""
+            part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
             try:
-                outcome = await committer.commit(link, outcome.commit_sha, summary=message + part)
+                outcome = await committer.commit(group, outcome.commit_sha, summary=message + part)
             except HubError as exc:
                 if ours and pr_url is None:
                     raise exc.with_(

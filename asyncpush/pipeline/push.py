@@ -335,11 +335,13 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
     ) -> Outcome:
-        """One commit, or the chain that so many changes need, or none when nothing changed.
+        """One commit, or a series of them for very many changes, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
         ctx = self._ctx
-        chained, warning = await in_thread(ctx.threads, lambda: _looked_over(ctx.options, changes))
-        if not changes or chained:
+        in_series, warning = await in_thread(
+            ctx.threads, lambda: _looked_over(ctx.options, changes)
+        )
+        if not changes or in_series:
             check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
@@ -347,7 +349,7 @@ class PushRun:
             ctx.warn(warning)
         async with self._lock():
             try:
-                return await self._commit_now(changes, wanted, head, load, chained=chained)
+                return await self._commit_now(changes, wanted, head, load, in_series=in_series)
             except HubError as exc:
                 if exc.status == 400:
                     await self._check_paths_again(paths_added(changes), exc)
@@ -360,14 +362,14 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
         *,
-        chained: bool,
+        in_series: bool,
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
-        if options.revision == DEFAULT_BRANCH and (chained or options.create_pr):
+        if options.revision == DEFAULT_BRANCH and (in_series or options.create_pr):
             return await commit_in_pull_request(
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
-        if chained:
+        if in_series:
             ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
                 ctx, changes, wanted, head, options.revision, load, commit_limits(options)
@@ -458,9 +460,9 @@ def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
     """Whether these changes need several commits; else what to say of the one that they need."""
-    chained = len(split(changes, commit_limits(options))) > 1
-    if chained or options.max_files_per_commit is not None:
-        return chained, None
+    in_series = len(split(changes, commit_limits(options))) > 1
+    if in_series or options.max_files_per_commit is not None:
+        return in_series, None
     return False, warning_of_slow_commit(changes)
 
 
