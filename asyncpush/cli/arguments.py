@@ -65,6 +65,11 @@ def _given(value: Any) -> Any:
     return value or None
 
 
+def _without_slash(path: str) -> str:
+    """`/train` is `train`, as for the official client."""
+    return path.removeprefix("/")
+
+
 repo_id = argument(
     "repo_id",
     metavar="REPO_ID",
@@ -79,6 +84,8 @@ source = argument(
 )
 repo_type = option(
     "--repo-type",
+    "--type",
+    "repo_type",
     fills="repo_type",
     section=COMMIT,
     type=click.Choice(get_args(RepoType)),
@@ -133,6 +140,7 @@ create_branch = option(
 )
 message = option(
     "--message",
+    "--commit-message",
     fills="commit_message",
     section=COMMIT,
     metavar="TEXT",
@@ -140,6 +148,7 @@ message = option(
 )
 description = option(
     "--description",
+    "--commit-description",
     fills="commit_description",
     section=COMMIT,
     default="",
@@ -168,9 +177,18 @@ dry_run = option(
     is_flag=True,
     help="Print what would be uploaded and how; change nothing.",
 )
+target = argument(
+    "target",
+    required=False,
+    metavar="PATH_IN_REPO",
+    fills="path_in_repo",
+    convert=_without_slash,
+    help="Where in the repo, as with --path-in-repo.",
+)
 path_in_repo = option(
     "--path-in-repo",
     fills="path_in_repo",
+    convert=_without_slash,
     section=FILES,
     default="",
     metavar="PATH",
@@ -302,12 +320,14 @@ as_json = option(
     help="Print the result or the error as one JSON object.",
 )
 quiet = option(
+    "-q",
     "--quiet",
     section=OUTPUT_SECTION,
     is_flag=True,
     help="Print only the result, warnings and errors: no progress bars, no notes.",
 )
 verbose = option(
+    "-v",
     "--verbose",
     section=OUTPUT_SECTION,
     is_flag=True,

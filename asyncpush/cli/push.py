@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
     arg.repo_type,
     *arg.NEW_REPO,
     arg.revision,
@@ -68,6 +69,7 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
     option(
         "--receipts",
         type=arg.A_PATH,

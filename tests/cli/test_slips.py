@@ -85,7 +85,7 @@ def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
 
 def test_help_says_what_to_type_and_puts_options_in_sections(cli: Cli) -> None:
     push, cache = cli("push", "--help").out, cli("cache", "ls", "--help").out
-    assert " push [OPTIONS] REPO_ID SOURCE\n" in push
+    assert " push [OPTIONS] REPO_ID SOURCE [PATH_IN_REPO]\n" in push
     sections = [line for line in push.splitlines() if line.endswith(":") and line[0] != " "]
     assert sections == [
         "Arguments:",
