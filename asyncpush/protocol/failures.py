@@ -83,7 +83,7 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "no_connection": Remedy(
         True, "check the network, HF_ENDPOINT, and whether a proxy is needed", unreachable=True
     ),
-    "bad_url": Remedy(False, "the Hub named a URL that cannot be asked"),
+    "bad_url": Remedy(False, "the Hub named a URL to which no request can be sent"),
     "timeout": Remedy(
         True,
         "the network or the server stalls: lower max_concurrent_parts, or raise stall_timeout (for"
