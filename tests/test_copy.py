@@ -144,7 +144,7 @@ async def test_patterns_deletions_and_a_card_are_those_of_a_push(
     result = await uploader.copy("me/staging", "me/prod", options)
 
     assert result.files_deleted == ("old.bin",)
-    assert result.warnings == ("model_card takes the place of the source's README.md",)
+    assert result.warnings == ("model_card replaces the source's README.md",)
     assert await download(hub, "me/prod") == {
         **{path: data for path, data in FILES.items() if path != "config.json"},
         "README.md": b"---\nlicense: apache-2.0\n---\n# Released\n",

@@ -157,7 +157,7 @@ async def test_a_token_file_within_the_source_is_refused_whatever_token_is_used(
         os.link(token, out / "link")
     elif way == "named":
         source = {"a.txt": b"1", "secret/token": token}
-    with pytest.raises(SourceError, match="'secret/token' holds a Hub token that is in use"):
+    with pytest.raises(SourceError, match="'secret/token' contains a Hub token that is in use"):
         await uploader.push_to_hub("me/token", source)
 
     assert not faults.seen
@@ -172,7 +172,7 @@ async def test_the_tokens_beside_the_token_file_are_refused_too(
 ) -> None:
     out = write({"a.txt": "1", "stored_tokens": "[one]\nhf_token = x\n"})
     monkeypatch.setenv("HF_HOME", str(out))
-    with pytest.raises(SourceError, match="'stored_tokens' holds a Hub token"):
+    with pytest.raises(SourceError, match="'stored_tokens' contains a Hub token"):
         await uploader.push_to_hub("me/stored", out)
 
 
@@ -191,9 +191,9 @@ async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
         await uploader.push_to_hub("me/in-use", source)
 
     assert caught.value.problems == (
-        "'copy' holds a Hub token that is in use",
-        "'env' holds a Hub token that is in use",
-        "'given' holds a Hub token that is in use",
+        "'copy' contains a Hub token that is in use",
+        "'env' contains a Hub token that is in use",
+        "'given' contains a Hub token that is in use",
     )
     assert TOKEN not in str(caught.value)
 

@@ -238,6 +238,6 @@ async def test_a_bad_header_stops_the_push_before_anything_is_created(
     uploader: Uploader, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.safetensors": b"\xff" * 2000})
-    with pytest.raises(SourceError, match=r"model\.safetensors' claims a header of"):
+    with pytest.raises(SourceError, match=r"model\.safetensors' announces a header of"):
         await uploader.push_to_hub("me/m", source, PushOptions(max_shard_size="1KB"))
     assert not faults.seen

@@ -240,7 +240,7 @@ async def test_an_empty_source_deletes_nothing(
 ) -> None:
     await uploader.sync({"a": b"a"}, RUN)
     (tmp_path / "none").mkdir()
-    with pytest.raises(SourceError, match="holds no files"):
+    with pytest.raises(SourceError, match="contains no files"):
         await uploader.sync(tmp_path / "none", RUN, SyncOptions(delete=True))
     assert await bytes_of(hub) == {"run/a": b"a"}
 

@@ -145,7 +145,7 @@ async def _chosen(
 
     files = await in_thread(ctx.threads, chosen)
     if not files and options.delete_patterns is None and options.model_card is None:
-        raise _nothing(f"the patterns choose none of the {len(remote):,} files of the source")
+        raise _nothing(f"the patterns select none of the {len(remote):,} files of the source")
     return oid, files
 
 
@@ -285,7 +285,7 @@ class _Copier:
             if file.path_in_repo not in self._contents:
                 self._files[file.path_in_repo] = file
             else:
-                ctx.warn(f"model_card takes the place of the source's {file.path_in_repo}")
+                ctx.warn(f"model_card replaces the source's {file.path_in_repo}")
         receipts = await in_thread(ctx.threads, self._receipts)
         ctx.events.emit(FilesPlanned(len(receipts), sum(receipt.size for receipt in receipts)))
         for warning in await in_thread(ctx.threads, lambda: check_limits(receipts)):
