@@ -158,10 +158,10 @@ class FolderWatch:
         if options.dry_run:
             raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
-        self.pushes = 0
+        self.pushes: int = 0
         self.last_result: UploadResult | SyncResult | None = None
         self.last_error: Exception | None = None
-        self.finished = False
+        self.finished: bool = False
         self._uploader = uploader
         self._folder = absolute_path(folder)
         self._repo_id = repo_id

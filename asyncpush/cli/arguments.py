@@ -440,6 +440,17 @@ def check_order(repo_id: str, source: str) -> None:
         )
 
 
+def check_source(source: str) -> None:
+    """Detect a pattern, which the official client takes as a source. Raises `UsageError`."""
+    if not any(sign in source for sign in "*?[") or os.path.lexists(source):
+        return
+    folder, name = os.path.split(source)
+    raise UsageError(
+        f"SOURCE is a folder or a file, and {source!r} is neither",
+        suggestion=f"choose files by name with --include: {folder or '.'} --include {name!r}",
+    )
+
+
 def append_line(path: Path, line: bytes) -> None:
     """Append a line to a file and flush it to the disk, where it survives a power cut."""
     with open(path, "ab+") as file:

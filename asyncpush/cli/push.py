@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_: object) -> None:
     """Upload a folder or file as one verified commit."""
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
     connection = arg.connection(context, quiet=output.quiet)
@@ -114,6 +115,7 @@ def upload(
     from asyncpush.models import receipts_to_json
 
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     arg.check_file("--receipts", receipts)  # before the upload, not after it
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
