@@ -316,7 +316,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        ("hf://me/nothing", RepoNotFoundError, "check that the source, me/nothing,"),
+        ("hf://me/nothing", RepoNotFoundError, "the type of the source, me/nothing;"),
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
         ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),

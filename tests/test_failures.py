@@ -125,7 +125,9 @@ CAUSES = {
     ),
     "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN"),
     "wrong namespace": Cause("create", "403 namespace", AuthError, 403, "repos under me: check"),
-    "repo not found": Cause("preupload", "404 repo", RepoNotFoundError, 404, "me/m is spelled", 99),
+    "repo not found": Cause(
+        "preupload", "404 repo", RepoNotFoundError, 404, "the spelling and the type of me/m", 99
+    ),
     "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private"),
     "revision missing": Cause("preupload", "404 revision", HubError, 404, "--create-branch", 99),
     "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page"),
@@ -141,7 +143,7 @@ CAUSES = {
         "part", "stall before reading", RetriesExhaustedError, None, "stall_timeout", times=9
     ),
     "Hub in trouble": Cause(
-        "commit", "500", RetriesExhaustedError, 500, "has trouble: try again", times=9
+        "commit", "500", RetriesExhaustedError, 500, "has a problem: try again", times=9
     ),
 }
 

@@ -109,8 +109,8 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
     where = source.repo.git_path
     if isinstance(error, RepoNotFoundError):
         return error.with_(
-            suggestion=f"check that the source, {where}, is spelled right and its type fits; if it"
-            " is private, that the token may read it"
+            suggestion=f"check the spelling and the type of the source, {where}; if it is private,"
+            " check that the token can read it"
         )
     if error.error_code == REVISION_NOT_FOUND:
         return error.with_(

@@ -1,7 +1,7 @@
-"""Copies on the Hub: objects that another repo gets without their bytes being sent, and the bytes
-of the small files that a commit has to carry.
+"""Copies on the Hub: objects that another repo gets without an upload, and the content of the small
+files that must be part of the commit.
 
-Source: `copy_files` of huggingface_hub (2.4), and the calls it makes.
+Source: `copy_files` of huggingface_hub (2.4), and the requests it sends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from asyncpush.protocol.http import (
 from asyncpush.protocol.repos import quoted
 
 DUPLICATES_LIMIT = 500
-"""Objects a call; the official client's number."""
+"""Objects in one request, as in the official client."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of the store: its sha256, its Xet hash, and a path where the source repo has it."""
+    """An object in the store: its sha256, its Xet hash, and the path of a file in the source repo
+    that has this content."""
 
     oid: str
     xet_hash: str
@@ -39,8 +40,8 @@ class StoredObject:
 
 
 def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject]) -> HubRequest:
-    """Give `target` objects of `source`, so that a commit there may name them. The call goes to the
-    source repo; both must be stored in the same region."""
+    """Give the repo `target` the objects of `source`, so that a commit there may name them. The
+    request goes to the source repo. Both repos must be stored in the same region."""
     body = {
         "target": {"type": target.repo_type, "name": target.repo_id},
         "files": [
@@ -59,7 +60,7 @@ def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject
 
 
 def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
-    """What could not be copied: the reason by sha256. Empty when all of it was."""
+    """The objects that could not be copied: the reason by sha256. Empty when all were copied."""
     failed: dict[str, str] = {}
     for row in a_list(json_object(response).get("failed") or [], "failed"):
         fields = an_object(row, "failed[]")
@@ -69,7 +70,7 @@ def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
 
 
 def content_request(repo: Repo, revision: str, path: str) -> HubRequest:
-    """The bytes of a file; the answer's body is the file."""
+    """The content of a file, which is the body of the answer."""
     return get(
         "content",
         f"/{repo.git_path}/resolve/{quoted(revision)}/{quote(path)}",

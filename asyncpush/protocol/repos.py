@@ -26,7 +26,7 @@ from asyncpush.protocol.http import (
 
 
 def quoted(revision: str) -> str:
-    """A revision within a URL: quoted as a whole, so that `refs/pr/1` stays one segment."""
+    """A revision for use in a URL, quoted as a whole, so that `refs/pr/1` stays one segment."""
     return quote(revision, safe="")
 
 
@@ -55,7 +55,7 @@ def create_request(repo: Repo, options: PushOptions) -> HubRequest:
 
 
 def check_created(response: HubResponse) -> None:
-    """The Hub answers with the new repo's `url`: any other answer has created nothing."""
+    """Raise unless the repo was created: then the Hub answers with the new repo's `url`."""
     a_text(json_object(response).get("url"), "url")
 
 
@@ -65,7 +65,7 @@ def head_request(repo: Repo, revision: str) -> HubRequest:
 
 
 def parse_head(response: HubResponse) -> str:
-    """The commit oid to which the revision points."""
+    """The oid of the commit that the revision points to."""
     return a_git_oid(json_object(response).get("sha"), "sha")
 
 
@@ -81,7 +81,7 @@ def create_branch_request(repo: Repo, branch: str) -> HubRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCommit:
-    """A commit as the Hub lists it: `message` is what follows the title."""
+    """A commit in the Hub's list. `message` is the text after the title."""
 
     oid: str
     title: str

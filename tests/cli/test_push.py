@@ -135,7 +135,7 @@ def test_a_branch_is_made_when_asked_for(cli: Cli, folder: Path, site: Site) -> 
     ran = cli("push", "me/branches", folder, "--revision", "next", "--create-branch")
 
     assert refused.code == 1
-    assert "(--create-branch) makes it" in refused.err
+    assert "(--create-branch) creates it" in refused.err
     assert ran.code == 0
     assert "new.txt" in site.files("models/me/branches", "next")
     assert "new.txt" not in site.files("models/me/branches")
