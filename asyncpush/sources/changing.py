@@ -25,6 +25,10 @@ COPIED_SIZE = 10 << 20
 """Bytes up to which a changed file is copied, so that it cannot change once more. It is the size up
 to which the Hub takes regular files; larger ones are weights, not the state of a program."""
 
+COLLECTED_AGAIN = 3
+"""Times that files which changed while they were stored are collected again, and then again just
+before the commit."""
+
 LOOKS = 1_000
 """Looks at a file, each of which reads what was added since the one before."""
 
