@@ -380,6 +380,8 @@ class SyncOptions:
         complete_marker: make the files below the address a set that is whole or not there: a file
             `.complete.json`, which lists them, is removed first and written last, once all of them
             have been verified.
+        on_change: what happens when a file changes while it is sent, as in `PushOptions`; a file
+            that is gone and left out is not deleted from the bucket by this sync.
         strict: refuse files that look as if they held a credential, as in `PushOptions`.
 
     Example:
@@ -403,6 +405,7 @@ class SyncOptions:
     verify: bool = True
     dry_run: bool = False
     complete_marker: bool = False
+    on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -429,6 +432,7 @@ class SyncOptions:
             timeout=self.timeout,
             verify=self.verify,
             dry_run=self.dry_run,
+            on_change=self.on_change,
             strict=self.strict,
         )
 

@@ -149,7 +149,7 @@ async def test_a_remembered_hash_spares_reading_the_file(
     source = write(FILES)
     await uploader.sync(source, RUN)
 
-    async def read(self: XetEngine, files: object) -> list[str]:
+    async def read(self: XetEngine, files: object, changed: object) -> dict[str, str]:
         raise AssertionError("a file was read to be hashed")
 
     monkeypatch.setattr(XetEngine, "hash_files", read)

@@ -436,10 +436,10 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
 
     start = XetCommit.start
 
-    async def start_once(self: XetCommit, files: list[FileSource]) -> Any:
+    async def start_once(self: XetCommit, files: list[FileSource], changed: Any) -> Any:
         if answer == "another, too late" and asked > 1:
             raise XetFailedError("hf_xet has had enough")
-        return await start(self, files)
+        return await start(self, files, changed)
 
     monkeypatch.setattr(XetCommit, "start", start_once)
 
@@ -777,7 +777,7 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
     held, most, small = 0, 0, anyio.Event()
     start, ingested = XetCommit.start, XetCommit.ingested
 
-    async def counted(self: XetCommit, files: Sequence[FileSource]) -> Any:
+    async def counted(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
         nonlocal held, most
         for file in files:
             if file.size > MIB:
@@ -785,7 +785,7 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
                 most = max(most, held)
             else:
                 small.set()
-        return await start(self, files)
+        return await start(self, files, changed)
 
     async def released(self: XetCommit, handle: Any, file: FileSource) -> None:
         nonlocal held

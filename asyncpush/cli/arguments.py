@@ -244,8 +244,8 @@ on_change = option(
     type=click.Choice(get_args(OnChange)),
     default="follow",
     metavar="HOW",
-    help="What to do when a file changes during the push: follow (logs that grow are committed as"
-    " they were at one moment, small files are read again) or error.",
+    help="What to do when a file changes meanwhile: follow (logs that grow go in as they were at"
+    " one moment, small files are read again) or error.",
 )
 rehash = option(
     "--rehash",

@@ -13,10 +13,10 @@ from functools import partial
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
+from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import RetryScheduled
 from asyncpush.models import FileSource, SyncFailure
-from asyncpush.options import SyncOptions
+from asyncpush.options import MIB, SyncOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
@@ -32,6 +32,10 @@ from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
 
 BATCHES_AT_ONCE = 4
+
+HASHED_TOGETHER = 64
+HASHED_BYTES = 256 * MIB
+"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
@@ -251,12 +255,31 @@ class Bucket:
         return [each for each in failed if not by_path[each.path].shows_in(found)]
 
 
-async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
-    """The Xet hashes of files on disk, of their bytes as they are now."""
+def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
+    """The files in lists that are hashed at once."""
+    batch: list[FileSource] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.size
+    if batch:
+        yield batch
+
+
+async def hashes_of(
+    ctx: PushContext,
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+) -> dict[str, str]:
+    """The Xet hashes of files on disk, of their bytes as they are now, by path in the repo. With
+    `changed`, followed files that have changed are put there and have none."""
     if all(file.size == 0 for file in files):
-        return [buckets.EMPTY_HASH] * len(files)
+        return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
-        return await ctx.xet.hash_files(files)
+        return await ctx.xet.hash_files(files, changed)
     except XetFailedError as exc:
         raise AsyncPushError(
             f"hf_xet cannot hash the files: {exc.message}",

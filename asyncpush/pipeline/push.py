@@ -47,13 +47,9 @@ from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
-from asyncpush.sources.changing import changes_of, looks_changed
+from asyncpush.sources.changing import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.transfers.inline import git_blob_oid
-
-COLLECTED_AGAIN = 3
-"""Times that files which changed while they were stored are collected again, and then again just
-before the commit."""
 
 T = TypeVar("T")
 
