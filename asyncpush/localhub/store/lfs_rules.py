@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import pygit2
 
-from asyncpush.localhub.cards import check_card
+from asyncpush.localhub.cards import CARD_NAME, check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
-from asyncpush.models import CARD_NAME
 
 FILE = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
