@@ -119,9 +119,8 @@ def test_there_is_no_eval_no_shell_no_pickle() -> None:
 
 def test_ctypes_calls_one_function_of_the_c_library() -> None:
     text = (ROOT / "asyncpush" / "transfers" / "xet" / "engine.py").read_text(encoding="utf-8")
-    assert re.findall(r"ctypes\..*", text) == [
-        'ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None'
-    ]
+    loaded = 'ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None'
+    assert re.findall(r"ctypes\..*", text) == [loaded]
 
 
 def test_the_only_program_is_git_and_what_it_is_to_do_stands_in_the_source() -> None:
