@@ -182,7 +182,7 @@ async def test_whoever_can_read_the_bucket_can_list_its_sets(
 async def test_a_marker_needs_a_folder_and_its_own_name(uploader: Uploader) -> None:
     with pytest.raises(SourceError, match="needs a folder"):
         await uploader.sync(b"1", f"{RUN}/file", WHOLE)
-    with pytest.raises(SourceError, match="a name that asyncpush writes itself"):
+    with pytest.raises(SourceError, match="a name that asyncpush uses itself"):
         await uploader.sync({MARKER: b"{}"}, STEP, WHOLE)
 
 

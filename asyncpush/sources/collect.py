@@ -399,7 +399,7 @@ class Gathered:
             if optional and self._follow and not os.path.lexists(path):
                 self._left_out += 1
                 del self._origins[name]
-                self.report.notice("files that are gone", f"{path!r} was removed meanwhile")
+                self.report.notice("removed files", f"{path!r} was removed after it was found")
                 return
             self.report.problem(f"{path!r} {exc}")
             return
