@@ -242,7 +242,7 @@ def check_scope(request: web.Request, resource: str) -> None:
     """Raises a `Refusal` 403 when the token given here was issued for something else."""
     issued = issued_token(request)
     if issued is not None and issued.resource not in (None, resource):
-        raise Refusal(403, f"This token may write to {issued.resource} alone")
+        raise Refusal(403, f"This token may write only to {issued.resource}")
 
 
 def _tokens(header: str) -> Iterator[str]:
