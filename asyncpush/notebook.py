@@ -84,7 +84,7 @@ def _amounts(result: UploadResult) -> str:
         sent += f" in {format_seconds(result.elapsed_seconds)} ({rate})"
     words.append(sent)
     if result.bytes_deduplicated:
-        words.append(f"{format_bytes(result.bytes_deduplicated)} there already")
+        words.append(f"{format_bytes(result.bytes_deduplicated)} already there")
     for paths, what in (
         (result.files_unchanged, "unchanged"),
         (result.files_ignored, "ignored"),

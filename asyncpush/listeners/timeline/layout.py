@@ -42,7 +42,7 @@ _TITLES: dict[Group, str] = {
     "transfer": "transfers",
 }
 _ON_TOP: tuple[Kind, ...] = (*("hash", "wait", "call", "connect", "answer", "send", "commit"),)
-"""Where several share a row, later kinds hide earlier ones."""
+"""Where several kinds share a row, later ones hide earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)

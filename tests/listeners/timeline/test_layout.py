@@ -189,8 +189,8 @@ def spent_mostly_on(what: str) -> Story:
         ("retry", "attempts that failed (red); 100 % of the connections' time"),
         ("wait", "before trying again"),
         ("commit", "the commit"),
-        ("preupload", "calls of the Hub's API"),
-        ("idle", "nothing hashed"),
+        ("preupload", "requests to the Hub's API"),
+        ("idle", "nothing being hashed"),
     ],
 )
 def test_the_bottleneck_is_named(what: str, words: str) -> None:
