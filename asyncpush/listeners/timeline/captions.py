@@ -80,12 +80,12 @@ def _moments(timeline: Timeline) -> Iterator[tuple[float, Counter[Kind]]]:
 
 _SPENT_ON = {
     "send": "sending",
-    "retry": "sending in vain",
-    "hash": "hashing alone",
+    "retry": "failed attempts",
+    "hash": "hashing only",
     "connect": "connecting",
     "answer": "store's answers",
     "commit": "commit",
-    "wait": "waiting to try again",
+    "wait": "waiting to retry",
     "call": "Hub calls",
     IDLE: "nothing",
 }
@@ -154,7 +154,7 @@ def share_words(what: str, took: float, total: float) -> tuple[str, ...]:
     """From the longest to the shortest.
 
     >>> share_words("hash", 3.0, 12.0)
-    ('hashing alone 25 % (3.00 s)', 'hashing alone 25 %', '25 %')
+    ('hashing only 25 % (3.00 s)', 'hashing only 25 %', '25 %')
     """
     share = _percent(took / total)
     named = f"{_SPENT_ON[what]} {share}"

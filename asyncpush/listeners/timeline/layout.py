@@ -37,7 +37,7 @@ _ROOM: dict[Group, int] = {"hub": 4, "hash": 8, "wait": 4, "connection": LANES, 
 _TITLES: dict[Group, str] = {
     "hub": "Hub calls",
     "hash": "hashing",
-    "wait": "waiting to try again",
+    "wait": "waiting to retry",
     "connection": "connections",
     "transfer": "transfers",
 }
