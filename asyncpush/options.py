@@ -248,10 +248,10 @@ class PushOptions:
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).
-        max_files_per_commit: split a larger push into a chain of commits of at most so many files,
+        max_files_per_commit: split a larger push into a series of commits of at most so many files,
             made on a pull request and shown at once by its merge (on a branch other than main the
-            links show one by one). None: one commit, and on main such a chain past 1,000 LFS files
-            or 1 GiB of regular files, which one call would not survive.
+            commits show one by one). None: one commit, and on main such a series past 1,000 LFS
+            files or 1 GiB of regular files, which one call would not survive.
         max_shard_size: split `.safetensors` files larger than this by tensors, into
             `name-00001-of-0000N.safetensors` and `name.safetensors.index.json`: bytes, or text
             like "4GB" (1 GB = 10^9 bytes). None leaves them whole. Patterns choose files by their
@@ -370,7 +370,8 @@ class SyncOptions:
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Files of the
             bucket that they leave out are not deleted either.
         delete: remove the bucket's files below the address that the source does not hold. Files are
-            added and verified first. A source without files is an error: it deletes nothing.
+            added and verified first. What is skipped in the source, such as a linked folder without
+            `follow_symlinks`, stays. A source without files is an error: it deletes nothing.
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_shard_size: split larger `.safetensors` files; as in `PushOptions`.
         timeout: seconds for the whole sync.
@@ -379,6 +380,8 @@ class SyncOptions:
         complete_marker: make the files below the address a set that is whole or not there: a file
             `.complete.json`, which lists them, is removed first and written last, once all of them
             have been verified.
+        on_change: what happens when a file changes while it is sent, as in `PushOptions`; a file
+            that is gone and left out is not deleted from the bucket by this sync.
         strict: refuse files that look as if they held a credential, as in `PushOptions`.
 
     Example:
@@ -402,6 +405,7 @@ class SyncOptions:
     verify: bool = True
     dry_run: bool = False
     complete_marker: bool = False
+    on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -428,6 +432,7 @@ class SyncOptions:
             timeout=self.timeout,
             verify=self.verify,
             dry_run=self.dry_run,
+            on_change=self.on_change,
             strict=self.strict,
         )
 

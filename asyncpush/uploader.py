@@ -652,7 +652,7 @@ async def copy(
     Raises:
         InvalidRepoIdError, ValueError: for addresses or options that mean no copy.
         SourceError: the source holds no such files.
-        HubError: the Hub or the network failed, or the Hub copies nothing between these two, such
+        HubError: the Hub or the network failed, or the Hub does not copy between these two, such
             as those in different storage regions.
         VerificationError: the commit does not hold what was copied.
         SyncError: the bucket was changed, but not all files are as they should be.
@@ -721,7 +721,7 @@ async def sync(
 
 
 class Handle(Generic[T]):
-    """Work that goes on in the background: awaited, watched, cancelled."""
+    """Work that goes on in the background: awaited, followed, cancelled."""
 
     def __init__(self, task: asyncio.Task[T], publisher: ProgressPublisher, repo_id: str) -> None:
         self._task = task

@@ -48,10 +48,10 @@ LONGEST_PAUSE = 5.0
 LOOKING_SHARE = 0.1
 """Share of the time that is spent looking, at most: a look at 100,000 files takes a second."""
 
-PAUSE_WHEN_TOLD = 60.0
-"""Seconds between looks at a folder of whose changes the system tells."""
+PAUSE_WHEN_NOTIFIED = 60.0
+"""Seconds between looks at a folder of whose changes the system notifies us."""
 
-TOLD_AFTER = 5_000
+NOTIFIED_AFTER = 5_000
 """Milliseconds after which `watchfiles` reports even where nothing has changed."""
 
 FAILURES_KEPT = 100
@@ -158,10 +158,10 @@ class FolderWatch:
         if options.dry_run:
             raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
-        self.pushes = 0
+        self.pushes: int = 0
         self.last_result: UploadResult | SyncResult | None = None
         self.last_error: Exception | None = None
-        self.finished = False
+        self.finished: bool = False
         self._uploader = uploader
         self._folder = absolute_path(folder)
         self._repo_id = repo_id
@@ -172,8 +172,8 @@ class FolderWatch:
         self._clock = clock
         self._sleep = sleep
         self._use_watchfiles = use_watchfiles
-        self._told = asyncio.Event()
-        self._is_told = False
+        self._notified = asyncio.Event()
+        self._is_notified = False
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
         self._fatal: Exception | None = None
@@ -237,7 +237,7 @@ class FolderWatch:
         seen: Look | None = None
         changed_at = waiting_since = self._clock()
         while not self._stop.is_set():
-            self._told.clear()
+            self._notified.clear()
             began = self._clock()
             look = await self._look()
             now = self._clock()
@@ -256,15 +256,17 @@ class FolderWatch:
             if is_new:
                 await self._pause(max(pause, min(self._not_before - now, self._every)))
             else:
-                await self._pause(PAUSE_WHEN_TOLD if self._is_told else pause, told=True)
+                await self._pause(
+                    PAUSE_WHEN_NOTIFIED if self._is_notified else pause, may_be_notified=True
+                )
         return None
 
-    async def _pause(self, seconds: float, *, told: bool = False) -> None:
+    async def _pause(self, seconds: float, *, may_be_notified: bool = False) -> None:
         """Sleep, but no longer than until the block is left, or until there is news."""
         waits = [asyncio.ensure_future(self._sleep(seconds))]
         waits.append(asyncio.ensure_future(self._stop.wait()))
-        if told:
-            waits.append(asyncio.ensure_future(self._told.wait()))
+        if may_be_notified:
+            waits.append(asyncio.ensure_future(self._notified.wait()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -342,12 +344,12 @@ class FolderWatch:
         try:
             # Also told when nothing has changed for a while: by the first time it surely listens.
             async for _ in awatch(
-                self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=TOLD_AFTER
+                self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=NOTIFIED_AFTER
             ):
-                self._is_told = True
-                self._told.set()
+                self._is_notified = True
+                self._notified.set()
         except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, a strange mount
             logger.debug("polling %r: %s", self._folder, exc)
         finally:
-            self._is_told = False
-            self._told.set()
+            self._is_notified = False
+            self._notified.set()

@@ -35,8 +35,8 @@ from asyncpush.events import FileStored, XetProgress
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download, exists, files_of, head_of, pull_requests_of
 
 LARGE = random.Random(21).randbytes(3 * MIB)
@@ -144,7 +144,7 @@ async def test_patterns_deletions_and_a_card_are_those_of_a_push(
     result = await uploader.copy("me/staging", "me/prod", options)
 
     assert result.files_deleted == ("old.bin",)
-    assert result.warnings == ("model_card takes the place of the source's README.md",)
+    assert result.warnings == ("model_card replaces the source's README.md",)
     assert await download(hub, "me/prod") == {
         **{path: data for path, data in FILES.items() if path != "config.json"},
         "README.md": b"---\nlicense: apache-2.0\n---\n# Released\n",
@@ -232,17 +232,17 @@ async def test_objects_without_a_xet_hash_are_copied_where_repos_share_a_store(
 async def test_progress_and_events_are_those_of_a_push(
     hub: LocalHub, config: UploadConfig, staged: str
 ) -> None:
-    heard, seen = Heard(), list[UploadProgress]()
-    config = replace(config, events=heard, progress_callback=seen.append)
+    recorded, seen = EventRecorder(), list[UploadProgress]()
+    config = replace(config, events=recorded, progress_callback=seen.append)
     await copy("me/staging", "me/prod", token=TOKEN, endpoint=hub.url, config=config)
 
     total = sum(map(len, FILES.values()))
     assert (seen[-1].phase, seen[-1].bytes_sent, seen[-1].total_bytes) == ("done", total, total)
     assert [one.bytes_sent for one in seen] == sorted(one.bytes_sent for one in seen)
-    stored = {event.path: event.deduplicated for event in heard.of(FileStored)}
+    stored = {event.path: event.deduplicated for event in recorded.of(FileStored)}
     assert stored["model.safetensors"]
     assert stored["weights/part 1.bin"]
-    assert heard.of(XetProgress) == []
+    assert recorded.of(XetProgress) == []
 
 
 async def test_what_the_hub_could_not_copy_is_asked_for_again(

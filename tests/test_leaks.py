@@ -157,7 +157,7 @@ async def test_a_token_file_within_the_source_is_refused_whatever_token_is_used(
         os.link(token, out / "link")
     elif way == "named":
         source = {"a.txt": b"1", "secret/token": token}
-    with pytest.raises(SourceError, match="'secret/token' holds a Hub token that is in use"):
+    with pytest.raises(SourceError, match="'secret/token' contains a Hub token that is in use"):
         await uploader.push_to_hub("me/token", source)
 
     assert not faults.seen
@@ -172,7 +172,7 @@ async def test_the_tokens_beside_the_token_file_are_refused_too(
 ) -> None:
     out = write({"a.txt": "1", "stored_tokens": "[one]\nhf_token = x\n"})
     monkeypatch.setenv("HF_HOME", str(out))
-    with pytest.raises(SourceError, match="'stored_tokens' holds a Hub token"):
+    with pytest.raises(SourceError, match="'stored_tokens' contains a Hub token"):
         await uploader.push_to_hub("me/stored", out)
 
 
@@ -191,9 +191,9 @@ async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
         await uploader.push_to_hub("me/in-use", source)
 
     assert caught.value.problems == (
-        "'copy' holds a Hub token that is in use",
-        "'env' holds a Hub token that is in use",
-        "'given' holds a Hub token that is in use",
+        "'copy' contains a Hub token that is in use",
+        "'env' contains a Hub token that is in use",
+        "'given' contains a Hub token that is in use",
     )
     assert TOKEN not in str(caught.value)
 
@@ -213,8 +213,8 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
         for number, (_, token) in enumerate(TOKENS.values())
     }
     caplog.set_level(logging.DEBUG, "asyncpush")
-    heard: list[Record] = []
-    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=heard.append)
+    recorded: list[Record] = []
+    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=recorded.append)
     told = []
     async with Uploader(TOKEN, hub.url, config) as up:
         try:
@@ -223,8 +223,8 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
         except SourceError as error:
             told += [str(error), repr(error), *error.problems, *traceback.format_exception(error)]
     assert strict == any("looks like" in text and "Error" in text for text in told)
-    assert strict or sum(isinstance(record.event, Notice) for record in heard) >= 20
-    told += [repr(record) for record in heard]
+    assert strict or sum(isinstance(record.event, Notice) for record in recorded) >= 20
+    told += [repr(record) for record in recorded]
     for record in caplog.records:
         told += [VerboseFormatter().format(record), JsonFormatter().format(record)]
     for text in told:

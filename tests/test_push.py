@@ -54,8 +54,8 @@ from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_again
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
@@ -320,6 +320,17 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     )
     assert result.files_deleted == ("old/1.txt",)
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
+
+
+async def test_delete_patterns_leave_what_the_source_holds_but_is_skipped(
+    uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
+) -> None:
+    await uploader.push_to_hub("me/m", {"a": b"a", "data/x": b"1", "data2": b"2"})
+    folder = write({"a": b"a"}, "source")
+    (folder / "data").symlink_to(write({"x": b"1"}, "elsewhere"))
+    result = await uploader.push_to_hub("me/m", folder, PushOptions(delete_patterns="*"))
+    assert result.files_deleted == ("data2",)
+    assert any("link to a folder" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("folder", ["./", "", "ckpt\\1", "ckpt/1/"])
@@ -877,11 +888,11 @@ async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
     async with Uploader(TOKEN, hub.url, config) as first:
         await first.push_to_hub("me/m", source)
     shutil.rmtree(hub.root / "lfs" / "objects")
-    heard = Heard()
+    recorded = EventRecorder()
     faults.add("verify", "404", nth=2)
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as again:
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as again:
         await again.push_to_hub("me/other", source)
-    assert [event.cached for event in heard.of(FileHashed)] == [True, False]
+    assert [event.cached for event in recorded.of(FileHashed)] == [True, False]
 
 
 @pytest.mark.usefixtures("times_that_lie")

@@ -168,7 +168,7 @@ async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_a_spoilt_part_of_a_shard_is_sent_again(
+async def test_a_damaged_part_of_a_shard_is_sent_again(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path, tmp_path: Path
 ) -> None:
     faults.add("part", "reset mid-body", nth=2)
@@ -238,6 +238,6 @@ async def test_a_bad_header_stops_the_push_before_anything_is_created(
     uploader: Uploader, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.safetensors": b"\xff" * 2000})
-    with pytest.raises(SourceError, match=r"model\.safetensors' claims a header of"):
+    with pytest.raises(SourceError, match=r"model\.safetensors' announces a header of"):
         await uploader.push_to_hub("me/m", source, PushOptions(max_shard_size="1KB"))
     assert not faults.seen

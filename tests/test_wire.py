@@ -34,8 +34,8 @@ from asyncpush.localhub import LocalHub
 from asyncpush.options import RepoType
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer, with_body
-from tests.hearing import Heard
 from tests.oauth import ID_TOKEN_PATH, TokenRequests, store_login
 
 PART_SIZE = 64 << 10
@@ -567,8 +567,8 @@ async def test_we_send_what_the_official_client_sends(
     config: UploadConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    heard = Heard()
-    config = replace(config, events=heard)
+    listener = EventRecorder()
+    config = replace(config, events=listener)
     used: set[Difference] = set()
     problems: list[str] = []
     for repo_type, branch in BRANCHES.items():
@@ -614,4 +614,4 @@ async def test_we_send_what_the_official_client_sends(
         problems += [f"copy: {text}" for text in unexplained(theirs, our, used, only=route)]
     assert not problems, "\n".join(problems)
     assert used == set(DIFFERENCES), "differences that there are no more"
-    assert {event.call for event in heard.of(RequestStarted)} == known_calls()
+    assert {event.call for event in listener.of(RequestStarted)} == known_calls()

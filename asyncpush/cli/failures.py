@@ -58,9 +58,9 @@ class InterruptedBySignal(CommandError):
         from asyncpush.listeners.observation import UNCONFIRMED  # imports much; a push has it
 
         message = f"interrupted by {signal.Signals(signum).name}"
-        told = [message, *(notes or filter(None, [untouched]))]
+        parts = [message, *(notes or filter(None, [untouched]))]
         made = notes and UNCONFIRMED not in notes
-        super().__init__("; ".join(told), suggestion=MADE_HINT if made else RESUME_HINT)
+        super().__init__("; ".join(parts), suggestion=MADE_HINT if made else RESUME_HINT)
         self.signum = signum
 
 

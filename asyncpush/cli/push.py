@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
     arg.repo_type,
     *arg.NEW_REPO,
     arg.revision,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_: object) -> None:
     """Upload a folder or file as one verified commit."""
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
     connection = arg.connection(context, quiet=output.quiet)
@@ -68,6 +70,7 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
     option(
         "--receipts",
         type=arg.A_PATH,
@@ -112,6 +115,7 @@ def upload(
     from asyncpush.models import receipts_to_json
 
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     arg.check_file("--receipts", receipts)  # before the upload, not after it
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
@@ -251,12 +255,12 @@ async def open_uploader(
     output: Output,
     *,
     listener: Listener | None = None,
-    told: tuple[type[Event], ...] = (PushFinished,),
+    printed: tuple[type[Event], ...] = (PushFinished,),
 ) -> AsyncIterator[Uploader]:
     """An `Uploader` as the options say, with bars on stderr and the files of events.
 
-    `told` are the final events that print a line in place of the bars; failures are not among them,
-    since the command prints them itself.
+    `printed` are the final events that print a line in place of the bars; failures are not among
+    them, since the command prints them itself.
     """
     hub_endpoint(connection.endpoint)
     check_records(connection)
@@ -265,7 +269,7 @@ async def open_uploader(
     with (
         Announcement(1, _PRINTED),  # the shell may redirect it to a file within the source
         Announcement(2, _PRINTED),
-        listeners_of(connection, told, output) as listeners,
+        listeners_of(connection, printed, output) as listeners,
     ):
         if listener is not None:
             listeners.append(listener)

@@ -118,7 +118,7 @@ class Facts:
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+ANSWER_TIMEOUT = 20.0
 """Seconds for one request: the user is waiting for the diagnosis."""
 
 OTHER_FILES = 64
@@ -204,13 +204,13 @@ async def _ask(
 ) -> T | HubError:
     """Send one request, without retries. A failure is returned as a fact."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             return await session.ask(
                 request, parse, events, retry=False, expected=lambda error: True
             )
     except TimeoutError:
         return HubError(
-            f"no answer within {PATIENCE:.0f} s",
+            f"no answer within {ANSWER_TIMEOUT:.0f} s",
             method=request.method,
             url=session.endpoint,
             unreachable=True,

@@ -82,10 +82,10 @@ class _LastResort(logging.StreamHandler[Any]):
     Messages about what the screen shows anyway are left out.
     """
 
-    def __init__(self, told: frozenset[str], room: Room) -> None:
+    def __init__(self, shown: frozenset[str], room: Room) -> None:
         super().__init__(_AboveStream(sys.stderr, room))
         self.setLevel(logging.WARNING)
-        self.addFilter(lambda record: getattr(record, "asyncpush", {}).get("event") not in told)
+        self.addFilter(lambda record: getattr(record, "asyncpush", {}).get("event") not in shown)
 
 
 def _terminal_handlers() -> list[logging.StreamHandler[Any]]:

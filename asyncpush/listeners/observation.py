@@ -50,14 +50,14 @@ class PushObserver:
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
         self._landed: Committed | None = None
-        heard = [
+        all_listeners = [
             self._on_event,
             publisher.on_event,
             self._retries.on_event,
             self._activity.on_event,
             *listeners,
         ]
-        self.events: Emitter = Emitter(heard, push_id=self.push_id)
+        self.events: Emitter = Emitter(all_listeners, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
         if isinstance(record.event, CommitStarted):
@@ -82,15 +82,15 @@ class PushObserver:
             error.add_note(made)
             return error
         reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
-        told = VerificationError(
+        failure = VerificationError(
             f"{made}, but it could not be verified: {reason}",
             commit_sha=landed.commit_sha,
             commit_url=landed.commit_url,
             suggestion="nothing needs to be sent again: look at the commit, or compare the files"
             " with `audit` (`asyncpush audit`) once the Hub answers",
         )
-        told.__cause__ = error
-        return told
+        failure.__cause__ = error
+        return failure
 
     def finished(self, outcome: T) -> T:
         """Report success. Returns the outcome, completed with what was counted from the events."""

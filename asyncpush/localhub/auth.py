@@ -323,8 +323,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = getattr(record, "request", None) or {"message": super().format(record)}
-        return orjson.dumps({"time": time, "level": record.levelname.lower(), **told}).decode()
+        content = getattr(record, "request", None) or {"message": super().format(record)}
+        return orjson.dumps({"time": time, "level": record.levelname.lower(), **content}).decode()
 
 
 def _printable(text: str) -> str:

@@ -133,12 +133,12 @@ _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 class AdaptiveLimit:
     """Limits how many parts are in flight.
 
-    The limit starts at `START`. As soon as goodput is steady, half of the parts are paused to see
-    whether the other half gives the same goodput, then half of those, and so on. If the first half
-    does not, the limit doubles as long as goodput grows with it. In both cases it ends at the
-    fewest parts that give `CARRIES` of the best goodput. From then on it tries now and then whether
-    half as many more help, or a quarter fewer are enough. When the store is overloaded, the limit
-    returns to its value before the last rise, or is halved.
+    The limit starts at `START`. As soon as goodput is steady, it doubles as long as goodput grows
+    with it. When it no longer does, half of the parts are paused to see whether the other half
+    gives the same goodput, then half of those, and so on. It ends at the fewest parts that give
+    `CARRIES` of the best goodput. From then on it tries now and then whether half as many more
+    help, or a quarter fewer are enough. When the store is overloaded, the limit returns to its
+    value before the last rise, or is halved.
 
     Goodput is bytes per second of slot time, times the limit. Small parts are not measured. Up to
     `SMALL_PARTS` of them are sent at once, unless the store has reported an overload: then one
@@ -261,9 +261,9 @@ class AdaptiveLimit:
         self._part_size = size
         self._bytes += moved
         self._seconds += seconds
-        self._told += min(1.0, self._mode.eagerness * moved / max(size, 1))
+        self._observed += min(1.0, self._mode.eagerness * moved / max(size, 1))
         # A limit that is not reached cannot be judged.
-        if 2 * self._told >= self._limit <= (self._in_flight if self._refused else self._large):
+        if 2 * self._observed >= self._limit <= (self._in_flight if self._refused else self._large):
             goodput = self._limit * self._bytes / max(self._seconds, 1e-6)
             self._judge(Measured(self._limit, goodput))
 
@@ -285,9 +285,8 @@ class AdaptiveLimit:
             # slower.
             now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
-            if now.width > FEWEST:
-                self._trial, self._first = now, now.width
-                self._narrow(max(FEWEST, now.width // 2))
+            if now.width > FEWEST and self._limit >= self._maximum and self._waiting:
+                self._look_for_fewer(now)
                 return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
@@ -302,6 +301,10 @@ class AdaptiveLimit:
             self._judge_alone(now)
             return
         best = max(before.goodput, now.goodput)
+        if self._mode is SLOW_START and before.width > FEWEST:
+            self._rises.clear()
+            self._look_for_fewer(Measured(before.width, best))
+            return
         needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
         if now.goodput < (1 + TOLERANCE) * before.goodput:
             # Nothing was gained: the limit before is enough, and may be too high as well.
@@ -311,6 +314,10 @@ class AdaptiveLimit:
         self._settle(max(needed, min(FEWEST, before.width)))
         if self._limit < before.width:
             self._trial = Measured(before.width, best)
+
+    def _look_for_fewer(self, enough: Measured) -> None:
+        self._trial, self._first = enough, enough.width
+        self._narrow(max(FEWEST, enough.width // 2))
 
     def _judge_narrower(self, before: Measured, now: Measured) -> None:
         """`before` is the narrowest limit so far that carries its goodput."""
@@ -327,9 +334,7 @@ class AdaptiveLimit:
             else:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
-            # All of them are needed, and maybe more.
-            self._steer(before.width)
-            self._judge_alone(before)
+            self._settle(before.width)  # all of them are needed
         elif starting:
             self._settle(max(needed, now.width + 1))
         else:
@@ -395,7 +400,7 @@ class AdaptiveLimit:
 
     def _count_anew(self) -> None:
         self._bytes = 0
-        self._seconds = self._told = 0.0
+        self._seconds = self._observed = 0.0
 
     def _width(self, small: bool) -> int:
         """How many parts may be in flight when another one of this kind begins."""

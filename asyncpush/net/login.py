@@ -144,8 +144,8 @@ class Login:
             error = exc if isinstance(exc, HubError) else _not_renewed(path, exc)
             if forced:
                 raise error from exc
-            told = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
-            logger.warning("the login %r could not be renewed in time: %s", login.name, told)
+            reason = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
+            logger.warning("the login %r could not be renewed in time: %s", login.name, reason)
             again = self._clock() + LOOK_AGAIN_AFTER
             return Credential(token, str(path), again, login.expires_at, renewable=True)
 

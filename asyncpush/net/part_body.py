@@ -209,7 +209,7 @@ class PartBody(aiohttp.Payload):
         self._events = events
         self.sent = 0
         self.ended: float | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
         self.answered = False
@@ -311,8 +311,8 @@ class PartBody(aiohttp.Payload):
     def _advance(self, count: int) -> None:
         self.sent += count
         now = self._stall.touch()
-        if now - self._told_at >= PROGRESS_INTERVAL or self.whole:
-            self._told_at = now
+        if now - self._reported_at >= PROGRESS_INTERVAL or self.whole:
+            self._reported_at = now
             self._on_sent(self.sent)
 
     async def finish(self) -> None:

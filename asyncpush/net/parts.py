@@ -84,15 +84,15 @@ class PartSender:
             # Read before a slot is taken: a slow source must not hold one.
             await feed.read_if_short()
             return await self._in_slot(put, None, feed)
-        return await self._in_race(put)
+        return await self._hedged(put)
 
-    async def _in_race(self, put: PartRequest) -> SentPart:
-        race = HedgedSend(put.on_sent)
-        put = replace(put, on_sent=race.moved)
+    async def _hedged(self, put: PartRequest) -> SentPart:
+        hedged = HedgedSend(put.on_sent)
+        put = replace(put, on_sent=hedged.moved)
         async with anyio.create_task_group() as group:
 
             async def run(put: PartRequest, again: Callable[[], None] | None) -> None:
-                if await race.run(self._in_slot(put, again)):
+                if await hedged.run(self._in_slot(put, again)):
                     group.cancel_scope.cancel()
 
             def send_again() -> None:
@@ -103,7 +103,7 @@ class PartSender:
                     group.start_soon(for_group(run), twin, None)
 
             await run(put, send_again)
-        return race.result()
+        return hedged.result()
 
     async def _in_slot(
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None

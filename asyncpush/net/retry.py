@@ -271,8 +271,8 @@ class RetryLoop:
                 )
             wait = self._decide(error) if retry else None
             if not asking and reported(error):
-                told = follow_up(error) if wait is None else wait
-                report_failure(this.events, call, error, told, fields)
+                next_wait = follow_up(error) if wait is None else wait
+                report_failure(this.events, call, error, next_wait, fields)
             if wait is None:
                 raise self._final(error) if retry else error
             await self._sleep(wait)

@@ -275,8 +275,8 @@ class HubSession:
         self._started(this, url, headers)
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
             headers |= self._trace_headers(this.events.span_id)
-        patience = self.config.response_timeout
-        stall = StallTimeout(patience if request.slow else min(patience, LIGHT_TIMEOUT))
+        timeout = self.config.response_timeout
+        stall = StallTimeout(timeout if request.slow else min(timeout, LIGHT_TIMEOUT))
         body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (

@@ -95,7 +95,7 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
 async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
     """Of the bytes as they are now. hf_xet hashes files alone: what is none is written to one."""
     if file.path is not None:
-        return (await hashes_of(ctx, [file]))[0]
+        return (await hashes_of(ctx, [file]))[file.path_in_repo]
     folder = Path(ctx.config.cache_dir) / "spool"
 
     def write() -> FileSource:
@@ -111,7 +111,7 @@ async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
 
     copy = await in_thread(ctx.threads, write)
     try:
-        return (await hashes_of(ctx, [copy]))[0]
+        return (await hashes_of(ctx, [copy]))[file.path_in_repo]
     finally:
         await in_thread_anyway(ctx.threads, lambda: os.unlink(str(copy.path)))
 

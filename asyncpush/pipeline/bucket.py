@@ -13,10 +13,10 @@ from functools import partial
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
+from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import RetryScheduled
 from asyncpush.models import FileSource, SyncFailure
-from asyncpush.options import SyncOptions
+from asyncpush.options import MIB, SyncOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
@@ -32,6 +32,10 @@ from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
 
 BATCHES_AT_ONCE = 4
+
+HASHED_TOGETHER = 64
+HASHED_BYTES = 256 * MIB
+"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
 
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
@@ -155,7 +159,7 @@ class Bucket:
         Hub lists as failed is sent again if that may help; what remains, in words.
 
         After a batch that cannot be sent at all no other is begun, and those under way are waited
-        for. Raises the `HubError` where the bucket was not changed, else all of it is told as
+        for. Raises the `HubError` where the bucket was not changed, else all of it is returned as
         failures.
         """
         failures: list[SyncFailure] = []
@@ -182,8 +186,10 @@ class Bucket:
         attempt = 1
         while True:
             failed = await self._send_once(operations)
+            # Noted before the bucket is looked at: that look may fail.
+            self._note_applied(operations, failed)
             failed = await self._still_failed(operations, failed)
-            self.applied |= {each.path for each in operations} - {each.path for each in failed}
+            self._note_applied(operations, failed)
             again = {each.path for each in failed if each.may_pass and attempt < ATTEMPTS}
             lasting += [
                 SyncFailure(each.path, each.reason) for each in failed if each.path not in again
@@ -197,13 +203,21 @@ class Bucket:
             await asyncio.sleep(wait)
             operations = [each for each in operations if each.path in again]
 
+    def _note_applied(
+        self, operations: Sequence[Operation], failed: Sequence[FailedOperation]
+    ) -> None:
+        self.applied |= {each.path for each in operations} - {each.path for each in failed}
+
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
         """One batch. An answer that is lost is replaced by a look at the bucket."""
         ctx = self._ctx
         by_path = {operation.path: operation for operation in operations}
+        may_have_landed = False  # an attempt, whatever became of those after it
 
         async def look(error: HubError) -> list[FailedOperation] | None:
-            if not may_still_land(error):
+            nonlocal may_have_landed
+            may_have_landed = may_have_landed or may_still_land(error)
+            if not may_have_landed:
                 return None
             left = _differences(by_path, await self.files(list(by_path)))
             return None if left else []
@@ -223,7 +237,7 @@ class Bucket:
                     return []
             except HubError:
                 pass  # the first failure says more
-            self._unclear = self._unclear or may_still_land(exc)
+            self._unclear = self._unclear or may_have_landed
             raise
 
     async def _still_failed(
@@ -241,12 +255,31 @@ class Bucket:
         return [each for each in failed if not by_path[each.path].shows_in(found)]
 
 
-async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
-    """The Xet hashes of files on disk, of their bytes as they are now."""
+def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
+    """The files in lists that are hashed at once."""
+    batch: list[FileSource] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.size
+    if batch:
+        yield batch
+
+
+async def hashes_of(
+    ctx: PushContext,
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+) -> dict[str, str]:
+    """The Xet hashes of files on disk, of their bytes as they are now, by path in the repo. With
+    `changed`, followed files that have changed are put there and have none."""
     if all(file.size == 0 for file in files):
-        return [buckets.EMPTY_HASH] * len(files)
+        return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
-        return await ctx.xet.hash_files(files)
+        return await ctx.xet.hash_files(files, changed)
     except XetFailedError as exc:
         raise AsyncPushError(
             f"hf_xet cannot hash the files: {exc.message}",
@@ -304,6 +337,6 @@ def _differences(
 
 def in_words(failures: Iterable[SyncFailure], most: int = 10) -> str:
     """The first of them, for the message of an error."""
-    told = list(map(str, failures))
-    more = f"; and {len(told) - most:,} more" if len(told) > most else ""
-    return "; ".join(told[:most]) + more
+    lines = list(map(str, failures))
+    more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

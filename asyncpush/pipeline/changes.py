@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -43,9 +43,15 @@ def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[C
     return changes
 
 
-async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[Delete]:
-    """Remote files that `delete_patterns` name and that are not `pushed`. The repo's LFS rules
-    stay (the official client keeps them too)."""
+async def deletions(
+    ctx: PushContext,
+    pushed: Iterable[str],
+    head: str,
+    holds: Callable[[str], bool] = lambda path: False,
+) -> list[Delete]:
+    """Remote files that `delete_patterns` name and that are not `pushed`. Those that the source
+    `holds` all the same stay, and so do the repo's LFS rules (the official client keeps them too).
+    """
     options = ctx.options
     if options.delete_patterns is None:
         return []
@@ -54,9 +60,13 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
     def named() -> list[Delete]:
         prefix = folder_prefix(options.path_in_repo)
         kept = {*pushed, WRITTEN_BY_THE_HUB}
+
+        def stays(path: str) -> bool:
+            return path in kept or holds(path)
+
         below = [file.path[len(prefix) :] for file in remote if file.path.startswith(prefix)]
         paths = select(below, options.delete_patterns, None)
-        return [Delete(prefix + path) for path in paths if prefix + path not in kept]
+        return [Delete(prefix + path) for path in paths if not stays(prefix + path)]
 
     return await in_thread(ctx.threads, named)
 
@@ -173,7 +183,8 @@ def check_receipts(receipts: Sequence[Receipt]) -> None:
 
 
 DEFAULT_BRANCH = "main"
-"""The one branch that the Hub merges pull requests into: only there a chain shows in one step."""
+"""The one branch that the Hub merges pull requests into: only there a series of commits shows in
+one step."""
 
 LFS_FILES_A_COMMIT = 1_000
 """Most LFS files that go in one commit call unasked: the upper end of what the official client
@@ -185,7 +196,7 @@ INLINE_BYTES_A_COMMIT = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class CommitLimits:
-    """Bounds of one link; None means no bound. A single change always fits."""
+    """Bounds of one commit; None means no bound. A single change always fits."""
 
     files: int | None = None
     lfs_files: int | None = None
@@ -206,7 +217,7 @@ SURVIVABLE = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTE
 def commit_limits(options: PushOptions) -> CommitLimits:
     """Limits of this push's commits; none where it stays one commit of any size.
 
-    What was asked for holds everywhere. Unasked, a chain is made only where it shows in one step,
+    What was asked for holds everywhere. Unasked, a series is made only where it shows in one step,
     and not on a pinned parent: a merge cannot promise to follow it directly.
     """
     if options.max_files_per_commit is not None:
@@ -217,23 +228,23 @@ def commit_limits(options: PushOptions) -> CommitLimits:
 
 
 def split(changes: Iterable[Change], size: CommitLimits) -> list[Sequence[Change]]:
-    """`changes` in order, in as few links within `size` as that allows."""
-    links: list[Sequence[Change]] = []
-    link: list[Change] = []
+    """`changes` in order, in as few commits within `size` as possible."""
+    commits: list[Sequence[Change]] = []
+    commit: list[Change] = []
     lfs_files = inline_bytes = 0
     for change in changes:
         lfs = isinstance(change, AddLfs)
         inline = change.size if isinstance(change, AddInline) else 0
-        if link and not size.fits(len(link) + 1, lfs_files + lfs, inline_bytes + inline):
-            links.append(link)
-            link = []
+        if commit and not size.fits(len(commit) + 1, lfs_files + lfs, inline_bytes + inline):
+            commits.append(commit)
+            commit = []
             lfs_files = inline_bytes = 0
-        link.append(change)
+        commit.append(change)
         lfs_files += lfs
         inline_bytes += inline
-    if link:
-        links.append(link)
-    return links
+    if commit:
+        commits.append(commit)
+    return commits
 
 
 def _within(value: int, bound: int | None) -> bool:

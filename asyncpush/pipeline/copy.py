@@ -84,7 +84,7 @@ async def copy(
 ) -> UploadResult:
     """Copy to the repo of `ctx`, in one verified commit. `own` are files that take the place of the
     source's: the model card. Raises `SourceError` when the source holds nothing to copy, `HubError`
-    when the Hub copies nothing between these repos."""
+    when the Hub does not copy between these repos."""
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
     # Its rules are the destination's own; the Hub adds what the copied files need.
@@ -145,7 +145,7 @@ async def _chosen(
 
     files = await in_thread(ctx.threads, chosen)
     if not files and options.delete_patterns is None and options.model_card is None:
-        raise _nothing(f"the patterns choose none of the {len(remote):,} files of the source")
+        raise _nothing(f"the patterns select none of the {len(remote):,} files of the source")
     return oid, files
 
 
@@ -285,7 +285,7 @@ class _Copier:
             if file.path_in_repo not in self._contents:
                 self._files[file.path_in_repo] = file
             else:
-                ctx.warn(f"model_card takes the place of the source's {file.path_in_repo}")
+                ctx.warn(f"model_card replaces the source's {file.path_in_repo}")
         receipts = await in_thread(ctx.threads, self._receipts)
         ctx.events.emit(FilesPlanned(len(receipts), sum(receipt.size for receipt in receipts)))
         for warning in await in_thread(ctx.threads, lambda: check_limits(receipts)):
@@ -405,11 +405,11 @@ class _Copier:
             raise self._refused(missing)
 
     def _refused(self, failures: Iterable[tuple[str, str]]) -> HubError:
-        told = [f"{path}: {why}" for path, why in failures]
+        reasons = [f"{path}: {why}" for path, why in failures]
         source, target = self._source.ctx.repo, self._ctx.repo
         return HubError(
-            f"the Hub cannot copy {len(told):,} file(s) from {source.git_path} to"
-            f" {target.git_path}: {'; '.join(told[:10])}",
+            f"the Hub cannot copy {len(reasons):,} file(s) from {source.git_path} to"
+            f" {target.git_path}: {'; '.join(reasons[:10])}",
             suggestion="objects are copied only within one storage region, between repos that the"
             f" token may read and write; {_PUSH_INSTEAD}",
         )

@@ -281,7 +281,7 @@ def check_limits(files: Sequence[FileSource | Receipt]) -> list[str]:
 async def check_one_commit(
     ctx: PushContext, files: Sequence[FileSource | Receipt], head: str
 ) -> None:
-    """Before bytes move: more LFS files than one commit call survives become a chain that shows in
+    """Before bytes move: more LFS files than one commit call survives become a series that shows in
     one step; on a branch that the Hub merges nothing into they cannot, and the user has to say
     what is wanted. Raises `SourceError`. Files that the branch holds at their size may be
     unchanged, and do not count."""

@@ -47,13 +47,9 @@ from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
-from asyncpush.sources.changing import changes_of, looks_changed
+from asyncpush.sources.changing import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.transfers.inline import git_blob_oid
-
-COLLECTED_AGAIN = 3
-"""Times that files which changed while they were stored are collected again, and then again just
-before the commit."""
 
 T = TypeVar("T")
 
@@ -83,7 +79,7 @@ class PushRun:
         await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected)
-        deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
+        deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
         async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
@@ -113,7 +109,7 @@ class PushRun:
             ctx.repo_created = False
             await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
         except HubError:
-            pass  # the refusal is what has to be told
+            pass  # what is reported is the refusal
         except SourceError as exc:
             raise exc from refused
 
@@ -335,11 +331,13 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
     ) -> Outcome:
-        """One commit, or the chain that so many changes need, or none when nothing changed.
+        """One commit, or a series of them for very many changes, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` held already."""
         ctx = self._ctx
-        chained, warning = await in_thread(ctx.threads, lambda: _looked_over(ctx.options, changes))
-        if not changes or chained:
+        in_series, warning = await in_thread(
+            ctx.threads, lambda: _looked_over(ctx.options, changes)
+        )
+        if not changes or in_series:
             check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
@@ -347,7 +345,7 @@ class PushRun:
             ctx.warn(warning)
         async with self._lock():
             try:
-                return await self._commit_now(changes, wanted, head, load, chained=chained)
+                return await self._commit_now(changes, wanted, head, load, in_series=in_series)
             except HubError as exc:
                 if exc.status == 400:
                     await self._check_paths_again(paths_added(changes), exc)
@@ -360,14 +358,14 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
         *,
-        chained: bool,
+        in_series: bool,
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
-        if options.revision == DEFAULT_BRANCH and (chained or options.create_pr):
+        if options.revision == DEFAULT_BRANCH and (in_series or options.create_pr):
             return await commit_in_pull_request(
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
-        if chained:
+        if in_series:
             ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
                 ctx, changes, wanted, head, options.revision, load, commit_limits(options)
@@ -444,7 +442,7 @@ class PushRun:
         by_path = {file.path_in_repo: file for file in files}
         await self._store_changed(collected, by_path, stored, store=False)
         self._warn_if_all_ignored(stored)
-        deleted = await deletions(ctx, by_path, head)
+        deleted = await deletions(ctx, by_path, head, collected.holds)
         return self._plan(stored, deleted, head)
 
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
@@ -458,9 +456,9 @@ def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
     """Whether these changes need several commits; else what to say of the one that they need."""
-    chained = len(split(changes, commit_limits(options))) > 1
-    if chained or options.max_files_per_commit is not None:
-        return chained, None
+    in_series = len(split(changes, commit_limits(options))) > 1
+    if in_series or options.max_files_per_commit is not None:
+        return in_series, None
     return False, warning_of_slow_commit(changes)
 
 

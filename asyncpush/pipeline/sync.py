@@ -12,15 +12,12 @@ import asyncio
 import contextlib
 import mimetypes
 import time
-from collections.abc import Container, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
-import anyio
-
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -32,25 +29,17 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
-from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
-from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
+from asyncpush.models import FileSource, PlannedFile, SyncFailure, SyncResult
+from asyncpush.options import SyncOptions
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashed_together, hashes_of, in_words
+from asyncpush.pipeline.bucket_store import BucketStore
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
-from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
+from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.transfers.xet import XetFailedError, XetUpload
 
-HASHED_TOGETHER = 64
-HASHED_BYTES = 256 * MIB
-"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
-
-ADDED_TOGETHER = 64
-"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
-
-ADDED_AT_ONCE = 2
 LOOKED_UP_AT_ONCE = 64
 
 
@@ -77,10 +66,11 @@ class SyncRun:
         self._ctx = ctx
         self._options = options
         self._bucket = Bucket(ctx)
-        self._xet = BucketXet(ctx)
+        self._store = BucketStore(ctx)
         self._folder = folder_prefix(ctx.options.path_in_repo)
         self._marker = self._folder + MARKER
         self._done = _Progress()
+        self._holds: Callable[[str], bool] = lambda path: False
         self._started = time.monotonic()
 
     async def run(self, collected: CollectedSources) -> SyncResult:
@@ -106,6 +96,7 @@ class SyncRun:
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx
+        self._holds = collected.holds
         await self._check(collected)
         if not await self._bucket.ensure(self._options):
             ctx.warn(f"the bucket {ctx.repo.repo_id} does not exist and would be created")
@@ -117,11 +108,12 @@ class SyncRun:
             copied = self._copied.items()
             unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
             return await self._dry_run(collected, unchanged, extra)
-        await self._store(collected, there, unchanged)
+        await self._send(collected, there, unchanged)
         if await self._is_complete(there, extra):
             self._done.marker = self._marker if self._options.complete_marker else None
         else:
             await self._change(there, extra)
+        await self._store.tell_changes(collected.files)
         ctx.enter("done")
         return self._result(verified=self._options.verify)
 
@@ -205,17 +197,21 @@ class SyncRun:
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
         await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
-        for batch in _together(unknown):
+        for batch in hashed_together(unknown):
             began = time.time()
-            hashes = await hashes_of(ctx, batch)
-            keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
+            # Those that have changed meanwhile are sent, and looked at then.
+            hashes = await hashes_of(ctx, batch, changed={})
+            steady = [file for file in batch if file.path_in_repo in hashes]
+            pairs = [(file, hashes[file.path_in_repo]) for file in steady]
+            keep = partial(ctx.hasher.remember, pairs, began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
-            for file, xet_hash in zip(batch, hashes, strict=True):
+            for file, xet_hash in pairs:
                 settle(file, xet_hash, cached=False)
         return found
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
-        """The files to delete: below the address, chosen by the patterns, not in the source."""
+        """The files to delete: below the address, chosen by the patterns, not in the source, where
+        it was not skipped either."""
         if not self._options.delete:
             return []
         return self._chosen(self._others(there, set(self._paths(collected))))
@@ -228,21 +224,23 @@ class SyncRun:
 
     def _chosen(self, paths: Iterable[str]) -> list[str]:
         chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
-        return [path for path in paths if chosen(path[len(self._folder) :])]
+        skip = len(self._folder)
+        return [path for path in paths if chosen(path[skip:]) and not self._holds(path)]
 
-    async def _store(
+    async def _send(
         self,
         collected: CollectedSources,
         there: dict[str, BucketFile],
         unchanged: dict[str, str],
     ) -> None:
         """Send what the bucket does not hold to the Xet store: nothing shows there yet."""
-        done = self._done
-        mtimes = {file.path_in_repo: _mtime(file) for file in collected.files}
+        done, store = self._done, self._store
+        files = {file.path_in_repo: file for file in collected.files}
 
         def take(path: str, size: int, xet_hash: str) -> None:
             kind = mimetypes.guess_type(path)[0]
-            mtime = mtimes.get(path) or int(time.time() * 1000)
+            file = store.collected_again.get(path) or files.get(path)
+            mtime = _mtime(file) or int(time.time() * 1000)
             done.adds[path] = AddFile(path, size, xet_hash, mtime, kind)
             if done.adds[path].shows_in(there):
                 done.unchanged.add(path)
@@ -254,10 +252,13 @@ class SyncRun:
                 take(file.path_in_repo, file.size, unchanged[file.path_in_repo])
                 done.deduplicated += file.size
         if to_send or collected.streams:
-            for receipt in await self._send(to_send, collected.streams):
+            for receipt in await store.send_all(collected, to_send):
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
                 done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
+        if store.gone and not done.adds:
+            message = "every file of the source was removed before it was sent"
+            raise SourceError(message, problems=[message], suggestion="nothing was changed")
 
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
         """The store has these already."""
@@ -271,48 +272,6 @@ class SyncRun:
             else:
                 events.emit(FileRouted(path, add.size, "xet"))
                 events.emit(FileStored(path, add.size, "xet", deduplicated=True))
-
-    async def _send(
-        self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
-    ) -> list[Receipt]:
-        """Receipts of all of them, once the Xet store has them."""
-        ctx = self._ctx
-        access = await self._xet.access()
-        upload: XetUpload | None = None
-
-        async def add(together: Sequence[FileSource]) -> None:
-            assert upload is not None
-            for file in together:
-                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add_all(together)
-
-        async def add_stream(stream: OpenStream) -> None:
-            assert upload is not None
-            ctx.events.emit(FileRouted(stream.path_in_repo, 0, "xet"))
-            pieces = stream.pieces()
-            async with aclosing(pieces):
-                await upload.add_stream(stream.path_in_repo, pieces)
-
-        try:
-            upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
-            ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
-            # All at once: one producer may write them in turn.
-            await for_each(streams, add_stream, width=len(streams))
-            receipts = await upload.finish()
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"Xet failed: {exc.message}",
-                suggestion="sync again: what was sent is not sent again",
-            ) from exc
-        finally:
-            if upload is not None:
-                with anyio.CancelScope(shield=True):
-                    await upload.abort()
-        found = zip(upload.files, (receipt.xet_hash or "" for receipt in receipts), strict=True)
-        keep = partial(ctx.hasher.remember, list(found), upload.began, "xet")
-        await in_thread(ctx.push_threads.journal, keep)
-        return receipts
 
     async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
         """Whether nothing is to be done, the marker included, and the bucket still shows it."""
@@ -391,7 +350,7 @@ class SyncRun:
         self._raise_failures(failures)
         exact = self._options.delete and not others
         content = SetMarker.new(self._set_files(), exact=exact).to_json()
-        (receipt,) = await self._send([FileSource(self._marker, len(content), data=content)])
+        (receipt,) = await self._store.send([FileSource(self._marker, len(content), data=content)])
         marker = AddFile(
             self._marker,
             len(content),
@@ -415,7 +374,11 @@ class SyncRun:
             return [], []
         shown = await self._bucket.files_below(self._folder)
         others = self._others(shown, self._done.adds)
-        new = [SyncFailure(path, "written by someone else") for path in self._chosen(others)]
+        new = [
+            SyncFailure(path, "written by someone else")
+            for path in self._chosen(others)
+            if path not in self._store.gone
+        ]
         return others, new
 
     def _set_files(self) -> dict[str, tuple[int, str]]:
@@ -485,11 +448,6 @@ class SyncRun:
         )
 
 
-def _paths(collected: CollectedSources) -> Iterable[str]:
-    yield from (file.path_in_repo for file in collected.files)
-    yield from (stream.path_in_repo for stream in collected.streams)
-
-
 def _folders_of(path: str) -> Iterable[str]:
     """All folders that a path is in, the outermost, "", among them."""
     while path:
@@ -501,20 +459,8 @@ def _markers(folders: Iterable[str]) -> list[str]:
     return [folder + name for folder in sorted(folders) for name in (MARKER, PRUNED)]
 
 
-def _mtime(file: FileSource) -> int:
+def _mtime(file: FileSource | None) -> int:
     """Milliseconds since the epoch; 0 for what is not a file on disk."""
-    return 0 if file.identity is None else file.identity.mtime_ns // 1_000_000
-
-
-def _together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
-    """The files in lists that are hashed at once."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+    if file is None or file.identity is None:
+        return 0
+    return file.identity.mtime_ns // 1_000_000

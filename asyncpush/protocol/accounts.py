@@ -107,14 +107,14 @@ def kind_of_token(token: str) -> TokenKind | None:
     return "oidc" if token.startswith("hf_jwt_") else None
 
 
-def _grants(told: Mapping[str, Any]) -> tuple[Grant, ...]:
+def _grants(access: Mapping[str, Any]) -> tuple[Grant, ...]:
     return tuple(
         Grant(
             str(_object(scope.get("entity")).get("type", "")),
             str(_object(scope.get("entity")).get("name", "")),
             frozenset(map(str, _list(scope.get("permissions")))),
         )
-        for scope in _objects(told.get("scoped"))
+        for scope in _objects(access.get("scoped"))
     )
 
 

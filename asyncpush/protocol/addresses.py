@@ -114,7 +114,7 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
 
 def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
     """Raise `InvalidRepoIdError` for a copy that the Hub cannot make, `ValueError` for options that
-    make no sense for a copy."""
+    do not apply to a copy."""
     if source.kind == "bucket" and isinstance(options, PushOptions):
         raise InvalidRepoIdError(
             f"{source.text} is a bucket: the Hub cannot copy from a bucket to a repo",
@@ -257,8 +257,8 @@ def _split_revision(text: str, rest: str) -> tuple[str, str]:
     if revision == "refs":
         raise _refused(
             text,
-            "refs/ is allowed only in refs/pr/NUMBER and refs/convert/NAME",
-            "name only the branch: main, not refs/heads/main",
+            "the only revisions under refs/ are refs/pr/NUMBER and refs/convert/NAME",
+            "name the branch alone: main, not refs/heads/main",
         )
     return revision, path
 
@@ -278,7 +278,9 @@ def _parse_url(text: str, endpoint: str) -> Address:
         raise _refused(_shown(text), f"it is not a valid URL ({exc})") from exc
     shown = _shown(text)
     if parts.username is not None or parts.password is not None:
-        raise _refused(shown, "a URL must not hold a user name or password", "set HF_TOKEN instead")
+        raise _refused(
+            shown, "a URL must not contain a user name or password", "set HF_TOKEN instead"
+        )
     if host not in _hosts(endpoint):
         raise _refused(
             shown,
@@ -312,7 +314,7 @@ def _parse_page(
     if action not in known:
         raise _refused(
             text,
-            f"a /{action}/ page is not a place to put files",
+            f"files cannot be pushed to a /{action}/ page",
             f"use the repo's own page, or one with /{_FOLDER_PAGE}/",
         )
     # A slash within a segment stays encoded until the path has been split into segments.
@@ -336,7 +338,7 @@ def _parse_page(
 
 def _check_path(text: str, path: str) -> None:
     if path.startswith("/") or "//" in path:
-        raise _refused(text, "its path contains an empty name, //", "write / once")
+        raise _refused(text, "its path contains an empty name, //", "write a single /")
 
 
 def _hosts(endpoint: str) -> frozenset[str]:

@@ -207,9 +207,9 @@ def _diagnose(
             request.call == "duplicate" and "quota" not in words and "limit" not in words
         ):
             return AuthError if status == 403 else HubError, (
-                f"the Hub cannot copy from {request.fields.get('source')} to {repo_id}: they may be"
-                " stored in different regions, the token may lack a permission, or this Hub may not"
-                " support copies; to send the bytes instead, download the source and push it"
+                f"the Hub does not copy from {request.fields.get('source')} to {repo_id}: they may"
+                " be stored in different regions, the token may lack a permission, or this Hub may"
+                " not support copies; to send the bytes instead, download the source and push it"
             )
         case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (
@@ -351,8 +351,8 @@ def _message_in(body: str) -> str:
     try:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        told = re.search(r"<Message>([^<]*)</Message>", body)
-        text = told[1] if told else re.sub(r"<[^<>]*>", " ", body)
+        message = re.search(r"<Message>([^<]*)</Message>", body)
+        text = message[1] if message else re.sub(r"<[^<>]*>", " ", body)
         return " ".join(text.split())[:300]
     if isinstance(answer, dict):
         for key in ("error", "message"):
@@ -373,8 +373,8 @@ def _detail(detail: Any) -> str:
     match detail:
         case str():
             return detail
-        case {"error": str(told)} | {"message": str(told)}:
-            return told
+        case {"error": str(message)} | {"message": str(message)}:
+            return message
         case list():
             return "; ".join(
                 f"{'.'.join(map(str, fault.get('loc') or ['request']))}: {fault['msg']}"

@@ -61,8 +61,8 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     until = _date(text)
     if until is None:
         return None
-    told = _date(headers.get("date", ""))
-    return min(LONGEST_WAIT, max(0.0, until - (now if told is None else told)))
+    server_time = _date(headers.get("date", ""))
+    return min(LONGEST_WAIT, max(0.0, until - (now if server_time is None else server_time)))
 
 
 def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
@@ -93,10 +93,10 @@ def wait_in_words(said: str) -> float | None:
     >>> wait_in_words("Please wait 1 hour and 20 minutes, then retry")
     4800.0
     """
-    told = _IN_WORDS.search(said)
-    if told is None:
+    match = _IN_WORDS.search(said)
+    if match is None:
         return None
-    return min(LONGEST_WAIT, sum(_seconds_of(step) for step in _STEP.finditer(told["wait"])))
+    return min(LONGEST_WAIT, sum(_seconds_of(step) for step in _STEP.finditer(match["wait"])))
 
 
 def _seconds_of(step: re.Match[str]) -> float:
@@ -111,8 +111,8 @@ def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:
     """Seconds by which this machine's clock is ahead of the server's, according to the answer's
     `Date`; None when there is none. Use it for an answer that has just arrived. It is approximate:
     a `Date` has whole seconds, and the answer takes a while to arrive."""
-    told = _date(headers.get("date", ""))
-    return None if told is None else now - told
+    server_time = _date(headers.get("date", ""))
+    return None if server_time is None else now - server_time
 
 
 def _date(text: str) -> float | None:

@@ -92,9 +92,9 @@ def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mappi
     for file in files:
         if file.path_in_repo not in modes:
             raise protocol_error(f"files[] has no entry for {file.path_in_repo!r}", response)
-        told = modes[file.path_in_repo]
+        mode = modes[file.path_in_repo]
         answered[file.path_in_repo] = (
-            told if file.size else UploadMode("regular", told.ignored, told.oid)
+            mode if file.size else UploadMode("regular", mode.ignored, mode.oid)
         )
     return answered
 

@@ -96,11 +96,11 @@ def resolve(target: str, endpoint: str) -> str:
     return target
 
 
-def page_url(told: str, endpoint: str) -> str:
-    """The absolute URL of a page that an answer names. Some Hubs leave out their own host."""
-    if told.startswith(("https://", "http://")):
-        return resolve(told, endpoint)
-    return f"{endpoint}/{told.lstrip('/')}"
+def page_url(named: str, endpoint: str) -> str:
+    """The absolute URL of a page that an answer names: some Hubs leave out their own host."""
+    if named.startswith(("https://", "http://")):
+        return resolve(named, endpoint)
+    return f"{endpoint}/{named.lstrip('/')}"
 
 
 def join(url: str, location: str) -> str:

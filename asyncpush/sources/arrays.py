@@ -1,8 +1,9 @@
-"""Tensors of NumPy, torch, JAX and others as bytes by position: in C order, little endian.
+"""Tensors of NumPy, torch, JAX and others as bytes that can be read at any position: in C order,
+little endian.
 
-What lies in one piece in host memory is read where it lies. Of all else the rows that are wanted
-are copied to host memory, so that nothing is ever there twice as a whole. No framework is imported
-here that the user has not imported; what only has `__array__` or `__dlpack__` needs NumPy.
+A contiguous tensor in host memory is read in place. Of any other tensor, only the requested rows
+are copied to host memory, so that there is never a second full copy. No framework is imported here
+that the user has not imported; values that only have `__array__` or `__dlpack__` need NumPy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from types import ModuleType
 from typing import Any
 
 ROW_LIMIT = 1 << 20
-"""Bytes from which on a row is not read together with others."""
+"""A row of this many bytes or more is read by itself, not together with others."""
 
 SERIAL = 16 << 10
-"""Bytes that torch copies at once without a pool of threads of its own for each of ours."""
+"""Up to this many bytes torch copies in the calling thread, instead of starting a thread pool for
+each of our threads."""
 
 _DTYPES = {
     "uint64": ("U64", 8),
@@ -44,18 +46,19 @@ _DTYPES = {
     "float4_e2m1fn_x2": ("F4", 1),
     "bool": ("BOOL", 1),
 }
-"""By the frameworks' names, in the order in which safetensors writes them: its name, and bytes."""
+"""Frameworks' dtype names, in the order in which safetensors writes them, with the safetensors name
+and the bytes of one element."""
 
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
 
 
 class UnusableTensorError(Exception):
-    """Why a tensor cannot be written: a text that goes after its name."""
+    """A tensor cannot be written. The text is a predicate, to be put after the tensor's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor's elements lie: `strides` are bytes, none of them negative."""
+    """Where a tensor's elements are in memory. `strides` are in bytes and never negative."""
 
     device: str
     pointer: int
@@ -70,13 +73,14 @@ class Place:
 
     @property
     def dense(self) -> bool:
-        """Whether no byte of another tensor can lie between its elements."""
+        """Whether the elements are without gaps, so that no other tensor can have bytes between
+        them."""
         return self.end - self.pointer == self.itemsize * math.prod(self.shape)
 
 
 class Array:
-    """A tensor as bytes: `dtype` as safetensors calls it, `size` in bytes. `place` is None where
-    nobody else can have the same memory, or where it is not known."""
+    """A tensor as bytes: `dtype` is the name that safetensors uses, `size` is in bytes. `place` is
+    None where the memory cannot be shared with another tensor, or where it is unknown."""
 
     def __init__(self, dtype: str, shape: Sequence[int], place: Place | None = None) -> None:
         _check_dtype(dtype)
@@ -89,19 +93,21 @@ class Array:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the header tells it: float4_e2m1fn_x2 holds two numbers in each element."""
+        """The shape as written in the header: float4_e2m1fn_x2 holds two numbers in each
+        element."""
         if self.dtype == "F4" and self.elements:
             return (*self.elements[:-1], 2 * self.elements[-1])
         return self.elements
 
     def read(self, begin: int, buffer: memoryview) -> int:
-        """Read bytes from `begin` on into the beginning of `buffer`; how many, at least one.
-        Raises `UnusableTensorError` when it is not what it was."""
+        """Read bytes from `begin` on into the start of `buffer`. Returns how many were read, at
+        least one. Raises `UnusableTensorError` when the tensor has changed its size or lost its
+        memory."""
         raise NotImplementedError
 
 
 class _InMemory(Array):
-    """Bytes in one piece, in host memory."""
+    """A contiguous tensor in host memory."""
 
     def __init__(
         self, dtype: str, shape: Sequence[int], view: memoryview, place: Place | None = None
@@ -116,7 +122,7 @@ class _InMemory(Array):
 
 
 class _ByRows(Array):
-    """Anything that can be sliced; NumPy gets to see the rows that are wanted."""
+    """Any tensor that can be sliced; only the requested rows are converted to NumPy."""
 
     def __init__(
         self, values: Any, dtype: str, shape: Sequence[int], place: Place | None = None
@@ -129,13 +135,13 @@ class _ByRows(Array):
         view = _bytes_of(_as_numpy(rows))
         piece = view[skip : skip + min(size, len(buffer))]
         if not piece:
-            raise UnusableTensorError("has fewer elements than it had when it was given")
+            raise UnusableTensorError("has fewer elements than when it was passed to Tensors")
         buffer[: len(piece)] = piece
         return len(piece)
 
 
 class _Converted(Array):
-    """What can be had only as a whole: one such tensor is in memory at a time."""
+    """A tensor that can only be converted as a whole. One such tensor is in memory at a time."""
 
     def __init__(self, value: object, dtype: str, shape: Sequence[int], latest: Latest) -> None:
         super().__init__(dtype, shape)
@@ -145,14 +151,14 @@ class _Converted(Array):
     def read(self, begin: int, buffer: memoryview) -> int:
         view = self._latest.bytes_of(self._value)
         if len(view) != self.size:
-            raise UnusableTensorError("has another size than it had when it was given")
+            raise UnusableTensorError("has a different size than when it was passed to Tensors")
         piece = view[begin : begin + len(buffer)]
         buffer[: len(piece)] = piece
         return len(piece)
 
 
 class Latest:
-    """The conversion that was made last."""
+    """The most recent conversion, kept until another tensor is converted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -162,15 +168,15 @@ class Latest:
     def bytes_of(self, value: object) -> memoryview:
         with self._lock:
             if self._value is not value:
-                self._bytes = memoryview(b"")  # not both at once
+                self._bytes = memoryview(b"")  # free the old one first
                 self._bytes = _bytes_of(_as_numpy(value))
                 self._value = value
             return self._bytes
 
 
 class _Torch(Array):
-    """A torch tensor, on whatever device. `bits` are its elements as integers, so that every dtype
-    can be sliced and copied."""
+    """A torch tensor on any device. `bits` are its elements viewed as integers, so that tensors of
+    every dtype can be sliced and copied."""
 
     def __init__(self, torch: Any, tensor: Any) -> None:
         if hasattr(tensor, "__tensor_flatten__"):  # DTensor, quantized and other wrappers
@@ -211,7 +217,7 @@ class _Torch(Array):
 
 
 def array_of(tensor: Any, latest: Latest) -> Array:
-    """Raises `UnusableTensorError`."""
+    """The `Array` for a tensor. Raises `UnusableTensorError`."""
     np, torch, jax = (sys.modules.get(name) for name in ("numpy", "torch", "jax"))
     if np is not None and isinstance(tensor, np.ndarray):
         return _of_numpy(np, tensor)
@@ -228,7 +234,7 @@ def array_of(tensor: Any, latest: Latest) -> Array:
 
 
 def copied(array: Array) -> Array:
-    """The same in memory of its own."""
+    """The same tensor, copied to new memory."""
     copy = memoryview(bytearray(array.size))
     done = 0
     while done < array.size:
@@ -237,7 +243,7 @@ def copied(array: Array) -> Array:
 
 
 def sharing(arrays: Mapping[str, Array]) -> list[list[str]]:
-    """Names of those that have elements in common, group by group."""
+    """Groups of names whose tensors share elements."""
     places = sorted(
         (array.place.device, array.place.pointer, array.place.end, name, array.place)
         for name, array in arrays.items()
@@ -261,8 +267,8 @@ def _check_dtype(dtype: str) -> None:
 
 
 def _overlapping(group: Mapping[str, Place]) -> list[str]:
-    """Of tensors whose memory reaches into each other's, those that have elements in common.
-    Slices of a fused weight may lie between each other's elements and share none."""
+    """Of tensors whose memory ranges overlap, those that share elements. Slices of a fused weight
+    can alternate in memory and share none."""
     if len(group) < 2 or all(place.dense for place in group.values()):
         return sorted(group) if len(group) > 1 else []
     found = set()
@@ -280,12 +286,12 @@ def _meet(one: Place, other: Place) -> bool:
     try:
         shares: Any = np.shares_memory
         return bool(shares(_outline(np, one), _outline(np, other), max_work=100_000))
-    except Exception:  # too hard to tell
+    except Exception:  # too expensive to decide
         return True
 
 
 def _outline(np: Any, place: Place) -> Any:
-    """An array of that shape and place, to be compared: its elements are never looked at."""
+    """An array of that shape and place, only for comparing: its elements are never read."""
     described = {
         "version": 3,
         "typestr": f"|V{place.itemsize}",
@@ -319,13 +325,13 @@ def _of_jax(array: Any) -> Array:
     if {device.platform for device in array.devices()} == {"cpu"} and len(array.devices()) == 1:
         host = _as_numpy(array)
         return _InMemory(dtype, array.shape, _bytes_of(host), _place_of(host))
-    # As a whole it would stay in host memory: JAX keeps what it has fetched.
+    # JAX keeps what it has fetched: fetching the whole array would leave a copy in host memory.
     return _ByRows(array, dtype, array.shape)
 
 
 def _of_others(value: Any, latest: Latest) -> Array:
     first = _as_numpy(value)
-    if _place_of(first) == _place_of(_as_numpy(value)):  # no copy
+    if _place_of(first) == _place_of(_as_numpy(value)):  # both share its memory: nothing was copied
         return _of_numpy(_numpy(), first)
     dtype, shape = first.dtype.name, first.shape
     if shape and hasattr(value, "__getitem__") and tuple(getattr(value, "shape", ())) == shape:
@@ -338,7 +344,7 @@ def _as_numpy(value: Any) -> Any:
     conversions: tuple[Callable[[], Any], ...] = (
         lambda: np.asarray(value) if hasattr(value, "__array__") else None,
         lambda: np.from_dlpack(value),
-        lambda: np.from_dlpack(value, device="cpu"),  # NumPy 2.1: others bring it there
+        lambda: np.from_dlpack(value, device="cpu"),  # NumPy >= 2.1: asks for a copy on the host
     )
     failure: Exception | None = None
     for convert in conversions:
@@ -357,13 +363,14 @@ def _numpy() -> ModuleType:
         import numpy
     except ImportError as exc:
         raise UnusableTensorError(
-            "is neither of NumPy, torch nor JAX, and needs NumPy to be read: pip install numpy"
+            "is not of NumPy, torch or JAX, and needs NumPy to be read: pip install numpy"
         ) from exc
     return numpy
 
 
 def _place_of(array: Any) -> Place:
-    """Negative strides are turned round: the same elements, begun at the other end."""
+    """Negative strides are turned into positive ones: the same elements, starting at the other
+    end."""
     pointer, strides = array.__array_interface__["data"][0], array.strides
     for count, stride in zip(array.shape, strides, strict=True):
         pointer += min(0, (count - 1) * stride)
@@ -376,7 +383,7 @@ def _is_swapped(array: Any) -> bool:
 
 
 def _bytes_of(array: Any) -> memoryview:
-    """The bytes of a NumPy array in C order, little endian; a copy only where it must be."""
+    """The bytes of a NumPy array in C order, little endian; copied only if necessary."""
     np: Any = _numpy()
     if _is_swapped(array):
         array = array.byteswap()
@@ -386,8 +393,9 @@ def _bytes_of(array: Any) -> memoryview:
 def _rows(
     values: Any, shape: Sequence[int], itemsize: int, begin: int, size: int
 ) -> tuple[Any, int, int]:
-    """The rows of `values`, or of one of its rows, that hold the bytes from `begin` on, `size` of
-    them or fewer: the rows, where in them the bytes begin, and how many bytes there are."""
+    """The rows of `values`, or of one of its rows, that hold the bytes from `begin` on, `size`
+    bytes or fewer. Returns the rows, the offset of the first byte within them, and the number of
+    bytes."""
     while shape:
         row = itemsize * math.prod(shape[1:])
         first, skip = divmod(begin, row)

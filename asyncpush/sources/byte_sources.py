@@ -24,7 +24,7 @@ from asyncpush.models import ComposedSource, FileIdentity, FileSource, VirtualFi
 T = TypeVar("T")
 
 DESCRIPTOR_TIMEOUT = 10.0
-"""Seconds to wait for a descriptor when all that a process may have are in use."""
+"""Seconds to wait for a file descriptor when the process has none left."""
 
 _DESCRIPTOR_POLL = 0.05
 _HASHED_AT_ONCE = 1 << 20
@@ -45,21 +45,22 @@ class Origin(Protocol):
     """Bytes by position, readable from several threads at once."""
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Read into the beginning of `buffer`, as much as comes at once; 0 at the end."""
+        """Read into the start of `buffer`, as many bytes as one read gives; 0 at the end."""
 
     def descriptor(self) -> int | None:
-        """The open file, where positions are a file's own: the kernel may send from it."""
+        """The open file, if offsets in the source are offsets in that file: the kernel may send
+        from it."""
 
     def check_unchanged(self, sha256: str | None) -> None:
         """Raise `SourceChangedError` unless the bytes are still those that were collected."""
 
     def close(self) -> None:
-        """Close it; calling it again does no harm."""
+        """Close it. Calling this again does nothing."""
 
 
 def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
-    """Raises `SourceChangedError` when it is no longer what was collected, else `SourceError`.
-    `grown` is as for `Reader`."""
+    """Open a source for reading. Raises `SourceChangedError` when it has changed since it was
+    collected, `SourceError` when it cannot be opened. `grown` is as for `Reader`."""
     if source.cut is not None:
         return _Pieced(source.cut)
     if source.path is not None:
@@ -91,14 +92,14 @@ class _InMemory:
         pass
 
     def check_unchanged(self, sha256: str | None) -> None:
-        pass  # bytes do not change
+        pass  # bytes are immutable
 
     def close(self) -> None:
         pass
 
 
 class _Virtual:
-    """Every read compares what it finds with what was read before."""
+    """Every read is compared with earlier reads of the same bytes."""
 
     __slots__ = ("_file",)
 
@@ -119,7 +120,8 @@ class _Virtual:
 
 
 class _OnDisk:
-    """Opening and every check compare the file with the identity it had when it was collected."""
+    """The file is compared with its identity at the time it was collected, when it is opened and at
+    every check."""
 
     __slots__ = ("_agreed", "_file", "_path", "_seeking", "_source")
 
@@ -128,7 +130,7 @@ class _OnDisk:
         self._path = path
         self._seeking = threading.Lock()
         self._agreed: str | None = None
-        """The hash that the bytes were found to have after the file had grown."""
+        """The hash that the collected bytes still had after the file had grown."""
         self._file = self._open(grown and source.may_change)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
@@ -145,8 +147,8 @@ class _OnDisk:
         return self._file.fileno()
 
     def check_unchanged(self, sha256: str | None) -> None:
-        # Files of /proc and of some FUSE mounts hold more than `stat` says: read first, so that the
-        # error of a file which merely grew says so.
+        # Files of /proc and of some FUSE mounts hold more bytes than `stat` reports. Read first, so
+        # that a file that merely grew gets the error for growth.
         more = self.read_some(self._source.size, memoryview(bytearray(1)))
         try:
             looks = os.fstat(self._file.fileno()), os.stat(self._path)
@@ -163,8 +165,8 @@ class _OnDisk:
             raise self._failed(exc) from exc
         if more:
             message = (
-                f"{self._path!r} holds more than the {self._source.size:,} bytes that its"
-                " filesystem says"
+                f"{self._path!r} holds more than the {self._source.size:,} bytes that its file"
+                " system reports"
             )
             raise SourceError(message, problems=[message], suggestion="push a copy of it")
 
@@ -197,8 +199,8 @@ class _OnDisk:
         raise changed(self._source, "was written to")
 
     def _may_have_grown(self, status: os.stat_result) -> bool:
-        """Whether it can be the collected file with more bytes at its end: what its bytes are has
-        to be seen. (Also where only its times have changed.)"""
+        """Whether this can be the collected file with more bytes at its end, or with new times
+        only. Whether its first bytes are the same must then be checked."""
         was, now = self._source.identity, FileIdentity.of(status)
         return (
             self._source.may_change
@@ -209,7 +211,7 @@ class _OnDisk:
         )
 
     def _hash(self) -> str:
-        """The sha256 of the first bytes, as many as were collected, as they are now."""
+        """The current sha256 of the first bytes, as many as were collected."""
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(_HASHED_AT_ONCE, max(self._source.size, 1))))
         position = 0
@@ -233,7 +235,8 @@ class _OnDisk:
 
 
 class _Pieced:
-    """What a `ComposedSource` describes: its head, then ranges of its base, read where they lie."""
+    """The bytes of a `ComposedSource`: its head, then ranges of its base, read from the base
+    directly."""
 
     __slots__ = ("_base", "_cut", "_head", "_starts")
 
@@ -241,7 +244,7 @@ class _Pieced:
         self._cut = cut
         self._head = _InMemory(cut.head)
         self._base = open_origin(cut.base)
-        # Where each range begins within these bytes, and after the last one their end.
+        # Where each range begins within these bytes, and finally where the last one ends.
         sizes = (size for _, size in cut.ranges)
         self._starts = list(accumulate(sizes, initial=len(cut.head)))
 
@@ -266,15 +269,16 @@ class _Pieced:
 
 
 def open_for_reading(path: str) -> int:
-    """A descriptor of the file `path`. It does not block if the path is a FIFO by now."""
+    """Open the file `path` and return a descriptor. Does not block if the path has become a
+    FIFO."""
     try:
         return when_descriptors_are_free(lambda: os.open(path, _FLAGS | _NO_WAIT))
-    except BlockingIOError:  # a file under a lease (Samba, NFS): its holder is being asked
+    except BlockingIOError:  # the file has a lease (Samba, NFS), whose holder was asked for it
         return os.open(path, _FLAGS)
 
 
 def when_descriptors_are_free(open_it: Callable[[], T]) -> T:
-    """What `open_it` returns. When the process has no file descriptor left, it is tried again for
+    """Return what `open_it` returns. When the process has no file descriptor left, retry for
     `DESCRIPTOR_TIMEOUT` seconds: other transfers end and close theirs."""
     deadline = time.monotonic() + DESCRIPTOR_TIMEOUT
     while True:
@@ -293,13 +297,13 @@ def _opener(path: str, _flags: int) -> int:
 class Reader:
     """The bytes of one source, open for reads at any offset from several threads at once.
 
-    Opening and every check compare a file with the identity it had when it was collected, so a
-    path that names another file by now (a link that leads elsewhere, say) is never read. Close it
+    Opening and every check compare a file with its identity at the time it was collected. A path
+    that now leads to another file (a changed link, for example) is therefore never read. Close it
     only when no read is running.
 
-    With `grown`, a followed file may have grown since it was collected. Whoever reads it then has
-    to compare the hash of what was read with the hash of an earlier read, of the file as it was
-    collected: `check_unchanged` with that hash does.
+    With `grown`, a followed file may have grown since it was collected. The caller then has to
+    compare the hash of what it read with the hash from an earlier read: `check_unchanged` with that
+    hash does so.
     """
 
     __slots__ = ("_origin", "_source")
@@ -335,17 +339,17 @@ class Reader:
         return self._origin.descriptor()
 
     def check_unchanged(self, sha256: str | None = None) -> None:
-        """Raise `SourceChangedError`, saying how, unless file and path are as they were.
+        """Raise `SourceChangedError`, saying what changed, unless file and path are as they were.
 
-        With `sha256`, which an earlier read of the collected bytes gave, a followed file may have
-        grown or been touched: its first bytes are then read once more and must have that hash, so
-        that they were the same at both times and throughout. This takes as long as hashing does,
+        With `sha256`, the hash of the collected bytes from an earlier read, a followed file may
+        have grown or have new times. Its first bytes are then read again and must have that hash,
+        which shows that they did not change in between. This takes as long as hashing, and is done
         once for each `Reader`.
         """
         self._origin.check_unchanged(sha256)
 
     def close(self) -> None:
-        """Close the file; once more does no harm."""
+        """Close the file. Calling this again does nothing."""
         self._origin.close()
 
 
@@ -362,8 +366,8 @@ def read_all(source: FileSource) -> bytes:
 
 
 def read_again(source: FileSource) -> bytes:
-    """The bytes of a small file once more, for a caller that compares their hash with that of the
-    first read: a followed file may have grown meanwhile."""
+    """Read a small file again, for a caller that compares its hash with that of the first read: a
+    followed file may have grown since."""
     if source.data is not None or not source.may_change:
         return read_all(source)
     content = bytearray(source.size)

@@ -1,9 +1,9 @@
-"""Files that changed while they were pushed: collected again, as they are at one moment.
+"""Files that changed during a push are collected again, each as it is at one moment.
 
-A file is read to its end until nothing was written between the last look at it and the one before.
-What was read earlier may have been overwritten by then, so it is read twice: when both readings
-agree, the bytes are the file's at the moment of that look. A file that is written to 200 times a
-second is caught in one of the pauses, since every look only has to read what was added.
+A file is read to its end until nothing was written between two looks at its size and times. Bytes
+read earlier may have been overwritten by then, so it is read twice: when both readings agree, the
+bytes are those of the file at the moment of the last look. This works even for a file that is
+written to 200 times a second, since each look only has to read what was added since the one before.
 """
 
 from __future__ import annotations
@@ -22,38 +22,40 @@ from asyncpush.sources.byte_sources import Reader, changed, open_for_reading
 from asyncpush.sources.problem_report import ProblemReport
 
 COPIED_SIZE = 10 << 20
-"""Bytes up to which a changed file is copied, so that it cannot change once more. It is the size up
-to which the Hub takes regular files; larger ones are weights, not the state of a program."""
+"""A changed file of up to this many bytes is copied, so that it cannot change again. This is the
+largest regular file that the Hub accepts; larger files are weights, not a program's state."""
+
+COLLECTED_AGAIN = 3
+"""Times that files which changed while they were stored are collected again, and then again just
+before the commit."""
 
 LOOKS = 1_000
-"""Looks at a file, each of which reads what was added since the one before."""
+"""How often to look at a file; each look reads what was added since the one before."""
 
 READINGS = 20
-"""Times that a file is read from its beginning because what was read had been overwritten."""
+"""How often to read a file from its beginning because bytes already read were overwritten."""
 
 _READ_SIZE = 1 << 20
 
 
 class Copy(NamedTuple):
-    """The bytes of a file at one moment."""
+    """A copy of a file's bytes at one moment."""
 
     content: bytes
 
 
 class _Overwritten(Exception):
-    """The file became shorter, or bytes that had been read were written to."""
+    """The file became shorter, or bytes that were already read have been overwritten."""
 
 
 def collect_again(file: FileSource) -> FileSource | Copy | None:
-    """What is to be pushed instead of `file`, which was found changed. Blocks.
+    """The source to push instead of `file`, which was found changed. Blocks.
 
-    That is: the same, where nothing has changed after all; a copy of a file of up to `COPIED_SIZE`
-    bytes; a larger file that has grown, with the hash of the bytes it has now. None for an
-    `optional` file that is gone.
-
-    Raises `SourceChangedError` for what is not followed: large files that were replaced, rewritten
-    or removed, and files that somebody writes to all the time; `SourceError` for what cannot be
-    read.
+    This is the same source when nothing has changed after all; a copy of a file of up to
+    `COPIED_SIZE` bytes; or a larger file that has grown, with the hash of its current bytes. None
+    for an `optional` file that was removed. Raises `SourceChangedError` for changes that are not
+    followed (large files that were replaced, rewritten or removed, and files that are written to
+    without a pause), `SourceError` for a file that cannot be read.
     """
     assert file.path is not None
     assert file.may_change
@@ -82,8 +84,8 @@ def collect_again(file: FileSource) -> FileSource | Copy | None:
 
 
 def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
-    """Notices of followed files that have changed since they were collected, by path in the repo:
-    what was committed of them. Blocks."""
+    """Notices about followed files that have changed since they were collected, by path in the
+    repo; each says what was committed. Blocks."""
     report = ProblemReport()
     for path, file in files.items():
         if not file.may_change or file.path is None or file.identity is None:
@@ -91,17 +93,17 @@ def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
         try:
             now = FileIdentity.of(os.stat(file.path))
         except OSError:
-            continue  # what becomes of it after it was sent is not the push's concern
+            continue  # what happens to the file after it was sent does not matter
         if now.inode == file.identity.inode and now.size > file.size:
             report.notice(
                 "files that grew",
-                f"{path} grew while it was pushed: its first {file.size:,} bytes were taken",
+                f"{path} grew while it was pushed: only its first {file.size:,} bytes were pushed",
             )
     return report
 
 
 def looks_changed(file: FileSource) -> bool:
-    """Whether a followed file is not, by its size and times, what was collected."""
+    """Whether a followed file's size or times differ from what was collected."""
     if not file.may_change or file.path is None:
         return False
     try:
@@ -115,17 +117,18 @@ def _copied(file: FileSource, opened: io.FileIO) -> Copy:
         content = bytearray()
         try:
             _read_to_a_pause(opened, content.extend)
-            # Also after a single look: a write that has begun may have set the time already.
+            # Check even after a single look: a write in progress may have set the time already.
             if _reads_again(opened, content):
                 return Copy(bytes(content))
         except _Overwritten:
             pass
         opened.seek(0)
-    raise changed(file, "is written to without a pause, and cannot be read as it is at one moment,")
+    raise changed(file, "could not be read consistently, since it was written to all the time")
 
 
 def _grown(file: FileSource, opened: io.FileIO, error: SourceChangedError) -> FileSource:
-    """The second reading is left to whoever sends it: what it reads must have the same hash."""
+    """Only one reading is made here. The second one is made when the file is sent, and must have
+    the same hash."""
     was, now = file.identity, FileIdentity.of(os.fstat(opened.fileno()))
     assert was is not None
     if (now.device, now.inode) != (was.device, was.inode) or now.size <= was.size:
@@ -140,7 +143,7 @@ def _grown(file: FileSource, opened: io.FileIO, error: SourceChangedError) -> Fi
 
 
 def _read_to_a_pause(opened: io.FileIO, take: Callable[[bytes], object]) -> os.stat_result:
-    """Read until the file is as it was before the last read; what it was then. Raises
+    """Read until the file did not change during the last read. Returns its status then. Raises
     `_Overwritten`."""
     position = 0
     for _ in range(LOOKS):

@@ -37,6 +37,7 @@ from asyncpush.sources.paths import (
     check_path_in_repo,
     file_folder_clashes,
     folder_prefix,
+    folders_above,
     look_alikes,
     normalise_path,
 )
@@ -47,30 +48,41 @@ from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
 
 SPOOL_SHARE = 4
-"""Of `max_memory`, the part that spooled streams may take before they go to the disk."""
+"""The share of `max_memory` (one in this many) that streams may use before they are written to
+disk."""
 
 STREAMS_AT_ONCE = 256
-"""Streams that are read beside each other, so that none waits for another to end: one producer may
-write them all in turn. Each takes up to 256 KiB and, once it is on the disk, a descriptor."""
+"""How many streams are read at the same time, so that none waits for another to end: one
+producer may write all of them in turn. Each uses up to 256 KiB and, once it is on disk, a file
+descriptor."""
 
-PATIENCE = 2.0
-"""Seconds that a stream may be left unread while others have still to grow long or to end. After
-that it is read on, onto the disk: its producer may be the one that the others wait for."""
+UNREAD_TIMEOUT = 2.0
+"""Seconds that a stream may be left unread while others have not ended or become long. After that
+it is read on to disk, since the others may be waiting for its producer."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectedSources:
     """The files of a push, sorted by path in the repo, and notices for the user about them.
-    `streams` are still to be read to their ends."""
+    `streams` have not been read to their ends yet. `skipped` is what else the folder contains that
+    was left out, though not by the patterns: paths in the repo, those of folders with a slash at
+    the end."""
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
     streams: tuple[OpenStream, ...] = ()
     spool: Spool | None = field(default=None, repr=False, compare=False)
+    skipped: frozenset[str] = frozenset()
+
+    def holds(self, path: str) -> bool:
+        """Whether the source has this path in the repo among what was `skipped`."""
+        if not self.skipped:
+            return False
+        return path in self.skipped or any(f"{f}/" in self.skipped for f in folders_above(path))
 
     async def again(self, file: FileSource) -> FileSource | None:
-        """What is to be pushed instead of a file that has changed: it is readable for as long as
-        the others. None when it is to be left out. Raises as `collect_again` does."""
+        """The source to push instead of a file that has changed; it stays readable for as long as
+        the others. None when the file is to be left out. Raises as `collect_again` does."""
         found = await to_thread.run_sync(collect_again, file)
         if not isinstance(found, Copy):
             return found
@@ -89,13 +101,14 @@ async def collect(
 ) -> AsyncIterator[CollectedSources]:
     """Find the files that `source` and `options` name, and keep them readable within the block.
 
-    Names and files are all checked first: whatever is wrong is raised as one `SourceError`, its
-    `problems` naming each. Then streams are read to their ends, several at once, keeping at most a
-    quarter of `max_memory` in memory and the rest in `spool_dir`; leaving the block, also
-    by an error or cancellation, removes what was put there.
+    All names and files are checked first; everything wrong is raised as one `SourceError` whose
+    `problems` name each. Then streams are read to their ends, several at once, with at most a
+    quarter of `max_memory` in memory and the rest in `spool_dir`. Leaving the block, also by an
+    error or cancellation, removes the files created there.
 
-    With `large`, streams of more bytes than that are left open, as many as `max_memory` has room
-    for their beginnings; those that would have to wait long for the others are not.
+    With `large`, streams longer than that many bytes are left open, as many as `max_memory` has
+    room for their beginnings. Streams that would have to wait long for the others are written to
+    disk instead.
     """
     heads = 0 if large is None else max_memory
     async with Spool(spool_dir, memory=max_memory // SPOOL_SHARE, heads=heads) as spool:
@@ -105,13 +118,12 @@ async def collect(
         width = STREAMS_AT_ONCE if left is None else min(STREAMS_AT_ONCE, each_affordable(left))
         await for_each(gathered.streams, reading.read, width=width)
         files = [*gathered.files, *reading.files]
-        yield await to_thread.run_sync(
-            _finished, files, options, gathered.report, reading.open, spool
-        )
+        yield await to_thread.run_sync(_finished, files, options, gathered, reading.open, spool)
 
 
 class _StreamReading:
-    """Reads the streams of one push beside each other: to their ends, or to where they are long."""
+    """Reads the streams of one push at the same time: to their ends, or until they are known to be
+    long."""
 
     def __init__(self, spool: Spool, count: int, large: int | None) -> None:
         self.files: list[FileSource] = []
@@ -131,7 +143,7 @@ class _StreamReading:
         if isinstance(taken, FileSource):
             self.files.append(taken)
             return
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(UNREAD_TIMEOUT):
             await self._settled.wait()
         if self._settled.is_set():
             self.open.append(taken)
@@ -141,7 +153,7 @@ class _StreamReading:
         self._settle()
 
     def _settle(self) -> None:
-        """One more stream has ended, or waits to be read on."""
+        """Count one more stream that has ended or that waits to be read on."""
         self._unsettled -= 1
         if not self._unsettled:
             self._settled.set()
@@ -150,23 +162,27 @@ class _StreamReading:
 def _finished(
     files: list[FileSource],
     options: PushOptions,
-    report: ProblemReport,
+    gathered: Gathered,
     streams: list[OpenStream],
     spool: Spool,
 ) -> CollectedSources:
+    report = gathered.report
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), report)
         report.raise_problems(
             "fix these files, or push without max_shard_size; nothing was uploaded"
         )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return CollectedSources(tuple(by_path), report.notices, tuple(streams), spool)
+    return CollectedSources(
+        tuple(by_path), report.notices, tuple(streams), spool, frozenset(gathered.skipped)
+    )
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
     stop = threading.Event()
     try:
-        # A walk may take minutes: cancellation leaves it behind, and it ends at the next file.
+        # A walk may take minutes: on cancellation its thread is abandoned, and ends at the next
+        # file.
         return await to_thread.run_sync(
             _gather_blocking, source, options, stop, abandon_on_cancel=True
         )
@@ -190,7 +206,7 @@ _CONTENT = "a path, bytes, a binary file object, an async iterable of bytes or T
 
 
 class Gathered:
-    """The files of one push; each claims its name in the repo when it is added.
+    """The files of one push. Each reserves its name in the repo when it is added.
 
     `files` can be pushed as they are; `streams`, by path in the repo, must be spooled first.
     """
@@ -199,19 +215,21 @@ class Gathered:
         self.files: list[FileSource] = []
         self.streams: list[tuple[str, Stream]] = []
         self.report = ProblemReport()
+        self.skipped: list[str] = []
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
         self._follow = options.on_change == "follow"
         self._left_out = 0
-        self._origins: dict[str, str] = {}  # by path in the repo: what it comes from
+        self._origins: dict[str, str] = {}  # the origin of each path in the repo
         self._card_origin: str | None = None
-        self._read_once: dict[int, str] = {}  # by id of a stream: its path in the repo
+        self._read_once: dict[int, str] = {}  # the path in the repo of each stream, by its id
         self._patterns_apply = False
         self._nothing = ""
 
     def add_card(self, card: object) -> None:
-        """The model card, text or path; added before the source, it wins over its README.md."""
+        """Add the model card, given as text or path. It is added before the source and replaces its
+        README.md."""
         try:
             path, text = _card_of(card)
         except UnusableError as exc:
@@ -246,20 +264,20 @@ class Gathered:
                 )
 
     def finish(self) -> None:
-        """Check the files as a set; raise one `SourceError` with all that was found wrong."""
+        """Check the files as a set. Raises one `SourceError` with everything that is wrong."""
         for path, inside in file_folder_clashes(self._origins):
             self.report.problem(f"{path!r} is a file and also the folder of {inside!r}")
         if self._nothing and not self.report.problems:
             if self._card_origin is None and self._options.delete_patterns is None:
                 self.report.problem("; ".join((self._nothing, *self.report.notices)))
-                self.report.raise_problems("look at the path, allow_patterns and ignore_patterns")
+                self.report.raise_problems("check the path, allow_patterns and ignore_patterns")
             self.report.notice("empty sources", self._nothing)
         way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
         self.report.raise_problems(f"fix these problems{way_out}; nothing was uploaded")
         for first, second in look_alikes(self._origins):
             self.report.notice(
                 "names that look alike",
-                f"{first!r} and {second!r} differ by case or Unicode form alone:"
+                f"{first!r} and {second!r} differ only by case or Unicode form:"
                 " many file systems cannot hold both",
             )
 
@@ -309,12 +327,13 @@ class Gathered:
                 self.report.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
                 )
+        self.skipped += (prefix + name for name in walk.skipped if name)
         if chosen == self._left_out:
-            self._nothing = f"folder {root!r} holds no files"
+            self._nothing = f"folder {root!r} contains no files"
             if self._left_out:
-                self._nothing += " but those that asyncpush writes itself"
+                self._nothing += " except those that asyncpush itself writes"
             elif walk.seen:
-                self._nothing = f"the patterns choose none of the {walk.seen:,} files in {root!r}"
+                self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
         prefix, chosen = self._prefix(), self._chosen()
@@ -325,7 +344,7 @@ class Gathered:
                 self.report.problem(f"key {path_in_repo!r} is of type {kind}, not a str")
             elif not chosen(key := normalise_path(path_in_repo)):
                 continue
-            elif problem := check_path_in_repo(key):  # below a folder it might pass
+            elif problem := check_path_in_repo(key):  # by itself: a prefix could hide the problem
                 self.report.problem(f"path_in_repo {path_in_repo!r} {problem}")
             elif name := self._claim(prefix + key, path_in_repo):
                 self._add_content(name, content)
@@ -333,9 +352,11 @@ class Gathered:
         if count == self._left_out:
             self._nothing = "the mapping is empty"
             if self._left_out:
-                self._nothing = "the mapping holds no files but those that asyncpush writes itself"
+                self._nothing = (
+                    "the mapping contains no files except those that asyncpush itself writes"
+                )
             elif source:
-                self._nothing = f"the patterns choose none of the mapping's {len(source):,} files"
+                self._nothing = f"the patterns select none of the mapping's {len(source):,} files"
 
     def _add_content(self, name: str, content: object) -> None:
         try:
@@ -371,7 +392,7 @@ class Gathered:
         self.files.append(FileSource(name, len(content), data=content))
 
     def _add_file(self, name: str, path: str, *, optional: bool = False) -> None:
-        """`optional` is for a file that a walk has found: it may be gone by now."""
+        """`optional` is for a file found by a walk: it may have been removed since."""
         try:
             status = regular_file(path)
         except UnusableError as exc:
@@ -385,6 +406,7 @@ class Gathered:
         if what := self._own.file(path, status):
             self._left_out += 1
             del self._origins[name]
+            self.skipped.append(name)
             notice_own(self.report, path, what)
             return
         identity = FileIdentity.of(status)
@@ -419,7 +441,7 @@ class Gathered:
         self.streams.append((name, stream))
 
     def _claim(self, path: str, origin: str) -> str | None:
-        """The normalised `path` for one file alone; None when it cannot have it."""
+        """Reserve the normalised `path` for one file. None when the path cannot be used."""
         name = normalise_path(path)
         if problem := check_path_in_repo(name):
             of = "" if origin == path else f" (of {origin!r})"
@@ -427,7 +449,7 @@ class Gathered:
             return None
         if name == CARD_NAME and self._card_origin is not None:
             if origin != self._card_origin:
-                self.report.notice("files replaced", f"model_card takes the place of {origin!r}")
+                self.report.notice("files replaced", f"model_card replaces {origin!r}")
             return None
         if name in self._origins:
             self.report.problem(
@@ -451,7 +473,7 @@ class Gathered:
 
 
 def _card_of(card: object) -> tuple[str | None, bytes]:
-    """Its path, or None and its text."""
+    """The card's path; or None and its text."""
     if isinstance(card, os.PathLike):
         return absolute_path(card), b""
     if not isinstance(card, str):

@@ -45,7 +45,7 @@ def status_of(path: str) -> os.stat_result:
 
 
 def regular_file(path: str) -> os.stat_result:
-    """The status of a regular file that can be read; anything else raises `UnusableError` and is
+    """The status of a regular file that can be read. Anything else raises `UnusableError` and is
     never opened."""
     status = status_of(path)
     kind = stat.S_IFMT(status.st_mode)
@@ -107,7 +107,7 @@ def _unwrapped(file: object) -> object:
 
 def _reason(path: str, exc: OSError | ValueError) -> str:
     if isinstance(exc, ValueError):
-        # The message of Python differs between versions.
+        # Python's message differs between versions.
         return f"cannot be a path: {'embedded null byte' if chr(0) in path else exc}"
     if exc.errno == errno.ELOOP:
         return "is a link that leads back to itself"

@@ -1,9 +1,9 @@
-"""What should probably not be published: files that look as if they held a credential.
+"""Finds what should probably not be published: files that look as if they contain a credential.
 
-A short list, for few false alarms: names that credentials are kept under, private keys, and tokens
-whose form is their issuer's own. Each token form begins with fixed characters (its marker), so that
-a file without any of them costs some substring searches and no regular expression. Everything here
-blocks: call it in threads.
+The list of forms is short, to keep false alarms rare: file names used for credentials, private
+keys, and tokens whose form is unique to their issuer. Each token form begins with fixed characters
+(its marker), so a file without markers costs some substring searches and no regular expression.
+Everything here blocks: call it in threads.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from asyncpush.models import FileSource
 from asyncpush.sources.byte_sources import read_sample
 
 SCAN_LIMIT = 1 << 20
-"""Bytes above which a file is not looked into: what people write by hand is smaller."""
+"""Larger files are not searched: text that people write by hand is smaller."""
 
 LEAKS_PER_FILE = 20
 
 _SHORTEST_TOKEN = 16
-_LINE_BREAKS = 4  # bytes that may stand around a token in a file of its own
+_LINE_BREAKS = 4  # bytes that may surround the only token in a file
 
-_BINARY_BY_NUL = 8000  # bytes in which a NUL means that it is no text: git's own rule
+_BINARY_BY_NUL = 8000  # a NUL in the first so many bytes marks a binary file, as in git
 _BINARY_ENDINGS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".h5", ".npy", ".npz"),
     *(".parquet", ".arrow", ".pkl", ".tflite", ".zip", ".gz", ".zst", ".xz", ".tar", ".png"),
@@ -36,10 +36,10 @@ _BINARY_ENDINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A place that looks like a credential; what stands there is nowhere in it.
+    """A place that looks like a credential. The credential itself is not stored here.
 
-    `line` counts from 1; None where the file's name alone says it. `in_use`: no likeness, it is a
-    Hub token of this user.
+    `line` counts from 1; None when the file's name is what looks like a credential. `in_use`: this
+    certainly is a Hub token of this user.
     """
 
     path_in_repo: str
@@ -49,22 +49,22 @@ class Leak:
 
     def __str__(self) -> str:
         if self.in_use:
-            return f"{self.path_in_repo!r} holds {self.kind}"
+            return f"{self.path_in_repo!r} contains {self.kind}"
         where = "" if self.line is None else f", line {self.line:,},"
         return f"{self.path_in_repo!r}{where} looks like {self.kind}"
 
 
 @dataclass(frozen=True, slots=True)
 class HubTokens:
-    """The tokens in use, and the files (by device and inode) that they are kept in."""
+    """The tokens in use, and the files that store them (by device and inode)."""
 
     texts: frozenset[bytes] = frozenset()
     files: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(cls, tokens: Iterable[str], paths: Iterable[Path]) -> HubTokens:
-        """Tokens too short to be told from other text, and files that are not there, are left
-        out."""
+        """Leaves out files that do not exist, and tokens too short to be distinguished from other
+        text."""
         texts = {token.encode() for token in tokens if len(token) >= _SHORTEST_TOKEN}
         files = set()
         for path in paths:
@@ -74,7 +74,7 @@ class HubTokens:
         return cls(frozenset(texts), frozenset(files))
 
     def kept_in(self, files: Iterable[FileSource]) -> list[Leak]:
-        """Those of `files` that are token files, or hold such a token and nothing else."""
+        """Those of `files` that store such a token, or that contain one and nothing else."""
         return [
             Leak(file.path_in_repo, "a Hub token that is in use", in_use=True)
             for file in files
@@ -85,7 +85,7 @@ class HubTokens:
         identity = file.identity
         if identity is not None and (identity.device, identity.inode) in self.files:
             return True
-        # Few files are read: the others differ by their size.
+        # Few files are read: only those of a fitting size.
         if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
             return False
         return _content(file).strip() in self.texts
@@ -93,7 +93,7 @@ class HubTokens:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One kind of credential: a file without any of the markers holds none of it."""
+    """One kind of credential. A file without any of its markers contains none."""
 
     kind: str
     markers: tuple[bytes, ...]
@@ -101,7 +101,8 @@ class _Form:
 
 
 def _form(kind: str, markers: str, pattern: str) -> _Form:
-    """The group `secret` is what must look random; without one, finding the form is enough."""
+    """The group `secret` of the pattern must look random. Without such a group, a match is
+    enough."""
     texts = tuple(marker.encode() for marker in markers.split())
     return _Form(kind, texts, pattern.encode())
 
@@ -113,8 +114,9 @@ _FORMS = (
     _form(
         "a private key",
         "PRIVATE",
-        # Its base64 has to follow: code and docs name the first line alone. Between them stand
-        # line breaks (escaped ones in JSON, quotes in code) and the headers of old formats.
+        # Base64 has to follow the first line, since code and docs quote that line alone. In between
+        # there may be line breaks (escaped in JSON, with quotes in code) and the headers of old
+        # formats.
         r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:\\[nr]|[\s\"'+,]|[A-Z][A-Za-z-]{2,20}: [^\r\n]{1,100}){1,20}"
         r"(?P<secret>[A-Za-z0-9+/]{32})",
@@ -185,20 +187,21 @@ _PLACEHOLDERS = re.compile(
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+/")
 _WORD_MARKS = bytes(ord("w" if byte in _WORD else " ") for byte in range(256))
 _LONG_WORD = b"w" * 20
-"""Every form above has a word of so many letters: an AWS access key is the shortest."""
+"""Every form above contains a word of at least this length; an AWS access key is the shortest."""
 
 _STRETCH_BEFORE = 128
-"""Bytes in which a form's marker stands before its word: the headers of a private key are long."""
+"""How far before its word a form's marker may be, in bytes: the headers of a private key are
+long."""
 
 _FEWEST_DIFFERENT = 8
-"""Different characters that a random text of 16 or more has almost surely: 16 of base 32 have fewer
-once in 10,000 times."""
+"""A random text of 16 or more characters almost always has at least this many different ones: with
+base 32, 16 characters have fewer once in 10,000 times."""
 
 
 def find_leaks(
     files: Iterable[FileSource], stopped: Callable[[], bool] = lambda: False
 ) -> list[Leak]:
-    """Where these files look as if they held a credential, in their order."""
+    """The places in these files that look like a credential, in the order of the files."""
     leaks: list[Leak] = []
     for file in files:
         if stopped():
@@ -229,7 +232,8 @@ def _kinds_by_name(name: str) -> Iterator[str]:
 
 
 def _content(file: FileSource) -> bytes:
-    """What can be read of it: whatever is wrong with a file, its upload finds and tells."""
+    """The file's content if it can be read. Errors are ignored: uploading the file will report
+    them."""
     try:
         return read_sample(file, SCAN_LIMIT)
     except SourceError:
@@ -237,8 +241,8 @@ def _content(file: FileSource) -> bytes:
 
 
 def _as_text(content: bytes) -> bytes:
-    """The text as UTF-8; nothing when it is no text."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as some editors of Windows write it
+    """The text as UTF-8; empty for a binary file."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as some editors on Windows write it
         return content.decode("utf-16", "replace").encode()
     return b"" if b"\0" in content[:_BINARY_BY_NUL] else content
 
@@ -250,15 +254,15 @@ def _found(content: bytes) -> Iterator[tuple[str, int]]:
     for form in _FORMS:
         if not any(marker in suspect for marker in form.markers):
             continue
-        # `re` compiles it, and keeps it, when a marker is there: few pushes need one of the forms.
+        # `re` compiles and caches a pattern only when its marker is found: few pushes need any.
         for match in re.finditer(form.pattern, content):
             if _is_random(match.groupdict().get("secret")):
                 yield form.kind, match.start()
 
 
 def _around_long_words(content: bytes) -> bytes:
-    """The stretches of a text that could hold a credential: few in prose, tables and code. Looking
-    for the markers there alone is what makes a scan cheap."""
+    """The parts of a text that could contain a credential: few in prose, tables and code. Searching
+    for markers only there is what makes a scan cheap."""
     marked = content.translate(_WORD_MARKS)
     stretches: list[bytes] = []
     end = 0
@@ -272,7 +276,7 @@ def _around_long_words(content: bytes) -> bytes:
 
 
 def _is_random(secret: bytes | None) -> bool:
-    """Whether it is no placeholder, such as docs and examples are full of."""
+    """Whether it is not a placeholder of the kind that docs and examples use."""
     if secret is None:
         return True
     return len(set(secret)) >= _FEWEST_DIFFERENT and not _PLACEHOLDERS.search(secret)

@@ -1,4 +1,4 @@
-"""Paths in the repo: which are possible, and which of them patterns select."""
+"""Paths in the repo: which ones are valid, and which ones patterns select."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TypeAlias
 PATH_LIMIT = 4096
 SEGMENT_LIMIT = 255
 
-# Most paths: ASCII, no segment that is long or starts with a dot. They need no closer look.
+# Matches most paths: ASCII, with no segment that is long or starts with a dot. They need no further
+# check.
 _PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII)
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def normalise_path(path: str) -> str:
-    r"""Windows separators become `/`, leading `./` goes; nothing else changes.
+    r"""Replace Windows separators by `/` and remove leading `./`. Nothing else changes.
 
     >>> normalise_path(".\\weights\\model.bin")
     'weights/model.bin'
@@ -29,14 +30,14 @@ def normalise_path(path: str) -> str:
 
 
 def check_path_in_repo(path: str) -> str | None:
-    """What is wrong with `path` as the name of a file in a repo; None when nothing is.
+    """What is wrong with `path` as the name of a file in a repo, or None.
 
-    Paths are checked as `normalise_path` leaves them, so both kinds of separators will do. A
-    `.git` segment is refused in any case of letters, since some file systems ignore case: a
-    checkout there would write into git's own folder.
+    Paths are normalised first, so both kinds of separators are accepted. A `.git` segment is
+    refused in upper or lower case, since some file systems ignore case: a checkout there would
+    write into git's own folder.
 
     >>> check_path_in_repo("weights/../../etc/passwd")
-    "must not hold a '..' segment"
+    "must not contain a '..' segment"
     """
     path = normalise_path(path)
     if len(path) <= PATH_LIMIT and _PLAIN.fullmatch(path):
@@ -58,7 +59,7 @@ def _path_problem(path: str) -> str | None:
     if len(encoded) > PATH_LIMIT:
         return f"must not be longer than {PATH_LIMIT} bytes"
     if not path.isprintable() and any(unicodedata.category(letter) == "Cc" for letter in path):
-        return "must not hold control characters"
+        return "must not contain control characters"
     for segment in path.split("/"):
         if problem := _segment_problem(segment):
             return problem
@@ -67,20 +68,20 @@ def _path_problem(path: str) -> str | None:
 
 def _segment_problem(segment: str) -> str | None:
     if not segment:
-        return "must not hold an empty segment ('//')"
+        return "must not contain an empty segment ('//')"
     if segment in (".", ".."):
-        return f"must not hold a {segment!r} segment"
+        return f"must not contain a {segment!r} segment"
     if segment.lower() == ".git":
-        return "must not lie in .git, which is git's own"
+        return "must not be in .git, which belongs to git"
     if len(segment) > SEGMENT_LIMIT // 4 and len(segment.encode()) > SEGMENT_LIMIT:
-        return f"must not hold a segment longer than {SEGMENT_LIMIT} bytes"
+        return f"must not contain a segment longer than {SEGMENT_LIMIT} bytes"
     return None
 
 
 def folder_prefix(path_in_repo: str) -> str:
-    r"""What to put before the path of each file that lands in the folder `path_in_repo`.
+    r"""The prefix for the path of each file that goes into the folder `path_in_repo`.
 
-    Raises `ValueError`, saying what is wrong, when no folder of a repo can have that name.
+    Raises `ValueError`, saying what is wrong, when this cannot be the name of a folder in a repo.
 
     >>> folder_prefix("checkpoints\\step-1000"), folder_prefix("./")
     ('checkpoints/step-1000/', '')
@@ -94,7 +95,7 @@ def folder_prefix(path_in_repo: str) -> str:
 
 
 def folders_above(path: str) -> Iterator[str]:
-    """The folders that a path lies in, the nearest first.
+    """The folders that contain a path, the innermost first.
 
     >>> list(folders_above("a/b/c.txt"))
     ['a/b', 'a']
@@ -114,7 +115,7 @@ def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
     seen: set[str] = set()
     for path in files:
         folder = path.rpartition("/")[0]
-        while folder and folder not in seen:  # what is seen has its own folders seen, too
+        while folder and folder not in seen:  # the folders above a known folder are known too
             seen.add(folder)
             if folder in files:
                 clashes[folder] = path
@@ -123,7 +124,8 @@ def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
 
 
 def look_alikes(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs that differ by case or Unicode form alone: one file on many file systems."""
+    """Pairs that differ only by case or Unicode form: on many file systems they are the same
+    file."""
     first: dict[str, str] = {}
     pairs = []
     for path in paths:
@@ -144,11 +146,11 @@ _Matcher: TypeAlias = Callable[[str], object]
 
 
 class PatternFilter:
-    """Allow and ignore patterns, compiled once: call it with a path to learn if it is chosen.
+    """Allow and ignore patterns, compiled once. Call it with a path to know whether it is selected.
 
-    A path is chosen when it matches any allow pattern (or there is no list of them) and no ignore
-    pattern. Patterns are `fnmatchcase` ones: `*` crosses `/`, case counts, and a trailing `/`
-    means all below. An empty list of allow patterns chooses nothing, as in the official client.
+    A path is selected when it matches any allow pattern (or none are given) and no ignore pattern.
+    Patterns work as in `fnmatchcase`: `*` also matches `/`, case matters, and a trailing `/` means
+    everything below. An empty list of allow patterns selects nothing, as in the official client.
     """
 
     __slots__ = ("_allow", "_ignore", "_ignore_below")
@@ -166,9 +168,11 @@ class PatternFilter:
         return not any(match(path) for match in self._ignore)
 
     def ignores_all_below(self, folder: str) -> bool:
-        """Whether no file in `folder/` can be chosen, whatever its name: no need to walk there.
+        """Whether no file in `folder/` can be selected, whatever its name, so that the folder can
+        be skipped.
 
-        Sure for patterns that end in `*`: one that matches `folder/` matches all that follows.
+        This is certain for patterns that end in `*`: one that matches `folder/` matches everything
+        below.
         """
         folder = folder.replace("\\", "/")
         return any(match(folder) for match in self._ignore_below)
@@ -177,7 +181,7 @@ class PatternFilter:
 def select(
     paths: Iterable[str], allow_patterns: Patterns = None, ignore_patterns: Patterns = None
 ) -> list[str]:
-    """Those `paths` that the patterns choose, in their order.
+    """Those of `paths` that the patterns select, in their order.
 
     >>> select(["a.bin", "logs/1.txt"], ignore_patterns=["logs/"])
     ['a.bin']

@@ -1,4 +1,5 @@
-"""What is wrong with a source, all of it in one error, and notices for the user about it."""
+"""Collects everything that is wrong with a source into one error, and notices for the user about
+it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ NOTICES_SHOWN = 10
 
 
 class ProblemReport:
-    """Collects problems, which stop the push, and notices, which do not. Notices have kinds."""
+    """Collects problems, which stop the push, and notices, which do not. Notices are grouped by
+    kind."""
 
     __slots__ = ("_notices", "problems")
 
@@ -21,12 +23,13 @@ class ProblemReport:
         self.problems.append(text)
 
     def notice(self, kind: str, text: str) -> None:
-        """Add a notice. Of each `kind` the first `NOTICES_SHOWN` are shown, the others counted."""
+        """Add a notice. The first `NOTICES_SHOWN` of each `kind` are shown, the others are only
+        counted."""
         self._notices.setdefault(kind, []).append(text)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Kind by kind; of each the first few, then how many more."""
+        """The notices, grouped by kind: the first few of each, then how many more there are."""
         shown: list[str] = []
         for kind, texts in self._notices.items():
             shown += texts[:NOTICES_SHOWN]
@@ -35,14 +38,14 @@ class ProblemReport:
         return tuple(shown)
 
     def raise_problems(self, suggestion: str) -> None:
-        """Raise one `SourceError` with every problem, unless there is none."""
+        """Raise one `SourceError` with every problem. Does nothing when there are none."""
         problems = self.problems
         if not problems:
             return
         if len(problems) == 1:
             raise SourceError(problems[0], problems=problems, suggestion=suggestion)
-        lines = [f"{len(problems):,} problems with what is to be pushed:"]
+        lines = [f"{len(problems):,} problems with the files to push:"]
         lines += [f"  - {problem}" for problem in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
-            lines.append(f"  … and {len(problems) - PROBLEMS_SHOWN:,} more, all in .problems")
+            lines.append(f"  … and {len(problems) - PROBLEMS_SHOWN:,} more; .problems lists all")
         raise SourceError("\n".join(lines), problems=problems, suggestion=suggestion)

@@ -1,7 +1,8 @@
-"""The safetensors format: from a header to its tensors, and back. No files here, only bytes.
+"""The safetensors format: from a header to its tensors, and back. Works on bytes only, not on
+files.
 
-A file is eight bytes of header length (little endian), the header (a JSON object from names to
-dtype, shape and data offsets), and the tensors' bytes one after another, without gaps.
+A file consists of eight bytes for the header length (little endian), the header (a JSON object from
+names to dtype, shape and data offsets), and the tensors' bytes one after another, without gaps.
 Source: the format's own description, https://github.com/huggingface/safetensors.
 """
 
@@ -15,19 +16,20 @@ from typing import Any
 
 LENGTH_SIZE = 8
 HEADER_LIMIT = 100_000_000
-"""Bytes: the library reads no longer header either."""
+"""In bytes. The safetensors library does not read longer headers either."""
 
 METADATA = "__metadata__"
 _ALIGNMENT = 8
 
 
 class BadSafetensorsError(Exception):
-    """Why something is no safetensors file: a text that goes after its name."""
+    """Something is not a safetensors file. The text is a predicate, to be put after the file's
+    name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: its entry in the header, and where its bytes lie, counted from the file's
+    """One tensor: its entry in the header, and the position of its bytes, counted from the file's
     beginning."""
 
     name: str
@@ -38,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A file's tensors in the order of their bytes, and its free-form metadata, if it has any."""
+    """A file's tensors in the order of their bytes, and its free-form metadata, if any."""
 
     tensors: tuple[Tensor, ...]
     metadata: Mapping[str, str] | None
@@ -50,25 +52,26 @@ class Layout:
 
 
 def header_length(beginning: bytes, file_size: int) -> int:
-    """How long the header is, told by the first eight bytes. Raises `BadSafetensorsError`."""
+    """The length of the header, from the first eight bytes. Raises `BadSafetensorsError`."""
     if file_size < LENGTH_SIZE:
         raise BadSafetensorsError(f"has {file_size} bytes, too few for a safetensors file")
     length = int.from_bytes(beginning[:LENGTH_SIZE], "little")
     if length > HEADER_LIMIT:
         raise BadSafetensorsError(
-            f"claims a header of {length:,} bytes; {HEADER_LIMIT:,} is the most there can be"
+            f"announces a header of {length:,} bytes; the limit is {HEADER_LIMIT:,}"
         )
     if length > file_size - LENGTH_SIZE:
         raise BadSafetensorsError(
-            f"is cut short: its header has {length:,} bytes, the file {file_size:,}"
+            f"is truncated: its header has {length:,} bytes, the file {file_size:,}"
         )
     return length
 
 
 def parse_header(header: bytes, file_size: int) -> Layout:
-    """What the header says of a file of this size, checked: every byte belongs to one tensor.
+    """Parse the header of a file of this size, and check that every byte belongs to exactly one
+    tensor.
 
-    Dtypes and shapes are carried over as they are, so that a dtype of tomorrow is no obstacle.
+    Dtypes and shapes are kept as they are, so that dtypes added to the format later also work.
     Raises `BadSafetensorsError`.
     """
     entries = _entries(header)
@@ -83,8 +86,8 @@ def parse_header(header: bytes, file_size: int) -> Layout:
 
 
 def build_header(tensors: Iterable[Tensor], metadata: Mapping[str, str] | None) -> bytes:
-    """The length and header of a file that holds the bytes of these tensors in this order, padded
-    so that they begin at a multiple of eight."""
+    """The length field and the header of a file that holds these tensors in this order. The header
+    is padded so that the tensors begin at a multiple of eight."""
     entries: dict[str, Any] = {} if metadata is None else {METADATA: metadata}
     position = 0
     for tensor in tensors:
@@ -102,12 +105,12 @@ def _entries(header: bytes) -> dict[str, Any]:
         found = json.loads(
             text, object_pairs_hook=_each_once, parse_float=_finite, parse_constant=_finite
         )
-        if "\\u" in text:  # escapes may stand for halves of characters, which nothing can write
+        if "\\u" in text:  # escapes can encode lone surrogates, which cannot be written as UTF-8
             json.dumps(found, ensure_ascii=False).encode()
         if isinstance(found, dict):
             return found
     except (ValueError, RecursionError) as exc:
-        raise BadSafetensorsError(f"has a header that is not proper JSON: {exc}") from exc
+        raise BadSafetensorsError(f"has a header that is not valid JSON: {exc}") from exc
     raise BadSafetensorsError("has a header that is not a JSON object")
 
 
@@ -117,13 +120,13 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return found
     names = [name for name, _ in pairs]
     twice = next(name for name in found if names.count(name) > 1)
-    raise ValueError(f"{twice!r} stands there twice")
+    raise ValueError(f"{twice!r} appears twice")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no number")
+        raise ValueError(f"{text[:20]} is not a number")
     return number
 
 
@@ -137,9 +140,7 @@ def _tensor(name: str, entry: Any, start: int) -> Tensor:
             counts = (*shape, begin, end)
             if all(type(count) is int and count >= 0 for count in counts) and begin <= end:
                 return Tensor(name, entry, start + begin, end - begin)
-    raise BadSafetensorsError(
-        f"has a tensor, {name!r}, whose dtype, shape or offsets are not right"
-    )
+    raise BadSafetensorsError(f"has a tensor, {name!r}, whose dtype, shape or offsets are invalid")
 
 
 def _check_gapless(tensors: Iterable[Tensor], start: int, file_size: int) -> None:
@@ -151,6 +152,6 @@ def _check_gapless(tensors: Iterable[Tensor], start: int, file_size: int) -> Non
         position += tensor.size
     if position != file_size:
         raise BadSafetensorsError(
-            f"is cut short or has bytes of no tensor: they end at byte {position:,}"
+            f"is truncated or has bytes outside its tensors, which end at byte {position:,}"
             f" of {file_size:,}"
         )

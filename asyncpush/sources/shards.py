@@ -1,9 +1,10 @@
-"""A large safetensors file as several smaller ones and an index, without a copy of its bytes.
+"""Splits a large safetensors file into several smaller ones and an index, without copying its
+bytes.
 
-The shards are what `save_pretrained` would have written: tensors in the order of the state dict, or
-of their bytes where only a file is known, each shard filled up to the limit, and
-`<name>.safetensors.index.json` to say which tensor is where. A shard of a file is a new header and
-ranges of the file that is there already. Blocks: call it in a thread.
+The shards are those that `save_pretrained` would have written. Tensors keep the order of the state
+dict, or the order of their bytes when only a file is known. Each shard is filled up to the limit,
+and `<name>.safetensors.index.json` says which tensor is in which shard. A shard of a file consists
+of a new header and ranges of the existing file. Blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _VARIANT = re.compile(r"(?P<base>model|diffusion_pytorch_model)\.(?P<variant>[\w
 
 
 def split_large(files: Sequence[FileSource], limit: int, report: ProblemReport) -> list[FileSource]:
-    """`files`, with every safetensors file of more than `limit` bytes split up.
+    """`files`, with every safetensors file of more than `limit` bytes split.
 
     As in transformers, `limit` bounds the bytes of a shard's tensors, and a tensor that is larger
     goes into a shard of its own, with a notice. Files that cannot be split, and names that are
-    taken, are problems in `report`. Raises `SourceChangedError` when a file is no longer what
-    was collected.
+    taken, are added to `report` as problems. Raises `SourceChangedError` when a file has changed
+    since it was collected.
     """
     kept: list[FileSource] = []
     made: list[FileSource] = []
@@ -59,14 +60,14 @@ def split_large(files: Sequence[FileSource], limit: int, report: ProblemReport) 
 
 
 def _split(file: FileSource, limit: int, report: ProblemReport) -> list[FileSource]:
-    """The shards and their index; nothing when all tensors fit into one."""
+    """The shards and their index; empty when all tensors fit into one shard."""
     layout = _read_layout(file)
     for tensor in layout.tensors:
         if tensor.size > limit:
             report.notice(
                 "tensors larger than max_shard_size",
                 f"tensor {tensor.name!r} of {file.path_in_repo!r} has {tensor.size:,} bytes, more"
-                f" than max_shard_size: its file will be larger",
+                f" than max_shard_size: its shard will be larger",
             )
     given = file.virtual.tensors if isinstance(file.virtual, TensorFile) else layout.tensors
     groups = _groups(given, limit)
@@ -75,8 +76,8 @@ def _split(file: FileSource, limit: int, report: ProblemReport) -> list[FileSour
     stem = file.path_in_repo.removesuffix(SUFFIX)
     if _SHARD_NAME.fullmatch(stem):
         raise BadSafetensorsError(
-            "is a shard by its name, and larger than max_shard_size: raise that, or save the model"
-            " anew"
+            "is named like a shard and is larger than max_shard_size: raise the limit, or save the"
+            " model again"
         )
     names = [f"{stem}-{i:05}-of-{len(groups):05}{SUFFIX}" for i in range(1, len(groups) + 1)]
     shards = [_shard(file, name, group, layout) for name, group in zip(names, groups, strict=True)]
@@ -84,8 +85,8 @@ def _split(file: FileSource, limit: int, report: ProblemReport) -> list[FileSour
 
 
 def _index_name(stem: str) -> str:
-    """`model.fp16` is the variant fp16 of `model`: transformers and diffusers, whose names these
-    are, put a variant at the end of the index's name, and look for it there."""
+    """The index's name. `model.fp16` is the variant fp16 of `model`: transformers and diffusers put
+    the variant at the end of the index's name and look for it there."""
     folder, slash, name = stem.rpartition("/")
     if variant := _VARIANT.fullmatch(name):
         return f"{folder}{slash}{variant['base']}{SUFFIX}.index.{variant['variant']}.json"
@@ -103,8 +104,8 @@ def _read_layout(file: FileSource) -> Layout:
 
 
 def _groups(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
-    """Each shard's tensors: as many as fit, in order, and what is too large by itself. (The
-    official client cuts at the same places.)"""
+    """The tensors of each shard: as many as fit, in order; a tensor over the limit gets its own
+    shard. (The official client splits at the same places.)"""
     groups: list[list[Tensor]] = []
     current: list[Tensor] = []
     size = 0
@@ -128,7 +129,7 @@ def _shard(file: FileSource, name: str, tensors: Sequence[Tensor], layout: Layou
 
 
 def _ranges(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
-    """Where the tensors' bytes lie, neighbours as one range."""
+    """The ranges of the tensors' bytes; adjacent tensors share one range."""
     begin = end = tensors[0].offset
     for tensor in tensors:
         if tensor.offset != end:
@@ -141,7 +142,7 @@ def _ranges(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
 def _index(
     name: str, names: Sequence[str], groups: Sequence[Sequence[Tensor]], layout: Layout
 ) -> FileSource:
-    """Names of shards are relative to the index, which lies beside them."""
+    """The index. It names shards relative to itself, as they are in the same folder."""
     where = {
         tensor.name: shard.rpartition("/")[2]
         for shard, group in zip(names, groups, strict=True)
@@ -160,7 +161,9 @@ def _check_names(
     for file in made:
         name = file.path_in_repo
         if name in taken:
-            report.problem(f"{name!r} would be written by max_shard_size, but is there already")
+            report.problem(
+                f"{name!r} would be created by max_shard_size, but the source already has it"
+            )
         elif problem := check_path_in_repo(name):
             report.problem(f"{name!r}, a shard's name, {problem}")
         taken.add(name)
@@ -169,7 +172,7 @@ def _check_names(
 
 
 def _named(file: FileSource) -> str:
-    """By where it lies, if that is not the name it has in the repo."""
+    """The file's path, together with its name in the repo if that is different."""
     if file.path is None or file.path.endswith(file.path_in_repo):
         return repr(file.path or file.path_in_repo)
     return f"{file.path_in_repo!r} (of {file.path!r})"

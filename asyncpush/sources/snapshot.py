@@ -1,11 +1,12 @@
-"""A copy of a folder's files that nobody else writes to: for trainers that overwrite theirs.
+"""A copy of a folder's files that no other program writes to, for trainers that overwrite theirs.
 
-`snapshot=True` makes a reflink of each file where the file system has them (Btrfs, XFS, bcachefs,
-ZFS; `FICLONE` of `ioctl_ficlone(2)`: at once, and no room taken), else a copy. Hard links, which
-are made only when asked for, take neither time nor room anywhere. But they are other *names* of the
-same files: a file that is replaced (`os.replace`, or removed and written again) stays as it was,
-one that is opened and written in place changes under both names. The push then does what it would
-have done without a snapshot (see `PushOptions.on_change`); a mixture is never committed.
+`snapshot=True` makes a reflink of each file where the file system supports them (Btrfs, XFS,
+bcachefs, ZFS; `FICLONE` of `ioctl_ficlone(2)`: immediate, and uses no space), else a copy. Hard
+links, made only on request, take no time or space on any file system. But they are other *names* of
+the same files: a file that is replaced (`os.replace`, or removed and written again) keeps its
+content in the snapshot, while one that is opened and written in place changes under both names. The
+push then does what it would have done without a snapshot (see `PushOptions.on_change`); a mixture
+is never committed.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ _COPIED_AT_ONCE = 8 << 20
 
 
 def copy_in_memory(source: bytes | Tensors | Mapping[str, Content]) -> Source:
-    """The same source, with a copy of all tensors that are not one already. Raises `SourceError`
-    for what can change otherwise. Blocks."""
+    """The same source, with all tensors copied that are not copies already. Raises `SourceError`
+    for other values that can change. Blocks."""
     if isinstance(source, Mapping):
         copies: dict[str, Content] = {}
         for path, content in source.items():
@@ -63,17 +64,17 @@ def copy_in_memory(source: bytes | Tensors | Mapping[str, Content]) -> Source:
 
 
 class SnapshotStoppedError(Exception):
-    """The snapshot was cancelled while it was made."""
+    """The snapshot was cancelled while it was being made."""
 
 
 class Snapshot:
-    """The files of `source` that the options choose, in a new folder beside it, until `remove`.
+    """The selected files of `source`, in a new folder next to it, until `remove` is called.
 
-    Beside it, because reflinks and hard links stay within a file system. Folders of killed
-    processes are removed when the next snapshot is made. All of this blocks.
+    It is next to the source because reflinks and hard links work only within one file system.
+    Folders left by killed processes are removed when the next snapshot is made. All of this blocks.
 
-    A file that changes while it is copied is taken as it is at one moment, as
-    `PushOptions.on_change` has it. Raises `SourceError` for what cannot be read or written, and
+    A file that changes while it is copied is taken as it is at one moment, according to
+    `PushOptions.on_change`. Raises `SourceError` for files that cannot be read or written, and
     `SourceChangedError` for a change that is not followed.
     """
 
@@ -107,9 +108,11 @@ class Snapshot:
             raise SourceError(f"no snapshot of {origin!r}: {exc}") from exc
 
     def remove(self) -> None:
-        """Remove what was made."""
+        """Remove the snapshot's files."""
         self._scratch.remove()
-        with contextlib.suppress(OSError):  # others are there, or it is gone
+        with contextlib.suppress(
+            OSError
+        ):  # other snapshots are there, or the folder was removed already
             os.rmdir(os.path.dirname(self._scratch.path))
 
     def _fill(self, origin: str, options: PushOptions) -> None:
@@ -159,7 +162,7 @@ class Snapshot:
         self._take_again(path, target, before)
 
     def _take_again(self, path: str, target: str, before: os.stat_result) -> None:
-        """Take a file that changed meanwhile as it is at one moment."""
+        """Copy a file that changed during the first attempt as it is at one moment."""
         identity = FileIdentity.of(before)
         source = FileSource(path, before.st_size, path, identity, may_change=True)
         found = collect_again(source)
@@ -167,7 +170,7 @@ class Snapshot:
             with open(target, "wb") as copy:
                 copy.write(found.content)
             return
-        assert found is not None  # it is not optional
+        assert found is not None  # only optional files give None
         digest = hashlib.sha256()
         with Reader(found, grown=True) as reader, open(target, "wb") as copy:
             for offset in range(0, found.size, _COPIED_AT_ONCE):
@@ -193,7 +196,7 @@ class Snapshot:
 
 def _linked(path: str, target: str) -> bool:
     try:
-        # Of a link, what it leads to: the link itself may lead nowhere from here.
+        # Link to the target of a symbolic link: a relative link would not work from here.
         os.link(os.path.realpath(path), target)
     except OSError:  # another file system, or one without hard links
         return False

@@ -1,4 +1,4 @@
-"""Streams of unknown length, held until their size is known: small ones in memory, others on disk.
+"""Streams of unknown length, kept until their size is known: small ones in memory, others on disk.
 
 The only user of aiofiles.
 """
@@ -40,14 +40,14 @@ from asyncpush.own_files import CAN_LOCK, lock_file
 from asyncpush.sources.walk import SCRATCH_PREFIX
 
 READ_SIZE = 256 << 10
-"""Bytes asked of a file object at a time, and gathered in memory before a write to disk."""
+"""Bytes to request from a file object at a time, and to gather in memory before a write to disk."""
 
 _CLOSE_TIMEOUT = 5
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class OpenStream:
-    """A stream that is longer than it was read: what was read, and the rest.
+    """A stream that has not been read to its end: the part that was read, and the rest.
 
     Read it once, by `pieces`, `spooled` or `discarded`.
     """
@@ -63,14 +63,14 @@ class OpenStream:
     ) -> None:
         self._spool = spool
         self.reserved = reserved
-        """Bytes of the spool's memory that the head takes up."""
+        """Bytes of the spool's memory that the head uses."""
         self.path_in_repo = path_in_repo
         self.head = head
-        self._last = last  # valid until the next piece is asked for
+        self._last = last  # valid until the next piece is requested
         self._rest = rest
 
     async def pieces(self) -> AsyncGenerator[memoryview]:
-        """All bytes, in order; each piece is valid until the next one is asked for. Raises
+        """All bytes, in order; each piece is valid until the next one is requested. Raises
         `SourceError` when the stream fails."""
         yield memoryview(self.head)
         self.head = b""
@@ -80,11 +80,12 @@ class OpenStream:
                 yield piece
 
     async def spooled(self) -> FileSource:
-        """Read it to its end, onto the disk."""
+        """Read it to its end, to disk."""
         return await self._spool.write(self)
 
     async def discarded(self) -> None:
-        """Read it to its end, for nothing: whoever writes it may write others in turn with it."""
+        """Read it to its end and drop the bytes. Its producer may be writing other streams in turn
+        with it."""
         pieces = self.pieces()
         async with contextlib.aclosing(pieces):
             async for _ in pieces:
@@ -95,11 +96,11 @@ class OpenStream:
 
 
 class Spool:
-    """Takes in streams, several at once; on leaving it, every file it made is gone.
+    """Reads streams, several at once. When the block is left, every file it created is removed.
 
-    All streams together keep at most `memory` bytes in memory (and each a buffer while it is read);
-    what is beyond goes to files in a scratch folder, made in `folder` when first needed. `heads`
-    are bytes in memory for the beginnings of streams that `begin` leaves open.
+    All streams together use at most `memory` bytes of memory (plus a buffer for each one being
+    read); the rest goes to files in a scratch folder, created in `folder` when first needed.
+    `heads` is the number of bytes in memory for the beginnings of streams that `begin` leaves open.
     """
 
     def __init__(self, folder: Path, *, memory: int, heads: int = 0) -> None:
@@ -109,8 +110,8 @@ class Spool:
         self._open: list[OpenStream] = []
         self._scratch: ScratchFolder | None = None
         self._files: list[BinaryIO] = []
-        # Making files and removing them happens in threads that cancellation may leave running:
-        # whichever comes last must see what the other did, or a file would stay.
+        # Files are created and removed in threads that may go on after a cancellation. Whichever
+        # runs last must see what the other did, or a file would remain.
         self._lock = threading.Lock()
         self._closed = False
 
@@ -126,7 +127,8 @@ class Spool:
     async def take(self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO) -> FileSource:
         """Read `stream`, an async iterable of bytes or a binary file object, to its end.
 
-        Raises `SourceError` when it fails, gives anything but bytes, or the disk is full.
+        Raises `SourceError` when it fails, when it gives anything but bytes, or when the disk is
+        full.
         """
         taken = await self._begin(path_in_repo, _chunks(path_in_repo, stream), None)
         return taken if isinstance(taken, FileSource) else await self.write(taken)
@@ -134,8 +136,9 @@ class Spool:
     async def begin(
         self, path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO, *, large: int
     ) -> FileSource | OpenStream:
-        """As `take`, but a stream of more than `large` bytes is left open, for others to read on
-        as it comes; when there is no memory for its beginning, it is taken like any other."""
+        """Like `take`, but a stream of more than `large` bytes is left open, for its reader to
+        consume as it arrives. When there is no memory for its beginning, it is read to its end like
+        any other."""
         if self._heads < large:
             return await self.take(path_in_repo, stream)
         self._heads -= large
@@ -150,8 +153,8 @@ class Spool:
     async def _begin(
         self, path_in_repo: str, chunks: AsyncGenerator[memoryview], room: int | None
     ) -> FileSource | OpenStream:
-        """Read until the end, or until there is more than fits: into `room`, which is set aside for
-        it, or into the memory that all streams share."""
+        """Read until the end, or until there is more than fits: into `room`, which is reserved for
+        this stream, or into the memory that all streams share."""
         held = io.BytesIO()
         try:
             async for chunk in chunks:
@@ -171,7 +174,7 @@ class Spool:
         return FileSource(path_in_repo, held.tell(), data=held.getvalue())
 
     async def write(self, stream: OpenStream) -> FileSource:
-        """Put an open stream on the disk, to its end. Raises as `take` does."""
+        """Write an open stream to disk, to its end. Raises as `take` does."""
         path_in_repo = stream.path_in_repo
         held, written = io.BytesIO(), False
         pieces = stream.pieces()
@@ -179,7 +182,7 @@ class Spool:
             with self._disk_errors(path_in_repo):
                 file = await self._new_file()
             async for chunk in pieces:
-                if written:  # the head
+                if written:  # the head has been written: free its memory
                     self._memory += stream.reserved
                     stream.reserved = 0
                 written = True
@@ -211,7 +214,7 @@ class Spool:
         with self._lock:
             self._closed = True
             for file in self._files:
-                with contextlib.suppress(OSError):  # closing flushes: no room for that, perhaps
+                with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
                     file.close()
             if self._scratch is not None:
                 self._scratch.remove()
@@ -232,9 +235,9 @@ class Spool:
 
 
 async def _in_own_task(chunks: AsyncGenerator[memoryview]) -> AsyncGenerator[memoryview]:
-    """The same, whichever tasks ask for it: all of it is read in one task of its own, since
-    timeouts and task groups within a user's generator are bound to the task that entered them.
-    Nothing is read before it is asked for."""
+    """The same chunks, for any task that asks for them. All are read in one task, because timeouts
+    and task groups within a user's generator belong to the task that entered them. Nothing is read
+    before it is requested."""
     asked: asyncio.Queue[None] = asyncio.Queue(1)
     answers: asyncio.Queue[memoryview | BaseException | None] = asyncio.Queue(1)
 
@@ -276,7 +279,7 @@ async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:
 async def _chunks(
     path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO
 ) -> AsyncGenerator[memoryview]:
-    """What `stream` gives, each piece checked; its failures become `SourceError`."""
+    """The pieces that `stream` gives, each checked. Its failures become `SourceError`."""
     iterator: AsyncIterator[object] | None = None
     try:
         while True:
@@ -293,11 +296,11 @@ async def _chunks(
                 raise SourceError(message, problems=[message]) from exc
             chunk = _as_bytes(path_in_repo, piece)
             yield chunk
-            chunk.release()  # whoever reuses one buffer may now resize it
+            chunk.release()  # a producer that reuses one buffer can resize it again
     finally:
         if isinstance(iterator, AsyncGenerator):
-            # Its own clean-up must run, but cannot be what a cancelled push hangs on; and what
-            # went wrong first is what the user needs to see.
+            # The generator's own clean-up must run, but must not block a cancelled push. The user
+            # needs to see the first error, not one from the clean-up.
             with (
                 anyio.move_on_after(_CLOSE_TIMEOUT, shield=True),
                 contextlib.suppress(Exception),
@@ -317,7 +320,7 @@ def _as_bytes(path_in_repo: str, piece: object) -> memoryview:
 
 def _iterate(stream: AsyncIterable[bytes] | BinaryIO) -> AsyncIterator[object]:
     read = getattr(stream, "read", None)
-    if inspect.iscoroutinefunction(read):  # by lines, as its __aiter__ does, would be slow
+    if inspect.iscoroutinefunction(read):  # its __aiter__ reads by lines, which is slow
         return _async_pieces(read, getattr(stream, "seek", None))
     if isinstance(stream, AsyncIterable):
         return aiter(stream)
@@ -328,17 +331,17 @@ async def _async_pieces(
     read: Callable[[int], Awaitable[object]], seek: Callable[[int], object] | None
 ) -> AsyncGenerator[object]:
     if inspect.iscoroutinefunction(seek):
-        with contextlib.suppress(io.UnsupportedOperation):  # a pipe
+        with contextlib.suppress(io.UnsupportedOperation):  # a pipe cannot be rewound
             await seek(0)
     while (piece := await read(READ_SIZE)) != b"":
         yield piece
 
 
 async def _file_pieces(file: BinaryIO) -> AsyncGenerator[object]:
-    """All of it, wherever it stands, if it can be read from its beginning; then it stands there
-    again."""
+    """The whole content of a file object, whatever its position, if it can be rewound. Its position
+    is restored afterwards."""
     stood_at = await to_thread.run_sync(_rewind, file)
-    # A read of a pipe may wait for ever: cancellation leaves its thread behind.
+    # Reading a pipe may block for ever: on cancellation the thread is abandoned.
     read = functools.partial(to_thread.run_sync, file.read, READ_SIZE, abandon_on_cancel=True)
     while (piece := await read()) != b"":
         yield piece
@@ -347,7 +350,8 @@ async def _file_pieces(file: BinaryIO) -> AsyncGenerator[object]:
 
 
 def _rewind(file: BinaryIO) -> int | None:
-    """Where it stood; None for a pipe, or for what merely has a `read`."""
+    """Rewind the file and return its former position. None for a pipe, or for an object that only
+    has `read`."""
     seekable = getattr(file, "seekable", None)
     if seekable is None or not seekable():
         return None
@@ -356,15 +360,16 @@ def _rewind(file: BinaryIO) -> int | None:
     return position
 
 
-# Locks of a network file system may hold on one machine alone: orphans of others are left alone.
+# Locks on a network file system may work on one machine only: folders of other machines are left
+# alone.
 _PREFIX = f"{SCRATCH_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
 
 
 class ScratchFolder:
-    """A new folder in `parent` that this user alone can enter, until `remove`.
+    """A new folder in `parent` that only this user can enter, until `remove` is called.
 
-    It is locked while in use: folders of this kind in `parent` that nobody has locked are those
-    of killed processes, and making a new one removes them. All of this blocks.
+    It is locked while in use. Folders of this kind in `parent` without a lock were left by killed
+    processes; creating a new one removes them. All of this blocks.
     """
 
     __slots__ = ("_count", "_lock", "path")
@@ -375,14 +380,14 @@ class ScratchFolder:
         while True:
             self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
             self._lock = _lock(self.path, wait=True)
-            # Before it was locked, another process may have taken it for an orphan.
+            # Before it was locked, another process may have removed it as an orphan.
             if os.path.isdir(self.path):
                 break
             _unlock(self._lock)
         self._count = 0
 
     def new_file(self) -> BinaryIO:
-        """A new empty file that only this user can read, open for writing, with a `name`."""
+        """A new empty file with a `name`, open for writing, that only this user can read."""
         self._count += 1
         return open(os.path.join(self.path, str(self._count)), "xb", opener=opened_privately)
 
@@ -403,7 +408,8 @@ def _remove_orphans(parent: Path) -> None:
 
 
 def _lock(folder: str, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock; None when another has it or there are no locks here."""
+    """A descriptor that holds the lock. None when another process holds it, or where locks are not
+    supported."""
     if sys.platform == "win32" or not CAN_LOCK:
         return None
     try:
@@ -424,5 +430,5 @@ def _unlock(descriptor: int | None) -> None:
 
 
 def opened_privately(path: str, flags: int) -> int:
-    """An opener for `open`: new files are their owner's alone."""
+    """An opener for `open`: only the owner can read the new file."""
     return os.open(path, flags, 0o600)

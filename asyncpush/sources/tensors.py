@@ -1,10 +1,11 @@
-"""A state dict as a safetensors file that is made as it is read: no file, no second copy in memory.
+"""A state dict as a safetensors file that is generated while it is read: no file, no second copy in
+memory.
 
-The header is written once; the tensors' bytes are taken from where they lie, at any offset. What
-lies in one piece in host memory is copied from there straight into the buffer that is sent. Of
-other tensors (on a device, or not contiguous) the rows that are asked for are copied, and no more.
-NumPy, torch and JAX are imported only by those whose tensors are theirs. All but the constructor of
-`Tensors` is called in threads.
+The header is written once. The tensors' bytes are read from their own memory, at any offset. A
+contiguous tensor in host memory is copied directly into the buffer that is sent. Of other tensors
+(on a device, or not contiguous) only the requested rows are copied. NumPy, torch and JAX are
+imported only when the user's tensors come from them. Everything except the constructor of `Tensors`
+is called in threads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from asyncpush.sources.safetensors import HEADER_LIMIT, METADATA, Tensor, build_
 DEFAULT_NAME = "model.safetensors"
 
 BLOCK = 64 << 10
-"""Bytes that are compared as one when they are read again."""
+"""The size of the blocks that are compared when they are read again."""
 
 _TIED = (
     "leave out all but one of them (safetensors' save_model does the same, and frameworks tie them"
@@ -83,7 +84,7 @@ class Tensors:
         report = ProblemReport()
         arrays = _arrays(tensors, report)
         _check_metadata(metadata, report)
-        report.raise_problems("change or leave out what is named; nothing was uploaded")
+        report.raise_problems("fix these, or leave them out; nothing was uploaded")
         for names in sharing(arrays):
             listed = ", ".join(map(repr, names))
             report.problem(f"the tensors {listed} share memory")
@@ -107,11 +108,11 @@ class Tensors:
 
     @property
     def is_copy(self) -> bool:
-        """Whether nobody else can write to these tensors."""
+        """Whether the tensors are a private copy, which nothing else can write to."""
         return self._is_copy
 
     def copied(self) -> Tensors:
-        """The same with `copy=True`: a copy of the tensors as they are now."""
+        """Like `copy=True`: a copy of the tensors as they are now."""
         if self._is_copy:
             return self
         taken = object.__new__(Tensors)
@@ -121,7 +122,7 @@ class Tensors:
         return taken
 
     def file(self, path_in_repo: str) -> FileSource:
-        """The file that a push sends; each push has one of its own."""
+        """The file that a push sends. Each push has its own."""
         return TensorFile(
             path_in_repo, self._arrays, self._metadata, compare=not self._is_copy
         ).source
@@ -130,9 +131,9 @@ class Tensors:
 class TensorFile:
     """The bytes of one safetensors file, by position; called from several threads at once.
 
-    Bytes that are read for a second time (to be hashed, then to be sent, perhaps to be sent again)
-    must be what they were at first: `compare` keeps a digest of each block, so that no tensor that
-    was written to meanwhile is sent under the hash of what it was.
+    Bytes may be read several times (to be hashed, to be sent, to be sent again), and must be the
+    same each time. `compare` keeps a digest of each block, so that a tensor that was written to in
+    between is never sent under its old hash.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class TensorFile:
         self._header = _header(arrays, metadata)
         self._names = _in_order(arrays)
         sizes = [arrays[name].size for name in self._names]
-        # Where each tensor begins, and after the last one the end of the file.
+        # Where each tensor begins in the file, and finally where the last one ends.
         self._starts = list(accumulate(sizes, initial=len(self._header)))
         self.size = self._starts[-1]
         self._digests = _Digests(-(-self.size // BLOCK) if compare else 0)
@@ -165,7 +166,7 @@ class TensorFile:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """In the order in which they were given, with their places in the file."""
+        """The tensors in the order in which they were given, with their positions in the file."""
         starts = dict(zip(self._names, self._starts, strict=False))
         return tuple(
             Tensor(name, _entry(array), starts[name], array.size)
@@ -173,19 +174,19 @@ class TensorFile:
         )
 
     def part(self, path_in_repo: str, names: Iterable[str]) -> TensorFile:
-        """A file of some of these tensors."""
+        """A file with some of these tensors."""
         chosen = {name: self._given[name] for name in names}
         return TensorFile(path_in_repo, chosen, self._metadata, compare=self._compare)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer`, or as much of it as there are bytes. Raises `SourceChangedError`, or
-        `SourceError` when a tensor cannot be read."""
+        """Fill `buffer`, or as much of it as the file has bytes for. Raises `SourceChangedError`,
+        or `SourceError` when a tensor cannot be read."""
         buffer = buffer[: max(0, self.size - offset)]
         if not self._compare:
             self._fill(offset, buffer)
             return len(buffer)
-        # Blocks that lie in the buffer whole are read into it at once; of those at its edges all
-        # is read, to be compared, and a part is kept.
+        # Blocks that fit into the buffer as a whole are read directly into it. The blocks at its
+        # edges are read in full, to be compared, and only a part of each is kept.
         end = offset + len(buffer)
         inner = min(end, -(-offset // BLOCK) * BLOCK)
         outer = end if end == self.size else max(inner, end // BLOCK * BLOCK)
@@ -198,7 +199,7 @@ class TensorFile:
         return len(buffer)
 
     def _edge(self, offset: int, buffer: memoryview) -> None:
-        """Bytes that are a part of one block."""
+        """Read bytes that are a part of one block."""
         if not buffer:
             return
         number, inside = divmod(offset, BLOCK)
@@ -228,7 +229,7 @@ class TensorFile:
             done += self._read(self._names[number], position - self._starts[number], rest)
 
     def _tensor_at(self, position: int) -> int:
-        """Its number in the file; -1 for the header."""
+        """The number of the tensor at this position of the file; -1 for the header."""
         return bisect_right(self._starts, position) - 1
 
     def _read(self, name: str, begin: int, buffer: memoryview) -> int:
@@ -236,7 +237,7 @@ class TensorFile:
             return self._given[name].read(begin, buffer)
         except UnusableTensorError as exc:
             raise self._changed([name], str(exc)) from exc
-        except Exception as exc:  # of whatever framework the tensor is
+        except Exception as exc:  # each framework has its own exceptions
             message = f"tensor {name!r} of {self._path!r} cannot be read: {_reason(exc)}"
             raise SourceError(message, problems=[message]) from exc
 
@@ -249,7 +250,7 @@ class TensorFile:
 
 
 class _Digests:
-    """One digest for each block of a file, from when it was first read."""
+    """One digest for each block of a file, from its first read."""
 
     _SIZE = hashlib.sha1(usedforsecurity=False).digest_size
 
@@ -259,7 +260,7 @@ class _Digests:
         self._digests = bytearray(count * self._SIZE)
 
     def same(self, number: int, block: memoryview) -> bool:
-        """Whether a block is what it was when it was first read: now, perhaps."""
+        """Whether a block is the same as at its first read, which may be this one."""
         digest = hashlib.sha1(block, usedforsecurity=False).digest()
         place = slice(number * self._SIZE, (number + 1) * self._SIZE)
         with self._lock:
@@ -282,8 +283,8 @@ def _arrays(tensors: Mapping[str, object], report: ProblemReport) -> dict[str, A
             arrays[name] = array_of(tensor, latest)
         except UnusableTensorError as exc:
             report.problem(f"tensor {name!r} {exc}")
-        except Exception as exc:  # of whatever framework the tensor is
-            report.problem(f"tensor {name!r} cannot be looked at: {_reason(exc)}")
+        except Exception as exc:  # each framework has its own exceptions
+            report.problem(f"tensor {name!r} cannot be inspected: {_reason(exc)}")
     return arrays
 
 
@@ -292,7 +293,7 @@ def _copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
     for name, array in arrays.items():
         try:
             copies[name] = copied(array)
-        except Exception as exc:  # of whatever framework the tensor is
+        except Exception as exc:  # each framework has its own exceptions
             message = f"tensor {name!r} cannot be copied to host memory: {_reason(exc)}"
             raise SourceError(message, problems=[message]) from exc
     return copies
@@ -302,7 +303,7 @@ def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise UnusableTensorError(f"has a name of type {_kind(name)}, not a str")
     if name == METADATA:
-        raise UnusableTensorError("has a name that safetensors keeps for itself")
+        raise UnusableTensorError("has a name that safetensors reserves")
     if not _is_text(name):
         raise UnusableTensorError("has a name that cannot be written as UTF-8")
 
@@ -315,7 +316,7 @@ def _check_metadata(metadata: object, report: ProblemReport) -> None:
         return
     for key, value in metadata.items():
         if not (_is_text(key) and _is_text(value)):
-            report.problem(f"metadata {key!r} is not text to text; str() or json.dumps() it")
+            report.problem(f"metadata {key!r} is not text to text: use str() or json.dumps()")
 
 
 def _reason(exc: Exception) -> str:
@@ -334,7 +335,7 @@ def _kind(value: object) -> str:
 
 
 def _in_order(arrays: Mapping[str, Array]) -> list[str]:
-    """As safetensors writes them: the largest alignment first, then by name."""
+    """The order in which safetensors writes tensors: largest alignment first, then by name."""
     return sorted(arrays, key=lambda name: (arrays[name].rank, name))
 
 

@@ -1,4 +1,4 @@
-"""Walking a folder: which files lie below it, told by their names."""
+"""Walks a folder and lists the files below it. Decides by names only."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
 
 SCRATCH_PREFIX = "asyncpush-spool-"
-"""How the folders of passing files begin; those of killed processes may lie anywhere."""
+"""The prefix of the names of temporary folders; those of killed processes may be anywhere."""
 
 SNAPSHOTS = ".asyncpush-snapshots"
-"""Where snapshots of what lies beside it are kept while they are pushed."""
+"""The folder where snapshots of its sibling files are kept while they are pushed."""
 
 _Trail = frozenset[tuple[int, int]]
 
 _NO_LINK: int | None = None
-"""Opens a folder, and no link that took its place; None where systems cannot (Windows)."""
+"""Open a folder, but not a link that replaced it. None where the system has no such flag
+(Windows)."""
 
 if sys.platform != "win32" and os.scandir in os.supports_fd:
     _NO_LINK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class _Entry(NamedTuple):
-    name: str  # within the root; of a folder, ends with "/", by which names sort as paths do
+    name: str  # within the root; a folder's name ends with "/", so that names sort like paths
     path: str
     is_link: bool
-    above: _Trail  # the folders that lead here, by device and inode
+    above: _Trail  # the folders above this entry, by device and inode
 
 
 @dataclass(slots=True)
 class Walk:
-    """The chosen files below the folder `root`, sorted: each its path within it and on disk.
+    """The selected files below the folder `root`, sorted: the path within it and the path on disk.
 
-    `.git`, `.cache/huggingface/`, `__pycache__/`, `.DS_Store` and our own
-    `.asyncpush-snapshots/` are left out wherever they lie, and so, with a notice, are the folders
-    that asyncpush writes to. Links to files count as files, links to folders are entered with
-    `follow_symlinks` alone, unless that would go round in circles. Whether a file can be read, and
-    whether it is one that asyncpush writes, is for others to find out.
+    `.git`, `.cache/huggingface/`, `__pycache__/`, `.DS_Store` and our own `.asyncpush-snapshots/`
+    are left out at any depth. Folders that asyncpush writes to are left out with a notice. Links to
+    files count as files. Links to folders are entered only with `follow_symlinks`, and never in a
+    cycle. Whether a file can be read, and whether asyncpush itself writes it, is checked elsewhere.
     """
 
     root: str
@@ -55,10 +55,14 @@ class Walk:
     stopped: Callable[[], bool] = lambda: False
     own: OwnFiles = field(default_factory=OwnFiles)
     seen: int = 0
-    """Files met so far, chosen or not."""
+    """Files found so far, selected or not."""
+    skipped: list[str] = field(default_factory=list)
+    """What was left out so far, but not by the patterns: names within the root, those of folders
+    with a slash at the end."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        # A list of what is left, not recursion: folders may be nested deeper than Python's stack.
+        # An explicit stack instead of recursion: folders may be nested deeper than Python's
+        # recursion limit.
         left = self._list(self.root, "", frozenset())
         while left and not self.stopped():
             entry = left.pop()
@@ -77,47 +81,54 @@ class Walk:
                 "links to folders, skipped",
                 f"{folder.path!r} is a link to a folder: skipped (follow_symlinks=True enters it)",
             )
+            self.skipped.append(folder.name)
             return []
         return self._list(folder.path, folder.name, folder.above)
 
     def _list(self, path: str, prefix: str, above: _Trail) -> list[_Entry]:
-        """What lies in a folder, last first."""
+        """The entries of a folder, last first."""
         found = []
         if what := self.own.folder(path):
             notice_own(self.report, path, what)
+            self.skipped.append(prefix)
             return []
         try:
             trail = above | self._step(path)
             if self.follow_symlinks and trail == above:
                 self.report.notice(
-                    "links that lead in circles, skipped",
+                    "links that form a cycle, skipped",
                     f"{path!r} leads back to a folder above it: skipped",
                 )
+                self.skipped.append(prefix)
                 return []
-            # What was a folder when its parent was listed may be a link by now: only the folder
-            # that the user named, or any when that was asked for, is entered through one.
+            # A folder may have been replaced by a link since its parent was listed. A link is
+            # followed only for the folder that the user named, or when the user asked for it.
             through_links = self.follow_symlinks or not prefix
             with _entries(path, through_links=through_links) as entries:
                 for entry in entries:
                     is_folder = _is_folder(entry)
                     name = f"{prefix}{entry.name}/" if is_folder else prefix + entry.name
-                    if not _always_skipped(entry.name, name):
-                        own_path = os.path.join(path, entry.name)
-                        found.append(_Entry(name, own_path, _is_link(entry), trail))
+                    if _always_skipped(entry.name, name):
+                        self.skipped.append(name)
+                        continue
+                    own_path = os.path.join(path, entry.name)
+                    found.append(_Entry(name, own_path, _is_link(entry), trail))
         except OSError as exc:
             self.report.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
         found.sort(reverse=True)
         return found
 
     def _step(self, path: str) -> _Trail:
-        if not self.follow_symlinks:  # no circles then, and a call less for each folder
+        if (
+            not self.follow_symlinks
+        ):  # there are no cycles then, and this saves a system call for each folder
             return frozenset()
         status = os.stat(path)
         return frozenset([(status.st_dev, status.st_ino)])
 
 
 def notice_own(report: ProblemReport, path: str, what: str) -> None:
-    """Say that something is no source, since asyncpush writes to it."""
+    """Add a notice that something was left out because asyncpush writes to it."""
     report.notice("what asyncpush writes itself, left out", f"{path!r} is {what}: left out")
 
 
@@ -148,14 +159,14 @@ def _always_skipped(own_name: str, name: str) -> bool:
             return name.endswith("/")
         case "huggingface":
             return f"/{name}".rstrip("/").endswith("/.cache/huggingface")
-    # A file in worktrees and submodules; and some file systems ignore case.
+    # In worktrees and submodules this is a file; and some file systems ignore case.
     return own_name.lower() == ".git"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in circles, say; opening it as a file will tell
+    except OSError:  # a link in a cycle, for example; opening it as a file will report the error
         return False
 
 

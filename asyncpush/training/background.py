@@ -132,7 +132,7 @@ class BackgroundUploader:
         address.
         """
         self._start()
-        # An impossible one is told here, where it was named.
+        # An impossible `repo_id` is refused here, where it was given.
         given = options or PushOptions()
         repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
         job: Job[UploadResult] = self._new_job(repo.repo_id)
@@ -258,9 +258,9 @@ class BackgroundUploader:
         running = [job for job in self._jobs if not job.done()]
         limit = self._exit_timeout
         if running and not cancel and limit != 0:
-            patience = "" if limit is None else f" up to {format_duration(limit)}"
+            up_to = "" if limit is None else f" up to {format_duration(limit)}"
             names = ", ".join(amount_of(job) for job in running)
-            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, patience, names)
+            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, up_to, names)
         for words in self._finish(cancel, limit):
             logger.error("%s: not uploaded in time, cancelled: %s", why, words)
 

@@ -24,7 +24,7 @@ def test_problems_are_shown_up_to_a_number(more: int) -> None:
     text = str(caught.value)
     assert [f"<{n}>" in text for n in range(PROBLEMS_SHOWN)] == [True] * PROBLEMS_SHOWN
     assert (f"<{PROBLEMS_SHOWN}>" in text) is False
-    assert ("… and 1 more, all in .problems" in text) is bool(more)
+    assert ("… and 1 more; .problems lists all" in text) is bool(more)
     assert text.endswith("\n  next: try again")
     assert caught.value.problems == tuple(report.problems)
 

@@ -177,7 +177,7 @@ async def test_everything_wrong_with_a_mapping_is_said_at_once(
         "'write only' is a file that is not open for reading",
         "'shared/again' is given the stream of 'shared', which can be read only once",
         "'read already' is given a generator that has been read to its end already",
-        "path_in_repo '../up' must not hold a '..' segment",
+        "path_in_repo '../up' must not contain a '..' segment",
         "path_in_repo '' must not be empty",
         "path_in_repo 'twice' is named twice: by 'twice' and by './twice'",
         "key 7 is of type int, not a str",
@@ -227,7 +227,7 @@ async def test_an_empty_mapping_is_a_problem_unless_there_is_something_else_to_d
 ) -> None:
     assert await problems(collecting, {}) == ("the mapping is empty",)
     assert await problems(collecting, {"a": b""}, ignore_patterns="*") == (
-        "the patterns choose none of the mapping's 1 files",
+        "the patterns select none of the mapping's 1 files",
     )
     assert await pushed(collecting, {}, delete_patterns="*") == {}
     async with collecting({}, model_card="# Card") as collected:
@@ -471,7 +471,7 @@ async def test_a_card_that_cannot_be_had_is_told_of_with_the_rest(
     monkeypatch.chdir(tmp_path)
     assert await problems(collecting, {"..": b""}, model_card=card) == (
         problem.format(here=tmp_path),
-        "path_in_repo '..' must not hold a '..' segment",
+        "path_in_repo '..' must not contain a '..' segment",
     )
 
 
@@ -481,7 +481,7 @@ async def test_a_card_wins_over_the_readme_of_the_source(
     (tmp_path / "README.md").write_bytes(b"# Old")
     async with collecting(tmp_path, model_card="# New\n") as collected:
         assert [read_all(file) for file in collected.files] == [b"# New\n"]
-        assert collected.notices == (f"model_card takes the place of '{tmp_path}/README.md'",)
+        assert collected.notices == (f"model_card replaces '{tmp_path}/README.md'",)
 
 
 async def test_a_card_that_is_the_readme_of_the_source_is_no_news(

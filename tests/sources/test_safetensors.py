@@ -41,9 +41,11 @@ def parsed(header: object, data: int = 4) -> Layout:
     [
         pytest.param(b"", 0, "has 0 bytes", id="empty"),
         pytest.param(b"\0" * 7, 7, "has 7 bytes", id="no length"),
-        pytest.param(b"\xff" * 8, 1 << 40, "claims a header of 18,446,744", id="huge"),
-        pytest.param((HEADER_LIMIT + 1).to_bytes(8, "little"), 1 << 40, "claims", id="too long"),
-        pytest.param((93).to_bytes(8, "little"), 100, "cut short: its header has 93", id="cut"),
+        pytest.param(b"\xff" * 8, 1 << 40, "announces a header of 18,446,744", id="huge"),
+        pytest.param(
+            (HEADER_LIMIT + 1).to_bytes(8, "little"), 1 << 40, "the limit is", id="too long"
+        ),
+        pytest.param((93).to_bytes(8, "little"), 100, "truncated: its header has 93", id="cut"),
     ],
 )
 def test_an_impossible_header_length_is_refused(beginning: bytes, size: int, problem: str) -> None:
@@ -59,18 +61,18 @@ def test_the_longest_header_is_read() -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        pytest.param(b"", "not proper JSON", id="nothing"),
-        pytest.param(b"\xff{}", "not proper JSON", id="not UTF-8"),
-        pytest.param('{"a": 1}'.encode("utf-16"), "not proper JSON", id="UTF-16"),
-        pytest.param(b"[" * 100_000, "not proper JSON", id="too deep"),
-        pytest.param(b"9" * 5000, "not proper JSON", id="too many digits"),
-        pytest.param(b'{"a": NaN}', "nan is no number|NaN is no number", id="NaN"),
-        pytest.param(b'{"a": 1e999}', "1e999 is no number", id="infinite"),
-        pytest.param(b'{"\\ud800": 1}', "not proper JSON", id="half a character"),
+        pytest.param(b"", "not valid JSON", id="nothing"),
+        pytest.param(b"\xff{}", "not valid JSON", id="not UTF-8"),
+        pytest.param('{"a": 1}'.encode("utf-16"), "not valid JSON", id="UTF-16"),
+        pytest.param(b"[" * 100_000, "not valid JSON", id="too deep"),
+        pytest.param(b"9" * 5000, "not valid JSON", id="too many digits"),
+        pytest.param(b'{"a": NaN}', "nan is not a number|NaN is not a number", id="NaN"),
+        pytest.param(b'{"a": 1e999}', "1e999 is not a number", id="infinite"),
+        pytest.param(b'{"\\ud800": 1}', "not valid JSON", id="half a character"),
         pytest.param(b"[]", "not a JSON object", id="a list"),
-        pytest.param(b'{"a": 1, "b": 2, "a": 3}', "'a' stands there twice", id="a name twice"),
+        pytest.param(b'{"a": 1, "b": 2, "a": 3}', "'a' appears twice", id="a name twice"),
         pytest.param(
-            b'{"a": {"dtype": "U8", "dtype": "I8"}}', "'dtype' stands there twice", id="a key twice"
+            b'{"a": {"dtype": "U8", "dtype": "I8"}}', "'dtype' appears twice", id="a key twice"
         ),
         pytest.param({"a": 1}, "a tensor, 'a', whose", id="no entry"),
         pytest.param({"a": {"dtype": "U8", "shape": []}}, "'a', whose", id="no offsets"),
@@ -84,8 +86,8 @@ def test_the_longest_header_is_read() -> None:
         pytest.param({"a": entry(0, 4), "b": entry(0, 4)}, "'b', that overlaps", id="the same"),
         pytest.param({"a": entry(0, 1), "b": entry(2, 4)}, "'b', that follows a gap", id="gap"),
         pytest.param({"a": entry(1, 4)}, "'a', that follows a gap", id="gap at first"),
-        pytest.param({"a": entry(0, 5)}, "is cut short or has bytes", id="out of the file"),
-        pytest.param({"a": entry(0, 3)}, "is cut short or has bytes", id="bytes of no tensor"),
+        pytest.param({"a": entry(0, 5)}, "is truncated or has bytes", id="out of the file"),
+        pytest.param({"a": entry(0, 3)}, "is truncated or has bytes", id="bytes of no tensor"),
         pytest.param({"a": GOOD, "__metadata__": []}, "__metadata__ that", id="metadata a list"),
         pytest.param({"a": GOOD, "__metadata__": {"n": 1}}, "__metadata__ that", id="no text"),
     ],

@@ -137,7 +137,7 @@ def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_told_of()
     index = json.loads(read_all(made["d/m.safetensors.index.json"]))
     assert index["weight_map"]["b"] == "m-00001-of-00002.safetensors"
     assert report.notices == (
-        "tensor 'b' of 'd/m.safetensors' has 50 bytes, more than max_shard_size: its file will be"
+        "tensor 'b' of 'd/m.safetensors' has 50 bytes, more than max_shard_size: its shard will be"
         " larger",
     )
 
@@ -153,12 +153,12 @@ def test_neighbouring_tensors_are_read_as_one_range() -> None:
     [
         pytest.param(
             {"model-00001-of-00002.safetensors": flat({"a": 9, "b": 9})},
-            "'model-00001-of-00002.safetensors' is a shard by its name, and larger",
+            "'model-00001-of-00002.safetensors' is named like a shard and is larger",
             id="a shard already",
         ),
         pytest.param(
             {"d/m.safetensors": flat({"a": 9, "b": 9}), "d/m.safetensors.index.json": b"{}"},
-            "'d/m.safetensors.index.json' would be written by max_shard_size, but is there already",
+            "'d/m.safetensors.index.json' would be created by max_shard_size",
             id="an index is there",
         ),
         pytest.param(
@@ -166,7 +166,7 @@ def test_neighbouring_tensors_are_read_as_one_range() -> None:
                 "m.safetensors": flat({"a": 9, "b": 9}),
                 "m-00002-of-00002.safetensors": flat({"a": 1}),
             },
-            "'m-00002-of-00002.safetensors' would be written by max_shard_size, but",
+            "'m-00002-of-00002.safetensors' would be created by max_shard_size, but",
             id="a shard is there",
         ),
         pytest.param(
@@ -179,16 +179,16 @@ def test_neighbouring_tensors_are_read_as_one_range() -> None:
         ),
         pytest.param(
             {"x" * 240 + ".safetensors": flat({"a": 9, "b": 9})},
-            "a shard's name, must not hold a segment longer",
+            "a shard's name, must not contain a segment longer",
             id="a name too long",
         ),
         pytest.param(
             {"m.safetensors": b"\xff" * 100},
-            "'m.safetensors' claims a header of 18,446,744,073,709,551,615 bytes",
+            "'m.safetensors' announces a header of 18,446,744,073,709,551,615 bytes",
             id="a huge header",
         ),
-        pytest.param({"m.safetensors": flat({"a": 99})[:-1]}, "is cut short", id="cut short"),
-        pytest.param({"m.safetensors": b"\0" * 12}, "not proper JSON", id="no header"),
+        pytest.param({"m.safetensors": flat({"a": 99})[:-1]}, "is truncated", id="cut short"),
+        pytest.param({"m.safetensors": b"\0" * 12}, "not valid JSON", id="no header"),
     ],
 )
 async def test_what_cannot_be_split_is_told_before_anything_moves(
@@ -203,10 +203,10 @@ async def test_what_cannot_be_split_is_told_before_anything_moves(
 async def test_a_bad_file_is_named_by_where_it_lies(collecting: Collect, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(SourceError, match=rf"^'{path}' claims a header"):
+    with pytest.raises(SourceError, match=rf"^'{path}' announces a header"):
         async with collecting(path, max_shard_size=10):
             pass
-    with pytest.raises(SourceError, match=rf"^'m\.safetensors' \(of '{path}'\) claims a header"):
+    with pytest.raises(SourceError, match=rf"^'m\.safetensors' \(of '{path}'\) announces a header"):
         async with collecting({"m.safetensors": path}, max_shard_size=10):
             pass
 

@@ -212,7 +212,7 @@ def test_parts_of_one_array_that_have_no_element_in_common_are_no_tied_weights()
     [
         ({"a": 1}, None, "tensor 'a' is of type int, not a tensor"),
         ({1: made("int8", 1)}, None, "tensor 1 has a name of type int"),
-        ({"__metadata__": made("int8", 1)}, None, "keeps for itself"),
+        ({"__metadata__": made("int8", 1)}, None, "that safetensors reserves"),
         ({"\ud800": made("int8", 1)}, None, "cannot be written as UTF-8"),
         ({"a": np.array([None])}, None, "of dtype object, which safetensors cannot write"),
         ({"a": np.zeros(1, np.complex128)}, None, "of dtype complex128"),
@@ -237,7 +237,7 @@ def test_a_tensor_whose_framework_fails_is_named() -> None:
         def shape(self) -> tuple[int, ...]:
             raise RuntimeError("it has no shape yet")
 
-    with pytest.raises(SourceError, match="'a' cannot be looked at: RuntimeError: it has no"):
+    with pytest.raises(SourceError, match="'a' cannot be inspected: RuntimeError: it has no"):
         Tensors({"a": Lazy(made("int8", 1))})
 
 

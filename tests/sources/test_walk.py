@@ -255,7 +255,8 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(
         f"'{tmp_path}/device' is a device, not a file",
         f"path_in_repo 'latin-\\udce9' (of '{tmp_path}/latin-\\udce9')"
         " must be valid Unicode (UTF-8)",
-        f"path_in_repo 'new\\nline' (of '{tmp_path}/new\\nline') must not hold control characters",
+        f"path_in_repo 'new\\nline' (of '{tmp_path}/new\\nline')"
+        " must not contain control characters",
         f"'{tmp_path}/pipe' is a named pipe (FIFO), not a file",
         f"'{tmp_path}/socket' is a socket, not a file",
     )
@@ -278,10 +279,10 @@ def test_the_message_shows_the_first_problems_and_counts_the_rest(tmp_path: Path
 
     text = str(caught.value)
     assert len(caught.value.problems) == 30
-    assert text.startswith("30 problems with what is to be pushed:\n")
+    assert text.startswith("30 problems with the files to push:\n")
     assert "broken-19" in text
     assert "broken-20" not in text
-    assert "… and 10 more, all in .problems\n  next: " in text
+    assert "… and 10 more; .problems lists all\n  next: " in text
 
 
 @contextmanager
@@ -409,7 +410,8 @@ def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> 
 
     fill(tmp_path, "dir/file", "..\\escape")
     assert problems(tmp_path) == (
-        f"path_in_repo '..\\\\escape' (of '{tmp_path}/..\\\\escape') must not hold a '..' segment",
+        f"path_in_repo '..\\\\escape' (of '{tmp_path}/..\\\\escape')"
+        " must not contain a '..' segment",
         f"path_in_repo 'dir/file' is named twice: by '{tmp_path}/dir/file'"
         f" and by '{tmp_path}/dir\\\\file'",
     )
@@ -418,7 +420,7 @@ def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> 
 def test_names_that_differ_by_case_alone_are_told_of(tmp_path: Path) -> None:
     fill(tmp_path, "README.md", "Readme.md")
     assert gather(tmp_path).report.notices == (
-        "'README.md' and 'Readme.md' differ by case or Unicode form alone:"
+        "'README.md' and 'Readme.md' differ only by case or Unicode form:"
         " many file systems cannot hold both",
     )
 
@@ -467,13 +469,13 @@ def test_an_empty_folder_is_a_problem_unless_there_is_something_else_to_do(
     (tmp_path / "empty" / "below").mkdir(parents=True)
     empty, full = f"{tmp_path}/empty", f"{tmp_path}/full"
 
-    assert problems(empty) == (f"folder '{empty}' holds no files",)
+    assert problems(empty) == (f"folder '{empty}' contains no files",)
     assert problems(full, allow_patterns=[]) == (
-        f"the patterns choose none of the 2 files in '{full}'",
+        f"the patterns select none of the 2 files in '{full}'",
     )
     deleting = gather(empty, delete_patterns="*")
     assert deleting.files == []
-    assert deleting.report.notices == (f"folder '{empty}' holds no files",)
+    assert deleting.report.notices == (f"folder '{empty}' contains no files",)
 
 
 def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None:
@@ -483,7 +485,9 @@ def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None
 
     (problem,) = problems(tmp_path / "in")
 
-    assert problem.startswith(f"folder '{tmp_path}/in' holds no files; '{tmp_path}/in/link' is a")
+    assert problem.startswith(
+        f"folder '{tmp_path}/in' contains no files; '{tmp_path}/in/link' is a"
+    )
 
 
 @pytest.mark.parametrize(
@@ -523,7 +527,7 @@ def test_a_folder_in_an_impossible_place_is_refused_with_its_other_problems(
 ) -> None:
     (tmp_path / "broken").symlink_to("nowhere")
     assert problems(tmp_path, path_in_repo="a/../b") == (
-        "path_in_repo 'a/../b' must not hold a '..' segment",
+        "path_in_repo 'a/../b' must not contain a '..' segment",
         f"'{tmp_path}/broken' is a broken link, to 'nowhere'",
     )
 

@@ -162,13 +162,13 @@ class Builder:
             self._spans.append(replace(span, size=file.size))
 
     def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
-        told, sent = self._pushes[moment.push_id], moment.number("sent")
-        if sent > told.xet_sent:
+        of_push, sent = self._pushes[moment.push_id], moment.number("sent")
+        if sent > of_push.xet_sent:
             self._slices.spread(
-                now if told.xet_at is None else told.xet_at, now, sent - told.xet_sent
+                now if of_push.xet_at is None else of_push.xet_at, now, sent - of_push.xet_sent
             )
-            told.xet_sent = sent
-        told.xet_at = now
+            of_push.xet_sent = sent
+        of_push.xet_at = now
 
     def _asked(self, moment: Moment, push: int, now: float) -> None:
         call = moment.name.removeprefix("hf_hub.")

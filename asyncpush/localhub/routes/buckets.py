@@ -290,15 +290,15 @@ def _level(files: list[BucketFile], prefix: str) -> Iterator[dict[str, Any]]:
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
     if folder and not any(file.path.startswith(folder) for file in files):
         folder = f"{prefix.rpartition('/')[0]}/".removeprefix("/")
-    told: set[str] = set()
+    listed: set[str] = set()
     for file in files:
         if not file.path.startswith(folder):
             continue
         name, slash, _ = file.path[len(folder) :].partition("/")
         if not slash:
             yield _row(file)
-        elif name not in told:
-            told.add(name)
+        elif name not in listed:
+            listed.add(name)
             uploaded = wire_time(file.uploaded_at)
             yield {"type": "directory", "path": folder + name, "uploadedAt": uploaded}
 

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
-from asyncpush.localhub.cards import check_card
+from asyncpush.localhub.cards import CARD_NAME, check_card
 from asyncpush.localhub.routes.repos import KIND, REPO
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
@@ -28,7 +28,6 @@ from asyncpush.localhub.web import (
     text_of,
     wire_time,
 )
-from asyncpush.models import CARD_NAME
 
 COMMITS_PAGE = 50
 REPOS_PAGE = 1000

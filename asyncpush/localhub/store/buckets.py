@@ -20,7 +20,7 @@ from pathlib import Path
 from asyncpush.localhub.store.names import RepoId, make_repo_id
 from asyncpush.localhub.web import Refusal, conflict
 
-_PATIENCE = 30.0
+_LOCK_TIMEOUT = 30.0
 _SCHEMA = """
 CREATE TABLE about (author TEXT, created_at TEXT, private INTEGER);
 CREATE TABLE files (
@@ -153,5 +153,5 @@ class Buckets:
         path = self._path(bucket) / "files.db"
         if not path.exists():
             raise bucket_not_found()
-        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as database:
+        with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT)) as database:
             yield database

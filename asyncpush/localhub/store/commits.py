@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pygit2
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo, LfsPointer
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.lfs_rules import check_card_of_commit, with_rules
@@ -23,7 +24,6 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, bad_request, entry_not_found, revision_not_found
-from asyncpush.models import CARD_NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import pygit2
 
-from asyncpush.localhub.cards import check_card
+from asyncpush.localhub.cards import CARD_NAME, check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
-from asyncpush.models import CARD_NAME
 
 FILE = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
@@ -139,7 +138,7 @@ def problems_of_push(
     bad_paths = [f"{file.path!r}: {why}" for file in files if (why := path_problem(file.path))]
     large = [f.path for f in files if f.pointer is None and f.size > MAX_REGULAR_BYTES]
     lost = [f.path for f in files if f.pointer and stored(f.pointer.oid) != f.pointer.size]
-    told = [
+    rejections = [
         ("it contains paths that are not allowed.", bad_paths),
         (
             "it contains files larger than 10 MiB. Please use https://git-lfs.com to store large"
@@ -148,7 +147,9 @@ def problems_of_push(
         ),
         ("an LFS pointer pointed to a file that does not exist: git lfs push --all.", lost),
     ]
-    found = [f"Your push was rejected because {why}\n{_listed(what)}" for why, what in told if what]
+    found = [
+        f"Your push was rejected because {why}\n{_listed(what)}" for why, what in rejections if what
+    ]
     for card in cards:
         try:
             check_card_of_commit(card, repo_type)

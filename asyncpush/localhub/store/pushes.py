@@ -113,13 +113,13 @@ def receive(
 def _read_question(lines: IO[bytes]) -> tuple[str, list[RefUpdate]] | None:
     """Where the new objects are, and which refs are to change how. None when git asked nothing: it
     found an error itself, or there was nothing to do."""
-    told: list[str] = []
+    texts: list[str] = []
     for line in lines:
         text = os.fsdecode(line.rstrip(b"\n"))
         if text == "end":
-            quarantine, *updates = told
+            quarantine, *updates = texts
             return quarantine, [_update(update) for update in updates]
-        told.append(text)
+        texts.append(text)
     return None
 
 

@@ -19,6 +19,7 @@ import orjson
 import pygit2
 from pygit2.enums import ObjectType
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.lfs_rules import default_attributes
@@ -34,7 +35,6 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, conflict, repo_not_found, revision_not_found
-from asyncpush.models import CARD_NAME
 
 # An incomplete repo of a killed server; no operation on one takes a day.
 _STALE_SECONDS = 86_400

@@ -46,13 +46,14 @@ from asyncpush.protocol.lfs import (
 )
 from asyncpush.sources import Reader
 
-EVENTS_A_TURN = 100
-"""Parts of a resumed upload told in one turn of the event loop: there may be 10,000 of them."""
+EVENTS_AT_ONCE = 100
+"""Parts of a resumed upload that are reported in one turn of the event loop: there may be 10,000
+of them."""
 
 CLAIM_POLL = 0.2
 """Seconds between looks at an object that another process has claimed."""
 
-CLAIM_PATIENCE = 300.0
+CLAIM_TIMEOUT = 300.0
 """Seconds to wait for another process that has claimed an object and stores no further part of it:
 it may be stopped (SIGSTOP, a debugger, a frozen container)."""
 
@@ -60,7 +61,7 @@ PROGRESS_POLL = 5.0
 """Seconds between looks at how far whoever has claimed an object is."""
 
 
-SYNC_PATIENCE = 0.1
+SYNC_TIMEOUT = 0.1
 """Seconds that a stored part waits for the journal's sync, which takes milliseconds. Where it takes
 longer the next part is sent all the same; a process that is killed then loses this one as well."""
 
@@ -151,7 +152,7 @@ class LfsUploader:
     ) -> AsyncIterator[tuple[OpenUpload | None, Journal | NullJournal]]:
         """One process of this host sends an object; the others wait, and then find it stored. A
         holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
-        upload that this gives. One that makes no progress for `CLAIM_PATIENCE` is left to itself:
+        upload that this gives. One that makes no progress for `CLAIM_TIMEOUT` is left to itself:
         the object is sent beside it, and the journal's entries of it are not touched. Small objects
         cost less to send than to claim: they are claimed only where the Hub wants parts of them."""
         item = LfsObject(oid, file.size)
@@ -164,7 +165,7 @@ class LfsUploader:
             events.emit(
                 Notice(
                     f"{file.path_in_repo}: another push on this machine is sending this file but"
-                    f" made no progress for {CLAIM_PATIENCE:.0f} s; sending it from here as well"
+                    f" made no progress for {CLAIM_TIMEOUT:.0f} s; sending it from here as well"
                 )
             )
             yield None, NullJournal()
@@ -179,7 +180,7 @@ class LfsUploader:
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
         moved_at = looked_at = loop.time()
-        while loop.time() - moved_at < CLAIM_PATIENCE:
+        while loop.time() - moved_at < CLAIM_TIMEOUT:
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
@@ -297,7 +298,7 @@ class LfsUploader:
         done = sum(part.size for part in parts if part.number in etags)
         path = sending.file.path_in_repo
         sending.events.emit(TransferStarted(path, sending.item.size, len(parts), done))
-        for batch in batches((part for part in parts if part.number in etags), EVENTS_A_TURN):
+        for batch in batches((part for part in parts if part.number in etags), EVENTS_AT_ONCE):
             for part in batch:
                 sending.events.emit(PartStored(path, part.number, part.size, resumed=True))
             await anyio.lowlevel.checkpoint()
@@ -329,7 +330,7 @@ class LfsUploader:
 
     async def _synced(self, written: Future[None]) -> None:
         """Wait for the journal's disk, but not for long: it is written in any case."""
-        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_PATIENCE)
+        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_TIMEOUT)
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
@@ -395,17 +396,17 @@ class LfsUploader:
     async def _joined(self, sending: Sending) -> bool:
         """Whether the batch comes to say that the object is there, asked with growing waits for as
         long as a completion may take."""
-        patience = self._session.config.response_timeout
-        wait = min(self._session.config.initial_backoff_ms / 1000, patience)
+        limit = self._session.config.response_timeout
+        wait = min(self._session.config.initial_backoff_ms / 1000, limit)
         waited = 0.0
         while True:
             if (await self._ask_actions(sending.item)).upload is None:
                 return True
-            if waited >= patience:
+            if waited >= limit:
                 return False
             await asyncio.sleep(wait)
             waited += wait
-            wait = min(2 * wait, patience / 4) or patience / 4
+            wait = min(2 * wait, limit / 4) or limit / 4
 
     async def _verify(self, sending: Sending, url: str | None) -> None:
         if url is None:

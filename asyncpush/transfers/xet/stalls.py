@@ -16,7 +16,7 @@ from asyncpush.transfers.xet.access import XetFailedError
 T = TypeVar("T")
 
 GRACE = 0.5
-"""Seconds that a call which was told to stop gets to do so; then it is left behind."""
+"""Seconds that a call that was asked to stop gets to do so; then it is left behind."""
 
 
 class XetStalledError(XetFailedError):
@@ -83,19 +83,19 @@ class XetStallDetector:
             self.moved()
 
     @property
-    def patience(self) -> float:
+    def limit(self) -> float:
         """Seconds without a move after which it has stalled."""
         return self._timeout * (self._attempt if self._all_sent else 1)
 
     def left(self) -> float:
         """Seconds until it has stalled, if nothing moves; 0 when it has."""
         if self._reading:
-            return self.patience
-        left = self._last + self.patience - time.monotonic()
+            return self.limit
+        left = self._last + self.limit - time.monotonic()
         if left <= 0 and (read := positions(self.paths)) != self._read:
             self._read = read
             self.moved()
-            return self.patience
+            return self.limit
         return max(0.0, left)
 
 
@@ -128,7 +128,7 @@ def in_background(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-async def watched(
+async def unless_stalled(
     work: Callable[[], T],
     watch: XetStallDetector,
     *,
@@ -144,12 +144,12 @@ async def watched(
     watch.moved()
     future = in_background(work)
     job = asyncio.wrap_future(future)
-    job.add_done_callback(lambda job: job.cancelled() or job.exception())  # told where it matters
+    job.add_done_callback(lambda job: job.cancelled() or job.exception())  # raised where it matters
     try:
         while not job.done():
             left = watch.left()
             if left <= 0:
-                raise XetStalledError(f"nothing moved for {watch.patience:g} seconds")
+                raise XetStalledError(f"nothing moved for {watch.limit:g} seconds")
             await asyncio.wait([job], timeout=left)
     except BaseException:
 

@@ -10,6 +10,7 @@ from itertools import islice
 import pygit2
 from pygit2.enums import SortMode
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.pages.links import Links
 from asyncpush.localhub.pages.markdown import IMAGE_ENDINGS, read_card
 from asyncpush.localhub.pages.rendering import plural
@@ -35,7 +36,6 @@ from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, Git
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.web import entry_not_found
-from asyncpush.models import CARD_NAME
 
 ROWS = 200
 # Who changed a file last is looked for this far back: the page of a long history stays quick.
