@@ -159,7 +159,7 @@ class LfsUploader:
         """Only one process on this host sends an object; the others wait, and then find it stored.
 
         When the holder of the claim dies, the claim becomes free, and the process that gets it next
-        continues the upload that this yields. A holder without progress for `CLAIM_PATIENCE` is not
+        continues the upload that this yields. A holder without progress for `CLAIM_TIMEOUT` is not
         waited for any longer: the object is sent in parallel, and the holder's journal entries are
         left alone. Small objects cost less to send than to claim: they are claimed only when the
         Hub wants them in parts.
