@@ -38,7 +38,7 @@ from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
 from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.transfers.xet import XetFailedError, XetUpload
@@ -152,6 +152,13 @@ class SyncRun:
                     problems=[f"{path!r} is a single file"],
                     suggestion="end the address in a slash, or sync a folder",
                 )
+        if self._options.delete and collected.one_file:
+            raise SourceError(
+                "delete needs a folder as its source, but this is a single file: all else in"
+                f" {address_of(ctx.repo)}/{self._folder} would be deleted",
+                problems=["the source is a single file"],
+                suggestion="leave out delete (--delete), or sync the file's folder",
+            )
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
