@@ -330,9 +330,11 @@ class SyncRun:
         done = self._done
         if extra or len(done.unchanged) != len(done.adds):
             return False
+        if await in_thread(self._ctx.threads, partial(self._being_removed, there)):
+            return False
         if self._options.complete_marker:
             marker = there.get(self._marker)
-            if marker is None or self._folder + PRUNED in there:
+            if marker is None:
                 return False
             access = await BucketXet(self._ctx, write=False).access()
             found = await SetMarker.read(self._ctx, marker, access)
@@ -368,11 +370,20 @@ class SyncRun:
     def _markers_of(
         self, adds: Iterable[AddFile], extra: Iterable[str], there: dict[str, BucketFile]
     ) -> list[str]:
-        """The markers of all sets that these files are a part of."""
+        """The markers of all sets that files which change are a part of."""
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
             folders |= set(_folders_of(path))
-        return [path for path in _markers(folders) if path in there]
+        found = {path for path in _markers(folders) if path in there}
+        return sorted(found.union(self._being_removed(there)))
+
+    def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
+        """Notes that a set which the source's files are a part of was being removed: whoever prunes
+        next would go on with it, though the files have not changed."""
+        adds = self._done.adds
+        folders = {folder for path in adds for folder in _folders_of(path)}
+        notes = (folder + PRUNED for folder in folders)
+        return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Before anything else changes, no set may look complete any more that these files are a
