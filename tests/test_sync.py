@@ -235,6 +235,25 @@ async def test_what_the_source_holds_but_is_skipped_is_not_deleted(
         assert {path for path in shown if not path.endswith(".json")} == kept
 
 
+@pytest.mark.parametrize("below", ["/run", "/run/", ""])
+async def test_a_single_file_deletes_nothing(
+    uploader: Uploader, hub: LocalHub, write: Write, below: str
+) -> None:
+    there = {"run/a": b"a", "b": b"b"}
+    await uploader.sync(there, "hf://buckets/me/runs")
+    address = f"hf://buckets/me/runs{below}"
+    options = SyncOptions(delete=True)
+    with pytest.raises(SourceError, match="this is a single file"):
+        await uploader.sync(write({"one": b"1"}) / "one", address, options)
+    with pytest.raises(SourceError, match="this is a single file"):
+        await uploader.sync(b"1", f"{address.rstrip('/')}/x", options)
+    await uploader.push_to_hub("me/staged", {"one": b"1"})
+    for source in ("hf://me/staged/one", "hf://buckets/me/runs/b"):
+        with pytest.raises(SourceError, match="this is a single file"):
+            await uploader.copy(source, address, options)
+    assert await bytes_of(hub) == there
+
+
 async def test_an_empty_source_deletes_nothing(
     uploader: Uploader, hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ from asyncpush.pipeline.bucket_store import BucketStore
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
@@ -143,6 +143,13 @@ class SyncRun:
                     problems=[f"{path!r} is a single file"],
                     suggestion="end the address in a slash, or sync a folder",
                 )
+        if self._options.delete and collected.one_file:
+            raise SourceError(
+                "delete needs a folder as its source, but this is a single file: all else in"
+                f" {address_of(ctx.repo)}/{self._folder} would be deleted",
+                problems=["the source is a single file"],
+                suggestion="leave out delete (--delete), or sync the file's folder",
+            )
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
@@ -280,9 +287,11 @@ class SyncRun:
         done = self._done
         if extra or len(done.unchanged) != len(done.adds):
             return False
+        if await in_thread(self._ctx.threads, partial(self._being_removed, there)):
+            return False
         if self._options.complete_marker:
             marker = there.get(self._marker)
-            if marker is None or self._folder + PRUNED in there:
+            if marker is None:
                 return False
             access = await BucketXet(self._ctx, write=False).access()
             found = await SetMarker.read(self._ctx, marker, access)
@@ -323,7 +332,16 @@ class SyncRun:
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
             folders |= set(_folders_of(path))
-        return [path for path in _markers(folders) if path in there]
+        found = {path for path in _markers(folders) if path in there}
+        return sorted(found.union(self._being_removed(there)))
+
+    def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
+        """Notes that a set which the source's files are a part of was being removed: whoever prunes
+        next would go on with it, though the files have not changed."""
+        adds = self._done.adds
+        folders = {folder for path in adds for folder in _folders_of(path)}
+        notes = (folder + PRUNED for folder in folders)
+        return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Remove the markers of all sets that contain any of these files, before anything else
