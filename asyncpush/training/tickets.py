@@ -48,6 +48,7 @@ class Job(Generic[T]):
         self.repo_id = repo_id
         self.future: Future[T] = Future()
         self.handle: Stoppable | None = None  # Once it has started.
+        self.ask_to_end: Callable[[], object] | None = None  # Of work that has no end of its own.
         self._in_loop = in_loop
         self._check_may_wait = check_may_wait
         self._asked = False
