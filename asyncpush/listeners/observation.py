@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -35,6 +35,9 @@ T = TypeVar("T")
 UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
 """The note of a cancellation that came between the commit and the Hub's answer."""
 
+MADE = "the commit "
+"""How the note of a cancellation begins that came after the Hub's answer."""
+
 
 class PushObserver:
     """One push, or whatever else is done to a repo, while it is being done."""
@@ -48,6 +51,9 @@ class PushObserver:
         self._activity = ActivityTally()
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
+        self._in_bucket = False
+        self.failure_told: Callable[[BaseException], BaseException] = lambda error: error
+        """What the work itself makes of an error that ends it (see `PushContext.failure_told`)."""
         self._landed: Committed | None = None
         heard = [
             self._on_event,
@@ -59,8 +65,10 @@ class PushObserver:
         self.events: Emitter = Emitter(heard, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
-        if isinstance(record.event, CommitStarted):
-            self._commit_started = True
+        if isinstance(record.event, PushStarted):
+            self._in_bucket = record.event.repo_type == "bucket"
+        elif isinstance(record.event, CommitStarted):
+            self._commit_started = not self._in_bucket
         elif isinstance(record.event, Committed) and record.event.final:
             self._landed = record.event
 
@@ -68,12 +76,13 @@ class PushObserver:
         """The error to raise for `error`: once the commit has landed, one that says so, whatever
         failed afterwards. A cancellation stays one, with a note that the commit was made or, if it
         came before the Hub's answer, that it may have been."""
+        error = self.failure_told(error)
         landed = self._landed
         if landed is None and self._commit_started and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)
         if landed is None or isinstance(error, VerificationError):
             return error
-        made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"
+        made = f"{MADE}{landed.commit_sha} was made ({landed.commit_url})"
         if not isinstance(error, Exception):
             error.add_note(made)
             return error
