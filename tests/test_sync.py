@@ -542,6 +542,23 @@ async def test_an_audit_knows_what_the_official_client_wrote(
     assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"y"})).different == ("run/b",)
 
 
+async def test_an_audit_hashes_many_files_at_once(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write({f"{number:03}.bin": bytes([number]) * 1000 for number in range(150)})
+    await uploader.sync(source, RUN)
+    together: list[int] = []
+    hash_files = XetEngine.hash_files
+
+    async def counted(self: XetEngine, files: Any, changed: Any) -> dict[str, str]:
+        together.append(len(files))
+        return await hash_files(self, files, changed)
+
+    monkeypatch.setattr(XetEngine, "hash_files", counted)
+    assert (await uploader.audit(RUN, source)).exact
+    assert together == [64, 64, 22]
+
+
 async def test_the_doctor_looks_at_a_bucket(
     uploader: Uploader, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
