@@ -186,8 +186,8 @@ GOOD = Receipt("a.txt", 1, "56a6051ca2b02b04ef92d5150c9ef600403cb1de", "inline",
         ([], "no receipts"),
         ([GOOD, GOOD], "two receipts for one path"),
         ([replace(GOOD, path_in_repo="../a")], r"\.\./a"),
-        ([replace(GOOD, content=b"2")], "do not fit"),
-        ([replace(GOOD, content=None)], "carry its bytes"),
+        ([replace(GOOD, content=b"2")], "does not match the oid"),
+        ([replace(GOOD, content=None)], "contain its bytes"),
     ],
     ids=["none", "twice", "escape", "other bytes", "no bytes"],
 )
@@ -211,7 +211,7 @@ async def test_regular_files_too_large_for_receipts_are_refused(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receipts, "INLINE_RECEIPT_LIMIT", 10)
-    with pytest.raises(SourceError, match=r"too large to travel.*big\.txt"):
+    with pytest.raises(SourceError, match=r"too large for receipts.*big\.txt"):
         await uploader.upload_files("me/m", {"big.txt": b"x" * 11, "a.txt": b"x"})
     monkeypatch.setattr(receipts, "INLINE_RECEIPT_LIMIT", 100)
     monkeypatch.setattr(receipts, "INLINE_RECEIPTS_LIMIT", 10)
@@ -405,7 +405,7 @@ async def test_pages_of_files_that_have_no_end_are_not_followed(
     await uploader.push_to_hub("me/m", folder)
     monkeypatch.setattr(verification, limit, 5, raising=limit != "none")
     faults.add("tree", kind, times=10_000)
-    with pytest.raises(ProtocolError, match="have no end") as caught:
+    with pytest.raises(ProtocolError, match="does not end") as caught:
         await uploader.audit("me/m", folder)
     assert faults.seen["tree"] == calls
     assert f"{calls} pages" in caught.value.message

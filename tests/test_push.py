@@ -444,7 +444,7 @@ async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> 
 
 
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
-    with pytest.raises(AuthError, match="make a new one in your settings on http://127"):
+    with pytest.raises(AuthError, match="create a new one in your settings on http://127"):
         await asyncpush.push_to_hub(
             "me/m", {"a": b"1"}, token="hf_wrong", endpoint=hub.url, config=config
         )
@@ -564,14 +564,14 @@ async def test_delete_patterns_apply_when_receipts_are_committed(
 
 
 async def test_a_dry_run_stores_nothing(uploader: Uploader, faults: FaultLayer) -> None:
-    with pytest.raises(ValueError, match="dry_run goes with push_to_hub or commit"):
+    with pytest.raises(ValueError, match="upload_files takes no dry_run"):
         await uploader.upload_files("me/m", {"a.bin": b"1"}, PushOptions(dry_run=True))
     assert not faults.seen
 
 
 async def test_an_inline_receipt_needs_its_bytes(uploader: Uploader) -> None:
     receipts = await uploader.upload_files("me/m", {"a.txt": b"1"})
-    with pytest.raises(SourceError, match="carry its bytes"):
+    with pytest.raises(SourceError, match="contain its bytes"):
         await uploader.commit("me/m", [replace(receipts[0], content=None)])
 
 

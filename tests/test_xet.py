@@ -1091,7 +1091,7 @@ async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
         result = await uploader.push_to_hub("me/m", {"a.bin": NOISE})
     assert recorded.engines == ["xet", "lfs"]
     [warning] = result.warnings
-    assert warning == "Xet failed, uploading with LFS instead: nothing moved for 0.5 seconds"
+    assert warning == "Xet failed, uploading with LFS instead: no progress for 0.5 seconds"
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 

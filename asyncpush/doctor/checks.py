@@ -18,26 +18,28 @@ from asyncpush.protocol.accounts import REPO_WRITE, Account
 from asyncpush.protocol.urls import is_loopback
 
 CLOCK_WARNS = 60.0
-"""Seconds. A `Date` header has whole seconds, and the answer takes a while to arrive."""
+"""A difference of more seconds is a warning. The measurement is not exact: a `Date` header has
+whole seconds, and the answer takes a while to arrive."""
 
 CLOCK_FAILS = 900.0
-"""Seconds by which a signature's date may be off: S3's own limit (RequestTimeTooSkewed)."""
+"""A difference of more seconds is a failure: S3 refuses such signatures (RequestTimeTooSkewed)."""
 
 LITTLE_SPACE = 1 << 30
 """Bytes of free space below which the journal and spooled streams may fill the disk."""
 
 FEW_CALLS = 50
-"""Requests left in the rate limit's window; with fewer, a push of many files soon has to wait."""
+"""With fewer requests left in the rate limit's window, a push of many files soon has to wait."""
 
 INSTALL_XET = "pip install hf-xet"
 
-_END_OF_TIME = 253_402_300_799  # of the calendar that dates are written in
+# the last second of the year 9999, which `datetime` can still represent
+_END_OF_TIME = 253_402_300_799
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """The findings of all checks; a check that lacks its facts finds nothing."""
+    """The findings of all checks. A check without the facts it needs finds nothing."""
     return [finding for check in _CHECKS for finding in check(facts)]
 
 
@@ -97,7 +99,7 @@ def check_tls(facts: Facts) -> Iterator[Finding]:
         name = ignored[0]
         verdict: Verdict = "warning" if facts.hub.unreached is None else "failed"
         fix = f"set SSL_CERT_FILE={files[name]}"
-        yield Finding("tls", verdict, f"{name} is set, but only SSL_CERT_FILE is read", fix)
+        yield Finding("tls", verdict, f"{name} is set, but only SSL_CERT_FILE is used", fix)
     elif facts.hub.unreached is None:
         named = next((f", with {name}" for name in _READ_BY_TLS if name in files), "")
         yield Finding("tls", "ok", f"the certificate is trusted{named}")
@@ -131,14 +133,14 @@ def check_token(facts: Facts) -> Iterator[Finding]:
         found = f"the token {where} is not accepted: expired, revoked or mistyped"
         yield Finding("token", "failed", found, _new_token(facts), is_token=True)
     elif account.status == 403:
-        found = f"the token {where} is not allowed to show whose it is"
+        found = f"the token {where} is not allowed to show its owner"
         yield Finding("token", "warning", found, _new_token(facts))
-    elif isinstance(account, AuthError):  # none could be had
+    elif isinstance(account, AuthError):  # no token was available
         yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
 
 
 def _kind(account: Account, local: LocalFacts) -> str:
-    """What kind of token it is, as far as the Hub or its first letters say."""
+    """The kind of token, as far as the Hub's answer or the token's prefix shows it."""
     if local.token_kind == "oidc":
         return "a token of trusted publishing (OIDC)"
     if account.is_oauth or local.token_kind == "oauth":
@@ -153,7 +155,7 @@ def _kind(account: Account, local: LocalFacts) -> str:
 
 
 def _until(account: Account, local: LocalFacts) -> str:
-    """When it expires: what the Hub says, else what was stored with the token."""
+    """When the token expires: according to the Hub, else according to the stored login."""
     expires_at = account.expires_at if account.expires_at is not None else local.token_expires_at
     if expires_at is None:
         return ""
@@ -166,7 +168,8 @@ def _new_token(facts: Facts) -> str:
 
 
 def check_write(facts: Facts) -> Iterator[Finding]:
-    """Whether the token may write: as the Hub answers for this repo, else by the token's role."""
+    """Whether the token may write: according to the Hub's answer for this repo, else to the token's
+    role."""
     account, target, word = facts.hub.account, facts.target, facts.hub.may_write
     if target is not None and word is True:
         yield Finding("write", "ok", f"the token may write to {target.repo.repo_id}")
@@ -190,17 +193,18 @@ def _by_role(account: Account, facts: Facts) -> Finding:
         case "write" | "admin":
             return Finding("write", "ok", f"the token's role is {account.role}")
         case _ if (resource := facts.local.publishes_to) is not None:
-            return Finding("write", "ok", f"the token may write to {resource} alone")
+            return Finding("write", "ok", f"the token may write only to {resource}")
         case _:
             found = "the Hub does not say what this token may do"
             fix = "try a small push first"
             if facts.target is None:
-                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub will say"
+                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub can tell"
             return Finding("write", "warning", found, fix)
 
 
 def _fine_grained(account: Account, facts: Facts) -> Finding:
-    """Grants for the repo itself count only if it exists; a new repo needs its namespace."""
+    """Grants for the repo itself count only if it exists; creating a repo needs a grant for its
+    namespace."""
     target, exists = facts.target, isinstance(facts.hub.head, str)
     writable = [grant for grant in account.grants if REPO_WRITE in grant.permissions]
     if target is None:
@@ -235,7 +239,7 @@ def check_namespace(facts: Facts) -> Iterator[Finding]:
         yield Finding("namespace", "ok", f"you may write to this repo of {namespace}")
     elif role == "read":
         fix = f"ask an admin of {namespace} for the role contributor or write"
-        yield Finding("namespace", "failed", f"you can only read in {namespace}", fix)
+        yield Finding("namespace", "failed", f"you have only read access to {namespace}", fix)
     elif role is not None:
         as_role = f", as {role}" if role else ""
         yield Finding("namespace", "ok", f"you are a member of {namespace}{as_role}")
@@ -289,8 +293,10 @@ def check_verify(facts: Facts) -> Iterator[Finding]:
             what = "bucket" if _is_bucket(facts) else "commit"
             yield Finding("verify", "ok", f"the Hub lists the files of a {what}")
         case HubError() as error:
-            found = f"pushes cannot be verified, the Hub does not list their files: {error.message}"
-            fix = "push with --no-verify if you have to; " + (error.suggestion or "report it")
+            found = (
+                f"pushes cannot be verified: the Hub does not list their files ({error.message})"
+            )
+            fix = "push with --no-verify if necessary; " + (error.suggestion or "report it")
             yield Finding("verify", "failed", found, fix)
 
 
@@ -381,7 +387,7 @@ def _is_bucket(facts: Facts) -> bool:
 
 
 def _is_refusal(error: HubError) -> bool:
-    """Whether the answer is about the token; others mean that the Hub has a problem."""
+    """Whether the answer is about the token; other answers mean that the Hub has a problem."""
     return error.status in (401, 403)
 
 

@@ -1,4 +1,5 @@
-"""Observing a push: hand its events to all listeners, limit its time, report how it ended."""
+"""Observing a push: listeners get all of its events, its time is limited, and its end is
+reported."""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ from asyncpush.options import ProgressChoice, PushOptions
 T = TypeVar("T")
 
 UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
-"""The note of a cancellation that came between the commit and the Hub's answer."""
+"""The note on a cancellation that came after the commit was sent and before the Hub answered."""
 
 
 class PushObserver:
-    """One push, or whatever else is done to a repo, while it is being done."""
+    """Observes one push, or another operation on a repo, while it runs."""
 
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
@@ -65,9 +66,12 @@ class PushObserver:
             self._landed = record.event
 
     def failure(self, error: BaseException) -> BaseException:
-        """The error to raise for `error`: once the commit has landed, one that says so, whatever
-        failed afterwards. A cancellation stays one, with a note that the commit was made or, if it
-        came before the Hub's answer, that it may have been."""
+        """The error to raise for `error`.
+
+        Once the commit has landed, this is an error that says so, whatever failed afterwards. A
+        cancellation stays a cancellation, with a note that the commit was made, or that it may have
+        been made if the Hub had not answered yet.
+        """
         landed = self._landed
         if landed is None and self._commit_started and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)
@@ -89,7 +93,7 @@ class PushObserver:
         return failure
 
     def finished(self, outcome: T) -> T:
-        """Tell that it went well; the outcome, with what the events said on the way."""
+        """Report success. Returns the outcome, completed with what was counted from the events."""
         if isinstance(outcome, UploadResult | SyncResult):
             outcome = replace(
                 outcome,
@@ -110,9 +114,9 @@ async def observe_push(
     *,
     progress: ProgressChoice,
 ) -> AsyncIterator[PushObserver]:
-    """Yields the observer of one push. Call its `finished` with the outcome; a failure is reported
-    without it. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the options' time
-    has run out."""
+    """Observe a push within this block. Call `finished` of the observer at the end; a failure is
+    reported automatically. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the
+    options' time limit is reached."""
     display = BarDisplay(progress, repo.repo_id)
     observer = PushObserver(
         options, publisher, [display.on_event, LogListener().on_event, *listeners]
@@ -136,7 +140,7 @@ async def observe_push(
 
 @asynccontextmanager
 async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
+    """`PushOptions(timeout=...)`: the error that ends the push names this timeout as the reason."""
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
@@ -144,8 +148,8 @@ async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise TimeoutError(
-            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
-            " not sent twice"
+            f"the push took longer than its timeout of {seconds:g} s: push again; what is"
+            " already stored is not sent again"
         ) from exc
 
 

@@ -1,1 +1,1 @@
-"""The order of work: plan, hashes, stages, commit, verification. Task groups live here."""
+"""The order of work: plan, hashes, stages, commit, verification. The task groups are here."""

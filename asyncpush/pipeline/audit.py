@@ -1,4 +1,4 @@
-"""Local files against the repo, by size and checksum, at any time after a push (REQ-009)."""
+"""Compares local files with the repo, by size and checksum, at any time after a push."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PIECE = 4 * MIB
 
 
 async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
-    """Compare every local file; remote files below `path_in_repo` that are not local are extra."""
+    """Compare every local file with the repo. Remote files below `path_in_repo` that do not exist
+    locally are extra."""
     if ctx.repo.repo_type == "bucket":
         return await _audit_bucket(ctx, collected)
     files = collected.files
@@ -65,7 +66,8 @@ async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
 
 
 async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditReport:
-    """By size and Xet hash, which is taken anew. Markers of checkpoint sets are no extra files."""
+    """Compare by size and Xet hash, computed from the current bytes. Markers of checkpoint sets do
+    not count as extra files."""
     files = collected.files
     ctx.events.emit(FilesPlanned(len(files), sum(file.size for file in files)))
     ctx.enter("verifying")
@@ -93,7 +95,8 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
 
 
 async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
-    """Of the bytes as they are now. hf_xet hashes files alone: what is none is written to one."""
+    """The Xet hash of the current bytes. hf_xet only hashes files on disk: anything else is first
+    written to one."""
     if file.path is not None:
         return (await hashes_of(ctx, [file]))[file.path_in_repo]
     folder = Path(ctx.config.cache_dir) / "spool"
@@ -119,8 +122,8 @@ async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
 async def _ignored(
     ctx: PushContext, files: Sequence[FileSource], absent: Sequence[FileSource]
 ) -> set[str]:
-    """Which of the absent files a push would leave out. None where the Hub does not say: it tells
-    those alone who have a token, and of branches alone."""
+    """Those of the absent files that a push would leave out. Empty when the Hub does not tell: it
+    only answers users with a token, and only for branches."""
     if not absent or await ctx.session.token.find() is None:
         return set()
     gitignore = await own_gitignore(ctx, files)
@@ -128,7 +131,7 @@ async def _ignored(
 
     async def ask(batch: Sequence[FileSource]) -> None:
         samples = await in_thread(ctx.threads, lambda: [read_sample(file) for file in batch])
-        # As for a pull request, which those may open who can only read.
+        # Ask as for a pull request, since a user with only read access may open one.
         modes = await ask_modes(ctx, batch, samples, gitignore=gitignore, create_pr=True)
         ignored.update(path for path, mode in modes.items() if mode.ignored)
 

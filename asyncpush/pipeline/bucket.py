@@ -1,8 +1,8 @@
-"""One bucket on the Hub: made, looked at, and changed in batches.
+"""One bucket on the Hub: creating it, reading its listing, and changing it in batches.
 
-A batch is no transaction, and its answer can be lost after the Hub has done the work. Operations
-say what is to be there rather than what is to be done, so that they can be sent again; before that,
-and when no attempt is left, the bucket itself is looked at.
+A batch is not a transaction, and its answer can be lost after the Hub has carried it out.
+Operations name the wanted state rather than a step towards it, so they can be sent again. Before
+that, and when no attempt is left, the bucket itself is checked.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ class Bucket:
     def __init__(self, ctx: PushContext) -> None:
         self._ctx = ctx
         self.applied: set[str] = set()
-        """Paths whose operations the Hub has done."""
+        """Paths whose operations the Hub has carried out."""
         self.stopped: HubError | None = None
         """The failure after which no further batch was sent."""
         self._unclear = False
 
     @property
     def may_have_changed(self) -> bool:
-        """Whether a batch has changed something, or nobody knows whether it has."""
+        """Whether a batch has changed something, or may have."""
         return self._unclear or bool(self.applied)
 
     # The bucket
 
     async def ensure(self, options: SyncOptions) -> bool:
-        """Create the bucket if it is missing and that was asked for. False when it is missing in a
-        dry run. Raises `HubError`."""
+        """Create the bucket if it is missing and the options allow it. False when it is missing in
+        a dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
             await self.look()
@@ -80,8 +80,8 @@ class Bucket:
         except HubError as exc:
             if not _may_exist_already(exc):
                 raise
-            # Another process has made it just now, or an earlier attempt of ours whose answer was
-            # lost; or the token may write to this bucket alone, and create none.
+            # Another process may have just created it, or an earlier attempt of ours whose answer
+            # was lost. Or the token may write to this bucket but not create buckets.
             try:
                 await self.look()
             except RepoNotFoundError:
@@ -91,7 +91,7 @@ class Bucket:
         return True
 
     async def look(self) -> None:
-        """Raises `RepoNotFoundError` when the bucket is not there."""
+        """Raise `RepoNotFoundError` when the bucket does not exist."""
         ctx = self._ctx
         await ctx.session.ask(
             buckets.info_request(ctx.repo),
@@ -103,7 +103,7 @@ class Bucket:
     # Its files
 
     async def files(self, paths: Sequence[str]) -> dict[str, BucketFile]:
-        """Those of `paths` that are there."""
+        """Those of `paths` that exist in the bucket."""
         ctx, found = self._ctx, dict[str, BucketFile]()
 
         async def look(batch: Sequence[str]) -> None:
@@ -114,8 +114,8 @@ class Bucket:
         return found
 
     async def files_below(self, folder: str) -> dict[str, BucketFile]:
-        """All files of a folder, by whole path segments; `folder` is empty or ends in a slash.
-        Raises `ProtocolError` when the pages do not come to an end."""
+        """All files below a folder. `folder` is empty or ends in a slash, so that only whole path
+        segments match. Raises `ProtocolError` when the pages do not end."""
         ctx = self._ctx
         request = buckets.tree_request(ctx.repo, folder.rstrip("/"))
         found: dict[str, BucketFile] = {}
@@ -127,7 +127,7 @@ class Bucket:
                 return found
             if following in asked or len(asked) >= PAGES_LIMIT or len(found) > FILES_LIMIT:
                 raise protocol_error(
-                    f"the pages of the bucket's files have no end: {len(asked):,} pages,"
+                    f"the list of the bucket's files does not end: {len(asked):,} pages,"
                     f" {len(found):,} files so far"
                 )
             asked.add(following)
@@ -136,8 +136,8 @@ class Bucket:
     async def different(
         self, wanted: Mapping[str, Operation], *, looks: int = LOOKS
     ) -> list[SyncFailure]:
-        """Look until the bucket shows the outcome of all these operations; those that it does not
-        show, in words."""
+        """Check until the bucket shows the outcome of all these operations. Returns a failure for
+        each one that it does not show."""
         ctx, failures = self._ctx, list[SyncFailure]()
         for look in range(looks):
             if look:
@@ -155,11 +155,12 @@ class Bucket:
     async def apply(
         self, operations: Sequence[Operation], *, first: Sequence[Operation] = ()
     ) -> list[SyncFailure]:
-        """Send operations in batches, several at once, each batch beginning with `first`. What the
-        Hub lists as failed is sent again if that may help; what remains, in words.
+        """Send operations in batches, several at once; each batch begins with `first`. Operations
+        that the Hub lists as failed are sent again if that may help. Returns the remaining
+        failures.
 
-        After a batch that cannot be sent at all no other is begun, and those under way are waited
-        for. Raises the `HubError` where the bucket was not changed, else all of it is returned as
+        When a batch cannot be sent, no other one is started, and those already started are waited
+        for. Raises the `HubError` when the bucket was not changed; otherwise it is included in the
         failures.
         """
         failures: list[SyncFailure] = []
@@ -209,7 +210,7 @@ class Bucket:
         self.applied |= {each.path for each in operations} - {each.path for each in failed}
 
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
-        """One batch. An answer that is lost is replaced by a look at the bucket."""
+        """Send one batch. If the answer is lost, check the bucket instead."""
         ctx = self._ctx
         by_path = {operation.path: operation for operation in operations}
         may_have_landed = False  # an attempt, whatever became of those after it
@@ -243,8 +244,8 @@ class Bucket:
     async def _still_failed(
         self, operations: Sequence[Operation], failed: Sequence[FailedOperation]
     ) -> list[FailedOperation]:
-        """Without those whose outcome the bucket shows all the same: a file that was to be deleted
-        and is not there may be listed as failed."""
+        """The failures, without those whose outcome the bucket shows anyway: the Hub may list a
+        file as failed that was to be deleted and does not exist."""
         if not failed:
             return []
         by_path = {operation.path: operation for operation in operations}
@@ -283,25 +284,25 @@ async def hashes_of(
     except XetFailedError as exc:
         raise AsyncPushError(
             f"hf_xet cannot hash the files: {exc.message}",
-            suggestion="see whether the files can be read, then try again",
+            suggestion="check that the files can be read, then try again",
         ) from exc
 
 
 class BucketXet:
-    """Access to the Xet store of a bucket. Nothing takes its place: there is no LFS for buckets."""
+    """Access to the Xet store of a bucket. There is no fallback: buckets do not offer LFS."""
 
     def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
         self._ctx = ctx
         self._write = write
 
     async def access(self) -> XetAccess:
-        """Raises `AsyncPushError` where the settings rule Xet out, `HubError` when the Hub does not
-        grant it."""
+        """Get access. Raises `AsyncPushError` when the settings exclude Xet, `HubError` when the
+        Hub does not grant it."""
         ctx = self._ctx
         reason = unavailable_reason(ctx.config)
         if reason is not None:
             raise AsyncPushError(
-                f"files get into a bucket by Xet alone, but {reason}",
+                f"a bucket takes files only by Xet, but {reason}",
                 suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
                 " set and hf_xet is installed",
             )
@@ -316,7 +317,7 @@ def _may_exist_already(error: HubError) -> bool:
 def _differences(
     wanted: Mapping[str, Operation], found: Mapping[str, BucketFile]
 ) -> list[SyncFailure]:
-    """Where the files that were found are not the outcome of the operations."""
+    """The operations whose outcome the found files do not show."""
     failures = []
     for path, operation in wanted.items():
         if operation.shows_in(found):

@@ -102,7 +102,7 @@ class BucketStore:
         except XetFailedError as exc:
             raise AsyncPushError(
                 f"Xet failed: {exc.message}",
-                suggestion="sync again: what was sent is not sent twice",
+                suggestion="sync again: what was sent is not sent again",
             ) from exc
         finally:
             if upload is not None:

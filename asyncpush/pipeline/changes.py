@@ -1,4 +1,4 @@
-"""What a push is to change, from receipts and by deletions; and how many commits that takes."""
+"""What a push has to change, from receipts and deletions, and how many commits that takes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from asyncpush.sources.paths import folders_above, select
 from asyncpush.transfers.inline import git_blob_oid
 
 WRITTEN_BY_THE_HUB = ".gitattributes"
-"""Every new repo has one, with its LFS rules; no push has uploaded it."""
+"""Every new repo has this file, with its LFS rules; no push has uploaded it."""
 
 
 def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[Change]:
-    """The files to add; with `unchanged` also those that the head held already.
+    """The files to add; with `unchanged` also those that the head has already.
 
-    A commit of LFS files brings the source's `.gitattributes` even if it is unchanged: to a commit
-    without one the Hub adds the rules that are missing, and what it then holds is not the source's.
+    A commit of LFS files includes the source's `.gitattributes` even if it is unchanged. Without
+    one in the commit, the Hub adds the missing rules, and the file then differs from the source's.
     """
     changes: list[Change] = []
     rules: Change | None = None
@@ -72,8 +72,8 @@ async def deletions(
 
 
 def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Change]:
-    """All changes, the deletions first that make room for an addition: of a file where a folder is
-    to be, or of the files in a folder where a file is to be."""
+    """All changes in order. Deletions that an addition depends on come first: of a file where a
+    folder is needed, or of the files in a folder where a file is needed."""
     added = {change.path for change in additions}
     above = {folder for path in added for folder in folders_above(path)}
 
@@ -89,7 +89,7 @@ def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Cha
 async def still_to_change(
     ctx: PushContext, changes: Sequence[Change], revision: str
 ) -> list[Change]:
-    """The changes that `revision` does not hold yet."""
+    """The changes that `revision` does not contain yet."""
     shown = await remote_files(ctx, revision, [change.path for change in changes])
     return await in_thread(ctx.threads, lambda: [c for c in changes if not _done(c, shown)])
 
@@ -104,7 +104,7 @@ def _done(change: Change, shown: Mapping[str, RemoteFile]) -> bool:
 
 
 def title(ctx: PushContext, changes: Sequence[Change]) -> str:
-    """What a commit is called: as the user said, else after what it changes."""
+    """The title of a commit: the user's message, or else a description of the changes."""
     if ctx.options.commit_message:
         return ctx.options.commit_message
     if len(changes) == 1:
@@ -114,16 +114,17 @@ def title(ctx: PushContext, changes: Sequence[Change]) -> str:
 
 
 INLINE_RECEIPT_LIMIT = 10 << 20
-"""Bytes of one regular file that a receipt may carry."""
+"""The largest regular file, in bytes, that a receipt may carry."""
 
 INLINE_RECEIPTS_LIMIT = 256 << 20
-"""Bytes that the receipts of one call may carry together."""
+"""The largest sum of bytes that the receipts of one call may carry."""
 
 
 async def packed(
     receipts: Sequence[Receipt], files: Mapping[str, FileSource], threads: Executor
 ) -> list[Receipt]:
-    """The receipts, those of inline files with their bytes. Raises `SourceError` for too many."""
+    """The receipts, with the bytes of inline files added. Raises `SourceError` when they are too
+    large."""
     _check_inline_sizes(receipts)
 
     def pack(receipt: Receipt) -> Receipt:
@@ -149,7 +150,7 @@ def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:
         problems = [f"{len(inline)} regular files of {total:,} bytes in all"]
     if problems:
         raise SourceError(
-            f"too large to travel in receipts: {'; '.join(problems[:20])}",
+            f"too large for receipts: {'; '.join(problems[:20])}",
             problems=problems,
             suggestion="add the pattern to the repo's .gitattributes so that they go through LFS,"
             " or use push_to_hub",
@@ -157,7 +158,7 @@ def _check_inline_sizes(receipts: Sequence[Receipt]) -> None:
 
 
 def check_receipts(receipts: Sequence[Receipt]) -> None:
-    """Receipts come from other machines: nothing in them is taken for granted."""
+    """Check receipts. They come from other machines, so nothing in them is trusted."""
     problems = []
     seen: set[str] = set()
     for receipt in receipts:
@@ -169,9 +170,9 @@ def check_receipts(receipts: Sequence[Receipt]) -> None:
         seen.add(path)
         if receipt.route == "inline":
             if receipt.content is None:
-                problems.append(f"{path!r}: the receipt of an inline file must carry its bytes")
+                problems.append(f"{path!r}: the receipt of an inline file must contain its bytes")
             elif git_blob_oid(receipt.content) != receipt.oid:
-                problems.append(f"{path!r}: content and oid do not fit")
+                problems.append(f"{path!r}: the content does not match the oid")
     if not receipts:
         problems.append("no receipts were given")
     if problems:
@@ -183,20 +184,21 @@ def check_receipts(receipts: Sequence[Receipt]) -> None:
 
 
 DEFAULT_BRANCH = "main"
-"""The one branch that the Hub merges pull requests into: only there a series of commits shows in
-one step."""
+"""The only branch that the Hub merges pull requests into, so that a series of commits can appear at
+once."""
 
 LFS_FILES_A_COMMIT = 1_000
-"""Most LFS files that go in one commit call unasked: the upper end of what the official client
-commits at a time, and ten times the hundred a minute that the Hub advises."""
+"""Without max_files_per_commit, the most LFS files in one commit call: the upper end of what the
+official client commits at a time, and ten times the hundred a minute that the Hub advises."""
 
 INLINE_BYTES_A_COMMIT = 1 << 30
-"""Most payload of regular files in one call unasked; the official client stops at about 100 MB."""
+"""Without max_files_per_commit, the most bytes of regular files in one call; the official client
+stops at about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitLimits:
-    """Bounds of one commit; None means no bound. A single change always fits."""
+    """Limits of one commit of a series; None means no limit. A single change always fits."""
 
     files: int | None = None
     lfs_files: int | None = None
@@ -215,10 +217,11 @@ SURVIVABLE = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTE
 
 
 def commit_limits(options: PushOptions) -> CommitLimits:
-    """Limits of this push's commits; none where it stays one commit of any size.
+    """The limits of this push's commits. Without limits it stays one commit of any size.
 
-    What was asked for holds everywhere. Unasked, a series is made only where it shows in one step,
-    and not on a pinned parent: a merge cannot promise to follow it directly.
+    `max_files_per_commit` applies to every branch. Without it, a push is split only where the
+    commits can appear at once, and not with a pinned parent: a merge cannot promise to follow the
+    parent directly.
     """
     if options.max_files_per_commit is not None:
         return CommitLimits(files=options.max_files_per_commit)

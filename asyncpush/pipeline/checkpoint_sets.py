@@ -1,18 +1,18 @@
-"""Sets of files in a bucket that are whole or not there.
+"""Sets of files in a bucket that are either complete or do not count.
 
-A bucket has no commits, so that a reader could see half of a checkpoint. A set is therefore
-complete only with a marker, `.complete.json` in its folder, which lists every file with its size
-and Xet hash:
+A bucket has no commits, so a reader could see half of a checkpoint. A set is therefore complete
+only with a marker, `.complete.json` in its folder, which lists every file with its size and Xet
+hash:
 
     {"schema": 1, "created_at": "2026-11-28T10:00:00+00:00", "written_by": "asyncpush/1.0",
      "exact": true, "files": [{"path": "model.safetensors", "size": 5, "xet_hash": "..."}]}
 
 An `exact` set has no other files in its folder. Paths are relative to that folder, so that a copy
 of the whole folder is complete as well. The marker is removed before anything in the folder changes
-and written last. Two writers can still meet in one folder, and other tools know of no marker: a
-reader compares the listing with the marker, and only where they agree is the set complete. To
-remove a set, `.pruned` takes the marker's place, so that a removal which was interrupted is
-finished by the next.
+and written last. Two writers can still use the same folder, and other tools do not know about
+markers: a reader compares the listing with the marker, and the set is complete only if they agree.
+To remove a set, its marker is replaced by `.pruned`, so that an interrupted removal is finished by
+the next one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def is_marker(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SetMarker:
-    """What a marker says. `files` has size in bytes and Xet hash by path within the set."""
+    """The content of a marker. `files` has size in bytes and Xet hash by path within the set."""
 
     files: Mapping[str, tuple[int, str]]
     created_at: str = ""
@@ -68,8 +68,8 @@ class SetMarker:
 
     @classmethod
     async def read(cls, ctx: PushContext, file: BucketFile, access: XetAccess) -> Self | None:
-        """The marker that is in a bucket, read with this `access` to its Xet store; None for what
-        is no marker of a kind that is known. Raises `AsyncPushError` when it cannot be read."""
+        """Read the marker of a set in a bucket, with this `access` to its Xet store. None when it
+        is not a marker of a known kind. Raises `AsyncPushError` when it cannot be read."""
         if file.xet_hash is None or not 0 < file.size <= LARGEST_MARKER:
             return None
         try:
@@ -113,7 +113,7 @@ class SetMarker:
 
     def agrees_with(self, shown: Mapping[str, BucketFile], folder: str) -> bool:
         """Whether the bucket shows every file of the set as the marker lists it, and no other file
-        where the set is exact."""
+        if the set is exact."""
         below = (path.removeprefix(folder) for path in shown if path.startswith(folder))
         if self.exact and any(path not in self.files and not is_marker(path) for path in below):
             return False
@@ -136,8 +136,8 @@ def _number(value: Any) -> int:
 
 
 async def complete_sets(ctx: PushContext, folder: str) -> list[CheckpointSet]:
-    """The complete sets right below a folder, the one that was completed last at the end. Each is
-    compared with what the bucket shows after its marker has been read."""
+    """The complete sets directly below a folder, ordered by when they were completed. Each one is
+    compared with the bucket's listing after its marker has been read."""
     found = await _complete(ctx, Bucket(ctx), folder)
     return [found[name] for name in found]
 
@@ -172,7 +172,7 @@ async def _complete(ctx: PushContext, bucket: Bucket, folder: str) -> dict[str, 
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """For sorting: numbers by their value, so that step-9 comes before step-10."""
+    """A sort key that orders numbers by value, so that step-9 comes before step-10."""
     parts: list[tuple[int, str]] = []
     text = ""
     digits = ""
@@ -188,9 +188,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[CheckpointSet]:
-    """Remove the complete sets right below a folder but for the newest `keep`, and what earlier
-    removals have left. A set without a marker may be one that is being written, and stays. Raises
-    `SyncError`."""
+    """Remove the complete sets directly below a folder except the newest `keep`, and what
+    interrupted removals have left. A set without a marker stays, since it may be in progress.
+    Raises `SyncError`."""
     bucket = Bucket(ctx)
     sets = list((await _complete(ctx, bucket, folder)).values())
     old = sets[:-keep]
@@ -200,25 +200,42 @@ async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[Checkpoin
         for path in shown
         if path.endswith(f"/{PRUNED}") and path.removeprefix(folder).count("/") == 1
     }
+    listed = {each.name: each.files for each in old}
     for name in sorted(names - {each.name for each in sets[-keep:]}):
         below = f"{folder}{name}/"
-        await _remove(ctx, bucket, below, [path for path in shown if path.startswith(below)])
+        own = (below + MARKER, below + PRUNED)
+        paths = [path for path in shown if path.startswith(below) and path not in own]
+        of_set = {below + path for path in listed[name]} if name in listed else set(paths)
+        # Files of others stay, and so without a note: it would let the next removal take them too.
+        await _remove(
+            ctx,
+            bucket,
+            below,
+            [path for path in paths if path in of_set],
+            resumable=of_set.issuperset(paths),
+        )
     return old
 
 
-async def _remove(ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str]) -> None:
-    """The marker first, then the files, then the note that says what goes on here."""
+async def _remove(
+    ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str], *, resumable: bool
+) -> None:
+    """Remove the marker first, and those of sets within this one; then the files, then the note
+    that says that a removal is in progress."""
     note = AddFile(folder + PRUNED, 0, EMPTY_HASH, 0)
-    begin: list[Operation] = [DeleteFile(folder + MARKER), note]
+    begin: list[Operation] = [DeleteFile(folder + MARKER)]
+    begin += [DeleteFile(path) for path in paths if is_marker(path)]
+    if resumable:
+        begin.append(note)
     try:
-        # Should the Hub not take the note, only a removal that is interrupted leaves files behind.
+        # If the Hub rejects the note, files can only be left behind by an interrupted removal.
         failures = [each for each in await bucket.apply(begin) if each.path != note.path]
-        failures += await bucket.different({begin[0].path: begin[0]})
+        failures += await bucket.different({each.path: each for each in begin if each is not note})
         if not failures:
             files = [DeleteFile(path) for path in paths if not is_marker(path)]
             failures = await bucket.apply(files)
             failures += await bucket.different({file.path: file for file in files})
-        if not failures:
+        if not failures and resumable:
             failures = await bucket.apply([DeleteFile(note.path)])
     except HubError as exc:
         if not bucket.may_have_changed:
@@ -229,5 +246,5 @@ async def _remove(ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence
             f"the checkpoint set {folder} was not removed completely: {in_words(failures)}",
             failures=failures,
             result=SyncResult(ctx.repo_url, (), (), tuple(bucket.applied), 0, 0, False, 0.0),
-            suggestion="nothing that is kept is affected; the next push or prune goes on with it",
+            suggestion="the sets to keep are not affected; the next push or prune continues this",
         )

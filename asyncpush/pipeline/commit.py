@@ -1,8 +1,8 @@
-"""The commit: exactly one, also when its answer is lost.
+"""Makes exactly one commit, even when the answer to it is lost.
 
-The POST names the head it follows as parent, so the Hub takes it once at most. When no answer comes
-back, the branch is looked at before anything is sent again: a commit that carries this push's id is
-ours, and is done.
+The POST names the head that it follows as its parent, so the Hub accepts it at most once. When no
+answer arrives, the branch is checked before anything is sent again: a commit with this push's id is
+ours, and the work is done.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from asyncpush.protocol.http import StreamBody
 from asyncpush.transfers.inline import git_blob_oid
 
 REBASES = 30
-"""How often a commit is rebuilt on a head that someone else has moved. Two who push without pause
-lose about every other race: ten in a row happened once in a thousand pushes."""
+"""How often a commit is rebuilt when someone else has moved the head. Two clients that push without
+a pause lose about every other race; ten losses in a row happened once in a thousand pushes."""
 
 HEAD_WAITS = (0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0)
-"""Seconds between looks at a head that was refused as a parent but is still shown: a Hub may know
+"""Seconds between checks of a head that was refused as a parent but is still shown: a Hub may know
 of a new commit for a while before it shows it."""
 
 UNCLEAR_HEAD_WAITS = (*HEAD_WAITS, *(10.0,) * 9)
-"""The same where an answer of ours was lost: two minutes, since the new commit is likely ours."""
+"""The same when an answer to us was lost: two minutes, since the new commit is probably ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The commit that holds the changes; `ours` is False when the head had them all already.
-    `added` are the paths of the files that it brought, where that is known."""
+    """The commit that contains the changes. `ours` is False when the head had all of them already.
+    `added` has the paths of the files that the commit added, if known."""
 
     commit_sha: str
     commit_url: str
@@ -64,10 +64,12 @@ class Outcome:
 
 
 class Committer:
-    """Makes one commit on one ref. `load` gives inline files' bytes; with `create_pr` the commit
-    opens a pull request against `revision`; `pinned` is the only parent it may have; `pr_url` is
-    the page of the pull request that `revision` is the ref of; `final` is False while more commits
-    of the same push follow."""
+    """Makes one commit on one ref.
+
+    `load` returns inline files' bytes. With `create_pr` the commit opens a pull request against
+    `revision`. `pinned` is the only parent it may have. `pr_url` is the page of the pull request
+    that `revision` is the ref of. `final` is False when more commits of the same push follow.
+    """
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Committer:
         self._final = final
         self._unclear = False
         self.rebased = False
-        """Whether someone else's commit came first, so that the end state may need more."""
+        """Whether someone else's commit came first, so that more changes may be needed."""
         self._push_id = ctx.push_id
         self._summary = ""
         self._wanted: Sequence[Change] = ()
@@ -105,8 +107,8 @@ class Committer:
     ) -> Outcome:
         """Commit on `head`, or on the pinned parent.
 
-        When someone else's commit comes first, what is still to change of `wanted` (of `changes`,
-        if not given; it also has what `head` held already) is committed on top of theirs. Raises
+        When someone else's commit comes first, the rest of `wanted` is committed on top of it.
+        `wanted` includes what `head` had already; it defaults to `changes`. Raises
         `CommitConflictError` when the parent was pinned, when the Hub refuses a head that does not
         move, or after `REBASES` races.
         """
@@ -114,8 +116,8 @@ class Committer:
         self._summary = summary or title(self._ctx, changes)
         if not self._create_pr:
             return await self._rebasing(changes, head)
-        # On a branch, the next preupload shows what was committed. A pull request is not seen
-        # there, so the journal records for a later process that one may be open already.
+        # On a branch, the next preupload shows what was committed. It does not show what is in a
+        # pull request, so the journal records for a later process that one may be open already.
         async with remembered(self._ctx, changes) as pending:
             self._push_id, self._sent = pending.push_id, pending.push_id != self._ctx.push_id
             return await self._rebasing(changes, head)
@@ -129,7 +131,7 @@ class Committer:
         attempt = 1
         for rebase in range(1, REBASES + 1):
             base = parent
-            # A random pause: with equal steps the same one of two clients would always lose.
+            # A random pause: with equal pauses the same one of two clients would always lose.
             pause = random.random() * ctx.config.initial_backoff_ms / 1000
             again = self._pinned is None and refused_on != parent and rebase < REBASES
             try:
@@ -151,8 +153,8 @@ class Committer:
                     continue
                 landed = await self._landed(first)
                 if landed is None and self._unclear:
-                    # The answer was lost, and here is all that was sent: ours, on a Hub that shows
-                    # no descriptions.
+                    # The answer was lost, and the branch has everything that was sent: this is our
+                    # commit, on a Hub that does not show descriptions.
                     landed = CommitAnswer(parent, ctx.commit_url(parent))
                 if landed is None:
                     url = ctx.commit_url(parent)
@@ -166,7 +168,7 @@ class Committer:
                 self._tell_inline_stored(changes)
             added = await in_thread(ctx.threads, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
-        assert latest is not None  # every round that comes here ended in one
+        assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
             suggestion="others push to this branch all the time: push again, which builds on their"
@@ -174,8 +176,8 @@ class Committer:
         ) from latest.__cause__
 
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
-        """For an answer that names the head as it was: right where the head holds all of it, as on
-        a Hub that does not tell which files are unchanged."""
+        """Handle an answer that names the previous head. It is right when the head has all of the
+        changes, as with a Hub that does not report unchanged files."""
         if await still_to_change(self._ctx, self._wanted, head):
             raise ProtocolError(
                 f"the Hub answered the commit with the previous head, {head}:"
@@ -187,8 +189,8 @@ class Committer:
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
 
     async def _moved_head(self, refused: str) -> str:
-        """The branch's head, once it is another than the one that was refused as a parent; the
-        same one in the end."""
+        """The branch's head, as soon as it differs from the refused parent; the same head when the
+        waits are over."""
         head = await observed_head(self._ctx, self._revision)
         for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
             if head != refused:
@@ -198,8 +200,8 @@ class Committer:
         return head
 
     def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
-        """Report the inline files of a commit that is not the push's last: the last one's event
-        stands for all the others."""
+        """Report the inline files of a commit that is not the push's last one: the last commit's
+        event reports all the others."""
         for change in changes:
             if isinstance(change, AddInline):
                 self._ctx.events.emit(FileStored(change.path, change.size, "inline"))
@@ -207,8 +209,9 @@ class Committer:
     async def _commit_on(
         self, parent: str, changes: Sequence[Change], attempt: int, pause: float | None
     ) -> CommitAnswer:
-        """`attempt` is the number of the first one on this parent; `pause` is how long after a
-        conflict the next one follows, on another parent, None when none does."""
+        """Commit on this parent. `attempt` is the number of the first attempt here. `pause` is
+        the wait after a conflict, before the next attempt on another parent; None when there is
+        none."""
         ctx = self._ctx
         deletions = await in_thread(
             ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
@@ -225,8 +228,8 @@ class Committer:
                 return landed
             raise
         except HubError as exc:
-            # The last answer may be lost too: never report a failure when the commit was made.
-            # (501 is clear: this Hub cannot do what was asked.)
+            # The last answer may be lost too: never report a failure when the commit was made. (501
+            # leaves no doubt: this Hub does not support the request.)
             failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
             if not failed and not isinstance(exc, ProtocolError):
                 raise
@@ -245,8 +248,8 @@ class Committer:
             raise
 
     async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
-        """The head, if it has moved and is as these changes want it: a Hub that hides descriptions
-        shows our commit without the push's id, and refuses to make it twice."""
+        """The head, if it has moved and has all of these changes. This finds our commit on a Hub
+        that hides descriptions, and so the push's id, and that refuses to make it twice."""
         if self._create_pr:
             return None
         try:
@@ -281,14 +284,16 @@ class Committer:
         )
 
     async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
-        """Asked before the commit is sent again."""
+        """Look for the commit before it is sent again."""
         self._unclear = self._unclear or may_still_land(failure)
         return await self._landed(parent, failure)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
-        """This push's commit, if the Hub made it although its answer was lost. After a `failure`
-        behind which the Hub may still be opening a pull request, that is waited for: a second
-        commit would open a second one. On a branch the pinned parent prevents that."""
+        """This push's commit, if the Hub made it although its answer was lost.
+
+        When the Hub may still be opening a pull request after `failure`, this waits for it: a
+        second commit would open a second one. On a branch the pinned parent prevents that.
+        """
         if self._create_pr:
             ctx, push_id = self._ctx, self._push_id
             return await looked_for(lambda: landed_in_pull_request(ctx, push_id), failure)
@@ -302,7 +307,7 @@ def paths_added(changes: Iterable[Change]) -> frozenset[str]:
 def _refused_without_reason(
     error: CommitConflictError, head: str, in_pull_request: bool
 ) -> CommitConflictError:
-    """For a second 412 although the branch has not moved."""
+    """The error for a second 412 although the branch has not moved."""
     suggestion = (
         "the token may only be allowed to open pull requests: use create_pr=True (--create-pr), or"
         " a token that may write to this branch"
@@ -314,7 +319,7 @@ def _refused_without_reason(
 
 
 def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictError:
-    """For a 412 on an unmoved head after an answer of ours was lost."""
+    """The error for a 412 on an unmoved head after an answer to us was lost."""
     return error.with_(
         message="the answer to the commit was lost, and the Hub refuses another commit on"
         f" {head}, which it still reports as the branch's head; the commit may have been made:"
@@ -325,18 +330,19 @@ def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictErr
 
 
 LINES_PER_HOP = 64
-"""Inline files whose lines are in memory at once while the body is streamed."""
+"""How many inline files' lines are in memory at once while the body is streamed."""
 
 HOP_BYTES = 1 << 20
 
 LoadContent = Callable[[str], bytes]
-"""Bytes of an inline file by its path in the repo; called in a thread."""
+"""Returns the bytes of an inline file by its path in the repo; called in a thread."""
 
 
 async def commit_payload(
     header: CommitHeader, changes: Sequence[Change], load: LoadContent, threads: Executor
 ) -> StreamBody:
-    """Sending it raises `SourceChangedError` when a file is not what it was when it was hashed."""
+    """The commit's body. Sending it raises `SourceChangedError` when a file has changed since it
+    was hashed."""
 
     async def lines() -> AsyncIterator[bytes]:
         yield commits.header_line(header)
@@ -349,7 +355,7 @@ async def commit_payload(
 
 
 def _stretch(changes: Iterator[Change]) -> list[Change]:
-    """The next changes: few enough for one hop, and small enough for memory."""
+    """The next changes: few enough for one thread hop, and small enough for memory."""
     stretch: list[Change] = []
     size = 0
     for change in islice(changes, LINES_PER_HOP):

@@ -1,4 +1,4 @@
-"""Commits whose outcome is unknown: how they are found on the Hub and kept in the journal."""
+"""Finds commits with an unknown outcome on the Hub, and records them in the journal."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PULL_REQUESTS_LOOKED_AT = 20
 
 LATE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0)
 """Seconds between checks for a commit that the Hub may still be making after its gateway has timed
-out. The Hub's gateway does so after a minute; another one may do so at once."""
+out. The Hub's gateway times out after a minute; another gateway may do so at once."""
 
 ANSWERED_WAITS = LATE_WAITS[:3]
-"""The same after a 500: that is usually the Hub's own answer, and it has stopped by then."""
+"""The same after a 500: that is usually the Hub's own answer, so its work has ended by then."""
 
 T = TypeVar("T")
 
 
 async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
-    """What `look` finds; called repeatedly while the Hub may still be working on the call that
-    ended in `failure`."""
+    """The result of `look`, which is called repeatedly while the Hub may still be working on the
+    call that ended in `failure`."""
     found = await look()
     if failure is None or not may_still_land(failure):
         return found
@@ -47,7 +47,8 @@ async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError 
 async def landed_commit(
     ctx: PushContext, revision: str, push_id: str, *, since: str | None
 ) -> CommitAnswer | None:
-    """Among the commits `since` that one, the one whose description carries the push's id."""
+    """The commit whose description contains the push's id, among those made after the commit
+    `since`."""
     logged = await ctx.session.ask(
         repos.commits_request(ctx.repo, revision), repos.parse_commits, ctx.events
     )
@@ -60,7 +61,7 @@ async def landed_commit(
 
 
 async def landed_in_pull_request(ctx: PushContext, push_id: str) -> CommitAnswer | None:
-    """The push's commit, if it has opened a pull request."""
+    """The push's commit, if it opened a pull request."""
     for number in await _open_pull_requests(ctx):
         found = await landed_commit(ctx, f"refs/pr/{number}", push_id, since=None)
         if found is not None:
@@ -69,7 +70,7 @@ async def landed_in_pull_request(ctx: PushContext, push_id: str) -> CommitAnswer
 
 
 async def opened_pull_request(ctx: PushContext, push_id: str) -> int | None:
-    """The number of the pull request whose own description carries the push's id."""
+    """The number of the pull request whose own description contains the push's id."""
     for number in await _open_pull_requests(ctx):
         if commits.has_trailer((await pull_request(ctx, number)).description, push_id):
             return number
@@ -83,7 +84,7 @@ async def pull_request(ctx: PushContext, number: int) -> repos.PullRequest:
 
 
 async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
-    """The latest ones: among them is ours, if there is one."""
+    """The latest open pull requests. Ours, if there is one, is among them."""
     numbers = await ctx.session.ask(
         repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.events
     )
@@ -124,8 +125,8 @@ async def remembered(ctx: PushContext, changes: Sequence[Change]) -> AsyncIterat
 
 
 def is_final(error: AsyncPushError) -> bool:
-    """Whether nothing was committed and the same commit will not be tried again: the Hub refused
-    it (rather than asked to come again, later or with another token), or a file has changed."""
+    """Whether nothing was committed and the same commit will not be tried again: the Hub refused it
+    (rather than asking to try later or with another token), or a file has changed."""
     if isinstance(error, CommitConflictError) or not isinstance(error, HubError):
         return True
     status = error.status

@@ -1,10 +1,11 @@
-"""Commits that go to a pull request, and series of commits that show in one step.
+"""Commits to a pull request, and series of commits that appear at once.
 
-More files than one commit call survives go, commit by commit, to a pull request that nobody sees as
-the branch, and the merge makes all of them visible at once. What is to stay a pull request goes the
-same way: it is opened empty, and the commit to its ref names its parent, so that the Hub takes it
-once at most, where a commit call that opens one by itself could open a second one. A push that is
-interrupted goes on with the pull request it had opened.
+When there are more files than one commit call can handle, they are committed one part after another
+to a pull request, where the branch's readers do not see them. Merging it makes all of them visible
+at once. A push that should stay a pull request works the same way: the pull request is opened
+empty, and the commit to its ref names its parent, so that the Hub accepts it at most once. (A
+commit call that opens a pull request could open a second one when it is repeated.) A push that was
+interrupted continues with the pull request it had opened.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from asyncpush.protocol.commits import Change
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 
 COMPLETIONS = 3
-"""How often further commits follow a series because others have changed files during it."""
+"""How often a series is followed by further commits because others changed files during it."""
 
 
 async def commit_in_pull_request(
@@ -43,9 +44,9 @@ async def commit_in_pull_request(
     *,
     size: CommitLimits,
 ) -> Outcome:
-    """Commit `changes`, at most `size` a commit, to a pull request against the default branch, and
-    merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
-    the files that `head`, which the branch is at, holds already."""
+    """Commit `changes` to a pull request against the default branch, within `size` for each commit,
+    and merge it unless the user wants the pull request. `wanted` is the end state: the changes, and
+    the files that the branch's `head` has already."""
     create_pr = ctx.options.create_pr
     async with remembered(ctx, changes) as pending:
         begun_before = pending.push_id != ctx.push_id
@@ -57,10 +58,10 @@ async def commit_in_pull_request(
             ref_head = await observed_head(ctx, ref)
             remaining = await still_to_change(ctx, wanted, ref_head)
             page = ctx.commit_url(ref_head)
-            if not begun_before and not remaining:  # someone else has committed all of it
+            if not begun_before and not remaining:  # someone else has committed everything
                 await _close(ctx, number)
                 return Outcome(ref_head, page, ours=False, added=frozenset())
-            if not remaining:  # all of it went in before
+            if not remaining:  # everything was committed before
                 outcome = Outcome(ref_head, page, url, added=paths_added(changes))
                 if create_pr:
                     ctx.events.emit(Committed(ref_head, page, url))
@@ -73,7 +74,7 @@ async def commit_in_pull_request(
                 if begun_before:
                     outcome = replace(outcome, ours=True, added=paths_added(changes))
         except AsyncPushError as exc:
-            # Objects that the Hub has lost are stored again, and committed again, once.
+            # Objects that the Hub has lost are stored and committed once more.
             last = again or not (isinstance(exc, HubError) and is_lfs_pointer_missing(exc))
             if is_final(exc) and last and not begun_before:
                 await _close(ctx, number)
@@ -99,10 +100,11 @@ async def commit_series(
     pr_url: str | None = None,
     final: bool = True,
 ) -> Outcome:
-    """Commit to `revision`, at most `size` a commit; each one is visible as soon as it is made.
-    `final`: the push is committed with the last one.
+    """Commit to `revision`, within `size` for each commit; each one is visible as soon as it is
+    made. With `final`, the push is complete after the last one.
 
-    With a pinned parent no other commit may come in between: each one is pinned to the previous.
+    With a pinned parent no other commit may come in between: each one is pinned to the previous
+    one.
     """
     message = title(ctx, changes)
     outcome = Outcome(head, ctx.commit_url(head), pr_url, ours=False)
@@ -136,7 +138,7 @@ async def commit_series(
             rebased = rebased or committer.rebased
         if not rebased or completion == COMPLETIONS:
             break
-        # Others have committed in between: files that were unchanged may not be any more.
+        # Others have committed in between, and may have changed files that were unchanged before.
         changes = await still_to_change(ctx, wanted, outcome.commit_sha)
         if not changes:
             break
@@ -146,11 +148,9 @@ async def commit_series(
 
 
 async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:
-    """The pull request of this push: the one it opened before, or a new one.
-
-    Opening is not repeated blindly: after a lost answer the open ones are looked through for the
-    push's id, so that there are never two.
-    """
+    """The pull request of this push: the one it opened before, or a new one. Opening is not simply
+    repeated: after a lost answer the open ones are searched for the push's id, so that there are
+    never two."""
     begun_before = push_id != ctx.push_id
     if begun_before and (found := await opened_pull_request(ctx, push_id)) is not None:
         return found
@@ -175,8 +175,8 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
 
 
 async def _close(ctx: PushContext, number: int) -> None:
-    """Close a pull request that this push opened and did not need; the push may open another. A
-    failure is ignored: it leaves an empty draft."""
+    """Close a pull request that this push opened and did not need; the push may open another.
+    Failures are ignored: they leave an empty draft."""
     ctx.pull_request = None
     with suppress(HubError):
         request = repos.close_request(ctx.repo, number)
@@ -184,7 +184,7 @@ async def _close(ctx: PushContext, number: int) -> None:
 
 
 async def _make_ready(ctx: PushContext, number: int) -> None:
-    """Turn the draft into an open pull request. The commit is made, so a failure here is only a
+    """Turn the draft into an open pull request. The commit exists already, so a failure is only a
     warning."""
     try:
         await _opened(ctx, number)
@@ -227,7 +227,7 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
             raise exc.with_(
                 suggestion=f"all files are in {url}: merge it there, or push again"
             ) from exc.__cause__
-    # Whatever fails from here on does so over a commit that is on the branch.
+    # From here on every failure happens after the commit is on the branch.
     shown, page = outcome.commit_sha, outcome.commit_url
     try:
         merged = (await pull_request(ctx, number)).merge_commit

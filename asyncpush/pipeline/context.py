@@ -1,4 +1,4 @@
-"""What every stage of one push has at hand."""
+"""What all stages of one push share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from asyncpush.transfers.xet import XetEngine
 
 @dataclass(slots=True, kw_only=True)
 class PushContext:
-    """One push: where to, how, and the shared machinery. `warnings` collects what the user should
-    hear besides the result."""
+    """One push: its destination, its options, and shared objects. `warnings` collects what the user
+    should know besides the result."""
 
     repo: Repo
     options: PushOptions
@@ -31,9 +31,9 @@ class PushContext:
     sender: PartSender
     hasher: Hasher
     transfers: tuple[TransferFactory, ...]
-    """Those that a file may go by, the preferred one first."""
+    """The transfers that files may use, the preferred one first."""
     xet: XetEngine
-    """For buckets, which hold nothing else."""
+    """For buckets, which have no other transfer."""
     journal: Journal | NullJournal
     push_threads: PushThreads
     events: Emitter
@@ -44,11 +44,11 @@ class PushContext:
     repo_created: bool = False
     """Whether this push has created the repo."""
     _phases: list[Phase] = field(default_factory=lambda: list(PHASES), init=False)
-    """Those that have not begun."""
+    """The phases that have not begun yet."""
 
     @property
     def threads(self) -> Executor:
-        """For what reads the source, or takes long for another reason than the journal."""
+        """Threads for reading the source, and for other slow work outside the journal."""
         return self.push_threads.read.threads
 
     @property
@@ -57,7 +57,7 @@ class PushContext:
 
     @property
     def scope(self) -> str:
-        """What journal entries belong to: one repo on one Hub."""
+        """The repo and Hub that journal entries belong to."""
         return self.repo_url
 
     @property
@@ -71,13 +71,13 @@ class PushContext:
         return routes.pull_request_page(self.session.endpoint, self.repo, number)
 
     def enter(self, phase: Phase) -> None:
-        """Tell that a phase begins. One that lies behind is not entered again, whatever has to be
-        done anew (objects stored again because the commit was refused)."""
+        """Report that a phase begins. An earlier phase is not reported again, even if its work is
+        repeated (objects stored again because the commit was refused)."""
         if phase in self._phases:
             self._phases = self._phases[self._phases.index(phase) + 1 :]
             self.events.emit(PhaseChanged(phase))
 
     def warn(self, message: str) -> None:
-        """Say something that stops nothing: as an event, and in the result."""
+        """Warn the user without stopping: by an event, and in the result."""
         self.warnings.append(message)
         self.events.emit(Notice(message))

@@ -1,8 +1,8 @@
-"""Copies on the Hub: files of a repo or bucket in another one, without their bytes.
+"""Copies on the Hub: files of a repo or bucket go to another one without a download of their bytes.
 
-Objects of the store are given to a repo by one call for each 500 of them, and to a bucket by the
-operations of its batches; regular files, which are small, are read and sent. The commit or the sync
-that ends it, and its verification, are those of every push.
+Stored objects are added to a repo by one call for each 500 of them, and to a bucket by operations
+of its batches. Regular files, which are small, are read and sent. The final commit or sync, and its
+verification, are the same as for every push.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from asyncpush.transfers.inline import git_blob_oid
 CALLS_AT_ONCE = 4
 
 CONTENT_LIMIT = 32 << 20
-"""Bytes of a regular file that are read: the Hub takes none of more than 10 MiB."""
+"""The largest regular file to read, in bytes: the Hub accepts none of more than 10 MiB."""
 
 _PUSH_INSTEAD = "to send the bytes instead, download the source and push it"
 
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """Where a copy comes from: a repo at a revision, or a bucket; a file or folder of it, or, where
-    the path is empty, all of it."""
+    """The source of a copy: a repo at a revision, or a bucket, and a file or folder in it. An empty
+    path means all files."""
 
     repo: Repo
     revision: str
@@ -69,7 +69,7 @@ class CopySource:
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
-    """A file of the source, and what it is called at the destination."""
+    """A file of the source, and its path at the destination."""
 
     remote: RemoteFile
     path_in_repo: str
@@ -82,12 +82,12 @@ async def copy(
     own: Sequence[FileSource],
     spool: Spool,
 ) -> UploadResult:
-    """Copy to the repo of `ctx`, in one verified commit. `own` are files that take the place of the
-    source's: the model card. Raises `SourceError` when the source holds nothing to copy, `HubError`
-    when the Hub does not copy between these repos."""
+    """Copy to the repo of `ctx`, in one verified commit. `own` are files that replace the source's:
+    the model card. Raises `SourceError` when the source has nothing to copy, `HubError` when the
+    Hub does not copy between these repos."""
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
-    # Its rules are the destination's own; the Hub adds what the copied files need.
+    # The destination keeps its own rules; the Hub adds those that the copied files need.
     if len(files) > 1:
         files = [file for file in files if file.path_in_repo != WRITTEN_BY_THE_HUB]
     if ctx.options.commit_message is None:
@@ -104,8 +104,8 @@ async def copy(
 
 
 def _about_source(source: CopySource, error: HubError) -> HubError:
-    """The error, with a suggestion that fits the source of a copy: those for a destination speak
-    of creating it."""
+    """The error with a suggestion for the source of a copy. The usual suggestions are for a
+    destination, and mention creating it."""
     where = source.repo.git_path
     if isinstance(error, RepoNotFoundError):
         return error.with_(
@@ -122,9 +122,11 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
 async def _chosen(
     ctx: PushContext, source: CopySource, options: PushOptions
 ) -> tuple[str, list[CopiedFile]]:
-    """The commit that the source is at (empty for a bucket), and the files to copy. They land by
-    the rules of a push: a file at `path_in_repo`, or below it when that ends in a slash; of a
-    folder, what the patterns choose, below `path_in_repo`."""
+    """The commit that the source is at (empty for a bucket), and the files to copy.
+
+    Their paths follow the rules of a push: a file goes to `path_in_repo`, or below it when that
+    ends in a slash; from a folder, the files that the patterns select go below `path_in_repo`.
+    """
     path = source.path
     prefix = f"{path.rstrip('/')}/" if path else ""
     try:
@@ -150,7 +152,7 @@ async def _chosen(
 
 
 async def _listed(ctx: PushContext, source: CopySource) -> tuple[str, dict[str, RemoteFile]]:
-    """The commit that the source is at, and the file of its path, or all files below that."""
+    """The commit that the source is at, and the file at its path, or all files below it."""
     path, folder = source.path, source.path.rstrip("/")
     if source.repo.repo_type == "bucket":
         bucket = Bucket(ctx)
@@ -170,7 +172,7 @@ async def _listed(ctx: PushContext, source: CopySource) -> tuple[str, dict[str, 
 
 
 def _in_store(file: BucketFile) -> RemoteFile:
-    """All files of a bucket are in the store."""
+    """The file of a bucket as a remote file: all files of a bucket are in the store."""
     return RemoteFile(file.path, file.size, "", lfs=True, xet_hash=file.xet_hash)
 
 
@@ -185,21 +187,23 @@ def _nothing(message: str) -> SourceError:
     return SourceError(
         message,
         problems=[message],
-        suggestion="look at the source's path and revision, allow_patterns and ignore_patterns",
+        suggestion="check the source's path and revision, allow_patterns and ignore_patterns",
     )
 
 
 async def copy_to_bucket(
     ctx: PushContext, options: SyncOptions, source: CopySource, spool: Spool
 ) -> SyncResult:
-    """Copy to the bucket of `ctx`, verified. Raises `SourceError` when the source holds nothing to
-    copy, or what is in no Xet store; `SyncError` once the bucket was changed."""
+    """Copy to the bucket of `ctx`, and verify it. Raises `SourceError` when the source has nothing
+    to copy, or has files that are not in a Xet store; `SyncError` once the bucket was changed."""
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
     files = [file for file in files if not _is_of_git(file)]
+    if not files:
+        raise _nothing(f"{source.repo.git_path} has no files but those of git")
     regular = [file for file in files if not file.remote.lfs]
     problems = [
-        f"{file.remote.path}: in LFS, and in no Xet store"
+        f"{file.remote.path}: in LFS, but not in a Xet store"
         for file in files
         if file.remote.lfs and file.remote.xet_hash is None
     ]
@@ -222,8 +226,10 @@ async def copy_to_bucket(
         read.append(await contents.read(file))
 
     await for_each(regular, take, width=CALLS_AT_ONCE)
+    one_file = [file.remote.path for file in files] == [source.path]
+    collected = CollectedSources(tuple(read), one_file=one_file)
     try:
-        return await SyncRun(ctx, options, copied).run(CollectedSources(tuple(read)))
+        return await SyncRun(ctx, options, copied).run(collected)
     except SyncError as exc:
         if copied:
             raise exc.with_(
@@ -234,7 +240,7 @@ async def copy_to_bucket(
 
 
 def _is_of_git(file: CopiedFile) -> bool:
-    """What means nothing in a bucket; the official client leaves it out as well."""
+    """Whether it has no meaning in a bucket; the official client leaves it out too."""
     return not file.remote.lfs and file.remote.path.rpartition("/")[2] == WRITTEN_BY_THE_HUB
 
 
@@ -247,8 +253,8 @@ class _Contents:
         self._spool = spool
 
     async def read(self, file: CopiedFile) -> FileSource:
-        """The file under its name at the destination. Raises `SourceError` when it is too large,
-        `HubError` when it cannot be read as its oid says."""
+        """The file under its path at the destination. Raises `SourceError` when it is too large,
+        `HubError` when it cannot be read or does not match its oid."""
         remote = file.remote
         if remote.size > CONTENT_LIMIT:
             raise SourceError(
@@ -260,7 +266,9 @@ class _Contents:
 
         def whole(response: HubResponse) -> bytes:
             if git_blob_oid(response.body) != remote.oid:
-                raise protocol_error(f"{remote.path!r} came with other bytes than its oid says")
+                raise protocol_error(
+                    f"{remote.path!r} arrived with bytes that do not match its oid"
+                )
             return response.body
 
         request = copies.content_request(self.ctx.repo, self._revision, remote.path)
@@ -269,7 +277,7 @@ class _Contents:
 
 
 class _Copier:
-    """Brings files of one commit of a repo to the destination's store."""
+    """Copies files of one commit of a repo into the destination's store."""
 
     def __init__(self, ctx: PushContext, source: _Contents) -> None:
         self._ctx = ctx
@@ -278,7 +286,7 @@ class _Copier:
         self._contents: dict[str, FileSource] = {}
 
     async def plan(self, files: Sequence[CopiedFile], own: Sequence[FileSource]) -> list[Receipt]:
-        """A receipt for each file, as it will be once it is brought."""
+        """A receipt for each file, as it will be after `bring`."""
         ctx = self._ctx
         self._contents = {file.path_in_repo: file for file in own}
         for file in files:
@@ -309,7 +317,7 @@ class _Copier:
         return sorted(receipts, key=lambda receipt: receipt.path_in_repo)
 
     async def card(self) -> tuple[FileSource, ...]:
-        """The card that the commit will bring, to be looked at before anything is created."""
+        """The card that the commit will contain, to be checked before anything is created."""
         copied = self._files.get(CARD_NAME)
         if copied is not None and not copied.remote.lfs:
             await self._read(copied)
@@ -319,7 +327,8 @@ class _Copier:
         return read_all(self._contents[path])
 
     async def bring(self, stored: Stored) -> None:
-        """Everything that the destination has not got: small files are read, objects copied."""
+        """Bring everything that the destination does not have: read small files, and copy
+        objects."""
         ctx = self._ctx
         missing: list[Receipt] = []
         for receipt in stored.receipts.values():
@@ -349,7 +358,7 @@ class _Copier:
             self._contents[file.path_in_repo] = await self._source.read(file)
 
     async def _bring_objects(self, receipts: Sequence[Receipt]) -> None:
-        """The objects of other repos. Those of the destination itself are there already."""
+        """Copy the objects of another repo. Within the same repo they are there already."""
         ctx = self._ctx
         if ctx.repo != self._source.ctx.repo:
             by_oid = {receipt.oid: receipt for receipt in receipts}
@@ -364,7 +373,8 @@ class _Copier:
             ctx.events.emit(stored)
 
     async def _duplicate(self, receipts: Sequence[Receipt]) -> None:
-        """What the Hub could not copy is asked for once more: the reason may have passed."""
+        """Copy objects. Those that the Hub could not copy are tried once more, since the reason may
+        have been temporary."""
         objects = {
             receipt.oid: StoredObject(
                 receipt.oid,
@@ -386,8 +396,8 @@ class _Copier:
         raise self._refused((objects[oid].path, why) for oid, why in failed.items())
 
     async def _look_for(self, receipts: Sequence[Receipt]) -> None:
-        """Objects without a Xet hash cannot be named to be copied. A Hub whose repos share a store
-        has them all the same: the LFS batch asks for no upload then."""
+        """Check for objects without a Xet hash, which cannot be named in a copy call. On a Hub
+        whose repos share a store they exist already: the LFS batch then requests no upload."""
         ctx = self._ctx
         objects = [LfsObject(receipt.oid, receipt.size) for receipt in receipts]
         revision = None if ctx.options.create_pr else ctx.options.revision

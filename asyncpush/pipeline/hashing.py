@@ -1,4 +1,4 @@
-"""sha256 of files, in threads, with the journal's memory of what was hashed before."""
+"""The sha256 of files, computed in threads, with earlier results kept in the journal."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from asyncpush.sources import Reader
 
 READ_SIZE = 1 * MIB
 SHORT = READ_SIZE // 4
-"""Bytes up to which hashing is short work: it never waits behind long files."""
+"""Hashing a file of up to this many bytes is short work: it never waits behind long files."""
 
 REPORT_EVERY = 32 * MIB
 
 
 @dataclass(slots=True)
 class _Hashing:
-    """A file that is being hashed, and its oid when that went well."""
+    """A file being hashed, and its oid once that succeeded."""
 
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     oid: str | None = None
 
 
 class Hasher:
-    """Hashes on threads of their own, so that reading parts never waits behind a long file. A file
-    that many pushes ask for at once (a base model in a hundred repos) is read once."""
+    """Hashes on its own threads, so that reading parts never waits behind a long file. A file that
+    several pushes need at the same time (a base model in a hundred repos) is read once."""
 
     def __init__(self, journal: Journal | NullJournal, *, trust_mtime: bool = True) -> None:
         self._journal = journal
@@ -42,21 +42,21 @@ class Hasher:
         self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
     async def sha256(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
-        """The oid of a file for LFS. Raises `SourceChangedError` when it changes meanwhile."""
+        """The oid of a file for LFS. Raises `SourceChangedError` when it changes in the
+        meantime."""
         if file.sha256 is not None:
             events.emit(FileHashed(file.path_in_repo, file.size, file.sha256, cached=True))
             return file.sha256
         if file.hash_key is None:
             return await self._hash(file, events, threads)
         path, identity = file.hash_key
-        # ctime takes no part in an identity's comparison, but two looks that differ in it alone
-        # may be of other bytes.
+        # Identities are compared without ctime, but the bytes may differ when only ctime does.
         key = path, identity, identity.ctime_ns
-        # What is remembered of a short file is looked up in the hop that hashes it if need be.
+        # The stored hash of a short file is looked up in the thread hop that otherwise hashes it.
         short = file.size <= SHORT
         known = None if short else await self.remembered(file, threads)
         while known is None and (other := self._under_way.get(key)) is not None:
-            await other.ended.wait()  # who fails or is cancelled leaves it to the next
+            await other.ended.wait()  # after a failure or a cancellation the next one hashes it
             known = other.oid
         if known is not None:
             events.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
@@ -70,7 +70,7 @@ class Hasher:
             this.ended.set()
 
     async def sha256_anew(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
-        """As `sha256`, of the bytes as they are now, whatever is remembered."""
+        """Like `sha256`, but from the current bytes, ignoring stored hashes."""
         return await self._hash(file, events, threads)
 
     async def _hash(
@@ -106,7 +106,7 @@ class Hasher:
     async def remembered(
         self, file: FileSource, threads: PushThreads, kind: str = "sha256"
     ) -> str | None:
-        """The hash of a file that was hashed before and has not changed since."""
+        """The stored hash of a file that has not changed since it was hashed."""
         key = file.hash_key
         if key is None or not self._trust_mtime or self._journal.disabled_reason is not None:
             return None
@@ -115,7 +115,7 @@ class Hasher:
     def remember(
         self, oids: Iterable[tuple[FileSource, str]], looked_at: float, kind: str = "sha256"
     ) -> None:
-        """Keep hashes that someone else has found, in reads that began at `looked_at`. Blocks."""
+        """Store hashes computed elsewhere, in reads that began at `looked_at`. Blocks."""
         records: list[HashRecord] = [
             (*file.hash_key, kind, oid) for file, oid in oids if file.hash_key is not None
         ]
@@ -126,13 +126,13 @@ def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], Non
     if file.data is not None:
         return hashlib.sha256(file.data).hexdigest()
     digest = hashlib.sha256()
-    # A map begins with a page, which makes reading into it cheaper (see `BufferPool`).
+    # A map is page-aligned, which makes reading into it cheaper (see `BufferPool`).
     buffer = mmap.mmap(-1, min(READ_SIZE, max(file.size, 1)))
     with Reader(file) as reader, memoryview(buffer) as view:
         reported = 0
         for offset in range(0, file.size, len(buffer)):
             if stop.is_set():
-                return ""  # nobody waits for it
+                return ""  # nobody waits for the result
             piece = view[: min(len(buffer), file.size - offset)]
             reader.readinto(offset, piece)
             digest.update(piece)

@@ -1,8 +1,8 @@
-"""Before any byte moves: the head to build on, and everything that speaks against the push.
+"""Checks before any bytes are sent: the head to build on, and everything that would stop the push.
 
-The repo and the branch are created where that was asked for; the model card, the Hub's limits and
-what looks like a credential are checked. Limits are from the Hub's documentation ("Storage limits",
-"Tips for uploading large files").
+The repo and the branch are created if the options allow it. The model card, the Hub's limits and
+possible credentials are checked. Limits are from the Hub's documentation ("Storage limits", "Tips
+for uploading large files").
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ REVISION_NOT_FOUND = "RevisionNotFound"
 
 
 async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None:
-    """The commit oid that the branch is at, the repo and branch created where that was asked for.
+    """The commit oid of the branch's head. The repo and branch are created if the options allow it.
 
-    None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub finds
-    the card's metadata wrong, before anything is created: the head is only looked at meanwhile, to
-    spare most pushes a round trip.
+    None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub rejects
+    the card's metadata, before anything is created. The head is requested at the same time as the
+    card is checked, which saves most pushes a round trip.
     """
     with single_error():
         async with anyio.create_task_group() as group:
@@ -55,7 +55,7 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None
 
 
 async def _look(ctx: PushContext) -> str | HubError:
-    """The head, or the error that says that there is no such repo or branch (yet)."""
+    """The head, or the error for a repo or branch that does not exist yet."""
     try:
         return await observed_head(ctx, ctx.options.revision)
     except HubError as exc:
@@ -65,7 +65,7 @@ async def _look(ctx: PushContext) -> str | HubError:
 
 
 async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
-    """The head is asked for first: most pushes go to a repo that is there, and cost no create
+    """The head is requested first: most pushes go to an existing repo, and so need no create
     call."""
     try:
         return await _head_or_new_branch(ctx, looked)
@@ -79,7 +79,7 @@ async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
         return await _head_or_new_branch(ctx, await _look(ctx))
     except RepoNotFoundError:
         if conflict is not None:
-            raise conflict from None  # the name is taken, by something that is not ours to see
+            raise conflict from None  # the name is taken by a repo that this user cannot see
         raise
 
 
@@ -94,8 +94,9 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
 
 
 def check_parent(ctx: PushContext, head: str) -> None:
-    """Raises `CommitConflictError` when the parent was pinned and is not this head: nothing to
-    commit is a success only there, and a series of commits must begin there."""
+    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A push
+    with nothing to commit succeeds only on the pinned parent, and a series of commits must begin
+    there."""
     pinned = ctx.options.parent_commit
     if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(
@@ -121,15 +122,16 @@ async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str |
             expected=_is_conflict,
         )
     except HubError as exc:
-        if exc.status != 409:  # 409: a sibling push has just made it
+        if exc.status != 409:  # 409: another push has just created it
             raise
     ctx.session.created.note(ctx.repo, revision)
     return await observed_head(ctx, revision)
 
 
 async def _create(ctx: PushContext) -> HubError | None:
-    """Create the repo. A conflict is not the end: a sibling may have just made it, or a call of
-    ours whose answer was lost; whether we may see it shows when its head is asked for."""
+    """Create the repo. Returns the conflict, if any. It may still be usable: another push may have
+    just created it, or a call of ours whose answer was lost. Requesting its head shows whether we
+    can see it."""
     conflict = None
     try:
         await ctx.session.ask(
@@ -152,11 +154,11 @@ def _is_conflict(error: HubError) -> bool:
 
 
 CARD_LIMIT = 1 << 20
-"""Bytes of a README that are checked; metadata stands at its top."""
+"""How many bytes of a README are checked; its metadata is at the top."""
 
 
 async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """Raise `SourceError` when the Hub finds it wrong; warn of what it warns of."""
+    """Raise `SourceError` when the Hub rejects the card; pass on the Hub's warnings."""
     card = next((file for file in files if file.path_in_repo == CARD_NAME), None)
     if card is None or card.size > CARD_LIMIT:
         return
@@ -165,7 +167,7 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
     except SourceChangedError:
         if not card.may_change:
             raise
-        return  # it will be collected again; the Hub refuses a commit of a card that is wrong
+        return  # it will be collected again; the Hub refuses a commit with a wrong card
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -180,7 +182,7 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         ctx.warn(f"{CARD_NAME}: {warning}")
     if verdict.errors:
         raise SourceError(
-            f"the Hub finds the metadata of {CARD_NAME} wrong: " + "; ".join(verdict.errors),
+            f"the Hub rejects the metadata of {CARD_NAME}: " + "; ".join(verdict.errors),
             problems=verdict.errors,
             suggestion="fix the YAML between the --- lines at the top of the card, then push again",
         )
@@ -188,10 +190,10 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
 
 FILES_PER_HOP = 256
 WORKERS = 4
-"""Hops at once: on a network's file system each file that is opened takes its time."""
+"""Thread hops at once: on a network file system, opening each file takes time."""
 
 LEAKS_LIMIT = 1000
-"""Leaks after which no further file is looked into: there is more to do than to read a list."""
+"""After this many leaks no further file is searched: a longer list would not help."""
 
 _SUGGESTION = (
     "leave these files out with ignore_patterns (--exclude), or push without strict (--strict) if"
@@ -205,9 +207,11 @@ _IN_USE_SUGGESTION = (
 
 
 async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """Warn of what looks like a credential, naming file and line, never the secret. Raises
-    `SourceError` instead, with all of it in `problems`, when the push is strict, and always for a
-    file that is a Hub token in use."""
+    """Warn about possible credentials, naming file and line but never the secret.
+
+    Raises `SourceError` instead when the push is strict, and always for a file that contains a Hub
+    token in use; its `problems` name each place.
+    """
     known = ctx.session.token.known
     report = ProblemReport()
     for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
@@ -231,7 +235,8 @@ def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
 
 
 async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
-    """The leaks of all files, in their order, found a batch of files a thread hop."""
+    """The leaks in all files, in the order of the files. Each thread hop searches a batch of
+    files."""
     found: dict[int, list[Leak]] = {}
     stop = threading.Event()
 
@@ -250,16 +255,17 @@ LARGEST_FILE = 500 * 10**9
 FILES_IN_A_FOLDER = 10_000
 FILES_IN_A_REPO = 100_000
 LFS_FILES_A_MINUTE = 100
-"""About as many LFS files as one commit call gets through before its gateway cuts it off."""
+"""About as many LFS files as one commit call can contain before its gateway times out."""
 
 
 def check_limits(files: Sequence[FileSource | Receipt]) -> list[str]:
-    """Warnings of what the Hub advises against. Raises `SourceError` for what no Hub takes."""
+    """Warnings about what the Hub advises against. Raises `SourceError` for files that no Hub
+    accepts."""
     too_large = [file for file in files if file.size > LARGEST_FILE]
     if too_large:
         problems = [f"{file.path_in_repo!r}: {file.size:,} bytes" for file in too_large]
         raise SourceError(
-            f"the Hub takes no file over {LARGEST_FILE:,} bytes: {'; '.join(problems[:20])}",
+            f"the Hub accepts no file over {LARGEST_FILE:,} bytes: {'; '.join(problems[:20])}",
             problems=problems,
             suggestion="split the file; max_shard_size does that for safetensors",
         )
@@ -281,10 +287,13 @@ def check_limits(files: Sequence[FileSource | Receipt]) -> list[str]:
 async def check_one_commit(
     ctx: PushContext, files: Sequence[FileSource | Receipt], head: str
 ) -> None:
-    """Before bytes move: more LFS files than one commit call survives become a series that shows in
-    one step; on a branch that the Hub merges nothing into they cannot, and the user has to say
-    what is wanted. Raises `SourceError`. Files that the branch holds at their size may be
-    unchanged, and do not count."""
+    """Check, before bytes are sent, that the LFS files fit into one commit, or can appear at once.
+
+    More LFS files than one commit call can handle become a series of commits that appears at once.
+    On a branch that the Hub cannot merge into, that is impossible, and the user has to choose.
+    Raises `SourceError`. Files that the branch has with the same size may be unchanged, and do not
+    count.
+    """
     options = ctx.options
     if options.revision == DEFAULT_BRANCH or options.max_files_per_commit is not None:
         return
@@ -304,15 +313,16 @@ async def check_one_commit(
 
 
 PATHS_ASKED = 5_000
-"""Files of a push up to which the repo is asked whether one of them is a folder there."""
+"""The most files for which the repo is asked whether any of them is a folder there."""
 
 
 async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> None:
-    """Raise `SourceError` when a path to push is a folder in the repo, or lies below a file of it,
-    and no deletion of the same push makes room: the Hub would refuse the commit, after all bytes
-    were sent. Of more than `PATHS_ASKED` files only the folders above them are looked at."""
+    """Raise `SourceError` when a path to push is a folder in the repo, or is below a file there,
+    unless the same push deletes what is in the way. The Hub would refuse such a commit only
+    after all bytes were sent. For more than `PATHS_ASKED` files, only the folders above them are
+    checked."""
     if ctx.repo_created:
-        return  # there is nothing in it that could be in the way
+        return  # a new repo has nothing that could be in the way
 
     def to_ask() -> tuple[list[str], list[str]]:
         above = {folder for path in paths for folder in folders_above(path)}
@@ -322,7 +332,7 @@ async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> No
     try:
         kinds = await path_kinds(ctx, head, [*above, *files])
     except HubError:
-        return  # this only spares an upload; what is wrong with the Hub, the next call shows
+        return  # this check only saves an upload; the next call reports what is wrong
     in_the_way = [path for path in above if kinds.get(path) == "file"]
     folders = [path for path in files if kinds.get(path) == "directory"]
     if not in_the_way and not folders:
@@ -346,7 +356,7 @@ async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> No
 
 
 def warning_of_slow_commit(changes: Sequence[Change]) -> str | None:
-    """What to tell the user about a commit of so many LFS files."""
+    """The warning about a commit of this many LFS files, or None."""
     count = sum(isinstance(change, AddLfs) for change in changes)
     if count <= LFS_FILES_A_MINUTE:
         return None

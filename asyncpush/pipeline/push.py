@@ -1,4 +1,4 @@
-"""One push from its files to its result: the order of the stages, and nothing of how they work."""
+"""One push from its files to its result: the order of the stages."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ from asyncpush.transfers.inline import git_blob_oid
 T = TypeVar("T")
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
-"""Commits to one repo and revision go one after another."""
+"""A lock for commits to one repo and revision, which are made one after another."""
 
 
 class PushRun:
-    """The stages of one push. Each public method is one thing a user can ask for."""
+    """The stages of one push. Each public method is a request that a user can make."""
 
     def __init__(self, ctx: PushContext, lock: CommitLock) -> None:
         self._ctx = ctx
@@ -75,7 +75,7 @@ class PushRun:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
-        assert head is not None  # only a dry run goes on without one
+        assert head is not None  # only a dry run continues without one
         await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected)
@@ -93,8 +93,8 @@ class PushRun:
         except HubError as exc:
             if not is_lfs_pointer_missing(exc):
                 raise
-            # The repo was deleted and made anew, or its store lost what the Hub had called
-            # present: store those objects again, commit once more.
+            # The repo was deleted and created again, or the store lost objects that the Hub had
+            # reported as stored: store them again and commit once more.
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
@@ -102,27 +102,30 @@ class PushRun:
         return await self._finish(stored, deleted, outcome)
 
     async def _check_paths_again(self, paths: Collection[str], refused: HubError) -> None:
-        """Raise `SourceError` where the head now shows a path conflict, which came up after the
-        first check: it is why the commit was refused."""
+        """Raise `SourceError` if the head now shows a path conflict that appeared after the first
+        check: it is why the commit was refused."""
         ctx = self._ctx
         try:
             ctx.repo_created = False
             await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
         except HubError:
-            pass  # what is reported is the refusal
+            pass  # the refusal is reported instead
         except SourceError as exc:
             raise exc from refused
 
     async def _store_again(self, stored: Stored, files: Mapping[str, FileSource]) -> None:
-        """Upload again the objects that a commit was to bring. By the last transfer: a client that
-        deduplicates remembers what the store took, and would not send it. And hashed again: a
-        remembered hash that no longer holds may be what names an object that nobody has."""
+        """Upload again the objects that a commit needs.
+
+        The last transfer does it: a client that deduplicates remembers what the store accepted, and
+        would not send it. The files are hashed again too, because an outdated stored hash may name
+        an object that does not exist.
+        """
         ctx = self._ctx
         lost = [
             files[receipt.path_in_repo]
             for receipt in stored.receipts.values()
             if receipt.route != "inline" and not receipt.unchanged and receipt.path_in_repo in files
-        ]  # no streams
+        ]  # streams cannot be read again
 
         def forget() -> None:
             for path in {file.disk_path for file in lost}:
@@ -139,9 +142,9 @@ class PushRun:
             stored.receipts[path] = replace(receipt, bytes_sent=sent)
 
     async def store(self, collected: CollectedSources) -> list[Receipt]:
-        """Store without a commit; inline files' bytes ride in their receipts."""
+        """Store without a commit; the receipts of inline files carry their bytes."""
         if self._ctx.options.dry_run:
-            raise ValueError("dry_run goes with push_to_hub or commit: there is nothing to store")
+            raise ValueError("upload_files takes no dry_run: use push_to_hub or commit with it")
         files = await self._planned(collected)
         head = await prepare(self._ctx, files)
         assert head is not None
@@ -157,7 +160,7 @@ class PushRun:
         return receipts
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
-        """Commit what was stored before, here or elsewhere."""
+        """Commit what was stored before, in this process or another one."""
         ctx = self._ctx
         await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
@@ -174,9 +177,9 @@ class PushRun:
         *,
         bring: Callable[[Stored], Awaitable[None]] | None = None,
     ) -> UploadResult:
-        """Commit on `head` what it does not hold yet; `load` gives the bytes of inline files.
-        `bring` sees to it that the store has the objects that are to be committed. It is called
-        again when the Hub then says that it lacks some, once."""
+        """Commit on `head` what it does not have yet; `load` returns the bytes of inline files.
+        `bring` makes sure that the store has the objects to commit. It is called once more if the
+        Hub then reports that some are missing."""
         ctx = self._ctx
         shown = await remote_files(ctx, head, [receipt.path_in_repo for receipt in receipts])
         stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
@@ -201,12 +204,11 @@ class PushRun:
         return await self._finish(stored, deleted, outcome)
 
     def plan_of(self, receipts: Sequence[Receipt]) -> UploadResult:
-        """What a dry run says of files for a repo or branch that is not there yet."""
+        """The plan of a dry run for files whose repo or branch does not exist yet."""
         return self._plan(_compared(receipts, {}), [], None)
 
     async def _stored(self, collected: CollectedSources) -> tuple[dict[str, FileSource], Stored]:
-        """The files by path (streams among them that had to be spooled), and what became of
-        them."""
+        """The files by path, including streams that had to be spooled, and what was stored."""
         ctx, files = self._ctx, collected.files
         async with open_selector(ctx) as selector:
             streamed, spooled = await StreamStage(ctx, selector).run(collected.streams)
@@ -233,8 +235,8 @@ class PushRun:
         *,
         store: bool = True,
     ) -> None:
-        """Collect the files again that changed while they were stored, and store them as they are
-        now; both mappings are brought up to date. Raises `SourceChangedError` for what cannot be
+        """Collect the files again that changed while they were stored, and store their current
+        content. Both mappings are updated. Raises `SourceChangedError` for changes that cannot be
         followed."""
         ctx = self._ctx
         for _ in range(COLLECTED_AGAIN):
@@ -245,7 +247,7 @@ class PushRun:
                 before = files[path]
                 file = await collected.again(before) if before.may_change else before
                 if file is None:
-                    self._notices.notice("files that are gone", f"{error.message}: left out")
+                    self._notices.notice("removed files", f"{error.message}: left out")
                     del files[path]
                     stored.receipts.pop(path, None)
                     continue
@@ -268,8 +270,8 @@ class PushRun:
         stored: Stored,
         commit: Callable[[], Awaitable[T]],
     ) -> T:
-        """Do what reads inline files once more, with those collected again that have changed since
-        they were hashed."""
+        """Run `commit`, which reads inline files again. Files that have changed since they were
+        hashed are collected again first."""
         for attempt in range(1 + COLLECTED_AGAIN):
             stored.changed = await in_thread(
                 self._ctx.threads, lambda: _changed_inline(files, stored)
@@ -283,7 +285,7 @@ class PushRun:
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     async def _tell_changes(self, files: Mapping[str, FileSource]) -> None:
-        """Warn of followed files that are not what they were when the push began."""
+        """Warn about followed files that have changed since the push began."""
         grown = await in_thread(self._ctx.threads, lambda: changes_of(files))
         for notice in (*self._notices.notices, *grown.notices):
             self._ctx.warn(notice)
@@ -298,7 +300,7 @@ class PushRun:
             )
 
     async def _planned(self, collected: CollectedSources) -> tuple[FileSource, ...]:
-        """The files, once nothing speaks against them that can be known without the Hub."""
+        """The files, after the checks that need no answer from the Hub."""
         for notice in collected.notices:
             self._ctx.warn(notice)
         ctx, files = self._ctx, collected.files
@@ -312,8 +314,8 @@ class PushRun:
     async def _changes(
         self, stored: Stored, deleted: Sequence[Delete]
     ) -> tuple[list[Change], list[Change]]:
-        """What is to change, and the end state that is wanted of all files. Here and below, work
-        that grows with the number of files leaves the event loop."""
+        """The changes to make, and the wanted end state of all files. Here and below, work that
+        grows with the number of files runs outside the event loop."""
 
         def changes() -> tuple[list[Change], list[Change]]:
             receipts = stored.receipts.values()
@@ -331,8 +333,8 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
     ) -> Outcome:
-        """One commit, or a series of them for very many changes, or none when nothing changed.
-        `wanted` is the end state: the changes, and the files that `head` held already."""
+        """Make one commit, or a series when there are many changes, or none when nothing changed.
+        `wanted` is the end state: the changes, and the files that `head` had already."""
         ctx = self._ctx
         in_series, warning = await in_thread(
             ctx.threads, lambda: _looked_over(ctx.options, changes)
@@ -403,7 +405,7 @@ class PushRun:
         added = outcome.added
         if added is None:
             added = frozenset(r.path_in_repo for r in receipts if outcome.ours and not r.unchanged)
-        # It may have gone along without a change: see `additions`.
+        # The commit may have included it unchanged: see `additions`.
         added -= {r.path_in_repo for r in receipts if r.unchanged} & {WRITTEN_BY_THE_HUB}
         changed = [receipt for receipt in receipts if receipt.path_in_repo in added]
         inline_bytes = sum(receipt.size for receipt in changed if receipt.route == "inline")
@@ -465,8 +467,8 @@ def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool,
 def _changed_inline(
     files: Mapping[str, FileSource], stored: Stored
 ) -> dict[str, SourceChangedError]:
-    """The followed files, among those that the commit carries, whose bytes are not what was hashed.
-    Only files that look different are read."""
+    """The followed files in the commit whose bytes no longer match their hash. Only files whose
+    size or times differ are read."""
     changed: dict[str, SourceChangedError] = {}
     for path, receipt in stored.receipts.items():
         file = files.get(path)
@@ -486,7 +488,7 @@ def _changed_inline(
 
 
 def _compared(receipts: Sequence[Receipt], shown: Mapping[str, RemoteFile]) -> Stored:
-    """The receipts, each with whether the Hub shows just this file already."""
+    """The receipts, each marked as unchanged if the Hub shows exactly this file already."""
     stored = Stored()
     for receipt in receipts:
         unchanged = same(receipt, shown.get(receipt.path_in_repo))
@@ -506,7 +508,7 @@ def planned(
     *,
     elapsed_seconds: float,
 ) -> UploadResult:
-    """Without a `head` the repo, or its branch, would be created."""
+    """The plan of a dry run. Without a `head`, the repo or its branch would be created."""
     receipts = stored.receipts.values()
     plan = [_planned_file(receipt) for receipt in receipts]
     plan += [PlannedFile(file.path_in_repo, file.size, "ignored") for file in stored.ignored]
@@ -528,7 +530,7 @@ def planned(
 
 
 def guessed(files: Sequence[FileSource]) -> Stored:
-    """Routes by size: nobody can be asked about a repo that is not there yet."""
+    """Routes guessed from sizes: a repo that does not exist yet cannot be asked."""
     stored = Stored()
     for file in files:
         route: Route = "lfs" if file.size > SURELY_LFS else "inline"

@@ -1,7 +1,7 @@
-"""Which route each file takes: the Hub's answer to preupload, and what follows from it at once.
+"""Decides which route each file takes, from the Hub's answer to preupload.
 
-Workers ask for the modes of 256 files a call. Ignored and inline files are settled on the spot;
-the others are passed on to be stored.
+Workers ask for the modes of 256 files per call. Ignored and inline files are finished here; the
+others are passed on to be stored.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from asyncpush.sources import read_all, read_sample
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
 
 SURELY_LFS = 10 << 20
-"""Bytes above which the Hub takes no regular file, so that hashing need not wait for its word."""
+"""The Hub accepts no regular file larger than this, so hashing such a file need not wait for its
+answer."""
 
 SURELY_CHEAP = 32 << 10
-"""Bytes up to which a file is hashed before the Hub has said whether that hash is wanted."""
+"""Files of up to this many bytes are hashed before the Hub has said whether the hash is needed."""
 
 WORKERS = 4
 
@@ -46,20 +47,20 @@ class Candidate:
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def mode(self) -> UploadMode | None:
-        """What the Hub has answered, once it has; None when the file is not to be stored: it is
-        ignored, rides in the commit, or has changed."""
+        """Wait for the Hub's answer. None when the file is not to be stored: it is ignored, goes
+        into the commit, or has changed."""
         await self._answered.wait()
         mode = self._mode
         return None if mode is None or mode.ignored or mode.mode == "regular" else mode
 
     def answer(self, mode: UploadMode | None) -> None:
-        """None for a file that has changed."""
+        """Set the answer; None for a file that has changed."""
         self._mode = mode
         self._answered.set()
 
 
 class Routing:
-    """The modes of the files of one push."""
+    """Finds the modes of the files of one push."""
 
     def __init__(self, ctx: PushContext, stored: Stored) -> None:
         self._ctx = ctx
@@ -68,9 +69,9 @@ class Routing:
     async def run(
         self, files: Sequence[FileSource], outbox: MemoryObjectSendStream[list[Candidate]]
     ) -> None:
-        """Send the files that are to be stored to `outbox`: those that are certainly LFS before the
-        Hub has answered, so that they are hashed meanwhile. Raises `HubError`, `SourceError`, or
-        `SourceChangedError`."""
+        """Send the files that are to be stored to `outbox`. Files that are certainly LFS are sent
+        before the Hub has answered, so that they are hashed in the meantime. Raises `HubError`,
+        `SourceError`, or `SourceChangedError`."""
         async with outbox:
             large = await in_thread(
                 self._ctx.threads, lambda: [file for file in files if file.size > SURELY_LFS]
@@ -132,12 +133,12 @@ class Routing:
         modes: Mapping[str, UploadMode],
         oids: Mapping[str, str],
     ) -> list[Candidate]:
-        """Receipts for a batch's regular files. Their bytes are read again for the commit: of a
-        hundred thousand of them none stay in memory.
+        """Make receipts for a batch of regular files. Their bytes are read again for the commit, so
+        that those of many thousand files are not kept in memory.
 
-        What the repo has at a path may be of the other kind than what would be committed there now,
-        when a `.gitattributes` came later than the file. The same bytes are unchanged all the same;
-        of files for LFS, the others are returned.
+        The repo may have a file of the other kind at a path, when a `.gitattributes` was added
+        after the file. If the bytes are the same, it is unchanged anyway. Files for LFS that are
+        not the same are returned.
         """
 
         def read_and_hash(file: FileSource) -> Receipt | None:
@@ -170,8 +171,9 @@ class Routing:
         return changed
 
     async def _settle_ignored(self, files: Sequence[FileSource]) -> None:
-        """The Hub leaves these out. Some Hubs (KohakuHub) say so of files that they hold already:
-        those are unchanged, not ignored. Where it cannot be seen, the Hub's word is what counts."""
+        """Handle files that the Hub ignores. Some Hubs (KohakuHub) report files as ignored that
+        they have already: those are unchanged instead. Where this cannot be checked, the Hub's
+        answer counts."""
         ctx = self._ctx
         paths = [file.path_in_repo for file in files]
         shown: Mapping[str, RemoteFile] = {}
@@ -189,7 +191,7 @@ class Routing:
                 self._stored.ignore(file, ctx.events)
 
     async def _receipt_of(self, file: FileSource, remote: RemoteFile | None) -> Receipt | None:
-        """A receipt for the file, if the Hub has just its bytes."""
+        """A receipt for the file, if the Hub has exactly its bytes."""
         if remote is None or remote.size != file.size:
             return None
         if remote.lfs:
@@ -202,20 +204,20 @@ class Routing:
 
 
 def is_sha256(oid: str | None) -> bool:
-    """Whether it names an LFS object, not a git blob."""
+    """Whether this is the oid of an LFS object rather than of a git blob."""
     return oid is not None and len(oid) == 64
 
 
 def _may_be_regular_there(file: FileSource, mode: UploadMode) -> bool:
-    """Whether a file for LFS can be the same as a regular one that the repo has."""
+    """Whether a file for LFS can be the same as a regular file in the repo."""
     return mode.oid is not None and not is_sha256(mode.oid) and file.size <= SURELY_LFS
 
 
 async def own_gitignore(
     ctx: PushContext, files: Sequence[FileSource], stored: Stored | None = None
 ) -> str | None:
-    """The source's own .gitignore counts at once, not only from the next push on. That a followed
-    one has changed is noted in `stored`."""
+    """The content of the source's own .gitignore, which applies to this push already. If it is
+    followed and has changed, that is noted in `stored`."""
     found = next((file for file in files if file.path_in_repo == ".gitignore"), None)
     if found is not None:
         with nullcontext() if stored is None else stored.following(found):
@@ -232,8 +234,8 @@ async def ask_modes(
     gitignore: str | None = None,
     create_pr: bool | None = None,
 ) -> Mapping[str, UploadMode]:
-    """One preupload call: a mode for each path. Raises `HubError`. `create_pr` is the option of
-    that name, where it is not given."""
+    """Make one preupload call. Returns a mode for each path. Raises `HubError`. `create_pr`
+    defaults to the option of that name."""
     request = preupload.preupload_request(
         ctx.repo,
         ctx.options.revision,
@@ -250,8 +252,8 @@ async def ask_modes(
 
 
 def _look_at(file: FileSource) -> tuple[bytes, str | None]:
-    """The first bytes of a file, for preupload, and the git blob hash of a small one: most of them
-    are regular files, and to open a file once more costs 15 µs of CPU (measured)."""
+    """The first bytes of a file, for preupload, and the git blob hash of a small one. Most small
+    files are regular, and opening a file a second time costs 15 µs of CPU (measured)."""
     if file.size > SURELY_CHEAP:
         return read_sample(file, preupload.SAMPLE_SIZE), None
     content = read_all(file)
@@ -279,8 +281,8 @@ def _route_name(mode: UploadMode) -> str:
 
 @dataclass(slots=True)
 class Stored:
-    """Receipts by path, the files that the Hub ignores, and those that changed meanwhile, which
-    are to be collected again."""
+    """Receipts by path, the files that the Hub ignores, and the files that have changed and are to
+    be collected again."""
 
     receipts: dict[str, Receipt] = field(default_factory=dict)
     ignored: list[FileSource] = field(default_factory=list)
@@ -288,7 +290,7 @@ class Stored:
 
     @contextmanager
     def following(self, file: FileSource) -> Iterator[None]:
-        """Note that a followed file has changed, where that would be raised."""
+        """Note that a followed file has changed, instead of raising the error."""
         try:
             yield
         except SourceChangedError as exc:
@@ -297,7 +299,7 @@ class Stored:
             self.changed[file.path_in_repo] = exc
 
     def merge(self, later: Stored) -> None:
-        """Take what became of files that were collected again."""
+        """Add the results for files that were collected again."""
         for path, receipt in later.receipts.items():
             before = self.receipts.get(path)
             sent = receipt.bytes_sent + (before.bytes_sent if before is not None else 0)
@@ -306,7 +308,8 @@ class Stored:
         self.changed = later.changed
 
     def add(self, receipt: Receipt, events: Emitter) -> None:
-        """A file that moves no bytes now: it rides in the commit, or is there already."""
+        """Add a file that sends no bytes now: it goes into the commit, or is in the repo
+        already."""
         self.receipts[receipt.path_in_repo] = receipt
         if receipt.unchanged:
             events.emit(FileSkipped(receipt.path_in_repo, receipt.size, "unchanged"))
@@ -314,11 +317,11 @@ class Stored:
             events.emit(FileRouted(receipt.path_in_repo, receipt.size, receipt.route))
 
     def settle(self, receipt: Receipt, events: Emitter, *, unchanged: bool) -> None:
-        """`add` it, all of its bytes being there when it is `unchanged`."""
+        """`add` the receipt. If `unchanged`, all of its bytes are in the repo already."""
         kept = receipt.size if unchanged else 0
         self.add(replace(receipt, unchanged=unchanged, bytes_deduplicated=kept), events)
 
     def ignore(self, file: FileSource, events: Emitter) -> None:
-        """A file that the Hub leaves out: most often the repo's .gitignore says so."""
+        """Add a file that the Hub ignores, usually because of the repo's .gitignore."""
         self.ignored.append(file)
         events.emit(FileSkipped(file.path_in_repo, file.size, "ignored"))

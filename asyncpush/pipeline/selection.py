@@ -1,4 +1,5 @@
-"""Which transfer stores the files of a push: the first one that is available and does not fail."""
+"""Selects the transfer that stores the files of a push: the first one that is available and
+works."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from asyncpush.transfers.interface import Transfer, TransferFactory, TransferUna
 
 
 class TransferSelector:
-    """The choice for one push. Small files need none, so it is made when the first large one comes.
+    """The selection for one push.
 
-    `UploadConfig.transfer` names the transfer to begin with; those that come after it in
-    `PushContext.transfers` take its place when it is unavailable or fails.
+    Small files need no transfer, so it is selected for the first large file.
+    `UploadConfig.transfer` names the transfer to begin with; those after it in
+    `PushContext.transfers` are used when it is unavailable or fails.
     """
 
     def __init__(
@@ -45,14 +47,14 @@ class TransferSelector:
         return self._current
 
     def give_up(self, transfer: Transfer, reason: str) -> None:
-        """`transfer` has failed: `chosen` returns the next one from now on. Further failures of the
+        """`transfer` has failed: from now on `chosen` returns the next one. Further failures of the
         same transfer change nothing."""
         if self._current is transfer:
             self._current = None
             self._failed = transfer, reason
 
     async def abort(self) -> None:
-        """Give up whatever has not been finished."""
+        """Give up everything that is not finished."""
         with anyio.CancelScope(shield=True):
             for transfer in self._opened:
                 await transfer.abort()
@@ -96,10 +98,8 @@ class TransferSelector:
 async def open_selector(
     ctx: PushContext, *, last_only: bool = False
 ) -> AsyncIterator[TransferSelector]:
-    """A selector for the block; what its transfers have not finished by the end is given up.
-
-    With `last_only` it has only the last transfer, which every Hub offers.
-    """
+    """A selector for the block. Whatever its transfers have not finished at the end is given up.
+    With `last_only` it only uses the last transfer, which every Hub offers."""
     names = [factory.route for factory in ctx.transfers]
     first = names.index(ctx.config.transfer) if ctx.config.transfer in names else 0
     factories = ctx.transfers[-1:] if last_only else ctx.transfers[first:]

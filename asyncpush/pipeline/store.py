@@ -1,8 +1,8 @@
-"""From files to receipts: routes, hashes and transfers, all at the same time.
+"""From files to receipts: routing, hashing and transfers run at the same time.
 
-While `Routing` asks for the modes of files, those that are to be stored are hashed and sent, as
-slots of the push are free. Files so large that they can only be LFS are hashed before the Hub has
-answered. A file whose transfer fails goes to the next transfer.
+While `Routing` asks for the modes of files, those that are to be stored are hashed and sent as soon
+as slots are free. Files so large that they can only be LFS are hashed before the Hub has answered.
+A file whose transfer fails goes to the next transfer.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from asyncpush.transfers.interface import StreamTransfer, Transfer, TransferFail
 
 @dataclass(slots=True)
 class _Sent:
-    """A file that a transfer has taken, whose receipt comes when the transfer finishes."""
+    """A file given to a transfer; its receipt follows when the transfer finishes."""
 
     candidate: Candidate
     remote_oid: str | None
-    """The oid of what the repo holds at this path."""
+    """The oid of the repo's file at this path."""
     known_oid: str | None
-    """The file's oid when it was hashed before."""
+    """The file's oid from an earlier hash."""
 
 
 @dataclass(slots=True)
 class _Unfinished:
-    """What one transfer has under way, by path."""
+    """The files that one transfer has not finished, by path."""
 
     files: dict[str, _Sent] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
 
 
 class StoreStage:
-    """Stores the files of one push; `store=False` (a dry run) only finds out what would happen."""
+    """Stores the files of one push. With `store=False` (a dry run) it only finds out what would
+    happen."""
 
     def __init__(self, ctx: PushContext, selector: TransferSelector, *, store: bool = True) -> None:
         self._ctx = ctx
@@ -58,8 +59,8 @@ class StoreStage:
         self._unfinished: dict[Transfer, _Unfinished] = {}
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
-        """Raises what stopped it; then no receipt counts. Followed files that changed meanwhile
-        are in `changed`, without a receipt."""
+        """Store the files. Raises the error that stopped it; then no receipt counts. Followed files
+        that changed in the meantime are in `changed`, and have no receipt."""
         self._ctx.enter("hashing")
         outbox, inbox = anyio.create_memory_object_stream[list[Candidate]]()
         with outbox, inbox, single_error():
@@ -117,7 +118,8 @@ class StoreStage:
             self._take(stored, sent)
 
     async def _finish(self, transfer: Transfer, unfinished: _Unfinished) -> list[Candidate]:
-        """Take the receipts; the files that another transfer must store, when this one failed."""
+        """Collect the receipts. Returns the files that another transfer must store if this one
+        failed."""
         left = [sent.candidate for sent in unfinished.files.values()]
         if await self._selector.chosen() is not transfer:
             return left  # it has failed already
@@ -130,7 +132,7 @@ class StoreStage:
         except SourceChangedError as exc:
             if not any(candidate.file.may_change for candidate in left):
                 raise
-            # It failed on one file, and it is not known what it has stored of the others.
+            # It failed on one file, and which of the others it has stored is not known.
             changed.update((candidate.file.path_in_repo, exc) for candidate in left)
             return []
         found: list[tuple[FileSource, str]] = []
@@ -153,8 +155,8 @@ class StoreStage:
 
 
 class StreamStage:
-    """Stores the streams of one push whose sizes are not known. Where the transfer takes no
-    streams, they come back as files."""
+    """Stores the streams of one push whose sizes are not known. When the transfer does not accept
+    streams, they are returned as files."""
 
     def __init__(self, ctx: PushContext, selector: TransferSelector) -> None:
         self._ctx = ctx
@@ -163,8 +165,9 @@ class StreamStage:
     async def run(
         self, streams: Sequence[OpenStream], *, store: bool = True
     ) -> tuple[Stored, list[FileSource]]:
-        """The streams that were stored, and files for the rest. Raises what stopped it: a stream
-        can be read once only, so that no other transfer can take over in the middle of one."""
+        """Returns what was stored, and files for the remaining streams. Raises the error that
+        stopped it: a stream can be read only once, so no other transfer can take over in the middle
+        of one."""
         if not streams:
             return Stored(), []
         transfer = await self._connected() if store else None
@@ -179,7 +182,7 @@ class StreamStage:
             ) from None
 
     async def _connected(self) -> StreamTransfer | None:
-        """A transfer that takes streams, its store reached."""
+        """A transfer that accepts streams and whose store can be reached, or None."""
         while isinstance(transfer := await self._selector.chosen(), StreamTransfer):
             try:
                 await transfer.connect()
@@ -200,7 +203,7 @@ class StreamStage:
 
     async def _send(self, transfer: StreamTransfer, streams: Sequence[OpenStream]) -> Stored:
         ctx = self._ctx
-        # As large as they are known to be; of what they begin with, the Hub sees a sample.
+        # The Hub gets the size known so far, and a sample of the beginning.
         size = SURELY_LFS + 1
         there: dict[str, str | None] = {}
         stored = Stored()
@@ -225,8 +228,8 @@ class StreamStage:
             ctx.events.emit(FileRouted(stream.path_in_repo, 0, transfer.route))
             await transfer.store_stream(stream)
 
-        # All at once, those that the Hub ignores too: one producer may write them in turn. There
-        # are as many as there is memory for their beginnings.
+        # Handle all at the same time, including those that the Hub ignores: one producer may write
+        # them in turn. There are only as many as there is memory for their beginnings.
         await for_each(streams, send, width=len(streams))
         for receipt in await transfer.finish({}):
             same = there[receipt.path_in_repo] == receipt.oid

@@ -1,8 +1,8 @@
-"""A source to a bucket: what is missing is stored and added, the rest deleted if asked, all of it
-looked at.
+"""Syncs a source to a bucket: stores and adds what is missing, deletes the rest if asked, and
+verifies it.
 
-The order is what makes a set of files trustworthy although batches are no transactions: the marker
-of a complete set is removed first, files are added, then deleted, then verified, and the marker is
+Batches are not transactions; the order of the steps makes a set of files trustworthy. The marker of
+a complete set is removed first, files are added, then deleted, then verified, and the marker is
 written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 """
 
@@ -36,7 +36,7 @@ from asyncpush.pipeline.bucket_store import BucketStore
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
@@ -45,10 +45,10 @@ LOOKED_UP_AT_ONCE = 64
 
 @dataclass(slots=True)
 class _Progress:
-    """What a sync has come to, for its result, also when it fails."""
+    """The progress of a sync, for its result, also when it fails."""
 
     adds: dict[str, AddFile] = field(default_factory=dict)
-    """What the bucket is to hold of the source."""
+    """The files of the source that the bucket should have."""
     unchanged: set[str] = field(default_factory=set)
     sent: int = 0
     deduplicated: int = 0
@@ -57,7 +57,7 @@ class _Progress:
 
 
 class SyncRun:
-    """One sync. `copied` are files that the Hub itself brings from another repo or bucket."""
+    """One sync. `copied` are files that the Hub itself copies from another repo or bucket."""
 
     def __init__(
         self, ctx: PushContext, options: SyncOptions, copied: Sequence[AddFile] = ()
@@ -74,7 +74,8 @@ class SyncRun:
         self._started = time.monotonic()
 
     async def run(self, collected: CollectedSources) -> SyncResult:
-        """Raises `SyncError` once the bucket may have been changed; before that what stopped it."""
+        """Run the sync. Raises `SyncError` once the bucket may have been changed; before that, the
+        error that stopped it."""
         try:
             return await self._run(collected)
         except SyncError:
@@ -89,7 +90,7 @@ class SyncRun:
                 raise
             reason = exc.message if isinstance(exc, AsyncPushError) else str(exc) or repr(exc)
             raise SyncError(
-                f"the sync to {self._ctx.repo_url} did not come to its end: {reason}",
+                f"the sync to {self._ctx.repo_url} did not finish: {reason}",
                 result=self._result(verified=False),
                 suggestion=getattr(exc, "suggestion", ""),
             ) from exc
@@ -118,7 +119,7 @@ class SyncRun:
         return self._result(verified=self._options.verify)
 
     async def _check(self, collected: CollectedSources) -> None:
-        """The checks that need no answer of the Hub."""
+        """The checks that need no answer from the Hub."""
         ctx, files = self._ctx, collected.files
         for notice in collected.notices:
             ctx.warn(notice)
@@ -132,7 +133,7 @@ class SyncRun:
         for path in self._paths(collected):
             if self._options.complete_marker and path == self._marker:
                 raise SourceError(
-                    f"the source holds {path!r}, a name that asyncpush writes itself",
+                    f"the source contains {path!r}, a name that asyncpush uses itself",
                     problems=[f"{path!r} is reserved"],
                     suggestion="leave it out with ignore_patterns (--exclude)",
                 )
@@ -142,6 +143,13 @@ class SyncRun:
                     problems=[f"{path!r} is a single file"],
                     suggestion="end the address in a slash, or sync a folder",
                 )
+        if self._options.delete and collected.one_file:
+            raise SourceError(
+                "delete needs a folder as its source, but this is a single file: all else in"
+                f" {address_of(ctx.repo)}/{self._folder} would be deleted",
+                problems=["the source is a single file"],
+                suggestion="leave out delete (--delete), or sync the file's folder",
+            )
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
@@ -150,12 +158,12 @@ class SyncRun:
         yield from self._copied
 
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
-        """What the bucket holds at the paths of the source, and of markers; with `delete` all that
-        is below the address."""
+        """The bucket's files at the paths of the source and of markers; with `delete`, all files
+        below the address."""
         folders = {self._folder}
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
-            folders |= set(_folders_of(self._folder))  # sets that it may be a part of
+            folders |= set(_folders_of(self._folder))  # the sets that the file may belong to
             others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
             there |= await self._bucket.files(others)
             return there
@@ -171,8 +179,8 @@ class SyncRun:
     async def _unchanged(
         self, files: Sequence[FileSource], there: dict[str, BucketFile]
     ) -> dict[str, str]:
-        """The Xet hashes of the files that the bucket holds already, by path. The hash of a file on
-        disk is remembered or taken; the others are compared once they are stored."""
+        """The Xet hashes of files that the bucket has already, by path. The hash of a file on disk
+        is looked up or computed; other files are compared once they are stored."""
         ctx = self._ctx
         ctx.enter("hashing")
         found: dict[str, str] = {}
@@ -210,14 +218,14 @@ class SyncRun:
         return found
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
-        """The files to delete: below the address, chosen by the patterns, not in the source, where
-        it was not skipped either."""
+        """The files to delete: those below the address that the patterns select and the source does
+        not have."""
         if not self._options.delete:
             return []
         return self._chosen(self._others(there, set(self._paths(collected))))
 
     def _others(self, there: Iterable[str], kept: Container[str]) -> list[str]:
-        """The files below the address that are not to be kept. Markers are none of them: they are
+        """The files below the address that are not to be kept. Markers are not included: they are
         removed with the first change of their sets."""
         below = (path for path in there if path.startswith(self._folder))
         return sorted(path for path in below if path not in kept and not is_marker(path))
@@ -261,7 +269,7 @@ class SyncRun:
             raise SourceError(message, problems=[message], suggestion="nothing was changed")
 
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
-        """The store has these already."""
+        """Record the copied files, which the store has already."""
         events, done = self._ctx.events, self._done
         done.adds |= self._copied
         for path, add in self._copied.items():
@@ -274,13 +282,16 @@ class SyncRun:
                 events.emit(FileStored(path, add.size, "xet", deduplicated=True))
 
     async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
-        """Whether nothing is to be done, the marker included, and the bucket still shows it."""
+        """Whether nothing is left to do, including the marker, and the bucket still shows
+        everything."""
         done = self._done
         if extra or len(done.unchanged) != len(done.adds):
             return False
+        if await in_thread(self._ctx.threads, partial(self._being_removed, there)):
+            return False
         if self._options.complete_marker:
             marker = there.get(self._marker)
-            if marker is None or self._folder + PRUNED in there:
+            if marker is None:
                 return False
             access = await BucketXet(self._ctx, write=False).access()
             found = await SetMarker.read(self._ctx, marker, access)
@@ -294,7 +305,8 @@ class SyncRun:
         ctx, done, options = self._ctx, self._done, self._options
         changed = [add for path, add in done.adds.items() if path not in done.unchanged]
         removed = await in_thread(ctx.threads, partial(self._markers_of, changed, extra, there))
-        # Markers that the source holds, as a mirror of sets does, come after what they list.
+        # Markers in the source itself (a mirror of sets has them) are added after the files they
+        # list.
         late = [a for p, a in done.adds.items() if is_marker(p) and (a in changed or p in removed)]
         adds = [add for add in changed if not is_marker(add.path)]
         done.deleting = [DeleteFile(path) for path in extra]
@@ -316,16 +328,25 @@ class SyncRun:
     def _markers_of(
         self, adds: Iterable[AddFile], extra: Iterable[str], there: dict[str, BucketFile]
     ) -> list[str]:
-        """The markers of all sets that these files are a part of."""
+        """The markers of all sets that contain any of these files."""
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
             folders |= set(_folders_of(path))
-        return [path for path in _markers(folders) if path in there]
+        found = {path for path in _markers(folders) if path in there}
+        return sorted(found.union(self._being_removed(there)))
+
+    def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
+        """Notes that a set which the source's files are a part of was being removed: whoever prunes
+        next would go on with it, though the files have not changed."""
+        adds = self._done.adds
+        folders = {folder for path in adds for folder in _folders_of(path)}
+        notes = (folder + PRUNED for folder in folders)
+        return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
-        """Before anything else changes, no set may look complete any more that these files are a
-        part of. What removes the markers is returned: it goes with each batch that follows, in case
-        another writer completes the same set meanwhile."""
+        """Remove the markers of all sets that contain any of these files, before anything else
+        changes. Returns the operations that remove them: they go into each later batch as well, in
+        case another writer completes the same set in the meantime."""
         markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
         self._raise_failures(await self._bucket.apply(list(markers.values())))
         self._raise_failures(await self._bucket.different(markers))
@@ -343,8 +364,8 @@ class SyncRun:
         self._ctx.events.emit(Verified(len(self._done.adds), ""))
 
     async def _mark(self) -> None:
-        """Write the marker, and look once more: should another writer have changed the set between
-        the last look and the marker, then the marker is removed again."""
+        """Write the marker, then check once more. If another writer changed the set between the
+        last check and the marker, the marker is removed again."""
         done = self._done
         others, failures = await self._unexpected()
         self._raise_failures(failures)
@@ -362,14 +383,14 @@ class SyncRun:
         failures = await self._bucket.different({**done.adds, marker.path: marker})
         failures += (await self._unexpected())[1]
         if failures:
-            with contextlib.suppress(HubError):  # whoever reads the set compares it as well
+            with contextlib.suppress(HubError):  # readers compare the set with its marker as well
                 await self._bucket.apply([DeleteFile(self._marker)])
         self._raise_failures(failures)
         done.marker = self._marker
 
     async def _unexpected(self) -> tuple[list[str], list[SyncFailure]]:
-        """With `delete`: all other files that are below the address by now, and those of them that
-        were not there when this sync began."""
+        """With `delete`: all other files that are now below the address, and failures for those
+        that did not exist when this sync began."""
         if not self._options.delete:
             return [], []
         shown = await self._bucket.files_below(self._folder)
@@ -390,7 +411,7 @@ class SyncRun:
         if failures:
             count = len(failures)
             raise SyncError(
-                f"{count:,} file(s) of the sync to {self._ctx.repo_url} are not as they should be:"
+                f"{count:,} file(s) of the sync to {self._ctx.repo_url} are not as expected:"
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
@@ -449,7 +470,7 @@ class SyncRun:
 
 
 def _folders_of(path: str) -> Iterable[str]:
-    """All folders that a path is in, the outermost, "", among them."""
+    """All folders that contain a path, including the outermost one, ""."""
     while path:
         path = path.rpartition("/")[0]
         yield f"{path}/" if path else ""

@@ -1,4 +1,4 @@
-"""Checks through the Hub's API that a commit holds the files as they were pushed."""
+"""Checks through the Hub's API that a commit contains the files as they were pushed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from asyncpush.protocol.http import protocol_error
 from asyncpush.protocol.tree import RemoteFile
 
 LOOKS = 10
-"""How often a commit is checked: right after it, a server of the Hub may not know it yet. With the
-default first wait all checks take half a minute."""
+"""How often a commit is checked: right after it, some of the Hub's servers may not know it yet.
+With the default first wait, all checks together take half a minute."""
 
 LONGEST_WAIT = 5.0
 
@@ -26,13 +26,14 @@ CALLS_AT_ONCE = 4
 
 PAGES_LIMIT = 20_000
 FILES_LIMIT = 2_000_000
-"""Pages and files of one repo: the Hub advises 100,000 files at most, and shows 1,000 a page."""
+"""The most pages and files of one repo: the Hub advises 100,000 files at most, and shows 1,000 a
+page."""
 
 
 async def remote_files(
     ctx: PushContext, revision: str, paths: Sequence[str]
 ) -> dict[str, RemoteFile]:
-    """The files among `paths` that the repo holds at `revision`."""
+    """Those of `paths` that are files in the repo at `revision`."""
     found: dict[str, RemoteFile] = {}
 
     async def look(batch: Sequence[str]) -> None:
@@ -44,7 +45,7 @@ async def remote_files(
 
 
 async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> dict[str, str]:
-    """By path, "file" or "directory", for those of `paths` that the repo has at `revision`."""
+    """ "file" or "directory" for each of `paths` that exists in the repo at `revision`."""
     kinds: dict[str, str] = {}
 
     async def look(batch: Sequence[str]) -> None:
@@ -57,7 +58,7 @@ async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> d
 
 async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") -> list[RemoteFile]:
     """Every file of the repo at `revision`, or of one folder of it, page by page. Raises
-    `ProtocolError` when the pages do not come to an end."""
+    `ProtocolError` when the pages do not end."""
     request = tree.tree_request(ctx.repo, revision, folder)
     files: list[RemoteFile] = []
     asked = {request.target}
@@ -68,7 +69,7 @@ async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") ->
             return files
         if following in asked or len(asked) >= PAGES_LIMIT or len(files) > FILES_LIMIT:
             raise protocol_error(
-                f"the pages of the repo's files have no end: {len(asked):,} pages,"
+                f"the list of the repo's files does not end: {len(asked):,} pages,"
                 f" {len(files):,} files so far"
             )
         asked.add(following)
@@ -76,17 +77,15 @@ async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") ->
 
 
 def same(receipt: Receipt, remote: RemoteFile | None) -> bool:
-    """Whether the Hub shows just the file that the receipt is for."""
+    """Whether the Hub shows exactly the file of the receipt."""
     return remote is not None and remote.holds(receipt.size, receipt.oid)
 
 
 async def verify_commit(
     ctx: PushContext, commit_sha: str, receipts: Iterable[Receipt], deleted: Iterable[str]
 ) -> None:
-    """Return only when the commit shows every file at its size and oid, and no deleted one.
-
-    Raises `VerificationError` naming those that it does not.
-    """
+    """Return only when the commit shows every file with its size and oid, and no deleted one.
+    Raises `VerificationError` naming the others."""
     ctx.enter("verifying")
     wanted = await in_thread(ctx.threads, lambda: {r.path_in_repo: r for r in receipts})
     gone = set(deleted)
@@ -114,7 +113,7 @@ async def verify_commit(
 
 
 async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dict[str, RemoteFile]:
-    """The files at a commit; none when the Hub does not even know the commit."""
+    """The files of a commit; empty when the Hub does not know the commit yet."""
     try:
         return await remote_files(ctx, commit_sha, paths)
     except RepoNotFoundError:
@@ -128,7 +127,7 @@ async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dic
 def _in_doubt(
     wanted: Mapping[str, Receipt], gone: set[str], shown: Mapping[str, RemoteFile]
 ) -> tuple[dict[str, Receipt], set[str]]:
-    """Those that the Hub does not show as they should be."""
+    """The files that the Hub does not show as expected."""
     return (
         {path: r for path, r in wanted.items() if not same(r, shown.get(path))},
         {path for path in gone if path in shown},

@@ -1,1 +1,1 @@
-"""Uploading from training loops: in the background, checkpoint after checkpoint."""
+"""Uploading from training loops, in the background: one checkpoint after another."""

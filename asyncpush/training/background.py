@@ -1,4 +1,4 @@
-"""Pushes for blocking code: an `Uploader` in a thread with an event loop of its own."""
+"""Pushes from blocking code: an `Uploader` in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ logger = library_logger("background")
 T = TypeVar("T")
 
 EXIT_TIMEOUT = 600.0
-"""Seconds that the end of the process waits for pushes, by default."""
+"""By default, how long the end of the process waits for pushes, in seconds."""
 
 
 class BackgroundUploader:
@@ -55,23 +55,23 @@ class BackgroundUploader:
             if step % 100 == 0:
                 ticket = bg.push("me/model", f"ckpt-{step}/")  # returns at once
 
-    The first push (or the `with`) starts a daemon thread with an event loop and an `Uploader` in
-    it. Leaving the block waits for the pushes that still run; Ctrl-C cancels them. Without a
-    block, call `close`, or leave it to the end of the process, which waits too. A push that failed
-    and whose ticket nobody has asked is logged as an error then. No signal handler is touched.
-    Callbacks of the configuration are called in the background thread. After a fork the child
-    needs a `BackgroundUploader` of its own: using the parent's raises `RuntimeError`.
+    The first push (or the `with`) starts a daemon thread with an event loop and an `Uploader`.
+    Leaving the block waits for the pushes that are still running; Ctrl-C cancels them. Without a
+    block, call `close`, or rely on the end of the process, which waits too. A push that failed is
+    then logged as an error, unless its ticket was asked for the result. No signal handlers are
+    installed. Callbacks of the configuration are called in the background thread. After a fork the
+    child needs its own `BackgroundUploader`: using the parent's raises `RuntimeError`.
 
-    What is lost at the end of the process does not change its exit status: a script that must
-    fail then closes the uploader itself. Python 3.12.0 to 3.12.2 start no threads at their end
-    (gh-113964): a push that still needs one fails there, and says so.
+    Pushes lost at the end of the process do not change its exit status: a script that must fail in
+    that case has to close the uploader itself. Python 3.12.0 to 3.12.2 cannot start threads while
+    they exit (gh-113964): a push that still needs one fails there with an error.
 
     Args:
         token, endpoint, config: as for `Uploader`.
-        exit_timeout: seconds that the end of the process, or a block left by an error, waits for
-            pushes before it cancels them and logs what was lost; None for no bound.
-        on_error: what becomes of the pushes when the block is left by an error: "wait" lets them
-            end (a checkpoint is worth most after a crash), "cancel" does not. Ctrl-C cancels.
+        exit_timeout: when the process ends, or an error leaves the block, seconds to wait for
+            pushes before they are cancelled and logged as lost; None for no limit.
+        on_error: what to do with the pushes when an error leaves the block: "wait" lets them finish
+            (a checkpoint is most valuable after a crash), "cancel" stops them. Ctrl-C cancels.
 
     Example:
         >>> with BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg:
@@ -122,17 +122,17 @@ class BackgroundUploader:
             return
         orderly = isinstance(exc, Exception | SystemExit)
         cancel = self._on_error == "cancel" or not orderly
-        self._leave(cancel=cancel, why=f"{type(exc).__name__} has ended the block")
+        self._leave(cancel=cancel, why=f"{type(exc).__name__} left the block")
 
     def push(self, repo_id: str, source: Source, options: PushOptions | None = None) -> PushTicket:
-        """Begin a push and return at once; see `push_to_hub` for what can be pushed.
+        """Start a push and return at once; see `push_to_hub` for what can be pushed.
 
-        The source must stay as it is until the push has ended: a file that changes meanwhile is
-        never committed, and fails the push. Raises `InvalidRepoIdError` for an impossible id or
-        address.
+        The source must not change until the push has ended. A file that changes anyway is handled
+        as `PushOptions.on_change` says; a mixture of old and new bytes is never committed. Raises
+        `InvalidRepoIdError` for an invalid id or address.
         """
         self._start()
-        # An impossible `repo_id` is refused here, where it was given.
+        # An invalid id is reported here, where the caller gave it.
         given = options or PushOptions()
         repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
         job: Job[UploadResult] = self._new_job(repo.repo_id)
@@ -140,8 +140,9 @@ class BackgroundUploader:
         return PushTicket(job)
 
     def sync(self, source: Source, address: str, options: SyncOptions | None = None) -> SyncTicket:
-        """Begin a sync to a bucket and return at once; see `asyncpush.sync`. The source must stay
-        as it is until then. Raises `InvalidRepoIdError` for what is not the address of a bucket."""
+        """Start a sync to a bucket and return at once; see `asyncpush.sync`. The source must not
+        change until the sync has ended. Raises `InvalidRepoIdError` when `address` is not the
+        address of a bucket."""
         self._start()
         bucket, _ = bucket_of(address, self._uploader.endpoint)
         job: Job[SyncResult] = self._new_job(bucket.repo_id)
@@ -170,9 +171,9 @@ class BackgroundUploader:
         snapshot: SnapshotChoice = False,
         on_outcome: Callable[[CheckpointOutcome], object] | None = None,
     ) -> BackgroundCheckpoints:
-        """A `CheckpointPusher` for blocking code; see there. `on_outcome` is called in the
-        background thread. What it has not pushed is waited for as other pushes are. Raises
-        `InvalidRepoIdError` for an impossible id or address."""
+        """A `CheckpointPusher` for blocking code; its arguments are explained there. `on_outcome`
+        is called in the background thread. `close` also waits for its checkpoints. Raises
+        `InvalidRepoIdError` for an invalid id or address."""
         self._start()
         if names_bucket(repo_id):
             bucket_of(repo_id, self._uploader.endpoint)
@@ -191,15 +192,15 @@ class BackgroundUploader:
         return BackgroundCheckpoints(self, pusher)
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
-        """Wait for the pushes, or cancel them, and end the thread. Safe to call again.
+        """Wait for the pushes, or cancel them, and end the thread. It is safe to call this again.
 
-        Raises `TimeoutError`, naming them, when pushes had not ended after `timeout` seconds and
-        were cancelled. Ctrl-C cancels them too.
+        When pushes have not ended after `timeout` seconds, they are cancelled, and `TimeoutError`
+        names them. Ctrl-C cancels them too.
         """
         if lost := self._finish(cancel, timeout):
             raise TimeoutError(f"cancelled after {timeout} seconds: {', '.join(lost)}")
 
-    # What runs in the caller's thread.
+    # These run in the caller's thread.
 
     def _start(self) -> None:
         self._check_process()
@@ -242,7 +243,7 @@ class BackgroundUploader:
             for job in settle(
                 jobs, CANCEL_GRACE
             ):  # For example, a callback of the caller's blocks.
-                logger.error("the push to %s was cancelled and does not end", job.repo_id)
+                logger.error("the push to %s was cancelled but has not ended", job.repo_id)
             self._in_loop(self._stop.set)
             self._thread.join(CANCEL_GRACE)
             _open.discard(self)
@@ -252,7 +253,8 @@ class BackgroundUploader:
         return lost
 
     def _leave(self, *, cancel: bool, why: str) -> None:
-        """Close within the time for leaving, and log what is waited for and what is lost."""
+        """Close within the time limit for leaving. Log which pushes are waited for, and which are
+        lost."""
         if self._in_forked_child():
             return
         running = [job for job in self._jobs if not job.done()]
@@ -297,7 +299,7 @@ class BackgroundUploader:
         with contextlib.suppress(RuntimeError):  # The loop has ended, and all pushes with it.
             self._loop.call_soon_threadsafe(call)
 
-    # What runs in the background thread.
+    # These run in the background thread.
 
     def _run(self, started: Future[None]) -> None:
         try:
@@ -324,7 +326,7 @@ class BackgroundUploader:
 
 
 class BackgroundCheckpoints:
-    """Checkpoints from blocking code: what `BackgroundUploader.checkpoints` returns.
+    """Pushes checkpoints from blocking code; returned by `BackgroundUploader.checkpoints`.
 
     with BackgroundUploader() as bg, bg.checkpoints("me/model", snapshot=True) as pusher:
         for step in range(1000):
@@ -332,7 +334,7 @@ class BackgroundCheckpoints:
             if step % 100 == 0:
                 pusher.push("out/")  # returns while it uploads
 
-    Leaving the block waits for what is left, as with `CheckpointPusher`.
+    Leaving the block waits for the remaining checkpoints, as with `CheckpointPusher`.
 
     Example:
         >>> from asyncpush import UploadConfig
@@ -346,7 +348,7 @@ class BackgroundCheckpoints:
     def __init__(self, owner: BackgroundUploader, pusher: CheckpointPusher) -> None:
         self._owner = owner
         self._pusher = pusher
-        self._job: Job[None] | None = None  # Until nothing is left to do.
+        self._job: Job[None] | None = None  # It ends when there are no more checkpoints to push.
 
     def __enter__(self) -> Self:
         return self
@@ -357,18 +359,18 @@ class BackgroundCheckpoints:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None:  # Otherwise the uploader decides when it is left.
+        if exc is None:  # Otherwise the uploader decides when its own block is left.
             self._drain(None)
             self._pusher.raise_untold()
 
     @property
     def report(self) -> CheckpointReport:
-        """What became of the checkpoints so far."""
+        """The outcomes of the checkpoints so far."""
         return self._pusher.report
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot of the running push, if there is one."""
+        """The latest progress of the running push, if there is one."""
         return self._pusher.progress
 
     def push(
@@ -378,7 +380,8 @@ class BackgroundCheckpoints:
         *,
         name: str | None = None,
     ) -> None:
-        """Have a checkpoint pushed; takes, raises and returns as `CheckpointPusher.push` does."""
+        """Queue a checkpoint to be pushed. Takes, raises and returns the same as
+        `CheckpointPusher.push`."""
         self._owner._check_may_wait()
         with self._owner._lock:
             self._owner._check_open()
@@ -392,9 +395,9 @@ class BackgroundCheckpoints:
         taken.result()
 
     def flush(self, timeout: float | None = None) -> CheckpointReport:
-        """Wait until no checkpoint waits or is being pushed, at most `timeout` seconds.
+        """Wait until all checkpoints have been pushed, at most `timeout` seconds.
 
-        Raises `TimeoutError` when that takes longer: the pushes continue. Ctrl-C while this waits
+        Raises `TimeoutError` when that takes longer; the pushes continue. Ctrl-C during the wait
         cancels them.
         """
         self._drain(timeout)
@@ -402,7 +405,7 @@ class BackgroundCheckpoints:
         return self.report
 
     def cancel(self) -> None:
-        """Stop the running push and drop those that wait. Returns at once; see `flush`."""
+        """Stop the running push and drop the waiting ones. Returns at once; see `flush`."""
         if self._job is not None:
             self._job.cancel()
 
@@ -424,7 +427,7 @@ class BackgroundCheckpoints:
 
 
 _open: set[BackgroundUploader] = set()
-"""Those whose thread runs: the end of the process waits for them."""
+"""Uploaders whose thread is running: the end of the process waits for them."""
 
 
 def _wait_at_exit() -> None:
@@ -436,6 +439,6 @@ def _wait_at_exit() -> None:
 
 
 # `atexit` would be too late: by then the thread pools that every event loop relies on accept no
-# more work. They are closed by hooks of this kind, which run in reverse order of registration, and
-# theirs are registered before ours.
+# more work. They are closed by hooks of the same kind, which run in reverse order of registration,
+# and theirs are registered before ours.
 getattr(threading, "_register_atexit", atexit.register)(_wait_at_exit)

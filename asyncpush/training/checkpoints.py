@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, pushed one after the other while the run goes on."""
+"""Pushes the checkpoints of a training run, one after another, while the training continues."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Status = Literal["pushed", "skipped", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOutcome:
-    """What became of one checkpoint.
+    """The outcome of one checkpoint.
 
     Attributes:
-        name: its commit message, else the name of what was pushed.
-        status: "pushed", "skipped" (a newer one took its place), "failed" or "cancelled".
-        result: of one that was pushed to a repo.
-        error: of one that failed.
-        synced: of one that was pushed to a bucket.
-        pruned: names of the older checkpoints that were removed from the bucket afterwards.
+        name: its commit message, or else the name of the source.
+        status: "pushed", "skipped" (replaced by a newer one), "failed" or "cancelled".
+        result: the result of a push to a repo.
+        error: the error, if it failed.
+        synced: the result of a push to a bucket.
+        pruned: names of the older checkpoints that were then removed from the bucket.
 
     Example:
         >>> outcome = CheckpointOutcome("step 100", "skipped")
@@ -59,7 +59,7 @@ class CheckpointOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReport:
-    """What became of every checkpoint so far, in the order in which they ended.
+    """The outcomes of all checkpoints so far, in the order in which they ended.
 
     Example:
         >>> ends = CheckpointOutcome("1", "skipped"), CheckpointOutcome("2", "pushed")
@@ -77,7 +77,7 @@ class CheckpointReport:
         return ", ".join(f"{count} {status}" for status, count in counts if count) or "none"
 
     def having(self, status: Status) -> tuple[CheckpointOutcome, ...]:
-        """The outcomes of one status."""
+        """The outcomes with this status."""
         return tuple(outcome for outcome in self.outcomes if outcome.status == status)
 
 
@@ -99,36 +99,38 @@ class CheckpointPusher:
             if step % 100 == 0:
                 await pusher.push(f"ckpt-{step}/")  # returns while it uploads
 
-    Nothing is lost silently: each checkpoint has an outcome in `report`, is told to `on_outcome`,
-    and is logged as a warning when it is skipped and as an error when it fails. Leaving the block
-    waits for what is left; a failure that was neither told to `on_outcome` nor returned by `flush`
-    is raised there.
+    Nothing is lost silently: each checkpoint has an outcome in `report` and is passed to
+    `on_outcome`. It is logged as a warning when it is skipped, and as an error when it fails.
+    Leaving the block waits for the remaining checkpoints, and raises failures that were neither
+    passed to `on_outcome` nor returned by `flush`.
 
     In a bucket, `CheckpointPusher(up, "hf://buckets/me/runs/run-7", keep=3)`, each checkpoint gets
-    a folder of its own below the address. It is a set that is whole or not there: its marker,
-    `.complete.json`, is written once all else is verified, and `Uploader.checkpoints_in` lists the
-    sets that have one. Files that an earlier checkpoint of the same name has left are removed.
+    its own folder below the address. Readers can tell whether it is complete: its marker,
+    `.complete.json`, is written after everything else has been verified, and
+    `Uploader.checkpoints_in` lists the complete sets. Files left by an earlier checkpoint of the
+    same name are removed.
 
     Args:
-        uploader: an open one; the pushes share its session.
-        repo_id: where to: a repo id, or an address as for `push_to_hub` or `sync`.
-        options: of each push that has none of its own: `PushOptions`, for a bucket `SyncOptions`
-            (of which `complete_marker` and `delete` are always on).
-        keep: in a bucket, how many complete checkpoints stay, 1 or more; older ones are removed
-            after each push, never one that is incomplete. None removes none. A removal that fails
-            is a warning of the push.
-        policy: "latest": while one is on its way, of those that wait the newest alone is kept.
-            "all": every one is pushed, in order.
-        max_waiting: with "all", the most that wait; beyond it `push` waits for room.
+        uploader: an open `Uploader`; the pushes share its session.
+        repo_id: the destination: a repo id, or an address as for `push_to_hub` or `sync`.
+        options: the default options of each push: `PushOptions`, or `SyncOptions` for a bucket
+            (where `complete_marker` and `delete` are always on).
+        keep: in a bucket, how many complete checkpoints to keep, 1 or more. Older ones are removed
+            after each push; incomplete ones are never removed. None keeps all. A removal that
+            fails becomes a warning of the push.
+        policy: "latest": while one is being pushed, only the newest of the waiting ones is kept.
+            "all": each one is pushed, in order.
+        max_waiting: with "all", how many may wait; beyond that, `push` waits for room.
         snapshot: push a copy of the files as they are when `push` returns, so that a trainer may
-            overwrite or delete them: True for reflinks where the file system has them, else
-            copies; "hardlink" for hard links, which protect from replacing files but not from
-            writing into them (such a push fails, it is never wrong). They lie beside the source,
-            in `.asyncpush-snapshots`, until they are pushed. Of `Tensors`, also in a mapping, a
-            copy is taken in host memory, unless they are one already.
+            overwrite or delete them. True makes reflinks where the file system supports them, else
+            copies. "hardlink" makes hard links, which protect from replacing files but not from
+            writing into them (such a push fails; it never commits wrong bytes). They are in
+            `.asyncpush-snapshots`, next to the source, until they are pushed. `Tensors`, alone or
+            in a mapping, are copied in host memory, unless they are a copy already.
         on_outcome: called in the event loop with each `CheckpointOutcome`.
-        on_error: what becomes of the rest when the block is left by an error: "wait" pushes it (a
-            checkpoint is worth most after a crash), "cancel" does not. Cancellation cancels.
+        on_error: what to do with the remaining checkpoints when an error leaves the block: "wait"
+            pushes them (a checkpoint is most valuable after a crash), "cancel" does not.
+            Cancellation always cancels them.
 
     Example:
         >>> from asyncpush import UploadConfig
@@ -171,7 +173,7 @@ class CheckpointPusher:
         self._uploader = uploader
         self._in_bucket = names_bucket(repo_id)
         if keep is not None and not self._in_bucket:
-            raise ValueError("keep goes with a bucket: a repo keeps all of its commits")
+            raise ValueError("keep is only for buckets: a repo keeps all of its commits")
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
             raise ValueError(f"keep must be a whole number of at least 1, or None, not {keep!r}")
         self._keep_sets = keep
@@ -184,7 +186,7 @@ class CheckpointPusher:
         self._waiting: deque[_Checkpoint] = deque()
         self._room = asyncio.Event()
         self._current: _Checkpoint | None = None
-        self._busy: set[asyncio.Future[None]] = set()  # the push under way; removals of snapshots
+        self._busy: set[asyncio.Future[None]] = set()  # the running push, and removals of snapshots
         self._outcomes: list[CheckpointOutcome] = []
         self._untold: list[Exception] = []
 
@@ -210,12 +212,12 @@ class CheckpointPusher:
 
     @property
     def report(self) -> CheckpointReport:
-        """What became of the checkpoints so far."""
+        """The outcomes of the checkpoints so far."""
         return CheckpointReport(tuple(self._outcomes))
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot of the push under way, if there is one."""
+        """The latest progress of the running push, if there is one."""
         handle = self._current.handle if self._current else None
         return None if handle is None else handle.progress
 
@@ -236,14 +238,15 @@ class CheckpointPusher:
         *,
         name: str | None = None,
     ) -> None:
-        """Have a checkpoint pushed.
+        """Queue a checkpoint to be pushed.
 
-        `name` is what reports call it, by default the commit message, else the name of the source.
-        In a bucket it is the name of the checkpoint's folder: what is not a folder or a file needs
-        one. Raises `ValueError` for one that no folder can have, and for options of the wrong kind.
+        Reports call it `name`, which defaults to the commit message, or else the name of the
+        source. In a bucket, `name` is the name of the checkpoint's folder; a source that is not a
+        file or folder must be given one. Raises `ValueError` for a name that no folder can have,
+        and for options of the wrong type.
 
-        Returns at once, but for taking the snapshot if one is wanted, and for room in the queue
-        with the policy "all". Whatever is wrong with the source becomes its outcome.
+        Returns at once, except that it waits for the snapshot if one is taken, and for room in the
+        queue with the policy "all". Any problem with the source becomes the checkpoint's outcome.
         """
         item = _Checkpoint("", source, self._options if options is None else self._checked(options))
         item.name = self._name(item, name)
@@ -262,23 +265,24 @@ class CheckpointPusher:
         self._next()
 
     async def flush(self) -> CheckpointReport:
-        """Wait until nothing waits or is on its way. Being cancelled does not cancel the pushes."""
+        """Wait until all checkpoints have been pushed. Cancelling this does not cancel the
+        pushes."""
         await self.drained()
         self.forgive()
         return self.report
 
     def forgive(self) -> None:
-        """Whoever has the report knows of the failures so far: they are not raised any more."""
+        """Called when the user has received the report: failures so far are not raised any more."""
         self._untold.clear()
 
     def cancel(self) -> None:
-        """Stop the push under way and drop those that wait. Returns at once; see `flush`."""
+        """Stop the running push and drop the waiting ones. Returns at once; see `flush`."""
         self._drop_waiting("cancelled")
         if self._current is not None and self._current.handle is not None:
             self._current.handle.cancel()
 
     def raise_untold(self) -> None:
-        """Raise the failures that were neither told to `on_outcome` nor returned by `flush`."""
+        """Raise the failures that were neither passed to `on_outcome` nor returned by `flush`."""
         failures, self._untold = self._untold, []
         if len(failures) == 1:
             raise failures[0]
@@ -286,7 +290,7 @@ class CheckpointPusher:
             raise ExceptionGroup(f"{len(failures)} checkpoints were not pushed", failures)
 
     async def drained(self) -> None:
-        """Wait until nothing waits, is on its way, or is left to be removed."""
+        """Wait until nothing is waiting, running, or to be removed."""
         while self._busy:
             await asyncio.wait(self._busy)
 
@@ -296,7 +300,7 @@ class CheckpointPusher:
             self._room.set()
             try:
                 item.handle = self._begin(item)
-            except Exception as exc:  # an impossible id, an uploader that is closed
+            except Exception as exc:  # for example an invalid id, or a closed uploader
                 self._end(item, "failed", error=exc)
             else:
                 self._current = item
@@ -322,8 +326,8 @@ class CheckpointPusher:
         return name
 
     async def _prune(self, result: SyncResult) -> tuple[SyncResult, tuple[str, ...]]:
-        """The result, with a warning where older checkpoints could not be removed, and the names of
-        those that were."""
+        """Remove older checkpoints. Returns the result, with a warning if that failed, and the
+        names of those that were removed."""
         if self._keep_sets is None:
             return result, ()
         try:
@@ -340,7 +344,7 @@ class CheckpointPusher:
         except asyncio.CancelledError:
             self._end(item, "cancelled")
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # the loop ends, not this push alone
+            if task is not None and task.cancelling():  # the loop is ending, not only this push
                 self._drop_waiting("cancelled")
                 raise
         except Exception as exc:
@@ -393,10 +397,10 @@ class CheckpointPusher:
         synced: SyncResult | None = None,
         pruned: tuple[str, ...] = (),
     ) -> None:
-        if item.snapshot is not None:  # in a thread: many gigabytes take their time
+        if item.snapshot is not None:  # in a thread: removing many gigabytes takes time
             self._keep(asyncio.get_running_loop().run_in_executor(None, item.snapshot.remove))
         outcome = CheckpointOutcome(item.name, status, result, error, synced, pruned)
-        # The receipts of a long run would add up.
+        # The receipts of a long run would use more and more memory.
         kept = None if result is None else replace(result, receipts=())
         self._outcomes.append(replace(outcome, result=kept))
         if error is not None:
@@ -404,7 +408,7 @@ class CheckpointPusher:
             if self._on_outcome is None:
                 self._untold.append(error)
         elif status != "pushed":
-            why = ": a newer one came first" if status == "skipped" else ""
+            why = ": a newer one replaced it" if status == "skipped" else ""
             logger.warning("checkpoint %r was %s%s", item.name, status, why)
         if self._on_outcome is not None:
             try:

@@ -1,4 +1,4 @@
-"""Pushes in a background thread, as other threads see them: query, wait, cancel."""
+"""Pushes in a background thread, as other threads use them: query, wait, cancel."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from asyncpush.models import SyncResult, UploadProgress, UploadResult
 T = TypeVar("T")
 
 CANCEL_GRACE = 5.0
-"""Seconds in which a cancelled push, and then the thread, must end; usually it takes one."""
+"""Seconds in which a cancelled push, and then the thread, must end; usually one is enough."""
 
 _LOOK_INTERVAL = 0.5  # Seconds between two checks for signals.
 
 
 class Stoppable(Protocol):
-    """What runs in the event loop: a `PushHandle`, a `CheckpointPusher`."""
+    """Something that runs in the event loop: a `PushHandle` or a `CheckpointPusher`."""
 
     @property
     def progress(self) -> UploadProgress | None: ...
@@ -34,8 +34,8 @@ class Job(Generic[T]):
     """Work in the background thread, as seen from any other thread.
 
     Args:
-        repo_id: where it pushes to.
-        in_loop: calls something in the background thread, unless that has ended.
+        repo_id: the destination.
+        in_loop: calls a function in the background thread, unless the thread has ended.
         check_may_wait: raises `RuntimeError` for a caller that would wait for ever.
     """
 
@@ -47,7 +47,7 @@ class Job(Generic[T]):
     ) -> None:
         self.repo_id = repo_id
         self.future: Future[T] = Future()
-        self.handle: Stoppable | None = None  # Once it has started.
+        self.handle: Stoppable | None = None  # Set once it has started.
         self._in_loop = in_loop
         self._check_may_wait = check_may_wait
         self._asked = False
@@ -65,8 +65,8 @@ class Job(Generic[T]):
             self._in_loop(self._cancel_handle)
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until it has ended; raises `TimeoutError` when that takes longer. Whatever
-        interrupts the wait (Ctrl-C, for example) cancels the job."""
+        """Wait until it has ended. Raises `TimeoutError` when that takes longer. If the wait is
+        interrupted (by Ctrl-C, for example), the job is cancelled."""
         if not self.done():
             self._check_may_wait()
             try:
@@ -76,15 +76,15 @@ class Job(Generic[T]):
                 settle([self], CANCEL_GRACE)
                 raise
             if not self.done():
-                raise TimeoutError(f"the push to {self.repo_id} goes on after {timeout} seconds")
+                raise TimeoutError(f"the push to {self.repo_id} still runs after {timeout} seconds")
         self._asked = True
 
     def trouble(self) -> str | None:
-        """Why it did not succeed, if nobody has asked for it."""
+        """Why it did not succeed, if nobody has asked for its result."""
         if self._asked or not self.done():
             return None
         if self.future.cancelled():
-            return "it was cut off"
+            return "it was interrupted"
         error = self.future.exception()
         return None if error is None else f"{type(error).__name__}: {error}"
 
@@ -109,7 +109,7 @@ class Job(Generic[T]):
 
 
 class Ticket(Generic[T]):
-    """Work in the background, which any thread may ask about."""
+    """Work in the background. Any thread may use it."""
 
     def __init__(self, job: Job[T]) -> None:
         self._job = job
@@ -124,12 +124,12 @@ class Ticket(Generic[T]):
 
     @property
     def repo_id(self) -> str:
-        """The repo or bucket that it is for."""
+        """The repo or bucket that it writes to."""
         return self._job.repo_id
 
     @property
     def progress(self) -> UploadProgress | None:
-        """The newest snapshot; None before it has started."""
+        """The latest progress; None before it has started."""
         return self._job.progress
 
     def done(self) -> bool:
@@ -137,7 +137,8 @@ class Ticket(Generic[T]):
         return self._job.done()
 
     def cancel(self) -> None:
-        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
+        """Stop: nothing more is changed on the Hub. What is stored already is not sent again next
+        time.
 
         Returns at once; `result()` waits for the end and raises. A push whose commit has just been
         accepted may still succeed.
@@ -147,29 +148,29 @@ class Ticket(Generic[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, at most `timeout` seconds, and return the result.
 
-        Raises the error with which it failed, `concurrent.futures.CancelledError` for a
-        cancelled one, and `TimeoutError` when it has not ended by then: it continues. Ctrl-C while
-        this waits (or whatever a signal handler raises) cancels it, and is raised again when
-        it has ended.
+        Raises the error with which it failed; `concurrent.futures.CancelledError` if it was
+        cancelled; `TimeoutError` if it has not ended by then, in which case it continues. Ctrl-C
+        during the wait (or any exception from a signal handler) cancels it, and is raised again
+        once it has ended.
         """
         self._job.wait(timeout)
         return self._job.future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error with which it failed, or None; waits and raises like `result`."""
+        """The error with which it failed, or None. Waits and raises like `result`."""
         self._job.wait(timeout)
         return self._job.future.exception()
 
 
 class PushTicket(Ticket[UploadResult]):
-    """A push under way in the background: what `BackgroundUploader.push` returns.
+    """A push running in the background, as returned by `BackgroundUploader.push`.
 
     It may be used from any thread. See `BackgroundUploader` for an example.
     """
 
 
 class SyncTicket(Ticket[SyncResult]):
-    """A sync under way in the background: what `BackgroundUploader.sync` returns.
+    """A sync running in the background, as returned by `BackgroundUploader.sync`.
 
     It may be used from any thread.
 
@@ -189,7 +190,7 @@ def cancel_all(jobs: Iterable[Job[Any]]) -> None:
 
 
 def settle(jobs: Sequence[Job[Any]], timeout: float | None) -> list[Job[Any]]:
-    """Wait at most `timeout` seconds; returns those that have not ended."""
+    """Wait at most `timeout` seconds. Returns the jobs that have not ended."""
     wait_for([job.future for job in jobs], timeout)
     return [job for job in jobs if not job.done()]
 
@@ -198,14 +199,14 @@ def wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
     """Wait until all have ended, at most `timeout` seconds."""
     deadline = inf if timeout is None else time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
-        # A signal that the system delivers to another thread does not wake this one from its lock:
-        # without a check now and then, Ctrl-C would take effect only when the push has ended.
+        # A signal that the system delivers to another thread does not wake this one from its lock.
+        # Without a check now and then, Ctrl-C would take effect only when the push has ended.
         if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
             break
 
 
 def amount_of(job: Job[Any]) -> str:
-    """Describes which push it is, and its progress."""
+    """Describe a push and its progress."""
     progress = job.progress
     if progress is None or not progress.total_bytes:
         return job.repo_id

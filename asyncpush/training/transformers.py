@@ -1,12 +1,12 @@
-"""Push each save of the Transformers `Trainer` while training goes on (extra `transformers`).
+"""Pushes each save of the Transformers `Trainer` while training continues (extra `transformers`).
 
 from asyncpush.training.transformers import PushCheckpoints
 
 trainer = Trainer(..., callbacks=[PushCheckpoints("me/model")])
 
-The Trainer's own `push_to_hub=True` leaves out, without a word, each save that comes while an
-earlier one is still being pushed. Here the newest waits for its turn, and those it replaces are
-reported. Do not use both.
+The Trainer's own `push_to_hub=True` silently skips each save made while an earlier one is still
+being pushed. This callback keeps the newest one waiting, and reports those it replaces. Do not use
+both.
 """
 
 from __future__ import annotations
@@ -37,32 +37,34 @@ STATE_FILES = (
     "rng_state*.pth",
     "global_step*/*",
 )
-"""What a checkpoint has for going on with the training (DeepSpeed's too): not part of the model."""
+"""Files that are needed to resume training (DeepSpeed's too) but are not part of the model."""
 
 
 class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
     """A `TrainerCallback` that pushes the model of every save, in the background.
 
-    The end of the training waits for what is left; a training that dies leaves it to the end of
-    the process, which waits within `BackgroundUploader`'s bound. In distributed training the
-    world's first process pushes. A failed push never stops the training: it is logged as an error,
-    told to `on_outcome`, and in `report`.
+    The end of the training waits for the remaining pushes. When the training crashes, the end of
+    the process waits for them, at most for `BackgroundUploader`'s `exit_timeout`. In distributed
+    training only the process of global rank 0 pushes. A failed push never stops the training: it is
+    logged as an error, passed to `on_outcome`, and listed in `report`.
 
     In a bucket, `PushCheckpoints("hf://buckets/me/runs/run-7", keep=3, with_state=True)`, each save
-    becomes a set of its own, `step-1000`, that is whole or not there; see `CheckpointPusher`.
+    becomes a checkpoint set, such as `step-1000`, which readers can tell to be complete; see
+    `CheckpointPusher`.
 
     Args:
-        repo_id: where to: a repo id, or an address as for `push_to_hub` or `sync`.
-        options: of every push: `PushOptions`, for a bucket `SyncOptions`. With no commit message of
-            its own each push names its step.
-        keep: in a bucket, how many complete checkpoints stay; None keeps all.
-        with_state: push what is needed to go on with the training as well; it is about twice as
-            large as the model.
+        repo_id: the destination: a repo id, or an address as for `push_to_hub` or `sync`.
+        options: the options of each push: `PushOptions`, or `SyncOptions` for a bucket. The commit
+            message defaults to one that names the step.
+        keep: in a bucket, how many complete checkpoints to keep; None keeps all.
+        with_state: also push what is needed to resume training, which is about twice as large as
+            the model.
         policy: "latest" or "all"; see `CheckpointPusher`.
-        snapshot: see `CheckpointPusher`. Hard links do here: the Trainer deletes old checkpoints
-            (`save_total_limit`) and does not write into them again.
+        snapshot: see `CheckpointPusher`. Hard links are enough here: the Trainer deletes old
+            checkpoints (`save_total_limit`) and does not write into them again.
         on_outcome: called in the background thread with each `CheckpointOutcome`.
-        uploader: one of your own, which stays open; else one is made, and closed at the end.
+        uploader: a `BackgroundUploader` to use, which stays open. By default one is created, and
+            closed at the end.
     """
 
     def __init__(
@@ -97,11 +99,11 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
 
     @property
     def report(self) -> CheckpointReport:
-        """What became of the saves of the training that runs, or ran last."""
+        """The outcomes of the saves of the current training, or of the last one."""
         return self._report if self._checkpoints is None else self._checkpoints.report
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint has been saved: have it pushed."""
+        """Queue a saved checkpoint to be pushed."""
         if not state.is_world_process_zero:
             return
         if self._checkpoints is None:
@@ -118,7 +120,7 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._checkpoints.push(folder, options, name=name)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wait for what is left."""
+        """Wait for the remaining checkpoints."""
         if self._checkpoints is None:
             return
         self._report = self._checkpoints.flush()

@@ -1,6 +1,6 @@
-"""One file to the store, one receipt back: inline, lfs, xet.
+"""Transfers: each stores one file and returns one receipt. They are inline, lfs and xet.
 
-`interface` says what a transfer is; `open_factories` registers those that there are.
+`interface` defines what a transfer is; `open_factories` registers the existing ones.
 """
 
 from asyncpush.options import UploadConfig
@@ -10,8 +10,8 @@ from asyncpush.transfers.xet import XetEngine, XetFactory
 
 
 def open_factories(config: UploadConfig, xet: XetEngine) -> tuple[TransferFactory, ...]:
-    """The transfers of one `Uploader`, the preferred one first. The last one is what every Hub
-    offers: files go there when the others are unavailable or fail."""
+    """The transfers of one `Uploader`, the preferred one first. The last one works with every Hub:
+    files go there when the others are unavailable or fail."""
     return (XetFactory(config, xet), LfsFactory())
 
 

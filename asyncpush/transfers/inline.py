@@ -1,4 +1,4 @@
-"""Small files: they ride in the commit, so all there is to do is to know their git blob hash."""
+"""Small files are sent within the commit, so that only their git blob hash is needed beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from asyncpush.models import Receipt
 
 
 def git_blob_oid(content: bytes) -> str:
-    """The sha1 by which git names these bytes: that of `blob <size>\\0` and the content.
+    """The sha1 by which git identifies these bytes: that of `blob <size>\0` followed by the
+    content.
 
     >>> git_blob_oid(b"")
     'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
@@ -19,8 +20,8 @@ def git_blob_oid(content: bytes) -> str:
 
 
 def inline_receipt(path_in_repo: str, size: int, oid: str, *, there: str | None) -> Receipt:
-    """A receipt without the bytes: they are read again for the commit, and checked. `there` is the
-    oid of what the repo holds at this path."""
+    """A receipt without the bytes: for the commit they are read again and checked. `there` is the
+    oid of what the repo has at this path."""
     same = there == oid
     kept = size if same else 0
     return Receipt(path_in_repo, size, oid, "inline", unchanged=same, bytes_deduplicated=kept)

@@ -1,7 +1,7 @@
-"""The interface of a transfer: what stores the large files of a push.
+"""The interface of a transfer, which stores the large files of a push.
 
 To add a transfer, write a module with a `Transfer` and its `TransferFactory`, and register the
-factory in `asyncpush.transfers`. Nothing in the pipeline knows a transfer by its name.
+factory in `asyncpush.transfers`. Nothing in the pipeline refers to a transfer by name.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from asyncpush.sources import OpenStream
 
 
 class TransferFailedError(AsyncPushError):
-    """A transfer did not store its files, for a reason that says nothing about other transfers:
-    the next one is tried."""
+    """A transfer did not store its files, for a reason that does not concern other transfers: the
+    next one is tried."""
 
 
 class TransferUnavailableError(Exception):
-    """A transfer cannot be used for this push; the text says why. Never leaves the pipeline."""
+    """A transfer cannot be used for this push; the text says why. It is always handled within the
+    pipeline."""
 
 
 class FileHasher(Protocol):
-    """Takes the sha256 of files."""
+    """Computes the sha256 of files."""
 
     async def sha256_anew(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
-        """The sha256 of the bytes as they are now, whatever the journal remembers."""
+        """The sha256 of the current bytes, regardless of what the journal has stored."""
 
 
 class TransferContext(Protocol):
-    """What a push lends to its transfers."""
+    """What a push provides to its transfers."""
 
     @property
     def repo(self) -> Repo: ...
@@ -59,7 +60,7 @@ class TransferContext(Protocol):
     def events(self) -> Emitter: ...
     @property
     def scope(self) -> str:
-        """What journal entries belong to: one repo on one Hub."""
+        """The repo and Hub that journal entries belong to."""
 
 
 class Transfer(Protocol):
@@ -79,32 +80,36 @@ class Transfer(Protocol):
 
     @property
     def needs_oid(self) -> bool:
-        """Whether `store` needs the file's sha256. Otherwise it is given one only where the journal
-        remembers it."""
+        """Whether `store` needs the file's sha256. If not, it is passed one only when the journal
+        has it."""
 
     async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt | None:
-        """Store one file. None means that it is under way, and that `finish` returns its receipt.
+        """Store one file.
 
-        Raises `TransferFailedError` when another transfer should take the file, and any other error
-        to fail the push.
+        None means that the file is being stored and that `finish` returns its receipt. Raises
+        `TransferFailedError` when another transfer should store the file, and any other error to
+        fail the push.
         """
 
     async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
-        """Wait until the store has confirmed every file for which `store` has returned None; their
-        receipts. Followed files that have changed get none and are put in `changed`, by path in
-        the repo. Raises as `store` does; then none of these files counts as stored."""
+        """Wait until the store has confirmed every file for which `store` returned None. Returns
+        their receipts.
+
+        Followed files that have changed get no receipt and are added to `changed`, by path in the
+        repo. Raises as `store` does; then none of these files counts as stored.
+        """
 
     async def abort(self) -> None:
-        """Give up what has not been finished. Does nothing when nothing is under way."""
+        """Give up the files that are not finished. Does nothing when there are none."""
 
 
 @runtime_checkable
 class StreamTransfer(Transfer, Protocol):
-    """A transfer that also takes streams whose sizes are not known."""
+    """A transfer that also stores streams of unknown size."""
 
     async def connect(self) -> None:
-        """Make sure that the store can be reached, before a stream is read: it can be read once
-        only. Raises `TransferFailedError`."""
+        """Make sure that the store can be reached before a stream is read, since a stream can be
+        read only once. Raises `TransferFailedError`."""
 
     async def store_stream(self, stream: OpenStream) -> None:
         """Send a stream to its end; `finish` returns its receipt. Raises as `store` does, and
@@ -119,8 +124,8 @@ class TransferFactory(Protocol):
         """The name of its transfers, as in `UploadConfig.transfer`."""
 
     async def open(self, ctx: TransferContext, group: TaskGroup) -> Transfer:
-        """A transfer for one push; its background tasks run in `group`. Raises
+        """Open a transfer for one push; its background tasks run in `group`. Raises
         `TransferUnavailableError`."""
 
     async def close(self) -> None:
-        """Release what the pushes have shared. Every push has ended by then."""
+        """Release what the pushes share. Every push has ended by then."""

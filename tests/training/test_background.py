@@ -180,7 +180,7 @@ def test_a_wait_that_runs_out_leaves_the_push_going(
     ticket = bg.push("me/m", LARGE)
     blocker.wait()
     for ask in (ticket.result, ticket.exception):
-        with pytest.raises(TimeoutError, match="me/m goes on after 0"):
+        with pytest.raises(TimeoutError, match="me/m still runs after 0"):
             ask(timeout=0)
     blocker.release()
     assert ticket.result(timeout=30).verified
@@ -271,7 +271,7 @@ def test_a_push_that_does_not_even_stop_is_named(
     with pytest.raises(TimeoutError, match="me/m"):
         bg.close(cancel=True, timeout=0.1)
     go_on.set()
-    assert errors(caplog) == ["the push to me/m was cancelled and does not end"]
+    assert errors(caplog) == ["the push to me/m was cancelled but has not ended"]
     assert bg._thread is not None
     bg._thread.join()
 
@@ -420,7 +420,7 @@ def test_a_thread_that_dies_leaves_nobody_waiting(
     bg.close()
     assert errors(caplog) == [
         "the background thread has died",
-        "the push to me/n failed, it was cut off",
+        "the push to me/n failed, it was interrupted",
     ]
 
 

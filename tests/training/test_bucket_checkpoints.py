@@ -92,7 +92,7 @@ async def test_older_checkpoints_that_cannot_be_removed_are_a_warning(
 
 
 async def test_what_does_not_go_together_is_said_at_once(uploader: Uploader) -> None:
-    with pytest.raises(ValueError, match="keep goes with a bucket"):
+    with pytest.raises(ValueError, match="keep is only for buckets"):
         CheckpointPusher(uploader, "me/m", keep=3)
     with pytest.raises(ValueError, match="at least 1"):
         CheckpointPusher(uploader, RUN, keep=0)

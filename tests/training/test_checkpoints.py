@@ -63,7 +63,7 @@ async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
     assert [outcome.name for outcome in told] == [outcome.name for outcome in report.outcomes]
     assert all(outcome.result and outcome.result.verified for outcome in told[2:])
     assert complaints(caplog) == [
-        (logging.WARNING, f"checkpoint 'step {number}' was skipped: a newer one came first")
+        (logging.WARNING, f"checkpoint 'step {number}' was skipped: a newer one replaced it")
         for number in (2, 3)
     ]
     assert await files_of(hub, "me/m") == {".gitattributes", "1.bin", "4.bin"}

@@ -36,14 +36,15 @@ from asyncpush.listeners.otel.meters import PART, Attributes, Meters
 from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0
-"""Milliseconds from which hashing gets a span: shorter ones are many and no bottleneck."""
+"""Hashing that takes at least this many milliseconds gets a span. Shorter ones are many, and no
+bottleneck."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True)
 class _Request:
-    """An attempt under way; `shared` are the attributes that its metrics have too."""
+    """An attempt under way; `shared` holds the attributes that its metrics have too."""
 
     span: Span
     call: str
@@ -59,7 +60,7 @@ class PushSpans:
     ) -> None:
         self._tracer = tracer
         self._meters = meters
-        self._root = tracer.start_span(  # below what is current here: the caller's own span
+        self._root = tracer.start_span(  # below the current span here, which is the caller's own
             "asyncpush.push",
             attributes={
                 "asyncpush.push_id": record.push_id,
@@ -109,7 +110,7 @@ class PushSpans:
             case TransferChosen() as event:
                 self._root.set_attribute("asyncpush.transfer", event.engine)
             case XetProgress() as event:
-                # Its own requests are not seen here; a session of Xet counts from zero.
+                # Its own requests are not seen here, and each session of Xet counts from zero.
                 new = event.sent - self._by_xet if event.sent >= self._by_xet else event.sent
                 self._by_xet = event.sent
                 self._meters.sent.add(new, {"asyncpush.call": "xet"})
@@ -153,7 +154,7 @@ class PushSpans:
         return span
 
     def _open_request(self, record: Record, event: RequestStarted) -> None:
-        self._close_request(record)  # a redirect, or a new token: sent again under the same id
+        self._close_request(record)  # a redirect, or a new token: sent again with the same id
         attributes = _http_attributes(event)
         request = _Request(
             self._span(
@@ -215,7 +216,7 @@ class PushSpans:
         self._close_request(record, event.elapsed_ms / 1000)
 
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
-        """The attempt got no answer, or one that was a failure or not readable."""
+        """The attempt got no answer, or a failure, or one that cannot be parsed."""
         attributes = {"error.type": str(event.status or event.error_type or "_OTHER")}
         if (request := self.requests.get(record.span_id)) is not None:
             request.shared.update(attributes)
@@ -265,7 +266,7 @@ class PushSpans:
                     "asyncpush.suggestion": redact_value(event.details.get("suggestion") or ""),
                 }
             )
-            if not event.cancelled:  # a cancellation is no error
+            if not event.cancelled:  # a cancellation is not an error
                 self._root.set_status(StatusCode.ERROR, redact_value(event.error))
         else:
             self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)
@@ -309,7 +310,7 @@ def _file(path: str, size: int) -> Attributes:
 
 
 def _http_attributes(event: RequestStarted) -> Attributes:
-    """Those of the conventions that spans and metrics share."""
+    """The conventions' attributes that spans and metrics share."""
     parts = urlsplit(event.url)
     return {
         "http.request.method": event.method,

@@ -1,4 +1,4 @@
-"""Files to the LFS store: by presigned URLs, in one PUT or in parts."""
+"""Stores files in the LFS store: by presigned URLs, in one PUT or in parts."""
 
 from asyncpush.transfers.lfs.transfer import LfsFactory, LfsTransfer
 

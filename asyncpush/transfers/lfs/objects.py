@@ -1,8 +1,8 @@
-"""One object to the LFS store: actions, parts, completion, verify, and then its receipt.
+"""Stores one object by LFS: actions, parts, completion, verify, and then the receipt.
 
-The smallest unit is tried again: a part before its object, an object before the push. An upload
-whose URLs are void (expired, refused, or completed by a call whose answer was lost) is replaced by
-a new one; the batch then also says when the object is there already.
+The smallest unit is retried: a part before its object, an object before the push. An upload whose
+URLs no longer work (expired, refused, or completed by a call whose answer was lost) is replaced by
+a new one. The batch call for it also reports whether the object is stored already.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ EVENTS_AT_ONCE = 100
 of them."""
 
 CLAIM_POLL = 0.2
-"""Seconds between looks at an object that another process has claimed."""
+"""Seconds between checks of an object that another process has claimed."""
 
 CLAIM_TIMEOUT = 300.0
 """Seconds to wait for another process that has claimed an object and stores no further part of it:
 it may be stopped (SIGSTOP, a debugger, a frozen container)."""
 
 PROGRESS_POLL = 5.0
-"""Seconds between looks at how far whoever has claimed an object is."""
+"""Seconds between checks of the progress that the process holding a claim makes."""
 
 
 SYNC_TIMEOUT = 0.1
@@ -68,7 +68,7 @@ longer the next part is sent all the same; a process that is killed then loses t
 
 @dataclass(slots=True)
 class Sending:
-    """One object on its way: the file, its name in events, and the bytes sent for it so far."""
+    """An object being sent: the file, its name in events, and the bytes sent for it so far."""
 
     file: FileSource
     item: LfsObject
@@ -77,21 +77,23 @@ class Sending:
     begun: OpenUpload | None
     """An upload that an earlier push left unfinished."""
     journal: Journal | NullJournal
-    """Where parts are remembered; a `NullJournal` where another process has claimed the object."""
+    """Where stored parts are recorded; a `NullJournal` when another process has claimed the
+    object."""
     bytes_sent: int = 0
     refused_by: str | None = None
     """The URL of the LFS verify call that did not find the object as it was sent."""
     contradicted: bool = False
-    """The store has refused these bytes under this oid, and they were not hashed again since."""
+    """The store has refused these bytes under this oid, and the file has not been hashed again
+    since."""
 
     def count(self, sent: int) -> None:
-        """Bytes that went out, whether or not they were of use."""
+        """Count bytes that were sent, useful or not."""
         self.bytes_sent += sent
 
 
 class StaleHashError(Exception):
-    """The file's bytes have another hash, `oid`, than the one that it was to be stored under: a
-    remembered one that no longer holds. Never seen outside the pipeline."""
+    """The hash of the file's bytes is `oid`, not the one it was to be stored under: the remembered
+    hash is out of date. Always handled within the pipeline."""
 
     def __init__(self, oid: str) -> None:
         super().__init__(oid)
@@ -99,8 +101,11 @@ class StaleHashError(Exception):
 
 
 class LfsUploader:
-    """Stores files of one repo. `ask_actions` asks the batch, many objects in one call;
-    `hash_anew` reads a file whose hash the store contradicts."""
+    """Stores files of one repo.
+
+    `ask_actions` calls the batch, with many objects in one call; `hash_anew` hashes a file again
+    when the store contradicts its hash.
+    """
 
     def __init__(
         self,
@@ -121,7 +126,8 @@ class LfsUploader:
         self._hash_anew = hash_anew
 
     async def store(self, file: FileSource, oid: str, events: Emitter) -> Receipt:
-        """Raises `HubError`, `IntegrityError`, `SourceChangedError`, or `StaleHashError`."""
+        """Store one file. Raises `HubError`, `IntegrityError`, `SourceChangedError`, or
+        `StaleHashError`."""
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
         async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
@@ -150,11 +156,14 @@ class LfsUploader:
     async def _claimed(
         self, file: FileSource, oid: str, events: Emitter
     ) -> AsyncIterator[tuple[OpenUpload | None, Journal | NullJournal]]:
-        """One process of this host sends an object; the others wait, and then find it stored. A
-        holder that dies frees its claim, and whoever takes it goes on where it stopped: with the
-        upload that this gives. One that makes no progress for `CLAIM_TIMEOUT` is left to itself:
-        the object is sent beside it, and the journal's entries of it are not touched. Small objects
-        cost less to send than to claim: they are claimed only where the Hub wants parts of them."""
+        """Only one process on this host sends an object; the others wait, and then find it stored.
+
+        When the holder of the claim dies, the claim becomes free, and the process that gets it next
+        continues the upload that this yields. A holder without progress for `CLAIM_TIMEOUT` is not
+        waited for any longer: the object is sent in parallel, and the holder's journal entries are
+        left alone. Small objects cost less to send than to claim: they are claimed only when the
+        Hub wants them in parts.
+        """
         item = LfsObject(oid, file.size)
         claim = await self._claim(oid)
         if claim is None:
@@ -176,7 +185,7 @@ class LfsUploader:
             await in_thread_anyway(self._threads.look_up.threads, claim.release)
 
     async def _awaited_claim(self, item: LfsObject) -> Claim | None:
-        """The claim, once its holder frees it; None when that makes no progress any more."""
+        """The claim, once its holder frees it; None when the holder makes no more progress."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
         moved_at = looked_at = loop.time()
@@ -210,7 +219,8 @@ class LfsUploader:
         return found if found is not None and found.size == item.size else None
 
     async def _in_rounds(self, sending: Sending) -> None:
-        """Until an upload goes through: a round ends early when its upload turns out void."""
+        """Retry until an upload succeeds. An attempt ends early when its upload is no longer
+        valid."""
         await self._session.retry_loop().run(
             partial(self._round, sending),
             sending.events,
@@ -232,7 +242,8 @@ class LfsUploader:
         match actions.upload:
             case None:
                 if sending.refused_by is not None:
-                    # "Already stored" contradicts the refusal: only a verify that passes ends this.
+                    # "Already stored" contradicts the refusal: only a verify that succeeds settles
+                    # this.
                     await self._verify(sending, actions.verify_url or sending.refused_by)
             case BasicUpload() as upload:
                 await self._basic(sending, upload)
@@ -253,7 +264,7 @@ class LfsUploader:
             await self._multipart(sending, opened, resumed=begun is not None)
 
     async def _check_hash(self, sending: Sending) -> None:
-        """Before anything is sent again under an oid that the store has refused."""
+        """Hash the file again before it is sent again under an oid that the store has refused."""
         sending.contradicted = False
         if (path := sending.file.disk_path) is None:
             return
@@ -336,7 +347,7 @@ class LfsUploader:
         await in_thread(self._threads.journal, work)
 
     async def _store_part(self, sending: Sending, part: Part, headers: Mapping[str, str]) -> str:
-        """PUT one part until its ETag is right; the ETag as the store wrote it."""
+        """PUT one part until its ETag is right. Returns the ETag exactly as the store wrote it."""
         path = sending.file.path_in_repo
         fields = {
             "file": path,
@@ -369,15 +380,15 @@ class LfsUploader:
         return etag
 
     async def _complete(self, sending: Sending, upload: OpenUpload, etags: list[str]) -> None:
-        # Bytes may not be joined under an oid that the file no longer has.
+        # The parts must not be joined under an oid that the file no longer has.
         oid = sending.item.oid
         await self._threads.read.run(lambda: sending.reader.check_unchanged(oid))
         request = lfs.complete_request(upload.completion_url, sending.item.oid, etags)
         unclear = False
 
         async def stored(failure: HubError) -> bool | None:
-            # A completion that was not answered may still be joining the parts, or have joined
-            # them: a second one is then refused (S3: NoSuchUpload), which means nothing.
+            # A completion without an answer may still be joining the parts, or have joined them. A
+            # second one is then refused (S3: NoSuchUpload), which says nothing about the first.
             nonlocal unclear
             unclear = True
             actions = await self._ask_actions(sending.item)
@@ -430,21 +441,23 @@ class LfsUploader:
 
 
 def _about(request: HubRequest, sending: Sending) -> HubRequest:
-    """The request, its events naming the file too."""
+    """The request, with the file added to its events."""
     about = {"file": sending.file.path_in_repo, "size": sending.file.size}
     return replace(request, fields={**request.fields, **about})
 
 
 def _always_fails(error: HubError) -> bool:
-    """The server has failed at every attempt. An upload that was begun before and is answered so
-    (aborted by a lifecycle rule, or completed by a call whose answer was lost) would fail every
-    push until its URLs expire."""
+    """The server failed at every attempt.
+
+    An unfinished upload that was aborted by a lifecycle rule, or completed by a call whose answer
+    was lost, can be answered this way. It would fail every push until its URLs expire.
+    """
     return isinstance(error, RetriesExhaustedError) and (error.status or 0) >= 500
 
 
 def _void(error: HubError, sending: Sending, final: AsyncPushError | None = None) -> TryAgainError:
-    """The upload cannot be used any more. When no attempt is left, `final` is raised, else what
-    was the matter with it the last time."""
+    """The upload can no longer be used. When no attempt is left, `final` is raised, or else the
+    error that made it unusable."""
     sending.contradicted |= error.status in (400, 409, 422) or final is not None
     return TryAgainError(
         f"the upload has expired, failed or was aborted; starting a new one: {error.message}",
@@ -461,12 +474,13 @@ def _void(error: HubError, sending: Sending, final: AsyncPushError | None = None
 
 
 def checked_etag(sent: SentPart, part: Part, path: str) -> str:
-    """The ETag, if it may stand for the bytes sent: it must be there, and where it has the form
-    of an MD5 it must be theirs. Other forms are the store's own; completion and verify decide.
+    """The ETag, checked against the bytes sent: it must be present, and one in the form of an MD5
+    must be their MD5. Other forms depend on the store; completion and verify decide then.
 
-    A weak one (`W/"…"`) comes back strong: it is proxies that weaken ETags on the way, and a store
-    completes an upload with those alone that it gave. Raises `TryAgainError`: the part is sent
-    again, and after the last attempt an `IntegrityError` names `path`."""
+    A weak ETag (`W/"…"`) is returned as a strong one: proxies weaken ETags on the way, and a store
+    accepts only the ones it gave in the completion. Raises `TryAgainError`: the part is sent again,
+    and after the last attempt an `IntegrityError` names `path`.
+    """
     etag = strong(sent.etag or "")
     if not etag or not etag.strip('" '):
         raise _bad_etag(f"part {part.number} was answered without an ETag", part, path)
@@ -482,8 +496,8 @@ def checked_etag(sent: SentPart, part: Part, path: str) -> str:
 
 def _bad_etag(message: str, part: Part, path: str) -> TryAgainError:
     damaged = IntegrityError(
-        f"part {part.number} of {path!r} does not arrive as it was sent: {message}",
-        suggestion="a proxy or the store changes bytes; verify_etag=False leaves the check to the"
-        " Hub",
+        f"part {part.number} of {path!r} did not arrive as it was sent: {message}",
+        suggestion="push again; if it happens again, a proxy or the store changes bytes:"
+        " verify_etag=False leaves the check to the Hub",
     )
     return TryAgainError(message, final=damaged, status=200)

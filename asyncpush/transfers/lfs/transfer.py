@@ -1,4 +1,4 @@
-"""LFS as a transfer: the batch calls of a push, and each object stored once."""
+"""LFS as a transfer: makes the batch calls of a push, and stores each object once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from asyncpush.transfers.lfs.objects import LfsUploader, StaleHashError
 
 
 class LfsFactory:
-    """Every Hub takes LFS: it is always available."""
+    """Opens LFS transfers. LFS is always available, since every Hub offers it."""
 
     route: TransferName = "lfs"
 
@@ -30,11 +30,11 @@ class LfsFactory:
         return LfsTransfer(ctx, group)
 
     async def close(self) -> None:
-        """Nothing is shared but the session."""
+        """Does nothing: only the session is shared."""
 
 
 class LfsTransfer:
-    """Stores the files of one push; what they ask of the batch goes in few calls."""
+    """Stores the files of one push. Their batch requests are combined into few calls."""
 
     route: TransferName = "lfs"
     label = "LFS"
@@ -78,10 +78,10 @@ class LfsTransfer:
         try:
             return await self._store_once(file, oid, events)
         except StaleHashError as exc:
-            # The oid was a remembered one, and the store has found out: again under the true one.
+            # The remembered oid was out of date, as the store's refusal showed: store it under the
+            # true one.
             if file.cut is not None:
-                # Other stretches of that file may have gone by remembered hashes, too. None is
-                # remembered any more.
+                # Other parts of that file may have used remembered hashes too: drop them all.
                 raise SourceChangedError(
                     f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
                     " times have not; nothing was committed",
@@ -93,18 +93,18 @@ class LfsTransfer:
                 raise changed(file, "was written to") from again
 
     async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
-        """Nothing is left: `store` returns every receipt."""
+        """Nothing is left to do: `store` returns every receipt."""
         return ()
 
     async def abort(self) -> None:
-        """Nothing is left: `store` ends with its file."""
+        """Nothing is left to do: `store` ends with its file."""
 
     async def _store_once(self, file: FileSource, oid: str, events: Emitter) -> Receipt:
-        """Identical files are stored once: the others wait for the first."""
+        """Store identical files once: the others wait for the first."""
         while (stored := self._objects.get(oid)) is not None:
             await stored.wait()
             if self._objects.get(oid) is not stored:
-                continue  # the first one's bytes turned out to be others
+                continue  # the first file's bytes turned out to be different
             events.emit(FileStored(file.path_in_repo, file.size, "lfs", deduplicated=True))
             return Receipt(file.path_in_repo, file.size, oid, "lfs", bytes_deduplicated=file.size)
         stored = self._objects[oid] = asyncio.Event()
@@ -119,7 +119,8 @@ class LfsTransfer:
 
 
 def _describe_actions(actions: Mapping[str, LfsActions]) -> dict[str, object]:
-    """For the event: how many objects are there, and where the first of the others goes."""
+    """Describe for the event how many objects are stored already, and where the first of the others
+    goes."""
     described: dict[str, object] = {
         "already_stored": sum(1 for a in actions.values() if a.upload is None)
     }

@@ -1,8 +1,8 @@
-"""Files to the store by Xet: hf_xet cuts them into chunks and sends those that the store has not.
+"""Stores files by Xet: hf_xet splits them into chunks and sends those that the store does not have.
 
-hf_xet works in threads of its own, in Rust. Its calls block, so they run in ours; its callbacks
-come on its threads, and are handed to the loop. One upload commit belongs to one push: all its
-files count as stored when it has been finished, and aborting it disturbs no other push.
+hf_xet works in its own threads, in Rust. Its calls block, so they run in our threads; its callbacks
+arrive on its threads, and are passed to the event loop. Each push has its own upload commit: all
+its files count as stored when it is finished, and aborting it does not affect other pushes.
 """
 
 from asyncpush.transfers.xet.access import (

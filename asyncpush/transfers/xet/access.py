@@ -1,4 +1,4 @@
-"""Whether Xet can be used: hf_xet installed and configured, and a write token of the Hub's."""
+"""Whether Xet can be used: hf_xet is installed and configured, and the Hub grants a write token."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def is_installed() -> bool:
 
 
 def has_wheels(implementation: str, system: str, machine: str) -> bool:
-    """Whether hf-xet publishes wheels for such a Python, and so comes with asyncpush; what the
-    environment marker in pyproject.toml says. The values are those of `platform` and `sys`."""
+    """Whether hf-xet publishes wheels for this Python, so that it is installed with asyncpush, as
+    the environment marker in pyproject.toml says. The arguments are values from `platform` and
+    `sys`."""
     return implementation == "CPython" and system in _SYSTEMS and machine.lower() in _MACHINES
 
 
 def missing_reason() -> str:
-    """Why hf_xet may not be there, and what to do."""
+    """Why hf_xet is not installed, and what to do."""
     here = platform.python_implementation(), sys.platform, platform.machine()
     if has_wheels(*here):
         return "hf-xet is not installed: pip install 'hf-xet>=1.8'"
@@ -47,46 +48,47 @@ def missing_reason() -> str:
 
 
 def is_disabled() -> bool:
-    """By `HF_HUB_DISABLE_XET`, read as the official client reads it."""
+    """Whether `HF_HUB_DISABLE_XET` is set, read as the official client reads it."""
     return is_true("HF_HUB_DISABLE_XET")
 
 
 def unavailable_reason(config: UploadConfig) -> str | None:
-    """Why Xet is out of the question before any Hub is asked; None when it is not."""
+    """Why Xet cannot be used, as far as this is known without asking a Hub, or None."""
     if config.transfer == "lfs":
-        return "transfer='lfs' was asked"
+        return "transfer='lfs' was set"
     if is_disabled():
         return "HF_HUB_DISABLE_XET is set"
     return None if is_installed() else missing_reason()
 
 
 FILE_MEMORY = 64 * MIB
-"""A large file that is cut into chunks fills a xorb of up to 64 MiB (`MAX_XORB_BYTES` in
-xet-core's xorb_object/constants.rs, which no setting changes)."""
+"""The size of a xorb, which each large file fills while it is split into chunks: up to 64 MiB
+(`MAX_XORB_BYTES` in xet-core's xorb_object/constants.rs, which no setting changes)."""
 
 MOST_FILES = 8
 
 XORB_MEMORY = 32 * MIB
-"""For each xorb that may be on its way. Its 64 MiB are held while it is compressed and sent: this
-allows twice `max_memory` for them, so that the default sends two at once."""
+"""The share of `max_memory` counted for each xorb that may be in flight. A xorb's 64 MiB stay in
+memory while it is compressed and sent, so this allows twice `max_memory` for them: with the
+default, two are sent at once."""
 
 FEWEST_XORBS, MOST_XORBS = 2, 64
 
 SMALL_FILE = 4 * MIB
-"""Bytes up to which a file holds so little that it does not count as large."""
+"""Files of up to this many bytes need so little memory that they do not count as large."""
 
 SMALL_FILES = 4
-"""Small files that are read beside the large ones."""
+"""How many small files are read at the same time as the large ones."""
 
 BLOCK_SIZE = "2mb"
-"""hf_xet reads files in blocks, and keeps a block until all its chunks are sent. Its own default
-is 8 MB."""
+"""hf_xet reads files in blocks, and keeps a block until all its chunks are sent. Its own default is
+8 MB."""
 
 REPORTED_BYTES = 64 << 10
 
 
 def cache_folder() -> Path | None:
-    """Where hf_xet keeps its cache and writes its log; None when there is no home directory."""
+    """The folder for hf_xet's cache and log; None when there is no home directory."""
     try:
         return Path(os.environ.get("HF_XET_CACHE") or hf_home() / "xet")
     except RuntimeError:
@@ -94,28 +96,28 @@ def cache_folder() -> Path | None:
 
 
 def files_at_once(config: UploadConfig) -> int:
-    """How many large files `max_memory` has room for."""
+    """The number of large files that `max_memory` has room for."""
     files = min(max(config.max_memory // FILE_MEMORY, 1), MOST_FILES)
     return min(files, config.max_concurrent_files)
 
 
 def settings(config: UploadConfig) -> dict[str, Any]:
-    """What `XetConfig.with_config` takes."""
+    """The settings for `XetConfig.with_config`."""
     xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
     wanted = {
-        # Large files are held back by `XetEngine`, so that small ones need not wait behind them.
+        # Large files are limited by `XetEngine`, so that small ones need not wait behind them.
         "data.max_concurrent_file_ingestion": files_at_once(config) + SMALL_FILES,
         "data.ingestion_block_size": BLOCK_SIZE,
         "client.ac_max_upload_concurrency": min(xorbs, config.max_concurrent_parts),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
-        # Remember each xorb that was sent: a push that is killed sends it not again.
+        # Remember each xorb that was sent, so that after a killed push it is not sent again.
         "data.session_xorb_metadata_flush_max_count": 1,
         "client.retry_max_attempts": max(1, config.max_retries),
         "client.retry_base_delay": f"{max(1, round(config.initial_backoff_ms))}ms",
-        # Sent bytes are reported in pieces so small that a slow line does not look like a stall.
+        # Report sent bytes in pieces so small that a slow connection does not look like a stall.
         "client.upload_reporting_block_size": REPORTED_BYTES,
         "client.connect_timeout": f"{max(1, round(config.connect_timeout * 1000))}ms",
-        # Reports to the store, which a commit waits for. Nobody was asked.
+        # Turn off telemetry to the store: a commit waits for it, and nobody agreed to it.
         "telemetry.enabled": False,
     }
     return {name: value for name, value in wanted.items() if not _set_by_user(name)}
@@ -131,7 +133,7 @@ def _set_by_user(name: str) -> bool:
 
 
 _REFUSED = ("Token refresh failed", "401")
-"""What hf_xet's errors say when a token was not good any more: they have no kind for it."""
+"""Texts of hf_xet's errors when a token was no longer accepted: there is no error type for it."""
 
 
 class XetFailedError(TransferFailedError):
@@ -147,9 +149,9 @@ class XetFailedError(TransferFailedError):
 class XetAccess:
     """What an upload commit is opened with: the grant, and how hf_xet gets the next one.
 
-    It asks with `refresh_headers`, so with the Hub token it was opened with. Where that one lives
-    shorter than the push, or the store refuses a token before it has expired, `renew` gives access
-    with another one; None when the Hub grants none.
+    hf_xet asks with `refresh_headers`, which contain the Hub token of the time it was opened. If
+    that token expires during the push, or the store refuses a Xet token before it has expired,
+    `renew` gives access with another one; None when the Hub grants none.
     """
 
     grant: XetGrant
@@ -159,22 +161,22 @@ class XetAccess:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes to the store with each request, besides its own token: all but the Hub's."""
+        """The headers for each request to the store: all except the Hub's authorization."""
         return {n: value for n, value in self.refresh_headers.items() if n != "Authorization"}
 
     def failed(self, error: Exception) -> XetFailedError:
-        """What hf_xet raised, less the secrets that its text may quote."""
+        """The error for what hf_xet raised, without any secrets that its text may contain."""
         token = self.refresh_headers.get("Authorization", "").rpartition(" ")[2]
         text = f"{type(error).__name__}: {error}"
         return XetFailedError(redact_text(text, self.grant.token, token))
 
 
 _REFUSALS = frozenset({401, 403, 404})
-"""How a Hub answers that does not offer Xet for this repo, or not to this user."""
+"""The status of the Hub's answer when it does not offer Xet for this repo, or not to this user."""
 
 
 class XetTokens:
-    """Asks the Hub for access to the Xet store, by `request`."""
+    """Asks the Hub for access to the Xet store, with `request`."""
 
     def __init__(self, session: HubSession, events: Emitter, request: HubRequest) -> None:
         self._session = session
@@ -191,15 +193,20 @@ class XetTokens:
             expected=lambda error: error.status in _REFUSALS,
         )
         headers = {"User-Agent": user_agent()}
-        if (token := await session.token.find()) is not None:  # what is public is read without
+        if (
+            token := await session.token.find()
+        ) is not None:  # public repos need no token to be read
             headers["Authorization"] = f"Bearer {token}"
         url = urls.resolve(self._request.target, session.endpoint)
         return XetAccess(grant, url, headers, self._renewed)
 
     async def _renewed(self) -> XetAccess | None:
-        """Access with another Xet token; None when the Hub grants none. hf_xet asks for its next
-        one with the Hub token it was opened with. The session has the current one, and asks the
-        user's callable for another when the Hub refuses that, too."""
+        """Access with another Xet token; None when the Hub grants none.
+
+        hf_xet asks for its next one with the Hub token it was opened with. The session has the
+        current Hub token, and calls the user's callable for another one if the Hub refuses that
+        too.
+        """
         try:
             access = await self.access()
         except (HubError, MissingTokenError):
@@ -208,8 +215,8 @@ class XetTokens:
         return access
 
     def _checked(self, response: HubResponse) -> XetGrant:
-        """Chunks go where parts might go. A folder of this machine (`local://`, which hf_xet takes
-        too) only a Hub on this machine may name."""
+        """Check the address that chunks are sent to, as for parts. A folder on this machine
+        (`local://`, which hf_xet also accepts) is allowed only when the Hub is on this machine."""
         grant = xet.parse_grant(response)
         endpoint = self._session.endpoint
         if grant.cas_url.startswith("local://") and urls.is_loopback(urls.origin(endpoint)[1]):

@@ -1,4 +1,5 @@
-"""One upload commit of hf_xet: its blocking calls in threads of ours, its failures as ours."""
+"""One upload commit of hf_xet: runs its blocking calls in our threads, and translates its
+errors."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ STREAM_PIECE = 4 * MIB
 
 
 def piece_size(bandwidth: Bandwidth) -> int:
-    """Bytes to hand over at a time: a limited bandwidth lets them through four times a second."""
+    """Bytes to pass on at a time: with a bandwidth limit, a quarter of a second's worth."""
     return (
         STREAM_PIECE
         if bandwidth.rate is None
@@ -40,8 +41,8 @@ def piece_size(bandwidth: Bandwidth) -> int:
 class XetCommit:
     """One upload commit of hf_xet. Files are uploaded in its background; each has a handle.
 
-    Methods raise `XetFailedError`; `XetStalledError` when nothing moves any more, and again in
-    every later call; `SourceError` and `SourceChangedError` when a file is at fault.
+    Methods raise `XetFailedError`; `XetStalledError` when there is no more progress, and again in
+    every later call; `SourceError` and `SourceChangedError` when a file is the cause.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class XetCommit:
         watch: XetStallDetector,
         how: Mapping[str, Any] | None = None,
     ) -> None:
-        """`how` are further arguments for each file that hf_xet is given."""
+        """`how` holds further arguments for each file passed to hf_xet."""
         self._commit = commit
         self._how = how or {}
         self._watch = watch
@@ -81,15 +82,16 @@ class XetCommit:
         return begun
 
     async def ingested(self, handle: Any, file: FileSource) -> None:
-        """Wait until hf_xet has read the file to its end, and holds only the last of it."""
+        """Wait until hf_xet has read the file to its end and holds only its last bytes in
+        memory."""
         await self._call(handle.result, [file])
 
     async def feed(
         self, file: FileSource, on_read: Callable[[int], None], bandwidth: Bandwidth
     ) -> Any:
-        """Read a file and hand over what is read, at the rate of `bandwidth`; `on_read` is told
-        how much, in a thread. Tensors that others can write to are then read once more: they
-        compare what they find with what was handed over."""
+        """Read a file and pass its bytes to hf_xet, at the rate of `bandwidth`; `on_read` is called
+        in a thread with the number of bytes passed on. Tensors that can change are then read once
+        more: they compare their bytes with what was passed on."""
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         size = piece_size(bandwidth)
@@ -145,8 +147,8 @@ class XetCommit:
         on_sent: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come, at the rate of `bandwidth`; `on_sent` is told how much.
-        Raises what `pieces` raises."""
+        """Pass pieces on as they arrive, at the rate of `bandwidth`; `on_sent` is called with the
+        number of bytes passed on. Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
         size = 0
@@ -173,18 +175,18 @@ class XetCommit:
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
     ) -> Any:
-        """Wait until the store has all of it, which was `files`: hf_xet's report. With `changed`,
-        followed files that have changed are put there, by path in the repo."""
+        """Wait until the store has all bytes of `files`. Returns hf_xet's report. With `changed`,
+        followed files that have changed are added there, by path in the repo."""
         report = await self._call(self._commit.wait_to_finish, files)
         await self._check_unchanged(files, changed)
         return report
 
     async def abort(self) -> None:
-        """Stop; hf_xet is waited for no longer than `GRACE`."""
+        """Stop. Waits for hf_xet no longer than `GRACE`."""
         await ends_soon(in_background(self._abort))
 
     async def let_go(self) -> int:
-        """Abort; how many bytes of it went over the wire."""
+        """Abort. Returns how many bytes were sent over the network."""
         await self.abort()
         return self._watch.sent
 
@@ -206,8 +208,8 @@ class XetCommit:
         *,
         stop: Callable[[], None] | None = None,
     ) -> Any:
-        """Call hf_xet. When it fails, first check whether a file has changed meanwhile: that is
-        the better error."""
+        """Call hf_xet. When it fails, first check whether a file has changed: that is the more
+        useful error."""
         if self._stalled is not None:
             raise self._stalled
         try:
@@ -218,7 +220,7 @@ class XetCommit:
         except AsyncPushError:
             raise
         except Exception as exc:
-            if self._stalled is not None:  # another call has found out, and stopped this one
+            if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
             await self._check_unchanged(files)
             raise self.access.failed(exc) from None
@@ -227,12 +229,12 @@ class XetCommit:
 def check_unchanged(
     files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
 ) -> None:
-    """Raise `SourceChangedError` unless each file is still what was collected. With `changed`,
-    those that are followed are put there instead, by path in the repo."""
+    """Raise `SourceChangedError` unless each file is still as collected. With `changed`, followed
+    files are added there instead, by path in the repo."""
     for file in files:
         try:
             with Reader(file, grown=file.sha256 is not None) as reader:
-                if file.sha256 is None:  # else what was sent has been compared with that
+                if file.sha256 is None:  # otherwise the bytes sent were compared with the hash
                     reader.check_unchanged()
         except SourceChangedError as exc:
             if changed is None or not file.may_change:
@@ -241,8 +243,8 @@ def check_unchanged(
 
 
 def abort(commit: Any) -> None:
-    """Stop a commit of hf_xet, or a stream; what was sent already is not sent again next time."""
-    with contextlib.suppress(Exception):  # it has ended by itself
+    """Stop a commit or a stream of hf_xet. What was sent already is not sent again next time."""
+    with contextlib.suppress(Exception):  # it has ended already
         commit.abort()
 
 
@@ -266,7 +268,7 @@ class XetPositions:
         self._files[task] = file, self.begin(file)
 
     def on_read(self, file: FileSource, events: Emitter, position: int) -> None:
-        """Emit how much of a file was handed over. Called from a thread of ours."""
+        """Emit how much of a file was passed on. Called from one of our threads."""
         event = PartProgress(file.path_in_repo, 1, position, file.size)
         self._loop.call_soon_threadsafe(events.emit, event)
 
@@ -275,11 +277,11 @@ class XetPositions:
         self._ended = True
 
     def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
-        """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
+        """Called on a thread of hf_xet: reads plain values, and emits them in the event loop."""
         positions = [(task, item.bytes_completed) for task, item in items.items()]
         done, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
         total = XetProgress(sent, max(0, done - sent), group.total_bytes)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed
+        with contextlib.suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._tell, positions, total)
 
     def _tell(self, positions: Sequence[tuple[Any, int]], total: XetProgress) -> None:

@@ -1,4 +1,4 @@
-"""hf_xet's session of one `Uploader`, and the upload commits that are opened on it."""
+"""The hf_xet session of one `Uploader`, and the upload commits that are opened on it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from asyncpush.transfers.xet.commits import (
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 
 PROGRESS_INTERVAL_MS = 200
-"""Or more often, where `stall_timeout` is so short that it would miss a report."""
+"""Shorter where `stall_timeout` is so short that it would pass between two reports."""
 
 
 READ_BURST = 0.5
-"""Seconds of a limited bandwidth that may be read at once: hf_xet takes nothing while it packs or
-waits to send a xorb, and the time must not be lost."""
+"""Seconds' worth of a limited bandwidth that may be read at once: hf_xet accepts nothing while it
+packs a xorb or waits to send it, and that time should not be lost."""
 
 TRIM_EVERY = 0.4
-"""Seconds between two trims."""
+"""Seconds between two calls of `malloc_trim`."""
 
 _trimming = threading.Lock()
 _next_trim = 0.0
@@ -53,7 +53,8 @@ def _malloc_trim() -> Any:
 
 
 def trim_memory() -> None:
-    """Give free memory back, unless that was done just now. Blocks for some milliseconds.
+    """Return free memory to the system, unless that was done just now. Blocks for some
+    milliseconds.
 
     hf_xet allocates and frees tens of MiB in many threads. glibc keeps what they free in each
     thread's own arena. Measured with a file of 1 GiB: 341 MB without this, 222 to 259 MB with it.
@@ -70,7 +71,7 @@ def trim_memory() -> None:
 
 
 class XetEngine:
-    """Made with its `Uploader`; its session when it is first needed."""
+    """hf_xet for one `Uploader`. Its session is created when it is first needed."""
 
     def __init__(self, config: UploadConfig) -> None:
         self._config = config
@@ -82,8 +83,8 @@ class XetEngine:
     async def open(
         self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
     ) -> XetUpload:
-        """Begin the upload of one push. Raises `XetFailedError`. Where nobody will ask for the
-        files' sha256 (in a bucket) it need not be taken; the receipts' oids are empty then."""
+        """Start the upload of one push. Raises `XetFailedError`. `with_sha256=False` is for
+        buckets, where the files' sha256 is not needed: the receipts' oids are then empty."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
@@ -180,7 +181,7 @@ class XetEngine:
             raise XetFailedError(f"{type(exc).__name__}: {exc}") from None
 
     async def read(self, access: XetAccess, xet_hash: str, size: int) -> bytes:
-        """A small file's bytes. Raises `XetFailedError`."""
+        """The bytes of a small file. Raises `XetFailedError`."""
         watch = XetStallDetector(self._config.stall_timeout)
         session = await self._opened(watch, fresh=False)
         grant = access.grant
@@ -205,19 +206,19 @@ class XetEngine:
         except Exception as exc:
             raise access.failed(exc) from None
         if len(content) != size:
-            raise XetFailedError(f"the store has sent {len(content):,} bytes of {size:,}")
+            raise XetFailedError(f"the store sent {len(content):,} of {size:,} bytes")
         return content
 
     async def _opened(self, watch: XetStallDetector, *, fresh: bool) -> Any:
-        """hf_xet's session; a `fresh` one has connections of its own. Those that are in use go on
-        with the one they have."""
+        """hf_xet's session. A `fresh` one has new connections; uploads in progress keep the session
+        they have."""
         async with self._opening:
             if self._session is None or fresh:
                 self._session = await unless_stalled(self._new_session, watch)
             return self._session
 
     async def close(self) -> None:
-        """Let go of the session; every upload has ended by now."""
+        """Release the session. Every upload has ended by now."""
         session, self._session = self._session, None
         del session
 
@@ -236,14 +237,15 @@ def _without_sha256() -> dict[str, Any]:
 
 
 REFUSALS_LIMIT = 2
-"""How often a push asks for another token because the store refuses the one it has."""
+"""How often a push asks for another token after the store has refused the current one."""
 
 
 class XetUpload:
-    """After `finish` or `abort` it is spent. `renewals` bounds how often it is begun again.
+    """The upload of one push, used once: it ends with `finish` or `abort`. `renewals` limits how
+    often it is started again.
 
-    All uploads of an `Uploader` share `large_files`, which bounds how many large files hf_xet holds
-    in memory, and `bandwidth`. With a limited bandwidth every file is read by us at that rate.
+    All uploads of an `Uploader` share `large_files`, which limits how many large files hf_xet holds
+    in memory, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
     """
 
     def __init__(
@@ -268,7 +270,7 @@ class XetUpload:
         self._large_files = large_files
         self._bandwidth = bandwidth
         self._failed: XetFailedError | None = None
-        """Why a file that was begun did not arrive."""
+        """Why a file that was started was not stored."""
         self._streamed = False
         self._sent_in_vain = 0
         self._spent = False
@@ -276,14 +278,14 @@ class XetUpload:
 
     @property
     def files(self) -> list[FileSource]:
-        """What was added so far."""
+        """The files added so far."""
         return [file for file, _ in self._handles]
 
     async def add(self, file: FileSource) -> None:
-        """Begin to send a file. A small one goes on in the background; a large one has been read
-        to its end when this returns.
+        """Start to send a file. A small one is sent in the background; a large one has been read to
+        its end when this returns.
 
-        Raises `XetFailedError`; `SourceError` and `SourceChangedError` when the file is at fault.
+        Raises `XetFailedError`; `SourceError` and `SourceChangedError` when the file is the cause.
         """
         await self.add_all([file])
 
@@ -322,7 +324,7 @@ class XetUpload:
         return self._reads_itself(file) and file.size <= SMALL_FILE
 
     def _reads_itself(self, file: FileSource) -> bool:
-        """Whether hf_xet reads the file, rather than being fed by us."""
+        """Whether hf_xet reads the file itself instead of being passed its bytes."""
         return not self._bandwidth.limited and _is_read_by_hf_xet(file)
 
     async def _begin(
@@ -358,8 +360,8 @@ class XetUpload:
         return begun
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
-        """Send bytes whose number nobody knows yet, as they come. Raises `XetFailedError`, and
-        what `pieces` raises."""
+        """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
+        raises."""
         self._streamed = True
         events = self._events.child()
         size = 0
@@ -377,8 +379,8 @@ class XetUpload:
     ) -> list[Receipt]:
         """Wait until the store has everything. Raises as `add` does.
 
-        With `changed`, followed files that changed meanwhile get no receipt and are put there, by
-        path in the repo.
+        With `changed`, followed files that changed in the meantime get no receipt and are added
+        there, by path in the repo.
         """
         found: dict[str, SourceChangedError] = {}
         report = await self._stored(found if changed is not None else None)
@@ -395,7 +397,7 @@ class XetUpload:
         return receipts
 
     async def abort(self) -> None:
-        """Stop; what was sent already is not sent again next time."""
+        """Stop. What was sent already is not sent again next time."""
         if not self._spent:
             self._spent = True
             self._positions.end()
@@ -432,7 +434,7 @@ class XetUpload:
         self._failed = None
         self._sent_in_vain += await self._commit.let_go()
         again = self.files
-        self._handles = [(file, None) for file in again]  # if this fails, LFS gets all of them
+        self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS
         self._commit = await self._open_commit(access, self._attempt)
         handles, self._handles = self._handles, []
         try:
@@ -444,7 +446,8 @@ class XetUpload:
 
 
 def _is_read_by_hf_xet(file: FileSource) -> bool:
-    """Whether it is bytes, or a whole file: of one that grows, hf_xet would read too much."""
+    """Whether hf_xet can read it: bytes, or a whole file. Of a file that grows, it would read too
+    much."""
     return file.data is not None or (file.path is not None and file.sha256 is None)
 
 
@@ -454,10 +457,12 @@ def receipts_of(
     sent_before: int,
     changed: dict[str, SourceChangedError],
 ) -> list[Receipt]:
-    """One receipt a file, unless it has `changed`; a followed file of which something else was
-    sent than was collected is put there. The bytes that the commit has sent, and those
-    `sent_before` it, are shared out among the files by how much of each was new: xorbs hold chunks
-    of several."""
+    """One receipt for each file that is not in `changed`. A followed file that was sent with other
+    content than was collected is added there.
+
+    The bytes that the commit sent, and those `sent_before` it, are divided among the files in
+    proportion to their new bytes, since a xorb holds chunks of several files.
+    """
     uploads = report.uploads
     results = [(file, uploads[handle.task_id()]) for file, handle in handles]
     news = [result.dedup_metrics.new_bytes for _, result in results]
@@ -495,13 +500,13 @@ def _receipt(file: FileSource, result: Any, sent: int) -> Receipt:
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` in whole shares by weight; they add up to it.
+    """Divide `total` into whole numbers in proportion to `weights`; they add up to `total`.
 
     >>> shares(10, [1, 2, 0])
     [3, 7, 0]
     """
     found, weight_left = [], sum(weights)
-    if not weight_left:  # all was there already, but its description was sent
+    if not weight_left:  # the store had everything, but the files' descriptions were sent
         weights, weight_left = [1, *weights][: len(weights)], 1
     for weight in weights:
         share = total * weight // weight_left if weight_left else 0

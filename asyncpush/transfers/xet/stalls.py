@@ -1,4 +1,4 @@
-"""Whether hf_xet still moves, and calls of it that are never waited for without bound."""
+"""Detects when hf_xet makes no more progress, and never waits for its calls without a limit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from asyncpush.transfers.xet.access import XetFailedError
 T = TypeVar("T")
 
 GRACE = 0.5
-"""Seconds that a call that was asked to stop gets to do so; then it is left behind."""
+"""Seconds to wait for a call that was told to stop; then it is abandoned."""
 
 
 class XetStalledError(XetFailedError):
-    """Nothing moved for `stall_timeout`. Another attempt may succeed."""
+    """There was no progress for `stall_timeout`. Another attempt may succeed."""
 
 
 class XetStallDetector:
-    """When something moved last in one upload commit.
+    """The time of the last progress of one upload commit.
 
-    A move is any change in what hf_xet reports: bytes found new, bytes sent, bytes the store has,
-    files described. While it reads and hashes 64 MiB for the next xorb it reports nothing; on Linux
-    the place up to which it has read each file is looked at as well. Time in which our own source
-    keeps us waiting does not count.
+    Progress is any change in hf_xet's reports: bytes found to be new, bytes sent, bytes the store
+    has, files described. While hf_xet reads and hashes 64 MiB for the next xorb it reports nothing,
+    so on Linux its position in each file is checked as well. Time spent waiting for our own source
+    does not count.
 
     Once all bytes have been sent and only an answer is missing, the timeout is multiplied by
-    `attempt`: a store that is always slow to answer gets the time it needs in the end.
+    `attempt`, so that a store that always answers slowly gets enough time in the end.
     """
 
     def __init__(self, timeout: float, attempt: int = 1) -> None:
@@ -42,19 +42,19 @@ class XetStallDetector:
         self._seen: object = None
         self._all_sent = False
         self.sent = 0
-        """Bytes that went over the wire."""
+        """Bytes sent over the network."""
         self._read: dict[str, str] = {}
         self._reading = 0
         self._lock = threading.Lock()
         self.paths: set[str] = set()
-        """The files that hf_xet opens by itself."""
+        """The files that hf_xet opens itself."""
 
     def moved(self) -> None:
         self._last = time.monotonic()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Around waiting for our own source; in any thread."""
+        """Use this around waiting for our own source, in any thread."""
         with self._lock:
             self._reading += 1
         try:
@@ -65,7 +65,7 @@ class XetStallDetector:
                 self._reading -= 1
 
     def on_report(self, group: Any) -> None:
-        """On a thread of hf_xet, so that a busy event loop hides no move."""
+        """Called on a thread of hf_xet, so that a busy event loop does not hide progress."""
         done, total = group.total_bytes_completed, group.total_bytes
         sent, to_send = group.total_transfer_bytes_completed, group.total_transfer_bytes
         shard = group.shard
@@ -88,7 +88,7 @@ class XetStallDetector:
         return self._timeout * (self._attempt if self._all_sent else 1)
 
     def left(self) -> float:
-        """Seconds until it has stalled, if nothing moves; 0 when it has."""
+        """Seconds until it has stalled if nothing happens; 0 when it has."""
         if self._reading:
             return self.limit
         left = self._last + self.limit - time.monotonic()
@@ -100,8 +100,8 @@ class XetStallDetector:
 
 
 def positions(paths: set[str]) -> dict[str, str]:
-    """How far this process has read those of the files that it holds open: empty where the system
-    does not tell (it is Linux that does)."""
+    """This process's positions in those of the files that it has open. Empty where the system does
+    not provide them (only Linux does)."""
     found = {}
     with contextlib.suppress(OSError):
         for number in os.listdir("/proc/self/fd") if paths else ():
@@ -113,7 +113,8 @@ def positions(paths: set[str]) -> dict[str, str]:
 
 
 def in_background(work: Callable[[], T]) -> Future[T]:
-    """Blocking work in a daemon thread: should it never return, the process can still exit."""
+    """Run blocking work in a daemon thread, so that the process can exit even if it never
+    returns."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -135,16 +136,16 @@ async def unless_stalled(
     stop: Callable[[], object] = lambda: None,
     discard: Callable[[T], object] = lambda result: None,
 ) -> T:
-    """Run blocking work of hf_xet. Raises `XetStalledError` when nothing moves any more.
+    """Run blocking work of hf_xet. Raises `XetStalledError` when there is no more progress.
 
-    Then, and when this task is cancelled, `stop` (in a thread: it may hang as well) tells the work
-    to end. Work that does not end within `GRACE` is left behind; what it still returns goes to
-    `discard`.
+    Then, and when this task is cancelled, `stop` tells the work to end. It runs in a thread, since
+    it may hang as well. Work that does not end within `GRACE` is abandoned; what it still returns
+    is passed to `discard`.
     """
     watch.moved()
     future = in_background(work)
     job = asyncio.wrap_future(future)
-    job.add_done_callback(lambda job: job.cancelled() or job.exception())  # raised where it matters
+    job.add_done_callback(lambda job: job.cancelled() or job.exception())  # errors are raised below
     try:
         while not job.done():
             left = watch.left()
@@ -165,12 +166,12 @@ async def unless_stalled(
 
 
 async def ends_soon(future: Future[Any]) -> bool:
-    """Wait for it, `GRACE` seconds at most, also while this task is being cancelled."""
+    """Wait for it, `GRACE` seconds at most, even while this task is being cancelled."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
     def tell(future: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed
+        with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(ended.set)
 
     future.add_done_callback(tell)

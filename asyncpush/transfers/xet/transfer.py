@@ -49,8 +49,8 @@ class XetFactory:
 
 
 class XetTransfer:
-    """The upload commit is opened with the first file, and again with the first after `finish`.
-    hf_xet hashes files while it reads them."""
+    """Stores the files of one push. The upload commit is opened with the first file, and again with
+    the first one after `finish`. hf_xet hashes files while it reads them."""
 
     route: TransferName = "xet"
     label = "Xet"
@@ -69,20 +69,20 @@ class XetTransfer:
         await self._opened()
 
     async def store(self, file: FileSource, oid: str | None, events: Emitter) -> None:
-        """Begin to send a file. Raises `XetFailedError`; `SourceError` and `SourceChangedError`
-        when the file is at fault."""
+        """Start to send a file. Raises `XetFailedError`; `SourceError` and `SourceChangedError`
+        when the file is the cause."""
         upload = await self._opened()
         await upload.add(file)
 
     async def store_stream(self, stream: OpenStream) -> None:
-        """Raises `XetFailedError`, and what the stream raises."""
+        """Send a stream. Raises `XetFailedError`, and what the stream raises."""
         upload = await self._opened()
         pieces = stream.pieces()
         async with aclosing(pieces):
             await upload.add_stream(stream.path_in_repo, pieces)
 
     async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
-        """Raises as `store` does."""
+        """Wait for the store. Raises as `store` does."""
         if self._upload is None:
             return ()
         try:
@@ -95,7 +95,7 @@ class XetTransfer:
         return receipts
 
     async def abort(self) -> None:
-        """What was sent already is not sent again next time."""
+        """Stop. What was sent already is not sent again next time."""
         if self._upload is not None:
             await self._upload.abort()
 
