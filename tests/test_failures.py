@@ -119,18 +119,19 @@ class Cause:
     times: int = 1
 
 
+# Modes asked for before the repo is there do not count: `preupload` refuses always.
 CAUSES = {
     "no write scope": Cause(
-        "preupload", "403", AuthError, 403, "give it write scope in your settings on"
+        "preupload", "403", AuthError, 403, "give it write scope in your settings on", 99
     ),
-    "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN"),
+    "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN", 99),
     "wrong namespace": Cause("create", "403 namespace", AuthError, 403, "repos under me: check"),
     "repo not found": Cause(
         "preupload", "404 repo", RepoNotFoundError, 404, "the spelling and the type of me/m", 99
     ),
-    "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private"),
+    "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private", 99),
     "revision missing": Cause("preupload", "404 revision", HubError, 404, "--create-branch", 99),
-    "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page"),
+    "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page", 99),
     "storage quota": Cause("commit", "403 quota", AuthError, 403, "quota is used up"),
     "payload too large": Cause("commit", "413", HubError, 413, "max_files_per_commit"),
     "part too large for a proxy": Cause("part", "413", HubError, 413, "raise its limit"),

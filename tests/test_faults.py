@@ -209,7 +209,10 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     with pytest.raises(cell.error) as caught:
         await uploader.push_to_hub("me/m", FILES)
 
-    assert len(faults.injected) == 1, "it was tried again"
+    # Asked beside the head too, before the repo is created and after; an answer that there is no
+    # such repo does not end the push there.
+    at_most = {"preupload": 3, "paths-info": 2}.get(cell.route, 1)
+    assert 1 <= len(faults.injected) <= at_most, "it was tried again"
     await check_failure(cell, caught.value, hub, faults)
     fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
 

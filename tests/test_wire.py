@@ -111,6 +111,20 @@ DIFFERENCES = (
     ),
     Difference("*", "header connection", "keep-alive", None, "HTTP/1.1 keeps connections anyway."),
     Difference(
+        "paths-info",
+        "items",
+        None,
+        r".+",
+        "Folders above the files: a file of the repo there is told of before anything is stored.",
+    ),
+    Difference(
+        "paths-info",
+        "path",
+        r"/api/\w+/me/m/paths-info/\(a commit\)",
+        r"/api/\w+/me/m/paths-info/(main|refs%2Fpr%2F1)",
+        "Asked for beside the head, whose commit is not known then. After the commit we name it.",
+    ),
+    Difference(
         "*",
         "header x-amzn-trace-id",
         "a random one",

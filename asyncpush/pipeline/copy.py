@@ -29,7 +29,7 @@ from asyncpush.pipeline.preflight import (
     prepare,
 )
 from asyncpush.pipeline.push import PushRun
-from asyncpush.pipeline.routing import Stored
+from asyncpush.pipeline.routing import EarlyModes, Stored
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol import copies, lfs
@@ -95,7 +95,7 @@ async def copy(
         ctx.options = replace(ctx.options, commit_message=message)
     copier = _Copier(ctx, _Contents(source_ctx, oid, spool))
     receipts = await copier.plan(files, own)
-    head = await prepare(ctx, await copier.card())
+    head = (await prepare(ctx, await copier.card(), EarlyModes(ctx))).head
     if head is None:
         ctx.warn(f"{ctx.repo.repo_id} (or its branch) does not exist and would be created")
         return run.plan_of(receipts)

@@ -38,7 +38,7 @@ from asyncpush.pipeline.preflight import (
     prepare,
     warning_of_slow_commit,
 )
-from asyncpush.pipeline.routing import SURELY_LFS, Stored
+from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
 from asyncpush.pipeline.selection import TransferSelector, open_selector
 from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
@@ -70,15 +70,18 @@ class PushRun:
         """Store, commit, verify."""
         ctx = self._ctx
         files = await self._planned(collected)
-        head = await prepare(ctx, files)
+        early = self._early(collected)
+        looked = await prepare(ctx, files, early)
+        head = looked.head
         if ctx.options.dry_run:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run continues without one
-        await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
+        if not looked.paths_are_free:
+            await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
-        by_path, stored = await self._stored(collected)
+        by_path, stored = await self._stored(collected, early)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
         async def commit_once() -> Outcome:
@@ -146,10 +149,13 @@ class PushRun:
         if self._ctx.options.dry_run:
             raise ValueError("upload_files takes no dry_run: use push_to_hub or commit with it")
         files = await self._planned(collected)
-        head = await prepare(self._ctx, files)
-        assert head is not None
-        await check_paths(self._ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
-        by_path, stored = await self._stored(collected)
+        early = self._early(collected)
+        looked = await prepare(self._ctx, files, early)
+        assert looked.head is not None
+        if not looked.paths_are_free:
+            paths = [*_paths_of(files), *_paths_of(collected.streams)]
+            await check_paths(self._ctx, paths, looked.head)
+        by_path, stored = await self._stored(collected, early)
         receipts = await self._following(
             collected,
             by_path,
@@ -207,7 +213,14 @@ class PushRun:
         """The plan of a dry run for files whose repo or branch does not exist yet."""
         return self._plan(_compared(receipts, {}), [], None)
 
-    async def _stored(self, collected: CollectedSources) -> tuple[dict[str, FileSource], Stored]:
+    def _early(self, collected: CollectedSources) -> EarlyModes:
+        """Streams change the list of files, and a dry run compares it with the head."""
+        alone = not collected.streams and not self._ctx.options.dry_run
+        return EarlyModes(self._ctx, collected.files if alone else ())
+
+    async def _stored(
+        self, collected: CollectedSources, early: EarlyModes
+    ) -> tuple[dict[str, FileSource], Stored]:
         """The files by path, including streams that had to be spooled, and what was stored."""
         ctx, files = self._ctx, collected.files
         async with open_selector(ctx) as selector:
@@ -220,7 +233,7 @@ class PushRun:
             by_path = await in_thread(
                 ctx.threads, lambda: {file.path_in_repo: file for file in files}
             )
-            stored = await StoreStage(ctx, selector).run(files)
+            stored = await StoreStage(ctx, selector, early=early).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
         await self._store_changed(collected, by_path, stored)
