@@ -371,7 +371,8 @@ class SyncOptions:
             bucket that they leave out are not deleted either.
         delete: remove the bucket's files below the address that the source does not hold. Files are
             added and verified first. What is skipped in the source, such as a linked folder without
-            `follow_symlinks`, stays. A source without files is an error: it deletes nothing.
+            `follow_symlinks`, stays. A source without files, or a single file, is an error: it
+            deletes nothing.
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_shard_size: split larger `.safetensors` files; as in `PushOptions`.
         timeout: seconds for the whole sync.

@@ -157,6 +157,12 @@ class FolderWatch:
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
             raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
+        if isinstance(options, PushOptions) and options.parent_commit is not None:
+            raise ValueError(
+                "parent_commit does not go with watch: only the first push could follow it"
+            )
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise ValueError(f"{os.fspath(folder)!r} is a file: name the folder that it is in")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
         self.pushes: int = 0
         self.last_result: UploadResult | SyncResult | None = None
@@ -177,6 +183,9 @@ class FolderWatch:
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
         self._fatal: Exception | None = None
+        """The error of a push that would come again."""
+        self._broken: Exception | None = None
+        """Any other error that has ended the watch: not one of a push."""
         self._pushed: Look = {}
         self._not_before = clock()
         self._task: asyncio.Task[None] | None = None
@@ -202,18 +211,23 @@ class FolderWatch:
                 self.finished = True
         finally:
             self._task.cancel()
-        if error is None:
+        raised = exc or self._broken or error
+        if raised is None:
             return
+        if self._broken not in (None, raised):
+            raised.add_note(f"the watch of {self._folder!r} ended by an error: {self._broken}")
+        if error not in (None, raised):
+            raised.add_note(f"the last push of {self._folder!r} failed: {error}")
         if exc is None:
-            raise error
-        exc.add_note(f"the last push of {self._folder!r} failed: {error}")
+            raise raised
 
     async def wait(self) -> None:
         """Wait until the watch ends by an error that would come again each time, and raise it.
         Without one this never returns: cancel it, as Ctrl-C does."""
         await self._ended.wait()
-        if self._fatal is not None:
-            raise self._fatal
+        error = self._fatal or self._broken
+        if error is not None:
+            raise error
 
     async def _run(self) -> None:
         try:
@@ -222,8 +236,8 @@ class FolderWatch:
                     await self._push(look)
                     if self._fatal is not None:
                         return
-        except Exception as exc:  # of a listener, or of the folder's file system
-            self._fatal = exc
+        except Exception as exc:  # of `on_outcome`, or of the folder's file system
+            self._broken = exc
         finally:
             if not self._stop.is_set():
                 self._ended.set()
@@ -300,29 +314,38 @@ class FolderWatch:
             if isinstance(error, FATAL) or is_bad_option:
                 self._fatal = error
         self._not_before = self._clock() + self._every
-        if self._on_outcome is not None:
+        if self._on_outcome is not None and self._broken is None:
             self._on_outcome(WatchOutcome(result, error))
         return error
 
     async def _push_the_rest(self) -> Exception | None:
         """Push what is new when the block is left; the error, if that failed."""
         look = await self._look()
+        if not look and not self._is_there():
+            logger.warning("%r does not exist: nothing more was pushed", self._folder)
         return await self._push(look) if look and look != self._pushed else None
+
+    def _is_there(self) -> bool:
+        return os.path.isdir(self._folder)
 
     async def _look(self) -> Look:
         return await to_thread.run_sync(self._look_blocking)
 
     def _look_blocking(self) -> Look:
-        if not os.path.isdir(self._folder):
+        if not self._is_there():
             return {}
         options, own, look = self._options, OwnFiles(), Look()
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
-        walk = Walk(self._folder, chosen, ProblemReport(), options.follow_symlinks, own=own)
+        report = ProblemReport()
+        walk = Walk(self._folder, chosen, report, options.follow_symlinks, own=own)
         for name, path in walk:
             with contextlib.suppress(OSError):  # gone by now, or a broken link
                 status = os.stat(path)
                 if own.file(path, status) is None:
                     look[name] = status.st_size, status.st_mtime_ns, status.st_ino
+        if self._is_there():  # else it has been removed meanwhile
+            # Of what cannot be looked at, a push says so.
+            look |= dict.fromkeys(report.problems, (0, 0, 0))
         return look
 
     @contextlib.asynccontextmanager

@@ -444,7 +444,7 @@ async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> 
 
 
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
-    with pytest.raises(AuthError, match="make a new one in your settings on http://127"):
+    with pytest.raises(AuthError, match="create a new one in your settings on http://127"):
         await asyncpush.push_to_hub(
             "me/m", {"a": b"1"}, token="hf_wrong", endpoint=hub.url, config=config
         )

@@ -199,6 +199,8 @@ async def copy_to_bucket(
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
     files = [file for file in files if not _is_of_git(file)]
+    if not files:
+        raise _nothing(f"{source.repo.git_path} has no files but those of git")
     regular = [file for file in files if not file.remote.lfs]
     problems = [
         f"{file.remote.path}: in LFS, but not in a Xet store"
@@ -224,8 +226,10 @@ async def copy_to_bucket(
         read.append(await contents.read(file))
 
     await for_each(regular, take, width=CALLS_AT_ONCE)
+    one_file = [file.remote.path for file in files] == [source.path]
+    collected = CollectedSources(tuple(read), one_file=one_file)
     try:
-        return await SyncRun(ctx, options, copied).run(CollectedSources(tuple(read)))
+        return await SyncRun(ctx, options, copied).run(collected)
     except SyncError as exc:
         if copied:
             raise exc.with_(

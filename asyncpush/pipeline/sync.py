@@ -8,7 +8,6 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import mimetypes
 import time
@@ -36,7 +35,7 @@ from asyncpush.pipeline.bucket_store import BucketStore
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
@@ -76,24 +75,43 @@ class SyncRun:
     async def run(self, collected: CollectedSources) -> SyncResult:
         """Run the sync. Raises `SyncError` once the bucket may have been changed; before that, the
         error that stopped it."""
+        self._ctx.failure_told = self._told
         try:
             return await self._run(collected)
-        except SyncError:
-            raise
-        except asyncio.CancelledError as exc:
-            if self._bucket.may_have_changed:
-                count = len(self._bucket.applied)
-                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
-            raise
         except Exception as exc:
-            if not self._bucket.may_have_changed:
+            told = self._told(exc)
+            if told is exc:
                 raise
-            reason = exc.message if isinstance(exc, AsyncPushError) else str(exc) or repr(exc)
-            raise SyncError(
-                f"the sync to {self._ctx.repo_url} did not finish: {reason}",
-                result=self._result(verified=False),
-                suggestion=getattr(exc, "suggestion", ""),
-            ) from exc
+            raise told from exc
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error to raise for one that came in the middle of it. A cancellation stays one, with
+        a note that says what was changed."""
+        if isinstance(error, SyncError) or not self._bucket.may_have_changed:
+            return error
+        if not isinstance(error, Exception):
+            error.add_note(self._changed_so_far())
+            return error
+        reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
+        told = SyncError(
+            f"the sync to {self._ctx.repo_url} did not finish: {reason}",
+            result=self._result(verified=False),
+            suggestion=getattr(error, "suggestion", ""),
+        )
+        told.__cause__ = error
+        return told
+
+    def _changed_so_far(self) -> str:
+        so_far = self._result(verified=False)
+        deeds = [
+            f"{len(paths):,} file(s) {deed} ({in_words(paths)})"
+            for deed, paths in (("added", so_far.files_uploaded), ("deleted", so_far.files_deleted))
+            if paths
+        ]
+        if self._bucket.unclear:
+            deeds.append("the answer to a batch did not come: more may have been changed")
+        told = "; ".join(deeds) or "the marker of a set was removed"
+        return f"changed in {self._ctx.repo_url} before that, and not verified: {told}"
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx
@@ -143,6 +161,13 @@ class SyncRun:
                     problems=[f"{path!r} is a single file"],
                     suggestion="end the address in a slash, or sync a folder",
                 )
+        if self._options.delete and collected.one_file:
+            raise SourceError(
+                "delete needs a folder as its source, but this is a single file: all else in"
+                f" {address_of(ctx.repo)}/{self._folder} would be deleted",
+                problems=["the source is a single file"],
+                suggestion="leave out delete (--delete), or sync the file's folder",
+            )
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
@@ -280,9 +305,11 @@ class SyncRun:
         done = self._done
         if extra or len(done.unchanged) != len(done.adds):
             return False
+        if await in_thread(self._ctx.threads, partial(self._being_removed, there)):
+            return False
         if self._options.complete_marker:
             marker = there.get(self._marker)
-            if marker is None or self._folder + PRUNED in there:
+            if marker is None:
                 return False
             access = await BucketXet(self._ctx, write=False).access()
             found = await SetMarker.read(self._ctx, marker, access)
@@ -323,7 +350,16 @@ class SyncRun:
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
             folders |= set(_folders_of(path))
-        return [path for path in _markers(folders) if path in there]
+        found = {path for path in _markers(folders) if path in there}
+        return sorted(found.union(self._being_removed(there)))
+
+    def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
+        """Notes that a set which the source's files are a part of was being removed: whoever prunes
+        next would go on with it, though the files have not changed."""
+        adds = self._done.adds
+        folders = {folder for path in adds for folder in _folders_of(path)}
+        notes = (folder + PRUNED for folder in folders)
+        return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Remove the markers of all sets that contain any of these files, before anything else

@@ -73,6 +73,8 @@ class CollectedSources:
     streams: tuple[OpenStream, ...] = ()
     spool: Spool | None = field(default=None, repr=False, compare=False)
     skipped: frozenset[str] = frozenset()
+    one_file: bool = False
+    """Whether the source is no folder and no mapping, but a file, bytes or tensors."""
 
     def holds(self, path: str) -> bool:
         """Whether the source has this path in the repo among what was `skipped`."""
@@ -174,7 +176,12 @@ def _finished(
         )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(
-        tuple(by_path), report.notices, tuple(streams), spool, frozenset(gathered.skipped)
+        tuple(by_path),
+        report.notices,
+        tuple(streams),
+        spool,
+        frozenset(gathered.skipped),
+        gathered.one_file,
     )
 
 
@@ -216,6 +223,7 @@ class Gathered:
         self.streams: list[tuple[str, Stream]] = []
         self.report = ProblemReport()
         self.skipped: list[str] = []
+        self.one_file = True
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
@@ -308,6 +316,7 @@ class Gathered:
         return target + name if not target or target.endswith("/") else target
 
     def _add_folder(self, root: str) -> None:
+        self.one_file = False
         prefix = self._prefix()
         walk = Walk(
             root,
@@ -336,6 +345,7 @@ class Gathered:
                 self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
+        self.one_file = False
         prefix, chosen = self._prefix(), self._chosen()
         count = 0
         for path_in_repo, content in source.items():

@@ -20,6 +20,7 @@ from types import FrameType
 import pytest
 
 from asyncpush import (
+    AuthError,
     BackgroundUploader,
     CheckpointReport,
     HubError,
@@ -584,3 +585,89 @@ def test_ctrl_c_while_a_checkpoint_waits_for_room(
         pusher.push({"c.txt": b"c"})
     blocker.release()
     assert str(pusher.flush(timeout=30)) == "2 pushed"
+
+
+def test_a_folder_is_watched_beside_a_blocking_loop(
+    bg: BackgroundUploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    pushed = threading.Event()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with bg.watch(
+        folder, "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: pushed.set()
+    ) as watch:
+        (folder / "first.txt").write_text("1")
+        assert pushed.wait(30)
+        (folder / "last.txt").write_text("2")
+    assert committed(hub) == {"first.txt", "last.txt"}
+    assert (watch.failures, watch.last_error) == ((), None)
+    assert watch.pushes >= 1
+    assert watch.last_result is not None
+    watch.stop()  # again: nothing is left
+
+
+@pytest.mark.parametrize("how", ["close", "error in the block"])
+def test_a_watch_pushes_what_is_left_when_its_uploader_ends(
+    how: str, hub: LocalHub, config: UploadConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with contextlib.suppress(LookupError), BackgroundUploader(TOKEN, hub.url, config) as bg:
+        watch = bg.watch(tmp_path, "me/m", every=600, quiet_for=600)
+        if how == "close":
+            bg.close()
+        else:
+            with watch:
+                raise LookupError
+    assert committed(hub) == {"a.txt"}
+    with pytest.raises(RuntimeError, match="closed"):
+        bg.watch(tmp_path, "me/m")
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "during the last push"])
+def test_a_watch_that_is_cancelled_pushes_nothing(
+    how: str, bg: BackgroundUploader, blocker: RequestBlocker, write: Write
+) -> None:
+    folder = write(LARGE)
+    watch = bg.watch(folder, "me/m", every=600, quiet_for=600)
+    match how:
+        case "cancel":
+            watch.cancel()
+        case "close":
+            bg.close(cancel=True)
+        case _:
+            blocker.hold("part")
+            with pytest.raises(TimeoutError):
+                watch.stop(timeout=0)
+            blocker.wait()
+            watch.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        watch.stop(timeout=30)
+    assert watch.pushes == 0
+    blocker.release()
+    bg.close()
+    assert blocker.seen["commit"] == 0
+
+
+def test_a_watch_that_cannot_go_on_says_so_when_it_is_stopped(
+    hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
+) -> None:
+    told = threading.Event()
+    faults.add("commit", "401", times=9)
+    with BackgroundUploader(TOKEN, hub.url, config) as bg:
+        watch = bg.watch(
+            write(LARGE), "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: told.set()
+        )
+        assert told.wait(30)
+        with pytest.raises(AuthError):
+            watch.stop(timeout=30)
+        assert isinstance(watch.last_error, AuthError)
+        assert len(watch.failures) == 1
+
+
+def test_a_watch_with_impossible_settings_is_refused_at_once(
+    bg: BackgroundUploader, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRepoIdError):
+        bg.watch(tmp_path, "nobody")
+    with pytest.raises(ValueError, match="every must be a number"):
+        bg.watch(tmp_path, "me/m", every=-1)
