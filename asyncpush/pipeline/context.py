@@ -15,6 +15,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.protocol import routes
 from asyncpush.transfers.interface import TransferFactory
 from asyncpush.transfers.xet import XetEngine
 
@@ -65,13 +66,13 @@ class PushContext:
 
     @property
     def repo_url(self) -> str:
-        return f"{self.session.endpoint}/{self.repo.git_path}"
+        return routes.page(self.session.endpoint, self.repo)
 
     def commit_url(self, oid: str) -> str:
-        return f"{self.repo_url}/commit/{oid}"
+        return routes.commit_page(self.session.endpoint, self.repo, oid)
 
     def pull_request_url(self, number: int) -> str:
-        return f"{self.repo_url}/discussions/{number}"
+        return routes.pull_request_page(self.session.endpoint, self.repo, number)
 
     def enter(self, phase: Phase) -> None:
         """Report that a phase begins. An earlier phase is not reported again, even if its work is
