@@ -161,12 +161,12 @@ class SourceError(AsyncPushError):
     """Files that cannot be uploaded; `problems` names every one of them, not only the first.
 
     Example:
-        >>> error = SourceError("2 problems", problems=["a/../b is no path", "c does not exist"])
+        >>> error = SourceError("2 problems", problems=["a/../b is not a path", "c does not exist"])
         >>> print(error)
         2 problems
           next: fix these files or exclude them, then push again
         >>> error.problems
-        ('a/../b is no path', 'c does not exist')
+        ('a/../b is not a path', 'c does not exist')
     """
 
     _usual_suggestion = "fix these files or exclude them, then push again"
