@@ -30,6 +30,7 @@ from asyncpush.events import (
     FileSkipped,
     FilesPlanned,
     FileStored,
+    TransferChosen,
     Verified,
 )
 from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
@@ -295,6 +296,7 @@ class SyncRun:
 
         try:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
+            ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone"))
             ctx.enter("uploading")
             await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
