@@ -183,7 +183,7 @@ class ProgressAggregator:
         eta: float | None = None
         if self._finished:
             eta = 0.0
-        elif self._moved and self._phase in ("hashing", "uploading"):
+        elif self._moved and self._phase in ("hashing", "uploading") and not self.is_all_sent:
             # What holds Xet up is reading, unless more than it packs at a time waits to be sent.
             if self._by_xet and processed < total and processed - sent <= _XORB:
                 eta = (total - processed) / read_rate if read_rate > 0 else None

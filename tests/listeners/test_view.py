@@ -179,6 +179,8 @@ def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:
         XetProgress(4 * GB, 0, 4 * GB, 4 * GB),
     )
     assert scene.head().endswith("· finishing upload")
+    scene.clock.now += 1
+    assert scene.view.snapshot().eta_seconds is None  # nobody knows how long that takes
     scene.tell(FileStored("model.bin", 4 * GB, "xet"), PhaseChanged("committing"))
     assert scene.head().endswith("· committing")
     assert len(scene.lines()) == 2  # the row of what was read has gone
