@@ -506,14 +506,14 @@ async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_chang
     told: tuple[str, ...],
     uploader: Uploader,
     faults: FaultLayer,
-    heard: EventRecorder,
+    recorded: EventRecorder,
 ) -> None:
     faults.add(route, "answer never sent", nth=nth)
     with pytest.raises(SyncError, match="took longer than its timeout of 1") as caught:
         await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=1.0))
     assert caught.value.result.files_uploaded == told
     assert isinstance(caught.value.__cause__, TimeoutError)
-    assert [event.error_type for event in heard.of(PushFailed)] == ["SyncError"]
+    assert [event.error_type for event in recorded.of(PushFailed)] == ["SyncError"]
 
 
 async def test_a_timeout_before_a_change_is_a_timeout(

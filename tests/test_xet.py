@@ -14,6 +14,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from asyncpush.events import (
     FileHashed,
     FileRouted,
     FileStored,
+    HashProgress,
     PartProgress,
     Record,
     TransferChosen,
@@ -41,7 +43,7 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.transfers.xet import XetFailedError, XetTokens, access
+from asyncpush.transfers.xet import XetFailedError, XetTokens, access, engine
 from asyncpush.transfers.xet.access import SMALL_FILES, settings
 from asyncpush.transfers.xet.commits import XetCommit
 from asyncpush.transfers.xet.engine import READ_BURST
@@ -540,7 +542,7 @@ async def test_a_push_that_is_read_slowly_is_cancelled_at_once(
     moving = asyncio.Event()
 
     def on_event(record: Record) -> None:
-        if isinstance(record.event, PartProgress):
+        if isinstance(record.event, HashProgress):
             moving.set()
 
     config = replace(config, max_bandwidth=1000.0, events=on_event)
@@ -624,6 +626,57 @@ async def test_progress_never_falls_and_ends_full(
     sent = [snapshot.bytes_sent for snapshot in seen]
     assert sent == sorted(sent)
     assert sent[-1] == seen[-1].total_bytes == 5 * MIB
+
+
+def positions_reported(recorded: EventRecorder) -> list[HashProgress | PartProgress]:
+    events = (record.event for record in recorded.records)
+    return [event for event in events if isinstance(event, HashProgress | PartProgress)]
+
+
+async def test_what_is_read_is_told_before_anything_is_sent(
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Write,
+    recorded: EventRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """hf_xet packs 64 MiB before it sends: a progress bar must not stand still meanwhile."""
+    monkeypatch.setattr(engine, "PROGRESS_INTERVAL_MS", 10)
+    size = 80 * MIB
+    snapshots: list[UploadProgress] = []
+    config = replace(config, progress_callback=snapshots.append)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.bin": random.Random(7).randbytes(size)}))
+
+    kinds = [type(event) for event in positions_reported(recorded)]
+    read = [event.hashed for event in recorded.of(HashProgress)]
+    assert kinds[0] is HashProgress
+    assert read == sorted(read)
+    assert read[-1] == size
+    if sys.platform == "linux":
+        assert kinds.index(PartProgress) > 1
+        assert 0 < read[0] < 64 * MIB
+    reports = recorded.of(XetProgress)
+    assert all(r.sent + r.deduplicated <= r.processed <= r.size for r in reports)
+    assert any(r.sent + r.deduplicated < r.processed for r in reports)
+    assert reports[-1].processed == size
+    for before, progress in pairwise(snapshots):
+        assert before.bytes_processed <= progress.bytes_processed
+    assert all(p.bytes_sent <= p.bytes_processed <= p.total_bytes for p in snapshots)
+    assert snapshots[-1].bytes_processed == size
+
+
+async def test_bytes_that_we_hand_over_count_as_sent_once_hf_xet_has_sent_them(
+    config: UploadConfig, hub: LocalHub, write: Write, recorded: EventRecorder
+) -> None:
+    config = replace(config, max_bandwidth=16 * MIB)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.push_to_hub("me/m", write({"a.bin": NOISE}))
+
+    assert type(positions_reported(recorded)[0]) is HashProgress
+    assert recorded.of(HashProgress)[-1].hashed == len(NOISE)
+    assert recorded.of(PartProgress)[-1].sent == len(NOISE)
+    assert recorded.of(XetProgress)[-1].processed == len(NOISE)
 
 
 async def test_a_pull_request_gets_a_token_for_its_own_ref(

@@ -45,7 +45,8 @@ class PhaseChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class HashProgress(Event):
-    """`hashed` is the absolute number of bytes of this file hashed so far."""
+    """`hashed` is the absolute number of bytes of this file hashed so far. Of a file that goes by
+    Xet, which reads and hashes it while it sends: bytes read."""
 
     name: ClassVar[str] = "file.hashing"
     path: str
@@ -127,13 +128,15 @@ class PartStored(Event):
 
 @dataclass(frozen=True, slots=True)
 class XetProgress(Event):
-    """Xet's progress over all files of the push: bytes that were `sent` and bytes that the store
-    already had, of `size` bytes in total. (A file's own `part.progress` counts both.)"""
+    """How far Xet is with all files of the push: bytes that were `sent`, bytes that the store was
+    found to have, of `size` in all. (A file's own `part.progress` counts both.) `processed` bytes
+    have been read; those that were neither sent nor found there yet wait to be sent."""
 
     name: ClassVar[str] = "xet.progress"
     sent: int
     deduplicated: int
     size: int
+    processed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

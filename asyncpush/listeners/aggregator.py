@@ -22,15 +22,18 @@ from asyncpush.events import (
     PhaseChanged,
     PushFinished,
     Record,
+    TransferChosen,
     TransferStarted,
+    XetProgress,
 )
 from asyncpush.models import Phase, UploadProgress
 
 RATE_WINDOW = 5.0
 """Seconds over which the rate is measured."""
 
-_SAMPLE_INTERVAL = 0.05  # seconds between two of the positions that the rate is computed from
-_LEAST_SPAN = 0.2  # seconds; a rate over less time would be noise
+_SAMPLE_INTERVAL = 0.05  # seconds between two of the positions that the rate is taken from
+_LEAST_SPAN = 0.2  # seconds: a rate over less than this is noise
+_XORB = 64 << 20  # bytes that Xet packs before it sends: more than that waits for the network
 _UNKNOWN_SIZE = 1 << 62  # until an event tells a file's size; the push's total still bounds it
 
 
@@ -40,6 +43,15 @@ class InFlight(NamedTuple):
     path: str
     sent: int
     size: int | None
+
+
+class _Sample(NamedTuple):
+    """Where the counters were at a time."""
+
+    time: float
+    wire: int
+    moved: int
+    processed: int
 
 
 class _File:
@@ -58,10 +70,11 @@ class _File:
 class ProgressAggregator:
     """The state of one push, from its events. `on_event` is cheap; `snapshot` does the computing.
 
-    In whatever order events come, repeated or lost, `bytes_sent` never falls from one snapshot to
-    the next and never exceeds `total_bytes`. A part counts by its highest position, so a retry that
-    starts at zero lowers nothing. A file that is skipped, deduplicated or stored counts in full;
-    inline files count when the commit that contains them is done.
+    However events are ordered, repeated or lost, `bytes_sent` never falls from one snapshot to the
+    next and never passes `total_bytes`; `bytes_processed` falls with a smaller plan alone. A part
+    counts by its highest position, so a retry that starts at zero lowers nothing; a file that is
+    skipped, deduplicated or stored counts whole; inline files count when the commit that carries
+    them is done.
 
     Memory: the parts of files in flight, and one set entry for each completed file, which keeps a
     late event from counting a file twice (the string is the plan's own).
@@ -86,8 +99,14 @@ class ProgressAggregator:
         self._done: set[str] = set()
         self._hashing: dict[str, int] = {}
         self._hashed = 0
-        self._wire = 0  # bytes sent, including repeated ones; not those resumed or deduplicated
-        self._samples: deque[tuple[float, int]] = deque()
+        self._hashed_files: set[str] = set()  # of those that are not done
+        self._shown_processed = 0
+        self._wire = 0  # bytes that went out, resent ones too; not those resumed or deduplicated
+        self._moved = 0  # the same, with those that Xet found in the store
+        self._by_xet = False
+        self._xet: XetProgress | None = None
+        self._xet_sent = 0
+        self._samples: deque[_Sample] = deque()
 
     @property
     def planned(self) -> bool:
@@ -95,9 +114,30 @@ class ProgressAggregator:
         return self._planned
 
     @property
-    def hashed_bytes(self) -> int:
-        """Bytes hashed so far, or known from the hash cache."""
-        return min(self._hashed + sum(self._hashing.copy().values()), self._total_bytes)
+    def xet_sent(self) -> int | None:
+        """Bytes that Xet has sent; None while it does not report."""
+        uploading = self._phase in ("hashing", "uploading")
+        return self._xet_sent if self._by_xet and self._xet and uploading else None
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether Xet reads, and the store has nothing of it yet."""
+        return (
+            self.xet_sent is not None
+            and self._moved == 0
+            and self._shown_processed < self._total_bytes
+        )
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether files wait for the store's last word alone: nothing is left to send."""
+        files = self._files.copy().values()
+        count = len(self._done) + len(files) + len(self._inline)
+        return (
+            bool(files)
+            and count >= self._total_files
+            and all(file.counted >= file.size for file in files)
+        )
 
     def in_flight(self) -> list[InFlight]:
         """The files that are being sent, starting with the one that began first."""
@@ -125,7 +165,10 @@ class ProgressAggregator:
                 part = file.parts[event.part_number] = [0, 0]
             latest = part[1]
             part[1] = sent
-            self._wire += sent - latest if sent >= latest else sent
+            moved = sent - latest if sent >= latest else sent
+            self._moved += moved
+            if not self._by_xet:
+                self._wire += moved
             if sent > part[0]:
                 self._raise(file, part, sent)
         elif not self._finished:
@@ -136,12 +179,18 @@ class ProgressAggregator:
     def snapshot(self) -> UploadProgress:
         """The current progress of the push."""
         sent, total = self._bytes()
-        rate = self._rate()
+        processed = total if self._finished else max(sent, self._processed(total))
+        self._shown_processed = processed
+        wire_rate, moved_rate, read_rate = self._rates()
         eta: float | None = None
         if self._finished:
             eta = 0.0
-        elif rate > 0 and self._phase in ("hashing", "uploading"):
-            eta = (total - sent) / rate
+        elif self._moved and self._phase in ("hashing", "uploading") and not self.is_all_sent:
+            # What holds Xet up is reading, unless more than it packs at a time waits to be sent.
+            if self._by_xet and processed < total and processed - sent <= _XORB:
+                eta = (total - processed) / read_rate if read_rate > 0 else None
+            elif moved_rate > 0:
+                eta = (total - sent) / moved_rate
         total_files = max(self._total_files, self._shown_files)
         done = total_files if self._finished else min(len(self._done), total_files)
         self._shown_files = done
@@ -152,8 +201,9 @@ class ProgressAggregator:
             files_completed=done,
             total_files=total_files,
             phase=self._phase,
-            bytes_per_second=rate,
+            bytes_per_second=wire_rate,
             eta_seconds=eta,
+            bytes_processed=processed,
         )
 
     def _bytes(self) -> tuple[int, int]:
@@ -163,21 +213,29 @@ class ProgressAggregator:
         self._shown = sent
         return sent, total
 
-    def _rate(self) -> float:
+    def _processed(self, total: int) -> int:
+        known = self._hashed + sum(self._hashing.copy().values())
+        return min(max(self._shown_processed, known), total)
+
+    def _rates(self) -> tuple[float, float, float]:
+        """Bytes a second: sent, sent or found in the store, and read."""
         now, samples = self._clock(), self._samples
-        if not samples or self._wire == 0:
-            # Until the first byte is sent the window starts now, so that waiting does not lower the
-            # rate.
+        latest = _Sample(now, self._wire, self._moved, self._shown_processed)
+        if not samples or self._moved == 0:
+            # Until the first byte moves, the window starts now: waiting does not dilute the rate.
             samples.clear()
-            samples.append((now, self._wire))
-            return 0.0
-        if now - samples[-1][0] >= _SAMPLE_INTERVAL:
-            samples.append((now, self._wire))
-        while len(samples) > 2 and samples[1][0] <= now - RATE_WINDOW:
+            samples.append(latest)
+            return 0.0, 0.0, 0.0
+        if now - samples[-1].time >= _SAMPLE_INTERVAL:
+            samples.append(latest)
+        while len(samples) > 2 and samples[1].time <= now - RATE_WINDOW:
             samples.popleft()
-        began, wire_then = samples[0]
-        span = now - began
-        return (self._wire - wire_then) / span if span >= _LEAST_SPAN else 0.0
+        first = samples[0]
+        span = now - first.time
+        if span < _LEAST_SPAN:
+            return 0.0, 0.0, 0.0
+        wire, moved = latest.wire - first.wire, latest.moved - first.moved
+        return wire / span, moved / span, (latest.processed - first.processed) / span
 
     def _current_file(self) -> str | None:
         # Bars take snapshots in a thread of their own. Copying a dict is atomic, iterating over it
@@ -203,7 +261,8 @@ class ProgressAggregator:
             return
         self._done.add(path)
         self._inline.pop(path, None)
-        self._hashing.pop(path, None)
+        self._is_hashed(path, size)
+        self._hashed_files.discard(path)
         file = self._files.pop(path, None)
         self._raw += size - (file.counted if file is not None else 0)
 
@@ -216,16 +275,24 @@ class ProgressAggregator:
         self._phase = event.phase
 
     def _on_hash_progress(self, event: HashProgress) -> None:
-        if event.path not in self._done:
-            self._hashing[event.path] = event.hashed
+        path = event.path
+        if path not in self._done and path not in self._hashed_files:
+            self._hashing[path] = max(self._hashing.get(path, 0), event.hashed)
 
     def _on_hashed(self, event: FileHashed) -> None:
-        self._hashing.pop(event.path, None)
-        self._hashed += event.size
+        if event.path not in self._done:
+            self._is_hashed(event.path, event.size)
+
+    def _is_hashed(self, path: str, size: int) -> None:
+        self._hashing.pop(path, None)
+        if path not in self._hashed_files:
+            self._hashed_files.add(path)
+            self._hashed += size
 
     def _on_routed(self, event: FileRouted) -> None:
         if event.route == "inline" and event.path not in self._done:
             self._inline[event.path] = event.size
+            self._is_hashed(event.path, event.size)  # it goes with the commit, and needs no reading
         else:
             self._inline.pop(event.path, None)
 
@@ -251,7 +318,9 @@ class ProgressAggregator:
         file = self._files.get(event.path) or self._start(event.path)
         part = file.parts.setdefault(event.part_number, [0, 0])
         if not event.resumed:
-            self._wire += max(0, event.size - part[1])
+            moved = max(0, event.size - part[1])
+            self._wire += moved
+            self._moved += moved
         part[1] = event.size
         self._moves += 1
         file.last_move = self._moves
@@ -268,16 +337,31 @@ class ProgressAggregator:
         inline, self._inline = self._inline, {}
         self._done |= inline.keys()
         self._raw += sum(inline.values())
-        for path in self._hashing.keys() & inline.keys():
-            del self._hashing[path]
+        self._hashed_files -= inline.keys()
         for path in self._files.keys() & inline.keys():
             self._raw -= self._files.pop(path).counted
 
     def _on_finished(self, event: PushFinished) -> None:
         self._finished = True
         self._phase = "done"
-        for state in (self._files, self._inline, self._hashing, self._done):
+        for state in (
+            self._files,
+            self._inline,
+            self._hashing,
+            self._hashed_files,
+            self._done,
+        ):
             state.clear()
+
+    def _on_chosen(self, event: TransferChosen) -> None:
+        self._by_xet = event.engine == "xet"
+
+    def _on_xet(self, event: XetProgress) -> None:
+        before = self._xet.sent if self._xet is not None else 0
+        new = event.sent - before if event.sent >= before else event.sent  # begun again
+        self._xet = event
+        self._xet_sent += new
+        self._wire += new
 
 
 _HANDLERS: dict[type[Event], Callable[[ProgressAggregator, Any], None]] = {
@@ -289,6 +373,8 @@ _HANDLERS: dict[type[Event], Callable[[ProgressAggregator, Any], None]] = {
     FileSkipped: ProgressAggregator._on_skipped,
     TransferStarted: ProgressAggregator._on_started,
     PartStored: ProgressAggregator._on_part_stored,
+    TransferChosen: ProgressAggregator._on_chosen,
+    XetProgress: ProgressAggregator._on_xet,
     FileStored: ProgressAggregator._on_stored,
     Committed: ProgressAggregator._on_committed,
     PushFinished: ProgressAggregator._on_finished,

@@ -130,12 +130,17 @@ class PushView:
         if self._wait is not None and (left := self._wait[0] - self._clock()) > 0:
             return f"waiting {format_duration(max(1.0, left))}: {self._wait[1]}"
         if progress.phase == "hashing":
-            hashed = self._aggregator.hashed_bytes
+            hashed = progress.bytes_processed
             if not self._aggregator.planned:
                 return "preparing"
             return f"hashing {format_share(hashed, progress.total_bytes)}" if hashed else "hashing"
         if progress.phase == "committing" and self._commit_files:
             return f"committing {format_count(self._commit_files, 'file')}"
+        if progress.phase == "uploading":
+            if self._aggregator.is_reading:
+                return "reading"
+            if self._aggregator.is_all_sent:  # parts are being put together, or Xet's shards sent
+                return "finishing upload"
         return progress.phase
 
     def trouble(self) -> str:
@@ -164,11 +169,24 @@ class PushView:
         return [
             headline,
             _overall_line(progress, width, bar_width, glyphs),
+            *self._xet_lines(progress, width, bar_width),
             *(
                 _file_line(file, share_width, width, bar_width, glyphs)
                 for file in self._shown_files()
             ),
         ]
+
+    def _xet_lines(self, progress: UploadProgress, width: int, bar_width: int) -> list[Line]:
+        """With Xet: how much was read, and of that sent. It reads much before it sends some."""
+        sent, total = self._aggregator.xet_sent, progress.total_bytes
+        if sent is None:
+            return []
+        left = f"  {_percent(progress.bytes_processed, total)} "
+        read = f"{format_share(progress.bytes_processed, total)} read"
+        right = f"{read}, {format_bytes(sent)} sent"
+        if text_width(left) + bar_width + 1 + text_width(right) > width:
+            right = read
+        return [_bar_line(left, right, bar_width, progress.bytes_processed, total)]
 
     def _headline(self, progress: UploadProgress, width: int, glyphs: Glyphs) -> str:
         dot = f" {glyphs.dot} "
@@ -212,7 +230,7 @@ class PushView:
         if self._aggregator.planned:
             percent = _percent(progress.bytes_sent, progress.total_bytes).strip()
             share = format_share(progress.bytes_sent, progress.total_bytes)
-            parts += [f"{percent} ({share})", *_speed(progress)]
+            parts += [f"{percent} ({share})", *self._read_words(progress), *_speed(progress)]
             parts.append(f"{progress.files_completed:,}/{progress.total_files:,} files")
         if news := self.news():
             parts.append(news)
@@ -227,11 +245,18 @@ class PushView:
         left += f" {_percent(progress.bytes_sent, progress.total_bytes).strip()}"
         right = [
             format_share(progress.bytes_sent, progress.total_bytes),
+            *self._read_words(progress),
             *_speed(progress),
             f"{UNICODE.done} {progress.files_completed:,}/{progress.total_files:,}",
             self.news() or fit_path(clean(progress.current_file or ""), 40, UNICODE),
         ]
         return left, " " + _GAP.join(part for part in right if part)
+
+    def _read_words(self, progress: UploadProgress) -> list[str]:
+        sent = self._aggregator.xet_sent
+        if sent is None:
+            return []
+        return [f"{format_bytes(progress.bytes_processed)} read, {format_bytes(sent)} sent"]
 
     def closing(self, width: int, glyphs: Glyphs) -> str | None:
         """The final line; None when the push has not ended by itself."""
@@ -309,7 +334,7 @@ def _joined(parts: list[tuple[str, int]], width: int) -> str:
 def _overall_line(progress: UploadProgress, width: int, bar_width: int, glyphs: Glyphs) -> Line:
     sent, total = progress.bytes_sent, progress.total_bytes
     left = f"  {_percent(sent, total)} "
-    rate, eta = _speed(progress) or ("", "")
+    rate, eta = _rate_and_time(progress)
     count = f"{glyphs.done} {progress.files_completed:,}/{progress.total_files:,}"
     parts = [
         (format_share(sent, total).rjust(_share_width(progress)), 0),
@@ -354,11 +379,17 @@ def _share_width(progress: UploadProgress) -> int:
 
 
 def _speed(progress: UploadProgress) -> list[str]:
-    """Rate and time left, while bytes are being sent; both or neither."""
-    if progress.eta_seconds is None or progress.bytes_per_second <= 0:
-        return []
+    """Rate and time left, while bytes move."""
+    return [word for word in _rate_and_time(progress) if word]
+
+
+def _rate_and_time(progress: UploadProgress) -> tuple[str, str]:
+    """Time alone while Xet finds all of it in the store: nothing is sent."""
+    if progress.eta_seconds is None:
+        return "", ""
+    rate = progress.bytes_per_second
     left = format_duration(max(1.0, progress.eta_seconds))
-    return [format_rate(progress.bytes_per_second), f"{left} left"]
+    return format_rate(rate) if rate > 0 else "", f"{left} left"
 
 
 def _retry_words(event: RetryScheduled) -> str:

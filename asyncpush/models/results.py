@@ -18,6 +18,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class UploadProgress:
     """A snapshot. `bytes_sent` never falls and never passes `total_bytes`.
 
+    `bytes_sent` counts what the Hub's store has, also what it had before. `bytes_processed` counts
+    what has been read and hashed. It is never less, and runs ahead with Xet, which finds out what
+    is new before it sends.
+
     `phase` is "hashing", "uploading", "committing", "verifying" or "done". `bytes_per_second` is
     the recent rate; `eta_seconds` is None while it is unknown.
 
@@ -36,6 +40,7 @@ class UploadProgress:
     phase: Phase = "hashing"
     bytes_per_second: float = 0.0
     eta_seconds: float | None = None
+    bytes_processed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import anyio
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, SourceChangedError
-from asyncpush.events import FileRouted, FilesPlanned
+from asyncpush.events import FileRouted, FilesPlanned, TransferChosen
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.bucket import BucketXet
 from asyncpush.pipeline.context import PushContext
@@ -88,6 +88,7 @@ class BucketStore:
         try:
             access = await BucketXet(ctx).access()
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
+            ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone"))
             ctx.enter("uploading")
             await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.

@@ -22,10 +22,13 @@ from asyncpush.events import (
     PhaseChanged,
     PushFailed,
     PushFinished,
+    TransferChosen,
     TransferStarted,
+    XetProgress,
 )
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.models import UploadProgress
+from asyncpush.options import MIB
 from tests.fake_clock import FakeClock
 from tests.listeners.helpers import OID, SHA, finished, planned, record
 
@@ -215,10 +218,10 @@ def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> No
 def test_while_nothing_moves_the_current_file_is_the_one_being_hashed() -> None:
     aggregator = tell(ProgressAggregator(), planned(1, 100), HashProgress("a", 40, 100))
     assert aggregator.snapshot().current_file == "a"
-    assert aggregator.hashed_bytes == 40
+    assert aggregator.snapshot().bytes_processed == 40
     tell(aggregator, FileHashed("a", 100, OID, cached=False))
     assert aggregator.snapshot().current_file is None
-    assert aggregator.hashed_bytes == 100
+    assert aggregator.snapshot().bytes_processed == 100
 
 
 def test_files_in_flight_are_told_in_the_order_they_began() -> None:
@@ -242,7 +245,7 @@ def test_a_success_is_full_and_stays_so() -> None:
         planned(9, 900),
         PhaseChanged("uploading"),
     )
-    assert aggregator.snapshot() == UploadProgress(300, 300, None, 3, 3, "done", 0.0, 0.0)
+    assert aggregator.snapshot() == UploadProgress(300, 300, None, 3, 3, "done", 0.0, 0.0, 300)
     assert aggregator.in_flight() == []
 
 
@@ -363,6 +366,104 @@ class TestRate:
         assert progress.eta_seconds is None
 
 
+class TestXet:
+    """Reads and hashes, packs 64 MiB, then sends: read and sent are told apart."""
+
+    def test_what_is_read_runs_ahead_of_what_is_sent(self) -> None:
+        aggregator = tell(
+            ProgressAggregator(),
+            planned(2, 300),
+            TransferChosen("xet", "granted"),
+            PhaseChanged("uploading"),
+            TransferStarted("a", 200, 1),
+            HashProgress("a", 120, 200),
+            XetProgress(0, 0, 200, 120),
+        )
+        progress = aggregator.snapshot()
+        assert (progress.bytes_processed, progress.bytes_sent) == (120, 0)
+        assert aggregator.is_reading
+
+        tell(aggregator, PartProgress("a", 1, 90, 200), XetProgress(30, 60, 200, 150))
+        progress = aggregator.snapshot()
+        assert (progress.bytes_processed, progress.bytes_sent) == (120, 90)
+        assert aggregator.xet_sent == 30  # the store had the others
+        assert not aggregator.is_reading
+
+    def test_the_rate_is_of_what_is_sent_and_not_of_what_was_there(self) -> None:
+        clock = FakeClock()
+        aggregator = tell(
+            ProgressAggregator(clock=clock),
+            planned(1, 1000),
+            TransferChosen("xet", "granted"),
+            PhaseChanged("uploading"),
+        )
+        aggregator.snapshot()
+        clock.now += 1
+        tell(
+            aggregator,
+            HashProgress("a", 500, 1000),
+            PartProgress("a", 1, 500, 1000),
+            XetProgress(100, 400, 1000, 500),
+        )
+        aggregator.snapshot()
+        assert aggregator.snapshot().bytes_per_second == pytest.approx(100)
+
+    @pytest.mark.parametrize(
+        ("read", "sent", "seconds"),
+        [
+            pytest.param(500 * MIB, 450 * MIB, 1.0, id="reading is slower"),
+            pytest.param(900 * MIB, 250 * MIB, 3.0, id="sending is slower"),
+            pytest.param(1000 * MIB, 950 * MIB, 50 / 950, id="all is read"),
+        ],
+    )
+    def test_the_time_left_is_that_of_what_is_slower(
+        self, read: int, sent: int, seconds: float
+    ) -> None:
+        clock = FakeClock()
+        total = 1000 * MIB
+        aggregator = tell(
+            ProgressAggregator(clock=clock),
+            planned(1, total),
+            TransferChosen("xet", "granted"),
+            PhaseChanged("uploading"),
+        )
+        aggregator.snapshot()
+        clock.now += 1
+        tell(
+            aggregator,
+            HashProgress("a", read, total),
+            PartProgress("a", 1, sent, total),
+            XetProgress(sent, 0, total, read),
+        )
+        aggregator.snapshot()
+        assert aggregator.snapshot().eta_seconds == pytest.approx(seconds)
+
+    def test_an_upload_that_is_begun_again_sends_anew(self) -> None:
+        aggregator = tell(
+            ProgressAggregator(),
+            planned(1, 300),
+            TransferChosen("xet", "granted"),
+            PhaseChanged("uploading"),
+            HashProgress("a", 200, 300),
+            XetProgress(100, 0, 300, 200),
+            HashProgress("a", 10, 300),
+            XetProgress(5, 0, 300, 10),
+        )
+        assert aggregator.snapshot().bytes_processed == 200
+        assert aggregator.xet_sent == 105
+
+    def test_a_file_is_processed_once_by_whichever_engine(self) -> None:
+        progress = after(
+            planned(3, 300),
+            HashProgress("a", 100, 100),  # by Xet, which fails
+            FileHashed("a", 100, OID, cached=False),
+            FileHashed("a", 100, OID, cached=True),
+            FileStored("a", 100, "lfs"),
+            FileSkipped("b", 50, "unchanged"),
+        )
+        assert progress.bytes_processed == 150
+
+
 paths = st.sampled_from(["a", "b", "dir/c"])
 sizes = st.integers(0, 1000)
 positions = st.integers(0, 1200)
@@ -382,6 +483,8 @@ events = st.one_of(
     st.builds(PartStored, paths, numbers, sizes, st.booleans()),
     st.builds(FileStored, paths, sizes, st.sampled_from(["inline", "lfs", "xet"]), st.booleans()),
     st.builds(Committed, st.just(SHA), st.just("url"), st.none(), st.booleans()),
+    st.builds(TransferChosen, st.sampled_from(["lfs", "xet"]), st.just("so")),
+    st.builds(XetProgress, positions, positions, sizes, positions),
     st.builds(PushFailed, st.just("no"), st.just("HubError")),
     st.builds(PushFinished, st.just(SHA), st.integers(0, 5), sizes, st.floats(0, 9)),
 )
@@ -411,9 +514,10 @@ def test_prop_progress_monotonic(
     shown.append(aggregator.snapshot())
     for before, progress in pairwise(shown):
         assert before.bytes_sent <= progress.bytes_sent
+        assert min(before.bytes_processed, progress.total_bytes) <= progress.bytes_processed
         assert before.files_completed <= progress.files_completed
     for progress in shown:
-        assert 0 <= progress.bytes_sent <= progress.total_bytes
+        assert 0 <= progress.bytes_sent <= progress.bytes_processed <= progress.total_bytes
         assert 0 <= progress.files_completed <= progress.total_files
         assert progress.bytes_per_second >= 0
         assert progress.eta_seconds is None or progress.eta_seconds >= 0

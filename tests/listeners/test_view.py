@@ -12,8 +12,10 @@ from asyncpush.events import (
     PhaseChanged,
     PushStarted,
     RetryScheduled,
+    TransferChosen,
     TransferStarted,
     Waiting,
+    XetProgress,
 )
 from asyncpush.listeners.format import ASCII, UNICODE, Glyphs, text_width
 from asyncpush.listeners.view import Line, PushView
@@ -134,6 +136,54 @@ def test_every_phase_says_what_is_being_done() -> None:
     assert scene.head().endswith("· committing 43 files")
     scene.tell(PhaseChanged("verifying"))
     assert scene.head().endswith("· verifying")
+
+
+def reading_by_xet() -> Scene:
+    scene = Scene().tell(
+        planned(1, 4 * GB),
+        TransferChosen("xet", "granted"),
+        PhaseChanged("uploading"),
+        TransferStarted("model.bin", 4 * GB, 1),
+        HashProgress("model.bin", GB, 4 * GB),
+        XetProgress(0, 0, 4 * GB, GB),
+    )
+    scene.view.snapshot()
+    scene.clock.now += 1
+    return scene
+
+
+def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
+    scene = reading_by_xet()
+    assert scene.lines()[:3] == [
+        "⠋ me/llama · reading",
+        "    0% ................... 0.00/4.00 GB  ✓ 0/1",
+        "   25% ####............... 1.00/4.00 GB read, 0 B sent",
+    ]
+    scene.tell(
+        PartProgress("model.bin", 1, GB // 2, 4 * GB),
+        XetProgress(GB // 10, 4 * GB // 10, 4 * GB, GB),
+    )
+    assert scene.head().endswith("· uploading")
+    assert scene.lines()[2] == "   25% ####............... 1.00/4.00 GB read, 100 MB sent"
+    assert "1.00 GB read, 100 MB sent" in scene.view.plain()
+    assert "1.00 GB read, 100 MB sent" in scene.view.widget_texts(scene.view.snapshot())[1]
+
+
+def test_by_xet_at_40_columns_what_was_read_still_fits() -> None:
+    assert reading_by_xet().lines(39)[2] == "   25% #..... 1.00/4.00 GB read"
+
+
+def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:
+    scene = reading_by_xet().tell(
+        PartProgress("model.bin", 1, 4 * GB, 4 * GB),
+        XetProgress(4 * GB, 0, 4 * GB, 4 * GB),
+    )
+    assert scene.head().endswith("· finishing upload")
+    scene.clock.now += 1
+    assert scene.view.snapshot().eta_seconds is None  # nobody knows how long that takes
+    scene.tell(FileStored("model.bin", 4 * GB, "xet"), PhaseChanged("committing"))
+    assert scene.head().endswith("· committing")
+    assert len(scene.lines()) == 2  # the row of what was read has gone
 
 
 def test_a_wait_counts_down_in_words() -> None:

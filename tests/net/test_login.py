@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import stat
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +71,20 @@ def official(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str | 
         return get_token()
 
     return ask
+
+
+TOKEN_OF_A_PROCESS = """
+import asyncio, sys
+from asyncpush import UploadConfig, Uploader
+
+async def main():
+    async with Uploader(endpoint=sys.argv[1], config=UploadConfig(progress="none")) as up:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        print(await up._running()._session.token.get())
+
+asyncio.run(main())
+"""
 
 
 async def token_of(hub: LocalHub, config: UploadConfig) -> str:
@@ -278,6 +294,26 @@ async def test_two_at_once_renew_a_login_once(
 
     assert len(tokens.asked) == 1
     assert set(found) == {tokens.newest}
+
+
+async def test_two_processes_at_once_renew_a_login_once(
+    hub: LocalHub, home: Path, tokens: TokenRequests
+) -> None:
+    """A refresh token is good once: a second renewal would fail."""
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
+    program = [sys.executable, "-c", TOKEN_OF_A_PROCESS, hub.url]
+    processes = [
+        await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE) for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    # All of them have started and imported what they need: now they race for the lock file.
+    answers = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+
+    assert len(tokens.asked) == 1
+    assert {found.decode().strip() for found, _ in answers} == {tokens.newest}
+    assert [process.returncode for process in processes] == [0, 0, 0]
 
 
 async def test_what_another_process_stored_meanwhile_is_taken(

@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
-from asyncpush.events import Emitter, PartProgress, TransferStarted, XetProgress
+from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted, XetProgress
 from asyncpush.models import FileSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
@@ -22,6 +23,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     ends_soon,
     in_background,
+    positions,
     unless_stalled,
 )
 
@@ -87,7 +89,10 @@ class XetCommit:
         await self._call(handle.result, [file])
 
     async def feed(
-        self, file: FileSource, on_read: Callable[[int], None], bandwidth: Bandwidth
+        self,
+        file: FileSource,
+        on_read: Callable[[int], None],
+        bandwidth: Bandwidth,
     ) -> Any:
         """Read a file and pass its bytes to hf_xet, at the rate of `bandwidth`; `on_read` is called
         in a thread with the number of bytes passed on. Tensors that can change are then read once
@@ -144,11 +149,11 @@ class XetCommit:
         self,
         name: str,
         pieces: AsyncIterable[memoryview],
-        on_sent: Callable[[int], None],
+        on_read: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Pass pieces on as they arrive, at the rate of `bandwidth`; `on_sent` is called with the
-        number of bytes passed on. Raises what `pieces` raises."""
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is told how much.
+        Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
         size = 0
@@ -160,7 +165,7 @@ class XetCommit:
                         await bandwidth.take(len(data))
                     await self._write(stream, data)
                 size += piece.nbytes
-                on_sent(size)
+                on_read(size)
             await self._call(stream.finish)
         except BaseException:
             abort(stream)
@@ -248,50 +253,160 @@ def abort(commit: Any) -> None:
         commit.abort()
 
 
+@dataclass(slots=True, eq=False)
+class _Followed:
+    """A file whose positions are emitted. `size` is None of a stream."""
+
+    path: str
+    size: int | None
+    events: Emitter
+    sent: int = 0
+    read: int = 0
+
+    def at_most(self, position: int) -> int:
+        return position if self.size is None else min(position, self.size)
+
+
 class XetPositions:
-    """Emits progress events for the files of one push, from hf_xet's reports."""
+    """Emits progress events for the files of one push: how much of each was read, and how much of
+    it the store has.
+
+    hf_xet reports what it has found new, what it has sent and what it found in the store. It finds
+    chunks new when it has filled a xorb of 64 MiB. In between, Linux tells how far it has read.
+    Elsewhere what it found new is shared out among the files in the order they were begun. So is
+    what was sent of those that we feed to it: it reports them in the sum alone.
+    """
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._files: dict[Any, tuple[FileSource, Emitter]] = {}
-        self._sent: dict[Any, int] = {}
+        self._files: dict[Any, _Followed] = {}
+        self._unread: dict[int, _Followed] = {}
+        """Those that are not read to the end, in the order they were begun."""
+        self._opened: dict[str, list[_Followed]] = {}
+        """The large files that hf_xet reads now, by path on disk."""
+        self._fed: dict[int, _Followed] = {}
+        """Those that we feed, and that are not sent to the end."""
+        self._read = self._sent = self._processed = 0
         self._ended = False
 
-    def begin(self, file: FileSource) -> Emitter:
-        events = self._events.child()
-        events.emit(TransferStarted(file.path_in_repo, file.size, 1))
-        return events
+    def feed(self, file: FileSource, *, sized: bool = True) -> _Followed:
+        """Emit the positions of a file that we read. The size of a stream is not known: it is not
+        `sized`."""
+        followed = self._begin(file, sized=sized)
+        self._fed[id(followed)] = followed
+        return followed
+
+    def _begin(self, file: FileSource, *, sized: bool = True) -> _Followed:
+        followed = _Followed(file.path_in_repo, file.size if sized else None, self._events.child())
+        if sized:
+            followed.events.emit(TransferStarted(file.path_in_repo, file.size, 1))
+        self._unread[id(followed)] = followed
+        return followed
 
     def follow(self, task: Any, file: FileSource) -> None:
         """Emit the positions of this file that hf_xet reports under `task`."""
-        self._files[task] = file, self.begin(file)
+        self._files[task] = self._begin(file)
 
-    def on_read(self, file: FileSource, events: Emitter, position: int) -> None:
-        """Emit how much of a file was passed on. Called from one of our threads."""
-        event = PartProgress(file.path_in_repo, 1, position, file.size)
-        self._loop.call_soon_threadsafe(events.emit, event)
+    @contextlib.contextmanager
+    def reading(self, task: Any, file: FileSource) -> Iterator[None]:
+        """While hf_xet reads a large file, look how far it is."""
+        followed = self._files.get(task)
+        if followed is None or file.path is None:
+            yield
+            return
+        path = os.path.realpath(file.path)
+        self._opened.setdefault(path, []).append(followed)
+        try:
+            yield
+        finally:
+            self._opened[path].remove(followed)
+            if not self._opened[path]:
+                del self._opened[path]
+        self._on_position(followed, file.size)
+
+    def on_read(self, followed: _Followed, position: int) -> None:
+        """Emit how much of a file was handed over. Called from a thread of ours."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(self._on_position, followed, position)
+
+    def restart(self) -> None:
+        """The files are begun again, with a new commit."""
+        self._files.clear()
+        self._unread.clear()
+        self._fed.clear()
+        self._read = self._sent = self._processed = 0
 
     def end(self) -> None:
         """Ignore later reports."""
         self._ended = True
 
     def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
-        """Called on a thread of hf_xet: reads plain values, and emits them in the event loop."""
-        positions = [(task, item.bytes_completed) for task, item in items.items()]
+        """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
+        found = [(task, item.bytes_completed) for task, item in items.items()]
         done, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
-        total = XetProgress(sent, max(0, done - sent), group.total_bytes)
-        with contextlib.suppress(RuntimeError):  # the loop was closed
-            self._loop.call_soon_threadsafe(self._tell, positions, total)
+        there = max(0, done - sent)
+        found_new = group.total_transfer_bytes
+        total = XetProgress(sent, there, group.total_bytes, found_new + there)
+        open_files = list(positions(self._opened.copy()).values())
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(self._tell, found, open_files, total)
 
-    def _tell(self, positions: Sequence[tuple[Any, int]], total: XetProgress) -> None:
+    def _tell(
+        self,
+        found: Sequence[tuple[Any, int]],
+        open_files: Sequence[tuple[str, int]],
+        total: XetProgress,
+    ) -> None:
         if self._ended:
             return
-        for task, position in positions:
-            known = self._files.get(task)
-            if known is None or self._sent.get(task) == position:
-                continue
-            self._sent[task] = position
-            file, events = known
-            events.emit(PartProgress(file.path_in_repo, 1, min(position, file.size), file.size))
-        self._events.emit(total)
+        self._read_to(open_files)
+        for task, position in found:
+            followed = self._files.get(task)
+            if followed is not None and followed.sent != followed.at_most(position):
+                self._on_sent(followed, position)
+        self._share_out(total.processed - self._read)
+        self._share_out_sent(total.sent + total.deduplicated - self._sent)
+        self._processed = max(self._processed, min(max(self._read, total.processed), total.size))
+        self._events.emit(replace(total, processed=self._processed))
+
+    def _read_to(self, open_files: Sequence[tuple[str, int]]) -> None:
+        for path, position in open_files:
+            for followed in self._opened.get(path, ()):
+                self._on_position(followed, position)
+
+    def _share_out(self, more: int) -> None:
+        """Bytes that hf_xet has read of some of the files."""
+        while more > 0 and self._unread:
+            followed = next(iter(self._unread.values()))
+            if followed.size is None:
+                return
+            step = min(more, followed.size - followed.read)
+            more -= step
+            self._on_position(followed, followed.read + step)
+
+    def _share_out_sent(self, more: int) -> None:
+        for followed in list(self._fed.values()) if more > 0 else ():
+            if (step := min(more, followed.read - followed.sent)) > 0:
+                more -= step
+                self._on_sent(followed, followed.sent + step)
+            if followed.sent == followed.size:
+                del self._fed[id(followed)]
+
+    def _on_sent(self, followed: _Followed, position: int) -> None:
+        self._on_position(followed, position)
+        position = followed.at_most(position)
+        self._sent += position - followed.sent
+        followed.sent = position
+        size = position if followed.size is None else followed.size
+        followed.events.emit(PartProgress(followed.path, 1, position, size))
+
+    def _on_position(self, followed: _Followed, position: int) -> None:
+        position = followed.at_most(position)
+        if position > followed.read and not self._ended:
+            self._read += position - followed.read
+            followed.read = position
+            size = position if followed.size is None else followed.size
+            followed.events.emit(HashProgress(followed.path, position, size))
+        if followed.size is not None and followed.read >= followed.size:
+            self._unread.pop(id(followed), None)

@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
-from asyncpush.events import Emitter, FileStored, PartProgress, RetryScheduled
+from asyncpush.events import Emitter, FileStored, RetryScheduled
 from asyncpush.models import FileSource, Receipt
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
@@ -336,13 +336,13 @@ class XetUpload:
                 begun = await self._start([file], changed)
                 try:
                     for _, handle in begun:
-                        await self._commit.ingested(handle, file)
+                        with self._positions.reading(handle.task_id(), file):
+                            await self._commit.ingested(handle, file)
                 except XetFailedError as exc:
                     self._failed = self._failed or exc
                 return begun
         async with self._large_files:
-            events = self._positions.begin(file)
-            on_read = partial(self._positions.on_read, file, events)
+            on_read = partial(self._positions.on_read, self._positions.feed(file))
             try:
                 return [(file, await self._commit.feed(file, on_read, self._bandwidth))]
             except SourceChangedError as exc:
@@ -363,15 +363,15 @@ class XetUpload:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
         raises."""
         self._streamed = True
-        events = self._events.child()
+        followed = self._positions.feed(FileSource(path_in_repo, 0, data=b""), sized=False)
         size = 0
 
-        def on_sent(sent: int) -> None:
+        def on_read(position: int) -> None:
             nonlocal size
-            size = sent
-            events.emit(PartProgress(path_in_repo, 1, sent, sent))
+            size = position
+            self._positions.on_read(followed, position)
 
-        handle = await self._commit.stream(path_in_repo, pieces, on_sent, self._bandwidth)
+        handle = await self._commit.stream(path_in_repo, pieces, on_read, self._bandwidth)
         self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
 
     async def finish(
@@ -433,6 +433,7 @@ class XetUpload:
         self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._failed = None
         self._sent_in_vain += await self._commit.let_go()
+        self._positions.restart()
         again = self.files
         self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS
         self._commit = await self._open_commit(access, self._attempt)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class XetStallDetector:
         self._all_sent = False
         self.sent = 0
         """Bytes sent over the network."""
-        self._read: dict[str, str] = {}
+        self._read: dict[int, tuple[str, int]] = {}
         self._reading = 0
         self._lock = threading.Lock()
         self.paths: set[str] = set()
@@ -99,16 +99,17 @@ class XetStallDetector:
         return max(0.0, left)
 
 
-def positions(paths: set[str]) -> dict[str, str]:
-    """This process's positions in those of the files that it has open. Empty where the system does
-    not provide them (only Linux does)."""
+def positions(paths: Collection[str]) -> dict[int, tuple[str, int]]:
+    """This process's positions in those of the files that it has open: path and position by file
+    descriptor. Empty where the system does not provide them (only Linux does)."""
     found = {}
     with contextlib.suppress(OSError):
         for number in os.listdir("/proc/self/fd") if paths else ():
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/self/fd/{number}") in paths:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                path = os.readlink(f"/proc/self/fd/{number}")
+                if path in paths:
                     with open(f"/proc/self/fdinfo/{number}") as info:
-                        found[number] = info.readline()
+                        found[int(number)] = path, int(info.readline().split()[1])
     return found
 
 
@@ -150,7 +151,7 @@ async def unless_stalled(
         while not job.done():
             left = watch.left()
             if left <= 0:
-                raise XetStalledError(f"nothing moved for {watch.limit:g} seconds")
+                raise XetStalledError(f"no progress for {watch.limit:g} seconds")
             await asyncio.wait([job], timeout=left)
     except BaseException:
 
