@@ -336,6 +336,7 @@ class Runtime:
                     if needs_token:
                         await self._session.token.get()
                     ctx = self._context(repo, options, observer.push_id, observer.events)
+                    observer.failure_told = lambda error: ctx.failure_told(error)
                     async with self._collected(source, options, stores=stores) as collected:
                         outcome = await work(ctx, collected)
                 return observer.finished(outcome)

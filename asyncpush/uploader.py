@@ -702,7 +702,7 @@ async def sync(
         HubError: the Hub or the network failed, and the bucket was not changed.
         SyncError: the bucket was changed, but not all files are as they should be; its `failures`
             name each, its `result` tells what did go through.
-        TimeoutError: `SyncOptions(timeout=...)` ran out.
+        TimeoutError: `SyncOptions(timeout=...)` ran out, and the bucket was not changed.
 
     Example:
         >>> files = {"model.bin": b"weights", "state.json": b"{}"}

@@ -7,6 +7,7 @@ does not.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -159,6 +160,18 @@ def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
     }
     assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
     assert "xet" not in text.lower()
+
+
+def test_the_paths_of_the_hub_are_in_one_module() -> None:
+    """All but the embedded Hub's own, and the readers of addresses that users give."""
+    users = set()
+    for path in ROOT.rglob("*.py"):
+        if path.is_relative_to(ROOT / "localhub"):
+            continue
+        texts = [node.value for node in ast.walk(_parsed(path)) if isinstance(node, ast.Constant)]
+        if any(isinstance(text, str) and re.match(r"/(api|oauth)/\S*$", text) for text in texts):
+            users.add(path.relative_to(ROOT).as_posix())
+    assert users == {"protocol/routes.py"}
 
 
 STRUCTURE = {

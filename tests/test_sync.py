@@ -29,7 +29,7 @@ from asyncpush import (
     Uploader,
 )
 from asyncpush.errors import AsyncPushError, RetriesExhaustedError
-from asyncpush.events import PushFinished, PushStarted, RetryScheduled, Verified
+from asyncpush.events import PushFailed, PushFinished, PushStarted, RetryScheduled, Verified
 from asyncpush.localhub import LocalHub
 from asyncpush.pipeline import verification
 from asyncpush.protocol import buckets
@@ -466,7 +466,62 @@ async def test_a_sync_that_is_cancelled_says_what_it_has_changed(
     running.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await running
-    assert "1 file(s) of " in caught.value.__notes__[0]
+    [note] = caught.value.__notes__
+    assert "/buckets/me/runs before that, and not verified: 1 file(s) added (run/a)" in note
+
+
+async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-paths-info", "answer never sent")
+    running = uploader.start_sync({"a": b"a"}, RUN)
+    await faults.stalled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    assert not getattr(caught.value, "__notes__", ())
+
+
+async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed_something(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-batch", "done, answer never sent")
+    running = uploader.start_sync({"a": b"a"}, RUN)
+    await faults.stalled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    [note] = caught.value.__notes__
+    assert "the answer to a batch did not come: more may have been changed" in note
+
+
+@pytest.mark.parametrize(
+    ("route", "nth", "told"),
+    [("bucket-paths-info", 2, ("run/a",)), ("bucket-batch", 1, ())],
+    ids=["verifying", "in a batch"],
+)
+async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_changed(
+    route: str,
+    nth: int,
+    told: tuple[str, ...],
+    uploader: Uploader,
+    faults: FaultLayer,
+    heard: EventRecorder,
+) -> None:
+    faults.add(route, "answer never sent", nth=nth)
+    with pytest.raises(SyncError, match="took longer than its timeout of 1") as caught:
+        await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=1.0))
+    assert caught.value.result.files_uploaded == told
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert [event.error_type for event in heard.of(PushFailed)] == ["SyncError"]
+
+
+async def test_a_timeout_before_a_change_is_a_timeout(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-paths-info", "answer never sent")
+    with pytest.raises(TimeoutError):
+        await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=0.5))
 
 
 async def test_a_sync_that_takes_too_long_says_what_it_has_changed(
@@ -568,6 +623,23 @@ async def test_an_audit_knows_what_the_official_client_wrote(
     await asyncio.to_thread(fill)
     assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"x"})).exact
     assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"y"})).different == ("run/b",)
+
+
+async def test_an_audit_hashes_many_files_at_once(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write({f"{number:03}.bin": bytes([number]) * 1000 for number in range(150)})
+    await uploader.sync(source, RUN)
+    together: list[int] = []
+    hash_files = XetEngine.hash_files
+
+    async def counted(self: XetEngine, files: Any, changed: Any) -> dict[str, str]:
+        together.append(len(files))
+        return await hash_files(self, files, changed)
+
+    monkeypatch.setattr(XetEngine, "hash_files", counted)
+    assert (await uploader.audit(RUN, source)).exact
+    assert together == [64, 64, 22]
 
 
 async def test_the_doctor_looks_at_a_bucket(

@@ -14,6 +14,7 @@ from click import Context, get_current_context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
 from asyncpush.cli.base import argument, checked, command, option, settings
+from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     arg.repo_id,
     arg.source,
     arg.target,
+    option("--every", hidden=True, help="An option of `hf upload`, in minutes."),
     arg.repo_type,
     *arg.NEW_REPO,
     arg.revision,
@@ -51,8 +53,22 @@ if TYPE_CHECKING:
     *arg.RECORDS,
     *arg.OUTPUT,
 )
-def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_: object) -> None:
+def push(
+    context: Context,
+    output: Output,
+    /,
+    *,
+    repo_id: str,
+    source: str,
+    every: str | None,
+    **_: object,
+) -> None:
     """Upload a folder or file as one verified commit."""
+    if every is not None:
+        raise UsageError(
+            "push takes no --every: it pushes once",
+            suggestion=f"run asyncpush watch {source} {repo_id} --every {every}m (m: minutes)",
+        )
     arg.check_order(repo_id, source)
     arg.check_source(source)
     options = settings(context, PushOptions)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -36,6 +36,9 @@ T = TypeVar("T")
 UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
 """The note on a cancellation that came after the commit was sent and before the Hub answered."""
 
+MADE = "the commit "
+"""How the note of a cancellation begins that came after the Hub's answer."""
+
 
 class PushObserver:
     """Observes one push, or another operation on a repo, while it runs."""
@@ -49,6 +52,9 @@ class PushObserver:
         self._activity = ActivityTally()
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
+        self._in_bucket = False
+        self.failure_told: Callable[[BaseException], BaseException] = lambda error: error
+        """What the work itself makes of an error that ends it (see `PushContext.failure_told`)."""
         self._landed: Committed | None = None
         all_listeners = [
             self._on_event,
@@ -60,8 +66,10 @@ class PushObserver:
         self.events: Emitter = Emitter(all_listeners, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
-        if isinstance(record.event, CommitStarted):
-            self._commit_started = True
+        if isinstance(record.event, PushStarted):
+            self._in_bucket = record.event.repo_type == "bucket"
+        elif isinstance(record.event, CommitStarted):
+            self._commit_started = not self._in_bucket
         elif isinstance(record.event, Committed) and record.event.final:
             self._landed = record.event
 
@@ -77,12 +85,13 @@ class PushObserver:
         cancellation stays a cancellation, with a note that the commit was made, or that it may have
         been made if the Hub had not answered yet.
         """
+        error = self.failure_told(error)
         landed = self._landed
         if self.commit_is_unconfirmed and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)
         if landed is None or isinstance(error, VerificationError):
             return error
-        made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"
+        made = f"{MADE}{landed.commit_sha} was made ({landed.commit_url})"
         if not isinstance(error, Exception):
             error.add_note(made)
             return error

@@ -209,8 +209,8 @@ def _clean(token: object, where: str) -> str | None:
     """The token without what was copied along with it: line breaks, invisible characters, quotes,
     "Bearer". None when nothing is left.
 
-    Raises `AuthError` for characters that a header cannot hold. The message names where the token
-    comes from, never the token.
+    Raises `AuthError` for spaces and quotes within it, and for what a header cannot hold. The
+    message names where the token comes from, never the token.
     """
     if not isinstance(token, str):
         return None
@@ -218,13 +218,17 @@ def _clean(token: object, where: str) -> str | None:
     text = _SCHEME.sub("", _unquoted(text))
     text = _unquoted(text)
     for position, letter in enumerate(text, 1):
-        if not " " <= letter <= "~":
+        if not "!" <= letter <= "~" or letter in _QUOTES:
             raise AuthError(
-                f"{where} is not a valid token: its character {position} is U+{ord(letter):04X},"
-                " and tokens are plain ASCII",
+                f"{where} is not a valid token: its character {position} is {_named(letter)},"
+                " and tokens are plain ASCII without spaces and quotes",
                 suggestion="copy the token again, without anything before or after it",
             )
     return text or None
+
+
+def _named(letter: str) -> str:
+    return {" ": "a space", '"': "a quote", "'": "a quote"}.get(letter, f"U+{ord(letter):04X}")
 
 
 def _unquoted(text: str) -> str:

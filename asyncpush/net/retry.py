@@ -23,6 +23,7 @@ from asyncpush.events import Emitter
 from asyncpush.models import Repo
 from asyncpush.net.failures import completed, report_failure
 from asyncpush.options import UploadConfig
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import HubRequest
 
 GARBLED_RETRIES = 2
@@ -122,7 +123,7 @@ class Creations:
 
 
 def _is_about(request: HubRequest, repo: Repo) -> bool:
-    return f"/{repo.api_path}/" in request.target or f"/{repo.git_path}.git/" in request.target
+    return routes.is_about(repo, request.target)
 
 
 def _names(request: HubRequest, branch: str) -> bool:

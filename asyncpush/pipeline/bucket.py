@@ -50,12 +50,13 @@ class Bucket:
         """Paths whose operations the Hub has carried out."""
         self.stopped: HubError | None = None
         """The failure after which no further batch was sent."""
-        self._unclear = False
+        self.unclear = False
+        """Whether a batch was sent of which nobody knows what it did."""
 
     @property
     def may_have_changed(self) -> bool:
         """Whether a batch has changed something, or may have."""
-        return self._unclear or bool(self.applied)
+        return self.unclear or bool(self.applied)
 
     # The bucket
 
@@ -232,13 +233,16 @@ class Bucket:
                 accept=buckets.answers_batch,
                 reconcile=look,
             )
+        except asyncio.CancelledError:
+            self.unclear = True
+            raise
         except HubError as exc:
             try:
                 if await look(exc) is not None:
                     return []
             except HubError:
                 pass  # the first failure says more
-            self._unclear = self._unclear or may_have_landed
+            self.unclear = self.unclear or may_have_landed
             raise
 
     async def _still_failed(
@@ -336,7 +340,7 @@ def _differences(
     return failures
 
 
-def in_words(failures: Iterable[SyncFailure], most: int = 10) -> str:
+def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
     """The first of them, for the message of an error."""
     lines = list(map(str, failures))
     more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""

@@ -8,7 +8,6 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import mimetypes
 import time
@@ -76,24 +75,43 @@ class SyncRun:
     async def run(self, collected: CollectedSources) -> SyncResult:
         """Run the sync. Raises `SyncError` once the bucket may have been changed; before that, the
         error that stopped it."""
+        self._ctx.failure_told = self._told
         try:
             return await self._run(collected)
-        except SyncError:
-            raise
-        except asyncio.CancelledError as exc:
-            if self._bucket.may_have_changed:
-                count = len(self._bucket.applied)
-                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
-            raise
         except Exception as exc:
-            if not self._bucket.may_have_changed:
+            told = self._told(exc)
+            if told is exc:
                 raise
-            reason = exc.message if isinstance(exc, AsyncPushError) else str(exc) or repr(exc)
-            raise SyncError(
-                f"the sync to {self._ctx.repo_url} did not finish: {reason}",
-                result=self._result(verified=False),
-                suggestion=getattr(exc, "suggestion", ""),
-            ) from exc
+            raise told from exc
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error to raise for one that came in the middle of it. A cancellation stays one, with
+        a note that says what was changed."""
+        if isinstance(error, SyncError) or not self._bucket.may_have_changed:
+            return error
+        if not isinstance(error, Exception):
+            error.add_note(self._changed_so_far())
+            return error
+        reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
+        told = SyncError(
+            f"the sync to {self._ctx.repo_url} did not finish: {reason}",
+            result=self._result(verified=False),
+            suggestion=getattr(error, "suggestion", ""),
+        )
+        told.__cause__ = error
+        return told
+
+    def _changed_so_far(self) -> str:
+        so_far = self._result(verified=False)
+        deeds = [
+            f"{len(paths):,} file(s) {deed} ({in_words(paths)})"
+            for deed, paths in (("added", so_far.files_uploaded), ("deleted", so_far.files_deleted))
+            if paths
+        ]
+        if self._bucket.unclear:
+            deeds.append("the answer to a batch did not come: more may have been changed")
+        told = "; ".join(deeds) or "the marker of a set was removed"
+        return f"changed in {self._ctx.repo_url} before that, and not verified: {told}"
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx

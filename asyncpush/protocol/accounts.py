@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     FORM_HEADERS,
     HubRequest,
@@ -120,11 +121,11 @@ def _grants(access: Mapping[str, Any]) -> tuple[Grant, ...]:
 
 def write_check_request(repo: Repo) -> HubRequest:
     """Answers 200 when the token may write to this repo."""
-    return get("auth_check", f"/api/{repo.api_path}/auth-check/write", repo_id=repo.repo_id)
+    return get("auth_check", routes.write_check(repo), repo_id=repo.repo_id)
 
 
 def storage_request(repo: Repo) -> HubRequest:
-    path = f"/api/{repo.api_path}?expand=usedStorage"
+    path = f"{routes.api(repo)}?expand=usedStorage"
     return get("storage", path, repo_id=repo.repo_id)
 
 
@@ -172,7 +173,7 @@ def refresh_token_request(refresh_token: str, client_id: str) -> HubRequest:
         "client_id": client_id,
     }
     body = urlencode(form).encode()
-    return HubRequest("token", "POST", _TOKEN_PATH, body, FORM_HEADERS, "none", queued=False)
+    return HubRequest("token", "POST", routes.TOKEN, body, FORM_HEADERS, "none", queued=False)
 
 
 def exchange_token_request(id_token: str, resource: str) -> HubRequest:
@@ -183,7 +184,7 @@ def exchange_token_request(id_token: str, resource: str) -> HubRequest:
         "subject_token": id_token,
         "resource": resource,
     }
-    request = post_json("token", _TOKEN_PATH, body, resource=resource)
+    request = post_json("token", routes.TOKEN, body, resource=resource)
     return replace(request, auth="none", queued=False)
 
 
@@ -216,9 +217,6 @@ def parse_id_token(response: HubResponse) -> str | TokenRefused:
     if response.status >= 300:
         return _refusal(response)
     return a_text(json_object(response).get("value"), "value")
-
-
-_TOKEN_PATH = "/oauth/token"
 
 
 def _refusal(response: HubResponse) -> TokenRefused:

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 import orjson
 
 from asyncpush.models import Repo
 from asyncpush.options import SyncOptions
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -116,7 +116,7 @@ def address_of(bucket: Repo) -> str:
 
 
 def info_request(bucket: Repo) -> HubRequest:
-    return get("bucket", f"/api/{bucket.api_path}", repo_id=address_of(bucket))
+    return get("bucket", routes.api(bucket), repo_id=address_of(bucket))
 
 
 def parse_info(response: HubResponse) -> str:
@@ -132,7 +132,7 @@ def create_request(bucket: Repo, options: SyncOptions) -> HubRequest:
         body["resourceGroupId"] = options.resource_group
     if options.region is not None:
         body["region"] = options.region
-    path = f"/api/{bucket.api_path}"
+    path = routes.api(bucket)
     return post_json("create_bucket", path, body, repo_id=address_of(bucket))
 
 
@@ -143,7 +143,7 @@ def check_created(response: HubResponse) -> None:
 
 def xet_token_request(bucket: Repo, *, write: bool) -> HubRequest:
     """A token for the Xet store. The URL has no revision, because buckets have none."""
-    path = f"/api/{bucket.api_path}/xet-{'write' if write else 'read'}-token"
+    path = routes.bucket_xet_token(bucket, write=write)
     return get("xet_token", path, repo_id=address_of(bucket))
 
 
@@ -152,7 +152,7 @@ def batch_request(bucket: Repo, operations: Sequence[Operation]) -> HubRequest:
     return HubRequest(
         "bucket_batch",
         "POST",
-        f"/api/{bucket.api_path}/batch",
+        routes.bucket_batch(bucket),
         b"".join(orjson.dumps(_row(operation)) + b"\n" for operation in operations),
         _NDJSON,
         fields={"repo_id": address_of(bucket), "operations": len(operations)},
@@ -205,7 +205,7 @@ def parse_batch(response: HubResponse) -> list[FailedOperation]:
 def paths_info_request(bucket: Repo, paths: Sequence[str]) -> HubRequest:
     return post_json(
         "bucket_paths_info",
-        f"/api/{bucket.api_path}/paths-info",
+        routes.bucket_paths_info(bucket),
         {"paths": list(paths)},
         repo_id=address_of(bucket),
         paths=len(paths),
@@ -220,8 +220,7 @@ def parse_paths_info(response: HubResponse) -> dict[str, BucketFile]:
 def tree_request(bucket: Repo, prefix: str = "") -> HubRequest:
     """Every file whose path starts with `prefix`. The comparison is textual: "logs" also matches
     "logs.json"."""
-    below = f"/{quote(prefix, safe='')}" if prefix else ""
-    path = f"/api/{bucket.api_path}/tree{below}?recursive=true"
+    path = f"{routes.bucket_tree(bucket, prefix)}?recursive=true"
     return get("bucket_tree", path, repo_id=address_of(bucket))
 
 

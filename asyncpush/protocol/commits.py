@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -23,7 +24,6 @@ from asyncpush.protocol.http import (
     a_text_or_none,
     json_object,
 )
-from asyncpush.protocol.repos import quoted
 from asyncpush.protocol.urls import page_url
 
 TRAILER = "Asyncpush-Push-Id"
@@ -127,7 +127,7 @@ def commit_request(
     return HubRequest(
         "commit",
         "POST",
-        f"/api/{repo.api_path}/commit/{quoted(revision)}{query}",
+        routes.commit(repo, revision) + query,
         body,
         {"Content-Type": "application/x-ndjson"},
         fields={"repo_id": repo.repo_id, "revision": revision, **fields},

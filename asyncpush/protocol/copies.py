@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -23,7 +23,6 @@ from asyncpush.protocol.http import (
     json_object,
     post_json,
 )
-from asyncpush.protocol.repos import quoted
 
 DUPLICATES_LIMIT = 500
 """Objects in one request, as in the official client."""
@@ -51,7 +50,7 @@ def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject
     }
     return post_json(
         "duplicate",
-        f"/api/{source.api_path}/lfs-files/duplicate",
+        routes.duplicate(source),
         body,
         repo_id=target.repo_id,
         source=source.repo_id,
@@ -73,7 +72,7 @@ def content_request(repo: Repo, revision: str, path: str) -> HubRequest:
     """The content of a file, which is the body of the answer."""
     return get(
         "content",
-        f"/{repo.git_path}/resolve/{quoted(revision)}/{quote(path)}",
+        routes.content(repo, revision, path),
         repo_id=repo.repo_id,
         revision=revision,
         file=path,

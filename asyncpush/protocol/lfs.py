@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from asyncpush.errors import HubError
 from asyncpush.models import Part, Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
@@ -113,7 +114,7 @@ def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | N
         body["ref"] = {"name": revision}
     return post_json(
         "lfs_batch",
-        f"/{repo.git_path}.git/info/lfs/objects/batch",
+        routes.lfs_batch(repo),
         body,
         headers=LFS_HEADERS,
         repo_id=repo.repo_id,

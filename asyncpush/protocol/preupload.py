@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import CARD_NAME, FileSource, Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -21,7 +22,6 @@ from asyncpush.protocol.http import (
     post_json,
     protocol_error,
 )
-from asyncpush.protocol.repos import quoted
 
 BATCH_LIMIT = 256
 """Files in one request, as in the official client."""
@@ -64,7 +64,7 @@ def preupload_request(
     query = "?create_pr=1" if create_pr else ""
     return post_json(
         "preupload",
-        f"/api/{repo.api_path}/preupload/{quoted(revision)}{query}",
+        routes.preupload(repo, revision) + query,
         body,
         repo_id=repo.repo_id,
         file=files[0][0].path_in_repo,
@@ -110,7 +110,7 @@ class CardVerdict:
 def validate_request(repo: Repo, card: str) -> HubRequest:
     return post_json(
         "validate_yaml",
-        "/api/validate-yaml",
+        routes.VALIDATE_CARD,
         {"content": card, "repoType": repo.repo_type},
         repo_id=repo.repo_id,
         file=CARD_NAME,

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     FORM_HEADERS,
     HubRequest,
@@ -21,7 +22,6 @@ from asyncpush.protocol.http import (
     get,
     json_list,
 )
-from asyncpush.protocol.repos import quoted
 
 PATHS_LIMIT = 500
 """Paths in one request. The Hub accepts 1,000; half of that spares it."""
@@ -56,7 +56,7 @@ def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRe
     return HubRequest(
         "verify_commit",
         "POST",
-        f"/api/{repo.api_path}/paths-info/{quoted(revision)}",
+        routes.paths_info(repo, revision),
         urlencode([*form, ("expand", "false")]).encode(),
         FORM_HEADERS,
         fields={"repo_id": repo.repo_id, "revision": revision, "paths": len(paths)},
@@ -79,10 +79,9 @@ def parse_path_kinds(response: HubResponse) -> Mapping[str, str]:
 
 def tree_request(repo: Repo, revision: str, folder: str = "") -> HubRequest:
     """The first page of all files below `folder`, or of the whole repo if it is empty."""
-    below = f"/{quote(folder.strip('/'), safe='')}" if folder else ""
     return get(
         "tree",
-        f"/api/{repo.api_path}/tree/{quoted(revision)}{below}?recursive=true&expand=false",
+        f"{routes.tree(repo, revision, folder.strip('/'))}?recursive=true&expand=false",
         repo_id=repo.repo_id,
         revision=revision,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -14,7 +15,6 @@ from asyncpush.protocol.http import (
     json_object,
     protocol_error,
 )
-from asyncpush.protocol.repos import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class XetGrant:
 def write_token_request(repo: Repo, revision: str, *, create_pr: bool = False) -> HubRequest:
     """With `create_pr` the token is for a pull request's ref, which does not exist yet."""
     query = "?create_pr=1" if create_pr else ""
-    path = f"/api/{repo.api_path}/xet-write-token/{quoted(revision)}{query}"
+    path = routes.xet_write_token(repo, revision) + query
     return get("xet_token", path, repo_id=repo.repo_id, revision=revision)
 
 

@@ -61,6 +61,13 @@ def test_a_pattern_as_source_is_answered_with_include(
     assert cli(command, "me/model", folder / "[v2].bin", *more).code == 0
 
 
+def test_every_is_answered_with_watch(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "me/model", folder, "--every", "5")
+    assert ran.code == 2
+    assert f"next: run asyncpush watch {folder} me/model --every 5m" in " ".join(ran.err.split())
+    assert "--every" not in cli("push", "--help").out
+
+
 def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
     assert "swapped" not in cli("push", folder, "not a repo id").err
     assert "does not exist" in cli("push", "me/model", "me/model").err
