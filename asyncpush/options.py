@@ -382,7 +382,10 @@ class SyncOptions:
         complete_marker: let readers tell whether all files below the address are there. A file
             `.complete.json`, which lists them, is removed first and written last, once all of them
             have been verified.
-        strict: refuse files that look as if they contain a credential, as in `PushOptions`.
+        on_change: what happens when a file changes while it is sent, as in `PushOptions`; a file
+            that is gone and left out is not deleted from the bucket by this sync. With
+            `complete_marker` it is an error: the set would not be whole.
+        strict: refuse files that look as if they held a credential, as in `PushOptions`.
 
     Example:
         >>> SyncOptions(delete=True, ignore_patterns="*.tmp").verify

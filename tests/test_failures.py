@@ -313,6 +313,15 @@ async def test_a_push_that_takes_too_long_says_how_long_it_had(
     assert "timeout of 0.2 s" in recorded.of(PushFailed)[0].error
 
 
+async def test_a_push_that_takes_too_long_says_that_its_commit_may_have_been_made(
+    uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
+) -> None:
+    faults.add("commit", "done, answer never sent")
+    with pytest.raises(TimeoutError, match="not confirmed: it may have been made: push again"):
+        await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=1))
+    assert "may have been made" in recorded.of(PushFailed)[0].error
+
+
 async def test_a_timeout_of_somebody_elses_is_left_as_it_is(
     hub: LocalHub, config: UploadConfig
 ) -> None:

@@ -95,6 +95,11 @@ async def test_a_small_file_goes_in_as_it_is_after_the_change(
 ) -> None:
     source = write({"state.json": SMALL, "w.bin": b"w" * 200_000})
     faults.hooks[route] = lambda: change(source / "state.json")
+    if marker and FOLLOWED[change] is None:  # a set without it is not whole
+        with pytest.raises(SourceChangedError, match="not whole"):
+            await uploader.sync(source, RUN, SyncOptions(complete_marker=True))
+        assert await held(hub) == {}
+        return
     result = await uploader.sync(source, RUN, SyncOptions(complete_marker=marker))
     now = FOLLOWED[change]
     found = await held(hub)
@@ -156,25 +161,41 @@ async def test_a_file_that_is_gone_stays_in_the_bucket_until_the_next_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """A folder that vanishes under a sync, such as a network drive, empties no bucket."""
-    whole = SyncOptions(delete=True, complete_marker=True)
+    options = SyncOptions(delete=True)
     source = write({"a.txt": b"a", "b.txt": b"b"})
-    await uploader.sync(source, RUN, whole)
+    await uploader.sync(source, RUN, options)
     (source / "a.txt").write_bytes(b"new")
     (source / "b.txt").write_bytes(b"new")
     faults.hooks[BEFORE] = lambda: vanish(source / "a.txt")
-    result = await uploader.sync(source, RUN, whole)
+    result = await uploader.sync(source, RUN, options)
     assert result.files_deleted == ()
-    assert (result.files_uploaded, result.marker) == (("run/b.txt",), f"run/{MARKER}")
+    assert result.files_uploaded == ("run/b.txt",)
     found = await held(hub)
     assert (found["a.txt"], found["b.txt"]) == (b"a", b"new")
-    result = await uploader.sync(source, RUN, whole)
+    result = await uploader.sync(source, RUN, options)
     assert result.files_deleted == ("run/a.txt",)
 
     (source / "b.txt").write_bytes(b"newer")
     faults.hooks[BEFORE] = lambda: vanish(source / "b.txt")
     with pytest.raises(SourceError, match="every file of the source was removed"):
-        await uploader.sync(source, RUN, whole)
+        await uploader.sync(source, RUN, options)
     assert (await held(hub))["b.txt"] == b"new"
+
+
+async def test_a_set_that_loses_a_file_meanwhile_is_not_marked_as_complete(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """As when a trainer removes an old checkpoint while it is being sent."""
+    whole = SyncOptions(delete=True, complete_marker=True)
+    source = write({"a.txt": b"a", "b.txt": b"b"})
+    await uploader.sync(source, RUN, whole)
+    before = await held(hub)
+    (source / "a.txt").write_bytes(b"new")
+    (source / "b.txt").write_bytes(b"new")
+    faults.hooks[BEFORE] = lambda: vanish(source / "a.txt")
+    with pytest.raises(SourceChangedError, match=r"not whole without run/a\.txt"):
+        await uploader.sync(source, RUN, whole)
+    assert await held(hub) == before
 
 
 async def test_streams_are_not_read_twice_because_a_file_has_changed(
@@ -255,7 +276,8 @@ async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
             while "old.txt" in await held(hub):
                 await outcomes.get()
         grow(source / "train.log")
-    assert not watch.failures
+    # A set that lost a file while it was sent was not marked, and was sent again.
+    assert all(isinstance(error, SourceChangedError) for error in watch.failures)
     assert isinstance(watch.last_result, SyncResult)
     found = await held(hub)
     assert found.pop(MARKER)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from click import Context
 
 from asyncpush.cli import arguments as arg
-from asyncpush.cli.base import argument, command, given_options, settings
+from asyncpush.cli.base import argument, command, settings
 from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output
 from asyncpush.cli.push import result_document, result_lines, run_with_uploader
-from asyncpush.cli.sync import run_sync
+from asyncpush.cli.sync import check_for_bucket, run_sync
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.protocol.addresses import names_bucket
 
@@ -86,13 +84,7 @@ def copy(
 
 def _sync_options(context: Context) -> SyncOptions:
     """Raises `UsageError` for an option that means nothing for a bucket."""
-    known = {field.name for field in fields(PushOptions)}
-    if others := (given_options(context) & known) - _FOR_BUCKETS:
-        flags = [each.opts[0] for each in context.command.params if _fills(each) in others]
-        raise UsageError(
-            f"a copy to a bucket takes no {', '.join(flags)}",
-            suggestion="leave out these options; the path goes into the address of the bucket",
-        )
+    check_for_bucket(context, _FOR_BUCKETS, "a copy to a bucket")
     deleted = context.params["delete"]
     if deleted not in ((), ("*",)):
         raise UsageError(
@@ -101,7 +93,3 @@ def _sync_options(context: Context) -> SyncOptions:
             suggestion="use --delete '*', and --include or --exclude to choose among the files",
         )
     return settings(context, SyncOptions, delete=bool(deleted))
-
-
-def _fills(param: object) -> str:
-    return getattr(param, "fills", "")

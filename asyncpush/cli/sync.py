@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,13 @@ from click import Context
 from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
-from asyncpush.cli.base import argument, command, option, settings
+from asyncpush.cli.base import argument, command, given_options, option, settings
 from asyncpush.cli.failures import UsageError, exit_code
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.errors import SyncError
 from asyncpush.listeners.format import format_bytes, format_count, format_seconds
-from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, SyncOptions
+from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, PushOptions, SyncOptions
 from asyncpush.protocol.addresses import bucket_of, is_address, is_web_url
 from asyncpush.uploader import Uploader
 
@@ -125,6 +125,19 @@ def run_sync(
         raise Exit(exit_code(error)) from error
     lines = _plan_lines(result) if dry_run else result_lines(result)
     output.result(lines, result_document(result))
+
+
+def check_for_bucket(context: Context, taken: Container[str], what: str) -> None:
+    """Raise `UsageError` for a push option on the command line that is not `taken` for a bucket."""
+    known = {field.name for field in fields(PushOptions)}
+    others = [name for name in given_options(context) & known if name not in taken]
+    if others:
+        params = context.command.params
+        flags = [each.opts[0] for each in params if getattr(each, "fills", "") in others]
+        raise UsageError(
+            f"{what} takes no {', '.join(flags)}",
+            suggestion="leave out these options; the path goes into the address of the bucket",
+        )
 
 
 def _check_address(context: Context, source: str, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from asyncpush.cli.failures import UsageError, exit_code
 from asyncpush.cli.output import Output
 from asyncpush.cli.push import open_uploader, result_lines
 from asyncpush.cli.running import run
+from asyncpush.cli.sync import check_for_bucket
 from asyncpush.listeners.format import format_bytes, format_count
 from asyncpush.models import SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
@@ -105,6 +107,8 @@ def watch(
         raise UsageError(f"{folder!r} is a file: name a folder")
     options: PushOptions | SyncOptions
     if names_bucket(repo_id):
+        taken = {field.name for field in fields(SyncOptions)}
+        check_for_bucket(context, taken, "a watch that syncs to a bucket")
         options = settings(context, SyncOptions)
     else:
         options = settings(context, PushOptions)

@@ -73,6 +73,11 @@ class PushObserver:
         elif isinstance(record.event, Committed) and record.event.final:
             self._landed = record.event
 
+    @property
+    def commit_is_unconfirmed(self) -> bool:
+        """Whether a commit was started and the Hub has not confirmed it."""
+        return self._commit_started and self._landed is None
+
     def failure(self, error: BaseException) -> BaseException:
         """The error to raise for `error`.
 
@@ -82,7 +87,7 @@ class PushObserver:
         """
         error = self.failure_told(error)
         landed = self._landed
-        if landed is None and self._commit_started and not isinstance(error, Exception):
+        if self.commit_is_unconfirmed and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)
         if landed is None or isinstance(error, VerificationError):
             return error
@@ -133,7 +138,7 @@ async def observe_push(
     try:
         revision = "" if repo.repo_type == "bucket" else options.revision
         observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, revision))
-        async with _time_limit(options.timeout):
+        async with _time_limit(options.timeout, observer):
             yield observer
     except BaseException as exc:
         failure = observer.failure(exc)
@@ -148,18 +153,22 @@ async def observe_push(
 
 
 @asynccontextmanager
-async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`PushOptions(timeout=...)`: the error that ends the push names this timeout as the reason."""
+async def _time_limit(seconds: float | None, observer: PushObserver) -> AsyncIterator[None]:
+    """`PushOptions(timeout=...)`: the error that ends the push names this timeout as the reason.
+
+    It also says what was changed on the Hub before that, or may have been.
+    """
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
     except TimeoutError as exc:
         if not limit.expired():
             raise
-        raise TimeoutError(
-            f"the push took longer than its timeout of {seconds:g} s: push again; what is"
-            " already stored is not sent again"
-        ) from exc
+        changed = list(getattr(exc.__cause__, "__notes__", ()))  # of the cancellation by the limit
+        if not changed and observer.commit_is_unconfirmed:
+            changed.append(UNCONFIRMED)
+        told = "; ".join([f"the push took longer than its timeout of {seconds:g} s", *changed])
+        raise TimeoutError(f"{told}: push again; what is already stored is not sent again") from exc
 
 
 def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:

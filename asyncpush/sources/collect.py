@@ -73,6 +73,8 @@ class CollectedSources:
     streams: tuple[OpenStream, ...] = ()
     spool: Spool | None = field(default=None, repr=False, compare=False)
     skipped: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    """Paths of followed files that were removed while the folder was collected."""
     one_file: bool = False
     """Whether the source is no folder and no mapping, but a file, bytes or tensors."""
 
@@ -181,6 +183,7 @@ def _finished(
         tuple(streams),
         spool,
         frozenset(gathered.skipped),
+        frozenset(gathered.gone),
         gathered.one_file,
     )
 
@@ -223,6 +226,7 @@ class Gathered:
         self.streams: list[tuple[str, Stream]] = []
         self.report = ProblemReport()
         self.skipped: list[str] = []
+        self.gone: list[str] = []
         self.one_file = True
         self._options = options
         self._stopped = stopped
@@ -409,6 +413,7 @@ class Gathered:
             if optional and self._follow and not os.path.lexists(path):
                 self._left_out += 1
                 del self._origins[name]
+                self.gone.append(name)
                 self.report.notice("removed files", f"{path!r} was removed after it was found")
                 return
             self.report.problem(f"{path!r} {exc}")

@@ -52,6 +52,21 @@ def test_a_bad_duration_is_a_usage_error(
     assert complaint in ran.err
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--path-in-repo", "run-7", "--revision", "dev"], "takes no --revision, --path-in-repo"),
+        (["--message", "m", "--type", "dataset"], "takes no --repo-type, --message"),
+    ],
+)
+def test_options_of_a_commit_mean_nothing_for_a_bucket(
+    words: list[str], complaint: str, cli: Cli, folder: Path
+) -> None:
+    ran = cli("watch", folder, "hf://buckets/me/runs", *words)
+    assert ran.code == 2
+    assert complaint in " ".join(ran.err.split())
+
+
 def test_a_swapped_order_and_a_file_are_usage_errors(cli: Cli, folder: Path) -> None:
     swapped = cli("watch", "me/watched", folder)
     assert swapped.code == 2
