@@ -1,4 +1,4 @@
-"""Settings: frozen, checked once, each saying what it bounds."""
+"""Settings: immutable, checked when they are made. Each one says what it limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 RepoType = Literal["model", "dataset", "space", "kernel"]
 RepoKind = RepoType | Literal["bucket"]
-"""What an address can name."""
+"""The kinds of repos that an address can name, including buckets."""
 Visibility = Literal["public", "private", "protected"]
 TransferName = Literal["lfs", "xet"]
-"""What stores large files; one name for each transfer in `asyncpush.transfers`."""
+"""The name of a transfer in `asyncpush.transfers`, which stores large files."""
 TransferChoice = Literal["auto", TransferName]
 ProgressChoice = Literal["auto", "bar", "none"]
 OnChange = Literal["follow", "error"]
@@ -33,7 +33,7 @@ EventSink = str | os.PathLike[str] | Callable[["Record"], None]
 PUBLIC_ENDPOINT = "https://huggingface.co"
 
 LOCAL = "local"
-"""The endpoint that means the embedded Hub, kept under the cache directory."""
+"""The endpoint that stands for the embedded Hub, whose files are in the cache directory."""
 
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
@@ -43,34 +43,36 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 MAX_CONCURRENT_PARTS = 48
-"""Unless another number is asked for."""
+"""The default limit of parts in flight."""
 
 PIECES_PER_WRITE = 2
-"""Chunks that are handed to a transport at once, to be encrypted there and then: half a MiB takes
-half a millisecond; a quarter costs 0.3 CPU s per GiB more, a whole one no less (measured)."""
+"""Chunks passed to a transport at once, and encrypted there immediately. Half a MiB takes half a
+millisecond. Measured: a quarter of a MiB costs 0.3 CPU s per GiB more, and a whole MiB costs no
+less."""
 
 CHUNKS_PER_PART = 2 * PIECES_PER_WRITE
-"""Chunks that a part in flight holds in memory: those of one write, and as many once encrypted."""
+"""Chunks that a part in flight holds in memory: those of one write, plain and encrypted."""
 
 
 _YES = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
-    """Whether one of these environment variables is 1, on, yes or true, in any case, which the
-    official client takes for yes."""
+    """Whether one of these environment variables is 1, on, yes or true, in upper or lower case, as
+    in the official client."""
     environ = os.environ if environ is None else environ
     return any(environ.get(name, "").strip().upper() in _YES for name in variables)
 
 
 def endpoint_in_use(given: str | None = None) -> str:
-    """What was given, else `HF_ENDPOINT`, else the public Hub; what is empty was not given."""
+    """The given endpoint, else `HF_ENDPOINT`, else the public Hub. An empty value counts as not
+    given."""
     return given or os.environ.get("HF_ENDPOINT", "").strip() or PUBLIC_ENDPOINT
 
 
 def default_cache_dir() -> Path:
-    """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`; where there is no
-    home directory (a container with a user id that nobody knows), a folder for temporary files."""
+    """`ASYNCPUSH_CACHE`, else `asyncpush` under `XDG_CACHE_HOME` or `~/.cache`. Without a home
+    directory (a container with an unknown user id), a folder for temporary files."""
     try:
         if explicit := os.environ.get("ASYNCPUSH_CACHE"):
             return expanded(explicit)
@@ -80,8 +82,8 @@ def default_cache_dir() -> Path:
 
 
 def is_temporary(cache_dir: Path) -> bool:
-    """Whether it is merely what stands in for a home directory: others may have made that folder,
-    so that nothing which outlives a push belongs there."""
+    """Whether it only replaces a missing home directory. Others may have created that folder, so
+    nothing that must outlive a push belongs there."""
     return cache_dir == _temporary_cache_dir() == default_cache_dir()
 
 
@@ -91,15 +93,15 @@ def _temporary_cache_dir() -> Path:
 
 
 def hf_home() -> Path:
-    """Where the official client keeps its things: `HF_HOME`, else `huggingface` under
-    `XDG_CACHE_HOME` or `~/.cache`. Raises `RuntimeError` when there is no home directory."""
+    """The official client's folder: `HF_HOME`, else `huggingface` under `XDG_CACHE_HOME` or
+    `~/.cache`. Raises `RuntimeError` when there is no home directory."""
     if explicit := os.environ.get("HF_HOME"):
         return expanded(explicit)
     return _user_cache() / "huggingface"
 
 
 def expanded(path: str) -> Path:
-    """`~` and `$NAME` within it replaced, as the official client does."""
+    """The path with `~` and `$NAME` replaced, as in the official client."""
     return Path(os.path.expandvars(path)).expanduser()
 
 
@@ -114,50 +116,50 @@ def _default_hash_workers() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadConfig:
-    """How uploads are done, for every push of an `Uploader`. Bad values raise `ValueError`.
+    """Settings for all pushes of an `Uploader`. Invalid values raise `ValueError`.
 
     Attributes:
-        max_retries: how often one request is tried again after a passing fault.
-        initial_backoff_ms: the first wait's upper bound, in milliseconds; it doubles each time.
-        max_backoff_ms: no wait is longer than this, in milliseconds, unless the server says so.
+        max_retries: how often one request is retried after a temporary failure.
+        initial_backoff_ms: upper bound of the first wait, in milliseconds; it doubles each time.
+        max_backoff_ms: no wait is longer than this, in milliseconds, unless the server asks for it.
         chunk_size: bytes read and sent at a time, a quarter of max_memory at most. The size of a
-            *part* is the Hub's to say.
-        progress_callback: plain or async callable that gets `UploadProgress` snapshots.
-        progress: "bar" draws bars, "none" does not, "auto" draws them on a terminal or notebook.
-        max_concurrent_files: files being transferred at once, over all pushes of an `Uploader`
-            (each of which may always have one).
-        max_concurrent_parts: parts in flight at once, over all files.
-        max_memory: bytes of file content held in memory at once (buffers and spooled streams). Xet
-            needs more: below 300 MB in all at the default. It reads one large file for each 64 MiB
-            of this (eight at most), and sends one xorb of 64 MiB for each 32 MiB (two at least).
-        hash_workers: threads that hash.
-        max_bandwidth: bytes per second sent to the store, or None for no bound. By Xet it bounds
-            what is read for the store: the average of a push stays below it, but hf_xet sends up to
-            64 MiB at a time, and files that the store has already are read no faster.
-        transfer: which engine stores large files: "lfs", "xet" (hf-xet), or "auto":
-            Xet when hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token,
-            else LFS. When Xet fails, LFS takes its place, with a warning in the result. New files
-            that are alike are stored once by LFS; by Xet each of them is sent, unless the store
-            has it already.
-        verify_etag: compare each part's ETag with the MD5 of what was sent.
+            *part* is chosen by the Hub.
+        progress_callback: plain or async callable that is called with `UploadProgress` snapshots.
+        progress: "bar" draws bars, "none" does not, "auto" draws them in a terminal or notebook.
+        max_concurrent_files: files transferred at the same time, over all pushes of an `Uploader`
+            (each push may always transfer one).
+        max_concurrent_parts: parts in flight at the same time, over all files.
+        max_memory: bytes of file content in memory at the same time (buffers and spooled streams).
+            Xet needs more: below 300 MB in total at the default. It reads one large file for each
+            64 MiB of this (eight at most), and sends one xorb of 64 MiB for each 32 MiB (two at
+            least).
+        hash_workers: threads for hashing.
+        max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
+            reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
+            and files that the store has already are read at the same rate.
+        transfer: what stores large files: "lfs", "xet" (hf-xet), or "auto". "auto" uses Xet when
+            hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token, else LFS.
+            When Xet fails, LFS is used instead, with a warning in the result. LFS sends identical
+            new files once; Xet sends each of them, unless the store has it already.
+        verify_etag: compare each part's ETag with the MD5 of the bytes sent.
         trust_mtime: take the hash of a file from the journal when its size, mtime, ctime and inode
-            are those of the file that was hashed, a minute or more after its last change. What this
-            cannot see is a program that goes on writing to a file it has mapped into memory. False
-            hashes every file anew.
+            are the same as when it was hashed, a minute or more after its last change. This does
+            not notice a program that keeps writing to a memory-mapped file. False hashes every file
+            again.
         connect_timeout: seconds to open a connection.
-        stall_timeout: seconds in which no byte of a part moves before it is sent anew. By Xet:
-            seconds in which nothing moves at all before the upload is begun again; what was sent
-            is not sent again. After `max_retries` times LFS takes over, with a warning. Where only
-            an answer is missing, the second time waits twice as long, and so on.
-        response_timeout: seconds to wait for the Hub's answer to a commit or a completion; light
-            calls, which can be repeated safely, are sent again after 30 s at the latest.
-        outage_timeout: seconds for which a network that is away altogether is waited out.
-        max_retry_after: longest wait, in seconds, that a server's hint may ask of us.
-        allowed_hosts: extra hosts that upload URLs may name.
-        resume: keep a journal, so that an interrupted push goes on where it stopped.
-        cache_dir: where the journal, the hash cache and the embedded Hub lie.
-        events: a path for JSON lines, a callable that gets each `asyncpush.events.Record`, or a
-            list of such.
+        stall_timeout: seconds without progress of a part before it is sent again. With Xet: seconds
+            without any progress before the upload is started again; what was sent already is not
+            sent again. After `max_retries` times LFS takes over, with a warning. When only an
+            answer is missing, the second wait is twice as long, and so on.
+        response_timeout: seconds to wait for the Hub's answer to a commit or a completion. Small
+            calls, which can be repeated safely, are sent again after at most 30 s.
+        outage_timeout: seconds to wait for the network when there is no connection at all.
+        max_retry_after: the longest wait, in seconds, that is accepted from a server.
+        allowed_hosts: additional hosts that upload URLs may point to.
+        resume: keep a journal, so that an interrupted push continues where it stopped.
+        cache_dir: the folder for the journal, the hash cache and the embedded Hub.
+        events: a path for JSON lines, a callable that is called with each
+            `asyncpush.events.Record`, or a list of these.
 
     Example:
         >>> UploadConfig(max_bandwidth=50e6, max_concurrent_parts=8).max_retries
@@ -220,55 +222,56 @@ class UploadConfig:
             raise ValueError(f"cache_dir must be a path, not {self.cache_dir!r}")
         sinks = event_sinks(self.events)
         if not all(isinstance(sink, str | os.PathLike) or callable(sink) for sink in sinks):
-            raise ValueError("events must be a path, a callable, a list of such, or None")
+            raise ValueError("events must be a path, a callable, a list of these, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushOptions:
-    """How one push is to be done. Bad values raise `ValueError`.
+    """Options of one push. Invalid values raise `ValueError`.
 
     Attributes:
         repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
         private: visibility of a repo that is created; None leaves it to the Hub.
-        visibility: the same in a word: "public", "private", or, for a Space whose app is public and
-            whose files are not, "protected".
+        visibility: the same as a word: "public", "private", or "protected" for a Space whose app is
+            public and whose files are not.
         region: where a repo that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a repo that is created.
         revision: branch to commit to.
         create_branch: create that branch when it is missing, from the default branch.
-        commit_message: first line of the commit; None names what was pushed.
+        commit_message: first line of the commit message; None describes what was pushed.
         commit_description: the rest of the commit message.
         create_pr: open a pull request instead of committing to `revision`.
-        parent_commit: the commit the branch must be at; `CommitConflictError` when it is not.
-        path_in_repo: folder of the repo that the source lands in (for one file: its name).
+        parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised.
+        path_in_repo: folder of the repo that the source goes into (for one file: its path).
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
-        delete_patterns: remote files under `path_in_repo` to delete in the same commit, unless
-            the source holds them.
+        delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
+            commit, unless the source contains them.
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).
-        max_files_per_commit: split a larger push into a series of commits of at most so many files,
-            made on a pull request and shown at once by its merge (on a branch other than main the
-            commits show one by one). None: one commit, and on main such a series past 1,000 LFS
-            files or 1 GiB of regular files, which one call would not survive.
-        max_shard_size: split `.safetensors` files larger than this by tensors, into
-            `name-00001-of-0000N.safetensors` and `name.safetensors.index.json`: bytes, or text
-            like "4GB" (1 GB = 10^9 bytes). None leaves them whole. Patterns choose files by their
-            names before; a `model.safetensors` that the repo has already stays, unless
-            delete_patterns name it.
+        max_files_per_commit: split a larger push into a series of commits with at most this many
+            files each. They are made in a pull request and appear at once when it is merged; on a
+            branch other than main they appear one by one. None makes one commit, except on main for
+            more than 1,000 LFS files or 1 GiB of regular files: one call could not handle them, so
+            they become such a series.
+        max_shard_size: split larger `.safetensors` files between tensors, into
+            `name-00001-of-0000N.safetensors` and `name.safetensors.index.json`. In bytes, or as
+            text like "4GB" (1 GB = 10^9 bytes). None does not split files. Patterns apply to the
+            names before the split. A `model.safetensors` that the repo has already stays, unless
+            delete_patterns match it.
         timeout: seconds for the whole push.
-        verify: look through the Hub's API at every file after the commit.
-        dry_run: say what would be done and change nothing.
-        on_change: what happens when a file changes while it is pushed. "follow": a file that only
-            grew, such as a log, is committed as it was when it was read; a file of up to 10 MiB
-            that was replaced or rewritten is read again, three times at most; one of up to 10 MiB
-            that is gone from the folder is left out. A warning in the result names each of them.
+        verify: check every file through the Hub's API after the commit.
+        dry_run: report what would be done, and change nothing.
+        on_change: what to do when a file changes during the push. "follow": a file that only grew,
+            such as a log, is committed as it was when it was read; a file of up to 10 MiB that was
+            replaced or rewritten is read again, three times at most; a file of up to 10 MiB that
+            was removed from the folder is left out. A warning in the result names each of them.
             Every other change, and every change with "error", raises `SourceChangedError`, and
             nothing is committed.
-        strict: refuse files that look as if they held a credential (`.env`, private keys, tokens of
-            well-known forms in text files up to 1 MiB), before anything is sent; without it each
-            such place is warned of.
+        strict: refuse files that look as if they contain a credential (`.env`, private keys,
+            well-known kinds of tokens in text files up to 1 MiB), before anything is sent. Without
+            it, there is a warning for each place.
 
     Example:
         >>> options = PushOptions(private=True, ignore_patterns=["logs/*"], max_shard_size="4GB")
@@ -322,7 +325,7 @@ class PushOptions:
             value = getattr(self, name)
             if value is not None and not _are_texts(value):
                 raise ValueError(f"{name} must be patterns, or None, not {value!r}")
-            if name != "ignore_patterns":  # which may name files whose names are no Unicode
+            if name != "ignore_patterns":  # these may match files whose names are not Unicode
                 for pattern in [value] if isinstance(value, str) else value or ():
                     _check_unicode(name, pattern)
         for name in ("region", "resource_group"):
@@ -331,10 +334,10 @@ class PushOptions:
         if self.visibility is not None:
             _check_choice(self, "visibility", get_args(Visibility))
             if self.private is not None:
-                raise ValueError("visibility and private say the same: leave out one of them")
+                raise ValueError("visibility and private mean the same: set only one of them")
         if self.space_sdk is not None:
             _check_choice(self, "space_sdk", SPACE_SDKS)
-        if self.repo_type != "model":  # else an address may still say that it is a Space
+        if self.repo_type != "model":  # with "model", an address may still say that it is a Space
             check_space_options(self)
         if self.parent_commit is not None and not _is_commit_oid(self.parent_commit):
             raise ValueError("parent_commit must be a commit oid (7 to 64 hex digits)")
@@ -346,7 +349,7 @@ class PushOptions:
                 raise ValueError("max_files_per_commit with create_pr needs revision='main'")
             if self.parent_commit is not None and self.revision == "main" and not self.create_pr:
                 raise ValueError(
-                    "parent_commit cannot be kept with max_files_per_commit on main, where the"
+                    "parent_commit cannot be combined with max_files_per_commit on main, where the"
                     " commits are merged in one step: leave out one of them, or use create_pr"
                 )
         if self.max_shard_size is not None:
@@ -360,7 +363,7 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncOptions:
-    """How one sync to a bucket is to be done. Bad values raise `ValueError`.
+    """Options of one sync to a bucket. Invalid values raise `ValueError`.
 
     Attributes:
         create_bucket: create the bucket when it is missing.
@@ -368,22 +371,18 @@ class SyncOptions:
         region: where a bucket that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a bucket that is created.
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Files of the
-            bucket that they leave out are not deleted either.
-        delete: remove the bucket's files below the address that the source does not hold. Files are
-            added and verified first. What is skipped in the source, such as a linked folder without
-            `follow_symlinks`, stays. A source without files, or a single file, is an error: it
-            deletes nothing.
+            bucket that they exclude are not deleted either.
+        delete: remove the bucket's files below the address that the source does not contain. Files
+            are added and verified first. A source without files is an error, and deletes nothing.
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_shard_size: split larger `.safetensors` files; as in `PushOptions`.
         timeout: seconds for the whole sync.
-        verify: look at every file's size and Xet hash after the last batch.
-        dry_run: say what would be done and change nothing.
-        complete_marker: make the files below the address a set that is whole or not there: a file
+        verify: check every file's size and Xet hash after the last batch.
+        dry_run: report what would be done, and change nothing.
+        complete_marker: let readers tell whether all files below the address are there. A file
             `.complete.json`, which lists them, is removed first and written last, once all of them
             have been verified.
-        on_change: what happens when a file changes while it is sent, as in `PushOptions`; a file
-            that is gone and left out is not deleted from the bucket by this sync.
-        strict: refuse files that look as if they held a credential, as in `PushOptions`.
+        strict: refuse files that look as if they contain a credential, as in `PushOptions`.
 
     Example:
         >>> SyncOptions(delete=True, ignore_patterns="*.tmp").verify
@@ -411,7 +410,8 @@ class SyncOptions:
 
     def __post_init__(self) -> None:
         for name in ("delete", "complete_marker", "create_bucket", "verify", "dry_run", "strict"):
-            if not isinstance(getattr(self, name), bool):  # a pattern would delete everything
+            # A pattern given here by mistake must not count as true: it would delete everything.
+            if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         self.as_push("")
         if self.complete_marker and not self.verify:
@@ -420,7 +420,7 @@ class SyncOptions:
             )
 
     def as_push(self, path: str) -> PushOptions:
-        """What a push and a sync have in common, for files that land at `path`."""
+        """The options that a push and a sync have in common, for files that go to `path`."""
         return PushOptions(
             private=self.private,
             region=self.region,
@@ -440,8 +440,8 @@ class SyncOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push of many, for `Uploader.push_many`: where to (a repo id or an address), what, and
-    how.
+    """One of many pushes for `Uploader.push_many`: its destination (a repo id or an address), its
+    source and its options.
 
     Example:
         >>> import asyncio
@@ -461,16 +461,16 @@ class Push:
 
 
 def check_space_options(options: PushOptions) -> None:
-    """Raise `ValueError` for what only a Space can have, unless it is one."""
+    """Raise `ValueError` for options that only a Space can have, unless it is one."""
     if options.repo_type != "space":
         if options.space_sdk is not None:
-            raise ValueError("space_sdk goes with repo_type='space'")
+            raise ValueError("space_sdk needs repo_type='space'")
         if options.visibility == "protected":
-            raise ValueError("visibility='protected' goes with repo_type='space'")
+            raise ValueError("visibility='protected' needs repo_type='space'")
 
 
 def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[EventSink]:
-    """`UploadConfig.events` as a sequence, whatever form it was given in."""
+    """`UploadConfig.events` as a sequence, in whichever form it was given."""
     if events is None:
         return ()
     if isinstance(events, Sequence) and not isinstance(events, str):
@@ -479,7 +479,7 @@ def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[Even
 
 
 def _are_texts(value: Any) -> bool:
-    """A sequence of texts, or one text."""
+    """Whether it is a sequence of strings, or one string."""
     return isinstance(value, Sequence) and all(isinstance(text, str) for text in value)
 
 
@@ -488,11 +488,11 @@ def _is_commit_oid(text: Any) -> bool:
 
 
 def _check_unicode(name: str, value: str | None) -> None:
-    """Lone surrogates stand for bytes that were no UTF-8 where the text came from."""
+    """Raise `ValueError` for lone surrogates, which stand for bytes that were not valid UTF-8."""
     try:
         (value or "").encode()
     except UnicodeEncodeError as exc:
-        raise ValueError(f"{name} must be proper Unicode text, not {value!r}") from exc
+        raise ValueError(f"{name} must be valid Unicode text, not {value!r}") from exc
 
 
 def _check(
@@ -522,8 +522,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes: of a whole number, or of a number with a unit, in which KB to TB are powers of 1000
-    (as in transformers and huggingface_hub) and KiB to TiB of 1024. Raises `ValueError`.
+    """The number of bytes, from a whole number or from a number with a unit. KB to TB are powers of
+    1000 (as in transformers and huggingface_hub), KiB to TiB powers of 1024. Raises `ValueError`.
 
     >>> parse_size("4GB"), parse_size("1.5 MiB"), parse_size(500)
     (4000000000, 1572864, 500)

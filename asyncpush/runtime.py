@@ -1,7 +1,7 @@
 """What the pushes of one `Uploader` share: opened here, closed in reverse order.
 
-Everything that takes long to import hangs on this module alone: `asyncpush.uploader` imports it in
-a thread when it is first used.
+Only this module imports what takes long to import. `asyncpush.uploader` imports it in a thread when
+it is first used.
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
 
 
 COUNT_EVERY = 5.0
-"""Seconds between two counts of the uploaders that push on this host; they begin together, often,
-and so are counted again after `COUNT_FIRST` to begin with."""
+"""Seconds between two counts of the uploaders that push on this host. Uploaders often start at the
+same time, so the first counts follow each other more quickly, beginning with `COUNT_FIRST`."""
 COUNT_FIRST = 0.1
 
 EXPIRE_EVERY = 3600.0
 EXPIRE_WITHIN = 1.0
-"""Seconds that this may take: what is left is forgotten next time."""
+"""The time limit for this, in seconds: the rest expires next time."""
 
 
 class Runtime:
@@ -151,14 +151,14 @@ class Runtime:
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     async def close(self) -> None:
-        """Release what the transfers have shared; every push has ended by now."""
+        """Release what the transfers share. Every push has ended by now."""
         for factory in self._transfers:
             await factory.close()
 
     @asynccontextmanager
     async def sharing_the_host(self) -> AsyncIterator[None]:
-        """While the block runs, the limit of parts is shared with the other processes of this host
-        that push at the same time. They come and go: they are counted again and again."""
+        """While the block runs, share the limit of parts with the other processes on this host that
+        are pushing. They are counted repeatedly, since they start and end at any time."""
         counting = asyncio.create_task(self._count_neighbours())
         try:
             yield
@@ -200,7 +200,7 @@ class Runtime:
                 self._idle.set()
 
     def _expire(self) -> None:
-        """Now and then: forget what the journal holds of long ago. Nobody waits for it."""
+        """From time to time, remove old entries from the journal. Nothing waits for this."""
         if (now := time.monotonic()) >= self._expires_next:
             self._expires_next = now + EXPIRE_EVERY
             self._threads.journal.submit(self._journal.expire, EXPIRE_WITHIN)
@@ -253,7 +253,7 @@ class Runtime:
         return await self._observed(bucket, None, options.as_push(path), work)
 
     def _copy_spool(self) -> Spool:
-        """For the small files of a copy."""
+        """A spool for the small files of a copy."""
         spool_dir = Path(self._config.cache_dir) / "spool"
         return Spool(spool_dir, memory=self._config.max_memory // SPOOL_SHARE)
 
@@ -281,7 +281,7 @@ class Runtime:
             return await prune_sets(self._quiet_context(bucket), folder_prefix(path), keep)
 
     def _quiet_context(self, repo: Repo) -> PushContext:
-        """For what only looks or tidies: logged, with neither bars nor a result."""
+        """A context for requests that are not pushes: logged, without progress bars or a result."""
         push_id = uuid.uuid4().hex
         events = Emitter([LogListener().on_event, *self._listeners], push_id=push_id)
         return self._context(repo, PushOptions(), push_id, events)
@@ -289,7 +289,7 @@ class Runtime:
     async def doctor(
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
-        # Few pushes are preceded by a diagnosis: its imports need not cost the others.
+        # Most pushes need no diagnosis, so its imports are delayed until here.
         from asyncpush.doctor import Facts, Target, ask_hub, judge, look_around
 
         target = None
@@ -324,8 +324,8 @@ class Runtime:
         needs_token: bool = True,
         stores: bool = False,
     ) -> T:
-        """Observe a push while `work` is done on its source. With `stores` long streams may be left
-        open for Xet, where that can be had."""
+        """Do some work on a source while its events are observed. With `stores`, long streams may
+        be left open for Xet, if it can be used."""
         publisher = publisher or self.publisher()
         progress = self._config.progress
         try:
@@ -341,7 +341,7 @@ class Runtime:
                         outcome = await work(ctx, collected)
                 return observer.finished(outcome)
         except asyncio.CancelledError as exc:
-            # Where it was just then is nobody's concern, and a notebook would show all of it.
+            # The traceback is of no use to the caller, and a notebook would show all of it.
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
 
     def _collected(
@@ -349,7 +349,7 @@ class Runtime:
     ) -> AbstractAsyncContextManager[CollectedSources]:
         if source is None:
             return nullcontext(CollectedSources(()))
-        # Those that are split are read at other places than the next.
+        # A source that is split into shards is not read in order, so its streams cannot stay open.
         open_streams = (
             stores and options.max_shard_size is None and unavailable_reason(self._config) is None
         )
@@ -389,7 +389,7 @@ def _source(origin: Address) -> CopySource:
 
 
 def _files_affordable() -> int | None:
-    """How many files a push may have under way, where descriptors are scarce by now."""
+    """How many files a push may handle at the same time, if only few file descriptors are left."""
     left = descriptors_left()
     return None if left is None or left >= ENOUGH_DESCRIPTORS else each_affordable(left)
 
@@ -398,7 +398,7 @@ logger = library_logger("session")
 
 
 def _result_card(result: UploadResult) -> str:
-    from asyncpush.notebook import result_card  # what draws it takes a while to import
+    from asyncpush.notebook import result_card  # the module that draws it takes a while to import
 
     return result_card(result)
 
@@ -412,7 +412,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 async def open_runtime(
     config: UploadConfig, endpoint: str, token: Token | None
 ) -> AsyncIterator[Runtime]:
-    """A runtime for one Hub, with all that it opens; closed in reverse order."""
+    """Open a runtime for one Hub and everything it needs. All of it is closed in reverse order."""
     configure_from_env()
     if config.transfer == "xet" and not is_installed():
         raise ImportError(f"transfer='xet': {missing_reason()}", name="hf_xet")
@@ -436,7 +436,7 @@ async def open_runtime(
         local = endpoint == LOCAL
         if local:
             endpoint = await _start_local_hub(stack, cache_dir, threads)
-            if token is None:  # the embedded Hub takes any, and renews none
+            if token is None:  # the embedded Hub accepts any token, and renews none
                 token = token_from_environment() or "local"
         endpoint = urls.check_endpoint(endpoint)
         listeners = _listeners(config, stack)
@@ -457,7 +457,7 @@ async def open_runtime(
             journal = await in_thread(
                 threads, lambda: Journal.open(cache_dir), discard=Journal.close
             )
-        # The last hashes are written, and the log is emptied: that may take a moment.
+        # Closing writes the last hashes and empties the write-ahead log, which may take a moment.
         stack.push_async_callback(in_thread_anyway, threads, journal.close)
         runtime = Runtime(
             session,
@@ -472,8 +472,9 @@ async def open_runtime(
 
 
 def sparing(config: UploadConfig, left: int) -> UploadConfig:
-    """The settings with so few files, parts and calls at once as there are descriptors for: each
-    needs one, and some are for the journal, for reading ahead and for the rest of the program."""
+    """The settings with limits on files, parts and calls that fit the file descriptors left. Each
+    of them needs one, and some are needed for the journal, for reading ahead and by the rest of the
+    program."""
     each = each_affordable(left)
     fewer = replace(
         config,
@@ -493,7 +494,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
-    """Now, while its files can still be opened."""
+    """Import now, while the files of these modules can still be opened."""
     modules = ["encodings.idna"]
     if unavailable_reason(config) is None:
         modules.append("hf_xet")
@@ -505,7 +506,7 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
 
 
 def _check_online(endpoint: str) -> None:
-    """Nothing is sent to other machines where the environment forbids it."""
+    """Raise `HubError` for a Hub on another machine if the environment forbids network access."""
     where = urls.check_endpoint(endpoint)
     if is_true(*_OFFLINE) and not urls.is_loopback(urls.origin(where)[1]):
         names = [name for name in _OFFLINE if is_true(name)]
@@ -517,7 +518,8 @@ def _check_online(endpoint: str) -> None:
 
 
 def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
-    """What renews the tokens of a session: not for one push, though it is the first that waits."""
+    """The object that renews a session's tokens. It belongs to no push, even if a push is the first
+    to wait for it."""
     events = Emitter(listeners, push_id=uuid.uuid4().hex)
 
     async def ask(
@@ -533,8 +535,9 @@ def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
 
 
 async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Executor) -> str:
-    """The embedded Hub in a thread of its own, so that git never holds up the caller's loop. Its
-    port is the same each time, if it is free: the journal's URLs of an interrupted push name it."""
+    """Start the embedded Hub in its own thread, so that git never blocks the caller's event loop.
+    It uses the same port each time if that is free, since the journal's URLs of an interrupted push
+    contain it."""
     from asyncpush.localhub import serve_in_thread
 
     root = cache_dir / "hub"
@@ -549,7 +552,7 @@ async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Exec
                     raise
         raise AssertionError("one of two ports is tried last")  # pragma: no cover
 
-    # Not in a thread that has stepped back: those that it starts would inherit that.
+    # Not in a thread of lowered priority: the threads started there would inherit it.
     with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:
         server, hub = await in_thread(starter, start)
 
@@ -561,7 +564,7 @@ async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Exec
 
 
 def _usual_port(root: Path) -> int:
-    """A port of its own for each folder that a hub keeps, outside the range of passing ports."""
+    """A fixed port for each hub folder, outside the range of ephemeral ports."""
     return 20_000 + zlib.crc32(os.fsencode(root.absolute())) % 10_000
 
 

@@ -1,7 +1,7 @@
-"""The front door: one session for many pushes, and the one call most people need.
+"""The main entry point: a session for many pushes, and functions for a single one.
 
-Importing it costs little: the runtime behind it (aiohttp, SQLite, the pipeline) is imported when an
-`Uploader` is entered, in a thread, so that neither a program's start nor its event loop waits.
+Importing it is cheap. The runtime behind it (aiohttp, SQLite, the pipeline) is imported in a thread
+when an `Uploader` is entered, so that it delays neither the program's start nor its event loop.
 """
 
 from __future__ import annotations
@@ -62,24 +62,26 @@ OpenRuntime: TypeAlias = (
 )
 
 PUSHES_AT_ONCE = 16
-"""Pushes of `push_many` under way at once; their files share the session's limits."""
+"""How many pushes of `push_many` run at the same time; their files share the session's limits."""
 
 
 class Uploader:
     """A session with a Hub: connections, limits, hash cache and journal shared by its pushes.
 
-    Use it as `async with Uploader() as up:`. `token` is a string, or a plain or async callable
-    returning one (asked again after a 401); None means, in this order, trusted publishing where
-    `HF_OIDC_RESOURCE` is set, `HF_TOKEN`, the file that `hf auth login` wrote (whose logins are
-    renewed in time), Colab's secrets. `endpoint` is a Hub's URL, or "local" for the embedded Hub;
-    None means `HF_ENDPOINT`, else the public Hub. Leaving the block waits for whatever still runs
-    (pushes, `push_many`, `upload_files`, `commit`, `audit`, `doctor`), or cancels it when the block
-    is left by an error; the failure of a push that nobody awaited is raised there.
+    Use it as `async with Uploader() as up:`. `token` is a string, or a plain or async callable that
+    returns one (called again after a 401). None means the first of these that exists: trusted
+    publishing if `HF_OIDC_RESOURCE` is set, `HF_TOKEN`, the file written by `hf auth login` (whose
+    logins are renewed before they expire), Colab's secrets. `endpoint` is a Hub's URL, or "local"
+    for the embedded Hub; None means `HF_ENDPOINT`, or else the public Hub.
 
-    Raises `RuntimeError` when it is used outside the block or once the block is being left,
-    `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for an extra that is
-    missing, and `HubError` where `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint
-    is not on this machine.
+    Leaving the block waits for everything still running (pushes, `push_many`, `upload_files`,
+    `commit`, `audit`, `doctor`), and raises the failure of a push that nobody awaited. When an
+    error leaves the block, everything still running is cancelled.
+
+    Raises `RuntimeError` when it is used outside the block or while the block is being left,
+    `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for a missing extra, and
+    `HubError` when `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint is not on
+    this machine.
 
     Example:
         >>> async def main():
@@ -112,7 +114,7 @@ class Uploader:
 
     async def __aenter__(self) -> Self:
         if self._runtime is not None:
-            raise RuntimeError("this Uploader is open already: enter it once, and share it")
+            raise RuntimeError("this Uploader is already open: enter it once, and share it")
         open_runtime = await _runtime()
         stack = AsyncExitStack()
         try:
@@ -149,23 +151,23 @@ class Uploader:
 
     @property
     def endpoint(self) -> str:
-        """The Hub's URL; that of the running server for the embedded Hub."""
+        """The Hub's URL; for the embedded Hub, the URL of its running server."""
         return self._running().endpoint
 
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> UploadResult:
-        """Upload a source and commit it; takes, returns and raises what the function `push_to_hub`
-        does."""
+        """Upload a source and commit it. Takes, returns and raises the same as the function
+        `push_to_hub`."""
         return await self.start_push(repo_id, source, options)
 
     def start_push(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> PushHandle:
-        """Begin a push and return at once.
+        """Start a push and return at once.
 
-        Raises `InvalidRepoIdError` for an impossible id or address, `ValueError` for options that
-        do not go together; all else is raised by awaiting the handle.
+        Raises `InvalidRepoIdError` for an invalid id or address, and `ValueError` for options that
+        contradict each other. All other errors are raised by awaiting the handle.
         """
         return self._start_push(self._running(), repo_id, source, options)
 
@@ -178,7 +180,8 @@ class Uploader:
         return self._keep(PushHandle(task, publisher, repo.repo_id))
 
     def _keep(self, handle: H) -> H:
-        """A failure that nobody awaits stays until the block is left, to be raised there."""
+        """Keep a handle until its push has succeeded or was awaited, so that other failures are
+        raised when the block is left."""
         self._handles.add(handle)
         handle.on_done(lambda: self._forget(handle))
         return handle
@@ -196,11 +199,11 @@ class Uploader:
     async def push_many(
         self, pushes: Iterable[Push], *, return_exceptions: bool = False
     ) -> list[UploadResult] | list[UploadResult | BaseException]:
-        """Do many pushes, each to its end whatever becomes of the others; results in order. At most
-        16 are under way at once, and all share the session's limits.
+        """Make many pushes and return their results in order. A failed push does not stop the
+        others. At most 16 run at the same time, and all share the session's limits.
 
-        Raises an `ExceptionGroup` of the failures, each with a note that names its repo; with
-        `return_exceptions=True` each failure stands in its result's place instead.
+        Raises an `ExceptionGroup` of the failures, each with a note that names its repo. With
+        `return_exceptions=True` each failure is returned in place of the result instead.
 
         Example:
             >>> quiet = UploadConfig(progress="none")
@@ -232,7 +235,8 @@ class Uploader:
             return results
         if failures:
             names = [p.repo_id for p, r in zip(pushes, results, strict=True) if r in failures]
-            raise BaseExceptionGroup(  # an `ExceptionGroup`, as nearly always all are exceptions
+            # nearly always an `ExceptionGroup`: its errors are seldom anything but exceptions
+            raise BaseExceptionGroup(
                 f"{len(failures)} of {len(pushes)} pushes failed: {', '.join(names[:10])}", failures
             )
         return cast("list[UploadResult]", results)
@@ -240,8 +244,8 @@ class Uploader:
     async def upload_files(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> list[Receipt]:
-        """Store files without committing them. The receipts can be pickled, written as JSON, and
-        committed later, also by another process or machine. Raises as `push_to_hub` does; see
+        """Store files without committing them. The receipts can be pickled or written as JSON, and
+        committed later, also by another process or machine. Raises as `push_to_hub` does. See
         `commit` for an example."""
         runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
@@ -251,10 +255,10 @@ class Uploader:
     async def commit(
         self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
     ) -> UploadResult:
-        """Make one commit of receipts, wherever they come from, and verify it.
+        """Make one commit of receipts from any process or machine, and verify it.
 
         `delete_patterns` apply here; with `dry_run` the plan is returned and nothing is committed.
-        Raises as `push_to_hub` does: what the Hub has lost meanwhile is no success.
+        Raises as `push_to_hub` does, also when the Hub has lost objects since they were stored.
 
         Example:
             >>> quiet = UploadConfig(progress="none")
@@ -278,10 +282,10 @@ class Uploader:
         gather: Callable[[Emitter], Awaitable[Sequence[Receipt]]],
         options: PushOptions | None = None,
     ) -> UploadResult:
-        """Make one commit of the receipts that `gather` brings in, as one push with one progress.
+        """Make one commit of the receipts that `gather` returns, as one push with one progress.
 
-        What `gather` emits, such as the events of uploads on other machines, is shown, logged and
-        counted as this push's. The option `timeout` is for all of it.
+        Events that `gather` emits, such as those of uploads on other machines, are shown, logged
+        and counted as this push's own. The option `timeout` covers all of it.
         """
         runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
@@ -302,13 +306,13 @@ class Uploader:
     async def copy(
         self, source: str, destination: str, options: PushOptions | SyncOptions | None = None
     ) -> UploadResult | SyncResult:
-        """Copy files on the Hub, without their bytes passing through this machine; takes, returns
-        and raises what the function `copy` does."""
+        """Copy files on the Hub, without their bytes passing through this machine. Takes, returns
+        and raises the same as the function `copy`."""
         runtime = self._running()
         if names_bucket(destination):
             options = options or SyncOptions()
             if not isinstance(options, SyncOptions):
-                raise ValueError(f"{destination} is a bucket: give SyncOptions, not PushOptions")
+                raise ValueError(f"{destination} is a bucket: pass SyncOptions, not PushOptions")
             origin = source_of(source, "model", runtime.endpoint)
             check_copy(origin, options)
             bucket, path = bucket_of(destination, runtime.endpoint)
@@ -316,7 +320,7 @@ class Uploader:
             return await self._begin(to_bucket, f"copy {bucket.repo_id}")
         options = options or PushOptions()
         if not isinstance(options, PushOptions):
-            raise ValueError(f"{destination} is a repo: give PushOptions, not SyncOptions")
+            raise ValueError(f"{destination} is a repo: pass PushOptions, not SyncOptions")
         origin = source_of(source, options.repo_type, runtime.endpoint)
         repo, options = target_of(destination, options, runtime.endpoint)
         check_copy(origin, options)
@@ -326,10 +330,10 @@ class Uploader:
     async def audit(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
-        """Compare local files with the repo, or with a bucket that an address names, by size and
-        checksum; changes nothing. Raises `RepoNotFoundError` when there is no such repo or bucket,
-        `SourceError` for what cannot be read, `InvalidRepoIdError` for options that contradict the
-        address."""
+        """Compare local files with the repo, or with a bucket given by its address, by size and
+        checksum. Changes nothing. Raises `RepoNotFoundError` when the repo or bucket does not
+        exist, `SourceError` for files that cannot be read, `InvalidRepoIdError` for options that
+        contradict the address."""
         runtime = self._running()
         repo, options = any_target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.audit(repo, source, options)
@@ -338,16 +342,16 @@ class Uploader:
     async def sync(
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncResult:
-        """Bring a source to a bucket; takes, returns and raises what the function `sync` does."""
+        """Sync a source to a bucket. Takes, returns and raises the same as the function `sync`."""
         return await self.start_sync(source, address, options)
 
     def start_sync(
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncHandle:
-        """Begin a sync to a bucket and return at once.
+        """Start a sync to a bucket and return at once.
 
-        Raises `InvalidRepoIdError` for what is not the address of a bucket; all else is raised by
-        awaiting the handle.
+        Raises `InvalidRepoIdError` when `address` is not the address of a bucket. All other errors
+        are raised by awaiting the handle.
         """
         runtime, options = self._running(), options or SyncOptions()
         bucket, path = bucket_of(address, runtime.endpoint)
@@ -366,20 +370,20 @@ class Uploader:
         quiet_for: float = 5.0,
         on_outcome: Callable[[WatchOutcome], object] | None = None,
     ) -> FolderWatch:
-        """Push a folder whenever it has come to rest, for as long as the block lasts.
+        """Push a folder whenever it has stopped changing, for as long as the block lasts.
 
         Args:
-            folder: what to push; it need not exist yet.
-            repo_id: where to: a repo id or an address, or the address of a bucket.
-            options: of each push; for a bucket, `SyncOptions`.
-            every: seconds from one push to the next, at least. Where something changes all the time
-                (a log), the folder is pushed after twice as long in any case.
-            quiet_for: seconds without a change after which the folder counts as at rest.
+            folder: the folder to push; it need not exist yet.
+            repo_id: the destination: a repo id or an address, or the address of a bucket.
+            options: the options of each push; for a bucket, `SyncOptions`.
+            every: the shortest time from one push to the next, in seconds. If something changes all
+                the time (a log), the folder is pushed anyway after twice this time.
+            quiet_for: seconds without a change before the folder is pushed.
             on_outcome: called in the event loop with the `WatchOutcome` of each push.
 
-        See `FolderWatch` for failures and for what leaving the block does. Changes are noticed at
-        once with the extra `watch` (watchfiles), else by looking. Raises `ValueError` for options
-        that do not fit.
+        See `FolderWatch` for failures and for what leaving the block does. With the extra `watch`
+        (watchfiles) changes are noticed at once; without it the folder is polled. Raises
+        `ValueError` for invalid options.
 
         Example:
             >>> import tempfile
@@ -408,12 +412,12 @@ class Uploader:
         )
 
     async def checkpoints_in(self, address: str) -> list[CheckpointSet]:
-        """The complete checkpoint sets right below an address of a bucket, the one that was
-        completed last at the end.
+        """The complete checkpoint sets directly below a bucket address, ordered by when they were
+        completed.
 
         A set is complete when the bucket shows every file as its marker lists it; see
-        `SyncOptions.complete_marker`. Raises `InvalidRepoIdError` for what is not the address of a
-        bucket, `RepoNotFoundError` when there is no such bucket.
+        `SyncOptions.complete_marker`. Raises `InvalidRepoIdError` when `address` is not the address
+        of a bucket, `RepoNotFoundError` when the bucket does not exist.
 
         Example:
             >>> quiet = UploadConfig(progress="none")
@@ -433,12 +437,12 @@ class Uploader:
         return await self._begin(work, f"checkpoints_in {bucket.repo_id}")
 
     async def prune_checkpoints(self, address: str, *, keep: int) -> list[CheckpointSet]:
-        """Remove the complete checkpoint sets right below an address of a bucket but for the newest
-        `keep` (1 or more); those that were removed.
+        """Remove the complete checkpoint sets directly below a bucket address, except the newest
+        `keep` (1 or more). Returns the removed sets.
 
-        A set that is not complete stays, as it may be one that is being written. What an earlier
-        removal has left, because it was interrupted, is removed as well. Raises `ValueError` for
-        another `keep`, `SyncError` when not all could be removed, and as `checkpoints_in` does.
+        A set that is not complete stays, since it may still be being written. What an interrupted
+        removal has left is removed as well. Raises `ValueError` for an invalid `keep`, `SyncError`
+        when not all could be removed, and otherwise as `checkpoints_in` does.
         """
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, not {keep!r}")
@@ -450,11 +454,12 @@ class Uploader:
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
     ) -> list[Finding]:
-        """Look for what could stop a push before it is made, and how to fix it.
+        """Find what could stop a push before it is made, and how to fix it.
 
-        Asks the Hub who the token belongs to and, given a repo id, whether it may write there and
-        whether the branch exists; looks at clock, proxy, certificates, disk and limits. Changes
-        nothing on the Hub. A question that fails is a finding: of the Hub nothing is raised.
+        Asks the Hub who the token belongs to and, given a repo id, whether the token may write
+        there and whether the branch exists. Checks clock, proxy, certificates, disk and limits.
+        Changes nothing on the Hub. A request to the Hub that fails becomes a finding, and is not
+        raised.
         """
         runtime, options = self._running(), options or PushOptions()
         repo: Repo | None = None
@@ -478,16 +483,16 @@ class Uploader:
 
     def _running(self) -> Runtime:
         if self._runtime is None:
-            raise RuntimeError("use the Uploader within `async with Uploader(...) as up:`")
+            raise RuntimeError("use the Uploader inside `async with Uploader(...) as up:`")
         if self._leaving:
             raise RuntimeError(
-                "the Uploader is being closed: begin this before its `async with` block ends"
+                "the Uploader is being closed: start this before its `async with` block ends"
             )
         return self._runtime
 
     def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A task that leaving the block waits for, or cancels. (Cancelling who awaits a task
-        cancels the task.)"""
+        """Start a task that leaving the block waits for, or cancels. (Cancelling the caller that
+        awaits a task cancels the task.)"""
         task = asyncio.create_task(work, name=name)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
@@ -501,7 +506,7 @@ class Uploader:
             task.cancel()
 
     async def _settle(self) -> None:
-        while self._work:  # `push_many` begins its pushes one after another
+        while self._work:  # `push_many` starts its pushes one after another
             await asyncio.wait(set(self._work))
 
     def _forget(self, handle: Handle[Any]) -> None:
@@ -510,7 +515,7 @@ class Uploader:
 
 
 async def _runtime() -> OpenRuntime:
-    """What opens the runtime. Its import, the first time, is a third of a second's work."""
+    """The function that opens the runtime. Its first import takes a third of a second."""
     with ThreadPoolExecutor(1, "asyncpush-import") as thread:
         return await in_thread(thread, _import_runtime)
 
@@ -542,28 +547,28 @@ async def push_to_hub(
 ) -> UploadResult:
     """Upload a folder, file, bytes or mapping to the Hub, as one verified commit.
 
-    Returns only after the Hub has shown every file at its size and checksum at the returned
+    Returns only after the Hub has shown every file with its size and checksum in the returned
     commit (unless `PushOptions(verify=False)`).
 
     Args:
-        repo_id: `namespace/name`; created when missing. Or an address, whose type, revision and
-            path fill in the options that were left at their defaults:
-            `hf://datasets/me/data@dev/train`, or the URL of a page of the endpoint in use.
+        repo_id: `namespace/name`; created when missing. Or an address, such as
+            `hf://datasets/me/data@dev/train` or the URL of a page of the endpoint in use. Its type,
+            revision and path set the options that have their default values.
         source: a folder, a file, `bytes` (with `path_in_repo`), or a mapping of paths in the repo
-            to paths, bytes, binary files or async iterators of bytes. A file object is its whole
-            content, wherever it stands, if it can be read from its beginning.
-        options: how this push is to be done; see `PushOptions`.
+            to paths, bytes, binary files or async iterators of bytes. A file object is pushed with
+            its whole content, whatever its position, if it is seekable.
+        options: the options of this push; see `PushOptions`.
         token: a write token, or a callable returning one. Default: the environment's.
         endpoint: the Hub's URL, or "local" for the embedded Hub.
         config: limits, retries, progress; see `UploadConfig`.
 
     Raises:
         MissingTokenError, InvalidRepoIdError: before anything is sent.
-        SourceError: files that cannot be uploaded, all named, before anything is sent.
+        SourceError: before anything is sent; names all files that cannot be uploaded.
         SourceChangedError: a file changed while it was uploaded; nothing was committed.
-        HubError: the Hub or the network failed; its kinds say how.
-        IntegrityError, VerificationError: what the Hub holds is not what was sent.
-        TimeoutError: `PushOptions(timeout=...)` ran out.
+        HubError: the Hub or the network failed; the subclass says how.
+        IntegrityError, VerificationError: the Hub has other content than was sent.
+        TimeoutError: the time of `PushOptions(timeout=...)` is over.
 
     Example:
         >>> push = push_to_hub(
@@ -629,34 +634,34 @@ async def copy(
     """Copy files from one place on the Hub to another: to a repo as one verified commit, to a
     bucket as a verified sync.
 
-    What the Hub's store holds (LFS, Xet) is copied there, whatever its size; regular files, which
-    are small, are read and sent. A repo is read at the one commit that its revision is at. A repo
-    that is copied to keeps its own `.gitattributes`, unless that is the one file to be copied;
-    buckets get none. Nothing can be copied from a bucket to a repo.
+    Files in the Hub's store (LFS, Xet) are copied there, whatever their size; regular files, which
+    are small, are read and sent. All files of a repo are read from the same commit. A destination
+    repo keeps its own `.gitattributes`, unless that is the only file to copy; buckets get none.
+    Nothing can be copied from a bucket to a repo.
 
     Args:
         source: a repo, or a file or folder of it, at a revision: `namespace/name`,
-            `hf://datasets/me/data@v1/train/`, or the URL of a page. Without a revision, `main`. Or
-            a bucket: `hf://buckets/me/runs/run-7/`.
-        destination: the repo, branch and path that it goes to, or the bucket and path, in the same
-            forms; created when missing. What a folder holds lands below the path; a file lands at
-            the path, or below it when that ends in a slash.
-        options: as for a push, or, when the destination is a bucket, for a sync. Patterns choose
-            among the paths below the source; `delete_patterns` (`delete`) remove what the source
-            does not hold. `repo_type` is that of a source or destination that is not an address.
+            `hf://datasets/me/data@v1/train/`, or the URL of a page. The revision defaults to
+            `main`. Or a bucket: `hf://buckets/me/runs/run-7/`.
+        destination: the repo, branch and path to copy to, or the bucket and path, in the same
+            forms; created when missing. A folder's contents go below the path; a file goes to the
+            path, or below it when that ends in a slash.
+        options: as for a push, or for a sync when the destination is a bucket. Patterns select
+            paths below the source; `delete_patterns` (`delete`) remove what the source does not
+            have. `repo_type` is the type of a source or destination that is not an address.
         token: a token that may read the source and write to the destination, or a callable
             returning one. Default: the environment's.
         endpoint: the Hub's URL, or "local" for the embedded Hub.
         config: limits, retries, progress; see `UploadConfig`.
 
     Raises:
-        InvalidRepoIdError, ValueError: for addresses or options that mean no copy.
-        SourceError: the source holds no such files.
-        HubError: the Hub or the network failed, or the Hub does not copy between these two, such
-            as those in different storage regions.
-        VerificationError: the commit does not hold what was copied.
-        SyncError: the bucket was changed, but not all files are as they should be.
-        TimeoutError: the option `timeout` ran out.
+        InvalidRepoIdError, ValueError: the addresses or options do not describe a copy.
+        SourceError: the source has no such files.
+        HubError: the Hub or the network failed, or the Hub does not copy between these two, for
+            example because they are in different storage regions.
+        VerificationError: the commit does not contain what was copied.
+        SyncError: the bucket was changed, but not all files are as expected.
+        TimeoutError: the time of the option `timeout` is over.
 
     Example:
         >>> quiet = UploadConfig(progress="none")
@@ -682,27 +687,28 @@ async def sync(
     endpoint: str | None = None,
     config: UploadConfig | None = None,
 ) -> SyncResult:
-    """Bring a folder, file, bytes or mapping to a bucket, and verify it.
+    """Sync a folder, file, bytes or mapping to a bucket, and verify it.
 
-    Returns only after the Hub has shown every file at its size and Xet hash (unless
-    `SyncOptions(verify=False)`). What the bucket holds already is not sent. A bucket has no
-    commits: files show one batch after the other. `SyncOptions(complete_marker=True)` makes them a
-    set that readers can tell to be whole.
+    Returns only after the Hub has shown every file with its size and Xet hash (unless
+    `SyncOptions(verify=False)`). Files that the bucket has already are not sent. A bucket has no
+    commits: files appear one batch after the other. With `SyncOptions(complete_marker=True)`
+    readers can tell when all of them are there.
 
     Args:
         source: as for `push_to_hub`.
         address: `hf://buckets/namespace/name[/path]`, or the URL of the bucket's page. A folder's
-            contents land below the path; a file lands at it, or below it when it ends in a slash.
-        options: how this sync is to be done; see `SyncOptions`.
-        token, endpoint, config: as for `push_to_hub`. Files get into buckets by Xet alone.
+            contents go below the path; a file goes to the path, or below it when that ends in a
+            slash.
+        options: the options of this sync; see `SyncOptions`.
+        token, endpoint, config: as for `push_to_hub`. Buckets accept files only by Xet.
 
     Raises:
         MissingTokenError, InvalidRepoIdError, SourceError: before anything is sent.
-        SourceChangedError: a file changed while it was sent; it does not show in the bucket.
+        SourceChangedError: a file changed while it was sent; it does not appear in the bucket.
         HubError: the Hub or the network failed, and the bucket was not changed.
-        SyncError: the bucket was changed, but not all files are as they should be; its `failures`
-            name each, its `result` tells what did go through.
-        TimeoutError: `SyncOptions(timeout=...)` ran out, and the bucket was not changed.
+        SyncError: the bucket was changed, but not all files are as expected; its `failures` name
+            each of them, and its `result` describes what succeeded.
+        TimeoutError: the time of `SyncOptions(timeout=...)` is over.
 
     Example:
         >>> files = {"model.bin": b"weights", "state.json": b"{}"}
@@ -721,7 +727,7 @@ async def sync(
 
 
 class Handle(Generic[T]):
-    """Work that goes on in the background: awaited, followed, cancelled."""
+    """Work running in the background, which can be awaited, observed and cancelled."""
 
     def __init__(self, task: asyncio.Task[T], publisher: ProgressPublisher, repo_id: str) -> None:
         self._task = task
@@ -745,46 +751,47 @@ class Handle(Generic[T]):
 
     @property
     def progress(self) -> UploadProgress:
-        """The newest snapshot."""
+        """The latest progress."""
         return self._publisher.latest
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._task.done()
 
     def on_done(self, call: Callable[[], object]) -> None:
-        """Call something, in the event loop, when it has ended."""
+        """Call a function in the event loop when it has ended."""
         self._task.add_done_callback(lambda _: call())
 
     def cancel(self) -> None:
-        """Stop: nothing more is changed on the Hub, and what is stored is not sent again next time.
+        """Stop: nothing more is changed on the Hub. What is stored already is not sent again next
+        time.
 
         Awaiting the handle then raises `asyncio.CancelledError`. A commit or a batch that the Hub
-        has just accepted may still be found there.
+        has just accepted may still take effect.
         """
         self._observed = True
         self._task.cancel()
 
     def unobserved_failure(self) -> BaseException | None:
-        """The error of what nobody has awaited or cancelled."""
+        """The error, if nobody has awaited or cancelled this."""
         if self._observed or not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()
 
 
 class PushHandle(Handle[UploadResult]):
-    """What `Uploader.start_push` returns.
+    """A running push, as returned by `Uploader.start_push`.
 
-    `await handle` gives the `UploadResult` or raises; as with an `asyncio.Task`, cancelling whoever
-    awaits it cancels the push (wrap it in `asyncio.shield` to keep it going). `async for progress
-    in handle` gives snapshots, the newest only when the loop is slow, and ends with the push,
-    however that ends. See `Uploader` for an example.
+    `await handle` returns the `UploadResult` or raises. As with an `asyncio.Task`, cancelling the
+    caller that awaits it cancels the push (use `asyncio.shield` to keep it running). `async for
+    progress in handle` yields the progress until the push has ended in any way; when the loop is
+    slow, only the latest. See `Uploader` for an example.
     """
 
 
 class SyncHandle(Handle[SyncResult]):
-    """What `Uploader.start_sync` returns: as a `PushHandle`, and awaiting it gives the
-    `SyncResult`.
+    """A running sync, as returned by `Uploader.start_sync`. It works like a `PushHandle`, but
+    awaiting it returns the `SyncResult`.
 
     Example:
         >>> async def main():

@@ -1,8 +1,8 @@
-"""A folder that is pushed whenever it has come to rest, for as long as a block lasts.
+"""Pushes a folder whenever it has stopped changing, for as long as a block lasts.
 
-What has changed is seen by looking: names, sizes, times and inodes of the files that would be
-pushed. Where `watchfiles` is installed, the system says when to look; else, and on file systems
-that tell nothing (network mounts), the folder is looked at again and again.
+Changes are found by comparing names, sizes, times and inodes of the files that would be pushed.
+Where `watchfiles` is installed, the system reports when to check; otherwise, and on file systems
+without such reports (network mounts), the folder is polled.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from asyncpush.sources.walk import Walk
 logger = library_logger("watch")
 
 LOOKS_PER_REST = 5
-"""Looks at the folder within `quiet_for`."""
+"""Checks of the folder within `quiet_for`."""
 
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 LOOKING_SHARE = 0.1
-"""Share of the time that is spent looking, at most: a look at 100,000 files takes a second."""
+"""The largest share of the time spent on checks: one of 100,000 files takes a second."""
 
 PAUSE_WHEN_NOTIFIED = 60.0
 """Seconds between looks at a folder of whose changes the system notifies us."""
@@ -57,14 +57,14 @@ NOTIFIED_AFTER = 5_000
 FAILURES_KEPT = 100
 
 FATAL = (AuthError, InvalidRepoIdError, MissingTokenError, RepoNotFoundError)
-"""Errors that the next push would end in as well."""
+"""Errors that the next push would raise as well."""
 
 Look: TypeAlias = dict[str, tuple[int, int, int]]
-"""By path within the folder: size, mtime and inode."""
+"""Size, mtime and inode of each file, by path within the folder."""
 
 
 class Pusher(Protocol):
-    """What a watch needs of an `Uploader`."""
+    """The methods of an `Uploader` that a watch uses."""
 
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
@@ -77,10 +77,10 @@ class Pusher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchOutcome:
-    """What became of one push of a watched folder: its `result`, or its `error`.
+    """The outcome of one push of a watched folder: its `result`, or its `error`.
 
     Example:
-        >>> WatchOutcome(error=AsyncPushError("the Hub is away")).result is None
+        >>> WatchOutcome(error=AsyncPushError("the Hub is unreachable")).result is None
         True
     """
 
@@ -89,28 +89,28 @@ class WatchOutcome:
 
 
 class FolderWatch:
-    """Pushes a folder whenever it has come to rest; made by `Uploader.watch`.
+    """Pushes a folder whenever it has stopped changing; made by `Uploader.watch`.
 
-    Each push is one verified commit of all that is new (or a sync, for a bucket), as if
-    `push_to_hub` had been called; files that grow while they are pushed go in as `on_change` says,
-    and what was added meanwhile goes with the next push. Nothing is committed twice, since what the
-    repo has already is left out.
+    Each push is one verified commit of everything new (or a sync, for a bucket), as if
+    `push_to_hub` had been called. Files that grow during a push are handled as `on_change` says,
+    and what was added to them is included in the next push. Nothing is committed twice, since files
+    that the repo has already are left out.
 
-    A push that fails is logged, kept in `failures`, told to `on_outcome`, and tried again after
-    `every` seconds. An error that would come again each time (`AuthError`, `MissingTokenError`,
+    A push that fails is logged, added to `failures`, passed to `on_outcome`, and tried again after
+    `every` seconds. An error that every push would raise (`AuthError`, `MissingTokenError`,
     `InvalidRepoIdError`, `RepoNotFoundError`) ends the watch: `wait` raises it, and so does leaving
     the block.
 
-    Leaving the block, also by an error or by cancellation (Ctrl-C), pushes what is left; when that
-    push fails, its error is raised, or noted on the error that ended the block. Cancelling once
-    more gives it up.
+    Leaving the block pushes the remaining changes, also after an error or a cancellation (Ctrl-C).
+    If that push fails, its error is raised, or added as a note to the error that left the block. A
+    second cancellation stops that push.
 
     Attributes:
-        failures: the errors of pushes that failed, the last 100.
-        pushes: how many pushes have gone through.
-        last_result: what the last of them returned.
+        failures: the errors of the last 100 pushes that failed.
+        pushes: how many pushes have succeeded.
+        last_result: the result of the last one that succeeded.
         last_error: the error of the latest push, if it failed.
-        finished: whether the block has been left, and what was left has been pushed or has failed.
+        finished: whether the block has been left, and the last push has succeeded or failed.
 
     Example:
         >>> import tempfile
@@ -192,7 +192,7 @@ class FolderWatch:
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
-            raise RuntimeError("this watch was entered already: make another")
+            raise RuntimeError("this watch was entered already: create a new one")
         self._task = asyncio.create_task(self._run(), name=f"watch {self._folder}")
         return self
 
@@ -222,8 +222,8 @@ class FolderWatch:
             raise raised
 
     async def wait(self) -> None:
-        """Wait until the watch ends by an error that would come again each time, and raise it.
-        Without one this never returns: cancel it, as Ctrl-C does."""
+        """Wait until the watch ends by an error that every push would raise, and raise it.
+        Otherwise this never returns, so cancel it, as Ctrl-C does."""
         await self._ended.wait()
         error = self._fatal or self._broken
         if error is not None:
@@ -243,10 +243,12 @@ class FolderWatch:
                 self._ended.set()
 
     async def _next_rest(self) -> Look | None:
-        """The folder as it is once it is due; None when the block is being left.
+        """Wait until a push is due. Returns the state of the folder, or None when the block is
+        being left.
 
-        It is due once `every` seconds have passed since the last push and nothing has changed for
-        `quiet_for` seconds; where something changes all the time, after `every` seconds more.
+        A push is due when `every` seconds have passed since the last one and nothing has changed
+        for `quiet_for` seconds. If the folder never stops changing, it is due after another `every`
+        seconds.
         """
         seen: Look | None = None
         changed_at = waiting_since = self._clock()
@@ -289,7 +291,8 @@ class FolderWatch:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _push(self, look: Look) -> Exception | None:
-        """Push the folder as it is now, which was `look` just before; the error, if it failed."""
+        """Push the current folder; `look` is its state just before. Returns the error, if it
+        failed."""
         error: Exception | None = None
         result: UploadResult | SyncResult | None = None
         try:
@@ -302,7 +305,7 @@ class FolderWatch:
         except (AsyncPushError, TimeoutError, ValueError, OSError) as exc:
             error = exc
         self.last_error = error
-        # What changed while it was pushed differs from `look`, so that it goes with the next push.
+        # What changed during the push differs from `look`, so it is included in the next push.
         if error is None:
             self._pushed = look
             self.pushes += 1
@@ -319,7 +322,7 @@ class FolderWatch:
         return error
 
     async def _push_the_rest(self) -> Exception | None:
-        """Push what is new when the block is left; the error, if that failed."""
+        """Push what is new when the block is left. Returns the error, if that failed."""
         look = await self._look()
         if not look and not self._is_there():
             logger.warning("%r does not exist: nothing more was pushed", self._folder)
@@ -339,7 +342,7 @@ class FolderWatch:
         report = ProblemReport()
         walk = Walk(self._folder, chosen, report, options.follow_symlinks, own=own)
         for name, path in walk:
-            with contextlib.suppress(OSError):  # gone by now, or a broken link
+            with contextlib.suppress(OSError):  # removed in the meantime, or a broken link
                 status = os.stat(path)
                 if own.file(path, status) is None:
                     look[name] = status.st_size, status.st_mtime_ns, status.st_ino
@@ -350,7 +353,7 @@ class FolderWatch:
 
     @contextlib.asynccontextmanager
     async def _telling(self) -> AsyncIterator[None]:
-        """Within it the system tells of changes, where `watchfiles` is installed."""
+        """Within the block the system reports changes, if `watchfiles` is installed."""
         task = asyncio.create_task(self._listen()) if self._use_watchfiles else None
         try:
             yield
@@ -365,7 +368,8 @@ class FolderWatch:
         except ImportError:
             return
         try:
-            # Also told when nothing has changed for a while: by the first time it surely listens.
+            # It also returns when nothing has changed for a while; from its first return on, it is
+            # known to be listening.
             async for _ in awatch(
                 self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=NOTIFIED_AFTER
             ):

@@ -254,7 +254,7 @@ async def test_what_is_begun_while_the_session_is_left_is_refused(
     async def later(uploader: Uploader) -> None:
         await faults.stalled.wait()
         try:
-            with pytest.raises(RuntimeError, match="is being closed: begin this before"):
+            with pytest.raises(RuntimeError, match="is being closed: start this before"):
                 await begin(uploader)
         finally:
             running.cancel()

@@ -434,7 +434,7 @@ async def test_what_a_bucket_does_not_take_is_an_error_that_says_to_sync(
 
 
 async def test_a_bucket_takes_no_options_of_a_push(uploader: Uploader) -> None:
-    with pytest.raises(ValueError, match="is a bucket: give SyncOptions, not PushOptions"):
+    with pytest.raises(ValueError, match="is a bucket: pass SyncOptions, not PushOptions"):
         await uploader.copy("me/a", BUCKET, PushOptions())
-    with pytest.raises(ValueError, match="is a repo: give PushOptions, not SyncOptions"):
+    with pytest.raises(ValueError, match="is a repo: pass PushOptions, not SyncOptions"):
         await uploader.copy("me/a", "me/b", SyncOptions())

@@ -124,7 +124,7 @@ def test_a_chain_of_commits_as_a_pull_request_starts_from_main() -> None:
 
 
 def test_a_merge_cannot_keep_a_pinned_parent() -> None:
-    with pytest.raises(ValueError, match="parent_commit cannot be kept"):
+    with pytest.raises(ValueError, match="parent_commit cannot be combined"):
         PushOptions(max_files_per_commit=5, parent_commit="abcdef0")
     PushOptions(max_files_per_commit=5, parent_commit="abcdef0", revision="dev")
 
@@ -199,5 +199,5 @@ def test_the_cache_lies_where_the_environment_says(
 
 
 def test_private_and_visibility_are_not_both_given() -> None:
-    with pytest.raises(ValueError, match="leave out one of them"):
+    with pytest.raises(ValueError, match="set only one of them"):
         PushOptions(private=True, visibility="private")

@@ -110,9 +110,8 @@ class Snapshot:
     def remove(self) -> None:
         """Remove the snapshot's files."""
         self._scratch.remove()
-        with contextlib.suppress(
-            OSError
-        ):  # other snapshots are there, or the folder was removed already
+        # Other snapshots may be there, or the folder was removed already.
+        with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self._scratch.path))
 
     def _fill(self, origin: str, options: PushOptions) -> None:

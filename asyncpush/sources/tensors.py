@@ -50,24 +50,24 @@ class Tensors:
 
     await push_to_hub("me/model", {"model.safetensors": Tensors(model.state_dict()), ...})
 
-    Tensors may be of NumPy (bfloat16 and float8 by ml_dtypes), torch or JAX, on any device, or
-    anything with `__array__` or `__dlpack__`. The bytes are those that safetensors' own writers
-    would write. They are made as they are sent: nothing is written to the disk, and above what is
-    in memory already a push needs its buffers only. By itself it is called `model.safetensors`
-    unless `path_in_repo` says otherwise. `max_shard_size` splits it in the order of the dict.
+    The tensors can be from NumPy (bfloat16 and float8 from ml_dtypes), torch or JAX, on any device,
+    or anything with `__array__` or `__dlpack__`. The bytes are the same as safetensors' own writers
+    would write. They are generated while they are sent: nothing is written to disk, and the push
+    needs no more memory than its buffers. The file is called `model.safetensors` unless
+    `path_in_repo` says otherwise. `max_shard_size` splits it in the order of the dict.
 
-    Until the push has ended, nothing may write to the tensors: the push notices that and ends in
+    Nothing may write to the tensors until the push has ended: the push would notice, and raise
     `SourceChangedError`. With `copy=True` they are copied to host memory before the constructor
-    returns, so that a training loop may go on at once. (That takes a while for large models: a
-    coroutine calls it as `await asyncio.to_thread(Tensors, state_dict, copy=True)`.)
+    returns, so that a training loop can continue at once. This takes a while for large models: in a
+    coroutine, call it as `await asyncio.to_thread(Tensors, state_dict, copy=True)`.
 
-    Tensors that share memory (tied weights) are refused with their names, as safetensors does.
-    Raises `SourceError`, naming every tensor that cannot be written.
+    Tensors that share memory (tied weights) are refused by name, as in safetensors. Raises
+    `SourceError`, which names every tensor that cannot be written.
 
     Args:
         tensors: names and tensors, such as a state dict.
         metadata: text that goes into the file's header, such as `{"format": "pt"}`.
-        copy: take a copy now.
+        copy: copy the tensors now.
 
     Example:
         >>> import numpy as np

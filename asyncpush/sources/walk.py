@@ -119,9 +119,8 @@ class Walk:
         return found
 
     def _step(self, path: str) -> _Trail:
-        if (
-            not self.follow_symlinks
-        ):  # there are no cycles then, and this saves a system call for each folder
+        # There are no cycles then, and this saves a system call for each folder.
+        if not self.follow_symlinks:
             return frozenset()
         status = os.stat(path)
         return frozenset([(status.st_dev, status.st_ino)])
