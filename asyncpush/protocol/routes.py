@@ -1,7 +1,7 @@
-"""Where the Hub's API is: the path below the endpoint of each call, and the URLs of its pages.
+"""The paths of the Hub's API below the endpoint, and the URLs of the Hub's pages.
 
-A Hub with the same API at other paths needs changes in this module alone. What is appended to a
-path as a query belongs to its call.
+To support a Hub with the same API at other paths, only this module needs to change. Query strings
+belong to the modules that build the requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VALIDATE_CARD = "/api/validate-yaml"
 
 
 def api(repo: Repo) -> str:
-    """The repo or bucket itself; below it are the paths of most calls."""
+    """The path of the repo or bucket, below which most requests go."""
     return f"/api/{repo.api_path}"
 
 
@@ -68,7 +68,7 @@ def tree(repo: Repo, revision: str, folder: str = "") -> str:
 
 
 def content(repo: Repo, revision: str, path: str) -> str:
-    """The bytes of a file."""
+    """The content of a file."""
     return f"/{repo.git_path}/resolve/{_whole(revision)}/{quote(path)}"
 
 
@@ -116,5 +116,5 @@ def pull_request_page(endpoint: str, repo: Repo, number: int) -> str:
 
 
 def _whole(segment: str) -> str:
-    """Quoted so that it stays one segment, as `refs/pr/1` must."""
+    """Quoted as a whole, so that `refs/pr/1` stays one segment."""
     return quote(segment, safe="")
