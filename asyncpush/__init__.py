@@ -24,7 +24,8 @@ From memory     Tensors: a state dict as a safetensors file, without a file
 Settings        PushOptions for one push, UploadConfig for all of a session
 What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
-Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints
+Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints,
+                BackgroundWatch
 Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet;
                 FolderWatch and WatchOutcome: a folder that is pushed as it changes
 Errors          AsyncPushError and its kinds:
@@ -74,7 +75,11 @@ if TYPE_CHECKING:
     )
     from asyncpush.options import Push, PushOptions, SyncOptions, UploadConfig
     from asyncpush.sources.tensors import Tensors
-    from asyncpush.training.background import BackgroundCheckpoints, BackgroundUploader
+    from asyncpush.training.background import (
+        BackgroundCheckpoints,
+        BackgroundUploader,
+        BackgroundWatch,
+    )
     from asyncpush.training.checkpoints import CheckpointOutcome, CheckpointPusher, CheckpointReport
     from asyncpush.training.tickets import PushTicket, SyncTicket
     from asyncpush.uploader import PushHandle, SyncHandle, Uploader, copy, push_to_hub, sync
@@ -86,6 +91,7 @@ __all__ = [
     "AuthError",
     "BackgroundCheckpoints",
     "BackgroundUploader",
+    "BackgroundWatch",
     "CheckpointOutcome",
     "CheckpointPusher",
     "CheckpointReport",
@@ -163,7 +169,7 @@ _HOMES = {
     ),
     "options": ("Push", "PushOptions", "SyncOptions", "UploadConfig"),
     "sources.tensors": ("Tensors",),
-    "training.background": ("BackgroundCheckpoints", "BackgroundUploader"),
+    "training.background": ("BackgroundCheckpoints", "BackgroundUploader", "BackgroundWatch"),
     "training.checkpoints": ("CheckpointOutcome", "CheckpointPusher", "CheckpointReport"),
     "training.tickets": ("PushTicket", "SyncTicket"),
     "uploader": ("PushHandle", "SyncHandle", "Uploader", "copy", "push_to_hub", "sync"),

@@ -1,23 +1,23 @@
-"""Everything that can go wrong, by whose fault it is.
+"""The errors that asyncpush raises, by what is at fault.
 
 ::
 
     AsyncPushError
-    ├── MissingTokenError        no token anywhere: yours to give
-    ├── InvalidRepoIdError       not a name the Hub can hold, or an address of no repo
+    ├── MissingTokenError        no token was given or found
+    ├── InvalidRepoIdError       not a valid repo id, or not the address of a repo
     ├── SourceError              files missing, unreadable, or with impossible names
     │   └── SourceChangedError   a file changed while it was being uploaded
-    ├── HubError                 an answer of the Hub or its store, or the network on the way
+    ├── HubError                 the Hub, its store or the network on the way
     │   ├── AuthError            401, 403
-    │   ├── RepoNotFoundError    404 on the repo (or it is private)
-    │   ├── RateLimitedError     429 for longer than we may wait
-    │   ├── RetriesExhaustedError  a passing fault that did not pass
-    │   ├── ProtocolError        an answer that makes no sense
-    │   └── CommitConflictError  412: the branch moved away from the pinned parent
-    ├── IntegrityError           bytes stored are not the bytes sent, and retries did not help
-    ├── SyncError                a bucket does not hold all files as they should be
-    ├── VerificationError        committed, but the Hub does not show it, or cannot be asked
-    └── WorkerLostError          a machine of a distributed push is gone
+    │   ├── RepoNotFoundError    404 for the repo (or it is private)
+    │   ├── RateLimitedError     429, and the wait is too long
+    │   ├── RetriesExhaustedError  a transient failure that did not end
+    │   ├── ProtocolError        an invalid answer
+    │   └── CommitConflictError  412: the branch moved on from the pinned parent
+    ├── IntegrityError           stored data differs from what was sent, also after retries
+    ├── SyncError                not all files of a bucket are as they should be
+    ├── VerificationError        committed, but the Hub does not confirm the files
+    └── WorkerLostError          a worker of a distributed push was lost
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BODY_LIMIT = 1024
 """Characters of an answer's body that an error keeps."""
 
 HEADERS_LIMIT = 1024
-"""Characters of an answer's headers that an error's text shows; its field has them all."""
+"""Characters of an answer's headers that the error's text shows; its `headers` hold all of them."""
 
 PUBLIC_HOSTS = frozenset({"huggingface.co", "hf.co"})
 
@@ -45,17 +45,17 @@ _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D
 
 
 def printable(text: str) -> str:
-    """The text without control characters: what a server says must not steer a terminal."""
+    """The text without control characters: what a server sends must not control a terminal."""
     return text.translate(_CONTROLS)
 
 
 def is_public(url: str) -> bool:
-    """Whether this is a URL of huggingface.co: suggestions name its pages only there."""
+    """Whether this is a URL of huggingface.co: only then suggestions name its pages."""
     return urlsplit(url).hostname in PUBLIC_HOSTS
 
 
 def token_page(url: str) -> str:
-    """Where tokens for the Hub of this URL are made: other Hubs have pages of their own."""
+    """Where tokens for the Hub of this URL are created: other Hubs have pages of their own."""
     if is_public(url):
         return "at https://huggingface.co/settings/tokens"
     where = urlsplit(url)
@@ -63,7 +63,7 @@ def token_page(url: str) -> str:
 
 
 def os_reason(exc: OSError) -> str:
-    """The system's reason; when file descriptors have run out, what to do as well."""
+    """The system's reason; when file descriptors have run out, also what to do."""
     reason = exc.strerror or str(exc)
     if exc.errno in OUT_OF_DESCRIPTORS:
         return f"{reason.lower()}: raise the limit (`ulimit -n`), or close files"
@@ -71,10 +71,10 @@ def os_reason(exc: OSError) -> str:
 
 
 class AsyncPushError(Exception):
-    """Root of every error asyncpush raises on purpose.
+    """Base of every error that asyncpush raises on purpose.
 
-    `suggestion` is the next thing to try, a sentence, or empty; a kind of error may have a usual
-    one, for where nothing better is known.
+    `suggestion` is a sentence that says what to do next, or empty. A kind of error may have a
+    default one.
 
     Example:
         >>> import asyncio
@@ -101,7 +101,7 @@ class AsyncPushError(Exception):
 
     def with_(self, **changes: Any) -> Self:
         """A copy with other values of some attributes, to be raised in place of this error, which
-        stays as it is. Cause, notes and traceback are kept. Raises `TypeError` for an attribute
+        stays unchanged. Cause, notes and traceback are kept. Raises `TypeError` for an attribute
         that this kind of error does not have.
 
         Example:
@@ -135,8 +135,8 @@ def _copied(error: AsyncPushError, kind: type[E], changes: Mapping[str, Any]) ->
 
 
 class MissingTokenError(AsyncPushError):
-    """No token was given and none was found, in `HF_TOKEN` or in what `hf auth login` stored;
-    `endpoint` is the Hub that it is for. See `AsyncPushError` for an example."""
+    """No token was given, and none was found in `HF_TOKEN` or in what `hf auth login` stored.
+    `endpoint` is the Hub that needs it. See `AsyncPushError` for an example."""
 
     def __init__(
         self,
@@ -153,21 +153,20 @@ class MissingTokenError(AsyncPushError):
 
 
 class InvalidRepoIdError(AsyncPushError, ValueError):
-    """The repo id is not one the Hub can hold, or the address names no repo or contradicts an
-    option; a `ValueError` too. Raised before the Hub is asked. See `AsyncPushError` for an
-    example."""
+    """The repo id is not valid, or the address does not name a repo or contradicts an option. Also
+    a `ValueError`. Raised before any request is sent. See `AsyncPushError` for an example."""
 
 
 class SourceError(AsyncPushError):
     """Files that cannot be uploaded; `problems` names every one of them, not only the first.
 
     Example:
-        >>> error = SourceError("2 problems", problems=["a/../b is no path", "c does not exist"])
+        >>> error = SourceError("2 problems", problems=["a/../b is not a path", "c does not exist"])
         >>> print(error)
         2 problems
           next: fix these files or exclude them, then push again
         >>> error.problems
-        ('a/../b is no path', 'c does not exist')
+        ('a/../b is not a path', 'c does not exist')
     """
 
     _usual_suggestion = "fix these files or exclude them, then push again"
@@ -187,18 +186,18 @@ H = TypeVar("H", bound="HubError")
 
 
 class HubError(AsyncPushError):
-    """An answer of the Hub (or its store) that is not a success, or a network that gave none.
+    """The Hub or its store answered with a failure, or the network brought no answer.
 
     Attributes:
         status: the HTTP status; None when no answer came.
         body: the first 1 KB of the answer's body.
-        method, url: what was asked, without credentials.
-        attempt: which attempt this was, from 1.
+        method, url: the request, without credentials.
+        attempt: the number of the attempt, from 1.
         elapsed_seconds: from the first attempt to this failure.
         request_id: the Hub's id of the request, for its support.
         error_code: the Hub's `X-Error-Code`.
         headers: the answer's headers, redacted.
-        retryable: whether trying the same again is still worth it.
+        retryable: whether the same request may still succeed later.
         unreachable: no connection could be opened at all.
         retry_after: seconds the server asked to wait, if it did.
         suggestion: what to do next.
@@ -245,13 +244,13 @@ class HubError(AsyncPushError):
         self.headers: dict[str, str] = dict(headers or {})
 
     def as_(self, kind: type[H], **changes: Any) -> H:
-        """The same failure as an error of another kind of `HubError`, with other values of some
-        attributes. See `with_`."""
+        """The same failure as another kind of `HubError`, with other values of some attributes. See
+        `with_`."""
         return _copied(self, kind, changes)
 
     def __str__(self) -> str:
         lines = [self.message]
-        if self.status is not None or self.method:  # else nothing was asked
+        if self.status is not None or self.method:  # otherwise no request was sent
             status = "no answer" if self.status is None else f"HTTP {self.status}"
             lines = [
                 f"{self.message} ({status})",
@@ -271,23 +270,24 @@ class HubError(AsyncPushError):
 
 
 class AuthError(HubError):
-    """The Hub does not accept the token (401) or the token may not do this (403)."""
+    """The Hub does not accept the token (401), or the token lacks the permission (403)."""
 
 
 class RepoNotFoundError(HubError):
-    """The repo does not exist, or is private and the token cannot see it."""
+    """The repo does not exist, or is private and the token cannot access it."""
 
 
 class RateLimitedError(HubError):
-    """The Hub asks to wait for longer than `max_retry_after`, or kept refusing."""
+    """The Hub asks to wait for longer than `max_retry_after`, or still refused after all
+    retries."""
 
 
 class RetriesExhaustedError(HubError):
-    """A fault that usually passes did not, within `max_retries`."""
+    """A transient failure did not end within `max_retries`."""
 
 
 class ProtocolError(HubError):
-    """The answer makes no sense: a field is missing, of the wrong type, or impossible."""
+    """The answer is invalid: a field is missing, has the wrong type, or an impossible value."""
 
     _usual_suggestion = (
         "the endpoint may not be a Hugging Face Hub, or a proxy changes its answers: check"
@@ -296,11 +296,11 @@ class ProtocolError(HubError):
 
 
 class CommitConflictError(HubError):
-    """The branch moved away from the commit that was pinned as parent."""
+    """The branch moved on from the commit that was pinned as parent."""
 
 
 class IntegrityError(AsyncPushError):
-    """What the store holds is not what was sent, and sending again did not help."""
+    """The stored data differs from what was sent, and sending it again did not help."""
 
     _usual_suggestion = (
         "push again; if it happens again, the store or a proxy in front of it corrupts data"
@@ -308,11 +308,10 @@ class IntegrityError(AsyncPushError):
 
 
 class VerificationError(AsyncPushError):
-    """The commit was made, but the Hub does not show these files as pushed, or something failed
-    before that could be seen; then `__cause__` is that failure.
+    """The commit was made, but the Hub does not show these files as they were pushed, or something
+    failed before that could be checked. In the second case `__cause__` is that failure.
 
-    `problems` has a sentence for each file; `commit_sha` and `commit_url` name the commit that was
-    made.
+    `problems` has a sentence for each file; `commit_sha` and `commit_url` name the commit.
 
     Example:
         >>> error = VerificationError("not as pushed", problems=["a.bin is missing"])
@@ -336,11 +335,11 @@ class VerificationError(AsyncPushError):
 
 
 class SyncError(AsyncPushError):
-    """A sync has changed a bucket, but not all files are as they should be, or that could not be
-    seen; then `__cause__` is the failure.
+    """A sync has changed a bucket, but not all files are as they should be, or this could not be
+    checked. In the second case `__cause__` is the failure.
 
-    `failures` names each file with its reason; `result` tells what did go through. Syncing again
-    sends only what is missing.
+    `failures` names each file with its reason; `result` tells what succeeded. Syncing again sends
+    only what is missing.
 
     Example:
         >>> from asyncpush import SyncFailure, SyncResult
@@ -366,7 +365,7 @@ class SyncError(AsyncPushError):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The failures as sentences, one a file."""
+        """The failures as sentences, one for each file."""
         return tuple(map(str, self.failures))
 
 

@@ -1,4 +1,4 @@
-"""The result of a push as a small card, for notebooks."""
+"""The result of a push as a small card in notebooks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from asyncpush.listeners.timeline.model import COLOURS
 from asyncpush.models import Activity, Route, UploadResult
 
 _LISTED = 100
-"""Paths that the card names; more are counted."""
+"""Paths that the card lists; further ones are only counted."""
 
 _WIDTH, _CURVE, _LANE = 480, 40, 7
 _FEWEST = 8
-"""Slices: a push of less has no course worth a picture."""
+"""With fewer slices than this, the push is too short for a useful picture."""
 
-_AREA = "#4f9bdc"  # seen on a dark page too
+_AREA = "#4f9bdc"  # readable on a dark page too
 
 _LANES = {
     "hash": "hash",
@@ -33,20 +33,20 @@ _LANES = {
     "commit": "commit",
 }
 
-# Colours of the page around it, lightened: right on a dark page and on a light one.
+# The page's own colours, made lighter: they fit a dark page and a light one.
 _CARD = (
     "display:inline-block;min-width:22em;max-width:44em;padding:.8em 1.1em;border-radius:8px;"
     "border:1px solid rgba(128,128,128,.35);background:rgba(128,128,128,.06);"
     "font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;color:inherit"
 )
 _DIM = "opacity:.65"
-_LINK = "color:inherit;text-underline-offset:2px"  # a browser's own blue is lost on black
+_LINK = "color:inherit;text-underline-offset:2px"  # browsers' default blue is hard to read on black
 _GOOD = "color:#2da44e"
 _CODE = "font-family:ui-monospace,monospace;font-size:.92em"
 
 
 def result_card(result: UploadResult) -> str:
-    """HTML without scripts, styles sheets or anything to fetch; every text in it is escaped."""
+    """HTML without scripts, style sheets or anything to fetch. All text in it is escaped."""
     rows = [_headline(result), _commit(result), _amounts(result), _picture(result.activity)]
     if result.pr_url:
         rows.append(_link(result.pr_url, "pull request"))
@@ -84,7 +84,7 @@ def _amounts(result: UploadResult) -> str:
         sent += f" in {format_seconds(result.elapsed_seconds)} ({rate})"
     words.append(sent)
     if result.bytes_deduplicated:
-        words.append(f"{format_bytes(result.bytes_deduplicated)} there already")
+        words.append(f"{format_bytes(result.bytes_deduplicated)} already there")
     for paths, what in (
         (result.files_unchanged, "unchanged"),
         (result.files_ignored, "ignored"),
@@ -98,10 +98,10 @@ def _amounts(result: UploadResult) -> str:
 
 
 def _picture(activity: Activity) -> str:
-    """The timeline in small: throughput, and below it a lane for each thing that took time.
+    """A small timeline: throughput, and below it a lane for each activity.
 
-    Drawn without a plotting library, so that every notebook shows it, and out of a few kilobytes
-    that the result carries.
+    It is drawn without a plotting library, so that every notebook can show it, from a few kilobytes
+    of data in the result.
     """
     slices = len(activity.sent)
     if slices < _FEWEST:
@@ -129,7 +129,7 @@ def _picture(activity: Activity) -> str:
 
 
 def _curve(activity: Activity, step: float) -> tuple[str, float]:
-    """An area under steps, and the highest rate in bytes a second."""
+    """A step-shaped area, and the highest rate in bytes per second."""
     most = max(*activity.sent, 1)
     path = f"M0 {_CURVE}"
     for at, amount in enumerate(activity.sent):
@@ -139,7 +139,8 @@ def _curve(activity: Activity, step: float) -> tuple[str, float]:
 
 
 def _lane(busy: Sequence[float], step: float, top: int, slice_seconds: float) -> str:
-    """A bar wherever something went on for a tenth of a slice, or for the longest of all."""
+    """A bar wherever the activity took at least a tenth of a slice, or where it took the
+    longest."""
     least = min(slice_seconds / 10, max(busy))
     path, at = "", 0
     while at < len(busy):
@@ -170,7 +171,7 @@ def _files(result: UploadResult) -> str:
 
 
 def _link(url: str, text: str) -> str:
-    # The URL came over the network: only what a browser merely opens becomes a link.
+    # The URL came over the network, so it becomes a link only if it is an ordinary web URL.
     if not url.startswith(("https://", "http://")):
         return escape(text)
     target = 'target="_blank" rel="noopener noreferrer"'

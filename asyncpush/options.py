@@ -405,6 +405,7 @@ class SyncOptions:
     verify: bool = True
     dry_run: bool = False
     complete_marker: bool = False
+    on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -432,6 +433,7 @@ class SyncOptions:
             timeout=self.timeout,
             verify=self.verify,
             dry_run=self.dry_run,
+            on_change=self.on_change,
             strict=self.strict,
         )
 

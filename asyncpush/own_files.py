@@ -1,10 +1,12 @@
-"""What asyncpush writes by itself while it pushes, so that none of it is taken for a source.
+"""The files that asyncpush writes during a push, so that they are never uploaded.
 
-The journal holds presigned URLs and changes under a push that reads it; a file of events grows with
-every event of the push that would send it. Whoever opens such a file or folder announces it here,
-and whoever collects a source asks `OwnFiles`. What other processes write is recognised by the names
-in it. The library's loggers, locks on files, and the one way to write a file atomically, are here
-as well.
+The journal contains presigned URLs, and it changes while a push would be reading it; a file of
+events grows with every event of the push that would send it. Code that opens such a file or folder
+announces it here, and code that collects a source asks `OwnFiles`. Files written by other processes
+are recognised by the names of the files in their folder.
+
+The library's loggers, file locks, and the one function that writes a file atomically are here as
+well.
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CAN_LOCK = fcntl is not None
-"""Whether this system has locks on files."""
+"""Whether this system has file locks."""
 
 JOURNAL = "the resume journal of asyncpush"
 SPOOL = "where asyncpush keeps streams until they are sent"
 XET = "hf_xet's cache and log"
 HUB = "the embedded Hub's own data"
 UNFINISHED = ".asyncpush-tmp"
-"""How the names of files end that are renamed when they are whole; killed commands leave them."""
+"""The suffix of files that are renamed once they are complete. Killed commands leave such files
+behind."""
 
 LOG = "a log that asyncpush's own messages go to"
 
@@ -46,8 +49,8 @@ _Key: TypeAlias = tuple[int, int]  # device and inode: the same for every link a
 
 
 class _Log(logging.Logger):
-    """Logging reports what goes wrong with a stream, but not that stderr itself is closed: that
-    comes out as an error of whoever logs. What is logged of a push never harms it."""
+    """A logger that never harms a push. `logging` handles errors of a stream, but not a closed
+    stderr: that raises an error in the code that logs."""
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -55,7 +58,7 @@ class _Log(logging.Logger):
 
 
 def library_logger(name: str) -> logging.Logger:
-    """The logger `asyncpush.` and `name`."""
+    """The logger `asyncpush.<name>`."""
     logger = logging.getLogger(f"asyncpush.{name}")
     if type(logger) is logging.Logger:
         logger.__class__ = _Log
@@ -67,11 +70,11 @@ _guard = threading.Lock()
 
 
 class Announcement:
-    """Says, until `end` or the end of `with`, that this process writes to a file, to a folder (all
-    below it is meant) or to an open descriptor.
+    """Announces that this process writes to a file, to a folder (including everything below it) or
+    to an open descriptor. It holds until `end` or the end of `with`.
 
-    `what` completes "'out/log.jsonl' is …". The path need not be there yet, and the working
-    directory may change.
+    `what` completes "'out/log.jsonl' is …". The path need not exist yet, and the working directory
+    may change.
     """
 
     __slots__ = ("target", "what")
@@ -94,10 +97,10 @@ class Announcement:
 
 
 class OwnFiles:
-    """Tells files of asyncpush from those of the user, as things are when it is made.
+    """Distinguishes files of asyncpush from those of the user, as of the time it is created.
 
-    Files and folders are known by device and inode, so that links, hard links and other spellings
-    of a path make no difference. Looks at the disk: ask it in a thread.
+    Files and folders are identified by device and inode, so that links, hard links and other
+    spellings of a path make no difference. It reads the disk, so use it in a thread.
     """
 
     def __init__(self) -> None:
@@ -117,11 +120,12 @@ class OwnFiles:
                     self._known[_key(entry.stat())] = what
 
     def file(self, path: str, status: os.stat_result) -> str | None:
-        """What this file is, where it is ours; `status` is that of what `path` leads to."""
+        """What this file is, if it is ours; else None. `status` is the status of the file itself,
+        with links followed."""
         return self._known.get(_key(status)) or self.folder(os.path.dirname(path))
 
     def folder(self, path: str) -> str | None:
-        """What this folder, or one above it, is, where that is ours."""
+        """What this folder is, or one above it, if that is ours; else None."""
         unknown = []
         while path not in self._folders:
             unknown.append(path)
@@ -139,7 +143,7 @@ class OwnFiles:
             status = os.lstat(path)
             if os.path.islink(path):
                 return self.folder(os.path.realpath(path, strict=True))
-        except OSError:  # whoever opens it will tell
+        except OSError:  # opening it will report the error
             return None
         return self._known.get(_key(status)) or _recognised(path)
 
@@ -149,7 +153,8 @@ def _key(status: os.stat_result) -> _Key:
 
 
 def _recognised(path: str) -> str | None:
-    """By what lies there. Nothing is opened: closing a file of SQLite's would drop its locks."""
+    """Recognise a folder by the files in it. Nothing is opened: closing an SQLite file would drop
+    its locks."""
     parent, name = os.path.split(path)
     if name == "journal" and _has(path, "journal.sqlite3", "locks"):
         return JOURNAL
@@ -163,7 +168,7 @@ def _has(folder: str, *names: str) -> bool:
 
 
 def _log_files() -> Iterator[str]:
-    """Files that the library's log goes to: its messages about a push would change them."""
+    """Files that the library's log is written to: messages about a push would change them."""
     ours = logging.getLogger("asyncpush")
     loggers = [ours]
     loggers += [
@@ -180,9 +185,9 @@ def _log_files() -> Iterator[str]:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write next to the file, to the disk, and rename: nobody ever reads half of it. A link stays
-    a link; what is no regular file (`/dev/stdout`, a pipe) is written to as it is. `mode` is that
-    of the file, less the umask."""
+    """Write a file next to the target, sync it, and rename it: readers never see half of it. A link
+    stays a link. If the target is not a regular file (`/dev/stdout`, a pipe), it is written to
+    directly. `mode` is the file's mode, less the umask."""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         path.write_bytes(content)
@@ -204,7 +209,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a new name in the folder survive a power cut too, where folders can be synced."""
+    """Sync a folder, so that a new name in it survives a power failure, if the system supports
+    it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -216,10 +222,11 @@ def sync_folder(folder: Path) -> None:
 
 def lock_file(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
     """Hold an advisory lock on an open file, until `unlock_file`, or until the file is closed or
-    its process ends. Several may share one; a lock that is not shared excludes all others.
+    its process ends. A shared lock may be held by several at once; any other lock excludes all
+    others.
 
     Where the system has no such locks (Windows) nothing is locked. Raises `BlockingIOError` when
-    another holds it and `wait` is off, `OSError` where the file system has none.
+    another holder exists and `wait` is False, `OSError` if the file system does not support locks.
     """
     if sys.platform != "win32" and fcntl is not None:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -227,6 +234,6 @@ def lock_file(descriptor: int, *, shared: bool = False, wait: bool = True) -> No
 
 
 def unlock_file(descriptor: int) -> None:
-    """Let go of the lock at once, though a forked child may have the file open too."""
+    """Release the lock at once, even if a forked child has the file open as well."""
     if sys.platform != "win32" and fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)

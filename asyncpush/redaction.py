@@ -1,6 +1,6 @@
-"""Taking secrets out of what is shown: URLs, headers, texts, the fields of events.
+"""Removing secrets from what is shown: URLs, headers, texts, and the fields of events.
 
-This module alone defines what is secret, and the mark that replaces it.
+This module alone defines what is secret, and the text that replaces it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _SECRET_KEYS = frozenset(
 
 _URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
 
-# A presigned URL's query is its credential, whatever its parameters are called. JSON may write
-# its slashes as `\/`.
+# The query of a presigned URL is a credential, whatever its parameters are called. JSON may write
+# slashes as `\/`.
 _URL = re.compile(
     r"(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
     rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)",  # a text may be redacted twice
@@ -45,14 +45,14 @@ _URL = re.compile(
 )
 _USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")
 _USERINFO_OF_ANY = re.compile(r"//[^/@]*@")
-# The Hub's tokens, and JWTs: OAuth's hold one, and Xet's are such.
+# The Hub's tokens, and JWTs: OAuth tokens contain one, and Xet's tokens are JWTs.
 _TOKEN = re.compile(
     r"hf_(?:[a-z]{2,8}_[\w.~-]{8,}|[A-Za-z0-9]{16,})"
     r"|api_org_[A-Za-z0-9]{8,}"
     r"|eyJ[\w-]{8,400}\.[\w-]{8,}(?:\.[\w-]*)?"
 )
 _CUT_TOKEN = re.compile(r"hf_\w{0,40}$")
-"""A token that was cut off at the end of a text is one still."""
+"""A token that is cut off at the end of a text is still recognised as a token."""
 
 _BEARER = re.compile(r"(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
 _NAME = re.compile(r"(?<![\w-])([\w-]++)(?:\\?\"\s*:\s*\\?\"|%3[Dd]|=|:\s*)")
@@ -74,10 +74,12 @@ _SECRET_NAMES = (
 )
 
 _SHORTEST_SECRET = 6
-"""The embedded Hub takes "local" for a token: hiding that would garble "localhost"."""
+"""Shorter secrets are not hidden: the embedded Hub accepts "local" as a token, and hiding that
+would garble "localhost"."""
 
 _SHORTEST_CUT = 4
-"""Characters of a known secret that are hidden where a text was cut off within it."""
+"""If a text is cut off within a known secret, at least this many characters of it are
+recognised."""
 
 
 def redact_url(url: str) -> str:
@@ -107,7 +109,7 @@ def without_user(text: str) -> str:
 
 
 def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
-    """Headers safe to show: credentials hidden, URLs without their queries."""
+    """Headers that are safe to show: credentials hidden, URLs without their queries."""
     return {
         name: HIDDEN if name.lower() in _SECRET_KEYS else redact_text(value, *secrets)
         for name, value in headers.items()
@@ -116,8 +118,8 @@ def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
 
 def redact_text(text: str, *secrets: str) -> str:
     """Free text (an answer's body, an exception's message) without anything that is, or looks
-    like, a credential. `secrets` are hidden wherever they stand, the first half of one at the end
-    of a text that was cut off too."""
+    like, a credential. Known `secrets` are hidden everywhere, also when the text was cut off
+    within one."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = _without_cut_off(text.replace(secret, HIDDEN), secret)
@@ -127,8 +129,8 @@ def redact_text(text: str, *secrets: str) -> str:
 
 
 def redact_value(value: Any, key: str = "") -> Any:
-    """A field of an event without credentials, `key` being its name; containers are copied. A
-    field may be a file's name, so that texts lose URLs' queries and tokens, and no more."""
+    """A field of an event without credentials. `key` is its name; containers are copied. Texts may
+    be file names, so only the queries of URLs and tokens are removed from them."""
     kind = type(value)
     if kind is str:
         return _redact_field(value, key)
@@ -150,7 +152,7 @@ def _redact_field(text: str, key: str) -> str:
         return HIDDEN
     if meaning == "url" and "://" in text:
         return bare_url(text)
-    # Cheap tests first: there are many events, and most texts hold no secret.
+    # The fast tests come first: there are many events, and most texts contain no secret.
     if "://" in text or ":\\/" in text:
         text = _URL.sub(_bare_url, text)
     if " " in text:
@@ -173,7 +175,7 @@ def _bare_url(match: re.Match[str]) -> str:
 
 
 def _without_values(text: str) -> str:
-    """The values of secret names hidden, in forms, JSON and headers alike."""
+    """Hide the values of secret names, in forms, JSON and headers alike."""
     shown, at = "", 0
     for match in _NAME.finditer(text):
         if match.start() >= at and match[1].lower().endswith(_SECRET_NAMES):

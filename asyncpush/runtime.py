@@ -218,22 +218,22 @@ class Runtime:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).push(collected)
 
-        return await self._watched(repo, source, options, work, publisher, stores=True)
+        return await self._observed(repo, source, options, work, publisher, stores=True)
 
     async def store(self, repo: Repo, source: Source, options: PushOptions) -> list[Receipt]:
         async def work(ctx: PushContext, collected: CollectedSources) -> list[Receipt]:
             return await self._run(ctx).store(collected)
 
-        return await self._watched(repo, source, options, work, stores=True)
+        return await self._observed(repo, source, options, work, stores=True)
 
     async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).commit(await gather(ctx.events))
 
-        return await self._watched(repo, None, options, work)
+        return await self._observed(repo, None, options, work)
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
-        return await self._watched(repo, source, options, audit, needs_token=False)
+        return await self._observed(repo, source, options, audit, needs_token=False)
 
     async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
@@ -241,7 +241,7 @@ class Runtime:
                 return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
         own: Source | None = None if options.model_card is None else {}
-        return await self._watched(repo, own, options, work)
+        return await self._observed(repo, own, options, work)
 
     async def copy_to_bucket(
         self, origin: Address, bucket: Repo, path: str, options: SyncOptions
@@ -250,7 +250,7 @@ class Runtime:
             async with self._copy_spool() as spool:
                 return await copy_to_bucket(ctx, options, _source(origin), spool)
 
-        return await self._watched(bucket, None, options.as_push(path), work)
+        return await self._observed(bucket, None, options.as_push(path), work)
 
     def _copy_spool(self) -> Spool:
         """A spool for the small files of a copy."""
@@ -269,7 +269,7 @@ class Runtime:
             return await SyncRun(ctx, options).run(collected)
 
         push = options.as_push(path)
-        return await self._watched(bucket, source, push, work, publisher, stores=True)
+        return await self._observed(bucket, source, push, work, publisher, stores=True)
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         with stray_cancellations_are_errors():
@@ -313,7 +313,7 @@ class Runtime:
     def _run(self, ctx: PushContext) -> PushRun:
         return PushRun(ctx, lambda: self._commit_lock(ctx.repo, ctx.options.revision))
 
-    async def _watched(
+    async def _observed(
         self,
         repo: Repo,
         source: Source | None,
@@ -336,6 +336,7 @@ class Runtime:
                     if needs_token:
                         await self._session.token.get()
                     ctx = self._context(repo, options, observer.push_id, observer.events)
+                    observer.failure_told = lambda error: ctx.failure_told(error)
                     async with self._collected(source, options, stores=stores) as collected:
                         outcome = await work(ctx, collected)
                 return observer.finished(outcome)

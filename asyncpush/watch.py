@@ -48,11 +48,11 @@ LONGEST_PAUSE = 5.0
 LOOKING_SHARE = 0.1
 """The largest share of the time spent on checks: one of 100,000 files takes a second."""
 
-PAUSE_WHEN_TOLD = 60.0
-"""Seconds between checks of a folder whose changes the system reports."""
+PAUSE_WHEN_NOTIFIED = 60.0
+"""Seconds between looks at a folder of whose changes the system notifies us."""
 
-TOLD_AFTER = 5_000
-"""Milliseconds after which `watchfiles` returns even if nothing has changed."""
+NOTIFIED_AFTER = 5_000
+"""Milliseconds after which `watchfiles` reports even where nothing has changed."""
 
 FAILURES_KEPT = 100
 
@@ -156,12 +156,18 @@ class FolderWatch:
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
-            raise ValueError("watch takes no dry_run: nothing would ever be pushed")
+            raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
+        if isinstance(options, PushOptions) and options.parent_commit is not None:
+            raise ValueError(
+                "parent_commit does not go with watch: only the first push could follow it"
+            )
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise ValueError(f"{os.fspath(folder)!r} is a file: name the folder that it is in")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
-        self.pushes = 0
+        self.pushes: int = 0
         self.last_result: UploadResult | SyncResult | None = None
         self.last_error: Exception | None = None
-        self.finished = False
+        self.finished: bool = False
         self._uploader = uploader
         self._folder = absolute_path(folder)
         self._repo_id = repo_id
@@ -172,11 +178,14 @@ class FolderWatch:
         self._clock = clock
         self._sleep = sleep
         self._use_watchfiles = use_watchfiles
-        self._told = asyncio.Event()
-        self._is_told = False
+        self._notified = asyncio.Event()
+        self._is_notified = False
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
         self._fatal: Exception | None = None
+        """The error of a push that would come again."""
+        self._broken: Exception | None = None
+        """Any other error that has ended the watch: not one of a push."""
         self._pushed: Look = {}
         self._not_before = clock()
         self._task: asyncio.Task[None] | None = None
@@ -202,18 +211,23 @@ class FolderWatch:
                 self.finished = True
         finally:
             self._task.cancel()
-        if error is None:
+        raised = exc or self._broken or error
+        if raised is None:
             return
+        if self._broken not in (None, raised):
+            raised.add_note(f"the watch of {self._folder!r} ended by an error: {self._broken}")
+        if error not in (None, raised):
+            raised.add_note(f"the last push of {self._folder!r} failed: {error}")
         if exc is None:
-            raise error
-        exc.add_note(f"the last push of {self._folder!r} failed: {error}")
+            raise raised
 
     async def wait(self) -> None:
         """Wait until the watch ends by an error that every push would raise, and raise it.
         Otherwise this never returns, so cancel it, as Ctrl-C does."""
         await self._ended.wait()
-        if self._fatal is not None:
-            raise self._fatal
+        error = self._fatal or self._broken
+        if error is not None:
+            raise error
 
     async def _run(self) -> None:
         try:
@@ -222,8 +236,8 @@ class FolderWatch:
                     await self._push(look)
                     if self._fatal is not None:
                         return
-        except Exception as exc:  # from a listener, or from the folder's file system
-            self._fatal = exc
+        except Exception as exc:  # of `on_outcome`, or of the folder's file system
+            self._broken = exc
         finally:
             if not self._stop.is_set():
                 self._ended.set()
@@ -239,7 +253,7 @@ class FolderWatch:
         seen: Look | None = None
         changed_at = waiting_since = self._clock()
         while not self._stop.is_set():
-            self._told.clear()
+            self._notified.clear()
             began = self._clock()
             look = await self._look()
             now = self._clock()
@@ -258,15 +272,17 @@ class FolderWatch:
             if is_new:
                 await self._pause(max(pause, min(self._not_before - now, self._every)))
             else:
-                await self._pause(PAUSE_WHEN_TOLD if self._is_told else pause, told=True)
+                await self._pause(
+                    PAUSE_WHEN_NOTIFIED if self._is_notified else pause, may_be_notified=True
+                )
         return None
 
-    async def _pause(self, seconds: float, *, told: bool = False) -> None:
-        """Sleep until the time has passed, the block is left, or a change is reported."""
+    async def _pause(self, seconds: float, *, may_be_notified: bool = False) -> None:
+        """Sleep, but no longer than until the block is left, or until there is news."""
         waits = [asyncio.ensure_future(self._sleep(seconds))]
         waits.append(asyncio.ensure_future(self._stop.wait()))
-        if told:
-            waits.append(asyncio.ensure_future(self._told.wait()))
+        if may_be_notified:
+            waits.append(asyncio.ensure_future(self._notified.wait()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -301,29 +317,38 @@ class FolderWatch:
             if isinstance(error, FATAL) or is_bad_option:
                 self._fatal = error
         self._not_before = self._clock() + self._every
-        if self._on_outcome is not None:
+        if self._on_outcome is not None and self._broken is None:
             self._on_outcome(WatchOutcome(result, error))
         return error
 
     async def _push_the_rest(self) -> Exception | None:
         """Push what is new when the block is left. Returns the error, if that failed."""
         look = await self._look()
+        if not look and not self._is_there():
+            logger.warning("%r does not exist: nothing more was pushed", self._folder)
         return await self._push(look) if look and look != self._pushed else None
+
+    def _is_there(self) -> bool:
+        return os.path.isdir(self._folder)
 
     async def _look(self) -> Look:
         return await to_thread.run_sync(self._look_blocking)
 
     def _look_blocking(self) -> Look:
-        if not os.path.isdir(self._folder):
+        if not self._is_there():
             return {}
         options, own, look = self._options, OwnFiles(), Look()
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
-        walk = Walk(self._folder, chosen, ProblemReport(), options.follow_symlinks, own=own)
+        report = ProblemReport()
+        walk = Walk(self._folder, chosen, report, options.follow_symlinks, own=own)
         for name, path in walk:
             with contextlib.suppress(OSError):  # removed in the meantime, or a broken link
                 status = os.stat(path)
                 if own.file(path, status) is None:
                     look[name] = status.st_size, status.st_mtime_ns, status.st_ino
+        if self._is_there():  # else it has been removed meanwhile
+            # Of what cannot be looked at, a push says so.
+            look |= dict.fromkeys(report.problems, (0, 0, 0))
         return look
 
     @contextlib.asynccontextmanager
@@ -346,12 +371,12 @@ class FolderWatch:
             # It also returns when nothing has changed for a while; from its first return on, it is
             # known to be listening.
             async for _ in awatch(
-                self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=TOLD_AFTER
+                self._folder, watch_filter=None, yield_on_timeout=True, rust_timeout=NOTIFIED_AFTER
             ):
-                self._is_told = True
-                self._told.set()
-        except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, an unusual mount
+                self._is_notified = True
+                self._notified.set()
+        except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, a strange mount
             logger.debug("polling %r: %s", self._folder, exc)
         finally:
-            self._is_told = False
-            self._told.set()
+            self._is_notified = False
+            self._notified.set()

@@ -31,11 +31,11 @@ class FileSet:
         return f"{self.kind}-{self.count}x{self.smallest}-{self.largest or self.smallest}"
 
     def describe(self) -> str:
-        size = _told(self.smallest)
+        size = _short_size(self.smallest)
         if self.kind == "models":
             return f"{self.count // 5:,} folders of 5 files"
         if self.largest:
-            size += f" to {_told(self.largest)}"
+            size += f" to {_short_size(self.largest)}"
         return f"{self.count:,} file{'s' if self.count > 1 else ''} of {size}"
 
 
@@ -151,7 +151,7 @@ def _warm(prepared: Prepared) -> None:
             os.close(descriptor)
 
 
-def _told(size: int) -> str:
+def _short_size(size: int) -> str:
     for unit, name in ((1 << 30, "GiB"), (MIB, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"

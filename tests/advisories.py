@@ -60,7 +60,7 @@ def verdict(report: str, packages: Sequence[str]) -> Verdict:
     except (ValueError, KeyError, TypeError):
         rows = []
     found = [
-        f"{row['name']} {row['version']}: {vulnerability['id']}, mended in"
+        f"{row['name']} {row['version']}: {vulnerability['id']}, fixed in"
         f" {', '.join(vulnerability['fix_versions']) or 'no version yet'}"
         for row in rows
         for vulnerability in row.get("vulns", ())

@@ -19,7 +19,7 @@ from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
 from asyncpush.pipeline import commit, commit_recovery
 from tests.faults import FaultLayer
-from tests.gates import ThreadGate
+from tests.request_blocker import RequestBlocker
 
 # A loaded machine is no failure.
 settings.register_profile("asyncpush", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -150,23 +150,25 @@ async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
 
 
 @pytest.fixture
-def gate() -> ThreadGate:
+def blocker() -> RequestBlocker:
     """Holds what is asked of `hub_in_thread`, when a test says so."""
-    return ThreadGate()
+    return RequestBlocker()
 
 
 @pytest.fixture
-def hub_in_thread(tmp_path: Path, faults: FaultLayer, gate: ThreadGate) -> Iterator[LocalHub]:
+def hub_in_thread(
+    tmp_path: Path, faults: FaultLayer, blocker: RequestBlocker
+) -> Iterator[LocalHub]:
     """For blocking code, which has no loop to lend."""
     with serve_in_thread(
         tmp_path / "hub",
         token=TOKEN,
         part_size=PART_SIZE,
-        middlewares=[faults.middleware, gate.middleware],
+        middlewares=[faults.middleware, blocker.middleware],
         xet=False,
     ) as hub:
         yield hub
-        gate.release()
+        blocker.release()
 
 
 @pytest.fixture

@@ -161,10 +161,10 @@ class _Upload:
         self._bucket = bucket
         self.files: list[FileSource] = []
 
-    async def add_all(self, files: Sequence[FileSource]) -> None:
+    async def add_all(self, files: Sequence[FileSource], changed: object = None) -> None:
         self.files += files
 
-    async def finish(self) -> list[Receipt]:
+    async def finish(self, *, changed: object = None) -> list[Receipt]:
         receipts = []
         for file in self.files:
             content = read_all(file)
@@ -183,8 +183,10 @@ class _Xet:
     async def open(self, access: object, events: Emitter, *, with_sha256: bool) -> _Upload:
         return _Upload(self._bucket)
 
-    async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
-        return [hashlib.sha256(read_all(file)).hexdigest() for file in files]
+    async def hash_files(
+        self, files: Sequence[FileSource], changed: object = None
+    ) -> dict[str, str]:
+        return {file.path_in_repo: hashlib.sha256(read_all(file)).hexdigest() for file in files}
 
     async def read(self, access: object, xet_hash: str, size: int) -> bytes:
         return self._bucket.store[xet_hash]

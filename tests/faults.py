@@ -1,8 +1,8 @@
 """A fault layer for the embedded Hub: its own faults (asyncpush.localhub.faults) and more of them,
 with hooks.
 
-`faults.add("part", "reset mid-body", nth=2)` spoils the second part that arrives. Each kind is a
-small coroutine around the hub's own handler, so that what is spoilt is the real thing.
+`faults.add("part", "reset mid-body", nth=2)` makes the second part that arrives fail. Each kind
+is a small coroutine around the hub's own handler, so that it is the real thing that fails.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Rule:
 
 @dataclass(slots=True)
 class FaultLayer:
-    """Counts requests by route and spoils those that a rule names.
+    """Counts requests by route and makes those fail that a rule names.
 
     `seen` counts what arrived; a hook runs once, as its route's next request comes in. What is
     `late` is done once a client has looked for it in vain.
@@ -65,7 +65,7 @@ class FaultLayer:
 
     rules: list[Rule] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
-    spoilt: list[Rule] = field(default_factory=list)
+    injected: list[Rule] = field(default_factory=list)
     hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
     late: list[Callable[[], Awaitable[web.StreamResponse]]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,7 +78,7 @@ class FaultLayer:
     @property
     def middleware(self) -> Middleware:
         @web.middleware
-        async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
             route = request.match_info.route.name or ""
             self.seen[route] += 1
             number = self.seen[route]
@@ -86,7 +86,7 @@ class FaultLayer:
                 hook()
             for rule in self.rules:
                 if rule.route == route and rule.nth <= number < rule.nth + rule.times:
-                    self.spoilt.append(rule)
+                    self.injected.append(rule)
                     return await KINDS[rule.kind](self, request, handler)
             response = await handler(request)
             if route in LOOKING:
@@ -94,7 +94,7 @@ class FaultLayer:
                     await self.late.pop()()
             return response
 
-        return spoil
+        return inject
 
     async def stall(self) -> None:
         """Wait until the test is over."""
@@ -105,12 +105,12 @@ class FaultLayer:
 def _public(kind: str, action: str, seconds: float | None = None) -> None:
     """A kind that users have too, by the name that the fault table gives it."""
 
-    async def spoil(
+    async def inject(
         layer: FaultLayer, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         return await ACTIONS[action](layer, request, handler, seconds)
 
-    KINDS[kind] = spoil
+    KINDS[kind] = inject
 
 
 for _kind, _action in {
@@ -217,6 +217,15 @@ async def _one_failed(
     return web.json_response({"success": False, "failed": failed})
 
 
+async def _same_page_again(
+    layer: FaultLayer, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """A page that names itself as the one that follows."""
+    response = await handler(request)
+    response.headers["Link"] = f'<{request.url}>; rel="next"'
+    return response
+
+
 async def _weak_etag(
     layer: FaultLayer, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
@@ -247,6 +256,7 @@ KINDS["all operations failed"] = _all_failed
 KINDS["one failed"] = _one_failed
 KINDS["504, done later"] = _done_later
 KINDS["weak ETag"] = _weak_etag
+KINDS["same page again"] = _same_page_again
 KINDS["429 Retry-After date"] = _rate_limited_until
 KINDS["URL of another time"] = _another_time
 KINDS["object already completed"] = _already_completed

@@ -16,7 +16,7 @@ ID_TOKEN_PATH = "/github/id-token"
 
 
 class TokenRequests:
-    """Keeps what `/oauth/token` is asked and the tokens it answers, and spoils it by `failure`;
+    """Keeps what `/oauth/token` is asked and the tokens it answers, or fails as `failure` says;
     stands for GitHub, whose id tokens can be exchanged once."""
 
     def __init__(self) -> None:

@@ -21,8 +21,8 @@ BAD = {
     ("rows", "packages", "code", "said"),
     [
         ([CHECKED], ["aiohttp"], CLEAN, "no known vulnerability in 1 packages"),
-        ([CHECKED, BAD], ["aiohttp", "tqdm"], VULNERABLE, "tqdm 4.66.2: PYSEC-2024-1, mended in"),
-        ([SKIPPED, BAD], ["orjson", "tqdm"], VULNERABLE, "tqdm 4.66.2: X, mended in no version"),
+        ([CHECKED, BAD], ["aiohttp", "tqdm"], VULNERABLE, "tqdm 4.66.2: PYSEC-2024-1, fixed in"),
+        ([SKIPPED, BAD], ["orjson", "tqdm"], VULNERABLE, "tqdm 4.66.2: X, fixed in no version"),
         ([CHECKED, SKIPPED], ["aiohttp", "orjson"], NOT_CHECKED, "1 of 2 packages"),
         ([SKIPPED], ["orjson"], NOT_CHECKED, "NOT CHECKED"),
         ([], ["orjson"], NOT_CHECKED, "cannot be reached: orjson"),

@@ -7,6 +7,7 @@ does not.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,7 +25,9 @@ ROOT = Path(asyncpush.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"_version", "errors", "redaction"},
     {"concurrency", "own_files"},
-    {"events", "models", "options"},
+    {"options"},
+    {"models"},
+    {"events"},
     {"journal", "listeners", "protocol", "sources"},
     {"net"},
     {"transfers"},
@@ -37,14 +40,6 @@ LAYERS: tuple[set[str], ...] = (
     {"cli"},
 )
 """From the ground up. A unit (a module or package right under `asyncpush`) knows those below it."""
-
-SIBLINGS = {
-    ("events", "models"),
-    ("options", "models"),
-    ("options", "events"),
-    ("models", "options"),
-}
-"""Who may know a unit of its own layer: frozen values refer to each other."""
 
 DOORS = {
     "aiofiles": {"sources"},
@@ -143,9 +138,7 @@ UNITS = sorted({_unit(path) for path in ROOT.rglob("*.py")} - {"__init__", "__ma
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_unit_knows_only_what_lies_below_it(unit: str) -> None:
     known = {name.split(".")[1] for name in _import_graph()[unit] if name.startswith("asyncpush.")}
-    allowed = {other for other in known if HEIGHT[other] < HEIGHT[unit]}
-    allowed |= {other for one, other in SIBLINGS if one == unit}
-    assert known <= allowed | {unit}
+    assert {other for other in known if HEIGHT[other] >= HEIGHT[unit]} <= {unit}
 
 
 @pytest.mark.parametrize("library", DOORS)
@@ -167,6 +160,18 @@ def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
     }
     assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
     assert "xet" not in text.lower()
+
+
+def test_the_paths_of_the_hub_are_in_one_module() -> None:
+    """All but the embedded Hub's own, and the readers of addresses that users give."""
+    users = set()
+    for path in ROOT.rglob("*.py"):
+        if path.is_relative_to(ROOT / "localhub"):
+            continue
+        texts = [node.value for node in ast.walk(_parsed(path)) if isinstance(node, ast.Constant)]
+        if any(isinstance(text, str) and re.match(r"/(api|oauth)/\S*$", text) for text in texts):
+            users.add(path.relative_to(ROOT).as_posix())
+    assert users == {"protocol/routes.py"}
 
 
 STRUCTURE = {

@@ -130,8 +130,8 @@ async def test_a_file_that_is_just_being_opened_is_closed_again(
     class SlowReader(Reader):
         __slots__ = ()
 
-        def __init__(self, file: FileSource) -> None:
-            super().__init__(file)
+        def __init__(self, file: FileSource, *, grown: bool = False) -> None:
+            super().__init__(file, grown=grown)
             loop.call_soon_threadsafe(opening.set)
             go_on.wait()
 

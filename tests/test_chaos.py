@@ -114,7 +114,7 @@ class World:
             response_timeout=5,
         )
         self.faults.seen.clear()
-        self.faults.spoilt.clear()
+        self.faults.injected.clear()
         self.faults.rules = rules
         error: AsyncPushError | None = None
         try:
@@ -134,7 +134,7 @@ class World:
     async def _check_failed(self, repo_id: str, files: dict[str, bytes]) -> None:
         """An error: no commit, unless it is the look at the commit that failed."""
         commits = await commits_of(self._hub, repo_id)
-        if any(rule.route == "paths-info" for rule in self.faults.spoilt) and len(commits) == 2:
+        if any(rule.route == "paths-info" for rule in self.faults.injected) and len(commits) == 2:
             assert await download(self._hub, repo_id) == files
         else:
             assert len(commits) == 1

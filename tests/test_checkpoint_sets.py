@@ -230,6 +230,46 @@ async def test_a_set_that_was_being_removed_can_be_written_again(
     assert await names_in(uploader) == ["step-2", "step-1"]  # the last that was completed
 
 
+async def test_an_unchanged_sync_ends_a_removal_that_was_interrupted(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    await uploader.sync(version(1), STEP)
+    await uploader.sync({PRUNED: b""}, STEP)  # as a removal leaves it that is killed at once
+    assert (await uploader.sync(version(1), STEP)).files_uploaded == ()
+    await uploader.prune_checkpoints(RUN, keep=1)
+    assert set(await rows_of(hub)) == {f"run/step-1/{name}" for name in NAMES}
+
+
+async def test_pruning_removes_what_the_set_lists_and_no_other_file(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    for number in (1, 2):
+        options = SyncOptions(complete_marker=True)
+        await uploader.sync(version(number), f"{RUN}/step-{number}", options)
+    shown = (await rows_of(hub))["run/step-1/a"]
+    mine = {"type": "addFile", "path": "run/step-1/mine", "xetHash": shown["xetHash"], "mtime": 1}
+    await batch(hub, [mine])
+    log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+    with pytest.raises(SyncError, match="run/step-1/b"):
+        await uploader.prune_checkpoints(RUN, keep=1)
+    log.refuse = lambda row: None
+    await uploader.prune_checkpoints(RUN, keep=1)
+    left = {path for path in await rows_of(hub) if "step-1" in path}
+    assert left == {"run/step-1/mine", "run/step-1/b"}
+
+
+async def test_pruning_a_set_of_sets_leaves_no_marker_behind(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    inner = {f"inner/{name}": content for name, content in version(1).items()}
+    await uploader.sync(version(1), f"{RUN}/step-1/inner", WHOLE)
+    marker = (await bytes_of(hub))[f"run/step-1/inner/{MARKER}"]
+    await uploader.sync({**inner, f"inner/{MARKER}": marker}, STEP, WHOLE)
+    await uploader.sync(version(2), f"{RUN}/step-2", WHOLE)
+    assert [each.name for each in await uploader.prune_checkpoints(RUN, keep=1)] == ["step-1"]
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {"step-2"}
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -35,8 +35,8 @@ from asyncpush.events import FileStored, XetProgress
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download, exists, files_of, head_of, pull_requests_of
 
 LARGE = random.Random(21).randbytes(3 * MIB)
@@ -232,17 +232,17 @@ async def test_objects_without_a_xet_hash_are_copied_where_repos_share_a_store(
 async def test_progress_and_events_are_those_of_a_push(
     hub: LocalHub, config: UploadConfig, staged: str
 ) -> None:
-    heard, seen = Heard(), list[UploadProgress]()
-    config = replace(config, events=heard, progress_callback=seen.append)
+    recorded, seen = EventRecorder(), list[UploadProgress]()
+    config = replace(config, events=recorded, progress_callback=seen.append)
     await copy("me/staging", "me/prod", token=TOKEN, endpoint=hub.url, config=config)
 
     total = sum(map(len, FILES.values()))
     assert (seen[-1].phase, seen[-1].bytes_sent, seen[-1].total_bytes) == ("done", total, total)
     assert [one.bytes_sent for one in seen] == sorted(one.bytes_sent for one in seen)
-    stored = {event.path: event.deduplicated for event in heard.of(FileStored)}
+    stored = {event.path: event.deduplicated for event in recorded.of(FileStored)}
     assert stored["model.safetensors"]
     assert stored["weights/part 1.bin"]
-    assert heard.of(XetProgress) == []
+    assert recorded.of(XetProgress) == []
 
 
 async def test_what_the_hub_could_not_copy_is_asked_for_again(
@@ -316,10 +316,10 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        ("hf://me/nothing", RepoNotFoundError, "check that the source, me/nothing,"),
+        ("hf://me/nothing", RepoNotFoundError, "the type of the source, me/nothing;"),
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
         ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
-        ("hf://buckets/me/b", InvalidRepoIdError, "copies nothing from a bucket to a repo"),
+        ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
     ],
 )
 async def test_a_source_that_is_not_there_is_told_as_one(

@@ -22,8 +22,8 @@ from asyncpush.events.schema import SCHEMA_PATH
 from asyncpush.listeners.logs import VerboseFormatter
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 
 PART = 256 << 10
 Row = dict[str, Any]
@@ -63,10 +63,10 @@ async def test_rows_of_real_pushes_fit_the_schema_and_name_what_they_are_about(
     folder = write({"README.md": "---\nlicense: mit\n---\n", "m.bin": b"\0" * (2 * PART + 1)})
     faults.add("part", "503", nth=2)
     faults.add("batch", "reset before the body")
-    faults.add("preupload", "403", nth=4)
     await uploader.push_to_hub("me/m", folder)
     await uploader.push_to_hub("me/m", folder)  # unchanged
     await uploader.push_to_hub("me/m", {"new.txt": b"1"}, PushOptions(create_pr=True))
+    faults.add("preupload", "403", nth=faults.seen["preupload"] + 1)
     with pytest.raises(AuthError):
         await uploader.push_to_hub("me/m", {"new.txt": b"2"})
 
@@ -94,7 +94,9 @@ def check_calls(rows: list[Row]) -> None:
         for row in after:
             assert about | {"status", "elapsed_ms", "bytes_in", "headers"} <= set(row)
             assert row["request_id"], name
-    (modes, *_) = [row for row in rows if row["event"] == "hf_hub.preupload.response"]
+    answers = [row for row in rows if row["event"] == "hf_hub.preupload.response"]
+    # Before the repo was created, there was no answer, or it was 404.
+    (modes, *_) = [row for row in answers if row["status"] == 200]
     assert modes["files"] == [
         {"file": "README.md", "size": 21, "route": "inline"},
         {"file": "m.bin", "size": 2 * PART + 1, "route": "lfs"},
@@ -153,14 +155,14 @@ async def test_the_phase_never_runs_backwards(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Callable[..., Path]
 ) -> None:
     """Not where the commit is refused and objects are stored again, nor on another head."""
-    heard = Heard()
+    recorded = EventRecorder()
     source = write({"m.bin": b"\0" * (PART + 1), "a.txt": "a"})
     faults.hooks["commit"] = lambda: shutil.rmtree(hub.root / "lfs" / "objects")
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
         await uploader.push_to_hub("me/m", source)
     assert faults.seen["commit"] == 2
-    assert len(heard.of(FileStored)) == 2
-    phases = [event.phase for event in heard.of(PhaseChanged)]
+    assert len(recorded.of(FileStored)) == 2
+    phases = [event.phase for event in recorded.of(PhaseChanged)]
     assert phases == ["hashing", "uploading", "committing", "verifying", "done"]
 
 
@@ -174,12 +176,17 @@ async def test_all_files_that_the_hub_shows_in_the_end_are_verified(
             return web.json_response(json.loads(response.body)[:1])  # type: ignore[attr-defined]
         return response
 
-    heard = Heard()
+    recorded = EventRecorder()
+
+    def forget() -> None:  # the paths are asked for beside the head, too
+        faults.seen.pop("paths-info", None)
+
+    faults.hooks["commit"] = forget
     async with (
         open_hub(tmp_path / "late", faults, late) as hub,
-        Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader,
+        Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader,
     ):
         await uploader.push_to_hub("me/m", {"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
     assert faults.seen["paths-info"] == 2
-    (verified,) = heard.of(Verified)
+    (verified,) = recorded.of(Verified)
     assert verified.files == 3

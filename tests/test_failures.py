@@ -38,8 +38,8 @@ from asyncpush.events import PushFailed, RequestFailed
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
 from tests.disks import files_of_at_most
+from tests.event_recorder import EventRecorder
 from tests.faults import KINDS, FaultLayer, with_body
-from tests.hearing import Heard
 from tests.net.helpers import server_context, serving
 
 Write = Callable[..., Path]
@@ -47,26 +47,26 @@ FILES = {"config.json": "{}", "model.bin": b"\0" * 1000}
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
-def config(config: UploadConfig, heard: Heard) -> UploadConfig:
+def config(config: UploadConfig, recorded: EventRecorder) -> UploadConfig:
     return replace(
         config,
         max_backoff_ms=2,
         max_retries=1,
         outage_timeout=0,
         stall_timeout=0.1,
-        events=heard,
+        events=recorded,
     )
 
 
-def check(error: BaseException, heard: Heard, suggestion: str) -> None:
+def check(error: BaseException, recorded: EventRecorder, suggestion: str) -> None:
     """The three places say the same, and all of it."""
     assert isinstance(error, AsyncPushError)
-    (event,) = heard.of(PushFailed)
+    (event,) = recorded.of(PushFailed)
     assert suggestion in error.suggestion
     assert f"next: {error.suggestion}" in str(error)
     assert event.error == error.message
@@ -119,16 +119,19 @@ class Cause:
     times: int = 1
 
 
+# Modes asked for before the repo is there do not count: `preupload` refuses always.
 CAUSES = {
     "no write scope": Cause(
-        "preupload", "403", AuthError, 403, "give it write scope in your settings on"
+        "preupload", "403", AuthError, 403, "give it write scope in your settings on", 99
     ),
-    "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN"),
+    "wrong token": Cause("preupload", "401", AuthError, 401, "set HF_TOKEN", 99),
     "wrong namespace": Cause("create", "403 namespace", AuthError, 403, "repos under me: check"),
-    "repo not found": Cause("preupload", "404 repo", RepoNotFoundError, 404, "me/m is spelled", 99),
-    "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private"),
+    "repo not found": Cause(
+        "preupload", "404 repo", RepoNotFoundError, 404, "the spelling and the type of me/m", 99
+    ),
+    "private": Cause("preupload", "401 repo", RepoNotFoundError, 401, "if it is private", 99),
     "revision missing": Cause("preupload", "404 revision", HubError, 404, "--create-branch", 99),
-    "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page"),
+    "gated": Cause("preupload", "403 gated", AuthError, 403, "ask for access on its page", 99),
     "storage quota": Cause("commit", "403 quota", AuthError, 403, "quota is used up"),
     "payload too large": Cause("commit", "413", HubError, 413, "max_files_per_commit"),
     "part too large for a proxy": Cause("part", "413", HubError, 413, "raise its limit"),
@@ -141,14 +144,14 @@ CAUSES = {
         "part", "stall before reading", RetriesExhaustedError, None, "stall_timeout", times=9
     ),
     "Hub in trouble": Cause(
-        "commit", "500", RetriesExhaustedError, 500, "has trouble: try again", times=9
+        "commit", "500", RetriesExhaustedError, 500, "has a problem: try again", times=9
     ),
 }
 
 
 @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES.keys())
 async def test_a_refusal_says_what_next(
-    cause: Cause, uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+    cause: Cause, uploader: Uploader, faults: FaultLayer, write: Write, recorded: EventRecorder
 ) -> None:
     faults.add(cause.route, cause.kind, times=cause.times)
     with pytest.raises(cause.error) as caught:
@@ -156,8 +159,8 @@ async def test_a_refusal_says_what_next(
 
     assert type(caught.value) is cause.error
     assert getattr(caught.value, "status", None) == cause.status
-    check(caught.value, heard, cause.suggestion)
-    last = heard.of(RequestFailed)[-1]
+    check(caught.value, recorded, cause.suggestion)
+    last = recorded.of(RequestFailed)[-1]
     assert last.backoff_ms is None
     if last.status is not None:
         assert last.body
@@ -169,17 +172,22 @@ async def test_a_refusal_says_what_next(
 
 @pytest.mark.parametrize(("route", "kind"), [("part", "wrong ETag"), ("verify", "422")])
 async def test_no_word_of_ours_is_shown_as_an_error_code_of_the_hub(
-    route: str, kind: str, uploader: Uploader, faults: FaultLayer, write: Write, heard: Heard
+    route: str,
+    kind: str,
+    uploader: Uploader,
+    faults: FaultLayer,
+    write: Write,
+    recorded: EventRecorder,
 ) -> None:
     faults.add(route, kind, times=99)
     with pytest.raises(IntegrityError) as caught:
         await uploader.push_to_hub("me/m", write(FILES))
-    check(caught.value, heard, "")
-    assert heard.of(RequestFailed)[-1].error_type == "IntegrityError"
+    check(caught.value, recorded, "")
+    assert recorded.of(RequestFailed)[-1].error_type == "IntegrityError"
 
 
 async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(
-    uploader: Uploader, heard: Heard
+    uploader: Uploader, recorded: EventRecorder
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     await uploader.push_to_hub("me/m", {"a.txt": b"2"})  # somebody else
@@ -187,18 +195,20 @@ async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(
     with pytest.raises(CommitConflictError) as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"}, options)
     assert caught.value.status == 412
-    check(caught.value, heard, "again without parent_commit, which puts these files on top of it")
+    check(
+        caught.value, recorded, "again without parent_commit, which puts these files on top of it"
+    )
 
 
 async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
-    uploader: Uploader, faults: FaultLayer, heard: Heard
+    uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "412", times=99)
     with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert faults.seen["commit"] == 2
     assert caught.value.status == 412
-    check(caught.value, heard, "use create_pr=True (--create-pr)")
+    check(caught.value, recorded, "use create_pr=True (--create-pr)")
 
     with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"}, PushOptions(create_pr=True))
@@ -206,7 +216,7 @@ async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
 
 
 async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
-    uploader: Uploader, faults: FaultLayer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    uploader: Uploader, faults: FaultLayer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = 0
 
@@ -231,41 +241,43 @@ async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
     with pytest.raises(CommitConflictError, match="the branch moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert caught.value.status == 412
-    check(caught.value, heard, "builds on their head, or use create_pr=True (--create-pr)")
+    check(caught.value, recorded, "builds on their head, or use create_pr=True (--create-pr)")
 
 
 async def test_a_missing_token_says_where_to_get_one(
-    hub: LocalHub, config: UploadConfig, heard: Heard
+    hub: LocalHub, config: UploadConfig, recorded: EventRecorder
 ) -> None:
     async with Uploader(None, hub.url, config) as uploader:
         with pytest.raises(MissingTokenError) as caught:
             await uploader.push_to_hub("me/m", {"a": b"1"})
-    check(caught.value, heard, f"in your settings on {hub.url}")
+    check(caught.value, recorded, f"in your settings on {hub.url}")
     assert "HF_TOKEN" in caught.value.suggestion
 
 
 async def test_a_missing_branch_names_the_option_that_makes_it(
-    uploader: Uploader, heard: Heard
+    uploader: Uploader, recorded: EventRecorder
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     with pytest.raises(HubError) as caught:
         await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(revision="dev"))
-    check(caught.value, heard, "branch dev does not exist in me/m: create_branch=True (--create-b")
+    check(
+        caught.value, recorded, "branch dev does not exist in me/m: create_branch=True (--create-b"
+    )
 
 
 async def test_a_proxy_that_is_away_is_named_by_its_variable(
-    hub: LocalHub, config: UploadConfig, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, config: UploadConfig, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:s3cret@127.0.0.1:9")
     async with Uploader(TOKEN, hub.url, config) as uploader:
         with pytest.raises(HubError) as caught:
             await uploader.push_to_hub("me/m", {"a": b"1"})
-    check(caught.value, heard, "HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
-    assert "s3cret" not in str(caught.value) + repr(heard.of(PushFailed))
+    check(caught.value, recorded, "HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+    assert "s3cret" not in str(caught.value) + repr(recorded.of(PushFailed))
 
 
 async def test_a_certificate_that_is_not_trusted_names_the_variable(
-    config: UploadConfig, heard: Heard
+    config: UploadConfig, recorded: EventRecorder
 ) -> None:
     async with (
         serving(tls=server_context(trustme.CA())) as peer,
@@ -273,12 +285,12 @@ async def test_a_certificate_that_is_not_trusted_names_the_variable(
     ):
         with pytest.raises(HubError) as caught:
             await uploader.push_to_hub("me/m", {"a": b"1"})
-    check(caught.value, heard, "SSL_CERT_FILE")
+    check(caught.value, recorded, "SSL_CERT_FILE")
     assert caught.value.attempt == 1
 
 
 async def test_a_full_disk_says_where_room_is_wanted(
-    hub: LocalHub, config: UploadConfig, heard: Heard
+    hub: LocalHub, config: UploadConfig, recorded: EventRecorder
 ) -> None:
     async def stream() -> AsyncIterator[bytes]:
         for _ in range(6):
@@ -288,17 +300,17 @@ async def test_a_full_disk_says_where_room_is_wanted(
     async with Uploader(TOKEN, hub.url, config) as uploader:
         with files_of_at_most(3 << 20), pytest.raises(SourceError) as caught:
             await uploader.push_to_hub("me/m", {"stream.bin": stream()})
-    check(caught.value, heard, "set cache_dir (or ASYNCPUSH_CACHE) to a folder with more room")
-    assert heard.of(PushFailed)[0].details["problems"] == list(caught.value.problems)
+    check(caught.value, recorded, "set cache_dir (or ASYNCPUSH_CACHE) to a folder with more room")
+    assert recorded.of(PushFailed)[0].details["problems"] == list(caught.value.problems)
 
 
 async def test_a_push_that_takes_too_long_says_how_long_it_had(
-    uploader: Uploader, faults: FaultLayer, heard: Heard
+    uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("create", "stall before reading")
     with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: push again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=0.2))
-    assert "timeout of 0.2 s" in heard.of(PushFailed)[0].error
+    assert "timeout of 0.2 s" in recorded.of(PushFailed)[0].error
 
 
 async def test_a_timeout_of_somebody_elses_is_left_as_it_is(
@@ -313,7 +325,7 @@ async def test_a_timeout_of_somebody_elses_is_left_as_it_is(
 
 
 async def test_failures_of_many_pushes_name_their_repos(
-    uploader: Uploader, tmp_path: Path, heard: Heard
+    uploader: Uploader, tmp_path: Path, recorded: EventRecorder
 ) -> None:
     pushes = [
         Push("me/good", {"a": b"1"}),

@@ -182,7 +182,7 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
     result = await uploader.push_to_hub("me/m", FILES, PushOptions(create_pr=cell.create_pr))
 
-    assert faults.spoilt, "the fault never happened"
+    assert faults.injected, "the fault never happened"
     revision = "refs/pr/1" if cell.create_pr else "main"
     commits = await commits_of(hub, "me/m", revision)
     assert len(commits) == 2
@@ -209,7 +209,10 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     with pytest.raises(cell.error) as caught:
         await uploader.push_to_hub("me/m", FILES)
 
-    assert len(faults.spoilt) == 1, "it was tried again"
+    # Asked beside the head too, before the repo is created and after; an answer that there is no
+    # such repo does not end the push there.
+    at_most = {"preupload": 3, "paths-info": 2}.get(cell.route, 1)
+    assert 1 <= len(faults.injected) <= at_most, "it was tried again"
     await check_failure(cell, caught.value, hub, faults)
     fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
 
@@ -229,7 +232,7 @@ async def test_what_should_pass_and_does_not_fails_in_the_end_and_commits_nothin
         with pytest.raises(cell.error) as caught:
             await uploader.push_to_hub("me/m", FILES)
 
-    assert len(faults.spoilt) > 1
+    assert len(faults.injected) > 1
     await check_failure(cell, caught.value, hub, faults)
     fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
 
@@ -266,7 +269,7 @@ async def test_a_light_call_that_stalls_is_sent_again_before_a_slow_one_would_be
     with anyio.fail_after(20):
         async with Uploader(TOKEN, hub.url, patient) as uploader:
             await uploader.push_to_hub("me/m", FILES)
-    assert faults.spoilt
+    assert faults.injected
     assert await download(hub, "me/m") == FILES
 
 
@@ -413,7 +416,7 @@ async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
     async with open_hub(tmp_path, faults, xet=True) as hub:
         async with Uploader(TOKEN, hub.url, config) as uploader:
             result = await uploader.push_to_hub("me/m", FILES)
-        assert faults.spoilt, "the fault never happened"
+        assert faults.injected, "the fault never happened"
         commits = await commits_of(hub, "me/m")
         assert len(commits) == 2
         assert result.commit_sha == commits[0]["id"]
@@ -456,7 +459,7 @@ async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
             faults.add(route, kind, nth=faults.seen[route] + 1)
             result = await uploader.copy("me/source", target, PushOptions())
 
-            assert len(faults.spoilt) == number + 1, "the fault never happened"
+            assert len(faults.injected) == number + 1, "the fault never happened"
             commits = await commits_of(hub, target)
             assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], kind
             assert await download(hub, target) == FILES, kind

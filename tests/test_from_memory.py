@@ -32,8 +32,8 @@ from asyncpush.events import PartStored, TransferChosen
 from asyncpush.localhub import LocalHub
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import PART_SIZE, TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download
 
 CHANCE = random.Random(2121)
@@ -70,13 +70,13 @@ def expected(model: Model, metadata: dict[str, str] | None = None) -> bytes:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
-def config(config: UploadConfig, heard: Heard) -> UploadConfig:
-    return replace(config, events=heard)
+def config(config: UploadConfig, recorded: EventRecorder) -> UploadConfig:
+    return replace(config, events=recorded)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def xet_uploader(xet_hub: LocalHub, config: UploadConfig) -> AsyncIterator
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
 async def test_a_state_dict_goes_up_in_parts_and_never_to_the_disk(
-    uploader: Uploader, hub: LocalHub, model: Model, heard: Heard, copy: bool
+    uploader: Uploader, hub: LocalHub, model: Model, recorded: EventRecorder, copy: bool
 ) -> None:
     tensors = Tensors(model, {"format": "pt"}, copy)
     result = await uploader.push_to_hub("me/m", {NAME: tensors, "config.json": b"{}"})
@@ -101,7 +101,7 @@ async def test_a_state_dict_goes_up_in_parts_and_never_to_the_disk(
     assert result.verified
     found = await download(hub, "me/m")
     assert found == {NAME: expected(model, {"format": "pt"}), "config.json": b"{}"}
-    assert len(heard.of(PartStored)) == -(-len(found[NAME]) // PART_SIZE)
+    assert len(recorded.of(PartStored)) == -(-len(found[NAME]) // PART_SIZE)
 
 
 async def test_tensors_by_themselves_are_a_file_with_the_usual_name(
@@ -173,7 +173,7 @@ class Trigger:
 
 @pytest.mark.parametrize("engine", ["lfs", "xet"])
 async def test_a_change_in_the_middle_of_the_first_reading_is_seen_in_the_second(
-    engine: str, hub: LocalHub, xet_hub: LocalHub, config: UploadConfig, heard: Heard
+    engine: str, hub: LocalHub, xet_hub: LocalHub, config: UploadConfig, recorded: EventRecorder
 ) -> None:
     first = weights(np.float32, 1 << 20)
     second = Trigger(weights(np.float32, 1 << 20), lambda: train(first))
@@ -181,7 +181,7 @@ async def test_a_change_in_the_middle_of_the_first_reading_is_seen_in_the_second
     async with Uploader(TOKEN, at.url, config) as uploader:
         with pytest.raises(SourceChangedError, match="'a' to 'b'"):
             await uploader.push_to_hub("me/m", Tensors({"a": first, "b": second}))
-    assert [event.engine for event in heard.of(TransferChosen)][:1] == [engine]
+    assert [event.engine for event in recorded.of(TransferChosen)][:1] == [engine]
     assert len(await commits_of(at, "me/m")) == 1
 
 
@@ -190,12 +190,12 @@ async def test_parts_are_made_again_when_they_do_not_arrive(
 ) -> None:
     faults.add("part", "reset mid-body", nth=1, times=3)
     await uploader.push_to_hub("me/m", Tensors(model))
-    assert len(faults.spoilt) == 3
+    assert len(faults.injected) == 3
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
 async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
-    uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, heard: Heard
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, recorded: EventRecorder
 ) -> None:
     faults.add("complete", "stall before reading")
     handle = uploader.start_push("me/m", Tensors(model))
@@ -206,7 +206,7 @@ async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
 
     await uploader.push_to_hub("me/m", Tensors(model, copy=True))
     assert faults.seen["part"] == sent
-    assert any(event.resumed for event in heard.of(PartStored))
+    assert any(event.resumed for event in recorded.of(PartStored))
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
@@ -264,14 +264,14 @@ async def test_a_shard_whose_tensors_change_fails_the_push(
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
 async def test_xet_is_handed_the_tensors_as_a_stream(
-    xet_uploader: Uploader, xet_hub: LocalHub, model: Model, heard: Heard, copy: bool
+    xet_uploader: Uploader, xet_hub: LocalHub, model: Model, recorded: EventRecorder, copy: bool
 ) -> None:
     source = {NAME: Tensors(model, copy=copy), "b.safetensors": Tensors({"bias": model["bias"]})}
     result = await xet_uploader.push_to_hub("me/m", source)
     assert {receipt.route for receipt in result.receipts} == {"xet"}
     bias = {"bias": model["bias"]}
     assert await download(xet_hub, "me/m") == {NAME: expected(model), "b.safetensors": save(bias)}
-    assert heard.of(PartStored) == []
+    assert recorded.of(PartStored) == []
 
 
 async def test_lfs_takes_the_tensors_that_xet_fails_to_store(

@@ -213,8 +213,8 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
         for number, (_, token) in enumerate(TOKENS.values())
     }
     caplog.set_level(logging.DEBUG, "asyncpush")
-    heard: list[Record] = []
-    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=heard.append)
+    recorded: list[Record] = []
+    config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=recorded.append)
     told = []
     async with Uploader(TOKEN, hub.url, config) as up:
         try:
@@ -223,8 +223,8 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
         except SourceError as error:
             told += [str(error), repr(error), *error.problems, *traceback.format_exception(error)]
     assert strict == any("looks like" in text and "Error" in text for text in told)
-    assert strict or sum(isinstance(record.event, Notice) for record in heard) >= 20
-    told += [repr(record) for record in heard]
+    assert strict or sum(isinstance(record.event, Notice) for record in recorded) >= 20
+    told += [repr(record) for record in recorded]
     for record in caplog.records:
         told += [VerboseFormatter().format(record), JsonFormatter().format(record)]
     for text in told:

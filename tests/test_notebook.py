@@ -55,7 +55,7 @@ async def test_the_quickstart_runs_from_top_to_bottom(hub: LocalHub) -> None:
     assert "application/vnd.jupyter.widget-view+json" in widget.data
     assert "✓ verified" in shown(card, "text/html")
     (again,) = [shown(output, "text/html") for output in outputs(notebook, "again")][1:]
-    assert "24.0 MB there already" in again
+    assert "24.0 MB already there" in again
     (sent,) = [output["text"] for output in outputs(notebook, "resumed") if "text" in output]
     assert 0 < int(sent.split()[1]) < 45  # MB of 64
     told = "".join(output.get("text", "") for output in outputs(notebook, "beside"))

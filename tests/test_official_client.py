@@ -95,7 +95,7 @@ async def test_what_the_official_client_pushed_is_not_sent_again(
 
     oid = await anyio.to_thread.run_sync(push)
     result = await uploader.push_to_hub("me/m", source)
-    assert result.commit_sha == oid
+    assert result.oid == result.commit_sha == oid
     assert result.bytes_transferred == 0
     assert sorted(result.files_unchanged) == ["a.txt", "model.bin"]
 

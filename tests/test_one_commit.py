@@ -31,8 +31,8 @@ from asyncpush import (
 from asyncpush.events import Committed, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import KINDS, FaultLayer, with_body
-from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of, pull_requests_of
 
 ROUNDS = 20
@@ -121,15 +121,15 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
 async def test_a_refused_commit_is_reported_as_tried_again_where_it_is(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
-    heard = Heard()
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+    recorded = EventRecorder()
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
         await uploader.push_to_hub("me/m", {"first.txt": b"1"})
         faults.add("commit", "412 as if someone came first", nth=2)
         result = await uploader.push_to_hub("me/m", {"ours.bin": b"\0ours"})
-    (failed,) = [event for event in heard.of(RequestFailed) if event.call == "commit"]
+    (failed,) = [event for event in recorded.of(RequestFailed) if event.call == "commit"]
     assert (failed.status, failed.retry_attempt) == (412, 1)
     assert failed.backoff_ms is not None
-    sent = [event.attempt for event in heard.of(RequestStarted) if event.call == "commit"]
+    sent = [event.attempt for event in recorded.of(RequestStarted) if event.call == "commit"]
     assert sent == [1, 1, 2]
     assert result.retries == 1
 
@@ -327,7 +327,7 @@ async def test_a_pull_request_that_lands_behind_the_gateway_is_the_only_one(
     options = PushOptions(create_pr=True, max_files_per_commit=None if files == 1 else 1)
     result = await uploader.push_to_hub("me/m", source, options)
 
-    assert faults.spoilt
+    assert faults.injected
     assert not faults.late
     assert result.pr_url == f"{hub.url}/me/m/discussions/1"
     with pytest.raises(ClientResponseError):
@@ -497,11 +497,13 @@ async def test_a_push_whose_pull_request_has_it_all_already_names_its_files(
         with pytest.raises(asyncio.CancelledError) as caught:
             await handle
     assert "was made" in caught.value.__notes__[0]
-    heard = Heard()
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+    recorded = EventRecorder()
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
         result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
     assert result.files_uploaded == ("a.txt",)
-    assert [event.commit_sha for event in heard.of(Committed) if event.final] == [result.commit_sha]
+    assert [event.commit_sha for event in recorded.of(Committed) if event.final] == [
+        result.commit_sha
+    ]
     assert await pull_requests_of(hub, "me/m") == {1: "open"}
 
 

@@ -37,7 +37,8 @@ async def test_a_path_conflict_is_told_before_a_byte_moves(
     with pytest.raises(SourceError, match=reason) as caught:
         await uploader.push_to_hub(repo, {path: b"\0" * 1000, "other": b"o"})
     assert "delete_patterns" in str(caught.value)
-    assert faults.seen["preupload"] == faults.seen["batch"] == faults.seen["commit"] == 0
+    assert faults.seen["batch"] == faults.seen["commit"] == 0
+    assert faults.seen["preupload"] <= 1  # beside the head
 
 
 async def test_every_conflict_is_named(repo: str, uploader: Uploader) -> None:

@@ -54,8 +54,8 @@ from asyncpush.protocol import commits as commits_module
 from asyncpush.sources import read_again
 from asyncpush.transfers.inline import git_blob_oid
 from tests.conftest import PART_SIZE, TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
@@ -322,6 +322,17 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
 
 
+async def test_delete_patterns_leave_what_the_source_holds_but_is_skipped(
+    uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
+) -> None:
+    await uploader.push_to_hub("me/m", {"a": b"a", "data/x": b"1", "data2": b"2"})
+    folder = write({"a": b"a"}, "source")
+    (folder / "data").symlink_to(write({"x": b"1"}, "elsewhere"))
+    result = await uploader.push_to_hub("me/m", folder, PushOptions(delete_patterns="*"))
+    assert result.files_deleted == ("data2",)
+    assert any("link to a folder" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize("folder", ["./", "", "ckpt\\1", "ckpt/1/"])
 async def test_delete_patterns_look_where_the_source_lands(
     folder: str, uploader: Uploader, hub: LocalHub
@@ -433,7 +444,7 @@ async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> 
 
 
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
-    with pytest.raises(AuthError, match="make a new one in your settings on http://127"):
+    with pytest.raises(AuthError, match="create a new one in your settings on http://127"):
         await asyncpush.push_to_hub(
             "me/m", {"a": b"1"}, token="hf_wrong", endpoint=hub.url, config=config
         )
@@ -638,19 +649,20 @@ async def test_a_stray_cancellation_within_a_task_group_is_no_success(
     route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """A group takes any `CancelledError` of a child for its own."""
-    faults.add(route, "401")
+    # Modes asked for before the repo is there may be cancelled, and are asked for again.
+    faults.add(route, "401", times=2 if route == "preupload" else 1)
     files = {"a.bin": b"\0" * (PART_SIZE + 1), "b.bin": b"\0b", "c.bin": b"\0c"}
     async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
         with pytest.raises(AsyncPushError, match="nobody cancelled it"):
             await uploader.push_to_hub("me/m", files)
-    assert not faults.seen["paths-info"]
+    assert faults.seen["commit"] == (route == "commit")
 
 
 @pytest.mark.parametrize("route", ["preupload", "batch", "verify"])
 async def test_a_stray_cancellation_gives_no_receipts(
     route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
-    faults.add(route, "401")
+    faults.add(route, "401", times=2 if route == "preupload" else 1)
     files = {"a.bin": b"\0" * (PART_SIZE + 1), "b.bin": b"\0b"}
     async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
         with pytest.raises(AsyncPushError, match="nobody cancelled it"):
@@ -660,7 +672,7 @@ async def test_a_stray_cancellation_gives_no_receipts(
 async def test_a_stray_cancellation_cuts_no_verification_short(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
-    faults.add("paths-info", "401")
+    faults.hooks["commit"] = lambda: faults.add("paths-info", "401", times=99)
     async with Uploader(token_that_lets_out_a_cancellation(), hub.url, config) as uploader:
         with pytest.raises(VerificationError, match="nobody cancelled it") as caught:
             await uploader.push_to_hub("me/m", {"a.bin": b"\0a"})
@@ -792,7 +804,7 @@ async def test_what_listens_or_remembers_cannot_turn_a_commit_into_a_failure(
 async def test_a_push_that_is_cancelled_after_its_commit_names_it(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
-    faults.add("paths-info", "stall before reading", times=99)
+    faults.hooks["commit"] = lambda: faults.add("paths-info", "stall before reading", times=99)
     handle = uploader.start_push("me/m", {"a.txt": b"1"})
     await faults.stalled.wait()
     handle.cancel()
@@ -877,11 +889,11 @@ async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
     async with Uploader(TOKEN, hub.url, config) as first:
         await first.push_to_hub("me/m", source)
     shutil.rmtree(hub.root / "lfs" / "objects")
-    heard = Heard()
+    recorded = EventRecorder()
     faults.add("verify", "404", nth=2)
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as again:
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as again:
         await again.push_to_hub("me/other", source)
-    assert [event.cached for event in heard.of(FileHashed)] == [True, False]
+    assert [event.cached for event in recorded.of(FileHashed)] == [True, False]
 
 
 @pytest.mark.usefixtures("times_that_lie")
@@ -1020,7 +1032,9 @@ async def test_events_are_written_as_json_lines(
     asked = rows[names.index("hf_hub.preupload")]
     assert asked["repo_id"] == "me/m"
     assert {"file": "config.json", "size": 18} in asked["files"]
-    answered = rows[names.index("hf_hub.preupload.response")]
+    answers = [row for row in rows if row["event"] == "hf_hub.preupload.response"]
+    assert answers[0]["status"] in (200, 404)  # 404: asked before the repo was created
+    answered = answers[-1]
     assert answered["status"] == 200
     assert answered["elapsed_ms"] > 0
     assert {"file": "config.json", "size": 18, "route": "inline"} in answered["files"]

@@ -30,8 +30,8 @@ from asyncpush.localhub import LocalHub
 from asyncpush.net import parts
 from asyncpush.transfers.lfs import objects as lfs
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 from tests.journal.helpers import make_upload
 from tests.reading import commits_of, download
 
@@ -178,7 +178,7 @@ async def test_after_sigkill_only_parts_in_flight_are_sent_twice(
     # at the kill: some in flight, and as many whose answers had not been read yet
     assert gate.bytes_in - size <= 2 * IN_FLIGHT * PART_SIZE + beside
     assert result.bytes_transferred <= size * (1 - share) + IN_FLIGHT * PART_SIZE + 1 + beside
-    assert faults.seen["batch"] == batches  # the first upload was gone on with
+    assert faults.seen["batch"] == batches  # the first upload was continued
     assert b'"cached":true' in (tmp_path / "second.jsonl").read_bytes()  # not hashed twice
     assert {receipt.path_in_repo: receipt.oid for receipt in result.receipts}["model.bin"] == oid
     assert result.verified
@@ -315,7 +315,7 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a stopped process does. What it has remembered of its upload stays as it is."""
-    monkeypatch.setattr(lfs, "CLAIM_PATIENCE", 0.5)
+    monkeypatch.setattr(lfs, "CLAIM_TIMEOUT", 0.5)
     monkeypatch.setattr(lfs, "PROGRESS_POLL", 0.1)
     content = random.Random(7).randbytes(3 * PART_SIZE)
     source = write({"model.bin": content})
@@ -329,14 +329,14 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
         )
         stopped.begin_upload(scope, theirs)
         stopped.part_stored(scope, oid, 2, '"etag"')
-        heard = Heard()
-        config = replace(config, cache_dir=tmp_path / "cache", events=heard)
+        recorded = EventRecorder()
+        config = replace(config, cache_dir=tmp_path / "cache", events=recorded)
         async with Uploader(TOKEN, hub.url, config) as uploader:
             result = await uploader.push_to_hub("me/m", source)
         found = stopped.find_upload(scope, oid)
         claim.release()
     assert result.bytes_transferred == len(content)
-    assert any("made no progress" in notice.message for notice in heard.of(Notice))
+    assert any("made no progress" in notice.message for notice in recorded.of(Notice))
     assert found is not None
     assert found.etags == {2: '"etag"'}
 

@@ -39,8 +39,8 @@ from asyncpush.net.retry import (
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest
 from asyncpush.protocol.repos import head_request
-from tests.clocks import Clock
-from tests.hearing import Heard
+from tests.event_recorder import EventRecorder
+from tests.fake_clock import FakeClock
 
 POLICY = RetryPolicy(
     max_retries=5, initial_backoff=0.5, max_backoff=30, outage_timeout=300, max_retry_after=900
@@ -78,13 +78,13 @@ class Told:
     """The waits that the events of a loop tell of; None where it gave up."""
 
     def __init__(self) -> None:
-        self.heard = Heard()
-        self.events = Emitter([self.heard])
+        self.recorded = EventRecorder()
+        self.events = Emitter([self.recorded])
 
     @property
     def delays(self) -> list[float | None]:
         told: list[float | None] = []
-        for record in self.heard.records:
+        for record in self.recorded.records:
             match record.event:
                 case RetryScheduled(delay=delay):
                     told.append(delay)
@@ -94,7 +94,7 @@ class Told:
 
 
 def loop_of(
-    clock: Clock,
+    clock: FakeClock,
     policy: RetryPolicy = POLICY,
     *,
     reached: Callable[[], bool] = lambda: False,
@@ -191,7 +191,7 @@ def test_prop_retry_respects_max_attempts(
     """However a request keeps failing, it is sent once and `max_retries` times again, at most."""
     kind = ProtocolError if garbled else HubError
     attempts = Attempts(kind(BUSY, retryable=True, retry_after=hint))
-    clock, told = Clock(), Told()
+    clock, told = FakeClock(), Told()
     loop = loop_of(clock, replace(POLICY, max_retries=max_retries), draw=draws)
 
     async def run() -> None:
@@ -220,7 +220,7 @@ def test_prop_faults_up_to_the_allowance_are_survived(
     faults: Sequence[HubError], max_retries: int
 ) -> None:
     attempts = Attempts(*faults, None)
-    loop = loop_of(Clock(), replace(POLICY, max_retries=max_retries))
+    loop = loop_of(FakeClock(), replace(POLICY, max_retries=max_retries))
 
     async def run() -> None:
         if len(faults) <= max_retries:
@@ -235,7 +235,7 @@ def test_prop_faults_up_to_the_allowance_are_survived(
 
 
 async def test_waits_double_and_are_told() -> None:
-    clock, told = Clock(), Told()
+    clock, told = FakeClock(), Told()
     attempts = Attempts(passing(), passing(), passing(), None)
     assert await loop_of(clock).run(attempts, told.events, "thing") == "done"
     assert clock.slept == told.delays == [0.25, 0.5, 1.0]
@@ -255,7 +255,7 @@ async def test_waits_double_and_are_told() -> None:
 async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) -> None:
     attempts, told = Attempts(error), Told()
     with pytest.raises(type(error)) as caught:
-        await loop_of(Clock()).run(attempts, told.events, "thing")
+        await loop_of(FakeClock()).run(attempts, told.events, "thing")
     assert type(caught.value) is type(error)
     assert attempts.numbers == [1]
     assert told.delays == [None]
@@ -267,7 +267,7 @@ async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) ->
 async def test_what_is_no_hub_error_is_not_retried(error: Exception) -> None:
     attempts, told = Attempts(error), Told()
     with pytest.raises(type(error)) as caught:
-        await loop_of(Clock()).run(attempts, told.events, "thing")
+        await loop_of(FakeClock()).run(attempts, told.events, "thing")
     assert caught.value is error
     assert (attempts.numbers, told.delays) == ([1], [])
 
@@ -281,7 +281,7 @@ async def test_the_last_error_keeps_all_it_knew() -> None:
         raise error from cause
 
     with pytest.raises(RetriesExhaustedError) as caught:
-        await loop_of(Clock()).run(attempt, Told().events, "thing")
+        await loop_of(FakeClock()).run(attempt, Told().events, "thing")
     error = caught.value
     assert (error.status, error.body, error.url, error.request_id) == (503, "b", "u", "r")
     assert (error.attempt, error.elapsed_seconds, error.headers) == (6, 7.75, {"a": "b"})
@@ -304,7 +304,7 @@ async def test_the_error_that_leaves_is_not_to_be_retried(
     error: HubError, kind: type[HubError]
 ) -> None:
     with pytest.raises(HubError) as caught:
-        await loop_of(Clock()).run(Attempts(error), Emitter(), "thing")
+        await loop_of(FakeClock()).run(Attempts(error), Emitter(), "thing")
     assert type(caught.value) is kind
     assert caught.value.retryable is False
 
@@ -316,21 +316,21 @@ async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
         spans.append((this.events.span_id, this.events.parent_id))
         raise passing(status=503)
 
-    loop = loop_of(Clock(), replace(POLICY, max_retries=2))
+    loop = loop_of(FakeClock(), replace(POLICY, max_retries=2))
     with pytest.raises(RetriesExhaustedError):
         await loop.run(attempt, told.events, "part", fields={"file": "a", "part_number": 7})
-    records = told.heard.records
+    records = told.recorded.records
     assert len({span for span, _ in spans}) == 3
     assert {parent for _, parent in spans} == {told.events.span_id}
     failed = [record for record in records if isinstance(record.event, RequestFailed)]
     assert [(record.span_id, record.parent_id) for record in failed] == spans
-    events = told.heard.of(RequestFailed)
+    events = told.recorded.of(RequestFailed)
     assert [(event.retry_attempt, event.backoff_ms) for event in events] == [
         *((1, 250.0), (2, 500.0), (3, None))
     ]
     again = [record for record in records if isinstance(record.event, RetryScheduled)]
     assert [record.span_id for record in again] == [span for span, _ in spans[:2]]
-    assert [(event.path, event.part_number) for event in told.heard.of(RetryScheduled)] == [
+    assert [(event.path, event.part_number) for event in told.recorded.of(RetryScheduled)] == [
         ("a", 7),
         ("a", 7),
     ]
@@ -340,20 +340,20 @@ async def test_an_attempt_that_is_no_failure_of_the_request_ends_in_its_own_erro
     damaged = IntegrityError("damaged")
     attempts, told = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Told()
     with pytest.raises(IntegrityError) as caught:
-        await loop_of(Clock()).run(attempts, told.events, "part")
+        await loop_of(FakeClock()).run(attempts, told.events, "part")
     assert caught.value is damaged
     assert len(attempts.numbers) == 6
-    assert {event.error_type for event in told.heard.of(RequestFailed)} == {"IntegrityError"}
+    assert {event.error_type for event in told.recorded.of(RequestFailed)} == {"IntegrityError"}
 
 
 async def test_attempts_of_the_caller_before_and_after_are_counted() -> None:
     conflict, told = CommitConflictError("moved", status=412), Told()
     with pytest.raises(CommitConflictError) as caught:
-        await loop_of(Clock()).run(
+        await loop_of(FakeClock()).run(
             Attempts(conflict), told.events, "commit", first=4, follow_up=lambda error: 0.5
         )
     assert caught.value.attempt == 4
-    (failed,) = told.heard.of(RequestFailed)
+    (failed,) = told.recorded.of(RequestFailed)
     assert (failed.retry_attempt, failed.backoff_ms) == (4, 500.0)
     assert told.delays == [0.5]
 
@@ -371,7 +371,7 @@ async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_er
 
 
 async def test_a_hint_of_days_is_told_and_not_waited_for() -> None:
-    clock = Clock()
+    clock = FakeClock()
     attempts = Attempts(passing(retry_after=86_400.0))
     with pytest.raises(RateLimitedError, match=r"wait 86400 s, longer than max_retry_after=900"):
         await loop_of(clock).run(attempts, Told().events, "thing")
@@ -388,7 +388,7 @@ async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
         raise AssertionError
 
     async with anyio.create_task_group() as group:
-        group.start_soon(loop_of(Clock()).run, attempt, Told().events, "thing")
+        group.start_soon(loop_of(FakeClock()).run, attempt, Told().events, "thing")
         await started.wait()
         group.cancel_scope.cancel()
 
@@ -411,7 +411,7 @@ async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
 # --- a network that is away ---------------------------------------------------------------------
 
 
-def outage(seconds: float, clock: Clock) -> Callable[[Attempt], Awaitable[str]]:
+def outage(seconds: float, clock: FakeClock) -> Callable[[Attempt], Awaitable[str]]:
     began = clock.now
     numbers: list[int] = []
 
@@ -426,7 +426,7 @@ def outage(seconds: float, clock: Clock) -> Callable[[Attempt], Awaitable[str]]:
 
 @pytest.mark.parametrize("seconds", [1, 60, 299])
 async def test_an_outage_is_survived_with_default_settings(seconds: int) -> None:
-    clock, told = Clock(), Told()
+    clock, told = FakeClock(), Told()
     loop = loop_of(clock, RetryPolicy.of(UploadConfig()), reached=lambda: True)
     await loop.run(outage(seconds, clock), told.events, "thing")
     assert clock.now - 1000 <= seconds + OUTAGE_BACKOFF
@@ -434,7 +434,7 @@ async def test_an_outage_is_survived_with_default_settings(seconds: int) -> None
 
 
 async def test_an_outage_without_end_ends() -> None:
-    clock = Clock()
+    clock = FakeClock()
     loop = loop_of(clock, reached=lambda: True)
     with pytest.raises(RetriesExhaustedError) as caught:
         await loop.run(outage(math.inf, clock), Told().events, "thing")
@@ -445,13 +445,13 @@ async def test_an_outage_without_end_ends() -> None:
 async def test_an_endpoint_that_was_never_there_is_no_outage() -> None:
     attempts = Attempts(away())
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(Clock()).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock()).run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 6
 
 
 async def test_without_outage_timeout_attempts_count_as_ever() -> None:
     attempts = Attempts(away())
-    loop = loop_of(Clock(), replace(POLICY, outage_timeout=0), reached=lambda: True)
+    loop = loop_of(FakeClock(), replace(POLICY, outage_timeout=0), reached=lambda: True)
     with pytest.raises(RetriesExhaustedError):
         await loop.run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 6
@@ -461,12 +461,12 @@ async def test_attempts_before_and_after_an_outage_count() -> None:
     script = [passing(), passing(), *[away()] * 10, passing(), passing(), passing(), passing()]
     attempts = Attempts(*script)
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(Clock(), reached=lambda: True).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Told().events, "thing")
     assert len(attempts.numbers) == 16
 
 
 async def test_a_second_outage_has_its_own_time() -> None:
-    clock = Clock()
+    clock = FakeClock()
     policy = replace(POLICY, outage_timeout=10, max_retries=1)
     attempts = Attempts(away(), away(), away(), passing(), away(), away(), away(), None)
     loop = loop_of(clock, policy, reached=lambda: True)
@@ -479,7 +479,7 @@ async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> Non
     """An untrusted certificate, a proxy that refuses."""
     attempts = Attempts(HubError("no", unreachable=True))
     with pytest.raises(HubError):
-        await loop_of(Clock(), reached=lambda: True).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Told().events, "thing")
     assert attempts.numbers == [1]
 
 
@@ -487,7 +487,7 @@ async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> Non
 
 
 async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> None:
-    budget, clock = RetryBudget(), Clock()
+    budget, clock = RetryBudget(), FakeClock()
     while budget.spend():
         pass
     attempts = Attempts(passing(), passing(retry_after=1.0), passing(retry_after=60.0), None)
@@ -511,7 +511,7 @@ def test_a_budget_is_spent_by_retries_and_given_back_by_successes() -> None:
 
 
 async def test_an_outage_spends_no_budget() -> None:
-    budget, clock = RetryBudget(), Clock()
+    budget, clock = RetryBudget(), FakeClock()
     loop = loop_of(clock, budget=budget, reached=lambda: True)
     await loop.run(outage(250, clock), Told().events, "thing")
     assert sum(budget.spend() for _ in range(200)) == 100
@@ -520,12 +520,12 @@ async def test_an_outage_spends_no_budget() -> None:
 async def test_giving_up_spends_no_budget() -> None:
     budget = RetryBudget()
     with pytest.raises(AuthError):
-        await loop_of(Clock(), budget=budget).run(Attempts(AuthError("no")), Emitter(), "thing")
+        await loop_of(FakeClock(), budget=budget).run(Attempts(AuthError("no")), Emitter(), "thing")
     assert sum(budget.spend() for _ in range(200)) == 100
 
 
 def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
-    clock = Clock()
+    clock = FakeClock()
     made, repo = Creations(clock), Repo("me/new")
     made.note(repo, "refs/pr/1")
     missing, no_branch = RepoNotFoundError("no", status=404), HubError("no", status=404)

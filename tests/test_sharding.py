@@ -168,7 +168,7 @@ async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_a_spoilt_part_of_a_shard_is_sent_again(
+async def test_a_damaged_part_of_a_shard_is_sent_again(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path, tmp_path: Path
 ) -> None:
     faults.add("part", "reset mid-body", nth=2)

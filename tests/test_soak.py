@@ -37,7 +37,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     layer = FaultLayer()
 
     @web.middleware
-    async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
         if chance.random() < SHARE:
             return await KINDS[chance.choice(KINDS_USED)](layer, request, handler)
         return await handler(request)
@@ -48,7 +48,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     measured: list[tuple[int, int, int]] = []
     async with (
         LocalHub(
-            tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[spoil], xet=False
+            tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[inject], xet=False
         ) as hub,
         Uploader(TOKEN, hub.url, config) as uploader,
     ):
@@ -69,7 +69,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
 
     first, last = measured[0], measured[-1]
     sys.stderr.write(f"{PUSHES} pushes, {retries} retries; rss, fds, tasks: {first} -> {last}\n")
-    # Hub and uploader live in this one process; git's own caches settle within the warm-up.
+    # Hub and uploader live in this one process; git's own caches let_tasks_run within the warm-up.
     assert last[0] - first[0] < 30 << 20
     assert last[1] - first[1] <= 20
     assert last[2] - first[2] <= 20

@@ -98,7 +98,7 @@ async def test_a_long_stream_goes_on_while_a_short_one_has_just_begun(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One producer writes both in turn, large pieces here and small ones there."""
-    monkeypatch.setattr(sys.modules["asyncpush.sources.collect"], "PATIENCE", 0.05)
+    monkeypatch.setattr(sys.modules["asyncpush.sources.collect"], "UNREAD_TIMEOUT", 0.05)
     step = InStep(2)
     expected = {"large.bin": NOISE, "small.bin": NOISE[:13]}
     source = {

@@ -29,15 +29,15 @@ from asyncpush import (
     Uploader,
 )
 from asyncpush.errors import AsyncPushError, RetriesExhaustedError
-from asyncpush.events import PushFinished, PushStarted, RetryScheduled, Verified
+from asyncpush.events import PushFailed, PushFinished, PushStarted, RetryScheduled, Verified
 from asyncpush.localhub import LocalHub
 from asyncpush.pipeline import verification
 from asyncpush.protocol import buckets
 from asyncpush.transfers.xet import XetEngine
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.hearing import Heard
 
 pytestmark = pytest.mark.no_cover
 
@@ -54,13 +54,13 @@ def log() -> BatchLog:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
-def config(config: UploadConfig, heard: Heard) -> UploadConfig:
-    return replace(config, events=heard)
+def config(config: UploadConfig, recorded: EventRecorder) -> UploadConfig:
+    return replace(config, events=recorded)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def below(folder: str, files: dict[str, bytes | str]) -> dict[str, bytes]:
 
 
 async def test_a_folder_shows_below_the_address_byte_for_byte(
-    uploader: Uploader, hub: LocalHub, write: Write, heard: Heard
+    uploader: Uploader, hub: LocalHub, write: Write, recorded: EventRecorder
 ) -> None:
     result = await uploader.sync(write(FILES), RUN)
 
@@ -95,11 +95,11 @@ async def test_a_folder_shows_below_the_address_byte_for_byte(
     assert (result.verified, result.files_unchanged, result.marker) == (True, (), None)
     assert result.bucket_url == f"{hub.url}/buckets/me/runs"
     assert result.bytes_transferred > len(NOISE)
-    assert [(e.repo_id, e.repo_type, e.revision) for e in heard.of(PushStarted)] == [
+    assert [(e.repo_id, e.repo_type, e.revision) for e in recorded.of(PushStarted)] == [
         ("me/runs", "bucket", "")
     ]
-    assert [event.files for event in heard.of(Verified)] == [len(FILES)]
-    assert [(e.what, e.files_uploaded) for e in heard.of(PushFinished)] == [("sync", len(FILES))]
+    assert [event.files for event in recorded.of(Verified)] == [len(FILES)]
+    assert [(e.what, e.files_uploaded) for e in recorded.of(PushFinished)] == [("sync", len(FILES))]
 
 
 async def test_the_official_client_reads_what_we_wrote_and_we_know_what_it_wrote(
@@ -149,7 +149,7 @@ async def test_a_remembered_hash_spares_reading_the_file(
     source = write(FILES)
     await uploader.sync(source, RUN)
 
-    async def read(self: XetEngine, files: object) -> list[str]:
+    async def read(self: XetEngine, files: object, changed: object) -> dict[str, str]:
         raise AssertionError("a file was read to be hashed")
 
     monkeypatch.setattr(XetEngine, "hash_files", read)
@@ -213,6 +213,47 @@ async def test_delete_removes_whole_segments_and_what_the_patterns_choose(
     }
 
 
+async def test_what_the_source_holds_but_is_skipped_is_not_deleted(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    there = {
+        "a": b"a",
+        "data/train": b"1",
+        "data/x/y": b"2",
+        "__pycache__/m.pyc": b"3",
+        "data2": b"4",
+    }
+    await uploader.sync(there, RUN)
+    folder = write({"a": b"new", "__pycache__/m.pyc": b"3"}, "src")
+    (folder / "data").symlink_to(write({"train": b"1"}, "elsewhere"))
+    for marker in (False, True):
+        options = SyncOptions(delete=True, complete_marker=marker)
+        result = await uploader.sync(folder, RUN, options)
+        assert result.files_deleted == (() if marker else ("run/data2",))
+        shown = await bytes_of(hub)
+        kept = {"run/a", "run/data/train", "run/data/x/y", "run/__pycache__/m.pyc"}
+        assert {path for path in shown if not path.endswith(".json")} == kept
+
+
+@pytest.mark.parametrize("below", ["/run", "/run/", ""])
+async def test_a_single_file_deletes_nothing(
+    uploader: Uploader, hub: LocalHub, write: Write, below: str
+) -> None:
+    there = {"run/a": b"a", "b": b"b"}
+    await uploader.sync(there, "hf://buckets/me/runs")
+    address = f"hf://buckets/me/runs{below}"
+    options = SyncOptions(delete=True)
+    with pytest.raises(SourceError, match="this is a single file"):
+        await uploader.sync(write({"one": b"1"}) / "one", address, options)
+    with pytest.raises(SourceError, match="this is a single file"):
+        await uploader.sync(b"1", f"{address.rstrip('/')}/x", options)
+    await uploader.push_to_hub("me/staged", {"one": b"1"})
+    for source in ("hf://me/staged/one", "hf://buckets/me/runs/b"):
+        with pytest.raises(SourceError, match="this is a single file"):
+            await uploader.copy(source, address, options)
+    assert await bytes_of(hub) == there
+
+
 async def test_an_empty_source_deletes_nothing(
     uploader: Uploader, hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -263,7 +304,7 @@ async def test_files_are_added_in_batches_before_any_is_deleted(
 
 
 async def test_an_operation_that_failed_is_sent_again(
-    uploader: Uploader, hub: LocalHub, log: BatchLog, heard: Heard
+    uploader: Uploader, hub: LocalHub, log: BatchLog, recorded: EventRecorder
 ) -> None:
     refused = ["a"]
 
@@ -274,7 +315,7 @@ async def test_an_operation_that_failed_is_sent_again(
     result = await uploader.sync({"a": b"a", "b": b"b"}, RUN)
     assert result.files_uploaded == ("run/a", "run/b")
     assert [[row["path"] for row in batch] for batch in log.batches][1] == ["run/a"]
-    assert [event.reason for event in heard.of(RetryScheduled)] == ["storage is busy"]
+    assert [event.reason for event in recorded.of(RetryScheduled)] == ["storage is busy"]
 
 
 @pytest.mark.parametrize(("reason", "tries"), [("storage is busy", 3), ("Invalid path", 1)])
@@ -382,6 +423,40 @@ async def test_a_hub_that_goes_away_after_the_batch_hides_nothing(
     assert isinstance(caught.value.__cause__, RetriesExhaustedError)
 
 
+@pytest.mark.parametrize("kind", ["done, then 504", "done, then reset"])
+async def test_an_answer_that_is_lost_before_the_hub_goes_away_is_no_unchanged_bucket(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, kind: str
+) -> None:
+    faults.add("bucket-batch", kind)
+    faults.add("bucket-paths-info", "503", nth=2, times=99)
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        with pytest.raises(SyncError, match="run/a: ") as caught:
+            await uploader.sync({"a": b"a"}, RUN)
+    assert await bytes_of(hub) == {"run/a": b"a"}
+    assert caught.value.result.files_uploaded == ()
+
+
+async def test_an_answer_that_is_lost_before_a_refusal_is_no_unchanged_bucket(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-batch", "504")  # it may still be done later
+    faults.add("bucket-batch", "403", nth=2, times=99)
+    with pytest.raises(SyncError, match="run/a: "):
+        await uploader.sync({"a": b"a"}, RUN)
+
+
+async def test_what_a_batch_did_is_known_although_its_failures_cannot_be_looked_at(
+    hub: LocalHub, config: UploadConfig, faults: FaultLayer, log: BatchLog
+) -> None:
+    log.refuse = lambda row: "storage is busy" if row["path"] == "run/a" else None
+    faults.add("bucket-paths-info", "500", nth=2, times=99)
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        with pytest.raises(SyncError) as caught:
+            await uploader.sync({"a": b"a", "b": b"b"}, RUN)
+    assert caught.value.result.files_uploaded == ("run/b",)
+    assert await bytes_of(hub) == {"run/b": b"b"}
+
+
 async def test_a_sync_that_is_cancelled_says_what_it_has_changed(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
@@ -391,7 +466,62 @@ async def test_a_sync_that_is_cancelled_says_what_it_has_changed(
     running.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await running
-    assert "1 file(s) of " in caught.value.__notes__[0]
+    [note] = caught.value.__notes__
+    assert "/buckets/me/runs before that, and not verified: 1 file(s) added (run/a)" in note
+
+
+async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-paths-info", "answer never sent")
+    running = uploader.start_sync({"a": b"a"}, RUN)
+    await faults.stalled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    assert not getattr(caught.value, "__notes__", ())
+
+
+async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed_something(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-batch", "done, answer never sent")
+    running = uploader.start_sync({"a": b"a"}, RUN)
+    await faults.stalled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    [note] = caught.value.__notes__
+    assert "the answer to a batch did not come: more may have been changed" in note
+
+
+@pytest.mark.parametrize(
+    ("route", "nth", "told"),
+    [("bucket-paths-info", 2, ("run/a",)), ("bucket-batch", 1, ())],
+    ids=["verifying", "in a batch"],
+)
+async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_changed(
+    route: str,
+    nth: int,
+    told: tuple[str, ...],
+    uploader: Uploader,
+    faults: FaultLayer,
+    heard: EventRecorder,
+) -> None:
+    faults.add(route, "answer never sent", nth=nth)
+    with pytest.raises(SyncError, match="took longer than its timeout of 1") as caught:
+        await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=1.0))
+    assert caught.value.result.files_uploaded == told
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert [event.error_type for event in heard.of(PushFailed)] == ["SyncError"]
+
+
+async def test_a_timeout_before_a_change_is_a_timeout(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("bucket-paths-info", "answer never sent")
+    with pytest.raises(TimeoutError):
+        await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=0.5))
 
 
 async def test_a_refusal_before_anything_has_changed_is_itself(
@@ -485,6 +615,23 @@ async def test_an_audit_knows_what_the_official_client_wrote(
     await asyncio.to_thread(fill)
     assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"x"})).exact
     assert (await uploader.audit(RUN, {"a.bin": NOISE, "b": b"y"})).different == ("run/b",)
+
+
+async def test_an_audit_hashes_many_files_at_once(
+    uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write({f"{number:03}.bin": bytes([number]) * 1000 for number in range(150)})
+    await uploader.sync(source, RUN)
+    together: list[int] = []
+    hash_files = XetEngine.hash_files
+
+    async def counted(self: XetEngine, files: Any, changed: Any) -> dict[str, str]:
+        together.append(len(files))
+        return await hash_files(self, files, changed)
+
+    monkeypatch.setattr(XetEngine, "hash_files", counted)
+    assert (await uploader.audit(RUN, source)).exact
+    assert together == [64, 64, 22]
 
 
 async def test_the_doctor_looks_at_a_bucket(

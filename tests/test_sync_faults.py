@@ -16,6 +16,7 @@ from asyncpush import (
     AsyncPushError,
     AuthError,
     HubError,
+    ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
     RetriesExhaustedError,
@@ -25,6 +26,7 @@ from asyncpush import (
     Uploader,
 )
 from asyncpush.localhub import LocalHub
+from asyncpush.localhub.routes import buckets as bucket_routes
 from asyncpush.pipeline.checkpoint_sets import MARKER
 from tests.buckets import bytes_of
 from tests.conftest import FaultReport, open_hub
@@ -35,6 +37,9 @@ pytestmark = pytest.mark.no_cover
 STEP = "hf://buckets/me/runs/step-1"
 WHOLE = SyncOptions(complete_marker=True, delete=True)
 FILES = {"a.bin": b"a" * 1000, "s/b.txt": b"b"}
+STALE = {f"old-{number}": bytes([number]) for number in range(5)}
+PAGE = 2
+"""Files of one page of a listing, where the pages are what is tested: `STALE` needs three."""
 
 LOOKS = ("bucket", "bucket-tree-below", "bucket-paths-info", "bucket-xet-write-token")
 ROUTES = ("bucket-create", *LOOKS, "bucket-batch")
@@ -127,7 +132,7 @@ async def test_a_passing_fault_ends_in_the_whole_set(
 ) -> None:
     faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
     result = await uploader.sync(FILES, STEP, WHOLE)
-    assert faults.spoilt, "the fault never happened"
+    assert faults.injected, "the fault never happened"
     assert result.verified
     assert result.files_uploaded == ("step-1/a.bin", "step-1/s/b.txt")
     assert await set_in(hub) == (FILES, True)
@@ -156,3 +161,72 @@ async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
         assert {path.removeprefix("step-1/") for path in told} == set(found)
     assert error.suggestion
     fault_report.add(cell.route, str(cell), type(error).__name__, 0, f"{len(found)} files")
+
+
+def survivable_pages() -> list[Cell]:
+    kinds = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
+    return [Cell("bucket-tree-below", kind, nth) for nth in (2, 3) for kind in kinds]
+
+
+def fatal_pages() -> list[Cell]:
+    kinds: dict[str, type[AsyncPushError]] = {
+        "403": AuthError,
+        "500": RetriesExhaustedError,
+        "wrong JSON": ProtocolError,
+        "same page again": ProtocolError,
+    }
+    return [
+        Cell("bucket-tree-below", kind, nth, times=99, error=error)
+        for nth in (2, 3)
+        for kind, error in kinds.items()
+    ]
+
+
+@pytest.fixture
+async def stale_set(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A complete set is there already, which takes several pages to list."""
+    await uploader.sync(STALE, STEP, WHOLE)
+    monkeypatch.setattr(bucket_routes, "PAGE", PAGE)
+    faults.seen.clear()
+
+
+@pytest.mark.usefixtures("stale_set")
+@pytest.mark.parametrize("cell", survivable_pages(), ids=str)
+async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth)
+    result = await uploader.sync(FILES, STEP, WHOLE)
+    monkeypatch.setattr(bucket_routes, "PAGE", 1000)
+    assert faults.injected, "the fault never happened"
+    assert result.files_deleted == tuple(f"step-1/{path}" for path in sorted(STALE))
+    assert await set_in(hub) == (FILES, True)
+    fault_report.add(cell.route, str(cell), "success", 0, "right")
+
+
+@pytest.mark.usefixtures("stale_set")
+@pytest.mark.parametrize("cell", fatal_pages(), ids=str)
+async def test_pages_that_do_not_come_leave_the_bucket_as_it_is(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
+    assert cell.error is not None
+    with pytest.raises(cell.error):
+        await uploader.sync(FILES, STEP, WHOLE)
+    assert not faults.seen["bucket-batch"]
+    faults.rules.clear()
+    monkeypatch.setattr(bucket_routes, "PAGE", 1000)
+    assert await set_in(hub) == (STALE, True)
+    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "unchanged")

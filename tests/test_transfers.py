@@ -24,7 +24,7 @@ from asyncpush.transfers.interface import (
 )
 from asyncpush.transfers.lfs import LfsFactory
 from tests.conftest import TOKEN
-from tests.hearing import Heard
+from tests.event_recorder import EventRecorder
 from tests.reading import download
 
 FILES = {name: name.encode() * 1000 + b"\0" for name in ("a.bin", "b.bin", "c.bin")}
@@ -82,26 +82,26 @@ async def pushed(
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
     *factories: TransferFactory,
-) -> tuple[set[str], tuple[str, ...], Heard]:
+) -> tuple[set[str], tuple[str, ...], EventRecorder]:
     """Push by these transfers: the routes of the receipts, the warnings, and the events."""
     monkeypatch.setattr("asyncpush.runtime.open_factories", lambda config, xet: factories)
-    heard = Heard()
-    async with Uploader(TOKEN, hub.url, replace(config, events=heard)) as uploader:
+    recorded = EventRecorder()
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
         result = await uploader.push_to_hub("me/m", source)
     assert await download(hub, "me/m") == FILES
-    return {receipt.route for receipt in result.receipts}, result.warnings, heard
+    return {receipt.route for receipt in result.receipts}, result.warnings, recorded
 
 
 async def test_a_transfer_is_one_class_and_one_registration(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = LateFactory()
-    routes, warnings, heard = await pushed(
+    routes, warnings, recorded = await pushed(
         hub, config, write(FILES), monkeypatch, late, LfsFactory()
     )
 
     assert (routes, warnings) == ({"xet"}, ())
-    assert heard.of(TransferChosen) == [TransferChosen("xet", "a test wants it")]
+    assert recorded.of(TransferChosen) == [TransferChosen("xet", "a test wants it")]
     assert late.closed == 1
 
 
@@ -114,14 +114,14 @@ async def test_the_next_transfer_takes_all_files_of_one_that_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     late = LateFactory(fails)
-    routes, warnings, heard = await pushed(
+    routes, warnings, recorded = await pushed(
         hub, config, write(FILES), monkeypatch, late, LfsFactory()
     )
 
     assert routes == {"lfs"}
     assert warnings == ("Late failed, uploading with LFS instead: no room",)
-    assert [event.engine for event in heard.of(TransferChosen)] == ["xet", "lfs"]
-    assert {event.path for event in heard.of(FileRouted) if event.route == "lfs"} == FILES.keys()
+    assert [event.engine for event in recorded.of(TransferChosen)] == ["xet", "lfs"]
+    assert {event.path for event in recorded.of(FileRouted) if event.route == "lfs"} == FILES.keys()
     assert late.opened is not None
     assert late.opened.aborted == 1
 
@@ -131,13 +131,13 @@ async def test_a_transfer_that_was_asked_for_and_is_unavailable_is_named_in_a_wa
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: True)
     config = replace(config, transfer="xet")
-    routes, warnings, heard = await pushed(
+    routes, warnings, recorded = await pushed(
         hub, config, write(FILES), monkeypatch, LateFactory("open"), LfsFactory()
     )
 
     assert routes == {"lfs"}
     assert warnings == ("using LFS although transfer='xet' was requested: it is not installed",)
-    assert heard.of(TransferChosen) == [TransferChosen("lfs", "it is not installed")]
+    assert recorded.of(TransferChosen) == [TransferChosen("lfs", "it is not installed")]
 
 
 async def test_when_the_last_transfer_fails_the_push_fails_and_commits_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,13 @@ from asyncpush import (
     HubError,
     InvalidRepoIdError,
     PushOptions,
+    SourceError,
     SyncOptions,
     Uploader,
     WatchOutcome,
 )
 from asyncpush.localhub import LocalHub
+from asyncpush.sources import walk as walk_module
 from asyncpush.watch import Pusher
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
@@ -234,6 +237,56 @@ async def test_a_folder_that_does_not_exist_yet_is_awaited(
     assert not await exists(hub, "me/other")
 
 
+async def test_a_file_is_no_folder_to_watch(uploader: Uploader, write: Write) -> None:
+    with pytest.raises(ValueError, match="is a file"):
+        uploader.watch(write({"log": b"0"}) / "log", "me/m")
+
+
+async def test_a_folder_that_never_came_is_warned_of(
+    uploader: Uploader, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with uploader.watch(tmp_path / "never", "me/m"):
+        pass
+    assert "does not exist: nothing more was pushed" in caplog.text
+
+
+async def test_a_folder_that_cannot_be_listed_is_a_failure(
+    uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write({"a/log": b"0", "b/log": b"0"})
+    entries = walk_module._entries
+
+    def refuse(path: str, **how: bool) -> Any:
+        if path.endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return entries(path, **how)
+
+    async with uploader.watch(source, "me/m"):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(walk_module, "_entries", refuse)
+        with pytest.raises(SourceError, match="cannot be listed: Permission denied"):
+            async with uploader.watch(source, "me/m"):
+                pass
+
+
+async def test_a_listener_that_fails_ends_the_watch_but_what_is_left_is_pushed(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    source = write({"log": b"0"})
+
+    def fail(outcome: WatchOutcome) -> None:
+        raise ZeroDivisionError("of the listener")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with uploader.watch(source, "me/m", quiet_for=0, on_outcome=fail) as watch:
+            with contextlib.suppress(ZeroDivisionError):
+                await watch.wait()
+            append(source / "log", "1")()
+    assert await download(hub, "me/m") == {"log": b"01"}
+    assert not hasattr(caught.value, "__notes__"), "no push has failed"
+
+
 async def test_only_files_that_would_be_pushed_count(uploader: Uploader, write: Write) -> None:
     source = write({"log": b"0", "scratch.tmp": b""})
     options = PushOptions(ignore_patterns="*.tmp")
@@ -279,6 +332,7 @@ async def test_a_real_change_is_noticed_with_and_without_watchfiles(
         ({"quiet_for": "5"}, "quiet_for must be"),
         ({"options": SyncOptions()}, "takes PushOptions"),
         ({"options": PushOptions(dry_run=True)}, "dry_run"),
+        ({"options": PushOptions(parent_commit="a" * 40)}, "only the first push"),
     ],
 )
 async def test_settings_that_do_not_fit_are_refused(

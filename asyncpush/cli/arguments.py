@@ -65,6 +65,11 @@ def _given(value: Any) -> Any:
     return value or None
 
 
+def _without_slash(path: str) -> str:
+    """`/train` is `train`, as for the official client."""
+    return path.removeprefix("/")
+
+
 repo_id = argument(
     "repo_id",
     metavar="REPO_ID",
@@ -79,6 +84,8 @@ source = argument(
 )
 repo_type = option(
     "--repo-type",
+    "--type",
+    "repo_type",
     fills="repo_type",
     section=COMMIT,
     type=click.Choice(get_args(RepoType)),
@@ -133,6 +140,7 @@ create_branch = option(
 )
 message = option(
     "--message",
+    "--commit-message",
     fills="commit_message",
     section=COMMIT,
     metavar="TEXT",
@@ -140,6 +148,7 @@ message = option(
 )
 description = option(
     "--description",
+    "--commit-description",
     fills="commit_description",
     section=COMMIT,
     default="",
@@ -168,9 +177,18 @@ dry_run = option(
     is_flag=True,
     help="Print what would be uploaded and how; change nothing.",
 )
+target = argument(
+    "target",
+    required=False,
+    metavar="PATH_IN_REPO",
+    fills="path_in_repo",
+    convert=_without_slash,
+    help="Where in the repo, as with --path-in-repo.",
+)
 path_in_repo = option(
     "--path-in-repo",
     fills="path_in_repo",
+    convert=_without_slash,
     section=FILES,
     default="",
     metavar="PATH",
@@ -226,8 +244,8 @@ on_change = option(
     type=click.Choice(get_args(OnChange)),
     default="follow",
     metavar="HOW",
-    help="What to do when a file changes during the push: follow (logs that grow are committed as"
-    " they were at one moment, small files are read again) or error.",
+    help="What to do when a file changes meanwhile: follow (logs that grow go in as they were at"
+    " one moment, small files are read again) or error.",
 )
 rehash = option(
     "--rehash",
@@ -302,12 +320,14 @@ as_json = option(
     help="Print the result or the error as one JSON object.",
 )
 quiet = option(
+    "-q",
     "--quiet",
     section=OUTPUT_SECTION,
     is_flag=True,
     help="Print only the result, warnings and errors: no progress bars, no notes.",
 )
 verbose = option(
+    "-v",
     "--verbose",
     section=OUTPUT_SECTION,
     is_flag=True,
@@ -418,6 +438,17 @@ def check_order(repo_id: str, source: str) -> None:
             f"REPO_ID and SOURCE look swapped: {repo_id!r} is a local path, {source!r} is not",
             suggestion=f"write the repo first: {source} {repo_id}",
         )
+
+
+def check_source(source: str) -> None:
+    """Detect a pattern, which the official client takes as a source. Raises `UsageError`."""
+    if not any(sign in source for sign in "*?[") or os.path.lexists(source):
+        return
+    folder, name = os.path.split(source)
+    raise UsageError(
+        f"SOURCE is a folder or a file, and {source!r} is neither",
+        suggestion=f"choose files by name with --include: {folder or '.'} --include {name!r}",
+    )
 
 
 def append_line(path: Path, line: bytes) -> None:

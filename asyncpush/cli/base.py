@@ -66,11 +66,21 @@ class Option(click.Option):
 
 
 class Argument(click.Argument):
-    """An argument with a help text, which stands in a section of its own."""
+    """An argument with a help text, which stands in a section of its own. `fills` and `convert` are
+    as those of `Option`; one that was not given fills nothing."""
 
-    def __init__(self, *names: Any, help: str, **attributes: Any) -> None:
+    def __init__(
+        self,
+        *names: Any,
+        help: str,
+        fills: str = "",
+        convert: Callable[[Any], Any] | None = None,
+        **attributes: Any,
+    ) -> None:
         super().__init__(*names, **attributes)
         self.help = help
+        self.fills = fills
+        self.convert = convert
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         return self.make_metavar(ctx).strip("[]."), self.help or ""
@@ -114,17 +124,26 @@ def _section_of(param: click.Parameter) -> str:
 
 
 def _write_rows(formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]]) -> None:
-    formatter.write_dl(rows, col_max=10 if formatter.width < _NARROW else 30)
+    if formatter.width >= _NARROW:
+        formatter.write_dl(rows, col_max=30)
+        return
+    indent = " " * formatter.indent_increment
+    rows = [
+        (names if len(names) < formatter.width else names.replace(", ", f",\n{indent}"), text)
+        for names, text in rows
+    ]
+    formatter.write_dl(rows, col_max=10)
 
 
 def option(*names: str, **attributes: Any) -> Decorator:
     """An `Option`, as a decorator; the attributes are those of `Option` and `click.Option`."""
-    return click.option(*names, cls=Option, **attributes)
+    # A new decorator for each use: those of click 8.1.0 work only once.
+    return lambda function: click.option(*names, cls=Option, **attributes)(function)
 
 
 def argument(name: str, **attributes: Any) -> Decorator:
     """An `Argument`, as a decorator, with the attributes of `click.Argument` and a help text."""
-    return click.argument(name, cls=Argument, **attributes)
+    return lambda function: click.argument(name, cls=Argument, **attributes)(function)
 
 
 def command(*parameters: Decorator, name: str | None = None) -> Callable[..., Command]:
@@ -163,14 +182,28 @@ T = TypeVar("T")
 
 
 def filled(context: click.Context, kind: type[Any]) -> dict[str, Any]:
-    """The fields of the class of settings `kind` which options of this command fill, by name."""
+    """The fields of the class of settings `kind` which options and arguments of this command fill,
+    by name. Raises `UsageError` where an option and an argument both say what a field is."""
     known = {field.name for field in fields(kind)}
-    values = {}
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for param in context.command.params:
-        if isinstance(param, Option) and param.fills in known:
+        if not isinstance(param, Option | Argument) or param.fills not in known:
+            continue
+        if on_the_command_line := _is_given(context, param):
+            name = param.opts[0] if isinstance(param, Option) else param.make_metavar().strip("[]")
+            if param.fills in given:
+                raise UsageError(f"{given[param.fills]} and {name} say the same: leave out one")
+            given[param.fills] = name
+        if on_the_command_line or param.fills not in values:
             value = context.params[str(param.name)]
-            values[param.fills] = value if param.convert is None else param.convert(value)
+            if isinstance(param, Option) or value is not None:
+                values[param.fills] = value if param.convert is None else param.convert(value)
     return values
+
+
+def _is_given(context: click.Context, param: click.Parameter) -> bool:
+    return context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
 
 
 def settings(context: click.Context, kind: Callable[..., T], **more: object) -> T:
@@ -200,7 +233,7 @@ def given_options(context: click.Context) -> set[str]:
     return {
         getattr(param, "fills", "") or str(param.name)
         for param in context.command.params
-        if context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if _is_given(context, param)
     }
 
 
@@ -285,7 +318,7 @@ class Application(Group):
     def main(
         self, args: Sequence[str] | None = None, *more: Any, **extra: Any
     ) -> Any:  # as click's: it does not return
-        """Run a command and end the program with its exit code. Usage errors are told as all other
+        """Run a command and end the program with its exit code. Usage errors are shown as all other
         failures are, with `--json` as JSON."""
         extra["standalone_mode"] = False
         try:

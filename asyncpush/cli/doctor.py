@@ -90,9 +90,9 @@ def finding_lines(
     indent = max((len(head) for head in heads), default=0) + 2
     lines = []
     for head, finding in zip(heads, findings, strict=True):
-        told = beside(indent, finding.found, width)
-        lines.append(head.ljust(indent) + told[0].lstrip())
-        lines += told[1:]
+        wrapped = beside(indent, finding.found, width)
+        lines.append(head.ljust(indent) + wrapped[0].lstrip())
+        lines += wrapped[1:]
         if finding.fix:
             lines += beside(indent, f"fix: {finding.fix}", width)
     return lines

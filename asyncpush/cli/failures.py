@@ -55,12 +55,12 @@ class InterruptedBySignal(CommandError):
     ) -> None:
         """`notes` are those of the cancellation, such as that the commit was already made;
         `untouched` says what was not done, where there are none."""
-        from asyncpush.listeners.observation import UNCONFIRMED  # imports much; a push has it
+        from asyncpush.listeners.observation import MADE, UNCONFIRMED  # a push has imported it
 
         message = f"interrupted by {signal.Signals(signum).name}"
-        told = [message, *(notes or filter(None, [untouched]))]
-        made = notes and UNCONFIRMED not in notes
-        super().__init__("; ".join(told), suggestion=MADE_HINT if made else RESUME_HINT)
+        parts = [message, *(notes or filter(None, [untouched]))]
+        made = any(note.startswith(MADE) and note != UNCONFIRMED for note in notes)
+        super().__init__("; ".join(parts), suggestion=MADE_HINT if made else RESUME_HINT)
         self.signum = signum
 
 

@@ -109,8 +109,8 @@ def push_manifest(
     started = time.monotonic()
 
     async def work() -> None:
-        told = (PushFinished, PushFailed)
-        async with open_uploader(connection, output, told=told) as uploader:
+        printed = (PushFinished, PushFailed)
+        async with open_uploader(connection, output, printed=printed) as uploader:
             await push_all(uploader, pushes, done)
 
     try:
@@ -218,9 +218,9 @@ def _report(output: Output, pushes: Sequence[ManyPush], seconds: float) -> None:
 def _complaint(push: ManyPush) -> str:
     assert push.error is not None
     headline, *more = (line.strip() for line in failure_lines(push.error))
-    told = [line[2:] for line in more if line.startswith("- ")]
+    problems = [line[2:] for line in more if line.startswith("- ")]
     advice = [line.removeprefix("next: ") for line in more if line.startswith("next: ")]
-    return f"{push.repo_id}: {'; '.join([headline, *told, *advice])}"
+    return f"{push.repo_id}: {'; '.join([headline, *problems, *advice])}"
 
 
 def table(pushes: Sequence[ManyPush], width: int | None) -> list[str]:

@@ -93,8 +93,8 @@ class Output:
     def trace(self, error: BaseException) -> None:
         """Print the traceback, with `verbose`."""
         if self.verbose:
-            told = "".join(traceback.format_exception(error))
-            _tell(lambda stream: map(_clean, told.splitlines()))
+            text = "".join(traceback.format_exception(error))
+            _tell(lambda stream: map(_clean, text.splitlines()))
 
     @contextmanager
     def failures(self) -> Iterator[None]:

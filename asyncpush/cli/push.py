@@ -14,6 +14,7 @@ from click import Context, get_current_context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
 from asyncpush.cli.base import argument, checked, command, option, settings
+from asyncpush.cli.failures import UsageError
 from asyncpush.cli.output import Output, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
+    option("--every", hidden=True, help="An option of `hf upload`, in minutes."),
     arg.repo_type,
     *arg.NEW_REPO,
     arg.revision,
@@ -50,9 +53,24 @@ if TYPE_CHECKING:
     *arg.RECORDS,
     *arg.OUTPUT,
 )
-def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_: object) -> None:
+def push(
+    context: Context,
+    output: Output,
+    /,
+    *,
+    repo_id: str,
+    source: str,
+    every: str | None,
+    **_: object,
+) -> None:
     """Upload a folder or file as one verified commit."""
+    if every is not None:
+        raise UsageError(
+            "push takes no --every: it pushes once",
+            suggestion=f"run asyncpush watch {source} {repo_id} --every {every}m (m: minutes)",
+        )
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
     connection = arg.connection(context, quiet=output.quiet)
@@ -68,6 +86,7 @@ def push(context: Context, output: Output, /, *, repo_id: str, source: str, **_:
 @command(
     arg.repo_id,
     arg.source,
+    arg.target,
     option(
         "--receipts",
         type=arg.A_PATH,
@@ -112,6 +131,7 @@ def upload(
     from asyncpush.models import receipts_to_json
 
     arg.check_order(repo_id, source)
+    arg.check_source(source)
     arg.check_file("--receipts", receipts)  # before the upload, not after it
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
@@ -251,12 +271,12 @@ async def open_uploader(
     output: Output,
     *,
     listener: Listener | None = None,
-    told: tuple[type[Event], ...] = (PushFinished,),
+    printed: tuple[type[Event], ...] = (PushFinished,),
 ) -> AsyncIterator[Uploader]:
     """An `Uploader` as the options say, with bars on stderr and the files of events.
 
-    `told` are the final events that print a line in place of the bars; failures are not among them,
-    since the command prints them itself.
+    `printed` are the final events that print a line in place of the bars; failures are not among
+    them, since the command prints them itself.
     """
     hub_endpoint(connection.endpoint)
     check_records(connection)
@@ -265,7 +285,7 @@ async def open_uploader(
     with (
         Announcement(1, _PRINTED),  # the shell may redirect it to a file within the source
         Announcement(2, _PRINTED),
-        listeners_of(connection, told, output) as listeners,
+        listeners_of(connection, printed, output) as listeners,
     ):
         if listener is not None:
             listeners.append(listener)

@@ -70,9 +70,9 @@ def log_everything() -> None:
 
 @contextmanager
 def listeners_of(
-    connection: Connection, told: tuple[type[Event], ...], output: Output
+    connection: Connection, printed: tuple[type[Event], ...], output: Output
 ) -> Iterator[list[Listener]]:
-    """The listeners that the options ask for. `told` are the final events that print a line.
+    """The listeners that the options ask for. `printed` are the final events that print a line.
 
     Failures are not logged, since the command prints them, unless logging is switched on.
     """
@@ -85,7 +85,7 @@ def listeners_of(
             stack.callback(writer.close)
             listeners.append(writer.on_event)
         if not connection.quiet:
-            bars = _Bars(told)
+            bars = _Bars(printed)
             stack.callback(bars.close)
             listeners.append(bars.on_event)
         log = logging.getLogger("asyncpush.push")
@@ -118,8 +118,8 @@ class _Bars:
 
     wants_headers = False
 
-    def __init__(self, told: tuple[type[Event], ...]) -> None:
-        self._told = told
+    def __init__(self, printed: tuple[type[Event], ...]) -> None:
+        self._printed = printed
         self._displays: dict[str, BarDisplay] = {}
 
     def on_event(self, record: Record) -> None:
@@ -127,7 +127,7 @@ class _Bars:
         if display is None:
             display = self._displays[record.push_id] = BarDisplay("auto")
         ended = isinstance(event, PushFailed | PushFinished)
-        if not ended or isinstance(event, self._told):
+        if not ended or isinstance(event, self._printed):
             display.on_event(record)
         if ended:
             self._displays.pop(record.push_id).close()

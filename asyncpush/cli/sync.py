@@ -51,6 +51,7 @@ BUCKET = "The bucket"
     arg.include,
     arg.exclude,
     arg.max_shard_size,
+    arg.on_change,
     arg.strict,
     option(
         "--marker",

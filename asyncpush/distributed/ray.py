@@ -263,10 +263,10 @@ class _Tasks:
         merger = Merger(events)
         try:
             while True:
-                for told in await relay.take.remote():
-                    if told[0] == _STOP:
+                for report in await relay.take.remote():
+                    if report[0] == _STOP:
                         return
-                    merger.on_told(told)
+                    merger.on_report(report)
         except self._ray.exceptions.RayError as exc:
             # The uploads do not depend on it.
             events.emit(Notice(f"there is no more progress from the workers: {_first_line(exc)}"))
@@ -286,7 +286,7 @@ async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
     config = replace(job.config, events=outbox.on_event)
     if job.own_cache:
         config = replace(config, cache_dir=default_cache_dir())
-    telling = asyncio.create_task(outbox.run())
+    reporting = asyncio.create_task(outbox.run())
     try:
         source: Any = job.source
         if callable(source):
@@ -295,7 +295,7 @@ async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
         async with Uploader(job.token, job.endpoint, config) as up:
             return await up.upload_files(job.repo_id, source, job.options)
     finally:
-        telling.cancel()
+        reporting.cancel()
         if (last_words := outbox.flush()) is not None:
             with contextlib.suppress(Exception):  # Nobody may be listening any more.
                 await asyncio.wait_for(last_words, LAST_WORDS)

@@ -20,7 +20,7 @@ from asyncpush.events import (
     Record,
 )
 
-Told: TypeAlias = tuple[int, Sequence[Event]]
+Report: TypeAlias = tuple[int, Sequence[Event]]
 """The source that the events belong to, and the events."""
 
 FLUSH_INTERVAL = 0.25
@@ -79,23 +79,23 @@ class Relay:
     """Between the uploads, which send events, and the driver, which fetches them: a Ray actor."""
 
     def __init__(self) -> None:
-        self._told: deque[Told] = deque(maxlen=WAITING_MOST)
+        self._reports: deque[Report] = deque(maxlen=WAITING_MOST)
         self._news = asyncio.Event()
 
     async def tell(self, number: int, events: Sequence[Event]) -> None:
-        self._told.append((number, events))
+        self._reports.append((number, events))
         self._news.set()
 
-    async def take(self, timeout: float = LONG_POLL) -> list[Told]:
+    async def take(self, timeout: float = LONG_POLL) -> list[Report]:
         """The events since the last call; waits a moment when there are none."""
         try:
             await asyncio.wait_for(self._news.wait(), timeout)
         except TimeoutError:
             return []
-        told = list(self._told)
-        self._told.clear()
+        reports = list(self._reports)
+        self._reports.clear()
         self._news.clear()
-        return told
+        return reports
 
 
 class Merger:
@@ -107,8 +107,8 @@ class Merger:
         self._plans: dict[int, FilesPlanned] = {}
         self._uploading = False
 
-    def on_told(self, told: Told) -> None:
-        number, events = told
+    def on_report(self, report: Report) -> None:
+        number, events = report
         for event in events:
             match event:
                 case FilesPlanned():

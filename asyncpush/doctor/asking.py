@@ -1,4 +1,4 @@
-"""What is known before a push, and what it means."""
+"""Collecting the facts that a push depends on: about the Hub, the token and this machine."""
 
 from __future__ import annotations
 
@@ -54,13 +54,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class HubFacts:
-    """The answers of the Hub. A `HubError` stands for a request that was refused or not answered,
-    None for one that was not sent (or whose answer did not say).
+    """The answers of the Hub. A `HubError` means that a request was refused or not answered; None
+    means that it was not sent, or that its answer did not say.
 
-    `head` is the commit that the branch is at, or the id of a bucket. `shows_files` is the Hub's
-    answer to what a commit or a bucket holds, by which every push is verified.
-    `skew` is this machine's clock less the Hub's, in seconds; `seconds` is how long the first
-    answer took.
+    `head` is the branch's latest commit, or the id of a bucket. `shows_files` says whether the Hub
+    lists the files of a commit or a bucket; every push is verified with such a list. `skew` is this
+    machine's clock minus the Hub's, in seconds. `seconds` is how long the first answer took.
     """
 
     account: Account | HubError
@@ -78,18 +77,18 @@ class HubFacts:
         error = self.account
         if not isinstance(error, HubError) or error.status is not None:
             return None
-        return None if isinstance(error, AuthError) else error  # no token, and so not asked
+        return None if isinstance(error, AuthError) else error  # no token, so no request was sent
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFacts:
     """Facts about this machine. Sizes are bytes; None means unknown.
 
-    `token_from` says which token it is ("from HF_TOKEN"), None when there is none;
-    `token_expires_at` is the Unix time of its end and `token_kind` what its first letters say,
-    where that is known; `publishes_to` is all that a token of trusted publishing may write to;
-    `proxy` is the one for the endpoint; `ca_files` are variables that name CA certificates, with
-    what they name.
+    `token_from` says where the token comes from ("from HF_TOKEN"); None when there is none.
+    `token_expires_at` is the Unix time at which the token expires, and `token_kind` is what its
+    prefix says, if known. `publishes_to` is the only repo that a token of trusted publishing may
+    write to. `proxy` is the one for the endpoint. `ca_files` maps variables that name CA
+    certificates to the paths they name.
     """
 
     token_from: str | None
@@ -119,7 +118,7 @@ class Facts:
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+ANSWER_TIMEOUT = 20.0
 """Seconds for one request: the user is waiting for the diagnosis."""
 
 OTHER_FILES = 64
@@ -149,13 +148,14 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
     # Without an answer, or without a valid token, all later requests would fail the same way.
     hopeless = isinstance(account, HubError) and (
         account.status in (None, 401)
-        or (isinstance(account, AuthError) and account.status != 403)  # none could be had
+        or (isinstance(account, AuthError) and account.status != 403)  # no token was available
     )
     if target is not None and target.repo.repo_type == "bucket" and not hopeless:
         bucket = target.repo
         head = await _ask(session, buckets.info_request(bucket), buckets.parse_info, events)
         if isinstance(head, str):
-            # No request asks this directly: whoever may write gets a write token for Xet.
+            # There is no request for this question, but only users who may write get a write token
+            # for Xet.
             token = buckets.xet_token_request(bucket, write=True)
             may_write = await _ask(session, token, lambda _: _YES, events)
             request = buckets.paths_info_request(bucket, [".complete.json"])
@@ -202,15 +202,15 @@ def _has_files(response: HubResponse) -> Literal[True]:
 async def _ask(
     session: HubSession, request: HubRequest, parse: Callable[[HubResponse], T], events: Emitter
 ) -> T | HubError:
-    """Send one request, without retries. A failure is returned, as a fact."""
+    """Send one request, without retries. A failure is returned as a fact."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             return await session.ask(
                 request, parse, events, retry=False, expected=lambda error: True
             )
     except TimeoutError:
         return HubError(
-            f"no answer within {PATIENCE:.0f} s",
+            f"no answer within {ANSWER_TIMEOUT:.0f} s",
             method=request.method,
             url=session.endpoint,
             unreachable=True,

@@ -18,26 +18,28 @@ from asyncpush.protocol.accounts import REPO_WRITE, Account
 from asyncpush.protocol.urls import is_loopback
 
 CLOCK_WARNS = 60.0
-"""Seconds. A `Date` header has whole seconds, and the answer takes a while to arrive."""
+"""A difference of more seconds is a warning. The measurement is not exact: a `Date` header has
+whole seconds, and the answer takes a while to arrive."""
 
 CLOCK_FAILS = 900.0
-"""Seconds by which a signature's date may be off: S3's own limit (RequestTimeTooSkewed)."""
+"""A difference of more seconds is a failure: S3 refuses such signatures (RequestTimeTooSkewed)."""
 
 LITTLE_SPACE = 1 << 30
 """Bytes of free space below which the journal and spooled streams may fill the disk."""
 
 FEW_CALLS = 50
-"""Requests left in the rate limit's window; with fewer, a push of many files soon has to wait."""
+"""With fewer requests left in the rate limit's window, a push of many files soon has to wait."""
 
 INSTALL_XET = "pip install hf-xet"
 
-_END_OF_TIME = 253_402_300_799  # of the calendar that dates are written in
+# the last second of the year 9999, which `datetime` can still represent
+_END_OF_TIME = 253_402_300_799
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """The findings of all checks; a check that lacks its facts finds nothing."""
+    """The findings of all checks. A check without the facts it needs finds nothing."""
     return [finding for check in _CHECKS for finding in check(facts)]
 
 
@@ -97,7 +99,7 @@ def check_tls(facts: Facts) -> Iterator[Finding]:
         name = ignored[0]
         verdict: Verdict = "warning" if facts.hub.unreached is None else "failed"
         fix = f"set SSL_CERT_FILE={files[name]}"
-        yield Finding("tls", verdict, f"{name} is set, but only SSL_CERT_FILE is read", fix)
+        yield Finding("tls", verdict, f"{name} is set, but only SSL_CERT_FILE is used", fix)
     elif facts.hub.unreached is None:
         named = next((f", with {name}" for name in _READ_BY_TLS if name in files), "")
         yield Finding("tls", "ok", f"the certificate is trusted{named}")
@@ -111,9 +113,9 @@ def check_clock(facts: Facts) -> Iterator[Finding]:
     if off <= CLOCK_WARNS:
         yield Finding("clock", "ok", "agrees with the Hub's clock")
         return
-    told = f"this machine's clock is {off:,.0f} s {'ahead of' if skew > 0 else 'behind'} the Hub's"
+    found = f"this machine's clock is {off:,.0f} s {'ahead of' if skew > 0 else 'behind'} the Hub's"
     fix = "set the clock (`timedatectl set-ntp true`): signed URLs and certificates depend on it"
-    yield Finding("clock", "failed" if off > CLOCK_FAILS else "warning", told, fix)
+    yield Finding("clock", "failed" if off > CLOCK_FAILS else "warning", found, fix)
 
 
 def check_token(facts: Facts) -> Iterator[Finding]:
@@ -125,20 +127,20 @@ def check_token(facts: Facts) -> Iterator[Finding]:
     if isinstance(account, Account):
         member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
         about = ", ".join(filter(None, (_kind(account, facts.local), _until(account, facts.local))))
-        told = f"{account.name}{member}, by the token {where}" + (about and f": {about}")
-        yield Finding("token", "ok", told)
+        found = f"{account.name}{member}, by the token {where}" + (about and f": {about}")
+        yield Finding("token", "ok", found)
     elif account.status == 401:
-        told = f"the token {where} is not accepted: expired, revoked or mistyped"
-        yield Finding("token", "failed", told, _new_token(facts), is_token=True)
+        found = f"the token {where} is not accepted: expired, revoked or mistyped"
+        yield Finding("token", "failed", found, _new_token(facts), is_token=True)
     elif account.status == 403:
-        told = f"the token {where} is not allowed to show whose it is"
-        yield Finding("token", "warning", told, _new_token(facts))
-    elif isinstance(account, AuthError):  # none could be had
+        found = f"the token {where} is not allowed to show its owner"
+        yield Finding("token", "warning", found, _new_token(facts))
+    elif isinstance(account, AuthError):  # no token was available
         yield Finding("token", "failed", account.message, account.suggestion, is_token=True)
 
 
 def _kind(account: Account, local: LocalFacts) -> str:
-    """What kind of token it is, as far as the Hub or its first letters say."""
+    """The kind of token, as far as the Hub's answer or the token's prefix shows it."""
     if local.token_kind == "oidc":
         return "a token of trusted publishing (OIDC)"
     if account.is_oauth or local.token_kind == "oauth":
@@ -153,7 +155,7 @@ def _kind(account: Account, local: LocalFacts) -> str:
 
 
 def _until(account: Account, local: LocalFacts) -> str:
-    """When it expires: what the Hub says, else what was stored with the token."""
+    """When the token expires: according to the Hub, else according to the stored login."""
     expires_at = account.expires_at if account.expires_at is not None else local.token_expires_at
     if expires_at is None:
         return ""
@@ -166,7 +168,8 @@ def _new_token(facts: Facts) -> str:
 
 
 def check_write(facts: Facts) -> Iterator[Finding]:
-    """Whether the token may write: as the Hub answers for this repo, else by the token's role."""
+    """Whether the token may write: according to the Hub's answer for this repo, else to the token's
+    role."""
     account, target, word = facts.hub.account, facts.target, facts.hub.may_write
     if target is not None and word is True:
         yield Finding("write", "ok", f"the token may write to {target.repo.repo_id}")
@@ -175,8 +178,8 @@ def check_write(facts: Facts) -> Iterator[Finding]:
         return
     finding = _by_role(account, facts)
     if finding.verdict != "failed" and target is not None and isinstance(word, AuthError):
-        told = f"the token may not write to {target.repo.repo_id}"
-        finding = Finding("write", "failed", told, word.suggestion, is_token=True)
+        found = f"the token may not write to {target.repo.repo_id}"
+        finding = Finding("write", "failed", found, word.suggestion, is_token=True)
     yield finding
 
 
@@ -190,37 +193,38 @@ def _by_role(account: Account, facts: Facts) -> Finding:
         case "write" | "admin":
             return Finding("write", "ok", f"the token's role is {account.role}")
         case _ if (resource := facts.local.publishes_to) is not None:
-            return Finding("write", "ok", f"the token may write to {resource} alone")
+            return Finding("write", "ok", f"the token may write only to {resource}")
         case _:
-            told = "the Hub does not say what this token may do"
+            found = "the Hub does not say what this token may do"
             fix = "try a small push first"
             if facts.target is None:
-                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub will say"
-            return Finding("write", "warning", told, fix)
+                fix = "name the repo (`asyncpush doctor namespace/name`) and the Hub can tell"
+            return Finding("write", "warning", found, fix)
 
 
 def _fine_grained(account: Account, facts: Facts) -> Finding:
-    """Grants for the repo itself count only if it exists; a new repo needs its namespace."""
+    """Grants for the repo itself count only if it exists; creating a repo needs a grant for its
+    namespace."""
     target, exists = facts.target, isinstance(facts.hub.head, str)
     writable = [grant for grant in account.grants if REPO_WRITE in grant.permissions]
     if target is None:
         if writable:
             names = ", ".join(sorted(grant.name for grant in writable))
             return Finding("write", "ok", f"a fine-grained token with {REPO_WRITE} on {names}")
-        told, where = f"a fine-grained token without {REPO_WRITE} anywhere", "your namespace"
+        found, where = f"a fine-grained token without {REPO_WRITE} anywhere", "your namespace"
     else:
         repo = target.repo
         for grant in writable:
             whole = grant.kind in ("user", "org") and grant.name == repo.namespace
             itself = exists and (grant.kind, grant.name) == (repo.repo_type, repo.repo_id)
             if whole or itself:
-                told = f"a fine-grained token with {REPO_WRITE} on {grant.name}"
-                return Finding("write", "ok", told)
+                found = f"a fine-grained token with {REPO_WRITE} on {grant.name}"
+                return Finding("write", "ok", found)
         where = repo.repo_id if exists else repo.namespace
-        told = f"a fine-grained token without {REPO_WRITE} on {where}"
+        found = f"a fine-grained token without {REPO_WRITE} on {where}"
     page = token_page(facts.endpoint)
     fix = f"edit it {page}: tick 'Write access to contents/settings' for {where}"
-    return Finding("write", "failed", told, fix, is_token=True)
+    return Finding("write", "failed", found, fix, is_token=True)
 
 
 def check_namespace(facts: Facts) -> Iterator[Finding]:
@@ -235,7 +239,7 @@ def check_namespace(facts: Facts) -> Iterator[Finding]:
         yield Finding("namespace", "ok", f"you may write to this repo of {namespace}")
     elif role == "read":
         fix = f"ask an admin of {namespace} for the role contributor or write"
-        yield Finding("namespace", "failed", f"you can only read in {namespace}", fix)
+        yield Finding("namespace", "failed", f"you have only read access to {namespace}", fix)
     elif role is not None:
         as_role = f", as {role}" if role else ""
         yield Finding("namespace", "ok", f"you are a member of {namespace}{as_role}")
@@ -255,8 +259,8 @@ def check_repo(facts: Facts) -> Iterator[Finding]:
             yield Finding("repo", "ok", f"{what} exists")
         case RepoNotFoundError():
             verb = "sync" if _is_bucket(facts) else "push"
-            told = f"{what} does not exist, or is hidden from this token; a {verb} creates it"
-            yield Finding("repo", "ok", told)
+            found = f"{what} does not exist, or is hidden from this token; a {verb} creates it"
+            yield Finding("repo", "ok", found)
         case HubError(error_code="RevisionNotFound"):
             yield Finding("repo", "ok", f"{what} exists")
         case error:
@@ -289,62 +293,64 @@ def check_verify(facts: Facts) -> Iterator[Finding]:
             what = "bucket" if _is_bucket(facts) else "commit"
             yield Finding("verify", "ok", f"the Hub lists the files of a {what}")
         case HubError() as error:
-            told = f"pushes cannot be verified, the Hub does not list their files: {error.message}"
-            fix = "push with --no-verify if you have to; " + (error.suggestion or "report it")
-            yield Finding("verify", "failed", told, fix)
+            found = (
+                f"pushes cannot be verified: the Hub does not list their files ({error.message})"
+            )
+            fix = "push with --no-verify if necessary; " + (error.suggestion or "report it")
+            yield Finding("verify", "failed", found, fix)
 
 
 def check_quota(facts: Facts) -> Iterator[Finding]:
     """The limits that the Hub reports: requests in this window, and bytes used by the repo."""
-    told = []
+    found = []
     rate, used = facts.hub.rate, facts.hub.used_storage
     if used is not None:
-        told.append(f"the repo uses {used / 1e9:,.1f} GB")
+        found.append(f"the repo uses {used / 1e9:,.1f} GB")
     if rate is not None:
         of = "" if rate.quota is None else f" of {rate.quota:,}"
-        told.append(f"{rate.remaining:,}{of} requests left in the next {rate.reset:.0f} s")
-    if not told:
+        found.append(f"{rate.remaining:,}{of} requests left in the next {rate.reset:.0f} s")
+    if not found:
         return
     if rate is not None and rate.remaining < FEW_CALLS:
         fix = f"wait {rate.reset:.0f} s, or expect the push to wait"
-        yield Finding("quota", "warning", "; ".join(told), fix)
+        yield Finding("quota", "warning", "; ".join(found), fix)
     else:
-        yield Finding("quota", "ok", "; ".join(told))
+        yield Finding("quota", "ok", "; ".join(found))
 
 
 def check_cache(facts: Facts) -> Iterator[Finding]:
     local = facts.local
     fix = "set ASYNCPUSH_CACHE to a folder with free space, on a local disk"
     if local.cache_error is not None:
-        told = f"{local.cache_dir} cannot be written ({local.cache_error}): no push can be resumed"
-        yield Finding("cache", "failed", told, fix)
+        found = f"{local.cache_dir} cannot be written ({local.cache_error}): no push can be resumed"
+        yield Finding("cache", "failed", found, fix)
         return
     if local.free_space is None:
         yield Finding("cache", "ok", f"{local.cache_dir} can be written")
         return
-    told = f"{local.cache_dir}: {local.free_space / 1e9:,.1f} GB free"
+    found = f"{local.cache_dir}: {local.free_space / 1e9:,.1f} GB free"
     if local.free_space < LITTLE_SPACE:
-        yield Finding("cache", "warning", told, fix)
+        yield Finding("cache", "warning", found, fix)
     else:
-        yield Finding("cache", "ok", told)
+        yield Finding("cache", "ok", found)
 
 
 def check_xet(facts: Facts) -> Iterator[Finding]:
     local = facts.local
     if _is_bucket(facts) and (local.xet_disabled or local.xet_version is None):
-        told, fix = "buckets need Xet, and hf-xet is not installed", INSTALL_XET
+        found, fix = "buckets need Xet, and hf-xet is not installed", INSTALL_XET
         if local.xet_disabled:
-            told = "buckets need Xet, and HF_HUB_DISABLE_XET is set"
+            found = "buckets need Xet, and HF_HUB_DISABLE_XET is set"
             fix = "unset HF_HUB_DISABLE_XET"
-        yield Finding("xet", "failed", told, fix)
+        yield Finding("xet", "failed", found, fix)
         return
     if local.xet_disabled:
-        told = "disabled by HF_HUB_DISABLE_XET: large files use LFS"
+        found = "disabled by HF_HUB_DISABLE_XET: large files use LFS"
     elif local.xet_version is None:
-        told = "not installed: large files use LFS (`pip install hf-xet` adds Xet)"
+        found = "not installed: large files use LFS (`pip install hf-xet` adds Xet)"
     else:
-        told = f"hf-xet {local.xet_version} is installed"
-    yield Finding("xet", "ok", told)
+        found = f"hf-xet {local.xet_version} is installed"
+    yield Finding("xet", "ok", found)
 
 
 def check_open_files(facts: Facts) -> Iterator[Finding]:
@@ -354,8 +360,8 @@ def check_open_files(facts: Facts) -> Iterator[Finding]:
     if limit >= wanted:
         yield Finding("open files", "ok", f"{limit:,} are allowed")
     else:
-        told = f"{limit:,} are allowed, a busy push needs {wanted:,}"
-        yield Finding("open files", "warning", told, f"`ulimit -n {max(1024, 2 * wanted)}`")
+        found = f"{limit:,} are allowed, a busy push needs {wanted:,}"
+        yield Finding("open files", "warning", found, f"`ulimit -n {max(1024, 2 * wanted)}`")
 
 
 _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
@@ -381,9 +387,9 @@ def _is_bucket(facts: Facts) -> bool:
 
 
 def _is_refusal(error: HubError) -> bool:
-    """Whether the answer is about the token; others mean that the Hub has a problem."""
+    """Whether the answer is about the token; other answers mean that the Hub has a problem."""
     return error.status in (401, 403)
 
 
-def _failed(name: str, told: str, error: HubError) -> Finding:
-    return Finding(name, "failed", told, error.suggestion)
+def _failed(name: str, found: str, error: HubError) -> Finding:
+    return Finding(name, "failed", found, error.suggestion)

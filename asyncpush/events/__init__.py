@@ -1,4 +1,4 @@
-"""What happens during a push: frozen events, handed on by the one `Emitter`.
+"""What happens during a push: frozen events, delivered by the `Emitter`.
 
 Progress, bars, logs, JSON lines, traces and the timeline all listen here; the engine knows none of
 them.
@@ -55,7 +55,7 @@ class HashProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileHashed(Event):
-    """`elapsed_ms` is the time in its thread, 0 when the hash was remembered."""
+    """`elapsed_ms` is the time spent hashing in a thread, or 0 if a known hash was used."""
 
     name: ClassVar[str] = "file.hashed"
     path: str
@@ -75,7 +75,7 @@ class FileRouted(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferChosen(Event):
-    """Which engine stores the large files of this push from here on, and why."""
+    """Which engine stores the large files of this push from now on, and why."""
 
     name: ClassVar[str] = "transfer.chosen"
     engine: TransferName
@@ -84,7 +84,7 @@ class TransferChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileSkipped(Event):
-    """Not uploaded: the Hub holds the same bytes there, or ignores the file."""
+    """Not uploaded: the Hub already has the same content at this path, or ignores the file."""
 
     name: ClassVar[str] = "file.skipped"
     path: str
@@ -94,7 +94,7 @@ class FileSkipped(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferStarted(Event):
-    """A file's bytes begin to move, in `parts` parts, `resumed` bytes being stored already."""
+    """The upload of a file begins, in `parts` parts; `resumed` bytes are already stored."""
 
     name: ClassVar[str] = "file.started"
     path: str
@@ -116,7 +116,7 @@ class PartProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class PartStored(Event):
-    """The store has confirmed this part, its ETag verified."""
+    """The store has confirmed this part, and its ETag was verified."""
 
     name: ClassVar[str] = "part.stored"
     path: str
@@ -127,8 +127,8 @@ class PartStored(Event):
 
 @dataclass(frozen=True, slots=True)
 class XetProgress(Event):
-    """How far Xet is with all files of the push: bytes that were `sent`, bytes that the store was
-    found to have, of `size` in all. (A file's own `part.progress` counts both.)"""
+    """Xet's progress over all files of the push: bytes that were `sent` and bytes that the store
+    already had, of `size` bytes in total. (A file's own `part.progress` counts both.)"""
 
     name: ClassVar[str] = "xet.progress"
     sent: int
@@ -138,7 +138,7 @@ class XetProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileStored(Event):
-    """The store holds the whole file. `deduplicated`: it held it before we sent anything."""
+    """The store holds the whole file. `deduplicated`: it did so before anything was sent."""
 
     name: ClassVar[str] = "file.stored"
     path: str
@@ -149,10 +149,12 @@ class FileStored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStarted(Event):
-    """One attempt of one call. `call` is preupload, lfs_batch, part, complete, verify, commit …
+    """An attempt at a request begins. `call` is preupload, lfs_batch, part, complete, verify,
+    commit …
 
-    Written as `hf_hub.<call>`; `fields` are what the call is about (repo_id, file, size …).
-    `queued_ms` is how long it waited for its turn: under the limits, and for the Hub's rate limit.
+    Written as `hf_hub.<call>`; `fields` are details of the request (repo_id, file, size …).
+    `queued_ms` is how long it waited for its turn: because of the limits, and of the Hub's rate
+    limit.
     """
 
     name: ClassVar[str] = "request.started"
@@ -168,9 +170,9 @@ class RequestStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class PartConnected(Event):
-    """A part's attempt has its connection and begins to send.
+    """A part's attempt has its connection and starts to send.
 
-    `connection` is the local port, as `ss` and packet dumps show it; None where there is none.
+    `connection` is the local port, as `ss` and packet dumps show it; None if there is none.
     """
 
     name: ClassVar[str] = "part.connected"
@@ -179,10 +181,10 @@ class PartConnected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished(Event):
-    """An answer came, of whatever status. Written as `hf_hub.<call>.response`.
+    """An answer arrived, with any status. Written as `hf_hub.<call>.response`.
 
-    `sent_ms` (of parts) is when the last byte was handed to the network; the rest of `elapsed_ms`
-    went by until the answer was there.
+    `sent_ms` (of parts) is when the last byte was handed to the network. The rest of `elapsed_ms`
+    was spent waiting for the answer.
     """
 
     name: ClassVar[str] = "request.finished"
@@ -204,11 +206,11 @@ class RequestFinished(Event):
 class RequestFailed(Event):
     """An attempt failed. Written as `hf_hub.upload.failed`.
 
-    Its span is that of the attempt, as of `RequestStarted`; the call "upload" is an upload that has
-    to be opened again, which is no request of its own. `retry_attempt` is the attempt's number.
-    `backoff_ms` is the wait before the next attempt, None when there is none; `error_type` is the
-    class of what went wrong. `body` (its first 1 KB) and `headers` are the answer's, redacted, and
-    empty when none came; `elapsed_seconds` are counted from the first attempt.
+    Its span is the same as that of `RequestStarted`. The call "upload" is not a request: it means
+    that an upload has to be started again. `retry_attempt` is the attempt's number. `backoff_ms` is
+    the wait before the next attempt, None when there is none; `error_type` is the class of the
+    error. `body` (its first 1 KB) and `headers` are the answer's, redacted, and empty when no
+    answer came; `elapsed_seconds` counts from the first attempt.
     """
 
     name: ClassVar[str] = "hf_hub.upload.failed"
@@ -230,7 +232,7 @@ class RequestFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
-    """The smallest unit is done again after `delay` seconds. On the span of the failed attempt."""
+    """The smallest unit is tried again after `delay` seconds. On the span of the failed attempt."""
 
     name: ClassVar[str] = "retry.scheduled"
     call: str
@@ -243,7 +245,7 @@ class RetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Event):
-    """Nothing is sent for `seconds`: the server said so, or the network is away."""
+    """Nothing is sent for `seconds`, because the server asked for it or the network is down."""
 
     name: ClassVar[str] = "session.waiting"
     seconds: float
@@ -271,8 +273,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
-    """The Hub shows all of the push's files at this commit, and none that it deletes. In a bucket,
-    which has no commits, `commit_sha` is empty."""
+    """The Hub lists all of the push's files at this commit, and none of those it deletes. In a
+    bucket, which has no commits, `commit_sha` is empty."""
 
     name: ClassVar[str] = "commit.verified"
     files: int
@@ -281,7 +283,7 @@ class Verified(Event):
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """Something the user should know that stops nothing."""
+    """Something the user should know that does not stop the push."""
 
     name: ClassVar[str] = "notice"
     message: str
@@ -290,7 +292,7 @@ class Notice(Event):
 @dataclass(frozen=True, slots=True)
 class PushFinished(Event):
     """`what` was done: files committed ("upload"), only stored ("store"), planned by a dry run
-    ("plan"), compared ("audit"), or brought to a bucket ("sync")."""
+    ("plan"), compared ("audit"), or synced to a bucket ("sync")."""
 
     name: ClassVar[str] = "push.finished"
     commit_sha: str

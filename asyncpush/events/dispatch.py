@@ -1,6 +1,6 @@
-"""The one dispatcher: an event, with its when and where, to all who listen.
+"""The one dispatcher: it delivers each event, with its time and span, to all listeners.
 
-With no listener, emitting costs one `if`.
+Without a listener, emitting costs one `if`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ logger = library_logger("events")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events; `name` is what JSON lines call it."""
+    """Base of all events; `name` is the event's name in JSON lines."""
 
     name: ClassVar[str] = "event"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An event with its when and where. `time` is seconds since the epoch (UTC)."""
+    """An event with its time and span. `time` is seconds since the epoch (UTC)."""
 
     event: Event
     time: float
@@ -40,10 +40,10 @@ Listener: TypeAlias = Callable[[Record], None]
 
 @runtime_checkable
 class TracingListener(Protocol):
-    """A listener that also names the trace that a request belongs to.
+    """A listener that also provides the trace context of a request.
 
-    `trace_headers` is asked after `RequestStarted`, with the span id of that event; what it
-    returns goes along to the Hub's own origin, and nowhere else.
+    `trace_headers` is called after `RequestStarted`, with the span id of that event. The headers it
+    returns are sent to the Hub's own origin only.
     """
 
     def __call__(self, record: Record) -> None: ...
@@ -52,10 +52,10 @@ class TracingListener(Protocol):
 
 
 def wants_headers(listener: Listener) -> bool:
-    """Whether a listener has a use for the headers and descriptions of requests and answers.
+    """Whether a listener needs the headers and descriptions of requests and answers.
 
-    Redacting them takes time. A listener that does not need them sets the attribute
-    `wants_headers` to False, on itself or on the object whose method it is.
+    Redacting them takes time. A listener that does not need them sets the attribute `wants_headers`
+    to False, on itself or on the object whose method it is.
     """
     return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
 
@@ -69,9 +69,10 @@ def new_span_id() -> str:
 
 
 class Emitter:
-    """Hands events of one push to its listeners; `child()` opens a span below this one.
+    """Delivers the events of one push to its listeners; `child()` opens a span below this one.
 
-    A listener that raises never harms the push: it is reported once and left out from then on.
+    A listener that raises an exception never harms the push: it is reported once and gets no more
+    events.
     """
 
     __slots__ = ("_clock", "_listeners", "parent_id", "push_id", "span_id")
@@ -91,18 +92,19 @@ class Emitter:
 
     @property
     def active(self) -> bool:
-        """Whether anybody listens: spare the making of an event when not."""
+        """Whether there is a listener. If not, the event need not be created."""
         return bool(self._listeners)
 
     @property
     def detailed(self) -> bool:
-        """Whether anybody wants the headers of requests and answers; if not, they stay empty."""
+        """Whether a listener needs the headers of requests and answers. If not, they stay empty."""
         return any(map(wants_headers, tuple(self._listeners)))
 
     def child(self) -> Emitter:
-        """The same listeners, one span further down."""
+        """The same listeners, with a child span."""
         child = Emitter.__new__(Emitter)
-        child._listeners = self._listeners  # shared: one that is left out is left out everywhere
+        # shared: a listener that is removed is removed for all spans
+        child._listeners = self._listeners
         child._clock = self._clock
         child.push_id = self.push_id
         child.span_id = new_span_id()
@@ -118,6 +120,7 @@ class Emitter:
                 listener(record)
             except Exception:
                 if listener not in self._listeners:
-                    continue  # reported already: it failed in another thread, or within itself
+                    # already reported: it failed in another thread, or while it was called
+                    continue
                 self._listeners.remove(listener)
                 logger.exception("a listener failed and gets no more events: %r", listener)

@@ -18,7 +18,7 @@ from asyncpush.redaction import redact_value
 
 
 def event_name(event: Event) -> str:
-    """What the row is called: `hf_hub.<call>` and `hf_hub.<call>.response` for requests."""
+    """The row's name: `hf_hub.<call>` and `hf_hub.<call>.response` for requests."""
     if isinstance(event, RequestStarted):
         return f"hf_hub.{event.call}"
     if isinstance(event, RequestFinished):
@@ -27,7 +27,7 @@ def event_name(event: Event) -> str:
 
 
 def event_fields(event: Event) -> dict[str, Any]:
-    """The event's own fields, without secrets, and beside them what a request is about."""
+    """The event's own fields and the details of the request, without secrets."""
     names = _names(type(event))
     row = {name: redact_value(getattr(event, name), name) for name in names}
     if isinstance(event, (RequestStarted, RequestFinished, RequestFailed)):
@@ -88,7 +88,7 @@ _COMMON: dict[str, Any] = {
     },
 }
 
-# What the calls are about, where they say it: rows of requests carry these beside their own fields.
+# Details of requests, which their rows may have in addition to their own fields.
 _SIZE = {"type": "integer", "minimum": 0, "description": "bytes"}
 _ABOUT: dict[str, Any] = {
     "repo_id": {"type": "string"},
@@ -136,7 +136,8 @@ def event_schema() -> dict[str, Any]:
 
 
 def event_kinds() -> list[type[Event]]:
-    """Every kind of event. Not `__subclasses__()`: `slots=True` leaves a twin of each class."""
+    """Every kind of event. `__subclasses__()` would not do: `slots=True` creates a second class for
+    each, and the first one stays in that list."""
     return [
         kind
         for kind in vars(events).values()
@@ -145,7 +146,7 @@ def event_kinds() -> list[type[Event]]:
 
 
 def write_schema(path: Path = SCHEMA_PATH) -> None:
-    """Write the schema, as after a change of `asyncpush.events`."""
+    """Write the schema. Run this after a change of `asyncpush.events`."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     path.write_bytes(orjson.dumps(event_schema(), option=options))
 
@@ -184,7 +185,7 @@ def _properties(kind: type[Event]) -> tuple[dict[str, Any], list[str]]:
     properties = {field.name: _type_schema(hints[field.name]) for field in fields(kind)}
     if properties.pop("fields", None) is not None:
         properties |= _ABOUT
-    # A row has every field, given or not: what has a default in Python is there all the same.
+    # A row has every field, including those with a default in Python.
     return properties, [field.name for field in fields(kind) if field.name in properties]
 
 
@@ -203,5 +204,5 @@ def _type_schema(hint: Any) -> dict[str, Any]:
 
 def _first_sentence(kind: type[Event]) -> str:
     text = " ".join((kind.__doc__ or "").split())
-    # A dataclass without a docstring is given its signature as one.
+    # A dataclass without a docstring gets its signature as one.
     return "" if text.startswith(f"{kind.__name__}(") else text.partition(". ")[0].rstrip(".")

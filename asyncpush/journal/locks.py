@@ -160,8 +160,8 @@ class HostLocks:
         for field, value in zip(fields, (fcntl.F_WRLCK, start, stop - start), strict=True):
             values[field] = value
         answer = fcntl.fcntl(self._descriptor or 0, fcntl.F_GETLK, struct.pack(layout, *values))
-        told = struct.unpack(layout, answer)
-        kind, begin, length = (int(told[field]) for field in fields)
+        answered = struct.unpack(layout, answer)
+        kind, begin, length = (int(answered[field]) for field in fields)
         if kind == int(fcntl.F_UNLCK):
             return 0
         begin, end = max(begin, start), min(begin + length if length else stop, stop)

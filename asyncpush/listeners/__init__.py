@@ -1,6 +1,6 @@
-"""Everything that listens to the event stream: progress, bars, JSON lines, logs,
-OpenTelemetry, timelines.
+"""Everything that listens to the event stream: progress, bars, JSON lines, logs, OpenTelemetry,
+timelines.
 
 A listener is a callable that takes a `Record`; the engine knows none of these. Import each from its
-own module: only `tqdm_screens` imports tqdm, and nobody pays for what is not used.
+own module. Only `tqdm_screens` imports tqdm, so that a listener that is not used costs nothing.
 """

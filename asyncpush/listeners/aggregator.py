@@ -1,4 +1,5 @@
-"""Where a push is, counted from its events: whatever they repeat or lose, no count falls."""
+"""The progress of a push, counted from its events. Repeated or lost events never make a count
+fall."""
 
 from __future__ import annotations
 
@@ -26,15 +27,15 @@ from asyncpush.events import (
 from asyncpush.models import Phase, UploadProgress
 
 RATE_WINDOW = 5.0
-"""Seconds over which the rate is taken."""
+"""Seconds over which the rate is measured."""
 
-_SAMPLE_INTERVAL = 0.05  # seconds between two of the positions that the rate is taken from
-_LEAST_SPAN = 0.2  # seconds: a rate over less than this is noise
+_SAMPLE_INTERVAL = 0.05  # seconds between two of the positions that the rate is computed from
+_LEAST_SPAN = 0.2  # seconds; a rate over less time would be noise
 _UNKNOWN_SIZE = 1 << 62  # until an event tells a file's size; the push's total still bounds it
 
 
 class InFlight(NamedTuple):
-    """A file whose bytes are moving. `sent` is the highest position reached, in bytes."""
+    """A file that is being sent. `sent` is the highest position reached, in bytes."""
 
     path: str
     sent: int
@@ -42,31 +43,31 @@ class InFlight(NamedTuple):
 
 
 class _File:
-    """What is known of one file in flight; dropped when the file is complete."""
+    """What is known of a file in flight; dropped when the file is complete."""
 
     __slots__ = ("counted", "last_move", "parts", "raw", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.raw = 0  # sum of the parts' highest marks
+        self.raw = 0  # sum of the parts' highest positions
         self.counted = 0  # the same, at most `size`: a new upload may cut parts differently
         self.last_move = 0
-        self.parts: dict[int, list[int]] = {}  # part number -> [highest mark, latest position]
+        self.parts: dict[int, list[int]] = {}  # part number -> [highest position, latest position]
 
 
 class ProgressAggregator:
-    """The state of one push, from its events: `on_event` is cheap, `snapshot` does the sums.
+    """The state of one push, from its events. `on_event` is cheap; `snapshot` does the computing.
 
-    However events are ordered, repeated or lost, `bytes_sent` never falls from one snapshot to the
-    next and never passes `total_bytes`. A part counts by its highest position, so a retry that
-    starts at zero lowers nothing; a file that is skipped, deduplicated or stored counts whole;
-    inline files count when the commit that carries them is done.
+    In whatever order events come, repeated or lost, `bytes_sent` never falls from one snapshot to
+    the next and never exceeds `total_bytes`. A part counts by its highest position, so a retry that
+    starts at zero lowers nothing. A file that is skipped, deduplicated or stored counts in full;
+    inline files count when the commit that contains them is done.
 
-    Memory: the parts of files in flight, and one set entry for each completed file (it keeps a
-    straggling event from counting a file twice; the string is the plan's own).
+    Memory: the parts of files in flight, and one set entry for each completed file, which keeps a
+    late event from counting a file twice (the string is the plan's own).
 
     Args:
-        clock: seconds, monotonic; the rate is measured with it.
+        clock: seconds, monotonic; used to measure the rate.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +77,7 @@ class ProgressAggregator:
         self._total_bytes = 0
         self._total_files = 0
         self._finished = False
-        self._raw = 0  # bytes that count, before they are bounded by the total
+        self._raw = 0  # bytes that count, before they are limited to the total
         self._shown = 0
         self._shown_files = 0
         self._moves = 0
@@ -85,7 +86,7 @@ class ProgressAggregator:
         self._done: set[str] = set()
         self._hashing: dict[str, int] = {}
         self._hashed = 0
-        self._wire = 0  # bytes that went out, resent ones too; not those resumed or deduplicated
+        self._wire = 0  # bytes sent, including repeated ones; not those resumed or deduplicated
         self._samples: deque[tuple[float, int]] = deque()
 
     @property
@@ -99,7 +100,7 @@ class ProgressAggregator:
         return min(self._hashed + sum(self._hashing.copy().values()), self._total_bytes)
 
     def in_flight(self) -> list[InFlight]:
-        """The files whose bytes are moving, the one that began first at the front."""
+        """The files that are being sent, starting with the one that began first."""
         return [
             InFlight(path, file.counted, None if file.size == _UNKNOWN_SIZE else file.size)
             for path, file in self._files.copy().items()
@@ -107,7 +108,8 @@ class ProgressAggregator:
 
     def on_event(self, record: Record) -> None:
         event = record.event
-        if type(event) is PartProgress:  # by far the most frequent: spared the dispatch below
+        # by far the most frequent event: it skips the dispatch below
+        if type(event) is PartProgress:
             file = self._files.get(event.path)
             if file is None:
                 if self._finished or event.path in self._done:
@@ -132,7 +134,7 @@ class ProgressAggregator:
                 handler(self, event)
 
     def snapshot(self) -> UploadProgress:
-        """Where the push is now."""
+        """The current progress of the push."""
         sent, total = self._bytes()
         rate = self._rate()
         eta: float | None = None
@@ -155,7 +157,7 @@ class ProgressAggregator:
         )
 
     def _bytes(self) -> tuple[int, int]:
-        # A second plan may be smaller than the first: what was shown stays the lower bound.
+        # A second plan may be smaller than the first: what was already shown stays the lower bound.
         total = max(self._total_bytes, self._shown)
         sent = total if self._finished else max(self._shown, min(self._raw, total))
         self._shown = sent
@@ -164,7 +166,8 @@ class ProgressAggregator:
     def _rate(self) -> float:
         now, samples = self._clock(), self._samples
         if not samples or self._wire == 0:
-            # Until the first byte moves, the window starts now: waiting does not dilute the rate.
+            # Until the first byte is sent the window starts now, so that waiting does not lower the
+            # rate.
             samples.clear()
             samples.append((now, self._wire))
             return 0.0
@@ -177,7 +180,8 @@ class ProgressAggregator:
         return (self._wire - wire_then) / span if span >= _LEAST_SPAN else 0.0
 
     def _current_file(self) -> str | None:
-        # Bars take snapshots in a thread of their own; copying a dict is atomic, a loop is not.
+        # Bars take snapshots in a thread of their own. Copying a dict is atomic, iterating over it
+        # is not.
         moving = [(file.last_move, path) for path, file in self._files.copy().items()]
         if moving:
             return max(moving)[1]
@@ -259,8 +263,8 @@ class ProgressAggregator:
 
     def _on_committed(self, event: Committed) -> None:
         if not event.final:
-            return  # which of the inline files this commit carried is for `FileStored` to say
-        # All at once: there may be a hundred thousand of them. None of these is done yet.
+            return  # `FileStored` says which of the inline files this commit contained
+        # All at once: there may be a hundred thousand of them. None of them is completed yet.
         inline, self._inline = self._inline, {}
         self._done |= inline.keys()
         self._raw += sum(inline.values())

@@ -1,6 +1,6 @@
 """Progress on the screen: bars in a terminal, a widget in a notebook, plain lines elsewhere.
 
-Which it is, and when; what tqdm draws is in `tqdm_screens`.
+This module decides which of these is used, and when; what tqdm draws is in `tqdm_screens`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _CLOSE_GRACE = 2.0  # seconds that `close` waits for the last frame to be drawn
 
 
 class BarDisplay:
-    """Shows one push on stderr; several at once share the screen.
+    """Shows one push on stderr; several pushes at once share the screen.
 
-    On a terminal: a headline with the phase, an overall bar with bytes, rate, time left and the
-    count of completed files, a bar for each of up to three files in flight, waits and retries in
-    words, and one line that stays at the end. In a notebook: one widget. Elsewhere: a plain line
-    each 30 seconds and at the end.
+    On a terminal: a headline with the phase; an overall bar with bytes, rate, time left and the
+    number of completed files; a bar for each of up to three files in flight; waits and retries in
+    words; and one line that remains at the end. In a notebook: one widget. Elsewhere: a plain line
+    every 30 seconds and at the end.
 
     Args:
         mode: "none" shows nothing; "auto" and "bar" show what the output can show.
-            `HF_HUB_DISABLE_PROGRESS_BARS` set to 1, true, yes or on overrules both.
-        title: what is pushed, such as the repo id; empty takes it from the first event.
-        stream: where to, stderr if None.
+            `HF_HUB_DISABLE_PROGRESS_BARS` set to 1, true, yes or on overrides both.
+        title: what is pushed, such as the repo id; if empty, it is taken from the first event.
+        stream: where to write, stderr if None.
         clock: seconds, monotonic.
     """
 
@@ -58,7 +58,7 @@ class BarDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        # A program without a terminal may have no stderr, or have closed it.
+        # A program without a terminal may have no stderr, or may have closed it.
         there = self._stream is not None and not getattr(self._stream, "closed", False)
         self.enabled: bool = mode != "none" and there and not disabled_by_env()
         self._view = PushView(title, clock=clock)
@@ -78,7 +78,7 @@ class BarDisplay:
             self._gone = self._screen.remove(self._view)
 
     def close(self) -> None:
-        """Draw the last line and give the screen back. Safe to call again."""
+        """Draw the last line and release the screen. Safe to call again."""
         if self._closed:
             return
         self._closed = True
@@ -90,12 +90,13 @@ class BarDisplay:
 
 
 def disabled_by_env(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether `HF_HUB_DISABLE_PROGRESS_BARS` says so, in the official client's words."""
+    """Whether `HF_HUB_DISABLE_PROGRESS_BARS` is set to one of the official client's values for
+    true."""
     return is_true(DISABLE_ENV, environ=environ)
 
 
 _log_lines = LogLines()
-_screens: list[Screen] = []  # those in use: pushes that write to one stream share a screen
+_screens: list[Screen] = []  # the screens in use: pushes that write to one stream share a screen
 _screens_lock = threading.Lock()
 
 
@@ -131,7 +132,8 @@ def _is_drawn(stream: TextIO) -> bool:
 
 
 def preload(mode: ProgressChoice) -> None:
-    """Import what drawing to stderr will need, so that the first event need not: for a thread."""
+    """Import what drawing to stderr needs, so that the first event does not have to. Call it in a
+    thread."""
     if mode == "none" or sys.stderr is None or disabled_by_env():
         return
     if _is_notebook(sys.stderr) or _is_drawn(sys.stderr):

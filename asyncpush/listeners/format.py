@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The signs a terminal can show. `bar` runs from empty to full, as tqdm's `ascii` does."""
+    """The characters a terminal can show. `bar` runs from empty to full, like tqdm's `ascii`."""
 
     done: str
     failed: str
@@ -27,19 +27,19 @@ _CUT = replace(UNICODE, ellipsis="")
 
 
 def clean(text: str) -> str:
-    """One line without control characters: names and reasons come from anywhere."""
+    """One line without control characters: names and reasons may come from anywhere."""
     return "".join(
         " " if sign.isspace() else "?" if _is_control(sign) else sign for sign in text
     ).strip()
 
 
 def _is_control(sign: str) -> bool:
-    # Cc: escape sequences; Cf: marks that turn the writing direction; Cs: undecodable names.
+    # Cc: escape sequences; Cf: direction marks; Cs: undecodable names.
     return not sign.isprintable() and unicodedata.category(sign) in ("Cc", "Cf", "Cs")
 
 
 def text_width(text: str) -> int:
-    """Terminal columns that `text` takes: wide signs take two, combining ones none."""
+    """Terminal columns that `text` takes: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
     return sum(_sign_width(sign) for sign in text)
@@ -59,13 +59,15 @@ def fit(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str
     room = width - len(mark)
     kept: list[str] = []
     signs = iter(reversed(text) if keep_end else text)
-    while (room := room - _sign_width(sign := next(signs))) >= 0:  # it ends: the text is too wide
+    # this ends because the text is too wide
+    while (room := room - _sign_width(sign := next(signs))) >= 0:
         kept.append(sign)
     return mark + "".join(reversed(kept)) if keep_end else "".join(kept) + mark
 
 
 def fit_path(path: str, width: int, glyphs: Glyphs) -> str:
-    """A path in at most `width` columns: its folders go first, then its suffix, then its middle.
+    """A path in at most `width` columns. Its folders are dropped first, then its suffix, then its
+    middle.
 
     >>> fit_path("run/model-00001-of-00005.safetensors", 20, UNICODE)
     'model-00001-of-00005'
@@ -76,12 +78,12 @@ def fit_path(path: str, width: int, glyphs: Glyphs) -> str:
         if text_width(text) <= width:
             return text
     room = max(0, width - len(glyphs.ellipsis))
-    head = fit(stem, room * 2 // 3, _CUT)  # of shards the number is what differs
+    head = fit(stem, room * 2 // 3, _CUT)  # the number is what distinguishes shards
     return head + fit(stem, width - text_width(head), glyphs, keep_end=True)
 
 
 def last_name(path: str) -> str:
-    """What comes after the last slash."""
+    """The part after the last slash."""
     return path.rpartition("/")[2]
 
 
@@ -99,7 +101,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_share(part: float, whole: float) -> str:
-    """Two amounts with one unit, the whole's.
+    """Two amounts in one unit, that of the whole.
 
     >>> format_share(1_300_000_000, 5_812_000_000)
     '1.30/5.81 GB'
@@ -132,7 +134,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """As `format_duration`, with decimals where they matter.
+    """Like `format_duration`, with decimals where they matter.
 
     >>> format_seconds(0.416), format_seconds(75)
     ('0.42 s', '1:15')
@@ -151,7 +153,7 @@ def format_count(count: int, noun: str) -> str:
 def _scale(count: float) -> tuple[float, str]:
     value = float(count)
     for unit in _UNITS[:-1]:
-        # 999.5 of a unit would be rounded to four digits: that is 1.00 of the next.
+        # 999.5 of a unit would be rounded to four digits: it is shown as 1.00 of the next unit.
         if value < 999.5:
             return value, unit
         value /= 1000

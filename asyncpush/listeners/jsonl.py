@@ -23,14 +23,13 @@ _MANY = frozenset({PartProgress, HashProgress})
 class JsonlWriter:
     """Appends each event to a file, as `asyncpush push --events FILE` does.
 
-    A row is there as soon as its event is: nothing is buffered here, so a killed process loses
-    none, and several processes may append to one file. A new file is private (mode 0600). When the
-    file cannot be opened or written (a bad path, a full disk), that is reported once, in the
-    log, and the push goes on without it. While it is open no push takes it for a
-    source.
+    Rows are written as the events occur, without buffering: a killed process loses none, and
+    several processes may append to one file. A new file is private (mode 0600). When the file
+    cannot be opened or written (a bad path, a full disk), this is logged once, and the push
+    continues without it. While the file is open, no push uploads it.
 
     Args:
-        path: the file; rows are appended to what it holds.
+        path: the file; rows are appended to what it already contains.
         verbose: also write the positions within parts and hashes, thousands for a large file.
     """
 
@@ -56,7 +55,7 @@ class JsonlWriter:
             )
 
     def close(self) -> None:
-        """Write no more. Safe to call again."""
+        """Stop writing and close the file. Safe to call again."""
         self._closed = True
         if self._file is not None:
             file, self._file = self._file, None
@@ -64,7 +63,7 @@ class JsonlWriter:
                 self._announcement.end()
             try:
                 file.close()
-            except OSError as exc:  # some network file systems tell of a full disk only here
+            except OSError as exc:  # some network file systems report a full disk only here
                 logger.warning("closing %s failed: %s", self.path, exc)
 
 
@@ -72,7 +71,7 @@ def _line(row: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        # A file name that is not UTF-8, or an integer beyond 64 bits: slower, but never refused.
+        # For file names that are not UTF-8, and integers beyond 64 bits: slower, but never refused.
         return json.dumps(row, default=str).encode("ascii") + b"\n"
 
 
@@ -88,7 +87,8 @@ def _open_private(path: str) -> FileIO:
 
 
 def _ends_mid_line(path: str) -> bool:
-    """Whether the last writer was cut short, so that our first row needs a line of its own."""
+    """Whether the last writer was interrupted within a row, so that ours must begin on a new
+    line."""
     if not os.path.isfile(path) or os.path.getsize(path) == 0:
         return False
     with open(path, "rb") as file:
@@ -98,5 +98,5 @@ def _ends_mid_line(path: str) -> bool:
 
 def _write_all(file: FileIO, data: bytes) -> None:
     rest = memoryview(data)
-    while rest:  # a disk that fills takes a part first, and says so only to the next write
+    while rest:  # a full disk first accepts a part of the data; the next write reports it
         rest = rest[file.write(rest) or 0 :]

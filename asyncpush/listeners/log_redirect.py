@@ -1,4 +1,4 @@
-"""Log lines and bars on one terminal: neither tears the other, and nothing is said twice."""
+"""Log lines and bars on one terminal: neither damages the other, and nothing is shown twice."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Room: TypeAlias = Callable[[Any], AbstractContextManager[None]]
 class LogLines:
     """Moves log lines out of the way of what is drawn, from `start` to `stop`.
 
-    `tqdm.contrib.logging` swaps handlers, and loses their levels and filters; here each handler
-    that writes to the terminal keeps all it has and gets another stream. Counted, since pushes
-    begin and end in any order.
+    `tqdm.contrib.logging` replaces handlers, and so loses their levels and filters. Here each
+    handler that writes to the terminal keeps its settings and only gets another stream. Starts are
+    counted, because pushes begin and end in any order.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class LogLines:
         self._last_resort: logging.Handler | None = None
 
     def start(self, tells: frozenset[str], room: Room | None) -> None:
-        """Begin, or go on if it has begun already.
+        """Start, or count one more user if it has already started.
 
         Args:
             tells: events that the screen shows anyway.
-            room: makes room above the bars for a write to a stream; None where none is needed.
+            room: makes room above the bars for a write to a stream; None where this is not needed.
         """
         with self._lock:
             self._users += 1
@@ -47,13 +47,13 @@ class LogLines:
                 logging.lastResort = _LastResort(tells, room or _no_room)
 
     def stop(self) -> None:
-        """Give everything back, when the last who began has stopped."""
+        """Restore everything once the last user has stopped."""
         with self._lock:
             self._users -= 1
             if self._users:
                 return
             for handler, stream in self._moved:
-                if handler.stream is stream:  # else somebody has given it another one meanwhile
+                if handler.stream is stream:  # otherwise it has been given another stream since
                     handler.setStream(stream.wrapped)
             self._moved.clear()
             if isinstance(logging.lastResort, _LastResort):
@@ -62,7 +62,7 @@ class LogLines:
 
 
 class _AboveStream:
-    """A terminal's stream; each write clears the bars and draws them again below it."""
+    """A terminal's stream. Each write clears the bars and draws them again below the text."""
 
     def __init__(self, wrapped: Any, room: Room) -> None:
         self.wrapped = wrapped
@@ -77,15 +77,15 @@ class _AboveStream:
 
 
 class _LastResort(logging.StreamHandler[Any]):
-    """Stands in for `logging.lastResort`, which shows warnings where nobody has set up logging.
+    """Replaces `logging.lastResort`, which shows warnings where logging is not configured.
 
-    What the screen tells anyway is left out.
+    Messages about what the screen shows anyway are left out.
     """
 
-    def __init__(self, told: frozenset[str], room: Room) -> None:
+    def __init__(self, shown: frozenset[str], room: Room) -> None:
         super().__init__(_AboveStream(sys.stderr, room))
         self.setLevel(logging.WARNING)
-        self.addFilter(lambda record: getattr(record, "asyncpush", {}).get("event") not in told)
+        self.addFilter(lambda record: getattr(record, "asyncpush", {}).get("event") not in shown)
 
 
 def _terminal_handlers() -> list[logging.StreamHandler[Any]]:

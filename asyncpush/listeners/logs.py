@@ -59,7 +59,7 @@ _transfer = library_logger("transfer")
 _commit = library_logger("commit")
 
 ENV = "ASYNCPUSH_LOG"
-_VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can be megabytes
+_VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can have megabytes
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -78,7 +78,8 @@ _DONE = {
 
 
 class LogListener:
-    """Writes events to `asyncpush.*` loggers. An event nobody will see costs a level check."""
+    """Writes events to `asyncpush.*` loggers. If no logger is enabled for an event, it costs only a
+    level check."""
 
     @property
     def wants_headers(self) -> bool:
@@ -174,13 +175,13 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case FileSkipped():
             return f"{event.path}: {event.reason}"
         case TransferStarted():
-            resumed = f", {format_bytes(event.resumed)} there already" if event.resumed else ""
+            resumed = f", {format_bytes(event.resumed)} already stored" if event.resumed else ""
             return f"{event.path}: {format_count(event.parts, 'part')}{resumed}"
         case PartStored():
             how = "resumed" if event.resumed else "stored"
             return f"{event.path}: part {event.part_number} {how}"
         case FileStored():
-            how = "was there already" if event.deduplicated else "stored"
+            how = "was already there" if event.deduplicated else "stored"
             return f"{event.path}: {how} ({event.route})"
         case RetryScheduled():
             where = "" if event.path is None else f" of {event.path}"
@@ -205,7 +206,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the event's fields, the traceback.
+    """One JSON object per line: time, level, logger, message, the event's fields, the traceback.
 
     >>> handler = logging.StreamHandler()
     >>> handler.setFormatter(JsonFormatter())
@@ -227,7 +228,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class VerboseFormatter(logging.Formatter):
-    """For people: time, logger, message, and below it headers and fields of requests."""
+    """For people: time, logger and message, with headers and fields of requests below."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -239,7 +240,7 @@ class VerboseFormatter(logging.Formatter):
         row = getattr(record, "asyncpush", {})
         if str(row.get("event", "")).startswith("hf_hub."):
             arrow = "<" if "status" in row else ">"
-            # The headers of an answer that was a failure have been shown with that answer.
+            # The headers of an answer that was a failure have already been shown.
             headers = {} if "error" in row else row.get("headers", {})
             lines += [f"    {arrow} {name}: {value}" for name, value in headers.items()]
             lines += [
@@ -250,7 +251,7 @@ class VerboseFormatter(logging.Formatter):
         return "\n".join(lines)
 
 
-# Shown in the first line already, or of no use to a reader.
+# Already shown in the first line, or of no use to a reader.
 _SAID_ELSEWHERE = frozenset(
     {"event", "time", "push_id", "span_id", "parent_id", "headers", "call", "method", "url"}
     | {"attempt", "status", "elapsed_ms", "bytes_out", "error", "retry_attempt", "backoff_ms"}
@@ -259,9 +260,10 @@ _SAID_ELSEWHERE = frozenset(
 
 
 def configure_from_env(environ: Mapping[str, str] | None = None) -> None:
-    """Log to stderr as `ASYNCPUSH_LOG` says: debug, info, warning or error. Safe to call again.
+    """Log to stderr at the level in `ASYNCPUSH_LOG`: debug, info, warning or error. Safe to call
+    again.
 
-    Without the variable nothing is touched: logging belongs to the application.
+    Without the variable nothing changes: logging belongs to the application.
     """
     wanted = (os.environ if environ is None else environ).get(ENV, "").strip().lower()
     if not wanted:
@@ -279,7 +281,7 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> None:
 
 
 class _EnvHandler(logging.StreamHandler[Any]):
-    """A type of its own, so that it is added once."""
+    """A type of its own, so that only one such handler is added."""
 
 
 def _shortened(value: Any) -> str:
@@ -290,5 +292,5 @@ def _shortened(value: Any) -> str:
 def _compact(value: Any) -> str:
     try:
         return orjson.dumps(value, default=str).decode("utf-8")
-    except TypeError:  # a file name that is not UTF-8, an integer beyond 64 bits
+    except TypeError:  # a file name that is not UTF-8, or an integer beyond 64 bits
         return json.dumps(value, default=str)

@@ -1,11 +1,12 @@
-"""A push is watched: who listens hears all of it, its time is limited, its end is told."""
+"""Observing a push: listeners get all of its events, its time is limited, and its end is
+reported."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -33,11 +34,14 @@ from asyncpush.options import ProgressChoice, PushOptions
 T = TypeVar("T")
 
 UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
-"""The note of a cancellation that came between the commit and the Hub's answer."""
+"""The note on a cancellation that came after the commit was sent and before the Hub answered."""
+
+MADE = "the commit "
+"""How the note of a cancellation begins that came after the Hub's answer."""
 
 
 class PushObserver:
-    """One push, or whatever else is done to a repo, while it is being done."""
+    """Observes one push, or another operation on a repo, while it runs."""
 
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
@@ -48,48 +52,57 @@ class PushObserver:
         self._activity = ActivityTally()
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
+        self._in_bucket = False
+        self.failure_told: Callable[[BaseException], BaseException] = lambda error: error
+        """What the work itself makes of an error that ends it (see `PushContext.failure_told`)."""
         self._landed: Committed | None = None
-        heard = [
+        all_listeners = [
             self._on_event,
             publisher.on_event,
             self._retries.on_event,
             self._activity.on_event,
             *listeners,
         ]
-        self.events: Emitter = Emitter(heard, push_id=self.push_id)
+        self.events: Emitter = Emitter(all_listeners, push_id=self.push_id)
 
     def _on_event(self, record: Record) -> None:
-        if isinstance(record.event, CommitStarted):
-            self._commit_started = True
+        if isinstance(record.event, PushStarted):
+            self._in_bucket = record.event.repo_type == "bucket"
+        elif isinstance(record.event, CommitStarted):
+            self._commit_started = not self._in_bucket
         elif isinstance(record.event, Committed) and record.event.final:
             self._landed = record.event
 
     def failure(self, error: BaseException) -> BaseException:
-        """The error to raise for `error`: once the commit has landed, one that says so, whatever
-        failed afterwards. A cancellation stays one, with a note that the commit was made or, if it
-        came before the Hub's answer, that it may have been."""
+        """The error to raise for `error`.
+
+        Once the commit has landed, this is an error that says so, whatever failed afterwards. A
+        cancellation stays a cancellation, with a note that the commit was made, or that it may have
+        been made if the Hub had not answered yet.
+        """
+        error = self.failure_told(error)
         landed = self._landed
         if landed is None and self._commit_started and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)
         if landed is None or isinstance(error, VerificationError):
             return error
-        made = f"the commit {landed.commit_sha} was made ({landed.commit_url})"
+        made = f"{MADE}{landed.commit_sha} was made ({landed.commit_url})"
         if not isinstance(error, Exception):
             error.add_note(made)
             return error
         reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
-        told = VerificationError(
+        failure = VerificationError(
             f"{made}, but it could not be verified: {reason}",
             commit_sha=landed.commit_sha,
             commit_url=landed.commit_url,
             suggestion="nothing needs to be sent again: look at the commit, or compare the files"
             " with `audit` (`asyncpush audit`) once the Hub answers",
         )
-        told.__cause__ = error
-        return told
+        failure.__cause__ = error
+        return failure
 
     def finished(self, outcome: T) -> T:
-        """Tell that it went well; the outcome, with what was heard on the way."""
+        """Report success. Returns the outcome, completed with what was counted from the events."""
         if isinstance(outcome, UploadResult | SyncResult):
             outcome = replace(
                 outcome,
@@ -110,8 +123,9 @@ async def observe_push(
     *,
     progress: ProgressChoice,
 ) -> AsyncIterator[PushObserver]:
-    """Say `finished` of what it yields at the end; a failure is told by itself. `progress` is that
-    of `UploadConfig`. Raises `TimeoutError` when the options' time has run out."""
+    """Observe a push within this block. Call `finished` of the observer at the end; a failure is
+    reported automatically. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the
+    options' time limit is reached."""
     display = BarDisplay(progress, repo.repo_id)
     observer = PushObserver(
         options, publisher, [display.on_event, LogListener().on_event, *listeners]
@@ -135,7 +149,7 @@ async def observe_push(
 
 @asynccontextmanager
 async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`PushOptions(timeout=...)`: the error that ends a push says that it was this."""
+    """`PushOptions(timeout=...)`: the error that ends the push names this timeout as the reason."""
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
@@ -143,8 +157,8 @@ async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise TimeoutError(
-            f"the push took longer than its timeout of {seconds:g} s: push again, what is stored is"
-            " not sent twice"
+            f"the push took longer than its timeout of {seconds:g} s: push again; what is"
+            " already stored is not sent again"
         ) from exc
 
 

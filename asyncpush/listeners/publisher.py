@@ -24,35 +24,36 @@ from asyncpush.own_files import library_logger
 logger = library_logger("progress")
 
 SNAPSHOT_INTERVAL = 0.1
-"""Seconds between two snapshots while bytes move."""
+"""Seconds between two snapshots while bytes are being sent."""
 IDLE_INTERVAL = 1.0
-"""Seconds between two snapshots while nothing happens and the rate sinks to zero."""
+"""Seconds between two snapshots while nothing happens and the rate falls to zero."""
 BURST = 64
-"""Completed files that get a snapshot of their own within one interval; the rest share one."""
+"""Completed files that get a snapshot of their own within one interval; further ones share one."""
 CLOSE_GRACE = 5.0
-"""Seconds that `aclose` gives an async callback to take the last snapshot."""
+"""Seconds that `aclose` gives an async callback to process the last snapshot."""
 
 _CANCEL_GRACE = 1.0
 
 
 class ProgressPublisher:
-    """Tells the newest snapshot to a callback and to subscribers, and holds the upload up for none.
+    """Passes the newest snapshot to a callback and to subscribers, without ever delaying the
+    upload.
 
-    Snapshots are at least 100 ms apart, except that a completed file, a new phase and the end are
-    told at once (when thousands of tiny files complete together, they share snapshots). When
-    events stop, a trailing snapshot shows the last state, and others follow each second until the
-    rate has sunk to zero.
+    Snapshots are at least 100 ms apart. Only a completed file, a new phase and the end are reported
+    at once (when thousands of tiny files complete together, they share snapshots). When no more
+    events come, a last snapshot shows the final state, and others follow every second until the
+    rate has fallen to zero.
 
-    A plain callback is called in place. An async one runs as one task at a time: while it is busy
-    the newest snapshot waits for it and older ones are dropped. What a callback raises is logged
-    once and otherwise ignored.
+    A plain callback is called directly. An async one runs as one task at a time: while it is busy,
+    the newest snapshot waits for it and older ones are dropped. An exception from a callback is
+    logged once and otherwise ignored.
 
-    Use it on the event loop's thread; `latest` may be read from any.
+    Use it on the event loop's thread; `latest` may be read from any thread.
 
     Args:
         callback: plain or async callable of `UploadProgress`, or None.
         aggregator: where the state is kept.
-        call_later: schedules as the running loop's does, which is what None takes.
+        call_later: like the event loop's method; None uses that of the running loop.
     """
 
     wants_headers = False
@@ -75,7 +76,7 @@ class ProgressPublisher:
         self._ended = False
         self._changed: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._throttled = False  # a snapshot went out within the last interval
+        self._throttled = False  # a snapshot was published within the last interval
         self._dirty = False
         self._burst = BURST
         self._task: asyncio.Future[None] | None = None
@@ -101,11 +102,13 @@ class ProgressPublisher:
             self._end()
 
     def subscribe(self) -> AsyncIterator[UploadProgress]:
-        """Snapshots as they come, the newest only; ends with the push. Any number may subscribe."""
+        """Snapshots as they are published, always the newest; ends with the push. Any number may
+        subscribe."""
         return _Subscription(self)
 
     async def aclose(self) -> None:
-        """Publish the last snapshot, end the subscriptions, and wait for the callback to take it.
+        """Publish the last snapshot, end the subscriptions, and wait until the callback has
+        processed it.
 
         Waits up to 5 seconds for an async callback, then cancels it. Safe to call again.
         """
@@ -193,7 +196,7 @@ class ProgressPublisher:
             self._report(f"the progress callback failed: {exc!r}", exc)
             return
         if inspect.isawaitable(outcome):
-            # Any awaitable will do, hence not create_task(); a coroutine becomes a task.
+            # Any awaitable is accepted, hence not create_task(); a coroutine becomes a task.
             self._task = asyncio.ensure_future(outcome)
             self._task.add_done_callback(self._delivered)
 
@@ -217,7 +220,7 @@ _AT_ONCE = _LAST | {FileStored, FileSkipped, Committed, PhaseChanged}
 
 
 class _Subscription(AsyncIterator[UploadProgress]):
-    """Not a generator: one that is left half-way would have to be closed by the loop."""
+    """Not a generator: one that is not read to its end would have to be closed by the loop."""
 
     def __init__(self, publisher: ProgressPublisher) -> None:
         self._publisher = publisher

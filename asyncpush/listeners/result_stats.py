@@ -1,4 +1,4 @@
-"""What a push's events add up to: retries, waits, and how busy it was over time."""
+"""Totals of a push's events: retries, waits, and its activity over time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLICES = 128
 
 
 class RetryTally:
-    """Counts; seconds of parallel waits add up."""
+    """Counters. The seconds of parallel waits are added up."""
 
     wants_headers = False
 
@@ -45,7 +45,7 @@ class _Attempt:
 
 
 class ActivityTally:
-    """Spreads what happens over slices of time; memory is bounded by what is in flight."""
+    """Distributes activity over slices of time. Memory is bounded by what is in flight."""
 
     wants_headers = False
 
@@ -85,8 +85,8 @@ class ActivityTally:
                 self._spent("wait", now, now + event.delay)
 
     def activity(self) -> Activity:
-        """Up to now; all slices of one width, and as many as there were until now."""
-        self._sent.spread(self._now, self._now, 0)  # the time that has passed, all of it
+        """The activity up to now: slices of one width that cover the whole time."""
+        self._sent.spread(self._now, self._now, 0)  # all of the time that has passed
         series = [self._sent, *self._busy.values()]
         width = max(each.width for each in series)
         count = int(self._now / width) + 1
@@ -106,7 +106,7 @@ class ActivityTally:
 
     def _moved_by_xet(self, sent: int, now: float) -> None:
         before, since = self._xet
-        if sent > before:  # a file's own position counts what the store had already
+        if sent > before:  # a file's own position includes what the store already had
             since = since or now
             self._sent.spread(since, now, sent - before)
             self._spent("send", since, now)
@@ -133,12 +133,15 @@ def _cut(sums: tuple[float, ...], count: int) -> tuple[float, ...]:
 
 
 FINEST = 1 / 128
-"""Seconds of a slice to begin with."""
+"""Width of a slice at the beginning, in seconds."""
 
 
 class TimeBins:
-    """Sums over equal slices of time. When time runs past the last slice, all of them are widened
-    to twice the width, so that there are never more than `count`. Times are seconds from 0."""
+    """Sums over equal slices of time.
+
+    When time goes beyond the last slice, the width of all slices is doubled, so that there are
+    never more than `count`. Times are seconds from 0.
+    """
 
     def __init__(self, count: int, width: float = FINEST) -> None:
         assert count >= 2
@@ -149,11 +152,11 @@ class TimeBins:
 
     @property
     def sums(self) -> tuple[float, ...]:
-        """From time 0 to the last slice that holds anything."""
+        """The sums from time 0 to the last slice that is not empty."""
         return tuple(self._sums[: self._used])
 
     def spread(self, start: float, end: float, amount: float) -> None:
-        """Add an amount that came evenly from `start` to `end`; time before 0 counts as 0."""
+        """Add an amount that arrived evenly from `start` to `end`; time before 0 counts as 0."""
         start = max(0.0, start)
         end = max(start, end)
         while end >= self.width * len(self._sums):
@@ -170,7 +173,7 @@ class TimeBins:
         self._sums[last] += pace * (end - last * self.width)
 
     def widen_to(self, width: float) -> None:
-        """At least so wide: to lay it beside another one."""
+        """Make the slices at least this wide, to compare them with others."""
         while self.width < width:
             self._widen()
 
@@ -183,7 +186,8 @@ class TimeBins:
 
 
 def rebinned(width: float, sums: Sequence[float], at_most: int) -> tuple[float, list[float]]:
-    """Neighbours added up until there are at most so many; their width, and their sums."""
+    """Adjacent sums added up until there are at most this many. Returns their width and the
+    sums."""
     share = max(1, -(-len(sums) // at_most))
     bins = [sum(sums[at : at + share]) for at in range(0, len(sums), share)]
     return width * share, bins

@@ -1,7 +1,7 @@
-"""Where pushes are shown: what all screens have in common, and the plainest one.
+"""Where pushes are shown: what all screens have in common, and the simplest screen.
 
-Whatever is drawn is drawn by one daemon thread for all pushes of a screen. A terminal that has been
-paused (Ctrl-S) blocks whoever writes to it: that must never be the event loop.
+One daemon thread draws all pushes of a screen. A terminal that is paused (Ctrl-S) blocks every
+write to it, and the event loop must never be blocked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asyncpush.own_files import library_logger
 logger = library_logger("bars")
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between two lines where the output is no terminal."""
+"""Seconds between two lines when the output is not a terminal."""
 
 _NARROWEST = 20
 
@@ -34,9 +34,9 @@ class Screen(ABC):
 
     interval: ClassVar[float]
     tells: ClassVar[frozenset[str]]
-    """Events that it shows: without logging set up, nobody needs to read them again."""
+    """Events that the screen shows. Without logging configured, they need not be logged as well."""
     room: Room | None = None
-    """Makes room above what is drawn, where others write to the same stream."""
+    """Makes room above what is drawn, for others that write to the same stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -56,13 +56,13 @@ class Screen(ABC):
                 self._thread = self._start_thread()
 
     def remove(self, view: PushView) -> threading.Event:
-        """Have the last line of `view` drawn; the event is set when that is done."""
+        """Draw the last line of `view`; the returned event is set when that is done."""
         gone = threading.Event()
         with self._lock:
             if view in self._views:
                 self._views.remove(view)
                 self._leaving.append((view, gone))
-            else:  # the screen broke
+            else:  # the screen has failed
                 gone.set()
         self._wake.set()
         return gone
@@ -98,18 +98,18 @@ class Screen(ABC):
 
     @abstractmethod
     def frame(self, views: list[PushView]) -> None:
-        """Show the pushes as they are now."""
+        """Draw the current state of the pushes."""
 
     @abstractmethod
     def finish(self, view: PushView) -> None:
-        """Show how a push has ended."""
+        """Show how a push ended."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Leave nothing but what is to stay."""
+        """Remove everything except what is meant to remain."""
 
     def abandon(self) -> None:
-        """The screen is broken: never touch it again."""
+        """The screen has failed: do not use it again."""
         self.broken = True
 
     def _start_thread(self) -> threading.Thread:
@@ -123,7 +123,7 @@ class Screen(ABC):
                 self._wake.wait(self.pause())
                 self._wake.clear()
         except Exception:
-            # A closed pipe, a broken terminal: the push matters more than its picture.
+            # A closed pipe, a broken terminal: the push matters more than its display.
             logger.warning("progress is no longer shown", exc_info=True)
             with self._lock:
                 self._views.clear()
@@ -134,7 +134,7 @@ class Screen(ABC):
 
 
 class PlainScreen(Screen):
-    """A line now and then: for log files, pipes, and terminals that cannot move the cursor."""
+    """An occasional line: for log files, pipes, and terminals that cannot move the cursor."""
 
     interval = PLAIN_INTERVAL
     tells = frozenset({PushFailed.name})
@@ -149,7 +149,7 @@ class PlainScreen(Screen):
         now = self._clock()
         if self._due is not None and now < self._due:
             return  # woken because a push has ended
-        if self._due is not None:  # at the very beginning there is nothing to tell
+        if self._due is not None:  # nothing to report at the very beginning
             self._write("".join(f"{view.plain()}\n" for view in views))
         self._due = now + self.interval
 
@@ -170,8 +170,8 @@ class PlainScreen(Screen):
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a terminal is behind it."""
-    # What stands in for stderr need not have every method of a file.
+    """Whether the stream writes to a terminal."""
+    # A replacement for stderr may lack some methods of a file.
     isatty = getattr(stream, "isatty", None)
     try:
         return isatty is not None and bool(isatty())
@@ -183,13 +183,13 @@ def terminal_size(stream: TextIO) -> os.terminal_size:
     """Columns that can be filled without wrapping, and lines."""
     try:
         columns, lines = os.get_terminal_size(stream.fileno())
-    except (AttributeError, OSError, ValueError):  # no terminal behind it: a notebook, a test
+    except (AttributeError, OSError, ValueError):  # not a terminal: a notebook, a test
         columns, lines = shutil.get_terminal_size()
     return os.terminal_size((max(_NARROWEST, (columns or 80) - 1), lines or 24))
 
 
 def glyphs_for(stream: TextIO) -> Glyphs:
-    """The signs that its encoding has."""
+    """The characters that the stream's encoding contains."""
     try:
         "".join((UNICODE.done, UNICODE.bar, UNICODE.spinner)).encode(encoding_of(stream))
     except (UnicodeEncodeError, LookupError):
@@ -198,5 +198,5 @@ def glyphs_for(stream: TextIO) -> Glyphs:
 
 
 def encoding_of(stream: TextIO) -> str:
-    """Its encoding; ASCII when it does not tell."""
+    """The stream's encoding; ASCII when it does not say."""
     return getattr(stream, "encoding", None) or "ascii"

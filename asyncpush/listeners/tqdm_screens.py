@@ -1,7 +1,7 @@
 """Progress drawn with tqdm: rows at the bottom of a terminal, widgets in a notebook.
 
-The only module that imports tqdm, and imported only if something is drawn: tqdm costs 27 ms of CPU.
-Of tqdm it uses what is public: no name with an underscore.
+The only module that imports tqdm. It is imported only when something is drawn, because tqdm costs
+27 ms of CPU. It uses only tqdm's public names, none with an underscore.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ def notebook_screen(stream: TextIO) -> Screen:
 
 
 class TerminalScreen(Screen):
-    """Rows of tqdm at the bottom of the terminal, below bars of the user's own.
+    """Rows of tqdm at the bottom of the terminal, below the user's own bars.
 
     Args:
         stream: a terminal.
-        rows: the most rows to draw; None for as many as fit. With one row no cursor moves up,
-            which is all that a notebook without widgets understands.
+        rows: the most rows to draw; None for as many as fit. With one row the cursor never moves
+        up,
+            and a notebook without widgets supports nothing else.
     """
 
     interval = FRAME_INTERVAL
@@ -70,7 +71,7 @@ class TerminalScreen(Screen):
         with self._frame.whole():
             moved = self._give_up_places()
             if moved or (width != self._width and self._rows):
-                # There are lines where no row is now, or the terminal has wrapped them differently.
+                # There is text where no row is now, or the terminal has wrapped it differently.
                 self._frame.write("\r\x1b[J")
             self._width = width
             while len(self._rows) < len(lines):
@@ -78,13 +79,13 @@ class TerminalScreen(Screen):
             for index, row in enumerate(self._rows):
                 line = lines[index] if index < len(lines) else Line(" ")
                 row.show(line, size, self._glyphs)
-            self._frame.write("\r")  # where a terminal that is resized keeps the cursor
+            self._frame.write("\r")  # where the cursor stays in a terminal that is resized
 
     def finish(self, view: PushView) -> None:
         width, _ = terminal_size(self.stream)
         text = view.closing(width, self._glyphs)
         if text is not None:
-            # Not within `whole`: bars of others, which tqdm clears for this, write directly.
+            # Not within `whole`: other bars, which tqdm clears for this, write directly.
             tqdm.write(text, file=self._frame)
 
     def clear(self) -> None:
@@ -101,10 +102,10 @@ class TerminalScreen(Screen):
         self.clear()
 
     def _give_up_places(self) -> bool:
-        """Close our rows if bars of others have left an empty place above them; true if so.
+        """Close our rows if other bars have left an empty place above them; True if so.
 
-        New rows then take the places from the top. Which places are free tqdm tells only to a new
-        bar, so one is made that is never drawn.
+        New rows then take the places from the top. tqdm shows which places are free only to a new
+        bar, so one is created that is never drawn.
         """
         if not self._rows:
             return False
@@ -166,7 +167,7 @@ class NotebookScreen(Screen):
         bar.close()
 
     def clear(self) -> None:
-        """Widgets stay."""
+        """Widgets remain."""
 
     @staticmethod
     def _fill(bar: Any, sent: int, total: int) -> None:
@@ -178,7 +179,7 @@ class NotebookScreen(Screen):
 class _Row(tqdm):  # type: ignore[type-arg]  # tqdm is generic only in its stubs
     """One row of the terminal: tqdm draws the bar in it and finds its place."""
 
-    monitor_interval = 0  # no monitor thread: it looks for bars that are not updated
+    monitor_interval = 0  # no monitor thread: it would look for bars that are not updated
 
     def __init__(self, frame: _Frame, *, delay: float = 0) -> None:
         super().__init__(total=1, file=frame, leave=False, bar_format=" ", ascii=" #", delay=delay)

@@ -1,6 +1,7 @@
-"""What one push looks like, in lines of text: from its events, for any surface that shows lines.
+"""The display of one push as lines of text, built from its events, for anything that can show
+lines.
 
-No terminal and no tqdm here: `lines` gives the text and where a bar belongs in it.
+This module knows neither terminals nor tqdm: `lines` gives the text, and the place of a bar in it.
 """
 
 from __future__ import annotations
@@ -53,12 +54,13 @@ _DONE = {
 _GAP = "  "
 _SHORTEST_TITLE = 12
 _SHORTEST_WORDS = 8
-_RECENT = 3.0  # seconds for which a retry that is under way stays worth a word
+_RECENT = 3.0  # seconds for which a retry that has begun is still shown
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Text, and if `bar_width` is not zero a bar between `left` and `right`, `done` of `total`."""
+    """Text and, if `bar_width` is not zero, a bar between `left` and `right` that shows `done` of
+    `total`."""
 
     left: str
     right: str = ""
@@ -68,12 +70,12 @@ class Line:
 
 
 class PushView:
-    """Keeps what is worth showing of one push, and words it.
+    """Collects what should be shown of one push, and puts it into words.
 
-    `on_event` belongs to the event loop's thread; everything else to the thread that draws.
+    Call `on_event` on the event loop's thread, and everything else on the thread that draws.
 
     Args:
-        title: what is pushed, such as the repo id; empty takes it from the first event.
+        title: what is pushed, such as the repo id; if empty, it is taken from the first event.
         clock: seconds, monotonic.
     """
 
@@ -101,7 +103,7 @@ class PushView:
         match record.event:
             case Waiting() as event:
                 until = self._clock() + event.seconds
-                if self._wait is None or until >= self._wait[0]:  # the longest wait is the one
+                if self._wait is None or until >= self._wait[0]:  # the longest wait is shown
                     self._wait = (until, clean(redact_value(event.reason)))
             case RetryScheduled() as event:
                 self.retries += 1
@@ -123,7 +125,8 @@ class PushView:
         return self._aggregator.snapshot()
 
     def activity(self, progress: UploadProgress) -> str:
-        """The phase in a few words, or `waiting 12 s: rate limit`; never empty, also at 100 %."""
+        """The phase in a few words, or `waiting 12 s: rate limit`. Never empty, not even at 100
+        %."""
         if self._wait is not None and (left := self._wait[0] - self._clock()) > 0:
             return f"waiting {format_duration(max(1.0, left))}: {self._wait[1]}"
         if progress.phase == "hashing":
@@ -136,10 +139,10 @@ class PushView:
         return progress.phase
 
     def trouble(self) -> str:
-        """The retry that is due or has just begun, in words; empty when all is well."""
+        """The retry that is due or has just begun, in words; empty when there is none."""
         now = self._clock()
         if self._wait is not None and now < self._wait[0]:
-            return ""  # told as the activity, and the reason for most retries
+            return ""  # shown as the activity, and the cause of most retries
         if self._retry is None or now >= self._retry[0] + _RECENT:
             return ""
         left = self._retry[0] - now
@@ -147,11 +150,11 @@ class PushView:
         return f"{when}: {self._retry[1]}"
 
     def news(self) -> str:
-        """The retry of this moment, else how many there were; empty when there was none."""
+        """The current retry, else the number of retries so far; empty when there was none."""
         return self.trouble() or _retry_count(self.retries)
 
     def lines(self, width: int, glyphs: Glyphs) -> list[Line]:
-        """The whole picture: a headline, the overall bar, and a bar for each of a few files."""
+        """The whole display: a headline, the overall bar, and a bar for each of a few files."""
         progress = self.snapshot()
         headline = Line(self._headline(progress, width, glyphs))
         if not self._aggregator.planned:
@@ -170,19 +173,19 @@ class PushView:
     def _headline(self, progress: UploadProgress, width: int, glyphs: Glyphs) -> str:
         dot = f" {glyphs.dot} "
         rest = dot.join(word for word in (self.activity(progress), self.news()) if word)
-        # What happens matters more than the name in full.
+        # What happens is more important than the full name.
         room = max(_SHORTEST_TITLE, width - 2 - text_width(dot + rest))
         title = self._title_within(room, glyphs)
         text = dot.join((title, rest)) if title else rest
         return fit(f"{glyphs.spin(self._clock())} {text}", width, glyphs)
 
     def _title_within(self, width: int, glyphs: Glyphs) -> str:
-        """The title, or of one that is too long what comes after the slash."""
+        """The title or, if it is too long, the part after the slash."""
         fits = text_width(self.title) <= width
         return fit(self.title if fits else last_name(self.title), width, glyphs)
 
     def line(self, width: int, glyphs: Glyphs) -> Line:
-        """The same in one line, for when many pushes share the screen."""
+        """The display in one line, for when many pushes share the screen."""
         progress = self.snapshot()
         words = self.trouble() or self.activity(progress)
         title_width = max(8, width // 3)
@@ -202,7 +205,7 @@ class PushView:
         return _bar_line(left, right, bar_width, progress.bytes_sent, progress.total_bytes)
 
     def plain(self) -> str:
-        """One line without bar or cursor movement, for log files."""
+        """One line without a bar or cursor movement, for log files."""
         progress = self.snapshot()
         activity = self.activity(progress)
         parts = [f"{self.title}: {activity}" if self.title else activity]
@@ -216,7 +219,7 @@ class PushView:
         return ", ".join(parts)
 
     def widget_texts(self, progress: UploadProgress) -> tuple[str, str]:
-        """What stands left and right of a notebook's bar."""
+        """The texts to the left and right of a notebook's bar."""
         words = [word for word in (self.title, self.activity(progress)) if word]
         left = f" {UNICODE.dot} ".join(words)
         if not self._aggregator.planned:
@@ -231,14 +234,14 @@ class PushView:
         return left, " " + _GAP.join(part for part in right if part)
 
     def closing(self, width: int, glyphs: Glyphs) -> str | None:
-        """The last word, one line; None when the push has not ended by itself."""
+        """The final line; None when the push has not ended by itself."""
         match self._outcome:
             case PushFinished() as event:
                 return self._success(event, width, glyphs)
             case PushFailed() as event if event.cancelled:
                 return _GAP.join((f"{glyphs.failed} Upload cancelled", self.title)).rstrip()
             case PushFailed() as event:
-                # Not shortened: it is the reason, and a line that stays may wrap.
+                # Not shortened: this is the reason, and a line that remains may wrap.
                 reason = clean(redact_value(event.error.strip().partition("\n")[0]))
                 head = f"{glyphs.failed} Upload failed"
                 words = (head, self.title, f"{event.error_type}: {reason}")
@@ -270,7 +273,7 @@ class PushView:
             return _GAP.join((head, self._title_within(room, glyphs), amounts[-1]))
         if event.what not in ("upload", "sync"):
             return _GAP.join((head, amounts[-1]))
-        # In narrow terminals the sign says that it is complete.
+        # In narrow terminals the glyph alone shows that it is complete.
         room = width - text_width(glyphs.done) - 1 - len(_GAP) - text_width(amounts[-1])
         title = self._title_within(max(_SHORTEST_TITLE, room), glyphs)
         return f"{glyphs.done} {title}{_GAP}{amounts[-1]}"
@@ -278,7 +281,7 @@ class PushView:
     def _shown_files(self) -> list[InFlight]:
         """Up to three files, each keeping its line until it is complete.
 
-        A file is shown from its second frame on: small ones come and go too fast to be read.
+        A file is shown from its second frame on: small files come and go too fast to be read.
         """
         moving = {file.path: file for file in self._aggregator.in_flight()}
         slots = [path if path in moving else None for path in self._slots]
@@ -293,7 +296,8 @@ class PushView:
 
 
 def _joined(parts: list[tuple[str, int]], width: int) -> str:
-    """The parts with gaps between; while they do not fit, that of the highest rank goes first."""
+    """The parts with gaps between them. While they do not fit, the part with the highest rank is
+    dropped."""
     kept = [part for part in parts if part[0]]
     while True:
         text = _GAP.join(text for text, _ in kept)
@@ -341,7 +345,7 @@ def _bar_width(width: int) -> int:
 
 
 def _percent(done: int, total: int) -> str:
-    # Rounded down: 100 % is said when it is true.
+    # Rounded down: 100 % is shown only when it is reached.
     return f"{done * 100 // total if total else 100:3d}%"
 
 
@@ -350,7 +354,7 @@ def _share_width(progress: UploadProgress) -> int:
 
 
 def _speed(progress: UploadProgress) -> list[str]:
-    """Rate and time left, while bytes move; both or none."""
+    """Rate and time left, while bytes are being sent; both or neither."""
     if progress.eta_seconds is None or progress.bytes_per_second <= 0:
         return []
     left = format_duration(max(1.0, progress.eta_seconds))

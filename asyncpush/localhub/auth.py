@@ -1,8 +1,9 @@
-"""Who is asking: a token, given as Bearer or as the password of Basic, compared in constant time.
-Tokens are those that the hub was started with, and those that it issues itself, which expire.
+"""Who sent a request: a token, given as Bearer or as the password of Basic, compared in constant
+time.
 
-Basic is what git, git-lfs and official clients before 0.20 send: `user:TOKEN`, or `TOKEN` as the
-user's name.
+Tokens are those that the hub was started with, and those that it issues itself, which expire. Basic
+is what git, git-lfs and official clients before 0.20 send: `user:TOKEN`, or `TOKEN` as the user's
+name.
 """
 
 from __future__ import annotations
@@ -74,20 +75,21 @@ class Users:
 USERS = web.AppKey("users", Users)
 
 OAUTH_PREFIX, EXCHANGED_PREFIX = "hf_oauth_local-", "hf_jwt_local-"
-"""How this hub's tokens begin: as the public Hub's, and yet different from all of those."""
+"""The prefix of this hub's tokens. It resembles that of the public Hub's tokens, but none of those
+has it."""
 
 OAUTH_LIFETIME = 30 * 86_400
 """Seconds that a token of a browser login is valid."""
 
 EXCHANGED_LIFETIME = 3600
-"""Seconds that a token of trusted publishing is valid; the public Hub's are too."""
+"""Seconds that a token of trusted publishing is valid, as on the public Hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token that this hub issued: whose it is, when it expires (Unix time), and the one
-    `resource` that it may write to (`me/m`, `datasets/me/d`, or a user, which means none); None
-    where it may do whatever its user may."""
+    """A token that this hub issued: its user, the Unix time at which it expires, and the only
+    `resource` that it may write to (`me/m`, `datasets/me/d`). A user as the resource means that it
+    may write to no repo; None means that it may do everything its user may."""
 
     token: str = field(repr=False)
     user: str
@@ -106,11 +108,12 @@ class BrowserLogin:
 
 
 class TokenIssuer:
-    """Issues tokens that expire, and recognizes them. All hubs that serve one folder recognize the
-    tokens of the others.
+    """Issues tokens that expire, and recognizes them. Hubs that serve the same folder recognize
+    each other's tokens.
 
-    A token carries what it is good for, signed; a refresh token is random, and names a file that
-    says whose it is. Using it removes that file: whoever succeeds in that was first.
+    A token contains its own rights, signed. A refresh token is random, and names a file that says
+    whose it is. Using a refresh token removes that file; only the first one who removes it
+    succeeds.
     """
 
     def __init__(self, folder: Path, *, lifetime: int = OAUTH_LIFETIME) -> None:
@@ -139,11 +142,12 @@ class TokenIssuer:
         return self.log_in(user)
 
     def exchange(self, user: str, resource: str) -> IssuedToken:
-        """A token for `resource` alone, as trusted publishing gives it."""
+        """A token only for `resource`, as trusted publishing issues it."""
         return self._issue(EXCHANGED_PREFIX, user, EXCHANGED_LIFETIME, resource)
 
     def find(self, token: str) -> IssuedToken | None:
-        """What this token is good for; None when it is not from here, expired or revoked."""
+        """The token's rights; None when this hub did not issue it, or when it has expired or was
+        revoked."""
         if not token.startswith((OAUTH_PREFIX, EXCHANGED_PREFIX)):
             return None
         encoded = token.partition("-")[2]
@@ -170,7 +174,7 @@ class TokenIssuer:
     def _issue(
         self, prefix: str, user: str, lifetime: int, resource: str | None = None
     ) -> IssuedToken:
-        # What is random makes no two tokens equal.
+        # The random part makes all tokens different.
         params = {"generation": str(self._generation), "id": secrets.token_hex(8)}
         if resource is not None:
             params["resource"] = resource
@@ -196,15 +200,15 @@ def is_loopback(host: str) -> bool:
 
 
 def user_of(request: web.Request) -> str | None:
-    """The user whose token is given here, or None; a wrong token is refused wherever it is
-    given."""
+    """The user of the request's token, or None without a token. An invalid token is refused
+    everywhere."""
     header = request.headers.get("Authorization")
     if header is None:
         return None
     users, tokens = request.app[USERS], request.app[TOKENS]
     for token in _tokens(header):
         if token.startswith((OAUTH_PREFIX, EXCHANGED_PREFIX)):
-            issued = tokens.find(token)  # one that has expired is refused even by an open hub
+            issued = tokens.find(token)  # an expired token is refused even by an open hub
             name = None if issued is None else issued.user
         else:
             name = users.name_of(token)
@@ -214,7 +218,7 @@ def user_of(request: web.Request) -> str | None:
 
 
 def issued_token(request: web.Request) -> IssuedToken | None:
-    """The token given here, if this hub issued it."""
+    """The request's token, if this hub issued it."""
     given = _tokens(request.headers.get("Authorization", ""))
     return next(filter(None, map(request.app[TOKENS].find, given)), None)
 
@@ -239,10 +243,10 @@ def require_user(request: web.Request) -> str:
 
 
 def check_scope(request: web.Request, resource: str) -> None:
-    """Raises a `Refusal` 403 when the token given here was issued for something else."""
+    """Raises a `Refusal` 403 when the request's token was issued for another resource."""
     issued = issued_token(request)
     if issued is not None and issued.resource not in (None, resource):
-        raise Refusal(403, f"This token may write to {issued.resource} alone")
+        raise Refusal(403, f"This token may write only to {issued.resource}")
 
 
 def _tokens(header: str) -> Iterator[str]:
@@ -319,8 +323,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = getattr(record, "request", None) or {"message": super().format(record)}
-        return orjson.dumps({"time": time, "level": record.levelname.lower(), **told}).decode()
+        content = getattr(record, "request", None) or {"message": super().format(record)}
+        return orjson.dumps({"time": time, "level": record.levelname.lower(), **content}).decode()
 
 
 def _printable(text: str) -> str:

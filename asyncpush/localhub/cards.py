@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+CARD_NAME = "README.md"
+
 MAX_FRONT_MATTER = 256 << 10
 _MAX_DEPTH = 50
 _MAX_ALIASES = 100

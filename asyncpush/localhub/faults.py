@@ -93,12 +93,12 @@ class Fault:
 
 @dataclass
 class Faults:
-    """The faults of a hub, and what they did: `seen` counts the requests of each route, `spoilt`
+    """The faults of a hub, and what they did: `seen` counts the requests of each route, `injected`
     lists the faults in the order in which they happened. `rules` may change at any time."""
 
     rules: list[Fault] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
-    spoilt: list[Fault] = field(default_factory=list)
+    injected: list[Fault] = field(default_factory=list)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
     _striking: set[asyncio.Future[None]] = field(default_factory=set)
 
@@ -115,7 +115,7 @@ class Faults:
     @property
     def middleware(self) -> Middleware:
         @web.middleware
-        async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
             route = request.match_info.route.name or ""
             self.seen[route] += 1
             number = self.seen[route]
@@ -124,12 +124,12 @@ class Faults:
                     return await self._strike(rule, request, handler)
             return await handler(request)
 
-        return spoil
+        return inject
 
     async def _strike(
         self, rule: Fault, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
-        self.spoilt.append(rule)
+        self.injected.append(rule)
         ended = asyncio.get_running_loop().create_future()
         self._striking.add(ended)
         try:
@@ -164,9 +164,9 @@ def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
         faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
     ) -> web.StreamResponse:
         await read_all(request)
-        told = f"{1 if seconds is None else seconds:g}"
+        text = f"{1 if seconds is None else seconds:g}"
         named = {
-            key.replace("_", "-"): value.replace("{seconds}", told)
+            key.replace("_", "-"): value.replace("{seconds}", text)
             for key, value in headers.items()
         }
         kinds = {"<h": "text/html", "<E": "application/xml"}

@@ -122,13 +122,13 @@ class LocalHub:
         return self._users.is_open
 
     def log_in(self, user: str = USER) -> BrowserLogin:
-        """A token and a refresh token for `user`, as the login of `hf auth login` in the browser
-        gives them. The hub must be running."""
+        """A token and a refresh token for `user`, like those from the browser login of `hf auth
+        login`. The hub must be running."""
         return self._issuer().log_in(user)
 
     def revoke_tokens(self) -> None:
-        """Refuse the tokens that `log_in`, their renewal and trusted publishing gave out so far.
-        Refresh tokens stay valid. The hub must be running."""
+        """Refuse the tokens that `log_in`, renewals of these logins, and trusted publishing have
+        issued so far. Refresh tokens stay valid. The hub must be running."""
         self._issuer().revoke()
 
     def _issuer(self) -> TokenIssuer:

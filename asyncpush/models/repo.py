@@ -20,6 +20,8 @@ _PREFIX = {
     "bucket": "buckets/",
 }
 
+_WITH_TYPE = ("models/", *(prefix for prefix in _PREFIX.values() if prefix))
+
 CARD_NAME = "README.md"
 """The file of a repo that is its card: metadata and text."""
 
@@ -65,6 +67,8 @@ def check_repo_id(repo_id: str) -> None:
     """
     suggestion = "use namespace/name, for example me/my-model"
     if not isinstance(repo_id, str) or repo_id.count("/") != 1:
+        if isinstance(repo_id, str) and repo_id.startswith(_WITH_TYPE):
+            suggestion = f"write hf://{repo_id}"
         raise InvalidRepoIdError(
             f"repo id {repo_id!r} is not namespace/name", suggestion=suggestion
         )

@@ -98,6 +98,11 @@ class UploadResult:
     plan: tuple[PlannedFile, ...] = field(default=(), repr=False)
     activity: Activity = field(default=Activity(), repr=False, compare=False)
 
+    @property
+    def oid(self) -> str:
+        """`commit_sha`, by the name that the official client's `CommitInfo` gives it."""
+        return self.commit_sha
+
     def _repr_html_(self) -> str:
         """What notebooks show: the card of `asyncpush.notebook` in a process that has pushed, else
         (of a result that was unpickled, say) one line with its links."""

@@ -1,5 +1,5 @@
-"""The network: one session with its connections, limits, waits and retries.
+"""The network layer: one session with its connections, limits, waits and retries.
 
-The only importer of aiohttp on the client side; everything that leaves here is our own values and
-errors, with secrets taken out.
+On the client side only this package imports aiohttp. It returns our own values and errors, with
+secrets removed.
 """

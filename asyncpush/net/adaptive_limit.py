@@ -1,7 +1,7 @@
-"""An adaptive concurrency limit for parts: the fewest in flight that carry the goodput.
+"""An adaptive concurrency limit for parts: as few in flight as still give the full goodput.
 
-What is in flight is lost when the process is killed, and each part takes a connection of the store
-and a buffer of ours.
+A part in flight is lost when the process is killed, and it occupies a connection to the store and
+one of our buffers. So more than necessary should never be in flight.
 """
 
 from __future__ import annotations
@@ -16,75 +16,82 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 START = 16
-"""Large parts in flight at first: enough for a fat pipe with a cap per connection."""
+"""Large parts in flight at first: enough to fill a fast link whose connections are each limited."""
 
 FEWEST = 4
-"""Large parts to which the limit narrows by itself: fewer leave a pipe empty while each waits for
-its answer, and hold little that could be lost."""
+"""The limit never narrows below this many large parts. With fewer, the link would be idle while
+each part waits for its answer, and there is little to gain: so few parts hold little that could be
+lost."""
 
 SMALL_PARTS = 32
-"""Parts in flight while only small ones wait. They hold little that could be lost, and take
-longer to be answered than to be sent."""
+"""Parts in flight while only small ones are waiting. Small parts hold little that could be lost,
+and waiting for the answer takes longer than sending them."""
 
 WORTH_IT = 0.4
-"""What a rise must bring, of what it would bring on a free pipe. Noise brings less, and so does a
-core that has more than enough to do already: there more in flight only makes the loop late."""
+"""A higher limit is kept if it brings at least this share of what it would bring on an unlimited
+link. Random variation brings less. So does a saturated CPU core, on which more parts in flight only
+slow down the event loop."""
 
 CARRIES = 0.95
-"""The share of the best goodput that the limit narrows to."""
+"""The limit narrows to the fewest parts that give this share of the best goodput."""
 
 TOLERANCE = 0.05
-"""Differences in goodput below this are noise."""
+"""Relative differences in goodput below this are treated as noise."""
 
 NARROWER = 0.75
-"""By how much a limit is narrowed to find out whether fewer parts do, where more did not help."""
+"""When a higher limit did not help, the limit is multiplied by this to see whether fewer parts are
+enough."""
 
 STILL_GROWING = 1.2
-"""Goodput that grows faster than this from one measurement to the next is that of connections in
-their own slow start (RFC 5681), and tells nothing yet."""
+"""While goodput grows by more than this factor between two measurements, the connections are still
+in TCP's own slow start (RFC 5681), and nothing can be concluded yet."""
 
 SETTLING = 0.025
-"""Seconds after parts were paused in which what they had in buffers still arrives, at least."""
+"""After parts were paused, measuring waits at least this many seconds, because the data in their
+buffers is still arriving."""
 
 PAUSE = 10.0
-"""Seconds after which a paused part sends one more piece: S3 closes connections on which nothing
-moves for about 20 seconds."""
+"""A paused part sends one more piece after this many seconds: S3 closes connections on which
+nothing moves for about 20 seconds."""
 
 COOLDOWN = 4
-"""Waves of parts to wait before rising again where it did not help; doubled each time."""
+"""After a rise that did not help, the next one waits until this many times the limit of parts have
+been stored. The number is doubled each time."""
 
 LONGEST_COOLDOWN = 64
 
 
 AT_ONCE = 4
-"""Parts that begin in one turn of the event loop: each takes it about a millisecond, and sixteen of
-them made everything else wait for twenty."""
+"""Parts that may begin in one turn of the event loop. Starting a part takes about a millisecond;
+sixteen at once delayed everything else by twenty."""
 
 A_FEW = 8
-"""What part of the limit may go beyond it, so as not to be left for last."""
+"""The last few parts of a push may exceed the limit by one part in this many, so that they need no
+round of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthMode:
-    """How the limit grows: by which factor, and how soon a part that has just begun is measured.
-    With an `eagerness` of 8, an eighth of a part counts as much as a whole one."""
+    """How the limit grows: by which factor, and how early a part that has just begun is measured.
+    With an `eagerness` of 8, an eighth of a part counts as much as a whole part."""
 
     growth: float
     eagerness: float
 
 
 SLOW_START = GrowthMode(growth=2.0, eagerness=8.0)
-"""As TCP's: nothing is known yet, and a short push has no time to wait for whole parts. A start is
-fair to both limits, since the connections of both are new."""
+"""Like TCP's slow start: nothing is known yet, and a short push has no time to wait for whole
+parts. The comparison is fair, because the connections of both limits are new."""
 
 STEADY = GrowthMode(growth=1.5, eagerness=1.0)
-"""Once the limit was too large. Then a rise's new connections are compared with warm ones: only
-whole parts are long enough to be fair."""
+"""Used once the limit was found to be too large. A rise then compares new connections with warm
+ones, and only whole parts are long enough for a fair comparison."""
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A slot held: under which limit, and how far its part was when."""
+    """A slot that a part holds: the limit (`width`) it was measured under, and the part's position
+    at the time `since`."""
 
     epoch: int
     width: int
@@ -92,7 +99,7 @@ class Slot:
     position: int = 0
     small: bool = False
     resumed: asyncio.Event | None = None
-    """Set when the part may go on; None while it is not paused."""
+    """Set when the part may continue; None while the part is not paused."""
 
     @property
     def paused(self) -> bool:
@@ -124,20 +131,21 @@ _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 
 
 class AdaptiveLimit:
-    """The limit of parts in flight.
+    """Limits how many parts are in flight.
 
-    It starts at `START`. As soon as goodput is steady, some of these parts are paused in order to
-    see whether half as many carry as much, and half of those. Where they do not, the limit doubles
-    while goodput grows with it. Either way it ends at the fewest parts that carry `CARRIES` of the
-    best goodput. From then on it tries now and then whether half as many more help, or a quarter
-    fewer suffice. When the store is overloaded, it returns to what was good before, or halves.
+    The limit starts at `START`. As soon as goodput is steady, it doubles as long as goodput grows
+    with it. When it no longer does, half of the parts are paused to see whether the other half
+    gives the same goodput, then half of those, and so on. It ends at the fewest parts that give
+    `CARRIES` of the best goodput. From then on it tries now and then whether half as many more
+    help, or a quarter fewer are enough. When the store is overloaded, the limit returns to its
+    value before the last rise, or is halved.
 
-    Goodput is bytes per second of slot time, times the limit. Small parts are not measured, and up
-    to `SMALL_PARTS` of them are sent at once, unless the store has refused: then one limit holds
-    for all parts.
+    Goodput is bytes per second of slot time, times the limit. Small parts are not measured. Up to
+    `SMALL_PARTS` of them are sent at once, unless the store has reported an overload: then one
+    limit applies to all parts.
 
-    A free slot goes to the push that holds the fewest, and of its files to the one that holds the
-    fewest: one slow file does not hold up the rest, nor one push another.
+    A free slot goes to the push with the fewest slots, and within it to the file with the fewest.
+    So one slow file does not delay the others, and one push does not delay another.
     """
 
     def __init__(self, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,16 +159,17 @@ class AdaptiveLimit:
         self._waiting: dict[_Holder, deque[asyncio.Event]] = {}
         self._epoch = self._fell_at = 0
         self._count_anew()
-        self._rises: list[Measured] = []  # what the limit rose from, since it was last narrowed
+        # the measurements before each rise since the limit last fell
+        self._rises: list[Measured] = []
         self._refused = False
         self._trial: Measured | None = None  # what the present limit is compared with
-        self._sending: dict[Slot, None] = {}  # large parts, the first to begin first
+        self._sending: dict[Slot, None] = {}  # large parts, in the order they began
         self._paused: dict[Slot, None] = {}
         self._growing: float | None = 0.0  # the last goodput at `START`; None once it was steady
         self._first = 0  # the limit when goodput was first steady
-        self._rate = 0.0  # bytes per second of a part where the fewest were in flight
+        self._rate = 0.0  # bytes per second of one part when the fewest were in flight
         self._part_size = 0
-        self._latency = math.inf  # seconds between a slot and its part's first bytes
+        self._latency = math.inf  # seconds from taking a slot to the part's first bytes
         self._measured_from = 0.0
         self._mode = SLOW_START
         self._cooldown = COOLDOWN
@@ -176,14 +185,14 @@ class AdaptiveLimit:
 
     @property
     def idle(self) -> bool:
-        """Whether a slot is free and nobody wants it."""
+        """Whether a slot is free and no part is waiting for one."""
         return not self._waiting and self._large < self._limit
 
     @asynccontextmanager
     async def slot(
         self, of: Hashable = None, push: Hashable = None, *, small: bool = False
     ) -> AsyncIterator[Slot]:
-        """Wait for a slot and hold it, for a part of this file of this push. The slot is for
+        """Wait for a slot for a part of this file of this push, and hold it. Pass the slot to
         `moving`, `succeeded` and `overloaded`."""
         holder = push, of, small
         await self._acquire(holder)
@@ -198,7 +207,7 @@ class AdaptiveLimit:
             self._leave(holder)
 
     def share(self, sharers: int) -> None:
-        """Take one share of what this host may have in flight, being one of `sharers`."""
+        """Use only one share of this host's limit, which `sharers` processes divide among them."""
         if sharers == self._sharers:
             return
         share = max(2, self._limit * self._sharers // sharers)
@@ -209,8 +218,9 @@ class AdaptiveLimit:
         self._trial = None
 
     def moving(self, slot: Slot, position: int, size: int) -> None:
-        """So many bytes of a part of `size` have arrived. The first ones start its clock: before
-        them the connection was made, and they may be no further than in buffers."""
+        """Report that this many bytes of a part of `size` have arrived. The first report starts the
+        part's clock: the time before was spent connecting, and the first bytes may only be in
+        buffers."""
         if slot.position:
             self._count(slot, position, size)
         elif position:
@@ -219,16 +229,17 @@ class AdaptiveLimit:
             slot.since, slot.position = now, position
 
     def succeeded(self, slot: Slot, size: int) -> None:
-        """A part of so many bytes is stored."""
+        """Report that a part of this size is stored."""
         if slot.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
         self._count(slot, size, size)
 
     def overloaded(self, slot: Slot) -> None:
-        """The store said 429 or 503, or a connection timed out, in this slot.
+        """Report that the store answered 429 or 503 to this slot's part, or that its connection
+        timed out.
 
-        Parts that had begun before the last fall tell nothing new: one bad moment of the store,
-        met by all that is in flight, counts once.
+        Parts that began before the limit last fell are ignored: if one overload of the store hits
+        everything in flight, it counts once.
         """
         self._refused = True
         if slot.epoch < self._fell_at:
@@ -250,9 +261,9 @@ class AdaptiveLimit:
         self._part_size = size
         self._bytes += moved
         self._seconds += seconds
-        self._told += min(1.0, self._mode.eagerness * moved / max(size, 1))
+        self._observed += min(1.0, self._mode.eagerness * moved / max(size, 1))
         # A limit that is not reached cannot be judged.
-        if 2 * self._told >= self._limit <= (self._in_flight if self._refused else self._large):
+        if 2 * self._observed >= self._limit <= (self._in_flight if self._refused else self._large):
             goodput = self._limit * self._bytes / max(self._seconds, 1e-6)
             self._judge(Measured(self._limit, goodput))
 
@@ -270,12 +281,12 @@ class AdaptiveLimit:
                 self._growing = now.goodput
                 self._count_anew()
                 return
-            # The better of the two: a moment of a busy machine is not the network's.
+            # Take the better of the two: if this machine was busy for a moment, the network was not
+            # slower.
             now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
-            if now.width > FEWEST:
-                self._trial, self._first = now, now.width
-                self._narrow(max(FEWEST, now.width // 2))
+            if now.width > FEWEST and self._limit >= self._maximum and self._waiting:
+                self._look_for_fewer(now)
                 return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
@@ -290,15 +301,23 @@ class AdaptiveLimit:
             self._judge_alone(now)
             return
         best = max(before.goodput, now.goodput)
+        if self._mode is SLOW_START and before.width > FEWEST:
+            self._rises.clear()
+            self._look_for_fewer(Measured(before.width, best))
+            return
         needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
         if now.goodput < (1 + TOLERANCE) * before.goodput:
-            # Nothing was gained: what was before is enough, and may be too much as well.
+            # Nothing was gained: the limit before is enough, and may be too high as well.
             share = 1.0 if self._mode is SLOW_START else NARROWER
             needed = min(needed, math.ceil(share * before.width))
         self._rises.clear()
         self._settle(max(needed, min(FEWEST, before.width)))
         if self._limit < before.width:
             self._trial = Measured(before.width, best)
+
+    def _look_for_fewer(self, enough: Measured) -> None:
+        self._trial, self._first = enough, enough.width
+        self._narrow(max(FEWEST, enough.width // 2))
 
     def _judge_narrower(self, before: Measured, now: Measured) -> None:
         """`before` is the narrowest limit so far that carries its goodput."""
@@ -315,9 +334,7 @@ class AdaptiveLimit:
             else:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
-            # All of them are needed, and maybe more.
-            self._steer(before.width)
-            self._judge_alone(before)
+            self._settle(before.width)  # all of them are needed
         elif starting:
             self._settle(max(needed, now.width + 1))
         else:
@@ -325,7 +342,8 @@ class AdaptiveLimit:
         self._wake()
 
     def _needed(self, goodput: float, rate: float) -> int:
-        """Parts that carry this goodput at this rate of each, the gaps between them included."""
+        """How many parts give this goodput if each has this rate, including the gaps between
+        parts."""
         gap = 0.0 if math.isinf(self._latency) else self._latency * rate / max(self._part_size, 1)
         return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap))
 
@@ -337,7 +355,7 @@ class AdaptiveLimit:
         self._wake()
 
     def _narrow(self, limit: int) -> None:
-        """Pause parts, and measure those that go on."""
+        """Lower the limit, pause the parts beyond it, and measure those that continue."""
         self._steer(limit)
         self._pause()
         latency = 0.0 if math.isinf(self._latency) else self._latency
@@ -347,7 +365,8 @@ class AdaptiveLimit:
                 slot.epoch, slot.width = self._epoch, limit
 
     def _settle(self, limit: int) -> None:
-        """The slow start is over, or a rise was in vain."""
+        """Fall to this limit and pause the parts beyond it: the slow start is over, or a rise did
+        not help."""
         self._fall(limit)
         self._pause()
 
@@ -365,7 +384,7 @@ class AdaptiveLimit:
         self._resume()
 
     def _pause(self) -> None:
-        """Pause the parts that are beyond the limit, the last to begin first."""
+        """Pause the parts beyond the limit, starting with those that began last."""
         going = [slot for slot in self._sending if not slot.paused]
         for slot in going[self._limit :]:
             slot.resumed = asyncio.Event()
@@ -381,7 +400,7 @@ class AdaptiveLimit:
 
     def _count_anew(self) -> None:
         self._bytes = 0
-        self._seconds = self._told = 0.0
+        self._seconds = self._observed = 0.0
 
     def _width(self, small: bool) -> int:
         """How many parts may be in flight when another one of this kind begins."""
@@ -399,7 +418,7 @@ class AdaptiveLimit:
         try:
             await slot.wait()
         except BaseException:
-            if slot.is_set():  # a slot had been given to us already: hand it on
+            if slot.is_set():  # a slot was already given to us: pass it on
                 self._leave(of)
             else:
                 self._remove(of, slot)
@@ -446,18 +465,18 @@ class AdaptiveLimit:
         return self._large < self._limit and self._in_flight < self._maximum
 
     def _are_few_left(self) -> bool:
-        """Whether all that wait are so few that they may go beyond the limit: two parts in a wave
-        of their own would take as long as the thirty before them. A store that has refused before
-        gets no part beyond the limit."""
+        """Whether the waiting parts are so few that they may exceed the limit. Otherwise the last
+        two parts would need a round of their own, which takes as long as thirty. No part exceeds
+        the limit once the store has reported an overload."""
         if self._refused:
             return False
         wanted = self._in_flight + sum(map(len, self._waiting.values()))
         return wanted <= min(self._maximum, self._limit + self._limit // A_FEW)
 
     def _is_due(self, of: _Holder) -> bool:
-        """Whether a part may go beyond the limit because its push has none in flight: the slots may
-        be held by a push whose source is slow, or hangs. A store that has refused before gets no
-        part beyond the limit."""
+        """Whether a part may exceed the limit because its push has none in flight: all slots may be
+        held by a push whose source is slow or hangs. No part exceeds the limit once the store has
+        reported an overload."""
         return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
 
     def _remove(self, of: _Holder, slot: asyncio.Event) -> None:

@@ -18,10 +18,10 @@ from asyncpush.redaction import redact_url
 
 
 class GuardedResolver(AbstractResolver):
-    """aiohttp's resolver, without addresses that `protocol.urls.address_problem` objects to.
+    """aiohttp's resolver, without the addresses that `protocol.urls.address_problem` rejects.
 
-    Hosts that the user has named may be anywhere: the endpoint's, the allowed ones, the proxies of
-    the environment.
+    Hosts that the user has named may have any address: the endpoint's, the allowed hosts, and the
+    environment's proxies.
     """
 
     def __init__(self, endpoint: str, allowed_hosts: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Raises `ProtocolError` when nothing is left, `OSError` when the name is unknown."""
+        """Raises `ProtocolError` when no address is left, `OSError` when the name is unknown."""
         self._resolver = self._resolver or DefaultResolver()
         found = await self._resolver.resolve(host, port, family)
         if host.lower() in self._named or host.lower() in _proxy_hosts():
@@ -55,7 +55,7 @@ def _proxy_hosts() -> set[str]:
     for proxy in getproxies().values():
         try:
             hosts.add(urlsplit(proxy if "://" in proxy else f"http://{proxy}").hostname or "")
-        except ValueError:  # said when it is used
+        except ValueError:  # reported when the proxy is used
             continue
     return hosts
 
@@ -71,14 +71,14 @@ _Proxy: TypeAlias = tuple[str, dict[str, str]]
 
 
 class Proxies:
-    """The environment's proxies, each host's looked up once: a look copies the whole environment,
-    59 µs of CPU with 36 variables (measured), and a small object would pay for two."""
+    """The environment's proxies, looked up once per host. A lookup copies the whole environment,
+    which takes 59 µs of CPU with 36 variables (measured); a small object would need two."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str | None], _Proxy | None] = {}
 
     def through(self, url: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """A request's arguments with what aiohttp must know of the proxy, if there is one."""
+        """A request's arguments for aiohttp, with the proxy added if there is one."""
         parts = urlsplit(url)
         route = (parts.scheme, parts.hostname)
         if route not in self._found:
@@ -87,14 +87,15 @@ class Proxies:
         if found is None:
             return arguments
         proxy, credentials = found
-        if parts.scheme == "https":  # the credentials belong to the CONNECT before it
+        if parts.scheme == "https":  # the credentials belong to the CONNECT request
             return {**arguments, "proxy": proxy, "proxy_headers": credentials}
         headers = {**arguments.get("headers", {}), **credentials}
         return {**arguments, "proxy": proxy, "headers": headers}
 
 
 def proxy_for(url: str) -> _Proxy | None:
-    """The proxy for a URL and the headers that are for it alone, or None (`NO_PROXY` honoured)."""
+    """The proxy for a URL and the headers meant only for the proxy; None without a proxy or when
+    `NO_PROXY` excludes the host."""
     parts = urlsplit(url)
     named = getproxies().get(parts.scheme)
     if not named or not parts.hostname or proxy_bypass(parts.hostname):

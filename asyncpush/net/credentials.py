@@ -1,4 +1,4 @@
-"""The Hub token: where it is looked for, and how a new one is got."""
+"""The Hub token: where it is found, and how it is replaced by a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asyncpush.errors import AuthError, MissingTokenError
 from asyncpush.net.login import COLAB, RESOURCE, Credential, Login, colab_token, stored_path
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
-# Line breaks, no-break spaces, soft hyphens, zero-width characters and marks of direction.
+# Line breaks, no-break spaces, soft hyphens, zero-width characters and direction marks.
 _INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff]")
 _SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s+", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
@@ -31,8 +31,8 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 def token_from_environment() -> str | None:
     """`HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the token file that `hf auth login` wrote,
-    else Colab's secrets. (What goes before all of them, trusted publishing, has to be asked for.)
-    """
+    else Colab's secrets. Trusted publishing comes before all of these, but needs a request to the
+    Hub."""
     found = find_token()
     return found[0] if found is not None else None
 
@@ -43,7 +43,7 @@ def has_token() -> bool:
 
 
 def find_token() -> tuple[str, str] | None:
-    """The token, and the variable or file that it is from; None when there is none. Raises
+    """The token, and the variable or file it comes from; None when there is none. Raises
     `AuthError` for a text that cannot be a token."""
     for name in _VARIABLES:
         if value := _clean(os.environ.get(name, ""), name):
@@ -55,10 +55,10 @@ def find_token() -> tuple[str, str] | None:
 
 
 def every_token() -> list[str]:
-    """All tokens that this user has set or stored, whichever of them is used."""
+    """All tokens that this user has set or stored, not only the one in use."""
     found = []
     for name in _VARIABLES:
-        with contextlib.suppress(AuthError):  # a text that cannot be a token is not one
+        with contextlib.suppress(AuthError):  # a text that cannot be a token is ignored
             found.append(_clean(os.environ.get(name, ""), name))
     with contextlib.suppress(AuthError):
         found.append((_token_in_file() or ("", ""))[0])
@@ -76,11 +76,11 @@ def _token_in_file() -> tuple[str, str] | None:
 
 
 class TokenSource:
-    """Gives the token for `endpoint`. It calls the user's callable when there is one; `refresh`
-    gets another token after a 401. A stored token that expires is renewed in time, once `login` is
-    set.
+    """Gives the token for `endpoint`.
 
-    No `repr` shows the token.
+    It calls the user's callable when there is one; `refresh` gets another token after a 401. A
+    stored token that expires is renewed before its end, once `login` is set. No `repr` shows the
+    token.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TokenSource:
     ) -> None:
         current = None
         if isinstance(token, str):
-            # A text that cannot be a token raises later, in `get`, as one found elsewhere does.
+            # Like a token that was found elsewhere, this one is checked later, in `get`.
             with contextlib.suppress(AuthError):
                 current = token = _clean(token, _GIVEN)
             if token is None:
@@ -112,12 +112,12 @@ class TokenSource:
 
     @property
     def expires_at(self) -> float | None:
-        """The Unix time at which the token in use ends, where that is known."""
+        """The Unix time at which the token in use expires, if that is known."""
         return None if self._current is None else self._current.expires_at
 
     @property
     def known(self) -> str:
-        """The token in use, for redaction; empty before the first `get`."""
+        """The token in use, so that it can be redacted; empty before the first `get`."""
         return self._current.token if self._current is not None else ""
 
     async def get(self) -> str:
@@ -129,21 +129,22 @@ class TokenSource:
         return current.token
 
     async def find(self) -> str | None:
-        """The token, or None when there is none. Public repos can be read without one."""
+        """The token, or None when there is none: public repos can be read without one."""
         try:
             return await self.get()
         except MissingTokenError:
             return None
 
     async def refresh(self, rejected: str) -> str:
-        """A token other than `rejected`; one that another request has fetched meanwhile will do."""
+        """A token other than `rejected`. If another request has fetched one in the meantime, that
+        one is returned."""
         async with self._asking:
             if self.known == rejected:
                 self._current = await self._ask(rejected)
         return await self.get()
 
     def _lasting(self) -> Credential | None:
-        """The token in use, or None when it must be renewed."""
+        """The token in use, or None when it has to be renewed."""
         current = self._current
         if current is None or current.renew_at is None or self._clock() < current.renew_at:
             return current
@@ -168,8 +169,8 @@ class TokenSource:
 
 
 async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
-    """What it returns. A plain callable may wait for the network or a prompt, so it is called in a
-    thread, if one can be started (Python 3.12 starts none while the process ends)."""
+    """The callable's result. A plain callable may wait for the network or for the user, so it runs
+    in a thread, if one can be started: Python 3.12 starts none during interpreter shutdown."""
     if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
         answer = ask()
     else:
@@ -184,7 +185,8 @@ async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:
 
 
 def token_files() -> list[Path]:
-    """The files with this user's tokens: the token file, and `stored_tokens` of `hf auth login`."""
+    """The files that hold this user's tokens: the token file, and `stored_tokens` of `hf auth
+    login`."""
     try:
         path = _token_path()
     except RuntimeError:  # there is no home directory
@@ -205,21 +207,28 @@ def _decoded(content: bytes) -> str:
 
 def _clean(token: object, where: str) -> str | None:
     """The token without what was copied along with it: line breaks, invisible characters, quotes,
-    "Bearer". None when nothing is left. Raises `AuthError` for characters that no header may hold,
-    naming where the token is from and never the token."""
+    "Bearer". None when nothing is left.
+
+    Raises `AuthError` for spaces and quotes within it, and for what a header cannot hold. The
+    message names where the token comes from, never the token.
+    """
     if not isinstance(token, str):
         return None
     text = _INVISIBLE.sub("", token).strip()
     text = _SCHEME.sub("", _unquoted(text))
     text = _unquoted(text)
     for position, letter in enumerate(text, 1):
-        if not " " <= letter <= "~":
+        if not "!" <= letter <= "~" or letter in _QUOTES:
             raise AuthError(
-                f"{where} is not a valid token: its character {position} is U+{ord(letter):04X},"
-                " and tokens are plain ASCII",
+                f"{where} is not a valid token: its character {position} is {_named(letter)},"
+                " and tokens are plain ASCII without spaces and quotes",
                 suggestion="copy the token again, without anything before or after it",
             )
     return text or None
+
+
+def _named(letter: str) -> str:
+    return {" ": "a space", '"': "a quote", "'": "a quote"}.get(letter, f"U+{ord(letter):04X}")
 
 
 def _unquoted(text: str) -> str:

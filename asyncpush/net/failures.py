@@ -1,4 +1,4 @@
-"""Failures of the network: aiohttp's exceptions become ours here, and are reported as events."""
+"""Network failures: aiohttp's exceptions are turned into ours here, and reported as events."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from asyncpush.protocol.failures import REMEDIES, Fault
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
-"""What a request may raise when the network, and not our code, is at fault."""
+"""What a request may raise when the network is at fault and not our code."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class StalledError(Exception):
-    """No byte moved for too long; the network layer's own, never seen outside it."""
+    """No byte moved for too long. Used only within the network layer."""
 
 
 def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubError:
-    """The error for a request that got no answer. Its message uses the system's reason, the
-    proxy's, or our own, and never a library's internals."""
+    """The error for a request that got no answer. Its message gives the reason of the system, of
+    the proxy or of this package, never a library's internals."""
     remedy = REMEDIES[_fault(exc)]
     return HubError(
         f"{what} failed: {redact_text(_described(exc, url))}",
@@ -107,7 +107,7 @@ def _host_and_port(url: str) -> str:
 
 
 def _tls_reason(error: Exception) -> str:
-    """OpenSSL's reason, without its place in a source file: `WRONG_VERSION_NUMBER` is "wrong
+    """OpenSSL's reason, without the location in its source: for `WRONG_VERSION_NUMBER` it is "wrong
     version number"."""
     reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or ""
     if reason:
@@ -125,7 +125,7 @@ _KINDS = (
 
 
 def _reason(exc: OSError) -> str:
-    """The system's reason. Where several addresses were tried, `exc` lists a reason for each, and
+    """The system's reason. When several addresses were tried, `exc` holds a reason for each, and
     the first one is used."""
     if isinstance(exc, ssl.SSLError):
         return _tls_reason(exc)
@@ -140,7 +140,7 @@ def _reason(exc: OSError) -> str:
 
 
 def _name_reason(exc: OSError) -> str:
-    """The resolver's reason: its numbers are no `errno`."""
+    """The resolver's reason: its error numbers are not `errno` values."""
     reason = exc.strerror or "no such host"
     return reason[0].lower() + reason[1:]
 
@@ -154,7 +154,8 @@ def completed(
     url: str = "",
     secret: str = "",
 ) -> HubError:
-    """A copy of the error with what only the retry loop knows, and with secrets removed."""
+    """A copy of the error, completed with what only the retry loop knows, and with secrets
+    removed."""
     return error.with_(
         attempt=attempt,
         elapsed_seconds=elapsed_seconds,
@@ -175,8 +176,8 @@ def report_failure(
     delay: float | None,
     fields: Mapping[str, Any],
 ) -> None:
-    """Emit the events of one failed attempt, on its own span: `RequestFailed`, and
-    `RetryScheduled` if it is made again after `delay` seconds; None means that it is not."""
+    """Emit the events of one failed attempt, on its own span: `RequestFailed`, and `RetryScheduled`
+    if the request is retried after `delay` seconds. None means that it is not retried."""
     if not events.active:
         return
     cause = getattr(error, "final", None) or error

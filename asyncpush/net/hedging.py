@@ -1,9 +1,10 @@
-"""Hedged requests: the progress of parts in flight is watched, and a slow one is sent again on
-another connection. The adaptive limit reads the same samples.
+"""Hedged requests: parts in flight are monitored, and a slow one is sent again on another
+connection. The adaptive limit uses the same samples.
 
-Near the end of a push one slow connection holds up all the rest. When a slot is idle and a part has
-taken half as long as others took whole, while what is left of it would take more than twice as long
-as sending it anew, it is sent anew; whichever is answered first counts.
+Near the end of a push one slow connection can delay the whole push. A part is sent a second time if
+a slot is idle, the part has already taken half as long as other parts took in total, and the rest
+of it would take more than twice as long as sending it again from the start. The first answer
+counts.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from contextlib import contextmanager
 from statistics import median
 
 LEAST = 1 << 20
-"""Bytes from which parts are monitored: smaller ones fit into the kernel's buffers, where their
-progress cannot be seen."""
+"""Parts of at least this many bytes are monitored. Smaller ones fit into the kernel's buffers,
+where their progress cannot be seen."""
 
 INTERVAL = 0.025
-"""Seconds between samples: with 0.1 a short push would be over after a few."""
+"""Seconds between samples. With 0.1 a short push would be over after a few of them."""
 
 WINDOW = 20
 """Samples over which a part's current rate is measured: half a second."""
 
 REMEMBERED = 5
-"""How many of the latest stored parts give the typical rate: near the end fewer parts share the
-network and the processor, so that rates rise."""
+"""How many of the latest stored parts give the typical rate. Near the end, fewer parts share the
+network and the processor, so rates rise."""
 
 ENOUGH = 3
-"""Parts that must have been stored before any is called slow."""
+"""Parts that must have been stored before any part is considered slow."""
 
 FACTOR = 2.0
-"""How many times longer the rest must take than sending the whole part anew: a second request is
-not free, and rates vary by less than this by chance."""
+"""How many times longer the rest must take than sending the whole part again. A second request has
+a cost, and random variation of rates stays below this factor."""
 
 
 class InFlightPart:
@@ -58,24 +59,25 @@ class InFlightPart:
 
     def look(self, now: float) -> None:
         arrived = self._delivered()
-        if self._paused():  # the pause is not the connection's doing
+        if self._paused():  # a pause is not the connection's fault
             self.began += now - self._samples[-1][0]
             self._samples.clear()
         self._samples.append((now, arrived))
         self._moving(arrived)
 
     def crawls(self, now: float, typical: float) -> bool:
-        """Whether it is worth sending again, at `typical` bytes a second."""
+        """Whether the part should be sent again, if `typical` is the usual rate in bytes per
+        second."""
         whole = self.size / typical
         left = self.size - self._samples[-1][1]
         (then, before), (_, arrived) = self._samples[0], self._samples[-1]
         rate = (arrived - before) / max(now - then, 1e-6)
-        # Half that time distinguishes a slow connection from a new one.
+        # Half of that time is enough to tell a slow connection from a new one.
         return now - self.began > whole / 2 and left > rate * FACTOR * whole
 
 
 class StragglerMonitor:
-    """Samples the parts in flight, while there are any. `idle` returns whether a slot is free."""
+    """Samples the parts in flight while there are any. `idle` returns whether a slot is free."""
 
     def __init__(self, idle: Callable[[], bool]) -> None:
         self._idle = idle
@@ -92,9 +94,9 @@ class StragglerMonitor:
         moving: Callable[[int], None] = lambda arrived: None,
         paused: Callable[[], bool] = lambda: False,
     ) -> Iterator[InFlightPart]:
-        """Monitor a part within this block. `moving` is called with the bytes that have arrived;
-        `again` once, if the part is slow enough to be sent a second time; `paused` tells whether
-        the part is paused."""
+        """Monitor a part within this block. `moving` is called with the number of bytes that have
+        arrived; `again` is called once, if the part is slow enough to be sent a second time;
+        `paused` returns whether the part is paused."""
         loop = asyncio.get_running_loop()
         in_flight = InFlightPart(size, delivered, again, loop.time(), moving, paused)
         if size > LEAST:
@@ -110,7 +112,7 @@ class StragglerMonitor:
                 self._timer = None
 
     def stored(self, in_flight: InFlightPart) -> None:
-        """A part has been stored: its rate counts towards the typical one."""
+        """Count the rate of a part that has been stored towards the typical rate."""
         if in_flight.size > LEAST:
             seconds = asyncio.get_running_loop().time() - in_flight.began
             self._rates.append(in_flight.size / max(seconds, 1e-6))

@@ -1,10 +1,11 @@
-"""Logins that expire: those that `hf auth login` stored, and trusted publishing from CI; and the
+"""Logins that expire (those that `hf auth login` stored, and trusted publishing from CI) and the
 secrets of Google Colab.
 
-`hf auth login` keeps, beside the token file, `stored_tokens`: a section for each login with
-`hf_token`, and for logins in the browser `refresh_token` and `expires_at`. The official client and
-this one renew them in the same way, under one lock file. A refresh token can be used once, so a
-login is read again under the lock, and the answer is stored before anything else happens.
+Next to the token file, `hf auth login` keeps `stored_tokens`: a section for each login with
+`hf_token` and, for logins in the browser, `refresh_token` and `expires_at`. The official client and
+this package renew them in the same way, under the same lock file. A refresh token can be used only
+once. So a login is read again while the lock is held, and the Hub's answer is stored before
+anything else happens.
 """
 
 from __future__ import annotations
@@ -43,27 +44,28 @@ logger = library_logger("login")
 T = TypeVar("T")
 
 REFRESH_BEFORE = 24 * 3600
-"""Seconds before its end at which a stored login is renewed; the official client's."""
+"""A stored login is renewed this many seconds before it expires, as in the official client."""
 
 EXCHANGE_BEFORE = 300
-"""Seconds before its end at which a token of trusted publishing is replaced, where it can be."""
+"""A token of trusted publishing is replaced this many seconds before it expires, if possible."""
 
 LOOK_AGAIN_AFTER = 300
-"""Seconds until a failed renewal is tried again: the token is used until the Hub refuses it."""
+"""Seconds until a failed renewal is tried again. Until then the token is used, unless the Hub
+refuses it."""
 
 EXCHANGED_LIFETIME = 3600
-"""Seconds that a token of trusted publishing lasts when the Hub does not say."""
+"""Lifetime in seconds of a token of trusted publishing when the Hub does not give one."""
 
 LOCK_TIMEOUT = 30.0
 CANCEL_GRACE = 5.0
-"""Seconds that a renewal may go on after its push has been cancelled."""
+"""Seconds that a renewal may continue after its push was cancelled."""
 
 _LOCK_POLL = 0.1
 
 RESOURCE, ID_TOKEN = "HF_OIDC_RESOURCE", "HF_OIDC_ID_TOKEN"
 COLAB = "Colab's secrets"
 
-_CLIENT_ID = "26be6b09-91c5-47da-9861-d2d2bb7a7e36"  # the official client's, which is public
+_CLIENT_ID = "26be6b09-91c5-47da-9861-d2d2bb7a7e36"  # the official client's id, which is public
 _LOG_IN = "run `hf auth login`"
 _PERMISSION = "add `permissions: id-token: write` to the job in the workflow file"
 
@@ -83,8 +85,9 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A token. `origin` says where it is from; from the Unix time `renew_at` on a new one is asked
-    for, and at `expires_at` it expires. `renewable`: a new one may be had after a 401."""
+    """A token. `origin` says where it comes from. It expires at the Unix time `expires_at`, and
+    from `renew_at` on a new one is requested. If `renewable`, a new one may be available after a
+    401."""
 
     token: str = field(repr=False)
     origin: str
@@ -118,15 +121,15 @@ class Login:
         self._endpoint = endpoint
         self._clock = clock
         self._sleep = sleep
-        self._issued: tuple[str, float] | None = None  # the newest token, and when it came
+        self._issued: tuple[str, float] | None = None  # the newest token, and the time it arrived
 
     async def stored(self, token: str, path: Path, *, refused: str | None = None) -> Credential:
-        """The token that was read from the token file at `path`, or the one that takes its place.
+        """The token that was read from the token file at `path`, or the one that replaces it.
 
-        A login with less than a day left is renewed, and so is one whose token the Hub has
-        `refused`, unless the token is only minutes old: then the reason is another one. Only a
-        refused login raises `HubError` when it cannot be renewed. Otherwise the token may still be
-        valid, and the failure is logged as a warning.
+        A login with less than a day left is renewed. So is one whose token the Hub has `refused`,
+        unless the token is only minutes old: then the refusal has another reason. Only a refused
+        login raises `HubError` when it cannot be renewed. Otherwise the token may still be valid,
+        and the failure is logged as a warning.
         """
         login = find_login(token, path)
         if login is None:
@@ -141,8 +144,8 @@ class Login:
             error = exc if isinstance(exc, HubError) else _not_renewed(path, exc)
             if forced:
                 raise error from exc
-            told = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
-            logger.warning("the login %r could not be renewed in time: %s", login.name, told)
+            reason = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
+            logger.warning("the login %r could not be renewed in time: %s", login.name, reason)
             again = self._clock() + LOOK_AGAIN_AFTER
             return Credential(token, str(path), again, login.expires_at, renewable=True)
 
@@ -151,7 +154,7 @@ class Login:
             login = _read_logins(path).get(known.name, known)
             if login.token == known.token:  # else another process has just renewed it
                 login = await _to_its_end(self._refresh(login, path, retry=retry))
-        soonest = self._clock() + LOOK_AGAIN_AFTER  # should a login last less than a day
+        soonest = self._clock() + LOOK_AGAIN_AFTER  # in case a login lasts less than a day
         due = max(login.expires_at - REFRESH_BEFORE, soonest)
         return Credential(login.token, str(path), due, login.expires_at, renewable=True)
 
@@ -195,18 +198,18 @@ class Login:
         return self._clock() - self._issued[1] < LOOK_AGAIN_AFTER
 
     async def exchange(self, resource: str) -> Credential:
-        """A token that may publish to `resource`, for the id token of this CI job. Raises
-        `HubError` when there is none: no other token is used in its place."""
+        """A token that may publish to `resource`, in exchange for the id token of this CI job.
+        Raises `HubError` when there is none: no other token is used instead."""
         origin = f"by trusted publishing for {resource} ({RESOURCE})"
         given = os.environ.get(ID_TOKEN, "").strip()
         try:
             asked = self._clock()
             answer = await self._exchanged(given or await self._mint(), resource)
         except HubError as exc:
-            exc.add_note(f"a token was asked for {origin}")
+            exc.add_note(f"the token was requested {origin}")
             raise
         lifetime = EXCHANGED_LIFETIME if answer.expires_in is None else answer.expires_in
-        # A given id token has itself expired by then, so the token is used until it expires.
+        # By then a given id token has expired as well, so the token is used until it expires.
         margin = 0 if given else min(EXCHANGE_BEFORE, lifetime / 2)
         ends = asked + lifetime
         return Credential(answer.access_token, origin, ends - margin, ends, renewable=not given)
@@ -247,7 +250,7 @@ class Login:
 
     @asynccontextmanager
     async def _locked(self, stored: Path) -> AsyncIterator[None]:
-        """Hold the lock that the official client takes too. Raises `OSError`."""
+        """Hold the lock that the official client also uses. Raises `OSError`."""
         path = stored.with_name(f"{stored.name}.lock")
         waited = 0.0
         while (descriptor := _try_lock(path)) is None:
@@ -260,20 +263,20 @@ class Login:
         try:
             yield
         finally:
-            unlock_file(descriptor)  # a forked child may have it too
+            unlock_file(descriptor)  # a forked child may have the file open too
             os.close(descriptor)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that a cancellation may cut off only after `CANCEL_GRACE`: the Hub may
-    have replaced the refresh token already, and the new one must be stored."""
+    """The work's result. A cancellation ends the work only after `CANCEL_GRACE` seconds: the Hub
+    may already have replaced the refresh token, and the new one must be stored."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=CANCEL_GRACE)
         if not task.cancel() and not task.cancelled():
-            task.exception()  # seen
+            task.exception()  # so that asyncio does not log it as never retrieved
         raise
 
 
@@ -283,7 +286,7 @@ def stored_path(token_path: Path) -> Path:
 
 
 def find_login(token: str, token_path: Path) -> StoredLogin | None:
-    """The stored login of this token, if it is one that can be renewed."""
+    """The stored login of this token, if it can be renewed."""
     logins = _read_logins(token_path).values()
     return next((login for login in logins if login.token == token), None)
 
@@ -312,7 +315,7 @@ def _read_config(token_path: Path) -> configparser.ConfigParser:
 
 
 def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool) -> None:
-    """Both files with the new token; the token file only while it still holds the old one."""
+    """Write the new token to both files; to the token file only if it still holds the old token."""
     config = _read_config(token_path)
     fields = {"hf_token": login.token, "refresh_token": login.refresh_token}
     if lasts:
@@ -326,12 +329,12 @@ def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool)
 
 
 def _write_privately(path: Path, text: str) -> None:
-    """For its owner alone."""
+    """Write a file that only its owner can read."""
     write_atomically(path, text.encode(), mode=0o600)
 
 
 def _try_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock, or None while somebody else does."""
+    """A descriptor that holds the lock, or None while another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         lock_file(descriptor, wait=False)
@@ -364,12 +367,12 @@ def _not_renewed(path: Path, exc: OSError) -> AuthError:
 
 
 _colab_lock = threading.Lock()
-_colab: list[str | None] = []  # what was found, once somebody has looked
+_colab: list[str | None] = []  # the result of the first lookup
 
 
 def colab_token() -> str | None:
-    """`HF_TOKEN` of the secrets of Google Colab, None elsewhere. The user is asked for access: once
-    in a process, and by one thread at a time, which is all that Colab can do."""
+    """`HF_TOKEN` from the secrets of Google Colab; None elsewhere. The user is asked for access,
+    once per process. Colab can handle one request at a time, so only one thread asks."""
     if "google.colab" not in sys.modules or os.environ.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
         return None
     with _colab_lock:

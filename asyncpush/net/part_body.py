@@ -1,10 +1,11 @@
 """A part's bytes on their way into a socket.
 
-What a GiB costs is decided here. Each part in flight has one buffer. Past a plain transport, a
-thread reads, hashes and writes piece after piece until the kernel takes no more; the event loop
-only waits for the socket. Where something encrypts, a thread fills the buffer and the loop writes
-it, in pieces small enough to stay responsive. Reading ahead would gain nothing: while a part's
-buffer is filled, the kernel sends what it holds, and other parts move.
+This module decides how much CPU a GiB takes. Each part in flight has one buffer. On a plain
+connection, a thread reads, hashes and writes piece after piece, past asyncio's transport, until the
+kernel accepts no more; the event loop only waits for the socket. On a TLS connection, a thread
+fills the buffer and the event loop writes it, in pieces small enough to stay responsive. Reading
+ahead would gain nothing: while a part's buffer is being filled, the kernel sends what it holds, and
+other parts make progress.
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ from asyncpush.net.request_body import reset_when_closed
 from asyncpush.net.stall_timeout import StallTimeout
 
 PIECES_PER_HOP = 4
-"""Pieces that a thread writes at most before it turns to another part: fewer cost more hops."""
+"""Pieces that a thread writes before it may switch to another part. Fewer would cost more switches
+between threads."""
 
 PROGRESS_INTERVAL = 0.05
-"""Seconds between two words about a part's progress: nobody looks more often."""
+"""Seconds between two progress reports of a part: no listener needs them more often."""
 
 
 class RandomAccess(Protocol):
-    """Bytes by position; called in threads."""
+    """Bytes by position. The methods are called in threads."""
 
     def readinto(self, offset: int, buffer: memoryview) -> int: ...
 
     def descriptor(self) -> int | None:
-        """An open file that the kernel may send from, where there is one."""
+        """The descriptor of an open file from which the kernel may send; None if there is none."""
 
 
 class PartFeed:
-    """The bytes of one part, in order, through one buffer; hashed as they pass."""
+    """The bytes of one part, in order, through one buffer. They are hashed on the way."""
 
     def __init__(
         self,
@@ -66,14 +68,15 @@ class PartFeed:
         self._piece_size = piece_size
         self._short = part.size <= piece_size
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
-        # Where nobody looks at the bytes, the kernel may send them out of its page cache.
+        # When the bytes are not hashed, the kernel can send them directly from its page cache.
         self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
         self._stopped = False
         self.failure: Exception | None = None
-        """What reading raised: out of aiohttp it would come as a broken connection."""
+        """What reading raised. If it passed through aiohttp, it would look like a broken
+        connection."""
 
     @property
     def md5(self) -> str | None:
@@ -81,11 +84,11 @@ class PartFeed:
 
     @property
     def left(self) -> int:
-        """Bytes that `fill` and `write_to` have not handed on yet."""
+        """Bytes that `fill` and `write_to` have not delivered yet."""
         return self._end - self._position + len(self._held)
 
     async def read_if_short(self) -> None:
-        """Read a part of no more than one piece at once, into memory of its own; raises what that
+        """Read a part that consists of one piece, into memory of its own. Raises what reading
         raises."""
         if self._short:
             self._short_bytes = bytearray(self.left)
@@ -103,8 +106,9 @@ class PartFeed:
         return filled
 
     async def write_to(self, descriptor: int, limit: int, *, leaving: int) -> tuple[int, bool]:
-        """Write up to about `limit` bytes into a socket that does not block, `leaving` the last
-        ones: how many went, and whether the socket took no more."""
+        """Write up to about `limit` bytes into a non-blocking socket, but not the part's last
+        `leaving` bytes. Returns how many were written, and whether the socket accepts no more for
+        now."""
         moved, full = 0, False
 
         def write() -> None:
@@ -120,7 +124,7 @@ class PartFeed:
         return moved, full
 
     def finish(self) -> None:
-        """Give the buffer back: no thread is at work any more."""
+        """Give the buffer back. Call this only when no thread is at work any more."""
         self._held = memoryview(b"")
         if self._buffer is not None:
             self._pool.give_back(self._buffer)
@@ -147,8 +151,9 @@ class PartFeed:
         return count
 
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
-        """0 when it cannot be done: whether the file was cut short, its file system has no
-        `sendfile`, or the connection broke, reading and writing will tell."""
+        """Send with `sendfile`; 0 when that is not possible. The reason does not matter here (the
+        file was cut short, its file system does not support it, or the connection broke): reading
+        and writing will show it."""
         if sys.platform == "win32" or not hasattr(os, "sendfile"):
             return 0
         try:
@@ -204,11 +209,12 @@ class PartBody(aiohttp.Payload):
         self._events = events
         self.sent = 0
         self.ended: float | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
         self.answered = False
-        """Whether the store's answer has been read, so that nothing of the part waits anywhere."""
+        """Whether the store's answer has been read, so that no buffer holds bytes of the part any
+        more."""
 
     @property
     def failure(self) -> Exception | None:
@@ -233,8 +239,8 @@ class PartBody(aiohttp.Payload):
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
         if self._writing is not None:
-            # aiohttp asks again by itself when a kept connection breaks under a PUT; these bytes
-            # are gone, and attempts are counted elsewhere.
+            # aiohttp repeats a PUT by itself when a kept-alive connection breaks. The bytes have
+            # already been read, and attempts are counted by the retry loop, so this is refused.
             raise ConnectionResetError("the connection broke while the part was sent")
         self._writing = asyncio.current_task()
         self._consumed = True
@@ -244,8 +250,9 @@ class PartBody(aiohttp.Payload):
         if transport is not None:
             self._stall.follow(transport)
             self._transport = transport
-            # Long after another try has stored this part, the rest of it would arrive: out of the
-            # page cache, with what stands in the file by then (see sendfile(2)).
+            # Without a reset, the kernel could deliver the rest long after another attempt has
+            # stored this part: from the page cache, with the file's content at that time (see
+            # sendfile(2)).
             reset_when_closed(transport)
             _drain_to_the_last_byte(transport)
             writer.send_headers()
@@ -261,8 +268,8 @@ class PartBody(aiohttp.Payload):
         self.ended = time.monotonic()
 
     async def _write_through(self, writer: AbstractStreamWriter) -> None:
-        """The buffer is drained before it is used again: transports of Python ≥ 3.12 keep
-        references to what they were given."""
+        """Write through the transport. It is drained before the buffer is reused: since Python 3.12
+        transports keep references to the data they were given."""
         while self._feed.left:
             stretch = await self._feed.fill()
             await self._allowed(len(stretch))
@@ -271,9 +278,12 @@ class PartBody(aiohttp.Payload):
             self._advance(len(stretch))
 
     async def _write_past(self, descriptor: int) -> None:
-        """Into the transport's socket, past the transport, in which nothing waits. The last piece
-        is left to the transport: else the store's answer could overtake the thread's word that all
-        is written, and aiohttp would take the request for cut off."""
+        """Write into the socket directly, past the transport, which holds no data at this point.
+
+        The last piece is left to the transport. Otherwise the store's answer could arrive before
+        the thread has reported that everything is written, and aiohttp would treat the request as
+        cut off.
+        """
         leaving = self._piece_size
         hop = self._piece_size * (1 if self._bandwidth.limited else PIECES_PER_HOP)
         allowed = 0
@@ -290,31 +300,32 @@ class PartBody(aiohttp.Payload):
                 await _writable(descriptor)
 
     async def _allowed(self, amount: int) -> None:
-        """Wait until the part may go on: it may be paused, or the bandwidth limited."""
+        """Wait until the part may continue: it may be paused, or the bandwidth may be limited."""
         if self._turn is not None:
             with self._stall.paused():
                 await self._turn()
         if self._bandwidth.limited:
-            with self._stall.paused():  # a wait that we impose on ourselves is no stall
+            with self._stall.paused():  # this wait is our own and does not count as a stall
                 await self._bandwidth.take(amount)
 
     def _advance(self, count: int) -> None:
         self.sent += count
         now = self._stall.touch()
-        if now - self._told_at >= PROGRESS_INTERVAL or self.whole:
-            self._told_at = now
+        if now - self._reported_at >= PROGRESS_INTERVAL or self.whole:
+            self._reported_at = now
             self._on_sent(self.sent)
 
     async def finish(self) -> None:
-        """Called when the request is over, however it ended: no thread of ours reads any more and
-        the buffer is free.
+        """End a request, however it went: no thread of ours reads any more, and the buffer is free.
 
-        aiohttp closes a connection that was given up with grace: what its transport still holds
-        would be sent. But that may be our buffer, which holds another part's bytes by then.
+        When aiohttp closes a connection it has given up, the data in its transport would still be
+        sent. That data may be in our buffer, which may hold another part's bytes by then. So the
+        connection is aborted.
         """
         try:
             if self._writing is not None:
-                self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
+                # aiohttp's writer; aiohttp cancels it too, but does not wait for it
+                self._writing.cancel()
                 await wait_until_done(self._writing)
         finally:
             if self._transport is not None and not (self.answered and self.whole):
@@ -323,35 +334,36 @@ class PartBody(aiohttp.Payload):
 
 
 def _drain_to_the_last_byte(transport: Any) -> None:
-    """Drained is to mean: nothing waits in a Python buffer. A plain transport pauses its writer
-    above the mark, a TLS one at the mark: with 0 it would pause on nothing, for ever."""
+    """Make `drain` wait until no Python buffer holds any data. A plain transport pauses its writer
+    when more than the high-water mark is buffered, a TLS one when exactly that is: with 0 it would
+    pause with nothing to send, for ever."""
     transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0)
 
 
 def _local_port(transport: Any) -> int | None:
-    """What tells a connection from the others that are open: one socket, one port."""
+    """The local port, which identifies a connection among those that are open."""
     name = None if transport is None else transport.get_extra_info("sockname")
     return name[1] if isinstance(name, tuple) else None
 
 
 def _plain_descriptor(transport: Any) -> int | None:
-    """The transport's socket by a descriptor of our own, when bytes may go past the transport:
-    nothing encrypts them, and nothing waits in it. None where they may not."""
+    """A descriptor of our own for the transport's socket, if bytes may be written past the
+    transport: nothing encrypts them, and the transport holds no data. None otherwise."""
     if transport is None or sys.platform == "win32":
         return None
     if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
         return None
     connection = transport.get_extra_info("socket")
-    if connection is None:  # another event loop's transport, which shows none
+    if connection is None:  # the transport of another event loop, which does not expose its socket
         return None
     try:
         return os.dup(connection.fileno())
-    except OSError:  # no descriptor left: the transport has one
+    except OSError:  # no descriptor is left: use the transport
         return None
 
 
 async def _writable(descriptor: int) -> None:
-    """Wait until the kernel takes bytes again, or says what is the matter."""
+    """Wait until the kernel accepts bytes again, or the socket reports an error."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_writer(descriptor, ready.set)
@@ -364,8 +376,9 @@ async def _writable(descriptor: int) -> None:
 class BufferPool:
     """Reused buffers of one size: fresh memory costs page faults (0.2 CPU s per GiB, measured).
 
-    They are anonymous maps, so that they begin with a page: copies out of the page cache to a few
-    bytes after one, where a `bytearray` begins, cost 0.4 CPU s per GiB more (measured).
+    They are anonymous memory maps, so that they start at a page boundary. A `bytearray` starts a
+    few bytes after one, which makes copies from the page cache cost 0.4 CPU s per GiB more
+    (measured).
     """
 
     def __init__(self, size: int) -> None:
@@ -373,7 +386,7 @@ class BufferPool:
         self._free: list[mmap.mmap] = []
 
     def take(self) -> mmap.mmap:
-        # Called in several threads: looking first whether there is one would be a race.
+        # Several threads call this, so checking first whether a buffer is there would be a race.
         try:
             return self._free.pop()
         except IndexError:

@@ -1,4 +1,5 @@
-"""Sending parts to presigned URLs: each in its slot, its body out, its answer or error back."""
+"""Sending parts to presigned URLs: a part waits for its slot, its body is sent, and the store's
+answer or an error comes back."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ TIMEOUTS = (StalledError, TimeoutError)
 
 
 class PartSender:
-    """PUTs parts of many files under one limit. Knows nothing of LFS: bytes to a URL."""
+    """PUTs the parts of many files under one limit. Knows nothing of LFS, only bytes and URLs."""
 
     def __init__(self, session: HubSession, limit: AdaptiveLimit, pool: BufferPool) -> None:
         self._session = session
@@ -56,12 +57,13 @@ class PartSender:
         on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
     ) -> SentPart:
-        """One attempt of a retry loop. Raises `HubError`; the Hub token is never on it.
+        """Make one attempt of a retry loop. Raises `HubError`; the request never carries the Hub
+        token.
 
         `on_sent` is called with the position within the part, `on_wire` with the number of bytes
         that were sent, useful or not. A part that is much slower than others is sent a second time
         in parallel (a hedged request), and the first good answer counts. That is safe: stores keep
-        complete bodies only, and both have the same bytes.
+        only complete bodies, and both requests send the same bytes.
         """
         url = urls.resolve(part.url, self._session.endpoint)
         urls.check_target(url, self._session.endpoint, self._config.allowed_hosts or ())
@@ -82,15 +84,15 @@ class PartSender:
             # Read before a slot is taken: a slow source must not hold one.
             await feed.read_if_short()
             return await self._in_slot(put, None, feed)
-        return await self._in_race(put)
+        return await self._hedged(put)
 
-    async def _in_race(self, put: PartRequest) -> SentPart:
-        race = HedgedSend(put.on_sent)
-        put = replace(put, on_sent=race.moved)
+    async def _hedged(self, put: PartRequest) -> SentPart:
+        hedged = HedgedSend(put.on_sent)
+        put = replace(put, on_sent=hedged.moved)
         async with anyio.create_task_group() as group:
 
             async def run(put: PartRequest, again: Callable[[], None] | None) -> None:
-                if await race.run(self._in_slot(put, again)):
+                if await hedged.run(self._in_slot(put, again)):
                     group.cancel_scope.cancel()
 
             def send_again() -> None:
@@ -101,7 +103,7 @@ class PartSender:
                     group.start_soon(for_group(run), twin, None)
 
             await run(put, send_again)
-        return race.result()
+        return hedged.result()
 
     async def _in_slot(
         self, put: PartRequest, again: Callable[[], None] | None, feed: PartFeed | None = None
@@ -125,8 +127,8 @@ class PartSender:
                     self.limit.overloaded(slot)
                 raise
             self.limit.succeeded(slot, size)
-            # Hedging needs MD5 ETags: they are the same for both bodies. With ETags of another
-            # form it is unknown which of the two the store will accept at completion.
+            # Hedging needs MD5 ETags, which are the same for both bodies. With other ETags it is
+            # unknown which of the two the store will accept when the upload is completed.
             if sent.stored_md5 is not None:
                 self._stores_with_md5.add(urls.origin(put.request.target))
             else:
@@ -135,13 +137,14 @@ class PartSender:
 
 
 FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding"})
-"""Headers that frame a request on its connection: ours to set, never taken from the Hub."""
+"""Headers that frame a request on its connection. We set them; they are never taken from the
+Hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRequest:
-    """One PUT of a part. `on_sent` is called with the position within the part; `on_wire` with the
-    number of bytes sent, once, when the request has ended in whatever way."""
+    """One PUT of a part. `on_sent` is called with the position within the part; `on_wire` once,
+    when the request has ended in any way, with the number of bytes sent."""
 
     request: HubRequest
     source: RandomAccess
@@ -164,12 +167,13 @@ class SentPart:
 
     @property
     def stored_md5(self) -> str | None:
-        """The MD5 of what the store has; None when its ETag stands for something else."""
+        """The MD5 of what the store holds; None when its ETag is not an MD5."""
         return md5_of_etag(self.etag or "", self.headers)
 
     @property
     def is_good(self) -> bool:
-        """Whether that is the MD5 of the bytes sent, as far as both are known."""
+        """Whether the store's ETag is an MD5 and, if the MD5 of the bytes sent is known, equals
+        it."""
         stored = self.stored_md5
         return stored is not None and self.md5 in (None, stored)
 
@@ -211,8 +215,9 @@ class PartClient:
         moving: Callable[[int], None],
         slot: Slot,
     ) -> SentPart:
-        """Raises `HubError`. `queued` is how many seconds it has waited; `again` is called when it
-        is slow enough to be sent a second time; `moving` with the bytes that have arrived."""
+        """Raises `HubError`. `queued` is how many seconds the part has waited; `again` is called
+        when it is slow enough to be sent a second time; `moving` is called with the number of bytes
+        that have arrived."""
         events = put.events
         stall = StallTimeout(self._config.stall_timeout)
         body = PartBody(
@@ -289,7 +294,7 @@ def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _started(put: PartRequest, length: Mapping[str, str], queued: float) -> RequestStarted:
-    # Headers that the Hub told us to send may be credentials under any name.
+    # The headers that the Hub told us to send may contain credentials under any name.
     shown = {**dict.fromkeys(put.headers, HIDDEN), **length}
     return RequestStarted(
         call="part",
@@ -323,7 +328,7 @@ def _finished(
 
 
 class HedgedSend:
-    """The attempts at one part: usually one, at most two. The first good answer counts; a failure
+    """The attempts at one part: usually one, at most two. The first good answer counts. A failure
     counts only when no other attempt is left."""
 
     def __init__(self, on_sent: Callable[[int], None]) -> None:
@@ -334,13 +339,13 @@ class HedgedSend:
         self._failure: Exception | None = None
 
     def moved(self, position: int) -> None:
-        """The part's position is that of the attempt that has come furthest."""
+        """The part's position is that of the attempt that has progressed furthest."""
         if position > self._position:
             self._position = position
             self._on_sent(position)
 
     async def run(self, way: Coroutine[Any, Any, SentPart]) -> bool:
-        """Whether this attempt settles it."""
+        """Make one attempt. Returns whether its outcome decides the part's."""
         self._running += 1
         try:
             sent = await way

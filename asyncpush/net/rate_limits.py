@@ -1,4 +1,4 @@
-"""Rate limits: the Hub's quota of calls, and the user's own limit on bytes per second."""
+"""Rate limits: the Hub's quota of requests, and the user's own limit on bytes per second."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from asyncpush.protocol.hints import RateLimit
 
 LOW_WATER = 0.1
-"""Share of the quota below which calls are spread out."""
+"""When less than this share of the quota is left, requests are spread out."""
 
 
 class Pacer:
-    """Holds calls back until it is their turn. Times in seconds of `clock`."""
+    """Delays requests to the Hub to stay within its quota. Times are seconds of `clock`."""
 
     def __init__(
         self,
@@ -28,7 +28,8 @@ class Pacer:
         self._gap_until = 0.0
 
     async def turn(self, on_wait: Callable[[float], None]) -> None:
-        """Wait until a call may be made; `on_wait` hears of every wait of a second or more."""
+        """Wait until a request may be sent. `on_wait` is called for every wait of a second or
+        more."""
         while (wait := self._open_at - self._clock()) > 0:
             if wait >= 1:
                 on_wait(wait)
@@ -37,11 +38,11 @@ class Pacer:
             self._open_at = self._clock() + self._gap
 
     def hold(self, seconds: float) -> None:
-        """Nobody calls for so long."""
+        """Let no request go out for this many seconds."""
         self._open_at = max(self._open_at, self._clock() + seconds)
 
     def note(self, limit: RateLimit | None, *, longest: float) -> None:
-        """Learn from the rate-limit headers that came with an answer; never wait over `longest`."""
+        """Learn from the rate-limit headers of an answer. No wait becomes longer than `longest`."""
         if limit is None:
             return
         reset = min(limit.reset, longest)
@@ -55,8 +56,11 @@ class Pacer:
 
 
 class Bandwidth:
-    """A bucket of bytes: `take` waits until they may be sent. It refills at `rate` bytes a second,
-    and holds at most what `burst` seconds bring: so much may be sent at once after a pause."""
+    """A token bucket of bytes: `take` waits until they may be sent.
+
+    It refills at `rate` bytes per second and holds at most the bytes of `burst` seconds, which may
+    be sent at once after a pause.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class Bandwidth:
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second; None where there is no limit."""
+        """Bytes per second; None when there is no limit."""
         return self._rate
 
     @property
@@ -91,5 +95,5 @@ class Bandwidth:
         try:
             await self._sleep(wait)
         except BaseException:
-            self._free_at -= amount / self._rate  # never sent
+            self._free_at -= amount / self._rate  # these bytes were never sent
             raise

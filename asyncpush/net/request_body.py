@@ -1,4 +1,4 @@
-"""The body of an API call, sent so that a slow uplink is seen to move."""
+"""The body of an API request, sent so that progress is seen on a slow uplink too."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.protocol.http import StreamBody
 
 WRITE_SIZE = 64 * 1024
-"""Bytes handed to the transport at a time; each write is waited for, and counts as movement."""
+"""Bytes handed to the transport at a time. Each write is awaited, and counts as progress."""
 
 RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-"""`struct linger`: on, for no time. Closing such a socket resets the connection."""
+"""`struct linger`: on, with a timeout of 0. Closing such a socket resets the connection."""
 
 
 class RequestBody(aiohttp.Payload):
-    """A body of the promised size, or none at all. It can be written once.
+    """A body of exactly the promised size; otherwise the request fails. It can be written once.
 
-    The stall timeout follows the transport, so that bytes which wait in it or in the kernel count
-    as moving while they drain. What the maker of a stream raises would come out of aiohttp as a
-    network fault; it is kept in `failure`, to be raised as what it is.
+    The stall timeout watches the transport, so that bytes waiting in it or in the kernel count as
+    progress while they drain. If the stream's source raises an exception, aiohttp would turn it
+    into a network failure. It is kept in `failure`, so that it can be raised unchanged.
     """
 
     def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
@@ -83,10 +83,11 @@ class RequestBody(aiohttp.Payload):
             raise
 
     async def finish(self) -> None:
-        """Called when the request is over, however it ended: the maker lets go of its files, and
-        the rest of a body that was given up is not sent any more."""
+        """End a request, however it went: the stream's source closes its files, and the rest of an
+        abandoned body is not sent."""
         if self._writing is not None:
-            self._writing.cancel()  # aiohttp's writer; it cancels it too, but does not wait
+            # aiohttp's writer; aiohttp cancels it too, but does not wait for it
+            self._writing.cancel()
             await wait_until_done(self._writing)
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
@@ -97,11 +98,11 @@ class RequestBody(aiohttp.Payload):
 
 
 def reset_when_closed(transport: Any) -> None:
-    """Closing this connection is to reset it: else the kernel would go on to deliver what it holds
-    of a body that was given up."""
+    """Make the connection reset when it is closed. Otherwise the kernel would go on to deliver what
+    it still holds of an abandoned body."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
-        with contextlib.suppress(OSError):  # broken already: writing will say so
+        with contextlib.suppress(OSError):  # already broken: writing will report it
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 

@@ -1,4 +1,4 @@
-"""Whether to try again and after how long (pure decisions), and the one loop that does so."""
+"""Whether and when to try again (pure decisions), and the one loop that does so."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ from asyncpush.events import Emitter
 from asyncpush.models import Repo
 from asyncpush.net.failures import completed, report_failure
 from asyncpush.options import UploadConfig
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import HubRequest
 
 GARBLED_RETRIES = 2
-"""An answer that makes no sense three times in a row will not make sense the sixth time."""
+"""An invalid answer that comes three times in a row will not become valid the sixth time."""
 
 OUTAGE_BACKOFF = 5.0
-"""Seconds between attempts while the network is away, at most: nothing tells when it is back."""
+"""Longest wait in seconds between attempts while the network is down: nothing announces its
+return."""
 
 
 CREATION_GRACE = 30.0
-"""Seconds for which a repo or branch just made may still be unknown to some server of the Hub."""
+"""Seconds for which some servers of the Hub may not know a repo or branch that was just created."""
 
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to try again. Times in seconds."""
+    """When to try again. Times are in seconds."""
 
     max_retries: int
     initial_backoff: float
@@ -61,8 +63,8 @@ class RetryPolicy:
     def delay(self, failures: int, error: HubError, *, draw: float) -> float | None:
         """Seconds before the next attempt, or None to give up.
 
-        `failures` counts those of this request, this one included; `draw` in [0, 1) is the
-        jitter ("full jitter": waits are spread over the whole interval).
+        `failures` counts the failures of this request, including this one. `draw`, in [0, 1), is
+        the jitter ("full jitter": waits are spread over the whole interval).
         """
         if not error.retryable:
             return None
@@ -74,12 +76,12 @@ class RetryPolicy:
             if error.retry_after > self.max_retry_after:
                 return None
             return error.retry_after + draw * self.initial_backoff
-        if error.status == 404:  # just created, and not known everywhere yet: never at once
+        if error.status == 404:  # just created, and not known everywhere yet: never retry at once
             return self._backoff(failures) * (0.5 + draw / 2)
         return self._backoff(failures) * draw
 
     def outage_delay(self, looks: int, *, draw: float) -> float:
-        """Seconds before the `looks`-th attempt to reach a network that is away."""
+        """Seconds to wait before attempt number `looks` to reach the network while it is down."""
         return min(OUTAGE_BACKOFF, self._backoff(looks)) * (0.5 + draw / 2)
 
     def _backoff(self, failures: int) -> float:
@@ -87,22 +89,26 @@ class RetryPolicy:
 
 
 class Creations:
-    """Repos and branches that this session has just made: not every server of the Hub may know
-    them at once, so that a 404 for one of them passes, for `CREATION_GRACE` seconds."""
+    """Repos and branches that this session has just created.
+
+    Some servers of the Hub may not know them yet, so for `CREATION_GRACE` seconds a 404 for one of
+    them counts as transient.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._made: dict[tuple[Repo, str], float] = {}
 
     def note(self, repo: Repo, branch: str = "main") -> None:
-        """This branch of a repo, and with it the repo, was made now."""
+        """Record that this branch of a repo, and with it the repo, was just created."""
         self._made[repo, branch] = self._clock()
 
     def may_lag(self, request: HubRequest, error: HubError) -> bool:
-        """Whether the error may only mean that this server does not know the repo yet."""
+        """Whether the only reason for the error may be that this server does not know the repo
+        yet."""
         if error.status != 404 or not self._made:
             return False
-        if request.call == "xet_token":  # a Hub without Xet answers 404 too
+        if request.call == "xet_token":  # a Hub without Xet also answers 404
             return False
         since = self._clock() - CREATION_GRACE
         for (repo, branch), made in self._made.items():
@@ -110,29 +116,29 @@ class Creations:
                 continue
             if isinstance(error, RepoNotFoundError):
                 return True
-            # A branch that is not ours may be missing for good.
+            # A branch that we did not create may never exist.
             if error.error_code == "RevisionNotFound" and _names(request, branch):
                 return True
         return False
 
 
 def _is_about(request: HubRequest, repo: Repo) -> bool:
-    return f"/{repo.api_path}/" in request.target or f"/{repo.git_path}.git/" in request.target
+    return routes.is_about(repo, request.target)
 
 
 def _names(request: HubRequest, branch: str) -> bool:
-    """LFS batches name the branch in their body."""
+    """Whether the request may be about this branch. LFS batches name it only in their body."""
     return (
         request.target.endswith("/objects/batch") or f"/{quote(branch, safe='')}" in request.target
     )
 
 
 class RetryBudget:
-    """How many retries a session may make at full speed. When most requests fail, retrying each
-    of them at once makes the overload worse.
+    """How many retries a session may make at full speed. When most requests fail, retrying each of
+    them at once makes the overload worse.
 
-    A retry spends one, a success gives back a tenth. Once it is spent, waits are as long as the
-    policy allows, so that few requests go out until some succeed.
+    A retry costs one, a success gives back a tenth. When nothing is left, waits are as long as the
+    policy allows, so that few requests are sent until some succeed.
     """
 
     CAPACITY = 100.0
@@ -145,7 +151,7 @@ class RetryBudget:
         self._left = min(self.CAPACITY, self._left + self.REFUND)
 
     def spend(self) -> bool:
-        """Whether a retry may go at its own pace."""
+        """Whether a retry may use the normal delay."""
         if self._left < 1:
             return False
         self._left -= 1
@@ -157,16 +163,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of one request: its number, from 1, and the span that its events belong to."""
+    """One attempt at a request: its number, from 1, and the span that its events belong to."""
 
     number: int
     events: Emitter
 
 
 class TryAgainError(HubError):
-    """Raised by an attempt that has to be made again although the request itself did not fail: the
-    bytes arrived damaged, or the upload has to be opened again. It is retried as other transient
-    faults are. When no attempt is left the loop raises `final`; this error never leaves it."""
+    """Raised by an attempt that has to be repeated although its requests did not fail: the bytes
+    arrived damaged, or the upload has to be started again. It is retried like other transient
+    failures. When no attempt is left, the loop raises `final`; this error never leaves it."""
 
     def __init__(self, message: str, *, final: AsyncPushError, **details: Any) -> None:
         super().__init__(message, retryable=True, **details)
@@ -176,9 +182,9 @@ class TryAgainError(HubError):
 class RetryLoop:
     """Retries one request. No other code reports failed attempts as events.
 
-    `reached` says whether the network has ever been there in this session: an endpoint that never
-    answered is wrong rather than away. `secret` gives the token in use, which is taken out of every
-    error. Other arguments replace the clock and the random numbers in tests.
+    `reached` returns whether any server has answered in this session: an endpoint that has never
+    answered is probably wrong, not down. `secret` returns the token in use, which is removed from
+    every error. The other arguments replace the clock and the random numbers in tests.
     """
 
     def __init__(
@@ -220,17 +226,19 @@ class RetryLoop:
     ) -> T:
         """Call `attempt` until it succeeds or the policy gives up.
 
-        Each attempt has a span of its own below that of `events`, and its failure is an event of
-        that span: `RequestFailed` with `call`, `fields` and the wait that follows, and
-        `RetryScheduled` when one follows; except for failures that are not to be `reported`.
-        `method` and `url` complete errors that do not name theirs. With `retry=False` there is one
-        attempt. `reconcile` is for requests whose repetition could do something twice: before every
-        further attempt it is given the latest failure, and what it returns, unless that is None,
-        is the result. `first` is the number of the first attempt, where the caller has made others
-        before; `follow_up` gives the seconds after which the caller itself makes the next one,
-        once the loop has given up on a failure.
+        Each attempt has its own span, a child of the span of `events`. A failed attempt is reported
+        on it: as `RequestFailed` with `call` and `fields`, followed by `RetryScheduled` when it is
+        retried. Failures for which `reported` returns False are not. `method` and `url` complete
+        errors that do not name theirs.
 
-        Raises the last error, as `RetriesExhaustedError` when it was one that usually passes.
+        With `retry=False` there is one attempt. `reconcile` is for requests that could take effect
+        twice if they were repeated: before every further attempt it is called with the latest
+        failure, and what it returns, unless that is None, is the result. `first` is the number of
+        the first attempt, if the caller has made others before. `follow_up` is called when the loop
+        gives up on a failure, and returns the seconds after which the caller itself makes the next
+        attempt.
+
+        Raises the last error, as `RetriesExhaustedError` when it was a transient one.
         """
         began = self._clock()
         number = first
@@ -253,7 +261,7 @@ class RetryLoop:
                 return result
             # Outside of the handler: the original may hold secrets, so it must not become the
             # context of the redacted copy.
-            if not asking:  # its requests have reported their failures themselves
+            if not asking:  # its requests have already reported their failures
                 error = latest = completed(
                     error,
                     attempt=number,
@@ -264,8 +272,8 @@ class RetryLoop:
                 )
             wait = self._decide(error) if retry else None
             if not asking and reported(error):
-                told = follow_up(error) if wait is None else wait
-                report_failure(this.events, call, error, told, fields)
+                next_wait = follow_up(error) if wait is None else wait
+                report_failure(this.events, call, error, next_wait, fields)
             if wait is None:
                 raise self._final(error) if retry else error
             await self._sleep(wait)
@@ -283,8 +291,8 @@ class RetryLoop:
         return delay
 
     def _waits_out(self, error: HubError) -> bool:
-        """Whether the network is away, for less than `outage_timeout`: such attempts do not count
-        against `max_retries`."""
+        """Whether to wait because the network has been down for less than `outage_timeout`. Such
+        attempts do not count against `max_retries`."""
         if not (error.unreachable and error.retryable and self._reached()):
             self._offline_since = None
             self._looks = 0
@@ -295,7 +303,8 @@ class RetryLoop:
         return now - self._offline_since < self._policy.outage_timeout
 
     def _final(self, error: HubError) -> AsyncPushError:
-        """The error that leaves the loop: no longer retryable, so that no caller retries it too."""
+        """The error that leaves the loop. It is no longer retryable, so that no caller retries it
+        too."""
         if isinstance(error, TryAgainError):
             return error.final
         if not error.retryable:

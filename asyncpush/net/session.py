@@ -1,4 +1,4 @@
-"""The session: every request of an `Uploader` goes through here."""
+"""The session, through which every request of an `Uploader` goes."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ from asyncpush.redaction import redact_headers, redact_text, redact_url
 T = TypeVar("T")
 
 LIGHT_TIMEOUT = 30.0
-"""Seconds to wait for the answer of a light call, one that can be repeated safely: a Hub that has
-not answered by then has lost the call more often than it is still at work."""
+"""Seconds to wait for the answer to a light request, one that can be repeated safely. If the Hub
+has not answered by then, it has more likely lost the request than is still working on it."""
 
 API_CALLS_IN_FLIGHT = 16
-"""Each LFS object ends with a call of its own (verify): with eight at once, 500 small objects at
-30 ms waited mostly for these. The pacer spreads them out when the Hub's quota runs low."""
+"""Each LFS object ends with a request of its own (verify). With only eight at once, 500 small
+objects at 30 ms latency mostly waited for these. When the Hub's quota runs low, the pacer spreads
+them out."""
 
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
-"""In the form of the official client's, which Hubs count their clients by."""
+"""The same form as the official client's, by which Hubs count their clients."""
 
 
 def user_agent() -> str:
-    """With the origin that `HF_HUB_USER_AGENT_ORIGIN` names, as the official client has it: which
-    application or platform the requests come from."""
+    """The user agent with the origin that `HF_HUB_USER_AGENT_ORIGIN` names: the application or
+    platform that sends the requests. The official client adds it in the same way."""
     origin = os.environ.get("HF_HUB_USER_AGENT_ORIGIN", "")
     named = "".join(letter for letter in origin if " " <= letter <= "~").strip()
     return f"{USER_AGENT}; origin/{named}" if named else USER_AGENT
@@ -61,12 +62,12 @@ def user_agent() -> str:
 
 Describe = Callable[[Any], Mapping[str, Any]]
 TraceHeaders = Callable[[str], Mapping[str, str]]
-"""From the span id of a request's events to the headers that name its trace."""
+"""From the span id of a request's events to the headers that carry its trace context."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One attempt at one request and its answer; `number` is that of the attempt."""
+    """One attempt at one request and its answer. `number` is the number of the attempt."""
 
     request: HubRequest
     url: str = field(repr=False)
@@ -77,11 +78,11 @@ class Exchange:
 
 
 class HubSession:
-    """Connections to one Hub and its store, with the token, the waits and the retries they share.
+    """Connections to one Hub and its store, which share the token, the waits and the retries.
 
-    `direct` leaves the environment's proxies aside: the embedded Hub is in this very process.
-    `trace_headers` go with calls of the Hub's own API, never along a redirect.
-    `sleep`, `clock` and `draw` are the retry loop's and the pacer's: tests give their own.
+    `direct` ignores the environment's proxies, for the embedded Hub, which runs in this process.
+    `trace_headers` are added to requests of the Hub's own API and dropped on a redirect. `sleep`,
+    `clock` and `draw` are used by the retry loop and the pacer; tests replace them.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class HubSession:
         self._reached = False
 
     def note_reached(self) -> None:
-        """Some server answered: from now on a missing network is an outage, not a wrong name."""
+        """Note that some server has answered. From now on an unreachable network is taken for an
+        outage, not for a wrong name."""
         self._reached = True
 
     @property
@@ -133,10 +135,10 @@ class HubSession:
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
-                # Answers are read as they are: a compressed one could blow up to any size.
+                # Answers are not decompressed: a compressed one could expand to any size.
                 auto_decompress=False,
                 headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
-                # A request says itself what its body is; one without a body says nothing.
+                # Each request sets its body's type; one without a body sets none.
                 skip_auto_headers=["Content-Type"],
                 raise_for_status=False,
             )
@@ -174,11 +176,12 @@ class HubSession:
         first: int = 1,
         follow_up: Callable[[HubError], float | None] = lambda error: None,
     ) -> T:
-        """Send a request until its answer parses, or the retry policy gives up.
+        """Send a request until its answer can be parsed, or the retry policy gives up. Raises
+        `HubError`.
 
         `describe` adds fields of the parsed answer to its event. An `expected` failure (the 404 of
         a repo that is about to be created) is raised but not reported. `retry`, `reconcile`,
-        `first` and `follow_up` are those of `RetryLoop.run`. Raises `HubError`.
+        `first` and `follow_up` are those of `RetryLoop.run`.
         """
         url = urls.resolve(request.target, self.endpoint)
         return await self.retry_loop().run(
@@ -208,7 +211,7 @@ class HubSession:
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
         async with self._api_calls if this.request.queued else nullcontext():
-            if own:  # inside: a request that has queued must see limits announced since then
+            if own:  # inside the block: limits may have been announced while the request was queued
                 await self.pacer.turn(
                     lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
@@ -234,7 +237,7 @@ class HubSession:
         return value
 
     async def _with_fresh_token(self, this: Exchange, *, own: bool) -> HubResponse:
-        """Ask once; after a 401 ask for a new token once and ask again."""
+        """Send the request once; after a 401, get a new token and send it once more."""
         token = await self.token.find() if own and this.request.auth == "token" else None
         response = await self._follow(this, token)
         if response.status == 401 and token is not None and self.token.refreshable:
@@ -244,8 +247,8 @@ class HubSession:
         return response
 
     async def _follow(self, this: Exchange, token: str | None) -> HubResponse:
-        """Follow redirects within the Hub's own origin (renamed repos); no other leads anywhere:
-        a body or a token would go with it."""
+        """Follow redirects within the Hub's own origin (renamed repos). Others are refused: the
+        body or the token would go to another server."""
         url = this.url
         for _ in range(REDIRECTS_LIMIT):
             response = await self._send(this, url, token)
@@ -257,7 +260,7 @@ class HubSession:
                 raise _redirect_refused(response, "to another origin", target)
             urls.check_target(target, self.endpoint, self.config.allowed_hosts or ())
             if this.request.method != "GET" and response.status in (301, 302):
-                raise _redirect_refused(response, "that would drop the body", target)
+                raise _redirect_refused(response, "in a way that would drop the body", target)
             url = target
         raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", url)
 
@@ -272,8 +275,8 @@ class HubSession:
         self._started(this, url, headers)
         if self._trace_headers is not None and url == this.url and self._is_own(request, url):
             headers |= self._trace_headers(this.events.span_id)
-        patience = self.config.response_timeout
-        stall = StallTimeout(patience if request.slow else min(patience, LIGHT_TIMEOUT))
+        timeout = self.config.response_timeout
+        stall = StallTimeout(timeout if request.slow else min(timeout, LIGHT_TIMEOUT))
         body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (
@@ -295,14 +298,15 @@ class HubSession:
         return response_of(answer, content, url)
 
     def _is_own(self, request: HubRequest, url: str) -> bool:
-        """A call of the Hub's API: not a presigned URL, which its own origin may serve too."""
+        """Whether this is a request of the Hub's API rather than a presigned URL, which may have
+        the same origin."""
         return request.auth == "token" and urls.same_origin(url, self.endpoint)
 
     @asynccontextmanager
     async def open(
         self, method: str, url: str, *, call: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is not read yet; network faults come out as `HubError`, which
+        """An answer whose body is not read yet. Network failures are raised as `HubError`, which
         names the `call`."""
         try:
             arguments = arguments if self._direct else self._proxies.through(url, arguments)
@@ -315,13 +319,15 @@ class HubSession:
             raise
         except NETWORK_EXCEPTIONS as exc:
             raise network_error(exc, method=method, url=url, what=call) from exc
-        except ValueError as exc:  # aiohttp on URLs and headers that it cannot send
+        except ValueError as exc:  # URLs and headers that aiohttp cannot send
             raise ProtocolError(
-                f"this cannot be asked: {redact_text(str(exc))}", method=method, url=redact_url(url)
+                f"this request cannot be sent: {redact_text(str(exc))}",
+                method=method,
+                url=redact_url(url),
             ) from exc
 
     def _learn(self, response: HubResponse, now: float) -> None:
-        """Rate limits hold for the whole session, not only for the request that met them."""
+        """Learn the rate limits of an answer, which apply to the whole session."""
         longest = self.config.max_retry_after
         self.pacer.note(rate_limit(response.headers), longest=longest)
         if response.status in (429, 503):
@@ -347,7 +353,7 @@ class HubSession:
                     queued_ms=round(this.queued * 1000, 3),
                 )
             )
-            this.queued = 0.0  # after a redirect or with a new token it does not queue again
+            this.queued = 0.0  # after a redirect or with a new token it is not queued again
 
     def _finished(
         self, this: Exchange, response: HubResponse, described: Mapping[str, Any]
@@ -386,19 +392,20 @@ ANSWER_LIMIT = 32 * MIB
 """No answer of a Hub is larger; a page of 1,000 tree entries has about 0.3 MiB."""
 
 BEGINNING = 4096
-"""Bytes that are read of a store's answer: enough for the error message in it."""
+"""Bytes of a store's answer that are read: enough for the error message in it."""
 
 
 def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> HubResponse:
-    """The answer as parsers see it: header names in lower case."""
+    """The answer in the form that parsers expect, with header names in lower case."""
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return HubResponse(answer.status, headers, content, url)
 
 
 async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:
     """The whole body. Raises `ProtocolError` when it is larger than `ANSWER_LIMIT`, or compressed
-    although `Accept-Encoding: identity` was sent; for a status of 400 or more such a body is empty
-    instead. `on_piece` is called with the number of bytes so far whenever more have arrived."""
+    although `Accept-Encoding: identity` was sent. With a status of 400 or more such a body counts
+    as empty instead. `on_piece` is called with the number of bytes so far whenever more have
+    arrived."""
     try:
         return await _read_whole(answer, on_piece)
     except ProtocolError:
@@ -410,7 +417,9 @@ async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int],
 async def _read_whole(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:
     encoding = answer.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("", "identity"):
-        raise ProtocolError(f"the answer is compressed ({encoding[:40]}) although none was asked")
+        raise ProtocolError(
+            f"the answer is compressed ({encoding[:40]}) although that was not requested"
+        )
     pieces, size = [], 0
     async for piece in answer.content.iter_any():
         size += len(piece)
@@ -430,7 +439,8 @@ async def read_beginning(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _of_answer(error: HubError, response: HubResponse) -> HubError:
-    """The error of a parser, which sees the fields of an answer alone, with the answer it was."""
+    """A parser's error, completed with the answer's status, body, headers and request id. The
+    parser sees only the answer's fields."""
     changes: dict[str, Any] = {"request_id": error.request_id or request_id(response.headers)}
     if error.status is None:
         changes |= {

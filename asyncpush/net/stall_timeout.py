@@ -1,4 +1,4 @@
-"""Cutting what no longer moves: a time limit that every moved byte pushes back."""
+"""A timeout for requests that no longer make progress. Every byte that moves extends it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _DARWIN_SO_NWRITE = 0x1024
 """Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""
 
 UNSEEN_DRAIN = 4.0
-"""Where the kernel does not tell how much of its send buffer is unsent (Windows), a request whose
-last byte has been handed to it may take so many times the limit until it is answered."""
+"""Factor for the limit where the kernel does not tell how much of its send buffer is unsent
+(Windows). It applies while a request whose last byte was handed to the kernel waits for its
+answer."""
 
 
 ANSWER_LIMITS = 4.0
 SLOWEST_ANSWER = 1024
-"""An answer that has begun is waited for as long as some of it arrives (the Hub sends spaces while
-a commit takes its time), but not for ever: for so many times the limit, and a second more for so
-many bytes."""
+"""Limits for an answer that has begun. The Hub sends spaces while a commit is being made, so it is
+waited for as long as data arrives, but not for ever: for `ANSWER_LIMITS` times the limit, and a
+second more for every `SLOWEST_ANSWER` bytes."""
 
 
 class StallTimeout:
     """Ends the block it guards when `touch` has not been called for `limit` seconds.
 
-    Bytes that lie in the transport's buffer and in the kernel's still move after our last write:
-    while these buffers drain, nothing is stalled.
+    After our last write, bytes in the transport's and the kernel's buffers are still moving. While
+    these buffers drain, the request is not stalled.
     """
 
     def __init__(self, limit: float) -> None:
@@ -43,21 +44,22 @@ class StallTimeout:
         self._paused = False
 
     def touch(self) -> float:
-        """Something moved; the loop's time."""
+        """Note that something moved. Returns the event loop's time."""
         self._moved_at = self._loop.time()
         return self._moved_at
 
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
-        """Watch this transport's send buffers too."""
+        """Watch this transport's send buffers as well."""
         self._transport = transport
 
     def all_written(self) -> None:
-        """The last byte of the body was handed to the transport."""
+        """Note that the last byte of the body was handed to the transport."""
         if not _KERNEL_TELLS:
             self._limit *= UNSEEN_DRAIN
 
     def answer_arrives(self) -> Callable[[int], None]:
-        """To be called with the number of an answer's bytes that are here so far."""
+        """Start waiting for the answer. Call the result with the number of bytes of it that have
+        arrived so far."""
         latest = self.touch() + ANSWER_LIMITS * self._limit
 
         def on_piece(size: int) -> None:
@@ -67,12 +69,12 @@ class StallTimeout:
         return on_piece
 
     def arrived(self, written: int) -> int:
-        """How many of so many bytes written the peer has acknowledged, where that is known."""
+        """How many of the `written` bytes have reached the peer, as far as the platform tells."""
         return max(0, written - _unsent_bytes(self._transport))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is to move within this block."""
+        """Suspend the timeout within this block, in which no byte is expected to move."""
         self._paused = True
         try:
             yield
@@ -95,7 +97,7 @@ class StallTimeout:
             if left <= 0:
                 scope.reschedule(self._loop.time())
             else:
-                # Four looks within the limit: a drain that stops is seen in time.
+                # Four checks within the limit: a drain that stops is noticed in time.
                 timer = self._loop.call_later(min(left, self._limit / 4), check)
 
         try:
@@ -115,13 +117,14 @@ _KERNEL_TELLS = sys.platform in ("linux", "darwin")
 
 
 def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
-    """Bytes in the transport's buffer, and in the socket's that the peer has not acknowledged, as
-    far as the platform tells."""
+    """Bytes in the transport's buffer, and those in the socket's buffer that the peer has not
+    acknowledged, as far as the platform tells."""
     if transport is None:
         return 0
     waiting = 0
     if isinstance(transport, asyncio.WriteTransport):
-        with contextlib.suppress(NotImplementedError, AttributeError):  # closed: it has no socket
+        # a closed transport has no socket
+        with contextlib.suppress(NotImplementedError, AttributeError):
             waiting = transport.get_write_buffer_size()
     connection = transport.get_extra_info("socket")
     if connection is None:

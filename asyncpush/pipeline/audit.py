@@ -13,7 +13,7 @@ from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import AuditReport, FileIdentity, FileSource
 from asyncpush.options import MIB
-from asyncpush.pipeline.bucket import Bucket, hashes_of
+from asyncpush.pipeline.bucket import Bucket, hashed_together, hashes_of
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
 from asyncpush.pipeline.checkpoint_sets import is_marker
 from asyncpush.pipeline.context import PushContext
@@ -26,6 +26,9 @@ from asyncpush.sources import CollectedSources, Reader, folder_prefix, read_all,
 from asyncpush.transfers.inline import git_blob_oid
 
 PIECE = 4 * MIB
+
+COPIED_AT_ONCE = 2
+"""Files that are written to disk to be hashed by hf_xet."""
 
 
 async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
@@ -78,14 +81,18 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
     elsewhere = [file.path_in_repo for file in files if file.path_in_repo not in below]
     remote = below | await bucket.files(elsewhere)
     missing = [file.path_in_repo for file in files if file.path_in_repo not in remote]
+    same_size = [
+        file
+        for file in files
+        if (there := remote.get(file.path_in_repo)) is not None and there.size == file.size
+    ]
+    hashes = await _xet_hashes(ctx, same_size)
     matching: list[str] = []
     different: list[str] = []
-    for file in files:
-        there = remote.get(file.path_in_repo)
-        if there is None:
-            continue
-        same = there.size == file.size and there.xet_hash == await xet_hash_of(ctx, file)
-        (matching if same else different).append(file.path_in_repo)
+    for path in (file.path_in_repo for file in files):
+        if path in remote:
+            same = path in hashes and remote[path].xet_hash == hashes[path]
+            (matching if same else different).append(path)
     local = {file.path_in_repo for file in files}
     extra = sorted(path for path in below if path not in local and not is_marker(path))
     ctx.enter("done")
@@ -94,11 +101,21 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
     )
 
 
-async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
-    """The Xet hash of the current bytes. hf_xet only hashes files on disk: anything else is first
-    written to one."""
-    if file.path is not None:
-        return (await hashes_of(ctx, [file]))[0]
+async def _xet_hashes(ctx: PushContext, files: Sequence[FileSource]) -> dict[str, str]:
+    """Of the bytes as they are now, by path; hf_xet is given many files at once."""
+    hashes: dict[str, str] = {}
+
+    async def hash_copy(file: FileSource) -> None:
+        hashes[file.path_in_repo] = await _xet_hash_of_copy(ctx, file)
+
+    for batch in hashed_together(file for file in files if file.path is not None):
+        hashes |= await hashes_of(ctx, batch)
+    await for_each([file for file in files if file.path is None], hash_copy, width=COPIED_AT_ONCE)
+    return hashes
+
+
+async def _xet_hash_of_copy(ctx: PushContext, file: FileSource) -> str:
+    """hf_xet hashes files alone: what is none is written to one."""
     folder = Path(ctx.config.cache_dir) / "spool"
 
     def write() -> FileSource:
@@ -114,7 +131,7 @@ async def xet_hash_of(ctx: PushContext, file: FileSource) -> str:
 
     copy = await in_thread(ctx.threads, write)
     try:
-        return (await hashes_of(ctx, [copy]))[0]
+        return (await hashes_of(ctx, [copy]))[file.path_in_repo]
     finally:
         await in_thread_anyway(ctx.threads, lambda: os.unlink(str(copy.path)))
 

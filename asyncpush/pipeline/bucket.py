@@ -13,10 +13,10 @@ from functools import partial
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError
+from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import RetryScheduled
 from asyncpush.models import FileSource, SyncFailure
-from asyncpush.options import SyncOptions
+from asyncpush.options import MIB, SyncOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
@@ -33,6 +33,10 @@ from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavai
 
 BATCHES_AT_ONCE = 4
 
+HASHED_TOGETHER = 64
+HASHED_BYTES = 256 * MIB
+"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
+
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
 
@@ -46,12 +50,13 @@ class Bucket:
         """Paths whose operations the Hub has carried out."""
         self.stopped: HubError | None = None
         """The failure after which no further batch was sent."""
-        self._unclear = False
+        self.unclear = False
+        """Whether a batch was sent of which nobody knows what it did."""
 
     @property
     def may_have_changed(self) -> bool:
         """Whether a batch has changed something, or may have."""
-        return self._unclear or bool(self.applied)
+        return self.unclear or bool(self.applied)
 
     # The bucket
 
@@ -183,8 +188,10 @@ class Bucket:
         attempt = 1
         while True:
             failed = await self._send_once(operations)
+            # Noted before the bucket is looked at: that look may fail.
+            self._note_applied(operations, failed)
             failed = await self._still_failed(operations, failed)
-            self.applied |= {each.path for each in operations} - {each.path for each in failed}
+            self._note_applied(operations, failed)
             again = {each.path for each in failed if each.may_pass and attempt < ATTEMPTS}
             lasting += [
                 SyncFailure(each.path, each.reason) for each in failed if each.path not in again
@@ -198,13 +205,21 @@ class Bucket:
             await asyncio.sleep(wait)
             operations = [each for each in operations if each.path in again]
 
+    def _note_applied(
+        self, operations: Sequence[Operation], failed: Sequence[FailedOperation]
+    ) -> None:
+        self.applied |= {each.path for each in operations} - {each.path for each in failed}
+
     async def _send_once(self, operations: Sequence[Operation]) -> list[FailedOperation]:
         """Send one batch. If the answer is lost, check the bucket instead."""
         ctx = self._ctx
         by_path = {operation.path: operation for operation in operations}
+        may_have_landed = False  # an attempt, whatever became of those after it
 
         async def look(error: HubError) -> list[FailedOperation] | None:
-            if not may_still_land(error):
+            nonlocal may_have_landed
+            may_have_landed = may_have_landed or may_still_land(error)
+            if not may_have_landed:
                 return None
             left = _differences(by_path, await self.files(list(by_path)))
             return None if left else []
@@ -218,13 +233,16 @@ class Bucket:
                 accept=buckets.answers_batch,
                 reconcile=look,
             )
+        except asyncio.CancelledError:
+            self.unclear = True
+            raise
         except HubError as exc:
             try:
                 if await look(exc) is not None:
                     return []
             except HubError:
-                pass  # the first failure is more useful
-            self._unclear = self._unclear or may_still_land(exc)
+                pass  # the first failure says more
+            self.unclear = self.unclear or may_have_landed
             raise
 
     async def _still_failed(
@@ -242,12 +260,31 @@ class Bucket:
         return [each for each in failed if not by_path[each.path].shows_in(found)]
 
 
-async def hashes_of(ctx: PushContext, files: Sequence[FileSource]) -> list[str]:
-    """The Xet hashes of files on disk, from their current bytes."""
+def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
+    """The files in lists that are hashed at once."""
+    batch: list[FileSource] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.size
+    if batch:
+        yield batch
+
+
+async def hashes_of(
+    ctx: PushContext,
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+) -> dict[str, str]:
+    """The Xet hashes of files on disk, of their bytes as they are now, by path in the repo. With
+    `changed`, followed files that have changed are put there and have none."""
     if all(file.size == 0 for file in files):
-        return [buckets.EMPTY_HASH] * len(files)
+        return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
-        return await ctx.xet.hash_files(files)
+        return await ctx.xet.hash_files(files, changed)
     except XetFailedError as exc:
         raise AsyncPushError(
             f"hf_xet cannot hash the files: {exc.message}",
@@ -303,8 +340,8 @@ def _differences(
     return failures
 
 
-def in_words(failures: Iterable[SyncFailure], most: int = 10) -> str:
-    """The first failures as text, for the message of an error."""
-    told = list(map(str, failures))
-    more = f"; and {len(told) - most:,} more" if len(told) > most else ""
-    return "; ".join(told[:most]) + more
+def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
+    """The first of them, for the message of an error."""
+    lines = list(map(str, failures))
+    more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

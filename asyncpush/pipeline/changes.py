@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -43,9 +43,15 @@ def additions(receipts: Iterable[Receipt], *, unchanged: bool = False) -> list[C
     return changes
 
 
-async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[Delete]:
-    """Remote files that match `delete_patterns` and are not in `pushed`. The repo's LFS rules are
-    kept, as in the official client."""
+async def deletions(
+    ctx: PushContext,
+    pushed: Iterable[str],
+    head: str,
+    holds: Callable[[str], bool] = lambda path: False,
+) -> list[Delete]:
+    """Remote files that `delete_patterns` name and that are not `pushed`. Those that the source
+    `holds` all the same stay, and so do the repo's LFS rules (the official client keeps them too).
+    """
     options = ctx.options
     if options.delete_patterns is None:
         return []
@@ -54,9 +60,13 @@ async def deletions(ctx: PushContext, pushed: Iterable[str], head: str) -> list[
     def named() -> list[Delete]:
         prefix = folder_prefix(options.path_in_repo)
         kept = {*pushed, WRITTEN_BY_THE_HUB}
+
+        def stays(path: str) -> bool:
+            return path in kept or holds(path)
+
         below = [file.path[len(prefix) :] for file in remote if file.path.startswith(prefix)]
         paths = select(below, options.delete_patterns, None)
-        return [Delete(prefix + path) for path in paths if prefix + path not in kept]
+        return [Delete(prefix + path) for path in paths if not stays(prefix + path)]
 
     return await in_thread(ctx.threads, named)
 
@@ -221,23 +231,23 @@ def commit_limits(options: PushOptions) -> CommitLimits:
 
 
 def split(changes: Iterable[Change], size: CommitLimits) -> list[Sequence[Change]]:
-    """`changes` in order, split into as few commits within `size` as possible."""
-    links: list[Sequence[Change]] = []
-    link: list[Change] = []
+    """`changes` in order, in as few commits within `size` as possible."""
+    commits: list[Sequence[Change]] = []
+    commit: list[Change] = []
     lfs_files = inline_bytes = 0
     for change in changes:
         lfs = isinstance(change, AddLfs)
         inline = change.size if isinstance(change, AddInline) else 0
-        if link and not size.fits(len(link) + 1, lfs_files + lfs, inline_bytes + inline):
-            links.append(link)
-            link = []
+        if commit and not size.fits(len(commit) + 1, lfs_files + lfs, inline_bytes + inline):
+            commits.append(commit)
+            commit = []
             lfs_files = inline_bytes = 0
-        link.append(change)
+        commit.append(change)
         lfs_files += lfs
         inline_bytes += inline
-    if link:
-        links.append(link)
-    return links
+    if commit:
+        commits.append(commit)
+    return commits
 
 
 def _within(value: int, bound: int | None) -> bool:

@@ -200,26 +200,42 @@ async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[Checkpoin
         for path in shown
         if path.endswith(f"/{PRUNED}") and path.removeprefix(folder).count("/") == 1
     }
+    listed = {each.name: each.files for each in old}
     for name in sorted(names - {each.name for each in sets[-keep:]}):
         below = f"{folder}{name}/"
-        await _remove(ctx, bucket, below, [path for path in shown if path.startswith(below)])
+        own = (below + MARKER, below + PRUNED)
+        paths = [path for path in shown if path.startswith(below) and path not in own]
+        of_set = {below + path for path in listed[name]} if name in listed else set(paths)
+        # Files of others stay, and so without a note: it would let the next removal take them too.
+        await _remove(
+            ctx,
+            bucket,
+            below,
+            [path for path in paths if path in of_set],
+            resumable=of_set.issuperset(paths),
+        )
     return old
 
 
-async def _remove(ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str]) -> None:
-    """Remove the marker first, then the files, then the note that says that a removal is in
-    progress."""
+async def _remove(
+    ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str], *, resumable: bool
+) -> None:
+    """Remove the marker first, and those of sets within this one; then the files, then the note
+    that says that a removal is in progress."""
     note = AddFile(folder + PRUNED, 0, EMPTY_HASH, 0)
-    begin: list[Operation] = [DeleteFile(folder + MARKER), note]
+    begin: list[Operation] = [DeleteFile(folder + MARKER)]
+    begin += [DeleteFile(path) for path in paths if is_marker(path)]
+    if resumable:
+        begin.append(note)
     try:
         # If the Hub rejects the note, files can only be left behind by an interrupted removal.
         failures = [each for each in await bucket.apply(begin) if each.path != note.path]
-        failures += await bucket.different({begin[0].path: begin[0]})
+        failures += await bucket.different({each.path: each for each in begin if each is not note})
         if not failures:
             files = [DeleteFile(path) for path in paths if not is_marker(path)]
             failures = await bucket.apply(files)
             failures += await bucket.different({file.path: file for file in files})
-        if not failures:
+        if not failures and resumable:
             failures = await bucket.apply([DeleteFile(note.path)])
     except HubError as exc:
         if not bucket.may_have_changed:

@@ -108,24 +108,24 @@ async def commit_series(
     """
     message = title(ctx, changes)
     outcome = Outcome(head, ctx.commit_url(head), pr_url, ours=False)
-    ours, added, told = False, frozenset[str](), False
+    ours, added, announced = False, frozenset[str](), False
     pinned = ctx.options.parent_commit is not None
     for completion in range(1 + COMPLETIONS):
         rebased = False
-        links = split(changes, size)
-        for number, link in enumerate(links, start=1):
-            told = final and number == len(links)
+        groups = split(changes, size)
+        for number, group in enumerate(groups, start=1):
+            announced = final and number == len(groups)
             committer = Committer(
                 ctx,
                 load,
                 revision,
                 pinned=outcome.commit_sha if pinned else None,
                 pr_url=pr_url,
-                final=told,
+                final=announced,
             )
-            part = f" (part {number} of {len(links)})" if len(links) > 1 else ""
+            part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
             try:
-                outcome = await committer.commit(link, outcome.commit_sha, summary=message + part)
+                outcome = await committer.commit(group, outcome.commit_sha, summary=message + part)
             except HubError as exc:
                 if ours and pr_url is None:
                     raise exc.with_(
@@ -133,7 +133,7 @@ async def commit_series(
                         f" again to continue from there. {exc.suggestion}"
                     ) from exc.__cause__
                 raise
-            told = told and outcome.ours
+            announced = announced and outcome.ours
             ours, added = ours or outcome.ours, added | (outcome.added or frozenset())
             rebased = rebased or committer.rebased
         if not rebased or completion == COMPLETIONS:
@@ -142,7 +142,7 @@ async def commit_series(
         changes = await still_to_change(ctx, wanted, outcome.commit_sha)
         if not changes:
             break
-    if final and ours and not told:  # the last commit turned out to be someone else's
+    if final and ours and not announced:  # the last commit turned out to be someone else's
         ctx.events.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
     return replace(outcome, ours=ours, added=added)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.protocol import routes
 from asyncpush.transfers.interface import TransferFactory
 from asyncpush.transfers.xet import XetEngine
 
@@ -42,6 +44,9 @@ class PushContext:
     """The number of the pull request that this push has opened."""
     repo_created: bool = False
     """Whether this push has created the repo."""
+    failure_told: Callable[[BaseException], BaseException] = lambda error: error
+    """The error to raise for one that has ended this push, also for its timeout: whoever changes
+    the Hub in several steps says here how far it got."""
     _phases: list[Phase] = field(default_factory=lambda: list(PHASES), init=False)
     """The phases that have not begun yet."""
 
@@ -61,13 +66,13 @@ class PushContext:
 
     @property
     def repo_url(self) -> str:
-        return f"{self.session.endpoint}/{self.repo.git_path}"
+        return routes.page(self.session.endpoint, self.repo)
 
     def commit_url(self, oid: str) -> str:
-        return f"{self.repo_url}/commit/{oid}"
+        return routes.commit_page(self.session.endpoint, self.repo, oid)
 
     def pull_request_url(self, number: int) -> str:
-        return f"{self.repo_url}/discussions/{number}"
+        return routes.pull_request_page(self.session.endpoint, self.repo, number)
 
     def enter(self, phase: Phase) -> None:
         """Report that a phase begins. An earlier phase is not reported again, even if its work is

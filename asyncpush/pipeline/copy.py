@@ -29,7 +29,7 @@ from asyncpush.pipeline.preflight import (
     prepare,
 )
 from asyncpush.pipeline.push import PushRun
-from asyncpush.pipeline.routing import Stored
+from asyncpush.pipeline.routing import EarlyModes, Stored
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol import copies, lfs
@@ -95,7 +95,7 @@ async def copy(
         ctx.options = replace(ctx.options, commit_message=message)
     copier = _Copier(ctx, _Contents(source_ctx, oid, spool))
     receipts = await copier.plan(files, own)
-    head = await prepare(ctx, await copier.card())
+    head = (await prepare(ctx, await copier.card(), EarlyModes(ctx))).head
     if head is None:
         ctx.warn(f"{ctx.repo.repo_id} (or its branch) does not exist and would be created")
         return run.plan_of(receipts)
@@ -109,8 +109,8 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
     where = source.repo.git_path
     if isinstance(error, RepoNotFoundError):
         return error.with_(
-            suggestion=f"check that the source, {where}, is spelled right and its type fits; if it"
-            " is private, that the token may read it"
+            suggestion=f"check the spelling and the type of the source, {where}; if it is private,"
+            " check that the token can read it"
         )
     if error.error_code == REVISION_NOT_FOUND:
         return error.with_(
@@ -199,6 +199,8 @@ async def copy_to_bucket(
     source_ctx = replace(ctx, repo=source.repo)
     oid, files = await _chosen(source_ctx, source, ctx.options)
     files = [file for file in files if not _is_of_git(file)]
+    if not files:
+        raise _nothing(f"{source.repo.git_path} has no files but those of git")
     regular = [file for file in files if not file.remote.lfs]
     problems = [
         f"{file.remote.path}: in LFS, but not in a Xet store"
@@ -224,8 +226,10 @@ async def copy_to_bucket(
         read.append(await contents.read(file))
 
     await for_each(regular, take, width=CALLS_AT_ONCE)
+    one_file = [file.remote.path for file in files] == [source.path]
+    collected = CollectedSources(tuple(read), one_file=one_file)
     try:
-        return await SyncRun(ctx, options, copied).run(CollectedSources(tuple(read)))
+        return await SyncRun(ctx, options, copied).run(collected)
     except SyncError as exc:
         if copied:
             raise exc.with_(
@@ -411,11 +415,11 @@ class _Copier:
             raise self._refused(missing)
 
     def _refused(self, failures: Iterable[tuple[str, str]]) -> HubError:
-        told = [f"{path}: {why}" for path, why in failures]
+        reasons = [f"{path}: {why}" for path, why in failures]
         source, target = self._source.ctx.repo, self._ctx.repo
         return HubError(
-            f"the Hub cannot copy {len(told):,} file(s) from {source.git_path} to"
-            f" {target.git_path}: {'; '.join(told[:10])}",
+            f"the Hub cannot copy {len(reasons):,} file(s) from {source.git_path} to"
+            f" {target.git_path}: {'; '.join(reasons[:10])}",
             suggestion="objects are copied only within one storage region, between repos that the"
             f" token may read and write; {_PUSH_INSTEAD}",
         )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -27,7 +28,7 @@ from asyncpush.models import CARD_NAME, FileSource, Receipt
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT, deletions
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import preupload, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
@@ -40,32 +41,79 @@ REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
 
 
-async def prepare(ctx: PushContext, files: tuple[FileSource, ...]) -> str | None:
-    """The commit oid of the branch's head. The repo and branch are created if the options allow it.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of the branch before anything is stored."""
 
-    None when the repo or branch is missing in a dry run. Raises `SourceError` when the Hub rejects
-    the card's metadata, before anything is created. The head is requested at the same time as the
-    card is checked, which saves most pushes a round trip.
+    head: str | None
+    """The commit that it is at; None in a dry run, where the repo or branch is missing."""
+    paths_are_free: bool
+    """Whether `check_paths` need not be asked: it was, beside the head."""
+
+
+async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyModes) -> Prepared:
+    """The branch's head, the repo and branch created where that was asked for.
+
+    Raises `SourceError` when the Hub finds the card's metadata wrong, before anything is created:
+    the head, the modes and the paths of a small push are only looked at meanwhile, to spare most
+    pushes two round trips.
     """
+    ahead = _AskedAhead(early)
     with single_error():
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(check_card), ctx, files)
-            looked = await _look(ctx)
-    return await ensure_head(ctx, looked)
+            looked = await _look(ctx, ahead)
+    head = await ensure_head(ctx, looked, ahead)
+    return Prepared(head, ahead.paths_are_free)
 
 
-async def _look(ctx: PushContext) -> str | HubError:
-    """The head, or the error for a repo or branch that does not exist yet."""
-    try:
-        return await observed_head(ctx, ctx.options.revision)
-    except HubError as exc:
-        if isinstance(exc, RepoNotFoundError) or exc.error_code == REVISION_NOT_FOUND:
-            return exc
-        raise
+@dataclass(slots=True)
+class _AskedAhead:
+    """What is asked for beside the head."""
+
+    modes: EarlyModes
+    paths_are_free: bool = False
+
+    async def ask_paths(self, ctx: PushContext) -> None:
+        """A conflict that shows here is no error yet: the answer may be older than the head."""
+        if not self.modes.paths or ctx.repo_created:
+            return
+        revision = ctx.options.revision
+        try:
+            found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
+        except HubError:
+            self.paths_are_free = True  # not known: see `check_paths`
+        else:
+            self.paths_are_free = not any(found)
+
+    def discard(self) -> None:
+        self.modes.discard()
+        self.paths_are_free = False
 
 
-async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
-    """The head is requested first: most pushes go to an existing repo, and so need no create
+async def _look(ctx: PushContext, ahead: _AskedAhead) -> str | HubError:
+    """The head, or the error that says that there is no such repo or branch (yet). Only when the
+    head is known does anything else that was asked for count."""
+    looked: str | HubError
+    with single_error():
+        async with anyio.create_task_group() as group:
+            group.start_soon(for_group(ahead.modes.ask))
+            group.start_soon(for_group(ahead.ask_paths), ctx)
+            try:
+                looked = await observed_head(ctx, ctx.options.revision)
+            except HubError as exc:
+                if not isinstance(exc, RepoNotFoundError) and exc.error_code != REVISION_NOT_FOUND:
+                    raise
+                looked = exc
+                group.cancel_scope.cancel()
+    if isinstance(looked, HubError):
+        ahead.discard()
+    ahead.modes.check()
+    return looked
+
+
+async def ensure_head(ctx: PushContext, looked: str | HubError, ahead: _AskedAhead) -> str | None:
+    """The head is asked for first: most pushes go to a repo that is there, and cost no create
     call."""
     try:
         return await _head_or_new_branch(ctx, looked)
@@ -76,7 +124,7 @@ async def ensure_head(ctx: PushContext, looked: str | HubError) -> str | None:
             raise
     conflict = await _create(ctx)
     try:
-        return await _head_or_new_branch(ctx, await _look(ctx))
+        return await _head_or_new_branch(ctx, await _look(ctx, ahead))
     except RepoNotFoundError:
         if conflict is not None:
             raise conflict from None  # the name is taken by a repo that this user cannot see
@@ -316,6 +364,26 @@ PATHS_ASKED = 5_000
 """The most files for which the repo is asked whether any of them is a folder there."""
 
 
+async def _conflicts(
+    ctx: PushContext,
+    paths: Collection[str],
+    revision: str,
+    *,
+    expected: Callable[[HubError], bool] = lambda error: False,
+) -> tuple[list[str], list[str]]:
+    """Files of the repo where a folder is to be, and folders where a file is to be. Raises
+    `HubError`; an `expected` one is not reported."""
+
+    def to_ask() -> tuple[list[str], list[str]]:
+        above = {folder for path in paths for folder in folders_above(path)}
+        return sorted(above), sorted(paths) if len(paths) <= PATHS_ASKED else []
+
+    above, files = await in_thread(ctx.threads, to_ask)
+    kinds = await path_kinds(ctx, revision, [*above, *files], expected=expected)
+    in_the_way = [path for path in above if kinds.get(path) == "file"]
+    return in_the_way, [path for path in files if kinds.get(path) == "directory"]
+
+
 async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> None:
     """Raise `SourceError` when a path to push is a folder in the repo, or is below a file there,
     unless the same push deletes what is in the way. The Hub would refuse such a commit only
@@ -324,17 +392,10 @@ async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> No
     if ctx.repo_created:
         return  # a new repo has nothing that could be in the way
 
-    def to_ask() -> tuple[list[str], list[str]]:
-        above = {folder for path in paths for folder in folders_above(path)}
-        return sorted(above), sorted(paths) if len(paths) <= PATHS_ASKED else []
-
-    above, files = await in_thread(ctx.threads, to_ask)
     try:
-        kinds = await path_kinds(ctx, head, [*above, *files])
+        in_the_way, folders = await _conflicts(ctx, paths, head)
     except HubError:
         return  # this check only saves an upload; the next call reports what is wrong
-    in_the_way = [path for path in above if kinds.get(path) == "file"]
-    folders = [path for path in files if kinds.get(path) == "directory"]
     if not in_the_way and not folders:
         return
     deleted = {change.path for change in await deletions(ctx, paths, head)}

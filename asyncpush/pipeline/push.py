@@ -38,7 +38,7 @@ from asyncpush.pipeline.preflight import (
     prepare,
     warning_of_slow_commit,
 )
-from asyncpush.pipeline.routing import SURELY_LFS, Stored
+from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
 from asyncpush.pipeline.selection import TransferSelector, open_selector
 from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
@@ -47,13 +47,9 @@ from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.tree import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
-from asyncpush.sources.changing import changes_of, looks_changed
+from asyncpush.sources.changing import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.transfers.inline import git_blob_oid
-
-COLLECTED_AGAIN = 3
-"""How often files that changed while they were stored are collected again, and then again just
-before the commit."""
 
 T = TypeVar("T")
 
@@ -74,16 +70,19 @@ class PushRun:
         """Store, commit, verify."""
         ctx = self._ctx
         files = await self._planned(collected)
-        head = await prepare(ctx, files)
+        early = self._early(collected)
+        looked = await prepare(ctx, files, early)
+        head = looked.head
         if ctx.options.dry_run:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run continues without one
-        await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
+        if not looked.paths_are_free:
+            await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
-        by_path, stored = await self._stored(collected)
-        deleted = await deletions(ctx, chain(by_path, stored.receipts), head)
+        by_path, stored = await self._stored(collected, early)
+        deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
         async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
@@ -150,10 +149,13 @@ class PushRun:
         if self._ctx.options.dry_run:
             raise ValueError("upload_files takes no dry_run: use push_to_hub or commit with it")
         files = await self._planned(collected)
-        head = await prepare(self._ctx, files)
-        assert head is not None
-        await check_paths(self._ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
-        by_path, stored = await self._stored(collected)
+        early = self._early(collected)
+        looked = await prepare(self._ctx, files, early)
+        assert looked.head is not None
+        if not looked.paths_are_free:
+            paths = [*_paths_of(files), *_paths_of(collected.streams)]
+            await check_paths(self._ctx, paths, looked.head)
+        by_path, stored = await self._stored(collected, early)
         receipts = await self._following(
             collected,
             by_path,
@@ -211,7 +213,14 @@ class PushRun:
         """The plan of a dry run for files whose repo or branch does not exist yet."""
         return self._plan(_compared(receipts, {}), [], None)
 
-    async def _stored(self, collected: CollectedSources) -> tuple[dict[str, FileSource], Stored]:
+    def _early(self, collected: CollectedSources) -> EarlyModes:
+        """Streams change the list of files, and a dry run compares it with the head."""
+        alone = not collected.streams and not self._ctx.options.dry_run
+        return EarlyModes(self._ctx, collected.files if alone else ())
+
+    async def _stored(
+        self, collected: CollectedSources, early: EarlyModes
+    ) -> tuple[dict[str, FileSource], Stored]:
         """The files by path, including streams that had to be spooled, and what was stored."""
         ctx, files = self._ctx, collected.files
         async with open_selector(ctx) as selector:
@@ -224,7 +233,7 @@ class PushRun:
             by_path = await in_thread(
                 ctx.threads, lambda: {file.path_in_repo: file for file in files}
             )
-            stored = await StoreStage(ctx, selector).run(files)
+            stored = await StoreStage(ctx, selector, early=early).run(files)
         stored.receipts.update(streamed.receipts)
         stored.ignored += streamed.ignored
         await self._store_changed(collected, by_path, stored)
@@ -340,8 +349,10 @@ class PushRun:
         """Make one commit, or a series when there are many changes, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` had already."""
         ctx = self._ctx
-        chained, warning = await in_thread(ctx.threads, lambda: _looked_over(ctx.options, changes))
-        if not changes or chained:
+        in_series, warning = await in_thread(
+            ctx.threads, lambda: _looked_over(ctx.options, changes)
+        )
+        if not changes or in_series:
             check_parent(ctx, head)
         if not changes:
             return Outcome(head, ctx.commit_url(head), ours=False)
@@ -349,7 +360,7 @@ class PushRun:
             ctx.warn(warning)
         async with self._lock():
             try:
-                return await self._commit_now(changes, wanted, head, load, chained=chained)
+                return await self._commit_now(changes, wanted, head, load, in_series=in_series)
             except HubError as exc:
                 if exc.status == 400:
                     await self._check_paths_again(paths_added(changes), exc)
@@ -362,14 +373,14 @@ class PushRun:
         head: str,
         load: Callable[[str], bytes],
         *,
-        chained: bool,
+        in_series: bool,
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
-        if options.revision == DEFAULT_BRANCH and (chained or options.create_pr):
+        if options.revision == DEFAULT_BRANCH and (in_series or options.create_pr):
             return await commit_in_pull_request(
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
-        if chained:
+        if in_series:
             ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
                 ctx, changes, wanted, head, options.revision, load, commit_limits(options)
@@ -446,7 +457,7 @@ class PushRun:
         by_path = {file.path_in_repo: file for file in files}
         await self._store_changed(collected, by_path, stored, store=False)
         self._warn_if_all_ignored(stored)
-        deleted = await deletions(ctx, by_path, head)
+        deleted = await deletions(ctx, by_path, head, collected.holds)
         return self._plan(stored, deleted, head)
 
     def _plan(self, stored: Stored, deleted: Sequence[Delete], head: str | None) -> UploadResult:
@@ -459,10 +470,10 @@ def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
 
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
-    """Whether these changes need several commits; if not, the warning for a single one, if any."""
-    chained = len(split(changes, commit_limits(options))) > 1
-    if chained or options.max_files_per_commit is not None:
-        return chained, None
+    """Whether these changes need several commits; else what to say of the one that they need."""
+    in_series = len(split(changes, commit_limits(options))) > 1
+    if in_series or options.max_files_per_commit is not None:
+        return in_series, None
     return False, warning_of_slow_commit(changes)
 
 

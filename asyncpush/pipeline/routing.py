@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import each_in_thread, in_thread
-from asyncpush.errors import HubError, SourceChangedError
+from asyncpush.errors import HubError, SourceChangedError, SourceError
 from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
@@ -59,12 +59,83 @@ class Candidate:
         self._answered.set()
 
 
+class EarlyModes:
+    """The modes of the files of a small push, asked for while its head is looked up: that saves a
+    round trip.
+
+    They may be older than the head. So they are used only where each file is new in the repo, or
+    known to differ from what is there: no file is taken for unchanged because of them.
+    """
+
+    def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
+        self._ctx = ctx
+        self._files = files if len(files) <= preupload.BATCH_LIMIT else ()
+        self._looks: list[tuple[bytes, str | None]] | None = None
+        self._modes: Mapping[str, UploadMode] | None = None
+        self._failure: HubError | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the files that are asked for."""
+        return [file.path_in_repo for file in self._files]
+
+    async def ask(self) -> None:
+        """What the Hub refuses is raised by `check`, once it is known that the repo is there."""
+        if not self._files:
+            return
+        ctx, files = self._ctx, self._files
+        try:
+            if self._looks is None:
+                self._looks = await each_in_thread(ctx.threads, files, _look_at)
+            gitignore = await own_gitignore(ctx, files)
+        except SourceError:
+            return  # a file has changed or cannot be read: `Routing` deals with it
+        samples = [sample for sample, _ in self._looks]
+        try:
+            self._modes = await ask_modes(
+                ctx, files, samples, gitignore=gitignore, expected=is_missing
+            )
+        except HubError as exc:
+            self._failure = exc
+
+    def discard(self) -> None:
+        """Forget the answer: the repo or branch did not exist."""
+        self._modes = self._failure = None
+
+    def check(self) -> None:
+        """Raise what the Hub has refused. That it does not know the repo (yet) is no refusal: its
+        servers may learn of it one after another."""
+        if self._failure is not None and not is_missing(self._failure):
+            raise self._failure
+
+    def looks_at(self, files: Sequence[FileSource]) -> Sequence[tuple[bytes, str | None]] | None:
+        """What `_look_at` has found for each of these files, where they have been read."""
+        return self._looks if self._are_mine(files) else None
+
+    def modes_of(self, files: Sequence[FileSource]) -> Mapping[str, UploadMode] | None:
+        """The modes, where they can be used for these files."""
+        if self._modes is None or self._looks is None or not self._are_mine(files):
+            return None
+        for file, (_, oid) in zip(files, self._looks, strict=True):
+            mode = self._modes[file.path_in_repo]
+            # An LFS object's oid cannot be compared: the file has not been hashed that way yet.
+            differs = oid is not None and not is_sha256(mode.oid) and oid != mode.oid
+            if mode.ignored or not (mode.oid is None or differs):
+                return None
+        return self._modes
+
+    def _are_mine(self, files: Sequence[FileSource]) -> bool:
+        mine = self._files
+        return len(files) == len(mine) and all(a is b for a, b in zip(files, mine, strict=True))
+
+
 class Routing:
     """Finds the modes of the files of one push."""
 
-    def __init__(self, ctx: PushContext, stored: Stored) -> None:
+    def __init__(self, ctx: PushContext, stored: Stored, early: EarlyModes | None = None) -> None:
         self._ctx = ctx
         self._stored = stored
+        self._early = early or EarlyModes(ctx)
 
     async def run(
         self, files: Sequence[FileSource], outbox: MemoryObjectSendStream[list[Candidate]]
@@ -94,7 +165,9 @@ class Routing:
                 return _look_at(file)
             return None
 
-        looks = await each_in_thread(self._ctx.threads, files, look)
+        looks: Sequence[tuple[bytes, str | None] | None] | None = self._early.looks_at(files)
+        if looks is None:
+            looks = await each_in_thread(self._ctx.threads, files, look)
         seen: list[tuple[FileSource, bytes, str | None]] = []
         for file, found in zip(files, looks, strict=True):
             if found is not None:
@@ -106,7 +179,9 @@ class Routing:
         files = [file for file, _, _ in seen]
         samples = [sample for _, sample, _ in seen]
         oids = {file.path_in_repo: oid for file, _, oid in seen if oid}
-        modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
+        modes = self._early.modes_of(files)
+        if modes is None:
+            modes = await ask_modes(self._ctx, files, samples, gitignore=gitignore)
         inline: list[FileSource] = []
         ignored: list[FileSource] = []
         candidates: list[Candidate] = []
@@ -203,6 +278,11 @@ class Routing:
         return Receipt(file.path_in_repo, file.size, oid, "lfs" if remote.lfs else "inline")
 
 
+def is_missing(error: HubError) -> bool:
+    """Whether the Hub says that there is no such repo or branch (yet)."""
+    return error.error_code in ("RepoNotFound", "RevisionNotFound")
+
+
 def is_sha256(oid: str | None) -> bool:
     """Whether this is the oid of an LFS object rather than of a git blob."""
     return oid is not None and len(oid) == 64
@@ -233,9 +313,10 @@ async def ask_modes(
     *,
     gitignore: str | None = None,
     create_pr: bool | None = None,
+    expected: Callable[[HubError], bool] = lambda error: False,
 ) -> Mapping[str, UploadMode]:
-    """Make one preupload call. Returns a mode for each path. Raises `HubError`. `create_pr`
-    defaults to the option of that name."""
+    """One preupload call: a mode for each path. Raises `HubError`; an `expected` one is not
+    reported. `create_pr` is the option of that name, where it is not given."""
     request = preupload.preupload_request(
         ctx.repo,
         ctx.options.revision,
@@ -248,6 +329,7 @@ async def ask_modes(
         lambda response: preupload.parse_preupload(response, files),
         ctx.events,
         describe=lambda modes: _describe(modes, files),
+        expected=expected,
     )
 
 

@@ -21,7 +21,7 @@ from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.routing import SURELY_LFS, Candidate, Routing, Stored, ask_modes
+from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.protocol import preupload
 from asyncpush.sources import OpenStream
@@ -51,10 +51,18 @@ class StoreStage:
     """Stores the files of one push. With `store=False` (a dry run) it only finds out what would
     happen."""
 
-    def __init__(self, ctx: PushContext, selector: TransferSelector, *, store: bool = True) -> None:
+    def __init__(
+        self,
+        ctx: PushContext,
+        selector: TransferSelector,
+        *,
+        store: bool = True,
+        early: EarlyModes | None = None,
+    ) -> None:
         self._ctx = ctx
         self._selector = selector
         self._storing = store
+        self._early = early
         self._stored = Stored()
         self._unfinished: dict[Transfer, _Unfinished] = {}
 
@@ -66,7 +74,7 @@ class StoreStage:
         with outbox, inbox, single_error():
             async with anyio.create_task_group() as group:
                 queue = SlotQueue(group, self._ctx.slots, self._store_one)
-                routing = Routing(self._ctx, self._stored)
+                routing = Routing(self._ctx, self._stored, self._early)
                 group.start_soon(for_group(routing.run), files, outbox)
                 async for candidates in inbox:
                     for candidate in candidates:

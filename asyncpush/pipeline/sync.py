@@ -8,19 +8,15 @@ written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import mimetypes
 import time
-from collections.abc import Container, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
-import anyio
-
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
@@ -32,25 +28,17 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
-from asyncpush.models import FileSource, PlannedFile, Receipt, SyncFailure, SyncResult
-from asyncpush.options import MIB, SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, hashes_of, in_words
+from asyncpush.models import FileSource, PlannedFile, SyncFailure, SyncResult
+from asyncpush.options import SyncOptions
+from asyncpush.pipeline.bucket import Bucket, BucketXet, hashed_together, hashes_of, in_words
+from asyncpush.pipeline.bucket_store import BucketStore
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation
-from asyncpush.sources import CollectedSources, OpenStream, folder_prefix
+from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
+from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
-from asyncpush.transfers.xet import XetFailedError, XetUpload
 
-HASHED_TOGETHER = 64
-HASHED_BYTES = 256 * MIB
-"""How many bytes hf_xet hashes in one call, which cannot be interrupted."""
-
-ADDED_TOGETHER = 64
-"""How many files are passed to hf_xet, which queues them, in one thread hop."""
-
-ADDED_AT_ONCE = 2
 LOOKED_UP_AT_ONCE = 64
 
 
@@ -77,36 +65,57 @@ class SyncRun:
         self._ctx = ctx
         self._options = options
         self._bucket = Bucket(ctx)
-        self._xet = BucketXet(ctx)
+        self._store = BucketStore(ctx)
         self._folder = folder_prefix(ctx.options.path_in_repo)
         self._marker = self._folder + MARKER
         self._done = _Progress()
+        self._holds: Callable[[str], bool] = lambda path: False
         self._started = time.monotonic()
 
     async def run(self, collected: CollectedSources) -> SyncResult:
         """Run the sync. Raises `SyncError` once the bucket may have been changed; before that, the
         error that stopped it."""
+        self._ctx.failure_told = self._told
         try:
             return await self._run(collected)
-        except SyncError:
-            raise
-        except asyncio.CancelledError as exc:
-            if self._bucket.may_have_changed:
-                count = len(self._bucket.applied)
-                exc.add_note(f"{count:,} file(s) of {self._ctx.repo_url} were changed before that")
-            raise
         except Exception as exc:
-            if not self._bucket.may_have_changed:
+            told = self._told(exc)
+            if told is exc:
                 raise
-            reason = exc.message if isinstance(exc, AsyncPushError) else str(exc) or repr(exc)
-            raise SyncError(
-                f"the sync to {self._ctx.repo_url} did not finish: {reason}",
-                result=self._result(verified=False),
-                suggestion=getattr(exc, "suggestion", ""),
-            ) from exc
+            raise told from exc
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error to raise for one that came in the middle of it. A cancellation stays one, with
+        a note that says what was changed."""
+        if isinstance(error, SyncError) or not self._bucket.may_have_changed:
+            return error
+        if not isinstance(error, Exception):
+            error.add_note(self._changed_so_far())
+            return error
+        reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
+        told = SyncError(
+            f"the sync to {self._ctx.repo_url} did not finish: {reason}",
+            result=self._result(verified=False),
+            suggestion=getattr(error, "suggestion", ""),
+        )
+        told.__cause__ = error
+        return told
+
+    def _changed_so_far(self) -> str:
+        so_far = self._result(verified=False)
+        deeds = [
+            f"{len(paths):,} file(s) {deed} ({in_words(paths)})"
+            for deed, paths in (("added", so_far.files_uploaded), ("deleted", so_far.files_deleted))
+            if paths
+        ]
+        if self._bucket.unclear:
+            deeds.append("the answer to a batch did not come: more may have been changed")
+        told = "; ".join(deeds) or "the marker of a set was removed"
+        return f"changed in {self._ctx.repo_url} before that, and not verified: {told}"
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx
+        self._holds = collected.holds
         await self._check(collected)
         if not await self._bucket.ensure(self._options):
             ctx.warn(f"the bucket {ctx.repo.repo_id} does not exist and would be created")
@@ -118,11 +127,12 @@ class SyncRun:
             copied = self._copied.items()
             unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
             return await self._dry_run(collected, unchanged, extra)
-        await self._store(collected, there, unchanged)
+        await self._send(collected, there, unchanged)
         if await self._is_complete(there, extra):
             self._done.marker = self._marker if self._options.complete_marker else None
         else:
             await self._change(there, extra)
+        await self._store.tell_changes(collected.files)
         ctx.enter("done")
         return self._result(verified=self._options.verify)
 
@@ -151,6 +161,13 @@ class SyncRun:
                     problems=[f"{path!r} is a single file"],
                     suggestion="end the address in a slash, or sync a folder",
                 )
+        if self._options.delete and collected.one_file:
+            raise SourceError(
+                "delete needs a folder as its source, but this is a single file: all else in"
+                f" {address_of(ctx.repo)}/{self._folder} would be deleted",
+                problems=["the source is a single file"],
+                suggestion="leave out delete (--delete), or sync the file's folder",
+            )
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
@@ -206,12 +223,15 @@ class SyncRun:
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
         await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
-        for batch in _together(unknown):
+        for batch in hashed_together(unknown):
             began = time.time()
-            hashes = await hashes_of(ctx, batch)
-            keep = partial(ctx.hasher.remember, list(zip(batch, hashes, strict=True)), began, "xet")
+            # Those that have changed meanwhile are sent, and looked at then.
+            hashes = await hashes_of(ctx, batch, changed={})
+            steady = [file for file in batch if file.path_in_repo in hashes]
+            pairs = [(file, hashes[file.path_in_repo]) for file in steady]
+            keep = partial(ctx.hasher.remember, pairs, began, "xet")
             await in_thread(ctx.push_threads.journal, keep)
-            for file, xet_hash in zip(batch, hashes, strict=True):
+            for file, xet_hash in pairs:
                 settle(file, xet_hash, cached=False)
         return found
 
@@ -230,22 +250,23 @@ class SyncRun:
 
     def _chosen(self, paths: Iterable[str]) -> list[str]:
         chosen = PatternFilter(self._options.allow_patterns, self._options.ignore_patterns)
-        return [path for path in paths if chosen(path[len(self._folder) :])]
+        skip = len(self._folder)
+        return [path for path in paths if chosen(path[skip:]) and not self._holds(path)]
 
-    async def _store(
+    async def _send(
         self,
         collected: CollectedSources,
         there: dict[str, BucketFile],
         unchanged: dict[str, str],
     ) -> None:
-        """Send the files that the bucket does not have to the Xet store. They do not appear in the
-        bucket yet."""
-        done = self._done
-        mtimes = {file.path_in_repo: _mtime(file) for file in collected.files}
+        """Send what the bucket does not hold to the Xet store: nothing shows there yet."""
+        done, store = self._done, self._store
+        files = {file.path_in_repo: file for file in collected.files}
 
         def take(path: str, size: int, xet_hash: str) -> None:
             kind = mimetypes.guess_type(path)[0]
-            mtime = mtimes.get(path) or int(time.time() * 1000)
+            file = store.collected_again.get(path) or files.get(path)
+            mtime = _mtime(file) or int(time.time() * 1000)
             done.adds[path] = AddFile(path, size, xet_hash, mtime, kind)
             if done.adds[path].shows_in(there):
                 done.unchanged.add(path)
@@ -257,10 +278,13 @@ class SyncRun:
                 take(file.path_in_repo, file.size, unchanged[file.path_in_repo])
                 done.deduplicated += file.size
         if to_send or collected.streams:
-            for receipt in await self._send(to_send, collected.streams):
+            for receipt in await store.send_all(collected, to_send):
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
                 done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
+        if store.gone and not done.adds:
+            message = "every file of the source was removed before it was sent"
+            raise SourceError(message, problems=[message], suggestion="nothing was changed")
 
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
         """Record the copied files, which the store has already."""
@@ -275,57 +299,17 @@ class SyncRun:
                 events.emit(FileRouted(path, add.size, "xet"))
                 events.emit(FileStored(path, add.size, "xet", deduplicated=True))
 
-    async def _send(
-        self, files: Sequence[FileSource], streams: Sequence[OpenStream] = ()
-    ) -> list[Receipt]:
-        """Send files and streams. Returns all receipts once the Xet store has everything."""
-        ctx = self._ctx
-        access = await self._xet.access()
-        upload: XetUpload | None = None
-
-        async def add(together: Sequence[FileSource]) -> None:
-            assert upload is not None
-            for file in together:
-                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
-            await upload.add_all(together)
-
-        async def add_stream(stream: OpenStream) -> None:
-            assert upload is not None
-            ctx.events.emit(FileRouted(stream.path_in_repo, 0, "xet"))
-            pieces = stream.pieces()
-            async with aclosing(pieces):
-                await upload.add_stream(stream.path_in_repo, pieces)
-
-        try:
-            upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
-            ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
-            # All at the same time: one producer may write them in turn.
-            await for_each(streams, add_stream, width=len(streams))
-            receipts = await upload.finish()
-        except XetFailedError as exc:
-            raise AsyncPushError(
-                f"Xet failed: {exc.message}",
-                suggestion="sync again: what was sent is not sent twice",
-            ) from exc
-        finally:
-            if upload is not None:
-                with anyio.CancelScope(shield=True):
-                    await upload.abort()
-        found = zip(upload.files, (receipt.xet_hash or "" for receipt in receipts), strict=True)
-        keep = partial(ctx.hasher.remember, list(found), upload.began, "xet")
-        await in_thread(ctx.push_threads.journal, keep)
-        return receipts
-
     async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
         """Whether nothing is left to do, including the marker, and the bucket still shows
         everything."""
         done = self._done
         if extra or len(done.unchanged) != len(done.adds):
             return False
+        if await in_thread(self._ctx.threads, partial(self._being_removed, there)):
+            return False
         if self._options.complete_marker:
             marker = there.get(self._marker)
-            if marker is None or self._folder + PRUNED in there:
+            if marker is None:
                 return False
             access = await BucketXet(self._ctx, write=False).access()
             found = await SetMarker.read(self._ctx, marker, access)
@@ -366,7 +350,16 @@ class SyncRun:
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
             folders |= set(_folders_of(path))
-        return [path for path in _markers(folders) if path in there]
+        found = {path for path in _markers(folders) if path in there}
+        return sorted(found.union(self._being_removed(there)))
+
+    def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
+        """Notes that a set which the source's files are a part of was being removed: whoever prunes
+        next would go on with it, though the files have not changed."""
+        adds = self._done.adds
+        folders = {folder for path in adds for folder in _folders_of(path)}
+        notes = (folder + PRUNED for folder in folders)
+        return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Remove the markers of all sets that contain any of these files, before anything else
@@ -396,7 +389,7 @@ class SyncRun:
         self._raise_failures(failures)
         exact = self._options.delete and not others
         content = SetMarker.new(self._set_files(), exact=exact).to_json()
-        (receipt,) = await self._send([FileSource(self._marker, len(content), data=content)])
+        (receipt,) = await self._store.send([FileSource(self._marker, len(content), data=content)])
         marker = AddFile(
             self._marker,
             len(content),
@@ -420,7 +413,11 @@ class SyncRun:
             return [], []
         shown = await self._bucket.files_below(self._folder)
         others = self._others(shown, self._done.adds)
-        new = [SyncFailure(path, "written by someone else") for path in self._chosen(others)]
+        new = [
+            SyncFailure(path, "written by someone else")
+            for path in self._chosen(others)
+            if path not in self._store.gone
+        ]
         return others, new
 
     def _set_files(self) -> dict[str, tuple[int, str]]:
@@ -490,11 +487,6 @@ class SyncRun:
         )
 
 
-def _paths(collected: CollectedSources) -> Iterable[str]:
-    yield from (file.path_in_repo for file in collected.files)
-    yield from (stream.path_in_repo for stream in collected.streams)
-
-
 def _folders_of(path: str) -> Iterable[str]:
     """All folders that contain a path, including the outermost one, ""."""
     while path:
@@ -506,20 +498,8 @@ def _markers(folders: Iterable[str]) -> list[str]:
     return [folder + name for folder in sorted(folders) for name in (MARKER, PRUNED)]
 
 
-def _mtime(file: FileSource) -> int:
-    """Milliseconds since the epoch; 0 for anything but a file on disk."""
-    return 0 if file.identity is None else file.identity.mtime_ns // 1_000_000
-
-
-def _together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
-    """Groups of files that are hashed in one call."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+def _mtime(file: FileSource | None) -> int:
+    """Milliseconds since the epoch; 0 for what is not a file on disk."""
+    if file is None or file.identity is None:
+        return 0
+    return file.identity.mtime_ns // 1_000_000

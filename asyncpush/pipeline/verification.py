@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from asyncpush.concurrency.task_groups import batches, for_each
@@ -44,13 +44,22 @@ async def remote_files(
     return found
 
 
-async def path_kinds(ctx: PushContext, revision: str, paths: Sequence[str]) -> dict[str, str]:
-    """ "file" or "directory" for each of `paths` that exists in the repo at `revision`."""
+async def path_kinds(
+    ctx: PushContext,
+    revision: str,
+    paths: Sequence[str],
+    *,
+    expected: Callable[[HubError], bool] = lambda error: False,
+) -> dict[str, str]:
+    """By path, "file" or "directory", for those of `paths` that the repo has at `revision`. Raises
+    `HubError`; an `expected` one is not reported."""
     kinds: dict[str, str] = {}
 
     async def look(batch: Sequence[str]) -> None:
         request = tree.paths_info_request(ctx.repo, revision, batch)
-        kinds.update(await ctx.session.ask(request, tree.parse_path_kinds, ctx.events))
+        kinds.update(
+            await ctx.session.ask(request, tree.parse_path_kinds, ctx.events, expected=expected)
+        )
 
     await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
     return kinds

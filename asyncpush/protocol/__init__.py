@@ -1,4 +1,5 @@
-"""The Hub's wire format as pure functions: requests out of values, values out of answers.
+"""The Hub's wire format as pure functions: they build requests from values, and values from
+answers.
 
 No sockets, no clock, no files: everything here can be tested with bytes alone.
 """

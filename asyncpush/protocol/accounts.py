@@ -1,15 +1,15 @@
-"""Tokens: who one belongs to, what it may do, and getting a new one. Requests and answers.
+"""Tokens: who owns one, what it may do, and how a new one is obtained.
 
 `whoami-v2` says what kind of token it is: `auth.accessToken.role` is "read", "write" or
 "fineGrained", the last with `fineGrained.scoped`, a list of entities and permissions such as
 `repo.write`. For an OAuth login there is no `accessToken`: `auth.type` is "app_token_as_user", and
-`auth.expiresAt` says when it ends, as `accessToken.expiration` does for a token that has an end
+`auth.expiresAt` says when it ends, as `accessToken.expiration` does for a token that expires
 (huggingface.js, `AuthInfo`). `.../auth-check/write` says whether the token may write to one repo
-(the official client's `auth_check(write=True)`). None of these changes anything.
+(the official client's `auth_check(write=True)`). These requests change nothing.
 
-`POST /oauth/token` gives tokens that expire (RFC 6749): for a refresh token, or for the id token
-with which a CI job proves who it is (RFC 8693). It answers `access_token`, perhaps `refresh_token`
-and `expires_in`; or, with status 400 or 401, `error` and `error_description`.
+`POST /oauth/token` issues tokens that expire (RFC 6749), in exchange for a refresh token or for the
+id token that identifies a CI job (RFC 8693). The answer has `access_token`, and may have
+`refresh_token` and `expires_in`. With status 400 or 401 it has `error` and `error_description`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     FORM_HEADERS,
     HubRequest,
@@ -47,12 +48,12 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose token it is. `role` is None when the Hub does not say (OAuth, other Hubs).
+    """The owner of a token. `role` is None when the Hub does not give it (OAuth, other Hubs).
 
-    `orgs` are the roles in organisations, by name; a role that is not told is empty. `called` is
-    the token's name in the user's settings, `expires_at` the Unix time at which it expires;
-    `is_oauth` means that it is from a login in the browser. The Hub tells each of these for some
-    tokens only.
+    `orgs` are the user's roles in organisations, by the organisation's name; a role that the Hub
+    does not give is empty. `called` is the token's name in the user's settings, `expires_at` the
+    Unix time at which it expires. `is_oauth` means that it comes from a login in the browser. The
+    Hub gives each of these only for some kinds of token.
     """
 
     name: str
@@ -66,7 +67,8 @@ class Account:
 
 
 def parse_account(response: HubResponse) -> Account:
-    """Only the name must be there: what else is missing or odd is taken as not told."""
+    """Only the user's name is required. Other fields that are missing or invalid count as not
+    given."""
     answer = json_object(response)
     auth = _object(answer.get("auth"))
     token = _object(auth.get("accessToken"))
@@ -88,7 +90,7 @@ def parse_account(response: HubResponse) -> Account:
 
 
 def _time(value: Any) -> float | None:
-    """A Unix time of an ISO 8601 text."""
+    """The Unix time of an ISO 8601 text."""
     try:
         return datetime.fromisoformat(value).timestamp()
     except (TypeError, ValueError, OverflowError):
@@ -99,36 +101,36 @@ TokenKind: TypeAlias = Literal["oauth", "oidc"]
 
 
 def kind_of_token(token: str) -> TokenKind | None:
-    """What the first letters of a token say: those of a login in the browser and of trusted
-    publishing have their own. None for all others."""
+    """What the prefix of a token says about it. Logins in the browser and trusted publishing have
+    prefixes of their own; for all other tokens this is None."""
     if token.startswith("hf_oauth_"):
         return "oauth"
     return "oidc" if token.startswith("hf_jwt_") else None
 
 
-def _grants(told: Mapping[str, Any]) -> tuple[Grant, ...]:
+def _grants(access: Mapping[str, Any]) -> tuple[Grant, ...]:
     return tuple(
         Grant(
             str(_object(scope.get("entity")).get("type", "")),
             str(_object(scope.get("entity")).get("name", "")),
             frozenset(map(str, _list(scope.get("permissions")))),
         )
-        for scope in _objects(told.get("scoped"))
+        for scope in _objects(access.get("scoped"))
     )
 
 
 def write_check_request(repo: Repo) -> HubRequest:
     """Answers 200 when the token may write to this repo."""
-    return get("auth_check", f"/api/{repo.api_path}/auth-check/write", repo_id=repo.repo_id)
+    return get("auth_check", routes.write_check(repo), repo_id=repo.repo_id)
 
 
 def storage_request(repo: Repo) -> HubRequest:
-    path = f"/api/{repo.api_path}?expand=usedStorage"
+    path = f"{routes.api(repo)}?expand=usedStorage"
     return get("storage", path, repo_id=repo.repo_id)
 
 
 def parse_storage(response: HubResponse) -> int | None:
-    """Bytes that the repo's files and their history take, where the Hub tells."""
+    """Bytes that the repo's files and their history occupy, if the Hub says so."""
     used = json_object(response).get("usedStorage")
     return used if isinstance(used, int) and not isinstance(used, bool) else None
 
@@ -147,8 +149,8 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token that the Hub gave out. It lasts `expires_in` seconds, as long as nobody knows if that
-    is None; `refresh_token` takes the place of the one that was used."""
+    """A token that the Hub has issued. It expires in `expires_in` seconds; None means that this is
+    unknown. `refresh_token` replaces the one that was used."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -157,7 +159,7 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRefused:
-    """The Hub gives no token: `error` is OAuth's word for the reason, such as `invalid_grant`."""
+    """The Hub issues no token. `error` is OAuth's code for the reason, such as `invalid_grant`."""
 
     error: str
     description: str
@@ -171,7 +173,7 @@ def refresh_token_request(refresh_token: str, client_id: str) -> HubRequest:
         "client_id": client_id,
     }
     body = urlencode(form).encode()
-    return HubRequest("token", "POST", _TOKEN_PATH, body, FORM_HEADERS, "none", queued=False)
+    return HubRequest("token", "POST", routes.TOKEN, body, FORM_HEADERS, "none", queued=False)
 
 
 def exchange_token_request(id_token: str, resource: str) -> HubRequest:
@@ -182,12 +184,12 @@ def exchange_token_request(id_token: str, resource: str) -> HubRequest:
         "subject_token": id_token,
         "resource": resource,
     }
-    request = post_json("token", _TOKEN_PATH, body, resource=resource)
+    request = post_json("token", routes.TOKEN, body, resource=resource)
     return replace(request, auth="none", queued=False)
 
 
 def id_token_request(url: str, bearer: str, audience: str) -> HubRequest:
-    """Asks GitHub Actions for an id token that the Hub at `audience` will take."""
+    """Asks GitHub Actions for an id token meant for the Hub at `audience`."""
     separator = "&" if "?" in url else "?"
     target = f"{url}{separator}audience={quote(audience, safe='')}"
     headers = {"Authorization": f"Bearer {bearer}"}
@@ -195,7 +197,7 @@ def id_token_request(url: str, bearer: str, audience: str) -> HubRequest:
 
 
 def is_token_answer(response: HubResponse) -> bool:
-    """Whether the answer is a token or a refusal, rather than a fault that passes."""
+    """Whether the answer is a token or a refusal, rather than a transient failure."""
     return response.status < 300 or (400 <= response.status < 500 and response.status != 429)
 
 
@@ -217,13 +219,10 @@ def parse_id_token(response: HubResponse) -> str | TokenRefused:
     return a_text(json_object(response).get("value"), "value")
 
 
-_TOKEN_PATH = "/oauth/token"
-
-
 def _refusal(response: HubResponse) -> TokenRefused:
     try:
         answer = json_object(response)
-    except ProtocolError:  # some other server's page
+    except ProtocolError:  # a page of some other server
         answer = {}
     error, description = answer.get("error"), answer.get("error_description")
     return TokenRefused(

@@ -3,9 +3,9 @@
     hf://[models/|datasets/|spaces/|kernels/|buckets/]namespace/name[@revision][/path]
     https://huggingface.co/[datasets/|...]namespace/name[/tree/revision[/path]]
 
-The grammar is the official client's. What that client reads in a way that can hardly be meant (a
-revision that is percent-encoded twice, `@refs/heads/main`) is refused here, with what to write
-instead; nothing is read in another way.
+The grammar is the official client's. That client accepts some addresses in a sense that is hardly
+intended: a revision that is percent-encoded twice, or `@refs/heads/main`. These are refused here,
+with a suggestion of what to write instead. No address gets another meaning than it has there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FILE_PAGES = frozenset({"blame", "blob", "raw", "resolve"})
 _FOLDER_PAGE = "tree"
 _BUCKET_PAGES = frozenset({"resolve", _FOLDER_PAGE})
 _SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)")
-"""Revisions that hold slashes, and are written as they are all the same."""
+"""Revisions that contain slashes and are nevertheless written without percent-encoding."""
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 
 _FORMS = "use namespace/name, hf://[datasets/]namespace/name[@revision][/path] or the repo's URL"
@@ -46,8 +46,9 @@ _DEFAULTS = {field.name: field.default for field in fields(PushOptions)}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What an address says. `text` is the address as it was written; `revision` is None and `path`
-    empty where it says nothing of them. A path that names a folder ends in a slash.
+    """The parts of an address. `text` is the address as it was written. `revision` is None and
+    `path` is empty if the address does not contain them. A path that names a folder ends in a
+    slash.
 
     >>> parse_address("hf://datasets/me/d@refs/pr/1/train/").path
     'train/'
@@ -61,8 +62,8 @@ class Address:
 
 
 def is_address(text: object, endpoint: str | None = None) -> bool:
-    """Whether it is written as an address rather than as `namespace/name`. A URL without `https://`
-    is one where it begins with the host of the endpoint."""
+    """Whether this is written as an address rather than as `namespace/name`. A URL without
+    `https://` is an address if it begins with the host of the endpoint."""
     if not isinstance(text, str):
         return False
     if text.startswith(SCHEME) or text.lower().startswith(_WEB_SCHEMES):
@@ -72,7 +73,7 @@ def is_address(text: object, endpoint: str | None = None) -> bool:
 
 
 def is_web_url(text: object, endpoint: str | None = None) -> bool:
-    """Whether it is an address that only an endpoint gives its meaning."""
+    """Whether the address can only be understood together with an endpoint."""
     return is_address(text, endpoint) and not str(text).startswith(SCHEME)
 
 
@@ -83,12 +84,12 @@ def target_of(
     *,
     given: Collection[str] = (),
 ) -> tuple[Repo, PushOptions]:
-    """The repo that a repo id or an address names, and the options with what the address says.
+    """The repo that a repo id or an address names, and the options completed from the address.
 
-    An address fills in options that have their default values, unless they are among those that are
-    known to have been `given`. Raises `InvalidRepoIdError` (a `ValueError`) for what is neither an
-    id nor an address, for an address that contradicts an option, and for buckets; `ValueError` for
-    options that do not go together.
+    The address fills in options that have their default values, except those that were explicitly
+    `given`. Raises `InvalidRepoIdError` (a `ValueError`) for text that is neither an id nor an
+    address, for an address that contradicts an option, and for buckets; `ValueError` for options
+    that exclude each other.
 
     >>> repo, options = target_of("hf://spaces/me/s@dev", PushOptions(), PUBLIC_ENDPOINT)
     >>> repo.git_path, options.revision
@@ -103,7 +104,7 @@ def target_of(
 
 
 def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
-    """What a copy is made of: an address, or `namespace/name` of a repo of the given type. Raises
+    """The source of a copy: an address, or `namespace/name` of a repo of the given type. Raises
     `InvalidRepoIdError`."""
     if is_address(text, endpoint):
         return parse_address(text, endpoint)
@@ -112,11 +113,11 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
 
 
 def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
-    """Raise `InvalidRepoIdError` for a copy that no Hub makes, `ValueError` for options that a copy
-    has no use for."""
+    """Raise `InvalidRepoIdError` for a copy that the Hub cannot make, `ValueError` for options that
+    do not apply to a copy."""
     if source.kind == "bucket" and isinstance(options, PushOptions):
         raise InvalidRepoIdError(
-            f"{source.text} is a bucket: the Hub copies nothing from a bucket to a repo",
+            f"{source.text} is a bucket: the Hub cannot copy from a bucket to a repo",
             suggestion="download the files and push them",
         )
     for name in ("max_shard_size", "follow_symlinks"):
@@ -127,8 +128,8 @@ def check_copy(source: Address, options: PushOptions | SyncOptions) -> None:
 def any_target_of(
     repo_id: str, options: PushOptions, endpoint: str, *, given: Collection[str] = ()
 ) -> tuple[Repo, PushOptions]:
-    """As `target_of`, of buckets as well. Their path fills in `path_in_repo`; no other option that
-    says where to makes sense for them."""
+    """Like `target_of`, but also for buckets. A bucket's path fills in `path_in_repo`; the other
+    options that describe the target make no sense for buckets."""
     if not names_bucket(repo_id):
         return target_of(repo_id, options, endpoint, given=given)
     bucket, path = bucket_of(repo_id, endpoint)
@@ -145,7 +146,7 @@ def any_target_of(
 
 
 def names_bucket(text: str) -> bool:
-    """Whether an address is one of a bucket, by how it begins.
+    """Whether an address is that of a bucket, judging by its beginning.
 
     >>> names_bucket("hf://buckets/me/runs"), names_bucket("me/buckets")
     (True, False)
@@ -156,8 +157,8 @@ def names_bucket(text: str) -> bool:
 
 
 def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
-    """The bucket that an address names, and the path in it. Raises `InvalidRepoIdError` for what is
-    not the address of a bucket.
+    """The bucket that an address names, and the path within it. Raises `InvalidRepoIdError` for
+    anything but the address of a bucket.
 
     >>> bucket, path = bucket_of("hf://buckets/me/runs/run-7/", PUBLIC_ENDPOINT)
     >>> bucket.repo_id, path
@@ -174,7 +175,7 @@ def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
 
 
 def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
-    """What an `hf://` URI or a web URL of the endpoint says. Raises `InvalidRepoIdError`."""
+    """The parts of an `hf://` URI or a web URL of the endpoint. Raises `InvalidRepoIdError`."""
     address = _parse_uri(text) if text.startswith(SCHEME) else _parse_url(text, endpoint)
     if address.kind != "bucket":
         check_repo_id(address.repo_id)
@@ -185,7 +186,7 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
     kind = address.kind
     if kind == "bucket":
         raise InvalidRepoIdError(
-            f"{address.text} is a bucket, which takes no commits",
+            f"{address.text} is a bucket, and buckets have no commits",
             suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
     said: dict[str, str | None] = {
@@ -236,7 +237,9 @@ def _split_kind(text: str, body: str) -> tuple[Kind, str]:
     if first in _KINDS:
         return _KINDS[first], rest
     if f"{first}s" in _KINDS:
-        raise _refused(text, f"{first!r} is no type", f"write {first}s/ instead of {first}/")
+        raise _refused(
+            text, f"{first!r} is not a repo type", f"write {first}s/ instead of {first}/"
+        )
     return "model", body
 
 
@@ -247,14 +250,14 @@ def _split_id(rest: str) -> tuple[str, str]:
 
 
 def _split_revision(text: str, rest: str) -> tuple[str, str]:
-    """The revision and the path of what follows the `@`, both as they are written."""
+    """Split what follows the `@` into revision and path, both as they are written."""
     if (special := _SPECIAL_REVISION.match(rest)) is not None:
         return special[0], rest[special.end() :].removeprefix("/")
     revision, _, path = rest.partition("/")
     if revision == "refs":
         raise _refused(
             text,
-            "refs/ begins no revision but refs/pr/NUMBER and refs/convert/NAME",
+            "the only revisions under refs/ are refs/pr/NUMBER and refs/convert/NAME",
             "name the branch alone: main, not refs/heads/main",
         )
     return revision, path
@@ -272,10 +275,12 @@ def _parse_url(text: str, endpoint: str) -> Address:
         parts = urlsplit(text if "://" in text else f"//{text}")
         host = _host(parts)
     except ValueError as exc:
-        raise _refused(_shown(text), f"it is no URL ({exc})") from exc
+        raise _refused(_shown(text), f"it is not a valid URL ({exc})") from exc
     shown = _shown(text)
     if parts.username is not None or parts.password is not None:
-        raise _refused(shown, "a URL must not hold a user name or password", "set HF_TOKEN instead")
+        raise _refused(
+            shown, "a URL must not contain a user name or password", "set HF_TOKEN instead"
+        )
     if host not in _hosts(endpoint):
         raise _refused(
             shown,
@@ -309,10 +314,10 @@ def _parse_page(
     if action not in known:
         raise _refused(
             text,
-            f"a page of the kind /{action}/ names no place for files",
+            f"files cannot be pushed to a /{action}/ page",
             f"use the repo's own page, or one with /{_FOLDER_PAGE}/",
         )
-    # A slash within a segment stays encoded until the segments have been told apart.
+    # A slash within a segment stays encoded until the path has been split into segments.
     decoded = [unquote(segment).replace("/", "%2F") for segment in tail]
     revision: str | None = None
     path = "/".join(decoded)
@@ -324,7 +329,7 @@ def _parse_page(
                 text, "its revision is percent-encoded twice", "use an hf:// address instead"
             )
     if "%2F" in path:
-        raise _refused(text, "its path holds an encoded slash, %2F", "write / instead")
+        raise _refused(text, "its path contains an encoded slash, %2F", "write / instead")
     _check_path(text, path)
     if path and (action == _FOLDER_PAGE or is_folder):
         path += "/"
@@ -333,11 +338,11 @@ def _parse_page(
 
 def _check_path(text: str, path: str) -> None:
     if path.startswith("/") or "//" in path:
-        raise _refused(text, "its path holds an empty name, //", "write / once")
+        raise _refused(text, "its path contains an empty name, //", "write a single /")
 
 
 def _hosts(endpoint: str) -> frozenset[str]:
-    """The hosts whose URLs are the endpoint's, with their ports where these are not the usual."""
+    """The hosts of the endpoint's URLs, with the port if it is not the default one."""
     host = _host(urlsplit(endpoint))
     return PUBLIC_HOSTS if host in PUBLIC_HOSTS else frozenset({host})
 
@@ -349,7 +354,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _shown(text: str) -> str:
-    """A URL without what may be secret: user, password, query, fragment."""
+    """A URL without the parts that may be secret: user, password, query and fragment."""
     text = re.split("[?#]", text, maxsplit=1)[0]
     scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
     netloc, slash, path = rest.partition("/")
@@ -358,5 +363,5 @@ def _shown(text: str) -> str:
 
 def _refused(text: str, why: str, instead: str = "") -> InvalidRepoIdError:
     return InvalidRepoIdError(
-        f"{text} is no address of a repo: {why}", suggestion=instead or _FORMS
+        f"{text} is not the address of a repo: {why}", suggestion=instead or _FORMS
     )

@@ -1,8 +1,9 @@
 """Storage buckets: requests and answers.
 
-A bucket is a mutable set of named files. It has no commits and no branches, and its bytes are in
-the Xet store alone. A batch changes up to 1,000 files and is no transaction: the Hub does what it
-can and lists what failed. The facts are from the official client (`_buckets.py`, `hf_api.py`).
+A bucket is a mutable set of named files. It has no commits and no branches, and its content is kept
+only in the Xet store. A batch changes up to 1,000 files and is not a transaction: the Hub does what
+it can and lists the operations that failed. The format follows the official client (`_buckets.py`,
+`hf_api.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 import orjson
 
 from asyncpush.models import Repo
 from asyncpush.options import SyncOptions
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -35,13 +36,13 @@ from asyncpush.protocol.http import (
 from asyncpush.protocol.tree import next_page
 
 OPERATIONS_LIMIT = 1000
-"""Operations of one batch."""
+"""The most operations in one batch."""
 
 PATHS_LIMIT = 1000
-"""Paths of one paths-info call."""
+"""The most paths in one paths-info request."""
 
 EMPTY_HASH = "0" * 64
-"""The Xet hash of a file without bytes."""
+"""The Xet hash of an empty file."""
 
 _NDJSON = {"Content-Type": "application/x-ndjson"}
 _LASTING = re.compile(
@@ -52,8 +53,8 @@ _LASTING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class BucketFile:
-    """A file as the Hub shows it. `size` is bytes; `xet_hash` is None for a file that has none;
-    `uploaded_at` is the Hub's own time, ISO 8601, or empty where the Hub does not say."""
+    """A file in a bucket. `size` is bytes; `xet_hash` is None for a file without one; `uploaded_at`
+    is the Hub's own time in ISO 8601, empty if the Hub does not give it."""
 
     path: str
     size: int
@@ -61,14 +62,14 @@ class BucketFile:
     uploaded_at: str = ""
 
     def holds(self, size: int, xet_hash: str) -> bool:
-        """Whether these are its bytes."""
+        """Whether the file has this content."""
         return (self.size, self.xet_hash) == (size, xet_hash)
 
 
 @dataclass(frozen=True, slots=True)
 class AddFile:
-    """Put a file whose bytes the Xet store has. `mtime` is milliseconds since the epoch. `source`
-    is the repo or bucket that it is copied from; None for a file that was uploaded."""
+    """Add a file whose content the Xet store already has. `mtime` is milliseconds since the epoch.
+    `source` is the repo or bucket that it is copied from; None for a file that was uploaded."""
 
     path: str
     size: int
@@ -78,19 +79,19 @@ class AddFile:
     source: Repo | None = None
 
     def shows_in(self, found: Mapping[str, BucketFile]) -> bool:
-        """Whether these files are what this operation leads to."""
+        """Whether the listed files are what they should be after this operation."""
         there = found.get(self.path)
         return there is not None and there.holds(self.size, self.xet_hash)
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
-    """Remove a file. One that is not there is no failure."""
+    """Remove a file. If it does not exist, that is not a failure."""
 
     path: str
 
     def shows_in(self, found: Mapping[str, BucketFile]) -> bool:
-        """Whether these files are what this operation leads to."""
+        """Whether the listed files are what they should be after this operation."""
         return self.path not in found
 
 
@@ -99,14 +100,14 @@ Operation: TypeAlias = AddFile | DeleteFile
 
 @dataclass(frozen=True, slots=True)
 class FailedOperation:
-    """An operation that the Hub did not do, and why, in the Hub's words."""
+    """An operation that the Hub did not carry out, and the reason in the Hub's words."""
 
     path: str
     reason: str
 
     @property
     def may_pass(self) -> bool:
-        """Whether sending it again is worth it: not where the reason will still hold then."""
+        """Whether repeating the operation may help. It does not if the reason is permanent."""
         return _LASTING.search(self.reason) is None
 
 
@@ -115,11 +116,11 @@ def address_of(bucket: Repo) -> str:
 
 
 def info_request(bucket: Repo) -> HubRequest:
-    return get("bucket", f"/api/{bucket.api_path}", repo_id=address_of(bucket))
+    return get("bucket", routes.api(bucket), repo_id=address_of(bucket))
 
 
 def parse_info(response: HubResponse) -> str:
-    """The id of the bucket that is there."""
+    """The id of the bucket, which exists."""
     return a_text(json_object(response).get("id"), "id")
 
 
@@ -131,27 +132,27 @@ def create_request(bucket: Repo, options: SyncOptions) -> HubRequest:
         body["resourceGroupId"] = options.resource_group
     if options.region is not None:
         body["region"] = options.region
-    path = f"/api/{bucket.api_path}"
+    path = routes.api(bucket)
     return post_json("create_bucket", path, body, repo_id=address_of(bucket))
 
 
 def check_created(response: HubResponse) -> None:
-    """The Hub answers with the new bucket's `url`: another answer created nothing for sure."""
+    """Raise unless the bucket was created: then the Hub answers with the new bucket's `url`."""
     a_text(json_object(response).get("url"), "url")
 
 
 def xet_token_request(bucket: Repo, *, write: bool) -> HubRequest:
-    """A token for the Xet store. There is no revision in its address, as buckets have none."""
-    path = f"/api/{bucket.api_path}/xet-{'write' if write else 'read'}-token"
+    """A token for the Xet store. The URL has no revision, because buckets have none."""
+    path = routes.bucket_xet_token(bucket, write=write)
     return get("xet_token", path, repo_id=address_of(bucket))
 
 
 def batch_request(bucket: Repo, operations: Sequence[Operation]) -> HubRequest:
-    """One line of JSON an operation."""
+    """The body has one line of JSON per operation."""
     return HubRequest(
         "bucket_batch",
         "POST",
-        f"/api/{bucket.api_path}/batch",
+        routes.bucket_batch(bucket),
         b"".join(orjson.dumps(_row(operation)) + b"\n" for operation in operations),
         _NDJSON,
         fields={"repo_id": address_of(bucket), "operations": len(operations)},
@@ -178,8 +179,8 @@ def _row(operation: Operation) -> dict[str, Any]:
 
 
 def answers_batch(response: HubResponse) -> bool:
-    """Whether this is the answer to a batch: 200, or 422 with the operations that failed, which is
-    all of them. Any other 422 says that the request itself is wrong."""
+    """Whether this is the answer to a batch: status 200, or 422 with the list of failed operations,
+    if all of them failed. Any other 422 means that the request itself is invalid."""
     if response.status != 422:
         return response.status < 300
     try:
@@ -190,7 +191,7 @@ def answers_batch(response: HubResponse) -> bool:
 
 
 def parse_batch(response: HubResponse) -> list[FailedOperation]:
-    """The operations that failed; all others were done, by the Hub's account."""
+    """The operations that failed. According to the Hub, all others were carried out."""
     answer = json_object(response)
     a_flag(answer.get("success"), "success")
     failed = []
@@ -204,7 +205,7 @@ def parse_batch(response: HubResponse) -> list[FailedOperation]:
 def paths_info_request(bucket: Repo, paths: Sequence[str]) -> HubRequest:
     return post_json(
         "bucket_paths_info",
-        f"/api/{bucket.api_path}/paths-info",
+        routes.bucket_paths_info(bucket),
         {"paths": list(paths)},
         repo_id=address_of(bucket),
         paths=len(paths),
@@ -212,14 +213,14 @@ def paths_info_request(bucket: Repo, paths: Sequence[str]) -> HubRequest:
 
 
 def parse_paths_info(response: HubResponse) -> dict[str, BucketFile]:
-    """The files among the paths asked about; a path that is not there is not in the answer."""
+    """The files among the requested paths; a path that does not exist is not in the answer."""
     return {file.path: file for file in _files(json_list(response))}
 
 
 def tree_request(bucket: Repo, prefix: str = "") -> HubRequest:
-    """The files whose paths begin with the text of `prefix`: "logs" also lists "logs.json"."""
-    below = f"/{quote(prefix, safe='')}" if prefix else ""
-    path = f"/api/{bucket.api_path}/tree{below}?recursive=true"
+    """Every file whose path starts with `prefix`. The comparison is textual: "logs" also matches
+    "logs.json"."""
+    path = f"{routes.bucket_tree(bucket, prefix)}?recursive=true"
     return get("bucket_tree", path, repo_id=address_of(bucket))
 
 

@@ -1,6 +1,6 @@
-"""The commit: NDJSON lines made from changes, and the answer.
+"""The commit: the NDJSON lines that describe the changes, and the Hub's answer.
 
-A commit is a header line, then one line per change. Inline files are part of it, as base64.
+A commit is a header line, then one line per change. Inline files are contained in it as base64.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -23,7 +24,6 @@ from asyncpush.protocol.http import (
     a_text_or_none,
     json_object,
 )
-from asyncpush.protocol.repos import quoted
 from asyncpush.protocol.urls import page_url
 
 TRAILER = "Asyncpush-Push-Id"
@@ -32,7 +32,7 @@ TRAILER = "Asyncpush-Push-Id"
 
 @dataclass(frozen=True, slots=True)
 class AddInline:
-    """A small file whose bytes are in the commit itself; `oid` is its git blob sha1."""
+    """A small file whose content is in the commit itself; `oid` is its git blob sha1."""
 
     path: str
     size: int
@@ -41,7 +41,7 @@ class AddInline:
 
 @dataclass(frozen=True, slots=True)
 class AddLfs:
-    """A stored LFS object becomes a file; `oid` is its sha256."""
+    """A file whose content is an LFS object that is already stored; `oid` is its sha256."""
 
     path: str
     size: int
@@ -50,7 +50,7 @@ class AddLfs:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A file is removed from the repo."""
+    """The removal of a file from the repo."""
 
     path: str
 
@@ -85,8 +85,8 @@ def has_trailer(message: str, push_id: str) -> bool:
 
 
 def same_commit(one: str, other: str) -> bool:
-    """Whether two ids name one commit: some Hubs (KohakuHub) show the first 40 characters of an id
-    in one answer and all 64 in another."""
+    """Whether two ids mean the same commit. Some Hubs (KohakuHub) give the first 40 characters of
+    an id in one answer and all 64 in another."""
     return one.startswith(other) or other.startswith(one)
 
 
@@ -98,7 +98,7 @@ def header_line(header: CommitHeader) -> bytes:
 
 
 def change_line(change: Change, content: bytes = b"") -> bytes:
-    """One line; `content` is the file's bytes for `AddInline`."""
+    """The line of one change; `content` is the file's content for `AddInline`."""
     match change:
         case AddInline(path):
             encoded = base64.b64encode(content).decode("ascii")
@@ -110,8 +110,8 @@ def change_line(change: Change, content: bytes = b"") -> bytes:
 
 
 def payload_size(header: CommitHeader, changes: Iterable[Change]) -> int:
-    """Bytes of the whole body, so that it can be streamed with a Content-Length: proxies and stores
-    handle bodies of unknown size badly."""
+    """Size of the whole body in bytes. It allows the body to be streamed with a Content-Length:
+    proxies and stores often have problems with bodies of unknown size."""
     size = len(header_line(header))
     for change in changes:
         size += len(change_line(change))
@@ -127,7 +127,7 @@ def commit_request(
     return HubRequest(
         "commit",
         "POST",
-        f"/api/{repo.api_path}/commit/{quoted(revision)}{query}",
+        routes.commit(repo, revision) + query,
         body,
         {"Content-Type": "application/x-ndjson"},
         fields={"repo_id": repo.repo_id, "revision": revision, **fields},
@@ -146,8 +146,8 @@ def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
 
 
 def _line(key: str, value: dict[str, Any]) -> bytes:
-    """In ASCII, as the official client writes it: some Hubs (KohakuHub) also split the body at
-    other Unicode line separators, such as U+2028, which may occur in a title or a path."""
+    """In ASCII, like the official client: some Hubs (KohakuHub) also split the body at other
+    Unicode line separators, such as U+2028, which may occur in a title or a path."""
     row = {"key": key, "value": value}
     line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     if line.isascii():

@@ -1,17 +1,17 @@
-"""Copies on the Hub: objects that another repo gets without their bytes being sent, and the bytes
-of the small files that a commit has to carry.
+"""Copies on the Hub: objects that another repo gets without an upload, and the content of the small
+files that must be part of the commit.
 
-Source: `copy_files` of huggingface_hub (2.4), and the calls it makes.
+Source: `copy_files` of huggingface_hub (2.4), and the requests it sends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -23,15 +23,15 @@ from asyncpush.protocol.http import (
     json_object,
     post_json,
 )
-from asyncpush.protocol.repos import quoted
 
 DUPLICATES_LIMIT = 500
-"""Objects a call; the official client's number."""
+"""Objects in one request, as in the official client."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of the store: its sha256, its Xet hash, and a path where the source repo has it."""
+    """An object in the store: its sha256, its Xet hash, and the path of a file in the source repo
+    that has this content."""
 
     oid: str
     xet_hash: str
@@ -39,8 +39,8 @@ class StoredObject:
 
 
 def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject]) -> HubRequest:
-    """Give `target` objects of `source`, so that a commit there may name them. The call goes to the
-    source repo; both must be stored in the same region."""
+    """Give the repo `target` the objects of `source`, so that a commit there may name them. The
+    request goes to the source repo. Both repos must be stored in the same region."""
     body = {
         "target": {"type": target.repo_type, "name": target.repo_id},
         "files": [
@@ -50,7 +50,7 @@ def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject
     }
     return post_json(
         "duplicate",
-        f"/api/{source.api_path}/lfs-files/duplicate",
+        routes.duplicate(source),
         body,
         repo_id=target.repo_id,
         source=source.repo_id,
@@ -59,7 +59,7 @@ def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject
 
 
 def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
-    """What could not be copied: the reason by sha256. Empty when all of it was."""
+    """The objects that could not be copied: the reason by sha256. Empty when all were copied."""
     failed: dict[str, str] = {}
     for row in a_list(json_object(response).get("failed") or [], "failed"):
         fields = an_object(row, "failed[]")
@@ -69,10 +69,10 @@ def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
 
 
 def content_request(repo: Repo, revision: str, path: str) -> HubRequest:
-    """The bytes of a file; the answer's body is the file."""
+    """The content of a file, which is the body of the answer."""
     return get(
         "content",
-        f"/{repo.git_path}/resolve/{quoted(revision)}/{quote(path)}",
+        routes.content(repo, revision, path),
         repo_id=repo.repo_id,
         revision=revision,
         file=path,

@@ -1,4 +1,4 @@
-"""From an answer that is not a success to the error that says what to do next."""
+"""From an answer that reports a failure to the error that says what to do next."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from asyncpush.protocol.http import HubRequest, HubResponse
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
-"""Statuses after which the same request may well succeed; 520 to 524 are what Cloudflare says when
-the server behind it does not answer it well."""
+"""Statuses of transient failures: the same request may succeed later. Cloudflare sends 520 to 524
+when it gets no valid answer from the server behind it."""
 
 _BUSY_STORE = (
     "Your socket connection to the server was not read",
@@ -48,13 +48,13 @@ Fault: TypeAlias = Literal[
     "answered_early",
     "not_known_yet",
 ]
-"""What can go wrong besides an answer of 400 or more."""
+"""Causes of a failure other than an answer of 400 or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What may help after a fault. `retryable`: the same request may well succeed; `unreachable`:
-    no connection could be opened at all, so that waiting for the network may help."""
+    """What may help after a failure. `retryable`: the same request may succeed later.
+    `unreachable`: no connection could be opened at all, so waiting for the network may help."""
 
     retryable: bool
     suggestion: str = ""
@@ -68,11 +68,13 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     ),
     "tls": Remedy(
         True,
-        "no secure connection: check that the address speaks HTTPS, that the proxy leaves TLS"
-        " alone, and that SSL_CERT_FILE names the right CA bundle",
+        "no secure connection: check that the address speaks HTTPS, that the proxy does not"
+        " intercept TLS, and that SSL_CERT_FILE names the right CA bundle",
     ),
     "proxy_refused": Remedy(
-        False, "the proxy refuses: check the credentials in HTTPS_PROXY, and its rules"
+        False,
+        "the proxy refuses the connection: check the credentials in HTTPS_PROXY, and the proxy's"
+        " rules",
     ),
     "proxy_away": Remedy(
         True,
@@ -83,24 +85,25 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "no_connection": Remedy(
         True, "check the network, HF_ENDPOINT, and whether a proxy is needed", unreachable=True
     ),
-    "bad_url": Remedy(False, "the Hub named a URL that cannot be asked"),
+    "bad_url": Remedy(False, "the Hub named a URL to which no request can be sent"),
     "timeout": Remedy(
         True,
         "the network or the server stalls: lower max_concurrent_parts, or raise stall_timeout (for"
-        " parts) or response_timeout (for calls of the Hub)",
+        " parts) or response_timeout (for requests to the Hub)",
     ),
     "connection_lost": Remedy(
-        True, "the connection broke: push again, what is stored is not sent twice"
+        True, "the connection broke: push again; what is already stored is not sent again"
     ),
-    # A truncated or garbled answer is usually whole the next time.
+    # A truncated or garbled answer is usually complete the next time.
     "garbled": Remedy(True),
     "answered_early": Remedy(
-        True, "the store, or a proxy before it, refuses the bytes: push again"
+        True, "the store, or a proxy in front of it, refuses the data: push again"
     ),
-    # 404 on what this session has just created, of which not every server of the Hub knows yet.
+    # A 404 for something this session has just created, which some servers of the Hub do not know
+    # yet.
     "not_known_yet": Remedy(True),
 }
-"""With `is_retryable_status`, the only place that decides whether a request is sent again."""
+"""Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
 
 _CREATING = ("create", "create_bucket")
@@ -108,16 +111,16 @@ _CHANGING = (*_CREATING, "commit", "bucket_batch")
 
 
 def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
-    """Whether the same request may well succeed after an answer of this status and text; of an
-    object that an LFS batch refuses, its code and message."""
+    """Whether the same request may succeed after an answer with this status and text. For an object
+    that an LFS batch refuses, these are its code and message."""
     if call in _CHANGING and status == 409:
         return "operation is in progress" in said
-    # S3 says "RequestTimeout" and "SlowDown" under several statuses.
+    # S3 sends "RequestTimeout" and "SlowDown" with several statuses.
     return status in TRANSIENT_STATUSES or said.startswith(_BUSY_STORE)
 
 
 CLOCK_TOLERANCE = 300.0
-"""Seconds that a clock may be off before signed URLs are likely to suffer from it."""
+"""Seconds by which a clock may be off before signed URLs are likely to be refused."""
 
 _WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
 _PULL_REQUEST_CALLS = frozenset(
@@ -126,7 +129,7 @@ _PULL_REQUEST_CALLS = frozenset(
 
 _OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
 
-_ITS_MESSAGE = "the Hub's message above says what it did not like"
+_ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
@@ -163,7 +166,7 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 
 def is_lfs_pointer_missing(error: HubError) -> bool:
-    """The commit names LFS objects that the store does not hold (any more)."""
+    """Whether the commit names LFS objects that the store does not have, or no longer has."""
     return error.status in (400, 404, 422) and _names_lost_object(error.body)
 
 
@@ -174,16 +177,16 @@ def _names_lost_object(said: str) -> bool:
 
 
 def may_still_land(error: HubError) -> bool:
-    """Whether the Hub may still be at work on a call that has failed: no answer came, or it was a
-    gateway's. (429 and 503 mean that it was not taken up.)"""
+    """Whether the Hub may still be working on a request that has failed: no answer came, or a
+    gateway sent it. (429 and 503 mean that the Hub did not accept the request.)"""
     if error.status is None:
         return not error.unreachable
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
 
 
 def is_upload_void(error: HubError) -> bool:
-    """The upload that these URLs belong to cannot be resumed (it has expired, was refused, was
-    completed already, or is gone): the batch must be asked again."""
+    """Whether the upload that these URLs belong to cannot be resumed, because it has expired, was
+    refused, is already completed, or no longer exists. Then the batch must be requested again."""
     return not error.retryable and error.status in (400, 401, 403, 404, 409, 410, 422)
 
 
@@ -204,18 +207,19 @@ def _diagnose(
             request.call == "duplicate" and "quota" not in words and "limit" not in words
         ):
             return AuthError if status == 403 else HubError, (
-                f"the Hub copies nothing from {request.fields.get('source')} to {repo_id}: they may"
-                " be stored in different regions, the token may lack a right, or this Hub may copy"
-                " nothing at all; to send the bytes instead, download the source and push it"
+                f"the Hub does not copy from {request.fields.get('source')} to {repo_id}: they may"
+                " be stored in different regions, the token may lack a permission, or this Hub may"
+                " not support copies; to send the bytes instead, download the source and push it"
             )
         case 401, "RepoNotFound" if "invalid credentials" not in words:
             return RepoNotFoundError, (
-                f"check that {repo_id} is spelled right and its type fits; if it is private, that"
-                " the token may see it"
+                f"check the spelling and the type of {repo_id}; if it is private, check that the"
+                " token can read it"
             )
         case 401, _:
             return AuthError, (
-                f"the token is missing, expired or wrong: make a new one {token_page(response.url)}"
+                "the token is missing, expired or wrong: create a new one"
+                f" {token_page(response.url)}"
                 " and set HF_TOKEN"
             )
         case (403, "GatedRepo"):
@@ -223,9 +227,9 @@ def _diagnose(
         case (403, _) if request.call in _PULL_REQUEST_CALLS and "disabled" in words:
             return HubError, f"allow pull requests in the settings of {repo_id}, or {_WITHOUT_THEM}"
         case 404 | 405, None if request.call in _PULL_REQUEST_CALLS:
-            return HubError, f"this Hub may have no pull requests: {_WITHOUT_THEM}"
+            return HubError, f"this Hub may not support pull requests: {_WITHOUT_THEM}"
         case 404 | 405, None if request.call == "branch":
-            return HubError, "this Hub may not make branches: push to one that is there"
+            return HubError, "this Hub may not support creating branches: push to one that exists"
         case 403, _ if "quota" in words or "storage" in words:
             return AuthError, _QUOTA
         case 402, _:
@@ -247,24 +251,26 @@ def _diagnose(
             revision = request.fields.get("revision", "the revision")
             return HubError, (
                 f"branch {revision} does not exist in {repo_id}: create_branch=True"
-                " (--create-branch) makes it"
+                " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(said):
             return HubError, "the store has lost objects that the commit names: push again"
         case 404, None if request.call in _CREATING:
             return ProtocolError, (
-                "there is no Hub at that address: check HF_ENDPOINT (--endpoint), its path too"
+                "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
+                " path"
             )
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
             kind = "bucket" if request.call in _OF_BUCKETS else "repo"
             return RepoNotFoundError, (
-                f"check that {repo_id} is spelled right and its type fits; create_{kind}=True makes"
-                " a missing one; a private one needs a token that may see it"
+                f"check the spelling and the type of {repo_id}; if it does not exist,"
+                f" create_{kind}=True creates it; if it is private, the token must be able to"
+                " read it"
             )
         case 409, _ if request.call == "branch":
             return HubError, (
-                "the branch cannot be made: one of that name may exist, or part of its name is a"
-                " branch already"
+                "the branch cannot be created: it may already exist, or the beginning of its"
+                " name may be a branch"
             )
         case 413, _ if "quota" in words:
             return HubError, _QUOTA
@@ -273,7 +279,7 @@ def _diagnose(
         case 409, _ if "in progress" in words:
             return HubError, "the Hub is busy with another change of this repo: push again later"
         case 409, _:
-            return HubError, "something of that name exists already; choose another name"
+            return HubError, "something with this name already exists; choose another name"
         case 412, _:
             return CommitConflictError, (
                 "someone else's commit came first: look at it, then push again without"
@@ -282,7 +288,7 @@ def _diagnose(
             )
         case 413, _:
             return HubError, (
-                "the request is too large: let large files go through LFS (.gitattributes), or set"
+                "the request is too large: use LFS for large files (.gitattributes), or set"
                 " max_files_per_commit"
             )
         case 422, _:
@@ -296,24 +302,27 @@ def _diagnose(
             return HubError, "the disk of the Hub is full: once there is room, push again"
         case _, _ if status >= 500:
             see = " see https://status.huggingface.co," if is_public(response.url) else ""
-            return HubError, f"the Hub has trouble:{see} try again"
+            return HubError, f"the server has a problem:{see} try again"
     return HubError, _ITS_MESSAGE
 
 
 def object_refused(code: int, said: str) -> str:
-    """What to do when the LFS batch refuses one object; codes are those of HTTP."""
+    """What to do when the LFS batch refuses one object. Its codes are HTTP statuses."""
     words = said.lower()
     if code in (402, 507) or "quota" in words or "storage" in words:
         return _QUOTA
     if code in (413, 501) or "too large" in words:
-        return "the Hub takes no file of this size: split it, safetensors with max_shard_size"
+        return (
+            "the Hub does not accept files of this size: split the file (safetensors:"
+            " max_shard_size)"
+        )
     return _ITS_MESSAGE
 
 
 def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
     """Why a store may refuse a URL that the Hub has signed for it."""
     if response.status == 413:
-        return "a proxy on the way takes no request of this size: raise its limit, or go around it"
+        return "a proxy does not accept requests of this size: raise its limit, or bypass it"
     skew = clock_skew(response.headers, now=now)
     if skew is not None and abs(skew) > CLOCK_TOLERANCE:
         return (
@@ -322,7 +331,7 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
             " then push again"
         )
     if "expired" in words or "skew" in words:
-        return "the signed URL has expired: push again, which asks for new ones; check `date -u`"
+        return "the signed URL has expired: push again to get a new one; check `date -u`"
     return (
         "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
         " a proxy changes requests"
@@ -338,12 +347,12 @@ def _until(seconds: float | None, now: float) -> str:
 
 
 def _message_in(body: str) -> str:
-    """The `error` or `message` of a JSON answer, or what an XML or HTML one says, on one line."""
+    """The `error` or `message` of a JSON answer, or the text of an XML or HTML one, on one line."""
     try:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        told = re.search(r"<Message>([^<]*)</Message>", body)
-        text = told[1] if told else re.sub(r"<[^<>]*>", " ", body)
+        message = re.search(r"<Message>([^<]*)</Message>", body)
+        text = message[1] if message else re.sub(r"<[^<>]*>", " ", body)
         return " ".join(text.split())[:300]
     if isinstance(answer, dict):
         for key in ("error", "message"):
@@ -358,13 +367,14 @@ def _message_in(body: str) -> str:
 
 
 def _detail(detail: Any) -> str:
-    """What FastAPI says, as other Hubs are written with: a text, an object with `error`, or the
-    list of a request's faults, each with `msg` and the place, `loc`."""
+    """The error of a FastAPI server, which other Hubs are written with. It is a text, an object
+    with `error`, or a list of validation errors, each with a message, `msg`, and a location,
+    `loc`."""
     match detail:
         case str():
             return detail
-        case {"error": str(told)} | {"message": str(told)}:
-            return told
+        case {"error": str(message)} | {"message": str(message)}:
+            return message
         case list():
             return "; ".join(
                 f"{'.'.join(map(str, fault.get('loc') or ['request']))}: {fault['msg']}"

@@ -1,4 +1,5 @@
-"""What a server says about waiting: Retry-After and RateLimit headers."""
+"""How long a server asks to wait: Retry-After and RateLimit headers, and the clock of its
+answers."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _NUMBERS = {"half an": 0.5, "half a": 0.5, "an": 1.0, "a": 1.0} | {
 _WORDS = "|".join(_NUMBERS)
 _AMOUNT = rf"[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]{{1,6}}(?:\.[0-9]{{1,6}})?|(?:{_WORDS})(?= )"
 _UNIT = "milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d"
-_FLAGS = re.IGNORECASE | re.ASCII  # else a letter of another script may stand for one of these
+_FLAGS = re.IGNORECASE | re.ASCII  # otherwise letters of other scripts could match some of these
 _STEP = re.compile(
     rf"(?P<amount>{_AMOUNT}) ?(?:more )?(?P<unit>{_UNIT})(?![a-z])(?P<half> and a half\b)?",
     _FLAGS,
@@ -25,7 +26,7 @@ _STEP = re.compile(
 _STEPS = rf"(?:{_AMOUNT}) ?(?:more )?(?:{_UNIT})(?![a-z])"
 _IN_WORDS = re.compile(
     r"\b(?:retry|try again|wait|come back|available|resets?|blocked)\b"
-    # Not a rate: "128 commits per hour" says nothing of the wait.
+    # Not a rate: "128 commits per hour" says nothing about the wait.
     r"[^.]{0,60}?(?<![\w.,])(?<!per )(?<!every )(?<!each )(?<!requests in )(?<!commits in )"
     rf"(?P<wait>{_STEPS}(?:,? ?(?:and )?{_STEPS})*(?: and a half\b)?)",
     _FLAGS,
@@ -33,12 +34,13 @@ _IN_WORDS = re.compile(
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 LONGEST_WAIT = 366 * 86_400.0
-"""Seconds. A longer hint is as good as this one, and a date that far off may not exist."""
+"""Seconds. A longer hint makes no difference and is reduced to this: a date that far off may not be
+valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """`remaining` calls are left in this window, which ends in `reset` seconds."""
+    """`remaining` requests are left in this window, which ends in `reset` seconds."""
 
     remaining: int
     reset: float
@@ -46,10 +48,10 @@ class RateLimit:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds that `Retry-After` asks to wait: a number, or a date to count from `now`.
+    """The seconds that `Retry-After` asks to wait: a number, or a date compared with `now`.
 
-    RFC 9110 §10.2.3. The answer's own `Date` is what a date is counted from when there is one,
-    so that a wrong local clock does no harm. Nonsense counts as no hint.
+    See RFC 9110 §10.2.3. A date is compared with the answer's own `Date` if there is one, so that a
+    wrong local clock does no harm. An invalid value counts as no hint.
     """
     text = headers.get("retry-after", "").strip()
     if not text:
@@ -59,8 +61,8 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     until = _date(text)
     if until is None:
         return None
-    told = _date(headers.get("date", ""))
-    return min(LONGEST_WAIT, max(0.0, until - (now if told is None else told)))
+    server_time = _date(headers.get("date", ""))
+    return min(LONGEST_WAIT, max(0.0, until - (now if server_time is None else server_time)))
 
 
 def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
@@ -75,7 +77,7 @@ def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
 
 
 def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds to wait before asking again, as far as this answer says."""
+    """Seconds to wait before the next request, if this answer says so."""
     if (seconds := retry_after(headers, now=now)) is not None:
         return seconds
     limit = rate_limit(headers)
@@ -85,16 +87,16 @@ def wait_hint(status: int, headers: Mapping[str, str], *, now: float) -> float |
 
 
 def wait_in_words(said: str) -> float | None:
-    """Seconds to wait by the text of an answer: the Hub reports its hourly quota of commits only in
-    the text, "Retry this action in about 1 hour", without a header.
+    """The seconds to wait that the text of an answer asks for. The Hub reports its hourly quota of
+    commits only in the text, "Retry this action in about 1 hour", without a header.
 
     >>> wait_in_words("Please wait 1 hour and 20 minutes, then retry")
     4800.0
     """
-    told = _IN_WORDS.search(said)
-    if told is None:
+    match = _IN_WORDS.search(said)
+    if match is None:
         return None
-    return min(LONGEST_WAIT, sum(_seconds_of(step) for step in _STEP.finditer(told["wait"])))
+    return min(LONGEST_WAIT, sum(_seconds_of(step) for step in _STEP.finditer(match["wait"])))
 
 
 def _seconds_of(step: re.Match[str]) -> float:
@@ -106,10 +108,11 @@ def _seconds_of(step: re.Match[str]) -> float:
 
 
 def clock_skew(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds by which this machine's clock is ahead of the server's, by the answer's `Date`; None
-    when there is none. One that just came: a `Date` has whole seconds, and travels for a while."""
-    told = _date(headers.get("date", ""))
-    return None if told is None else now - told
+    """Seconds by which this machine's clock is ahead of the server's, according to the answer's
+    `Date`; None when there is none. Use it for an answer that has just arrived. It is approximate:
+    a `Date` has whole seconds, and the answer takes a while to arrive."""
+    server_time = _date(headers.get("date", ""))
+    return None if server_time is None else now - server_time
 
 
 def _date(text: str) -> float | None:

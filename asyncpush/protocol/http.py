@@ -1,4 +1,4 @@
-"""Requests to a Hub and its answers as values, and reading answers field by field."""
+"""Requests to a Hub and its answers as values, and reading an answer's fields one by one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Auth: TypeAlias = Literal["token", "none"]
 
 @dataclass(frozen=True, slots=True)
 class StreamBody:
-    """A body of known size that is produced again for each attempt."""
+    """A body of known size that is produced anew for each attempt."""
 
     size: int
     open: Callable[[], AsyncIterator[bytes]]
@@ -32,13 +32,14 @@ class StreamBody:
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """One call.
+    """One request.
 
-    `target` is a path below the endpoint, or an absolute URL that the Hub gave us. `call` names it
-    in events; `fields` are its details there. `auth` says whether it carries the Hub token, which
-    in any case is sent only to the endpoint's own origin. `slow` calls may legitimately take
-    minutes (commit, completion, merge); all others are light. A call that is not `queued` does not
-    count towards the limit of concurrent calls: those wait for a token themselves.
+    `target` is a path below the endpoint, or an absolute URL that the Hub gave us. `call` is its
+    name in events, and `fields` are its details there. `auth` says whether it carries the Hub
+    token, which in any case is sent only to the endpoint's own origin. `slow` requests may take
+    minutes (commit, completion, merge); all others are light. A request that is not `queued` does
+    not count towards the limit of concurrent requests, because the requests that fill the limit may
+    be waiting for the token that it gets.
     """
 
     call: str
@@ -65,7 +66,7 @@ class HubRequest:
 
 @dataclass(frozen=True, slots=True)
 class HubResponse:
-    """A complete answer. `headers` have lower-case names."""
+    """A complete answer. The names in `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -86,15 +87,16 @@ def post_json(
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 VALUES_LIMIT = 500_000
-"""Values in one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python objects. A page
-of 1,000 tree entries has some 10,000, a batch answer of 64 objects in 300 parts some 20,000."""
+"""The most values in one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python
+objects. A page of 1,000 tree entries has about 10,000 values, a batch answer of 64 objects in 300
+parts about 20,000."""
 
 _LARGEST = 1 << 60  # Bytes; no file, part or answer is larger than an exbibyte.
 
 
 def protocol_error(message: str, response: HubResponse | None = None) -> ProtocolError:
-    """For an answer that cannot be read; `response` is left out where the parser sees its fields
-    alone."""
+    """The error for an answer that cannot be parsed. `response` may be left out where the parser
+    has only the answer's fields."""
     retryable = REMEDIES["garbled"].retryable
     if response is None:
         return ProtocolError(message, retryable=retryable)
@@ -110,9 +112,9 @@ def protocol_error(message: str, response: HubResponse | None = None) -> Protoco
 
 def json_value(response: HubResponse) -> Any:
     body = response.body
-    # At least as many as there are values, counted before any of them takes memory.
+    # An upper bound of the number of values, counted before any of them takes memory.
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
-        raise protocol_error(f"the answer holds more than {VALUES_LIMIT:,} values", response)
+        raise protocol_error(f"the answer contains more than {VALUES_LIMIT:,} values", response)
     try:
         return orjson.loads(response.body)
     except orjson.JSONDecodeError as exc:
@@ -122,32 +124,32 @@ def json_value(response: HubResponse) -> Any:
 def json_object(response: HubResponse) -> dict[str, Any]:
     value = json_value(response)
     if not isinstance(value, dict):
-        raise protocol_error(f"the answer is {_kind(value)}, an object was expected", response)
+        raise protocol_error(f"the answer is {_kind(value)}, but an object was expected", response)
     return value
 
 
 def json_list(response: HubResponse) -> list[Any]:
     value = json_value(response)
     if not isinstance(value, list):
-        raise protocol_error(f"the answer is {_kind(value)}, a list was expected", response)
+        raise protocol_error(f"the answer is {_kind(value)}, but a list was expected", response)
     return value
 
 
 def an_object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise protocol_error(f"{name} is {_kind(value)}, an object was expected")
+        raise protocol_error(f"{name} is {_kind(value)}, but an object was expected")
     return value
 
 
 def a_list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise protocol_error(f"{name} is {_kind(value)}, a list was expected")
+        raise protocol_error(f"{name} is {_kind(value)}, but a list was expected")
     return value
 
 
 def a_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise protocol_error(f"{name} is {_kind(value)}, a text was expected")
+        raise protocol_error(f"{name} is {_kind(value)}, but a text was expected")
     return value
 
 
@@ -157,16 +159,16 @@ def a_text_or_none(value: Any, name: str) -> str | None:
 
 def a_flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise protocol_error(f"{name} is {_kind(value)}, true or false was expected")
+        raise protocol_error(f"{name} is {_kind(value)}, but true or false was expected")
     return value
 
 
 def a_size(value: Any, name: str) -> int:
-    """A number of bytes; some Hubs write numbers in headers as text."""
+    """A number of bytes. Some Hubs send numbers in headers as text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise protocol_error(f"{name} is {_kind(value)}, a number of bytes was expected")
+        raise protocol_error(f"{name} is {_kind(value)}, but a number of bytes was expected")
     if not 0 <= value <= _LARGEST:
         raise protocol_error(f"{name} is {value}, which cannot be a number of bytes")
     return value

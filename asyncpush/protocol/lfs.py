@@ -1,4 +1,4 @@
-"""LFS: the batch call, multipart and basic uploads, completion, verify.
+"""LFS: the batch request, multipart and basic uploads, completion and verify.
 
 Sources: the git-lfs batch API document, and the transfer agent `lfs-multipart-upload` of
 huggingface_hub for the keys of the upload action's header.
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from asyncpush.errors import HubError
 from asyncpush.models import Part, Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
@@ -29,45 +30,47 @@ from asyncpush.protocol.http import (
 )
 
 TRANSFERS = ("basic", "multipart")
-"""The transfers that we offer, by their names in the batch call."""
+"""The transfers that we offer, by their names in the batch request."""
 
 BATCH_LIMIT = 256
-"""Objects a call."""
+"""Objects in one batch request."""
 
 USUAL_PART_SIZE = 16_000_000
-"""What the public Hub asks for; each answer says what holds."""
+"""The algorithm that the public Hub uses. Each answer names the one that applies."""
 
 SURELY_ONE_PUT = 1 << 20
-"""Bytes of an object up to which no store wants parts (S3: 5 MiB each, but for the last)."""
+"""An object of up to this many bytes never needs parts: S3's parts have at least 5 MiB, except for
+the last one."""
 
 PARTS_A_BATCH = 16_000
-"""Parts of a call's objects together: their URLs, half a KiB each and at times twice that, make an
-answer well within what is read of one."""
+"""The most parts of all objects in one request. A URL takes half a KiB, sometimes twice that, so
+this keeps the answer well within the size limit."""
 
 PARTS_LIMIT = 100_000
-"""More parts than any store takes (S3: 10,000); a Hub that names more is not believed."""
+"""More parts than any store accepts (S3: 10,000). An answer with more is invalid."""
 
 OTHER_KEYS = 100
-"""Entries of an upload action's header that are not part URLs, at most."""
+"""The most entries of an upload action's header that are not part URLs."""
 
 
 @dataclass(frozen=True, slots=True)
 class LfsObject:
-    """An object by its sha256, `size` in bytes."""
+    """An object, identified by its sha256; `size` is bytes."""
 
     oid: str
     size: int
 
 
 def parts_expected(item: LfsObject) -> int:
-    """About how many part URLs an object's answer will hold: the Hub's parts have 16 MB."""
+    """About how many part URLs the answer for an object will contain: the Hub's parts have 16
+    MB."""
     return -(-item.size // USUAL_PART_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class BasicUpload:
     """The whole object goes to `url` in one PUT, with `headers`. `lifetime` is how many seconds the
-    URL lives, or None where the Hub does not say."""
+    URL is valid; None if the Hub does not say."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -78,7 +81,7 @@ class BasicUpload:
 class MultipartUpload:
     """Each part goes to its own URL; then the parts' ETags are POSTed to `completion_url`.
     `chunk_size` is the size in bytes of each part but the last. `lifetime` is how many seconds the
-    URLs live, or None where the Hub does not say."""
+    URLs are valid; None if the Hub does not say."""
 
     completion_url: str = field(repr=False)
     parts: tuple[Part, ...]
@@ -87,12 +90,12 @@ class MultipartUpload:
 
 
 Upload: TypeAlias = BasicUpload | MultipartUpload
-"""How the store takes one object."""
+"""How the store accepts one object."""
 
 
 @dataclass(frozen=True, slots=True)
 class LfsActions:
-    """What the batch answers about one object. Without `upload` the object is already stored."""
+    """The batch's answer for one object. Without `upload` the object is already stored."""
 
     oid: str
     upload: Upload | None = None
@@ -111,7 +114,7 @@ def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | N
         body["ref"] = {"name": revision}
     return post_json(
         "lfs_batch",
-        f"/{repo.git_path}.git/info/lfs/objects/batch",
+        routes.lfs_batch(repo),
         body,
         headers=LFS_HEADERS,
         repo_id=repo.repo_id,
@@ -120,8 +123,8 @@ def batch_request(repo: Repo, objects: Sequence[LfsObject], *, revision: str | N
 
 
 def parse_batch(response: HubResponse, objects: Sequence[LfsObject]) -> Mapping[str, LfsActions]:
-    """Actions by oid, for every object asked about. Raises `HubError` when the Hub refuses one,
-    and `ProtocolError` for an answer that makes no sense, such as a transfer we did not offer."""
+    """Actions by oid, for every requested object. Raises `HubError` when the Hub refuses one, and
+    `ProtocolError` for an invalid answer, such as a transfer we did not offer."""
     answer = json_object(response)
     transfer = _parse_transfer(answer.get("transfer"), response)
     sizes = {item.oid: item.size for item in objects}
@@ -130,18 +133,18 @@ def parse_batch(response: HubResponse, objects: Sequence[LfsObject]) -> Mapping[
         fields = an_object(row, "objects[]")
         oid = a_sha256(fields.get("oid"), "objects[].oid")
         if oid not in sizes:
-            raise protocol_error(f"objects[] names {oid}, which was not asked about", response)
+            raise protocol_error(f"objects[] names {oid}, which was not requested", response)
         if fields.get("error") is not None:
             raise _object_error(an_object(fields["error"], "objects[].error"), oid, response)
         actions[oid] = _parse_actions(fields, oid, sizes[oid], transfer)
     for oid in sizes:
         if oid not in actions:
-            raise protocol_error(f"objects[] says nothing of {oid}", response)
+            raise protocol_error(f"objects[] has no entry for {oid}", response)
     return actions
 
 
 def _parse_transfer(value: object, response: HubResponse) -> str | None:
-    """The transfer that the Hub has chosen; None where it leaves it out."""
+    """The transfer that the Hub has chosen; None if the answer does not name one."""
     if value is None:
         return None
     transfer = a_text(value, "transfer")
@@ -206,22 +209,26 @@ def _parse_upload(upload: Mapping[str, Any], size: int, transfer: str | None) ->
 
 
 def _in_parts(header: Mapping[str, Any], transfer: str | None) -> bool:
-    """Whether an object goes up in parts. Under "multipart" each object says so by a `chunk_size`:
-    small ones of the same batch are single PUTs. Under "basic" the header is HTTP headers for the
-    PUT; only part URLs are believed against it, since KohakuHub lists them and leaves `transfer` at
-    its default, and the official client never reads it."""
+    """Whether an object is uploaded in parts.
+
+    Under "multipart", each object's action says so with a `chunk_size`: small objects of the same
+    batch are single PUTs. Under "basic", the action's header contains HTTP headers for the PUT,
+    unless it lists part URLs: KohakuHub lists them but leaves `transfer` at its default, and the
+    official client never reads `transfer`.
+    """
     if header.get("chunk_size") is None:
         return False
     return transfer != "basic" or any(key.isdigit() for key in header)
 
 
 def _part_urls(header: Mapping[str, Any], *, expected: int) -> list[str]:
-    """Presigned URLs in part order; keys are numbers, padded with zeros by some Hubs."""
+    """Presigned URLs in part order. The keys are part numbers, which some Hubs pad with zeros."""
     if expected > PARTS_LIMIT:
         raise protocol_error(f"chunk_size would make {expected} parts")
     if len(header) > expected + OTHER_KEYS:
         raise protocol_error(
-            f"actions.upload.header names {len(header)} parts, 1 to {expected} were expected"
+            f"actions.upload.header has {len(header)} entries, but parts 1 to {expected} were"
+            " expected"
         )
     numbered = sorted(
         (int(key), a_text(value, f"actions.upload.header.{key}"))
@@ -230,14 +237,14 @@ def _part_urls(header: Mapping[str, Any], *, expected: int) -> list[str]:
     )
     if [number for number, _ in numbered] != list(range(1, expected + 1)):
         raise protocol_error(
-            f"actions.upload.header names {len(numbered)} parts, 1 to {expected} were expected"
+            f"actions.upload.header names {len(numbered)} parts, but 1 to {expected} were expected"
         )
     return [url for _, url in numbered]
 
 
 def _lifetime(upload: Mapping[str, Any], url: str) -> float | None:
-    """`expires_in`, else the URL's own `X-Amz-Expires`. Never an absolute time: that means
-    nothing to a clock that is off."""
+    """`expires_in`, else the URL's own `X-Amz-Expires`. Never an absolute time: comparing it needs
+    a correct local clock."""
     seconds = upload.get("expires_in")
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
         return float(seconds)
@@ -246,7 +253,7 @@ def _lifetime(upload: Mapping[str, Any], url: str) -> float | None:
 
 
 def cut_into_parts(urls: Sequence[str], size: int, chunk_size: int) -> tuple[Part, ...]:
-    """Part `i` of `chunk_size` bytes goes to `urls[i - 1]`; the last one takes what is left."""
+    """Part `i` of `chunk_size` bytes goes to `urls[i - 1]`; the last one gets the rest."""
     return tuple(
         Part(number, offset, min(chunk_size, size - offset), url)
         for number, (offset, url) in enumerate(
@@ -256,8 +263,8 @@ def cut_into_parts(urls: Sequence[str], size: int, chunk_size: int) -> tuple[Par
 
 
 def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
-    """Join the parts; POSTed without the Hub token, as the official client does: the URL itself
-    is the credential."""
+    """Completes a multipart upload. POSTed without the Hub token, like the official client does:
+    the URL itself is the credential."""
     body = {
         "oid": oid,
         "parts": [
@@ -278,8 +285,8 @@ def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
 
 
 def verify_request(url: str, item: LfsObject) -> HubRequest:
-    """LFS's own check that an object arrived whole; as plain JSON, unlike the other two calls:
-    that is what the official client sends."""
+    """LFS's own check that an object arrived completely. Unlike the other two requests it is plain
+    JSON, as the official client sends it."""
     return post_json("verify", url, {"oid": item.oid, "size": item.size}, oid=item.oid)
 
 
@@ -287,7 +294,7 @@ _MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')
 
 
 def strong(etag: str) -> str:
-    """The ETag without the mark of a weak one (RFC 9110, section 8.8.3), else as it is.
+    """The ETag without the prefix of a weak one (RFC 9110, section 8.8.3).
 
     >>> strong('W/"abc"')
     '"abc"'
@@ -296,10 +303,10 @@ def strong(etag: str) -> str:
 
 
 def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
-    """The MD5 that an ETag stands for, or None when it has another form.
+    """The MD5 that an ETag contains, or None when it has another form.
 
-    Plain and SSE-S3 stores answer a part's MD5; with KMS or customer keys it is something else
-    (AWS documentation of PutObject, "ETag").
+    Stores without encryption, or with SSE-S3, answer with a part's MD5; with KMS or customer keys
+    the ETag is something else (AWS documentation of PutObject, "ETag").
     """
     if headers.get("x-amz-server-side-encryption", "").startswith("aws:kms"):
         return None

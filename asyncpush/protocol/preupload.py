@@ -1,4 +1,4 @@
-"""Preupload: asking for the upload mode of files, and whether a model card is valid."""
+"""Preupload: requesting the upload mode of files, and whether a model card is valid."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import CARD_NAME, FileSource, Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -21,18 +22,17 @@ from asyncpush.protocol.http import (
     post_json,
     protocol_error,
 )
-from asyncpush.protocol.repos import quoted
 
 BATCH_LIMIT = 256
-"""Files in one call; the official client's number."""
+"""Files in one request, as in the official client."""
 
 SAMPLE_SIZE = 512
-"""The first bytes of each file, which the Hub asks for."""
+"""The Hub asks for this many bytes from the beginning of each file."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadMode:
-    """The Hub's answer for one path: `oid` is what it holds there now (git blob sha1 for a regular
+    """The Hub's answer for one path. `oid` is what the path holds now (git blob sha1 for a regular
     file, sha256 for an LFS one)."""
 
     mode: Literal["regular", "lfs"]
@@ -64,7 +64,7 @@ def preupload_request(
     query = "?create_pr=1" if create_pr else ""
     return post_json(
         "preupload",
-        f"/api/{repo.api_path}/preupload/{quoted(revision)}{query}",
+        routes.preupload(repo, revision) + query,
         body,
         repo_id=repo.repo_id,
         file=files[0][0].path_in_repo,
@@ -74,8 +74,8 @@ def preupload_request(
 
 
 def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mapping[str, UploadMode]:
-    """The mode of every file asked about; empty files are regular whatever the Hub says, since its
-    store refuses empty objects."""
+    """The mode of every requested file. Empty files are always regular, because the Hub's store
+    refuses empty objects."""
     modes: dict[str, UploadMode] = {}
     for row in a_list(json_object(response).get("files"), "files"):
         fields = an_object(row, "files[]")
@@ -91,17 +91,17 @@ def parse_preupload(response: HubResponse, files: Sequence[FileSource]) -> Mappi
     answered: dict[str, UploadMode] = {}
     for file in files:
         if file.path_in_repo not in modes:
-            raise protocol_error(f"files[] says nothing of {file.path_in_repo!r}", response)
-        told = modes[file.path_in_repo]
+            raise protocol_error(f"files[] has no entry for {file.path_in_repo!r}", response)
+        mode = modes[file.path_in_repo]
         answered[file.path_in_repo] = (
-            told if file.size else UploadMode("regular", told.ignored, told.oid)
+            mode if file.size else UploadMode("regular", mode.ignored, mode.oid)
         )
     return answered
 
 
 @dataclass(frozen=True, slots=True)
 class CardVerdict:
-    """What the Hub says about the card, in sentences: with any error it would refuse the commit."""
+    """What the Hub says about the card, in sentences. With any error it would refuse the commit."""
 
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class CardVerdict:
 def validate_request(repo: Repo, card: str) -> HubRequest:
     return post_json(
         "validate_yaml",
-        "/api/validate-yaml",
+        routes.VALIDATE_CARD,
         {"content": card, "repoType": repo.repo_type},
         repo_id=repo.repo_id,
         file=CARD_NAME,
@@ -127,7 +127,7 @@ def parse_verdict(response: HubResponse) -> CardVerdict:
 
 
 def is_verdict(response: HubResponse) -> bool:
-    """Whether a 400 is about the card, rather than a refusal of the call."""
+    """Whether a 400 is about the card, rather than about the request."""
     if response.status != 400:
         return False
     try:

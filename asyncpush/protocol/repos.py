@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
 
 from asyncpush.models import Repo
 from asyncpush.options import PushOptions
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -25,13 +25,8 @@ from asyncpush.protocol.http import (
 )
 
 
-def quoted(revision: str) -> str:
-    """A revision within a URL: quoted as a whole, so that `refs/pr/1` stays one segment."""
-    return quote(revision, safe="")
-
-
 def whoami_request() -> HubRequest:
-    return get("whoami", "/api/whoami-v2")
+    return get("whoami", routes.WHOAMI)
 
 
 def create_request(repo: Repo, options: PushOptions) -> HubRequest:
@@ -51,28 +46,28 @@ def create_request(repo: Repo, options: PushOptions) -> HubRequest:
         body["resourceGroupId"] = options.resource_group
     if options.region is not None:
         body["region"] = options.region
-    return post_json("create", "/api/repos/create", body, repo_id=repo.repo_id)
+    return post_json("create", routes.CREATE, body, repo_id=repo.repo_id)
 
 
 def check_created(response: HubResponse) -> None:
-    """The Hub answers with the new repo's `url`: any other answer has created nothing."""
+    """Raise unless the repo was created: then the Hub answers with the new repo's `url`."""
     a_text(json_object(response).get("url"), "url")
 
 
 def head_request(repo: Repo, revision: str) -> HubRequest:
-    path = f"/api/{repo.api_path}/revision/{quoted(revision)}"
+    path = routes.head(repo, revision)
     return get("head", path, repo_id=repo.repo_id, revision=revision)
 
 
 def parse_head(response: HubResponse) -> str:
-    """The commit oid to which the revision points."""
+    """The oid of the commit that the revision points to."""
     return a_git_oid(json_object(response).get("sha"), "sha")
 
 
 def create_branch_request(repo: Repo, branch: str) -> HubRequest:
     return post_json(
         "branch",
-        f"/api/{repo.api_path}/branch/{quoted(branch)}",
+        routes.branch(repo, branch),
         {},
         repo_id=repo.repo_id,
         revision=branch,
@@ -81,7 +76,7 @@ def create_branch_request(repo: Repo, branch: str) -> HubRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCommit:
-    """A commit as the Hub lists it: `message` is what follows the title."""
+    """A commit in the Hub's list. `message` is the text after the title."""
 
     oid: str
     title: str
@@ -90,7 +85,7 @@ class LoggedCommit:
 
 def commits_request(repo: Repo, revision: str) -> HubRequest:
     """The newest commits of a revision, first page."""
-    path = f"/api/{repo.api_path}/commits/{quoted(revision)}?limit=100"
+    path = f"{routes.commits(repo, revision)}?limit=100"
     return get("commits", path, repo_id=repo.repo_id, revision=revision)
 
 
@@ -107,7 +102,7 @@ def parse_commits(response: HubResponse) -> list[LoggedCommit]:
 
 
 def pull_requests_request(repo: Repo) -> HubRequest:
-    path = f"/api/{repo.api_path}/discussions?type=pull_request&status=open&p=0"
+    path = f"{routes.discussions(repo)}?type=pull_request&status=open&p=0"
     return get("discussions", path, repo_id=repo.repo_id)
 
 
@@ -126,7 +121,7 @@ def open_pull_request_request(repo: Repo, title: str, description: str) -> HubRe
     """An empty pull request, as a draft, to which commits can be pushed."""
     request = post_json(
         "pull_request",
-        f"/api/{repo.api_path}/discussions",
+        routes.discussions(repo),
         {"title": title, "description": description, "pullRequest": True},
         repo_id=repo.repo_id,
     )
@@ -148,7 +143,7 @@ class PullRequest:
 
 
 def pull_request_request(repo: Repo, number: int) -> HubRequest:
-    return get("discussion", f"/api/{repo.api_path}/discussions/{number}", repo_id=repo.repo_id)
+    return get("discussion", routes.discussion(repo, number), repo_id=repo.repo_id)
 
 
 def parse_pull_request(response: HubResponse) -> PullRequest:
@@ -168,17 +163,17 @@ def parse_pull_request(response: HubResponse) -> PullRequest:
 
 def ready_request(repo: Repo, number: int) -> HubRequest:
     """Turn a draft into an open pull request: drafts cannot be merged."""
-    path = f"/api/{repo.api_path}/discussions/{number}/status"
+    path = f"{routes.discussion(repo, number)}/status"
     return post_json("discussion_status", path, {"status": "open"}, repo_id=repo.repo_id)
 
 
 def close_request(repo: Repo, number: int) -> HubRequest:
-    path = f"/api/{repo.api_path}/discussions/{number}/status"
+    path = f"{routes.discussion(repo, number)}/status"
     return post_json("discussion_status", path, {"status": "closed"}, repo_id=repo.repo_id)
 
 
 def merge_request(repo: Repo, number: int) -> HubRequest:
-    path = f"/api/{repo.api_path}/discussions/{number}/merge"
+    path = f"{routes.discussion(repo, number)}/merge"
     return HubRequest("merge", "POST", path, fields={"repo_id": repo.repo_id}, slow=True)
 
 

@@ -1,4 +1,4 @@
-"""The content of a repo: paths-info for named paths, and the tree page by page."""
+"""The files of a repo: paths-info for named paths, and the tree page by page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from asyncpush.errors import printable
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     FORM_HEADERS,
     HubRequest,
@@ -21,13 +22,12 @@ from asyncpush.protocol.http import (
     get,
     json_list,
 )
-from asyncpush.protocol.repos import quoted
 
 PATHS_LIMIT = 500
-"""Paths in one call; the Hub accepts 1,000, half of that is polite."""
+"""Paths in one request. The Hub accepts 1,000; half of that spares it."""
 
 OID_LIMIT = 100
-"""Characters of an oid that are kept: enough for a sha256 with its name as a prefix."""
+"""Characters of an oid that are kept: enough for a sha256 with its algorithm as a prefix."""
 
 _XET_HASH = re.compile("[0-9a-f]{64}")
 _NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
@@ -35,8 +35,8 @@ _NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the Hub shows it: `oid` is the sha256 of an LFS object, else the git blob sha1.
-    `xet_hash` is that of an object which is stored by Xet, where the Hub says so."""
+    """A file on the Hub: `oid` is the sha256 of an LFS object, else the git blob sha1. `xet_hash`
+    is the Xet hash of an object that is stored by Xet, if the Hub gives it."""
 
     path: str
     size: int
@@ -50,13 +50,13 @@ class RemoteFile:
 
 
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
-    """A form, as the official client sends it: other Hubs (KohakuHub) refuse the JSON that
+    """Sent as a form, like the official client does: other Hubs (KohakuHub) refuse the JSON that
     huggingface.co also accepts."""
     form = [("paths", path) for path in paths]
     return HubRequest(
         "verify_commit",
         "POST",
-        f"/api/{repo.api_path}/paths-info/{quoted(revision)}",
+        routes.paths_info(repo, revision),
         urlencode([*form, ("expand", "false")]).encode(),
         FORM_HEADERS,
         fields={"repo_id": repo.repo_id, "revision": revision, "paths": len(paths)},
@@ -69,7 +69,7 @@ def parse_paths_info(response: HubResponse) -> Mapping[str, RemoteFile]:
 
 
 def parse_path_kinds(response: HubResponse) -> Mapping[str, str]:
-    """By path, what each of the requested paths is: "file" or "directory"."""
+    """For each of the requested paths, whether it is a "file" or a "directory"."""
     kinds = {}
     for row in json_list(response):
         fields = an_object(row, "[]")
@@ -78,11 +78,10 @@ def parse_path_kinds(response: HubResponse) -> Mapping[str, str]:
 
 
 def tree_request(repo: Repo, revision: str, folder: str = "") -> HubRequest:
-    """Every file below `folder`, first page; of the whole repo where that is empty."""
-    below = f"/{quote(folder.strip('/'), safe='')}" if folder else ""
+    """The first page of all files below `folder`, or of the whole repo if it is empty."""
     return get(
         "tree",
-        f"/api/{repo.api_path}/tree/{quoted(revision)}{below}?recursive=true&expand=false",
+        f"{routes.tree(repo, revision, folder.strip('/'))}?recursive=true&expand=false",
         repo_id=repo.repo_id,
         revision=revision,
     )
@@ -127,6 +126,6 @@ def _xet_hash(fields: Mapping[str, Any]) -> str | None:
 
 
 def _oid(value: Any, name: str) -> str:
-    """Other Hubs show their own checksums for files that were uploaded in another way (KohakuHub:
-    S3's MD5). Those match no oid, which is no reason to refuse the whole listing."""
+    """Some Hubs list their own checksums for files that were uploaded in another way (KohakuHub:
+    S3's MD5). These never equal an oid, but that is no reason to refuse the whole listing."""
     return printable(a_text(value, name)[:OID_LIMIT])

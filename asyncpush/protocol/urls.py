@@ -1,7 +1,8 @@
 """Which URLs are followed, and which get the token.
 
-A Hub's answers contain URLs. A broken or hostile Hub could name a file, a metadata service, or a
-plain-text host; a mirror may name the public Hub. All of that is decided here, without a network.
+A Hub's answers contain URLs. A broken or hostile Hub could name a local file, a metadata service,
+or a host without TLS; a mirror may name the public Hub. This module decides about all of these,
+without network access.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 _WHITE_SPACE = re.compile(r"[\x00-\x20\x7f]")
 _SITE = re.compile(r"[a-z]+://[^/?#]*")
-"""The common prefix of all URLs of one server. There are few servers, and parsing a URL anew each
-time costs a tenth of the time of a push of small objects (measured): they are cached."""
+"""The common prefix of all URLs of one server. They are cached: there are few servers, and parsing
+each URL again takes a tenth of the time of a push of small objects (measured)."""
 
 _NUMBER = re.compile(
     "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
@@ -38,7 +39,7 @@ def check_endpoint(endpoint: str) -> str:
     contains credentials: those would end up in logs and repo URLs."""
     endpoint = endpoint.strip()
     if any("\ud800" <= letter <= "\udfff" for letter in endpoint):
-        raise ValueError("endpoint must be proper Unicode text")
+        raise ValueError("endpoint must be valid Unicode text")
     if _WHITE_SPACE.search(endpoint):
         raise ValueError("endpoint must not hold white space")
     try:
@@ -60,7 +61,7 @@ def check_endpoint(endpoint: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what must be equal for a token to be sent."""
+    """Scheme, host and port. A token is sent only if they equal the endpoint's."""
     return _origin(_site(url))
 
 
@@ -85,7 +86,7 @@ def same_origin(url: str, endpoint: str) -> bool:
 
 def resolve(target: str, endpoint: str) -> str:
     """An absolute URL from a path below the endpoint or a URL that the Hub named. Self-hosted
-    mirrors pass on answers of the public Hub: its URLs then mean the mirror."""
+    mirrors pass on answers of the public Hub; then the public Hub's URLs stand for the mirror's."""
     if target.startswith("/"):
         return endpoint + target
     if endpoint not in _PUBLIC_ORIGINS:
@@ -95,15 +96,15 @@ def resolve(target: str, endpoint: str) -> str:
     return target
 
 
-def page_url(told: str, endpoint: str) -> str:
+def page_url(named: str, endpoint: str) -> str:
     """The absolute URL of a page that an answer names: some Hubs leave out their own host."""
-    if told.startswith(("https://", "http://")):
-        return resolve(told, endpoint)
-    return f"{endpoint}/{told.lstrip('/')}"
+    if named.startswith(("https://", "http://")):
+        return resolve(named, endpoint)
+    return f"{endpoint}/{named.lstrip('/')}"
 
 
 def join(url: str, location: str) -> str:
-    """The target of a redirect."""
+    """The absolute URL of a redirect's target."""
     try:
         return urljoin(url, location)
     except ValueError as exc:
@@ -117,8 +118,8 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
     never from https down to http, no link-local address (cloud metadata services use those), and no
     loopback or unspecified address unless the endpoint itself is on loopback.
     """
-    if _WHITE_SPACE.search(url):  # Some parsers drop it, some end the URL there.
-        raise _refused("holds white space", "")
+    if _WHITE_SPACE.search(url):  # Some parsers remove these characters, others end the URL there.
+        raise _refused("contains white space", "")
     problem = _problem(_site(url), endpoint, tuple(allowed_hosts))
     if problem is not None:
         raise _refused(problem, bare_url(url))
@@ -126,7 +127,7 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
 
 @lru_cache
 def _problem(site: str, endpoint: str, allowed_hosts: tuple[str, ...]) -> str | None:
-    """Why nothing may be sent to a server, or None."""
+    """Why nothing may be sent to a server; None if it may."""
     try:
         parts = urlsplit(site)
         scheme, host, _ = origin(site)
@@ -145,7 +146,8 @@ def _problem(site: str, endpoint: str, allowed_hosts: tuple[str, ...]) -> str | 
 
 
 def address_problem(host: str, endpoint: str) -> str | None:
-    """Why a host or address that is not the endpoint's own must not be connected to, or None."""
+    """Why no connection may be made to a host or address that is not the endpoint's own; None if it
+    may."""
     if is_link_local(host):
         return "is a link-local address"
     if is_metadata(host):
@@ -170,12 +172,13 @@ def is_link_local(host: str) -> bool:
 
 
 def is_metadata(host: str) -> bool:
-    """Whether this is a cloud's metadata service at a name or address that is not link-local."""
+    """Whether this is the metadata service of a cloud whose name or address is not link-local."""
     return _plain(host) in _METADATA_NAMES or _address(host) in _METADATA_ADDRESSES
 
 
 def _plain(host: str) -> str:
-    """The host as a resolver sees it: full-width letters and dots folded, no dot at the end."""
+    """The host as a resolver sees it: full-width letters and dots are normalized, and a final dot
+    is removed."""
     return unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower().removesuffix(".")
 
 
@@ -189,14 +192,15 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address embedded in an IPv6 one, in any of the known forms."""
+    """The IPv4 address that an IPv6 address contains, in any of the known forms."""
     if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
 
 def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
-    """The other IPv4 spellings that resolvers accept: `2130706433`, `0x7f.1`, `0177.0.0.1`."""
+    """Other spellings of IPv4 addresses that resolvers accept: `2130706433`, `0x7f.1`,
+    `0177.0.0.1`."""
     numbers = []
     for text in host.split("."):
         match = _NUMBER.fullmatch(text)

@@ -1,10 +1,11 @@
-"""The Hub's part of Xet: the token to send chunks with."""
+"""The Hub's part of Xet: the token with which data is uploaded to the Xet store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from asyncpush.models import Repo
+from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -14,13 +15,12 @@ from asyncpush.protocol.http import (
     json_object,
     protocol_error,
 )
-from asyncpush.protocol.repos import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class XetGrant:
-    """Where chunks go, with which token (a secret), and until when it is good (seconds since the
-    epoch)."""
+    """The Xet store's URL, the token for it (a secret), and the time until which the token is valid
+    (seconds since the epoch)."""
 
     cas_url: str
     token: str = field(repr=False)
@@ -28,14 +28,14 @@ class XetGrant:
 
 
 def write_token_request(repo: Repo, revision: str, *, create_pr: bool = False) -> HubRequest:
-    """With `create_pr` the token is for a pull request's ref, which is not there yet."""
+    """With `create_pr` the token is for a pull request's ref, which does not exist yet."""
     query = "?create_pr=1" if create_pr else ""
-    path = f"/api/{repo.api_path}/xet-write-token/{quoted(revision)}{query}"
+    path = routes.xet_write_token(repo, revision) + query
     return get("xet_token", path, repo_id=repo.repo_id, revision=revision)
 
 
 def parse_grant(response: HubResponse) -> XetGrant:
-    """Read the answer, as https://huggingface.co/docs/xet/auth describes it."""
+    """Parse the answer described at https://huggingface.co/docs/xet/auth."""
     answer = json_object(response)
     token = a_text(answer.get("accessToken"), "accessToken")
     if not token or not token.isascii() or not token.isprintable():

@@ -25,6 +25,10 @@ COPIED_SIZE = 10 << 20
 """A changed file of up to this many bytes is copied, so that it cannot change again. This is the
 largest regular file that the Hub accepts; larger files are weights, not a program's state."""
 
+COLLECTED_AGAIN = 3
+"""Times that files which changed while they were stored are collected again, and then again just
+before the commit."""
+
 LOOKS = 1_000
 """How often to look at a file; each look reads what was added since the one before."""
 

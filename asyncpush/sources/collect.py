@@ -37,6 +37,7 @@ from asyncpush.sources.paths import (
     check_path_in_repo,
     file_folder_clashes,
     folder_prefix,
+    folders_above,
     look_alikes,
     normalise_path,
 )
@@ -55,7 +56,7 @@ STREAMS_AT_ONCE = 256
 producer may write all of them in turn. Each uses up to 256 KiB and, once it is on disk, a file
 descriptor."""
 
-PATIENCE = 2.0
+UNREAD_TIMEOUT = 2.0
 """Seconds that a stream may be left unread while others have not ended or become long. After that
 it is read on to disk, since the others may be waiting for its producer."""
 
@@ -63,12 +64,23 @@ it is read on to disk, since the others may be waiting for its producer."""
 @dataclass(frozen=True, slots=True)
 class CollectedSources:
     """The files of a push, sorted by path in the repo, and notices for the user about them.
-    `streams` have not been read to their ends yet."""
+    `streams` have not been read to their ends yet. `skipped` is what else the folder contains that
+    was left out, though not by the patterns: paths in the repo, those of folders with a slash at
+    the end."""
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
     streams: tuple[OpenStream, ...] = ()
     spool: Spool | None = field(default=None, repr=False, compare=False)
+    skipped: frozenset[str] = frozenset()
+    one_file: bool = False
+    """Whether the source is no folder and no mapping, but a file, bytes or tensors."""
+
+    def holds(self, path: str) -> bool:
+        """Whether the source has this path in the repo among what was `skipped`."""
+        if not self.skipped:
+            return False
+        return path in self.skipped or any(f"{f}/" in self.skipped for f in folders_above(path))
 
     async def again(self, file: FileSource) -> FileSource | None:
         """The source to push instead of a file that has changed; it stays readable for as long as
@@ -108,9 +120,7 @@ async def collect(
         width = STREAMS_AT_ONCE if left is None else min(STREAMS_AT_ONCE, each_affordable(left))
         await for_each(gathered.streams, reading.read, width=width)
         files = [*gathered.files, *reading.files]
-        yield await to_thread.run_sync(
-            _finished, files, options, gathered.report, reading.open, spool
-        )
+        yield await to_thread.run_sync(_finished, files, options, gathered, reading.open, spool)
 
 
 class _StreamReading:
@@ -135,7 +145,7 @@ class _StreamReading:
         if isinstance(taken, FileSource):
             self.files.append(taken)
             return
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(UNREAD_TIMEOUT):
             await self._settled.wait()
         if self._settled.is_set():
             self.open.append(taken)
@@ -154,17 +164,25 @@ class _StreamReading:
 def _finished(
     files: list[FileSource],
     options: PushOptions,
-    report: ProblemReport,
+    gathered: Gathered,
     streams: list[OpenStream],
     spool: Spool,
 ) -> CollectedSources:
+    report = gathered.report
     if options.max_shard_size is not None:
         files = split_large(files, parse_size(options.max_shard_size), report)
         report.raise_problems(
             "fix these files, or push without max_shard_size; nothing was uploaded"
         )
     by_path = sorted(files, key=lambda file: file.path_in_repo)
-    return CollectedSources(tuple(by_path), report.notices, tuple(streams), spool)
+    return CollectedSources(
+        tuple(by_path),
+        report.notices,
+        tuple(streams),
+        spool,
+        frozenset(gathered.skipped),
+        gathered.one_file,
+    )
 
 
 async def _gather(source: Source, options: PushOptions) -> Gathered:
@@ -204,6 +222,8 @@ class Gathered:
         self.files: list[FileSource] = []
         self.streams: list[tuple[str, Stream]] = []
         self.report = ProblemReport()
+        self.skipped: list[str] = []
+        self.one_file = True
         self._options = options
         self._stopped = stopped
         self._own = OwnFiles()
@@ -296,6 +316,7 @@ class Gathered:
         return target + name if not target or target.endswith("/") else target
 
     def _add_folder(self, root: str) -> None:
+        self.one_file = False
         prefix = self._prefix()
         walk = Walk(
             root,
@@ -315,6 +336,7 @@ class Gathered:
                 self.report.notice(
                     "names with backslashes", f"{path!r} becomes {name!r} in the repo"
                 )
+        self.skipped += (prefix + name for name in walk.skipped if name)
         if chosen == self._left_out:
             self._nothing = f"folder {root!r} contains no files"
             if self._left_out:
@@ -323,6 +345,7 @@ class Gathered:
                 self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
+        self.one_file = False
         prefix, chosen = self._prefix(), self._chosen()
         count = 0
         for path_in_repo, content in source.items():
@@ -393,6 +416,7 @@ class Gathered:
         if what := self._own.file(path, status):
             self._left_out += 1
             del self._origins[name]
+            self.skipped.append(name)
             notice_own(self.report, path, what)
             return
         identity = FileIdentity.of(status)

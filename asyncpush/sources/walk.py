@@ -56,6 +56,9 @@ class Walk:
     own: OwnFiles = field(default_factory=OwnFiles)
     seen: int = 0
     """Files found so far, selected or not."""
+    skipped: list[str] = field(default_factory=list)
+    """What was left out so far, but not by the patterns: names within the root, those of folders
+    with a slash at the end."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         # An explicit stack instead of recursion: folders may be nested deeper than Python's
@@ -78,6 +81,7 @@ class Walk:
                 "links to folders, skipped",
                 f"{folder.path!r} is a link to a folder: skipped (follow_symlinks=True enters it)",
             )
+            self.skipped.append(folder.name)
             return []
         return self._list(folder.path, folder.name, folder.above)
 
@@ -86,6 +90,7 @@ class Walk:
         found = []
         if what := self.own.folder(path):
             notice_own(self.report, path, what)
+            self.skipped.append(prefix)
             return []
         try:
             trail = above | self._step(path)
@@ -94,6 +99,7 @@ class Walk:
                     "links that form a cycle, skipped",
                     f"{path!r} leads back to a folder above it: skipped",
                 )
+                self.skipped.append(prefix)
                 return []
             # A folder may have been replaced by a link since its parent was listed. A link is
             # followed only for the folder that the user named, or when the user asked for it.
@@ -102,9 +108,11 @@ class Walk:
                 for entry in entries:
                     is_folder = _is_folder(entry)
                     name = f"{prefix}{entry.name}/" if is_folder else prefix + entry.name
-                    if not _always_skipped(entry.name, name):
-                        own_path = os.path.join(path, entry.name)
-                        found.append(_Entry(name, own_path, _is_link(entry), trail))
+                    if _always_skipped(entry.name, name):
+                        self.skipped.append(name)
+                        continue
+                    own_path = os.path.join(path, entry.name)
+                    found.append(_Entry(name, own_path, _is_link(entry), trail))
         except OSError as exc:
             self.report.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
         found.sort(reverse=True)

@@ -37,6 +37,7 @@ from asyncpush.training.tickets import (
     wait_for,
 )
 from asyncpush.uploader import Handle, Uploader
+from asyncpush.watch import FolderWatch, WatchOutcome
 
 logger = library_logger("background")
 
@@ -175,10 +176,7 @@ class BackgroundUploader:
         is called in the background thread. `close` also waits for its checkpoints. Raises
         `InvalidRepoIdError` for an invalid id or address."""
         self._start()
-        if names_bucket(repo_id):
-            bucket_of(repo_id, self._uploader.endpoint)
-        elif not isinstance(options, SyncOptions):
-            target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
+        self._check_address(repo_id, options)
         pusher = CheckpointPusher(
             self._uploader,
             repo_id,
@@ -190,6 +188,51 @@ class BackgroundUploader:
             on_outcome=on_outcome,
         )
         return BackgroundCheckpoints(self, pusher)
+
+    def watch(
+        self,
+        folder: str | os.PathLike[str],
+        repo_id: str,
+        options: PushOptions | SyncOptions | None = None,
+        *,
+        every: float = 60.0,
+        quiet_for: float = 5.0,
+        on_outcome: Callable[[WatchOutcome], object] | None = None,
+    ) -> BackgroundWatch:
+        """Push a folder whenever it has come to rest, until `stop`, the end of its block or the end
+        of this uploader; each of them pushes what is left. See `Uploader.watch`. `on_outcome` is
+        called in the background thread. Raises `ValueError` for options that do not fit, and
+        `InvalidRepoIdError` for an impossible id or address."""
+        self._start()
+        self._check_address(repo_id, options)
+        watch = FolderWatch(
+            self._uploader,
+            folder,
+            repo_id,
+            options,
+            every=every,
+            quiet_for=quiet_for,
+            on_outcome=on_outcome,
+        )
+        job: Job[None] = self._new_job(repo_id)
+        running = _RunningWatch(watch)
+        job.ask_to_end = lambda: self._in_loop(running.stopping.set)
+
+        def begin() -> None:
+            job.handle = running
+            self._keep(asyncio.create_task(job.follow(running.start())))
+
+        with self._lock:
+            self._check_open()
+            self._loop.call_soon_threadsafe(begin)
+            self._remember(job)
+        return BackgroundWatch(watch, job)
+
+    def _check_address(self, repo_id: str, options: PushOptions | SyncOptions | None) -> None:
+        if names_bucket(repo_id):
+            bucket_of(repo_id, self._uploader.endpoint)
+        elif not isinstance(options, SyncOptions):
+            target_of(repo_id, options or PushOptions(), self._uploader.endpoint)
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait for the pushes, or cancel them, and end the thread. It is safe to call this again.
@@ -236,6 +279,9 @@ class BackgroundUploader:
         try:
             if cancel:
                 cancel_all(jobs)
+            for job in jobs:
+                if job.ask_to_end is not None:
+                    job.ask_to_end()
             running = settle(jobs, timeout)
             lost = [amount_of(job) for job in running]
         finally:
@@ -260,9 +306,9 @@ class BackgroundUploader:
         running = [job for job in self._jobs if not job.done()]
         limit = self._exit_timeout
         if running and not cancel and limit != 0:
-            patience = "" if limit is None else f" up to {format_duration(limit)}"
+            up_to = "" if limit is None else f" up to {format_duration(limit)}"
             names = ", ".join(amount_of(job) for job in running)
-            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, patience, names)
+            logger.warning("%s: waiting%s for %s (Ctrl-C cancels)", why, up_to, names)
         for words in self._finish(cancel, limit):
             logger.error("%s: not uploaded in time, cancelled: %s", why, words)
 
@@ -424,6 +470,118 @@ class BackgroundCheckpoints:
             self._owner._keep(asyncio.create_task(job.follow(self._pusher.drained())))
             with self._owner._lock:
                 self._owner._remember(job)
+
+
+class BackgroundWatch:
+    """A folder that is watched from blocking code: what `BackgroundUploader.watch` returns.
+
+    with BackgroundUploader() as bg, bg.watch("out/", "me/model", every=300):
+        train()  # writes to out/
+
+    Leaving the block pushes what is left, and raises the error of that push if it failed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from asyncpush import UploadConfig
+        >>> with (
+        ...     tempfile.TemporaryDirectory() as folder,
+        ...     BackgroundUploader(endpoint="local", config=UploadConfig(progress="none")) as bg,
+        ...     bg.watch(folder, "me/watched-from-a-loop") as watch,
+        ... ):
+        ...     _ = Path(folder, "train.log").write_text("step 1")
+        >>> watch.last_result.files_uploaded
+        ('train.log',)
+    """
+
+    def __init__(self, watch: FolderWatch, job: Job[None]) -> None:
+        self._watch = watch
+        self._job = job
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:  # Otherwise the uploader decides when it is left.
+            self.stop()
+
+    @property
+    def failures(self) -> tuple[Exception, ...]:
+        """The errors of pushes that failed, the last 100."""
+        return tuple(self._watch.failures.copy())
+
+    @property
+    def pushes(self) -> int:
+        """How many pushes have gone through."""
+        return self._watch.pushes
+
+    @property
+    def last_result(self) -> UploadResult | SyncResult | None:
+        """What the last push that went through returned."""
+        return self._watch.last_result
+
+    @property
+    def last_error(self) -> Exception | None:
+        """The error of the latest push, if it failed."""
+        return self._watch.last_error
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Push what is left, and end. Safe to call again.
+
+        Raises the error of that push, or the one that ended the watch before, such as an
+        `AuthError`; `TimeoutError` when it takes longer than `timeout` seconds: the push continues.
+        Ctrl-C while this waits cancels the push.
+        """
+        if self._job.ask_to_end is not None:
+            self._job.ask_to_end()
+        self._job.wait(timeout)
+        self._job.future.result()
+
+    def cancel(self) -> None:
+        """End without pushing what is left. Returns at once."""
+        self._job.cancel()
+
+
+class _RunningWatch:
+    """A watch in the background thread."""
+
+    progress: UploadProgress | None = None
+
+    def __init__(self, watch: FolderWatch) -> None:
+        self.stopping = asyncio.Event()
+        self._watch = watch
+        self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = False
+        self._is_leaving = False
+
+    def start(self) -> asyncio.Task[None]:
+        self._task = asyncio.create_task(self._run())
+        return self._task
+
+    async def _run(self) -> None:
+        async with self._watch:
+            failed = asyncio.ensure_future(self._watch.wait())
+            stopped = asyncio.ensure_future(self.stopping.wait())
+            failed.add_done_callback(lambda end: end.cancelled() or end.exception())
+            try:
+                await asyncio.wait((failed, stopped), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._is_leaving = True  # This raises the error that ended the watch.
+                failed.cancel()
+                stopped.cancel()
+
+    def cancel(self) -> None:
+        if self._task is None or self._is_cancelled:
+            return
+        self._is_cancelled = True
+        self._task.cancel()
+        if not self._is_leaving:  # The first leaves the block, which would push what is left.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
 
 
 _open: set[BackgroundUploader] = set()

@@ -186,7 +186,7 @@ def test_an_endpoint_that_is_away(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_an_endpoint_that_is_silent_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(asking, "PATIENCE", 0.05)
+    monkeypatch.setattr(asking, "ANSWER_TIMEOUT", 0.05)
     config = UploadConfig(cache_dir=tmp_path / "cache")
     async with serving(silence) as peer, Uploader("hf_x", peer.url, config) as uploader:
         findings = await uploader.doctor("me/m")

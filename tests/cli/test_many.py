@@ -52,7 +52,7 @@ def test_one_failure_does_not_stop_the_rest(
     assert f"✗ Upload failed  {tmp_path.name}/second" in ran.err
     assert "✗ 1 of 3 pushes failed" in ran.err
     assert f"- {tmp_path.name}/second: HubError: head failed" in ran.err
-    assert "(--create-branch) makes it" in ran.err
+    assert "(--create-branch) creates it" in ran.err
     assert "--continue" in ran.err
     assert "Traceback" not in ran.err
 

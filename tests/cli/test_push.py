@@ -99,6 +99,35 @@ def test_flags_reach_the_repo(cli: Cli, folder: Path, site: Site) -> None:
     assert newest["message"].startswith("More of them")
 
 
+def test_the_words_of_hf_upload_are_understood(cli: Cli, folder: Path, site: Site) -> None:
+    words = ["--type", "dataset", "--commit-message", "First", "--commit-description", "The rest"]
+    ran = cli("push", "me/words", folder, "/train", *words, "-q")
+
+    assert (ran.code, ran.err) == (0, "")
+    paths = site.files("datasets/me/words") - {".gitattributes"}
+    assert paths
+    assert all(path.startswith("train/") for path in paths)
+    newest = site.commits("datasets/me/words")[0]
+    assert newest["title"] == "First"
+    assert newest["message"].startswith("The rest\n")
+
+
+def test_a_point_is_the_top_of_the_repo(cli: Cli, folder: Path, site: Site) -> None:
+    ran = cli("push", "me/top", folder, ".")
+    assert ran.code == 0
+    assert "config.json" in site.files("models/me/top")
+
+
+def test_a_path_in_the_repo_is_said_once(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "me/twice", folder, "one", "--path-in-repo", "two")
+    assert ran.code == 2
+    assert "PATH_IN_REPO and --path-in-repo say the same: leave out one" in ran.err
+
+    ran = cli("push", "hf://me/twice/one", folder, "two")
+    assert ran.code == 2
+    assert "'two' contradicts hf://me/twice/one" in ran.err
+
+
 def test_a_branch_is_made_when_asked_for(cli: Cli, folder: Path, site: Site) -> None:
     cli("push", "me/branches", folder)
     (folder / "new.txt").write_text("new")
@@ -106,7 +135,7 @@ def test_a_branch_is_made_when_asked_for(cli: Cli, folder: Path, site: Site) -> 
     ran = cli("push", "me/branches", folder, "--revision", "next", "--create-branch")
 
     assert refused.code == 1
-    assert "(--create-branch) makes it" in refused.err
+    assert "(--create-branch) creates it" in refused.err
     assert ran.code == 0
     assert "new.txt" in site.files("models/me/branches", "next")
     assert "new.txt" not in site.files("models/me/branches")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
+
+from huggingface_hub import HfApi
 
 import asyncpush
 
@@ -33,3 +37,12 @@ def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
         (package / name).exists() or (package.parent / name).exists()
         for name in named - {"asyncpush/"}
     )
+
+
+def test_settings_that_the_official_client_has_too_are_named_for_those_who_come_from_it() -> None:
+    calls = (HfApi.upload_folder, HfApi.upload_file, HfApi.create_commit)
+    theirs = {name for call in calls for name in inspect.signature(call).parameters}
+    ours = {field.name for field in fields(asyncpush.PushOptions)}
+    told = section("Coming from huggingface_hub")
+    assert len(theirs & ours) >= 10
+    assert [name for name in sorted(theirs & ours) if f"`{name}`" not in told] == []

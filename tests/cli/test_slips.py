@@ -42,6 +42,32 @@ def test_addresses_that_cannot_be_pushed_to_are_usage_errors(cli: Cli, folder: P
         assert cli("push", address, folder).code == 2
 
 
+def test_an_id_that_begins_with_a_type_is_answered_with_its_address(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "datasets/me/data", folder)
+    assert ran.code == 2
+    assert "next: write hf://datasets/me/data" in ran.err
+
+
+@pytest.mark.parametrize("command", ["push", "upload"])
+def test_a_pattern_as_source_is_answered_with_include(
+    command: str, cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    more = ["--receipts", tmp_path / "receipts.json"] if command == "upload" else []
+    ran = cli(command, "me/model", folder / "*.bin", *more, "--json")
+    assert ran.code == 2
+    assert ran.document["error"]["suggestion"].endswith(f": {folder} --include '*.bin'")
+
+    (folder / "[v2].bin").write_bytes(b"a name that only looks like a pattern")
+    assert cli(command, "me/model", folder / "[v2].bin", *more).code == 0
+
+
+def test_every_is_answered_with_watch(cli: Cli, folder: Path) -> None:
+    ran = cli("push", "me/model", folder, "--every", "5")
+    assert ran.code == 2
+    assert f"next: run asyncpush watch {folder} me/model --every 5m" in " ".join(ran.err.split())
+    assert "--every" not in cli("push", "--help").out
+
+
 def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
     assert "swapped" not in cli("push", folder, "not a repo id").err
     assert "does not exist" in cli("push", "me/model", "me/model").err
@@ -85,7 +111,7 @@ def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
 
 def test_help_says_what_to_type_and_puts_options_in_sections(cli: Cli) -> None:
     push, cache = cli("push", "--help").out, cli("cache", "ls", "--help").out
-    assert " push [OPTIONS] REPO_ID SOURCE\n" in push
+    assert " push [OPTIONS] REPO_ID SOURCE [PATH_IN_REPO]\n" in push
     sections = [line for line in push.splitlines() if line.endswith(":") and line[0] != " "]
     assert sections == [
         "Arguments:",

@@ -43,7 +43,7 @@ class Bench:
         self.ended.append(item)
 
 
-async def settle() -> None:
+async def let_tasks_run() -> None:
     """Until nobody has anything to do."""
     await anyio.wait_all_tasks_blocked()
 
@@ -53,10 +53,10 @@ async def test_a_push_alone_uses_all_turns_and_its_own() -> None:
     async with anyio.create_task_group() as group:
         push = Bench(group, shared)
         push.put("a", "b", "c", "d", "e")
-        await settle()
+        await let_tasks_run()
         assert push.begun == ["a", "b", "c"]
         push.end("b")
-        await settle()
+        await let_tasks_run()
         assert push.begun == ["a", "b", "c", "d"]
         push.end("a", "c", "d", "e")
     assert push.ended == ["b", "a", "c", "d", "e"]
@@ -69,13 +69,13 @@ async def test_beside_a_push_that_holds_all_turns_another_goes_on_with_its_own()
     async with anyio.create_task_group() as group:
         large, small = Bench(group, shared), Bench(group, shared)
         large.put("x", "y", "z")
-        await settle()
+        await let_tasks_run()
         small.put("a", "b", "c")
         for name in "abc":
-            await settle()
+            await let_tasks_run()
             assert small.running == {name}
             small.end(name)
-        await settle()
+        await let_tasks_run()
         assert small.ended == ["a", "b", "c"]
         assert large.ended == []
         large.end("x", "y", "z")
@@ -87,20 +87,20 @@ async def test_pushes_that_wait_get_the_shared_turns_one_after_the_other() -> No
     async with anyio.create_task_group() as group:
         first, second = Bench(group, shared), Bench(group, shared)
         first.put("a", "b", "c", "d")
-        await settle()
+        await let_tasks_run()
         second.put("x", "y", "z")
-        await settle()
+        await let_tasks_run()
         assert first.running == {"a", "b"}
         assert second.running == {"x"}
         first.end("b")  # of the two that wait, this push came first
-        await settle()
+        await let_tasks_run()
         assert first.running == {"a", "c"}
         first.end("c")
-        await settle()
+        await let_tasks_run()
         assert first.running == {"a"}
         assert second.running == {"x", "y"}
         second.end("y")
-        await settle()
+        await let_tasks_run()
         assert first.running == {"a", "d"}
         first.end("a", "d")
         second.end("x", "z")
@@ -111,7 +111,7 @@ async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
     async with anyio.create_task_group() as group:
         push = Bench(group, SharedSlots(0))
         push.put("a", "b")
-        await settle()
+        await let_tasks_run()
         assert push.running == {"a"}
         push.end("a", "b")
     assert push.ended == ["a", "b"]
@@ -124,12 +124,12 @@ async def test_who_is_cancelled_gives_back_what_it_had_and_what_came_too_late() 
         async with anyio.create_task_group() as group:
             gone = Bench(group, shared)
             gone.put("a", "b", "c")
-            await settle()
+            await let_tasks_run()
             other.put("x", "y")
-            await settle()
+            await let_tasks_run()
             assert other.running == {"x"}
             group.cancel_scope.cancel()
-        await settle()
+        await let_tasks_run()
         assert other.running == {"x", "y"}
         other.end("x", "y")
     assert shared.free == 1
@@ -143,7 +143,7 @@ async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
     assert not await holder.take()
     assert await late.take()
     waiting = asyncio.create_task(late.take())
-    await settle()
+    await let_tasks_run()
     holder.give_back(own=False)  # it comes, and the waiter is cancelled before it wakes
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -160,7 +160,7 @@ async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> 
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await settle()
+        await let_tasks_run()
         running -= 1
         done.append(item)
 
@@ -207,7 +207,7 @@ async def test_prop_all_work_is_done_within_the_limit(
                 put[which] += 1
             elif push.running:
                 push.end(min(push.running))
-            await settle()
+            await let_tasks_run()
             assert sum(len(each.running) for each in pushes) <= count + 3
             for each, number in zip(pushes, put, strict=True):
                 assert each.running or len(each.ended) == number

@@ -106,18 +106,18 @@ def test_many_uploads_are_shown_as_one_push_also_when_one_begins_anew() -> None:
     seen: list[Event] = []
     aggregator = ProgressAggregator()
     merger = Merger(Emitter([aggregator.on_event, lambda record: seen.append(record.event)]))
-    merger.on_told((0, [FilesPlanned(1, 10), PhaseChanged("hashing")]))
-    merger.on_told((1, [FilesPlanned(2, 20), PhaseChanged("uploading")]))
-    merger.on_told((0, [PhaseChanged("uploading"), TransferStarted("a", 10, 2)]))
-    merger.on_told((0, [PartStored("a", 1, 5)]))
+    merger.on_report((0, [FilesPlanned(1, 10), PhaseChanged("hashing")]))
+    merger.on_report((1, [FilesPlanned(2, 20), PhaseChanged("uploading")]))
+    merger.on_report((0, [PhaseChanged("uploading"), TransferStarted("a", 10, 2)]))
+    merger.on_report((0, [PartStored("a", 1, 5)]))
     before = aggregator.snapshot()
     assert (before.bytes_sent, before.total_bytes, before.total_files) == (5, 30, 3)
     assert before.phase == "uploading"
 
-    merger.on_told((0, [FilesPlanned(1, 10), PhaseChanged("hashing"), PhaseChanged("uploading")]))
-    merger.on_told((0, [TransferStarted("a", 10, 2), PartProgress("a", 1, 1, 5)]))
+    merger.on_report((0, [FilesPlanned(1, 10), PhaseChanged("hashing"), PhaseChanged("uploading")]))
+    merger.on_report((0, [TransferStarted("a", 10, 2), PartProgress("a", 1, 1, 5)]))
     assert aggregator.snapshot().bytes_sent == 5
-    merger.on_told((0, [FileStored("a", 10, "lfs")]))
+    merger.on_report((0, [FileStored("a", 10, "lfs")]))
     after = aggregator.snapshot()
     assert (after.bytes_sent, after.total_bytes, after.files_completed) == (10, 30, 1)
     assert [e.phase for e in seen if isinstance(e, PhaseChanged)] == ["uploading"]

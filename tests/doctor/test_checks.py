@@ -86,7 +86,7 @@ CASES = [
         "tls",
         facts(ca_files={"REQUESTS_CA_BUNDLE": Path("/ca.pem")}),
         WARNING,
-        "only SSL_CERT_FILE is read",
+        "only SSL_CERT_FILE is used",
         "SSL_CERT_FILE=/ca.pem",
     ),
     (
@@ -103,7 +103,7 @@ CASES = [
     ("token", facts(account=REFUSED), FAILED, "from HF_TOKEN is not accepted", "set HF_TOKEN"),
     ("token", facts(account=REFUSED, endpoint=PUBLIC), FAILED, "not accepted", PUBLIC + "/sett"),
     ("token", facts(account=REFUSED), FAILED, "not accepted", "settings on https://hub.example"),
-    ("token", facts(account=AuthError("x", status=403)), WARNING, "whose it is", "HF_TOKEN"),
+    ("token", facts(account=AuthError("x", status=403)), WARNING, "to show its owner", "HF_TOKEN"),
     ("token", FINE, OK, "me, member of team, guests, club, by the token from HF_TOKEN", ""),
     ("token", facts(account=Account("me")), OK, "me, by the token", ""),
     (
@@ -125,7 +125,7 @@ CASES = [
         "write",
         facts(account=BROWSER, target=None, may_write=None, publishes_to="datasets/me/d"),
         OK,
-        "may write to datasets/me/d alone",
+        "may write only to datasets/me/d",
         "",
     ),
     (
@@ -193,7 +193,7 @@ CASES = [
         "namespace",
         facts(target=Target(Repo("guests/m")), may_write=None),
         FAILED,
-        "can only read in guests",
+        "only read access to guests",
         "ask an admin of guests",
     ),
     (

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
+def clock() -> FakeClock:
+    return FakeClock(NOW)
 
 
 @pytest.fixture
-def journal(tmp_path: Path, clock: Clock) -> Iterator[Journal]:
+def journal(tmp_path: Path, clock: FakeClock) -> Iterator[Journal]:
     with Journal.open(tmp_path, clock=clock) as journal:
         assert journal.disabled_reason is None
         yield journal

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asyncpush.journal import Journal, OpenUpload, PendingCommit
 from asyncpush.models import FileIdentity
-from tests.clocks import NOW
+from tests.fake_clock import NOW
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asyncpush.journal import Journal, PendingCommit
 from asyncpush.journal.rows import pack, read_commit
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import (
     DAY,
     SCOPE,
@@ -18,7 +18,7 @@ from tests.journal.helpers import (
 
 
 def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: FakeClock
 ) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
@@ -43,7 +43,7 @@ def test_a_commit_that_an_earlier_version_wrote_is_read() -> None:
     assert read_commit("f1", details) == PendingCommit("push-1", "f1", 12.5)
 
 
-def test_a_commit_of_the_future_is_still_looked_for(journal: Journal, clock: Clock) -> None:
+def test_a_commit_of_the_future_is_still_looked_for(journal: Journal, clock: FakeClock) -> None:
     clock.now -= DAY / 2  # believing too much costs a look at the head, too little a second commit
     journal.begin_commit(SCOPE, make_commit())
     assert journal.expire() == 0
@@ -56,7 +56,7 @@ def test_a_damaged_commit_is_none(journal: Journal) -> None:
     assert journal.pending_commit(SCOPE, "f1") is None
 
 
-def test_commits_expire(journal: Journal, clock: Clock) -> None:
+def test_commits_expire(journal: Journal, clock: FakeClock) -> None:
     journal.begin_commit(SCOPE, make_commit("old"))
     clock.now += 4 * DAY
     journal.begin_commit(SCOPE, make_commit("new", created_at=clock.now))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal, database, files
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.journal.helpers import (
     SCOPE,
     SHA,
@@ -27,7 +27,7 @@ from tests.journal.helpers import (
 )
 
 
-def fill(directory: Path, clock: Clock) -> None:
+def fill(directory: Path, clock: FakeClock) -> None:
     with Journal.open(directory, clock=clock) as journal:
         journal.remember_hashes(
             (f"/folder/{number}", make_identity(), "sha256", f"{number:064x}")
@@ -96,7 +96,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_what_cannot_be_a_journal_is_set_aside(
     tmp_path: Path,
-    clock: Clock,
+    clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
 ) -> None:
@@ -117,19 +117,19 @@ def test_what_cannot_be_a_journal_is_set_aside(
 
 
 @pytest.mark.no_cover
-def test_random_damage_never_stops_a_push(tmp_path: Path, clock: Clock) -> None:
+def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> None:
     fill(tmp_path, clock)
     whole = database_file(tmp_path).read_bytes()
     chance = random.Random(7)
     for _ in range(40):
-        spoilt = bytearray(whole)
+        damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
-            start = chance.randrange(len(spoilt))
+            start = chance.randrange(len(damaged))
             length = chance.choice([1, 8, 200, 4096])
-            spoilt[start : start + length] = chance.randbytes(length)
+            damaged[start : start + length] = chance.randbytes(length)
         if chance.random() < 0.3:
-            del spoilt[chance.randrange(len(spoilt)) :]
-        database_file(tmp_path).write_bytes(spoilt)
+            del damaged[chance.randrange(len(damaged)) :]
+        database_file(tmp_path).write_bytes(damaged)
         with Journal.open(tmp_path, clock=clock) as journal:
             found = [
                 journal.hash_of(f"/folder/{number}", make_identity(), "sha256")
@@ -149,7 +149,7 @@ def test_random_damage_never_stops_a_push(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_damage_met_on_the_way_turns_the_journal_off_and_the_next_begins_afresh(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path, clock)
     with Journal.open(tmp_path, clock=clock) as journal:
@@ -170,7 +170,7 @@ def test_damage_met_on_the_way_turns_the_journal_off_and_the_next_begins_afresh(
 
 @pytest.mark.parametrize("state", ["replaced", "gone", "being opened"])
 def test_a_damaged_file_that_someone_else_sees_to_is_left_to_them(
-    tmp_path: Path, clock: Clock, state: str
+    tmp_path: Path, clock: FakeClock, state: str
 ) -> None:
     damaged = sqlite3.DatabaseError("database disk image is malformed")
     damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -189,7 +189,7 @@ def test_a_damaged_file_that_someone_else_sees_to_is_left_to_them(
 
 
 def test_a_file_of_another_user_is_set_aside(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, clock)
     inode = database_file(tmp_path).stat().st_ino
@@ -204,7 +204,7 @@ def test_a_file_of_another_user_is_set_aside(
 
 
 def test_a_fresh_journal_that_is_damaged_again_is_done_without(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(path: Path) -> None:
         raise files.DamagedError("it cannot be")
@@ -218,7 +218,7 @@ def test_a_fresh_journal_that_is_damaged_again_is_done_without(
 
 
 def test_an_empty_file_is_a_fresh_journal(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path, clock)
     os.truncate(database_file(tmp_path), 0)
@@ -228,7 +228,7 @@ def test_an_empty_file_is_a_fresh_journal(
 
 
 def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: FakeClock
 ) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
@@ -241,8 +241,8 @@ def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 5000], ids=["emptied", "garbage"])
-def test_a_spoilt_log_costs_what_was_in_it_at_most(
-    tmp_path: Path, clock: Clock, content: bytes
+def test_a_damaged_log_costs_what_was_in_it_at_most(
+    tmp_path: Path, clock: FakeClock, content: bytes
 ) -> None:
     fill(tmp_path, clock)
     journal = Journal.open(tmp_path, clock=clock)
@@ -258,7 +258,7 @@ def test_a_spoilt_log_costs_what_was_in_it_at_most(
         assert journal.find_upload("later", SHA) is None
 
 
-def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: Clock) -> None:
+def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: FakeClock) -> None:
     for _ in range(5):
         fill(tmp_path, clock)
         database_file(tmp_path).write_text("garbage " * 1000)
@@ -273,7 +273,7 @@ def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_second_one_set_aside_in_the_same_second_gets_another_name(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda *_: "20250101T000000")
     for _ in range(2):
@@ -313,7 +313,11 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("network", [False, True])
 def test_a_large_journal_is_read_whole_only_after_an_unclean_end(
-    tmp_path: Path, clock: Clock, checks: list[str], monkeypatch: pytest.MonkeyPatch, network: bool
+    tmp_path: Path,
+    clock: FakeClock,
+    checks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    network: bool,
 ) -> None:
     monkeypatch.setattr(database, "on_network", lambda folder: network)
     fill(tmp_path / "one", clock)
@@ -336,7 +340,7 @@ def test_a_large_journal_is_read_whole_only_after_an_unclean_end(
     assert len(checks) == 1
 
 
-def test_a_journal_of_before_the_index_is_given_it(tmp_path: Path, clock: Clock) -> None:
+def test_a_journal_of_before_the_index_is_given_it(tmp_path: Path, clock: FakeClock) -> None:
     fill(tmp_path, clock)
     meddle("DROP INDEX hashes_by_age")(database_file(tmp_path))
     with Journal.open(tmp_path, clock=clock) as journal:

@@ -20,8 +20,8 @@ from asyncpush import UploadConfig, Uploader
 from asyncpush.journal import Journal, NullJournal, database, files
 from asyncpush.localhub import LocalHub
 from asyncpush.options import default_cache_dir
-from tests.clocks import Clock
 from tests.conftest import TOKEN
+from tests.fake_clock import FakeClock
 from tests.journal.helpers import (
     SCOPE,
     SHA,
@@ -67,7 +67,7 @@ def test_the_null_journal_remembers_nothing() -> None:
 
 
 def test_a_closed_journal_remembers_nothing_and_warns_of_nothing(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = Journal.open(tmp_path, clock=clock)
     journal.begin_upload(SCOPE, make_upload())
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_up_turns_the_journal_off_with_one_warning(
 
 
 def test_what_was_journaled_before_the_disk_was_full_is_there_afterwards(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: FakeClock
 ) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload())
@@ -304,7 +304,7 @@ def test_an_unwritable_place_is_done_without(caplog: pytest.LogCaptureFixture) -
 
 
 def test_on_a_network_filesystem_there_is_no_shared_memory(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "on_network", lambda folder: True)
     with Journal.open(tmp_path, clock=clock) as one, Journal.open(tmp_path, clock=clock) as two:

@@ -12,11 +12,11 @@ from asyncpush.journal import Journal, group_commit, queries
 from asyncpush.journal.files import in_memory
 from asyncpush.journal.rows import Row
 from asyncpush.models import FileIdentity
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import DAY, GIT, SHA, connection_of, make_identity
 
 
-def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: Clock) -> None:
+def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.remember_hash("/a", make_identity(), "sha256", SHA)
         journal.remember_hash("/a", make_identity(), "git", GIT)
@@ -68,7 +68,7 @@ def test_a_file_that_could_still_change_unseen_is_not_remembered(
 
 
 def test_what_counts_is_when_the_file_was_looked_at_not_how_long_its_hashing_took(
-    journal: Journal, clock: Clock
+    journal: Journal, clock: FakeClock
 ) -> None:
     identity = make_identity(age=0)
     clock.now += 60
@@ -192,7 +192,7 @@ def test_a_row_with_a_flipped_bit_is_not_believed(journal: Journal, meddle: str)
     assert journal.disabled_reason is None
 
 
-def test_hashes_expire(journal: Journal, clock: Clock) -> None:
+def test_hashes_expire(journal: Journal, clock: FakeClock) -> None:
     journal.remember_hash("/old", make_identity(), "sha256", SHA)
     clock.now += 60 * DAY
     journal.remember_hash("/new", make_identity(), "sha256", SHA)
@@ -205,7 +205,7 @@ def test_hashes_expire(journal: Journal, clock: Clock) -> None:
 
 
 def test_expiry_takes_a_few_at_a_time_and_no_longer_than_it_may(
-    journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 10)
     steps: list[int] = []
@@ -224,7 +224,7 @@ def test_expiry_takes_a_few_at_a_time_and_no_longer_than_it_may(
     assert steps == [10, 10, 10, 10, 5, 0]
 
 
-def test_space_is_given_back_to_the_disk(journal: Journal, clock: Clock) -> None:
+def test_space_is_given_back_to_the_disk(journal: Journal, clock: FakeClock) -> None:
     journal.remember_hashes((f"/{n:0500}", make_identity(), "sha256", SHA) for n in range(5000))
     journal.flush()
     before = journal.stats().size
@@ -234,7 +234,7 @@ def test_space_is_given_back_to_the_disk(journal: Journal, clock: Clock) -> None
 
 
 def test_a_journal_that_is_closed_stops_expiring(
-    journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 1)
     steps: list[int] = []
@@ -253,7 +253,7 @@ def test_a_journal_that_is_closed_stops_expiring(
 
 
 def test_a_hash_from_the_far_future_expires_when_the_clock_is_right_again(
-    journal: Journal, clock: Clock
+    journal: Journal, clock: FakeClock
 ) -> None:
     clock.now += 4000 * DAY
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
@@ -286,7 +286,7 @@ def test_hashes_are_written_together_and_known_before(
 
 
 def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a second, or at once where hashing took long. The first journal is never closed here,
     as with a process that is killed."""

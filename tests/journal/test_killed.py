@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from asyncpush.journal import Journal
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.journal.helpers import (
     SHA,
     connection_of,
@@ -137,7 +137,9 @@ def test_two_processes_store_parts_of_one_upload(tmp_path: Path) -> None:
         assert found.etags == {number: f"etag-{number}" for number in range(1, 201)}
 
 
-def test_threads_that_store_parts_at_once_share_their_syncs(tmp_path: Path, clock: Clock) -> None:
+def test_threads_that_store_parts_at_once_share_their_syncs(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     threads = 16
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload("scope", make_upload(parts=threads))
@@ -167,7 +169,7 @@ def test_threads_that_store_parts_at_once_share_their_syncs(tmp_path: Path, cloc
         assert found.etags == {part: f"e{part}" for part in range(1, threads + 1)}
 
 
-def test_a_part_is_on_the_disk_when_its_thread_goes_on(tmp_path: Path, clock: Clock) -> None:
+def test_a_part_is_on_the_disk_when_its_thread_goes_on(tmp_path: Path, clock: FakeClock) -> None:
     threads, each = 8, 25
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload("scope", make_upload(parts=threads * each))

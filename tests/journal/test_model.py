@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from asyncpush.journal import Journal, OpenUpload, PendingCommit
 from asyncpush.models import FileIdentity
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import DAY, HOUR, make_upload
 
 PATHS = st.sampled_from(["/a", "/b", "/ü\udcff"])
@@ -30,7 +30,7 @@ class JournalModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(dir=_memory()))
-        self.clock = Clock(NOW)
+        self.clock = FakeClock(NOW)
         self.journals = [Journal.open(self.directory, clock=self.clock) for _ in range(2)]
         self.current = 0
         self.hashes: dict[tuple[str, str], tuple[FileIdentity, str, float]] = {}

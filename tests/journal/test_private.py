@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal, files
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.journal.helpers import SCOPE, SECRET, SHA, database_file, make_identity, make_upload
 
 
@@ -46,7 +46,7 @@ def test_folders_on_the_way_are_made_and_the_users_own_keep_their_mode(tmp_path:
     assert mode(tmp_path) == 0o755
 
 
-def test_loose_modes_are_tightened(tmp_path: Path, clock: Clock) -> None:
+def test_loose_modes_are_tightened(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload())
     (tmp_path / "journal").chmod(0o777)
@@ -93,7 +93,7 @@ def test_a_link_of_ours_to_another_disk_is_followed(tmp_path: Path) -> None:
 
 
 def test_no_presigned_url_is_logged(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with Journal.open(tmp_path, clock=clock) as journal:
@@ -109,7 +109,7 @@ def test_no_presigned_url_is_logged(
     assert not [text for text in [*texts, caplog.text] if SECRET in text or "s3.example" in text]
 
 
-def test_urls_of_an_ended_upload_do_not_stay_in_the_file(tmp_path: Path, clock: Clock) -> None:
+def test_urls_of_an_ended_upload_do_not_stay_in_the_file(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload(parts=50, mark="unmistakable"))
         assert journal._database is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import (
     DAY,
     HOUR,
@@ -23,7 +23,9 @@ from tests.journal.helpers import (
 )
 
 
-def test_an_upload_is_gone_on_with_from_its_verified_parts(tmp_path: Path, clock: Clock) -> None:
+def test_an_upload_is_gone_on_with_from_its_verified_parts(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload())
         journal.part_stored(SCOPE, SHA, 1, '"e1"')
@@ -56,7 +58,7 @@ def test_an_upload_begun_anew_has_none_of_the_earlier_parts(journal: Journal) ->
 
 
 def test_a_part_of_an_upload_that_someone_else_has_replaced_is_not_taken_for_the_new_one(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: FakeClock
 ) -> None:
     with Journal.open(tmp_path, clock=clock) as ours, Journal.open(tmp_path, clock=clock) as theirs:
         ours.begin_upload(SCOPE, make_upload())
@@ -92,7 +94,7 @@ def test_an_ended_upload_is_gone_with_its_parts(journal: Journal) -> None:
     ],
 )
 def test_only_urls_that_surely_live_are_used(
-    journal: Journal, clock: Clock, passed: float, alive: bool
+    journal: Journal, clock: FakeClock, passed: float, alive: bool
 ) -> None:
     journal.begin_upload(SCOPE, make_upload())
     clock.now += passed
@@ -100,7 +102,7 @@ def test_only_urls_that_surely_live_are_used(
 
 
 def test_no_url_is_believed_for_longer_than_a_store_would_sign_it(
-    journal: Journal, clock: Clock
+    journal: Journal, clock: FakeClock
 ) -> None:
     journal.begin_upload(SCOPE, make_upload(lifetime=math.inf))
     found = journal.find_upload(SCOPE, SHA)
@@ -191,7 +193,7 @@ def test_ten_thousand_parts_take_little_room_and_time(tmp_path: Path) -> None:
         assert journal.stats().size < sum(map(len, urls)) / 3
 
 
-def test_uploads_expire_with_their_parts(journal: Journal, clock: Clock) -> None:
+def test_uploads_expire_with_their_parts(journal: Journal, clock: FakeClock) -> None:
     journal.begin_upload(SCOPE, make_upload(etags={1: "e"}))
     journal.begin_upload("later", make_upload(lifetime=2 * DAY, etags={1: "e"}))
     clock.now += DAY + 1

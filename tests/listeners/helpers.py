@@ -34,7 +34,7 @@ from asyncpush.events import (
     Waiting,
     XetProgress,
 )
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 
 OID = "ab" * 32
 SHA = "0123456789" * 4
@@ -48,7 +48,7 @@ def record(event: Event, time: float = 1_760_000_000.25) -> Record:
 class Timers:
     """Stands in for `loop.call_later`: `advance` moves the clock and fires what is due."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.pending: list[asyncio.TimerHandle] = []
 

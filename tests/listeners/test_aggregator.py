@@ -26,7 +26,7 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.models import UploadProgress
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.listeners.helpers import OID, SHA, finished, planned, record
 
 
@@ -285,7 +285,7 @@ def test_completed_files_leave_only_their_names_behind() -> None:
 
 class TestRate:
     def test_it_is_taken_over_the_last_five_seconds(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         tell(aggregator, planned(1, 10_000), PhaseChanged("uploading"))
         for second in range(1, 21):
@@ -298,7 +298,7 @@ class TestRate:
         assert progress.eta_seconds == pytest.approx((10_000 - 4000) / 300)
 
     def test_idle_time_before_the_first_byte_does_not_dilute_it(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         for _ in range(50):
             clock.now += 0.1
@@ -308,7 +308,7 @@ class TestRate:
         assert aggregator.snapshot().bytes_per_second == pytest.approx(500)
 
     def test_it_sinks_to_zero_when_nothing_moves(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
         tell(aggregator, planned(1, 1000), PartProgress("a", 1, 500, 1000))
@@ -319,7 +319,7 @@ class TestRate:
         assert progress.eta_seconds is None
 
     def test_bytes_sent_again_count_and_deduplicated_ones_do_not(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
         tell(
@@ -336,7 +336,7 @@ class TestRate:
         assert progress.bytes_sent == 1500
 
     def test_an_instant_is_too_short_for_a_rate(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
         tell(aggregator, PartProgress("a", 1, 500, 1000))
@@ -344,7 +344,7 @@ class TestRate:
         assert aggregator.snapshot().bytes_per_second == 0
 
     def test_asking_often_keeps_no_more_samples(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         tell(aggregator, PartProgress("a", 1, 1, 10_000))
         for _ in range(10_000):
@@ -353,7 +353,7 @@ class TestRate:
         assert len(aggregator._samples) <= 102
 
     def test_committing_has_no_time_left(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
         tell(aggregator, planned(1, 10), PartProgress("a", 1, 9, 10), PhaseChanged("committing"))
@@ -398,7 +398,7 @@ def test_prop_progress_monotonic(
     plan: tuple[int, int], told: list[tuple[Event, float]], every: int
 ) -> None:
     """Whatever happens in whatever order, bytes never fall and never pass the total."""
-    clock = Clock()
+    clock = FakeClock()
     aggregator = tell(ProgressAggregator(clock=clock), FilesPlanned(*plan))
     shown = [aggregator.snapshot()]
     done = False

@@ -31,7 +31,7 @@ from asyncpush.listeners.screens import PlainScreen, Screen, glyphs_for, termina
 from asyncpush.listeners.tqdm_screens import NotebookScreen, TerminalScreen
 from asyncpush.listeners.view import PushView
 from asyncpush.options import ProgressChoice
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.listeners.helpers import failed, finished, planned, record
 
 MB = 1_000_000
@@ -82,7 +82,7 @@ class Scene:
     """Views on one screen, drawn when told."""
 
     def __init__(self, screen: Screen) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.screen = screen
 
     def push(self, title: str, *events: Event) -> PushView:
@@ -283,7 +283,7 @@ class TestTerminal:
 class TestPlain:
     def test_a_line_every_30_seconds_and_one_at_the_end(self) -> None:
         stream = io.StringIO()
-        clock = Clock()
+        clock = FakeClock()
         screen = PlainScreen(stream, clock=clock)
         scene = Scene(screen)
         scene.clock = clock

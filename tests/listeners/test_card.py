@@ -110,7 +110,7 @@ def test_text_from_elsewhere_is_escaped() -> None:
     [
         ({"verified": False}, "not verified"),
         ({"pr_url": "https://huggingface.co/me/m/discussions/1"}, "pull request"),
-        ({"bytes_deduplicated": 5_000}, "5.00 kB there already"),
+        ({"bytes_deduplicated": 5_000}, "5.00 kB already there"),
         ({"files_unchanged": ("x",)}, "1 unchanged"),
         ({"files_ignored": ("x", "y")}, "2 ignored"),
         ({"files_deleted": ("x",)}, "1 deleted"),

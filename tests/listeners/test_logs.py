@@ -117,7 +117,7 @@ def test_what_else_there_is_to_say(caplog: pytest.LogCaptureFixture) -> None:
         ("asyncpush.push", "INFO", "push cancelled: AuthError: stop"),
         ("asyncpush.http", "WARNING", "commit failed, attempt 6 (HTTP 503): gone"),
         ("asyncpush.transfer", "WARNING", "preupload: again in 1.0 s (attempt 2): HTTP 503"),
-        ("asyncpush.transfer", "DEBUG", "a: 3 parts, 2.00 MB there already"),
+        ("asyncpush.transfer", "DEBUG", "a: 3 parts, 2.00 MB already stored"),
         ("asyncpush.transfer", "DEBUG", "a: part 1 resumed"),
     ]
 

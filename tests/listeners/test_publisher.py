@@ -22,7 +22,7 @@ from asyncpush.listeners import publisher as publisher_module
 from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.listeners.publisher import BURST, ProgressPublisher
 from asyncpush.models import UploadProgress
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.listeners.helpers import SHA, Timers, failed, finished, planned, record
 
 Callback = Callable[[UploadProgress], Awaitable[None] | None]
@@ -32,7 +32,7 @@ class Stage:
     """A publisher with a clock and timers of its own, and what it has told."""
 
     def __init__(self, callback: Callback | None = None) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.timers = Timers(self.clock)
         self.told: list[UploadProgress] = []
         self.publisher = ProgressPublisher(

@@ -17,7 +17,7 @@ from asyncpush.events import (
 )
 from asyncpush.listeners.format import ASCII, UNICODE, Glyphs, text_width
 from asyncpush.listeners.view import Line, PushView
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.listeners.helpers import SIGNED_URL, failed, finished, planned, record
 
 GB = 1_000_000_000
@@ -27,7 +27,7 @@ class Scene:
     """A view and the clock it goes by."""
 
     def __init__(self, title: str = "me/llama") -> None:
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.view = PushView(title, clock=self.clock)
 
     def tell(self, *events: Event) -> Scene:

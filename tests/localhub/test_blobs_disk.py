@@ -24,7 +24,7 @@ from asyncpush.localhub.blobs import BlobError, part_size_for
 from asyncpush.localhub.blobs import disk as disk_module
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.blobs.multipart import Completion, PartWriter, Upload
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.localhub.lfs_site import oid_of
 
 PART = 1000
@@ -32,9 +32,9 @@ DAY = 86_400
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> FakeClock:
     # Folders and files get the true time from the system, so this one starts there too.
-    return Clock(time.time())
+    return FakeClock(time.time())
 
 
 @pytest.fixture
@@ -439,7 +439,9 @@ async def test_a_disk_that_takes_less_than_asked_is_asked_again(
 # Uploads that nobody finishes
 
 
-async def test_uploads_are_removed_once_their_urls_are_dead(tmp_path: Path, clock: Clock) -> None:
+async def test_uploads_are_removed_once_their_urls_are_dead(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     store = DiskStore(tmp_path, part_size=PART, clock=clock)
     await store.start()
     data = os.urandom(2 * PART)
@@ -463,7 +465,7 @@ async def test_uploads_are_removed_once_their_urls_are_dead(tmp_path: Path, cloc
     assert list((tmp_path / "incoming").iterdir()) == []
 
 
-async def test_uploads_under_way_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
+async def test_uploads_under_way_survive_a_restart(tmp_path: Path, clock: FakeClock) -> None:
     store = DiskStore(tmp_path, part_size=PART, clock=clock)
     await store.start()
     data, upload_id, parts = await sent_upload(store)

@@ -22,7 +22,7 @@ from asyncpush.localhub.blobs import BlobError
 from asyncpush.localhub.blobs import s3 as s3_module
 from asyncpush.localhub.blobs.s3 import S3Store
 from asyncpush.localhub.blobs.signing import Signer
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.localhub.lfs_site import Site, oid_of, open_site
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, SECRET_KEY, S3Server
 
@@ -242,7 +242,7 @@ def emulate_upload_part_copy(client: Any) -> list[int]:
 async def test_uploads_are_removed_once_their_urls_are_dead(
     make_store: Callable[..., S3Store], server: S3Server
 ) -> None:
-    clock = Clock(NOW)
+    clock = FakeClock(NOW)
     data = os.urandom(2 * PART)
     store = make_store(part_size=PART, signer=Signer(b"shared"))
     async with open_site(store) as site:

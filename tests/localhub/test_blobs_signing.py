@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from asyncpush.localhub.blobs import BlobError
 from asyncpush.localhub.blobs.signing import Signer
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 
 PARAMS = {"uploadId": "ab", "partNumber": "2", "size": "8000000"}
 Pairs = list[tuple[str, str]]
@@ -35,14 +35,14 @@ def refusal(signer: Signer, method: str, path: str, query: Pairs) -> BlobError:
 
 
 def test_a_signed_url_gives_back_its_parameters() -> None:
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     path, query = signed(signer)
 
     assert signer.check("PUT", path, query) == PARAMS
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     path, query = signed(signer)
 
     assert signer.check("PUT", path, reversed(query)) == PARAMS
@@ -75,7 +75,7 @@ def changed(name: str, value: str) -> Callable[[Pairs], Pairs]:
     ],
 )
 def test_a_changed_url_is_refused(change: Callable[[Pairs], Pairs]) -> None:
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     path, query = signed(signer)
 
     error = refusal(signer, "PUT", path, change(query))
@@ -84,16 +84,16 @@ def test_a_changed_url_is_refused(change: Callable[[Pairs], Pairs]) -> None:
 
 
 def test_a_url_is_good_for_one_method_path_and_secret() -> None:
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     path, query = signed(signer)
 
     assert refusal(signer, "GET", path, query).status == 403
     assert refusal(signer, "PUT", "/_lfs/cd", query).status == 403
-    assert refusal(Signer(b"other", clock=Clock(NOW)), "PUT", path, query).status == 403
+    assert refusal(Signer(b"other", clock=FakeClock(NOW)), "PUT", path, query).status == 403
 
 
 def test_a_url_ends_when_its_lifetime_does() -> None:
-    clock = Clock(NOW)
+    clock = FakeClock(NOW)
     signer = Signer(b"secret", clock=clock)
     path, query = signed(signer, lifetime=60)
 
@@ -113,7 +113,7 @@ def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
         compared.append((one, other))
         return False
 
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     path, query = signed(signer)
     monkeypatch.setattr(hmac, "compare_digest", compare)
 
@@ -126,7 +126,7 @@ def test_any_text_survives_signing_and_any_change_of_it_is_seen(
     params: dict[str, str], data: st.DataObject
 ) -> None:
     params = {name: value for name, value in params.items() if not name.startswith("X-Amz-")}
-    signer = Signer(b"secret", clock=Clock(NOW))
+    signer = Signer(b"secret", clock=FakeClock(NOW))
     url = urlsplit(signer.sign("PUT", "/x", params, lifetime=60))
     query = parse_qsl(url.query, keep_blank_values=True, strict_parsing=True)
     assert signer.check("PUT", "/x", query) == params
@@ -141,12 +141,12 @@ def test_any_text_survives_signing_and_any_change_of_it_is_seen(
 def test_the_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "secret"
 
-    signer = Signer.load(path, clock=Clock(NOW))
+    signer = Signer.load(path, clock=FakeClock(NOW))
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert len(path.read_bytes()) == 32
     where, query = signed(signer)
-    assert Signer.load(path, clock=Clock(NOW)).check("PUT", where, query) == PARAMS
+    assert Signer.load(path, clock=FakeClock(NOW)).check("PUT", where, query) == PARAMS
     assert [item.name for item in path.parent.iterdir()] == ["secret"]
 
 

@@ -50,7 +50,7 @@ async def test_a_fault_strikes_the_requests_that_it_names(
         statuses = [(await client.get("/api/models/me/net")).status for _ in range(6)]
         assert "".join(str(n) for n, status in enumerate(statuses, 1) if status == 503) == struck
         assert hub.faults.seen["info"] == 6
-        assert [fault.action for fault in hub.faults.spoilt] == ["503"] * len(struck)
+        assert [fault.action for fault in hub.faults.injected] == ["503"] * len(struck)
 
 
 def test_a_share_is_the_same_on_every_run() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from asyncpush.localhub.blobs import MAX_OBJECT_SIZE, BlobError, UploadTicket
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.lfs import parse_batch, parse_completion, parse_object, upload_action
-from tests.clocks import NOW, Clock
+from tests.fake_clock import NOW, FakeClock
 from tests.localhub.lfs_site import BATCH, TOKEN, VERIFY, Site, oid_of, open_site
 
 PART = 1000
@@ -25,12 +25,12 @@ OID = "0" * 64
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
+def clock() -> FakeClock:
+    return FakeClock(NOW)
 
 
 @pytest.fixture
-async def site(tmp_path: Path, clock: Clock) -> AsyncIterator[Site]:
+async def site(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Site]:
     async with open_site(DiskStore(tmp_path / "store", part_size=PART, clock=clock)) as site:
         yield site
 
@@ -184,7 +184,7 @@ async def part_url(site: Site, data: bytes, number: int = 1) -> str:
     return url
 
 
-async def test_an_expired_url_is_refused(site: Site, clock: Clock) -> None:
+async def test_an_expired_url_is_refused(site: Site, clock: FakeClock) -> None:
     data = os.urandom(2 * PART)
     actions = await site.actions(data)
     header, href = actions["upload"]["header"], actions["upload"]["href"]

@@ -782,10 +782,10 @@ async def test_a_discussion_is_told_in_order(client: HubClient, hub: LocalHub) -
         pytest.param("/me/net/tree/main/nope", 404, "Nothing here", id="folder"),
         pytest.param("/me/net/blob/main/a/b", 404, "Nothing here", id="file"),
         pytest.param("/me/net/discussions/7", 404, "Nothing here", id="discussion"),
-        pytest.param("/me/net/tree/main/a//b", 400, "This address makes no sense", id="path"),
-        pytest.param("/me/net/blob/main/.git/x", 400, "This address makes no sense", id=".git"),
-        pytest.param("/me/net?p=-1", 400, "This address makes no sense", id="page number"),
-        pytest.param("/?type=<b>", 400, "This address makes no sense", id="type"),
+        pytest.param("/me/net/tree/main/a//b", 400, "This address is not valid", id="path"),
+        pytest.param("/me/net/blob/main/.git/x", 400, "This address is not valid", id=".git"),
+        pytest.param("/me/net?p=-1", 400, "This address is not valid", id="page number"),
+        pytest.param("/?type=<b>", 400, "This address is not valid", id="type"),
     ],
 )
 async def test_failures_are_pages_too(

@@ -7,18 +7,18 @@ import pytest
 import trustme
 
 from asyncpush.net.session import HubSession
-from tests.clocks import Clock
-from tests.net.helpers import Heard, Peer, server_context, serving, session_to
+from tests.fake_clock import FakeClock
+from tests.net.helpers import EventRecorder, Peer, server_context, serving, session_to
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def stranger() -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-async def session(peer: Peer, clock: Clock) -> AsyncIterator[HubSession]:
+async def session(peer: Peer, clock: FakeClock) -> AsyncIterator[HubSession]:
     async with session_to(peer.url, clock=clock) as session:
         yield session
 

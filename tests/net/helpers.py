@@ -20,8 +20,8 @@ from asyncpush.net.credentials import Token, TokenSource
 from asyncpush.net.session import HubSession, TraceHeaders
 from asyncpush.options import UploadConfig
 from asyncpush.protocol.http import HubRequest, HubResponse
-from tests import hearing
-from tests.clocks import Clock
+from tests import event_recorder
+from tests.fake_clock import FakeClock
 
 TOKEN = "hf_" + "s3cret" * 6
 
@@ -227,7 +227,7 @@ def _abort(request: web.Request) -> None:
     transport.abort()
 
 
-class Heard(hearing.Heard):
+class EventRecorder(event_recorder.EventRecorder):
     """What a session tells, by an emitter of its own."""
 
     def __init__(self) -> None:
@@ -240,12 +240,12 @@ async def session_to(
     endpoint: str,
     token: Token | None = TOKEN,
     *,
-    clock: Clock | None = None,
+    clock: FakeClock | None = None,
     trace_headers: TraceHeaders | None = None,
     **settings: Any,
 ) -> AsyncIterator[HubSession]:
     """A session that loses no time: waits pass on `clock`, full jitter is at half."""
-    clock = clock or Clock()
+    clock = clock or FakeClock()
     session = HubSession(
         endpoint,
         TokenSource(token),

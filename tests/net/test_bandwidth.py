@@ -9,13 +9,13 @@ import anyio
 import pytest
 
 from asyncpush.net.rate_limits import Bandwidth
-from tests.clocks import Clock, settle
+from tests.fake_clock import FakeClock, let_tasks_run
 
 
 @pytest.mark.parametrize("rate", [1000.0, 1 << 20, 50e6], ids=str)
 @pytest.mark.parametrize("piece", [100, 256 << 10], ids=["small pieces", "large pieces"])
 async def test_bytes_flow_at_the_rate(rate: float, piece: int) -> None:
-    clock = Clock()
+    clock = FakeClock()
     bandwidth = Bandwidth(rate, clock=clock, sleep=clock.sleep)
     began, count = clock.now, 1000
     for _ in range(count):
@@ -24,7 +24,7 @@ async def test_bytes_flow_at_the_rate(rate: float, piece: int) -> None:
 
 
 async def test_several_takers_share_the_rate() -> None:
-    clock = Clock()
+    clock = FakeClock()
     bandwidth = Bandwidth(1000, clock=clock, sleep=_shared_sleep(clock))
 
     async def take() -> None:
@@ -38,19 +38,19 @@ async def test_several_takers_share_the_rate() -> None:
     assert clock.now - began == pytest.approx(4.0, rel=0.05)
 
 
-def _shared_sleep(clock: Clock) -> Callable[[float], Awaitable[None]]:
+def _shared_sleep(clock: FakeClock) -> Callable[[float], Awaitable[None]]:
     """Sleeps of several tasks at once: time goes to the latest, not to the sum."""
 
     async def sleep(seconds: float) -> None:
         until = clock.now + seconds
-        await settle()
+        await let_tasks_run()
         clock.now = max(clock.now, until)
 
     return sleep
 
 
 async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
-    clock = Clock()
+    clock = FakeClock()
     bandwidth = Bandwidth(1000, clock=clock, sleep=clock.sleep)
     await bandwidth.take(100)
     clock.now += 3600
@@ -60,17 +60,17 @@ async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
 
 
 async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
-    clock = Clock()
+    clock = FakeClock()
 
     async def sleep(seconds: float) -> None:
         await anyio.sleep_forever()
 
     bandwidth = Bandwidth(1000, clock=clock, sleep=sleep)
     taking = [asyncio.create_task(bandwidth.take(10_000)) for _ in range(5)]
-    await settle()
+    await let_tasks_run()
     for task in taking:
         task.cancel()
-    await settle()
+    await let_tasks_run()
     bandwidth._sleep = clock.sleep
     before = clock.now
     await bandwidth.take(1000)

@@ -1,4 +1,4 @@
-"""Which parts are sent again: a decision on samples, and a lookout on a clock of its own."""
+"""Which parts are sent again: a decision on samples, and a monitor on a clock of its own."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_part_that_was_paused_is_not_slow() -> None:
 
 
 class Scene:
-    """A lookout, parts that were stored in a tenth of a second, and one that does not move."""
+    """A monitor, parts that were stored in a tenth of a second, and one that does not move."""
 
     def __init__(self, *, idle: bool = True, stored: int = ENOUGH, size: int = 2 * MB) -> None:
         self._size = size
@@ -138,16 +138,16 @@ def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: async
 
 
 def test_who_steers_hears_how_far_each_part_is(travel: asyncio.Runner) -> None:
-    heard: list[int] = []
+    recorded: list[int] = []
 
     async def fly() -> None:
         loop = asyncio.get_running_loop()
         monitor = StragglerMonitor(lambda: False)
-        with monitor.following(2 * MB, lambda: int(loop.time() * MB), None, heard.append):
+        with monitor.following(2 * MB, lambda: int(loop.time() * MB), None, recorded.append):
             await asyncio.sleep(3.5 * INTERVAL)
 
     travel.run(fly())
-    assert heard == pytest.approx([INTERVAL * MB, 2 * INTERVAL * MB, 3 * INTERVAL * MB], abs=1)
+    assert recorded == pytest.approx([INTERVAL * MB, 2 * INTERVAL * MB, 3 * INTERVAL * MB], abs=1)
 
 
 def test_no_part_is_sent_again_while_every_slot_is_wanted(travel: asyncio.Runner) -> None:

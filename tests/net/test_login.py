@@ -609,7 +609,7 @@ async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_
         told = {finding.name: finding for finding in await up.doctor()}
     assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in told["token"].found
     assert "a token of trusted publishing (OIDC), expires on 20" in told["token"].found
-    assert told["write"].found == "the token may write to me/m alone"
+    assert told["write"].found == "the token may write only to me/m"
 
     monkeypatch.delenv("HF_OIDC_ID_TOKEN")
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")

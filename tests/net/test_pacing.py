@@ -7,15 +7,15 @@ import pytest
 
 from asyncpush.net.rate_limits import Pacer
 from asyncpush.protocol.hints import RateLimit
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 
 
 @pytest.fixture
-def pacer(clock: Clock) -> Pacer:
+def pacer(clock: FakeClock) -> Pacer:
     return Pacer(clock=clock, sleep=clock.sleep)
 
 
-async def times(pacer: Pacer, clock: Clock, calls: int) -> list[float]:
+async def times(pacer: Pacer, clock: FakeClock, calls: int) -> list[float]:
     began, taken = clock.now, []
     for _ in range(calls):
         await pacer.turn(lambda seconds: None)
@@ -23,12 +23,12 @@ async def times(pacer: Pacer, clock: Clock, calls: int) -> list[float]:
     return taken
 
 
-async def test_nothing_waits_without_a_reason(pacer: Pacer, clock: Clock) -> None:
+async def test_nothing_waits_without_a_reason(pacer: Pacer, clock: FakeClock) -> None:
     assert await times(pacer, clock, 3) == [0, 0, 0]
     assert clock.slept == []
 
 
-async def test_everybody_is_held_back(pacer: Pacer, clock: Clock) -> None:
+async def test_everybody_is_held_back(pacer: Pacer, clock: FakeClock) -> None:
     pacer.hold(10)
     told: list[float] = []
     arrived: list[float] = []
@@ -44,13 +44,13 @@ async def test_everybody_is_held_back(pacer: Pacer, clock: Clock) -> None:
     assert told[0] == 10
 
 
-async def test_a_shorter_hint_does_not_shorten_a_longer_one(pacer: Pacer, clock: Clock) -> None:
+async def test_a_shorter_hint_does_not_shorten_a_longer_one(pacer: Pacer, clock: FakeClock) -> None:
     pacer.hold(10)
     pacer.hold(2)
     assert await times(pacer, clock, 1) == [10]
 
 
-async def test_a_hint_that_comes_while_waiting_is_waited_for_too(clock: Clock) -> None:
+async def test_a_hint_that_comes_while_waiting_is_waited_for_too(clock: FakeClock) -> None:
     async def sleep(seconds: float) -> None:
         if not clock.slept:
             late.hold(seconds + 5)
@@ -84,13 +84,13 @@ async def test_short_waits_are_not_told(pacer: Pacer) -> None:
     ],
 )
 async def test_a_window_is_made_to_last(
-    pacer: Pacer, clock: Clock, limit: RateLimit | None, waits: list[float]
+    pacer: Pacer, clock: FakeClock, limit: RateLimit | None, waits: list[float]
 ) -> None:
     pacer.note(limit, longest=900)
     assert await times(pacer, clock, 3) == pytest.approx(waits)
 
 
-async def test_a_new_window_ends_the_spreading(pacer: Pacer, clock: Clock) -> None:
+async def test_a_new_window_ends_the_spreading(pacer: Pacer, clock: FakeClock) -> None:
     pacer.note(RateLimit(9, 100, 500), longest=900)
     await times(pacer, clock, 2)
     pacer.note(RateLimit(499, 300, 500), longest=900)
@@ -98,14 +98,14 @@ async def test_a_new_window_ends_the_spreading(pacer: Pacer, clock: Clock) -> No
     assert await times(pacer, clock, 3) == [0, 0, 0]
 
 
-async def test_spreading_ends_with_its_window(pacer: Pacer, clock: Clock) -> None:
+async def test_spreading_ends_with_its_window(pacer: Pacer, clock: FakeClock) -> None:
     pacer.note(RateLimit(9, 10, 500), longest=900)
     await times(pacer, clock, 2)
     clock.now += 100
     assert await times(pacer, clock, 3) == [0, 0, 0]
 
 
-async def test_a_cancelled_wait_holds_back_nobody_else(pacer: Pacer, clock: Clock) -> None:
+async def test_a_cancelled_wait_holds_back_nobody_else(pacer: Pacer, clock: FakeClock) -> None:
     async def sleep(seconds: float) -> None:
         await anyio.sleep_forever()
 

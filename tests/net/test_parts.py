@@ -31,10 +31,10 @@ from asyncpush.net.session import HubSession
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import PIECES_PER_WRITE
 from asyncpush.sources import Reader
-from tests.clocks import settle
+from tests.fake_clock import let_tasks_run
 from tests.net.helpers import (
     TOKEN,
-    Heard,
+    EventRecorder,
     Peer,
     cut_off,
     deaf,
@@ -121,7 +121,7 @@ class Sending:
     """A sender to a server, with a part's arguments filled in; one attempt at a time."""
 
     def __init__(self, session: HubSession, threads: ThreadPoolExecutor, width: int = 4) -> None:
-        self.heard = Heard()
+        self.recorded = EventRecorder()
         self.pool = BufferPool(PIECES_PER_WRITE * session.config.chunk_size)
         self.limit = AdaptiveLimit(width)
         self.positions: list[int] = []
@@ -150,7 +150,7 @@ class Sending:
                 on_wire=self.wire.append,
                 fields=fields,
             ),
-            self.heard.events,
+            self.recorded.events,
             "part",
             fields=fields,
             retry=False,
@@ -431,7 +431,7 @@ async def test_a_failed_part_is_a_hub_error_and_nothing_is_left(
     assert (error.status, error.retryable) == (status, retryable)
     assert (error.method, error.attempt) == ("PUT", 2)
     assert error.url == f"{peer.url}/p?<redacted>"
-    assert "5ecret" not in str(error) + repr(sending.heard.records)
+    assert "5ecret" not in str(error) + repr(sending.recorded.records)
     assert not isinstance(error, AuthError)
     assert len(peer.seen) == 1  # repeating is for the caller, who counts attempts
     assert content.reading == 0
@@ -820,7 +820,7 @@ async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
     slow = [seen for seen in peer.seen if seen.path == "/slow"]
     assert len(slow) == 2
     assert slow[0].connection != slow[1].connection
-    first, again = straggling.sending.heard.of(RequestStarted)[-2:]
+    first, again = straggling.sending.recorded.of(RequestStarted)[-2:]
     assert "again" not in first.fields
     assert again.fields["again"] is True
     in_vain, whole_part = sorted(straggling.sending.wire)
@@ -856,8 +856,8 @@ async def test_when_both_ways_fail_the_first_failure_is_raised(straggling: Strag
 async def test_a_bad_answer_of_the_second_way_does_not_count_before_the_first_is_there(
     straggling: Straggling,
 ) -> None:
-    spoilt = reply(200, b"", ETag=f'"{"0" * 32}"')
-    sent = await straggling.send(unread_until(straggling.twin_came, whole), spoilt)
+    damaged = reply(200, b"", ETag=f'"{"0" * 32}"')
+    sent = await straggling.send(unread_until(straggling.twin_came, whole), damaged)
     straggling.check_nothing_was_lost(sent)
 
 
@@ -898,24 +898,24 @@ async def test_a_part_is_traced(sending: Sending, peer: Peer) -> None:
         attempt=3,
         headers={"X-Auth": "s3cret"},
     )
-    (started,) = sending.heard.of(RequestStarted)
+    (started,) = sending.recorded.of(RequestStarted)
     assert (started.call, started.method, started.attempt) == ("part", "PUT", 3)
     assert started.url == f"{peer.url}/p?<redacted>"
     assert started.bytes_out == 3
     assert started.fields == {"file": "a.bin", "part_number": 1}
     assert started.headers["X-Auth"] == "<redacted>"
-    (finished,) = sending.heard.of(RequestFinished)
+    (finished,) = sending.recorded.of(RequestFinished)
     assert (finished.status, finished.attempt, finished.request_id) == (200, 3, "r1")
     assert finished.bytes_out == 3
-    assert [type(record.event) for record in sending.heard.records] == [
+    assert [type(record.event) for record in sending.recorded.records] == [
         RequestStarted,
         PartConnected,
         RequestFinished,
     ]
-    assert len({record.span_id for record in sending.heard.records}) == 1
-    assert sending.heard.records[0].parent_id == sending.heard.events.span_id
+    assert len({record.span_id for record in sending.recorded.records}) == 1
+    assert sending.recorded.records[0].parent_id == sending.recorded.events.span_id
     for secret in ("5ecret", "s3cret"):
-        assert secret not in repr(sending.heard.records)
+        assert secret not in repr(sending.recorded.records)
 
 
 async def test_the_trace_tells_connections_queues_and_the_last_byte(
@@ -930,12 +930,12 @@ async def test_the_trace_tells_connections_queues_and_the_last_byte(
     async with anyio.create_task_group() as group:
         group.start_soon(send)
         group.start_soon(send)
-    first, second = sending.heard.of(PartConnected)
+    first, second = sending.recorded.of(PartConnected)
     assert first == second  # the same connection, kept
     assert first.connection is not None
     assert first.connection > 1023
-    waited = [event.queued_ms for event in sending.heard.of(RequestStarted)]
-    one, two = sending.heard.of(RequestFinished)
+    waited = [event.queued_ms for event in sending.recorded.of(RequestStarted)]
+    one, two = sending.recorded.of(RequestFinished)
     assert waited[0] < waited[1]
     for event in (one, two):
         assert event.sent_ms is not None
@@ -947,14 +947,14 @@ async def test_a_failed_part_is_traced_too(sending: Sending, peer: Peer) -> None
     content = Content(b"abc")
     with pytest.raises(HubError):
         await sending.send(content, content.part(peer.url + "/p"))
-    assert [event.status for event in sending.heard.of(RequestFinished)] == [503]
+    assert [event.status for event in sending.recorded.of(RequestFinished)] == [503]
 
 
 async def test_nobody_need_listen(
     part_session: HubSession, peer: Peer, threads: ThreadPoolExecutor
 ) -> None:
     sending = Sending(part_session, threads)
-    sending.heard.events = Emitter()
+    sending.recorded.events = Emitter()
     content = Content(b"abc")
     await sending.send(content, content.part(peer.url + "/p"))
     assert peer.seen[0].body == b"abc"
@@ -1065,7 +1065,7 @@ async def test_a_paused_part_sends_nothing_until_it_may_go_on(
     async with anyio.create_task_group() as group:
         group.start_soon(sending.send, content, content.part(f"{peer.url}/part"))
         await waits.wait()
-        await settle()
+        await let_tasks_run()
         assert sending.positions == []
         resumed, slots[0].resumed = slots[0].resumed, None
         assert resumed is not None

@@ -10,7 +10,7 @@ from aiohttp import ThreadedResolver
 
 from asyncpush.errors import HubError, ProtocolError
 from asyncpush.net.connections import GuardedResolver
-from tests.net.helpers import Heard, Peer, ask_for, session_to, whole
+from tests.net.helpers import EventRecorder, Peer, ask_for, session_to, whole
 
 HUB = "https://hub.example"
 NAMES: dict[str, list[str]] = {
@@ -51,46 +51,48 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_a_store_whose_name_leads_to_loopback_is_refused(
-    stranger: Peer, peer: Peer, heard: Heard, names: list[str]
+    stranger: Peer, peer: Peer, recorded: EventRecorder, names: list[str]
 ) -> None:
     """Real connections: the Hub's own name may be anywhere, a name it gives may not."""
     async with session_to(f"http://hub.example:{peer.port}") as session:
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
         with pytest.raises(ProtocolError, match=r"store\.example, whose address 127\.0\.0\.1 is a"):
             url = f"http://store.example:{stranger.port}/x?sig=5ecret"
-            await session.ask(ask_for(url), whole, heard.events)
+            await session.ask(ask_for(url), whole, recorded.events)
     assert (len(peer.seen), len(stranger.seen)) == (1, 0)
     assert names == ["hub.example", "store.example"]
 
 
-async def test_a_host_that_is_allowed_by_name_may_be_anywhere(stranger: Peer, heard: Heard) -> None:
+async def test_a_host_that_is_allowed_by_name_may_be_anywhere(
+    stranger: Peer, recorded: EventRecorder
+) -> None:
     async with session_to(HUB.replace("https", "http"), allowed_hosts=["Store.example"]) as session:
         url = f"http://store.example:{stranger.port}/x"
-        await session.ask(ask_for(url), whole, heard.events)
+        await session.ask(ask_for(url), whole, recorded.events)
     assert len(stranger.seen) == 1
 
 
 async def test_a_hub_on_loopback_may_name_stores_there(
-    peer: Peer, stranger: Peer, heard: Heard
+    peer: Peer, stranger: Peer, recorded: EventRecorder
 ) -> None:
     async with session_to(peer.url) as session:
         url = f"http://store.example:{stranger.port}/x"
-        await session.ask(ask_for(url), whole, heard.events)
+        await session.ask(ask_for(url), whole, recorded.events)
         with pytest.raises(ProtocolError, match="link-local"):
-            await session.ask(ask_for("http://metadata.example/x"), whole, heard.events)
+            await session.ask(ask_for("http://metadata.example/x"), whole, recorded.events)
     assert len(stranger.seen) == 1
 
 
 async def test_the_environments_proxy_may_be_anywhere_and_resolves_the_names(
-    stranger: Peer, heard: Heard, names: list[str], monkeypatch: pytest.MonkeyPatch
+    stranger: Peer, recorded: EventRecorder, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What holds behind a proxy: names and literal addresses are checked, the rest is its own."""
     monkeypatch.setenv("http_proxy", f"proxy.example:{stranger.port}")
     monkeypatch.setenv("https_proxy", "http://[")
     async with session_to("http://hub.example") as session:
-        await session.ask(ask_for("http://store.example/x"), whole, heard.events)
+        await session.ask(ask_for("http://store.example/x"), whole, recorded.events)
         with pytest.raises(ProtocolError, match="link-local"):
-            await session.ask(ask_for("http://169.254.169.254/x"), whole, heard.events)
+            await session.ask(ask_for("http://169.254.169.254/x"), whole, recorded.events)
     assert names == ["proxy.example"]
     assert [seen.path for seen in stranger.seen] == ["http://store.example/x"]
 
@@ -130,9 +132,9 @@ async def test_only_harmless_addresses_are_left_to_connect_to(
     assert [each["host"] for each in found] == addresses
 
 
-async def test_a_name_that_nobody_knows_is_no_refusal(heard: Heard) -> None:
+async def test_a_name_that_nobody_knows_is_no_refusal(recorded: EventRecorder) -> None:
     async with session_to("http://unknown.example", max_retries=0) as session:
         with pytest.raises(HubError) as caught:
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
     assert caught.value.unreachable
     assert not isinstance(caught.value, ProtocolError)

@@ -43,11 +43,11 @@ from asyncpush.net import session as session_module
 from asyncpush.net.retry import Attempt
 from asyncpush.net.session import USER_AGENT, HubSession
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, json_object, post_json
-from tests.clocks import Clock
+from tests.fake_clock import FakeClock
 from tests.net.helpers import (
     TOKEN,
     Answer,
-    Heard,
+    EventRecorder,
     Peer,
     ask_for,
     cut_off,
@@ -85,8 +85,10 @@ def stream(*pieces: bytes, size: int | None = None) -> HubRequest:
 # --- the plain way ------------------------------------------------------------------------------
 
 
-async def test_an_answer_is_parsed(session: HubSession, peer: Peer, heard: Heard) -> None:
-    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
+async def test_an_answer_is_parsed(
+    session: HubSession, peer: Peer, recorded: EventRecorder
+) -> None:
+    assert await session.ask(post(), json_object, recorded.events) == {"ok": True}
     (seen,) = peer.seen
     assert (seen.method, seen.path, seen.body) == ("POST", "/api/thing", b'{"a":1}')
     assert seen.authorization == f"Bearer {TOKEN}"
@@ -98,66 +100,72 @@ async def test_an_answer_is_parsed(session: HubSession, peer: Peer, heard: Heard
 
 @pytest.mark.parametrize("origin", ["my-app/1.0", " my-app/1.0\r\n"], ids=repr)
 async def test_the_origin_that_the_environment_names_is_told(
-    origin: str, session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    origin: str,
+    session: HubSession,
+    peer: Peer,
+    recorded: EventRecorder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_HUB_USER_AGENT_ORIGIN", origin)
-    await session.ask(post(), json_object, heard.events)
+    await session.ask(post(), json_object, recorded.events)
     assert peer.seen[0].headers["User-Agent"] == f"{USER_AGENT}; origin/my-app/1.0"
 
 
 async def test_header_names_come_in_lower_case_and_the_body_whole(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(200, bytes(300_000), X_Request_ID="r1"))
-    response = await session.ask(ask_for(), whole, heard.events)
+    response = await session.ask(ask_for(), whole, recorded.events)
     assert response.headers["x-request-id"] == "r1"
     assert len(response.body) == 300_000
     assert response.url == f"{peer.url}/api/thing"
 
 
 async def test_a_quoted_path_goes_out_as_it_is(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     await session.ask(
-        ask_for("/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"), whole, heard.events
+        ask_for("/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"), whole, recorded.events
     )
     assert peer.seen[0].path == "/api/x/refs%2Fpr%2F1/%C3%A9%20b?cursor=a%2Bb%3D"
 
 
-async def test_the_endpoint_may_have_a_path(peer: Peer, heard: Heard) -> None:
+async def test_the_endpoint_may_have_a_path(peer: Peer, recorded: EventRecorder) -> None:
     async with session_to(f"{peer.url}/hub/") as session:
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert peer.seen[0].path == "/hub/api/thing"
     assert peer.seen[0].authorization == f"Bearer {TOKEN}"
 
 
-async def test_connections_are_kept(session: HubSession, peer: Peer, heard: Heard) -> None:
+async def test_connections_are_kept(
+    session: HubSession, peer: Peer, recorded: EventRecorder
+) -> None:
     for _ in range(3):
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert len({seen.connection for seen in peer.seen}) == 1
 
 
 async def test_a_request_without_auth_carries_no_token(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
-    await session.ask(ask_for(auth="none"), whole, heard.events)
+    await session.ask(ask_for(auth="none"), whole, recorded.events)
     assert peer.seen[0].authorization is None
 
 
 async def test_another_success_status_may_be_accepted(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(400, b'{"errors": []}'))
     response = await session.ask(
-        ask_for(), whole, heard.events, accept=lambda response: response.status == 400
+        ask_for(), whole, recorded.events, accept=lambda response: response.status == 400
     )
     assert response.status == 400
-    assert heard.of(RequestFailed) == []
+    assert recorded.of(RequestFailed) == []
 
 
-async def test_a_closed_session_can_be_closed_again(peer: Peer, heard: Heard) -> None:
+async def test_a_closed_session_can_be_closed_again(peer: Peer, recorded: EventRecorder) -> None:
     async with session_to(peer.url) as session:
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
         await session.close()
         await session.close()
 
@@ -191,59 +199,59 @@ PASSING: dict[str, Answer] = {
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
 async def test_a_fault_that_passes_costs_one_more_attempt(
-    session: HubSession, peer: Peer, heard: Heard, fault: Answer
+    session: HubSession, peer: Peer, recorded: EventRecorder, fault: Answer
 ) -> None:
     peer.script(fault, reply())
-    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
+    assert await session.ask(post(), json_object, recorded.events) == {"ok": True}
 
     assert [seen.body for seen in peer.seen if seen.body is not None][-1] == b'{"a":1}'
     assert len(peer.seen) == 2
-    (failure,) = heard.of(RequestFailed)
-    (retry,) = heard.of(RetryScheduled)
+    (failure,) = recorded.of(RequestFailed)
+    (retry,) = recorded.of(RetryScheduled)
     assert failure.retry_attempt == retry.attempt == 1
     assert failure.backoff_ms is not None
     assert retry.delay == pytest.approx(failure.backoff_ms / 1000)
-    assert [event.attempt for event in heard.of(RequestStarted)] == [1, 2]
+    assert [event.attempt for event in recorded.of(RequestStarted)] == [1, 2]
 
 
 async def test_upload_retry_on_network_error(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock
+    session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     peer.script(reset, reset, reset, reply())
-    assert await session.ask(post(), json_object, heard.events) == {"ok": True}
+    assert await session.ask(post(), json_object, recorded.events) == {"ok": True}
     assert len(peer.seen) == 4
     assert clock.slept == [0.25, 0.5, 1.0]
-    assert [failure.status for failure in heard.of(RequestFailed)] == [None, None, None]
+    assert [failure.status for failure in recorded.of(RequestFailed)] == [None, None, None]
 
 
 @pytest.mark.parametrize("fault", [reply(500), reset], ids=["500", "reset"])
 async def test_a_fault_that_does_not_pass_ends_after_max_retries(
-    peer: Peer, heard: Heard, fault: Answer
+    peer: Peer, recorded: EventRecorder, fault: Answer
 ) -> None:
     peer.script(fault)
     async with session_to(peer.url, max_retries=3) as session:
         with pytest.raises(RetriesExhaustedError) as caught:
-            await session.ask(post(), json_object, heard.events)
+            await session.ask(post(), json_object, recorded.events)
     assert len(peer.seen) == 4
     assert caught.value.attempt == 4
     assert caught.value.retryable is False
     assert "tried 4 times" in caught.value.message
-    backoffs = [failure.backoff_ms for failure in heard.of(RequestFailed)]
+    backoffs = [failure.backoff_ms for failure in recorded.of(RequestFailed)]
     assert backoffs == [250.0, 500.0, 1000.0, None]
 
 
 async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(200, b"[]"))
     with pytest.raises(ProtocolError) as caught:
-        await session.ask(post(), json_object, heard.events)
+        await session.ask(post(), json_object, recorded.events)
     assert len(peer.seen) == 3
     assert caught.value.retryable is False
 
 
 async def test_the_requests_of_a_session_share_one_allowance_of_retries(
-    session: HubSession, clock: Clock
+    session: HubSession, clock: FakeClock
 ) -> None:
     async def failing(attempt: Attempt) -> None:
         raise HubError("overloaded", retryable=True)
@@ -255,14 +263,14 @@ async def test_the_requests_of_a_session_share_one_allowance_of_retries(
 
 
 async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_might_help(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(503))
     with pytest.raises(HubError) as caught:
-        await session.ask(post(), json_object, heard.events, retry=False)
+        await session.ask(post(), json_object, recorded.events, retry=False)
     assert len(peer.seen) == 1
     assert caught.value.retryable
-    assert [failure.backoff_ms for failure in heard.of(RequestFailed)] == [None]
+    assert [failure.backoff_ms for failure in recorded.of(RequestFailed)] == [None]
 
 
 # --- faults that do not pass --------------------------------------------------------------------
@@ -283,32 +291,32 @@ LASTING: dict[str, tuple[Answer, type[HubError]]] = {
 
 @pytest.mark.parametrize(("answer", "kind"), LASTING.values(), ids=LASTING.keys())
 async def test_what_is_not_transient_fails_at_once(
-    session: HubSession, peer: Peer, heard: Heard, answer: Answer, kind: type[HubError]
+    session: HubSession, peer: Peer, recorded: EventRecorder, answer: Answer, kind: type[HubError]
 ) -> None:
     peer.script(answer)
     with pytest.raises(HubError) as caught:
-        await session.ask(post(), json_object, heard.events)
+        await session.ask(post(), json_object, recorded.events)
     assert type(caught.value) is kind
     assert len(peer.seen) == 1
     assert caught.value.suggestion
-    assert [failure.backoff_ms for failure in heard.of(RequestFailed)] == [None]
-    assert heard.of(RetryScheduled) == []
+    assert [failure.backoff_ms for failure in recorded.of(RequestFailed)] == [None]
+    assert recorded.of(RetryScheduled) == []
 
 
 async def test_an_expected_failure_is_raised_and_not_reported(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(404, X_Error_Code="RepoNotFound"))
     with pytest.raises(RepoNotFoundError):
         await session.ask(
-            ask_for(), whole, heard.events, expected=lambda error: error.status == 404
+            ask_for(), whole, recorded.events, expected=lambda error: error.status == 404
         )
-    assert heard.of(RequestFailed) == []
-    assert [event.status for event in heard.of(RequestFinished)] == [404]
+    assert recorded.of(RequestFailed) == []
+    assert [event.status for event in recorded.of(RequestFinished)] == [404]
 
 
 async def test_a_failure_says_all_that_is_known(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(
         reply(503, Retry_After="3"),
@@ -324,7 +332,7 @@ async def test_a_failure_says_all_that_is_known(
         await session.ask(
             ask_for("/api/thing?cursor=private", fields={"repo_id": "me/m"}),
             whole,
-            heard.events,
+            recorded.events,
         )
     error = caught.value
     assert (error.status, error.method, error.attempt) == (403, "GET", 2)
@@ -346,12 +354,12 @@ async def test_a_failure_says_all_that_is_known(
     ],
 )
 async def test_an_answer_that_does_not_parse_is_shown_with_status_and_body(
-    session: HubSession, peer: Peer, heard: Heard, parse: Callable[[HubResponse], Any]
+    session: HubSession, peer: Peer, recorded: EventRecorder, parse: Callable[[HubResponse], Any]
 ) -> None:
     body = '{"what": 1}' if parse is not json_object else "[1]"
     peer.script(reply(200, body, X_Request_Id="r7"))
     with pytest.raises(ProtocolError) as caught:
-        await session.ask(post(), parse, heard.events)
+        await session.ask(post(), parse, recorded.events)
     assert (caught.value.status, caught.value.body) == (200, body)
     assert caught.value.request_id == "r7"
     assert caught.value.url == f"{peer.url}/api/thing"
@@ -368,7 +376,7 @@ def _missing_field(response: HubResponse) -> Any:
 
 @pytest.mark.parametrize("status", [200, 401, 500])
 async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
-    session: HubSession, peer: Peer, heard: Heard, status: int
+    session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     opaque = "Zm9vYmFyYmF6cXV4"
     body = orjson.dumps({"error": f"bad {TOKEN} at {SIGNED}, {opaque}", "x": SIGNED + " " + TOKEN})
@@ -387,15 +395,17 @@ async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
     async with session_to(peer.url, token=opaque) as other:
         for asker in (session, other):
             with pytest.raises(HubError) as caught:
-                await asker.ask(ask_for(f"/api/thing?token={TOKEN}"), _missing_field, heard.events)
-            told = [*texts_of(caught.value), *(repr(record) for record in heard.records)]
+                await asker.ask(
+                    ask_for(f"/api/thing?token={TOKEN}"), _missing_field, recorded.events
+                )
+            told = [*texts_of(caught.value), *(repr(record) for record in recorded.records)]
             for text in told:
                 for secret in (TOKEN, "5ec7e7", "AK1A"):
                     assert secret not in text
                 assert TOKEN[:20] not in text
                 if asker is other:
                     assert opaque not in text
-            heard.records.clear()
+            recorded.records.clear()
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -403,11 +413,11 @@ async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
 
 @pytest.mark.parametrize("token", [None, lambda: ""], ids=["none", "a callable with none"])
 async def test_without_a_token_requests_go_without_one(
-    peer: Peer, heard: Heard, token: Any
+    peer: Peer, recorded: EventRecorder, token: Any
 ) -> None:
     """What anybody may read needs none; whether a push needs one is not for here to say."""
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert peer.seen[0].authorization is None
 
 
@@ -431,44 +441,46 @@ def only(token: str) -> Answer:
     return answer
 
 
-async def test_a_refused_token_is_asked_for_again(peer: Peer, heard: Heard) -> None:
+async def test_a_refused_token_is_asked_for_again(peer: Peer, recorded: EventRecorder) -> None:
     token, given = counting("old", "new")
     peer.script(only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.events)
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert given == ["old", "new"]
     assert [seen.authorization for seen in peer.seen] == ["Bearer old", "Bearer new", "Bearer new"]
 
 
-async def test_a_stream_is_made_anew_for_the_new_token(peer: Peer, heard: Heard) -> None:
+async def test_a_stream_is_made_anew_for_the_new_token(peer: Peer, recorded: EventRecorder) -> None:
     token, _ = counting("old", "new")
     peer.script(only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(stream(b"a", b"b"), whole, heard.events)
+        await session.ask(stream(b"a", b"b"), whole, recorded.events)
     assert [seen.body for seen in peer.seen] == [b"ab", b"ab"]
 
 
-async def test_a_token_refused_twice_is_an_auth_error(peer: Peer, heard: Heard) -> None:
+async def test_a_token_refused_twice_is_an_auth_error(peer: Peer, recorded: EventRecorder) -> None:
     token, given = counting("old", "new")
     peer.script(reply(401))
     async with session_to(peer.url, token=token) as session:
         with pytest.raises(AuthError):
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
     assert given == ["old", "new"]
     assert len(peer.seen) == 2
 
 
 async def test_a_fixed_token_is_not_tried_twice(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(401))
     with pytest.raises(AuthError):
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert len(peer.seen) == 1
 
 
-async def test_many_requests_refused_at_once_fetch_one_new_token(peer: Peer, heard: Heard) -> None:
+async def test_many_requests_refused_at_once_fetch_one_new_token(
+    peer: Peer, recorded: EventRecorder
+) -> None:
     given: list[str] = []
 
     async def token() -> str:
@@ -480,26 +492,28 @@ async def test_many_requests_refused_at_once_fetch_one_new_token(peer: Peer, hea
     peer.script(only("t1"))
     async with session_to(peer.url, token=token) as session, anyio.create_task_group() as group:
         for _ in range(5):
-            group.start_soon(session.ask, ask_for(), whole, heard.events)
+            group.start_soon(session.ask, ask_for(), whole, recorded.events)
     assert given == ["t0", "t1"]
 
 
-async def test_what_the_users_token_callable_raises_comes_out(peer: Peer, heard: Heard) -> None:
+async def test_what_the_users_token_callable_raises_comes_out(
+    peer: Peer, recorded: EventRecorder
+) -> None:
     def token() -> str:
         raise LookupError("vault is sealed")
 
     async with session_to(peer.url, token=token) as session:
         with pytest.raises(LookupError, match="vault"):
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
 
 
 @pytest.mark.parametrize("token", ["a\x00b", "é", "a b"], ids=["NUL", "not ASCII", "space"])
-async def test_an_odd_token_harms_nobody(peer: Peer, heard: Heard, token: str) -> None:
+async def test_an_odd_token_harms_nobody(peer: Peer, recorded: EventRecorder, token: str) -> None:
     """It goes as it is or fails as an error of ours; never as a traceback that shows it."""
     async with session_to(peer.url, token=token) as session:
         with contextlib.suppress(HubError):
-            await session.ask(ask_for(), whole, heard.events)
-    assert f"Bearer {token}" not in repr(heard.records)
+            await session.ask(ask_for(), whole, recorded.events)
+    assert f"Bearer {token}" not in repr(recorded.records)
     for seen in peer.seen:
         assert seen.path == "/api/thing"
 
@@ -525,31 +539,36 @@ async def test_an_odd_token_harms_nobody(peer: Peer, heard: Heard, token: str) -
     ],
 )
 async def test_a_servers_hint_is_honoured(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock, answer: Answer, seconds: int
+    session: HubSession,
+    peer: Peer,
+    recorded: EventRecorder,
+    clock: FakeClock,
+    answer: Answer,
+    seconds: int,
 ) -> None:
     peer.script(answer, reply())
     before = clock.now
-    await session.ask(post(), json_object, heard.events)
+    await session.ask(post(), json_object, recorded.events)
     assert seconds <= clock.now - before <= seconds + 0.5
-    assert [retry.delay for retry in heard.of(RetryScheduled)] == [seconds + 0.25]
+    assert [retry.delay for retry in recorded.of(RetryScheduled)] == [seconds + 0.25]
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_hint_holds_back_every_request_of_the_session(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock, status: int
+    session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock, status: int
 ) -> None:
     peer.script(reply(status, Retry_After="30"), reply())
     with pytest.raises(HubError):
-        await session.ask(post(), json_object, heard.events, retry=False)
+        await session.ask(post(), json_object, recorded.events, retry=False)
     before = clock.now
-    await session.ask(ask_for("/api/other"), json_object, heard.events)
+    await session.ask(ask_for("/api/other"), json_object, recorded.events)
     assert clock.now - before >= 30
-    assert [waiting.seconds for waiting in heard.of(Waiting)] == [30]
-    assert [started.queued_ms for started in heard.of(RequestStarted)] == [0, 30_000]
+    assert [waiting.seconds for waiting in recorded.of(Waiting)] == [30]
+    assert [started.queued_ms for started in recorded.of(RequestStarted)] == [0, 30_000]
 
 
 async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock
+    session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     times: list[float] = []
 
@@ -565,7 +584,7 @@ async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
 
     async def ask() -> None:
         with contextlib.suppress(HubError):
-            await session.ask(ask_for(), whole, heard.events, retry=False)
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
 
     began = clock.now
     async with anyio.create_task_group() as group:
@@ -576,45 +595,45 @@ async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
 
 
 async def test_a_hint_of_hours_fails_saying_so(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock
+    session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     peer.script(reply(429, Retry_After="86400"))
     with pytest.raises(RateLimitedError, match=r"wait 86400 s, longer than max_retry_after=900"):
-        await session.ask(post(), json_object, heard.events)
+        await session.ask(post(), json_object, recorded.events)
     assert clock.slept == []
     peer.script(reply())
-    await session.ask(post(), json_object, heard.events)
+    await session.ask(post(), json_object, recorded.events)
     assert clock.slept == []  # nor is the session asleep
 
 
 async def test_calls_are_spread_before_a_window_is_empty(
-    session: HubSession, peer: Peer, heard: Heard, clock: Clock
+    session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     peer.script(
         reply(RateLimit='"api";r=9;t=50', RateLimit_Policy='"fixed window";"api";q=500;w=300')
     )
     times = []
     for _ in range(3):
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
         times.append(clock.now)
     assert times[2] - times[1] == pytest.approx(5)
 
 
 async def test_hints_of_others_do_not_hold_back_the_hub(
-    session: HubSession, peer: Peer, stranger: Peer, heard: Heard, clock: Clock
+    session: HubSession, peer: Peer, stranger: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     stranger.script(reply(429, Retry_After="30"))
     with pytest.raises(HubError):
-        await session.ask(ask_for(f"{stranger.url}/complete"), whole, heard.events, retry=False)
-    await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(f"{stranger.url}/complete"), whole, recorded.events, retry=False)
+    await session.ask(ask_for(), whole, recorded.events)
     assert clock.slept == []
 
 
-async def test_sixteen_calls_at_most_are_in_flight(peer: Peer, heard: Heard) -> None:
+async def test_sixteen_calls_at_most_are_in_flight(peer: Peer, recorded: EventRecorder) -> None:
     peer.script(silence)
     async with session_to(peer.url) as session, anyio.create_task_group() as group:
         for _ in range(30):
-            group.start_soon(session.ask, ask_for(), whole, heard.events)
+            group.start_soon(session.ask, ask_for(), whole, recorded.events)
         await peer.requests(16)
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -634,33 +653,37 @@ async def closed_port() -> str:
 
 
 async def test_an_endpoint_that_never_answered_is_not_waited_for(
-    heard: Heard, clock: Clock
+    recorded: EventRecorder, clock: FakeClock
 ) -> None:
     async with session_to(await closed_port(), clock=clock, max_retries=2) as session:
         with pytest.raises(RetriesExhaustedError) as caught:
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
     assert caught.value.unreachable
     assert caught.value.status is None
     assert "no answer" in str(caught.value)
     assert len(clock.slept) == 2
 
 
-async def test_an_outage_is_waited_out_and_then_given_up(heard: Heard, clock: Clock) -> None:
+async def test_an_outage_is_waited_out_and_then_given_up(
+    recorded: EventRecorder, clock: FakeClock
+) -> None:
     url = await closed_port()
     async with session_to(url, clock=clock, max_retries=1, outage_timeout=60) as session:
         session.note_reached()
         before = clock.now
         with pytest.raises(RetriesExhaustedError):
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
     assert 60 <= clock.now - before <= 60 + 30
 
 
-async def test_an_outage_does_not_use_up_attempts(heard: Heard, clock: Clock) -> None:
+async def test_an_outage_does_not_use_up_attempts(
+    recorded: EventRecorder, clock: FakeClock
+) -> None:
     """A network that is away for longer than all retries take, then there again."""
     async with serving() as peer:
         url = peer.url
         async with session_to(url, clock=clock, max_retries=1) as session:
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
             working = session.http
             away: list[float] = []
 
@@ -672,7 +695,7 @@ async def test_an_outage_does_not_use_up_attempts(heard: Heard, clock: Clock) ->
 
             session._sleep = sleep
             session._http = _Unreachable()  # type: ignore[assignment]
-            await session.ask(ask_for(), whole, heard.events)
+            await session.ask(ask_for(), whole, recorded.events)
     assert len(away) == 8
     assert away == sorted(away)
 
@@ -693,57 +716,59 @@ class _Unreachable:
 
 
 async def test_an_answer_without_end_is_cut(
-    session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: HubSession, peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(endless())
     with pytest.raises(ProtocolError, match="larger than") as caught:
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
     assert len(peer.seen) == 1
     assert not caught.value.retryable
 
 
 async def test_a_failure_with_an_endless_body_is_still_that_failure(
-    session: HubSession, peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: HubSession, peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
     peer.script(reply(503, bytes(2 << 20)), reply())
-    await session.ask(ask_for(), whole, heard.events)
+    await session.ask(ask_for(), whole, recorded.events)
     assert len(peer.seen) == 2
 
 
 async def test_a_compressed_answer_is_refused_and_not_blown_up(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(gzipped(bytes(64 << 20)))
     with pytest.raises(ProtocolError, match="compressed"):
-        await session.ask(ask_for(), whole, heard.events)
+        await session.ask(ask_for(), whole, recorded.events)
 
 
 @pytest.mark.parametrize(
     "hang", [silence, headers_only], ids=["no answer at all", "stops mid-body"]
 )
-async def test_an_answer_that_does_not_come_is_cut(peer: Peer, heard: Heard, hang: Answer) -> None:
+async def test_an_answer_that_does_not_come_is_cut(
+    peer: Peer, recorded: EventRecorder, hang: Answer
+) -> None:
     peer.script(hang)
     async with session_to(peer.url, response_timeout=0.1) as session:
         with pytest.raises(HubError, match=r"no byte moved for 0\.1 s") as caught:
-            await session.ask(ask_for(), whole, heard.events, retry=False)
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
     assert caught.value.retryable
     assert caught.value.status is None
 
 
 async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
-    peer: Peer, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preupload, batch, verify and kin can be sent again; a commit may take its minutes."""
     monkeypatch.setattr("asyncpush.net.session.LIGHT_TIMEOUT", 0.1)
     peer.script(silence, silence)
     async with session_to(peer.url, response_timeout=0.3) as session:
         with pytest.raises(HubError, match=r"no byte moved for 0\.1 s"):
-            await session.ask(ask_for(), whole, heard.events, retry=False)
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
         with pytest.raises(HubError, match=r"no byte moved for 0\.3 s"):
             slow = replace(ask_for(), slow=True)
-            await session.ask(slow, whole, heard.events, retry=False)
+            await session.ask(slow, whole, recorded.events, retry=False)
 
 
 @asynccontextmanager
@@ -790,28 +815,30 @@ def _as_stream(body: bytes) -> StreamBody:
 
 @pytest.mark.parametrize("kind", [bytes, _as_stream])
 async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
-    kind: Callable[[bytes], bytes | StreamBody], heard: Heard
+    kind: Callable[[bytes], bytes | StreamBody], recorded: EventRecorder
 ) -> None:
     body = kind(bytes(2 << 20))
     async with slow_reader(0.06) as (url, read):
         async with session_to(url, response_timeout=0.8) as session:
             began = time.monotonic()
             request = replace(ask_for(), method="POST", body=body)
-            await session.ask(request, whole, heard.events, retry=False)
+            await session.ask(request, whole, recorded.events, retry=False)
         assert sum(read) == 2 << 20
         assert time.monotonic() - began > 1.6  # twice what may pass without movement
 
 
-async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(heard: Heard) -> None:
+async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(
+    recorded: EventRecorder,
+) -> None:
     async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
         request = replace(ask_for(), method="POST", body=bytes(32 << 20))
         with pytest.raises(HubError, match="no byte moved"):
-            await session.ask(request, whole, heard.events, retry=False)
+            await session.ask(request, whole, recorded.events, retry=False)
         assert sum(read) <= 64 << 10
 
 
 async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
-    peer: Peer, heard: Heard
+    peer: Peer, recorded: EventRecorder
 ) -> None:
     async def late(request: Any) -> Any:
         from aiohttp import web
@@ -826,11 +853,11 @@ async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
 
     peer.script(late)
     async with session_to(peer.url, response_timeout=0.5) as session:
-        answer = await session.ask(ask_for(), json_object, heard.events, retry=False)
+        answer = await session.ask(ask_for(), json_object, recorded.events, retry=False)
     assert answer == {"ok": True}
 
 
-async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
+async def test_a_slow_drip_ends(peer: Peer, recorded: EventRecorder) -> None:
     async def drip(request: Any) -> Any:
         from aiohttp import web
 
@@ -845,7 +872,7 @@ async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
     async with session_to(peer.url, response_timeout=0.2) as session:
         began = time.monotonic()
         with pytest.raises(HubError):
-            await session.ask(ask_for(), whole, heard.events, retry=False)
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
         assert time.monotonic() - began < 10
 
 
@@ -862,7 +889,7 @@ async def test_a_slow_drip_ends(peer: Peer, heard: Heard) -> None:
     ],
 )
 async def test_an_answer_whose_beginning_has_no_end_is_cut(
-    heard: Heard, head: bytes, piece: bytes
+    recorded: EventRecorder, head: bytes, piece: bytes
 ) -> None:
     """As fast as it is taken, until we hang up."""
     sent, ended = 0, asyncio.Event()
@@ -884,7 +911,7 @@ async def test_an_answer_whose_beginning_has_no_end_is_cut(
         # that is depends on the machine (71 MB in 0.2 s was seen).
         async with session_to(url, response_timeout=0.05) as session:
             with pytest.raises(HubError):
-                await session.ask(ask_for(), whole, heard.events, retry=False)
+                await session.ask(ask_for(), whole, recorded.events, retry=False)
         ended.set()
     assert sent < 64 << 20
 
@@ -905,7 +932,9 @@ async def test_an_answer_whose_beginning_has_no_end_is_cut(
         pytest.param(b"", id="nothing"),
     ],
 )
-async def test_bytes_that_are_not_an_answer_are_a_hub_error(heard: Heard, raw: bytes) -> None:
+async def test_bytes_that_are_not_an_answer_are_a_hub_error(
+    recorded: EventRecorder, raw: bytes
+) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(raw)
@@ -918,7 +947,7 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(heard: Heard, raw: b
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with session_to(url) as session:
             with pytest.raises(HubError) as caught:
-                await session.ask(ask_for(), whole, heard.events, retry=False)
+                await session.ask(ask_for(), whole, recorded.events, retry=False)
     assert caught.value.retryable
     assert len(str(caught.value)) < 2000
 
@@ -927,15 +956,15 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(heard: Heard, raw: b
 
 
 async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_attempt(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500), reset, reply())
-    await session.ask(stream(b"one\n", b"two\n", b"x" * 300_000), json_object, heard.events)
+    await session.ask(stream(b"one\n", b"two\n", b"x" * 300_000), json_object, recorded.events)
     assert [seen.body for seen in peer.seen] == [b"one\ntwo\n" + b"x" * 300_000] * 3
     for seen in peer.seen:
         assert seen.headers["Content-Length"] == "300008"
         assert "Transfer-Encoding" not in seen.headers
-    assert {event.bytes_out for event in heard.of(RequestStarted)} == {300_008}
+    assert {event.bytes_out for event in recorded.of(RequestStarted)} == {300_008}
 
 
 @pytest.mark.parametrize("after", [0, 1], ids=["at once", "midway"])
@@ -943,7 +972,7 @@ async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_at
     "failure", [SourceChangedError("changed"), OSError(5, "I/O error"), ValueError("hm")], ids=repr
 )
 async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
-    session: HubSession, peer: Peer, heard: Heard, failure: Exception, after: int
+    session: HubSession, peer: Peer, recorded: EventRecorder, failure: Exception, after: int
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
         for _ in range(after):
@@ -952,22 +981,22 @@ async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
 
     request = ask_for(method="POST", body=StreamBody(100, open_))
     with pytest.raises(type(failure)) as caught:
-        await session.ask(request, whole, heard.events)
+        await session.ask(request, whole, recorded.events)
     assert caught.value is failure
-    await session.ask(ask_for(), whole, heard.events)  # the session goes on
+    await session.ask(ask_for(), whole, recorded.events)  # the session goes on
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 5, b"y" * 6]], ids=["short", "long"])
 async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
-    session: HubSession, peer: Peer, heard: Heard, pieces: list[bytes]
+    session: HubSession, peer: Peer, recorded: EventRecorder, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):
-        await session.ask(stream(*pieces, size=10), whole, heard.events)
+        await session.ask(stream(*pieces, size=10), whole, recorded.events)
     assert all(seen.body != b"x" * 5 + b"y" * 5 for seen in peer.seen)
 
 
 async def test_an_answer_before_the_end_of_a_stream_is_taken(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     closed = anyio.Event()
 
@@ -981,7 +1010,7 @@ async def test_an_answer_before_the_end_of_a_stream_is_taken(
     peer.script(unread(reply(413, b'{"error": "too large"}', Connection="close")))
     with pytest.raises(HubError) as caught:
         await session.ask(
-            ask_for(method="POST", body=StreamBody(1 << 40, open_)), whole, heard.events
+            ask_for(method="POST", body=StreamBody(1 << 40, open_)), whole, recorded.events
         )
     # Either the answer came through, or the reset that followed it overtook it.
     assert caught.value.status in (413, None)
@@ -989,7 +1018,7 @@ async def test_an_answer_before_the_end_of_a_stream_is_taken(
 
 
 async def test_a_stream_is_closed_when_its_request_is_cancelled(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     state: list[str] = []
 
@@ -1005,7 +1034,7 @@ async def test_a_stream_is_closed_when_its_request_is_cancelled(
     async with anyio.create_task_group() as group:
 
         async def push() -> None:
-            await session.ask(request, whole, heard.events)
+            await session.ask(request, whole, recorded.events)
 
         group.start_soon(push)
         await peer.requests(1)
@@ -1028,20 +1057,22 @@ class Pieces:
         return self._pieces.pop(0)
 
 
-async def test_any_iterator_can_be_a_body(session: HubSession, peer: Peer, heard: Heard) -> None:
+async def test_any_iterator_can_be_a_body(
+    session: HubSession, peer: Peer, recorded: EventRecorder
+) -> None:
     request = ask_for(method="POST", body=StreamBody(4, lambda: Pieces(b"ab", b"cd")))
-    await session.ask(request, whole, heard.events)
+    await session.ask(request, whole, recorded.events)
     assert peer.seen[0].body == b"abcd"
 
 
-async def test_a_stream_that_never_began_is_closed(heard: Heard) -> None:
+async def test_a_stream_that_never_began_is_closed(recorded: EventRecorder) -> None:
     async with session_to(await closed_port(), max_retries=1) as session:
         with pytest.raises(RetriesExhaustedError):
-            await session.ask(stream(b"ab"), whole, heard.events)
+            await session.ask(stream(b"ab"), whole, recorded.events)
 
 
 async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
-    peer: Peer, heard: Heard
+    peer: Peer, recorded: EventRecorder
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -1050,7 +1081,7 @@ async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
 
     async with session_to(peer.url, response_timeout=1) as session:
         await session.ask(
-            ask_for(method="POST", body=StreamBody(10, open_)), whole, heard.events, retry=False
+            ask_for(method="POST", body=StreamBody(10, open_)), whole, recorded.events, retry=False
         )
     assert peer.seen[0].body == b"x" * 10
 
@@ -1058,21 +1089,23 @@ async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
 # --- events -------------------------------------------------------------------------------------
 
 
-async def test_each_attempt_is_traced(session: HubSession, peer: Peer, heard: Heard) -> None:
+async def test_each_attempt_is_traced(
+    session: HubSession, peer: Peer, recorded: EventRecorder
+) -> None:
     peer.script(reply(500, b"oh", X_Request_Id="r1"), reply(200, b'{"sha":1}', X_Request_Id="r2"))
     await session.ask(
         post({"k": "v"}, repo_id="me/m", size=5),
         json_object,
-        heard.events,
+        recorded.events,
         describe=lambda answer: {"told": answer["sha"]},
     )
-    first, second = heard.of(RequestStarted)
+    first, second = recorded.of(RequestStarted)
     assert (first.call, first.method, first.url) == ("thing", "POST", f"{peer.url}/api/thing")
     assert (first.attempt, second.attempt) == (1, 2)
     assert first.bytes_out == 9
     assert first.fields == {"repo_id": "me/m", "size": 5}
     assert first.headers["Authorization"] == "<redacted>"
-    failed, done = heard.of(RequestFinished)
+    failed, done = recorded.of(RequestFinished)
     assert (failed.status, failed.bytes_in, failed.request_id) == (500, 2, "r1")
     assert (done.status, done.bytes_in, done.request_id) == (200, 9, "r2")
     assert done.elapsed_ms > 0
@@ -1081,54 +1114,54 @@ async def test_each_attempt_is_traced(session: HubSession, peer: Peer, heard: He
 
 
 async def test_started_and_finished_share_a_span_below_the_callers(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
-    await session.ask(post(), json_object, heard.events)
-    started, finished = heard.records
-    assert started.span_id == finished.span_id != heard.events.span_id
-    assert started.parent_id == heard.events.span_id
+    await session.ask(post(), json_object, recorded.events)
+    started, finished = recorded.records
+    assert started.span_id == finished.span_id != recorded.events.span_id
+    assert started.parent_id == recorded.events.span_id
     assert started.push_id == "p1"
 
 
-async def test_every_request_that_began_is_seen_to_end(peer: Peer, heard: Heard) -> None:
+async def test_every_request_that_began_is_seen_to_end(peer: Peer, recorded: EventRecorder) -> None:
     """Also those that only led to another: redirects, and a token that had to be renewed."""
     token, _ = counting("old", "new")
     peer.script(only("new"), redirect(307, "/api/renamed"), only("new"))
     async with session_to(peer.url, token=token) as session:
-        await session.ask(ask_for(), whole, heard.events)
-    assert [event.url for event in heard.of(RequestStarted)] == [
+        await session.ask(ask_for(), whole, recorded.events)
+    assert [event.url for event in recorded.of(RequestStarted)] == [
         f"{peer.url}/api/thing",
         f"{peer.url}/api/thing",
         f"{peer.url}/api/renamed",
     ]
-    assert [event.status for event in heard.of(RequestFinished)] == [401, 307, 200]
+    assert [event.status for event in recorded.of(RequestFinished)] == [401, 307, 200]
 
 
 async def test_time_spent_waiting_is_not_the_requests(
-    peer: Peer, heard: Heard, clock: Clock
+    peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     async with session_to(peer.url, clock=clock) as session:
         session.pacer.hold(10)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_module, "time", FakeTime(clock))
-            await session.ask(ask_for(), whole, heard.events)
-    (finished,) = heard.of(RequestFinished)
+            await session.ask(ask_for(), whole, recorded.events)
+    (finished,) = recorded.of(RequestFinished)
     assert finished.elapsed_ms == 0
 
 
 class FakeTime:
     """The session's `time`, told by the test's clock."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self.monotonic = self.time = clock
 
 
 async def test_retry_events_say_which_file_and_part(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500, '{"error": "oops"}'), reply())
-    await session.ask(post(file="a.bin", part_number=3), json_object, heard.events)
-    (retry,) = heard.of(RetryScheduled)
+    await session.ask(post(file="a.bin", part_number=3), json_object, recorded.events)
+    (retry,) = recorded.of(RetryScheduled)
     assert (retry.path, retry.part_number) == ("a.bin", 3)
     assert "oops" in retry.reason
 
@@ -1169,7 +1202,7 @@ async def test_a_trace_is_told_to_the_hub_itself_alone(
     told: list[bool],
     peer: Peer,
     stranger: Peer,
-    heard: Heard,
+    recorded: EventRecorder,
 ) -> None:
     asked: list[str] = []
 
@@ -1181,27 +1214,27 @@ async def test_a_trace_is_told_to_the_hub_itself_alone(
     if len(told) > 1:
         peer.script(moved, reply())
     async with session_to(peer.url, trace_headers=trace_headers) as session:
-        await session.ask(request_(peer.url, stranger.url), whole, heard.events)
+        await session.ask(request_(peer.url, stranger.url), whole, recorded.events)
 
     seen = [*peer.seen, *stranger.seen]
     assert ["traceparent" in each.headers for each in seen] == told
     # The events of the attempt have the id that was asked for.
-    assert set(asked) <= {record.span_id for record in heard.records}
+    assert set(asked) <= {record.span_id for record in recorded.records}
     assert len(asked) == sum(told)
 
 
 async def test_a_failure_is_told_in_the_span_of_its_attempt(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500), reset, reply())
-    await session.ask(post(), json_object, heard.events)
+    await session.ask(post(), json_object, recorded.events)
 
     def spans(kind: type[Event]) -> list[str]:
-        return [record.span_id for record in heard.records if isinstance(record.event, kind)]
+        return [record.span_id for record in recorded.records if isinstance(record.event, kind)]
 
     assert spans(RequestFailed) == spans(RequestStarted)[:2]
     assert len(set(spans(RequestStarted))) == 3
-    of_status, of_network = (event.error_type for event in heard.of(RequestFailed))
+    of_status, of_network = (event.error_type for event in recorded.of(RequestFailed))
     assert of_status == "HubError"
     assert of_network in ("ClientOSError", "ServerDisconnectedError")
 
@@ -1211,11 +1244,11 @@ async def test_a_failure_is_told_in_the_span_of_its_attempt(
 
 @pytest.mark.parametrize("hang", [silence, headers_only], ids=["no answer", "mid-body"])
 async def test_a_cancelled_request_leaves_no_task_and_no_connection(
-    session: HubSession, peer: Peer, heard: Heard, hang: Answer
+    session: HubSession, peer: Peer, recorded: EventRecorder, hang: Answer
 ) -> None:
     peer.script(hang)
     before = asyncio.all_tasks()
-    asking = asyncio.create_task(session.ask(post(), whole, heard.events))
+    asking = asyncio.create_task(session.ask(post(), whole, recorded.events))
     await peer.requests(1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -1239,18 +1272,18 @@ async def _eventually(holds: Callable[[], bool]) -> None:
 
 
 async def test_a_timeout_around_a_request_is_the_callers_own(
-    session: HubSession, peer: Peer, heard: Heard
+    session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(silence)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await session.ask(post(), whole, heard.events)
+            await session.ask(post(), whole, recorded.events)
 
 
-async def test_closing_warns_of_nothing(peer: Peer, heard: Heard) -> None:
+async def test_closing_warns_of_nothing(peer: Peer, recorded: EventRecorder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with session_to(peer.url) as session:
-            await session.ask(post(), whole, heard.events)
+            await session.ask(post(), whole, recorded.events)
         del session
         gc.collect()

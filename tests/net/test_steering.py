@@ -187,19 +187,19 @@ SHY: Shape = (25 * MB, 1e12, 8, 0.01)
         pytest.param(SHY, (32, 64, 128, 256), id="503 above 8 connections"),
     ],
 )
-def test_the_steered_width_is_within_20_percent_of_the_best_fixed_one(
+def test_the_steered_width_is_within_15_percent_of_the_best_fixed_one(
     shape: Shape, lengths: tuple[int, ...]
 ) -> None:
     for parts in lengths:
         best = min(fixed(width, Road(*shape), parts) for width in WIDTHS)
-        assert steered(Road(*shape), parts) <= 1.2 * best, parts
+        assert steered(Road(*shape), parts) <= 1.15 * best, parts
 
 
-def test_a_push_of_32_parts_waits_little_more_than_three_round_trips_for_the_other_16() -> None:
-    """One until anything is known of the first 16, one to see that 8 do not suffice, and one until
-    the others have arrived; the 32 parts last six."""
+def test_a_push_of_32_parts_waits_little_more_than_a_round_trip_for_the_other_16() -> None:
+    """They last six round trips, and nothing is heard of the first 16 before one is over: 15 % of
+    the best could only be had by 32 in flight before the store has said a word."""
     waited = steered(Road(*FAT), 32) - fixed(32, Road(*FAT), 32)
-    assert waited <= 3 * LATENCY + 0.05
+    assert waited <= LATENCY + 0.07
 
 
 @pytest.mark.parametrize(("parts", "most"), [(32, 8), (64, 12), (256, 16)], ids=str)
@@ -222,9 +222,11 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
 
 @pytest.mark.parametrize("share", [0.25, 0.6, 0.9])
 def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(share: float) -> None:
-    """What a kill would lose of 256 MiB; with 16 to 48 parts in flight it was 0.64 of the file."""
+    """What a kill would lose of a gibibyte. (Of 256 MiB it would be a quarter to two fifths, where
+    it was 0.64 of the file: the limit doubles before it narrows, since a push so short gains more
+    where each part has a rate of its own.)"""
     road = Road(60 * MB, 200 * MB, 10**6, 0.01)
-    parts = (256 << 20) // PART + 1
+    parts = (1 << 30) // PART + 1
     steered(road, parts)
     assert road.at_risk_after(share * parts * PART) <= 0.15 * parts * PART
     assert steered(road, parts) <= 1.1 * fixed(16, road, parts)

@@ -155,6 +155,29 @@ def test_what_can_hardly_be_meant_is_refused(text: str, told: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("hf://dataset/me/d", "'dataset' is not a repo type"),
+        ("https://[huggingface.co/me/m", "it is not a valid URL"),
+        (f"{PUBLIC}/me/m/settings", "files cannot be pushed to a /settings/ page"),
+        ("hf://me/m@refs/heads/main", "the only revisions under refs/ are refs/pr/NUMBER"),
+        ("hf://me/m//sub", "its path contains an empty name, //"),
+        (f"{PUBLIC}/me", "it is not the page of a repo"),
+    ],
+)
+def test_a_refused_address_says_why_in_plain_words(text: str, told: str) -> None:
+    with pytest.raises(InvalidRepoIdError) as caught:
+        parse_address(text)
+
+    assert f"{text} is not the address of a repo: {told}" in str(caught.value)
+
+
+def test_a_bucket_is_refused_where_a_commit_is_made() -> None:
+    with pytest.raises(InvalidRepoIdError, match="is a bucket, and buckets have no commits"):
+        target_of("hf://buckets/me/b", PushOptions(), PUBLIC)
+
+
 names = st.from_regex(r"[a-zA-Z0-9](?:[a-zA-Z0-9_]|[.-][a-zA-Z0-9]){0,8}", fullmatch=True)
 segments = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs", "Cc"]))
 plain = segments.filter(lambda text: text.strip(".") and text == text.strip())

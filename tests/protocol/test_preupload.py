@@ -62,7 +62,7 @@ def test_a_path_that_was_not_asked_about_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("value", "fragment"),
     [
-        pytest.param({"files": []}, "says nothing of 'a/b.txt'", id="a path missing"),
+        pytest.param({"files": []}, "has no entry for 'a/b.txt'", id="a path missing"),
         pytest.param({}, "files is missing", id="files missing"),
         pytest.param({"files": {}}, "files is an object", id="files an object"),
         pytest.param({"files": ["x"]}, "files[] is a text", id="row a text"),

@@ -175,7 +175,7 @@ def test_endpoints_lose_their_slash(endpoint: str, expected: str) -> None:
         pytest.param("https://h.example:x", "not a URL", id="port x"),
         pytest.param("https://[::1", "not a URL", id="bracket left open"),
         pytest.param("https://me:pw@h.example", "credentials", id="credentials"),
-        pytest.param("https://h.example/\udce8", "proper Unicode", id="no Unicode"),
+        pytest.param("https://h.example/\udce8", "valid Unicode", id="no Unicode"),
         pytest.param("https://h.example?a=1", "query", id="query"),
         pytest.param("https://h.example#a", "fragment", id="fragment"),
     ],

@@ -20,6 +20,7 @@ from types import FrameType
 import pytest
 
 from asyncpush import (
+    AuthError,
     BackgroundUploader,
     CheckpointReport,
     HubError,
@@ -36,8 +37,8 @@ from asyncpush.training.background import _wait_at_exit
 from asyncpush.training.checkpoints import OnError
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
-from tests.gates import ThreadGate
 from tests.reading import download, files_of
+from tests.request_blocker import RequestBlocker
 
 Write = Callable[..., Path]
 
@@ -69,16 +70,16 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_push_returns_a_ticket_at_once(
-    bg: BackgroundUploader, hub: LocalHub, write: Write, gate: ThreadGate
+    bg: BackgroundUploader, hub: LocalHub, write: Write, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     ticket = bg.push("me/m", write(LARGE))
-    gate.wait()
+    blocker.wait()
     assert not ticket.done()
     assert repr(ticket) == "<PushTicket me/m running>"
     assert ticket.progress is not None
     assert ticket.progress.total_bytes == 1002
-    gate.release()
+    blocker.release()
 
     result = ticket.result(timeout=30)
     assert result.verified
@@ -89,10 +90,12 @@ def test_a_push_returns_a_ticket_at_once(
     assert asyncio.run(download(hub, "me/m")) == LARGE
 
 
-def test_pushes_run_side_by_side(bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate) -> None:
-    gate.hold("part")
+def test_pushes_run_side_by_side(
+    bg: BackgroundUploader, hub: LocalHub, blocker: RequestBlocker
+) -> None:
+    blocker.hold("part")
     slow = bg.push("me/slow", {"model.bin": b"\0"})
-    gate.wait()
+    blocker.wait()
     assert bg.push("me/quick", {"config.json": b"{}"}).result(timeout=30).verified
     assert not slow.done()
 
@@ -144,11 +147,11 @@ def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader)
 
 
 def test_a_cancelled_push_commits_nothing(
-    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+    bg: BackgroundUploader, hub: LocalHub, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
     ticket.cancel()
     with pytest.raises(concurrent.futures.CancelledError):
         ticket.result(timeout=30)
@@ -172,15 +175,15 @@ def test_a_push_that_is_cancelled_before_it_began_never_begins(
 
 
 def test_a_wait_that_runs_out_leaves_the_push_going(
-    bg: BackgroundUploader, gate: ThreadGate
+    bg: BackgroundUploader, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
     for ask in (ticket.result, ticket.exception):
         with pytest.raises(TimeoutError, match="me/m still runs after 0"):
             ask(timeout=0)
-    gate.release()
+    blocker.release()
     assert ticket.result(timeout=30).verified
 
 
@@ -210,17 +213,17 @@ def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
     survives: bool,
     hub: LocalHub,
     config: UploadConfig,
-    gate: ThreadGate,
+    blocker: RequestBlocker,
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     with (
         pytest.raises(type(error)),
         BackgroundUploader(TOKEN, hub.url, config, on_error=on_error) as bg,
     ):
         ticket = bg.push("me/m", LARGE)
-        gate.wait()
+        blocker.wait()
         if survives:
-            threading.Timer(0.05, gate.release).start()
+            threading.Timer(0.05, blocker.release).start()
         raise error
     assert ticket.done()
     assert ticket._job.future.cancelled() is not survives
@@ -228,11 +231,11 @@ def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
 
 
 def test_closing_within_a_time_says_what_was_lost(
-    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate
+    bg: BackgroundUploader, hub: LocalHub, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
     with pytest.raises(TimeoutError, match=r"cancelled after 0 seconds: me/m \(0.*1\.00 kB\)"):
         bg.close(timeout=0)
     assert ticket.done()
@@ -240,10 +243,10 @@ def test_closing_within_a_time_says_what_was_lost(
     bg.close()  # again: nothing
 
 
-def test_closing_can_cancel(bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate) -> None:
-    gate.hold("part")
+def test_closing_can_cancel(bg: BackgroundUploader, hub: LocalHub, blocker: RequestBlocker) -> None:
+    blocker.hold("part")
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
     bg.close(cancel=True)
     assert ticket._job.future.cancelled()
     assert committed(hub) == set()
@@ -285,10 +288,10 @@ def _preempted(number: int, frame: FrameType | None) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "a handler"])
 @pytest.mark.parametrize("where", ["result", "exception", "close"])
 def test_a_signal_in_a_wait_cancels_cleanly(
-    where: str, number: int, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+    where: str, number: int, hub: LocalHub, config: UploadConfig, blocker: RequestBlocker
 ) -> None:
     """Ctrl-C, or what handlers such as torch's raise when a worker dies or a node is taken away."""
-    gate.hold("part", then=lambda: os.kill(os.getpid(), number))
+    blocker.hold("part", then=lambda: os.kill(os.getpid(), number))
     before = signal.signal(signal.SIGUSR1, _preempted)
     bg = BackgroundUploader(TOKEN, hub.url, config)
     try:
@@ -302,7 +305,7 @@ def test_a_signal_in_a_wait_cancels_cleanly(
             wait[where]()
         assert ticket.done()
         assert committed(hub) == set()
-        gate.release()
+        blocker.release()
         if where != "close":
             assert bg.push("me/m", LARGE).result(timeout=30).verified
     finally:
@@ -335,11 +338,11 @@ def _in_child(check: Callable[[], None]) -> int:
 
 
 def test_a_forked_child_is_told_and_does_no_harm(
-    bg: BackgroundUploader, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+    bg: BackgroundUploader, hub: LocalHub, config: UploadConfig, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
 
     def check() -> None:
         with pytest.raises(RuntimeError, match="does not survive a fork"):
@@ -351,7 +354,7 @@ def test_a_forked_child_is_told_and_does_no_harm(
                 use()
 
     assert _in_child(check) == 0
-    gate.release()
+    blocker.release()
     assert ticket.result(timeout=30).verified
 
 
@@ -431,12 +434,12 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
 
 
 def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
-    hub: LocalHub, config: UploadConfig, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+    hub: LocalHub, config: UploadConfig, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     bg = BackgroundUploader(TOKEN, hub.url, config, exit_timeout=0)
     ticket = bg.push("me/m", LARGE)
-    gate.wait()
+    blocker.wait()
     _wait_at_exit()
     assert ticket.done()
     (told,) = errors(caplog)
@@ -445,9 +448,9 @@ def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
 
 
 def test_ctrl_c_at_the_end_of_the_process_is_no_traceback(
-    hub: LocalHub, config: UploadConfig, gate: ThreadGate, caplog: pytest.LogCaptureFixture
+    hub: LocalHub, config: UploadConfig, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.hold("part", then=lambda: os.kill(os.getpid(), signal.SIGINT))
+    blocker.hold("part", then=lambda: os.kill(os.getpid(), signal.SIGINT))
     bg = BackgroundUploader(TOKEN, hub.url, config, exit_timeout=None)
     try:
         ticket = bg.push("me/m", LARGE)
@@ -475,11 +478,11 @@ def ending_process(hub: LocalHub, exit_timeout: float | None) -> subprocess.Pope
     )
 
 
-def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, gate: ThreadGate) -> None:
-    gate.hold("part")
+def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, blocker: RequestBlocker) -> None:
+    blocker.hold("part")
     with ending_process(hub, 600) as process:
-        gate.wait()
-        threading.Timer(0.2, gate.release).start()
+        blocker.wait()
+        threading.Timer(0.2, blocker.release).start()
         _, told = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "the process ends: waiting up to 10:00 for me/m" in told
@@ -488,9 +491,9 @@ def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, gate: ThreadGa
 
 
 def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
-    hub: LocalHub, gate: ThreadGate
+    hub: LocalHub, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     with ending_process(hub, 0.5) as process:
         _, told = process.communicate(timeout=30)
     assert "the process ends: not uploaded in time, cancelled: me/m" in told
@@ -498,12 +501,14 @@ def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
     assert committed(hub) == set()
 
 
-def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(hub: LocalHub, gate: ThreadGate) -> None:
-    gate.hold("part")
+def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(
+    hub: LocalHub, blocker: RequestBlocker
+) -> None:
+    blocker.hold("part")
     with ending_process(hub, None) as process:
         assert process.stderr is not None
         head = process.stderr.readline()  # it waits now
-        gate.wait()
+        blocker.wait()
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert "waiting for me/m" in head
@@ -513,20 +518,20 @@ def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(hub: LocalHub, gate: Thr
 
 
 def test_checkpoints_are_pushed_beside_a_blocking_loop(
-    bg: BackgroundUploader, hub: LocalHub, gate: ThreadGate, write: Write
+    bg: BackgroundUploader, hub: LocalHub, blocker: RequestBlocker, write: Write
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     folder = write({"model.bin": b"\0" * 8})
     with bg.checkpoints("me/m", snapshot=True) as pusher:
         assert pusher.flush() == CheckpointReport()
         for step in range(3):
             (folder / "model.bin").write_bytes(b"\0%d" % step)
             pusher.push(folder, PushOptions(commit_message=f"step {step}"))
-        gate.wait()
+        blocker.wait()
         assert pusher.progress is not None
         with pytest.raises(TimeoutError):
             pusher.flush(timeout=0)
-        gate.release()
+        blocker.release()
     assert str(pusher.report) == "2 pushed, 1 skipped"
     assert asyncio.run(download(hub, "me/m")) == {"model.bin": b"\0" + b"2"}
     bg.close()
@@ -547,15 +552,15 @@ def test_a_failed_checkpoint_is_raised_unless_flush_has_told_it(
 
 @pytest.mark.parametrize("how", ["cancel", "close", "error"])
 def test_checkpoints_that_wait_are_cancelled_with_the_rest(
-    how: str, hub: LocalHub, config: UploadConfig, gate: ThreadGate
+    how: str, hub: LocalHub, config: UploadConfig, blocker: RequestBlocker
 ) -> None:
-    gate.hold("part")
+    blocker.hold("part")
     bg = BackgroundUploader(TOKEN, hub.url, config, on_error="cancel")
     with contextlib.suppress(LookupError), bg, bg.checkpoints("me/m") as pusher:
         pusher.cancel()  # nothing yet
         pusher.push(LARGE)
         pusher.push({"b.txt": b"b"})
-        gate.wait()
+        blocker.wait()
         match how:
             case "cancel":
                 pusher.cancel()
@@ -567,14 +572,102 @@ def test_checkpoints_that_wait_are_cancelled_with_the_rest(
     assert committed(hub) == set()
 
 
-def test_ctrl_c_while_a_checkpoint_waits_for_room(bg: BackgroundUploader, gate: ThreadGate) -> None:
-    gate.hold("part")
+def test_ctrl_c_while_a_checkpoint_waits_for_room(
+    bg: BackgroundUploader, blocker: RequestBlocker
+) -> None:
+    blocker.hold("part")
     pusher = bg.checkpoints("me/m", policy="all", max_waiting=1)
     pusher.push(LARGE)
-    gate.wait()
+    blocker.wait()
     pusher.push({"b.txt": b"b"})
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         pusher.push({"c.txt": b"c"})
-    gate.release()
+    blocker.release()
     assert str(pusher.flush(timeout=30)) == "2 pushed"
+
+
+def test_a_folder_is_watched_beside_a_blocking_loop(
+    bg: BackgroundUploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    pushed = threading.Event()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with bg.watch(
+        folder, "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: pushed.set()
+    ) as watch:
+        (folder / "first.txt").write_text("1")
+        assert pushed.wait(30)
+        (folder / "last.txt").write_text("2")
+    assert committed(hub) == {"first.txt", "last.txt"}
+    assert (watch.failures, watch.last_error) == ((), None)
+    assert watch.pushes >= 1
+    assert watch.last_result is not None
+    watch.stop()  # again: nothing is left
+
+
+@pytest.mark.parametrize("how", ["close", "error in the block"])
+def test_a_watch_pushes_what_is_left_when_its_uploader_ends(
+    how: str, hub: LocalHub, config: UploadConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with contextlib.suppress(LookupError), BackgroundUploader(TOKEN, hub.url, config) as bg:
+        watch = bg.watch(tmp_path, "me/m", every=600, quiet_for=600)
+        if how == "close":
+            bg.close()
+        else:
+            with watch:
+                raise LookupError
+    assert committed(hub) == {"a.txt"}
+    with pytest.raises(RuntimeError, match="closed"):
+        bg.watch(tmp_path, "me/m")
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "during the last push"])
+def test_a_watch_that_is_cancelled_pushes_nothing(
+    how: str, bg: BackgroundUploader, blocker: RequestBlocker, write: Write
+) -> None:
+    folder = write(LARGE)
+    watch = bg.watch(folder, "me/m", every=600, quiet_for=600)
+    match how:
+        case "cancel":
+            watch.cancel()
+        case "close":
+            bg.close(cancel=True)
+        case _:
+            blocker.hold("part")
+            with pytest.raises(TimeoutError):
+                watch.stop(timeout=0)
+            blocker.wait()
+            watch.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        watch.stop(timeout=30)
+    assert watch.pushes == 0
+    blocker.release()
+    bg.close()
+    assert blocker.seen["commit"] == 0
+
+
+def test_a_watch_that_cannot_go_on_says_so_when_it_is_stopped(
+    hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
+) -> None:
+    told = threading.Event()
+    faults.add("commit", "401", times=9)
+    with BackgroundUploader(TOKEN, hub.url, config) as bg:
+        watch = bg.watch(
+            write(LARGE), "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: told.set()
+        )
+        assert told.wait(30)
+        with pytest.raises(AuthError):
+            watch.stop(timeout=30)
+        assert isinstance(watch.last_error, AuthError)
+        assert len(watch.failures) == 1
+
+
+def test_a_watch_with_impossible_settings_is_refused_at_once(
+    bg: BackgroundUploader, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRepoIdError):
+        bg.watch(tmp_path, "nobody")
+    with pytest.raises(ValueError, match="every must be a number"):
+        bg.watch(tmp_path, "me/m", every=-1)

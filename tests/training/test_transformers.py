@@ -18,8 +18,8 @@ from asyncpush import BackgroundUploader, UploadConfig
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
-from tests.gates import ThreadGate
 from tests.reading import commits_of, download, files_of
+from tests.request_blocker import RequestBlocker
 
 
 @pytest.fixture
@@ -79,18 +79,18 @@ MODEL_FILES = {"model.safetensors", "config.json", "trainer_state.json"}
 @pytest.mark.heavy
 class TestWithTransformers:
     def test_every_save_is_pushed_or_reported(
-        self, hub: LocalHub, bg: BackgroundUploader, gate: ThreadGate, tmp_path: Path
+        self, hub: LocalHub, bg: BackgroundUploader, blocker: RequestBlocker, tmp_path: Path
     ) -> None:
         from asyncpush.training.transformers import PushCheckpoints
 
         callback = PushCheckpoints("me/m", uploader=bg)
         run = Run(callback, tmp_path / "run", save_total_limit=1)
-        gate.hold("part")
+        blocker.hold("part")
         run.steps(10)
-        gate.wait()
+        blocker.wait()
         run.steps(20)  # two more saves, and the first checkpoint is deleted while it is pushed
         assert not (tmp_path / "run" / "checkpoint-10").exists()
-        gate.release()
+        blocker.release()
         run.end()
         assert str(callback.report) == "2 pushed, 1 skipped"
         assert asyncio.run(files_of(hub, "me/m")) - {".gitattributes"} == MODEL_FILES

@@ -13,6 +13,7 @@ from asyncpush import (
     AuditReport,
     BackgroundCheckpoints,
     BackgroundUploader,
+    BackgroundWatch,
     CheckpointOutcome,
     CheckpointPusher,
     CheckpointReport,
@@ -154,6 +155,13 @@ def blocking() -> None:
         assert_type(pusher, BackgroundCheckpoints)
         pusher.push("out/")
         assert_type(pusher.flush(timeout=5), CheckpointReport)
+        with bg.watch(Path("out"), "me/m", PushOptions(), every=300) as watch:
+            assert_type(watch, BackgroundWatch)
+            assert_type(watch.pushes, int)
+            assert_type(watch.failures, tuple[Exception, ...])
+            assert_type(watch.last_error, Exception | None)
+            assert_type(watch.last_result, UploadResult | SyncResult | None)
+        watch.stop(timeout=5)
         bg.close(cancel=True, timeout=5)
     BackgroundUploader(on_error="pray")  # type: ignore[arg-type]
 

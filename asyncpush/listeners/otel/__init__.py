@@ -62,7 +62,7 @@ from asyncpush.listeners.otel.meters import Meters
 from asyncpush.listeners.otel.spans import PushSpans
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
-"""The version of the conventions that the names here are from."""
+"""The version of the conventions that define these names."""
 
 
 class OpenTelemetry:
@@ -90,7 +90,7 @@ class OpenTelemetry:
     def __call__(self, record: Record) -> None:
         event = record.event
         if isinstance(event, PartProgress | HashProgress):
-            return  # thousands, and no news
+            return  # thousands of events with nothing new
         if isinstance(event, PushStarted):
             self._pushes[record.push_id] = PushSpans(self._tracer, self._meters, record, event)
         elif (push := self._pushes.get(record.push_id)) is not None:
@@ -99,11 +99,12 @@ class OpenTelemetry:
                 del self._pushes[record.push_id]
 
     def trace_headers(self, span_id: str) -> Mapping[str, str]:
-        """`traceparent` for the request whose events have this span id; empty when there is none.
+        """The `traceparent` header for the request whose events have this span id; empty when there
+        is none.
 
-        Nothing else of the context goes along: `tracestate` and baggage are the application's own.
+        Nothing else of the context is sent: `tracestate` and baggage belong to the application.
         """
-        for push in list(self._pushes.values()):  # other threads may begin pushes meanwhile
+        for push in list(self._pushes.values()):  # other threads may start pushes at the same time
             if (request := push.requests.get(span_id)) is not None:
                 carrier: dict[str, str] = {}
                 context = trace.set_span_in_context(request.span)

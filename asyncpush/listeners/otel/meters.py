@@ -1,4 +1,4 @@
-"""The metrics: which there are, and what of the events each of them counts."""
+"""The metrics, and which events each of them counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncpush.events import RequestFinished
 Attributes = dict[str, Any]
 
 PART = "part"
-"""The call that sends a part."""
+"""The name of the request that sends a part."""
 
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _PART_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -68,7 +68,7 @@ class Meters:
             self.part_throughput.record(event.bytes_out / max(seconds, 1e-6))
 
     def request_ended(self, call: str, seconds: float, attributes: Attributes) -> None:
-        """However it went: answered, failed, cut off."""
+        """The request ended in any way: it was answered, failed or was interrupted."""
         self.request_duration.record(max(seconds, 0.0), attributes)
         if call == PART:
             self.parts_in_flight.add(-1)

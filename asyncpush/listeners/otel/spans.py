@@ -36,14 +36,15 @@ from asyncpush.listeners.otel.meters import PART, Attributes, Meters
 from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0
-"""Milliseconds from which hashing gets a span: shorter ones are many and no bottleneck."""
+"""Hashing that takes at least this many milliseconds gets a span. Shorter ones are many, and no
+bottleneck."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True)
 class _Request:
-    """An attempt under way; `shared` are the attributes that its metrics have too."""
+    """An attempt under way; `shared` holds the attributes that its metrics have too."""
 
     span: Span
     call: str
@@ -59,7 +60,7 @@ class PushSpans:
     ) -> None:
         self._tracer = tracer
         self._meters = meters
-        self._root = tracer.start_span(  # below what is current here: the caller's own span
+        self._root = tracer.start_span(  # below the current span here, which is the caller's own
             "asyncpush.push",
             attributes={
                 "asyncpush.push_id": record.push_id,
@@ -109,7 +110,7 @@ class PushSpans:
             case TransferChosen() as event:
                 self._root.set_attribute("asyncpush.transfer", event.engine)
             case XetProgress() as event:
-                # Its own requests are not seen here; a session of Xet counts from zero.
+                # Its own requests are not seen here, and each session of Xet counts from zero.
                 new = event.sent - self._by_xet if event.sent >= self._by_xet else event.sent
                 self._by_xet = event.sent
                 self._meters.sent.add(new, {"asyncpush.call": "xet"})
@@ -118,8 +119,8 @@ class PushSpans:
             case PhaseChanged() as event:
                 self._tell(self._root, record, f"phase {event.phase}", {})
             case Waiting() as event:
-                told = {"asyncpush.seconds": event.seconds, "asyncpush.reason": event.reason}
-                self._tell(self._root, record, "waiting", told)
+                attributes = {"asyncpush.seconds": event.seconds, "asyncpush.reason": event.reason}
+                self._tell(self._root, record, "waiting", attributes)
             case Notice() as event:
                 self._tell(self._root, record, "notice", {"message": event.message})
 
@@ -153,7 +154,7 @@ class PushSpans:
         return span
 
     def _open_request(self, record: Record, event: RequestStarted) -> None:
-        self._close_request(record)  # a redirect, or a new token: sent again under the same id
+        self._close_request(record)  # a redirect, or a new token: sent again with the same id
         attributes = _http_attributes(event)
         request = _Request(
             self._span(
@@ -201,12 +202,12 @@ class PushSpans:
         request = self.requests.get(record.span_id)
         if request is None:
             return
-        told: Attributes = {"http.response.status_code": event.status}
+        attributes: Attributes = {"http.response.status_code": event.status}
         if event.status >= 400:
-            told["error.type"] = str(event.status)
+            attributes["error.type"] = str(event.status)
             request.span.set_status(StatusCode.ERROR)
-        request.shared.update(told)
-        request.span.set_attributes({**told, "http.response.body.size": event.bytes_in})
+        request.shared.update(attributes)
+        request.span.set_attributes({**attributes, "http.response.body.size": event.bytes_in})
         if event.request_id is not None:
             request.span.set_attribute("asyncpush.request_id", redact_value(event.request_id))
         if event.sent_ms is not None:
@@ -215,29 +216,29 @@ class PushSpans:
         self._close_request(record, event.elapsed_ms / 1000)
 
     def _request_failed(self, record: Record, event: RequestFailed) -> None:
-        """The attempt got no answer, or one that was a failure or not readable."""
-        told = {"error.type": str(event.status or event.error_type or "_OTHER")}
+        """The attempt got no answer, or a failure, or one that cannot be parsed."""
+        attributes = {"error.type": str(event.status or event.error_type or "_OTHER")}
         if (request := self.requests.get(record.span_id)) is not None:
-            request.shared.update(told)
-            request.span.set_attributes(told)
+            request.shared.update(attributes)
+            request.span.set_attributes(attributes)
             request.span.set_status(StatusCode.ERROR, redact_value(event.error))
             self._close_request(record)
         if event.backoff_ms is None:
-            self._given_up(record, event, told)
+            self._given_up(record, event, attributes)
 
-    def _given_up(self, record: Record, event: RequestFailed, told: Attributes) -> None:
+    def _given_up(self, record: Record, event: RequestFailed, attributes: Attributes) -> None:
         """No attempt follows: the part and the file have failed with it."""
         path, number = event.fields.get("file"), event.fields.get("part_number")
         part = self._parts.pop((path, number), None) if event.call == PART else None  # type: ignore[arg-type]
         for span in (part, self._files.get(path) if isinstance(path, str) else None):
             if span is not None:
-                span.set_attributes(told)
+                span.set_attributes(attributes)
                 span.set_status(StatusCode.ERROR, redact_value(event.error))
         self._end(part, record)
 
     def _retry(self, record: Record, event: RetryScheduled) -> None:
         self._meters.retries.add(1, {"asyncpush.call": event.call})
-        told = {
+        attributes = {
             "asyncpush.call": event.call,
             "asyncpush.attempt": event.attempt,
             "asyncpush.seconds": event.delay,
@@ -248,7 +249,7 @@ class PushSpans:
             span = self._parts.get((event.path, event.part_number))
         if span is None and event.path is not None:
             span = self._files.get(event.path)
-        self._tell(span or self._root, record, "retry", told)
+        self._tell(span or self._root, record, "retry", attributes)
 
     def _finish(self, record: Record, event: PushFinished | PushFailed) -> None:
         """End the span of the push, and those that are still open."""
@@ -265,7 +266,7 @@ class PushSpans:
                     "asyncpush.suggestion": redact_value(event.details.get("suggestion") or ""),
                 }
             )
-            if not event.cancelled:  # a cancellation is no error
+            if not event.cancelled:  # a cancellation is not an error
                 self._root.set_status(StatusCode.ERROR, redact_value(event.error))
         else:
             self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)
@@ -296,8 +297,8 @@ class PushSpans:
         began = start_time or _nanoseconds(record)
         return self._tracer.start_span(name, context, kind, attributes, start_time=began)
 
-    def _tell(self, span: Span, record: Record, name: str, told: Attributes) -> None:
-        span.add_event(f"asyncpush.{name}", redact_value(told), _nanoseconds(record))
+    def _tell(self, span: Span, record: Record, name: str, attributes: Attributes) -> None:
+        span.add_event(f"asyncpush.{name}", redact_value(attributes), _nanoseconds(record))
 
     def _end(self, span: Span | None, record: Record) -> None:
         if span is not None:
@@ -309,7 +310,7 @@ def _file(path: str, size: int) -> Attributes:
 
 
 def _http_attributes(event: RequestStarted) -> Attributes:
-    """Those of the conventions that spans and metrics share."""
+    """The conventions' attributes that spans and metrics share."""
     parts = urlsplit(event.url)
     return {
         "http.request.method": event.method,

@@ -1,7 +1,7 @@
-"""From events to a timeline: attempts are opened, answered, failed; at the end they become spans.
+"""From events to a timeline: attempts begin, are answered or fail; at the end they become spans.
 
-Takes events in any order and with any fields, so that half a file draws half a timeline. Memory is
-a few hundred bytes for each request and file.
+It accepts events in any order and with any fields, so that half a file gives half a timeline.
+Memory is a few hundred bytes for each request and file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asyncpush.listeners.timeline.model import (
 from asyncpush.listeners.timeline.parsed_events import Moment
 
 SLICES = 512
-"""Of the throughput curve: one for about two pixels."""
+"""Points of the throughput curve: one for about two pixels."""
 
 
 @dataclass(slots=True)
@@ -49,8 +49,10 @@ class _File:
 
 
 class Builder:
-    """Collects events; `timeline()` returns the timeline so far. `began` is time 0, in seconds
-    since the epoch; by default that of the first event."""
+    """Collects events; `timeline()` returns the timeline so far.
+
+    `began` is time 0, in seconds since the epoch; by default it is the time of the first event.
+    """
 
     def __init__(self, began: float | None = None) -> None:
         self._began = began
@@ -126,7 +128,7 @@ class Builder:
             )
 
     def _routed(self, moment: Moment, push: int, now: float) -> None:
-        if moment.text("route") != "inline":  # those ride in the commit
+        if moment.text("route") != "inline":  # those are part of the commit
             self._touch(push, moment.text("path"), now, now, moment.whole("size"))
 
     def _skipped(self, moment: Moment, push: int, now: float) -> None:
@@ -145,7 +147,7 @@ class Builder:
         file = self._touch(push, path, now, now, moment.whole("size"))
         file.settled = True
         if route == "xet" and file.own_transfer is not None:
-            # Xet stores all files of a push at once; each one's transfer ended with its last byte.
+            # Xet stores all files of a push at once; each file's transfer ended with its last byte.
             end = max(file.own_transfer, now if file.whole is None else file.whole)
             span = Span(
                 kind="send",
@@ -160,13 +162,13 @@ class Builder:
             self._spans.append(replace(span, size=file.size))
 
     def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
-        told, sent = self._pushes[moment.push_id], moment.number("sent")
-        if sent > told.xet_sent:
+        of_push, sent = self._pushes[moment.push_id], moment.number("sent")
+        if sent > of_push.xet_sent:
             self._slices.spread(
-                now if told.xet_at is None else told.xet_at, now, sent - told.xet_sent
+                now if of_push.xet_at is None else of_push.xet_at, now, sent - of_push.xet_sent
             )
-            told.xet_sent = sent
-        told.xet_at = now
+            of_push.xet_sent = sent
+        of_push.xet_at = now
 
     def _asked(self, moment: Moment, push: int, now: float) -> None:
         call = moment.name.removeprefix("hf_hub.")

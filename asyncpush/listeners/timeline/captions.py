@@ -18,18 +18,20 @@ from asyncpush.listeners.timeline.model import Kind, Timeline
 IDLE = "idle"
 
 SHARED: tuple[Kind, ...] = ("send", "retry", "connect", "answer")
-"""What connections do: while any of it goes on, a moment is shared out among them."""
+"""What connections do. While any of these is going on, the time is divided among them."""
 
 ALONE: tuple[Kind, ...] = ("hash", "commit", "wait", "call")
-"""What counts only while no part is on its way, the first before the others. So `hash` is hashing
-with nothing to send beside it."""
+"""What counts only while no part is being sent; of several at once, the first counts. So `hash` is
+hashing with nothing to send at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Seconds by what they were spent on, the most first. Bytes moved in `moving` seconds, then on
-    `width` connections on average and `most` at the most. `in_vain` is the share of the
-    connections' time that went into attempts that failed."""
+    """Seconds by what they were spent on, in descending order.
+
+    Bytes were sent during `moving` seconds, then on `width` connections on average and on `most` at
+    the most. `in_vain` is the share of the connections' time that went into attempts that failed.
+    """
 
     seconds: tuple[tuple[str, float], ...]
     moving: float
@@ -39,7 +41,7 @@ class Verdict:
 
 
 def verdict(timeline: Timeline) -> Verdict:
-    """`seconds` sum to the length of the timeline."""
+    """The seconds sum to the length of the timeline."""
     spent: Counter[str] = Counter()
     used: Counter[str] = Counter()
     moving, most = 0.0, 0
@@ -59,11 +61,11 @@ def verdict(timeline: Timeline) -> Verdict:
 
 
 def _moments(timeline: Timeline) -> Iterator[tuple[float, Counter[Kind]]]:
-    """How long things stayed as they were, and how many of each kind went on meanwhile."""
+    """How long each state lasted, and how many activities of each kind were going on during it."""
     edges: list[tuple[float, int, Kind]] = []
     for span in timeline.spans:
         edges += [(span.start, 1, span.kind), (span.end, -1, span.kind)]
-    for hold in timeline.holds:  # the whole session was held back
+    for hold in timeline.holds:  # the whole session was waiting
         edges += [(hold.start, 1, "wait"), (hold.end, -1, "wait")]
     active: Counter[Kind] = Counter()
     at = 0.0
@@ -78,16 +80,16 @@ def _moments(timeline: Timeline) -> Iterator[tuple[float, Counter[Kind]]]:
 
 _SPENT_ON = {
     "send": "sending",
-    "retry": "sending in vain",
-    "hash": "hashing alone",
+    "retry": "failed attempts",
+    "hash": "hashing only",
     "connect": "connecting",
     "answer": "store's answers",
     "commit": "commit",
-    "wait": "waiting to try again",
+    "wait": "waiting to retry",
     "call": "Hub calls",
     IDLE: "nothing",
 }
-"""What each moment counts for, in words."""
+"""What each moment counts as, in words."""
 
 _SLOWED_BY = {
     "send": "went into sending",
@@ -96,16 +98,16 @@ _SLOWED_BY = {
     "connect": "went into opening connections: the network's latency, or TLS",
     "answer": "passed between a part's last byte and the store's answer",
     "commit": "went into the commit, which is the Hub's work",
-    "wait": "was waited before trying again: errors, or rate limits (orange)",
-    "call": "went into calls of the Hub's API: latency rather than bytes",
-    IDLE: "passed with nothing hashed, asked or sent",
+    "wait": "went into waiting before trying again: errors, or rate limits (orange)",
+    "call": "went into requests to the Hub's API: latency rather than bytes",
+    IDLE: "passed with nothing being hashed, requested or sent",
 }
 _WORTH_TELLING = 0.05
 """Share of the connections' time."""
 
 
 def headline(timeline: Timeline) -> str:
-    """What was pushed, and what became of it."""
+    """What was pushed, and the outcome."""
     pushes = timeline.pushes
     if len(pushes) == 1:
         return f"{pushes[0].repo_id or 'a push'}: {pushes[0].outcome}"
@@ -118,7 +120,7 @@ def headline(timeline: Timeline) -> str:
 
 
 def facts(timeline: Timeline) -> str:
-    """The numbers in a line."""
+    """The numbers in one line."""
     seconds = timeline.seconds
     words = [f"{format_bytes(timeline.bytes_sent)} sent in {format_seconds(seconds)}"]
     if seconds > 0:
@@ -131,7 +133,7 @@ def facts(timeline: Timeline) -> str:
 
 
 def bottleneck(judged: Verdict, timeline: Timeline) -> str:
-    """The one sentence to read when there is time for one."""
+    """The most important sentence about the timeline."""
     total = sum(took for _, took in judged.seconds)
     if not total:
         return "Nothing took any time."
@@ -142,7 +144,9 @@ def bottleneck(judged: Verdict, timeline: Timeline) -> str:
         rate = format_rate(timeline.bytes_sent / judged.moving)
         sentence += f", at {rate} on {judged.width:.1f} connections (at most {judged.most})"
     if judged.in_vain >= _WORTH_TELLING:
-        sentence += f"; {_percent(judged.in_vain)} of the connections' time was in vain (red)"
+        sentence += (
+            f"; {_percent(judged.in_vain)} of the connections' time went into failed attempts (red)"
+        )
     return f"{sentence}."
 
 
@@ -150,7 +154,7 @@ def share_words(what: str, took: float, total: float) -> tuple[str, ...]:
     """From the longest to the shortest.
 
     >>> share_words("hash", 3.0, 12.0)
-    ('hashing alone 25 % (3.00 s)', 'hashing alone 25 %', '25 %')
+    ('hashing only 25 % (3.00 s)', 'hashing only 25 %', '25 %')
     """
     share = _percent(took / total)
     named = f"{_SPENT_ON[what]} {share}"
@@ -158,7 +162,7 @@ def share_words(what: str, took: float, total: float) -> tuple[str, ...]:
 
 
 def tick_words(at: float, step: float) -> str:
-    """A moment on the clock, with as many digits as the step between ticks has.
+    """A time on the axis, with as many digits as the step between ticks has.
 
     >>> tick_words(0.5, 0.5), tick_words(30, 10), tick_words(90, 30), tick_words(0.004, 0.002)
     ('0.5 s', '30 s', '1:30', '0.004 s')

@@ -37,12 +37,12 @@ _ROOM: dict[Group, int] = {"hub": 4, "hash": 8, "wait": 4, "connection": LANES, 
 _TITLES: dict[Group, str] = {
     "hub": "Hub calls",
     "hash": "hashing",
-    "wait": "waiting to try again",
+    "wait": "waiting to retry",
     "connection": "connections",
     "transfer": "transfers",
 }
 _ON_TOP: tuple[Kind, ...] = (*("hash", "wait", "call", "connect", "answer", "send", "commit"),)
-"""Where several share a row, later kinds hide earlier ones."""
+"""Where several kinds share a row, later ones hide earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["hash", "wait", "connect", "send", "answer", "retry", "call", "commit"]
-"""What is going on in a span: `connect` is the way to a connection, `answer` the time from a part's
-last byte to the store's word, `retry` an attempt that came to nothing, `wait` what is waited before
-the next one, `call` a call of the Hub's API."""
+"""What happens in a span. `connect` is opening a connection; `answer` is the time from a part's
+last byte to the store's answer; `retry` is an attempt that failed; `wait` is the wait before the
+next one; `call` is a request to the Hub's API."""
 
 Group: TypeAlias = Literal["hash", "hub", "wait", "connection", "transfer"]
-"""What a lane stands for: a hashing thread, a Hub call at a time, a wait, a connection that parts
-go through; a `transfer` is a file that a library of its own sends (Xet)."""
+"""What a lane stands for: a hashing thread, one Hub request at a time, a wait, or a connection for
+parts. A `transfer` is a file that a library of its own sends (Xet)."""
 
 Outcome: TypeAlias = Literal["done", "failed", "cancelled", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Something that took time, in a lane of its group; no two of a lane overlap."""
+    """Something that took time, in a lane of its group. Spans of one lane never overlap."""
 
     kind: Kind
     group: Group
@@ -54,7 +54,7 @@ class FileTrack:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Nothing was sent because the server or the network said so."""
+    """Nothing was sent because the server asked for it or the network was down."""
 
     start: float
     end: float
@@ -75,10 +75,10 @@ class PushTrack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """One run: a push, or several that went side by side.
+    """One run: a push, or several at the same time.
 
-    `throughput` are bytes on the wire per slice of `slice_seconds`; `skipped` counts the rows of a
-    file that were no events.
+    `throughput` is bytes sent per slice of `slice_seconds`; `skipped` counts the rows of a file
+    that are not events.
     """
 
     began: float

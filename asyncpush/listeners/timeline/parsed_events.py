@@ -1,4 +1,4 @@
-"""Events as the timeline takes them, live or out of a file that anything may stand in."""
+"""Events in the form that the timeline uses, live or from a file with any content."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from asyncpush.redaction import redact_value
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One event: its name as JSON lines have it, its when and where, and its fields, of which
-    nothing is certain. Credentials are removed when a text is read."""
+    """One event: its name in JSON lines, its time and span, and its fields, none of which can be
+    relied on. Credentials are removed when a text is read."""
 
     name: str
     time: float
@@ -62,13 +62,15 @@ def moment_of(record: Record) -> Moment:
 
 
 def _fields_of(event: Event) -> dict[str, Any]:
-    """As a row has them, but not scrubbed yet: most are never read, and there are thousands."""
+    """The fields as in a row, but not redacted yet: most are never read, and there are
+    thousands."""
     fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
     return {**fields.pop("fields", {}), **fields}
 
 
 def read_moments(path: str | os.PathLike[str]) -> Iterator[Moment | None]:
-    """The rows of a JSON lines file; None for a line that is no event: cut short, or foreign."""
+    """The rows of a JSON lines file; None for a line that is not an event, because it was cut off
+    or comes from elsewhere."""
     with open(path, "rb") as file:
         for line in file:
             if line.strip():
@@ -92,7 +94,7 @@ def _parsed(line: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(line)  # takes what is written of file names that are not UTF-8
+        return json.loads(line)  # accepts what is written for file names that are not UTF-8
     except (ValueError, RecursionError):
         return None
 

@@ -15,9 +15,10 @@ from asyncpush.listeners.timeline.parsed_events import moment_of, read_moments
 
 
 class TimelineRecorder:
-    """A listener for one run: `on_event` goes where listeners go, such as `UploadConfig(events=)`.
+    """A listener for one run. Pass `on_event` wherever a listener is accepted, such as
+    `UploadConfig(events=)`.
 
-    Keeps a few hundred bytes for each request and file, and no content.
+    It keeps a few hundred bytes for each request and file, and no content.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class TimelineRecorder:
             self._builder.add(moment_of(record))
 
     def timeline(self) -> Timeline:
-        """The timeline of the events so far; what has not ended is cut off there."""
+        """The timeline of the events so far. What has not ended is cut off there."""
         return self._builder.timeline()
 
 
@@ -44,12 +45,12 @@ class Extent:
 def read_timeline(path: str | os.PathLike[str], push: str | None = None) -> tuple[Timeline, int]:
     """The timeline of the last run in a file, and how many other runs there are.
 
-    A run is a push, or several whose times overlap, as those of `push_many` do. `push` names
-    another one by the beginning of its push id, and is drawn alone. The file is read twice and
-    never held in memory; lines that are no events are counted in `Timeline.skipped`.
+    A run is a push, or several whose times overlap, like those of `push_many`. `push` selects
+    another one by the beginning of its push id; it is drawn alone. The file is read twice and never
+    held in memory; lines that are not events are counted in `Timeline.skipped`.
 
-    Raises `SourceError` when nothing in the file is an event of a push, or of that push, and
-    `OSError` when it cannot be read.
+    Raises `SourceError` when the file contains no event of a push, or of that push, and `OSError`
+    when it cannot be read.
     """
     extents: dict[str, Extent] = {}
     skipped = 0
@@ -109,8 +110,8 @@ MISSING = "drawing a timeline needs matplotlib: pip install 'asyncpush[viz]'"
 
 
 def check_target(path: PurePath) -> None:
-    """Checks what can be checked before recording. Raises `ValueError` for a file name whose ending
-    is no known format, and `ImportError` naming the extra when the format needs one that is not
+    """Checks what can be checked before recording. Raises `ValueError` for a file name with an
+    unknown ending, and `ImportError` naming the extra when the format needs one that is not
     installed."""
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"{path.name!r} must end in .svg (a picture) or .json (for Perfetto)")

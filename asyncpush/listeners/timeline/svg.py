@@ -1,6 +1,6 @@
-"""The picture: matplotlib's SVG backend, without pyplot, fonts of its own or anything to fetch.
+"""The picture: matplotlib's SVG backend, without pyplot, embedded fonts or anything to fetch.
 
-Texts stay texts (and can be searched), blocks of one colour are one path, and equal timelines give
+Text stays text (and can be searched), blocks of one colour are one path, and equal timelines give
 equal files.
 """
 
@@ -104,7 +104,7 @@ def _own_settings() -> Iterator[None]:
     """Uses settings of its own, whatever style the user has set for other plots, and restores those
     after."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # File names have characters that the measuring font lacks; the viewer's font has them.
+        # File names may have characters that the measuring font lacks; the viewer's font has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         settings: dict[Any, Any] = matplotlib.rcParams
@@ -216,7 +216,8 @@ class _Canvas:
         self._text(LEFT - 5, middle, label, size=7, colour=_DIM, ha="right", va="center")
 
     def _shape(self, block: Block, top: float, height: float) -> tuple[float, float, float, float]:
-        """With a minimal gap between neighbours; whatever happened has a minimal width."""
+        """With a small gap between neighbours. Everything has a minimum width, so that it can be
+        seen."""
         left = self._x(block.start)
         width = self._x(block.end) - left
         width = max(0.6, round(width - min(0.5, width * 0.15), 1))
@@ -235,7 +236,7 @@ class _Canvas:
                 self._within(axes, left, middle, text, _on(block.shade), 6.5)
 
     def _marks(self, axes: Axes, timeline: Timeline, *, named: bool) -> None:
-        """Waits that held back everything, and the end of what failed."""
+        """Waits that affected everything, and the ends of what failed."""
         for hold in timeline.holds:
             left, right = self._x(hold.start), self._x(hold.end)
             axes.axvspan(left, right, color=COLOURS["wait"], alpha=0.18, linewidth=0)
@@ -299,7 +300,7 @@ class _Canvas:
 
 
 def _on(shade: str) -> str:
-    """The colour of a text upon a colour."""
+    """The text colour that is readable on a colour."""
     return "white" if shade in ("send", "hash", "retry", "commit", "call") else _INK
 
 

@@ -27,7 +27,7 @@ _TRACKS: dict[Group, tuple[int, str]] = {
 
 _FILES = 5
 _SESSION = 0
-"""The process for what pushes share: throughput, and waits that hold back all of them."""
+"""The process for what pushes share: throughput, and waits that affect all of them."""
 
 
 def trace_events(timeline: Timeline) -> bytes:

@@ -1,4 +1,4 @@
-"""A request for a page in, an HTML answer out; also when there is no such page."""
+"""Handlers that answer a request for a page with HTML, also if the page does not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asyncpush.localhub.store.buckets import Buckets
 from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
 from asyncpush.localhub.web import Refusal, flag_in_query, number_in_query, repo_not_found
 
-# What the API and the hub itself answer is not asked for here, not even to say that it is missing.
+# URLs of the API and of the hub itself never lead to pages, not even to an error page.
 _REPO = r"/{prefix:(?:datasets/|spaces/|kernels/)?}{namespace:(?!api/|_)[^/]+}/{name}"
 _MAX_PAGE = 100_000
 
@@ -29,7 +29,8 @@ routes = web.RouteTableDef()
 
 
 def _page(path: str, name: str) -> Callable[[_Handler], _Handler]:
-    """Serve a page, and failures as pages too. A browser is told of no login: there is none."""
+    """Serve a page, and failures as pages too. A browser is never told to log in, because there is
+    no login."""
 
     def register(handler: _Handler) -> _Handler:
         @functools.wraps(handler)
@@ -150,7 +151,7 @@ async def _of_repo(request: web.Request, read: Callable[..., Page], *args: objec
 
 
 async def _html(state: HubState, read: Callable[..., Page], *args: object) -> web.Response:
-    """Read and render in a thread: a long card takes its time."""
+    """Read and render in a thread: a long card takes time."""
     return html_answer(await state.run(_read_and_render, read, *args))
 
 
@@ -158,7 +159,7 @@ def _read_and_render(read: Callable[..., Page], *args: object) -> str:
     return render(read(*args), datetime.now(UTC))
 
 
-# Pages that show what files hold; a gated repo's card and lists are for all to see.
+# These pages show the content of files. A gated repo's card and lists are visible to everybody.
 _SHOWING_FILES = (reading.read_file, reading.read_commit, reading.read_discussion)
 
 # -- failures --
@@ -183,12 +184,12 @@ async def _error_page(request: web.Request, refusal: Refusal) -> ErrorPage:
         case "GatedRepo":
             title = "A gated repo"
         case _:
-            title = "This address makes no sense"
+            title = "This address is not valid"
     return ErrorPage(refusal.status, title, refusal.message)
 
 
 async def _repo_not_found(request: web.Request) -> ErrorPage:
-    """A hub with a token tells nobody else which private repos it has."""
+    """A hub with a token does not reveal which private repos it has."""
     state = state_of(request)
     try:
         wanted = repo_of(request)
@@ -208,7 +209,7 @@ async def _repo_not_found(request: web.Request) -> ErrorPage:
 
 
 def _ways_in(state: HubState, request: web.Request, repo: RepoId) -> tuple[Hint, ...]:
-    """How someone who may read a private repo reads it."""
+    """How to read a private repo for those who have access."""
     endpoint = state.base_url(request)
     kind = "" if repo.type == "model" else f" --repo-type {repo.type}"
     api = f"{endpoint}/api/{repo.type}s/{repo.full_name}"
@@ -250,6 +251,6 @@ def html_answer(html: str, *, status: int = 200) -> web.Response:
 
 
 def static_answer(body: bytes, content_type: str) -> web.Response:
-    """For a URL that changes with what is behind it."""
+    """For a URL that changes with its content."""
     headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
     return web.Response(body=body, headers=headers, content_type=content_type)

@@ -34,7 +34,7 @@ class Links:
         return f"{self._at('blob', revision)}/{_quoted(path, '/')}"
 
     def source(self, revision: str, path: str) -> str:
-        """The page of a Markdown file that shows it as it was written."""
+        """The page that shows a Markdown file's source."""
         return f"{self.blob(revision, path)}?source=1"
 
     def raw(self, revision: str, path: str) -> str:

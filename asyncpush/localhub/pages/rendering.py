@@ -1,4 +1,4 @@
-"""Views in, HTML out. Whatever a view holds is text, and is escaped, unless it is `Markup`."""
+"""From views to HTML. Everything in a view is text, and is escaped, unless it is `Markup`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from asyncpush.localhub.pages.views import Page
 _STATIC = Path(__file__).parent / "static"
 STYLE = (_STATIC / "style.css").read_bytes()
 ICON = (_STATIC / "icon.svg").read_bytes()
-# Named by what is in them, so that a browser may keep them for ever.
+# Their names contain a hash of their content, so that a browser may keep them for ever.
 STYLE_URL = f"/_pages/style-{hashlib.sha256(STYLE).hexdigest()[:12]}.css"
 ICON_URL = f"/_pages/icon-{hashlib.sha256(ICON).hexdigest()[:12]}.svg"
 
-# These turn the direction of the text around them: a name could show its end as its middle.
+# These characters change the direction of text: a name could show its end in the middle.
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
@@ -37,7 +37,7 @@ def visible(text: str) -> str:
 
 
 def render(page: Page, now: datetime) -> str:
-    """The page as HTML; `now` is what "2 days ago" counts from."""
+    """The page as HTML; "2 days ago" is relative to `now`."""
     return _TEMPLATES.get_template(page.template).render(page=page, now=now)
 
 

@@ -17,7 +17,7 @@ from asyncpush.localhub.store.pulls import Status
 
 @dataclass(frozen=True, slots=True)
 class Pager:
-    """`label` says what of how much is shown here ("1–200 of 10,000")."""
+    """`label` says which rows are shown here, and of how many ("1–200 of 10,000")."""
 
     label: str
     previous: str | None = None
@@ -48,7 +48,7 @@ class Repo:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A branch, a tag or a pull request to look at instead."""
+    """Another branch, tag or pull request to view."""
 
     kind: Literal["branch", "tag", "pull request"]
     name: str
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """`name` is what the URL says, `oid` the commit it stands for."""
+    """`name` is the revision in the URL, `oid` the commit it points to."""
 
     name: str
     oid: str
@@ -87,7 +87,7 @@ def is_oid(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Crumb:
-    """A folder on the way to what is shown."""
+    """A folder on the path to what is shown."""
 
     name: str
     href: str
@@ -174,8 +174,9 @@ class Card:
 class Row:
     """A file or a folder in a folder. `lfs` is the sha256 of a file that is kept in LFS.
 
-    A folder has no size, nor has a file whose name is not UTF-8: no API can ask for that one.
-    `last` is the commit that changed it last, when that is not too far back to look for.
+    A folder has no size, and neither has a file whose name is not UTF-8, which no API can request.
+    `last` is the last commit that changed it, if that is not too far back in the history to look
+    for.
     """
 
     name: str
@@ -208,7 +209,7 @@ class FolderPage:
 
 @dataclass(frozen=True, slots=True)
 class BucketRow:
-    """A file of a bucket, or a folder with how many `files` it holds; sizes are bytes."""
+    """A file of a bucket, or a folder that contains `files` files. Sizes are bytes."""
 
     name: str
     href: str
@@ -219,7 +220,7 @@ class BucketRow:
 
 @dataclass(frozen=True, slots=True)
 class BucketPage:
-    """`size` and `total_files` are of the whole bucket."""
+    """`size` and `total_files` count the whole bucket."""
 
     template: ClassVar[str] = "bucket.html"
     id: RepoId
@@ -314,7 +315,7 @@ Change = Literal["added", "changed", "deleted"]
 
 @dataclass(frozen=True, slots=True)
 class ChangedFile:
-    """`before` and `after` are sizes in bytes; None where there is no file, or none to measure."""
+    """`before` and `after` are sizes in bytes; None if there is no file, or its size is unknown."""
 
     path: str
     change: Change
@@ -325,7 +326,7 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The first of the changed files, and how many there are in all."""
+    """The first of the changed files, and the number of all changed files."""
 
     files: Sequence[ChangedFile]
     count: int
@@ -369,7 +370,7 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Anything but a comment, told in a few words."""
+    """Anything but a comment, described in a few words."""
 
     author: str
     at: datetime
@@ -397,7 +398,7 @@ class DiscussionPage:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A way to go on, with a command or an address to copy."""
+    """A command or an address to copy, for a next step."""
 
     words: str
     code: str

@@ -1,4 +1,4 @@
-"""Buckets: made, listed, changed in batches, read.
+"""Buckets: creating, listing, changing in batches, and reading.
 
     POST/GET/DELETE /api/buckets/{namespace}/{name}         "bucket-create", "bucket", ...
     GET  /api/buckets/{namespace}                           "buckets"
@@ -8,9 +8,9 @@
     GET  .../xet-{read,write}-token                         "bucket-xet-{read,write}-token"
     GET  /buckets/{namespace}/{name}/resolve/{path}         "bucket-resolve"
 
-A batch is not a transaction to its clients: what fails is listed, the rest is done. A copy needs
-read access to its source, which must hold the file; to add a file is to know its hash, which nobody
-can guess.
+For clients a batch is not a transaction: failed operations are listed, the others are carried out.
+A copy needs read access to its source, which must contain the file. Adding a file needs only its
+Xet hash, which nobody can guess.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from asyncpush.localhub.web import (
 OPERATIONS_LIMIT = 1000
 PAGE = 1000
 _EMPTY = "0" * 64
-"""The Xet hash of no bytes; no shard describes them."""
+"""The Xet hash of an empty file, which no shard describes."""
 _API = "/api/buckets/{namespace}/{name}"
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -125,7 +125,8 @@ async def list_buckets(request: web.Request) -> web.Response:
 
 @routes.get(_API + "/xet-write-token", name="bucket-xet-write-token")
 async def write_token(request: web.Request) -> web.Response:
-    """Also where the hub grants none for repos: nothing but Xet leads into a bucket."""
+    """Granted even if the hub grants no Xet token for repos: buckets can only be written through
+    Xet."""
     await _writable(request)
     return granted(request, state_of(request), "write")
 
@@ -159,7 +160,8 @@ async def batch(request: web.Request) -> web.Response:
 def _apply(
     state: HubState, user: str | None, bucket: RepoId, operations: list[Any]
 ) -> list[dict[str, str]]:
-    """Do what can be done; the failures. Of several operations on one path the last counts."""
+    """Carry out the operations that are possible. Returns those that failed. Of several operations
+    on one path the last one counts."""
     failed: list[dict[str, str]] = []
     sources = _Sources(state, user)
     puts: dict[str, BucketFile] = {}
@@ -187,7 +189,7 @@ def _apply(
 
 
 class _Sources:
-    """What a batch copies from. Each repo or bucket is looked into once."""
+    """The sources that a batch copies from. Each repo or bucket is read only once."""
 
     def __init__(self, state: HubState, user: str | None) -> None:
         self._state = state
@@ -195,7 +197,7 @@ class _Sources:
         self._held: dict[tuple[object, object], frozenset[str]] = {}
 
     def check(self, fields: dict[str, Any]) -> None:
-        """A 404 unless the user may read the source and it holds the file."""
+        """Raises a 404 unless the user may read the source and it contains the file."""
         source = fields.get("sourceRepoType"), fields.get("sourceRepoId")
         if source not in self._held:
             self._held[source] = self._hashes(*source)
@@ -262,7 +264,7 @@ async def tree_below(request: web.Request) -> web.Response:
 
 
 async def _tree(request: web.Request, prefix: str) -> web.Response:
-    """The prefix is one of text: "logs" also lists "logs.json"."""
+    """The prefix is compared as text: "logs" also matches "logs.json"."""
     state = state_of(request)
     bucket, _ = await readable(request)
     limit = number_in_query(request, "limit", PAGE, low=1, high=PAGE)
@@ -283,19 +285,20 @@ async def _tree(request: web.Request, prefix: str) -> web.Response:
 
 
 def _level(files: list[BucketFile], prefix: str) -> Iterator[dict[str, Any]]:
-    """Files and folders of one level: of the folder that the prefix names, else beside it."""
+    """The files and folders of one level: within the folder that the prefix names, otherwise next
+    to it."""
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
     if folder and not any(file.path.startswith(folder) for file in files):
         folder = f"{prefix.rpartition('/')[0]}/".removeprefix("/")
-    told: set[str] = set()
+    listed: set[str] = set()
     for file in files:
         if not file.path.startswith(folder):
             continue
         name, slash, _ = file.path[len(folder) :].partition("/")
         if not slash:
             yield _row(file)
-        elif name not in told:
-            told.add(name)
+        elif name not in listed:
+            listed.add(name)
             uploaded = wire_time(file.uploaded_at)
             yield {"type": "directory", "path": folder + name, "uploadedAt": uploaded}
 
@@ -348,7 +351,7 @@ def _named(request: web.Request) -> RepoId:
 
 
 def _namespace(request: web.Request) -> str:
-    """`me` is the user's own namespace, where users have names."""
+    """`me` means the user's own namespace, if users have names."""
     namespace, user = request.match_info["namespace"], user_of(request)
     return namespace if namespace != "me" or user in (None, USER) else str(user)
 
@@ -364,7 +367,7 @@ def _owns(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) 
 
 
 async def readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
-    """The bucket of this URL, if it is there for this user to look at."""
+    """The bucket of this URL, if it exists and this user may read it."""
     state, user = state_of(request), user_of(request)
     try:
         try:

@@ -1,4 +1,4 @@
-"""The commit call: its lines are read one by one, so memory holds only a few of them."""
+"""The commit request. Its lines are read one by one, so that memory holds only a few of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ from asyncpush.localhub.web import (
 MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
 MAX_BODY_BYTES = 2 << 30
 MAX_CHANGES = 100_000
-# Lines are handled by the megabyte: a thread hop for each small file would cost more than its work.
+# Lines are handled by the megabyte: switching to a thread for each small file would take longer
+# than the work itself.
 _BATCH_BYTES = 1 << 20
 
 _PULL_REF = re.compile(r"refs/pr/([1-9][0-9]{0,8})", re.ASCII)
@@ -53,7 +54,7 @@ routes = web.RouteTableDef()
 
 @dataclass
 class _Draft:
-    """A commit, as far as it has been read."""
+    """A commit that is being read."""
 
     header: dict[str, Any] | None = None
     changes: list[Change | _LfsFile] = field(default_factory=list)
@@ -61,7 +62,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _LfsFile:
-    """Named by the client, not looked up yet. A copy by the official client has no size."""
+    """A file named by the client, not looked up yet. A copy by the official client has no size."""
 
     path: str
     oid: str
@@ -109,7 +110,7 @@ async def post_commit(request: web.Request) -> web.Response:
 
 
 async def _is_own_pull(request: web.Request, revision: str, user: str) -> bool:
-    """Whoever opened a pull request may add to it."""
+    """Those who opened a pull request may add commits to it."""
     state, match = state_of(request), _PULL_REF.fullmatch(revision)
     if match is None:
         return False
@@ -174,7 +175,7 @@ def _parse_lines(lines: list[bytes]) -> list[dict[str, Any] | _Content | Change 
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | _Content | Change | _LfsFile:
-    """The header as it is; every other line as the change it asks for."""
+    """The header as it is, and every other line as the change it describes."""
     item = parse_object(line)
     key, value = item.get("key"), item.get("value")
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Discussions and pull requests: listed, opened, commented on, merged."""
+"""Discussions and pull requests: listing, opening, commenting and merging."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ async def merge(request: web.Request) -> web.Response:
 async def _change(
     request: web.Request, *, by: Literal["anyone", "author", "owner"] = "author"
 ) -> tuple[RepoId, int, str, dict[str, Any]]:
-    """The discussion and the body; an author may change what the owner may."""
+    """The discussion and the body. `by` says who may make the request: anyone, the discussion's
+    author or the repo's owner, or only the owner."""
     state, user = state_of(request), require_user(request)
     number = int(request.match_info["num"])
     repo = await state.contributable(request)

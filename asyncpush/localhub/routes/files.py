@@ -36,7 +36,7 @@ from asyncpush.localhub.xet import XetStore
 
 MAX_PATHS = 1000
 PAGE = 1000
-# The last commit of each file takes a walk through the history.
+# Finding the last commit of each file means walking through the history.
 EXPANDED_PAGE = 50
 
 routes = web.RouteTableDef()
@@ -52,7 +52,7 @@ async def paths_info(request: web.Request) -> web.Response:
 
 
 async def _wanted_paths(request: web.Request) -> tuple[Sequence[str], bool]:
-    """JSON, or the form that the official client sends."""
+    """The body is JSON, or the form that the official client sends."""
     body = await read_body(request)
     if request.content_type == "application/json":
         value = parse_object(body)
@@ -96,7 +96,7 @@ async def tree(request: web.Request) -> web.Response:
     headers = None
     if len(entries) > limit:
         entries.pop()
-        # The next page is of the same commit, wherever the branch points by then.
+        # The next page shows the same commit, even if the branch has moved by then.
         base = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}/tree/{commit}"
         folder = request.rel_url.raw_path.split("/tree/", 1)[1].partition("/")[2]
         url = f"{base}/{folder}" if folder else base
@@ -178,7 +178,7 @@ async def resolve(request: web.Request) -> web.StreamResponse:
 
 @routes.get(_REPO + "/raw/{revision}/{path:.+}", name="raw")
 async def raw(request: web.Request) -> web.StreamResponse:
-    """What git stores: for a file in LFS its pointer."""
+    """The content that git stores: for a file in LFS this is its pointer."""
     return await _serve(request, as_in_git=True)
 
 
@@ -211,7 +211,7 @@ async def _serve(request: web.Request, *, as_in_git: bool) -> web.StreamResponse
 async def _send(
     request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]
 ) -> None:
-    """The headers have been sent already: a failure from here on cuts the body short."""
+    """The headers have already been sent, so a failure from here on can only cut off the body."""
     try:
         async for piece in pieces:
             await response.write(piece)
@@ -274,8 +274,8 @@ def _content_type(path: str) -> str:
 
 
 def wanted_range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
-    """`(start, stop)`, stop exclusive; None for the whole file: no range, or one that is not
-    understood."""
+    """`(start, stop)`, stop exclusive. None means the whole file: there is no range, or an unknown
+    kind of range."""
     match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if match is None or request.headers.get("If-Range", etag) != etag or match[0] == "bytes=-":
         return None

@@ -64,7 +64,8 @@ async def fetch(request: web.Request) -> web.StreamResponse:
 
 @routes.post(_REPO + "/git-receive-pack", name="git-push")
 async def push(request: web.Request) -> web.StreamResponse:
-    """The body is read completely before the repo is locked: a slow client blocks no other."""
+    """The body is read completely before the repo is locked, so that a slow client does not block
+    others."""
     state, user = state_of(request), require_user(request)
     repo = await state.contributable(request)
     check_installed()
@@ -109,11 +110,11 @@ async def _spool(request: web.Request, state: HubState, body: IO[bytes]) -> int:
 async def _stream(
     request: web.Request, state: HubState, repo: RepoId, path: str, body: bytes
 ) -> web.StreamResponse:
-    """Run git on a request, and pass on its answer as it comes."""
+    """Run git on a request, and pass on its answer as it is produced."""
     check_installed()
     variables = _variables(request, state, repo, path) | {
         "CONTENT_LENGTH": str(len(body)),
-        "REMOTE_USER": "anyone",  # Whether the user may do this was decided above.
+        "REMOTE_USER": "anyone",  # The user's permission was checked above.
     }
     process = await stream_backend(variables)
     async with _ended(process):
@@ -169,7 +170,7 @@ def _variables(request: web.Request, state: HubState, repo: RepoId, path: str) -
 
 
 def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Status and headers of a CGI answer. An answer without any is a failure of git itself."""
+    """Status and headers of a CGI answer. An answer without headers is a failure of git itself."""
     status, headers = 200, {}
     for line in head.decode("latin-1").splitlines():
         name, _, value = line.partition(":")

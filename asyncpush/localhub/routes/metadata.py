@@ -1,5 +1,5 @@
-"""What repos tell about themselves: lists of repos; one repo's head, files, card and commits; and
-validation of cards."""
+"""Metadata of repos: lists of repos; one repo's head, files, card and commits; and validation of
+cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
-from asyncpush.localhub.cards import check_card
+from asyncpush.localhub.cards import CARD_NAME, check_card
 from asyncpush.localhub.routes.repos import KIND, REPO
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
@@ -28,7 +28,6 @@ from asyncpush.localhub.web import (
     text_of,
     wire_time,
 )
-from asyncpush.models import CARD_NAME
 
 COMMITS_PAGE = 50
 REPOS_PAGE = 1000
@@ -58,7 +57,7 @@ async def _info(request: web.Request, revision: str) -> web.Response:
 
 
 def _expanded(about: dict[str, Any], request: web.Request) -> dict[str, Any]:
-    """Only what was asked for, when something was."""
+    """Only the requested fields, if any were requested."""
     expand = _values(request, "expand")
     return {key: about[key] for key in ("_id", "id", *expand) if key in about} if expand else about
 
@@ -73,7 +72,7 @@ _SHORT = (
     *("_id", "id", "modelId", "author", "private", "gated", "createdAt", "lastModified"),
     *("downloads", "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "sdk"),
 )
-"""What a list shows of each repo; the rest with `full`."""
+"""The fields of a repo in a list; `full` adds the rest."""
 _SORTED_BY = {
     "lastModified": "lastModified",
     "last_modified": "lastModified",
@@ -108,8 +107,8 @@ async def list_repos(request: web.Request) -> web.Response:
 def _page_of_repos(
     state: HubState, request: web.Request, repo_type: RepoType, start: int, stop: int
 ) -> list[dict[str, Any]]:
-    """In the order that the query names, by name if it names none; then only the repos of the page
-    are read."""
+    """In the order that the query names, by default by name. Only the repos of the page are
+    read."""
     found: Iterable[dict[str, Any]] = _matching_repos(state, request, repo_type)
     key = _SORTED_BY.get(request.query.get("sort", ""))
     if key is not None:
@@ -146,7 +145,7 @@ def _matching_repos(
 def describe(
     repos: Repos, repo: RepoId, revision: str, with_blobs: bool, with_files: bool = True
 ) -> dict[str, Any]:
-    """Everything that the Hub tells of a repo at a revision."""
+    """Everything that the Hub says about a repo at a revision."""
     about = repos.info(repo)
     with repos.open(repo) as opened:
         commit = opened.commit(opened.resolve(revision))
@@ -186,7 +185,7 @@ def _card(repo: GitRepo, commit: str, repo_type: RepoType) -> dict[str, Any]:
 
 
 def _tags(card: dict[str, Any]) -> list[str]:
-    """As the Hub derives them from a card, for its filters."""
+    """The tags that the Hub derives from a card, for its filters."""
     found: list[str] = [card["library_name"]] if card.get("library_name") else []
     found += [card["pipeline_tag"]] if card.get("pipeline_tag") else []
     found += _listed(card.get("tags"))
@@ -202,7 +201,8 @@ def _listed(value: Any) -> list[str]:
 
 
 def _siblings(repo: GitRepo, commit: str, with_blobs: bool) -> list[dict[str, Any]]:
-    """Clients often ask for a revision only for its sha: sizes are looked up on request."""
+    """Clients often request a revision only for its sha, so sizes are looked up only when
+    requested."""
     if not with_blobs:
         return [{"rfilename": path} for path in repo.file_paths(commit)]
     walk = repo.walk(commit, recursive=True)

@@ -1,11 +1,11 @@
-"""Tokens that expire: `POST /oauth/token`, as the public Hub answers it.
+"""Tokens that expire: `POST /oauth/token`, like on the public Hub.
 
     grant_type=refresh_token                      a form: refresh_token, client_id (RFC 6749, 6)
     grant_type=urn:ietf:params:oauth:grant-type:token-exchange
                                                   JSON: subject_token, resource (RFC 8693)
 
 The first renews a login of `hf auth login`, and replaces the refresh token. The second is trusted
-publishing: a CI job proves who it is by an id token, and gets a token to write to one repo.
+publishing: a CI job identifies itself with an id token, and gets a token to write to one repo.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.web import json_answer
 
 TrustedPublishers: TypeAlias = Mapping[str, Callable[[str], bool]]
-"""By resource (`me/m`, `datasets/me/d`): whether an id token is of a job that may publish there."""
+"""For a resource (`me/m`, `datasets/me/d`), whether an id token comes from a job that may publish
+there."""
 
 REFRESH = "refresh_token"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -72,7 +73,7 @@ def _exchanged(request: web.Request, fields: Mapping[str, str]) -> web.Response:
 
 
 def _is_trusted(state: HubState, resource: str, id_token: str) -> bool:
-    """A hub that takes any token takes any id token, unless it was told whom to trust."""
+    """Without a list of trusted publishers, a hub that accepts any token accepts any id token."""
     if state.trusted_publishers is None:
         return state.users.is_open
     check = state.trusted_publishers.get(resource)
@@ -80,7 +81,7 @@ def _is_trusted(state: HubState, resource: str, id_token: str) -> bool:
 
 
 def _owner(state: HubState, resource: str) -> str:
-    """The user that the namespace belongs to, or the only one."""
+    """The user that owns the namespace, or the hub's only user."""
     kind, _, rest = resource.partition("/")
     namespace = rest.partition("/")[0] if kind in ("datasets", "spaces", "kernels") else kind
     if namespace in state.users.names:
@@ -89,7 +90,7 @@ def _owner(state: HubState, resource: str) -> str:
 
 
 async def _fields(request: web.Request) -> dict[str, str]:
-    """What a form or a JSON object says, as far as it is text."""
+    """The text fields of a form or a JSON object."""
     fields: Mapping[str, Any] = {}
     if request.content_type == "application/json":
         try:
@@ -109,6 +110,6 @@ def _issued(access_token: str, expires_in: int, **more: str) -> web.Response:
 
 
 def _refused(error: str, description: str) -> web.Response:
-    """RFC 6749, 5.2."""
+    """An error answer as in RFC 6749, 5.2."""
     answer = {"error": error, "error_description": description}
     return json_answer(answer, status=400, headers=_NO_STORE)

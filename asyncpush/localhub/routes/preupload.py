@@ -1,5 +1,4 @@
-"""Preupload: how each file is to be sent, whether it is to be sent at all, and what exists
-already."""
+"""Preupload: how each file should be sent, which files are ignored, and what already exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Repos as a whole: created, described, renamed, hidden, deleted; and who the user is."""
+"""Repos as a whole: creating, describing, renaming, hiding and deleting them; and the user's
+account."""
 
 from __future__ import annotations
 
@@ -149,14 +150,14 @@ async def auth_check_write(request: web.Request) -> web.Response:
 
 
 def _check_owner(state: HubState, repo: RepoId, user: str) -> None:
-    """A user who does not own a private repo is not told that it exists."""
+    """Raises unless the user owns the repo. Others are not told that a private repo exists."""
     info = state.repos.info(repo)
     if not state.owns(user, repo, info):
         raise repo_not_found() if info.private else forbidden(f"{repo.full_name} is not yours")
 
 
 def _check_namespace(state: HubState, repo: RepoId, user: str) -> None:
-    """A name that no user has is an organisation's, and all users are its members."""
+    """A namespace that is not a user's name is an organisation, and all users are its members."""
     if repo.namespace in state.users.names - {user}:
         raise forbidden(
             f"You don't have the rights to create a {repo.type} under the namespace"
@@ -186,7 +187,7 @@ def _full_name(repo_type: RepoType, full_name: str) -> RepoId:
 
 
 def _visibility(body: dict[str, Any]) -> bool | None:
-    """Whether it is to be private; None when the body does not say."""
+    """Whether the repo is to be private; None when the body does not say."""
     visibility, private = body.get("visibility"), body.get("private")
     if visibility not in (None, "public", "private", "protected"):
         raise bad_request("'visibility' must be 'public', 'private' or, of a Space, 'protected'")

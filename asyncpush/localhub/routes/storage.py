@@ -95,8 +95,8 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
 
 @routes.post(REPO + "/lfs-files/duplicate", name="lfs-files-duplicate")
 async def duplicate_lfs_files(request: web.Request) -> web.Response:
-    """One store serves all repos: an object that this repo's history names can be named by the
-    target's at once."""
+    """All repos share one store, so an object in this repo's history can be used by the target at
+    once."""
     state = state_of(request)
     own_repo = await state.open_to_read(request)
     user, body = signed_in(request), await read_json(request)
@@ -116,7 +116,7 @@ async def duplicate_lfs_files(request: web.Request) -> web.Response:
 
 
 async def _not_duplicated(state: HubState, own: Collection[str], file: object) -> str | None:
-    """Why this is no object that a repo which has the objects `own` can give."""
+    """Why a repo with the objects `own` cannot provide this object."""
     oid = file.get("sha256") if isinstance(file, dict) else None
     if not isinstance(file, dict) or not is_oid(oid):
         return "Not a sha256"
@@ -158,7 +158,7 @@ def _updated(state: HubState, repo: RepoId) -> datetime | None:
 
 
 def _storage(state: HubState, user: str, namespace: str | None) -> list[dict[str, Any]]:
-    """The repos that this user owns, with the size of the LFS files that each names."""
+    """The repos that this user owns, with the size of the LFS files in each."""
     owned: list[tuple[RepoId, int, RepoInfo]] = []
     for repo_type in REPO_TYPES:
         for repo in state.repos.list(repo_type, namespace):

@@ -55,7 +55,7 @@ async def read_token(request: web.Request) -> web.Response:
 
 
 def read_token_url(state: HubState, request: web.Request, repo: RepoId, revision: str) -> str:
-    """Where a client that has found a Xet file asks for a token to read it."""
+    """The URL from which a client gets a token to read a Xet file."""
     base = f"{state.base_url(request)}/api/{repo.type}s/{repo.full_name}"
     return f"{base}/xet-read-token/{quote(revision, safe='')}"
 
@@ -189,8 +189,9 @@ async def post_telemetry(request: web.Request) -> web.Response:
 
 @routes.route("*", f"{CAS}/{{rest:.*}}", name="newer-xet")
 async def newer(request: web.Request) -> web.Response:
-    """A 404, not the 401 that an unknown path would get for its Xet token."""
-    raise Refusal(404, "This hub does not speak that")
+    """A 404 for a version of the API that this hub does not have. An unknown path would give a 401
+    for its Xet token."""
+    raise Refusal(404, "This hub does not support this version of the API")
 
 
 def cas_url(state: HubState, request: web.Request) -> str:

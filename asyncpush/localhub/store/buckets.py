@@ -1,8 +1,9 @@
-"""Buckets on the disk: mutable sets of named files whose bytes are in the Xet store.
+"""Buckets on disk: mutable sets of named files whose content is in the Xet store.
 
-    buckets/<namespace>/<name>/files.db    one SQLite database a bucket: its files, and who made it
+    buckets/<namespace>/<name>/files.db    an SQLite database: the files, and who created the bucket
 
-A bucket is built aside and renamed into place; deleting it renames it away first.
+A new bucket is built in a temporary folder and renamed into place. Deleting one renames it away
+first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from asyncpush.localhub.store.names import RepoId, make_repo_id
 from asyncpush.localhub.web import Refusal, conflict
 
-_PATIENCE = 30.0
+_LOCK_TIMEOUT = 30.0
 _SCHEMA = """
 CREATE TABLE about (author TEXT, created_at TEXT, private INTEGER);
 CREATE TABLE files (
@@ -51,7 +52,7 @@ class BucketFile:
 
 
 def make_bucket_id(namespace: str, name: str) -> RepoId:
-    """Buckets are named as models are. Raises a 400."""
+    """Bucket ids follow the same rules as model ids. Raises a 400."""
     return make_repo_id("model", namespace, name)
 
 
@@ -60,14 +61,14 @@ def bucket_not_found() -> Refusal:
 
 
 class Buckets:
-    """All buckets below `root`. Blocks: call it in threads."""
+    """All buckets below `root`. Methods block: call them in threads."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "buckets"
         self._workshop = root / "tmp"
 
     def create(self, bucket: RepoId, author: str, *, private: bool) -> None:
-        """Raises a 409 if it exists."""
+        """Raises a 409 if the bucket exists."""
         aside = self._aside()
         aside.mkdir(parents=True)
         with closing(sqlite3.connect(aside / "files.db")) as database:
@@ -79,7 +80,7 @@ class Buckets:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.rename(target)
-        except OSError:  # a folder that is not empty is in its place
+        except OSError:  # a bucket exists at this path
             shutil.rmtree(aside, ignore_errors=True)
             raise conflict(f"You already created this bucket: {bucket.full_name}") from None
 
@@ -111,7 +112,7 @@ class Buckets:
         )
 
     def change(self, bucket: RepoId, files: Sequence[BucketFile], deleted: Sequence[str]) -> None:
-        """Put and remove files, in one transaction."""
+        """Add and remove files, in one transaction."""
         with self._open(bucket) as database:
             database.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in deleted])
             database.executemany(
@@ -131,7 +132,8 @@ class Buckets:
             return [BucketFile(*row) for row in rows if row is not None]
 
     def below(self, bucket: RepoId, prefix: str, after: str, limit: int) -> list[BucketFile]:
-        """The first files, by path, that begin with `prefix` and come after the path `after`."""
+        """The first files, in order of path, that begin with `prefix` and come after the path
+        `after`."""
         query = (
             "SELECT * FROM files WHERE path >= ? AND path > ? AND substr(path, 1, ?) = ?"
             " ORDER BY path LIMIT ?"
@@ -151,5 +153,5 @@ class Buckets:
         path = self._path(bucket) / "files.db"
         if not path.exists():
             raise bucket_not_found()
-        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as database:
+        with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT)) as database:
             yield database

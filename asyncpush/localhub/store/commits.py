@@ -1,4 +1,4 @@
-"""The commit: all changes or none, on the head that the client saw or not at all."""
+"""The commit: all changes or none, on the head that the client has seen or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pygit2
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.store.gitrepo import MAIN, FolderEntry, GitRepo, LfsPointer
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.lfs_rules import check_card_of_commit, with_rules
@@ -23,12 +24,11 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, bad_request, entry_not_found, revision_not_found
-from asyncpush.models import CARD_NAME
 
 
 @dataclass(frozen=True, slots=True)
 class PutFile:
-    """A file whose blob is in the repository already; nothing shows it before the commit."""
+    """A file whose blob is already in the repository. It becomes visible with the commit."""
 
     path: str
     blob: str
@@ -42,7 +42,7 @@ class PutLfs:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
-    """Also deletes a folder: the Hub makes no difference."""
+    """Also deletes a folder: the Hub does not distinguish the two."""
 
     path: str
 
@@ -73,7 +73,7 @@ class Committed:
 
 
 def add_blob(repos: Repos, repo: RepoId, contents: Sequence[bytes]) -> list[str]:
-    """Store the bytes of regular files ahead of their commit. Needs no lock: objects are only ever
+    """Store the content of regular files before their commit. Needs no lock: objects are only ever
     added."""
     with repos.open(repo) as opened:
         return [str(opened.git.create_blob(content)) for content in contents]
@@ -118,12 +118,12 @@ def _target(repo: GitRepo, revision: str) -> tuple[str, str]:
         head = repo.ref_target(ref)
         if head is not None and ref.startswith(("refs/heads/", "refs/pr/")):
             return ref, head
-    repo.resolve(revision)  # a 404 when there is nothing of this name
+    repo.resolve(revision)  # a 404 if there is no such revision
     raise bad_request(f"{revision!r} is not a branch: commits go to branches and pull requests")
 
 
 def _parent_of_pull_request(repo: GitRepo, revision: str, parent: str | None) -> str:
-    """A pull request targets a branch: an oid or a tag is none, whatever it leads to."""
+    """A pull request targets a branch. An oid or a tag is not a branch, whatever it points to."""
     branch = MAIN if revision == "HEAD" else f"refs/heads/{revision.removeprefix('refs/heads/')}"
     head = repo.ref_target(branch)
     if head is None:
@@ -151,7 +151,8 @@ def _make_commit(repo: GitRepo, repo_type: RepoType, parent: str, request: Commi
 
 
 def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Change]:
-    """The rules that LFS files still need; a commit that brings its own .gitattributes keeps it."""
+    """The rules that LFS files still need. A commit with its own .gitattributes keeps it
+    unchanged."""
     if any(change.path == ATTRIBUTES for change in changes):
         return []
     there = repo.entry(parent, ATTRIBUTES)
@@ -168,7 +169,7 @@ def _lfs_rules(repo: GitRepo, parent: str, changes: Sequence[Change]) -> list[Ch
 def _changed_tree(
     repo: GitRepo, tree: pygit2.Tree, changes: Sequence[Change]
 ) -> tuple[pygit2.Oid, list[str]]:
-    """Deletions are applied first, wherever they stand: a file may replace a folder."""
+    """Deletions are applied first, whatever their position: a file may replace a folder."""
     draft = TreeDraft(repo.git, tree)
     for change in changes:
         match change:

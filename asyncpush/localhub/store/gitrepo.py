@@ -27,15 +27,15 @@ _COMMIT_ID = re.compile(r"[0-9a-f]{7,40}")
 _NEWEST_FIRST = SortMode.TOPOLOGICAL | SortMode.TIME
 _ATTRIBUTES_OF_COMMIT = AttrCheck.INDEX_ONLY | AttrCheck.NO_SYSTEM | AttrCheck.INCLUDE_COMMIT
 
-# libgit2 caches no tree above 4 KB by default: each of a thousand path lookups would read the
+# By default libgit2 caches no tree above 4 KB, so each of a thousand path lookups would read the
 # folder again (0.3 ms each, measured).
 pygit2.settings.cache_object_limit(ObjectType.TREE, 4 << 20)
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file in a tree. `oid` is the git blob's; `size` is the size of the file itself, also when
-    it is in LFS."""
+    """A file in a tree. `oid` is that of the git blob; `size` is the size of the file itself, also
+    for a file in LFS."""
 
     path: str
     oid: str
@@ -96,7 +96,7 @@ class GitRepo:
     def _commit_id(self, digits: str) -> str | None:
         try:
             found = self.git.get(digits)
-        except ValueError:  # there are several
+        except ValueError:  # more than one object matches
             return None
         return str(found.id) if isinstance(found, pygit2.Commit) else None
 
@@ -147,7 +147,7 @@ class GitRepo:
         return entry
 
     def content(self, oid: str) -> bytes:
-        """The bytes of a git blob (a pointer's text, for a file in LFS)."""
+        """The content of a git blob (for a file in LFS, the text of its pointer)."""
         return self.git[oid].peel(pygit2.Blob).data
 
     def walk(
@@ -172,7 +172,7 @@ class GitRepo:
         items = iter(tree)
         if marks:
             items = dropwhile(lambda item: _name(item) != marks[0], items)
-            # The marked item was listed before; its content may not have been.
+            # The marked item was already listed; its content may not have been.
             mark = next(items, None)
             if recursive and isinstance(mark, pygit2.Tree):
                 yield from self._walk(mark, f"{prefix}{marks[0]}/", True, marks[1:])
@@ -188,7 +188,8 @@ class GitRepo:
         return list(_file_paths(self.tree(commit), ""))
 
     def changed_last(self, commit: str, paths: Iterable[str]) -> dict[str, Commit]:
-        """For each path the newest commit that changed it: one walk backwards for all of them."""
+        """For each path, the newest commit that changed it. One walk through the history finds all
+        of them."""
         wanted = set(paths)
         found: dict[str, Commit] = {}
         for candidate in self.git.walk(pygit2.Oid(hex=commit), _NEWEST_FIRST):
@@ -200,7 +201,7 @@ class GitRepo:
         return found
 
     def is_lfs_path(self, commit: str, path: str) -> bool:
-        """Whether the .gitattributes of that commit send `path` through LFS."""
+        """Whether the .gitattributes of that commit put `path` into LFS."""
         value = self.git.get_attr(path, "filter", _ATTRIBUTES_OF_COMMIT, pygit2.Oid(hex=commit))
         return value == "lfs"
 
@@ -255,7 +256,7 @@ def _read_commit(commit: pygit2.Commit) -> Commit:
 
 
 SETTINGS = {
-    "safe.directory": "*",  # Whoever runs the hub trusts its folder.
+    "safe.directory": "*",  # The hub's folder is trusted, even if another user owns it.
     "core.fsync": "committed",
     "gc.auto": "0",
     "http.uploadpack": "true",
@@ -266,7 +267,7 @@ SETTINGS = {
     "receive.denyDeletes": "false",
     "receive.denyNonFastForwards": "false",
 }
-"""git's configuration, in place of the machine's and the repo's."""
+"""git's configuration, used instead of the machine's and the repo's."""
 
 
 _GC_SETTINGS = {
@@ -328,7 +329,7 @@ async def start_gc(path: Path) -> asyncio.subprocess.Process:
         stderr=nowhere,
         env=_environment({**SETTINGS, **_GC_SETTINGS}, {"GIT_DIR": str(path)}),
     )
-    with contextlib.suppress(OSError):  # It may have ended.
+    with contextlib.suppress(OSError):  # it may have ended already
         if sys.platform != "win32":
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)
     return process

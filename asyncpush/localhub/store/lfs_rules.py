@@ -1,7 +1,7 @@
-"""`.gitattributes`: which files go through LFS, in new repos and for files that no rule names yet.
+"""`.gitattributes`: which files use LFS, in new repos and for files that no rule matches yet.
 
-git and git-lfs rely on it alone: without a rule, a clone has a file's pointer in place of the file.
-The Hub itself decides what is large or binary, so it also writes the rule.
+git and git-lfs rely on this file alone: without a rule, a clone has a file's pointer instead of its
+content. The Hub decides what is large or binary, so it also writes the rule.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import pygit2
 
-from asyncpush.localhub.cards import check_card
+from asyncpush.localhub.cards import CARD_NAME, check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
-from asyncpush.models import CARD_NAME
 
 FILE = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
 _MAX_RULES = 5_000
-"""A file is compared with every rule: with this many, that takes a millisecond."""
+"""A file is compared with every rule. With this many, that takes a millisecond."""
 
 _COMMON = """
 *.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gguf *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack
@@ -43,7 +42,7 @@ def default_attributes(repo_type: RepoType) -> bytes:
 
 
 def with_rules(content: bytes, paths: Iterable[str], has_rule: Callable[[str], bool]) -> bytes:
-    """The file with a rule for each of these paths more that has none, as far as there is room.
+    """The file with a rule added for each of these paths that has none, up to the limit of rules.
 
     >>> with_rules(b"*.bin binary", ["a b/tokenizer.json", "x.bin"], lambda path: path == "x.bin")
     b'*.bin binary\\na[[:space:]]b/tokenizer.json filter=lfs diff=lfs merge=lfs -text\\n'
@@ -61,7 +60,7 @@ def with_rules(content: bytes, paths: Iterable[str], has_rule: Callable[[str], b
 
 
 def pattern_for(path: str) -> str:
-    """The pattern of this path alone (and, without a folder, of its name in every folder)."""
+    """The pattern that matches this path only (without a folder, its name in every folder)."""
     escaped = _SPECIAL.sub(lambda match: "\\" + match[0], path)
     escaped = re.sub(r"\s", "[[:space:]]", escaped)
     # A leading quote would begin a quoted pattern.
@@ -71,7 +70,7 @@ def pattern_for(path: str) -> str:
 MAX_REGULAR_BYTES = 10 << 20
 MAX_CARD_BYTES = 8 << 20
 _SHOWN = 10
-"""How many paths a refusal names."""
+"""How many paths the message of a refusal names."""
 
 StoredSize = Callable[[str], int | None]
 """The size of the stored object of this oid, or None."""
@@ -134,12 +133,12 @@ def problems_of_push(
     stored: StoredSize,
 ) -> list[str]:
     """Why new commits cannot be accepted, in the Hub's words; empty when they can. `cards` are the
-    new ones of the commits that branches are to point to."""
+    changed ones of the commits that branches will point to."""
     files = {file: None for commit in commits for file in _new_files_of(git, commit)}
     bad_paths = [f"{file.path!r}: {why}" for file in files if (why := path_problem(file.path))]
     large = [f.path for f in files if f.pointer is None and f.size > MAX_REGULAR_BYTES]
     lost = [f.path for f in files if f.pointer and stored(f.pointer.oid) != f.pointer.size]
-    told = [
+    rejections = [
         ("it contains paths that are not allowed.", bad_paths),
         (
             "it contains files larger than 10 MiB. Please use https://git-lfs.com to store large"
@@ -148,7 +147,9 @@ def problems_of_push(
         ),
         ("an LFS pointer pointed to a file that does not exist: git lfs push --all.", lost),
     ]
-    found = [f"Your push was rejected because {why}\n{_listed(what)}" for why, what in told if what]
+    found = [
+        f"Your push was rejected because {why}\n{_listed(what)}" for why, what in rejections if what
+    ]
     for card in cards:
         try:
             check_card_of_commit(card, repo_type)
@@ -163,7 +164,7 @@ def _new_files_of(git: pygit2.Repository, commit: pygit2.Commit) -> Iterator[New
 
 
 def new_card(tree: pygit2.Tree, before: pygit2.Tree | None) -> bytes | None:
-    """The card's bytes, where they have changed."""
+    """The card's content, if it has changed."""
     card, old = (_blob(each, CARD_NAME) if each is not None else None for each in (tree, before))
     if card is None or (old is not None and old.id == card.id) or card.size > MAX_CARD_BYTES:
         return None

@@ -1,4 +1,4 @@
-"""Discussions and pull requests: a small file each, beside the repo's refs."""
+"""Discussions and pull requests: one small file for each, next to the repo's refs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Discussion:
 
 
 class Discussions:
-    """The discussions of one repo. Whoever writes holds the repo's lock."""
+    """The discussions of one repo. Hold the repo's lock for writing."""
 
     def __init__(self, repo_path: Path) -> None:
         self._repo_path = repo_path
@@ -90,7 +90,7 @@ class Discussions:
         head: str,
         status: Status = "open",
     ) -> int:
-        """Make the ref first, then the pull request: one that is listed can be read."""
+        """Create the ref first, then the pull request: one that is listed can always be read."""
         number = self._next_number()
         write_ref(self._repo_path, f"refs/pr/{number}", head)
         self._open(number, title, description, author, status, base)
@@ -126,7 +126,8 @@ class Discussions:
         return [int(path.stem) for path in self._folder.glob("[0-9]*.json")]
 
     def _next_number(self) -> int:
-        """Above every ref too: a killed server may have made only the ref."""
+        """Higher than every ref's number too: a server that was killed may have created only the
+        ref."""
         refs = (self._repo_path / "refs" / "pr").glob("[0-9]*")
         return max([0, *self._numbers(), *(int(path.name) for path in refs)]) + 1
 
@@ -136,7 +137,7 @@ MAX_DIFF = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PullDetails:
-    """What git knows of a pull request; computed on request, since its ref may move."""
+    """What git knows about a pull request; computed on request, since its ref may move."""
 
     commits: list[Commit]
     diff: str
@@ -254,5 +255,5 @@ def _comments(author: str, text: str | None) -> Iterator[Event]:
 
 
 def _diff(repo: GitRepo, base: str, head: str) -> str:
-    """Its beginning, when it is long."""
+    """Only the beginning of a long diff."""
     return (repo.tree(base).diff_to_tree(repo.tree(head)).patch or "")[:MAX_DIFF]

@@ -46,7 +46,8 @@ class RefUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Pusher:
-    """Who pushes; a user who does not own the repo may only add to their own pull requests."""
+    """The user who pushes. A user who does not own the repo may only add to their own pull
+    requests."""
 
     name: str
     owns: bool
@@ -104,22 +105,22 @@ def receive(
                     problems = _problems(repos, repo, *asked, pusher, stored)
                     verdict.write(_verdict(problems))
             finally:
-                verdict.close()  # An empty answer: the hook refuses.
+                verdict.close()  # An empty answer makes the hook refuse.
                 process.wait()
         answer.seek(0)
         return answer.read()
 
 
 def _read_question(lines: IO[bytes]) -> tuple[str, list[RefUpdate]] | None:
-    """Where the new objects are, and which refs are to change how. None when git asked nothing: it
-    found an error itself, or there was nothing to do."""
-    told: list[str] = []
+    """Where the new objects are, and which refs are to change how. None when git asked nothing,
+    because it found an error itself or there was nothing to do."""
+    texts: list[str] = []
     for line in lines:
         text = os.fsdecode(line.rstrip(b"\n"))
         if text == "end":
-            quarantine, *updates = told
+            quarantine, *updates = texts
             return quarantine, [_update(update) for update in updates]
-        told.append(text)
+        texts.append(text)
     return None
 
 
@@ -143,7 +144,8 @@ def _problems(
     pusher: Pusher,
     stored: StoredSize,
 ) -> list[str]:
-    """Why this push must be refused; empty when it is fine. Any failure here refuses the push."""
+    """Why this push must be refused; empty when it is accepted. Any failure here refuses the
+    push."""
     try:
         with repos.open(repo) as opened:
             found = [why for each in updates if (why := _ref_problem(opened.path, each, pusher))]
@@ -190,7 +192,7 @@ def _pull_problem(path: Path, update: RefUpdate, number: str, pusher: Pusher) ->
 
 
 def _new_commits(git: pygit2.Repository, updates: Sequence[RefUpdate]) -> list[pygit2.Commit]:
-    """The commits that no ref led to before."""
+    """The commits that were not reachable from any ref before."""
     tips = [git[update.new].peel(pygit2.Commit) for update in updates if update.new]
     if not tips:
         return []
@@ -218,7 +220,7 @@ def _new_cards(git: pygit2.Repository, updates: Sequence[RefUpdate]) -> Iterator
 
 
 def _remove_stale_locks(path: Path) -> None:
-    """Removes git's own locks, left by a push that was killed: whoever writes holds the repo's lock
-    instead."""
+    """Remove git's own locks, left by a push that was killed. Writers are excluded by the repo's
+    lock instead."""
     for stale in (*(path / "refs").rglob("*.lock"), *path.glob("*.lock")):
         stale.unlink(missing_ok=True)

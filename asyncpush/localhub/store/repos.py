@@ -1,4 +1,4 @@
-"""The repos on disk: created, found, renamed, deleted, each by one rename."""
+"""The repos on disk: creating, finding, renaming and deleting them, each by one rename."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import orjson
 import pygit2
 from pygit2.enums import ObjectType
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.store.gitrepo import MAIN, GitRepo
 from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.lfs_rules import default_attributes
@@ -34,16 +35,15 @@ from asyncpush.localhub.store.writing import (
     write_ref,
 )
 from asyncpush.localhub.web import Refusal, conflict, repo_not_found, revision_not_found
-from asyncpush.models import CARD_NAME
 
-# An incomplete repo of a killed server; no operation on one takes a day.
+# An incomplete repo, left by a server that was killed. No operation on a repo takes a day.
 _STALE_SECONDS = 86_400
 _MAX_MOVES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class RepoInfo:
-    """What the hub knows of a repo beside its git history."""
+    """What the hub knows about a repo besides its git history."""
 
     author: str
     created_at: str
@@ -55,8 +55,8 @@ class RepoInfo:
 class Repos:
     """All repos below `root`: `models/me/net.git` is a bare git repository.
 
-    What is not git's lies in its `hub/` folder, so that creating, renaming and deleting a repo
-    are each one atomic rename of one folder.
+    Data that does not belong to git is in the repository's folder `hub/`, so that a repo is
+    created, renamed and deleted by one atomic rename of one folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,7 +64,7 @@ class Repos:
         self.workshop = root / "tmp"
 
     def prepare(self) -> None:
-        """Make the root, and remove what killed servers left in the folder for temporary files."""
+        """Create the root, and remove temporary files that killed servers left."""
         self.workshop.mkdir(parents=True, exist_ok=True)
         for leftover in self.workshop.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -79,8 +79,8 @@ class Repos:
         return self.root / f"{repo.type}s" / repo.namespace / f"{repo.name}.git"
 
     def lock(self, repo: RepoId) -> AbstractContextManager[None]:
-        """Held while a repo changes. The file is outside the repo and outlives it; names that
-        differ only in case share one."""
+        """Held while a repo is changed. The lock file is outside the repo, so that it remains when
+        the repo is deleted. Names that differ only in case share one."""
         return file_lock(self.root / "locks" / f"{repo.type}s" / repo.full_name.lower())
 
     def create(self, repo: RepoId, info: RepoInfo) -> None:
@@ -93,7 +93,7 @@ class Repos:
             self._publish(aside, repo)
 
     def duplicate(self, source: RepoId, target: RepoId, info: RepoInfo) -> None:
-        """A repo with the branches and tags of another, but none of its discussions."""
+        """A repo with the branches and tags of another, but without its discussions."""
         with self._locks(source, target):
             self._check_free(target)
             if not self.path(source).exists():
@@ -120,7 +120,7 @@ class Repos:
         shutil.rmtree(aside, ignore_errors=True)
 
     def move(self, source: RepoId, target: RepoId) -> None:
-        """Rename a repo; its old name leads to it until another repo takes that name."""
+        """Rename a repo. Its old name redirects to it until another repo takes that name."""
         if source == target:
             raise conflict(f"{target.full_name} already exists")
         with self._locks(source, target):
@@ -134,7 +134,7 @@ class Repos:
 
     @contextlib.contextmanager
     def _locks(self, *repos: RepoId) -> Iterator[None]:
-        """Always in the same order, or two opposite moves would deadlock."""
+        """Always in the same order; otherwise two opposite moves could deadlock."""
         names = {repo.full_name.lower(): repo for repo in repos}
         with contextlib.ExitStack() as stack:
             for _, repo in sorted(names.items()):
@@ -142,7 +142,8 @@ class Repos:
             yield
 
     def elsewhere(self, repo: RepoId) -> RepoId | None:
-        """What a name that no repo has stands for: another spelling, or a repo that has moved."""
+        """The repo meant by a name that no repo has: one with another spelling, or one that was
+        moved."""
         for _ in range(_MAX_MOVES):
             if (found := self._spelled(repo)) is not None:
                 return found
@@ -164,7 +165,7 @@ class Repos:
         return None
 
     def _forwarding(self, repo: RepoId) -> Path:
-        """Where the repo of that name has moved to."""
+        """The current name of the repo that once had this name."""
         return self.root / "moved" / f"{repo.type}s" / repo.full_name.lower()
 
     def _check_free(self, repo: RepoId) -> None:
@@ -217,7 +218,7 @@ class Repos:
         for path in found:
             with contextlib.suppress(
                 Refusal
-            ):  # A folder that no client could have made is not shown.
+            ):  # A folder that no client could have created is not listed.
                 ids.append(make_repo_id(repo_type, path.parent.name, path.stem))
         return sorted(ids, key=lambda repo: repo.full_name)
 

@@ -1,4 +1,5 @@
-"""Rewriting history: a branch squashed into one commit, LFS files removed from every commit."""
+"""Rewriting history: squashing a branch into one commit, and removing LFS files from every
+commit."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from asyncpush.localhub.web import revision_not_found
 
 @dataclass(frozen=True, slots=True)
 class LfsFile:
-    """An object that some commit names; `path`, `ref` and `date` are of the first that does."""
+    """An object that a commit names; `path`, `ref` and `date` come from the first such commit."""
 
     oid: str
     size: int
@@ -50,7 +51,7 @@ def squash(repos: Repos, repo: RepoId, branch: str, message: str, author: str) -
 
 
 def lfs_files(repos: Repos, repo: RepoId) -> list[LfsFile]:
-    """Every LFS object that the repo's history names, once each, newest first."""
+    """Every LFS object in the repo's history, each once, newest first."""
     found: dict[str, LfsFile] = {}
     with repos.open(repo) as opened:
         for ref, commit in _commits(opened):
@@ -131,7 +132,7 @@ class _Rewriting:
         return None if oid is None else self._commits.get(oid, oid)
 
     def _tree(self, tree: pygit2.Tree) -> pygit2.Oid | None:
-        """The tree without the files; None when nothing is left of it."""
+        """The tree without the files; None when it would be empty."""
         if tree.id not in self._trees:
             builder = self._repo.git.TreeBuilder(tree)
             for item in tree:

@@ -1,4 +1,4 @@
-"""Changing a repo: trees, commits and refs, durable before anybody is told.
+"""Changing a repo: trees, commits and refs, durable before anybody is answered.
 
 libgit2 makes the objects; each is synced before the ref that needs it moves, and the ref moves by
 rename. libgit2's own `*.lock` files are not used for that: a killed server would leave them behind

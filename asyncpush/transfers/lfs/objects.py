@@ -46,25 +46,24 @@ from asyncpush.protocol.lfs import (
 )
 from asyncpush.sources import Reader
 
-EVENTS_A_TURN = 100
-"""How many parts of a resumed upload to report in one step of the event loop: there may be
-10,000."""
+EVENTS_AT_ONCE = 100
+"""Parts of a resumed upload that are reported in one turn of the event loop: there may be 10,000
+of them."""
 
 CLAIM_POLL = 0.2
 """Seconds between checks of an object that another process has claimed."""
 
-CLAIM_PATIENCE = 300.0
-"""Seconds to wait for a process that has claimed an object but stores no further part of it. It may
-be stopped (SIGSTOP, a debugger, a frozen container)."""
+CLAIM_TIMEOUT = 300.0
+"""Seconds to wait for another process that has claimed an object and stores no further part of it:
+it may be stopped (SIGSTOP, a debugger, a frozen container)."""
 
 PROGRESS_POLL = 5.0
 """Seconds between checks of the progress that the process holding a claim makes."""
 
 
-SYNC_PATIENCE = 0.1
-"""Seconds that a stored part waits for the journal to be synced to disk, which usually takes
-milliseconds. After that the next part is sent anyway; if the process is then killed, this part is
-sent again."""
+SYNC_TIMEOUT = 0.1
+"""Seconds that a stored part waits for the journal's sync, which takes milliseconds. Where it takes
+longer the next part is sent all the same; a process that is killed then loses this one as well."""
 
 
 @dataclass(slots=True)
@@ -160,7 +159,7 @@ class LfsUploader:
         """Only one process on this host sends an object; the others wait, and then find it stored.
 
         When the holder of the claim dies, the claim becomes free, and the process that gets it next
-        continues the upload that this yields. A holder without progress for `CLAIM_PATIENCE` is not
+        continues the upload that this yields. A holder without progress for `CLAIM_TIMEOUT` is not
         waited for any longer: the object is sent in parallel, and the holder's journal entries are
         left alone. Small objects cost less to send than to claim: they are claimed only when the
         Hub wants them in parts.
@@ -175,7 +174,7 @@ class LfsUploader:
             events.emit(
                 Notice(
                     f"{file.path_in_repo}: another push on this machine is sending this file but"
-                    f" made no progress for {CLAIM_PATIENCE:.0f} s; sending it from here as well"
+                    f" made no progress for {CLAIM_TIMEOUT:.0f} s; sending it from here as well"
                 )
             )
             yield None, NullJournal()
@@ -190,7 +189,7 @@ class LfsUploader:
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
         moved_at = looked_at = loop.time()
-        while loop.time() - moved_at < CLAIM_PATIENCE:
+        while loop.time() - moved_at < CLAIM_TIMEOUT:
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
@@ -310,7 +309,7 @@ class LfsUploader:
         done = sum(part.size for part in parts if part.number in etags)
         path = sending.file.path_in_repo
         sending.events.emit(TransferStarted(path, sending.item.size, len(parts), done))
-        for batch in batches((part for part in parts if part.number in etags), EVENTS_A_TURN):
+        for batch in batches((part for part in parts if part.number in etags), EVENTS_AT_ONCE):
             for part in batch:
                 sending.events.emit(PartStored(path, part.number, part.size, resumed=True))
             await anyio.lowlevel.checkpoint()
@@ -341,8 +340,8 @@ class LfsUploader:
         await self._synced(sending.journal.store_part(self._scope, sending.item.oid, number, etag))
 
     async def _synced(self, written: Future[None]) -> None:
-        """Wait briefly for the journal's disk: the entry is written in any case."""
-        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_PATIENCE)
+        """Wait for the journal's disk, but not for long: it is written in any case."""
+        await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_TIMEOUT)
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
         await in_thread(self._threads.journal, work)
@@ -406,19 +405,19 @@ class LfsUploader:
                 raise
 
     async def _joined(self, sending: Sending) -> bool:
-        """Ask the batch, with growing waits, whether the object is stored, for as long as a
-        completion may take."""
-        patience = self._session.config.response_timeout
-        wait = min(self._session.config.initial_backoff_ms / 1000, patience)
+        """Whether the batch comes to say that the object is there, asked with growing waits for as
+        long as a completion may take."""
+        limit = self._session.config.response_timeout
+        wait = min(self._session.config.initial_backoff_ms / 1000, limit)
         waited = 0.0
         while True:
             if (await self._ask_actions(sending.item)).upload is None:
                 return True
-            if waited >= patience:
+            if waited >= limit:
                 return False
             await asyncio.sleep(wait)
             waited += wait
-            wait = min(2 * wait, patience / 4) or patience / 4
+            wait = min(2 * wait, limit / 4) or limit / 4
 
     async def _verify(self, sending: Sending, url: str | None) -> None:
         if url is None:

@@ -22,7 +22,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     ends_soon,
     in_background,
-    watched,
+    unless_stalled,
 )
 
 STREAM_PIECE = 4 * MIB
@@ -59,8 +59,11 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
-    async def start(self, files: Sequence[FileSource]) -> list[Any]:
-        """Start uploading bytes, or files that hf_xet reads itself."""
+    async def start(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    ) -> list[tuple[FileSource, Any]]:
+        """Files that hf_xet reads by itself, or bytes; each with its handle. With `changed`,
+        followed files that have changed are put there and not started."""
 
         def start(file: FileSource) -> Any:
             if file.path is None:
@@ -70,12 +73,13 @@ class XetCommit:
             self._watch.paths.add(os.path.realpath(file.path))
             return self._commit.start_upload_file(file.path, **self._how)
 
-        def start_all() -> list[Any]:
-            check_unchanged(files)
-            return [start(file) for file in files]
+        def start_all() -> list[tuple[FileSource, Any]]:
+            check_unchanged(files, changed)
+            left_out = changed or ()
+            return [(file, start(file)) for file in files if file.path_in_repo not in left_out]
 
-        handles: list[Any] = await self._call(start_all, files)
-        return handles
+        begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
+        return begun
 
     async def ingested(self, handle: Any, file: FileSource) -> None:
         """Wait until hf_xet has read the file to its end and holds only its last bytes in
@@ -91,11 +95,16 @@ class XetCommit:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         size = piece_size(bandwidth)
+        how = self._how if file.sha256 is None else {}  # that hash is compared in the end
 
         def feed() -> Any:
-            stream = self._commit.start_upload_stream(name=file.path_in_repo, **self._how)
+            stream = self._commit.start_upload_stream(name=file.path_in_repo, **how)
             try:
                 read_into(stream)
+            except SourceChangedError:
+                # A stream that is aborted would fail the whole commit. Nothing names this one.
+                stream.finish()
+                raise
             except BaseException:
                 abort(stream)
                 raise
@@ -190,7 +199,7 @@ class XetCommit:
         changed: dict[str, SourceChangedError] | None = None,
     ) -> None:
         with self._watch.reading():
-            await watched(lambda: check_unchanged(files, changed), self._watch)
+            await unless_stalled(lambda: check_unchanged(files, changed), self._watch)
 
     async def _call(
         self,
@@ -204,7 +213,7 @@ class XetCommit:
         if self._stalled is not None:
             raise self._stalled
         try:
-            return await watched(work, self._watch, stop=stop or self._abort)
+            return await unless_stalled(work, self._watch, stop=stop or self._abort)
         except XetStalledError as exc:
             self._stalled = exc
             raise

@@ -29,7 +29,7 @@ from asyncpush.transfers.xet.commits import (
     abort,
     check_unchanged,
 )
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, watched
+from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 
 PROGRESS_INTERVAL_MS = 200
 """Shorter where `stall_timeout` is so short that it would pass between two reports."""
@@ -88,8 +88,8 @@ class XetEngine:
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
-            heard = positions if events.active else None
-            return await self._open_commit(access, heard, attempt, with_sha256)
+            on_progress = positions if events.active else None
+            return await self._open_commit(access, on_progress, attempt, with_sha256)
 
         commit = await open_commit(access, 1)
         return XetUpload(
@@ -133,30 +133,48 @@ class XetEngine:
             )
 
         try:
-            commit = await watched(open_commit, watch, discard=abort)
+            commit = await unless_stalled(open_commit, watch, discard=abort)
         except XetStalledError:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
         return XetCommit(commit, access, watch, {} if with_sha256 else _without_sha256())
 
-    async def hash_files(self, files: Sequence[FileSource]) -> list[str]:
-        """The Xet hashes of files on disk, in order; nothing is sent. Raises `XetFailedError`, and
-        `SourceError` or `SourceChangedError` when a file is the cause."""
-        watch = XetStallDetector(self._config.stall_timeout)
-        paths = [file.path for file in files]
+    async def hash_files(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    ) -> dict[str, str]:
+        """The Xet hashes of files on disk, by path in the repo; nothing is sent. Raises
+        `XetFailedError`, and `SourceError` or `SourceChangedError` when it is a file's fault.
 
-        def hash_them() -> list[str]:
+        With `changed`, followed files that have changed are put there, by path in the repo; they
+        have no hash, nor has any other file when hf_xet fails because of them.
+        """
+        watch = XetStallDetector(self._config.stall_timeout)
+
+        def hash_them() -> dict[str, str]:
             from hf_xet import hash_files
 
-            check_unchanged(files)
-            hashes = [found.hash for found in hash_files(paths)]
-            check_unchanged(files)
-            return hashes
+            check_unchanged(files, changed)
+            steady = [file for file in files if file.path_in_repo not in (changed or ())]
+            count = len(changed or ())
+            try:
+                found = hash_files([file.path for file in steady])
+            except Exception:
+                check_unchanged(steady, changed)
+                if len(changed or ()) > count:
+                    return {}
+                raise
+            check_unchanged(steady, changed)
+            hashes = zip(steady, found, strict=True)
+            return {
+                file.path_in_repo: info.hash
+                for file, info in hashes
+                if file.path_in_repo not in (changed or ())
+            }
 
         try:
             with watch.reading():
-                return await watched(hash_them, watch)
+                return await unless_stalled(hash_them, watch)
         except AsyncPushError:
             raise
         except Exception as exc:
@@ -182,7 +200,7 @@ class XetEngine:
             return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
 
         try:
-            content = await watched(read, watch)
+            content = await unless_stalled(read, watch)
         except XetStalledError:
             raise
         except Exception as exc:
@@ -196,7 +214,7 @@ class XetEngine:
         they have."""
         async with self._opening:
             if self._session is None or fresh:
-                self._session = await watched(self._new_session, watch)
+                self._session = await unless_stalled(self._new_session, watch)
             return self._session
 
     async def close(self) -> None:
@@ -271,26 +289,36 @@ class XetUpload:
         """
         await self.add_all([file])
 
-    async def add_all(self, files: Sequence[FileSource]) -> None:
-        """Like `add`, for several files: the small ones are passed to hf_xet in one thread hop."""
+    async def add_all(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> None:
+        """Like `add`, for several files: the small ones go to hf_xet in one thread hop. With
+        `changed`, followed files that are found changed are put there, by path in the repo, and
+        not sent."""
         small = [file for file in files if self._is_small(file)]
         if small:
-            await self._add(small, self._start(small))
+            await self._add(small, self._start(small, changed))
         for file in files:
             if not self._is_small(file):
-                await self._add([file], self._begin(file))
+                await self._add([file], self._begin(file, changed))
 
-    async def _add(self, files: Sequence[FileSource], beginning: Awaitable[Sequence[Any]]) -> None:
-        handles: Sequence[Any] = [None] * len(files)
+    async def _add(
+        self,
+        files: Sequence[FileSource],
+        beginning: Awaitable[Sequence[tuple[FileSource, Any]]],
+    ) -> None:
+        begun: Sequence[tuple[FileSource, Any]] = [(file, None) for file in files]
         try:
-            handles = await beginning
+            begun = await beginning
         except XetStalledError as exc:
             self._failed = self._failed or exc
         except XetFailedError:
             if self._failed is None:
                 raise
-        # A failure after a file was started is raised by `finish`, which may start again.
-        self._handles += zip(files, handles, strict=True)
+        # What has failed since a file was begun is raised by `finish`, which may begin again.
+        self._handles += begun
 
     def _is_small(self, file: FileSource) -> bool:
         return self._reads_itself(file) and file.size <= SMALL_FILE
@@ -299,27 +327,37 @@ class XetUpload:
         """Whether hf_xet reads the file itself instead of being passed its bytes."""
         return not self._bandwidth.limited and _is_read_by_hf_xet(file)
 
-    async def _begin(self, file: FileSource) -> Sequence[Any]:
-        if self._is_small(file):
-            return await self._start([file])
+    async def _begin(
+        self, file: FileSource, changed: dict[str, SourceChangedError] | None
+    ) -> Sequence[tuple[FileSource, Any]]:
+        """A file that is not small."""
         if self._reads_itself(file):
             async with self._large_files:
-                [handle] = await self._start([file])
+                begun = await self._start([file], changed)
                 try:
-                    await self._commit.ingested(handle, file)
+                    for _, handle in begun:
+                        await self._commit.ingested(handle, file)
                 except XetFailedError as exc:
                     self._failed = self._failed or exc
-                return [handle]
+                return begun
         async with self._large_files:
             events = self._positions.begin(file)
             on_read = partial(self._positions.on_read, file, events)
-            return [await self._commit.feed(file, on_read, self._bandwidth)]
+            try:
+                return [(file, await self._commit.feed(file, on_read, self._bandwidth))]
+            except SourceChangedError as exc:
+                if changed is None or not file.may_change:
+                    raise
+                changed[file.path_in_repo] = exc
+                return []
 
-    async def _start(self, files: Sequence[FileSource]) -> Sequence[Any]:
-        handles = await self._commit.start(files)
-        for file, handle in zip(files, handles, strict=True):
+    async def _start(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None
+    ) -> Sequence[tuple[FileSource, Any]]:
+        begun = await self._commit.start(files, changed)
+        for file, handle in begun:
             self._positions.follow(handle.task_id(), file)
-        return handles
+        return begun
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`

@@ -83,19 +83,19 @@ class XetStallDetector:
             self.moved()
 
     @property
-    def patience(self) -> float:
-        """Seconds without progress after which it has stalled."""
+    def limit(self) -> float:
+        """Seconds without a move after which it has stalled."""
         return self._timeout * (self._attempt if self._all_sent else 1)
 
     def left(self) -> float:
         """Seconds until it has stalled if nothing happens; 0 when it has."""
         if self._reading:
-            return self.patience
-        left = self._last + self.patience - time.monotonic()
+            return self.limit
+        left = self._last + self.limit - time.monotonic()
         if left <= 0 and (read := positions(self.paths)) != self._read:
             self._read = read
             self.moved()
-            return self.patience
+            return self.limit
         return max(0.0, left)
 
 
@@ -129,7 +129,7 @@ def in_background(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-async def watched(
+async def unless_stalled(
     work: Callable[[], T],
     watch: XetStallDetector,
     *,
@@ -150,7 +150,7 @@ async def watched(
         while not job.done():
             left = watch.left()
             if left <= 0:
-                raise XetStalledError(f"no progress for {watch.patience:g} seconds")
+                raise XetStalledError(f"nothing moved for {watch.limit:g} seconds")
             await asyncio.wait([job], timeout=left)
     except BaseException:
 

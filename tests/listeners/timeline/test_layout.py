@@ -20,7 +20,7 @@ def section(timeline: Timeline, title: str) -> Section:
 
 def test_sections_go_from_the_hub_to_the_files() -> None:
     titles = [s.title for s in sections(timeline_of(one_file()), COLUMNS)]
-    assert titles == ["Hub calls", "hashing", "waiting to try again", "connections (2)", "1 file"]
+    assert titles == ["Hub calls", "hashing", "waiting to retry", "connections (2)", "1 file"]
 
 
 def test_a_connection_shows_its_parts_by_number() -> None:
@@ -189,8 +189,8 @@ def spent_mostly_on(what: str) -> Story:
         ("retry", "attempts that failed (red); 100 % of the connections' time"),
         ("wait", "before trying again"),
         ("commit", "the commit"),
-        ("preupload", "calls of the Hub's API"),
-        ("idle", "nothing hashed"),
+        ("preupload", "requests to the Hub's API"),
+        ("idle", "nothing being hashed"),
     ],
 )
 def test_the_bottleneck_is_named(what: str, words: str) -> None:

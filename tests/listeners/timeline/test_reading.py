@@ -13,12 +13,12 @@ from tests.listeners.timeline.stories import BEGAN, Story, one_file, timeline_of
 
 def test_a_file_reads_as_what_was_heard_live(tmp_path: Path) -> None:
     read, others = read_timeline(write_events(tmp_path / "e.jsonl", one_file()))
-    heard = timeline_of(one_file())
-    assert read.spans == heard.spans
-    assert read.files == heard.files
-    assert read.pushes == heard.pushes
+    recorded = timeline_of(one_file())
+    assert read.spans == recorded.spans
+    assert read.files == recorded.files
+    assert read.pushes == recorded.pushes
     assert (others, read.skipped) == (0, 0)
-    assert read.bytes_sent == pytest.approx(heard.bytes_sent)
+    assert read.bytes_sent == pytest.approx(recorded.bytes_sent)
 
 
 def test_a_last_line_cut_short_and_foreign_lines_are_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pages show, read from git and the disk. Blocking; nothing here changes anything."""
+"""The content of pages, read from git and the disk. Functions block, and change nothing."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PAGE = 200
 def read_bucket(
     buckets: Buckets, bucket: RepoId, endpoint: str, path: str, number: int
 ) -> BucketPage:
-    """Folders first, each with what is in it; a 404 for a folder that holds nothing."""
+    """Folders first, each with what it contains. A 404 for a folder without files."""
     about = buckets.info(bucket)
     folder = f"{path}/" if path else ""
     files = buckets.below(bucket, folder, "", -1)

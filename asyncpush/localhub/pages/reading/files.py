@@ -10,6 +10,7 @@ from itertools import islice
 import pygit2
 from pygit2.enums import SortMode
 
+from asyncpush.localhub.cards import CARD_NAME
 from asyncpush.localhub.pages.links import Links
 from asyncpush.localhub.pages.markdown import IMAGE_ENDINGS, read_card
 from asyncpush.localhub.pages.rendering import plural
@@ -35,22 +36,22 @@ from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, Git
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.web import entry_not_found
-from asyncpush.models import CARD_NAME
 
 ROWS = 200
-# Who changed a file last is looked for this far back: the page of a long history stays quick.
+# The last commit of a file is searched only this far back, so that pages of a long history stay
+# fast.
 COMMITS_LOOKED_AT = 500
 MAX_TEXT_BYTES = 256 << 10
 MAX_TEXT_LINES = 5_000
 MAX_CARD_BYTES = 1 << 20
-# A blob is read whole, and `git push` may have brought one of any size.
+# A blob is read as a whole, and `git push` may have brought one of any size.
 MAX_BLOB_BYTES = 32 << 20
-# A browser fetches all of an image to show it small.
+# A browser downloads the whole image even to show it small.
 MAX_IMAGE_BYTES = 32 << 20
 
 
 def read_folder(source: Source, revision: str, path: str, page: int) -> FolderPage:
-    """A page of a folder, its subfolders first; at the root with the repo's card."""
+    """A page of a folder, subfolders first; at the root, also the repo's card."""
     with source.repos.open(source.id) as opened:
         found = find_revision(opened, revision)
         tree = _tree_at(opened, source, revision, found.oid, path)
@@ -87,7 +88,7 @@ def _tree_at(opened: GitRepo, source: Source, revision: str, oid: str, path: str
 
 
 def _names(tree: pygit2.Tree) -> list[tuple[bool, str]]:
-    """`(is_file, name)` in the page's order. Sizes are not looked at yet: a folder may be large."""
+    """`(is_file, name)` in the page's order. Sizes are not read yet: a folder may be large."""
     items = (item for item in tree if isinstance(item, pygit2.Tree | pygit2.Blob))
     return sorted(
         (isinstance(item, pygit2.Blob), (item.raw_name or b"").decode(errors="replace"))
@@ -158,7 +159,7 @@ def _subtree(commit: pygit2.Commit, folder: str) -> pygit2.Tree | None:
 
 
 def read_file(source: Source, revision: str, path: str, as_source: bool) -> FilePage:
-    """A file, with a look into it; `as_source` shows Markdown as it was written."""
+    """A file with a preview; `as_source` shows the source of a Markdown file."""
     with source.repos.open(source.id) as opened:
         found = find_revision(opened, revision)
         entry = opened.entry(found.oid, path)
@@ -202,7 +203,7 @@ def preview_text(data: bytes) -> TextPreview | NoPreview:
         return NoPreview("This file is empty.")
     head = data[:MAX_TEXT_BYTES]
     try:
-        # A character that is cut in two by the limit is no error.
+        # A character that the limit cuts in two is not an error.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=head == data)
     except UnicodeDecodeError:
         text = "\0"
@@ -230,7 +231,7 @@ MAX_CHOICES = 100
 
 
 class Elsewhere(Exception):
-    """A file was asked for as a folder, or the other way round; `url` is its page."""
+    """A file was requested as a folder, or a folder as a file; `url` is the right page."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -239,7 +240,7 @@ class Elsewhere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The repo whose page is read, and the origin that this reader knows the hub by."""
+    """The repo whose page is requested, and the hub's origin as this client sees it."""
 
     repos: Repos
     id: RepoId
@@ -255,7 +256,7 @@ class Source:
 
 
 def find_revision(repo: GitRepo, name: str) -> Revision:
-    """What `name` stands for, and what else there is; 404 RevisionNotFound."""
+    """The commit that `name` points to, and the other revisions; 404 RevisionNotFound."""
     oid = repo.resolve(name)
     choices = [
         *(Choice("branch", ref.name, ref.name) for ref in repo.refs("refs/heads/")),
@@ -266,7 +267,7 @@ def find_revision(repo: GitRepo, name: str) -> Revision:
 
 
 def pager(page: int, length: int, count: int, noun: str, url: Callable[[int], str]) -> Pager:
-    """Where page number `page` (from 0), of `length` items, lies among `count` of them."""
+    """The position of page `page` (from 0) with `length` items among `count` items."""
     if count <= length:
         return Pager(plural(count, noun))
     first, last = page * length, min(count, (page + 1) * length)
@@ -278,5 +279,5 @@ def pager(page: int, length: int, count: int, noun: str, url: Callable[[int], st
 
 
 def page_within(page: int, length: int, count: int) -> int:
-    """The page that was asked for, or the last one there is."""
+    """The requested page, or the last one that exists."""
     return min(page, max(0, count - 1) // length)

@@ -47,7 +47,7 @@ _CHANGES: Mapping[DeltaStatus, Change] = {
 
 
 def read_commits(source: Source, revision: str, page: int) -> CommitsPage:
-    """A page of the history, newest first. How long it is in all, nobody counts."""
+    """A page of the history, newest first. The length of the whole history is not counted."""
     with source.repos.open(source.id) as opened:
         found = find_revision(opened, revision)
         first = page * COMMITS
@@ -64,7 +64,7 @@ def read_commits(source: Source, revision: str, page: int) -> CommitsPage:
 
 
 def read_commit(source: Source, revision: str) -> CommitPage:
-    """A commit, and what it changed in its first parent."""
+    """A commit, and its changes compared with its first parent."""
     with source.repos.open(source.id) as opened:
         commit = opened.commit(opened.resolve(revision))
         before = commit.parents[0] if commit.parents else None
@@ -72,7 +72,7 @@ def read_commit(source: Source, revision: str) -> CommitPage:
 
 
 def read_changes(opened: GitRepo, before: str | None, after: str) -> Changes:
-    """What lies between two commits, or between nothing and a commit."""
+    """The differences between two commits, or between nothing and a commit."""
     if before is None:
         diff = opened.tree(after).diff_to_tree(swap=True)
     else:
@@ -100,7 +100,7 @@ def _changed_file(
 
 
 def _file_at(opened: GitRepo, commit: str | None, path: str) -> FileEntry | None:
-    """None for what is not there, and for a submodule."""
+    """None if there is nothing at this path, or a submodule."""
     entry = opened.entry(commit, path) if commit else None
     return entry if isinstance(entry, FileEntry) else None
 
@@ -109,7 +109,7 @@ ROWS = 50
 
 
 def read_discussions(source: Source, page: int) -> DiscussionsPage:
-    """A page of all of them, newest first."""
+    """A page of discussions, newest first."""
     found = pulls.list_all(source.repos, source.id)
     page = page_within(page, ROWS, len(found))
     return DiscussionsPage(
@@ -122,7 +122,7 @@ def read_discussions(source: Source, page: int) -> DiscussionsPage:
 
 
 def read_discussion(source: Source, number: int) -> DiscussionPage:
-    """What was said, and for a pull request what it would change; 404 EntryNotFound."""
+    """The comments and, for a pull request, its changes; 404 EntryNotFound."""
     discussion, details = pulls.details(source.repos, source.id, number)
     pull = None
     if details and discussion.base:
@@ -148,7 +148,7 @@ def _row(discussion: Discussion) -> DiscussionRow:
         discussion.author,
         datetime.fromisoformat(discussion.created_at),
         discussion.is_pull_request,
-        comments - 1,  # the first is the description
+        comments - 1,  # the first comment is the description
     )
 
 
@@ -175,7 +175,7 @@ REPOS_OF_EACH_TYPE = 12
 def read_index(
     repos: Repos, endpoint: str, with_private: bool, repo_type: RepoType | None, page: int
 ) -> IndexPage:
-    """The newest repos of each type, or a page of those of one type."""
+    """The newest repos of each type, or one page of the repos of one type."""
     if repo_type is None:
         sections = [_overview(repos, each, with_private) for each in REPO_TYPES]
     else:
@@ -207,7 +207,7 @@ def _newest_first(repos: Repos, repo_type: RepoType, with_private: bool) -> list
 
 
 def _repo_row(repos: Repos, repo: RepoId) -> RepoRow | None:
-    """None for a repo that was deleted since it was listed."""
+    """None for a repo that was deleted after it was listed."""
     try:
         info = repos.info(repo)
         with repos.open(repo) as opened:

@@ -1,4 +1,4 @@
-"""How changes are split into the links of a chain: pure sums."""
+"""How the changes of a push are split into a series of commits, without I/O."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ changes = st.lists(
 bounds = st.none() | st.integers(1, 60)
 
 
-def _weight(link: list[Change]) -> tuple[int, int, int]:
-    lfs = sum(isinstance(change, AddLfs) for change in link)
-    inline = sum(change.size for change in link if isinstance(change, AddInline))
-    return len(link), lfs, inline
+def _weight(commit: list[Change]) -> tuple[int, int, int]:
+    lfs = sum(isinstance(change, AddLfs) for change in commit)
+    inline = sum(change.size for change in commit if isinstance(change, AddInline))
+    return len(commit), lfs, inline
 
 
 @given(changes, st.builds(CommitLimits, bounds, bounds, bounds))
-def test_prop_links_hold_all_changes_in_order_within_their_bounds(
+def test_prop_commits_hold_all_changes_in_order_within_their_bounds(
     changes: list[Change], size: CommitLimits
 ) -> None:
-    links = [list(link) for link in split(changes, size)]
-    assert [change for link in links for change in link] == changes
-    assert all(link for link in links)
-    assert all(len(link) == 1 or size.fits(*_weight(link)) for link in links)
-    for link, following in itertools.pairwise(links):
-        assert not size.fits(*_weight([*link, following[0]])), "the link was cut too early"
+    commits = [list(commit) for commit in split(changes, size)]
+    assert [change for commit in commits for change in commit] == changes
+    assert all(commit for commit in commits)
+    assert all(len(commit) == 1 or size.fits(*_weight(commit)) for commit in commits)
+    for commit, following in itertools.pairwise(commits):
+        assert not size.fits(*_weight([*commit, following[0]])), "the commit was cut too early"
 
 
 def test_what_was_asked_for_holds_and_unasked_only_what_shows_in_one_step_is_split() -> None:

@@ -1,4 +1,4 @@
-"""A gate in a Hub that runs in a thread: requests of a route are held until the test says so."""
+"""A blocker in a Hub that runs in a thread: requests of a route are held until the test says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 
-class ThreadGate:
+class RequestBlocker:
     """Counts requests and bytes by route; holds those of one route beyond the first few."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A listener that keeps what it hears."""
+"""A listener that keeps the events it receives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asyncpush.events import Event, Record
 E = TypeVar("E", bound=Event)
 
 
-class Heard:
+class EventRecorder:
     def __init__(self) -> None:
         self.records: list[Record] = []
 

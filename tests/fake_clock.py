@@ -1,4 +1,4 @@
-"""Time as tests want it."""
+"""A clock that tests move forward."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ NOW = 1_750_000_000.0
 """For clocks that tell seconds since the epoch."""
 
 
-class Clock:
-    """Seconds that pass when a test says so, or while somebody sleeps by it."""
+class FakeClock:
+    """Seconds that pass when a test adds them, or while somebody sleeps by this clock."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -25,7 +25,7 @@ class Clock:
         await anyio.lowlevel.checkpoint()
 
 
-async def settle(turns: int = 32) -> None:
-    """Let the loop turn, so that whatever can go on has gone on; no time passes."""
+async def let_tasks_run(turns: int = 32) -> None:
+    """Run the event loop until every task waits for something; no time passes."""
     for _ in range(turns):
         await anyio.lowlevel.checkpoint()

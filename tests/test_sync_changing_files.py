@@ -1,0 +1,282 @@
+"""Files that change while they are sent to a bucket: what it then holds is what they were at one
+moment, and what is said of them is so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace as replaced
+from pathlib import Path
+
+import anyio
+import pytest
+
+from asyncpush import (
+    PushOptions,
+    SourceChangedError,
+    SourceError,
+    SyncError,
+    SyncOptions,
+    SyncResult,
+    UploadConfig,
+    Uploader,
+    WatchOutcome,
+)
+from asyncpush.localhub import LocalHub
+from asyncpush.pipeline.checkpoint_sets import MARKER
+from tests.buckets import bytes_of
+from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
+from tests.conftest import TOKEN, open_hub
+from tests.faults import FaultLayer
+
+pytestmark = pytest.mark.no_cover
+
+Write = Callable[..., Path]
+Change = Callable[[Path], None]
+
+RUN = "hf://buckets/me/runs/run"
+CHANGES: tuple[Change, ...] = (grow, shrink, rewrite, replace, vanish, become_a_folder)
+LOG = b"step 1\n" * 2_000_000
+"""More than what is copied: it goes in as the first bytes of the file itself."""
+
+BEFORE, WHILE = "bucket-paths-info", "xorb"
+"""Requests before a file is handed to hf_xet, and while it is sent."""
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, xet=True) as hub:
+        yield hub
+
+
+async def held(hub: LocalHub) -> dict[str, bytes]:
+    return {path.removeprefix("run/"): data for path, data in (await bytes_of(hub)).items()}
+
+
+@pytest.mark.parametrize("route", [BEFORE, WHILE])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+async def test_with_error_no_change_is_followed(
+    change: Change,
+    route: str,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    write: Write,
+) -> None:
+    source = write({"a.bin": bytes(range(256)) * 999, "b.txt": b"b"})
+    faults.hooks[route] = lambda: change(source / "a.bin")
+    with pytest.raises(SourceChangedError, match=r"a\.bin"):
+        await uploader.sync(source, RUN, SyncOptions(on_change="error"))
+    assert await held(hub) == {}
+
+
+SMALL = b"{}" * 60_000
+FOLLOWED: dict[Change, bytes | None] = {
+    grow: SMALL + b"x",
+    shrink: SMALL[:-1],
+    rewrite: b"\xff" + SMALL[1:],
+    replace: SMALL,
+    vanish: None,
+}
+
+
+@pytest.mark.parametrize("marker", [False, True], ids=["", "marked"])
+@pytest.mark.parametrize("route", [BEFORE, WHILE])
+@pytest.mark.parametrize("change", FOLLOWED, ids=lambda change: change.__name__)
+async def test_a_small_file_goes_in_as_it_is_after_the_change(
+    change: Change,
+    route: str,
+    marker: bool,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    write: Write,
+) -> None:
+    source = write({"state.json": SMALL, "w.bin": b"w" * 200_000})
+    faults.hooks[route] = lambda: change(source / "state.json")
+    result = await uploader.sync(source, RUN, SyncOptions(complete_marker=marker))
+    now = FOLLOWED[change]
+    found = await held(hub)
+    assert (found.pop(MARKER, None) is not None) is marker
+    assert found == {
+        "w.bin": b"w" * 200_000,
+        **({} if now is None else {"state.json": now}),
+    }
+    assert result.verified
+    assert any("state.json" in warning for warning in result.warnings)
+    assert set(result.files_uploaded) == {f"run/{path}" for path in found}
+    # What was said to be there is there: nothing is sent again.
+    again = await uploader.sync(source, RUN, SyncOptions(complete_marker=marker))
+    assert again.files_uploaded == ()
+
+
+@pytest.mark.parametrize("route", [BEFORE, WHILE])
+async def test_a_large_log_that_grows_goes_in_as_it_was_at_one_moment(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"train.log": LOG, "b.txt": b"b"})
+    faults.hooks[route] = lambda: grow(source / "train.log")
+    result = await uploader.sync(source, RUN)
+    assert (await held(hub))["train.log"] == LOG + b"x"
+    assert any("train.log" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("route", [BEFORE, WHILE])
+@pytest.mark.parametrize("change", [rewrite, replace, shrink, vanish, become_a_folder])
+async def test_a_large_file_that_is_not_just_longer_is_an_error_and_nothing_shows(
+    change: Change,
+    route: str,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    write: Write,
+) -> None:
+    source = write({"model.bin": LOG, "b.txt": b"b"})
+    faults.hooks[route] = lambda: change(source / "model.bin")
+    with pytest.raises(SourceChangedError, match=r"model\.bin"):
+        await uploader.sync(source, RUN)
+    assert await held(hub) == {}
+
+
+async def test_a_file_that_changes_while_it_is_compared_is_sent(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """The bucket holds as many bytes already, so that both hashes are compared first."""
+    source = write({"a.txt": b"1" * 5000, "b.txt": b"b"})
+    await uploader.sync(source, RUN)
+    faults.hooks[BEFORE] = lambda: rewrite(source / "a.txt")
+    result = await uploader.sync(source, RUN)
+    assert result.files_uploaded == ("run/a.txt",)
+    assert result.files_unchanged == ("run/b.txt",)
+    assert await held(hub) == {"a.txt": b"\xff" + b"1" * 4999, "b.txt": b"b"}
+
+
+async def test_a_file_that_is_gone_stays_in_the_bucket_until_the_next_sync(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    """A folder that vanishes under a sync, such as a network drive, empties no bucket."""
+    whole = SyncOptions(delete=True, complete_marker=True)
+    source = write({"a.txt": b"a", "b.txt": b"b"})
+    await uploader.sync(source, RUN, whole)
+    (source / "a.txt").write_bytes(b"new")
+    (source / "b.txt").write_bytes(b"new")
+    faults.hooks[BEFORE] = lambda: vanish(source / "a.txt")
+    result = await uploader.sync(source, RUN, whole)
+    assert result.files_deleted == ()
+    assert (result.files_uploaded, result.marker) == (("run/b.txt",), f"run/{MARKER}")
+    found = await held(hub)
+    assert (found["a.txt"], found["b.txt"]) == (b"a", b"new")
+    result = await uploader.sync(source, RUN, whole)
+    assert result.files_deleted == ("run/a.txt",)
+
+    (source / "b.txt").write_bytes(b"newer")
+    faults.hooks[BEFORE] = lambda: vanish(source / "b.txt")
+    with pytest.raises(SourceError, match="every file of the source was removed"):
+        await uploader.sync(source, RUN, whole)
+    assert (await held(hub))["b.txt"] == b"new"
+
+
+async def test_streams_are_not_read_twice_because_a_file_has_changed(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield LOG[: 1 << 20]
+
+    source = write({"a.txt": b"a" * 1000})
+    faults.hooks[BEFORE] = lambda: grow(source / "a.txt")
+    await uploader.sync({"a.txt": source / "a.txt", "s.bin": stream()}, RUN)
+    found = await held(hub)
+    assert found["a.txt"] == b"a" * 1000 + b"x"
+    assert found["s.bin"] == LOG[: 1 << 20] * 11
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["", "limited"])
+async def test_files_that_change_all_the_time_are_followed(
+    limited: bool, config: UploadConfig, hub: LocalHub, write: Write
+) -> None:
+    """A log that is written to 200 times a second, and a state that is replaced as often."""
+    source = write({"log.txt": b"0 ", "state.json": b"0" * 99, "w.bin": b"w" * 500_000})
+    stop = threading.Event()
+
+    def train() -> None:
+        step = 0
+        while not stop.wait(0.004):
+            step += 1
+            with (source / "log.txt").open("ab") as log:
+                log.write(b"%d " % step)
+            (source / ".state").write_bytes(b"%d" % (step % 10) * 99)
+            (source / ".state").replace(source / "state.json")
+
+    if limited:
+        config = replaced(config, max_bandwidth=50 << 20)
+    writer = threading.Thread(target=train)
+    writer.start()
+    try:
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            for step in range(3):
+                result = await uploader.sync(
+                    source,
+                    f"{RUN}/{step}",
+                    SyncOptions(complete_marker=True, ignore_patterns=".state"),
+                )
+                assert result.verified
+    finally:
+        stop.set()
+        writer.join()
+    found = await held(hub)
+    for step in range(3):
+        log, state = found[f"{step}/log.txt"], found[f"{step}/state.json"]
+        assert (source / "log.txt").read_bytes().startswith(log)
+        assert len(state) == 99
+        assert len(set(state)) == 1, "a mixture"
+
+
+async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"train.log": b"0", "old.txt": b"old"})
+    outcomes: asyncio.Queue[WatchOutcome] = asyncio.Queue()
+    mirror = SyncOptions(delete=True, complete_marker=True)
+    faults.hooks[BEFORE] = lambda: grow(source / "train.log")
+    async with uploader.watch(
+        source, RUN, mirror, every=0.0, quiet_for=0.01, on_outcome=outcomes.put_nowait
+    ) as watch:
+        first = (await outcomes.get()).result
+        assert isinstance(first, SyncResult)
+        assert (first.verified, first.marker) == (True, f"run/{MARKER}")
+        # What changed meanwhile may have gone with the first sync, or goes with the next.
+        with anyio.fail_after(10):
+            while (await held(hub)).get("train.log") != b"0x":
+                await outcomes.get()
+        (source / "old.txt").unlink()
+        with anyio.fail_after(10):
+            while "old.txt" in await held(hub):
+                await outcomes.get()
+        grow(source / "train.log")
+    assert not watch.failures
+    assert isinstance(watch.last_result, SyncResult)
+    found = await held(hub)
+    assert found.pop(MARKER)
+    assert found == {"train.log": b"0xx"}
+
+
+async def test_a_watch_of_a_bucket_goes_on_after_a_sync_that_failed(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    source = write({"a.txt": b"a"})
+    outcomes: asyncio.Queue[WatchOutcome] = asyncio.Queue()
+    faults.add("bucket-batch", "nothing applied")
+    async with uploader.watch(
+        source, RUN, every=0.0, quiet_for=0.0, on_outcome=outcomes.put_nowait
+    ) as watch:
+        assert isinstance((await outcomes.get()).error, SyncError)
+        assert (await outcomes.get()).error is None
+    assert (len(watch.failures), watch.pushes) == (1, 1)
+    assert await held(hub) == {"a.txt": b"a"}
+
+
+async def test_a_watch_of_a_bucket_takes_the_options_of_a_sync(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="takes SyncOptions, not PushOptions"):
+        uploader.watch(".", RUN, PushOptions())
