@@ -264,11 +264,11 @@ async def test_what_is_begun_while_the_session_is_left_is_refused(
         refused = asyncio.create_task(later(uploader))
         await asyncio.sleep(0)
     await refused
-    with pytest.raises(RuntimeError, match="within"):
+    with pytest.raises(RuntimeError, match="inside"):
         await begin(uploader)
 
 
 async def test_a_session_is_entered_once_at_a_time(uploader: Uploader) -> None:
-    with pytest.raises(RuntimeError, match="open already"):
+    with pytest.raises(RuntimeError, match="already open"):
         await uploader.__aenter__()
     assert (await uploader.push_to_hub("me/m", {"a": b"a"})).verified
