@@ -46,6 +46,8 @@ APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for other processes. Generous, since one sync of a busy disk can take several."""
+TELL_AFTER = 1.0
+"""Seconds of such a wait after which the user is told what the push waits for."""
 _OWN_WAIT_MS = 3
 _PAGES_AT_ONCE = 500
 
@@ -98,7 +100,10 @@ class Database:
     @classmethod
     def open(cls, folder: Path, locks: HostLocks) -> Database:
         """The journal in `folder`, created if necessary. Raises `UnusableError`."""
-        opening = locks.wait(OPENING, BUSY_TIMEOUT)
+        opening = locks.wait(OPENING, min(TELL_AFTER, BUSY_TIMEOUT))
+        if opening is None and BUSY_TIMEOUT > TELL_AFTER:
+            _tell_wait()
+            opening = locks.wait(OPENING, BUSY_TIMEOUT - TELL_AFTER)
         if opening is None:
             raise UnusableError(f"{folder}: locked by another process")
         with opening:
@@ -228,15 +233,28 @@ def _insist(connection: sqlite3.Connection, statement: str) -> None:
     """Execute, retrying for `BUSY_TIMEOUT` while other processes keep the database locked. SQLite's
     own waiting backs off to one try every 100 ms, and so can starve for seconds beside a process
     that writes and syncs without pause, which leaves gaps of microseconds."""
-    deadline = time.monotonic() + BUSY_TIMEOUT
+    began = time.monotonic()
+    told = False
     while True:
         try:
             connection.execute(statement)
             return
         except sqlite3.OperationalError as exc:
-            if not _is_busy(exc) or time.monotonic() >= deadline:
+            waited = time.monotonic() - began
+            if not _is_busy(exc) or waited >= BUSY_TIMEOUT:
                 raise
+        if not told and waited >= TELL_AFTER:
+            told = True
+            _tell_wait()
         time.sleep(random.uniform(0.0005, 0.003))
+
+
+def _tell_wait() -> None:
+    logger.warning(
+        "another process keeps the resume journal locked: waiting up to %g s for it, then this push"
+        " goes on without the journal",
+        BUSY_TIMEOUT,
+    )
 
 
 def _open_or_replace(path: Path, locks: HostLocks) -> Database:
