@@ -888,5 +888,9 @@ async def test_a_bucket_shows_its_folders_and_files(
 
     await page(client, "/buckets/me/runs/tree/step", status=404)
     await page(client, "/buckets/me/none", status=404)
+    index = await page(client, "/")
+    assert "Buckets 1" in " ".join(index.words.split())
+    assert "empty" not in index.words
     await client.call("PUT", "/api/buckets/me/runs/settings", json={"private": True})
     await page(client, "/buckets/me/runs", status=404)
+    assert "Buckets" not in (await page(client, "/")).words

@@ -144,10 +144,29 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedBucket:
+    """A bucket in the index."""
+
+    id: RepoId
+    created: datetime
+    size: int
+    files: int
+    private: bool = False
+
+    @property
+    def href(self) -> str:
+        return f"/buckets/{self.id.full_name}"
+
+
+@dataclass(frozen=True, slots=True)
 class IndexPage:
+    """`buckets` are the newest of them, out of `bucket_count`."""
+
     template: ClassVar[str] = "index.html"
     endpoint: str
     sections: Sequence[Section]
+    buckets: Sequence[ListedBucket] = ()
+    bucket_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,11 @@ class Buckets:
             key=lambda bucket: bucket.full_name,
         )
 
+    def all(self) -> list[RepoId]:
+        """The buckets of every namespace."""
+        namespaces = sorted({path.parent.parent.name for path in self._root.glob("*/*/files.db")})
+        return [bucket for namespace in namespaces for bucket in self.named(namespace)]
+
     def change(self, bucket: RepoId, files: Sequence[BucketFile], deleted: Sequence[str]) -> None:
         """Add and remove files, in one transaction."""
         with self._open(bucket) as database:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from asyncpush.localhub.pages.reading.files import page_within, pager
-from asyncpush.localhub.pages.views import BucketPage, BucketRow, Crumb
+from asyncpush.localhub.pages.views import BucketPage, BucketRow, Crumb, ListedBucket
 from asyncpush.localhub.store.buckets import BucketFile, Buckets
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.web import entry_not_found
+from asyncpush.localhub.web import Refusal, entry_not_found
 
 PAGE = 200
 
@@ -44,6 +44,24 @@ def read_bucket(
         rows[number * PAGE : (number + 1) * PAGE],
         pager(number, PAGE, len(rows), "file", page_url),
     )
+
+
+def read_buckets(
+    buckets: Buckets, with_private: bool, at_most: int
+) -> tuple[list[ListedBucket], int]:
+    """The newest buckets, and how many there are."""
+    rows = []
+    for bucket in buckets.all():
+        try:
+            about = buckets.info(bucket)
+        except Refusal:
+            continue  # deleted since it was listed
+        if with_private or not about.private:
+            created = datetime.fromisoformat(about.created_at)
+            row = ListedBucket(bucket, created, about.size, about.total_files, about.private)
+            rows.append(row)
+    rows.sort(key=lambda row: row.created, reverse=True)
+    return rows[:at_most], len(rows)
 
 
 def _rows(files: list[BucketFile], folder: str, root: str) -> list[BucketRow]:

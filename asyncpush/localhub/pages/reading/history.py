@@ -11,6 +11,7 @@ from pygit2.enums import DeltaStatus
 
 from asyncpush.localhub.pages.links import MAIN_BRANCH
 from asyncpush.localhub.pages.markdown import Base, to_html
+from asyncpush.localhub.pages.reading.buckets import read_buckets
 from asyncpush.localhub.pages.reading.files import Source, find_revision, page_within, pager
 from asyncpush.localhub.pages.rendering import plural
 from asyncpush.localhub.pages.views import (
@@ -31,6 +32,7 @@ from asyncpush.localhub.pages.views import (
     Section,
 )
 from asyncpush.localhub.store import pulls
+from asyncpush.localhub.store.buckets import Buckets
 from asyncpush.localhub.store.gitrepo import MAIN, FileEntry, GitRepo
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType
 from asyncpush.localhub.store.pulls import Discussion, Event
@@ -172,15 +174,18 @@ REPOS_ON_A_PAGE = 60
 REPOS_OF_EACH_TYPE = 12
 
 
+BUCKETS_SHOWN = 100
+
+
 def read_index(
     repos: Repos, endpoint: str, with_private: bool, repo_type: RepoType | None, page: int
 ) -> IndexPage:
-    """The newest repos of each type, or one page of the repos of one type."""
-    if repo_type is None:
-        sections = [_overview(repos, each, with_private) for each in REPO_TYPES]
-    else:
-        sections = [_listing(repos, repo_type, with_private, page)]
-    return IndexPage(endpoint, sections)
+    """The newest repos of each type and the newest buckets, or a page of the repos of one type."""
+    if repo_type is not None:
+        return IndexPage(endpoint, [_listing(repos, repo_type, with_private, page)])
+    sections = [_overview(repos, each, with_private) for each in REPO_TYPES]
+    shown, count = read_buckets(Buckets(repos.root), with_private, BUCKETS_SHOWN)
+    return IndexPage(endpoint, sections, shown, count)
 
 
 def _overview(repos: Repos, repo_type: RepoType, with_private: bool) -> Section:
