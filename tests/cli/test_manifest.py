@@ -216,7 +216,7 @@ def test_addresses_stand_for_repo_ids(tmp_path: Path) -> None:
         ("hf://me/a", 'repo_type = "dataset"', "repo_type 'dataset' contradicts hf://me/a"),
         ("hf://buckets/me/a", "", "hf://buckets/me/a is a bucket"),
         ("hf://model/me/a", "", "'model' is not a repo type"),
-        ("me/a", 'space_sdk = "gradio"', "space_sdk goes with"),
+        ("me/a", 'space_sdk = "gradio"', "space_sdk needs"),
     ],
 )
 def test_an_address_that_contradicts_its_push_is_a_problem(

@@ -301,14 +301,14 @@ def test_a_bucket_is_refused_for_the_time_being() -> None:
 def test_a_protected_repo_has_to_be_a_space() -> None:
     assert filled_in("hf://spaces/me/s", visibility="protected").visibility == "protected"
     for text in ("hf://datasets/me/d", "me/m"):
-        with pytest.raises(ValueError, match="visibility='protected' goes with"):
+        with pytest.raises(ValueError, match="visibility='protected' needs"):
             filled_in(text, visibility="protected")
 
 
 def test_the_sdk_of_a_space_goes_with_the_address_of_one_alone() -> None:
     assert filled_in("hf://spaces/me/s", space_sdk="gradio").space_sdk == "gradio"
     for text in ("hf://me/m", "me/m"):
-        with pytest.raises(ValueError, match="space_sdk goes with"):
+        with pytest.raises(ValueError, match="space_sdk needs"):
             filled_in(text, space_sdk="gradio")
-    with pytest.raises(ValueError, match="space_sdk goes with"):
+    with pytest.raises(ValueError, match="space_sdk needs"):
         PushOptions(repo_type="dataset", space_sdk="gradio")
