@@ -156,7 +156,7 @@ async def observe_push(
 async def _time_limit(seconds: float | None, observer: PushObserver) -> AsyncIterator[None]:
     """`PushOptions(timeout=...)`: the error that ends the push names this timeout as the reason.
 
-    It also says what was changed on the Hub before that, or may have been.
+    It also says if a commit may have been made before that.
     """
     try:
         async with asyncio.timeout(seconds) as limit:
@@ -164,11 +164,11 @@ async def _time_limit(seconds: float | None, observer: PushObserver) -> AsyncIte
     except TimeoutError as exc:
         if not limit.expired():
             raise
-        changed = list(getattr(exc.__cause__, "__notes__", ()))  # of the cancellation by the limit
-        if not changed and observer.commit_is_unconfirmed:
-            changed.append(UNCONFIRMED)
-        told = "; ".join([f"the push took longer than its timeout of {seconds:g} s", *changed])
-        raise TimeoutError(f"{told}: push again; what is already stored is not sent again") from exc
+        unclear = f"; {UNCONFIRMED}" if observer.commit_is_unconfirmed else ""
+        raise TimeoutError(
+            f"the push took longer than its timeout of {seconds:g} s{unclear}: push again; what is"
+            " already stored is not sent again"
+        ) from exc
 
 
 def _finished(outcome: object, options: PushOptions, seconds: float) -> PushFinished:
