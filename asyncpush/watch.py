@@ -49,10 +49,10 @@ LOOKING_SHARE = 0.1
 """The largest share of the time spent on checks: one of 100,000 files takes a second."""
 
 PAUSE_WHEN_NOTIFIED = 60.0
-"""Seconds between looks at a folder of whose changes the system notifies us."""
+"""Seconds between checks of a folder whose changes the system reports."""
 
 NOTIFIED_AFTER = 5_000
-"""Milliseconds after which `watchfiles` reports even where nothing has changed."""
+"""Milliseconds after which `watchfiles` returns even if nothing has changed."""
 
 FAILURES_KEPT = 100
 
@@ -183,9 +183,9 @@ class FolderWatch:
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
         self._fatal: Exception | None = None
-        """The error of a push that would come again."""
+        """The error of a push that every further push would raise as well."""
         self._broken: Exception | None = None
-        """Any other error that has ended the watch: not one of a push."""
+        """Any other error that ended the watch, not raised by a push."""
         self._pushed: Look = {}
         self._not_before = clock()
         self._task: asyncio.Task[None] | None = None
@@ -236,7 +236,7 @@ class FolderWatch:
                     await self._push(look)
                     if self._fatal is not None:
                         return
-        except Exception as exc:  # of `on_outcome`, or of the folder's file system
+        except Exception as exc:  # from `on_outcome`, or from the folder's file system
             self._broken = exc
         finally:
             if not self._stop.is_set():
@@ -278,7 +278,7 @@ class FolderWatch:
         return None
 
     async def _pause(self, seconds: float, *, may_be_notified: bool = False) -> None:
-        """Sleep, but no longer than until the block is left, or until there is news."""
+        """Sleep until the time has passed, the block is left, or a change is reported."""
         waits = [asyncio.ensure_future(self._sleep(seconds))]
         waits.append(asyncio.ensure_future(self._stop.wait()))
         if may_be_notified:
@@ -346,8 +346,8 @@ class FolderWatch:
                 status = os.stat(path)
                 if own.file(path, status) is None:
                     look[name] = status.st_size, status.st_mtime_ns, status.st_ino
-        if self._is_there():  # else it has been removed meanwhile
-            # Of what cannot be looked at, a push says so.
+        if self._is_there():  # otherwise it was removed in the meantime
+            # The push reports what cannot be read.
             look |= dict.fromkeys(report.problems, (0, 0, 0))
         return look
 
@@ -375,7 +375,7 @@ class FolderWatch:
             ):
                 self._is_notified = True
                 self._notified.set()
-        except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, a strange mount
+        except (OSError, RuntimeError) as exc:  # no folder yet, too many watches, an unusual mount
             logger.debug("polling %r: %s", self._folder, exc)
         finally:
             self._is_notified = False

@@ -28,7 +28,7 @@ from asyncpush.transfers.inline import git_blob_oid
 PIECE = 4 * MIB
 
 COPIED_AT_ONCE = 2
-"""Files that are written to disk to be hashed by hf_xet."""
+"""How many files are written to disk at a time for hf_xet to hash."""
 
 
 async def audit(ctx: PushContext, collected: CollectedSources) -> AuditReport:
@@ -102,7 +102,7 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
 
 
 async def _xet_hashes(ctx: PushContext, files: Sequence[FileSource]) -> dict[str, str]:
-    """Of the bytes as they are now, by path; hf_xet is given many files at once."""
+    """The Xet hashes of the current bytes, by path. hf_xet gets many files at once."""
     hashes: dict[str, str] = {}
 
     async def hash_copy(file: FileSource) -> None:
@@ -115,7 +115,8 @@ async def _xet_hashes(ctx: PushContext, files: Sequence[FileSource]) -> dict[str
 
 
 async def _xet_hash_of_copy(ctx: PushContext, file: FileSource) -> str:
-    """hf_xet hashes files alone: what is none is written to one."""
+    """The Xet hash of a source that is not a file on disk: hf_xet hashes only files, so it is first
+    written to one."""
     folder = Path(ctx.config.cache_dir) / "spool"
 
     def write() -> FileSource:

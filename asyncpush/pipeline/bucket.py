@@ -35,7 +35,7 @@ BATCHES_AT_ONCE = 4
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
-"""How much is given to hf_xet's hashing at once, which cannot be stopped in the middle."""
+"""How many bytes hf_xet hashes in one call, which cannot be interrupted."""
 
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
@@ -51,7 +51,7 @@ class Bucket:
         self.stopped: HubError | None = None
         """The failure after which no further batch was sent."""
         self.unclear = False
-        """Whether a batch was sent of which nobody knows what it did."""
+        """Whether the outcome of a batch is not known."""
 
     @property
     def may_have_changed(self) -> bool:
@@ -188,7 +188,7 @@ class Bucket:
         attempt = 1
         while True:
             failed = await self._send_once(operations)
-            # Noted before the bucket is looked at: that look may fail.
+            # Noted before the bucket is checked, since that check may fail.
             self._note_applied(operations, failed)
             failed = await self._still_failed(operations, failed)
             self._note_applied(operations, failed)
@@ -241,7 +241,7 @@ class Bucket:
                 if await look(exc) is not None:
                     return []
             except HubError:
-                pass  # the first failure says more
+                pass  # the first failure is more useful
             self.unclear = self.unclear or may_have_landed
             raise
 
@@ -261,7 +261,7 @@ class Bucket:
 
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
-    """The files in lists that are hashed at once."""
+    """Groups of files that are hashed in one call."""
     batch: list[FileSource] = []
     size = 0
     for file in files:
@@ -279,8 +279,8 @@ async def hashes_of(
     files: Sequence[FileSource],
     changed: dict[str, SourceChangedError] | None = None,
 ) -> dict[str, str]:
-    """The Xet hashes of files on disk, of their bytes as they are now, by path in the repo. With
-    `changed`, followed files that have changed are put there and have none."""
+    """The Xet hashes of files on disk, from their current bytes, by path in the repo. With
+    `changed`, followed files that have changed are added there, and have no hash."""
     if all(file.size == 0 for file in files):
         return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
@@ -341,7 +341,7 @@ def _differences(
 
 
 def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
-    """The first of them, for the message of an error."""
+    """The first failures as text, for the message of an error."""
     lines = list(map(str, failures))
     more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""
     return "; ".join(lines[:most]) + more

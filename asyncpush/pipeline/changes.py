@@ -49,9 +49,9 @@ async def deletions(
     head: str,
     holds: Callable[[str], bool] = lambda path: False,
 ) -> list[Delete]:
-    """Remote files that `delete_patterns` name and that are not `pushed`. Those that the source
-    `holds` all the same stay, and so do the repo's LFS rules (the official client keeps them too).
-    """
+    """Remote files that match `delete_patterns` and are not in `pushed`. Files that the source
+    `holds` although they were not pushed are kept, and so are the repo's LFS rules, as in the
+    official client."""
     options = ctx.options
     if options.delete_patterns is None:
         return []

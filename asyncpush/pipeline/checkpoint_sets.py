@@ -206,7 +206,8 @@ async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[Checkpoin
         own = (below + MARKER, below + PRUNED)
         paths = [path for path in shown if path.startswith(below) and path not in own]
         of_set = {below + path for path in listed[name]} if name in listed else set(paths)
-        # Files of others stay, and so without a note: it would let the next removal take them too.
+        # Other writers' files stay. Then no note is written, since the next removal would delete
+        # them too.
         await _remove(
             ctx,
             bucket,

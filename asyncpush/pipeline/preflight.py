@@ -43,20 +43,21 @@ REVISION_NOT_FOUND = "RevisionNotFound"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the branch before anything is stored."""
+    """What is known about the branch before anything is stored."""
 
     head: str | None
-    """The commit that it is at; None in a dry run, where the repo or branch is missing."""
+    """The commit of its head; None in a dry run when the repo or branch is missing."""
     paths_are_free: bool
-    """Whether `check_paths` need not be asked: it was, beside the head."""
+    """Whether `check_paths` can be skipped, because the paths were checked together with the
+    head."""
 
 
 async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyModes) -> Prepared:
-    """The branch's head, the repo and branch created where that was asked for.
+    """The branch's head. The repo and branch are created if the options allow it.
 
-    Raises `SourceError` when the Hub finds the card's metadata wrong, before anything is created:
-    the head, the modes and the paths of a small push are only looked at meanwhile, to spare most
-    pushes two round trips.
+    Raises `SourceError` when the Hub rejects the card's metadata, before anything is created. The
+    head, and the modes and paths of a small push, are requested at the same time as the card is
+    checked, which saves most pushes two round trips.
     """
     ahead = _AskedAhead(early)
     with single_error():
@@ -69,20 +70,21 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
 
 @dataclass(slots=True)
 class _AskedAhead:
-    """What is asked for beside the head."""
+    """The results of requests made at the same time as the one for the head."""
 
     modes: EarlyModes
     paths_are_free: bool = False
 
     async def ask_paths(self, ctx: PushContext) -> None:
-        """A conflict that shows here is no error yet: the answer may be older than the head."""
+        """Ask for path conflicts. One that is found is not an error yet, since the answer may be
+        older than the head."""
         if not self.modes.paths or ctx.repo_created:
             return
         revision = ctx.options.revision
         try:
             found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
         except HubError:
-            self.paths_are_free = True  # not known: see `check_paths`
+            self.paths_are_free = True  # unknown: `check_paths` asks again
         else:
             self.paths_are_free = not any(found)
 
@@ -92,8 +94,8 @@ class _AskedAhead:
 
 
 async def _look(ctx: PushContext, ahead: _AskedAhead) -> str | HubError:
-    """The head, or the error that says that there is no such repo or branch (yet). Only when the
-    head is known does anything else that was asked for count."""
+    """The head, or the error for a repo or branch that does not exist yet. The other answers count
+    only once the head is known."""
     looked: str | HubError
     with single_error():
         async with anyio.create_task_group() as group:
@@ -113,7 +115,7 @@ async def _look(ctx: PushContext, ahead: _AskedAhead) -> str | HubError:
 
 
 async def ensure_head(ctx: PushContext, looked: str | HubError, ahead: _AskedAhead) -> str | None:
-    """The head is asked for first: most pushes go to a repo that is there, and cost no create
+    """The head is requested first: most pushes go to an existing repo, and so need no create
     call."""
     try:
         return await _head_or_new_branch(ctx, looked)
@@ -371,7 +373,7 @@ async def _conflicts(
     *,
     expected: Callable[[HubError], bool] = lambda error: False,
 ) -> tuple[list[str], list[str]]:
-    """Files of the repo where a folder is to be, and folders where a file is to be. Raises
+    """Files of the repo where a folder is needed, and folders where a file is needed. Raises
     `HubError`; an `expected` one is not reported."""
 
     def to_ask() -> tuple[list[str], list[str]]:

@@ -470,7 +470,7 @@ def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
 
 
 def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
-    """Whether these changes need several commits; else what to say of the one that they need."""
+    """Whether these changes need several commits; if not, the warning for a single one, if any."""
     in_series = len(split(changes, commit_limits(options))) > 1
     if in_series or options.max_files_per_commit is not None:
         return in_series, None

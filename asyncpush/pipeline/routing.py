@@ -60,11 +60,11 @@ class Candidate:
 
 
 class EarlyModes:
-    """The modes of the files of a small push, asked for while its head is looked up: that saves a
+    """The modes of the files of a small push, requested at the same time as its head, which saves a
     round trip.
 
-    They may be older than the head. So they are used only where each file is new in the repo, or
-    known to differ from what is there: no file is taken for unchanged because of them.
+    They may be older than the head. They are therefore used only when each file is new in the repo,
+    or known to differ from the repo's: they never make a file count as unchanged.
     """
 
     def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
@@ -76,11 +76,12 @@ class EarlyModes:
 
     @property
     def paths(self) -> list[str]:
-        """Of the files that are asked for."""
+        """The paths of the requested files."""
         return [file.path_in_repo for file in self._files]
 
     async def ask(self) -> None:
-        """What the Hub refuses is raised by `check`, once it is known that the repo is there."""
+        """Ask for the modes. A refusal is raised by `check`, once it is known that the repo
+        exists."""
         if not self._files:
             return
         ctx, files = self._ctx, self._files
@@ -89,7 +90,7 @@ class EarlyModes:
                 self._looks = await each_in_thread(ctx.threads, files, _look_at)
             gitignore = await own_gitignore(ctx, files)
         except SourceError:
-            return  # a file has changed or cannot be read: `Routing` deals with it
+            return  # a file has changed or cannot be read: `Routing` handles it
         samples = [sample for sample, _ in self._looks]
         try:
             self._modes = await ask_modes(
@@ -103,17 +104,17 @@ class EarlyModes:
         self._modes = self._failure = None
 
     def check(self) -> None:
-        """Raise what the Hub has refused. That it does not know the repo (yet) is no refusal: its
-        servers may learn of it one after another."""
+        """Raise the Hub's refusal, if any. An answer that the repo does not exist (yet) does not
+        count: the Hub's servers may learn about a new repo one after another."""
         if self._failure is not None and not is_missing(self._failure):
             raise self._failure
 
     def looks_at(self, files: Sequence[FileSource]) -> Sequence[tuple[bytes, str | None]] | None:
-        """What `_look_at` has found for each of these files, where they have been read."""
+        """The results of `_look_at` for each of these files, if they have been read."""
         return self._looks if self._are_mine(files) else None
 
     def modes_of(self, files: Sequence[FileSource]) -> Mapping[str, UploadMode] | None:
-        """The modes, where they can be used for these files."""
+        """The modes, if they can be used for these files."""
         if self._modes is None or self._looks is None or not self._are_mine(files):
             return None
         for file, (_, oid) in zip(files, self._looks, strict=True):
@@ -279,7 +280,7 @@ class Routing:
 
 
 def is_missing(error: HubError) -> bool:
-    """Whether the Hub says that there is no such repo or branch (yet)."""
+    """Whether the Hub says that the repo or branch does not exist (yet)."""
     return error.error_code in ("RepoNotFound", "RevisionNotFound")
 
 
@@ -315,8 +316,8 @@ async def ask_modes(
     create_pr: bool | None = None,
     expected: Callable[[HubError], bool] = lambda error: False,
 ) -> Mapping[str, UploadMode]:
-    """One preupload call: a mode for each path. Raises `HubError`; an `expected` one is not
-    reported. `create_pr` is the option of that name, where it is not given."""
+    """Make one preupload call. Returns a mode for each path. Raises `HubError`; an `expected` one
+    is not reported. `create_pr` defaults to the option of that name."""
     request = preupload.preupload_request(
         ctx.repo,
         ctx.options.revision,

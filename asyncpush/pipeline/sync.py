@@ -85,8 +85,8 @@ class SyncRun:
             raise told from exc
 
     def _told(self, error: BaseException) -> BaseException:
-        """The error to raise for one that came in the middle of it. A cancellation stays one, with
-        a note that says what was changed."""
+        """The error to raise for one that interrupted the sync. A cancellation stays a
+        cancellation, with a note that says what was changed."""
         if isinstance(error, SyncError) or not self._bucket.may_have_changed:
             return error
         if not isinstance(error, Exception):
@@ -226,7 +226,7 @@ class SyncRun:
         await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
         for batch in hashed_together(unknown):
             began = time.time()
-            # Those that have changed meanwhile are sent, and looked at then.
+            # Files that have changed in the meantime are sent, and compared then.
             hashes = await hashes_of(ctx, batch, changed={})
             steady = [file for file in batch if file.path_in_repo in hashes]
             pairs = [(file, hashes[file.path_in_repo]) for file in steady]
@@ -260,7 +260,8 @@ class SyncRun:
         there: dict[str, BucketFile],
         unchanged: dict[str, str],
     ) -> None:
-        """Send what the bucket does not hold to the Xet store: nothing shows there yet."""
+        """Send the files that the bucket does not have to the Xet store. They do not appear in the
+        bucket yet."""
         done, store = self._done, self._store
         files = {file.path_in_repo: file for file in collected.files}
 
@@ -369,8 +370,8 @@ class SyncRun:
         return sorted(found.union(self._being_removed(there)))
 
     def _being_removed(self, there: dict[str, BucketFile]) -> list[str]:
-        """Notes that a set which the source's files are a part of was being removed: whoever prunes
-        next would go on with it, though the files have not changed."""
+        """Notes saying that a set with these files was being removed: the next removal would
+        continue it, although the files have not changed."""
         adds = self._done.adds
         folders = {folder for path in adds for folder in _folders_of(path)}
         notes = (folder + PRUNED for folder in folders)
@@ -514,7 +515,7 @@ def _markers(folders: Iterable[str]) -> list[str]:
 
 
 def _mtime(file: FileSource | None) -> int:
-    """Milliseconds since the epoch; 0 for what is not a file on disk."""
+    """Milliseconds since the epoch; 0 for anything but a file on disk."""
     if file is None or file.identity is None:
         return 0
     return file.identity.mtime_ns // 1_000_000

@@ -51,7 +51,7 @@ async def path_kinds(
     *,
     expected: Callable[[HubError], bool] = lambda error: False,
 ) -> dict[str, str]:
-    """By path, "file" or "directory", for those of `paths` that the repo has at `revision`. Raises
+    """ "file" or "directory" for each of `paths` that exists in the repo at `revision`. Raises
     `HubError`; an `expected` one is not reported."""
     kinds: dict[str, str] = {}
 

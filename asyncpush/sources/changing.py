@@ -26,7 +26,7 @@ COPIED_SIZE = 10 << 20
 largest regular file that the Hub accepts; larger files are weights, not a program's state."""
 
 COLLECTED_AGAIN = 3
-"""Times that files which changed while they were stored are collected again, and then again just
+"""How often files that changed while they were stored are collected again, and then again just
 before the commit."""
 
 LOOKS = 1_000

@@ -64,9 +64,10 @@ it is read on to disk, since the others may be waiting for its producer."""
 @dataclass(frozen=True, slots=True)
 class CollectedSources:
     """The files of a push, sorted by path in the repo, and notices for the user about them.
-    `streams` have not been read to their ends yet. `skipped` is what else the folder contains that
-    was left out, though not by the patterns: paths in the repo, those of folders with a slash at
-    the end."""
+
+    `streams` have not been read to their ends yet. `skipped` has the other paths in the repo that
+    were left out, except those excluded by the patterns; folders end with a slash.
+    """
 
     files: tuple[FileSource, ...]
     notices: tuple[str, ...] = ()
@@ -76,10 +77,10 @@ class CollectedSources:
     gone: frozenset[str] = frozenset()
     """Paths of followed files that were removed while the folder was collected."""
     one_file: bool = False
-    """Whether the source is no folder and no mapping, but a file, bytes or tensors."""
+    """Whether the source is a file, bytes or tensors rather than a folder or mapping."""
 
     def holds(self, path: str) -> bool:
-        """Whether the source has this path in the repo among what was `skipped`."""
+        """Whether this path in the repo is among the `skipped` ones."""
         if not self.skipped:
             return False
         return path in self.skipped or any(f"{f}/" in self.skipped for f in folders_above(path))

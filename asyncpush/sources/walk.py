@@ -57,8 +57,8 @@ class Walk:
     seen: int = 0
     """Files found so far, selected or not."""
     skipped: list[str] = field(default_factory=list)
-    """What was left out so far, but not by the patterns: names within the root, those of folders
-    with a slash at the end."""
+    """What was left out so far, except by the patterns: names within the root; folders end with a
+    slash."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         # An explicit stack instead of recursion: folders may be nested deeper than Python's

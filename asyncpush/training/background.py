@@ -199,10 +199,10 @@ class BackgroundUploader:
         quiet_for: float = 5.0,
         on_outcome: Callable[[WatchOutcome], object] | None = None,
     ) -> BackgroundWatch:
-        """Push a folder whenever it has come to rest, until `stop`, the end of its block or the end
-        of this uploader; each of them pushes what is left. See `Uploader.watch`. `on_outcome` is
-        called in the background thread. Raises `ValueError` for options that do not fit, and
-        `InvalidRepoIdError` for an impossible id or address."""
+        """Push a folder whenever it has stopped changing, until `stop`, the end of its block or the
+        end of this uploader. Each of these pushes the remaining changes. See `Uploader.watch`.
+        `on_outcome` is called in the background thread. Raises `ValueError` for invalid options,
+        and `InvalidRepoIdError` for an invalid id or address."""
         self._start()
         self._check_address(repo_id, options)
         watch = FolderWatch(
@@ -473,12 +473,12 @@ class BackgroundCheckpoints:
 
 
 class BackgroundWatch:
-    """A folder that is watched from blocking code: what `BackgroundUploader.watch` returns.
+    """Watches a folder from blocking code; returned by `BackgroundUploader.watch`.
 
     with BackgroundUploader() as bg, bg.watch("out/", "me/model", every=300):
         train()  # writes to out/
 
-    Leaving the block pushes what is left, and raises the error of that push if it failed.
+    Leaving the block pushes the remaining changes, and raises the error if that push fails.
 
     Example:
         >>> import tempfile
@@ -507,22 +507,22 @@ class BackgroundWatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None:  # Otherwise the uploader decides when it is left.
+        if exc is None:  # Otherwise the uploader decides when its own block is left.
             self.stop()
 
     @property
     def failures(self) -> tuple[Exception, ...]:
-        """The errors of pushes that failed, the last 100."""
+        """The errors of the last 100 pushes that failed."""
         return tuple(self._watch.failures.copy())
 
     @property
     def pushes(self) -> int:
-        """How many pushes have gone through."""
+        """How many pushes have succeeded."""
         return self._watch.pushes
 
     @property
     def last_result(self) -> UploadResult | SyncResult | None:
-        """What the last push that went through returned."""
+        """The result of the last push that succeeded."""
         return self._watch.last_result
 
     @property
@@ -531,11 +531,11 @@ class BackgroundWatch:
         return self._watch.last_error
 
     def stop(self, timeout: float | None = None) -> None:
-        """Push what is left, and end. Safe to call again.
+        """Push the remaining changes, and end. It is safe to call this again.
 
         Raises the error of that push, or the one that ended the watch before, such as an
-        `AuthError`; `TimeoutError` when it takes longer than `timeout` seconds: the push continues.
-        Ctrl-C while this waits cancels the push.
+        `AuthError`. Raises `TimeoutError` when it takes longer than `timeout` seconds; the push
+        continues. Ctrl-C during the wait cancels the push.
         """
         if self._job.ask_to_end is not None:
             self._job.ask_to_end()
@@ -543,12 +543,12 @@ class BackgroundWatch:
         self._job.future.result()
 
     def cancel(self) -> None:
-        """End without pushing what is left. Returns at once."""
+        """End without pushing the remaining changes. Returns at once."""
         self._job.cancel()
 
 
 class _RunningWatch:
-    """A watch in the background thread."""
+    """A watch running in the background thread."""
 
     progress: UploadProgress | None = None
 
@@ -580,7 +580,9 @@ class _RunningWatch:
             return
         self._is_cancelled = True
         self._task.cancel()
-        if not self._is_leaving:  # The first leaves the block, which would push what is left.
+        if (
+            not self._is_leaving
+        ):  # The first cancellation leaves the block, which would push the remaining changes.
             asyncio.get_running_loop().call_soon(self._task.cancel)
 
 

@@ -47,23 +47,24 @@ from asyncpush.protocol.lfs import (
 from asyncpush.sources import Reader
 
 EVENTS_AT_ONCE = 100
-"""Parts of a resumed upload that are reported in one turn of the event loop: there may be 10,000
-of them."""
+"""How many parts of a resumed upload to report in one step of the event loop: there may be
+10,000."""
 
 CLAIM_POLL = 0.2
 """Seconds between checks of an object that another process has claimed."""
 
 CLAIM_TIMEOUT = 300.0
-"""Seconds to wait for another process that has claimed an object and stores no further part of it:
-it may be stopped (SIGSTOP, a debugger, a frozen container)."""
+"""Seconds to wait for a process that has claimed an object but stores no further part of it. It may
+be stopped (SIGSTOP, a debugger, a frozen container)."""
 
 PROGRESS_POLL = 5.0
 """Seconds between checks of the progress that the process holding a claim makes."""
 
 
 SYNC_TIMEOUT = 0.1
-"""Seconds that a stored part waits for the journal's sync, which takes milliseconds. Where it takes
-longer the next part is sent all the same; a process that is killed then loses this one as well."""
+"""Seconds that a stored part waits for the journal to be synced to disk, which usually takes
+milliseconds. After that the next part is sent anyway; if the process is then killed, this part is
+sent again."""
 
 
 @dataclass(slots=True)
@@ -340,7 +341,7 @@ class LfsUploader:
         await self._synced(sending.journal.store_part(self._scope, sending.item.oid, number, etag))
 
     async def _synced(self, written: Future[None]) -> None:
-        """Wait for the journal's disk, but not for long: it is written in any case."""
+        """Wait briefly for the journal's disk: the entry is written in any case."""
         await asyncio.wait([asyncio.wrap_future(written)], timeout=SYNC_TIMEOUT)
 
     async def _in_journal(self, work: Callable[[], None]) -> None:
@@ -405,8 +406,8 @@ class LfsUploader:
                 raise
 
     async def _joined(self, sending: Sending) -> bool:
-        """Whether the batch comes to say that the object is there, asked with growing waits for as
-        long as a completion may take."""
+        """Ask the batch, with growing waits, whether the object is stored, for as long as a
+        completion may take."""
         limit = self._session.config.response_timeout
         wait = min(self._session.config.initial_backoff_ms / 1000, limit)
         waited = 0.0

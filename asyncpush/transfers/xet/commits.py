@@ -64,8 +64,8 @@ class XetCommit:
     async def start(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
     ) -> list[tuple[FileSource, Any]]:
-        """Files that hf_xet reads by itself, or bytes; each with its handle. With `changed`,
-        followed files that have changed are put there and not started."""
+        """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle.
+        With `changed`, followed files that have changed are added there and not started."""
 
         def start(file: FileSource) -> Any:
             if file.path is None:
@@ -100,14 +100,14 @@ class XetCommit:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         size = piece_size(bandwidth)
-        how = self._how if file.sha256 is None else {}  # that hash is compared in the end
+        how = self._how if file.sha256 is None else {}  # the hash is compared at the end
 
         def feed() -> Any:
             stream = self._commit.start_upload_stream(name=file.path_in_repo, **how)
             try:
                 read_into(stream)
             except SourceChangedError:
-                # A stream that is aborted would fail the whole commit. Nothing names this one.
+                # Aborting the stream would fail the whole commit. No receipt refers to this one.
                 stream.finish()
                 raise
             except BaseException:

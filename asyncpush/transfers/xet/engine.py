@@ -144,11 +144,9 @@ class XetEngine:
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
     ) -> dict[str, str]:
         """The Xet hashes of files on disk, by path in the repo; nothing is sent. Raises
-        `XetFailedError`, and `SourceError` or `SourceChangedError` when it is a file's fault.
-
-        With `changed`, followed files that have changed are put there, by path in the repo; they
-        have no hash, nor has any other file when hf_xet fails because of them.
-        """
+        `XetFailedError`, and `SourceError` or `SourceChangedError` when a file is the cause. With
+        `changed`, followed files that have changed are added there, by path in the repo. They have
+        no hash, and no other file has one either if hf_xet fails because of them."""
         watch = XetStallDetector(self._config.stall_timeout)
 
         def hash_them() -> dict[str, str]:
@@ -294,8 +292,8 @@ class XetUpload:
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
     ) -> None:
-        """Like `add`, for several files: the small ones go to hf_xet in one thread hop. With
-        `changed`, followed files that are found changed are put there, by path in the repo, and
+        """Like `add`, for several files: the small ones are passed to hf_xet in one thread hop.
+        With `changed`, followed files that have changed are added there, by path in the repo, and
         not sent."""
         small = [file for file in files if self._is_small(file)]
         if small:
@@ -317,7 +315,7 @@ class XetUpload:
         except XetFailedError:
             if self._failed is None:
                 raise
-        # What has failed since a file was begun is raised by `finish`, which may begin again.
+        # A failure after a file was started is raised by `finish`, which may start again.
         self._handles += begun
 
     def _is_small(self, file: FileSource) -> bool:
@@ -330,7 +328,7 @@ class XetUpload:
     async def _begin(
         self, file: FileSource, changed: dict[str, SourceChangedError] | None
     ) -> Sequence[tuple[FileSource, Any]]:
-        """A file that is not small."""
+        """Start to send a file that is not small."""
         if self._reads_itself(file):
             async with self._large_files:
                 begun = await self._start([file], changed)

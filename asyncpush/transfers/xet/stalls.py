@@ -84,7 +84,7 @@ class XetStallDetector:
 
     @property
     def limit(self) -> float:
-        """Seconds without a move after which it has stalled."""
+        """Seconds without progress after which it has stalled."""
         return self._timeout * (self._attempt if self._all_sent else 1)
 
     def left(self) -> float:
