@@ -39,6 +39,8 @@ UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
 class PushObserver:
     """One push, or whatever else is done to a repo, while it is being done."""
 
+    wants_headers = False
+
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
     ) -> None:
