@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from asyncpush.events import FileStored, PhaseChanged, Verified
 from asyncpush.events.schema import SCHEMA_PATH
 from asyncpush.listeners.logs import VerboseFormatter
 from asyncpush.localhub import LocalHub
+from asyncpush.net import parts, session
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
@@ -190,3 +191,24 @@ async def test_all_files_that_the_hub_shows_in_the_end_are_verified(
     assert faults.seen["paths-info"] == 2
     (verified,) = recorded.of(Verified)
     assert verified.files == 3
+
+
+async def test_a_push_that_nobody_watches_redacts_no_headers(
+    hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redacting them takes about as long as all listeners together (profiled)."""
+    redacted: list[object] = []
+
+    def redact(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
+        redacted.append(headers)
+        return {}
+
+    for module in (session, parts):
+        monkeypatch.setattr(module, "redact_headers", redact)
+    logging.getLogger("asyncpush.http").setLevel(logging.INFO)
+    try:
+        async with Uploader(TOKEN, hub.url, replace(config, events=None)) as uploader:
+            await uploader.push_to_hub("me/m", {"a.bin": b"\0a", "b.txt": b"b"})
+    finally:
+        logging.getLogger("asyncpush.http").setLevel(logging.NOTSET)
+    assert not redacted

@@ -43,6 +43,8 @@ MADE = "the commit "
 class PushObserver:
     """Observes one push, or another operation on a repo, while it runs."""
 
+    wants_headers = False
+
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
     ) -> None:
