@@ -20,8 +20,8 @@ from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
 # Line breaks, no-break spaces, soft hyphens, zero-width characters and direction marks.
 _INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff]")
-_SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s+", re.IGNORECASE)
-_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s", re.IGNORECASE)
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _GIVEN = "the token that was given"
@@ -206,32 +206,34 @@ def _decoded(content: bytes) -> str:
 
 
 def _clean(token: object, where: str) -> str | None:
-    """The token without what was copied along with it: line breaks, invisible characters, quotes,
-    "Bearer". None when nothing is left.
+    """The token without line breaks and invisible characters. None when nothing is left.
 
-    Raises `AuthError` for spaces and quotes within it, and for what a header cannot hold. The
+    Raises `AuthError` for "Bearer", spaces and quotes, and for what a header cannot hold. The
     message names where the token comes from, never the token.
     """
     if not isinstance(token, str):
         return None
     text = _INVISIBLE.sub("", token).strip()
-    text = _SCHEME.sub("", _unquoted(text))
-    text = _unquoted(text)
+    if _SCHEME.match(text.lstrip(_QUOTES)):
+        raise _not_a_token(where, 'it begins with "Bearer", which is not part of a token')
     for position, letter in enumerate(text, 1):
         if not "!" <= letter <= "~" or letter in _QUOTES:
-            raise AuthError(
-                f"{where} is not a valid token: its character {position} is {_named(letter)},"
-                " and tokens are plain ASCII without spaces and quotes",
-                suggestion="copy the token again, without anything before or after it",
+            raise _not_a_token(
+                where,
+                f"its character {position} is {_named(letter)}, and tokens are plain ASCII without"
+                " spaces and quotes",
             )
     return text or None
 
 
+def _not_a_token(where: str, reason: str) -> AuthError:
+    return AuthError(
+        f"{where} is not a valid token: {reason}",
+        suggestion="copy the token again, without anything before or after it",
+    )
+
+
 def _named(letter: str) -> str:
-    return {" ": "a space", '"': "a quote", "'": "a quote"}.get(letter, f"U+{ord(letter):04X}")
-
-
-def _unquoted(text: str) -> str:
-    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
-        return text[1:-1].strip()
-    return text
+    if letter == " ":
+        return "a space"
+    return "a quote" if letter in _QUOTES else f"U+{ord(letter):04X}"

@@ -97,14 +97,6 @@ def test_white_space_around_a_token_is_nothing(
         "\u00a0hf_x\u00a0",
         "hf_\u200bx",
         "\ufeffhf_x",
-        '"hf_x"',
-        "'hf_x'",
-        "\u201chf_x\u201d",
-        "Bearer hf_x",
-        "bearer  hf_x\n",
-        "Authorization: Bearer hf_x",
-        '"Bearer hf_x"',
-        "Bearer 'hf_x'",
     ],
     ids=ascii,
 )
@@ -118,14 +110,27 @@ async def test_what_copying_brings_along_is_no_part_of_a_token(
 
 @pytest.mark.parametrize(
     "value",
-    ["hf_s\u00e9cret", "hf_\u2026", "hf_s\tx", "\u201chf_s\udce8", "hf_s x", '"hf_sx', "hf_s'x"],
+    [
+        *(
+            "hf_s\u00e9cret",
+            "hf_\u2026",
+            "hf_s\tx",
+            "\u201chf_s\udce8",
+            "hf_s x",
+            '"hf_sx',
+            "hf_s'x",
+        ),
+        *('"hf_sx"', "'hf_sx'", "\u201chf_sx\u201d", "Bearer hf_sx", "bearer  hf_sx\n"),
+        *("Authorization: Bearer hf_sx", '"Bearer hf_sx"', "Bearer 'hf_sx'"),
+    ],
     ids=ascii,
 )
 async def test_what_cannot_be_a_token_is_refused_with_the_reason(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     with pytest.raises(
-        AuthError, match=r"given is not a valid token: its character \d is (U\+|a )"
+        AuthError,
+        match=r"given is not a valid token: (its character \d is (U\+|a )|it begins with)",
     ):
         await TokenSource(value).get()
     write(home / ".cache/huggingface/token", "another one")
