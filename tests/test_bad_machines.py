@@ -228,11 +228,13 @@ async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     chance = random.Random(nth)
     slow = write({f"{number}.bin": chance.randbytes(2000) for number in range(60)}, "slow")
     other = write({"model.bin": chance.randbytes(3 * PART_SIZE), "a.bin": b"\0a"}, "other")
+    # In a repo that exists each file is opened once to be looked at, beside the first call.
+    await uploader.push_to_hub("me/slow", {"begin.txt": b"begin"})
     disk = HungDisk(slow, nth, monkeypatch)
     try:
         hanging = uploader.start_push("me/slow", slow)
-        await disk.threads_hang.wait()
         async with asyncio.timeout(30):
+            await disk.threads_hang.wait()
             result = await uploader.push_to_hub("me/other", other)
         assert result.verified
         hanging.cancel()

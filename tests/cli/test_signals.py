@@ -31,6 +31,8 @@ class Stall:
 
     def __init__(self) -> None:
         self.route = "part"
+        self.after = ""  # or a route that must have been asked before
+        self._seen = {""}
         self.arrived = threading.Event()
         self._released = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -39,7 +41,10 @@ class Stall:
     def middleware(self) -> Middleware:
         @web.middleware
         async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.match_info.route.name == self.route and not self._released.is_set():
+            name = str(request.match_info.route.name)
+            self._seen.add(name)
+            held = name == self.route and self.after in self._seen
+            if held and not self._released.is_set():
                 self._loop = asyncio.get_running_loop()
                 self.arrived.set()
                 await self._released.wait()
@@ -97,7 +102,7 @@ def test_a_push_ends_promptly_and_says_how_to_go_on(
 def test_a_push_that_is_interrupted_after_its_commit_names_it(
     start: Start, stall: Stall, folder: Path
 ) -> None:
-    stall.route = "paths-info"
+    stall.route, stall.after = "paths-info", "commit"
     ran, _ = interrupt(start, stall, signal.SIGINT, "push", "me/landed", folder, "--json")
 
     assert ran.code == 130

@@ -362,6 +362,7 @@ async def test_without_boto3_the_extra_is_named(
         await make_store().start()
 
 
+@pytest.mark.usefixtures("official_lfs")
 def test_the_official_client_works_with_a_hub_over_s3(
     make_store: Callable[..., S3Store], tmp_path: Path, server: S3Server
 ) -> None:
