@@ -60,9 +60,9 @@ from asyncpush.models import (
     show_results_as,
 )
 from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.bodies import BufferPool
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import RESOURCE, Login
-from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (

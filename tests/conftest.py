@@ -17,7 +17,8 @@ from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
-from asyncpush.pipeline import commit, commit_recovery
+from asyncpush.pipeline import commit
+from asyncpush.pipeline import commit as commit_recovery
 from tests.faults import FaultLayer
 from tests.request_blocker import RequestBlocker
 
@@ -181,7 +182,7 @@ def config(tmp_path: Path) -> UploadConfig:
 def settled_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as if they had last changed long ago, on a disk: what has just been written, and
     what lies in memory (as the tests' own files do), has no hash that is remembered."""
-    monkeypatch.setattr("asyncpush.journal.rows.SETTLED_AFTER", 0.0)
+    monkeypatch.setattr("asyncpush.journal.tables.SETTLED_AFTER", 0.0)
     monkeypatch.setattr("asyncpush.journal.journal.in_memory", lambda device: False)
 
 

@@ -20,7 +20,7 @@ from asyncpush.models import Repo
 from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
-from asyncpush.protocol import accounts, buckets, repos, tree
+from asyncpush.protocol import accounts, buckets, repos
 from asyncpush.protocol.accounts import Account, TokenKind
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -171,7 +171,7 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
                 session, accounts.storage_request(target.repo), accounts.parse_storage, events
             )
         if isinstance(head, str):
-            request = tree.paths_info_request(target.repo, head, [".gitattributes"])
+            request = repos.paths_info_request(target.repo, head, [".gitattributes"])
             shows_files = await _ask(session, request, _has_files, events)
     return HubFacts(
         account=account,
@@ -195,7 +195,7 @@ def _has_bucket_files(response: HubResponse) -> Literal[True]:
 
 def _has_files(response: HubResponse) -> Literal[True]:
     """True if a push can read the answer. It does not matter whether the file exists."""
-    tree.parse_paths_info(response)
+    repos.parse_paths_info(response)
     return _YES
 
 

@@ -9,7 +9,6 @@ from asyncpush.models.files import (
     Source,
     VirtualFile,
 )
-from asyncpush.models.receipts import Receipt, Route, receipts_from_json, receipts_to_json
 from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
     PHASES,
@@ -18,10 +17,14 @@ from asyncpush.models.results import (
     CheckpointSet,
     Phase,
     PlannedFile,
+    Receipt,
+    Route,
     SyncFailure,
     SyncResult,
     UploadProgress,
     UploadResult,
+    receipts_from_json,
+    receipts_to_json,
     show_results_as,
 )
 from asyncpush.options import TransferName

@@ -20,8 +20,8 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import observed_head
 from asyncpush.pipeline.routing import WORKERS, ask_modes, own_gitignore
 from asyncpush.pipeline.verification import all_remote_files
-from asyncpush.protocol import preupload
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol import commits
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import CollectedSources, Reader, folder_prefix, read_all, read_sample
 from asyncpush.transfers.inline import git_blob_oid
 
@@ -154,7 +154,7 @@ async def _ignored(
         ignored.update(path for path, mode in modes.items() if mode.ignored)
 
     try:
-        await for_each(batches(absent, preupload.BATCH_LIMIT), ask, width=WORKERS)
+        await for_each(batches(absent, commits.PREUPLOAD_LIMIT), ask, width=WORKERS)
     except HubError as exc:
         if exc.retryable or exc.status is None or exc.status >= 500:
             raise

@@ -13,7 +13,7 @@ from asyncpush.options import PushOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import check_path_in_repo, folder_prefix, read_again
 from asyncpush.sources.byte_sources import changed
 from asyncpush.sources.paths import folders_above, select

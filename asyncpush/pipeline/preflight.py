@@ -30,7 +30,7 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT, delet
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
-from asyncpush.protocol import preupload, repos
+from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
 from asyncpush.sources import read_all
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, find_leaks
@@ -223,10 +223,10 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
     except UnicodeDecodeError as exc:
         raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
     verdict = await ctx.session.ask(
-        preupload.validate_request(ctx.repo, text),
-        preupload.parse_verdict,
+        commits.validate_request(ctx.repo, text),
+        commits.parse_verdict,
         ctx.events,
-        accept=lambda response: response.status < 300 or preupload.is_verdict(response),
+        accept=lambda response: response.status < 300 or commits.is_verdict(response),
     )
     for warning in verdict.warnings:
         ctx.warn(f"{CARD_NAME}: {warning}")

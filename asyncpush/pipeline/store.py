@@ -23,7 +23,7 @@ from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector
-from asyncpush.protocol import preupload
+from asyncpush.protocol import commits
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.interface import StreamTransfer, Transfer, TransferFailedError
 
@@ -217,9 +217,9 @@ class StreamStage:
         stored = Stored()
         chosen: list[OpenStream] = []
         ctx.enter("uploading")
-        for batch in batches(streams, preupload.BATCH_LIMIT):
+        for batch in batches(streams, commits.PREUPLOAD_LIMIT):
             files = [FileSource(stream.path_in_repo, size, data=stream.head) for stream in batch]
-            samples = [stream.head[: preupload.SAMPLE_SIZE] for stream in batch]
+            samples = [stream.head[: commits.SAMPLE_SIZE] for stream in batch]
             modes = await ask_modes(ctx, files, samples)
             for stream in batch:
                 mode = modes[stream.path_in_repo]

@@ -30,8 +30,14 @@ from asyncpush.events import (
 )
 from asyncpush.models import FileSource, PlannedFile, SyncFailure, SyncResult
 from asyncpush.options import SyncOptions
-from asyncpush.pipeline.bucket import Bucket, BucketXet, hashed_together, hashes_of, in_words
-from asyncpush.pipeline.bucket_store import BucketStore
+from asyncpush.pipeline.bucket import (
+    Bucket,
+    BucketStore,
+    BucketXet,
+    hashed_together,
+    hashes_of,
+    in_words,
+)
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits

@@ -33,7 +33,7 @@ from asyncpush.protocol.http import (
     json_object,
     post_json,
 )
-from asyncpush.protocol.tree import next_page
+from asyncpush.protocol.repos import next_page
 
 OPERATIONS_LIMIT = 1000
 """The most operations in one batch."""

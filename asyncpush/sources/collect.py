@@ -21,11 +21,12 @@ from asyncpush.concurrency.task_groups import descriptors_left, each_affordable,
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
-from asyncpush.sources.changing import Copy, collect_again
 from asyncpush.sources.files import (
+    Copy,
     UnusableError,
     absolute_path,
     check_file_object,
+    collect_again,
     is_async_file,
     path_of,
     regular_file,

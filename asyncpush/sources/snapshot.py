@@ -26,8 +26,14 @@ from asyncpush.models import Content, FileIdentity, FileSource, Source
 from asyncpush.options import PushOptions
 from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.sources.byte_sources import Reader, open_for_reading
-from asyncpush.sources.changing import Copy, collect_again
-from asyncpush.sources.files import UnusableError, absolute_path, regular_file, status_of
+from asyncpush.sources.files import (
+    Copy,
+    UnusableError,
+    absolute_path,
+    collect_again,
+    regular_file,
+    status_of,
+)
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.spool import ScratchFolder, opened_privately

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from asyncpush.distributed import relay
-from asyncpush.distributed.relay import Merger, Outbox, Relay
+from asyncpush.distributed import ray as relay
+from asyncpush.distributed.ray import Merger, Outbox, Relay
 from asyncpush.events import (
     Emitter,
     Event,

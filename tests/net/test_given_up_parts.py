@@ -20,8 +20,8 @@ from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.bodies import BufferPool
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.part_body import BufferPool
 from asyncpush.net.parts import PartSender
 from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession

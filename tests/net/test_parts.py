@@ -24,7 +24,7 @@ from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedEr
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.part_body import BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession

@@ -6,7 +6,7 @@ import pytest
 
 from asyncpush.errors import ProtocolError
 from asyncpush.models import FileSource
-from asyncpush.protocol.preupload import UploadMode, parse_preupload, preupload_request
+from asyncpush.protocol.commits import UploadMode, parse_preupload, preupload_request
 from tests.protocol.helpers import REPO, answer, said
 
 FILE = FileSource("a/b.txt", 3, data=b"abc")

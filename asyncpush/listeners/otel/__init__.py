@@ -58,8 +58,7 @@ from asyncpush.events import (
     PushStarted,
     Record,
 )
-from asyncpush.listeners.otel.meters import Meters
-from asyncpush.listeners.otel.spans import PushSpans
+from asyncpush.listeners.otel.spans import Meters, PushSpans
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
 """The version of the conventions that define these names."""
