@@ -347,7 +347,7 @@ SCENARIOS = (
     Scenario(
         "training-from-memory",
         "NumPy steps on the same core beside a push of a copy of their tensors",
-        LONE,
+        FileSet(1, 256 * MIB),
         FileSet(1, 64 * MIB),
         (Entry(FROM_MEMORY, "training", {"client": "from memory"}),),
         targets=(Target("step_slowdown", FROM_MEMORY, at_most=0.1),),
