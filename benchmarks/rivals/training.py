@@ -1,5 +1,6 @@
 """Training steps (NumPy, one thread) beside a push. Options: client ("asyncpush", "official", or
-"from memory": a copy of the model's tensors, by a `BackgroundUploader`), and what the client takes.
+"from memory": a copy of the model's tensors, by a `BackgroundUploader`) and, from memory, the
+transfer.
 
 Both share one core. The criterion: n steps beside a push take no longer than n steps alone and the
 CPU time of the push, the copy of the tensors included. What is beyond that, as a share of a step
@@ -174,7 +175,9 @@ def _from_memory(job: Job) -> Callable[[], Any]:
         f"layers.{number}.weight": np.random.default_rng(number).random(size // 32, np.float32)
         for number in range(8)
     }
-    config = asyncpush.UploadConfig(cache_dir=job.scratch, progress="none")
+    config = asyncpush.UploadConfig(
+        cache_dir=job.scratch, progress="none", transfer=job.options["transfer"]
+    )
 
     def push() -> None:
         with asyncpush.BackgroundUploader(TOKEN, job.endpoint, config) as background:
