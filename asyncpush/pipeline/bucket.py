@@ -17,7 +17,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
@@ -278,16 +278,7 @@ class Bucket:
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are hashed in one call."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+    return sized_batches(files, most_bytes=HASHED_BYTES, most=HASHED_TOGETHER)
 
 
 async def hashes_of(
@@ -366,7 +357,8 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
 ADDED_TOGETHER = 64
 """Files that are handed to hf_xet, which queues them, in one hop to a thread."""
 
-ADDED_AT_ONCE = 2
+ADDED_BYTES = 4 * MIB
+ADDED_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -428,7 +420,8 @@ class BucketStore:
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
             ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone", True))
             ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
+            await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
             receipts = await upload.finish(changed=changed)

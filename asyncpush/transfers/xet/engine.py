@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import sys
 import threading
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +26,8 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import (
     SMALL_FILE,
+    SMALL_FILES_MEMORY,
+    TINY_FILE,
     XetAccess,
     XetFailedError,
     files_at_once,
@@ -70,6 +80,28 @@ def trim_memory() -> None:
         _trimming.release()
 
 
+class Room:
+    """Memory that files share: each waits until there is room for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._freed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, size: int) -> AsyncIterator[None]:
+        """Take this many bytes once they are free, or all of them when `size` is more."""
+        size = min(size, self._size)
+        while size > self._free:
+            await self._freed.wait()
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._freed.set()
+            self._freed = asyncio.Event()
+
+
 class XetEngine:
     """hf_xet for one `Uploader`. Its session is created when it is first needed."""
 
@@ -78,6 +110,7 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
+        self._small_files = Room(SMALL_FILES_MEMORY)
         self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
 
     async def open(
@@ -99,6 +132,7 @@ class XetEngine:
             events,
             renewals=self._config.max_retries,
             large_files=self._large_files,
+            small_files=self._small_files,
             bandwidth=self._bandwidth,
         )
 
@@ -255,6 +289,7 @@ class XetUpload:
         *,
         renewals: int,
         large_files: asyncio.Semaphore,
+        small_files: Room,
         bandwidth: Bandwidth,
     ) -> None:
         self._commit = commit
@@ -266,6 +301,7 @@ class XetUpload:
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._large_files = large_files
+        self._small_files = small_files
         self._bandwidth = bandwidth
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
@@ -292,12 +328,14 @@ class XetUpload:
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
     ) -> None:
-        """Like `add`, for several files: the small ones are passed to hf_xet in one thread hop.
+        """Like `add`, for several files: small ones are passed to hf_xet many in one thread hop.
         With `changed`, followed files that have changed are added there, by path in the repo, and
         not sent."""
         small = [file for file in files if self._is_small(file)]
-        if small:
-            await self._add(small, self._start(small, changed))
+        if tiny := [file for file in small if file.size <= TINY_FILE]:
+            await self._add(tiny, self._start(tiny, changed))
+        if others := [file for file in small if file.size > TINY_FILE]:
+            await self._add(others, self._read(others, changed))
         for file in files:
             if not self._is_small(file):
                 await self._add([file], self._begin(file, changed))
@@ -349,13 +387,26 @@ class XetUpload:
                 changed[file.path_in_repo] = exc
                 return []
 
-    async def _start(
+    async def _read(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None
     ) -> Sequence[tuple[FileSource, Any]]:
-        begun = await self._commit.start(files, changed)
-        for file, handle in begun:
-            self._positions.follow(handle.task_id(), file)
-        return begun
+        """Start to send small files once there is memory for them, and wait until hf_xet has read
+        them."""
+        async with self._small_files.taken(sum(file.size for file in files)):
+            return await self._start(files, changed, to_the_end=True)
+
+    async def _start(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None,
+        *,
+        to_the_end: bool = False,
+    ) -> Sequence[tuple[FileSource, Any]]:
+        def follow(begun: Sequence[tuple[FileSource, Any]]) -> None:
+            for file, handle in begun:
+                self._positions.follow(handle.task_id(), file)
+
+        return await self._commit.start(files, changed, to_the_end=to_the_end, on_begun=follow)
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
