@@ -166,16 +166,16 @@ class HeadStart:
         self._among: dict[Slot, _Sample] = {}  # the first sample after they joined
 
     def moved(self, slot: Slot, now: float, position: int) -> None:
-        if slot.pioneer:
-            sample = now, position
-            self._first.setdefault(slot, sample)
-            if not self.joined:
-                self._alone[slot] = self._latest.get(slot, sample)
-            elif now > self._latest.get(slot, sample)[0]:
-                self._among.setdefault(slot, self._latest.get(slot, sample))
-            self._latest[slot] = sample
-        else:
+        sample = now, position
+        if not slot.pioneer:
             self.joined = True
+        elif not self.joined:
+            self._first.setdefault(slot, sample)
+            self._alone[slot] = self._latest.get(slot, sample)
+            self._latest[slot] = sample
+        elif slot in self._first:
+            self._among.setdefault(slot, self._latest[slot])
+            self._latest[slot] = sample
 
     def rates(self) -> tuple[float, float] | None:
         """Bytes per second of one part, alone and among the others; None while they are not

@@ -699,3 +699,17 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
         limit.succeeded(slot, 1_000_000)
     async with slots_of(limit, 10) as slots:
         assert len(turns_of(slots)) == PIONEERS
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
+    limit = AdaptiveLimit(32, clock=FakeClock())
+    async with slots_of(limit, 40) as slots:
+        await anyio.sleep(0.05)
+        for position in (10_000, 20_000, 30_000):
+            for slot in reversed(turns_of(slots)):
+                limit.moving(slot, position, 1_000_000)
+        assert limit.limit == START
+        assert limit.looks == FIRST_LOOKS
+        limit.succeeded(turns_of(slots)[0], 1_000_000)
+        assert limit.looks is None
