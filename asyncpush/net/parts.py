@@ -49,7 +49,9 @@ class PartSender:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        monitor = StragglerMonitor(
+            idle=lambda: limit.idle and not bandwidth.limited, looks=lambda: limit.looks
+        )
         self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[tuple[str, str, int]] = set()
         """Origins of the stores whose latest ETag was an MD5."""
