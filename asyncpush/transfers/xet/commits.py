@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
@@ -18,17 +19,17 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
     XetStalledError,
     ends_soon,
     in_background,
-    positions,
     unless_stalled,
 )
 
 STREAM_PIECE = 4 * MIB
-"""Bytes of a stream that are copied for hf_xet at a time."""
+"""Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
 def piece_size(bandwidth: Bandwidth) -> int:
@@ -52,12 +53,14 @@ class XetCommit:
         commit: Any,
         access: XetAccess,
         watch: XetStallDetector,
+        backlog: XetBacklog,
         how: Mapping[str, Any] | None = None,
     ) -> None:
         """`how` holds further arguments for each file passed to hf_xet."""
         self._commit = commit
         self._how = how or {}
         self._watch = watch
+        self._backlog = backlog
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -68,6 +71,7 @@ class XetCommit:
         With `changed`, followed files that have changed are added there and not started."""
 
         def start(file: FileSource) -> Any:
+            self._backlog.add(file.size)
             if file.path is None:
                 return self._commit.start_upload_bytes(
                     file.data or b"", name=file.path_in_repo, **self._how
@@ -82,11 +86,6 @@ class XetCommit:
 
         begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
         return begun
-
-    async def ingested(self, handle: Any, file: FileSource) -> None:
-        """Wait until hf_xet has read the file to its end and holds only its last bytes in
-        memory."""
-        await self._call(handle.result, [file])
 
     async def feed(
         self,
@@ -129,7 +128,7 @@ class XetCommit:
                         if stop.is_set():
                             break
                         reader.readinto(offset, piece)
-                    stream.write(bytes(piece))
+                    self._pass_on(stream, bytes(piece), stop)
                     on_read(offset + len(piece))
                 again = file.virtual is not None and file.virtual.may_change
                 for offset in range(0, file.size if again else 0, STREAM_PIECE):
@@ -156,14 +155,23 @@ class XetCommit:
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
+        stop = threading.Event()
         size = 0
+
+        def write(data: bytes) -> None:
+            self._pass_on(stream, data, stop)
+
+        def cancel() -> None:
+            stop.set()
+            self._abort()
+
         try:
             async for piece in pieces:
                 for start in range(0, piece.nbytes, most):
                     data = bytes(piece[start : start + most])
                     with self._watch.reading():
                         await bandwidth.take(len(data))
-                    await self._write(stream, data)
+                    await self._call(partial(write, data), stop=cancel)
                 size += piece.nbytes
                 on_read(size)
             await self._call(stream.finish)
@@ -172,8 +180,10 @@ class XetCommit:
             raise
         return stream
 
-    async def _write(self, stream: Any, data: bytes) -> None:
-        await self._call(lambda: stream.write(data))
+    def _pass_on(self, stream: Any, data: bytes, stop: threading.Event) -> None:
+        self._backlog.wait(len(data), stop)
+        stream.write(data)
+        self._backlog.add(len(data))
 
     async def finish(
         self,
@@ -272,9 +282,9 @@ class XetPositions:
     it the store has.
 
     hf_xet reports what it has found new, what it has sent and what it found in the store. It finds
-    chunks new when it has filled a xorb of 64 MiB. In between, Linux tells how far it has read.
-    Elsewhere what it found new is shared out among the files in the order they were begun. So is
-    what was sent of those that we feed to it: it reports them in the sum alone.
+    chunks new when it has filled a xorb of 64 MiB. In between, we know what we have passed to it.
+    For small files, which it reads itself, what it found new is shared out in the order in which
+    they were begun. So is what was sent of the others: it reports that in the sum alone.
     """
 
     def __init__(self, events: Emitter) -> None:
@@ -283,8 +293,6 @@ class XetPositions:
         self._files: dict[Any, _Followed] = {}
         self._unread: dict[int, _Followed] = {}
         """Those that are not read to the end, in the order they were begun."""
-        self._opened: dict[str, list[_Followed]] = {}
-        """The large files that hf_xet reads now, by path on disk."""
         self._fed: dict[int, _Followed] = {}
         """Those that we feed, and that are not sent to the end."""
         self._read = self._sent = self._processed = 0
@@ -307,23 +315,6 @@ class XetPositions:
     def follow(self, task: Any, file: FileSource) -> None:
         """Emit the positions of this file that hf_xet reports under `task`."""
         self._files[task] = self._begin(file)
-
-    @contextlib.contextmanager
-    def reading(self, task: Any, file: FileSource) -> Iterator[None]:
-        """While hf_xet reads a large file, look how far it is."""
-        followed = self._files.get(task)
-        if followed is None or file.path is None:
-            yield
-            return
-        path = os.path.realpath(file.path)
-        self._opened.setdefault(path, []).append(followed)
-        try:
-            yield
-        finally:
-            self._opened[path].remove(followed)
-            if not self._opened[path]:
-                del self._opened[path]
-        self._on_position(followed, file.size)
 
     def on_read(self, followed: _Followed, position: int) -> None:
         """Emit how much of a file was handed over. Called from a thread of ours."""
@@ -348,19 +339,16 @@ class XetPositions:
         there = max(0, done - sent)
         found_new = group.total_transfer_bytes
         total = XetProgress(sent, there, group.total_bytes, found_new + there)
-        open_files = list(positions(self._opened.copy()).values())
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(self._tell, found, open_files, total)
+            self._loop.call_soon_threadsafe(self._tell, found, total)
 
     def _tell(
         self,
         found: Sequence[tuple[Any, int]],
-        open_files: Sequence[tuple[str, int]],
         total: XetProgress,
     ) -> None:
         if self._ended:
             return
-        self._read_to(open_files)
         for task, position in found:
             followed = self._files.get(task)
             if followed is not None and followed.sent != followed.at_most(position):
@@ -369,11 +357,6 @@ class XetPositions:
         self._share_out_sent(total.sent + total.deduplicated - self._sent)
         self._processed = max(self._processed, min(max(self._read, total.processed), total.size))
         self._events.emit(replace(total, processed=self._processed))
-
-    def _read_to(self, open_files: Sequence[tuple[str, int]]) -> None:
-        for path, position in open_files:
-            for followed in self._opened.get(path, ()):
-                self._on_position(followed, position)
 
     def _share_out(self, more: int) -> None:
         """Bytes that hf_xet has read of some of the files."""
