@@ -33,7 +33,6 @@ from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
     Bucket,
     BucketStore,
-    BucketXet,
     hashed_together,
     hashes_of,
     in_words,
@@ -41,7 +40,14 @@ from asyncpush.pipeline.bucket import (
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
+from asyncpush.protocol.buckets import (
+    HASH_KIND,
+    AddFile,
+    BucketFile,
+    DeleteFile,
+    Operation,
+    address_of,
+)
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
@@ -218,7 +224,7 @@ class SyncRun:
                 ctx.events.emit(FileSkipped(file.path_in_repo, file.size, "unchanged"))
 
         async def look(file: FileSource) -> None:
-            known = await ctx.hasher.remembered(file, ctx.push_threads, "xet")
+            known = await ctx.hasher.remembered(file, ctx.push_threads, HASH_KIND)
             if known is not None:
                 settle(file, known, cached=True)
             elif file.path is not None:
@@ -236,7 +242,7 @@ class SyncRun:
             hashes = await hashes_of(ctx, batch, changed={})
             steady = [file for file in batch if file.path_in_repo in hashes]
             pairs = [(file, hashes[file.path_in_repo]) for file in steady]
-            keep = partial(ctx.hasher.remember, pairs, began, "xet")
+            keep = partial(ctx.hasher.remember, pairs, began, HASH_KIND)
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in pairs:
                 settle(file, xet_hash, cached=False)
@@ -311,6 +317,7 @@ class SyncRun:
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
         """Record the copied files, which the store has already."""
         events, done = self._ctx.events, self._done
+        route = self._ctx.transfers.for_buckets.route
         done.adds |= self._copied
         for path, add in self._copied.items():
             done.deduplicated += add.size
@@ -318,8 +325,8 @@ class SyncRun:
                 done.unchanged.add(path)
                 events.emit(FileSkipped(path, add.size, "unchanged"))
             else:
-                events.emit(FileRouted(path, add.size, "xet"))
-                events.emit(FileStored(path, add.size, "xet", deduplicated=True))
+                events.emit(FileRouted(path, add.size, route))
+                events.emit(FileStored(path, add.size, route, deduplicated=True))
 
     async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
         """Whether nothing is left to do, including the marker, and the bucket still shows
@@ -333,8 +340,8 @@ class SyncRun:
             marker = there.get(self._marker)
             if marker is None:
                 return False
-            access = await BucketXet(self._ctx, write=False).access()
-            found = await SetMarker.read(self._ctx, marker, access)
+            store = await self._ctx.transfers.for_buckets.open_bucket(self._ctx, write=False)
+            found = await SetMarker.read(store, marker)
             if found is None or found.files != self._set_files():
                 return False
         if self._options.verify:
@@ -460,21 +467,22 @@ class SyncRun:
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
     ) -> SyncResult:
+        route = self._ctx.transfers.for_buckets.route
         plan = [
             PlannedFile(
                 file.path_in_repo,
                 file.size,
-                "unchanged" if file.path_in_repo in unchanged else "xet",
+                "unchanged" if file.path_in_repo in unchanged else route,
             )
             for file in collected.files
         ]
         plan += [
-            PlannedFile(path, add.size, "unchanged" if path in unchanged else "xet")
+            PlannedFile(path, add.size, "unchanged" if path in unchanged else route)
             for path, add in self._copied.items()
         ]
         for stream in collected.streams:
             spooled = await stream.spooled()
-            plan.append(PlannedFile(spooled.path_in_repo, spooled.size, "xet"))
+            plan.append(PlannedFile(spooled.path_in_repo, spooled.size, route))
         plan += [PlannedFile(path, 0, "delete") for path in extra]
         result = self._result(verified=False)
         return SyncResult(

@@ -25,6 +25,10 @@ class LfsFactory:
     """Opens LFS transfers. LFS is always available, since every Hub offers it."""
 
     route: TransferName = "lfs"
+    takes_streams = False
+
+    def unavailable_reason(self) -> None:
+        return None
 
     async def open(self, ctx: TransferContext, group: TaskGroup) -> LfsTransfer:
         return LfsTransfer(ctx, group)
