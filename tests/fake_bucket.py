@@ -232,5 +232,5 @@ async def sync_to(
         events=Emitter(),
         slots=FairSlots(SharedSlots(1), most=None),
     )
-    sources = [FileSource(folder + name, len(data), data=data) for name, data in files.items()]
+    sources = [FileSource.of_bytes(folder + name, data) for name, data in files.items()]
     return await SyncRun(ctx, options).run(CollectedSources(tuple(sources)))

@@ -680,7 +680,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     events = EventRecorder()
     positions = XetPositions(Emitter([events]))
     for name in ("old", "new", "late"):
-        positions.follow(name, FileSource(name, 100, data=bytes(100)))
+        positions.follow(name, FileSource.of_bytes(name, bytes(100)))
 
     async def report(sent: int, **by_name: int) -> dict[str, tuple[int, int]]:
         events.records.clear()
@@ -697,7 +697,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     assert await report(150, old=100, new=100, late=70) == {"late": (40, 30)}
 
     positions.restart()
-    positions.follow("new", FileSource("new", 100, data=bytes(100)))
+    positions.follow("new", FileSource.of_bytes("new", bytes(100)))
     assert await report(5, new=5) == {"new": (5, 0)}
 
 

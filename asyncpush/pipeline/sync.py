@@ -28,7 +28,7 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
-from asyncpush.models import FileSource, PlannedFile, SyncFailure, SyncResult
+from asyncpush.models import FileSource, PathSource, PlannedFile, SyncFailure, SyncResult
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
     Bucket,
@@ -227,7 +227,7 @@ class SyncRun:
             known = await ctx.hasher.remembered(file, ctx.push_threads, HASH_KIND)
             if known is not None:
                 settle(file, known, cached=True)
-            elif file.path is not None:
+            elif isinstance(file.content, PathSource):
                 unknown.append(file)
 
         same_size = [
@@ -418,7 +418,7 @@ class SyncRun:
         self._raise_failures(failures)
         exact = self._options.delete and not others
         content = SetMarker.new(self._set_files(), exact=exact).to_json()
-        (receipt,) = await self._store.send([FileSource(self._marker, len(content), data=content)])
+        (receipt,) = await self._store.send([FileSource.of_bytes(self._marker, content)])
         marker = AddFile(
             self._marker,
             len(content),
@@ -530,6 +530,8 @@ def _markers(folders: Iterable[str]) -> list[str]:
 
 def _mtime(file: FileSource | None) -> int:
     """Milliseconds since the epoch; 0 for anything but a file on disk."""
-    if file is None or file.identity is None:
-        return 0
-    return file.identity.mtime_ns // 1_000_000
+    match file:
+        case FileSource(content=PathSource(identity=identity)):
+            return identity.mtime_ns // 1_000_000
+        case _:
+            return 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted
-from asyncpush.models import FileSource
+from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
@@ -68,12 +68,15 @@ class XetCommit:
         With `changed`, followed files that have changed are added there and not started."""
 
         def start(file: FileSource) -> Any:
-            if file.path is None:
-                return self._commit.start_upload_bytes(
-                    file.data or b"", name=file.path_in_repo, **self._how
-                )
-            self._watch.paths.add(os.path.realpath(file.path))
-            return self._commit.start_upload_file(file.path, **self._how)
+            match file.content:
+                case PathSource(path):
+                    self._watch.paths.add(os.path.realpath(path))
+                    return self._commit.start_upload_file(path, **self._how)
+                case BytesSource(data):
+                    name = file.path_in_repo
+                    return self._commit.start_upload_bytes(data, name=name, **self._how)
+                case _:
+                    raise AssertionError("hf_xet cannot read it: `feed` it")
 
         def start_all() -> list[tuple[FileSource, Any]]:
             check_unchanged(files, changed)
@@ -131,7 +134,7 @@ class XetCommit:
                         reader.readinto(offset, piece)
                     stream.write(bytes(piece))
                     on_read(offset + len(piece))
-                again = file.virtual is not None and file.virtual.may_change
+                again = file.needs_second_reading
                 for offset in range(0, file.size if again else 0, STREAM_PIECE):
                     if stop.is_set():
                         break
@@ -318,10 +321,10 @@ class XetPositions:
     def reading(self, task: Any, file: FileSource) -> Iterator[None]:
         """While hf_xet reads a large file, look how far it is."""
         followed = self._files.get(task)
-        if followed is None or file.path is None:
+        if followed is None or not isinstance(file.content, PathSource):
             yield
             return
-        path = os.path.realpath(file.path)
+        path = os.path.realpath(file.content.path)
         self._opened.setdefault(path, []).append(followed)
         try:
             yield
