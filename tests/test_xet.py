@@ -43,8 +43,8 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.transfers.xet import XetFailedError, XetTokens, access, engine
-from asyncpush.transfers.xet.access import SMALL_FILES, settings
+from asyncpush.transfers.xet import access, engine
+from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
@@ -271,7 +271,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
     machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
@@ -679,7 +679,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     events = EventRecorder()
     positions = XetPositions(Emitter([events]))
     for name in ("old", "new", "late"):
-        positions.follow(name, FileSource(name, 100, data=bytes(100)))
+        positions.follow(name, FileSource.of_bytes(name, bytes(100)))
 
     async def report(sent: int, **by_name: int) -> dict[str, tuple[int, int]]:
         events.records.clear()
@@ -696,7 +696,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     assert await report(150, old=100, new=100, late=70) == {"late": (40, 30)}
 
     positions.restart()
-    positions.follow("new", FileSource("new", 100, data=bytes(100)))
+    positions.follow("new", FileSource.of_bytes("new", bytes(100)))
     assert await report(5, new=5) == {"new": (5, 0)}
 
 

@@ -162,7 +162,7 @@ class TensorFile:
 
     @property
     def source(self) -> FileSource:
-        return FileSource(self._path, self.size, virtual=self)
+        return FileSource(self._path, self.size, self)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted
-from asyncpush.models import FileSource
+from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
@@ -72,12 +72,15 @@ class XetCommit:
 
         def start(file: FileSource) -> Any:
             self._backlog.add(file.size)
-            if file.path is None:
-                return self._commit.start_upload_bytes(
-                    file.data or b"", name=file.path_in_repo, **self._how
-                )
-            self._watch.paths.add(os.path.realpath(file.path))
-            return self._commit.start_upload_file(file.path, **self._how)
+            match file.content:
+                case PathSource(path):
+                    self._watch.paths.add(os.path.realpath(path))
+                    return self._commit.start_upload_file(path, **self._how)
+                case BytesSource(data):
+                    name = file.path_in_repo
+                    return self._commit.start_upload_bytes(data, name=name, **self._how)
+                case _:
+                    raise AssertionError("hf_xet cannot read it: `feed` it")
 
         def start_all() -> list[tuple[FileSource, Any]]:
             check_unchanged(files, changed)
@@ -130,7 +133,7 @@ class XetCommit:
                         reader.readinto(offset, piece)
                     self._pass_on(stream, bytes(piece), stop)
                     on_read(offset + len(piece))
-                again = file.virtual is not None and file.virtual.may_change
+                again = file.needs_second_reading
                 for offset in range(0, file.size if again else 0, STREAM_PIECE):
                     if stop.is_set():
                         break
