@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from statistics import median
 from typing import Any
 
@@ -24,6 +24,7 @@ from asyncpush.concurrency.task_groups import for_group
 from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
@@ -48,7 +49,9 @@ class PartSender:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        monitor = StragglerMonitor(
+            idle=lambda: limit.idle and not bandwidth.limited, looks=lambda: limit.looks
+        )
         self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[tuple[str, str, int]] = set()
         """Origins of the stores whose latest ETag was an MD5."""

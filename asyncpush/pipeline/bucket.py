@@ -426,7 +426,7 @@ class BucketStore:
         try:
             access = await BucketXet(ctx).access()
             upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
-            ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone"))
+            ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone", True))
             ctx.enter("uploading")
             await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.

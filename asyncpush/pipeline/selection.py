@@ -90,7 +90,13 @@ class TransferSelector:
                 f"using {transfer.label} although transfer={asked!r} was requested: {reason}"
             )
         if not self._no_choice:
-            self._ctx.events.emit(TransferChosen(transfer.route, reason or transfer.reason))
+            self._ctx.events.emit(
+                TransferChosen(
+                    transfer.route,
+                    reason or transfer.reason,
+                    reads_while_sending=not transfer.needs_oid,
+                )
+            )
         return transfer
 
 

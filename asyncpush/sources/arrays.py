@@ -9,13 +9,15 @@ that the user has not imported; values that only have `__array__` or `__dlpack__
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from types import ModuleType
 from typing import Any
+
+from asyncpush.lazy_dataclass import dataclass
 
 ROW_LIMIT = 1 << 20
 """A row of this many bytes or more is read by itself, not together with others."""
@@ -23,6 +25,10 @@ ROW_LIMIT = 1 << 20
 SERIAL = 16 << 10
 """Up to this many bytes torch copies in the calling thread, instead of starting a thread pool for
 each of our threads."""
+
+COPY_STEP = 4 << 20
+"""The most bytes of a tensor that are copied at once: no other thread can run in between, and an
+event loop must not stand still while a large tensor is copied in a thread beside it."""
 
 _DTYPES = {
     "uint64": ("U64", 8),
@@ -235,11 +241,22 @@ def array_of(tensor: Any, latest: Latest) -> Array:
 
 def copied(array: Array) -> Array:
     """The same tensor, copied to new memory."""
-    copy = memoryview(bytearray(array.size))
+    copy = _new_memory(array.size)
     done = 0
     while done < array.size:
-        done += array.read(done, copy[done:])
+        done += array.read(done, copy[done : done + COPY_STEP])
     return _InMemory(array.framework_dtype, array.elements, copy)
+
+
+def _new_memory(size: int) -> memoryview:
+    """Memory to write to. Large pieces are mapped: `bytearray` would fill them with zeros first,
+    and let no other thread run meanwhile."""
+    if size < COPY_STEP:
+        return memoryview(bytearray(size))
+    if sys.platform == "win32":
+        return memoryview(mmap.mmap(-1, size))
+    # Private: a process that is forked off must not write to this one's copy.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def sharing(arrays: Mapping[str, Array]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.models import FileSource
-from asyncpush.sources.leaks import LEAKS_PER_FILE, SCAN_LIMIT, Leak, find_leaks
+from asyncpush.sources.leaks import LEAKS_PER_FILE, LFS_POINTER, SCAN_LIMIT, Leak, find_leaks
 
 LETTERS = string.ascii_letters + string.digits
 HEX = string.digits + "ABCDEF"
@@ -253,3 +253,31 @@ def test_no_text_takes_long(make: Callable[[int], str]) -> None:
     began = time.thread_time()
     leaks_in(text)
     assert time.thread_time() - began < 2
+
+
+OID = "sha256:" + "0a" * 32
+POINTERS = {
+    "as Git LFS writes it": f"version https://git-lfs.github.com/spec/v1\noid {OID}\nsize 7\n",
+    "with CRLF": f"version https://git-lfs.github.com/spec/v1\r\noid {OID}\r\nsize 7\r\n",
+    "no line break at the end": f"version https://git-lfs.github.com/spec/v1\noid {OID}\nsize 7",
+    "an old name": f"version https://hawser.github.com/spec/v1\noid {OID}\nsize 7\n",
+    "with an extension": (
+        f"version https://git-lfs.github.com/spec/v1\next-0-foo {OID}\noid {OID}\nsize 7\n"
+    ),
+}
+NO_POINTERS = {
+    "text that quotes one": "```\n" + POINTERS["as Git LFS writes it"] + "```\n",
+    "text after one": POINTERS["as Git LFS writes it"] + "and more\n",
+    "a short oid": POINTERS["as Git LFS writes it"].replace("0a0a", "0a"),
+}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.txt"])
+@pytest.mark.parametrize("text", POINTERS.values(), ids=POINTERS)
+def test_a_git_lfs_pointer_is_found(text: str, name: str) -> None:
+    assert leaks_in(text, name) == [Leak(name, LFS_POINTER, certain=True)]
+
+
+@pytest.mark.parametrize("text", NO_POINTERS.values(), ids=NO_POINTERS)
+def test_other_text_is_no_git_lfs_pointer(text: str) -> None:
+    assert leaks_in(text, "w.txt") == []

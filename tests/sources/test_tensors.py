@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from asyncpush import SourceChangedError, SourceError, Tensors
 from asyncpush.sources import Reader, read_all
-from asyncpush.sources.arrays import _ByRows
+from asyncpush.sources.arrays import COPY_STEP, Array, _ByRows, copied
 from asyncpush.sources.tensors import BLOCK, TensorFile
 
 CHANCE = random.Random(21)
@@ -292,6 +292,23 @@ def test_a_copy_is_what_the_tensors_were() -> None:
     assert tensors.copied() is tensors
     assert content(plain) == save({"a": array})
     assert repr(tensors) == "<Tensors: 1 tensor, 400 bytes, a copy>"
+
+
+def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None:
+    content = made("uint8", 2 * COPY_STEP + 5)
+    asked: list[int] = []
+
+    class Watched(Array):
+        def read(self, begin: int, buffer: memoryview) -> int:
+            asked.append(len(buffer))
+            buffer[:] = content[begin : begin + len(buffer)].data
+            return len(buffer)
+
+    copy = copied(Watched("uint8", content.shape))
+    assert asked == [COPY_STEP, COPY_STEP, 5]
+    read = memoryview(bytearray(content.nbytes))
+    assert copy.read(0, read) == content.nbytes
+    assert read == content.data
 
 
 def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:

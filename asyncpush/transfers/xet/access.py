@@ -211,7 +211,7 @@ class XetTokens:
             access = await self.access()
         except (HubError, MissingTokenError):
             return None
-        self._events.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        self._events.emit(TransferChosen("xet", "the Hub grants another token for it", True))
         return access
 
     def _checked(self, response: HubResponse) -> XetGrant:

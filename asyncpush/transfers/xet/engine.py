@@ -390,8 +390,15 @@ class XetUpload:
         for error in found.values() if changed is None else ():
             raise error
         for receipt in receipts:
-            whole = receipt.bytes_deduplicated == receipt.size
-            self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
+            self._events.emit(
+                FileStored(
+                    receipt.path_in_repo,
+                    receipt.size,
+                    "xet",
+                    deduplicated=receipt.bytes_deduplicated == receipt.size,
+                    bytes_sent=receipt.bytes_sent,
+                )
+            )
         return receipts
 
     async def abort(self) -> None:
