@@ -441,8 +441,11 @@ class InFlightPart:
 class StragglerMonitor:
     """Samples the parts in flight while there are any. `idle` returns whether a slot is free."""
 
-    def __init__(self, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self, idle: Callable[[], bool], looks: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._idle = idle
+        self._looks = looks
         self._in_flight: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
@@ -464,7 +467,7 @@ class StragglerMonitor:
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:
-                self._timer = loop.call_later(INTERVAL, self._look)
+                self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         try:
             yield in_flight
         finally:
@@ -481,7 +484,7 @@ class StragglerMonitor:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         now = loop.time()
         for in_flight in self._in_flight:
             in_flight.look(now)
