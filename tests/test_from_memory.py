@@ -165,6 +165,9 @@ class Trigger:
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return self._array.copy()
 
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("it is on a device")
+
     def __getitem__(self, key: Any) -> Any:
         while self._then:
             self._then.pop()()
