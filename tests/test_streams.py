@@ -182,6 +182,36 @@ async def test_a_push_of_slow_streams_is_cancelled_at_once(
     assert faults.seen["commit"] == 0
 
 
+@pytest.mark.parametrize("streams", [1, 3])
+async def test_producers_wait_for_a_store_that_takes_nothing(
+    streams: int, tmp_path: Path, faults: FaultLayer, config: UploadConfig
+) -> None:
+    """By Xet nothing goes to the disk. A xorb of each stream is being filled, and two are sent."""
+    faults.add("xorb", "stall before reading", times=1000)
+    limit = (streams + 3) * 64 * MIB
+    produced = 0
+
+    async def endless(chance: random.Random) -> AsyncIterator[bytes]:
+        nonlocal produced
+        while produced < 2 * limit:
+            produced += MIB
+            yield chance.randbytes(MIB)
+
+    async with (
+        open_hub(tmp_path, faults, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        source = {f"{number}.bin": endless(random.Random(number)) for number in range(streams)}
+        handle = uploader.start_push("me/m", source)
+        await faults.stalled.wait()
+        before = -1
+        while produced != before:
+            before = produced
+            await anyio.sleep(0.5)
+        assert produced < limit
+        assert await seconds_to_cancel(handle) < 1
+
+
 Producer = Literal["generator", "own task", "shared task", "in step"]
 Ending = Literal["whole", "cancelled", "failed"]
 
