@@ -342,6 +342,8 @@ class BucketStore:
     """Paths of files that were left out, since they are no longer in the source."""
     collected_again: dict[str, FileSource] = field(default_factory=dict)
     """What was sent instead of files that had changed, by path."""
+    bytes_sent: int = 0
+    """What went over the network, also for files that had changed and were sent again."""
     _notices: ProblemReport = field(default_factory=ProblemReport)
 
     async def send_all(
@@ -414,6 +416,7 @@ class BucketStore:
             if upload is not None:
                 with anyio.CancelScope(shield=True):
                     await upload.abort()
+                self.bytes_sent += upload.bytes_sent
         hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
         found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
         keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)

@@ -64,6 +64,11 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent over the network, as far as hf_xet has reported."""
+        return self._watch.sent
+
     async def start(
         self,
         files: Sequence[FileSource],
@@ -216,11 +221,6 @@ class XetCommit:
     async def abort(self) -> None:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
         await ends_soon(in_background(self._abort))
-
-    async def let_go(self) -> int:
-        """Abort. Returns how many bytes were sent over the network."""
-        await self.abort()
-        return self._watch.sent
 
     def _abort(self) -> None:
         abort(self._commit)

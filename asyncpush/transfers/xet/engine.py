@@ -258,6 +258,8 @@ class XetUpload:
         """Why a file that was started was not stored."""
         self._streamed = False
         self._sent_in_vain = 0
+        self._bytes_stored: int | None = None
+        """Bytes sent over the network by the commit that stored the files."""
         self._spent = False
         self.began: float = time.time()
 
@@ -265,6 +267,12 @@ class XetUpload:
     def files(self) -> list[FileSource]:
         """The files added so far."""
         return [file for file, _ in self._handles]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent over the network, also for files that have no receipt."""
+        stored = self._commit.bytes_sent if self._bytes_stored is None else self._bytes_stored
+        return self._sent_in_vain + stored
 
     @property
     def in_progress(self) -> bool:
@@ -379,6 +387,7 @@ class XetUpload:
         """
         found: dict[str, SourceChangedError] = {}
         report = await self._stored(found if changed is not None else None)
+        self._bytes_stored = report.dedup_metrics.total_bytes_uploaded
         self._spent = True
         self._positions.end()
         receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
@@ -434,7 +443,8 @@ class XetUpload:
         self._attempt += 1
         self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._failed = None
-        self._sent_in_vain += await self._commit.let_go()
+        await self._commit.abort()
+        self._sent_in_vain += self._commit.bytes_sent
         self._positions.restart()
         again = self.files
         self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS
