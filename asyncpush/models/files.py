@@ -55,7 +55,8 @@ class FileSource:
     `may_change` is for files on disk that are followed (`on_change="follow"`): more bytes may be
     appended after the first `size`, and a file that changed in another way may be collected again.
     `optional` is a file found in a folder, which may no longer exist. `sha256` is the hash that the
-    first `size` bytes must have, where it was computed when the file was collected.
+    first `size` bytes must have, where it was computed when the file was collected. `md5` is that
+    of `data`, if it was computed together with its sha256.
     """
 
     path_in_repo: str
@@ -68,6 +69,7 @@ class FileSource:
     may_change: bool = False
     optional: bool = False
     sha256: str | None = None
+    md5: str | None = None
 
     @property
     def disk_path(self) -> str | None:
