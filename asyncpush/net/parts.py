@@ -49,7 +49,9 @@ class PartSender:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        monitor = StragglerMonitor(
+            idle=lambda: limit.idle and not bandwidth.limited, looks=lambda: limit.looks
+        )
         self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[tuple[str, str, int]] = set()
         """Origins of the stores whose latest ETag was an MD5."""
@@ -444,8 +446,11 @@ class InFlightPart:
 class StragglerMonitor:
     """Samples the parts in flight while there are any. `idle` returns whether a slot is free."""
 
-    def __init__(self, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self, idle: Callable[[], bool], looks: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._idle = idle
+        self._looks = looks
         self._in_flight: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
@@ -467,7 +472,7 @@ class StragglerMonitor:
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:
-                self._timer = loop.call_later(INTERVAL, self._look)
+                self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         try:
             yield in_flight
         finally:
@@ -484,7 +489,7 @@ class StragglerMonitor:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         now = loop.time()
         for in_flight in self._in_flight:
             in_flight.look(now)

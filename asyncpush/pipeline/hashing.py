@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import read_all
@@ -44,7 +44,7 @@ class KeptBytes:
         """Read a file. Returns its sha256. Raises `SourceChangedError`, `SourceError`."""
         data = read_all(file)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if self._with_md5 else None
-        self.source = FileSource(file.path_in_repo, file.size, data=data, md5=md5)
+        self.source = FileSource(file.path_in_repo, file.size, BytesSource(data, md5))
         return hashlib.sha256(data).hexdigest()
 
 
@@ -81,7 +81,8 @@ class Hasher:
         """For the `kept` argument of `sha256`: within this block there is memory for the bytes of
         this file. None if the file is not short, not on disk, or no memory is left."""
         size = file.size
-        if file.path is None or file.hash_key is None or size > min(SHORT, self._memory):
+        on_disk = isinstance(file.content, PathSource) and file.hash_key is not None
+        if not on_disk or size > min(SHORT, self._memory):
             yield None
             return
         self._memory -= size
@@ -188,8 +189,8 @@ class Hasher:
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:
-    if file.data is not None:
-        return hashlib.sha256(file.data).hexdigest()
+    if isinstance(file.content, BytesSource):
+        return hashlib.sha256(file.content.data).hexdigest()
     digest = hashlib.sha256()
     # A map is page-aligned, which makes reading into it cheaper (see `BufferPool`).
     buffer = mmap.mmap(-1, min(READ_SIZE, max(file.size, 1)))

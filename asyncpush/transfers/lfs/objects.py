@@ -30,7 +30,7 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
-from asyncpush.models import FileSource, Part, Receipt
+from asyncpush.models import BytesSource, FileSource, Part, Receipt
 from asyncpush.net.bodies import PartContent
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.retry import Attempt, TryAgainError
@@ -133,7 +133,7 @@ class LfsUploader:
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
         async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
-            in_memory = file.data is not None
+            in_memory = isinstance(file.content, BytesSource)
             reader = (
                 Reader(file)
                 if in_memory
@@ -376,10 +376,10 @@ class LfsUploader:
             if sending.events.active:
                 sending.events.emit(PartProgress(path, part.number, position, part.size))
 
-        file, content = sending.file, None
-        hashed = file.md5 is not None or not self._session.config.verify_etag
-        if file.data is not None and hashed and part.size == file.size:
-            content = PartContent(file.data, file.md5)
+        source, content = sending.file.content, None
+        if isinstance(source, BytesSource) and part.size == sending.item.size:
+            hashed = source.md5 is not None or not self._session.config.verify_etag
+            content = PartContent(source.data, source.md5) if hashed else None
 
         async def send(attempt: Attempt) -> str:
             sent = await self._sender.send(
