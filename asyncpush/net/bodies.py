@@ -265,7 +265,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._events.active:
+        if self._events.wants(PartConnected):
             self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._stall.follow(transport)

@@ -173,8 +173,9 @@ class StoreStage:
         return []
 
     def _take(self, receipt: Receipt, sent: _Sent) -> None:
-        unchanged = receipt.oid == sent.remote_oid
-        self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=unchanged)
+        if receipt.oid == sent.remote_oid:
+            receipt = replace(receipt, unchanged=True)
+        self._stored.receipts[receipt.path_in_repo] = receipt
 
 
 class StreamStage:

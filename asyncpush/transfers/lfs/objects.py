@@ -447,7 +447,9 @@ class LfsUploader:
                 Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
             )
             return
-        request = _about(lfs.verify_request(url, sending.item), sending)
+        request = lfs.verify_request(
+            url, sending.item, file=sending.file.path_in_repo, size=sending.file.size
+        )
         try:
             await self._session.ask(request, lambda response: None, sending.events)
         except HubError as exc:
