@@ -12,10 +12,10 @@ from anyio import to_thread
 from asyncpush.localhub.blobs import (
     DEFAULT_URL_LIFETIME,
     OBJECTS_PATH,
+    Signer,
     UploadTicket,
     no_such_object,
 )
-from asyncpush.localhub.blobs.signing import Signer
 from benchmarks.files import part_sizes
 from benchmarks.store import SinkServer
 

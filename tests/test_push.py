@@ -42,7 +42,7 @@ from asyncpush import (
 )
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Committed, Emitter, FileHashed, Record
-from asyncpush.journal import queries
+from asyncpush.journal import tables
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import changes as changes_module
@@ -791,7 +791,7 @@ async def test_what_listens_or_remembers_cannot_turn_a_commit_into_a_failure(
         raise sqlite3.OperationalError("database or disk is full")
 
     if stage == "the journal":
-        monkeypatch.setattr(queries, "delete_commit", full)
+        monkeypatch.setattr(tables, "delete_commit", full)
     config = replace(config, events=listener, progress_callback=progressed)
     async with Uploader(TOKEN, hub.url, config) as uploader:
         await uploader.push_to_hub("me/m", {"a.txt": b"1"})

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from asyncpush import AuthError, SourceError, UploadConfig, Uploader
 from asyncpush.events import Record, RequestFinished, RequestStarted
 from asyncpush.localhub import LocalHub
-from asyncpush.protocol import preupload
+from asyncpush.protocol import commits
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 from tests.reading import head_of
@@ -131,7 +131,7 @@ async def test_many_files_are_not_asked_about_beside_the_head(
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})
     round_trips.forget()
-    files = {f"{number}.txt": b"%d" % number for number in range(preupload.BATCH_LIMIT + 1)}
+    files = {f"{number}.txt": b"%d" % number for number in range(commits.PREUPLOAD_LIMIT + 1)}
     await far_uploader.push_to_hub("me/m", files)
     assert round_trips.calls[:2] == ["head", "verify_commit"]
     assert round_trips.calls.count("preupload") == 2

@@ -186,8 +186,8 @@ def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | 
         if endpoint is not None:
             raise UsageError("--s3-endpoint needs --s3-bucket")
         return None
+    from asyncpush.localhub.blobs import Signer
     from asyncpush.localhub.blobs.s3 import S3Store
-    from asyncpush.localhub.blobs.signing import Signer
 
     # The hub signs completion URLs with this secret; stored, they stay valid after a restart.
     return S3Store(endpoint, bucket, signer=Signer.load(folder / "lfs" / "secret"))

@@ -67,13 +67,13 @@ def timeline(
 
 
 def _lines(read: Timeline, out: Path) -> list[str]:
-    from asyncpush.listeners.timeline.captions import bottleneck, facts, headline, verdict
+    from asyncpush.listeners.timeline.layout import bottleneck, facts, headline, verdict
 
     return [str(out), f"{headline(read)}; {facts(read)}", bottleneck(verdict(read), read)]
 
 
 def _document(read: Timeline, out: Path, others: int) -> dict[str, Any]:
-    from asyncpush.listeners.timeline.captions import verdict
+    from asyncpush.listeners.timeline.layout import verdict
 
     judged = verdict(read)
     return {

@@ -20,11 +20,12 @@ from asyncpush.models import Repo
 from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession
 from asyncpush.options import UploadConfig
-from asyncpush.protocol import accounts, buckets, repos, tree
+from asyncpush.protocol import accounts, buckets, repos
 from asyncpush.protocol.accounts import Account, TokenKind
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.transfers import xet
+from asyncpush.transfers import transfer_libraries
+from asyncpush.transfers.interface import TransferLibrary
 
 Verdict: TypeAlias = Literal["ok", "warning", "failed"]
 
@@ -97,8 +98,8 @@ class LocalFacts:
     ca_files: Mapping[str, Path] = field(default_factory=dict)
     cache_error: str | None = None
     free_space: int | None = None
-    xet_version: str | None = None
-    xet_disabled: bool = False
+    libraries: tuple[tuple[TransferLibrary, str | None], ...] = ()
+    """The libraries of transfers, each with its version if it is installed."""
     open_files: int | None = None
     open_files_wanted: int = 0
     token_expires_at: float | None = None
@@ -171,7 +172,7 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
                 session, accounts.storage_request(target.repo), accounts.parse_storage, events
             )
         if isinstance(head, str):
-            request = tree.paths_info_request(target.repo, head, [".gitattributes"])
+            request = repos.paths_info_request(target.repo, head, [".gitattributes"])
             shows_files = await _ask(session, request, _has_files, events)
     return HubFacts(
         account=account,
@@ -195,7 +196,7 @@ def _has_bucket_files(response: HubResponse) -> Literal[True]:
 
 def _has_files(response: HubResponse) -> Literal[True]:
     """True if a push can read the answer. It does not matter whether the file exists."""
-    tree.parse_paths_info(response)
+    repos.parse_paths_info(response)
     return _YES
 
 
@@ -230,8 +231,7 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
         ca_files={name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
         cache_error=_write_error(cache_dir),
         free_space=_free_space(cache_dir),
-        xet_version=_installed("hf-xet"),
-        xet_disabled=xet.is_disabled(),
+        libraries=tuple((each, _installed(each.distribution)) for each in transfer_libraries()),
         open_files=open_files_limit(),
         open_files_wanted=config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )

@@ -9,7 +9,7 @@ again. See `database` for how.
 
 from asyncpush.journal.journal import Journal, NullJournal
 from asyncpush.journal.locks import Claim, HostPeers
-from asyncpush.journal.rows import Entry, HashRecord, OpenUpload, PendingCommit, Stats
+from asyncpush.journal.tables import Entry, HashRecord, OpenUpload, PendingCommit, Stats
 
 __all__ = [
     "Claim",

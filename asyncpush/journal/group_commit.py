@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from asyncpush.journal.rows import Row
+from asyncpush.journal.tables import Row
 from asyncpush.own_files import library_logger
 
 logger = library_logger("journal")

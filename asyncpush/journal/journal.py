@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from asyncpush.journal import queries
+from asyncpush.journal import tables
 from asyncpush.journal.database import Database, UnusableError
 from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
 from asyncpush.journal.group_commit import GroupCommit, WriteBehind
 from asyncpush.journal.locks import Claim, HostLocks, HostPeers
-from asyncpush.journal.rows import (
+from asyncpush.journal.tables import (
     Entry,
     HashRecord,
     OpenUpload,
@@ -91,7 +91,7 @@ class Journal:
         # disk may have opened a newer one, to which our parts do not belong.
         self._current: dict[tuple[str, str], int] = {}
         self._writer = GroupCommit(self._transaction)
-        self._hashes = WriteBehind(lambda rows: self._write(partial(queries.put_hashes, rows=rows)))
+        self._hashes = WriteBehind(lambda rows: self._write(partial(tables.put_hashes, rows=rows)))
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Journal:
@@ -148,7 +148,7 @@ class Journal:
         key = hash_key(path, kind)
         row = self._hashes.get(key)
         if row is None:
-            row = self._read(partial(queries.find_hash, key=key))
+            row = self._read(partial(tables.find_hash, key=key))
         return None if row is None else read_hash(key, identity, row)
 
     def remember_hash(
@@ -198,7 +198,7 @@ class Journal:
         tools that set mtime.)"""
         whole = hash_key(path, "")[0]
         self._hashes.drop(lambda key: is_of_file(key[0], whole))
-        self._write(partial(queries.delete_hashes, path=path))
+        self._write(partial(tables.delete_hashes, path=path))
 
     # Uploads
 
@@ -209,7 +209,7 @@ class Journal:
         clock has been set back since, so the remaining lifetime is unknown. `scope` is the endpoint
         and the repo.
         """
-        found = self._read(partial(queries.find_upload, scope=scope, oid=oid), at_once=True)
+        found = self._read(partial(tables.find_upload, scope=scope, oid=oid), at_once=True)
         if found is None:
             return None
         number, details, parts = found
@@ -229,9 +229,9 @@ class Journal:
         parts = [part_row(number, part, etag) for part, etag in upload.etags.items()]
 
         def write(connection: sqlite3.Connection) -> None:
-            queries.delete_upload(connection, scope, upload.oid)
+            tables.delete_upload(connection, scope, upload.oid)
             if row is not None:
-                queries.put_upload(connection, row, parts)
+                tables.put_upload(connection, row, parts)
 
         with self._state:
             self._current[scope, upload.oid] = number
@@ -247,7 +247,7 @@ class Journal:
         with self._state:
             upload = self._current.get((scope, oid))
         rows = [] if upload is None else [part_row(upload, part_number, etag)]
-        return self._begin_write(partial(queries.put_parts, rows=rows), durable=True)
+        return self._begin_write(partial(tables.put_parts, rows=rows), durable=True)
 
     def end_upload(self, scope: str, oid: str) -> None:
         """The object is stored, or its upload no longer exists: forget it, its URLs and its
@@ -258,7 +258,7 @@ class Journal:
         """Like `end_upload`, without waiting."""
         with self._state:
             self._current.pop((scope, oid), None)
-        return self._begin_write(partial(queries.delete_upload, scope=scope, oid=oid))
+        return self._begin_write(partial(tables.delete_upload, scope=scope, oid=oid))
 
     def _is_alive(self, upload: OpenUpload) -> bool:
         now = self._clock()
@@ -269,17 +269,17 @@ class Journal:
     def begin_commit(self, scope: str, commit: PendingCommit) -> None:
         """Remember that this commit is about to be requested. Durable when this returns."""
         row = commit_row(scope, commit)
-        self._write(partial(queries.put_commit, row=row), durable=True)
+        self._write(partial(tables.put_commit, row=row), durable=True)
 
     def pending_commit(self, scope: str, fingerprint: str) -> PendingCommit | None:
         """The commit that was requested without its answer having been seen, or None."""
-        details = self._read(partial(queries.find_commit, scope=scope, fingerprint=fingerprint))
+        details = self._read(partial(tables.find_commit, scope=scope, fingerprint=fingerprint))
         return None if details is None else read_commit(fingerprint, details)
 
     def end_commit(self, scope: str, fingerprint: str) -> None:
         """The commit's outcome is known."""
         self._write(
-            partial(queries.delete_commit, scope=scope, fingerprint=fingerprint), durable=True
+            partial(tables.delete_commit, scope=scope, fingerprint=fingerprint), durable=True
         )
 
     # Processes
@@ -308,7 +308,7 @@ class Journal:
             return 0
         deadline = time.monotonic() + within
         gone = 0
-        while some := self._write(partial(queries.expire_some, now=self._clock())) or 0:
+        while some := self._write(partial(tables.expire_some, now=self._clock())) or 0:
             gone += some
             if time.monotonic() >= deadline or self._closing.wait(_BREATH):
                 break
@@ -325,7 +325,7 @@ class Journal:
         if self._database is None:
             return 0
         self.flush()
-        gone = self._write(queries.clear, durable=True) or 0
+        gone = self._write(tables.clear, durable=True) or 0
         self._database.compact()
         with contextlib.suppress(OSError):
             gone += forget_aside(self._database.path)
@@ -338,17 +338,17 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """The open uploads and pending commits, oldest first."""
-        return self._read(queries.entries, at_once=True) or []
+        return self._read(tables.entries, at_once=True) or []
 
     def stats(self) -> Stats:
         """How much is remembered."""
         self.flush()
-        rows = self._read(queries.counts, at_once=True) or dict.fromkeys(queries.TABLES, 0)
+        counts = self._read(tables.counts, at_once=True) or dict.fromkeys(tables.TABLES, 0)
         path = None if self._database is None else self._database.path
         return Stats(
             path="" if path is None else str(path),
             size=0 if path is None else size_on_disk(path),
-            **rows,
+            **counts,
             disabled_reason=self.disabled_reason,
         )
 

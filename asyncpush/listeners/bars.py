@@ -17,8 +17,8 @@ from asyncpush.events import (
     PushFinished,
     Record,
 )
-from asyncpush.listeners.log_redirect import LogLines
 from asyncpush.listeners.screens import (
+    LogLines,
     PlainScreen,
     Screen,
     is_terminal,

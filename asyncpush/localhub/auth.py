@@ -28,8 +28,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
-from asyncpush.localhub.blobs import BlobError
-from asyncpush.localhub.blobs.signing import DATE, DATE_FORMAT, EXPIRES, Signer
+from asyncpush.localhub.blobs import DATE, DATE_FORMAT, EXPIRES, BlobError, Signer
 from asyncpush.localhub.web import Refusal, is_request_id
 
 USER = "local"

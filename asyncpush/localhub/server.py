@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from asyncpush.localhub.app import ROUTE_NAMES, make_app
+from asyncpush.localhub.app import ROUTE_NAMES, keep_packed, make_app
 from asyncpush.localhub.auth import (
     LOGGER,
     OAUTH_LIFETIME,
@@ -24,11 +24,9 @@ from asyncpush.localhub.auth import (
     Users,
     is_loopback,
 )
-from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore
+from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore, Signer
 from asyncpush.localhub.blobs.disk import DiskStore
-from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.faults import Fault, Faults
-from asyncpush.localhub.packing import keep_packed
 from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name

@@ -15,8 +15,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from asyncpush.localhub.auth import TokenIssuer, Users, require_user, user_of
-from asyncpush.localhub.blobs import BlobStore
-from asyncpush.localhub.blobs.signing import Signer
+from asyncpush.localhub.blobs import BlobStore, Signer
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.repos import RepoInfo, Repos
 from asyncpush.localhub.web import Refusal, forbidden, gated, not_logged_in, repo_not_found

@@ -18,6 +18,7 @@ from yarl import URL
 from asyncpush._version import __version__
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
+from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.failures import (
@@ -26,7 +27,6 @@ from asyncpush.net.failures import (
     network_error,
 )
 from asyncpush.net.rate_limits import Pacer
-from asyncpush.net.request_body import RequestBody
 from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig

@@ -1,23 +1,30 @@
-"""One bucket on the Hub: creating it, reading its listing, and changing it in batches.
+"""One bucket on the Hub: creating it, reading its listing, storing content for it, and changing it
+in batches.
 
-A batch is not a transaction, and its answer can be lost after the Hub has carried it out.
-Operations name the wanted state rather than a step towards it, so they can be sent again. Before
-that, and when no attempt is left, the bucket itself is checked.
-"""
+What is stored does not show in the bucket before a batch names it. Files that change meanwhile are
+followed as in a push: collected again, and sent as they are then. A batch is not a transaction, and
+its answer can be lost after the Hub has carried it out. Operations name the wanted state rather
+than a step towards it, so they can be sent again. Before that, and when no attempt is left, the
+bucket itself is checked."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
+
+import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
-from asyncpush.events import RetryScheduled
-from asyncpush.models import FileSource, SyncFailure
+from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
+from asyncpush.models import FileSource, Receipt, SyncFailure
 from asyncpush.options import MIB, SyncOptions
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.preflight import check_leaks
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
     FILES_LIMIT,
@@ -29,13 +36,16 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
-from asyncpush.transfers.xet import XetAccess, XetFailedError, XetTokens, unavailable_reason
+from asyncpush.sources import CollectedSources, OpenStream
+from asyncpush.sources.files import COLLECTED_AGAIN, changes_of
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.transfers.interface import BucketUpload, TransferFailedError
 
 BATCHES_AT_ONCE = 4
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
-"""How many bytes hf_xet hashes in one call, which cannot be interrupted."""
+"""How many bytes are hashed in one call, which cannot be interrupted."""
 
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
@@ -284,34 +294,12 @@ async def hashes_of(
     if all(file.size == 0 for file in files):
         return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
-        return await ctx.xet.hash_files(files, changed)
-    except XetFailedError as exc:
+        return await ctx.transfers.for_buckets.hash_files(files, changed)
+    except TransferFailedError as exc:
         raise AsyncPushError(
-            f"hf_xet cannot hash the files: {exc.message}",
+            f"{ctx.transfers.for_buckets.label} cannot hash the files: {exc.message}",
             suggestion="check that the files can be read, then try again",
         ) from exc
-
-
-class BucketXet:
-    """Access to the Xet store of a bucket. There is no fallback: buckets do not offer LFS."""
-
-    def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
-        self._ctx = ctx
-        self._write = write
-
-    async def access(self) -> XetAccess:
-        """Get access. Raises `AsyncPushError` when the settings exclude Xet, `HubError` when the
-        Hub does not grant it."""
-        ctx = self._ctx
-        reason = unavailable_reason(ctx.config)
-        if reason is not None:
-            raise AsyncPushError(
-                f"a bucket takes files only by Xet, but {reason}",
-                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
-                " set and hf_xet is installed",
-            )
-        request = buckets.xet_token_request(ctx.repo, write=self._write)
-        return await XetTokens(ctx.session, ctx.events, request).access()
 
 
 def _may_exist_already(error: HubError) -> bool:
@@ -345,3 +333,144 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
     lines = list(map(str, failures))
     more = f"; and {len(lines) - most:,} more" if len(lines) > most else ""
     return "; ".join(lines[:most]) + more
+
+
+ADDED_TOGETHER = 64
+"""Files that are added in one call, which queues them."""
+
+ADDED_AT_ONCE = 2
+
+
+@dataclass(slots=True)
+class BucketStore:
+    """What a sync sends to the store of its bucket."""
+
+    ctx: PushContext
+    gone: set[str] = field(default_factory=set)
+    """Paths of files that were left out, since they are no longer in the source."""
+    collected_again: dict[str, FileSource] = field(default_factory=dict)
+    """What was sent instead of files that had changed, by path."""
+    _notices: ProblemReport = field(default_factory=ProblemReport)
+
+    async def send_all(
+        self, collected: CollectedSources, files: Sequence[FileSource]
+    ) -> list[Receipt]:
+        """Send the source's streams, and these of its files. Raises `SourceChangedError` for files
+        that changed and cannot be followed."""
+        receipts = await self.send((), collected.streams) if collected.streams else []
+        errors: dict[str, SourceChangedError] = {}
+        for _ in range(1 + COLLECTED_AGAIN):
+            if errors:
+                files = await self._again(collected, files, errors)
+            if not files:
+                return receipts
+            receipts += await self.send(files, changed=(errors := {}))
+            files = [file for file in files if file.path_in_repo in errors]
+        for error in errors.values():
+            raise error
+        return receipts
+
+    async def send(
+        self,
+        files: Sequence[FileSource],
+        streams: Sequence[OpenStream] = (),
+        *,
+        changed: dict[str, SourceChangedError] | None = None,
+    ) -> list[Receipt]:
+        """Receipts of all of them, once the store has them. With `changed`, followed files
+        that have changed are put there, by path, and have no receipt."""
+        ctx = self.ctx
+        transfers = ctx.transfers.for_buckets
+        upload: BucketUpload | None = None
+
+        async def add(together: Sequence[FileSource]) -> None:
+            assert upload is not None
+            for file in together:
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, transfers.route))
+            await upload.add_all(together, changed)
+
+        async def add_stream(stream: OpenStream) -> None:
+            assert upload is not None
+            ctx.events.emit(FileRouted(stream.path_in_repo, 0, transfers.route))
+            pieces = stream.pieces()
+            async with aclosing(pieces):
+                await upload.add_stream(stream.path_in_repo, pieces)
+
+        try:
+            store = await transfers.open_bucket(ctx, write=True)
+            upload = await store.open_upload()
+            reason = f"a bucket is stored by {transfers.label} alone"
+            ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
+            ctx.enter("uploading")
+            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            # All at once: one producer may write them in turn.
+            await for_each(streams, add_stream, width=len(streams))
+            receipts = list(await upload.finish(changed=changed))
+        except SourceChangedError as exc:
+            if changed is None or not any(file.may_change for file in files):
+                raise
+            # It failed on one file, and it is not known what it has stored of the others.
+            changed.update((file.path_in_repo, exc) for file in files)
+            return []
+        except TransferFailedError as exc:
+            raise AsyncPushError(
+                f"{transfers.label} failed: {exc.message}",
+                suggestion="sync again: what was sent is not sent again",
+            ) from exc
+        finally:
+            if upload is not None:
+                with anyio.CancelScope(shield=True):
+                    await upload.abort()
+        hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
+        found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
+        keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)
+        await in_thread(ctx.push_threads.journal, keep)
+        return receipts
+
+    async def tell_changes(self, files: Sequence[FileSource]) -> None:
+        """Warn of followed files, among all of the source, that are not what they were when the
+        sync began."""
+        again = self.collected_again
+
+        def look() -> ProblemReport:
+            names = {file.path_in_repo: file for file in files if file.may_change}
+            return changes_of({**names, **again})
+
+        grown = await in_thread(self.ctx.threads, look)
+        for notice in (*self._notices.notices, *grown.notices):
+            self.ctx.warn(notice)
+
+    async def _again(
+        self,
+        collected: CollectedSources,
+        files: Sequence[FileSource],
+        errors: dict[str, SourceChangedError],
+    ) -> list[FileSource]:
+        """What is to be sent instead of these files, whose `errors` say that they changed."""
+        found: list[FileSource] = []
+        for before in files:
+            path = before.path_in_repo
+            file = await collected.again(before) if before.may_change else before
+            if file is None:
+                self._notices.notice("files that are gone", f"{errors[path].message}: left out")
+                self.gone.add(path)
+                self.collected_again.pop(path, None)
+                continue
+            if file is not before:
+                self._notices.notice("files that changed", f"{errors[path].message}: read again")
+                self.collected_again[path] = file
+            found.append(file)
+        await self._plan(collected)
+        await check_leaks(self.ctx, found)
+        return found
+
+    async def _plan(self, collected: CollectedSources) -> None:
+        """Tell how much there is to send by now."""
+        again, gone = self.collected_again, self.gone
+
+        def sizes() -> list[int]:
+            names = ((file.path_in_repo, file) for file in collected.files)
+            return [again.get(path, file).size for path, file in names if path not in gone]
+
+        found = await in_thread(self.ctx.threads, sizes)
+        self.ctx.events.emit(FilesPlanned(len(found) + len(collected.streams), sum(found)))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import SourceError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import PushOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import check_path_in_repo, folder_prefix, read_again
 from asyncpush.sources.byte_sources import changed
 from asyncpush.sources.paths import folders_above, select

@@ -17,11 +17,14 @@ from dataclasses import replace
 from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Committed
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, split, still_to_change, title
-from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
-from asyncpush.pipeline.commit_recovery import (
+from asyncpush.pipeline.commit import (
+    Committer,
+    LoadContent,
+    Outcome,
     is_final,
     looked_for,
     opened_pull_request,
+    paths_added,
     pull_request,
     remembered,
 )

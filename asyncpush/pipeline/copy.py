@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError, RepoNotFoundError, SourceError, SyncError
 from asyncpush.events import FileRouted, FileSkipped, FilesPlanned, FileStored
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileSource, Receipt, Repo, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.pipeline.bucket import Bucket
@@ -32,12 +33,11 @@ from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import EarlyModes, Stored
 from asyncpush.pipeline.sync import SyncRun
 from asyncpush.pipeline.verification import all_remote_files, remote_files
-from asyncpush.protocol import copies, lfs
+from asyncpush.protocol import lfs
 from asyncpush.protocol.buckets import AddFile, BucketFile
-from asyncpush.protocol.copies import StoredObject
 from asyncpush.protocol.http import HubResponse, protocol_error
-from asyncpush.protocol.lfs import LfsObject
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol.lfs import LfsObject, StoredObject
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import (
     CollectedSources,
     check_path_in_repo,
@@ -271,7 +271,7 @@ class _Contents:
                 )
             return response.body
 
-        request = copies.content_request(self.ctx.repo, self._revision, remote.path)
+        request = lfs.content_request(self.ctx.repo, self._revision, remote.path)
         content = await self.ctx.session.ask(request, whole, self.ctx.events)
         return await self._spool.take(file.path_in_repo, _one_piece(content))
 
@@ -364,7 +364,7 @@ class _Copier:
             by_oid = {receipt.oid: receipt for receipt in receipts}
             by_xet = [each for each in by_oid.values() if each.xet_hash is not None]
             others = [each for each in by_oid.values() if each.xet_hash is None]
-            for batch in batches(by_xet, copies.DUPLICATES_LIMIT):
+            for batch in batches(by_xet, lfs.DUPLICATES_LIMIT):
                 await self._duplicate(batch)
             for batch in batches(others, lfs.BATCH_LIMIT):
                 await self._look_for(batch)
@@ -387,8 +387,8 @@ class _Copier:
         for _ in range(2):
             again = [each for oid, each in objects.items() if oid in failed]
             failed = await self._ctx.session.ask(
-                copies.duplicate_request(self._source.ctx.repo, self._ctx.repo, again),
-                copies.parse_duplicate,
+                lfs.duplicate_request(self._source.ctx.repo, self._ctx.repo, again),
+                lfs.parse_duplicate,
                 self._ctx.events,
             )
             if not failed:
@@ -428,12 +428,12 @@ class _Copier:
 def _receipt_of(file: CopiedFile) -> Receipt:
     remote = file.remote
     if not remote.lfs:
-        return Receipt(file.path_in_repo, remote.size, remote.oid, "inline")
+        return Receipt(file.path_in_repo, remote.size, remote.oid, remote.route)
     return Receipt(
         file.path_in_repo,
         remote.size,
         remote.oid,
-        "lfs" if remote.xet_hash is None else "xet",
+        remote.route,
         xet_hash=remote.xet_hash,
         bytes_deduplicated=remote.size,
     )

@@ -44,10 +44,10 @@ from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
 from asyncpush.protocol.commits import Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
-from asyncpush.sources.changing import COLLECTED_AGAIN, changes_of, looks_changed
+from asyncpush.sources.files import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.transfers.inline import git_blob_oid
 

@@ -22,9 +22,9 @@ from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import remote_files
-from asyncpush.protocol import preupload
-from asyncpush.protocol.preupload import UploadMode
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol import commits
+from asyncpush.protocol.commits import UploadMode
+from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import read_all, read_sample
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
 
@@ -69,7 +69,7 @@ class EarlyModes:
 
     def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
         self._ctx = ctx
-        self._files = files if len(files) <= preupload.BATCH_LIMIT else ()
+        self._files = files if len(files) <= commits.PREUPLOAD_LIMIT else ()
         self._looks: list[tuple[bytes, str | None]] | None = None
         self._modes: Mapping[str, UploadMode] | None = None
         self._failure: HubError | None = None
@@ -152,7 +152,7 @@ class Routing:
             await outbox.send(list(early.values()))
             gitignore = await own_gitignore(self._ctx, files, self._stored)
             route = partial(self._route, gitignore=gitignore, early=early, outbox=outbox)
-            await for_each(batches(files, preupload.BATCH_LIMIT), route, width=WORKERS)
+            await for_each(batches(files, commits.PREUPLOAD_LIMIT), route, width=WORKERS)
 
     async def _route(
         self,
@@ -318,7 +318,7 @@ async def ask_modes(
 ) -> Mapping[str, UploadMode]:
     """Make one preupload call. Returns a mode for each path. Raises `HubError`; an `expected` one
     is not reported. `create_pr` defaults to the option of that name."""
-    request = preupload.preupload_request(
+    request = commits.preupload_request(
         ctx.repo,
         ctx.options.revision,
         list(zip(files, samples, strict=True)),
@@ -327,7 +327,7 @@ async def ask_modes(
     )
     return await ctx.session.ask(
         request,
-        lambda response: preupload.parse_preupload(response, files),
+        lambda response: commits.parse_preupload(response, files),
         ctx.events,
         describe=lambda modes: _describe(modes, files),
         expected=expected,
@@ -338,9 +338,9 @@ def _look_at(file: FileSource) -> tuple[bytes, str | None]:
     """The first bytes of a file, for preupload, and the git blob hash of a small one. Most small
     files are regular, and opening a file a second time costs 15 µs of CPU (measured)."""
     if file.size > SURELY_CHEAP:
-        return read_sample(file, preupload.SAMPLE_SIZE), None
+        return read_sample(file, commits.SAMPLE_SIZE), None
     content = read_all(file)
-    return content[: preupload.SAMPLE_SIZE], git_blob_oid(content)
+    return content[: commits.SAMPLE_SIZE], git_blob_oid(content)
 
 
 def _describe(modes: Mapping[str, UploadMode], files: Sequence[FileSource]) -> dict[str, object]:

@@ -12,9 +12,9 @@ from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
 from asyncpush.events import Verified
 from asyncpush.models import Receipt
 from asyncpush.pipeline.context import PushContext
-from asyncpush.protocol import tree
+from asyncpush.protocol import repos
 from asyncpush.protocol.http import protocol_error
-from asyncpush.protocol.tree import RemoteFile
+from asyncpush.protocol.repos import RemoteFile
 
 LOOKS = 10
 """How often a commit is checked: right after it, some of the Hub's servers may not know it yet.
@@ -37,10 +37,10 @@ async def remote_files(
     found: dict[str, RemoteFile] = {}
 
     async def look(batch: Sequence[str]) -> None:
-        request = tree.paths_info_request(ctx.repo, revision, batch)
-        found.update(await ctx.session.ask(request, tree.parse_paths_info, ctx.events))
+        request = repos.paths_info_request(ctx.repo, revision, batch)
+        found.update(await ctx.session.ask(request, repos.parse_paths_info, ctx.events))
 
-    await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    await for_each(batches(paths, repos.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
     return found
 
 
@@ -56,23 +56,23 @@ async def path_kinds(
     kinds: dict[str, str] = {}
 
     async def look(batch: Sequence[str]) -> None:
-        request = tree.paths_info_request(ctx.repo, revision, batch)
+        request = repos.paths_info_request(ctx.repo, revision, batch)
         kinds.update(
-            await ctx.session.ask(request, tree.parse_path_kinds, ctx.events, expected=expected)
+            await ctx.session.ask(request, repos.parse_path_kinds, ctx.events, expected=expected)
         )
 
-    await for_each(batches(paths, tree.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    await for_each(batches(paths, repos.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
     return kinds
 
 
 async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") -> list[RemoteFile]:
     """Every file of the repo at `revision`, or of one folder of it, page by page. Raises
     `ProtocolError` when the pages do not end."""
-    request = tree.tree_request(ctx.repo, revision, folder)
+    request = repos.tree_request(ctx.repo, revision, folder)
     files: list[RemoteFile] = []
     asked = {request.target}
     while True:
-        page, following = await ctx.session.ask(request, tree.parse_tree, ctx.events)
+        page, following = await ctx.session.ask(request, repos.parse_tree, ctx.events)
         files += page
         if following is None:
             return files
@@ -82,7 +82,7 @@ async def all_remote_files(ctx: PushContext, revision: str, folder: str = "") ->
                 f" {len(files):,} files so far"
             )
         asked.add(following)
-        request = tree.next_tree_request(request, following)
+        request = repos.next_tree_request(request, following)
 
 
 def same(receipt: Receipt, remote: RemoteFile | None) -> bool:

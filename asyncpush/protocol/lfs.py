@@ -1,17 +1,18 @@
-"""LFS: the batch request, multipart and basic uploads, completion and verify.
+"""LFS: the batch request, multipart and basic uploads, completion and verify, and objects that are
+copied from another repo without an upload.
 
-Sources: the git-lfs batch API document, and the transfer agent `lfs-multipart-upload` of
-huggingface_hub for the keys of the upload action's header.
-"""
+Sources: the git-lfs batch API document; the transfer agent `lfs-multipart-upload` of
+huggingface_hub for the keys of the upload action's header; its `copy_files` (2.4) for copies."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
-from asyncpush.errors import HubError
+from asyncpush.errors import HubError, printable
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part, Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused
@@ -24,6 +25,7 @@ from asyncpush.protocol.http import (
     a_size,
     a_text,
     an_object,
+    get,
     json_object,
     post_json,
     protocol_error,
@@ -314,3 +316,58 @@ def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
         return None
     match = _MD5.fullmatch(strong(etag))
     return match[1].lower() if match else None
+
+
+DUPLICATES_LIMIT = 500
+"""Objects in one request, as in the official client."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object in the store: its sha256, its Xet hash, and the path of a file in the source repo
+    that has this content."""
+
+    oid: str
+    xet_hash: str
+    path: str
+
+
+def duplicate_request(source: Repo, target: Repo, objects: Sequence[StoredObject]) -> HubRequest:
+    """Give the repo `target` the objects of `source`, so that a commit there may name them. The
+    request goes to the source repo. Both repos must be stored in the same region."""
+    body = {
+        "target": {"type": target.repo_type, "name": target.repo_id},
+        "files": [
+            {"xetHash": each.xet_hash, "sha256": each.oid, "filename": each.path}
+            for each in objects
+        ],
+    }
+    return post_json(
+        "duplicate",
+        routes.duplicate(source),
+        body,
+        repo_id=target.repo_id,
+        source=source.repo_id,
+        objects=len(objects),
+    )
+
+
+def parse_duplicate(response: HubResponse) -> Mapping[str, str]:
+    """The objects that could not be copied: the reason by sha256. Empty when all were copied."""
+    failed: dict[str, str] = {}
+    for row in a_list(json_object(response).get("failed") or [], "failed"):
+        fields = an_object(row, "failed[]")
+        oid = a_sha256(fields.get("sha256"), "failed[].sha256")
+        failed[oid] = printable(a_text(fields.get("error"), "failed[].error")[:300])
+    return failed
+
+
+def content_request(repo: Repo, revision: str, path: str) -> HubRequest:
+    """The content of a file, which is the body of the answer."""
+    return get(
+        "content",
+        routes.content(repo, revision, path),
+        repo_id=repo.repo_id,
+        revision=revision,
+        file=path,
+    )

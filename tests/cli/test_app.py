@@ -18,7 +18,7 @@ from asyncpush.cli import app, main, many, output
 from asyncpush.cli.app import COMMANDS as COMMAND_TABLE
 from asyncpush.cli.app import EXIT_CODES
 from asyncpush.listeners import format
-from asyncpush.listeners.timeline import captions
+from asyncpush.listeners.timeline import layout as captions
 from tests.cli.conftest import PATIENCE, Cli
 
 README = Path(__file__).resolve().parents[2] / "README.md"

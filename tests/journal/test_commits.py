@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyncpush.journal import Journal, PendingCommit
-from asyncpush.journal.rows import pack, read_commit
+from asyncpush.journal.tables import pack, read_commit
 from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import (
     DAY,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, group_commit, queries
+from asyncpush.journal import Journal, group_commit, tables
 from asyncpush.journal.files import in_memory
-from asyncpush.journal.rows import Row
+from asyncpush.journal.tables import Row
 from asyncpush.models import FileIdentity
 from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import DAY, GIT, SHA, connection_of, make_identity
@@ -207,15 +207,15 @@ def test_hashes_expire(journal: Journal, clock: FakeClock) -> None:
 def test_expiry_takes_a_few_at_a_time_and_no_longer_than_it_may(
     journal: Journal, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 10)
+    monkeypatch.setattr(tables, "EXPIRED_AT_ONCE", 10)
     steps: list[int] = []
-    expire_some = queries.expire_some
+    expire_some = tables.expire_some
 
     def counting(connection: sqlite3.Connection, now: float) -> int:
         steps.append(expire_some(connection, now))
         return steps[-1]
 
-    monkeypatch.setattr(queries, "expire_some", counting)
+    monkeypatch.setattr(tables, "expire_some", counting)
     journal.remember_hashes((f"/{n}", make_identity(), "sha256", SHA) for n in range(45))
     journal.flush()
     clock.now += 91 * DAY
@@ -236,16 +236,16 @@ def test_space_is_given_back_to_the_disk(journal: Journal, clock: FakeClock) -> 
 def test_a_journal_that_is_closed_stops_expiring(
     journal: Journal, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "EXPIRED_AT_ONCE", 1)
+    monkeypatch.setattr(tables, "EXPIRED_AT_ONCE", 1)
     steps: list[int] = []
-    expire_some = queries.expire_some
+    expire_some = tables.expire_some
 
     def closing(connection: sqlite3.Connection, now: float) -> int:
         steps.append(expire_some(connection, now))
         journal._closing.set()
         return steps[-1]
 
-    monkeypatch.setattr(queries, "expire_some", closing)
+    monkeypatch.setattr(tables, "expire_some", closing)
     journal.remember_hashes((f"/{n}", make_identity(), "sha256", SHA) for n in range(9))
     journal.flush()
     clock.now += 91 * DAY
@@ -266,13 +266,13 @@ def test_hashes_are_written_together_and_known_before(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    put_hashes = queries.put_hashes
+    put_hashes = tables.put_hashes
 
     def counting(connection: sqlite3.Connection, rows: list[Row]) -> None:
         written.append(len(rows))
         put_hashes(connection, rows)
 
-    monkeypatch.setattr(queries, "put_hashes", counting)
+    monkeypatch.setattr(tables, "put_hashes", counting)
     monkeypatch.setattr(group_commit, "WRITE_EVERY", 60.0)
     for number in range(100):
         journal.remember_hash(f"/{number}", make_identity(), "sha256", SHA)
@@ -291,7 +291,7 @@ def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
     """After a second, or at once where hashing took long. The first journal is never closed here,
     as with a process that is killed."""
     written = threading.Event()
-    put_hashes = queries.put_hashes
+    put_hashes = tables.put_hashes
 
     def telling(connection: sqlite3.Connection, rows: list[Row]) -> None:
         put_hashes(connection, rows)
@@ -299,7 +299,7 @@ def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
         connection.execute("BEGIN")
         written.set()
 
-    monkeypatch.setattr(queries, "put_hashes", telling)
+    monkeypatch.setattr(tables, "put_hashes", telling)
     with Journal.open(tmp_path, clock=clock) as one, Journal.open(tmp_path, clock=clock) as two:
         for every, size in ((0.01, 10), (60.0, 1 << 30)):
             monkeypatch.setattr(group_commit, "WRITE_EVERY", every)
@@ -314,14 +314,14 @@ def test_a_hash_that_is_being_written_can_be_forgotten(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, go = threading.Event(), threading.Event()
-    put_hashes = queries.put_hashes
+    put_hashes = tables.put_hashes
 
     def slowly(connection: sqlite3.Connection, rows: list[Row]) -> None:
         writing.set()
         assert go.wait(10)
         put_hashes(connection, rows)
 
-    monkeypatch.setattr(queries, "put_hashes", slowly)
+    monkeypatch.setattr(tables, "put_hashes", slowly)
     monkeypatch.setattr(group_commit, "WRITE_EVERY", 0.0)
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
     assert writing.wait(10)
@@ -347,7 +347,7 @@ def test_a_row_that_cannot_be_written_stops_no_later_one(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "put_hashes", lambda connection, rows: 1 / 0)
+        patch.setattr(tables, "put_hashes", lambda connection, rows: 1 / 0)
         journal.remember_hash("/a", make_identity(), "sha256", SHA)
         journal.flush()
     assert "could not be remembered" in caplog.text

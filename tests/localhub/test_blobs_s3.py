@@ -18,10 +18,9 @@ from botocore.exceptions import ClientError
 from huggingface_hub import HfApi
 
 from asyncpush.localhub import serve_in_thread
-from asyncpush.localhub.blobs import BlobError
+from asyncpush.localhub.blobs import BlobError, Signer
 from asyncpush.localhub.blobs import s3 as s3_module
 from asyncpush.localhub.blobs.s3 import S3Store
-from asyncpush.localhub.blobs.signing import Signer
 from tests.fake_clock import NOW, FakeClock
 from tests.localhub.lfs_site import Site, oid_of, open_site
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, SECRET_KEY, S3Server

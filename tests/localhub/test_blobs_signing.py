@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.localhub.blobs import BlobError
-from asyncpush.localhub.blobs.signing import Signer
+from asyncpush.localhub.blobs import BlobError, Signer
 from tests.fake_clock import NOW, FakeClock
 
 PARAMS = {"uploadId": "ab", "partNumber": "2", "size": "8000000"}

@@ -10,8 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asyncpush.localhub import LocalHub, packing
-from asyncpush.localhub.packing import count_loose
+from asyncpush.localhub import LocalHub
+from asyncpush.localhub import app as packing
+from asyncpush.localhub.app import count_loose
 from tests.localhub.conftest import HubClient, add, git
 
 PATIENCE = 30.0

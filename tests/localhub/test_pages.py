@@ -15,7 +15,8 @@ import pygit2
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.pages.reading import buckets, files, history
+from asyncpush.localhub.pages.reading import files, history
+from asyncpush.localhub.pages.reading import files as buckets
 from asyncpush.localhub.pages.reading import files as source
 from asyncpush.localhub.pages.reading import history as discussions
 from asyncpush.localhub.pages.reading import history as index

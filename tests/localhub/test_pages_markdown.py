@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.localhub.pages.links import Links
-from asyncpush.localhub.pages.markdown import (
+from asyncpush.localhub.pages.rendering import (
     MAX_CHARACTERS,
     MAX_FACTS,
     MAX_VALUES,

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from asyncpush.localhub.pages import links, markdown, rendering, views
-from asyncpush.localhub.pages import markdown as cards
+from asyncpush.localhub.pages import links, rendering, views
+from asyncpush.localhub.pages import rendering as cards
+from asyncpush.localhub.pages import rendering as markdown
 from asyncpush.localhub.pages.reading import files
 from asyncpush.localhub.pages.reading import files as source
 from asyncpush.localhub.pages.rendering import ago, render, size, visible

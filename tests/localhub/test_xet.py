@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.blobs.signing import Signer
+from asyncpush.localhub.blobs import Signer
 from asyncpush.localhub.routes import xet as cas_routes
 from asyncpush.localhub.web import Refusal
 from asyncpush.localhub.xet.shards import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncpush.net.part_body import BufferPool
+from asyncpush.net.bodies import BufferPool
 
 
 def test_buffers_are_used_again() -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from asyncpush.net.hedging import ENOUGH, INTERVAL, LEAST, InFlightPart, StragglerMonitor
+from asyncpush.net.parts import ENOUGH, INTERVAL, LEAST, InFlightPart, StragglerMonitor
 from tests.net.timetravel import TimeTravelLoop
 
 MB = 1_000_000

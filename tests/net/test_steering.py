@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.hedging import StragglerMonitor
+from asyncpush.net.parts import StragglerMonitor
 from asyncpush.options import UploadConfig
 from tests.net.timetravel import TimeTravelLoop
 

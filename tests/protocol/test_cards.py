@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from asyncpush.errors import ProtocolError
-from asyncpush.protocol.preupload import CardVerdict, is_verdict, parse_verdict, validate_request
+from asyncpush.protocol.commits import CardVerdict, is_verdict, parse_verdict, validate_request
 from tests.protocol.helpers import DATASET, answer, said
 
 

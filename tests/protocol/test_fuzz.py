@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import HubError
 from asyncpush.models import FileSource
-from asyncpush.protocol import buckets, commits, lfs, preupload, repos, tree
-from asyncpush.protocol import preupload as cards
+from asyncpush.protocol import buckets, commits, lfs, repos
 from asyncpush.protocol.http import HubResponse
 from tests.protocol.helpers import SHA1, SHA256, answer
 
 ASKED = [lfs.LfsObject(SHA256, 25)]
-FILES = [FileSource("a", 3, data=b"abc")]
+FILES = [FileSource.of_bytes("a", b"abc")]
 PULL_REQUEST = {
     "num": 1,
     "status": "open",
@@ -67,7 +66,7 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         {"objects": [{"oid": SHA256, "error": {"code": 500, "message": "m"}}]},
     ),
     "preupload": (
-        lambda told: preupload.parse_preupload(told, FILES),
+        lambda told: commits.parse_preupload(told, FILES),
         {"files": [{"path": "a", "uploadMode": "lfs", "shouldIgnore": False, "oid": SHA1}]},
     ),
     "commit": (
@@ -75,14 +74,14 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         {"commitOid": SHA1, "commitUrl": "u", "pullRequestUrl": None},
     ),
     "tree": (
-        tree.parse_tree,
+        repos.parse_tree,
         [
             {"type": "file", "path": "a", "size": 1, "oid": SHA1},
             {"type": "file", "path": "b", "lfs": {"oid": SHA256, "size": 1}},
         ],
     ),
     "paths-info": (
-        tree.parse_paths_info,
+        repos.parse_paths_info,
         [{"type": "file", "path": "a", "size": 1, "oid": SHA1, "lfs": None}],
     ),
     "bucket": (buckets.parse_info, {"id": "me/runs"}),
@@ -95,7 +94,7 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         buckets.parse_tree,
         [{"type": "file", "path": "a", "size": 1, "xetHash": SHA256, "uploadedAt": "2026"}],
     ),
-    "card": (cards.parse_verdict, {"errors": [{"message": "m"}], "warnings": [{"message": "m"}]}),
+    "card": (commits.parse_verdict, {"errors": [{"message": "m"}], "warnings": [{"message": "m"}]}),
     "head": (repos.parse_head, {"sha": SHA1}),
     "commits": (repos.parse_commits, [{"id": SHA1, "title": "t", "message": "m"}]),
     "pull requests": (repos.parse_pull_requests, {"discussions": [PULL_REQUEST]}),

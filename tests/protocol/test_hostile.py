@@ -19,7 +19,7 @@ from asyncpush.protocol.commits import parse_commit
 from asyncpush.protocol.failures import failure_of, is_lfs_pointer_missing
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import LfsObject, parse_batch
-from asyncpush.protocol.tree import parse_tree
+from asyncpush.protocol.repos import parse_tree
 from asyncpush.protocol.urls import check_endpoint, check_target, origin, resolve, same_origin
 
 HUB = "https://hub.example"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from asyncpush.errors import ProtocolError
-from asyncpush.protocol.tree import (
+from asyncpush.protocol.repos import (
     RemoteFile,
     next_tree_request,
     parse_paths_info,

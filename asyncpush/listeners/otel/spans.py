@@ -1,4 +1,4 @@
-"""The spans of one push, from its events."""
+"""The spans and metrics of one push, from its events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from asyncpush.events import (
@@ -17,6 +17,7 @@ from asyncpush.events import (
     FileStored,
     Notice,
     PartConnected,
+    PartProgress,
     PartStored,
     PhaseChanged,
     PushFailed,
@@ -30,9 +31,7 @@ from asyncpush.events import (
     TransferChosen,
     TransferStarted,
     Waiting,
-    XetProgress,
 )
-from asyncpush.listeners.otel.meters import PART, Attributes, Meters
 from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0
@@ -71,7 +70,11 @@ class PushSpans:
             start_time=_nanoseconds(record),
         )
         self._began = record.time
-        self._by_xet = 0
+        self._engine = "transfer"
+        self._requested: set[str] = set()
+        """The files whose parts are sent by requests that are seen here."""
+        self._sent: dict[str, int] = {}
+        """Bytes sent of each other file, by path."""
         self.requests: dict[str, _Request] = {}
         self._files: dict[str, Span] = {}
         self._parts: dict[tuple[str, int], Span] = {}
@@ -80,6 +83,8 @@ class PushSpans:
 
     def add(self, record: Record) -> None:
         match record.event:
+            case PartProgress() as event:
+                self._count_sent(event)
             case RequestStarted() as event:
                 self._open_request(record, event)
             case PartConnected(connection=int(port)) if record.span_id in self.requests:
@@ -108,12 +113,8 @@ class PushSpans:
                 self._root.set_attribute("asyncpush.files", event.total_files)
                 self._root.set_attribute("asyncpush.bytes", event.total_bytes)
             case TransferChosen() as event:
+                self._engine = event.engine
                 self._root.set_attribute("asyncpush.transfer", event.engine)
-            case XetProgress() as event:
-                # Its own requests are not seen here, and each session of Xet counts from zero.
-                new = event.sent - self._by_xet if event.sent >= self._by_xet else event.sent
-                self._by_xet = event.sent
-                self._meters.sent.add(new, {"asyncpush.call": "xet"})
             case Committed() as event:
                 self._root.set_attribute("asyncpush.commit", event.commit_sha)
             case PhaseChanged() as event:
@@ -123,6 +124,16 @@ class PushSpans:
                 self._tell(self._root, record, "waiting", attributes)
             case Notice() as event:
                 self._tell(self._root, record, "notice", {"message": event.message})
+
+    def _count_sent(self, event: PartProgress) -> None:
+        """Count the bytes of a transfer whose own requests are not seen here."""
+        if event.path in self._requested:
+            return
+        before = self._sent.get(event.path, 0)
+        self._sent[event.path] = event.sent
+        new = event.sent - before if event.sent >= before else event.sent  # begun again
+        if new:
+            self._meters.sent.add(new, {"asyncpush.call": self._engine})
 
     def _hashed(self, record: Record, event: FileHashed) -> None:
         """The event comes when hashing is over: the span begins in the past."""
@@ -145,6 +156,8 @@ class PushSpans:
                 span = self._file_span(record, path, size)
                 span.set_attribute("asyncpush.deduplicated", event.deduplicated)
                 self._end(self._files.pop(path), record)
+                self._sent.pop(path, None)
+                self._requested.discard(path)
 
     def _file_span(self, record: Record, path: str, size: int, **more: Any) -> Span:
         span = self._files.get(path)
@@ -187,6 +200,7 @@ class PushSpans:
         path, number = event.fields.get("file"), event.fields.get("part_number")
         if event.call != PART or not isinstance(path, str) or not isinstance(number, int):
             return scope
+        self._requested.add(path)
         part = self._parts.get((path, number))
         if part is None:
             attributes = {
@@ -321,3 +335,68 @@ def _http_attributes(event: RequestStarted) -> Attributes:
 
 def _nanoseconds(record: Record) -> int:
     return int(record.time * 1e9)
+
+
+Attributes = dict[str, Any]
+
+PART = "part"
+"""The name of the request that sends a part."""
+
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_PART_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+_PART_RATES = (1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
+_PUSH_SECONDS = (0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """The instruments, and the rules for using them."""
+
+    request_duration: metrics.Histogram
+    sent: metrics.Counter
+    retries: metrics.Counter
+    parts_in_flight: metrics.UpDownCounter
+    part_duration: metrics.Histogram
+    part_throughput: metrics.Histogram
+    push_duration: metrics.Histogram
+
+    @classmethod
+    def of(cls, meter: metrics.Meter) -> Meters:
+        def histogram(name: str, unit: str, what: str, bounds: tuple[float, ...]) -> Any:
+            return meter.create_histogram(
+                name, unit, what, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        return cls(
+            histogram(
+                "http.client.request.duration",
+                "s",
+                "Duration of HTTP client requests.",
+                _REQUEST_SECONDS,
+            ),
+            meter.create_counter("asyncpush.sent", "By", "Request bodies that were answered."),
+            meter.create_counter("asyncpush.retries", "{retry}", "Attempts after the first."),
+            meter.create_up_down_counter(
+                "asyncpush.parts.in_flight", "{part}", "Parts being sent now."
+            ),
+            histogram("asyncpush.part.duration", "s", "Time to send a part.", _PART_SECONDS),
+            histogram("asyncpush.part.throughput", "By/s", "Bytes a second.", _PART_RATES),
+            histogram("asyncpush.push.duration", "s", "Time for a whole push.", _PUSH_SECONDS),
+        )
+
+    def request_started(self, call: str) -> None:
+        if call == PART:
+            self.parts_in_flight.add(1)
+
+    def answered(self, event: RequestFinished) -> None:
+        self.sent.add(event.bytes_out, {"asyncpush.call": event.call})
+        if event.call == PART and event.status < 300:
+            seconds = event.elapsed_ms / 1000
+            self.part_duration.record(seconds)
+            self.part_throughput.record(event.bytes_out / max(seconds, 1e-6))
+
+    def request_ended(self, call: str, seconds: float, attributes: Attributes) -> None:
+        """The request ended in any way: it was answered, failed or was interrupted."""
+        self.request_duration.record(max(seconds, 0.0), attributes)
+        if call == PART:
+            self.parts_in_flight.add(-1)

@@ -23,16 +23,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from asyncpush.listeners.format import clean, format_rate, format_seconds
 from asyncpush.listeners.result_stats import rebinned
-from asyncpush.listeners.timeline.captions import (
+from asyncpush.listeners.timeline.layout import (
+    Block,
+    Section,
+    Shade,
     Verdict,
     bottleneck,
     facts,
     headline,
+    sections,
     share_words,
     tick_words,
     verdict,
 )
-from asyncpush.listeners.timeline.layout import Block, Section, Shade, sections
 from asyncpush.listeners.timeline.model import COLOURS, Timeline
 
 WIDTH, LEFT, RIGHT = 960.0, 150.0, 20.0

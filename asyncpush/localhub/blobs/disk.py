@@ -19,6 +19,7 @@ from asyncpush.localhub.blobs import (
     DEFAULT_URL_LIFETIME,
     OBJECTS_PATH,
     BlobError,
+    Signer,
     UploadTicket,
     bad_digest,
     check_oid,
@@ -34,7 +35,6 @@ from asyncpush.localhub.blobs.multipart import (
     publish,
     write_all,
 )
-from asyncpush.localhub.blobs.signing import Signer
 
 HOP = 2 << 20
 """Bytes gathered before a thread hashes and writes them. A hop costs 0.2 ms of CPU, as much as the

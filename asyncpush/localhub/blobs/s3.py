@@ -28,6 +28,7 @@ from asyncpush.localhub.blobs import (
     DEFAULT_URL_LIFETIME,
     OBJECTS_PATH,
     BlobError,
+    Signer,
     UploadTicket,
     bad_digest,
     check_oid,
@@ -36,7 +37,6 @@ from asyncpush.localhub.blobs import (
     no_such_upload,
     part_size_for,
 )
-from asyncpush.localhub.blobs.signing import Signer
 
 logger = logging.getLogger("asyncpush.localhub.s3")
 

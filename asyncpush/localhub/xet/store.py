@@ -31,9 +31,8 @@ from urllib.parse import parse_qsl
 import orjson
 from anyio import to_thread
 
-from asyncpush.localhub.blobs import BlobError, BlobStore, PartSink, UploadTicket, check_oid
+from asyncpush.localhub.blobs import BlobError, BlobStore, PartSink, Signer, UploadTicket, check_oid
 from asyncpush.localhub.blobs.multipart import publish
-from asyncpush.localhub.blobs.signing import Signer
 from asyncpush.localhub.store.writing import write_atomically
 from asyncpush.localhub.web import Refusal
 from asyncpush.localhub.xet.shards import (

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 
 from asyncpush.events import FileStored, PushFailed, TransferStarted, Waiting
-from asyncpush.listeners.timeline.captions import bottleneck, facts, headline, verdict
-from asyncpush.listeners.timeline.layout import FILES, LANES, Block, Section, columns_of, sections
+from asyncpush.listeners.timeline.layout import (
+    FILES,
+    LANES,
+    Block,
+    Section,
+    bottleneck,
+    columns_of,
+    facts,
+    headline,
+    sections,
+    verdict,
+)
 from asyncpush.listeners.timeline.model import Kind, Span, Timeline
 from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from asyncpush.localhub.pages.reading.buckets import read_bucket
-from asyncpush.localhub.pages.reading.files import Elsewhere, Source, read_file, read_folder
+from asyncpush.localhub.pages.reading.files import (
+    Elsewhere,
+    Source,
+    read_bucket,
+    read_file,
+    read_folder,
+)
 from asyncpush.localhub.pages.reading.history import (
     read_commit,
     read_commits,

@@ -10,10 +10,14 @@ import pygit2
 from pygit2.enums import DeltaStatus
 
 from asyncpush.localhub.pages.links import MAIN_BRANCH
-from asyncpush.localhub.pages.markdown import Base, to_html
-from asyncpush.localhub.pages.reading.buckets import read_buckets
-from asyncpush.localhub.pages.reading.files import Source, find_revision, page_within, pager
-from asyncpush.localhub.pages.rendering import plural
+from asyncpush.localhub.pages.reading.files import (
+    Source,
+    find_revision,
+    page_within,
+    pager,
+    read_buckets,
+)
+from asyncpush.localhub.pages.rendering import Base, plural, to_html
 from asyncpush.localhub.pages.views import (
     Change,
     ChangedFile,
