@@ -26,7 +26,7 @@ CUT_MARGIN = 3 * MIB
 """A xorb is packed when the next chunk has no room in it. This much before, the size of what we
 passed is no longer certain not to have filled it."""
 
-NOISE = 12 * MIB
+NOISE = 28 * MIB
 """Memory that a push takes for other things, such as connections and events."""
 
 TRIM_EVERY = 0.4
