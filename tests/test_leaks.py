@@ -230,3 +230,33 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
     for text in told:
         assert secret not in text
         assert body(16) not in text
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 12345\n"
+
+
+async def test_a_git_lfs_pointer_is_refused_before_anything_is_sent(
+    uploader: Uploader, write: Callable[..., Path], faults: FaultLayer
+) -> None:
+    # As in a clone without `git lfs pull`. Stored as LFS, the repo would hold 130 bytes in place of
+    # the weights; in the commit, the Hub would take it for the object that it names.
+    folder = write({"model.safetensors": POINTER, "notes.txt": POINTER, "config.json": "{}"})
+    with pytest.raises(SourceError) as caught:
+        await uploader.push_to_hub("me/pointers", folder)
+
+    assert caught.value.problems == (
+        "'model.safetensors' contains a Git LFS pointer, not the file itself",
+        "'notes.txt' contains a Git LFS pointer, not the file itself",
+    )
+    assert "git lfs pull" in caught.value.suggestion
+    assert not faults.seen
+
+
+async def test_a_bucket_may_hold_git_lfs_pointers(
+    uploader: Uploader, write: Callable[..., Path]
+) -> None:
+    result = await uploader.sync(write({"w.bin": POINTER}), "hf://buckets/me/pointers")
+    assert result.files_uploaded == ("w.bin",)
+    assert result.warnings == (
+        "'w.bin' contains a Git LFS pointer, not the file itself: is it meant to be published?",
+    )

@@ -33,7 +33,7 @@ from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
 from asyncpush.sources import read_all
-from asyncpush.sources.leaks import HubTokens, Leak, find_leaks
+from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, find_leaks
 from asyncpush.sources.paths import folders_above
 from asyncpush.sources.problem_report import ProblemReport
 
@@ -255,12 +255,18 @@ _IN_USE_SUGGESTION = (
     " been published, revoke that token"
 )
 
+_POINTER_SUGGESTION = (
+    "download the files with `git lfs pull` in their clone, or leave them out with ignore_patterns"
+    " (--exclude); nothing was uploaded"
+)
+
 
 async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     """Warn about possible credentials, naming file and line but never the secret.
 
     Raises `SourceError` instead when the push is strict, and always for a file that contains a Hub
-    token in use; its `problems` name each place.
+    token in use, and for a Git LFS pointer; its `problems` name each place. A bucket has no Git and
+    may hold pointers.
     """
     known = ctx.session.token.known
     report = ProblemReport()
@@ -268,6 +274,11 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
         report.problem(str(leak))
     report.raise_problems(_IN_USE_SUGGESTION)
     leaks = await _scan(ctx, files)
+    if ctx.repo.repo_type != "bucket":
+        for leak in leaks:
+            if leak.kind == LFS_POINTER:
+                report.problem(str(leak))
+        report.raise_problems(_POINTER_SUGGESTION)
     for leak in leaks:
         if ctx.options.strict:
             report.problem(str(leak))

@@ -1,4 +1,5 @@
-"""Finds what should probably not be published: files that look as if they contain a credential.
+"""Finds what should not be published: files that look as if they contain a credential, and Git LFS
+pointers in the place of files that were not downloaded.
 
 The list of forms is short, to keep false alarms rare: file names used for credentials, private
 keys, and tokens whose form is unique to their issuer. Each token form begins with fixed characters
@@ -11,12 +12,20 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush.errors import SourceError
-from asyncpush.models import FileSource
+from asyncpush.lazy_dataclass import dataclass
+from asyncpush.models import FileSource, PathSource
 from asyncpush.sources.byte_sources import read_sample
+
+LFS_POINTER = "a Git LFS pointer, not the file itself"
+_POINTER_SIZES = range(120, 1024)  # in bytes; Git LFS takes no larger file for a pointer
+_POINTER = re.compile(
+    rb"version https?://(?:git-lfs|hawser)\.github\.com/spec/v1\r?\n"
+    rb"(?:ext-\d-[\w.-]+ sha256:[0-9a-f]{64}\r?\n)*"
+    rb"oid sha256:[0-9a-f]{64}\r?\nsize \d+\s*"
+)
 
 SCAN_LIMIT = 1 << 20
 """Larger files are not searched: text that people write by hand is smaller."""
@@ -38,17 +47,17 @@ _BINARY_ENDINGS = (
 class Leak:
     """A place that looks like a credential. The credential itself is not stored here.
 
-    `line` counts from 1; None when the file's name is what looks like a credential. `in_use`: this
-    certainly is a Hub token of this user.
+    `line` counts from 1; None when the file's name is what looks like a credential. `certain`: no
+    false alarm is possible, as with a Hub token of this user, or a Git LFS pointer.
     """
 
     path_in_repo: str
     kind: str
     line: int | None = None
-    in_use: bool = False
+    certain: bool = False
 
     def __str__(self) -> str:
-        if self.in_use:
+        if self.certain:
             return f"{self.path_in_repo!r} contains {self.kind}"
         where = "" if self.line is None else f", line {self.line:,},"
         return f"{self.path_in_repo!r}{where} looks like {self.kind}"
@@ -76,15 +85,15 @@ class HubTokens:
     def kept_in(self, files: Iterable[FileSource]) -> list[Leak]:
         """Those of `files` that store such a token, or that contain one and nothing else."""
         return [
-            Leak(file.path_in_repo, "a Hub token that is in use", in_use=True)
+            Leak(file.path_in_repo, "a Hub token that is in use", certain=True)
             for file in files
             if self._is_kept_in(file)
         ]
 
     def _is_kept_in(self, file: FileSource) -> bool:
-        identity = file.identity
-        if identity is not None and (identity.device, identity.inode) in self.files:
-            return True
+        match file.content:
+            case PathSource(identity=identity) if (identity.device, identity.inode) in self.files:
+                return True
         # Few files are read: only those of a fitting size.
         if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
             return False
@@ -215,9 +224,13 @@ def _leaks_of(file: FileSource) -> list[Leak]:
     name = file.path_in_repo.rpartition("/")[2].lower()
     path = file.path_in_repo
     leaks = [Leak(path, kind) for kind in _kinds_by_name(name)]
-    if file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS):
+    may_be_pointer = file.size in _POINTER_SIZES
+    if not may_be_pointer and (file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS)):
         return leaks
-    content = _as_text(_content(file))
+    content = _content(file)
+    if may_be_pointer and _POINTER.fullmatch(content):
+        return [Leak(path, LFS_POINTER, certain=True)]
+    content = _as_text(content)
     for kind, position in _found(content):
         if len(leaks) == LEAKS_PER_FILE:
             break

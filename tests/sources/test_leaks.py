@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.models import FileSource
-from asyncpush.sources.leaks import LEAKS_PER_FILE, SCAN_LIMIT, Leak, find_leaks
+from asyncpush.models import FileIdentity, FileSource, PathSource
+from asyncpush.sources.leaks import LEAKS_PER_FILE, LFS_POINTER, SCAN_LIMIT, Leak, find_leaks
 
 LETTERS = string.ascii_letters + string.digits
 HEX = string.digits + "ABCDEF"
@@ -90,7 +90,7 @@ SURROUNDINGS = {
 
 def leaks_in(text: str | bytes, name: str = "notes.txt") -> list[Leak]:
     data = text.encode() if isinstance(text, str) else text
-    return find_leaks([FileSource(name, len(data), data=data)])
+    return find_leaks([FileSource.of_bytes(name, data)])
 
 
 @pytest.mark.parametrize(("kind", "token"), TOKENS.values(), ids=TOKENS.keys())
@@ -212,15 +212,19 @@ def test_binary_and_large_files_are_left_alone() -> None:
 def test_files_on_disk_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(f"\n{TOKENS['GitHub'][1]}")
-    gone = FileSource("gone", 5, path=str(tmp_path / "gone"))
-    found = find_leaks([gone, FileSource("x", path.stat().st_size, path=str(path))])
+    identity = FileIdentity.of(path.stat())
+    gone = FileSource("gone", 5, PathSource(str(tmp_path / "gone"), identity))
+    there = FileSource("x", path.stat().st_size, PathSource(str(path), identity))
+    found = find_leaks([gone, there])
     assert found == [Leak("x", "a GitHub token", 2)]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x")
-    assert find_leaks([FileSource("x", 9, path=str(tmp_path / "x"))]) == []
+    path = tmp_path / "x"
+    os.mkfifo(path)
+    content = PathSource(str(path), FileIdentity.of(path.stat()))
+    assert find_leaks([FileSource("x", 9, content)]) == []
 
 
 def test_of_one_file_so_many_are_told_and_no_more() -> None:
@@ -229,7 +233,7 @@ def test_of_one_file_so_many_are_told_and_no_more() -> None:
 
 def test_a_scan_can_be_stopped() -> None:
     asked = iter([False, True])
-    files = [FileSource(".env", 1, data=b"x")] * 5
+    files = [FileSource.of_bytes(".env", b"x")] * 5
     assert len(find_leaks(files, lambda: next(asked))) == 1
 
 
@@ -253,3 +257,31 @@ def test_no_text_takes_long(make: Callable[[int], str]) -> None:
     began = time.thread_time()
     leaks_in(text)
     assert time.thread_time() - began < 2
+
+
+OID = "sha256:" + "0a" * 32
+POINTERS = {
+    "as Git LFS writes it": f"version https://git-lfs.github.com/spec/v1\noid {OID}\nsize 7\n",
+    "with CRLF": f"version https://git-lfs.github.com/spec/v1\r\noid {OID}\r\nsize 7\r\n",
+    "no line break at the end": f"version https://git-lfs.github.com/spec/v1\noid {OID}\nsize 7",
+    "an old name": f"version https://hawser.github.com/spec/v1\noid {OID}\nsize 7\n",
+    "with an extension": (
+        f"version https://git-lfs.github.com/spec/v1\next-0-foo {OID}\noid {OID}\nsize 7\n"
+    ),
+}
+NO_POINTERS = {
+    "text that quotes one": "```\n" + POINTERS["as Git LFS writes it"] + "```\n",
+    "text after one": POINTERS["as Git LFS writes it"] + "and more\n",
+    "a short oid": POINTERS["as Git LFS writes it"].replace("0a0a", "0a"),
+}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.txt"])
+@pytest.mark.parametrize("text", POINTERS.values(), ids=POINTERS)
+def test_a_git_lfs_pointer_is_found(text: str, name: str) -> None:
+    assert leaks_in(text, name) == [Leak(name, LFS_POINTER, certain=True)]
+
+
+@pytest.mark.parametrize("text", NO_POINTERS.values(), ids=NO_POINTERS)
+def test_other_text_is_no_git_lfs_pointer(text: str) -> None:
+    assert leaks_in(text, "w.txt") == []

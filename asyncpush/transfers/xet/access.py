@@ -19,7 +19,7 @@ from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.xet import XetGrant
 from asyncpush.redaction import redact_text
-from asyncpush.transfers.interface import TransferFailedError
+from asyncpush.transfers.interface import TransferFailedError, TransferLibrary
 
 _SYSTEMS = frozenset({"linux", "darwin", "win32"})
 _MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
@@ -47,9 +47,27 @@ def missing_reason() -> str:
     )
 
 
+SWITCH = "HF_HUB_DISABLE_XET"
+
+
 def is_disabled() -> bool:
     """Whether `HF_HUB_DISABLE_XET` is set, read as the official client reads it."""
-    return is_true("HF_HUB_DISABLE_XET")
+    return is_true(SWITCH)
+
+
+def library() -> TransferLibrary:
+    """hf_xet on this machine."""
+    return TransferLibrary(
+        route="xet",
+        label="Xet",
+        distribution="hf-xet",
+        module="hf_xet",
+        switch=SWITCH,
+        installed=is_installed(),
+        disabled=is_disabled(),
+        missing_reason=missing_reason(),
+        folder=cache_folder(),
+    )
 
 
 def unavailable_reason(config: UploadConfig) -> str | None:
@@ -57,7 +75,7 @@ def unavailable_reason(config: UploadConfig) -> str | None:
     if config.transfer == "lfs":
         return "transfer='lfs' was set"
     if is_disabled():
-        return "HF_HUB_DISABLE_XET is set"
+        return f"{SWITCH} is set"
     return None if is_installed() else missing_reason()
 
 
@@ -216,7 +234,7 @@ class XetTokens:
             access = await self.access()
         except (HubError, MissingTokenError):
             return None
-        self._events.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        self._events.emit(TransferChosen("xet", "the Hub grants another token for it", True))
         return access
 
     def _checked(self, response: HubResponse) -> XetGrant:

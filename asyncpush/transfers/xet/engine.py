@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, FileStored, RetryScheduled
-from asyncpush.models import FileSource, Receipt
+from asyncpush.models import BytesSource, FileSource, PathSource, Receipt
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import (
@@ -134,7 +134,9 @@ class XetEngine:
             steady = [file for file in files if file.path_in_repo not in (changed or ())]
             count = len(changed or ())
             try:
-                found = hash_files([file.path for file in steady])
+                found = hash_files(
+                    [each.content.path for each in steady if isinstance(each.content, PathSource)]
+                )
             except Exception:
                 check_unchanged(steady, changed)
                 if len(changed or ()) > count:
@@ -335,7 +337,7 @@ class XetUpload:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
         raises."""
         self._streamed = True
-        followed = self._positions.feed(FileSource(path_in_repo, 0, data=b""), sized=False)
+        followed = self._positions.feed(FileSource.of_bytes(path_in_repo, b""), sized=False)
         size = 0
 
         def on_read(position: int) -> None:
@@ -344,7 +346,7 @@ class XetUpload:
             self._positions.on_read(followed, position)
 
         handle = await self._commit.stream(path_in_repo, pieces, on_read, self._bandwidth)
-        self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
+        self._handles.append((FileSource(path_in_repo, size, BytesSource(b"")), handle))
 
     async def finish(
         self, *, changed: dict[str, SourceChangedError] | None = None
@@ -364,8 +366,15 @@ class XetUpload:
         for error in found.values() if changed is None else ():
             raise error
         for receipt in receipts:
-            whole = receipt.bytes_deduplicated == receipt.size
-            self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
+            self._events.emit(
+                FileStored(
+                    receipt.path_in_repo,
+                    receipt.size,
+                    "xet",
+                    deduplicated=receipt.bytes_deduplicated == receipt.size,
+                    bytes_sent=receipt.bytes_sent,
+                )
+            )
         return receipts
 
     async def abort(self) -> None:
@@ -421,7 +430,11 @@ class XetUpload:
 def _is_read_by_hf_xet(file: FileSource) -> bool:
     """Whether hf_xet can read it: bytes, or a whole file. Of a file that grows, it would read too
     much."""
-    return file.data is not None or (file.path is not None and file.sha256 is None)
+    match file.content:
+        case BytesSource() | PathSource(sha256=None):
+            return True
+        case _:
+            return False
 
 
 def receipts_of(
