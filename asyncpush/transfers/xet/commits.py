@@ -28,7 +28,7 @@ from asyncpush.transfers.xet.stalls import (
     unless_stalled,
 )
 
-STREAM_PIECE = 4 * MIB
+STREAM_PIECE = 2 * MIB
 """Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
