@@ -23,7 +23,7 @@ pytestmark = pytest.mark.no_cover
 ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
-    {"_version", "errors", "redaction"},
+    {"_version", "errors", "lazy_dataclass", "redaction"},
     {"concurrency", "own_files"},
     {"options"},
     {"models"},

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from asyncpush.events.dispatch import Emitter as Emitter
@@ -17,6 +17,7 @@ from asyncpush.events.dispatch import Record as Record
 from asyncpush.events.dispatch import TracingListener as TracingListener
 from asyncpush.events.dispatch import new_span_id as new_span_id
 from asyncpush.events.dispatch import wants_headers as wants_headers
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Phase, Route, TransferName
 
 

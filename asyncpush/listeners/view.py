@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from asyncpush.events import (
     CommitStarted,
@@ -21,6 +20,7 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.listeners.format import (
     UNICODE,

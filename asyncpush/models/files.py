@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeAlias, Union
+
+from asyncpush.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors

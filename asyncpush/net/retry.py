@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from asyncpush.errors import (
     RetriesExhaustedError,
 )
 from asyncpush.events import Emitter
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.net.failures import completed, report_failure
 from asyncpush.options import UploadConfig

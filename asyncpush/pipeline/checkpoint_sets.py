@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -28,6 +27,7 @@ import orjson
 from asyncpush._version import __version__
 from asyncpush.concurrency.task_groups import for_each
 from asyncpush.errors import AsyncPushError, HubError, SyncError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CheckpointSet, SyncFailure, SyncResult
 from asyncpush.options import MIB
 from asyncpush.pipeline.bucket import Bucket, in_words

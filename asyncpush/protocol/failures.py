@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -20,6 +19,7 @@ from asyncpush.errors import (
     is_public,
     token_page,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.protocol.hints import clock_skew, wait_hint, wait_in_words
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from asyncpush.errors import ProtocolError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.protocol.failures import REMEDIES
 
 JSON_HEADERS = {"Content-Type": "application/json"}

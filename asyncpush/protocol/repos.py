@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from asyncpush.errors import printable
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo, Route
 from asyncpush.options import PushOptions
 from asyncpush.protocol import routes

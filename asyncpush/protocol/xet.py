@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import (

@@ -13,10 +13,11 @@ import mmap
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from types import ModuleType
 from typing import Any
+
+from asyncpush.lazy_dataclass import dataclass
 
 ROW_LIMIT = 1 << 20
 """A row of this many bytes or more is read by itself, not together with others."""

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, BinaryIO, TypeAlias
@@ -18,6 +18,7 @@ import anyio
 from anyio import to_thread
 
 from asyncpush.concurrency.task_groups import descriptors_left, each_affordable, for_each
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, PathSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush.errors import SourceError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, PathSource
 from asyncpush.sources.byte_sources import read_sample
 
