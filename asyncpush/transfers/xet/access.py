@@ -119,14 +119,19 @@ def files_at_once(config: UploadConfig) -> int:
     return min(files, config.max_concurrent_files)
 
 
+def xorbs_at_once(config: UploadConfig) -> int:
+    """The number of xorbs that are sent at the same time."""
+    xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
+    return min(xorbs, config.max_concurrent_parts)
+
+
 def settings(config: UploadConfig) -> dict[str, Any]:
     """The settings for `XetConfig.with_config`."""
-    xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
     wanted = {
         # Large files are limited by `XetEngine`, so that small ones need not wait behind them.
         "data.max_concurrent_file_ingestion": files_at_once(config) + SMALL_FILES,
         "data.ingestion_block_size": BLOCK_SIZE,
-        "client.ac_max_upload_concurrency": min(xorbs, config.max_concurrent_parts),
+        "client.ac_max_upload_concurrency": xorbs_at_once(config),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
         # Remember each xorb that was sent, so that after a killed push it is not sent again.
         "data.session_xorb_metadata_flush_max_count": 1,
