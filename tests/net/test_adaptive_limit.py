@@ -18,7 +18,7 @@ from asyncpush.net.adaptive_limit import (
     AT_ONCE,
     COOLDOWN,
     FEWEST,
-    FIRST_LOOKS,
+    FIRST_CHECK_INTERVAL,
     PIONEERS,
     SMALL_PARTS,
     START,
@@ -305,7 +305,7 @@ async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> Non
             await look(limit, clock, held, position)
         assert [slot.paused for slot in held] == [False] * 8 + [True] * 8
         async with anyio.create_task_group() as group:
-            group.start_soon(held[8].turn)
+            group.start_soon(held[8].wait_while_paused)
             slots[0].task.cancel()
             await let_tasks_run()  # else this would not end
         assert [slot.paused for slot in held[8:]] == [False] + [True] * 7
@@ -317,7 +317,7 @@ async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.Monk
     monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
     slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
     with anyio.fail_after(5):
-        await slot.turn()
+        await slot.wait_while_paused()
     assert slot.paused
 
 
@@ -642,7 +642,7 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
             clock.now += 1
             for slot in pioneers:
                 limit.moving(slot, position, 1_000_000)
-        assert limit.looks == FIRST_LOOKS
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
         await anyio.sleep(0.05)
         assert limit.in_flight == START
         yield limit, turns_of(slots)
@@ -659,7 +659,7 @@ async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], ste
 async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         assert max(slot.position for slot in slots[PIONEERS:]) <= 100_000
         # 16 x 20,000 bytes a second are 3.2 x 100,000, and each part waits for its answer, too.
@@ -681,7 +681,7 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
     """Something else kept this machine busy while the others began."""
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         going = [slot for slot in slots if not slot.paused]
         while limit.limit < START:
@@ -710,6 +710,6 @@ async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> Non
             for slot in reversed(turns_of(slots)):
                 limit.moving(slot, position, 1_000_000)
         assert limit.limit == START
-        assert limit.looks == FIRST_LOOKS
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
         limit.succeeded(turns_of(slots)[0], 1_000_000)
-        assert limit.looks is None
+        assert limit.check_interval is None

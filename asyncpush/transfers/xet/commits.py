@@ -154,7 +154,8 @@ class XetCommit:
         on_read: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is told how much.
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is called with
+        their total size.
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
@@ -203,7 +204,7 @@ class XetCommit:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
         await ends_soon(in_background(self._abort))
 
-    async def let_go(self) -> int:
+    async def abandon(self) -> int:
         """Abort. Returns how many bytes were sent over the network."""
         await self.abort()
         return self._watch.sent

@@ -251,7 +251,7 @@ class XetUpload:
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
         self._streamed = False
-        self._sent_in_vain = 0
+        self._wasted_bytes = 0
         self._spent = False
         self.began: float = time.time()
 
@@ -360,7 +360,7 @@ class XetUpload:
         report = await self._stored(found if changed is not None else None)
         self._spent = True
         self._positions.end()
-        receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
+        receipts = receipts_of(self._handles, report, self._wasted_bytes, found)
         if changed is not None:
             changed.update(found)
         for error in found.values() if changed is None else ():
@@ -413,7 +413,7 @@ class XetUpload:
         self._attempt += 1
         self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._failed = None
-        self._sent_in_vain += await self._commit.let_go()
+        self._wasted_bytes += await self._commit.abandon()
         self._positions.restart()
         again = self.files
         self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS
