@@ -250,13 +250,13 @@ class VerboseFormatter(logging.Formatter):
             lines += [
                 f"    {name} = {_shortened(value)}"
                 for name, value in row.items()
-                if name not in _SAID_ELSEWHERE
+                if name not in _SHOWN_ELSEWHERE
             ]
         return "\n".join(lines)
 
 
 # Already shown in the first line, or of no use to a reader.
-_SAID_ELSEWHERE = frozenset(
+_SHOWN_ELSEWHERE = frozenset(
     {"event", "time", "push_id", "span_id", "parent_id", "headers", "call", "method", "url"}
     | {"attempt", "status", "elapsed_ms", "bytes_out", "error", "retry_attempt", "backoff_ms"}
     | {"request_id", "error_type"}

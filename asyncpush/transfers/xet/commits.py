@@ -173,7 +173,8 @@ class XetCommit:
         on_read: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is told how much.
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is called with
+        their total size.
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))

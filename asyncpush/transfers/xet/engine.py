@@ -257,7 +257,7 @@ class XetUpload:
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
         self._streamed = False
-        self._sent_in_vain = 0
+        self._wasted_bytes = 0
         self._bytes_stored: int | None = None
         """Bytes sent over the network by the commit that stored the files."""
         self._spent = False
@@ -272,7 +272,7 @@ class XetUpload:
     def bytes_sent(self) -> int:
         """Bytes sent over the network, also for files that have no receipt."""
         stored = self._commit.bytes_sent if self._bytes_stored is None else self._bytes_stored
-        return self._sent_in_vain + stored
+        return self._wasted_bytes + stored
 
     @property
     def in_progress(self) -> bool:
@@ -390,7 +390,7 @@ class XetUpload:
         self._bytes_stored = report.dedup_metrics.total_bytes_uploaded
         self._spent = True
         self._positions.end()
-        receipts = receipts_of(self._handles, report, self._sent_in_vain, found)
+        receipts = receipts_of(self._handles, report, self._wasted_bytes, found)
         if changed is not None:
             changed.update(found)
         for error in found.values() if changed is None else ():
@@ -444,7 +444,7 @@ class XetUpload:
         self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._failed = None
         await self._commit.abort()
-        self._sent_in_vain += self._commit.bytes_sent
+        self._wasted_bytes += self._commit.bytes_sent
         self._positions.restart()
         again = self.files
         self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS
