@@ -69,6 +69,9 @@ SETTLING = 0.025
 """After parts were paused, measuring waits at least this many seconds, because the data in their
 buffers is still arriving."""
 
+QUIET = 0.01
+"""After bytes of a paused part have arrived, measuring waits this many seconds."""
+
 PAUSE = 10.0
 """A paused part sends one more piece after this many seconds: S3 closes connections on which
 nothing moves for about 20 seconds."""
@@ -379,6 +382,10 @@ class AdaptiveLimit:
         if self._only_earlier and measured and slot.epoch == self._epoch - 1:
             self._earlier_bytes += moved
             self._earlier_seconds += seconds
+        if slot.paused and moved and self._trial is not None:
+            # What is left in the buffers of paused parts still takes its share of the network.
+            self._measured_from = max(self._measured_from, now + QUIET)
+            self._count_anew()
         if slot.epoch != self._epoch or not measured or now < self._measured_from or slot.paused:
             return
         self._part_size = size

@@ -30,7 +30,7 @@ from asyncpush.errors import AsyncPushError, HubError, SyncError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CheckpointSet, SyncFailure, SyncResult
 from asyncpush.options import MIB
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, in_words
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol.buckets import (
     AddFile,
@@ -39,7 +39,7 @@ from asyncpush.protocol.buckets import (
     Operation,
     address_of,
 )
-from asyncpush.transfers.xet import XetAccess, XetFailedError
+from asyncpush.transfers.interface import BucketTransfer, TransferFailedError
 
 MARKER = ".complete.json"
 PRUNED = ".pruned"
@@ -67,14 +67,14 @@ class SetMarker:
         return cls(files, datetime.now(UTC).isoformat(), f"asyncpush/{__version__}", exact)
 
     @classmethod
-    async def read(cls, ctx: PushContext, file: BucketFile, access: XetAccess) -> Self | None:
-        """Read the marker of a set in a bucket, with this `access` to its Xet store. None when it
-        is not a marker of a known kind. Raises `AsyncPushError` when it cannot be read."""
+    async def read(cls, store: BucketTransfer, file: BucketFile) -> Self | None:
+        """Read the marker of a set from the store of its bucket. None when it is not a marker of a
+        known kind. Raises `AsyncPushError` when it cannot be read."""
         if file.xet_hash is None or not 0 < file.size <= LARGEST_MARKER:
             return None
         try:
-            return cls.from_json(await ctx.xet.read(access, file.xet_hash, file.size))
-        except XetFailedError as exc:
+            return cls.from_json(await store.read(file.xet_hash, file.size))
+        except TransferFailedError as exc:
             raise AsyncPushError(
                 f"the marker {file.path} cannot be read: {exc.message}",
                 suggestion="try again; if it stays so, write the set again",
@@ -182,11 +182,11 @@ async def _read_all(
     }
     if not files:
         return {}
-    access = await BucketXet(ctx, write=False).access()
+    store = await ctx.transfers.for_buckets.open_bucket(ctx, write=False)
     found: dict[str, tuple[BucketFile, SetMarker | None]] = {}
 
     async def read(below: str) -> None:
-        found[below] = files[below], await SetMarker.read(ctx, files[below], access)
+        found[below] = files[below], await SetMarker.read(store, files[below])
 
     await for_each(list(files), read, width=READS_AT_ONCE)
     return found

@@ -428,12 +428,12 @@ class _Copier:
 def _receipt_of(file: CopiedFile) -> Receipt:
     remote = file.remote
     if not remote.lfs:
-        return Receipt(file.path_in_repo, remote.size, remote.oid, "inline")
+        return Receipt(file.path_in_repo, remote.size, remote.oid, remote.route)
     return Receipt(
         file.path_in_repo,
         remote.size,
         remote.oid,
-        "lfs" if remote.xet_hash is None else "xet",
+        remote.route,
         xet_hash=remote.xet_hash,
         bytes_deduplicated=remote.size,
     )

@@ -43,8 +43,8 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.transfers.xet import XetFailedError, XetTokens, access, engine
-from asyncpush.transfers.xet.access import SMALL_FILES, settings
+from asyncpush.transfers.xet import access, engine
+from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
@@ -271,7 +271,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
     machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
@@ -654,9 +654,8 @@ async def test_what_is_read_is_told_before_anything_is_sent(
     assert kinds[0] is HashProgress
     assert read == sorted(read)
     assert read[-1] == size
-    if sys.platform == "linux":
-        assert kinds.index(PartProgress) > 1
-        assert 0 < read[0] < 64 * MIB
+    assert kinds.index(PartProgress) > 1
+    assert 0 < read[0] < 64 * MIB
     parts = recorded.of(PartProgress)
     assert all(0 <= part.sent <= part.position <= part.size == size for part in parts)
     assert parts[-1].position == size
@@ -680,7 +679,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     events = EventRecorder()
     positions = XetPositions(Emitter([events]))
     for name in ("old", "new", "late"):
-        positions.follow(name, FileSource(name, 100, data=bytes(100)))
+        positions.follow(name, FileSource.of_bytes(name, bytes(100)))
 
     async def report(sent: int, **by_name: int) -> dict[str, tuple[int, int]]:
         events.records.clear()
@@ -697,7 +696,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     assert await report(150, old=100, new=100, late=70) == {"late": (40, 30)}
 
     positions.restart()
-    positions.follow("new", FileSource("new", 100, data=bytes(100)))
+    positions.follow("new", FileSource.of_bytes("new", bytes(100)))
     assert await report(5, new=5) == {"new": (5, 0)}
 
 
@@ -862,26 +861,23 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.engine.SMALL_FILE", MIB)
     held, most, small = 0, 0, anyio.Event()
-    start, ingested = XetCommit.start, XetCommit.ingested
+    start, feed = XetCommit.start, XetCommit.feed
 
-    async def counted(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
-        nonlocal held, most
-        for file in files:
-            if file.size > MIB:
-                held += 1
-                most = max(most, held)
-            else:
-                small.set()
+    async def started(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
+        small.set()
         return await start(self, files, changed)
 
-    async def released(self: XetCommit, handle: Any, file: FileSource) -> None:
-        nonlocal held
-        await ingested(self, handle, file)
+    async def counted(self: XetCommit, file: FileSource, *arguments: Any) -> Any:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        handle = await feed(self, file, *arguments)
         await small.wait()  # it was started beside the first large one
         held -= 1
+        return handle
 
-    monkeypatch.setattr(XetCommit, "start", counted)
-    monkeypatch.setattr(XetCommit, "ingested", released)
+    monkeypatch.setattr(XetCommit, "start", started)
+    monkeypatch.setattr(XetCommit, "feed", counted)
     files = {f"{n}.bin": NOISE[n * MIB :] for n in range(3)} | {"small.bin": b"\0small"}
     async with Uploader(TOKEN, hub.url, config) as uploader:
         result = await uploader.push_to_hub("me/m", write(files))
