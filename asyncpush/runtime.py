@@ -82,7 +82,7 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
-from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.sync import SyncRun
@@ -133,7 +133,12 @@ class Runtime:
         self._expires_next = 0.0
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
-        self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
+        self._hasher = Hasher(
+            journal,
+            trust_mtime=config.trust_mtime,
+            with_md5=config.verify_etag,
+            memory=config.max_memory // KEPT_SHARE,
+        )
         self._transfers = open_transfers(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))

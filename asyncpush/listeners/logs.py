@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,6 +84,10 @@ class LogListener:
     @property
     def wants_headers(self) -> bool:
         return _http.isEnabledFor(logging.DEBUG)
+
+    @property
+    def wants_events(self) -> Collection[type[Event]]:
+        return _PLACES.keys()
 
     def on_event(self, record: Record) -> None:
         event = record.event

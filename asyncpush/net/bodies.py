@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -50,8 +50,16 @@ class RandomAccess(Protocol):
         """The descriptor of an open file from which the kernel may send; None if there is none."""
 
 
+class PartContent(NamedTuple):
+    """All bytes of a short part, which are in memory already, and their MD5 if it is checked."""
+
+    data: bytes
+    md5: str | None
+
+
 class PartFeed:
-    """The bytes of one part, in order, through one buffer. They are hashed on the way."""
+    """The bytes of one part, in order, through one buffer. They are hashed on the way. A short part
+    whose `content` is in memory already needs neither."""
 
     def __init__(
         self,
@@ -62,6 +70,7 @@ class PartFeed:
         *,
         with_md5: bool,
         piece_size: int,
+        content: PartContent | None = None,
     ) -> None:
         self._source = source
         self._position = part.offset
@@ -71,12 +80,19 @@ class PartFeed:
         self._size = part.size
         self._piece_size = piece_size
         self._short = part.size <= piece_size
-        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._content = content if self._short else None
+        hashing = with_md5 and self._content is None
+        self._md5 = hashlib.md5(usedforsecurity=False) if hashing else None
+        self._known_md5 = self._content.md5 if with_md5 and self._content is not None else None
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
-        self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
+        from_file = not with_md5 and self._content is None and sys.platform == "linux"
+        self._file = source.descriptor() if from_file else None
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
+        if self._content is not None:
+            self._held = memoryview(self._content.data)
+            self._position = self._end
         self._stopped = False
         self.failure: Exception | None = None
         """What reading raised. If it passed through aiohttp, it would look like a broken
@@ -84,7 +100,7 @@ class PartFeed:
 
     @property
     def md5(self) -> str | None:
-        return self._md5.hexdigest() if self._md5 is not None else None
+        return self._md5.hexdigest() if self._md5 is not None else self._known_md5
 
     @property
     def left(self) -> int:
@@ -94,7 +110,7 @@ class PartFeed:
     async def read_if_short(self) -> None:
         """Read a part that consists of one piece, into memory of its own. Raises what reading
         raises."""
-        if self._short:
+        if self._short and self._content is None:
             self._short_bytes = bytearray(self.left)
             await self._in_thread(self._load_all)
 
@@ -249,7 +265,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._events.active:
+        if self._events.wants(PartConnected):
             self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._stall.follow(transport)

@@ -27,7 +27,7 @@ from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.bodies import BufferPool, PartBody, PartContent, PartFeed, RandomAccess
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.retry import Attempt
@@ -68,6 +68,7 @@ class PartSender:
         on_sent: Callable[[int], None],
         on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
+        content: PartContent | None = None,
     ) -> SentPart:
         """Make one attempt of a retry loop. Raises `HubError`; the request never carries the Hub
         token.
@@ -90,6 +91,7 @@ class PartSender:
             headers=headers,
             on_sent=on_sent,
             on_wire=on_wire,
+            content=content,
         )
         if part.size <= LEAST:
             feed = self._client.feed(put)
@@ -167,6 +169,8 @@ class PartRequest:
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int
+    content: PartContent | None = None
+    """The part's bytes, if they are in memory already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,7 @@ class PartClient:
             put.threads,
             with_md5=self._config.verify_etag,
             piece_size=self._config.chunk_size,
+            content=put.content,
         )
 
     async def send(

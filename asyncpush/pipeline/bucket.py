@@ -17,7 +17,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
@@ -272,16 +272,7 @@ class Bucket:
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are hashed in one call."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+    return sized_batches(files, most_bytes=HASHED_BYTES, most=HASHED_TOGETHER)
 
 
 async def hashes_of(
@@ -338,7 +329,8 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
 ADDED_TOGETHER = 64
 """Files that are added in one call, which queues them."""
 
-ADDED_AT_ONCE = 2
+ADDED_BYTES = 4 * MIB
+ADDED_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -350,6 +342,8 @@ class BucketStore:
     """Paths of files that were left out, since they are no longer in the source."""
     collected_again: dict[str, FileSource] = field(default_factory=dict)
     """What was sent instead of files that had changed, by path."""
+    bytes_sent: int = 0
+    """What went over the network, also for files that had changed and were sent again."""
     _notices: ProblemReport = field(default_factory=ProblemReport)
 
     async def send_all(
@@ -402,7 +396,8 @@ class BucketStore:
             reason = f"a bucket is stored by {transfers.label} alone"
             ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
             ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
+            await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
             receipts = list(await upload.finish(changed=changed))
@@ -421,6 +416,7 @@ class BucketStore:
             if upload is not None:
                 with anyio.CancelScope(shield=True):
                     await upload.abort()
+                self.bytes_sent += upload.bytes_sent
         hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
         found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
         keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)

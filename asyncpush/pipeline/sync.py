@@ -61,7 +61,6 @@ class _Progress:
     adds: dict[str, AddFile] = field(default_factory=dict)
     """The files of the source that the bucket should have."""
     unchanged: set[str] = field(default_factory=set)
-    sent: int = 0
     deduplicated: int = 0
     deleting: list[DeleteFile] = field(default_factory=list)
     marker: str | None = None
@@ -294,7 +293,6 @@ class SyncRun:
         if to_send or collected.streams:
             for receipt in await store.send_all(collected, to_send):
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
-                done.sent += receipt.bytes_sent
                 done.deduplicated += receipt.bytes_deduplicated
         self._check_whole(store.gone)
         if store.gone and not done.adds:
@@ -508,7 +506,7 @@ class SyncRun:
             ),
             files_unchanged=tuple(path for path in shown if path in done.unchanged),
             files_deleted=tuple(each.path for each in done.deleting if each.path in applied),
-            bytes_transferred=done.sent,
+            bytes_transferred=self._store.bytes_sent,
             bytes_deduplicated=done.deduplicated,
             verified=verified,
             elapsed_seconds=time.monotonic() - self._started,
