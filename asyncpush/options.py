@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from asyncpush.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from asyncpush.events import Record

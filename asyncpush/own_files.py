@@ -31,7 +31,6 @@ CAN_LOCK = fcntl is not None
 
 JOURNAL = "the resume journal of asyncpush"
 SPOOL = "where asyncpush keeps streams until they are sent"
-XET = "hf_xet's cache and log"
 HUB = "the embedded Hub's own data"
 UNFINISHED = ".asyncpush-tmp"
 """The suffix of files that are renamed once they are complete. Killed commands leave such files

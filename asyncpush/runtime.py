@@ -76,7 +76,7 @@ from asyncpush.options import (
     event_sinks,
     is_true,
 )
-from asyncpush.own_files import JOURNAL, SPOOL, XET, Announcement, library_logger
+from asyncpush.own_files import JOURNAL, SPOOL, Announcement, library_logger
 from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
@@ -93,14 +93,7 @@ from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
-from asyncpush.transfers import open_factories
-from asyncpush.transfers.xet import (
-    XetEngine,
-    cache_folder,
-    is_installed,
-    missing_reason,
-    unavailable_reason,
-)
+from asyncpush.transfers import check_installed, open_transfers, transfer_libraries
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -141,8 +134,7 @@ class Runtime:
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
-        self._xet = XetEngine(config)
-        self._transfers = open_factories(config, self._xet)
+        self._transfers = open_transfers(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
         limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
@@ -152,8 +144,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Release what the transfers share. Every push has ended by now."""
-        for factory in self._transfers:
-            await factory.close()
+        await self._transfers.close()
 
     @asynccontextmanager
     async def sharing_the_host(self) -> AsyncIterator[None]:
@@ -325,7 +316,7 @@ class Runtime:
         stores: bool = False,
     ) -> T:
         """Do some work on a source while its events are observed. With `stores`, long streams may
-        be left open for Xet, if it can be used."""
+        be left open for a transfer that takes them."""
         publisher = publisher or self.publisher()
         progress = self._config.progress
         try:
@@ -350,9 +341,7 @@ class Runtime:
         if source is None:
             return nullcontext(CollectedSources(()))
         # A source that is split into shards is not read in order, so its streams cannot stay open.
-        open_streams = (
-            stores and options.max_shard_size is None and unavailable_reason(self._config) is None
-        )
+        open_streams = stores and options.max_shard_size is None and self._transfers.take_streams
         return collect(
             source,
             options,
@@ -372,7 +361,6 @@ class Runtime:
             sender=self._sender,
             hasher=self._hasher,
             transfers=self._transfers,
-            xet=self._xet,
             journal=self._journal,
             push_threads=self._threads.for_push(),
             events=events,
@@ -414,8 +402,7 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open a runtime for one Hub and everything it needs. All of it is closed in reverse order."""
     configure_from_env()
-    if config.transfer == "xet" and not is_installed():
-        raise ImportError(f"transfer='xet': {missing_reason()}", name="hf_xet")
+    check_installed(config)
     left = descriptors_left()
     calls_in_flight = API_CALLS_IN_FLIGHT
     if left is not None and left < ENOUGH_DESCRIPTORS:
@@ -431,8 +418,10 @@ async def open_runtime(
         cache_dir = Path(config.cache_dir)
         stack.enter_context(Announcement(cache_dir / "journal", JOURNAL))
         stack.enter_context(Announcement(cache_dir / "spool", SPOOL))
-        if is_installed() and (folder := cache_folder()) is not None:
-            stack.enter_context(Announcement(folder, XET))
+        for library in transfer_libraries():
+            if library.installed and library.folder is not None:
+                whose = f"{library.module}'s cache and log"
+                stack.enter_context(Announcement(library.folder, whose))
         local = endpoint == LOCAL
         if local:
             endpoint = await _start_local_hub(stack, cache_dir, threads)
@@ -496,8 +485,10 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
     modules = ["encodings.idna"]
-    if unavailable_reason(config) is None:
-        modules.append("hf_xet")
+    for library in transfer_libraries():
+        wanted = config.transfer in ("auto", library.route) and not library.disabled
+        if wanted and library.installed:
+            modules.append(library.module)
     try:
         for module in modules:
             import_module(module)

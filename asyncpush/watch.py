@@ -13,7 +13,6 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -27,6 +26,7 @@ from asyncpush.errors import (
     MissingTokenError,
     RepoNotFoundError,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import OwnFiles, library_logger

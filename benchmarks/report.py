@@ -17,7 +17,8 @@ from benchmarks.lines import Panel, line_chart
 from benchmarks.scenarios import IDEAL, OFFICIAL, Target, ours_lfs, ours_xet
 
 RESULTS = Path(__file__).parent / "results"
-_EXTRAS = ("sent_share", "lag_p50", "lag_p99", "lag_worst", "step_slowdown", "step_cpu_slowdown")
+_STEP = ("step_slowdown", "step_cpu_slowdown", "step_idle", "step_blocked")
+_EXTRAS = ("sent_share", "lag_p50", "lag_p99", "lag_worst", *_STEP)
 _SHOWN = ("wall", "cpu", "peak_rss", "import_seconds", "server_cpu", "sent", "bytes_sent", *_EXTRAS)
 
 

@@ -85,7 +85,7 @@ OURS, UNCHECKED, OFFICIAL, NPM, IDEAL, IDEAL_MD5 = (
     "near-ideal",
     "near-ideal with MD5",
 )
-FROM_MEMORY = "asyncpush from memory"
+FROM_MEMORY = {"asyncpush from memory, LFS": "lfs", "asyncpush from memory, Xet": "xet"}
 ours = Entry(OURS, "asyncpush")
 unchecked = Entry(UNCHECKED, "asyncpush", {"verify_etag": False})
 official = Entry(OFFICIAL, "official")
@@ -347,11 +347,14 @@ SCENARIOS = (
     Scenario(
         "training-from-memory",
         "NumPy steps on the same core beside a push of a copy of their tensors",
-        LONE,
+        FileSet(1, 256 * MIB),
         FileSet(1, 64 * MIB),
-        (Entry(FROM_MEMORY, "training", {"client": "from memory"}),),
-        targets=(Target("step_slowdown", FROM_MEMORY, at_most=0.1),),
-        store="disk",  # the other store knows the ETags of its files alone
+        tuple(
+            Entry(label, "training", {"client": "from memory", "transfer": transfer})
+            for label, transfer in FROM_MEMORY.items()
+        ),
+        targets=tuple(Target("step_slowdown", label, at_most=0.1) for label in FROM_MEMORY),
+        store="xet",  # it takes both, whatever the bytes
     ),
     Scenario(
         "again",

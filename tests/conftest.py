@@ -17,8 +17,7 @@ from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
-from asyncpush.pipeline import commit
-from asyncpush.pipeline import commit as commit_recovery
+from asyncpush.pipeline import bucket, commit, verification
 from tests.faults import FaultLayer
 from tests.request_blocker import RequestBlocker
 
@@ -91,14 +90,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks for what may still land come as often as they do, and a hundred times as quickly."""
-    for module, name in (
-        (commit_recovery, "LATE_WAITS"),
-        (commit_recovery, "ANSWERED_WAITS"),
-        (commit, "HEAD_WAITS"),
-        (commit, "UNCLEAR_HEAD_WAITS"),
-    ):
-        monkeypatch.setattr(module, name, tuple(wait / 100 for wait in getattr(module, name)))
+    """The Hub is asked again for what may still show as often as ever, a hundred times as quickly.
+    Also by commands, which have no option for it."""
+    for name in ("LATE_WAITS", "ANSWERED_WAITS", "HEAD_WAITS", "UNCLEAR_HEAD_WAITS"):
+        monkeypatch.setattr(commit, name, tuple(wait / 100 for wait in getattr(commit, name)))
+    longest_wait = verification.LONGEST_WAIT / 100
+    for module in (bucket, verification):
+        monkeypatch.setattr(module, "LONGEST_WAIT", longest_wait)
 
 
 @pytest.fixture(autouse=True)

@@ -22,12 +22,16 @@ from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.journal import NullJournal
 from asyncpush.models import FileSource, Receipt, Repo, SyncResult
+from asyncpush.options import TransferName
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.sync import SyncRun
+from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import EMPTY_HASH
 from asyncpush.protocol.http import HubRequest, HubResponse
+from asyncpush.protocol.xet import parse_grant
 from asyncpush.sources import CollectedSources, read_all
+from asyncpush.transfers.interface import TransferContext, Transfers
 
 T = TypeVar("T")
 
@@ -173,14 +177,27 @@ class _Upload:
             receipts.append(Receipt(file.path_in_repo, file.size, "", "xet", xet_hash=xet_hash))
         return receipts
 
+    async def add_stream(self, path_in_repo: str, pieces: object) -> None:
+        raise AssertionError("no test syncs streams to this bucket")
+
     async def abort(self) -> None: ...
 
 
-class _Xet:
+class _Store:
+    """The store of the bucket, and the factory that opens it."""
+
+    route: TransferName = "xet"
+    label = "Xet"
+
     def __init__(self, bucket: FakeBucket) -> None:
         self._bucket = bucket
 
-    async def open(self, access: object, events: Emitter, *, with_sha256: bool) -> _Upload:
+    async def open_bucket(self, ctx: TransferContext, *, write: bool) -> _Store:
+        request = buckets.xet_token_request(ctx.repo, write=write)
+        await ctx.session.ask(request, parse_grant, ctx.events)
+        return self
+
+    async def open_upload(self) -> _Upload:
         return _Upload(self._bucket)
 
     async def hash_files(
@@ -188,8 +205,8 @@ class _Xet:
     ) -> dict[str, str]:
         return {file.path_in_repo: hashlib.sha256(read_all(file)).hexdigest() for file in files}
 
-    async def read(self, access: object, xet_hash: str, size: int) -> bytes:
-        return self._bucket.store[xet_hash]
+    async def read(self, content_hash: str, size: int) -> bytes:
+        return self._bucket.store[content_hash]
 
 
 _lives = iter(range(1 << 60))
@@ -200,7 +217,6 @@ async def sync_to(
 ) -> SyncResult:
     """One sync, as one process would do it."""
     session: Any = _Session(bucket, next(_lives))
-    xet: Any = _Xet(bucket)
     journal = NullJournal()
     nothing: Any = None
     ctx = PushContext(
@@ -210,12 +226,11 @@ async def sync_to(
         session=session,
         sender=nothing,
         hasher=Hasher(journal),
-        transfers=(),
-        xet=xet,
+        transfers=Transfers(for_repos=(), for_buckets=_Store(bucket)),
         journal=journal,
         push_threads=_PUSH_THREADS,
         events=Emitter(),
         slots=FairSlots(SharedSlots(1), most=None),
     )
-    sources = [FileSource(folder + name, len(data), data=data) for name, data in files.items()]
+    sources = [FileSource.of_bytes(folder + name, data) for name, data in files.items()]
     return await SyncRun(ctx, options).run(CollectedSources(tuple(sources)))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.no_cover
 ROOT = Path(asyncpush.__file__).parent
 
 LAYERS: tuple[set[str], ...] = (
-    {"_version", "errors", "redaction"},
+    {"_version", "errors", "lazy_dataclass", "redaction"},
     {"concurrency", "own_files"},
     {"options"},
     {"models"},
@@ -160,6 +160,30 @@ def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
     }
     assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
     assert "xet" not in text.lower()
+
+
+def test_a_transfer_is_known_where_it_is_registered_alone() -> None:
+    """Everybody else reaches it by `asyncpush.transfers` and its interface."""
+    transfers = ROOT / "transfers"
+    for package in (path.parent for path in transfers.glob("*/__init__.py")):
+        name = _module(package / "__init__.py")
+        users = {
+            path
+            for path in ROOT.rglob("*.py")
+            if not path.is_relative_to(package)
+            for each in _everything_imported(_parsed(path))
+            if each == name or each.startswith(f"{name}.")
+        }
+        assert users == {transfers / "__init__.py"}
+
+
+def _everything_imported(tree: ast.Module) -> Iterator[str]:
+    """Modules, and the names taken from them, also within functions and for types alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_the_paths_of_the_hub_are_in_one_module() -> None:

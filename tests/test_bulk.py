@@ -23,7 +23,7 @@ from asyncpush.events import (
 )
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import Hasher
@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> FileSource:
     path = tmp_path / "base.bin"
     path.write_bytes(b"\0" * 1000)
     status = path.stat()
-    return FileSource("base.bin", status.st_size, str(path), FileIdentity.of(status))
+    return FileSource("base.bin", status.st_size, PathSource(str(path), FileIdentity.of(status)))
 
 
 async def test_a_file_that_many_ask_for_at_once_is_read_once(

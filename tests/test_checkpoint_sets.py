@@ -34,6 +34,7 @@ RUN = "hf://buckets/me/runs/run"
 STEP = f"{RUN}/step-1"
 WHOLE = SyncOptions(complete_marker=True, delete=True)
 NAMES = ("a", "b", "c")
+NOTE = f"run/step-1/{PRUNED}"
 
 
 def version(number: int, names: tuple[str, ...] = NAMES) -> dict[str, bytes]:
@@ -255,7 +256,55 @@ async def test_pruning_removes_what_the_set_lists_and_no_other_file(
     log.refuse = lambda row: None
     await uploader.prune_checkpoints(RUN, keep=1)
     left = {path for path in await rows_of(hub) if "step-1" in path}
-    assert left == {"run/step-1/mine", "run/step-1/b"}
+    assert left == {"run/step-1/mine"}
+
+
+async def test_a_removal_that_is_continued_removes_no_file_that_was_written_since(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    for number in (1, 2):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    marker = (await bytes_of(hub))[f"run/step-1/{MARKER}"]
+    before = len(log.batches)
+    log.refuse = lambda row: "not allowed" if row["path"] == "run/step-1/b" else None
+    with pytest.raises(SyncError):
+        await uploader.prune_checkpoints(RUN, keep=1)
+    assert [(row["type"], row["path"]) for row in log.batches[before]] == [("copyFile", NOTE)]
+    assert (await bytes_of(hub))[NOTE] == marker
+    log.refuse = lambda row: None
+    shown = (await rows_of(hub))["run/step-2/a"]
+    new = {"type": "addFile", "path": "run/step-1/a", "xetHash": shown["xetHash"], "mtime": 1}
+    await batch(hub, [new])
+    await uploader.prune_checkpoints(RUN, keep=1)
+    left = {path for path in await rows_of(hub) if "step-1" in path}
+    assert left == {"run/step-1/a"}
+
+
+@pytest.mark.parametrize(
+    ("note", "left"), [(b"", set()), (b"{}", {f"run/step-1/{name}" for name in NAMES})]
+)
+async def test_an_empty_note_is_that_of_an_older_version_and_any_other_removes_nothing(
+    note: bytes, left: set[str], uploader: Uploader, hub: LocalHub
+) -> None:
+    await uploader.sync(version(1), STEP)
+    await uploader.sync({PRUNED: note}, STEP)
+    assert await uploader.prune_checkpoints(RUN, keep=1) == []
+    assert set(await rows_of(hub)) == left
+
+
+async def test_a_marker_that_is_written_while_the_set_is_removed_does_not_stay(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    for number in (1, 2):
+        await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+    shown = (await rows_of(hub))[f"run/step-1/{MARKER}"]
+    again = {"type": "addFile", "path": shown["path"], "xetHash": shown["xetHash"], "mtime": 1}
+    log.before = [nothing, nothing, lambda: batch(hub, [again])]
+    await uploader.prune_checkpoints(RUN, keep=1)
+    assert {path.split("/")[1] for path in await rows_of(hub)} == {"step-2"}
+
+
+async def nothing() -> None: ...
 
 
 async def test_pruning_a_set_of_sets_leaves_no_marker_behind(

@@ -31,7 +31,7 @@ from asyncpush import (
     VerificationError,
     copy,
 )
-from asyncpush.events import FileStored, XetProgress
+from asyncpush.events import FileStored, PartProgress
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
 from tests.conftest import TOKEN, open_hub
@@ -242,7 +242,7 @@ async def test_progress_and_events_are_those_of_a_push(
     stored = {event.path: event.deduplicated for event in recorded.of(FileStored)}
     assert stored["model.safetensors"]
     assert stored["weights/part 1.bin"]
-    assert recorded.of(XetProgress) == []
+    assert recorded.of(PartProgress) == []
 
 
 async def test_what_the_hub_could_not_copy_is_asked_for_again(

@@ -23,7 +23,7 @@ from asyncpush import (
     push_to_hub,
 )
 from asyncpush.localhub import LocalHub
-from asyncpush.models import FileSource
+from asyncpush.models import BytesSource, FileSource
 from asyncpush.options import endpoint_in_use, is_true
 from asyncpush.pipeline import changes, preflight, verification
 from asyncpush.pipeline import changes as receipts
@@ -234,8 +234,8 @@ async def test_an_audit_compares_the_bytes_of_large_files_too(
 
 def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
     with pytest.raises(SourceError, match="500,000,000,000"):
-        preflight.check_limits([FileSource("huge.bin", 500 * 10**9 + 1)])
-    many = [FileSource(f"d/{number}", 1) for number in range(100_001)]
+        preflight.check_limits([FileSource("huge.bin", 500 * 10**9 + 1, BytesSource(b""))])
+    many = [FileSource.of_bytes(f"d/{number}", b"x") for number in range(100_001)]
     warned = preflight.check_limits(many)
     assert ["100,001 files" in warning for warning in warned] == [True, True]
 

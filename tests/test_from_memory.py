@@ -114,6 +114,31 @@ async def test_tensors_by_themselves_are_a_file_with_the_usual_name(
     assert await download(hub, "me/m") == dict.fromkeys(paths, save({"bias": model["bias"]}))
 
 
+@pytest.mark.parametrize("engine", ["lfs", "xet"])
+async def test_one_model_in_several_files_of_several_pushes_at_once(
+    engine: str, hub: LocalHub, xet_hub: LocalHub, config: UploadConfig, model: Model
+) -> None:
+    """Also of tensors that can only be converted as a whole, and are kept one at a time."""
+
+    class Converted:
+        def __init__(self, array: Any) -> None:
+            self._array = array
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return self._array.copy()
+
+    at = xet_hub if engine == "xet" else hub
+    one = Tensors({name: Converted(array) for name, array in model.items()})
+    other, copy = Tensors(model), Tensors(model, copy=True)
+    source = {"one.safetensors": one, "other.safetensors": other, "copy.safetensors": copy}
+    async with Uploader(TOKEN, at.url, config) as uploader:
+        handles = [uploader.start_push(f"me/m{number}", source) for number in range(3)]
+        for handle in handles:
+            assert (await handle).verified
+    for number in range(3):
+        assert await download(at, f"me/m{number}") == dict.fromkeys(source, expected(model))
+
+
 async def test_tensors_where_a_file_should_be_are_told_what_to_be_wrapped_in(
     uploader: Uploader, model: Model
 ) -> None:
@@ -164,6 +189,9 @@ class Trigger:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return self._array.copy()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("it is on a device")
 
     def __getitem__(self, key: Any) -> Any:
         while self._then:
@@ -225,11 +253,12 @@ async def test_what_the_hub_holds_is_not_sent_again_and_can_be_audited(
     assert faults.seen["part"] == sent
 
 
+@pytest.mark.parametrize(("limit", "shards"), [(7_000_000, 3), (1_000, 4), (1, 5)])
 async def test_shards_are_those_of_save_pretrained(
-    uploader: Uploader, hub: LocalHub, model: Model
+    limit: int, shards: int, uploader: Uploader, hub: LocalHub, model: Model
 ) -> None:
-    """In the order of the dict, which is not that of the bytes in the file."""
-    limit = 7_000_000
+    """In the order of the dict, which is not that of the bytes in the file. A tensor larger than
+    the limit has a shard of its own."""
     await uploader.push_to_hub(
         "me/m", {f"a/{NAME}": Tensors(model, {"format": "pt"})}, PushOptions(max_shard_size=limit)
     )
@@ -246,7 +275,7 @@ async def test_shards_are_those_of_save_pretrained(
         f"a/{shard}": expected({name: model[name] for name in names}, {"format": "pt"})
         for shard, names in plan.filename_to_tensors.items()
     }
-    assert len(found) == 3
+    assert len(found) == shards
 
 
 async def test_a_shard_whose_tensors_change_fails_the_push(

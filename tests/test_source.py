@@ -114,11 +114,11 @@ def test_there_is_no_eval_no_shell_no_pickle() -> None:
         name: found
         for name, path in zip(NAMES, SOURCES, strict=True)
         if (found := offences(nodes_of(path))) and name != GIT_DOOR
-    } == {"asyncpush/transfers/xet/engine.py": ["import of ctypes"]}  # malloc_trim, nothing else
+    } == {"asyncpush/transfers/xet/memory.py": ["import of ctypes"]}  # malloc_trim, nothing else
 
 
 def test_ctypes_calls_one_function_of_the_c_library() -> None:
-    text = (ROOT / "asyncpush" / "transfers" / "xet" / "engine.py").read_text(encoding="utf-8")
+    text = (ROOT / "asyncpush" / "transfers" / "xet" / "memory.py").read_text(encoding="utf-8")
     loaded = 'ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None'
     assert re.findall(r"ctypes\..*", text) == [loaded]
 

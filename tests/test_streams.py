@@ -5,19 +5,25 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from asyncpush import UploadConfig, Uploader
+from asyncpush import SourceError, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
-from tests.reading import download
+from tests.reading import commits_of, download, exists
 
 NOISE = random.Random(12).randbytes(13 * MIB)
 
@@ -174,3 +180,173 @@ async def test_a_push_of_slow_streams_is_cancelled_at_once(
     assert await seconds_to_cancel(handle) < 1
     assert set(closed) == {"a.bin", "b.bin"}
     assert faults.seen["commit"] == 0
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+async def test_producers_wait_for_a_store_that_takes_nothing(
+    streams: int, tmp_path: Path, faults: FaultLayer, config: UploadConfig
+) -> None:
+    """By Xet nothing goes to the disk. A xorb of each stream is being filled, and two are sent."""
+    faults.add("xorb", "stall before reading", times=1000)
+    limit = (streams + 3) * 64 * MIB
+    produced = 0
+
+    async def endless(chance: random.Random) -> AsyncIterator[bytes]:
+        nonlocal produced
+        while produced < 2 * limit:
+            produced += MIB
+            yield chance.randbytes(MIB)
+
+    async with (
+        open_hub(tmp_path, faults, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        source = {f"{number}.bin": endless(random.Random(number)) for number in range(streams)}
+        handle = uploader.start_push("me/m", source)
+        await faults.stalled.wait()
+        before = -1
+        while produced != before:
+            before = produced
+            await anyio.sleep(0.5)
+        assert produced < limit
+        assert await seconds_to_cancel(handle) < 1
+
+
+Producer = Literal["generator", "own task", "shared task", "in step"]
+Ending = Literal["whole", "cancelled", "failed"]
+
+
+@dataclass(slots=True)
+class Producers:
+    """Streams of random lengths, written by random schedules. After `stop_after` pieces, `stopped`
+    is set, and where `fails` says so, the stream fails."""
+
+    chance: random.Random
+    fails: bool
+    stop_after: int
+    stopped: anyio.Event = field(default_factory=anyio.Event)
+    expected: dict[str, bytes] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+    receivers: list[MemoryObjectReceiveStream[bytes]] = field(default_factory=list)
+    pieces: int = 0
+
+    def streams(self, group: TaskGroup, kinds: list[Producer]) -> dict[str, AsyncIterator[bytes]]:
+        found: dict[str, AsyncIterator[bytes]] = {}
+        shared: dict[str, MemoryObjectSendStream[bytes]] = {}
+        step = InStep(kinds.count("in step"))
+        for number, kind in enumerate(kinds):
+            name = f"{number}.bin"
+            start = self.chance.randrange(MIB)
+            size = self.chance.choice([0, 1, 1000, MIB, 3 * MIB, 9 * MIB])
+            self.expected[name] = data = NOISE[start : start + size]
+            if kind == "generator":
+                found[name] = self.generated(name, data)
+            elif kind == "in step":
+                self.expected[name] = data = NOISE[start : start + 9 * MIB]
+                found[name] = self.counted(name, step.pieces(data))
+            else:
+                sender, receiver = anyio.create_memory_object_stream[bytes](number % 3)
+                self.receivers.append(receiver)
+                found[name] = self.counted(name, receiver)
+                if kind == "own task":
+                    group.start_soon(self.write, {name: sender})
+                else:
+                    shared[name] = sender
+        group.start_soon(self.write, shared)
+        return found
+
+    def cut(self, data: bytes) -> list[bytes]:
+        size = self.chance.choice([MIB // 3, MIB, 4 * MIB])
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    async def pause(self) -> None:
+        await anyio.sleep(self.chance.choice([0, 0, 0.001, 0.02]))
+
+    async def write(self, senders: dict[str, MemoryObjectSendStream[bytes]]) -> None:
+        """One task writes pieces of its streams in turn."""
+        left = {name: self.cut(self.expected[name]) for name in senders}
+        try:
+            while left:
+                name = self.chance.choice(list(left))
+                if left[name]:
+                    await self.pause()
+                    await senders[name].send(left[name].pop(0))
+                else:
+                    del left[name]
+                    senders[name].close()
+        finally:
+            for sender in senders.values():
+                sender.close()
+
+    async def generated(self, name: str, data: bytes) -> AsyncIterator[bytes]:
+        async for piece in self.counted(name, self.paused(data)):
+            yield piece
+
+    async def paused(self, data: bytes) -> AsyncIterator[bytes]:
+        for piece in self.cut(data):
+            await self.pause()
+            yield piece
+
+    async def counted(self, name: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self.open.add(name)
+        try:
+            async for piece in pieces:
+                self.pieces += 1
+                if self.pieces == self.stop_after:
+                    self.stopped.set()
+                    if self.fails:
+                        raise RuntimeError("the producer has failed")
+                yield piece
+        finally:
+            self.open.discard(name)
+
+
+repos = count()
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kinds=st.lists(
+        st.sampled_from(["generator", "own task", "shared task", "in step"]), min_size=1, max_size=6
+    ),
+    seed=st.integers(0, 1 << 30),
+    width=st.sampled_from([1, 2, 8]),
+    ending=st.sampled_from(["whole", "whole", "cancelled", "failed"]),
+    stop_after=st.integers(1, 40),
+)
+async def test_prop_streams_of_any_schedule_go_up_whole_or_not_at_all(
+    hub: LocalHub,
+    config: UploadConfig,
+    kinds: list[Producer],
+    seed: int,
+    width: int,
+    ending: Ending,
+    stop_after: int,
+) -> None:
+    repo_id = f"me/m{next(repos)}"
+    producers = Producers(
+        random.Random(seed), ending == "failed", stop_after if ending != "whole" else -1
+    )
+    config = replace(config, max_concurrent_files=width)
+    async with Uploader(TOKEN, hub.url, config) as uploader, anyio.create_task_group() as group:
+        handle = uploader.start_push(repo_id, producers.streams(group, kinds))
+        handle.on_done(producers.stopped.set)
+        with anyio.fail_after(60):
+            await producers.stopped.wait()
+            if ending == "failed" and producers.pieces >= stop_after:
+                with pytest.raises(SourceError, match="the producer has failed"):
+                    await handle
+            elif ending == "cancelled" and not handle.done():
+                assert await seconds_to_cancel(handle) < 1
+            else:
+                ending = "whole"
+                assert (await handle).verified
+        group.cancel_scope.cancel()
+    for receiver in producers.receivers:
+        receiver.close()
+    assert producers.open == set()
+    if ending == "whole":
+        assert await download(hub, repo_id) == producers.expected
+        assert len(await commits_of(hub, repo_id)) == 2
+    elif await exists(hub, repo_id):
+        assert len(await commits_of(hub, repo_id)) == 1

@@ -33,7 +33,7 @@ from asyncpush.events import PushFailed, PushFinished, PushStarted, RetrySchedul
 from asyncpush.localhub import LocalHub
 from asyncpush.pipeline import verification
 from asyncpush.protocol import buckets
-from asyncpush.transfers.xet import XetEngine
+from asyncpush.transfers.xet.engine import XetEngine
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder

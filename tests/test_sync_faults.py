@@ -163,6 +163,76 @@ async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
     fault_report.add(cell.route, str(cell), type(error).__name__, 0, f"{len(found)} files")
 
 
+ROOT = "hf://buckets/me/runs"
+
+
+def survivable_listings() -> list[Cell]:
+    kinds = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
+    return [Cell("bucket-tree", kind) for kind in kinds]
+
+
+def fatal_listings() -> list[Cell]:
+    kinds: dict[str, type[AsyncPushError]] = {
+        "401": AuthError,
+        "403": AuthError,
+        "404 repo": RepoNotFoundError,
+        "429 hours": RateLimitedError,
+        "500": RetriesExhaustedError,
+        "wrong JSON": ProtocolError,
+        "same page again": ProtocolError,
+    }
+    return [Cell("bucket-tree", kind, times=99, error=error) for kind, error in kinds.items()]
+
+
+@pytest.fixture
+async def stale_bucket(uploader: Uploader, hub: LocalHub, faults: FaultLayer) -> None:
+    """The bucket as a whole is a complete set."""
+    await uploader.sync(STALE, ROOT, WHOLE)
+    faults.seen.clear()
+
+
+async def whole_bucket(hub: LocalHub) -> tuple[dict[str, bytes], bool]:
+    found = await bytes_of(hub)
+    return found, found.pop(MARKER, None) is not None
+
+
+@pytest.mark.usefixtures("stale_bucket")
+@pytest.mark.parametrize("cell", survivable_listings(), ids=str)
+async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind)
+    result = await uploader.sync(FILES, ROOT, WHOLE)
+    assert faults.injected, "the fault never happened"
+    assert result.files_deleted == tuple(sorted(STALE))
+    assert await whole_bucket(hub) == (FILES, True)
+    fault_report.add(cell.route, str(cell), "success", 0, "right")
+
+
+@pytest.mark.usefixtures("stale_bucket")
+@pytest.mark.parametrize("cell", fatal_listings(), ids=str)
+async def test_a_first_listing_that_does_not_come_leaves_the_bucket_as_it_is(
+    cell: Cell,
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    fault_report: FaultReport,
+) -> None:
+    faults.add(cell.route, cell.kind, times=cell.times)
+    assert cell.error is not None
+    with pytest.raises(cell.error) as caught:
+        await uploader.sync(FILES, ROOT, WHOLE)
+    assert not faults.seen["bucket-batch"]
+    assert caught.value.suggestion
+    faults.rules.clear()
+    assert await whole_bucket(hub) == (STALE, True)
+    fault_report.add(cell.route, str(cell), type(caught.value).__name__, 0, "unchanged")
+
+
 def survivable_pages() -> list[Cell]:
     kinds = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
     return [Cell("bucket-tree-below", kind, nth) for nth in (2, 3) for kind in kinds]

@@ -15,6 +15,7 @@ from asyncpush.events import Emitter, FileRouted, TransferChosen
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName
+from asyncpush.transfers import open_transfers
 from asyncpush.transfers.interface import (
     Transfer,
     TransferContext,
@@ -65,6 +66,10 @@ class LateFactory:
     closed: int = 0
     opened: LateTransfer | None = None
     route: TransferName = "xet"
+    takes_streams = False
+
+    def unavailable_reason(self) -> None:
+        return None
 
     async def open(self, ctx: TransferContext, group: TaskGroup) -> Transfer:
         if self.fails == "open":
@@ -84,7 +89,10 @@ async def pushed(
     *factories: TransferFactory,
 ) -> tuple[set[str], tuple[str, ...], EventRecorder]:
     """Push by these transfers: the routes of the receipts, the warnings, and the events."""
-    monkeypatch.setattr("asyncpush.runtime.open_factories", lambda config, xet: factories)
+    monkeypatch.setattr(
+        "asyncpush.runtime.open_transfers",
+        lambda config: replace(open_transfers(config), for_repos=factories),
+    )
     recorded = EventRecorder()
     async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
         result = await uploader.push_to_hub("me/m", source)
@@ -129,7 +137,7 @@ async def test_the_next_transfer_takes_all_files_of_one_that_fails(
 async def test_a_transfer_that_was_asked_for_and_is_unavailable_is_named_in_a_warning(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: True)
+    monkeypatch.setattr("asyncpush.runtime.check_installed", lambda config: None)
     config = replace(config, transfer="xet")
     routes, warnings, recorded = await pushed(
         hub, config, write(FILES), monkeypatch, LateFactory("open"), LfsFactory()

@@ -12,7 +12,7 @@ import threading
 import types
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from safetensors.numpy import load, save_file
 from asyncpush import PushOptions, UploadConfig, Uploader
 from asyncpush.errors import AsyncPushError, ProtocolError, SourceChangedError, SourceError
 from asyncpush.events import (
+    Emitter,
     FileHashed,
     FileRouted,
     FileStored,
@@ -38,14 +39,13 @@ from asyncpush.events import (
     PartProgress,
     Record,
     TransferChosen,
-    XetProgress,
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.transfers.xet import XetFailedError, XetTokens, access, engine
-from asyncpush.transfers.xet.access import SMALL_FILES, settings
-from asyncpush.transfers.xet.commits import XetCommit
+from asyncpush.transfers.xet import access, engine
+from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
+from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 from tests import event_recorder
@@ -139,10 +139,11 @@ async def test_what_the_store_has_is_told_apart_from_what_is_sent(
     [receipt] = result.receipts
     assert result.bytes_deduplicated == receipt.bytes_deduplicated > 0.9 * len(second)
     assert 0 < receipt.bytes_sent == result.bytes_transferred < 0.1 * len(second)
-    last = recorded.of(XetProgress)[-1]
-    assert last.size == len(second) == last.sent + last.deduplicated
+    last = recorded.of(PartProgress)[-1]
+    assert last.size == len(second) == last.position
     assert last.deduplicated == receipt.bytes_deduplicated
-    assert recorded.of(PartProgress)[-1].sent == len(second)
+    [stored] = recorded.of(FileStored)
+    assert stored.bytes_sent == receipt.bytes_sent
     assert (await download(hub, "me/m"))["new.bin"] == second
 
 
@@ -270,7 +271,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
     machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.runtime.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ImportError, match=told):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
@@ -653,17 +654,50 @@ async def test_what_is_read_is_told_before_anything_is_sent(
     assert kinds[0] is HashProgress
     assert read == sorted(read)
     assert read[-1] == size
-    if sys.platform == "linux":
-        assert kinds.index(PartProgress) > 1
-        assert 0 < read[0] < 64 * MIB
-    reports = recorded.of(XetProgress)
-    assert all(r.sent + r.deduplicated <= r.processed <= r.size for r in reports)
-    assert any(r.sent + r.deduplicated < r.processed for r in reports)
-    assert reports[-1].processed == size
+    assert kinds.index(PartProgress) > 1
+    assert 0 < read[0] < 64 * MIB
+    parts = recorded.of(PartProgress)
+    assert all(0 <= part.sent <= part.position <= part.size == size for part in parts)
+    assert parts[-1].position == size
     for before, progress in pairwise(snapshots):
         assert before.bytes_processed <= progress.bytes_processed
     assert all(p.bytes_sent <= p.bytes_processed <= p.total_bytes for p in snapshots)
     assert snapshots[-1].bytes_processed == size
+
+
+@dataclass
+class Report:
+    """What hf_xet reports of all files together, or of one."""
+
+    bytes_completed: int = 0
+    total_bytes_completed: int = 0
+    total_transfer_bytes_completed: int = 0
+    total_transfer_bytes: int = 0
+
+
+async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_sum_alone() -> None:
+    events = EventRecorder()
+    positions = XetPositions(Emitter([events]))
+    for name in ("old", "new", "late"):
+        positions.follow(name, FileSource.of_bytes(name, bytes(100)))
+
+    async def report(sent: int, **by_name: int) -> dict[str, tuple[int, int]]:
+        events.records.clear()
+        group = Report(0, sum(by_name.values()), sent, sent)
+        positions.on_report(group, {name: Report(at) for name, at in by_name.items()})
+        await asyncio.sleep(0)
+        return {each.path: (each.sent, each.deduplicated) for each in events.of(PartProgress)}
+
+    assert await report(0, old=100, new=0, late=0) == {"old": (0, 100)}
+    assert await report(60, old=100, new=60, late=0) == {"new": (60, 0)}
+    # More was sent than files have moved by: it counts for one of those found in the store.
+    assert await report(110, old=100, new=100, late=0) == {"new": (100, 0), "old": (10, 90)}
+    assert await report(110, old=100, new=100, late=0) == {}
+    assert await report(150, old=100, new=100, late=70) == {"late": (40, 30)}
+
+    positions.restart()
+    positions.follow("new", FileSource.of_bytes("new", bytes(100)))
+    assert await report(5, new=5) == {"new": (5, 0)}
 
 
 async def test_bytes_that_we_hand_over_count_as_sent_once_hf_xet_has_sent_them(
@@ -675,8 +709,7 @@ async def test_bytes_that_we_hand_over_count_as_sent_once_hf_xet_has_sent_them(
 
     assert type(positions_reported(recorded)[0]) is HashProgress
     assert recorded.of(HashProgress)[-1].hashed == len(NOISE)
-    assert recorded.of(PartProgress)[-1].sent == len(NOISE)
-    assert recorded.of(XetProgress)[-1].processed == len(NOISE)
+    assert recorded.of(PartProgress)[-1].position == len(NOISE)
 
 
 async def test_a_pull_request_gets_a_token_for_its_own_ref(
@@ -828,26 +861,23 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.engine.SMALL_FILE", MIB)
     held, most, small = 0, 0, anyio.Event()
-    start, ingested = XetCommit.start, XetCommit.ingested
+    start, feed = XetCommit.start, XetCommit.feed
 
-    async def counted(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
-        nonlocal held, most
-        for file in files:
-            if file.size > MIB:
-                held += 1
-                most = max(most, held)
-            else:
-                small.set()
+    async def started(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
+        small.set()
         return await start(self, files, changed)
 
-    async def released(self: XetCommit, handle: Any, file: FileSource) -> None:
-        nonlocal held
-        await ingested(self, handle, file)
+    async def counted(self: XetCommit, file: FileSource, *arguments: Any) -> Any:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        handle = await feed(self, file, *arguments)
         await small.wait()  # it was started beside the first large one
         held -= 1
+        return handle
 
-    monkeypatch.setattr(XetCommit, "start", counted)
-    monkeypatch.setattr(XetCommit, "ingested", released)
+    monkeypatch.setattr(XetCommit, "start", started)
+    monkeypatch.setattr(XetCommit, "feed", counted)
     files = {f"{n}.bin": NOISE[n * MIB :] for n in range(3)} | {"small.bin": b"\0small"}
     async with Uploader(TOKEN, hub.url, config) as uploader:
         result = await uploader.push_to_hub("me/m", write(files))

@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 import anyio
+
+from asyncpush.lazy_dataclass import dataclass
 
 T = TypeVar("T")
 P = ParamSpec("P")

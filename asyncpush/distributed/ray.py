@@ -31,7 +31,6 @@ from asyncpush.events import (
     PushFinished,
     PushStarted,
     Record,
-    XetProgress,
 )
 from asyncpush.models import (
     CARD_NAME,
@@ -459,14 +458,12 @@ class Relay:
 
 
 class Merger:
-    """Many uploads as one: plans and what Xet reports are added up, the phase changes once,
-    everything else passes unchanged."""
+    """Many uploads as one: plans are added up, the phase changes once, everything else passes
+    unchanged."""
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
         self._plans: dict[int, FilesPlanned] = {}
-        self._xet: dict[int, XetProgress] = {}
-        self._xet_before = 0
         self._uploading = False
 
     def on_report(self, report: Report) -> None:
@@ -478,8 +475,6 @@ class Merger:
                     self._events.emit(self._total())
                 case PhaseChanged():
                     self._on_phase(event)
-                case XetProgress():
-                    self._events.emit(self._xet_total(number, event))
                 case _:
                     self._events.emit(event)
 
@@ -492,17 +487,4 @@ class Merger:
         plans = self._plans.values()
         return FilesPlanned(
             sum(plan.total_files for plan in plans), sum(plan.total_bytes for plan in plans)
-        )
-
-    def _xet_total(self, number: int, event: XetProgress) -> XetProgress:
-        last = self._xet.get(number)
-        if last is not None and event.sent < last.sent:  # begun again, so that it counts from zero
-            self._xet_before += last.sent
-        self._xet[number] = event
-        reports = self._xet.values()
-        return XetProgress(
-            self._xet_before + sum(report.sent for report in reports),
-            sum(report.deduplicated for report in reports),
-            sum(report.size for report in reports),
-            sum(report.processed for report in reports),
         )

@@ -24,7 +24,8 @@ from asyncpush.protocol import accounts, buckets, repos
 from asyncpush.protocol.accounts import Account, TokenKind
 from asyncpush.protocol.hints import RateLimit, clock_skew, rate_limit
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.transfers import xet
+from asyncpush.transfers import transfer_libraries
+from asyncpush.transfers.interface import TransferLibrary
 
 Verdict: TypeAlias = Literal["ok", "warning", "failed"]
 
@@ -97,8 +98,8 @@ class LocalFacts:
     ca_files: Mapping[str, Path] = field(default_factory=dict)
     cache_error: str | None = None
     free_space: int | None = None
-    xet_version: str | None = None
-    xet_disabled: bool = False
+    libraries: tuple[tuple[TransferLibrary, str | None], ...] = ()
+    """The libraries of transfers, each with its version if it is installed."""
     open_files: int | None = None
     open_files_wanted: int = 0
     token_expires_at: float | None = None
@@ -230,8 +231,7 @@ def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> 
         ca_files={name: Path(os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)},
         cache_error=_write_error(cache_dir),
         free_space=_free_space(cache_dir),
-        xet_version=_installed("hf-xet"),
-        xet_disabled=xet.is_disabled(),
+        libraries=tuple((each, _installed(each.distribution)) for each in transfer_libraries()),
         open_files=open_files_limit(),
         open_files_wanted=config.max_concurrent_files + config.max_concurrent_parts + OTHER_FILES,
     )

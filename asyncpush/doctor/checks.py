@@ -30,7 +30,6 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """With fewer requests left in the rate limit's window, a push of many files soon has to wait."""
 
-INSTALL_XET = "pip install hf-xet"
 
 # the last second of the year 9999, which `datetime` can still represent
 _END_OF_TIME = 253_402_300_799
@@ -335,22 +334,21 @@ def check_cache(facts: Facts) -> Iterator[Finding]:
         yield Finding("cache", "ok", found)
 
 
-def check_xet(facts: Facts) -> Iterator[Finding]:
-    local = facts.local
-    if _is_bucket(facts) and (local.xet_disabled or local.xet_version is None):
-        found, fix = "buckets need Xet, and hf-xet is not installed", INSTALL_XET
-        if local.xet_disabled:
-            found = "buckets need Xet, and HF_HUB_DISABLE_XET is set"
-            fix = "unset HF_HUB_DISABLE_XET"
-        yield Finding("xet", "failed", found, fix)
-        return
-    if local.xet_disabled:
-        found = "disabled by HF_HUB_DISABLE_XET: large files use LFS"
-    elif local.xet_version is None:
-        found = "not installed: large files use LFS (`pip install hf-xet` adds Xet)"
-    else:
-        found = f"hf-xet {local.xet_version} is installed"
-    yield Finding("xet", "ok", found)
+def check_transfer_libraries(facts: Facts) -> Iterator[Finding]:
+    for library, version in facts.local.libraries:
+        name, install = library.route, f"pip install {library.distribution}"
+        if not library.disabled and version is not None:
+            yield Finding(name, "ok", f"{library.distribution} {version} is installed")
+        elif _is_bucket(facts):
+            missing, fix = f"{library.distribution} is not installed", install
+            if library.disabled:
+                missing, fix = f"{library.switch} is set", f"unset {library.switch}"
+            yield Finding(name, "failed", f"buckets need {library.label}, and {missing}", fix)
+        elif library.disabled:
+            yield Finding(name, "ok", f"disabled by {library.switch}: large files use LFS")
+        else:
+            found = f"not installed: large files use LFS (`{install}` adds {library.label})"
+            yield Finding(name, "ok", found)
 
 
 def check_open_files(facts: Facts) -> Iterator[Finding]:
@@ -377,7 +375,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_verify,
     check_quota,
     check_cache,
-    check_xet,
+    check_transfer_libraries,
     check_open_files,
 )
 

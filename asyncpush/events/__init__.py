@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from asyncpush.events.dispatch import Emitter as Emitter
@@ -17,6 +17,7 @@ from asyncpush.events.dispatch import Record as Record
 from asyncpush.events.dispatch import TracingListener as TracingListener
 from asyncpush.events.dispatch import new_span_id as new_span_id
 from asyncpush.events.dispatch import wants_headers as wants_headers
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Phase, Route, TransferName
 
 
@@ -45,8 +46,8 @@ class PhaseChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class HashProgress(Event):
-    """`hashed` is the absolute number of bytes of this file hashed so far. Of a file that goes by
-    Xet, which reads and hashes it while it sends: bytes read."""
+    """`hashed` is the absolute number of bytes of this file read and hashed so far. Some transfers
+    do that while they send the file."""
 
     name: ClassVar[str] = "file.hashing"
     path: str
@@ -76,11 +77,15 @@ class FileRouted(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferChosen(Event):
-    """Which engine stores the large files of this push from now on, and why."""
+    """Which engine stores the large files of this push from now on, and why.
+
+    `reads_while_sending`: it reads and hashes files while it sends them, not before.
+    """
 
     name: ClassVar[str] = "transfer.chosen"
     engine: TransferName
     reason: str
+    reads_while_sending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +111,23 @@ class TransferStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class PartProgress(Event):
-    """`sent` is the absolute position within the part: a retry starts at zero again."""
+    """How far a part is: `sent` bytes went over the network, and the store was found to have
+    `deduplicated` others. Both are absolute: a retry starts at zero again.
+
+    A file that is not sent in parts is its own part 1, whose `size` may still grow.
+    """
 
     name: ClassVar[str] = "part.progress"
     path: str
     part_number: int
     sent: int
     size: int
+    deduplicated: int = 0
+
+    @property
+    def position(self) -> int:
+        """The bytes of the part that need no sending any more."""
+        return self.sent + self.deduplicated
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +142,19 @@ class PartStored(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class XetProgress(Event):
-    """How far Xet is with all files of the push: bytes that were `sent`, bytes that the store was
-    found to have, of `size` in all. (A file's own `part.progress` counts both.) `processed` bytes
-    have been read; those that were neither sent nor found there yet wait to be sent."""
-
-    name: ClassVar[str] = "xet.progress"
-    sent: int
-    deduplicated: int
-    size: int
-    processed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class FileStored(Event):
-    """The store holds the whole file. `deduplicated`: it did so before anything was sent."""
+    """The store holds the whole file. `deduplicated`: it did so before anything was sent.
+
+    `bytes_sent` went over the network for it. This is 0 for a regular file, which is sent with the
+    commit.
+    """
 
     name: ClassVar[str] = "file.stored"
     path: str
     size: int
     route: Route
     deduplicated: bool = False
+    bytes_sent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

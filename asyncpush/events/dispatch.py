@@ -9,9 +9,9 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger
 
 logger = library_logger("events")

@@ -12,9 +12,10 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileIdentity
 from asyncpush.redaction import without_user
 

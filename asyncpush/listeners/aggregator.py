@@ -24,7 +24,6 @@ from asyncpush.events import (
     Record,
     TransferChosen,
     TransferStarted,
-    XetProgress,
 )
 from asyncpush.models import Phase, UploadProgress
 
@@ -33,7 +32,7 @@ RATE_WINDOW = 5.0
 
 _SAMPLE_INTERVAL = 0.05  # seconds between two of the positions that the rate is taken from
 _LEAST_SPAN = 0.2  # seconds: a rate over less than this is noise
-_XORB = 64 << 20  # bytes that Xet packs before it sends: more than that waits for the network
+_HELD_BACK = 64 << 20  # bytes read that a transfer packs before it sends them (a xorb of Xet's)
 _UNKNOWN_SIZE = 1 << 62  # until an event tells a file's size; the push's total still bounds it
 
 
@@ -64,7 +63,8 @@ class _File:
         self.raw = 0  # sum of the parts' highest positions
         self.counted = 0  # the same, at most `size`: a new upload may cut parts differently
         self.last_move = 0
-        self.parts: dict[int, list[int]] = {}  # part number -> [highest position, latest position]
+        self.parts: dict[int, list[int]] = {}
+        """By part number: the highest position, the latest one, and the bytes sent for that."""
 
 
 class ProgressAggregator:
@@ -102,10 +102,8 @@ class ProgressAggregator:
         self._hashed_files: set[str] = set()  # of those that are not done
         self._shown_processed = 0
         self._wire = 0  # bytes that went out, resent ones too; not those resumed or deduplicated
-        self._moved = 0  # the same, with those that Xet found in the store
-        self._by_xet = False
-        self._xet: XetProgress | None = None
-        self._xet_sent = 0
+        self._moved = 0  # the same, with those that a transfer found in the store
+        self._reads_while_sending = False
         self._samples: deque[_Sample] = deque()
 
     @property
@@ -114,16 +112,18 @@ class ProgressAggregator:
         return self._planned
 
     @property
-    def xet_sent(self) -> int | None:
-        """Bytes that Xet has sent; None while it does not report."""
+    def sent_of_read(self) -> int | None:
+        """Bytes sent by a transfer that reads files while it sends them; None when there is no such
+        transfer at work."""
         uploading = self._phase in ("hashing", "uploading")
-        return self._xet_sent if self._by_xet and self._xet and uploading else None
+        at_work = self._reads_while_sending and (self._hashing or self._moved)
+        return self._wire if at_work and uploading else None
 
     @property
     def is_reading(self) -> bool:
-        """Whether Xet reads, and the store has nothing of it yet."""
+        """Whether a transfer reads, and the store has nothing of it yet."""
         return (
-            self.xet_sent is not None
+            self.sent_of_read is not None
             and self._moved == 0
             and self._shown_processed < self._total_bytes
         )
@@ -156,21 +156,21 @@ class ProgressAggregator:
                     return
                 file = self._start(event.path)
             sent = event.sent
-            if sent > event.size:
-                sent = event.size
+            position = sent + event.deduplicated
+            if position > event.size:
+                position = event.size
             self._moves += 1
             file.last_move = self._moves
             part = file.parts.get(event.part_number)
             if part is None:
-                part = file.parts[event.part_number] = [0, 0]
-            latest = part[1]
-            part[1] = sent
-            moved = sent - latest if sent >= latest else sent
-            self._moved += moved
-            if not self._by_xet:
-                self._wire += moved
-            if sent > part[0]:
-                self._raise(file, part, sent)
+                part = file.parts[event.part_number] = [0, 0, 0]
+            highest, latest, latest_sent = part
+            part[1] = position
+            part[2] = sent
+            self._moved += position - latest if position >= latest else position
+            self._wire += sent - latest_sent if sent >= latest_sent else sent
+            if position > highest:
+                self._raise(file, part, position)
         elif not self._finished:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
@@ -186,8 +186,10 @@ class ProgressAggregator:
         if self._finished:
             eta = 0.0
         elif self._moved and self._phase in ("hashing", "uploading") and not self.is_all_sent:
-            # What holds Xet up is reading, unless more than it packs at a time waits to be sent.
-            if self._by_xet and processed < total and processed - sent <= _XORB:
+            # A transfer that reads while it sends waits for reading, unless more than it packs at a
+            # time waits to be sent.
+            reading = self._reads_while_sending and processed < total
+            if reading and processed - sent <= _HELD_BACK:
                 eta = (total - processed) / read_rate if read_rate > 0 else None
             elif moved_rate > 0:
                 eta = (total - sent) / moved_rate
@@ -316,12 +318,11 @@ class ProgressAggregator:
         if event.path in self._done:
             return
         file = self._files.get(event.path) or self._start(event.path)
-        part = file.parts.setdefault(event.part_number, [0, 0])
+        part = file.parts.setdefault(event.part_number, [0, 0, 0])
         if not event.resumed:
-            moved = max(0, event.size - part[1])
-            self._wire += moved
-            self._moved += moved
-        part[1] = event.size
+            self._moved += max(0, event.size - part[1])
+            self._wire += max(0, event.size - part[2])
+        part[1] = part[2] = event.size
         self._moves += 1
         file.last_move = self._moves
         if event.size > part[0]:
@@ -354,14 +355,7 @@ class ProgressAggregator:
             state.clear()
 
     def _on_chosen(self, event: TransferChosen) -> None:
-        self._by_xet = event.engine == "xet"
-
-    def _on_xet(self, event: XetProgress) -> None:
-        before = self._xet.sent if self._xet is not None else 0
-        new = event.sent - before if event.sent >= before else event.sent  # begun again
-        self._xet = event
-        self._xet_sent += new
-        self._wire += new
+        self._reads_while_sending = event.reads_while_sending
 
 
 _HANDLERS: dict[type[Event], Callable[[ProgressAggregator, Any], None]] = {
@@ -374,7 +368,6 @@ _HANDLERS: dict[type[Event], Callable[[ProgressAggregator, Any], None]] = {
     TransferStarted: ProgressAggregator._on_started,
     PartStored: ProgressAggregator._on_part_stored,
     TransferChosen: ProgressAggregator._on_chosen,
-    XetProgress: ProgressAggregator._on_xet,
     FileStored: ProgressAggregator._on_stored,
     Committed: ProgressAggregator._on_committed,
     PushFinished: ProgressAggregator._on_finished,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from asyncpush.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from asyncpush.events import (
     RequestFinished,
     RequestStarted,
     RetryScheduled,
-    TransferChosen,
-    XetProgress,
 )
 from asyncpush.models import Activity
 
 SLICES = 128
+
+FIRST_REPORT = 0.2
+"""Seconds over which the bytes of a part's first progress event are taken to have been sent."""
 
 
 class RetryTally:
@@ -55,8 +56,7 @@ class ActivityTally:
         self._sent = TimeBins(SLICES)
         self._busy: dict[str, TimeBins] = {}
         self._attempts: dict[str, _Attempt] = {}
-        self._by_xet = False
-        self._xet = (0, 0.0)
+        self._part_requests = 0
         self._positions: dict[tuple[str, int], tuple[int, float]] = {}
 
     def on_event(self, record: Record) -> None:
@@ -64,16 +64,13 @@ class ActivityTally:
             self._began = record.time
         now = self._now = max(self._now, record.time - self._began)
         match record.event:
-            case PartProgress() as event if not self._by_xet:
+            case PartProgress() as event:
                 self._moved(event, now)
-            case TransferChosen() as event:
-                self._by_xet = event.engine == "xet"
-            case XetProgress() as event:
-                self._moved_by_xet(event.sent, now)
             case PartStored() as event:
                 self._positions.pop((event.path, event.part_number), None)
             case RequestStarted() as event:
                 self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out)
+                self._part_requests += event.call == "part"
             case RequestFinished() as event:
                 self._ended(record.span_id, now, failed=event.status >= 400)
             case RequestFailed():
@@ -98,24 +95,20 @@ class ActivityTally:
 
     def _moved(self, event: PartProgress, now: float) -> None:
         key = (event.path, event.part_number)
-        before, since = self._positions.get(key, (0, now))
+        before, since = self._positions.get(key, (0, max(0.0, now - FIRST_REPORT)))
         if event.sent < before:  # tried again, from its beginning
             before = 0
         self._positions[key] = (event.sent, now)
-        self._sent.spread(since, now, event.sent - before)
-
-    def _moved_by_xet(self, sent: int, now: float) -> None:
-        before, since = self._xet
-        if sent > before:  # a file's own position includes what the store already had
-            since = since or now
-            self._sent.spread(since, now, sent - before)
-            self._spent("send", since, now)
-        self._xet = max(sent, before), now
+        if event.sent > before:
+            self._sent.spread(since, now, event.sent - before)
+            if not self._part_requests:  # the transfer makes requests of its own
+                self._spent("send", since, now)
 
     def _ended(self, span_id: str, now: float, *, failed: bool) -> None:
         attempt = self._attempts.pop(span_id, None)
         if attempt is None:
             return
+        self._part_requests -= attempt.call == "part"
         kind = "send" if attempt.call == "part" else "call"
         kind = "commit" if attempt.call == "commit" else kind
         self._spent("retry" if failed and kind != "call" else kind, attempt.started, now)

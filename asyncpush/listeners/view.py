@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from asyncpush.events import (
     CommitStarted,
@@ -21,6 +20,7 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.listeners.format import (
     UNICODE,
@@ -139,7 +139,7 @@ class PushView:
         if progress.phase == "uploading":
             if self._aggregator.is_reading:
                 return "reading"
-            if self._aggregator.is_all_sent:  # parts are being put together, or Xet's shards sent
+            if self._aggregator.is_all_sent:  # the store puts the data together
                 return "finishing upload"
         return progress.phase
 
@@ -169,16 +169,17 @@ class PushView:
         return [
             headline,
             _overall_line(progress, width, bar_width, glyphs),
-            *self._xet_lines(progress, width, bar_width),
+            *self._read_lines(progress, width, bar_width),
             *(
                 _file_line(file, share_width, width, bar_width, glyphs)
                 for file in self._shown_files()
             ),
         ]
 
-    def _xet_lines(self, progress: UploadProgress, width: int, bar_width: int) -> list[Line]:
-        """With Xet: how much was read, and of that sent. It reads much before it sends some."""
-        sent, total = self._aggregator.xet_sent, progress.total_bytes
+    def _read_lines(self, progress: UploadProgress, width: int, bar_width: int) -> list[Line]:
+        """How much was read, and how much of that sent, by a transfer that reads while it sends. It
+        reads much before it sends some."""
+        sent, total = self._aggregator.sent_of_read, progress.total_bytes
         if sent is None:
             return []
         left = f"  {_percent(progress.bytes_processed, total)} "
@@ -253,7 +254,7 @@ class PushView:
         return left, " " + _GAP.join(part for part in right if part)
 
     def _read_words(self, progress: UploadProgress) -> list[str]:
-        sent = self._aggregator.xet_sent
+        sent = self._aggregator.sent_of_read
         if sent is None:
             return []
         return [f"{format_bytes(progress.bytes_processed)} read, {format_bytes(sent)} sent"]
@@ -384,7 +385,7 @@ def _speed(progress: UploadProgress) -> list[str]:
 
 
 def _rate_and_time(progress: UploadProgress) -> tuple[str, str]:
-    """Time alone while Xet finds all of it in the store: nothing is sent."""
+    """Time alone while the store has everything that is found: nothing is sent."""
     if progress.eta_seconds is None:
         return "", ""
     rate = progress.bytes_per_second

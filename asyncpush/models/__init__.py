@@ -1,13 +1,15 @@
 """The values that travel through a push: frozen, and independent of how they are transferred."""
 
 from asyncpush.models.files import (
+    BytesSource,
     ComposedSource,
     Content,
     FileIdentity,
     FileSource,
     Part,
+    PathSource,
     Source,
-    VirtualFile,
+    VirtualSource,
 )
 from asyncpush.models.repo import CARD_NAME, Repo, check_repo_id
 from asyncpush.models.results import (
@@ -34,12 +36,14 @@ __all__ = [
     "PHASES",
     "Activity",
     "AuditReport",
+    "BytesSource",
     "CheckpointSet",
     "ComposedSource",
     "Content",
     "FileIdentity",
     "FileSource",
     "Part",
+    "PathSource",
     "Phase",
     "PlannedFile",
     "Receipt",
@@ -51,7 +55,7 @@ __all__ = [
     "TransferName",
     "UploadProgress",
     "UploadResult",
-    "VirtualFile",
+    "VirtualSource",
     "check_repo_id",
     "receipts_from_json",
     "receipts_to_json",

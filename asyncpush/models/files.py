@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, Union
+from dataclasses import field
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeAlias, Union
+
+from asyncpush.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
@@ -42,59 +44,27 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class FileSource:
-    """One file to push: its name in the repo, its size in bytes, and where its bytes are.
+class PathSource:
+    """A file on disk, with the identity it had when it was collected.
 
-    Exactly one of these is set: `path` (a file on disk, with the `identity` it had when it was
-    collected), `data` (bytes), `cut` (made of ranges of another file) or `virtual` (made as it is
-    read). They are fields of one class, not four classes, because nearly every stage needs the name
-    and the size alone; `asyncpush.sources.Reader` is what reads all four in the same way.
-
-    `may_change` is for files on disk that are followed (`on_change="follow"`): more bytes may be
-    appended after the first `size`, and a file that changed in another way may be collected again.
+    `may_change` is for files that are followed (`on_change="follow"`): more bytes may be appended
+    after those that were collected, and a file that changed in another way may be collected again.
     `optional` is a file found in a folder, which may no longer exist. `sha256` is the hash that the
-    first `size` bytes must have, where it was computed when the file was collected.
+    collected bytes must have, where it was computed when the file was collected.
     """
 
-    path_in_repo: str
-    size: int
-    path: str | None = None
-    identity: FileIdentity | None = None
-    data: bytes | None = field(default=None, repr=False)
-    cut: ComposedSource | None = None
-    virtual: VirtualFile | None = field(default=None, repr=False)
+    path: str
+    identity: FileIdentity
     may_change: bool = False
     optional: bool = False
     sha256: str | None = None
 
-    @property
-    def disk_path(self) -> str | None:
-        """The file on disk that these bytes are of, or are cut out of."""
-        return self.path if self.cut is None else self.cut.base.disk_path
 
-    @property
-    def hash_key(self) -> tuple[str, FileIdentity] | None:
-        """What a hash of these bytes may be remembered under: a name, and what must be the same
-        for it to hold. None when no file on disk vouches for the bytes."""
-        if self.cut is not None:
-            base = self.cut.base.hash_key
-            return None if base is None else (f"{base[0]}#{self.cut.digest}", base[1])
-        if self.path is None or self.identity is None or self.sha256 is not None:
-            return None
-        return self.path, self.identity
+@dataclass(frozen=True, slots=True)
+class BytesSource:
+    """Bytes in memory."""
 
-
-class VirtualFile(Protocol):
-    """Bytes that are made as they are read, from several threads at once."""
-
-    @property
-    def may_change(self) -> bool:
-        """Whether somebody else can write to what they are made from: until they have been read
-        for a second time, nobody knows whether they are what it was at one moment."""
-
-    def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Read into the beginning of `buffer`, as much as comes at once; 0 at the end. Raises
-        `SourceChangedError` when a byte is no longer what it was when it was first read."""
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +85,80 @@ class ComposedSource:
     @property
     def size(self) -> int:
         return len(self.head) + sum(size for _, size in self.ranges)
+
+
+class VirtualSource(Protocol):
+    """Bytes that are made as they are read, from several threads at once."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether others can write to what the bytes are made from. Then only a second reading
+        shows whether the first one saw a single moment."""
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Read into the beginning of `buffer`, as much as comes at once; 0 at the end. Raises
+        `SourceChangedError` when a byte is not what it was when it was first read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """One file to push: its name in the repo, its size in bytes, and where its bytes are.
+
+    Most stages need only the name and the size. `asyncpush.sources.Reader` reads every kind of
+    content in the same way.
+    """
+
+    path_in_repo: str
+    size: int
+    content: PathSource | BytesSource | ComposedSource | VirtualSource
+
+    @classmethod
+    def of_bytes(cls, path_in_repo: str, data: bytes) -> Self:
+        return cls(path_in_repo, len(data), BytesSource(data))
+
+    @property
+    def disk_path(self) -> str | None:
+        """The file on disk that these bytes are of, or are cut out of."""
+        match self.content:
+            case PathSource(path):
+                return path
+            case ComposedSource(base):
+                return base.disk_path
+            case _:
+                return None
+
+    @property
+    def may_change(self) -> bool:
+        """Whether it is a file on disk that is followed."""
+        return isinstance(self.content, PathSource) and self.content.may_change
+
+    @property
+    def sha256(self) -> str | None:
+        """The hash that the bytes must have, if it is already known."""
+        return self.content.sha256 if isinstance(self.content, PathSource) else None
+
+    @property
+    def needs_second_reading(self) -> bool:
+        """Whether only a second reading shows that the bytes did not change during the first."""
+        match self.content:
+            case PathSource() | BytesSource() | ComposedSource():
+                return False
+            case virtual:
+                return virtual.may_change
+
+    @property
+    def hash_key(self) -> tuple[str, FileIdentity] | None:
+        """The key under which a hash of these bytes may be stored: a name, and what must be the
+        same for the hash to be valid. None when the bytes are not those of a file on disk as a
+        whole or in parts, or when their hash is known anyway."""
+        match self.content:
+            case PathSource(path, identity, sha256=None):
+                return path, identity
+            case ComposedSource(base, digest=digest):
+                key = base.hash_key
+                return None if key is None else (f"{key[0]}#{digest}", key[1])
+            case _:
+                return None
 
 
 @dataclass(frozen=True, slots=True)

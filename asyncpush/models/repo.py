@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncpush.errors import InvalidRepoIdError
+from asyncpush.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from asyncpush.options import RepoKind

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from html import escape
 from typing import Any, Literal, TypeAlias, get_args
 
 from asyncpush.errors import SourceError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.options import TransferName
 
 Phase: TypeAlias = Literal["hashing", "uploading", "committing", "verifying", "done"]

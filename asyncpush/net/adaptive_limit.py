@@ -10,13 +10,32 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 START = 16
 """Large parts in flight at first: enough to fill a fast link whose connections are each limited."""
+
+PIONEERS = 3
+"""Large parts that begin before the others, so that the rate of a part among few is known when its
+rate among many is measured."""
+
+HEAD_START = 0.025
+"""Seconds by which these parts are ahead of the others."""
+
+FIRST_LOOKS = 0.008
+"""Seconds between two samples of a part's position until the two rates have been compared. The head
+start must contain a few samples."""
+
+COMPARED = 64 << 10
+"""Bytes that a part must have moved, on average, before its rate is compared. Less may only have
+gone into buffers."""
+
+SHARED = 0.6
+"""If the rate of a part among many is below this share of its rate among few, the parts share one
+bandwidth, and fewer of them carry as much."""
 
 FEWEST = 4
 """The limit never narrows below this many large parts. With fewer, the link would be idle while
@@ -49,6 +68,9 @@ in TCP's own slow start (RFC 5681), and nothing can be concluded yet."""
 SETTLING = 0.025
 """After parts were paused, measuring waits at least this many seconds, because the data in their
 buffers is still arriving."""
+
+QUIET = 0.01
+"""After bytes of a paused part have arrived, measuring waits this many seconds."""
 
 PAUSE = 10.0
 """A paused part sends one more piece after this many seconds: S3 closes connections on which
@@ -98,6 +120,7 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
+    pioneer: bool = False
     resumed: asyncio.Event | None = None
     """Set when the part may continue; None while the part is not paused."""
 
@@ -126,6 +149,65 @@ class Measured:
         return self.goodput / self.width
 
 
+_Sample: TypeAlias = tuple[float, int]
+"""A time, and the position of a part at that time."""
+
+
+class HeadStart:
+    """The rate of the first parts before and after the others joined them.
+
+    If it falls when the others join, all parts share one bandwidth. This is known a few hundredths
+    of a second after the first bytes have arrived, when hardly anything could be lost.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self.joined = False
+        self._first: dict[Slot, _Sample] = {}
+        self._latest: dict[Slot, _Sample] = {}
+        self._alone: dict[Slot, _Sample] = {}  # the last sample in which the others had no part
+        self._among: dict[Slot, _Sample] = {}  # the first sample after they joined
+
+    def moved(self, slot: Slot, now: float, position: int) -> None:
+        sample = now, position
+        if not slot.pioneer:
+            self.joined = True
+        elif not self.joined:
+            self._first.setdefault(slot, sample)
+            self._alone[slot] = self._latest.get(slot, sample)
+            self._latest[slot] = sample
+        elif slot in self._first:
+            self._among.setdefault(slot, self._latest[slot])
+            self._latest[slot] = sample
+
+    def rates(self) -> tuple[float, float] | None:
+        """Bytes per second of one part, alone and among the others; None while they are not
+        known."""
+        if not self._among:
+            return None
+        among = _rate(self._among, self._latest)
+        alone = _rate(self._first, self._alone) or 0.0
+        if among is None or (among < SHARED * alone and not self._is_sure):
+            return None
+        return alone, among
+
+    @property
+    def _is_sure(self) -> bool:
+        """Whether the rate among the others was measured as long as the rate alone. Pausing parts
+        because of a short measurement would cost more than waiting for a longer one."""
+        first = self._among.items()
+        return all(self._latest[slot][0] - since >= HEAD_START for slot, (since, _) in first)
+
+
+def _rate(since: Mapping[Slot, _Sample], until: Mapping[Slot, _Sample]) -> float | None:
+    """Bytes per second of one part, or None while they have hardly moved."""
+    seconds = moved = 0.0
+    for slot, (began, position) in since.items():
+        seconds += until[slot][0] - began
+        moved += until[slot][1] - position
+    return moved / seconds if seconds and moved >= COMPARED * len(since) else None
+
+
 _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 """A push, one of its files, and whether the part is small."""
 
@@ -133,9 +215,13 @@ _Holder: TypeAlias = tuple[Hashable, Hashable, bool]
 class AdaptiveLimit:
     """Limits how many parts are in flight.
 
-    The limit starts at `START`. As soon as goodput is steady, it doubles as long as goodput grows
-    with it. When it no longer does, half of the parts are paused to see whether the other half
-    gives the same goodput, then half of those, and so on. It ends at the fewest parts that give
+    The limit starts at `START`, but only `PIONEERS` parts begin at once and the others after
+    `HEAD_START`. If the first parts become much slower then, all parts share one bandwidth: those
+    beyond the number that seems to be needed are paused, to see whether the others give the same
+    goodput.
+
+    Otherwise the limit doubles as long as goodput grows with it. When it no longer does, half of
+    the parts are paused, then half of those, and so on. It ends at the fewest parts that give
     `CARRIES` of the best goodput. From then on it tries now and then whether half as many more
     help, or a quarter fewer are enough. When the store is overloaded, the limit returns to its
     value before the last rise, or is halved.
@@ -159,6 +245,12 @@ class AdaptiveLimit:
         self._waiting: dict[_Holder, deque[asyncio.Event]] = {}
         self._epoch = self._fell_at = 0
         self._count_anew()
+        self._head_start = HeadStart() if HEAD_START else None
+        # The parts from before a rise are measured until the first bytes of a new part arrive.
+        self._only_earlier = False
+        self._earlier_bytes = 0
+        self._earlier_seconds = 0.0
+        self._alone = 0.0  # bytes per second of one part among few
         # the measurements before each rise since the limit last fell
         self._rises: list[Measured] = []
         self._refused = False
@@ -184,6 +276,11 @@ class AdaptiveLimit:
         return self._in_flight
 
     @property
+    def looks(self) -> float | None:
+        """Seconds between two samples, while they must be more frequent than usual."""
+        return FIRST_LOOKS if self._head_start is not None else None
+
+    @property
     def idle(self) -> bool:
         """Whether a slot is free and no part is waiting for one."""
         return not self._waiting and self._large < self._limit
@@ -197,6 +294,7 @@ class AdaptiveLimit:
         holder = push, of, small
         await self._acquire(holder)
         slot = Slot(self._epoch, self._width(small), self._clock(), small=small)
+        slot.pioneer = not small and self._is_held_back
         if not small:
             self._sending[slot] = None
         try:
@@ -221,15 +319,21 @@ class AdaptiveLimit:
         """Report that this many bytes of a part of `size` have arrived. The first report starts the
         part's clock: the time before was spent connecting, and the first bytes may only be in
         buffers."""
+        if self._head_start is not None and position and not slot.small:
+            self._compare(self._head_start, slot, position)
         if slot.position:
             self._count(slot, position, size)
         elif position:
             now = self._clock()
+            if slot.epoch == self._epoch and not slot.small:
+                self._only_earlier = False
             self._latency = min(self._latency, now - slot.since)
             slot.since, slot.position = now, position
 
     def succeeded(self, slot: Slot, size: int) -> None:
         """Report that a part of this size is stored."""
+        if self._head_start is not None and self._head_start.joined:
+            self._head_start = None
         if slot.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
         self._count(slot, size, size)
@@ -246,16 +350,42 @@ class AdaptiveLimit:
             return
         while self._rises and self._rises[-1].width >= slot.width:
             self._rises.pop()
-        self._trial = self._growing = None
+        self._trial = self._growing = self._head_start = None
         # The slot may have been taken before this process shared the host's limit.
         before = self._rises.pop().width if self._rises else slot.width // 2
         self._fall(min(before, self._limit))
+
+    def _compare(self, head_start: HeadStart, slot: Slot, position: int) -> None:
+        head_start.moved(slot, self._clock(), position)
+        rates = head_start.rates()
+        if rates is None:
+            return
+        self._head_start = None
+        alone, among = rates
+        # While the rate grows, the connections are still in TCP's slow start.
+        if not alone or among > STILL_GROWING * alone:
+            return
+        width = min(self._limit, self._large)
+        now = Measured(width, width * among)
+        if among < SHARED * alone:
+            self._alone, self._growing = alone, None
+            self._look_for_fewer(now)
+        elif self._waiting and self._limit < self._maximum:
+            self._alone, self._growing = alone, None
+            self._rise(now)
 
     def _count(self, slot: Slot, position: int, size: int) -> None:
         now = self._clock()
         moved, seconds = max(0, position - slot.position), now - slot.since
         slot.position, slot.since = max(slot.position, position), now
         measured = not slot.small or self._refused
+        if self._only_earlier and measured and slot.epoch == self._epoch - 1:
+            self._earlier_bytes += moved
+            self._earlier_seconds += seconds
+        if slot.paused and moved and self._trial is not None:
+            # What is left in the buffers of paused parts still takes its share of the network.
+            self._measured_from = max(self._measured_from, now + QUIET)
+            self._count_anew()
         if slot.epoch != self._epoch or not measured or now < self._measured_from or slot.paused:
             return
         self._part_size = size
@@ -294,6 +424,9 @@ class AdaptiveLimit:
             self._rise(now)
 
     def _judge_rise(self, before: Measured, now: Measured) -> None:
+        if self._earlier_bytes >= COMPARED * before.width:
+            earlier = before.width * self._earlier_bytes / max(self._earlier_seconds, 1e-6)
+            before = Measured(before.width, earlier)
         worth = before.goodput * (1 + WORTH_IT * (now.width / before.width - 1))
         self._trial = None
         if now.goodput >= worth:
@@ -316,17 +449,28 @@ class AdaptiveLimit:
             self._trial = Measured(before.width, best)
 
     def _look_for_fewer(self, enough: Measured) -> None:
+        fewer = self._needed(enough.goodput, self._alone) if self._alone else enough.width // 2
+        if fewer >= NARROWER * enough.width:
+            self._settle(enough.width)  # all of them are needed
+            return
         self._trial, self._first = enough, enough.width
-        self._narrow(max(FEWEST, enough.width // 2))
+        self._narrow(max(FEWEST, fewer))
 
     def _judge_narrower(self, before: Measured, now: Measured) -> None:
         """`before` is the narrowest limit so far that carries its goodput."""
         self._rate = now.rate
         self._trial = None
         starting = self._mode is SLOW_START
-        needed = max(now.width, min(before.width, self._needed(before.goodput, now.rate)))
-        if now.goodput >= (CARRIES - TOLERANCE) * before.goodput:
-            if starting and now.width > FEWEST:
+        carried = now.goodput >= (CARRIES - TOLERANCE) * before.goodput
+        best, rate, most = before.goodput, now.rate, before.width
+        if starting and self._alone:
+            best, most = max(best, now.goodput), self._first
+            # If too few were left, the rate of a part among few was not what it seemed.
+            rate = max(rate, self._alone) if carried else rate
+        needed = max(now.width, min(most, self._needed(best, rate)))
+        if carried:
+            fewer = not self._alone or self._needed(best, rate) < NARROWER * now.width
+            if starting and now.width >= 1.5 * FEWEST and fewer:
                 self._trial = Measured(now.width, before.goodput)
                 self._narrow(max(FEWEST, now.width // 2))
             elif starting:
@@ -334,7 +478,12 @@ class AdaptiveLimit:
             else:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
-            self._settle(before.width)  # all of them are needed
+            if self._alone and not self._rises and self._limit < self._maximum:
+                # The first comparison was wrong. The limit grows as if it had not been made.
+                self._alone = 0.0
+                self._steer(min(START, self._maximum))
+            else:
+                self._settle(before.width)  # all of them are needed
         elif starting:
             self._settle(max(needed, now.width + 1))
         else:
@@ -343,15 +492,19 @@ class AdaptiveLimit:
 
     def _needed(self, goodput: float, rate: float) -> int:
         """How many parts give this goodput if each has this rate, including the gaps between
-        parts."""
+        parts. Where the gaps matter there is one part more, since several parts may end at the
+        same time."""
         gap = 0.0 if math.isinf(self._latency) else self._latency * rate / max(self._part_size, 1)
-        return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap))
+        spare = gap > TOLERANCE
+        return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap)) + spare
 
     def _rise(self, now: Measured) -> None:
         self._rises.append(now)
         self._trial = now
+        self._earlier_bytes, self._earlier_seconds = 0, 0.0
         wider = max(self._limit + 1, int(self._limit * self._mode.growth))
         self._steer(min(self._maximum, wider))
+        self._only_earlier = True
         self._wake()
 
     def _narrow(self, limit: int) -> None:
@@ -397,6 +550,7 @@ class AdaptiveLimit:
             assert slot.resumed is not None
             slot.resumed.set()
             slot.resumed = None
+            slot.epoch, slot.width = self._epoch, self._limit
 
     def _count_anew(self) -> None:
         self._bytes = 0
@@ -427,6 +581,8 @@ class AdaptiveLimit:
     def _leave(self, of: _Holder) -> None:
         self._in_flight -= 1
         self._large -= not of[2]
+        if self._head_start is not None and not self._large:
+            self._head_start = HeadStart()  # too few parts to compare: the next push may have more
         for each in (of, of[0]):
             self._held[each] -= 1
             if not self._held[each]:
@@ -438,9 +594,20 @@ class AdaptiveLimit:
         self._in_flight += 1
         self._large += not of[2]
         self._held.update((of, of[0]))
+        if self._head_start is not None and not of[2] and self._large == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_later(HEAD_START, self._end_head_start, self._head_start)
         if not self._begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
         self._begun += 1
+
+    @property
+    def _is_held_back(self) -> bool:
+        return self._head_start is not None and not self._head_start.over
+
+    def _end_head_start(self, head_start: HeadStart) -> None:
+        head_start.over = True
+        self._wake()
 
     def _next_turn(self) -> None:
         self._begun = 0
@@ -462,13 +629,15 @@ class AdaptiveLimit:
     def _is_free(self, small: bool) -> bool:
         if small or self._refused:
             return self._in_flight < self._width(small)
+        if self._is_held_back:
+            return self._large < PIONEERS
         return self._large < self._limit and self._in_flight < self._maximum
 
     def _are_few_left(self) -> bool:
         """Whether the waiting parts are so few that they may exceed the limit. Otherwise the last
         two parts would need a round of their own, which takes as long as thirty. No part exceeds
         the limit once the store has reported an overload."""
-        if self._refused:
+        if self._refused or self._is_held_back:
             return False
         wanted = self._in_flight + sum(map(len, self._waiting.values()))
         return wanted <= min(self._maximum, self._limit + self._limit // A_FEW)

@@ -20,11 +20,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from asyncpush.errors import AuthError, HubError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
 from asyncpush.protocol.accounts import (
     IssuedToken,

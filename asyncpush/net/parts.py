@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from statistics import median
 from typing import Any
 
@@ -24,6 +24,7 @@ from asyncpush.concurrency.task_groups import for_group
 from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError
 from asyncpush.events import Emitter, RequestFinished, RequestStarted
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
@@ -48,7 +49,9 @@ class PartSender:
         self._session = session
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
-        monitor = StragglerMonitor(idle=lambda: limit.idle and not bandwidth.limited)
+        monitor = StragglerMonitor(
+            idle=lambda: limit.idle and not bandwidth.limited, looks=lambda: limit.looks
+        )
         self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[tuple[str, str, int]] = set()
         """Origins of the stores whose latest ETag was an MD5."""
@@ -438,8 +441,11 @@ class InFlightPart:
 class StragglerMonitor:
     """Samples the parts in flight while there are any. `idle` returns whether a slot is free."""
 
-    def __init__(self, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self, idle: Callable[[], bool], looks: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._idle = idle
+        self._looks = looks
         self._in_flight: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
@@ -461,7 +467,7 @@ class StragglerMonitor:
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:
-                self._timer = loop.call_later(INTERVAL, self._look)
+                self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         try:
             yield in_flight
         finally:
@@ -478,7 +484,7 @@ class StragglerMonitor:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
         now = loop.time()
         for in_flight in self._in_flight:
             in_flight.look(now)

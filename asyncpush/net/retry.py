@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from asyncpush.errors import (
     RetriesExhaustedError,
 )
 from asyncpush.events import Emitter
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.net.failures import completed, report_failure
 from asyncpush.options import UploadConfig
@@ -108,7 +108,7 @@ class Creations:
         yet."""
         if error.status != 404 or not self._made:
             return False
-        if request.call == "xet_token":  # a Hub without Xet also answers 404
+        if request.optional:
             return False
         since = self._clock() - CREATION_GRACE
         for (repo, branch), made in self._made.items():

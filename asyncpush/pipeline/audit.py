@@ -11,7 +11,7 @@ from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread, in_thread_anyway
 from asyncpush.errors import HubError
 from asyncpush.events import FilesPlanned
-from asyncpush.models import AuditReport, FileIdentity, FileSource
+from asyncpush.models import AuditReport, FileIdentity, FileSource, PathSource
 from asyncpush.options import MIB
 from asyncpush.pipeline.bucket import Bucket, hashed_together, hashes_of
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
@@ -108,9 +108,11 @@ async def _xet_hashes(ctx: PushContext, files: Sequence[FileSource]) -> dict[str
     async def hash_copy(file: FileSource) -> None:
         hashes[file.path_in_repo] = await _xet_hash_of_copy(ctx, file)
 
-    for batch in hashed_together(file for file in files if file.path is not None):
+    on_disk = [file for file in files if isinstance(file.content, PathSource)]
+    others = [file for file in files if not isinstance(file.content, PathSource)]
+    for batch in hashed_together(on_disk):
         hashes |= await hashes_of(ctx, batch)
-    await for_each([file for file in files if file.path is None], hash_copy, width=COPIED_AT_ONCE)
+    await for_each(others, hash_copy, width=COPIED_AT_ONCE)
     return hashes
 
 
@@ -128,13 +130,13 @@ async def _xet_hash_of_copy(ctx: PushContext, file: FileSource) -> str:
                 reader.readinto(offset, piece)
                 copy.write(piece)
         identity = FileIdentity.of(os.stat(copy.name))
-        return FileSource(file.path_in_repo, file.size, copy.name, identity)
+        return FileSource(file.path_in_repo, file.size, PathSource(copy.name, identity))
 
     copy = await in_thread(ctx.threads, write)
     try:
         return (await hashes_of(ctx, [copy]))[file.path_in_repo]
     finally:
-        await in_thread_anyway(ctx.threads, lambda: os.unlink(str(copy.path)))
+        await in_thread_anyway(ctx.threads, lambda: os.unlink(str(copy.disk_path)))
 
 
 async def _ignored(

@@ -39,19 +39,13 @@ from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
 from asyncpush.sources.files import COLLECTED_AGAIN, changes_of
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.transfers.xet import (
-    XetAccess,
-    XetFailedError,
-    XetTokens,
-    XetUpload,
-    unavailable_reason,
-)
+from asyncpush.transfers.interface import BucketUpload, TransferFailedError
 
 BATCHES_AT_ONCE = 4
 
 HASHED_TOGETHER = 64
 HASHED_BYTES = 256 * MIB
-"""How many bytes hf_xet hashes in one call, which cannot be interrupted."""
+"""How many bytes are hashed in one call, which cannot be interrupted."""
 
 ATTEMPTS = 3
 """How often an operation is sent that the Hub lists as failed."""
@@ -300,34 +294,12 @@ async def hashes_of(
     if all(file.size == 0 for file in files):
         return {file.path_in_repo: buckets.EMPTY_HASH for file in files}
     try:
-        return await ctx.xet.hash_files(files, changed)
-    except XetFailedError as exc:
+        return await ctx.transfers.for_buckets.hash_files(files, changed)
+    except TransferFailedError as exc:
         raise AsyncPushError(
-            f"hf_xet cannot hash the files: {exc.message}",
+            f"{ctx.transfers.for_buckets.label} cannot hash the files: {exc.message}",
             suggestion="check that the files can be read, then try again",
         ) from exc
-
-
-class BucketXet:
-    """Access to the Xet store of a bucket. There is no fallback: buckets do not offer LFS."""
-
-    def __init__(self, ctx: PushContext, *, write: bool = True) -> None:
-        self._ctx = ctx
-        self._write = write
-
-    async def access(self) -> XetAccess:
-        """Get access. Raises `AsyncPushError` when the settings exclude Xet, `HubError` when the
-        Hub does not grant it."""
-        ctx = self._ctx
-        reason = unavailable_reason(ctx.config)
-        if reason is not None:
-            raise AsyncPushError(
-                f"a bucket takes files only by Xet, but {reason}",
-                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
-                " set and hf_xet is installed",
-            )
-        request = buckets.xet_token_request(ctx.repo, write=self._write)
-        return await XetTokens(ctx.session, ctx.events, request).access()
 
 
 def _may_exist_already(error: HubError) -> bool:
@@ -364,14 +336,14 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
 
 
 ADDED_TOGETHER = 64
-"""Files that are handed to hf_xet, which queues them, in one hop to a thread."""
+"""Files that are added in one call, which queues them."""
 
 ADDED_AT_ONCE = 2
 
 
 @dataclass(slots=True)
 class BucketStore:
-    """The Xet store of the bucket that a sync goes to."""
+    """What a sync sends to the store of its bucket."""
 
     ctx: PushContext
     gone: set[str] = field(default_factory=set)
@@ -405,42 +377,44 @@ class BucketStore:
         *,
         changed: dict[str, SourceChangedError] | None = None,
     ) -> list[Receipt]:
-        """Receipts of all of them, once the Xet store has them. With `changed`, followed files
+        """Receipts of all of them, once the store has them. With `changed`, followed files
         that have changed are put there, by path, and have no receipt."""
         ctx = self.ctx
-        upload: XetUpload | None = None
+        transfers = ctx.transfers.for_buckets
+        upload: BucketUpload | None = None
 
         async def add(together: Sequence[FileSource]) -> None:
             assert upload is not None
             for file in together:
-                ctx.events.emit(FileRouted(file.path_in_repo, file.size, "xet"))
+                ctx.events.emit(FileRouted(file.path_in_repo, file.size, transfers.route))
             await upload.add_all(together, changed)
 
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
-            ctx.events.emit(FileRouted(stream.path_in_repo, 0, "xet"))
+            ctx.events.emit(FileRouted(stream.path_in_repo, 0, transfers.route))
             pieces = stream.pieces()
             async with aclosing(pieces):
                 await upload.add_stream(stream.path_in_repo, pieces)
 
         try:
-            access = await BucketXet(ctx).access()
-            upload = await ctx.xet.open(access, ctx.events, with_sha256=False)
-            ctx.events.emit(TransferChosen("xet", "a bucket is stored by Xet alone"))
+            store = await transfers.open_bucket(ctx, write=True)
+            upload = await store.open_upload()
+            reason = f"a bucket is stored by {transfers.label} alone"
+            ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
             ctx.enter("uploading")
             await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
-            receipts = await upload.finish(changed=changed)
+            receipts = list(await upload.finish(changed=changed))
         except SourceChangedError as exc:
             if changed is None or not any(file.may_change for file in files):
                 raise
             # It failed on one file, and it is not known what it has stored of the others.
             changed.update((file.path_in_repo, exc) for file in files)
             return []
-        except XetFailedError as exc:
+        except TransferFailedError as exc:
             raise AsyncPushError(
-                f"Xet failed: {exc.message}",
+                f"{transfers.label} failed: {exc.message}",
                 suggestion="sync again: what was sent is not sent again",
             ) from exc
         finally:
@@ -449,7 +423,7 @@ class BucketStore:
                     await upload.abort()
         hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
         found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
-        keep = partial(ctx.hasher.remember, found, upload.began, "xet")
+        keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)
         await in_thread(ctx.push_threads.journal, keep)
         return receipts
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import SourceError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import PushOptions
 from asyncpush.pipeline.context import PushContext

@@ -11,14 +11,14 @@ An `exact` set has no other files in its folder. Paths are relative to that fold
 of the whole folder is complete as well. The marker is removed before anything in the folder changes
 and written last. Two writers can still use the same folder, and other tools do not know about
 markers: a reader compares the listing with the marker, and the set is complete only if they agree.
-To remove a set, its marker is replaced by `.pruned`, so that an interrupted removal is finished by
-the next one.
+To remove a set, its marker is first copied to `.pruned`, so that the next removal knows what an
+interrupted one was to remove.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -27,19 +27,19 @@ import orjson
 from asyncpush._version import __version__
 from asyncpush.concurrency.task_groups import for_each
 from asyncpush.errors import AsyncPushError, HubError, SyncError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CheckpointSet, SyncFailure, SyncResult
 from asyncpush.options import MIB
-from asyncpush.pipeline.bucket import Bucket, BucketXet, in_words
+from asyncpush.pipeline.bucket import Bucket, in_words
 from asyncpush.pipeline.context import PushContext
 from asyncpush.protocol.buckets import (
-    EMPTY_HASH,
     AddFile,
     BucketFile,
     DeleteFile,
     Operation,
     address_of,
 )
-from asyncpush.transfers.xet import XetAccess, XetFailedError
+from asyncpush.transfers.interface import BucketTransfer, TransferFailedError
 
 MARKER = ".complete.json"
 PRUNED = ".pruned"
@@ -67,14 +67,14 @@ class SetMarker:
         return cls(files, datetime.now(UTC).isoformat(), f"asyncpush/{__version__}", exact)
 
     @classmethod
-    async def read(cls, ctx: PushContext, file: BucketFile, access: XetAccess) -> Self | None:
-        """Read the marker of a set in a bucket, with this `access` to its Xet store. None when it
-        is not a marker of a known kind. Raises `AsyncPushError` when it cannot be read."""
+    async def read(cls, store: BucketTransfer, file: BucketFile) -> Self | None:
+        """Read the marker of a set from the store of its bucket. None when it is not a marker of a
+        known kind. Raises `AsyncPushError` when it cannot be read."""
         if file.xet_hash is None or not 0 < file.size <= LARGEST_MARKER:
             return None
         try:
-            return cls.from_json(await ctx.xet.read(access, file.xet_hash, file.size))
-        except XetFailedError as exc:
+            return cls.from_json(await store.read(file.xet_hash, file.size))
+        except TransferFailedError as exc:
             raise AsyncPushError(
                 f"the marker {file.path} cannot be read: {exc.message}",
                 suggestion="try again; if it stays so, write the set again",
@@ -135,40 +135,61 @@ def _number(value: Any) -> int:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class _CompleteSet:
+    """A complete set, its folder and its marker."""
+
+    found: CheckpointSet
+    folder: str
+    marker: SetMarker
+    file: BucketFile
+    """The marker as a file in the bucket."""
+
+
 async def complete_sets(ctx: PushContext, folder: str) -> list[CheckpointSet]:
-    """The complete sets directly below a folder, ordered by when they were completed. Each one is
-    compared with the bucket's listing after its marker has been read."""
-    found = await _complete(ctx, Bucket(ctx), folder)
-    return [found[name] for name in found]
+    """The complete sets directly below a folder, ordered by when they were completed. Each marker
+    is compared with the listing that it was found in."""
+    shown = await Bucket(ctx).files_below(folder)
+    return [each.found for each in await _complete(ctx, shown, folder)]
 
 
-async def _complete(ctx: PushContext, bucket: Bucket, folder: str) -> dict[str, CheckpointSet]:
-    shown = await bucket.files_below(folder)
-    marked = {
-        path.rpartition("/")[0] + "/": file
-        for path, file in shown.items()
-        if path.endswith(f"/{MARKER}") and path.removeprefix(folder).count("/") == 1
-    }
-    markers: dict[str, SetMarker] = {}
-    if not marked:
-        return {}
-    access = await BucketXet(ctx, write=False).access()
-
-    async def read(below: str) -> None:
-        marker = await SetMarker.read(ctx, marked[below], access)
-        if marker is not None and marker.agrees_with(shown, below):
-            markers[below] = marker
-
-    await for_each(list(marked), read, width=READS_AT_ONCE)
+async def _complete(
+    ctx: PushContext, shown: Mapping[str, BucketFile], folder: str
+) -> list[_CompleteSet]:
     sets = []
-    for below, marker in markers.items():
+    for below, (file, marker) in (await _read_all(ctx, shown, folder, MARKER)).items():
+        if marker is None or not marker.agrees_with(shown, below):
+            continue
         size = sum(size for size, _ in marker.files.values())
         name = below.removeprefix(folder).rstrip("/")
         address = f"{address_of(ctx.repo)}/{below.rstrip('/')}"
         files = tuple(sorted(marker.files))
-        sets.append(CheckpointSet(address, name, files, size, marked[below].uploaded_at))
-    sets.sort(key=lambda each: (each.completed_at, _natural(each.name)))
-    return {each.name: each for each in sets}
+        found = CheckpointSet(address, name, files, size, file.uploaded_at)
+        sets.append(_CompleteSet(found, below, marker, file))
+    sets.sort(key=lambda each: (each.found.completed_at, _natural(each.found.name)))
+    return sets
+
+
+async def _read_all(
+    ctx: PushContext, shown: Mapping[str, BucketFile], folder: str, name: str
+) -> dict[str, tuple[BucketFile, SetMarker | None]]:
+    """The files called `name` in the folders directly below this one, and what they contain, by
+    folder."""
+    files = {
+        path.removesuffix(name): file
+        for path, file in shown.items()
+        if path.endswith(f"/{name}") and path.removeprefix(folder).count("/") == 1
+    }
+    if not files:
+        return {}
+    store = await ctx.transfers.for_buckets.open_bucket(ctx, write=False)
+    found: dict[str, tuple[BucketFile, SetMarker | None]] = {}
+
+    async def read(below: str) -> None:
+        found[below] = files[below], await SetMarker.read(store, files[below])
+
+    await for_each(list(files), read, width=READS_AT_ONCE)
+    return found
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -192,51 +213,61 @@ async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[Checkpoin
     interrupted removals have left. A set without a marker stays, since it may be in progress.
     Raises `SyncError`."""
     bucket = Bucket(ctx)
-    sets = list((await _complete(ctx, bucket, folder)).values())
-    old = sets[:-keep]
     shown = await bucket.files_below(folder)
-    names = {each.name for each in old} | {
-        path.removeprefix(folder).partition("/")[0]
-        for path in shown
-        if path.endswith(f"/{PRUNED}") and path.removeprefix(folder).count("/") == 1
-    }
-    listed = {each.name: each.files for each in old}
-    for name in sorted(names - {each.name for each in sets[-keep:]}):
-        below = f"{folder}{name}/"
-        own = (below + MARKER, below + PRUNED)
-        paths = [path for path in shown if path.startswith(below) and path not in own]
-        of_set = {below + path for path in listed[name]} if name in listed else set(paths)
-        # Other writers' files stay. Then no note is written, since the next removal would delete
-        # them too.
-        await _remove(
-            ctx,
-            bucket,
-            below,
-            [path for path in paths if path in of_set],
-            resumable=of_set.issuperset(paths),
-        )
-    return old
+    sets = await _complete(ctx, shown, folder)
+    notes = await _read_all(ctx, shown, folder, PRUNED)
+    for each in sets[:-keep]:
+        await _remove(ctx, bucket, each.folder, _listed(each.folder, each.marker, shown), each.file)
+    for below, (note, removed) in notes.items():
+        if all(each.folder != below for each in sets):
+            files = _listed(below, removed, shown) if note.size else _all_below(below, shown)
+            await _remove(ctx, bucket, below, files, note)
+    return [each.found for each in sets[:-keep]]
+
+
+def _listed(folder: str, marker: SetMarker | None, shown: Mapping[str, BucketFile]) -> list[str]:
+    """The files that a marker lists and that are still what it says. Others are not of the set:
+    they were written since."""
+    listed = {} if marker is None else marker.files
+    return [
+        folder + path
+        for path, content in listed.items()
+        if (there := shown.get(folder + path)) is not None and there.holds(*content)
+    ]
+
+
+def _all_below(folder: str, shown: Mapping[str, BucketFile]) -> list[str]:
+    """All files of the set, where version 0.2.0 was removing it: its notes were empty."""
+    own = (folder + MARKER, folder + PRUNED)
+    return [path for path in shown if path.startswith(folder) and path not in own]
 
 
 async def _remove(
-    ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str], *, resumable: bool
+    ctx: PushContext, bucket: Bucket, folder: str, paths: Sequence[str], marker: BucketFile
 ) -> None:
-    """Remove the marker first, and those of sets within this one; then the files, then the note
-    that says that a removal is in progress."""
-    note = AddFile(folder + PRUNED, 0, EMPTY_HASH, 0)
-    begin: list[Operation] = [DeleteFile(folder + MARKER)]
-    begin += [DeleteFile(path) for path in paths if is_marker(path)]
-    if resumable:
-        begin.append(note)
+    """Copy the marker to a note that says that a removal is in progress. Then remove the marker,
+    and those of sets within this one; then the files, then the note."""
+    note = AddFile(
+        folder + PRUNED,
+        marker.size,
+        marker.xet_hash or "",
+        int(time.time() * 1000),
+        source=ctx.repo,
+    )
+    unmark: list[Operation] = [DeleteFile(folder + MARKER)]
+    unmark += [DeleteFile(path) for path in paths if is_marker(path)]
+    files = [DeleteFile(path) for path in paths if not is_marker(path)]
     try:
-        # If the Hub rejects the note, files can only be left behind by an interrupted removal.
-        failures = [each for each in await bucket.apply(begin) if each.path != note.path]
-        failures += await bucket.different({each.path: each for each in begin if each is not note})
+        if marker.path != note.path:
+            # If the Hub rejects the note, files can only be left behind by an interrupted removal.
+            await bucket.apply([note])
+        failures = await bucket.apply(unmark)
+        failures += await bucket.different({each.path: each for each in unmark})
         if not failures:
-            files = [DeleteFile(path) for path in paths if not is_marker(path)]
-            failures = await bucket.apply(files)
+            # Another writer may complete the same set in the meantime.
+            failures = await bucket.apply(files, first=[DeleteFile(folder + MARKER)])
             failures += await bucket.different({file.path: file for file in files})
-        if not failures and resumable:
+        if not failures:
             failures = await bucket.apply([DeleteFile(note.path)])
     except HubError as exc:
         if not bucket.may_have_changed:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -29,6 +29,7 @@ from asyncpush.errors import (
 )
 from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.journal import PendingCommit
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.pipeline.changes import still_to_change, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import observed_head

@@ -16,8 +16,7 @@ from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import routes
-from asyncpush.transfers.interface import TransferFactory
-from asyncpush.transfers.xet import XetEngine
+from asyncpush.transfers.interface import Transfers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,10 +30,7 @@ class PushContext:
     session: HubSession
     sender: PartSender
     hasher: Hasher
-    transfers: tuple[TransferFactory, ...]
-    """The transfers that files may use, the preferred one first."""
-    xet: XetEngine
-    """For buckets, which have no other transfer."""
+    transfers: Transfers
     journal: Journal | NullJournal
     push_threads: PushThreads
     events: Emitter

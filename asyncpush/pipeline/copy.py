@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import HubError, RepoNotFoundError, SourceError, SyncError
 from asyncpush.events import FileRouted, FileSkipped, FilesPlanned, FileStored
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileSource, Receipt, Repo, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.pipeline.bucket import Bucket
@@ -427,12 +428,12 @@ class _Copier:
 def _receipt_of(file: CopiedFile) -> Receipt:
     remote = file.remote
     if not remote.lfs:
-        return Receipt(file.path_in_repo, remote.size, remote.oid, "inline")
+        return Receipt(file.path_in_repo, remote.size, remote.oid, remote.route)
     return Receipt(
         file.path_in_repo,
         remote.size,
         remote.oid,
-        "lfs" if remote.xet_hash is None else "xet",
+        remote.route,
         xet_hash=remote.xet_hash,
         bytes_deduplicated=remote.size,
     )

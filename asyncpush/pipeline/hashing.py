@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import BytesSource, FileIdentity, FileSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 
@@ -123,8 +123,8 @@ class Hasher:
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:
-    if file.data is not None:
-        return hashlib.sha256(file.data).hexdigest()
+    if isinstance(file.content, BytesSource):
+        return hashlib.sha256(file.content.data).hexdigest()
     digest = hashlib.sha256()
     # A map is page-aligned, which makes reading into it cheaper (see `BufferPool`).
     buffer = mmap.mmap(-1, min(READ_SIZE, max(file.size, 1)))

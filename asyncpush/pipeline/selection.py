@@ -22,7 +22,7 @@ class TransferSelector:
 
     Small files need no transfer, so it is selected for the first large file.
     `UploadConfig.transfer` names the transfer to begin with; those after it in
-    `PushContext.transfers` are used when it is unavailable or fails.
+    `Transfers.for_repos` are used when it is unavailable or fails.
     """
 
     def __init__(
@@ -90,7 +90,13 @@ class TransferSelector:
                 f"using {transfer.label} although transfer={asked!r} was requested: {reason}"
             )
         if not self._no_choice:
-            self._ctx.events.emit(TransferChosen(transfer.route, reason or transfer.reason))
+            self._ctx.events.emit(
+                TransferChosen(
+                    transfer.route,
+                    reason or transfer.reason,
+                    reads_while_sending=not transfer.needs_oid,
+                )
+            )
         return transfer
 
 
@@ -100,9 +106,10 @@ async def open_selector(
 ) -> AsyncIterator[TransferSelector]:
     """A selector for the block. Whatever its transfers have not finished at the end is given up.
     With `last_only` it only uses the last transfer, which every Hub offers."""
-    names = [factory.route for factory in ctx.transfers]
+    factories: Sequence[TransferFactory] = ctx.transfers.for_repos
+    names = [factory.route for factory in factories]
     first = names.index(ctx.config.transfer) if ctx.config.transfer in names else 0
-    factories = ctx.transfers[-1:] if last_only else ctx.transfers[first:]
+    factories = factories[-1:] if last_only else factories[first:]
     with single_error():
         async with anyio.create_task_group() as group:
             selector = TransferSelector(ctx, group, factories)

@@ -19,7 +19,7 @@ from asyncpush.concurrency.task_groups import batches, for_each, for_group, sing
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
-from asyncpush.models import FileSource, Receipt
+from asyncpush.models import BytesSource, FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector
@@ -218,13 +218,15 @@ class StreamStage:
         chosen: list[OpenStream] = []
         ctx.enter("uploading")
         for batch in batches(streams, commits.PREUPLOAD_LIMIT):
-            files = [FileSource(stream.path_in_repo, size, data=stream.head) for stream in batch]
+            files = [
+                FileSource(stream.path_in_repo, size, BytesSource(stream.head)) for stream in batch
+            ]
             samples = [stream.head[: commits.SAMPLE_SIZE] for stream in batch]
             modes = await ask_modes(ctx, files, samples)
             for stream in batch:
                 mode = modes[stream.path_in_repo]
                 if mode.ignored:
-                    stored.ignore(FileSource(stream.path_in_repo, 0, data=b""), ctx.events)
+                    stored.ignore(FileSource.of_bytes(stream.path_in_repo, b""), ctx.events)
                     continue
                 there[stream.path_in_repo] = mode.oid
                 chosen.append(stream)

@@ -28,12 +28,11 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
-from asyncpush.models import FileSource, PlannedFile, SyncFailure, SyncResult
+from asyncpush.models import FileSource, PathSource, PlannedFile, SyncFailure, SyncResult
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
     Bucket,
     BucketStore,
-    BucketXet,
     hashed_together,
     hashes_of,
     in_words,
@@ -41,7 +40,14 @@ from asyncpush.pipeline.bucket import (
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks, check_limits
-from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, Operation, address_of
+from asyncpush.protocol.buckets import (
+    HASH_KIND,
+    AddFile,
+    BucketFile,
+    DeleteFile,
+    Operation,
+    address_of,
+)
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
@@ -218,10 +224,10 @@ class SyncRun:
                 ctx.events.emit(FileSkipped(file.path_in_repo, file.size, "unchanged"))
 
         async def look(file: FileSource) -> None:
-            known = await ctx.hasher.remembered(file, ctx.push_threads, "xet")
+            known = await ctx.hasher.remembered(file, ctx.push_threads, HASH_KIND)
             if known is not None:
                 settle(file, known, cached=True)
-            elif file.path is not None:
+            elif isinstance(file.content, PathSource):
                 unknown.append(file)
 
         same_size = [
@@ -236,7 +242,7 @@ class SyncRun:
             hashes = await hashes_of(ctx, batch, changed={})
             steady = [file for file in batch if file.path_in_repo in hashes]
             pairs = [(file, hashes[file.path_in_repo]) for file in steady]
-            keep = partial(ctx.hasher.remember, pairs, began, "xet")
+            keep = partial(ctx.hasher.remember, pairs, began, HASH_KIND)
             await in_thread(ctx.push_threads.journal, keep)
             for file, xet_hash in pairs:
                 settle(file, xet_hash, cached=False)
@@ -311,6 +317,7 @@ class SyncRun:
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
         """Record the copied files, which the store has already."""
         events, done = self._ctx.events, self._done
+        route = self._ctx.transfers.for_buckets.route
         done.adds |= self._copied
         for path, add in self._copied.items():
             done.deduplicated += add.size
@@ -318,8 +325,8 @@ class SyncRun:
                 done.unchanged.add(path)
                 events.emit(FileSkipped(path, add.size, "unchanged"))
             else:
-                events.emit(FileRouted(path, add.size, "xet"))
-                events.emit(FileStored(path, add.size, "xet", deduplicated=True))
+                events.emit(FileRouted(path, add.size, route))
+                events.emit(FileStored(path, add.size, route, deduplicated=True))
 
     async def _is_complete(self, there: dict[str, BucketFile], extra: Sequence[str]) -> bool:
         """Whether nothing is left to do, including the marker, and the bucket still shows
@@ -333,8 +340,8 @@ class SyncRun:
             marker = there.get(self._marker)
             if marker is None:
                 return False
-            access = await BucketXet(self._ctx, write=False).access()
-            found = await SetMarker.read(self._ctx, marker, access)
+            store = await self._ctx.transfers.for_buckets.open_bucket(self._ctx, write=False)
+            found = await SetMarker.read(store, marker)
             if found is None or found.files != self._set_files():
                 return False
         if self._options.verify:
@@ -411,7 +418,7 @@ class SyncRun:
         self._raise_failures(failures)
         exact = self._options.delete and not others
         content = SetMarker.new(self._set_files(), exact=exact).to_json()
-        (receipt,) = await self._store.send([FileSource(self._marker, len(content), data=content)])
+        (receipt,) = await self._store.send([FileSource.of_bytes(self._marker, content)])
         marker = AddFile(
             self._marker,
             len(content),
@@ -460,21 +467,22 @@ class SyncRun:
     async def _dry_run(
         self, collected: CollectedSources, unchanged: dict[str, str], extra: Sequence[str]
     ) -> SyncResult:
+        route = self._ctx.transfers.for_buckets.route
         plan = [
             PlannedFile(
                 file.path_in_repo,
                 file.size,
-                "unchanged" if file.path_in_repo in unchanged else "xet",
+                "unchanged" if file.path_in_repo in unchanged else route,
             )
             for file in collected.files
         ]
         plan += [
-            PlannedFile(path, add.size, "unchanged" if path in unchanged else "xet")
+            PlannedFile(path, add.size, "unchanged" if path in unchanged else route)
             for path, add in self._copied.items()
         ]
         for stream in collected.streams:
             spooled = await stream.spooled()
-            plan.append(PlannedFile(spooled.path_in_repo, spooled.size, "xet"))
+            plan.append(PlannedFile(spooled.path_in_repo, spooled.size, route))
         plan += [PlannedFile(path, 0, "delete") for path in extra]
         result = self._result(verified=False)
         return SyncResult(
@@ -522,6 +530,8 @@ def _markers(folders: Iterable[str]) -> list[str]:
 
 def _mtime(file: FileSource | None) -> int:
     """Milliseconds since the epoch; 0 for anything but a file on disk."""
-    if file is None or file.identity is None:
-        return 0
-    return file.identity.mtime_ns // 1_000_000
+    match file:
+        case FileSource(content=PathSource(identity=identity)):
+            return identity.mtime_ns // 1_000_000
+        case _:
+            return 0

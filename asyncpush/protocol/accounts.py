@@ -15,12 +15,13 @@ id token that identifies a CI job (RFC 8693). The answer has `access_token`, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 from asyncpush.errors import ProtocolError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import (

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from asyncpush.errors import PUBLIC_HOSTS, InvalidRepoIdError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo, check_repo_id
 from asyncpush.options import (
     PUBLIC_ENDPOINT,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import orjson
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.options import SyncOptions
-from asyncpush.protocol import routes
+from asyncpush.protocol import routes, xet
 from asyncpush.protocol.http import (
     HubRequest,
     HubResponse,
@@ -43,6 +43,9 @@ PATHS_LIMIT = 1000
 
 EMPTY_HASH = "0" * 64
 """The Xet hash of an empty file."""
+
+HASH_KIND = "xet"
+"""The kind of hash by which a bucket finds content, as the journal names it."""
 
 _NDJSON = {"Content-Type": "application/x-ndjson"}
 _LASTING = re.compile(
@@ -144,7 +147,7 @@ def check_created(response: HubResponse) -> None:
 def xet_token_request(bucket: Repo, *, write: bool) -> HubRequest:
     """A token for the Xet store. The URL has no revision, because buckets have none."""
     path = routes.bucket_xet_token(bucket, write=write)
-    return get("xet_token", path, repo_id=address_of(bucket))
+    return xet.token_request(path, repo_id=address_of(bucket))
 
 
 def batch_request(bucket: Repo, operations: Sequence[Operation]) -> HubRequest:

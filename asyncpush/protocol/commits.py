@@ -8,12 +8,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from asyncpush.errors import ProtocolError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileSource, Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -20,6 +19,7 @@ from asyncpush.errors import (
     is_public,
     token_page,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.protocol.hints import clock_skew, wait_hint, wait_in_words
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     wait = wait_hint(response.status, headers, now=now)
     if wait is None and response.status == 429:
         wait = wait_in_words(said)
-    kind, suggestion = _diagnose(request, response, code, said, wait, now)
+    kind, suggestion = _diagnose(_Answer(request, response, code, said, wait, now))
     return kind(
         f"{request.call} failed: {said[:300]}",
         status=response.status,
@@ -190,52 +190,130 @@ def is_upload_void(error: HubError) -> bool:
     return not error.retryable and error.status in (400, 401, 403, 404, 409, 410, 422)
 
 
-def _diagnose(
-    request: HubRequest,
-    response: HubResponse,
-    code: str | None,
-    said: str,
-    wait: float | None,
-    now: float,
-) -> tuple[type[HubError], str]:
-    repo_id = request.fields.get("repo_id", "the repo")
-    status, words = response.status, said.lower()
-    if request.call in ("part", "complete") and status < 500 and status != 429:
-        return HubError, _refused_by_store(response, words, now)
-    match status, code:
-        case 400 | 403 | 404 | 405 | 409 | 422 | 501, None if (
-            request.call == "duplicate" and "quota" not in words and "limit" not in words
-        ):
-            return AuthError if status == 403 else HubError, (
-                f"the Hub does not copy from {request.fields.get('source')} to {repo_id}: they may"
-                " be stored in different regions, the token may lack a permission, or this Hub may"
-                " not support copies; to send the bytes instead, download the source and push it"
+_Diagnosis: TypeAlias = tuple[type[HubError], str]
+"""The class of the error, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer of 400 or more, and what it was about. `words` is what it says, in lower case."""
+
+    request: HubRequest
+    response: HubResponse
+    code: str | None
+    said: str
+    wait: float | None
+    now: float
+
+    @property
+    def words(self) -> str:
+        return self.said.lower()
+
+    @property
+    def call(self) -> str:
+        return self.request.call
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    @property
+    def repo_id(self) -> str:
+        return str(self.request.fields.get("repo_id", "the repo"))
+
+
+def _diagnose(answer: _Answer) -> _Diagnosis:
+    for topic in _TOPICS:
+        if (diagnosis := topic(answer)) is not None:
+            return diagnosis
+    return HubError, _ITS_MESSAGE
+
+
+def _from_store(answer: _Answer) -> _Diagnosis | None:
+    """Answers of the store, not of the Hub."""
+    if answer.call in ("part", "complete") and answer.status < 500 and answer.status != 429:
+        return HubError, _refused_by_store(answer.response, answer.words, answer.now)
+    return None
+
+
+def _on_copy(answer: _Answer) -> _Diagnosis | None:
+    """A copy within the store, which the Hub does not carry out."""
+    if (
+        answer.call == "duplicate"
+        and answer.code is None
+        and answer.status in (400, 403, 404, 405, 409, 422, 501)
+        and not any(word in answer.words for word in ("quota", "limit"))
+    ):
+        source = answer.request.fields.get("source")
+        return AuthError if answer.status == 403 else HubError, (
+            f"the Hub does not copy from {source} to {answer.repo_id}: they may"
+            " be stored in different regions, the token may lack a permission, or this Hub may"
+            " not support copies; to send the bytes instead, download the source and push it"
+        )
+    return None
+
+
+def _on_pull_request(answer: _Answer) -> _Diagnosis | None:
+    """Pull requests that are turned off, or that this Hub does not have."""
+    if answer.call not in _PULL_REQUEST_CALLS or answer.code == "GatedRepo":
+        return None
+    match answer.status, answer.code:
+        case 403, _ if "disabled" in answer.words:
+            return HubError, (
+                f"allow pull requests in the settings of {answer.repo_id}, or {_WITHOUT_THEM}"
             )
-        case 401, "RepoNotFound" if "invalid credentials" not in words:
+        case 404 | 405, None:
+            return HubError, f"this Hub may not support pull requests: {_WITHOUT_THEM}"
+    return None
+
+
+def _on_branch(answer: _Answer) -> _Diagnosis | None:
+    """A branch that cannot be created."""
+    match answer.status, answer.code:
+        case 404 | 405, None if answer.call == "branch":
+            return HubError, "this Hub may not support creating branches: push to one that exists"
+        case 409, _ if answer.call == "branch":
+            return HubError, (
+                "the branch cannot be created: it may already exist, or the beginning of its"
+                " name may be a branch"
+            )
+    return None
+
+
+def _on_space(answer: _Answer) -> _Diagnosis | None:
+    """No room: the quota is used up, or the Hub's disk is full."""
+    status, words = answer.status, answer.words
+    full = "quota" in words or "storage" in words
+    match status:
+        case 402:
+            return HubError, _QUOTA
+        case 403 if full and answer.code != "GatedRepo":
+            return AuthError, _QUOTA
+        case 413 if "quota" in words:
+            return HubError, _QUOTA
+        case 507:
+            return HubError, "the disk of the Hub is full: once there is room, push again"
+    return None
+
+
+def _on_access(answer: _Answer) -> _Diagnosis | None:
+    """The token is missing or wrong, or lacks a right."""
+    repo_id, token_url = answer.repo_id, token_page(answer.response.url)
+    match answer.status, answer.code:
+        case 401, "RepoNotFound" if "invalid credentials" not in answer.words:
             return RepoNotFoundError, (
                 f"check the spelling and the type of {repo_id}; if it is private, check that the"
                 " token can read it"
             )
         case 401, _:
             return AuthError, (
-                "the token is missing, expired or wrong: create a new one"
-                f" {token_page(response.url)}"
+                f"the token is missing, expired or wrong: create a new one {token_url}"
                 " and set HF_TOKEN"
             )
-        case (403, "GatedRepo"):
+        case 403, "GatedRepo":
             return AuthError, f"{repo_id} is gated: ask for access on its page"
-        case (403, _) if request.call in _PULL_REQUEST_CALLS and "disabled" in words:
-            return HubError, f"allow pull requests in the settings of {repo_id}, or {_WITHOUT_THEM}"
-        case 404 | 405, None if request.call in _PULL_REQUEST_CALLS:
-            return HubError, f"this Hub may not support pull requests: {_WITHOUT_THEM}"
-        case 404 | 405, None if request.call == "branch":
-            return HubError, "this Hub may not support creating branches: push to one that exists"
-        case 403, _ if "quota" in words or "storage" in words:
-            return AuthError, _QUOTA
-        case 402, _:
-            return HubError, _QUOTA
-        case 403, _ if request.call in _CREATING or "namespace" in words:
-            namespace = str(repo_id).removeprefix("hf://buckets/").partition("/")[0]
+        case 403, _ if answer.call in _CREATING or "namespace" in answer.words:
+            namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, push to a"
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
@@ -244,66 +322,96 @@ def _diagnose(
         case 403, _:
             return AuthError, (
                 f"the token may not write to {repo_id}: give it write scope"
-                f" {token_page(response.url)}, or check the namespace"
+                f" {token_url}, or check the namespace"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
+    return None
+
+
+def _on_missing(answer: _Answer) -> _Diagnosis | None:
+    """The repo, its branch, an object or the Hub itself does not exist."""
+    repo_id, request = answer.repo_id, answer.request
+    match answer.status, answer.code:
         case 404, "RevisionNotFound":
             revision = request.fields.get("revision", "the revision")
             return HubError, (
                 f"branch {revision} does not exist in {repo_id}: create_branch=True"
                 " (--create-branch) creates it"
             )
-        case 400 | 404 | 422, _ if _names_lost_object(said):
+        case 400 | 404 | 422, _ if _names_lost_object(answer.said):
             return HubError, "the store has lost objects that the commit names: push again"
-        case 404, None if request.call in _CREATING:
+        case 404, None if answer.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
                 " path"
             )
         case 404, "RepoNotFound" | None if request.target.startswith("/"):
-            kind = "bucket" if request.call in _OF_BUCKETS else "repo"
+            kind = "bucket" if answer.call in _OF_BUCKETS else "repo"
             return RepoNotFoundError, (
                 f"check the spelling and the type of {repo_id}; if it does not exist,"
                 f" create_{kind}=True creates it; if it is private, the token must be able to"
                 " read it"
             )
-        case 409, _ if request.call == "branch":
-            return HubError, (
-                "the branch cannot be created: it may already exist, or the beginning of its"
-                " name may be a branch"
-            )
-        case 413, _ if "quota" in words:
-            return HubError, _QUOTA
-        case 501, _:
-            return HubError, "this Hub cannot do that: its message above says what is missing"
-        case 409, _ if "in progress" in words:
+    return None
+
+
+def _on_conflict(answer: _Answer) -> _Diagnosis | None:
+    """Somebody else's change stands in the way."""
+    match answer.status:
+        case 409 if "in progress" in answer.words:
             return HubError, "the Hub is busy with another change of this repo: push again later"
-        case 409, _:
+        case 409:
             return HubError, "something with this name already exists; choose another name"
-        case 412, _:
+        case 412:
             return CommitConflictError, (
                 "someone else's commit came first: look at it, then push again without"
                 " parent_commit, which puts these files on top of it, or with the new head as"
                 " parent_commit"
             )
-        case 413, _:
+    return None
+
+
+def _on_request(answer: _Answer) -> _Diagnosis | None:
+    """The request is too large, invalid, or one too many."""
+    match answer.status:
+        case 413:
             return HubError, (
                 "the request is too large: use LFS for large files (.gitattributes), or set"
                 " max_files_per_commit"
             )
-        case 422, _:
+        case 422:
             return HubError, "the Hub finds the request invalid: its message says which part"
-        case 429, _:
+        case 429:
             return RateLimitedError, (
-                f"wait until {_until(wait, now)}, push less often, or use a token with a higher"
-                " limit"
+                f"wait until {_until(answer.wait, answer.now)}, push less often, or use a token"
+                " with a higher limit"
             )
-        case 507, _:
-            return HubError, "the disk of the Hub is full: once there is room, push again"
-        case _, _ if status >= 500:
-            see = " see https://status.huggingface.co," if is_public(response.url) else ""
-            return HubError, f"the server has a problem:{see} try again"
-    return HubError, _ITS_MESSAGE
+    return None
+
+
+def _on_server(answer: _Answer) -> _Diagnosis | None:
+    """The server has a problem, or cannot do this at all."""
+    if answer.status == 501:
+        return HubError, "this Hub cannot do that: its message above says what is missing"
+    if answer.status >= 500:
+        see = " see https://status.huggingface.co," if is_public(answer.response.url) else ""
+        return HubError, f"the server has a problem:{see} try again"
+    return None
+
+
+_TOPICS: Final[tuple[Callable[[_Answer], _Diagnosis | None], ...]] = (
+    _from_store,
+    _on_copy,
+    _on_pull_request,
+    _on_branch,
+    _on_space,
+    _on_access,
+    _on_missing,
+    _on_conflict,
+    _on_request,
+    _on_server,
+)
+"""In this order: a topic may rely on those before it having found nothing."""
 
 
 def object_refused(code: int, said: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+
+from asyncpush.lazy_dataclass import dataclass
 
 _LIMIT = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})')
 _QUOTA = re.compile(r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})')

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from asyncpush.errors import ProtocolError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.protocol.failures import REMEDIES
 
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -39,7 +40,8 @@ class HubRequest:
     token, which in any case is sent only to the endpoint's own origin. `slow` requests may take
     minutes (commit, completion, merge); all others are light. A request that is not `queued` does
     not count towards the limit of concurrent requests, because the requests that fill the limit may
-    be waiting for the token that it gets.
+    be waiting for the token that it gets. An `optional` one is for something that not every Hub
+    has: a 404 means that this Hub does not have it.
     """
 
     call: str
@@ -51,6 +53,7 @@ class HubRequest:
     fields: Mapping[str, Any] = field(default_factory=dict)
     slow: bool = False
     queued: bool = True
+    optional: bool = False
 
     @property
     def size(self) -> int:

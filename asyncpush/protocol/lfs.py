@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
 from asyncpush.errors import HubError, printable
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part, Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused

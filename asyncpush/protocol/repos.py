@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from asyncpush.errors import printable
-from asyncpush.models import Repo
+from asyncpush.lazy_dataclass import dataclass
+from asyncpush.models import Repo, Route
 from asyncpush.options import PushOptions
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
@@ -210,6 +211,13 @@ class RemoteFile:
     oid: str
     lfs: bool
     xet_hash: str | None = None
+
+    @property
+    def route(self) -> Route:
+        """The route by which the same content would be stored again."""
+        if not self.lfs:
+            return "inline"
+        return "lfs" if self.xet_hash is None else "xet"
 
     def holds(self, size: int, oid: str) -> bool:
         """Whether the file has this content."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import (
@@ -11,7 +12,6 @@ from asyncpush.protocol.http import (
     HubResponse,
     a_size,
     a_text,
-    get,
     json_object,
     protocol_error,
 )
@@ -31,7 +31,12 @@ def write_token_request(repo: Repo, revision: str, *, create_pr: bool = False) -
     """With `create_pr` the token is for a pull request's ref, which does not exist yet."""
     query = "?create_pr=1" if create_pr else ""
     path = routes.xet_write_token(repo, revision) + query
-    return get("xet_token", path, repo_id=repo.repo_id, revision=revision)
+    return token_request(path, repo_id=repo.repo_id, revision=revision)
+
+
+def token_request(path: str, **fields: str) -> HubRequest:
+    """A request for a token, which a Hub without Xet answers with 404."""
+    return HubRequest("xet_token", "GET", path, fields=fields, optional=True)
 
 
 def parse_grant(response: HubResponse) -> XetGrant:

@@ -9,13 +9,15 @@ that the user has not imported; values that only have `__array__` or `__dlpack__
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from types import ModuleType
 from typing import Any
+
+from asyncpush.lazy_dataclass import dataclass
 
 ROW_LIMIT = 1 << 20
 """A row of this many bytes or more is read by itself, not together with others."""
@@ -23,6 +25,10 @@ ROW_LIMIT = 1 << 20
 SERIAL = 16 << 10
 """Up to this many bytes torch copies in the calling thread, instead of starting a thread pool for
 each of our threads."""
+
+COPY_STEP = 4 << 20
+"""The most bytes of a tensor that are copied at once: no other thread can run in between, and an
+event loop must not stand still while a large tensor is copied in a thread beside it."""
 
 _DTYPES = {
     "uint64": ("U64", 8),
@@ -50,6 +56,9 @@ _DTYPES = {
 and the bytes of one element."""
 
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
+
+
+_OTHER_SHAPE = "has a different shape or dtype than when it was passed to Tensors"
 
 
 class UnusableTensorError(Exception):
@@ -122,7 +131,8 @@ class _InMemory(Array):
 
 
 class _ByRows(Array):
-    """Any tensor that can be sliced; only the requested rows are converted to NumPy."""
+    """Any tensor that can be sliced like a NumPy array; only the requested rows are converted to
+    NumPy."""
 
     def __init__(
         self, values: Any, dtype: str, shape: Sequence[int], place: Place | None = None
@@ -132,10 +142,10 @@ class _ByRows(Array):
 
     def read(self, begin: int, buffer: memoryview) -> int:
         rows, skip, size = _rows(self._values, self.elements, self.itemsize, begin, len(buffer))
-        view = _bytes_of(_as_numpy(rows))
-        piece = view[skip : skip + min(size, len(buffer))]
-        if not piece:
-            raise UnusableTensorError("has fewer elements than when it was passed to Tensors")
+        array = _as_numpy(rows)
+        if array.dtype.name != self.framework_dtype or array.nbytes != skip + size:
+            raise UnusableTensorError(_OTHER_SHAPE)
+        piece = _bytes_of(array)[skip : skip + min(size, len(buffer))]
         buffer[: len(piece)] = piece
         return len(piece)
 
@@ -143,15 +153,22 @@ class _ByRows(Array):
 class _Converted(Array):
     """A tensor that can only be converted as a whole. One such tensor is in memory at a time."""
 
-    def __init__(self, value: object, dtype: str, shape: Sequence[int], latest: Latest) -> None:
-        super().__init__(dtype, shape)
+    def __init__(
+        self,
+        value: object,
+        dtype: str,
+        shape: Sequence[int],
+        latest: Latest,
+        place: Place | None = None,
+    ) -> None:
+        super().__init__(dtype, shape, place)
         self._value = value
         self._latest = latest
 
     def read(self, begin: int, buffer: memoryview) -> int:
-        view = self._latest.bytes_of(self._value)
-        if len(view) != self.size:
-            raise UnusableTensorError("has a different size than when it was passed to Tensors")
+        dtype, view = self._latest.bytes_of(self._value)
+        if dtype != self.framework_dtype or len(view) != self.size:
+            raise UnusableTensorError(_OTHER_SHAPE)
         piece = view[begin : begin + len(buffer)]
         buffer[: len(piece)] = piece
         return len(piece)
@@ -163,15 +180,18 @@ class Latest:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._value: object = None
+        self._dtype = ""
         self._bytes = memoryview(b"")
 
-    def bytes_of(self, value: object) -> memoryview:
+    def bytes_of(self, value: object) -> tuple[str, memoryview]:
+        """The dtype and the bytes of a tensor."""
         with self._lock:
             if self._value is not value:
-                self._bytes = memoryview(b"")  # free the old one first
-                self._bytes = _bytes_of(_as_numpy(value))
+                self._value, self._bytes = None, memoryview(b"")  # free the old one first
+                array = _as_numpy(value)
+                self._dtype, self._bytes = array.dtype.name, _bytes_of(array)
                 self._value = value
-            return self._bytes
+            return self._dtype, self._bytes
 
 
 class _Torch(Array):
@@ -235,11 +255,22 @@ def array_of(tensor: Any, latest: Latest) -> Array:
 
 def copied(array: Array) -> Array:
     """The same tensor, copied to new memory."""
-    copy = memoryview(bytearray(array.size))
+    copy = _new_memory(array.size)
     done = 0
     while done < array.size:
-        done += array.read(done, copy[done:])
+        done += array.read(done, copy[done : done + COPY_STEP])
     return _InMemory(array.framework_dtype, array.elements, copy)
+
+
+def _new_memory(size: int) -> memoryview:
+    """Memory to write to. Large pieces are mapped: `bytearray` would fill them with zeros first,
+    and let no other thread run meanwhile."""
+    if size < COPY_STEP:
+        return memoryview(bytearray(size))
+    if sys.platform == "win32":
+        return memoryview(mmap.mmap(-1, size))
+    # Private: a process that is forked off must not write to this one's copy.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def sharing(arrays: Mapping[str, Array]) -> list[list[str]]:
@@ -326,7 +357,7 @@ def _of_jax(array: Any) -> Array:
         host = _as_numpy(array)
         return _InMemory(dtype, array.shape, _bytes_of(host), _place_of(host))
     # JAX keeps what it has fetched: fetching the whole array would leave a copy in host memory.
-    return _ByRows(array, dtype, array.shape)
+    return _ByRows(array, dtype, array.shape, _identity(array))
 
 
 def _of_others(value: Any, latest: Latest) -> Array:
@@ -334,9 +365,21 @@ def _of_others(value: Any, latest: Latest) -> Array:
     if _place_of(first) == _place_of(_as_numpy(value)):  # both share its memory: nothing was copied
         return _of_numpy(_numpy(), first)
     dtype, shape = first.dtype.name, first.shape
-    if shape and hasattr(value, "__getitem__") and tuple(getattr(value, "shape", ())) == shape:
-        return _ByRows(value, dtype, shape)
-    return _Converted(value, dtype, shape, latest)
+    if shape and _slices_like_numpy(value) and tuple(getattr(value, "shape", ())) == shape:
+        return _ByRows(value, dtype, shape, _identity(value))
+    return _Converted(value, dtype, shape, latest, _identity(value))
+
+
+def _slices_like_numpy(value: Any) -> bool:
+    """Whether `value[0]` is the first row. Of a data frame, which can be converted as well, it is a
+    column."""
+    is_array = hasattr(value, "__dlpack__") or hasattr(value, "__array_namespace__")
+    return is_array and hasattr(value, "__getitem__")
+
+
+def _identity(value: object) -> Place:
+    """A place for a tensor whose memory is unknown: only the same object has the same."""
+    return Place("", id(value), (), (), 1)
 
 
 def _as_numpy(value: Any) -> Any:

@@ -19,7 +19,14 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from asyncpush.errors import OUT_OF_DESCRIPTORS, SourceChangedError, SourceError, os_reason
-from asyncpush.models import ComposedSource, FileIdentity, FileSource, VirtualFile
+from asyncpush.models import (
+    BytesSource,
+    ComposedSource,
+    FileIdentity,
+    FileSource,
+    PathSource,
+    VirtualSource,
+)
 
 T = TypeVar("T")
 
@@ -61,18 +68,20 @@ class Origin(Protocol):
 def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
     """Open a source for reading. Raises `SourceChangedError` when it has changed since it was
     collected, `SourceError` when it cannot be opened. `grown` is as for `Reader`."""
-    if source.cut is not None:
-        return _Pieced(source.cut)
-    if source.path is not None:
-        return _OnDisk(source, source.path, grown=grown)
-    if source.virtual is not None:
-        return _Virtual(source.virtual)
-    return _InMemory(source.data or b"")
+    match source.content:
+        case PathSource() as content:
+            return _OnDisk(source, content, grown=grown)
+        case BytesSource(data):
+            return _InMemory(data)
+        case ComposedSource() as content:
+            return _Pieced(content)
+        case virtual:
+            return _Virtual(virtual)
 
 
 def changed(source: FileSource, what: str) -> SourceChangedError:
     """The error for a source that has changed since it was collected; `what` is the predicate."""
-    name = source.path or source.path_in_repo
+    name = source.disk_path or source.path_in_repo
     message = f"{name!r} {what} after it was collected"
     return SourceChangedError(message, problems=[message], suggestion=_CHANGED_SUGGESTION)
 
@@ -103,7 +112,7 @@ class _Virtual:
 
     __slots__ = ("_file",)
 
-    def __init__(self, file: VirtualFile) -> None:
+    def __init__(self, file: VirtualSource) -> None:
         self._file = file
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
@@ -123,15 +132,16 @@ class _OnDisk:
     """The file is compared with its identity at the time it was collected, when it is opened and at
     every check."""
 
-    __slots__ = ("_agreed", "_file", "_path", "_seeking", "_source")
+    __slots__ = ("_agreed", "_content", "_file", "_path", "_seeking", "_source")
 
-    def __init__(self, source: FileSource, path: str, *, grown: bool) -> None:
+    def __init__(self, source: FileSource, content: PathSource, *, grown: bool) -> None:
         self._source = source
-        self._path = path
+        self._content = content
+        self._path = content.path
         self._seeking = threading.Lock()
         self._agreed: str | None = None
         """The hash that the collected bytes still had after the file had grown."""
-        self._file = self._open(grown and source.may_change)
+        self._file = self._open(grown and content.may_change)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         try:
@@ -188,8 +198,8 @@ class _OnDisk:
         return file
 
     def _compare(self, status: os.stat_result) -> None:
-        was, now = self._source.identity, FileIdentity.of(status)
-        if now == was or was is None:
+        was, now = self._content.identity, FileIdentity.of(status)
+        if now == was:
             return
         if not stat.S_ISREG(status.st_mode) or (now.device, now.inode) != (was.device, was.inode):
             raise changed(self._source, "was replaced by another file")
@@ -201,10 +211,9 @@ class _OnDisk:
     def _may_have_grown(self, status: os.stat_result) -> bool:
         """Whether this can be the collected file with more bytes at its end, or with new times
         only. Whether its first bytes are the same must then be checked."""
-        was, now = self._source.identity, FileIdentity.of(status)
+        was, now = self._content.identity, FileIdentity.of(status)
         return (
-            self._source.may_change
-            and was is not None
+            self._content.may_change
             and stat.S_ISREG(status.st_mode)
             and (now.device, now.inode) == (was.device, was.inode)
             and now.size >= was.size
@@ -356,8 +365,8 @@ class Reader:
 def read_all(source: FileSource) -> bytes:
     """The bytes of a small file. Raises `SourceChangedError` when it changed since it was collected
     or while it was read."""
-    if source.data is not None:
-        return source.data
+    if isinstance(source.content, BytesSource):
+        return source.content.data
     content = bytearray(source.size)
     with Reader(source) as reader, memoryview(content) as view:
         reader.readinto(0, view)
@@ -368,7 +377,7 @@ def read_all(source: FileSource) -> bytes:
 def read_again(source: FileSource) -> bytes:
     """Read a small file again, for a caller that compares its hash with that of the first read: a
     followed file may have grown since."""
-    if source.data is not None or not source.may_change:
+    if not source.may_change:
         return read_all(source)
     content = bytearray(source.size)
     with Reader(source, grown=True) as reader, memoryview(content) as view:
@@ -378,8 +387,8 @@ def read_again(source: FileSource) -> bytes:
 
 def read_sample(source: FileSource, size: int = 512) -> bytes:
     """The first `size` bytes, fewer when the file is shorter."""
-    if source.data is not None:
-        return source.data[:size]
+    if isinstance(source.content, BytesSource):
+        return source.content.data[:size]
     sample = bytearray(min(size, source.size))
     with Reader(source) as reader, memoryview(sample) as view:
         reader.readinto(0, view)

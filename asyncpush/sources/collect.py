@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, BinaryIO, TypeAlias
@@ -18,7 +18,8 @@ import anyio
 from anyio import to_thread
 
 from asyncpush.concurrency.task_groups import descriptors_left, each_affordable, for_each
-from asyncpush.models import CARD_NAME, FileIdentity, FileSource, Source
+from asyncpush.lazy_dataclass import dataclass
+from asyncpush.models import CARD_NAME, FileIdentity, FileSource, PathSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
 from asyncpush.sources.files import (
@@ -404,8 +405,7 @@ class Gathered:
             self.report.problem(f"{name!r} {exc}")
 
     def _add_data(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        content = bytes(data)
-        self.files.append(FileSource(name, len(content), data=content))
+        self.files.append(FileSource.of_bytes(name, bytes(data)))
 
     def _add_file(self, name: str, path: str, *, optional: bool = False) -> None:
         """`optional` is for a file found by a walk: it may have been removed since."""
@@ -426,17 +426,13 @@ class Gathered:
             self.skipped.append(name)
             notice_own(self.report, path, what)
             return
-        identity = FileIdentity.of(status)
-        self.files.append(
-            FileSource(
-                name,
-                status.st_size,
-                path,
-                identity,
-                may_change=self._follow,
-                optional=optional and self._follow,
-            )
+        content = PathSource(
+            path,
+            FileIdentity.of(status),
+            may_change=self._follow,
+            optional=optional and self._follow,
         )
+        self.files.append(FileSource(name, status.st_size, content))
 
     def _add_file_object(self, name: str, file: BinaryIO) -> None:
         check_file_object(file)

@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from asyncpush.errors import SourceChangedError, os_reason
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.sources.byte_sources import Reader, changed, open_for_reading
 from asyncpush.sources.problem_report import ProblemReport
 
@@ -166,8 +166,9 @@ def collect_again(file: FileSource) -> FileSource | Copy | None:
     followed (large files that were replaced, rewritten or removed, and files that are written to
     without a pause), `SourceError` for a file that cannot be read.
     """
-    assert file.path is not None
-    assert file.may_change
+    content = file.content
+    assert isinstance(content, PathSource)
+    assert content.may_change
     try:
         with Reader(file) as reader:
             reader.check_unchanged()
@@ -175,9 +176,9 @@ def collect_again(file: FileSource) -> FileSource | Copy | None:
     except SourceChangedError as exc:
         error = exc
     try:
-        descriptor = open_for_reading(file.path)
+        descriptor = open_for_reading(content.path)
     except (FileNotFoundError, NotADirectoryError):
-        if file.optional and file.size <= COPIED_SIZE:
+        if content.optional and file.size <= COPIED_SIZE:
             return None
         raise error from None
     except OSError:
@@ -188,7 +189,7 @@ def collect_again(file: FileSource) -> FileSource | Copy | None:
         raise error
     with os.fdopen(descriptor, "rb", buffering=0) as opened:
         if max(file.size, now.st_size) > COPIED_SIZE:
-            return _grown(file, opened, error)
+            return _grown(file, content, opened, error)
         return _copied(file, opened)
 
 
@@ -197,13 +198,14 @@ def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
     repo; each says what was committed. Blocks."""
     report = ProblemReport()
     for path, file in files.items():
-        if not file.may_change or file.path is None or file.identity is None:
+        content = file.content
+        if not isinstance(content, PathSource) or not content.may_change:
             continue
         try:
-            now = FileIdentity.of(os.stat(file.path))
+            now = FileIdentity.of(os.stat(content.path))
         except OSError:
             continue  # what happens to the file after it was sent does not matter
-        if now.inode == file.identity.inode and now.size > file.size:
+        if now.inode == content.identity.inode and now.size > file.size:
             report.notice(
                 "files that grew",
                 f"{path} grew while it was pushed: only its first {file.size:,} bytes were pushed",
@@ -213,10 +215,11 @@ def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
 
 def looks_changed(file: FileSource) -> bool:
     """Whether a followed file's size or times differ from what was collected."""
-    if not file.may_change or file.path is None:
+    content = file.content
+    if not isinstance(content, PathSource) or not content.may_change:
         return False
     try:
-        return FileIdentity.of(os.stat(file.path)) != file.identity
+        return FileIdentity.of(os.stat(content.path)) != content.identity
     except OSError:
         return True
 
@@ -235,11 +238,12 @@ def _copied(file: FileSource, opened: io.FileIO) -> Copy:
     raise changed(file, "could not be read consistently, since it was written to all the time")
 
 
-def _grown(file: FileSource, opened: io.FileIO, error: SourceChangedError) -> FileSource:
+def _grown(
+    file: FileSource, content: PathSource, opened: io.FileIO, error: SourceChangedError
+) -> FileSource:
     """Only one reading is made here. The second one is made when the file is sent, and must have
     the same hash."""
-    was, now = file.identity, FileIdentity.of(os.fstat(opened.fileno()))
-    assert was is not None
+    was, now = content.identity, FileIdentity.of(os.fstat(opened.fileno()))
     if (now.device, now.inode) != (was.device, was.inode) or now.size <= was.size:
         raise error
     digest = hashlib.sha256()
@@ -248,7 +252,8 @@ def _grown(file: FileSource, opened: io.FileIO, error: SourceChangedError) -> Fi
     except _Overwritten:
         raise error from None
     identity = FileIdentity.of(then)
-    return replace(file, size=identity.size, identity=identity, sha256=digest.hexdigest())
+    content = replace(content, identity=identity, sha256=digest.hexdigest())
+    return replace(file, size=identity.size, content=content)
 
 
 def _read_to_a_pause(opened: io.FileIO, take: Callable[[bytes], object]) -> os.stat_result:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush.errors import SourceError
-from asyncpush.models import FileSource
+from asyncpush.lazy_dataclass import dataclass
+from asyncpush.models import FileSource, PathSource
 from asyncpush.sources.byte_sources import read_sample
 
 LFS_POINTER = "a Git LFS pointer, not the file itself"
@@ -91,9 +91,9 @@ class HubTokens:
         ]
 
     def _is_kept_in(self, file: FileSource) -> bool:
-        identity = file.identity
-        if identity is not None and (identity.device, identity.inode) in self.files:
-            return True
+        match file.content:
+            case PathSource(identity=identity) if (identity.device, identity.inode) in self.files:
+                return True
         # Few files are read: only those of a fitting size.
         if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
             return False

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from asyncpush.lazy_dataclass import dataclass
 
 LENGTH_SIZE = 8
 HEADER_LIMIT = 100_000_000

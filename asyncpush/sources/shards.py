@@ -69,7 +69,8 @@ def _split(file: FileSource, limit: int, report: ProblemReport) -> list[FileSour
                 f"tensor {tensor.name!r} of {file.path_in_repo!r} has {tensor.size:,} bytes, more"
                 f" than max_shard_size: its shard will be larger",
             )
-    given = file.virtual.tensors if isinstance(file.virtual, TensorFile) else layout.tensors
+    content = file.content
+    given = content.tensors if isinstance(content, TensorFile) else layout.tensors
     groups = _groups(given, limit)
     if len(groups) == 1:
         return []
@@ -122,10 +123,10 @@ def _groups(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
 
 
 def _shard(file: FileSource, name: str, tensors: Sequence[Tensor], layout: Layout) -> FileSource:
-    if isinstance(file.virtual, TensorFile):
-        return file.virtual.part(name, [tensor.name for tensor in tensors]).source
+    if isinstance(file.content, TensorFile):
+        return file.content.part(name, [tensor.name for tensor in tensors]).source
     cut = ComposedSource(file, build_header(tensors, layout.metadata), tuple(_ranges(tensors)))
-    return FileSource(name, cut.size, cut=cut)
+    return FileSource(name, cut.size, cut)
 
 
 def _ranges(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
@@ -151,7 +152,7 @@ def _index(
     document = {"metadata": {"total_size": layout.size}, "weight_map": where}
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     data = orjson.dumps(document, option=options)
-    return FileSource(name, len(data), data=data)
+    return FileSource.of_bytes(name, data)
 
 
 def _check_names(
@@ -173,6 +174,7 @@ def _check_names(
 
 def _named(file: FileSource) -> str:
     """The file's path, together with its name in the repo if that is different."""
-    if file.path is None or file.path.endswith(file.path_in_repo):
-        return repr(file.path or file.path_in_repo)
-    return f"{file.path_in_repo!r} (of {file.path!r})"
+    path = file.disk_path
+    if path is None or path.endswith(file.path_in_repo):
+        return repr(path or file.path_in_repo)
+    return f"{file.path_in_repo!r} (of {path!r})"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import Content, FileIdentity, FileSource, Source
+from asyncpush.models import Content, FileIdentity, FileSource, PathSource, Source
 from asyncpush.options import PushOptions
 from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.sources.byte_sources import Reader, open_for_reading
@@ -168,9 +168,8 @@ class Snapshot:
 
     def _take_again(self, path: str, target: str, before: os.stat_result) -> None:
         """Copy a file that changed during the first attempt as it is at one moment."""
-        identity = FileIdentity.of(before)
-        source = FileSource(path, before.st_size, path, identity, may_change=True)
-        found = collect_again(source)
+        content = PathSource(path, FileIdentity.of(before), may_change=True)
+        found = collect_again(FileSource(path, before.st_size, content))
         if isinstance(found, Copy):
             with open(target, "wb") as copy:
                 copy.write(found.content)

@@ -35,7 +35,7 @@ from anyio import to_thread
 
 from asyncpush.concurrency.threads import is_cancelled, wait_until_done
 from asyncpush.errors import SourceError, os_reason
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.own_files import CAN_LOCK, lock_file
 from asyncpush.sources.walk import SCRATCH_PREFIX
 
@@ -171,7 +171,7 @@ class Spool:
             raise
         if room is not None:
             self._memory = max(0, self._memory - held.tell())
-        return FileSource(path_in_repo, held.tell(), data=held.getvalue())
+        return FileSource.of_bytes(path_in_repo, held.getvalue())
 
     async def write(self, stream: OpenStream) -> FileSource:
         """Write an open stream to disk, to its end. Raises as `take` does."""
@@ -196,7 +196,8 @@ class Spool:
             await _write(file, held.getvalue())
             await wrap(file).close()
             status = await to_thread.run_sync(os.stat, file.name)
-        return FileSource(path_in_repo, status.st_size, file.name, FileIdentity.of(status))
+        content = PathSource(file.name, FileIdentity.of(status))
+        return FileSource(path_in_repo, status.st_size, content)
 
     async def _new_file(self) -> BinaryIO:
         return await to_thread.run_sync(self._make_file)

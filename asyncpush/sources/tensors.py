@@ -83,13 +83,13 @@ class Tensors:
     ) -> None:
         report = ProblemReport()
         arrays = _arrays(tensors, report)
-        _check_metadata(metadata, report)
+        metadata = _text(metadata, report)
         report.raise_problems("fix these, or leave them out; nothing was uploaded")
         for names in sharing(arrays):
             listed = ", ".join(map(repr, names))
             report.problem(f"the tensors {listed} share memory")
         report.raise_problems(_TIED)
-        self._metadata = None if metadata is None else dict(metadata)
+        self._metadata = metadata
         self._arrays = _copies(arrays) if copy else arrays
         self._is_copy = copy
         if len(_header(self._arrays, self._metadata)) > HEADER_LIMIT:
@@ -162,7 +162,7 @@ class TensorFile:
 
     @property
     def source(self) -> FileSource:
-        return FileSource(self._path, self.size, virtual=self)
+        return FileSource(self._path, self.size, self)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -277,7 +277,7 @@ def _arrays(tensors: Mapping[str, object], report: ProblemReport) -> dict[str, A
         return {}
     arrays: dict[str, Array] = {}
     latest = Latest()
-    for name, tensor in tensors.items():
+    for name, tensor in list(tensors.items()):  # another thread may add to them
         try:
             _check_name(name)
             arrays[name] = array_of(tensor, latest)
@@ -308,15 +308,18 @@ def _check_name(name: object) -> None:
         raise UnusableTensorError("has a name that cannot be written as UTF-8")
 
 
-def _check_metadata(metadata: object, report: ProblemReport) -> None:
+def _text(metadata: object, report: ProblemReport) -> dict[str, str] | None:
+    """The metadata as it is now."""
     if metadata is None:
-        return
+        return None
     if not isinstance(metadata, Mapping):
         report.problem(f"metadata is of type {_kind(metadata)}, not a mapping from text to text")
-        return
-    for key, value in metadata.items():
+        return None
+    taken = dict(metadata)
+    for key, value in taken.items():
         if not (_is_text(key) and _is_text(value)):
             report.problem(f"metadata {key!r} is not text to text: use str() or json.dumps()")
+    return taken
 
 
 def _reason(exc: Exception) -> str:

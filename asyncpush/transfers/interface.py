@@ -1,12 +1,15 @@
-"""The interface of a transfer, which stores the large files of a push.
+"""The interface of a transfer, which stores the large files of a push, or those of a bucket.
 
 To add a transfer, write a module with a `Transfer` and its `TransferFactory`, and register the
-factory in `asyncpush.transfers`. Nothing in the pipeline refers to a transfer by name.
+factory in `asyncpush.transfers`. Nothing outside `asyncpush.transfers` refers to a transfer's
+module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from anyio.abc import TaskGroup
@@ -123,9 +126,123 @@ class TransferFactory(Protocol):
     def route(self) -> TransferName:
         """The name of its transfers, as in `UploadConfig.transfer`."""
 
+    @property
+    def takes_streams(self) -> bool:
+        """Whether its transfers are `StreamTransfer`s."""
+
+    def unavailable_reason(self) -> str | None:
+        """Why they cannot be used, as far as this is known without asking a Hub, or None."""
+
     async def open(self, ctx: TransferContext, group: TaskGroup) -> Transfer:
         """Open a transfer for one push; its background tasks run in `group`. Raises
         `TransferUnavailableError`."""
 
     async def close(self) -> None:
         """Release what the pushes share. Every push has ended by then."""
+
+
+class BucketUpload(Protocol):
+    """What one sync sends to the store of its bucket. It ends with `finish` or `abort`. Methods
+    raise `TransferFailedError`; `SourceError` and `SourceChangedError` when a file is the cause."""
+
+    @property
+    def began(self) -> float:
+        """When it began, in seconds since the epoch."""
+
+    @property
+    def files(self) -> Sequence[FileSource]:
+        """The files added so far."""
+
+    async def add_all(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    ) -> None:
+        """Send files. With `changed`, followed files that have changed are added there, by path in
+        the repo, and not sent."""
+
+    async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
+        """Send a stream of unknown size as it arrives. Raises what `pieces` raises, too."""
+
+    async def finish(
+        self, *, changed: dict[str, SourceChangedError] | None = None
+    ) -> Sequence[Receipt]:
+        """Wait until the store has everything. Returns the receipts."""
+
+    async def abort(self) -> None:
+        """Stop. Does nothing after `finish`."""
+
+
+class BucketTransfer(Protocol):
+    """The store of one bucket, which finds content by its hash."""
+
+    async def open_upload(self) -> BucketUpload:
+        """Begin to send files. Raises `TransferFailedError`."""
+
+    async def read(self, content_hash: str, size: int) -> bytes:
+        """The content of a small file. Raises `TransferFailedError`."""
+
+
+class BucketFactory(Protocol):
+    """Opens the stores of buckets for one `Uploader`."""
+
+    @property
+    def route(self) -> TransferName:
+        """Its name in receipts and events."""
+
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+
+    async def hash_files(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    ) -> dict[str, str]:
+        """The hashes of files on disk by which a bucket finds their content, by path in the repo;
+        nothing is sent. With `changed`, followed files that have changed are added there, and have
+        no hash. Raises `TransferFailedError`."""
+
+    async def open_bucket(self, ctx: TransferContext, *, write: bool) -> BucketTransfer:
+        """Open the store of the bucket that `ctx.repo` names. There is no other store to fall back
+        on: raises `AsyncPushError` when the settings exclude this one, `HubError` when the Hub does
+        not grant access."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """The transfers of one `Uploader`."""
+
+    for_repos: tuple[TransferFactory, ...]
+    """The preferred one first. The last one works with every Hub: files go there when the others
+    are unavailable or fail."""
+    for_buckets: BucketFactory
+
+    @property
+    def take_streams(self) -> bool:
+        """Whether streams of unknown size may be sent as they arrive, as far as is known."""
+        return any(
+            factory.takes_streams and factory.unavailable_reason() is None
+            for factory in self.for_repos
+        )
+
+    async def close(self) -> None:
+        """Release what the pushes share. Every push has ended by now."""
+        for factory in self.for_repos:
+            await factory.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLibrary:
+    """A library that a transfer needs, and what is known of it on this machine.
+
+    `distribution` is its name for pip, `module` the one to import. `switch` is the environment
+    variable that disables the transfer. `missing_reason` says why it is not installed, and what to
+    do. `folder` is where it keeps files of its own, if that is known.
+    """
+
+    route: TransferName
+    label: str
+    distribution: str
+    module: str
+    switch: str
+    installed: bool
+    disabled: bool
+    missing_reason: str
+    folder: Path | None = None

@@ -15,6 +15,7 @@ from benchmarks.campaign import Outcome
 from benchmarks.chart import chart
 from benchmarks.files import FileSet, StoredFile
 from benchmarks.networks import HUB_ROUND_TRIPS, Network, ideal_seconds
+from benchmarks.rivals.training import Clocks, slowdown
 from benchmarks.scenarios import IDEAL, OURS, Scenario, Target
 
 MB = 1_000_000
@@ -111,6 +112,27 @@ def test_every_scenario_names_its_contenders() -> None:
         labels = {entry.label for entry in scenario.entries}
         for target in scenario.targets:
             assert {target.of, *target.to} <= labels | {"ideal", "cpu floor"}, scenario.name
+
+
+def test_steps_beside_a_push_are_charged_with_their_cpu_time_and_an_idle_core() -> None:
+    """A push of 3 s of CPU beside 100 steps of 50 ms. Whether other processes had the core for no
+    second or for ten changes nothing."""
+    quiet = Clocks(wall=9.0, own=5.5, process=8.5, queued=2.0, idle=0.5)
+    busy = Clocks(wall=19.0, own=5.5, process=8.5, queued=9.0, idle=0.5)
+    for took in (quiet, busy):
+        figures = slowdown(took, 100, alone=0.05)
+        assert figures["step_slowdown"] == pytest.approx(0.2)
+        assert figures["step_cpu_slowdown"] == pytest.approx(0.1)
+        assert figures["step_idle"] == pytest.approx(0.1)
+    assert slowdown(quiet, 100, alone=0.05)["step_blocked"] == pytest.approx(0.3)
+
+
+def test_the_clocks_of_a_training_step_only_go_forward() -> None:
+    began = Clocks.now(0)
+    sum(range(100_000))
+    took = Clocks.now(0) - began
+    assert 0 < took.own <= took.wall
+    assert min(took.process, took.queued, took.idle) >= 0
 
 
 def test_a_chart_is_xml_whatever_the_names_hold() -> None:

@@ -23,7 +23,6 @@ from asyncpush.events import (
     PushStarted,
     Record,
     TransferStarted,
-    XetProgress,
 )
 from asyncpush.listeners.aggregator import ProgressAggregator
 
@@ -122,16 +121,3 @@ def test_many_uploads_are_shown_as_one_push_also_when_one_begins_anew() -> None:
     after = aggregator.snapshot()
     assert (after.bytes_sent, after.total_bytes, after.files_completed) == (10, 30, 1)
     assert [e.phase for e in seen if isinstance(e, PhaseChanged)] == ["uploading"]
-
-
-def test_what_several_uploads_send_by_xet_adds_up_and_never_falls() -> None:
-    seen: list[Event] = []
-    merger = Merger(Emitter([lambda record: seen.append(record.event)]))
-    merger.on_report((0, [XetProgress(10, 1, 100, 20)]))
-    merger.on_report((1, [XetProgress(5, 0, 50, 50)]))
-    merger.on_report((0, [XetProgress(3, 7, 100, 10)]))  # begun again, which counts from zero
-    assert seen == [
-        XetProgress(10, 1, 100, 20),
-        XetProgress(15, 1, 150, 70),
-        XetProgress(18, 7, 150, 60),
-    ]

@@ -13,6 +13,7 @@ from asyncpush.errors import AuthError, HubError, RepoNotFoundError
 from asyncpush.models import Repo
 from asyncpush.protocol.accounts import Account, Grant
 from asyncpush.protocol.hints import RateLimit
+from asyncpush.transfers.interface import TransferLibrary
 
 HEAD = "c" * 40
 PUBLIC = "https://huggingface.co"
@@ -28,10 +29,29 @@ GATED = AuthError("head failed: gated", status=403, suggestion="me/m is gated: a
 NO_PATHS_INFO = HubError("verify_commit failed: paths must be given", status=422)
 NO_WRITE = AuthError("auth_check failed", status=403, suggestion="give it write scope")
 
+HF_XET = TransferLibrary(
+    route="xet",
+    label="Xet",
+    distribution="hf-xet",
+    module="hf_xet",
+    switch="HF_HUB_DISABLE_XET",
+    installed=True,
+    disabled=False,
+    missing_reason="",
+)
+DISABLED = replace(HF_XET, disabled=True)
+BUCKET = Target(Repo("me/b", "bucket"))
+
 FINE = Facts(
     "https://hub.example",
     HubFacts(ME, 0.05, 0.4, RateLimit(900, 55, 1000), HEAD, True, 12_300_000_000, True),
-    LocalFacts("from HF_TOKEN", Path("/cache"), free_space=10**11, open_files=20_000),
+    LocalFacts(
+        "from HF_TOKEN",
+        Path("/cache"),
+        free_space=10**11,
+        open_files=20_000,
+        libraries=((HF_XET, None),),
+    ),
     TARGET,
 )
 
@@ -238,9 +258,17 @@ CASES = [
     ("cache", facts(free_space=None), OK, "/cache can be written", ""),
     ("cache", facts(free_space=10**8), WARNING, "0.1 GB free", "ASYNCPUSH_CACHE"),
     ("cache", facts(cache_error="Read-only"), FAILED, "(Read-only)", "ASYNCPUSH_CACHE"),
-    ("xet", FINE, OK, "not installed", ""),
-    ("xet", facts(xet_version="1.8.0"), OK, "hf-xet 1.8.0", ""),
-    ("xet", facts(xet_disabled=True), OK, "HF_HUB_DISABLE_XET", ""),
+    ("xet", FINE, OK, "not installed: large files use LFS (`pip install hf-xet`", ""),
+    ("xet", facts(libraries=((HF_XET, "1.8.0"),)), OK, "hf-xet 1.8.0", ""),
+    ("xet", facts(libraries=((DISABLED, "1.8.0"),)), OK, "HF_HUB_DISABLE_XET", ""),
+    ("xet", facts(target=BUCKET), FAILED, "buckets need Xet, and hf-xet is not", "pip install"),
+    (
+        "xet",
+        facts(target=BUCKET, libraries=((DISABLED, "1.8.0"),)),
+        FAILED,
+        "buckets need Xet, and HF_HUB_DISABLE_XET is set",
+        "unset HF_HUB_DISABLE_XET",
+    ),
     ("open files", facts(open_files=100, open_files_wanted=160), WARNING, "100", "ulimit -n 1024"),
 ]
 

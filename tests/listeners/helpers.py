@@ -32,7 +32,6 @@ from asyncpush.events import (
     TransferStarted,
     Verified,
     Waiting,
-    XetProgress,
 )
 from tests.fake_clock import FakeClock
 
@@ -123,7 +122,6 @@ def one_of_each() -> list[Event]:
         FileRouted("big.bin", 100, "lfs"),
         FileRouted("README.md", 10, "inline"),
         TransferChosen("xet", "the Hub grants a token for it"),
-        XetProgress(40, 10, 100),
         FileSkipped("old.bin", 50, "unchanged"),
         RequestFinished(
             call="lfs_batch",
@@ -141,7 +139,7 @@ def one_of_each() -> list[Event]:
         PhaseChanged("uploading"),
         TransferStarted("big.bin", 100, 2),
         PartConnected(50_000),
-        PartProgress("big.bin", 1, 40, 60),
+        PartProgress("big.bin", 1, 30, 60, deduplicated=10),
         RequestFailed(
             call="part",
             url=SIGNED_URL,

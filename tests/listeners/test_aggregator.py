@@ -24,7 +24,6 @@ from asyncpush.events import (
     PushFinished,
     TransferChosen,
     TransferStarted,
-    XetProgress,
 )
 from asyncpush.listeners.aggregator import InFlight, ProgressAggregator
 from asyncpush.models import UploadProgress
@@ -366,27 +365,26 @@ class TestRate:
         assert progress.eta_seconds is None
 
 
-class TestXet:
-    """Reads and hashes, packs 64 MiB, then sends: read and sent are told apart."""
+class TestReadingWhileSending:
+    """As Xet does: it reads and hashes, packs 64 MiB, then sends."""
 
     def test_what_is_read_runs_ahead_of_what_is_sent(self) -> None:
         aggregator = tell(
             ProgressAggregator(),
             planned(2, 300),
-            TransferChosen("xet", "granted"),
+            TransferChosen("xet", "granted", reads_while_sending=True),
             PhaseChanged("uploading"),
             TransferStarted("a", 200, 1),
             HashProgress("a", 120, 200),
-            XetProgress(0, 0, 200, 120),
         )
         progress = aggregator.snapshot()
         assert (progress.bytes_processed, progress.bytes_sent) == (120, 0)
         assert aggregator.is_reading
 
-        tell(aggregator, PartProgress("a", 1, 90, 200), XetProgress(30, 60, 200, 150))
+        tell(aggregator, PartProgress("a", 1, 30, 200, deduplicated=60))
         progress = aggregator.snapshot()
         assert (progress.bytes_processed, progress.bytes_sent) == (120, 90)
-        assert aggregator.xet_sent == 30  # the store had the others
+        assert aggregator.sent_of_read == 30  # the store had the others
         assert not aggregator.is_reading
 
     def test_the_rate_is_of_what_is_sent_and_not_of_what_was_there(self) -> None:
@@ -394,7 +392,7 @@ class TestXet:
         aggregator = tell(
             ProgressAggregator(clock=clock),
             planned(1, 1000),
-            TransferChosen("xet", "granted"),
+            TransferChosen("xet", "granted", reads_while_sending=True),
             PhaseChanged("uploading"),
         )
         aggregator.snapshot()
@@ -402,8 +400,7 @@ class TestXet:
         tell(
             aggregator,
             HashProgress("a", 500, 1000),
-            PartProgress("a", 1, 500, 1000),
-            XetProgress(100, 400, 1000, 500),
+            PartProgress("a", 1, 100, 1000, deduplicated=400),
         )
         aggregator.snapshot()
         assert aggregator.snapshot().bytes_per_second == pytest.approx(100)
@@ -424,7 +421,7 @@ class TestXet:
         aggregator = tell(
             ProgressAggregator(clock=clock),
             planned(1, total),
-            TransferChosen("xet", "granted"),
+            TransferChosen("xet", "granted", reads_while_sending=True),
             PhaseChanged("uploading"),
         )
         aggregator.snapshot()
@@ -433,7 +430,6 @@ class TestXet:
             aggregator,
             HashProgress("a", read, total),
             PartProgress("a", 1, sent, total),
-            XetProgress(sent, 0, total, read),
         )
         aggregator.snapshot()
         assert aggregator.snapshot().eta_seconds == pytest.approx(seconds)
@@ -442,15 +438,15 @@ class TestXet:
         aggregator = tell(
             ProgressAggregator(),
             planned(1, 300),
-            TransferChosen("xet", "granted"),
+            TransferChosen("xet", "granted", reads_while_sending=True),
             PhaseChanged("uploading"),
             HashProgress("a", 200, 300),
-            XetProgress(100, 0, 300, 200),
+            PartProgress("a", 1, 100, 300),
             HashProgress("a", 10, 300),
-            XetProgress(5, 0, 300, 10),
+            PartProgress("a", 1, 5, 300),
         )
         assert aggregator.snapshot().bytes_processed == 200
-        assert aggregator.xet_sent == 105
+        assert aggregator.sent_of_read == 105
 
     def test_a_file_is_processed_once_by_whichever_engine(self) -> None:
         progress = after(
@@ -479,12 +475,11 @@ events = st.one_of(
     st.builds(FileRouted, paths, sizes, st.sampled_from(["inline", "lfs", "xet"])),
     st.builds(FileSkipped, paths, sizes, st.sampled_from(["unchanged", "ignored"])),
     st.builds(TransferStarted, paths, sizes, numbers, sizes),
-    st.builds(PartProgress, paths, numbers, positions, sizes),
+    st.builds(PartProgress, paths, numbers, positions, sizes, positions),
     st.builds(PartStored, paths, numbers, sizes, st.booleans()),
     st.builds(FileStored, paths, sizes, st.sampled_from(["inline", "lfs", "xet"]), st.booleans()),
     st.builds(Committed, st.just(SHA), st.just("url"), st.none(), st.booleans()),
-    st.builds(TransferChosen, st.sampled_from(["lfs", "xet"]), st.just("so")),
-    st.builds(XetProgress, positions, positions, sizes, positions),
+    st.builds(TransferChosen, st.sampled_from(["lfs", "xet"]), st.just("so"), st.booleans()),
     st.builds(PushFailed, st.just("no"), st.just("HubError")),
     st.builds(PushFinished, st.just(SHA), st.integers(0, 5), sizes, st.floats(0, 9)),
 )

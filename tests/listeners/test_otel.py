@@ -29,6 +29,7 @@ from asyncpush.events import (
     FileRouted,
     FileStored,
     Notice,
+    PartProgress,
     PushFailed,
     PushFinished,
     PushStarted,
@@ -40,7 +41,6 @@ from asyncpush.events import (
     TransferChosen,
     TransferStarted,
     Waiting,
-    XetProgress,
 )
 from asyncpush.listeners.otel import OpenTelemetry
 from asyncpush.localhub import LocalHub
@@ -396,11 +396,13 @@ def test_waits_and_notices_are_told_on_the_push(telemetry: Telemetry) -> None:
     assert "Signature" not in push.to_json()
 
 
-def test_xet_is_counted_session_by_session(telemetry: Telemetry) -> None:
+def test_what_a_transfer_sends_without_requests_is_counted_anew_when_begun_again(
+    telemetry: Telemetry,
+) -> None:
     told = Told(telemetry)
     told(TransferChosen("xet", "the Hub grants a token for it"))
     for sent in (0, 40, 100, 0, 7):
-        told(XetProgress(sent, 0, 100))
+        told(PartProgress("x.bin", 1, sent, 100, 0))
     told(DONE)
     assert telemetry.total("asyncpush.sent", **{"asyncpush.call": "xet"}) == 107
     assert attributes(telemetry.one("asyncpush.push"))["asyncpush.transfer"] == "xet"

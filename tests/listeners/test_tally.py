@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from asyncpush.events import PartStored, RetryScheduled, TransferChosen, XetProgress
+from asyncpush.events import PartProgress, PartStored, RetryScheduled, TransferChosen
 from asyncpush.listeners.result_stats import ActivityTally, RetryTally
 from asyncpush.models import Activity
 from tests.listeners.helpers import planned, record
@@ -72,12 +72,11 @@ def test_a_push_that_did_nothing_has_no_course() -> None:
     assert sum(ActivityTally().activity().sent) == 0
 
 
-def test_of_xet_only_what_goes_over_the_wire_counts() -> None:
+def test_of_a_transfer_without_requests_only_what_goes_over_the_network_counts() -> None:
     story = Story()
     story.tell(0.0, TransferChosen("xet", "offered"))
     for at, sent in ((1.0, 0), (2.0, 300_000), (3.0, 300_000), (4.0, 500_000)):
-        story.progress("x.bin", 1, at, sent * 2)
-        story.tell(at, XetProgress(sent, sent, 1_000_000))
+        story.tell(at, PartProgress("x.bin", 1, sent, 1_000_000, sent))
     story.done(5.0)
     tally = ActivityTally()
     for each in in_time([story]):

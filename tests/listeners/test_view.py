@@ -15,7 +15,6 @@ from asyncpush.events import (
     TransferChosen,
     TransferStarted,
     Waiting,
-    XetProgress,
 )
 from asyncpush.listeners.format import ASCII, UNICODE, Glyphs, text_width
 from asyncpush.listeners.view import Line, PushView
@@ -141,11 +140,10 @@ def test_every_phase_says_what_is_being_done() -> None:
 def reading_by_xet() -> Scene:
     scene = Scene().tell(
         planned(1, 4 * GB),
-        TransferChosen("xet", "granted"),
+        TransferChosen("xet", "granted", reads_while_sending=True),
         PhaseChanged("uploading"),
         TransferStarted("model.bin", 4 * GB, 1),
         HashProgress("model.bin", GB, 4 * GB),
-        XetProgress(0, 0, 4 * GB, GB),
     )
     scene.view.snapshot()
     scene.clock.now += 1
@@ -159,10 +157,7 @@ def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
         "    0% ................... 0.00/4.00 GB  ✓ 0/1",
         "   25% ####............... 1.00/4.00 GB read, 0 B sent",
     ]
-    scene.tell(
-        PartProgress("model.bin", 1, GB // 2, 4 * GB),
-        XetProgress(GB // 10, 4 * GB // 10, 4 * GB, GB),
-    )
+    scene.tell(PartProgress("model.bin", 1, GB // 10, 4 * GB, deduplicated=4 * GB // 10))
     assert scene.head().endswith("· uploading")
     assert scene.lines()[2] == "   25% ####............... 1.00/4.00 GB read, 100 MB sent"
     assert "1.00 GB read, 100 MB sent" in scene.view.plain()
@@ -174,10 +169,7 @@ def test_by_xet_at_40_columns_what_was_read_still_fits() -> None:
 
 
 def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:
-    scene = reading_by_xet().tell(
-        PartProgress("model.bin", 1, 4 * GB, 4 * GB),
-        XetProgress(4 * GB, 0, 4 * GB, 4 * GB),
-    )
+    scene = reading_by_xet().tell(PartProgress("model.bin", 1, 4 * GB, 4 * GB))
     assert scene.head().endswith("· finishing upload")
     scene.clock.now += 1
     assert scene.view.snapshot().eta_seconds is None  # nobody knows how long that takes

@@ -18,12 +18,19 @@ from asyncpush.net.adaptive_limit import (
     AT_ONCE,
     COOLDOWN,
     FEWEST,
+    FIRST_LOOKS,
+    PIONEERS,
     SMALL_PARTS,
     START,
     AdaptiveLimit,
     Slot,
 )
 from tests.fake_clock import FakeClock, let_tasks_run
+
+
+@pytest.fixture(autouse=True)
+def no_head_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 0.0)
 
 
 class Holder:
@@ -614,3 +621,95 @@ async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() ->
         assert limit.limit == 2
         limit.overloaded(slot)
         assert limit.limit <= 2
+
+
+# --- the head start -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def head_start(monkeypatch: pytest.MonkeyPatch, no_head_start: None) -> None:
+    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 0.01)
+
+
+@asynccontextmanager
+async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Slot]]]:
+    """Parts of a million bytes: the first have sent 300,000 bytes alone, then the others began."""
+    limit = AdaptiveLimit(32, clock=clock)
+    async with slots_of(limit, 40) as slots:
+        pioneers = turns_of(slots)
+        assert len(pioneers) == PIONEERS
+        for position in (100_000, 200_000, 300_000):
+            clock.now += 1
+            for slot in pioneers:
+                limit.moving(slot, position, 1_000_000)
+        assert limit.looks == FIRST_LOOKS
+        await anyio.sleep(0.05)
+        assert limit.in_flight == START
+        yield limit, turns_of(slots)
+
+
+async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], step: int) -> None:
+    clock.now += 1
+    for slot in slots:
+        limit.moving(slot, slot.position + step, 1_000_000)
+    await let_tasks_run()
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        while limit.looks is not None:
+            await sampled(limit, clock, slots, 20_000)
+        assert max(slot.position for slot in slots[PIONEERS:]) <= 100_000
+        # 16 x 20,000 bytes a second are 3.2 x 100,000, and each part waits for its answer, too.
+        assert [slot.paused for slot in slots] == [False] * 5 + [True] * 11
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_parts_that_have_a_rate_of_their_own_become_more_at_once() -> None:
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        for _ in range(3):
+            await sampled(limit, clock, slots, 100_000)
+        assert limit.limit == 32
+        assert not any(slot.paused for slot in slots)
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
+    """Something else kept this machine busy while the others began."""
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        while limit.looks is not None:
+            await sampled(limit, clock, slots, 20_000)
+        going = [slot for slot in slots if not slot.paused]
+        while limit.limit < START:
+            await sampled(limit, clock, going, 20_000)
+        assert len(going) == 5
+        assert not any(slot.paused for slot in slots)
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
+    limit = AdaptiveLimit(32)
+    async with limit.slot() as slot:
+        assert slot.pioneer
+        await anyio.sleep(0.02)
+        limit.succeeded(slot, 1_000_000)
+    async with slots_of(limit, 10) as slots:
+        assert len(turns_of(slots)) == PIONEERS
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
+    limit = AdaptiveLimit(32, clock=FakeClock())
+    async with slots_of(limit, 40) as slots:
+        await anyio.sleep(0.05)
+        for position in (10_000, 20_000, 30_000):
+            for slot in reversed(turns_of(slots)):
+                limit.moving(slot, position, 1_000_000)
+        assert limit.limit == START
+        assert limit.looks == FIRST_LOOKS
+        limit.succeeded(turns_of(slots)[0], 1_000_000)
+        assert limit.looks is None

@@ -18,7 +18,7 @@ from asyncpush import UploadConfig
 from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
-from asyncpush.models import FileSource, Part
+from asyncpush.models import FileIdentity, FileSource, Part, PathSource
 from asyncpush.net.adaptive_limit import AdaptiveLimit
 from asyncpush.net.bodies import BufferPool
 from asyncpush.net.credentials import TokenSource
@@ -79,7 +79,8 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
 
         async def put(name: str, byte: bytes) -> None:
             path.write_bytes(byte * SIZE)
-            with Reader(FileSource("part", SIZE, path=str(path))) as reader:
+            content = PathSource(str(path), FileIdentity.of(path.stat()))
+            with Reader(FileSource("part", SIZE, content)) as reader:
                 await sender.send(
                     reader,
                     Part(1, 0, SIZE, url + name),

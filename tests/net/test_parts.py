@@ -22,7 +22,7 @@ from aiohttp import web
 from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
-from asyncpush.models import FileIdentity, FileSource, Part
+from asyncpush.models import FileIdentity, FileSource, Part, PathSource
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
 from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
 from asyncpush.net.parts import PartSender, SentPart
@@ -251,7 +251,7 @@ async def test_over_tls_buffers_are_not_used_before_they_are_gone(
 
 def file_source(path: Path, size: int) -> FileSource:
     path.write_bytes(noise(size))
-    return FileSource("a.bin", size, str(path), FileIdentity.of(path.stat()))
+    return FileSource("a.bin", size, PathSource(str(path), FileIdentity.of(path.stat())))
 
 
 @pytest.fixture

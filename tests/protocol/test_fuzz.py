@@ -20,7 +20,7 @@ from asyncpush.protocol.http import HubResponse
 from tests.protocol.helpers import SHA1, SHA256, answer
 
 ASKED = [lfs.LfsObject(SHA256, 25)]
-FILES = [FileSource("a", 3, data=b"abc")]
+FILES = [FileSource.of_bytes("a", b"abc")]
 PULL_REQUEST = {
     "num": 1,
     "status": "open",

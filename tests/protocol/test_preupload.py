@@ -9,8 +9,8 @@ from asyncpush.models import FileSource
 from asyncpush.protocol.commits import UploadMode, parse_preupload, preupload_request
 from tests.protocol.helpers import REPO, answer, said
 
-FILE = FileSource("a/b.txt", 3, data=b"abc")
-EMPTY = FileSource("empty", 0, data=b"")
+FILE = FileSource.of_bytes("a/b.txt", b"abc")
+EMPTY = FileSource.of_bytes("empty", b"")
 
 
 def test_the_call_shows_the_hub_the_first_bytes() -> None:

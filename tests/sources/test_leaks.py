@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.models import FileSource
+from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.sources.leaks import LEAKS_PER_FILE, LFS_POINTER, SCAN_LIMIT, Leak, find_leaks
 
 LETTERS = string.ascii_letters + string.digits
@@ -90,7 +90,7 @@ SURROUNDINGS = {
 
 def leaks_in(text: str | bytes, name: str = "notes.txt") -> list[Leak]:
     data = text.encode() if isinstance(text, str) else text
-    return find_leaks([FileSource(name, len(data), data=data)])
+    return find_leaks([FileSource.of_bytes(name, data)])
 
 
 @pytest.mark.parametrize(("kind", "token"), TOKENS.values(), ids=TOKENS.keys())
@@ -212,15 +212,19 @@ def test_binary_and_large_files_are_left_alone() -> None:
 def test_files_on_disk_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(f"\n{TOKENS['GitHub'][1]}")
-    gone = FileSource("gone", 5, path=str(tmp_path / "gone"))
-    found = find_leaks([gone, FileSource("x", path.stat().st_size, path=str(path))])
+    identity = FileIdentity.of(path.stat())
+    gone = FileSource("gone", 5, PathSource(str(tmp_path / "gone"), identity))
+    there = FileSource("x", path.stat().st_size, PathSource(str(path), identity))
+    found = find_leaks([gone, there])
     assert found == [Leak("x", "a GitHub token", 2)]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x")
-    assert find_leaks([FileSource("x", 9, path=str(tmp_path / "x"))]) == []
+    path = tmp_path / "x"
+    os.mkfifo(path)
+    content = PathSource(str(path), FileIdentity.of(path.stat()))
+    assert find_leaks([FileSource("x", 9, content)]) == []
 
 
 def test_of_one_file_so_many_are_told_and_no_more() -> None:
@@ -229,7 +233,7 @@ def test_of_one_file_so_many_are_told_and_no_more() -> None:
 
 def test_a_scan_can_be_stopped() -> None:
     asked = iter([False, True])
-    files = [FileSource(".env", 1, data=b"x")] * 5
+    files = [FileSource.of_bytes(".env", b"x")] * 5
     assert len(find_leaks(files, lambda: next(asked))) == 1
 
 

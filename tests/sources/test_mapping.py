@@ -17,6 +17,7 @@ import aiofiles
 import pytest
 
 from asyncpush.errors import SourceError
+from asyncpush.models import FileSource
 from asyncpush.sources import read_all
 from tests.sources.conftest import Collect, pipe, stream
 
@@ -38,7 +39,7 @@ async def problems(collecting: Collect, source: Any, **options: Any) -> tuple[st
 async def test_bytes_land_at_their_full_name(collecting: Collect, as_bytes: Any) -> None:
     async with collecting(as_bytes(CONTENT), path_in_repo=".\\w\\a.bin") as collected:
         (file,) = collected.files
-    assert (file.path_in_repo, file.size, file.data) == ("w/a.bin", 500, CONTENT)
+    assert file == FileSource.of_bytes("w/a.bin", CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ async def only_file(collecting: Collect, content: Any) -> tuple[str | None, byte
     """The path that would be read (None: memory), and what is read."""
     async with collecting({"a": content}) as collected:
         (file,) = collected.files
-        return file.path, read_all(file)
+        return file.disk_path, read_all(file)
 
 
 async def test_a_plain_file_at_its_start_is_read_in_place(
@@ -443,7 +444,7 @@ async def test_a_card_is_a_path(collecting: Collect, tmp_path: Path) -> None:
     card.write_bytes(b"# Card")
     for path in (card, str(card)):
         async with collecting({"a": b""}, model_card=path) as collected:
-            assert [file.path for file in collected.files] == [str(card), None]
+            assert [file.disk_path for file in collected.files] == [str(card), None]
             assert collected.notices == ()
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import ComposedSource, FileIdentity, FileSource
+from asyncpush.models import ComposedSource, FileIdentity, FileSource, PathSource
 from asyncpush.sources import Reader, byte_sources, read_all, read_sample
 from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
 
@@ -28,7 +28,7 @@ def file_source(path: Path, content: bytes = CONTENT) -> FileSource:
     path.write_bytes(content)
     os.utime(path, (THEN, THEN))
     status = path.stat()
-    return FileSource(path.name, status.st_size, str(path), FileIdentity.of(status))
+    return FileSource(path.name, status.st_size, PathSource(str(path), FileIdentity.of(status)))
 
 
 @pytest.fixture(params=["preadv", "seek and readinto"])
@@ -39,7 +39,7 @@ def way_of_reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(params=["file", "memory", "cut"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> FileSource:
     if request.param == "memory":
-        return FileSource("m", len(CONTENT), data=CONTENT)
+        return FileSource.of_bytes("m", CONTENT)
     if request.param == "cut":
         return shuffled(tmp_path / "f")
     return file_source(tmp_path / "f")
@@ -49,7 +49,7 @@ def shuffled(path: Path) -> FileSource:
     """`CONTENT`, put together of a head and three ranges of a file that has it out of order."""
     base = file_source(path, CONTENT[5000:] + b"gap" + CONTENT[100:5000])
     ranges = ((5243, 900), (6143, 4000), (0, 5240))
-    return FileSource("c", len(CONTENT), cut=ComposedSource(base, CONTENT[:100], ranges))
+    return FileSource("c", len(CONTENT), ComposedSource(base, CONTENT[:100], ranges))
 
 
 @pytest.mark.usefixtures("way_of_reading")
@@ -173,7 +173,8 @@ def test_a_link_that_is_turned_round_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     link = tmp_path / "link"
     link.symlink_to("good")
-    source = FileSource("link", len(CONTENT), str(link), FileIdentity.of(link.stat()))
+    content = PathSource(str(link), FileIdentity.of(link.stat()))
+    source = FileSource("link", len(CONTENT), content)
     assert read_all(source) == CONTENT
 
     with Reader(source) as reader:
@@ -263,14 +264,14 @@ def test_closing_twice_does_no_harm(source: FileSource) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT])
 def test_small_files_are_read_whole(tmp_path: Path, content: bytes) -> None:
     assert read_all(file_source(tmp_path / "f", content)) == content
-    assert read_all(FileSource("m", len(content), data=content)) == content
+    assert read_all(FileSource.of_bytes("m", content)) == content
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513])
 def test_a_sample_is_the_first_512_bytes(tmp_path: Path, size: int) -> None:
     content = CONTENT[:size]
     assert read_sample(file_source(tmp_path / "f", content)) == content[:512]
-    assert read_sample(FileSource("m", size, data=content)) == content[:512]
+    assert read_sample(FileSource.of_bytes("m", content)) == content[:512]
     assert read_sample(file_source(tmp_path / "f", content), 5) == content[:5]
 
 
@@ -284,13 +285,13 @@ def test_a_cut_reads_as_its_head_and_ranges_joined(
     head: bytes, cuts: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     content = CONTENT[:340]
-    cut = ComposedSource(FileSource("m", len(content), data=content), head, tuple(cuts))
+    cut = ComposedSource(FileSource.of_bytes("m", content), head, tuple(cuts))
     joined = head + b"".join(content[start : start + size] for start, size in cuts)
     assert cut.size == len(joined)
 
     begin = data.draw(st.integers(0, cut.size))
     buffer = bytearray(data.draw(st.integers(0, cut.size - begin)))
-    with Reader(FileSource("c", cut.size, cut=cut)) as reader:
+    with Reader(FileSource("c", cut.size, cut)) as reader:
         reader.readinto(begin, memoryview(buffer))
 
     assert buffer == joined[begin : begin + len(buffer)]
@@ -314,8 +315,8 @@ def test_hashes_of_cuts_are_told_apart_by_file_and_by_what_is_cut(tmp_path: Path
         ComposedSource(base, b"a", ((1, 5),)),
         ComposedSource(file_source(tmp_path / "g"), b"a", ((0, 5),)),
     ]
-    keys = {FileSource("c", cut.size, cut=cut).hash_key for cut in cuts}
+    keys = {FileSource("c", cut.size, cut).hash_key for cut in cuts}
     assert len(keys) == 4
     assert None not in keys
-    of_memory = ComposedSource(FileSource("m", 5, data=b"12345"), b"a", ((0, 5),))
-    assert FileSource("c", 6, cut=of_memory).hash_key is None
+    of_memory = ComposedSource(FileSource.of_bytes("m", b"12345"), b"a", ((0, 5),))
+    assert FileSource("c", 6, of_memory).hash_key is None

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
-from asyncpush.models import FileIdentity, FileSource
+from asyncpush.models import ComposedSource, FileIdentity, FileSource, PathSource
 from asyncpush.sources import read_all
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.shards import split_large
@@ -28,13 +28,13 @@ def flat(sizes: dict[str, int], metadata: dict[str, str] | None = None) -> bytes
 
 
 def in_memory(content: bytes, name: str = "model.safetensors") -> FileSource:
-    return FileSource(name, len(content), data=content)
+    return FileSource.of_bytes(name, content)
 
 
 def on_disk(path: Path, content: bytes) -> FileSource:
     path.write_bytes(content)
     status = path.stat()
-    return FileSource(path.name, status.st_size, str(path), FileIdentity.of(status))
+    return FileSource(path.name, status.st_size, PathSource(str(path), FileIdentity.of(status)))
 
 
 def split(file: FileSource, limit: int) -> tuple[dict[str, FileSource], ProblemReport]:
@@ -144,8 +144,8 @@ def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_told_of()
 
 def test_neighbouring_tensors_are_read_as_one_range() -> None:
     made, _ = split(in_memory(flat({"a": 5, "b": 5, "c": 50, "d": 5, "e": 5})), 20)
-    cuts = [made[name].cut for name in list(made)[:2]]
-    assert [len(cut.ranges) for cut in cuts if cut is not None] == [1, 2]
+    contents = [made[name].content for name in list(made)[:2]]
+    assert [len(c.ranges) for c in contents if isinstance(c, ComposedSource)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,9 @@ def test_splitting_reads_the_header_alone(tmp_path: Path) -> None:
     file = on_disk(path, len(header).to_bytes(8, "little") + header)
     os.truncate(path, 8 + len(header) + size)
     status = path.stat()
-    file = FileSource("m.safetensors", status.st_size, str(path), FileIdentity.of(status))
+    file = FileSource(
+        "m.safetensors", status.st_size, PathSource(str(path), FileIdentity.of(status))
+    )
     tracemalloc.start()
     try:
         made, _ = split(file, size // 2)

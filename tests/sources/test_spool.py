@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceError
-from asyncpush.models import FileSource
+from asyncpush.models import BytesSource, FileSource
 from asyncpush.sources import read_all, spool
 from asyncpush.sources import spool as scratch
 from asyncpush.sources.spool import READ_SIZE, ScratchFolder, Spool
@@ -54,8 +54,8 @@ def test_streams_of_any_shape_come_out_as_they_went_in(
             files = [await held.take(str(n), stream(*c)) for n, c in enumerate(contents)]
             assert [read_all(file) for file in files] == [b"".join(c) for c in contents]
             assert [file.size for file in files] == [sum(shape) for shape in shapes]
-            in_memory = [file.data for file in files if file.data is not None]
-            assert sum(map(len, in_memory)) <= memory
+            in_memory = [file for file in files if isinstance(file.content, BytesSource)]
+            assert sum(file.size for file in in_memory) <= memory
         assert names_in(folder) == []
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
@@ -86,11 +86,11 @@ async def test_small_streams_stay_in_memory_and_larger_ones_go_to_disk(
     }
     # A quarter of the memory, 256 KiB, is for streams. That is filled by a and c.
     async with collecting(source, max_memory=MIB) as collected:
-        on_disk = [file for file in collected.files if file.path is not None]
+        on_disk = [file for file in collected.files if file.disk_path is not None]
         assert [file.path_in_repo for file in on_disk] == ["b", "d", "e"]
         assert [read_all(file)[-1:] for file in on_disk] == [b"b", b"d", b"e"]
         for file in on_disk:
-            path = Path(file.path or "")
+            path = Path(file.disk_path or "")
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
             assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700
             assert path.parent.parent == spool_dir
@@ -525,6 +525,6 @@ async def test_streams_that_are_read_side_by_side_share_one_memory(spool_dir: Pa
                 group.start_soon(take, number)
         for number, file in taken.items():
             assert read_all(file) == bytes([number]) * (300 * KIB)
-        in_memory = [file for file in taken.values() if file.data is not None]
+        in_memory = [file for file in taken.values() if isinstance(file.content, BytesSource)]
         assert sum(file.size for file in in_memory) <= 700 * KIB
         assert len(in_memory) == 2

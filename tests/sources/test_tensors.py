@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from asyncpush import SourceChangedError, SourceError, Tensors
 from asyncpush.sources import Reader, read_all
-from asyncpush.sources.arrays import _ByRows
+from asyncpush.sources.arrays import COPY_STEP, Array, _ByRows, _InMemory, copied
 from asyncpush.sources.tensors import BLOCK, TensorFile
 
 CHANCE = random.Random(21)
@@ -44,7 +44,8 @@ def made(name: str, *shape: int) -> Made:
     noise = CHANCE.randbytes(int(np.prod(shape)) * dtype.itemsize)
     if name == "bool":
         noise = bytes(byte & 1 for byte in noise)
-    return np.frombuffer(noise, np.uint8).view(dtype).reshape(shape)
+    # Not from `bytes`: Python has each single byte only once, and the tensors would share it.
+    return np.frombuffer(bytearray(noise), np.uint8).view(dtype).reshape(shape)
 
 
 def content(tensors: Tensors) -> bytes:
@@ -163,6 +164,11 @@ class ByDlpack:
 
 
 class Sliced(ByArray):
+    """Slices like a NumPy array."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("it is on a device")
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.array.shape  # type: ignore[no-any-return]
@@ -177,6 +183,83 @@ def test_what_numpy_can_convert_is_taken(kind: Any) -> None:
     tensors = {name: kind(array) for name, array in arrays.items()}
     assert content(Tensors(tensors)) == save(arrays)
     assert content(Tensors(tensors, copy=True)) == save(arrays)
+
+
+class Frame(ByArray):
+    """Can be converted, and has a shape and rows, but `frame[0]` is a column: as in pandas."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape  # type: ignore[no-any-return]
+
+    def __getitem__(self, key: Any) -> Frame:
+        return Frame(self.array[key] if isinstance(key, slice) else self.array[:, key])
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
+def test_the_columns_of_a_data_frame_are_not_taken_for_its_rows(copy: bool) -> None:
+    table = made("float64", 512, 512)
+    file = Tensors({"a": Frame(table)}, copy=copy).file("m")
+    pieces = bytearray(file.size)
+    with Reader(file) as reader:
+        for start in range(0, file.size, 1000):
+            reader.readinto(start, memoryview(pieces)[start : start + 1000])
+    assert pieces == save({"a": table})
+
+
+@pytest.mark.parametrize("kind", [Sliced, ByArray])
+@pytest.mark.parametrize(
+    "later", [made("float64", 4, 5), made("int32", 4, 5), made("float32", 4, 4)], ids=str
+)
+def test_a_tensor_that_is_replaced_by_another_kind_is_seen(kind: Any, later: Made) -> None:
+    tensor = kind(made("float32", 4, 5))
+    file = Tensors({"a": tensor}).file("m")
+    tensor.array = later
+    with pytest.raises(SourceChangedError, match="'a' of 'm' has a different shape or dtype"):
+        read_all(file)
+
+
+@pytest.mark.parametrize("kind", [Sliced, ByArray, ByDlpack])
+def test_one_object_under_two_names_is_a_tied_weight(kind: Any) -> None:
+    tensor = kind(made("float32", 4, 5))
+    with pytest.raises(SourceError, match="'a', 'b' share memory"):
+        Tensors({"a": tensor, "b": tensor, "c": kind(made("float32", 4, 5))})
+
+
+def test_what_is_added_or_changed_afterwards_does_not_matter() -> None:
+    arrays = {"a": made("int8", 3)}
+    state, metadata = dict(arrays), {"format": "np"}
+    tensors = Tensors(state, metadata)
+    state["b"] = made("int8", 3)
+    metadata["format"] = "pt"
+    assert content(tensors) == save(arrays, {"format": "np"})
+
+
+def test_a_dict_may_grow_while_its_tensors_are_looked_at() -> None:
+    state: dict[str, Any] = {}
+
+    class Growing(ByArray):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Made:
+            state[f"later.{len(state)}"] = made("int8", 1)
+            return super().__array__()
+
+    state["a"] = Growing(made("int8", 3))
+    assert len(state) == 1
+    assert repr(Tensors(state)) == "<Tensors: 1 tensor, 3 bytes>"
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
+def test_an_empty_dict_and_empty_metadata_are_written_as_the_library_does(metadata: Any) -> None:
+    arrays = {"a": made("float32", 0, 3)}
+    assert read_all(Tensors(arrays, metadata).file("m")) == save(arrays, metadata)
+    if metadata != {}:  # of nothing at all, the library writes `{},"__metadata__":{}}`
+        assert read_all(Tensors({}, metadata).file("m")) == save({}, metadata)
+
+
+def test_bfloat16_of_the_other_byte_order_is_swapped() -> None:
+    array = made("bfloat16", 5, 7)
+    swapped = array.byteswap().view(array.dtype.newbyteorder(">"))
+    assert content(Tensors({"a": swapped})) == save({"a": array})
 
 
 def test_numbers_of_numpy_are_tensors_without_a_shape() -> None:
@@ -214,12 +297,20 @@ def test_parts_of_one_array_that_have_no_element_in_common_are_no_tied_weights()
         ({1: made("int8", 1)}, None, "tensor 1 has a name of type int"),
         ({"__metadata__": made("int8", 1)}, None, "that safetensors reserves"),
         ({"\ud800": made("int8", 1)}, None, "cannot be written as UTF-8"),
+        ({"a": [1.0]}, None, "of type list"),
+        ({"a": np.zeros(1, [("x", "f4")])}, None, "of dtype void32"),
+        ({"a": np.zeros(1, "U1")}, None, "of dtype str32"),
+        ({"a": np.zeros(1, "M8[s]")}, None, "of dtype datetime64"),
+        ({"a": np.zeros(1, ml_dtypes.float8_e4m3)}, None, "of dtype float8_e4m3,"),
         ({"a": np.array([None])}, None, "of dtype object, which safetensors cannot write"),
         ({"a": np.zeros(1, np.complex128)}, None, "of dtype complex128"),
         ({"a": np.zeros(1, ml_dtypes.int4)}, None, "of dtype int4"),
         ({"a": np.ma.masked_array([1, 2], [True, False])}, None, "masked"),
         ([made("int8", 1)], None, "a mapping of names to tensors, not list"),
         ({}, {"step": 1}, "metadata 'step' is not text to text"),
+        ({}, {"step": True}, "metadata 'step' is not text to text"),
+        ({}, {1: "a"}, "metadata 1 is not text to text"),
+        ({}, {"a": "\ud800"}, "metadata 'a' is not text to text"),
         ({}, "pt", "metadata is of type str"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -294,6 +385,23 @@ def test_a_copy_is_what_the_tensors_were() -> None:
     assert repr(tensors) == "<Tensors: 1 tensor, 400 bytes, a copy>"
 
 
+def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None:
+    content = made("uint8", 2 * COPY_STEP + 5)
+    asked: list[int] = []
+
+    class Watched(Array):
+        def read(self, begin: int, buffer: memoryview) -> int:
+            asked.append(len(buffer))
+            buffer[:] = content[begin : begin + len(buffer)].data
+            return len(buffer)
+
+    copy = copied(Watched("uint8", content.shape))
+    assert asked == [COPY_STEP, COPY_STEP, 5]
+    read = memoryview(bytearray(content.nbytes))
+    assert copy.read(0, read) == content.nbytes
+    assert read == content.data
+
+
 def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:
     class Gone(Sliced):
         def __getitem__(self, key: Any) -> Sliced:
@@ -309,7 +417,7 @@ def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:
 
 def test_the_packed_four_bit_dtype_counts_two_numbers_an_element() -> None:
     packed = made("uint8", 3, 4)
-    array = _ByRows(packed, "float4_e2m1fn_x2", packed.shape)
+    array = _InMemory("float4_e2m1fn_x2", packed.shape, memoryview(packed.tobytes()))
     spec = TensorSpec(
         dtype="float4_e2m1fn_x2",
         shape=packed.shape,

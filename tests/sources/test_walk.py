@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import SourceChangedError, SourceError
+from asyncpush.models import FileIdentity, PathSource
 from asyncpush.options import PushOptions
 from asyncpush.sources.byte_sources import read_all
 from asyncpush.sources.collect import Gathered
@@ -54,6 +55,11 @@ def problems(source: Any, **options: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
+def found_at(path: Path) -> PathSource:
+    identity = FileIdentity.of(path.stat())
+    return PathSource(str(path), identity, may_change=True, optional=True)
+
+
 def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) -> None:
     fill(tmp_path, "b", "a/z", "a/b/c/d/e/f/g/h/i/j", "a-b", "a.b", "a0", "é/ü ñ", "C")
 
@@ -65,10 +71,8 @@ def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) 
     }  # fmt: skip
     for file in gathered.files:
         path = tmp_path / file.path_in_repo
-        assert file.path == str(path)
         assert file.size == path.stat().st_size
-        assert file.identity is not None
-        assert file.identity.inode == path.stat().st_ino
+        assert file.content == found_at(path)
     assert gathered.report.notices == ()
 
 
@@ -179,10 +183,9 @@ def test_links_to_files_are_files(tmp_path: Path) -> None:
 
     (file,) = gather(snapshot).files
 
-    assert file.path == str(snapshot / "model.bin")
     assert file.size == 4
-    assert file.identity is not None
-    assert file.identity.inode == (tmp_path / "blobs/1234").stat().st_ino
+    assert file.content == found_at(snapshot / "model.bin")
+    assert file.content.identity.inode == (tmp_path / "blobs/1234").stat().st_ino
 
 
 def test_links_to_folders_are_skipped_and_told_of(tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def test_a_linked_source_folder_is_walked(tmp_path: Path) -> None:
 
     (file,) = gather(tmp_path / "link").files
 
-    assert (file.path_in_repo, file.path) == ("a", f"{tmp_path}/link/a")
+    assert (file.path_in_repo, file.disk_path) == ("a", f"{tmp_path}/link/a")
 
 
 def test_everything_that_cannot_be_a_file_is_named_at_once(
@@ -539,17 +542,17 @@ def test_paths_stay_right_when_the_working_directory_changes(
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here" / "link").symlink_to("../there")
 
-    assert [file.path for file in gather("out").files] == [f"{tmp_path}/here/out/a"]
+    assert [file.disk_path for file in gather("out").files] == [f"{tmp_path}/here/out/a"]
     # By its letters alone, link/../beside would be here/beside.
     (file,) = gather("link/../beside").files
-    assert file.path is not None
-    assert Path(file.path).resolve() == tmp_path / "beside" / "c"
+    assert file.disk_path is not None
+    assert Path(file.disk_path).resolve() == tmp_path / "beside" / "c"
 
 
 def test_a_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "out/a")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert [file.path for file in gather("~/out").files] == [f"{tmp_path}/out/a"]
+    assert [file.disk_path for file in gather("~/out").files] == [f"{tmp_path}/out/a"]
 
 
 @pytest.mark.no_cover

@@ -26,7 +26,8 @@ metric                          kind, unit                 counts
 ==============================  =========================  ======================================
 `http.client.request.duration`  histogram, s               each attempt of each request
 `asyncpush.sent`                counter, By                bodies of requests that were answered,
-                                                           and what Xet sent
+                                                           and what transfers sent by requests of
+                                                           their own
 `asyncpush.retries`             counter, {retry}           attempts after the first
 `asyncpush.parts.in_flight`     up-down counter, {part}    parts being sent now
 `asyncpush.part.duration`       histogram, s               parts that the store took
@@ -52,7 +53,6 @@ except ImportError as error:
 from asyncpush._version import __version__
 from asyncpush.events import (
     HashProgress,
-    PartProgress,
     PushFailed,
     PushFinished,
     PushStarted,
@@ -88,7 +88,7 @@ class OpenTelemetry:
 
     def __call__(self, record: Record) -> None:
         event = record.event
-        if isinstance(event, PartProgress | HashProgress):
+        if isinstance(event, HashProgress):
             return  # thousands of events with nothing new
         if isinstance(event, PushStarted):
             self._pushes[record.push_id] = PushSpans(self._tracer, self._meters, record, event)

@@ -17,6 +17,7 @@ from asyncpush.events import (
     FileStored,
     Notice,
     PartConnected,
+    PartProgress,
     PartStored,
     PhaseChanged,
     PushFailed,
@@ -30,7 +31,6 @@ from asyncpush.events import (
     TransferChosen,
     TransferStarted,
     Waiting,
-    XetProgress,
 )
 from asyncpush.redaction import redact_value
 
@@ -70,7 +70,11 @@ class PushSpans:
             start_time=_nanoseconds(record),
         )
         self._began = record.time
-        self._by_xet = 0
+        self._engine = "transfer"
+        self._requested: set[str] = set()
+        """The files whose parts are sent by requests that are seen here."""
+        self._sent: dict[str, int] = {}
+        """Bytes sent of each other file, by path."""
         self.requests: dict[str, _Request] = {}
         self._files: dict[str, Span] = {}
         self._parts: dict[tuple[str, int], Span] = {}
@@ -79,6 +83,8 @@ class PushSpans:
 
     def add(self, record: Record) -> None:
         match record.event:
+            case PartProgress() as event:
+                self._count_sent(event)
             case RequestStarted() as event:
                 self._open_request(record, event)
             case PartConnected(connection=int(port)) if record.span_id in self.requests:
@@ -107,12 +113,8 @@ class PushSpans:
                 self._root.set_attribute("asyncpush.files", event.total_files)
                 self._root.set_attribute("asyncpush.bytes", event.total_bytes)
             case TransferChosen() as event:
+                self._engine = event.engine
                 self._root.set_attribute("asyncpush.transfer", event.engine)
-            case XetProgress() as event:
-                # Its own requests are not seen here, and each session of Xet counts from zero.
-                new = event.sent - self._by_xet if event.sent >= self._by_xet else event.sent
-                self._by_xet = event.sent
-                self._meters.sent.add(new, {"asyncpush.call": "xet"})
             case Committed() as event:
                 self._root.set_attribute("asyncpush.commit", event.commit_sha)
             case PhaseChanged() as event:
@@ -122,6 +124,16 @@ class PushSpans:
                 self._tell(self._root, record, "waiting", attributes)
             case Notice() as event:
                 self._tell(self._root, record, "notice", {"message": event.message})
+
+    def _count_sent(self, event: PartProgress) -> None:
+        """Count the bytes of a transfer whose own requests are not seen here."""
+        if event.path in self._requested:
+            return
+        before = self._sent.get(event.path, 0)
+        self._sent[event.path] = event.sent
+        new = event.sent - before if event.sent >= before else event.sent  # begun again
+        if new:
+            self._meters.sent.add(new, {"asyncpush.call": self._engine})
 
     def _hashed(self, record: Record, event: FileHashed) -> None:
         """The event comes when hashing is over: the span begins in the past."""
@@ -144,6 +156,8 @@ class PushSpans:
                 span = self._file_span(record, path, size)
                 span.set_attribute("asyncpush.deduplicated", event.deduplicated)
                 self._end(self._files.pop(path), record)
+                self._sent.pop(path, None)
+                self._requested.discard(path)
 
     def _file_span(self, record: Record, path: str, size: int, **more: Any) -> Span:
         span = self._files.get(path)
@@ -186,6 +200,7 @@ class PushSpans:
         path, number = event.fields.get("file"), event.fields.get("part_number")
         if event.call != PART or not isinstance(path, str) or not isinstance(number, int):
             return scope
+        self._requested.add(path)
         part = self._parts.get((path, number))
         if part is None:
             attributes = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from asyncpush.listeners.result_stats import TimeBins
+from asyncpush.listeners.result_stats import FIRST_REPORT, TimeBins
 from asyncpush.listeners.timeline.layout import in_lanes, merged
 from asyncpush.listeners.timeline.model import (
     FileTrack,
@@ -34,8 +34,8 @@ class _Push:
     repo_id: str = ""
     outcome: Outcome = "unfinished"
     error: str = ""
-    xet_sent: float = 0.0
-    xet_at: float | None = None
+    positions: bool = False
+    """Whether there are progress events; most files of events leave them out."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,12 @@ class _File:
     start: float
     latest: float
     settled: bool = False
-    own_transfer: float | None = None
+    transfer: float | None = None
+    """When its transfer began."""
+    requested: bool = False
+    """Whether its parts are sent by requests that are seen here, or were found stored."""
+    sent: float = 0.0
+    sent_at: float | None = None
     whole: float | None = None
 
 
@@ -138,7 +143,9 @@ class Builder:
     def _transfer_started(self, moment: Moment, push: int, now: float) -> None:
         path = moment.text("path")
         self._paths[push, moment.span_id] = path  # requests below this span belong to the file
-        self._touch(push, path, now, now, moment.whole("size")).own_transfer = now
+        file = self._touch(push, path, now, now, moment.whole("size"))
+        file.transfer, file.requested = now, bool(moment.whole("resumed"))
+        file.sent, file.sent_at, file.whole = 0.0, None, None
 
     def _stored(self, moment: Moment, push: int, now: float) -> None:
         path, route = moment.text("path"), moment.text("route")
@@ -146,29 +153,22 @@ class Builder:
             return
         file = self._touch(push, path, now, now, moment.whole("size"))
         file.settled = True
-        if route == "xet" and file.own_transfer is not None:
-            # Xet stores all files of a push at once; each file's transfer ended with its last byte.
-            end = max(file.own_transfer, now if file.whole is None else file.whole)
+        if file.transfer is not None and not file.requested:
+            # The files of a push may be confirmed together; each transfer ended with its last byte.
+            end = max(file.transfer, now if file.whole is None else file.whole)
             span = Span(
                 kind="send",
                 group="transfer",
                 lane=0,
-                start=file.own_transfer,
+                start=file.transfer,
                 end=end,
                 name=path,
                 push=push,
                 path=path,
             )
             self._spans.append(replace(span, size=file.size))
-
-    def _xet_moved(self, moment: Moment, push: int, now: float) -> None:
-        of_push, sent = self._pushes[moment.push_id], moment.number("sent")
-        if sent > of_push.xet_sent:
-            self._slices.spread(
-                now if of_push.xet_at is None else of_push.xet_at, now, sent - of_push.xet_sent
-            )
-            of_push.xet_sent = sent
-        of_push.xet_at = now
+            if not self._pushes[moment.push_id].positions:
+                self._slices.spread(file.transfer, end, moment.number("bytes_sent"))
 
     def _asked(self, moment: Moment, push: int, now: float) -> None:
         call = moment.name.removeprefix("hf_hub.")
@@ -188,7 +188,7 @@ class Builder:
         self._by_span[push, moment.span_id] = attempt
         if attempt.path is not None and attempt.part is not None:
             self._in_flight.setdefault((push, attempt.path), {})[attempt.part] = attempt
-            self._touch(push, attempt.path, now, now)
+            self._touch(push, attempt.path, now, now).requested = True
 
     def _connected(self, moment: Moment, push: int, now: float) -> None:
         if (attempt := self._by_span.get((push, moment.span_id))) is not None:
@@ -196,16 +196,28 @@ class Builder:
             attempt.connection = moment.whole("connection")
 
     def _progress(self, moment: Moment, push: int, now: float) -> None:
-        flying = self._in_flight.get((push, moment.text("path")), {})
-        attempt = flying.get(moment.whole("part_number") or 0)
-        file = self._files.get((push, moment.text("path")))
-        if attempt is None and file is not None and moment.number("sent") >= file.size:
-            file.whole = now
-        if attempt is None or (sent := moment.number("sent")) <= attempt.progress:
+        self._pushes[moment.push_id].positions = True
+        path, sent = moment.text("path"), moment.number("sent")
+        file = self._files.get((push, path))
+        if file is not None and not file.requested:
+            self._sent_beside(file, sent, sent + moment.number("deduplicated"), now)
+            return
+        attempt = self._in_flight.get((push, path), {}).get(moment.whole("part_number") or 0)
+        if attempt is None or sent <= attempt.progress:
             return
         since = attempt.progress_at or attempt.connected or attempt.started
         self._slices.spread(since, now, sent - attempt.progress)
         attempt.progress, attempt.progress_at = sent, now
+
+    def _sent_beside(self, file: _File, sent: float, position: float, now: float) -> None:
+        """Progress of a file that is sent by requests which are not seen here."""
+        if position >= file.size:
+            file.whole = now
+        if sent > file.sent:
+            first = max(0.0, now - FIRST_REPORT)
+            since = first if file.sent_at is None else file.sent_at
+            self._slices.spread(since, now, sent - file.sent)
+        file.sent, file.sent_at = sent, now
 
     def _answered(self, moment: Moment, push: int, now: float) -> None:
         attempt = self._by_span.get((push, moment.span_id))
@@ -327,7 +339,6 @@ _HANDLERS: dict[str, _Handler] = {
     "part.connected": Builder._connected,
     "part.progress": Builder._progress,
     "hf_hub.upload.failed": Builder._failed,
-    "xet.progress": Builder._xet_moved,
     "retry.scheduled": Builder._again_later,
     "session.waiting": Builder._waiting,
 }

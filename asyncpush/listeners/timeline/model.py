@@ -15,7 +15,8 @@ next one; `call` is a request to the Hub's API."""
 
 Group: TypeAlias = Literal["hash", "hub", "wait", "connection", "transfer"]
 """What a lane stands for: a hashing thread, one Hub request at a time, a wait, or a connection for
-parts. A `transfer` is a file that a library of its own sends (Xet)."""
+parts. A `transfer` is a file that is sent by requests which are not seen
+here, such as a library's own."""
 
 Outcome: TypeAlias = Literal["done", "failed", "cancelled", "unfinished"]
 

@@ -143,7 +143,15 @@ class LfsUploader:
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
-        events.emit(FileStored(file.path_in_repo, file.size, "lfs", bool(deduplicated)))
+        events.emit(
+            FileStored(
+                file.path_in_repo,
+                file.size,
+                "lfs",
+                deduplicated=bool(deduplicated),
+                bytes_sent=sending.bytes_sent,
+            )
+        )
         return Receipt(
             file.path_in_repo,
             file.size,

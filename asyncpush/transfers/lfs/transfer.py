@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from asyncpush.concurrency.task_groups import Batcher
 from asyncpush.errors import SourceChangedError
 from asyncpush.events import Emitter, FileStored
-from asyncpush.models import FileSource, Receipt
+from asyncpush.models import ComposedSource, FileSource, Receipt
 from asyncpush.options import TransferName
 from asyncpush.protocol import lfs
 from asyncpush.protocol.lfs import BasicUpload, LfsActions, LfsObject, MultipartUpload
@@ -25,6 +25,10 @@ class LfsFactory:
     """Opens LFS transfers. LFS is always available, since every Hub offers it."""
 
     route: TransferName = "lfs"
+    takes_streams = False
+
+    def unavailable_reason(self) -> None:
+        return None
 
     async def open(self, ctx: TransferContext, group: TaskGroup) -> LfsTransfer:
         return LfsTransfer(ctx, group)
@@ -80,7 +84,7 @@ class LfsTransfer:
         except StaleHashError as exc:
             # The remembered oid was out of date, as the store's refusal showed: store it under the
             # true one.
-            if file.cut is not None:
+            if isinstance(file.content, ComposedSource):
                 # Other parts of that file may have used remembered hashes too: drop them all.
                 raise SourceChangedError(
                     f"{file.disk_path!r} has changed since an earlier push hashed it, though its"

@@ -5,29 +5,7 @@ arrive on its threads, and are passed to the event loop. Each push has its own u
 its files count as stored when it is finished, and aborting it does not affect other pushes.
 """
 
-from asyncpush.transfers.xet.access import (
-    XetAccess,
-    XetFailedError,
-    XetTokens,
-    cache_folder,
-    is_disabled,
-    is_installed,
-    missing_reason,
-    unavailable_reason,
-)
-from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+from asyncpush.transfers.xet.access import library
 from asyncpush.transfers.xet.transfer import XetFactory
 
-__all__ = [
-    "XetAccess",
-    "XetEngine",
-    "XetFactory",
-    "XetFailedError",
-    "XetTokens",
-    "XetUpload",
-    "cache_folder",
-    "is_disabled",
-    "is_installed",
-    "missing_reason",
-    "unavailable_reason",
-]
+__all__ = ["XetFactory", "library"]

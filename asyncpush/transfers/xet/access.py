@@ -19,7 +19,7 @@ from asyncpush.protocol import urls, xet
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.xet import XetGrant
 from asyncpush.redaction import redact_text
-from asyncpush.transfers.interface import TransferFailedError
+from asyncpush.transfers.interface import TransferFailedError, TransferLibrary
 
 _SYSTEMS = frozenset({"linux", "darwin", "win32"})
 _MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
@@ -47,9 +47,27 @@ def missing_reason() -> str:
     )
 
 
+SWITCH = "HF_HUB_DISABLE_XET"
+
+
 def is_disabled() -> bool:
     """Whether `HF_HUB_DISABLE_XET` is set, read as the official client reads it."""
-    return is_true("HF_HUB_DISABLE_XET")
+    return is_true(SWITCH)
+
+
+def library() -> TransferLibrary:
+    """hf_xet on this machine."""
+    return TransferLibrary(
+        route="xet",
+        label="Xet",
+        distribution="hf-xet",
+        module="hf_xet",
+        switch=SWITCH,
+        installed=is_installed(),
+        disabled=is_disabled(),
+        missing_reason=missing_reason(),
+        folder=cache_folder(),
+    )
 
 
 def unavailable_reason(config: UploadConfig) -> str | None:
@@ -57,7 +75,7 @@ def unavailable_reason(config: UploadConfig) -> str | None:
     if config.transfer == "lfs":
         return "transfer='lfs' was set"
     if is_disabled():
-        return "HF_HUB_DISABLE_XET is set"
+        return f"{SWITCH} is set"
     return None if is_installed() else missing_reason()
 
 
@@ -101,14 +119,19 @@ def files_at_once(config: UploadConfig) -> int:
     return min(files, config.max_concurrent_files)
 
 
+def xorbs_at_once(config: UploadConfig) -> int:
+    """The number of xorbs that are sent at the same time."""
+    xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
+    return min(xorbs, config.max_concurrent_parts)
+
+
 def settings(config: UploadConfig) -> dict[str, Any]:
     """The settings for `XetConfig.with_config`."""
-    xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
     wanted = {
         # Large files are limited by `XetEngine`, so that small ones need not wait behind them.
         "data.max_concurrent_file_ingestion": files_at_once(config) + SMALL_FILES,
         "data.ingestion_block_size": BLOCK_SIZE,
-        "client.ac_max_upload_concurrency": min(xorbs, config.max_concurrent_parts),
+        "client.ac_max_upload_concurrency": xorbs_at_once(config),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
         # Remember each xorb that was sent, so that after a killed push it is not sent again.
         "data.session_xorb_metadata_flush_max_count": 1,
@@ -211,7 +234,7 @@ class XetTokens:
             access = await self.access()
         except (HubError, MissingTokenError):
             return None
-        self._events.emit(TransferChosen("xet", "the Hub grants another token for it"))
+        self._events.emit(TransferChosen("xet", "the Hub grants another token for it", True))
         return access
 
     def _checked(self, response: HubResponse) -> XetGrant:

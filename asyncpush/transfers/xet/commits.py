@@ -7,28 +7,29 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
-from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted, XetProgress
-from asyncpush.models import FileSource
+from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted
+from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
     XetStalledError,
     ends_soon,
     in_background,
-    positions,
     unless_stalled,
 )
 
 STREAM_PIECE = 4 * MIB
-"""Bytes of a stream that are copied for hf_xet at a time."""
+"""Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
 def piece_size(bandwidth: Bandwidth) -> int:
@@ -52,12 +53,14 @@ class XetCommit:
         commit: Any,
         access: XetAccess,
         watch: XetStallDetector,
+        backlog: XetBacklog,
         how: Mapping[str, Any] | None = None,
     ) -> None:
         """`how` holds further arguments for each file passed to hf_xet."""
         self._commit = commit
         self._how = how or {}
         self._watch = watch
+        self._backlog = backlog
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -68,12 +71,16 @@ class XetCommit:
         With `changed`, followed files that have changed are added there and not started."""
 
         def start(file: FileSource) -> Any:
-            if file.path is None:
-                return self._commit.start_upload_bytes(
-                    file.data or b"", name=file.path_in_repo, **self._how
-                )
-            self._watch.paths.add(os.path.realpath(file.path))
-            return self._commit.start_upload_file(file.path, **self._how)
+            self._backlog.add(file.size)
+            match file.content:
+                case PathSource(path):
+                    self._watch.paths.add(os.path.realpath(path))
+                    return self._commit.start_upload_file(path, **self._how)
+                case BytesSource(data):
+                    name = file.path_in_repo
+                    return self._commit.start_upload_bytes(data, name=name, **self._how)
+                case _:
+                    raise AssertionError("hf_xet cannot read it: `feed` it")
 
         def start_all() -> list[tuple[FileSource, Any]]:
             check_unchanged(files, changed)
@@ -82,11 +89,6 @@ class XetCommit:
 
         begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
         return begun
-
-    async def ingested(self, handle: Any, file: FileSource) -> None:
-        """Wait until hf_xet has read the file to its end and holds only its last bytes in
-        memory."""
-        await self._call(handle.result, [file])
 
     async def feed(
         self,
@@ -129,9 +131,9 @@ class XetCommit:
                         if stop.is_set():
                             break
                         reader.readinto(offset, piece)
-                    stream.write(bytes(piece))
+                    self._pass_on(stream, bytes(piece), stop)
                     on_read(offset + len(piece))
-                again = file.virtual is not None and file.virtual.may_change
+                again = file.needs_second_reading
                 for offset in range(0, file.size if again else 0, STREAM_PIECE):
                     if stop.is_set():
                         break
@@ -156,14 +158,23 @@ class XetCommit:
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
+        stop = threading.Event()
         size = 0
+
+        def write(data: bytes) -> None:
+            self._pass_on(stream, data, stop)
+
+        def cancel() -> None:
+            stop.set()
+            self._abort()
+
         try:
             async for piece in pieces:
                 for start in range(0, piece.nbytes, most):
                     data = bytes(piece[start : start + most])
                     with self._watch.reading():
                         await bandwidth.take(len(data))
-                    await self._write(stream, data)
+                    await self._call(partial(write, data), stop=cancel)
                 size += piece.nbytes
                 on_read(size)
             await self._call(stream.finish)
@@ -172,8 +183,10 @@ class XetCommit:
             raise
         return stream
 
-    async def _write(self, stream: Any, data: bytes) -> None:
-        await self._call(lambda: stream.write(data))
+    def _pass_on(self, stream: Any, data: bytes, stop: threading.Event) -> None:
+        self._backlog.wait(len(data), stop)
+        stream.write(data)
+        self._backlog.add(len(data))
 
     async def finish(
         self,
@@ -255,13 +268,15 @@ def abort(commit: Any) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    """A file whose positions are emitted. `size` is None of a stream."""
+    """A file whose positions are emitted. `size` is None of a stream. The store has `stored` bytes
+    of it; `sent` of these went over the network."""
 
     path: str
     size: int | None
     events: Emitter
-    sent: int = 0
     read: int = 0
+    stored: int = 0
+    sent: int = 0
 
     def at_most(self, position: int) -> int:
         return position if self.size is None else min(position, self.size)
@@ -272,9 +287,11 @@ class XetPositions:
     it the store has.
 
     hf_xet reports what it has found new, what it has sent and what it found in the store. It finds
-    chunks new when it has filled a xorb of 64 MiB. In between, Linux tells how far it has read.
-    Elsewhere what it found new is shared out among the files in the order they were begun. So is
-    what was sent of those that we feed to it: it reports them in the sum alone.
+    chunks new when it has filled a xorb of 64 MiB. In between, we know what we have passed to it.
+    For small files, which it reads itself, what it found new is shared out in the order in which
+    they were begun. So is what the store has of the others: it reports that in the sum alone. What
+    went over the network is reported for all files together, since a xorb holds chunks of several;
+    it is shared out among those that moved.
     """
 
     def __init__(self, events: Emitter) -> None:
@@ -283,11 +300,11 @@ class XetPositions:
         self._files: dict[Any, _Followed] = {}
         self._unread: dict[int, _Followed] = {}
         """Those that are not read to the end, in the order they were begun."""
-        self._opened: dict[str, list[_Followed]] = {}
-        """The large files that hf_xet reads now, by path on disk."""
         self._fed: dict[int, _Followed] = {}
-        """Those that we feed, and that are not sent to the end."""
-        self._read = self._sent = self._processed = 0
+        """Those that we feed, and that the store does not have to the end."""
+        self._partly_sent: dict[int, _Followed] = {}
+        """Those of which fewer bytes count as sent than the store has."""
+        self._read = self._stored = self._sent = 0
         self._ended = False
 
     def feed(self, file: FileSource, *, sized: bool = True) -> _Followed:
@@ -308,23 +325,6 @@ class XetPositions:
         """Emit the positions of this file that hf_xet reports under `task`."""
         self._files[task] = self._begin(file)
 
-    @contextlib.contextmanager
-    def reading(self, task: Any, file: FileSource) -> Iterator[None]:
-        """While hf_xet reads a large file, look how far it is."""
-        followed = self._files.get(task)
-        if followed is None or file.path is None:
-            yield
-            return
-        path = os.path.realpath(file.path)
-        self._opened.setdefault(path, []).append(followed)
-        try:
-            yield
-        finally:
-            self._opened[path].remove(followed)
-            if not self._opened[path]:
-                del self._opened[path]
-        self._on_position(followed, file.size)
-
     def on_read(self, followed: _Followed, position: int) -> None:
         """Emit how much of a file was handed over. Called from a thread of ours."""
         with contextlib.suppress(RuntimeError):  # the loop has been closed
@@ -335,7 +335,8 @@ class XetPositions:
         self._files.clear()
         self._unread.clear()
         self._fed.clear()
-        self._read = self._sent = self._processed = 0
+        self._partly_sent.clear()
+        self._read = self._stored = self._sent = 0
 
     def end(self) -> None:
         """Ignore later reports."""
@@ -344,36 +345,37 @@ class XetPositions:
     def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
         """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
         found = [(task, item.bytes_completed) for task, item in items.items()]
-        done, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
-        there = max(0, done - sent)
-        found_new = group.total_transfer_bytes
-        total = XetProgress(sent, there, group.total_bytes, found_new + there)
-        open_files = list(positions(self._opened.copy()).values())
+        stored, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
+        read = group.total_transfer_bytes + max(0, stored - sent)
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(self._tell, found, open_files, total)
+            self._loop.call_soon_threadsafe(
+                lambda: self._report(found, read=read, stored=stored, sent=sent)
+            )
 
-    def _tell(
+    def _report(
         self,
         found: Sequence[tuple[Any, int]],
-        open_files: Sequence[tuple[str, int]],
-        total: XetProgress,
+        *,
+        read: int,
+        stored: int,
+        sent: int,
     ) -> None:
+        """`found` are the files' own positions, the others those of all files together."""
         if self._ended:
             return
-        self._read_to(open_files)
+        moved: dict[int, _Followed] = {}
         for task, position in found:
             followed = self._files.get(task)
-            if followed is not None and followed.sent != followed.at_most(position):
-                self._on_sent(followed, position)
-        self._share_out(total.processed - self._read)
-        self._share_out_sent(total.sent + total.deduplicated - self._sent)
-        self._processed = max(self._processed, min(max(self._read, total.processed), total.size))
-        self._events.emit(replace(total, processed=self._processed))
-
-    def _read_to(self, open_files: Sequence[tuple[str, int]]) -> None:
-        for path, position in open_files:
-            for followed in self._opened.get(path, ()):
-                self._on_position(followed, position)
+            if followed is not None and followed.stored != followed.at_most(position):
+                self._on_stored(followed, position)
+                moved[id(followed)] = followed
+        self._share_out(read - self._read)
+        moved |= self._share_out_stored(max(stored, sent) - self._stored)
+        moved |= self._share_out_sent(sent - self._sent, moved)
+        for followed in moved.values():
+            size = followed.stored if followed.size is None else followed.size
+            deduplicated = followed.stored - followed.sent
+            followed.events.emit(PartProgress(followed.path, 1, followed.sent, size, deduplicated))
 
     def _share_out(self, more: int) -> None:
         """Bytes that hf_xet has read of some of the files."""
@@ -385,21 +387,41 @@ class XetPositions:
             more -= step
             self._on_position(followed, followed.read + step)
 
-    def _share_out_sent(self, more: int) -> None:
+    def _share_out_stored(self, more: int) -> dict[int, _Followed]:
+        """Bytes that the store has of some of the files that we feed."""
+        moved: dict[int, _Followed] = {}
         for followed in list(self._fed.values()) if more > 0 else ():
-            if (step := min(more, followed.read - followed.sent)) > 0:
+            if (step := min(more, followed.read - followed.stored)) > 0:
                 more -= step
-                self._on_sent(followed, followed.sent + step)
-            if followed.sent == followed.size:
+                self._on_stored(followed, followed.stored + step)
+                moved[id(followed)] = followed
+            if followed.stored == followed.size:
                 del self._fed[id(followed)]
+        return moved
 
-    def _on_sent(self, followed: _Followed, position: int) -> None:
+    def _share_out_sent(self, more: int, moved: Mapping[int, _Followed]) -> dict[int, _Followed]:
+        """Bytes that went over the network: for those files first that have moved."""
+        changed: dict[int, _Followed] = {}
+        first = iter(moved.values())
+        while more > 0 and self._partly_sent:
+            followed = next(first, None) or next(iter(self._partly_sent.values()))
+            if step := min(more, followed.stored - followed.sent):
+                more -= step
+                self._sent += step
+                followed.sent += step
+                changed[id(followed)] = followed
+            if followed.sent == followed.stored:
+                self._partly_sent.pop(id(followed), None)
+        return changed
+
+    def _on_stored(self, followed: _Followed, position: int) -> None:
         self._on_position(followed, position)
         position = followed.at_most(position)
-        self._sent += position - followed.sent
-        followed.sent = position
-        size = position if followed.size is None else followed.size
-        followed.events.emit(PartProgress(followed.path, 1, position, size))
+        self._stored += position - followed.stored
+        followed.stored = position
+        self._sent -= max(0, followed.sent - position)
+        followed.sent = min(followed.sent, position)
+        self._partly_sent[id(followed)] = followed
 
     def _on_position(self, followed: _Followed, position: int) -> None:
         position = followed.at_most(position)

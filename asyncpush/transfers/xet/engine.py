@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import sys
-import threading
 import time
+import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, FileStored, RetryScheduled
-from asyncpush.models import FileSource, Receipt
+from asyncpush.models import BytesSource, FileSource, PathSource, Receipt
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import (
@@ -22,6 +20,7 @@ from asyncpush.transfers.xet.access import (
     XetFailedError,
     files_at_once,
     settings,
+    xorbs_at_once,
 )
 from asyncpush.transfers.xet.commits import (
     XetCommit,
@@ -29,6 +28,7 @@ from asyncpush.transfers.xet.commits import (
     abort,
     check_unchanged,
 )
+from asyncpush.transfers.xet.memory import XetBacklog, XetMemory, trim_memory
 from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
 
 PROGRESS_INTERVAL_MS = 200
@@ -38,36 +38,6 @@ PROGRESS_INTERVAL_MS = 200
 READ_BURST = 0.5
 """Seconds' worth of a limited bandwidth that may be read at once: hf_xet accepts nothing while it
 packs a xorb or waits to send it, and that time should not be lost."""
-
-TRIM_EVERY = 0.4
-"""Seconds between two calls of `malloc_trim`."""
-
-_trimming = threading.Lock()
-_next_trim = 0.0
-
-
-@cache
-def _malloc_trim() -> Any:
-    """glibc's `malloc_trim`; None with another C library."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-
-def trim_memory() -> None:
-    """Return free memory to the system, unless that was done just now. Blocks for some
-    milliseconds.
-
-    hf_xet allocates and frees tens of MiB in many threads. glibc keeps what they free in each
-    thread's own arena. Measured with a file of 1 GiB: 341 MB without this, 222 to 259 MB with it.
-    """
-    global _next_trim
-    trim = _malloc_trim()
-    if trim is None or time.monotonic() < _next_trim or not _trimming.acquire(blocking=False):
-        return
-    try:
-        trim(0)
-        _next_trim = time.monotonic() + TRIM_EVERY
-    finally:
-        _trimming.release()
 
 
 class XetEngine:
@@ -79,6 +49,8 @@ class XetEngine:
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
         self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
+        self._memory = XetMemory(xorbs_at_once(config))
+        self._uploads: weakref.WeakSet[XetUpload] = weakref.WeakSet()
 
     async def open(
         self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
@@ -92,7 +64,8 @@ class XetEngine:
             return await self._open_commit(access, on_progress, attempt, with_sha256)
 
         commit = await open_commit(access, 1)
-        return XetUpload(
+        self._memory.begin(alone=not any(upload.in_progress for upload in self._uploads))
+        upload = XetUpload(
             commit,
             open_commit,
             positions,
@@ -101,6 +74,8 @@ class XetEngine:
             large_files=self._large_files,
             bandwidth=self._bandwidth,
         )
+        self._uploads.add(upload)
+        return upload
 
     async def _open_commit(
         self,
@@ -114,8 +89,11 @@ class XetEngine:
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
+        backlog = XetBacklog(self._memory)
+
         def on_report(group: Any, items: Mapping[Any, Any]) -> None:
             trim_memory()
+            backlog.on_report(group)
             watch.on_report(group)
             if positions is not None:
                 positions.on_report(group, items)
@@ -138,7 +116,7 @@ class XetEngine:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
-        return XetCommit(commit, access, watch, {} if with_sha256 else _without_sha256())
+        return XetCommit(commit, access, watch, backlog, {} if with_sha256 else _without_sha256())
 
     async def hash_files(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
@@ -156,7 +134,9 @@ class XetEngine:
             steady = [file for file in files if file.path_in_repo not in (changed or ())]
             count = len(changed or ())
             try:
-                found = hash_files([file.path for file in steady])
+                found = hash_files(
+                    [each.content.path for each in steady if isinstance(each.content, PathSource)]
+                )
             except Exception:
                 check_unchanged(steady, changed)
                 if len(changed or ()) > count:
@@ -242,8 +222,9 @@ class XetUpload:
     """The upload of one push, used once: it ends with `finish` or `abort`. `renewals` limits how
     often it is started again.
 
-    All uploads of an `Uploader` share `large_files`, which limits how many large files hf_xet holds
-    in memory, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
+    hf_xet reads small files itself. Large ones we read, and pass on what there is room for. All
+    uploads of an `Uploader` share `large_files`, which limits how many of them are read at the same
+    time, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
     """
 
     def __init__(
@@ -279,6 +260,10 @@ class XetUpload:
         """The files added so far."""
         return [file for file, _ in self._handles]
 
+    @property
+    def in_progress(self) -> bool:
+        return not self._spent
+
     async def add(self, file: FileSource) -> None:
         """Start to send a file. A small one is sent in the background; a large one has been read to
         its end when this returns.
@@ -300,7 +285,7 @@ class XetUpload:
             await self._add(small, self._start(small, changed))
         for file in files:
             if not self._is_small(file):
-                await self._add([file], self._begin(file, changed))
+                await self._add([file], self._feed(file, changed))
 
     async def _add(
         self,
@@ -319,27 +304,15 @@ class XetUpload:
         self._handles += begun
 
     def _is_small(self, file: FileSource) -> bool:
-        return self._reads_itself(file) and file.size <= SMALL_FILE
+        return not self._bandwidth.limited and file.size <= SMALL_FILE and _is_read_by_hf_xet(file)
 
-    def _reads_itself(self, file: FileSource) -> bool:
-        """Whether hf_xet reads the file itself instead of being passed its bytes."""
-        return not self._bandwidth.limited and _is_read_by_hf_xet(file)
-
-    async def _begin(
+    async def _feed(
         self, file: FileSource, changed: dict[str, SourceChangedError] | None
     ) -> Sequence[tuple[FileSource, Any]]:
-        """Start to send a file that is not small."""
-        if self._reads_itself(file):
-            async with self._large_files:
-                begun = await self._start([file], changed)
-                try:
-                    for _, handle in begun:
-                        with self._positions.reading(handle.task_id(), file):
-                            await self._commit.ingested(handle, file)
-                except XetFailedError as exc:
-                    self._failed = self._failed or exc
-                return begun
+        """Read a file and pass it on."""
         async with self._large_files:
+            if self._failed is not None:
+                return [(file, None)]
             on_read = partial(self._positions.on_read, self._positions.feed(file))
             try:
                 return [(file, await self._commit.feed(file, on_read, self._bandwidth))]
@@ -348,6 +321,9 @@ class XetUpload:
                     raise
                 changed[file.path_in_repo] = exc
                 return []
+            except XetFailedError as exc:
+                self._failed = self._failed or exc
+                return [(file, None)]
 
     async def _start(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None
@@ -361,7 +337,7 @@ class XetUpload:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
         raises."""
         self._streamed = True
-        followed = self._positions.feed(FileSource(path_in_repo, 0, data=b""), sized=False)
+        followed = self._positions.feed(FileSource.of_bytes(path_in_repo, b""), sized=False)
         size = 0
 
         def on_read(position: int) -> None:
@@ -370,7 +346,7 @@ class XetUpload:
             self._positions.on_read(followed, position)
 
         handle = await self._commit.stream(path_in_repo, pieces, on_read, self._bandwidth)
-        self._handles.append((FileSource(path_in_repo, size, data=b""), handle))
+        self._handles.append((FileSource(path_in_repo, size, BytesSource(b"")), handle))
 
     async def finish(
         self, *, changed: dict[str, SourceChangedError] | None = None
@@ -390,8 +366,15 @@ class XetUpload:
         for error in found.values() if changed is None else ():
             raise error
         for receipt in receipts:
-            whole = receipt.bytes_deduplicated == receipt.size
-            self._events.emit(FileStored(receipt.path_in_repo, receipt.size, "xet", whole))
+            self._events.emit(
+                FileStored(
+                    receipt.path_in_repo,
+                    receipt.size,
+                    "xet",
+                    deduplicated=receipt.bytes_deduplicated == receipt.size,
+                    bytes_sent=receipt.bytes_sent,
+                )
+            )
         return receipts
 
     async def abort(self) -> None:
@@ -447,7 +430,11 @@ class XetUpload:
 def _is_read_by_hf_xet(file: FileSource) -> bool:
     """Whether hf_xet can read it: bytes, or a whole file. Of a file that grows, it would read too
     much."""
-    return file.data is not None or (file.path is not None and file.sha256 is None)
+    match file.content:
+        case BytesSource() | PathSource(sha256=None):
+            return True
+        case _:
+            return False
 
 
 def receipts_of(

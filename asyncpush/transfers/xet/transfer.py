@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 from anyio.abc import TaskGroup
 
-from asyncpush.errors import HubError, SourceChangedError
+from asyncpush.errors import AsyncPushError, HubError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName, UploadConfig
-from asyncpush.protocol import xet
+from asyncpush.protocol import buckets, xet
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.interface import TransferContext, TransferUnavailableError
 from asyncpush.transfers.xet.access import (
@@ -28,13 +28,18 @@ class XetFactory:
     write token for the repo."""
 
     route: TransferName = "xet"
+    label = "Xet"
+    takes_streams = True
 
-    def __init__(self, config: UploadConfig, engine: XetEngine) -> None:
+    def __init__(self, config: UploadConfig) -> None:
         self._config = config
-        self._engine = engine
+        self._engine = XetEngine(config)
+
+    def unavailable_reason(self) -> str | None:
+        return unavailable_reason(self._config)
 
     async def open(self, ctx: TransferContext, group: TaskGroup) -> XetTransfer:
-        if (reason := unavailable_reason(self._config)) is not None:
+        if (reason := self.unavailable_reason()) is not None:
             raise TransferUnavailableError(reason)
         options = ctx.options
         request = xet.write_token_request(ctx.repo, options.revision, create_pr=options.create_pr)
@@ -43,6 +48,22 @@ class XetFactory:
         except HubError as exc:
             raise TransferUnavailableError(f"no Xet token: {exc.message}") from exc
         return XetTransfer(self._engine, access, ctx.events)
+
+    async def hash_files(
+        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    ) -> dict[str, str]:
+        return await self._engine.hash_files(files, changed)
+
+    async def open_bucket(self, ctx: TransferContext, *, write: bool) -> XetBucket:
+        if (reason := self.unavailable_reason()) is not None:
+            raise AsyncPushError(
+                f"a bucket takes files only by Xet, but {reason}",
+                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
+                " set and hf_xet is installed",
+            )
+        request = buckets.xet_token_request(ctx.repo, write=write)
+        access = await XetTokens(ctx.session, ctx.events, request).access()
+        return XetBucket(self._engine, access, ctx.events)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -104,3 +125,20 @@ class XetTransfer:
             if self._upload is None:
                 self._upload = await self._engine.open(self._access, self._events)
             return self._upload
+
+
+class XetBucket:
+    """The Xet store of one bucket. Buckets do not offer LFS."""
+
+    def __init__(self, engine: XetEngine, access: XetAccess, events: Emitter) -> None:
+        self._engine = engine
+        self._access = access
+        self._events = events
+
+    async def open_upload(self) -> XetUpload:
+        """Raises `XetFailedError`."""
+        return await self._engine.open(self._access, self._events, with_sha256=False)
+
+    async def read(self, content_hash: str, size: int) -> bytes:
+        """Raises `XetFailedError`."""
+        return await self._engine.read(self._access, content_hash, size)

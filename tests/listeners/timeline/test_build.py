@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from asyncpush.events import (
     FileSkipped,
     FileStored,
+    PartProgress,
     PushFailed,
     RequestFailed,
     RetryScheduled,
     TransferStarted,
     Waiting,
-    XetProgress,
 )
 from asyncpush.listeners.timeline.build import Builder
 from asyncpush.listeners.timeline.layout import merged, pack, without
@@ -182,10 +182,9 @@ def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
     story = Story()
     story.tell(1.0, TransferStarted("x.bin", MB, 1))
     story.tell(1.0, TransferStarted("y.bin", MB, 1))
-    story.tell(1.0, XetProgress(0, 0, 2 * MB))
-    story.progress("x.bin", 1, 2.0, MB)
-    story.tell(2.0, XetProgress(MB // 2, MB // 2, 2 * MB))  # half of it was there already
-    story.tell(3.0, XetProgress(MB, MB, 2 * MB))
+    story.tell(1.0, PartProgress("x.bin", 1, 0, MB))
+    story.tell(2.0, PartProgress("x.bin", 1, MB // 2, MB, MB // 2))  # the store had half of it
+    story.tell(3.0, PartProgress("y.bin", 1, MB // 2, MB))
     for name in ("x.bin", "y.bin"):
         story.tell(3.5, FileStored(name, MB, "xet"))
     story.done(4.0)
@@ -197,6 +196,16 @@ def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
     assert timeline.bytes_sent == pytest.approx(MB)
     width = timeline.slice_seconds
     assert timeline.throughput[int(1.5 / width)] == pytest.approx(MB / 2 * width)
+
+
+def test_without_progress_events_a_transfer_counts_when_its_file_is_stored() -> None:
+    story = Story()
+    story.tell(1.0, TransferStarted("x.bin", MB, 1))
+    story.tell(3.0, FileStored("x.bin", MB, "xet", bytes_sent=MB // 2))
+    story.done(4.0)
+    timeline = timeline_of(story)
+    assert drawn(timeline) == {("send", "transfer", 0, 1.0, 3.0, "x.bin")}
+    assert timeline.bytes_sent == pytest.approx(MB // 2)
 
 
 def test_files_that_ride_in_the_commit_have_no_row_and_unchanged_ones_end() -> None:

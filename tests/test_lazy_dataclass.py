@@ -1,0 +1,112 @@
+"""`lazy_dataclass.dataclass` against the standard decorator: the same behaviour, compiled later."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, field
+from typing import Any, ClassVar
+
+import pytest
+
+from asyncpush import PushOptions, events, lazy_dataclass
+from asyncpush.models import FileIdentity
+from asyncpush.protocol.lfs import BasicUpload, LfsObject
+
+
+def _made_by(decorator: Any) -> tuple[Any, Any]:
+    @decorator(frozen=True, slots=True)
+    class Point:
+        """A point."""
+
+        kind: ClassVar[str] = "point"
+        x: int
+        y: int = 2
+        tags: list[str] = field(default_factory=list, repr=False, compare=False)
+
+        def __post_init__(self) -> None:
+            if self.x < 0:
+                raise ValueError("x is negative")
+
+    @decorator(frozen=True, slots=True, kw_only=True)
+    class Named:
+        name: str = ""
+        size: int
+
+    return Point, Named
+
+
+LAZY, STANDARD = _made_by(lazy_dataclass.dataclass), _made_by(dataclasses.dataclass)
+
+
+@pytest.mark.parametrize("made", [LAZY, STANDARD], ids=["lazy", "standard"])
+def test_instances_behave_as_those_of_the_standard_decorator(made: tuple[Any, Any]) -> None:
+    point, named = made
+    assert repr(point(1)).endswith("Point(x=1, y=2)")
+    assert point(1) == point(1, 2, ["left out"]) != point(2)
+    assert hash(point(1)) == hash(point(1, tags=["left out"]))
+    assert point(1).__eq__(object()) is NotImplemented
+    assert point(1).tags is not point(1).tags
+    assert dataclasses.replace(point(1), y=5) == point(1, 5)
+    assert dataclasses.asdict(named(size=1)) == {"name": "", "size": 1}
+    assert not hasattr(point(1), "__dict__")
+    with pytest.raises(ValueError, match="negative"):
+        point(-1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        point()
+    with pytest.raises(TypeError):
+        named(1)
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'x'"):
+        point(1).x = 2
+    with pytest.raises(FrozenInstanceError, match="cannot delete field 'x'"):
+        del point(1).x
+
+
+def test_it_looks_like_the_standard_decorators_class() -> None:
+    for lazy, standard in zip(LAZY, STANDARD, strict=True):
+        assert str(inspect.signature(lazy)) == str(inspect.signature(standard))
+        assert lazy.__match_args__ == standard.__match_args__
+        assert [f.name for f in dataclasses.fields(lazy)] == [
+            f.name for f in dataclasses.fields(standard)
+        ]
+    assert LAZY[0].__doc__ == "A point."
+    assert LAZY[1].__doc__ == "Named(name: str, size: int)"
+    assert PushOptions.__init__.__qualname__ == "PushOptions.__init__"
+
+
+def test_instances_are_copied_and_pickled() -> None:
+    upload = BasicUpload("https://store/1", {"a": "b"}, 3.0)
+    assert pickle.loads(pickle.dumps(upload)) == copy.copy(upload) == upload
+    assert pickle.loads(pickle.dumps(PushOptions(private=True))) == PushOptions(private=True)
+
+
+def test_what_is_not_compared_is_left_out_of_the_hash() -> None:
+    this = FileIdentity(device=1, inode=2, size=3, mtime_ns=4, ctime_ns=5)
+    other = dataclasses.replace(this, ctime_ns=6)
+    assert this == other
+    assert hash(this) == hash(other)
+    assert LfsObject("a", 1) in {LfsObject("a", 1): None}
+
+
+def test_frozen_classes_of_the_standard_decorator_may_inherit() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Mine(PushOptions):
+        team: str = "us"
+
+    assert Mine(private=True, team="them").private
+    assert isinstance(events.PushStarted("me/a", "model", "main"), events.Event)
+
+
+def test_nothing_is_compiled_before_an_instance_is_made() -> None:
+    seen = """
+import asyncpush.events as events
+lazy = vars(events.PushStarted)["__init__"]
+events.PushStarted("me/a", "model", "main")
+print(type(lazy).__name__, type(vars(events.PushStarted)["__init__"]).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["_LazyInit", "function"]

@@ -1,0 +1,101 @@
+"""How much memory hf_xet may hold: what we pass to it waits until there is room."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from asyncpush.options import MIB
+from asyncpush.transfers.xet import memory
+from asyncpush.transfers.xet.memory import XORB_SIZE, XetBacklog, XetMemory, resident_memory
+
+STOPPED = threading.Event()
+STOPPED.set()
+
+
+class Room(XetMemory):
+    """Has no room the first `times`."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(2)
+        self.times = times
+        self.asked = 0
+
+    def has_room(self) -> bool:
+        self.asked += 1
+        return self.asked > self.times
+
+
+def report(*, packed: int, sent: int, done: int | None = None) -> SimpleNamespace:
+    return SimpleNamespace(
+        total_transfer_bytes=packed,
+        total_transfer_bytes_completed=sent,
+        total_bytes_completed=sent if done is None else done,
+    )
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CHECK_EVERY", 0.0)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_bytes_that_may_fill_a_xorb_wait_for_room_while_another_one_is_sent() -> None:
+    room = Room(times=3)
+    backlog = XetBacklog(room)
+    backlog.add(2 * XORB_SIZE - 4 * MIB)
+    backlog.on_report(report(packed=XORB_SIZE, sent=MIB))
+    backlog.wait(4 * MIB, threading.Event())
+    assert room.asked == 4
+
+
+@pytest.mark.parametrize(
+    ("passed", "packed", "sent", "done"),
+    [
+        (XORB_SIZE - 8 * MIB, 0, 0, 0),  # they do not fill one
+        (2 * XORB_SIZE - 8 * MIB, XORB_SIZE, MIB, MIB),  # nor the second one
+        (2 * XORB_SIZE - MIB, XORB_SIZE, MIB, 21 * MIB),  # 20 MiB were in the store already
+        (2 * XORB_SIZE, XORB_SIZE, XORB_SIZE, XORB_SIZE),  # nothing is being sent: it could wait
+    ],
+)
+def test_other_bytes_do_not_wait(passed: int, packed: int, sent: int, done: int) -> None:
+    room = Room(times=99)
+    backlog = XetBacklog(room)
+    backlog.add(passed)
+    backlog.on_report(report(packed=packed, sent=sent, done=done))
+    backlog.wait(4 * MIB, threading.Event())
+    assert room.asked == 0
+
+
+def test_a_wait_ends_when_the_push_is_cancelled() -> None:
+    backlog = XetBacklog(Room(times=99))
+    backlog.add(2 * XORB_SIZE)
+    backlog.on_report(report(packed=XORB_SIZE, sent=0))
+    backlog.wait(MIB, STOPPED)
+
+
+def test_room_is_what_the_process_has_not_grown_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = 100 * MIB
+    monkeypatch.setattr(memory, "resident_memory", lambda: resident)
+    held = XetMemory(2)
+    held.begin(alone=True)
+    resident += 2 * XORB_SIZE
+    assert held.has_room()
+    held.begin(alone=False)  # beside the first: what that one holds counts
+    resident += XORB_SIZE
+    assert not held.has_room()
+    held.begin(alone=True)
+    assert held.has_room()
+
+
+def test_where_the_system_tells_nothing_there_is_always_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert resident_memory() is not None or sys.platform != "linux"
+    monkeypatch.setattr(memory, "resident_memory", lambda: None)
+    held = XetMemory(2)
+    held.begin(alone=True)
+    assert held.has_room()
