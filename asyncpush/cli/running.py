@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import InterruptedBySignal
 from asyncpush.cli.output import Output, end_at_once
-from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
+from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record, RequestFailed
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
@@ -117,9 +117,10 @@ def listeners_of(
             bars = _Bars(printed)
             stack.callback(bars.close)
             listeners.append(bars.on_event)
-        log = logging.getLogger("asyncpush.push")
-        log.addFilter(_unless_failure)
-        stack.callback(log.removeFilter, _unless_failure)
+        for name in ("asyncpush.push", "asyncpush.http"):
+            log = logging.getLogger(name)
+            log.addFilter(_unless_failure)
+            stack.callback(log.removeFilter, _unless_failure)
         yield listeners
 
 
@@ -168,6 +169,8 @@ class _Bars:
 
 
 def _unless_failure(record: logging.LogRecord) -> bool:
-    """Leave failures to the command, unless logging is switched on."""
+    """Leave failures to the command, unless logging is switched on. One that is not the end of the
+    push has a warning of its own."""
     row = getattr(record, "asyncpush", {})
-    return bool(os.environ.get(ENV)) or row.get("event") != PushFailed.name
+    failures = (PushFailed.name, RequestFailed.name)
+    return bool(os.environ.get(ENV)) or row.get("event") not in failures
