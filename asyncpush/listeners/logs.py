@@ -164,10 +164,8 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case RequestFailed():
             status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            return (
-                f"{event.call} failed, attempt {event.retry_attempt}"
-                f" ({status}): {row['error']}{after}"
-            )
+            reason = row["error"].removeprefix(f"{event.call} failed: ")
+            return f"{event.call} failed, attempt {event.retry_attempt} ({status}): {reason}{after}"
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"
         case FileHashed():
