@@ -275,9 +275,12 @@ class PartBody(aiohttp.Payload):
             # sendfile(2)).
             reset_when_closed(transport)
             _drain_to_the_last_byte(transport)
+        descriptor = None
+        if transport is not None and self._feed.left > self._piece_size:
+            # Otherwise the headers go out together with the first piece.
             writer.send_headers()
             await writer.drain()
-        descriptor = _plain_descriptor(transport) if self._feed.left > self._piece_size else None
+            descriptor = _plain_descriptor(transport)
         if descriptor is not None:
             try:
                 await self._write_past(descriptor)
@@ -433,7 +436,8 @@ class RequestBody(aiohttp.Payload):
 
     def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
         super().__init__(body)
-        self._source = _once(body) if isinstance(body, bytes) else body.open()
+        self._body = body if isinstance(body, bytes) else None
+        self._source = _nothing() if isinstance(body, bytes) else body.open()
         self._length = len(body) if isinstance(body, bytes) else body.size
         self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
@@ -454,13 +458,19 @@ class RequestBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
         self._stall.follow(self._transport)
-        async for piece in self._pieces:
-            for start in range(0, len(piece), WRITE_SIZE):
-                await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
-                await writer.drain()
-                self._stall.touch()
+        if self._body is not None:
+            await self._write(writer, self._body)
+        else:
+            async for piece in self._pieces:
+                await self._write(writer, piece)
         self._whole = True
         self._stall.all_written()
+
+    async def _write(self, writer: AbstractStreamWriter, piece: bytes) -> None:
+        for start in range(0, len(piece), WRITE_SIZE):
+            await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
+            await writer.drain()
+            self._stall.touch()
 
     async def _checked(self) -> AsyncGenerator[bytes, None]:
         left = self._length
@@ -490,6 +500,8 @@ class RequestBody(aiohttp.Payload):
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()
+        if self._body is not None:
+            return
         await self._pieces.aclose()
         if isinstance(self._source, AsyncGenerator):
             await self._source.aclose()
@@ -504,5 +516,6 @@ def reset_when_closed(transport: Any) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
