@@ -249,7 +249,7 @@ class PushOptions:
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
-            commit, unless the source contains them.
+            commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).

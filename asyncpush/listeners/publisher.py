@@ -17,7 +17,7 @@ from asyncpush.events import (
     PushFinished,
     Record,
 )
-from asyncpush.listeners.aggregator import ProgressAggregator
+from asyncpush.listeners.aggregator import HANDLED, ProgressAggregator
 from asyncpush.models import UploadProgress
 from asyncpush.own_files import library_logger
 
@@ -57,6 +57,7 @@ class ProgressPublisher:
     """
 
     wants_headers = False
+    wants_events = HANDLED | {PushFailed}
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -50,8 +50,16 @@ class RandomAccess(Protocol):
         """The descriptor of an open file from which the kernel may send; None if there is none."""
 
 
+class PartContent(NamedTuple):
+    """All bytes of a short part, which are in memory already, and their MD5 if it is checked."""
+
+    data: bytes
+    md5: str | None
+
+
 class PartFeed:
-    """The bytes of one part, in order, through one buffer. They are hashed on the way."""
+    """The bytes of one part, in order, through one buffer. They are hashed on the way. A short part
+    whose `content` is in memory already needs neither."""
 
     def __init__(
         self,
@@ -62,6 +70,7 @@ class PartFeed:
         *,
         with_md5: bool,
         piece_size: int,
+        content: PartContent | None = None,
     ) -> None:
         self._source = source
         self._position = part.offset
@@ -71,12 +80,19 @@ class PartFeed:
         self._size = part.size
         self._piece_size = piece_size
         self._short = part.size <= piece_size
-        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._content = content if self._short else None
+        hashing = with_md5 and self._content is None
+        self._md5 = hashlib.md5(usedforsecurity=False) if hashing else None
+        self._known_md5 = self._content.md5 if with_md5 and self._content is not None else None
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
-        self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
+        from_file = not with_md5 and self._content is None and sys.platform == "linux"
+        self._file = source.descriptor() if from_file else None
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
+        if self._content is not None:
+            self._held = memoryview(self._content.data)
+            self._position = self._end
         self._stopped = False
         self.failure: Exception | None = None
         """What reading raised. If it passed through aiohttp, it would look like a broken
@@ -84,7 +100,7 @@ class PartFeed:
 
     @property
     def md5(self) -> str | None:
-        return self._md5.hexdigest() if self._md5 is not None else None
+        return self._md5.hexdigest() if self._md5 is not None else self._known_md5
 
     @property
     def left(self) -> int:
@@ -94,7 +110,7 @@ class PartFeed:
     async def read_if_short(self) -> None:
         """Read a part that consists of one piece, into memory of its own. Raises what reading
         raises."""
-        if self._short:
+        if self._short and self._content is None:
             self._short_bytes = bytearray(self.left)
             await self._in_thread(self._load_all)
 
@@ -199,10 +215,10 @@ class PartBody(aiohttp.Payload):
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
         events: Emitter,
-        turn: Callable[[], Awaitable[None]] | None = None,
+        wait_while_paused: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(feed)
-        self._turn = turn
+        self._wait_while_paused = wait_while_paused
         self._consumed = False
         self._size = size
         self._piece_size = piece_size
@@ -249,7 +265,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._events.active:
+        if self._events.wants(PartConnected):
             self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._stall.follow(transport)
@@ -275,11 +291,11 @@ class PartBody(aiohttp.Payload):
         """Write through the transport. It is drained before the buffer is reused: since Python 3.12
         transports keep references to the data they were given."""
         while self._feed.left:
-            stretch = await self._feed.fill()
-            await self._allowed(len(stretch))
-            await writer.write(stretch)
+            piece = await self._feed.fill()
+            await self._allowed(len(piece))
+            await writer.write(piece)
             await writer.drain()
-            self._advance(len(stretch))
+            self._advance(len(piece))
 
     async def _write_past(self, descriptor: int) -> None:
         """Write into the socket directly, past the transport, which holds no data at this point.
@@ -305,9 +321,9 @@ class PartBody(aiohttp.Payload):
 
     async def _allowed(self, amount: int) -> None:
         """Wait until the part may continue: it may be paused, or the bandwidth may be limited."""
-        if self._turn is not None:
+        if self._wait_while_paused is not None:
             with self._stall.paused():
-                await self._turn()
+                await self._wait_while_paused()
         if self._bandwidth.limited:
             with self._stall.paused():  # this wait is our own and does not count as a stall
                 await self._bandwidth.take(amount)

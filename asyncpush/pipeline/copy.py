@@ -367,7 +367,7 @@ class _Copier:
             for batch in batches(by_xet, lfs.DUPLICATES_LIMIT):
                 await self._duplicate(batch)
             for batch in batches(others, lfs.BATCH_LIMIT):
-                await self._look_for(batch)
+                await self._check_named(batch)
         for receipt in receipts:
             stored = FileStored(receipt.path_in_repo, receipt.size, receipt.route, True)
             ctx.events.emit(stored)
@@ -395,7 +395,7 @@ class _Copier:
                 return
         raise self._refused((objects[oid].path, why) for oid, why in failed.items())
 
-    async def _look_for(self, receipts: Sequence[Receipt]) -> None:
+    async def _check_named(self, receipts: Sequence[Receipt]) -> None:
         """Check for objects without a Xet hash, which cannot be named in a copy call. On a Hub
         whose repos share a store they exist already: the LFS batch then requests no upload."""
         ctx = self._ctx

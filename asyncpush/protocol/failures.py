@@ -333,9 +333,10 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
     repo_id, request = answer.repo_id, answer.request
     match answer.status, answer.code:
         case 404, "RevisionNotFound":
-            revision = request.fields.get("revision", "the revision")
+            revision = request.fields.get("revision")
+            branch = f"branch {revision}" if revision else "the branch"
             return HubError, (
-                f"branch {revision} does not exist in {repo_id}: create_branch=True"
+                f"{branch} does not exist in {repo_id}: create_branch=True"
                 " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):

@@ -42,8 +42,10 @@ def failure(
     call: str = "head",
     target: str = "/api/x",
     headers: dict[str, str] | None = None,
+    revision: str | None = "dev",
 ) -> HubError:
-    request = HubRequest(call, "POST", target, fields={"repo_id": "me/m", "revision": "dev"})
+    fields = {"repo_id": "me/m"} | ({"revision": revision} if revision else {})
+    request = HubRequest(call, "POST", target, fields=fields)
     told = dict(headers or {})
     if code:
         told["x-error-code"] = code
@@ -77,6 +79,13 @@ def failure(
             False,
             "branch dev does not exist in me/m",
             id="404 RevisionNotFound",
+        ),
+        pytest.param(
+            failure(404, "RevisionNotFound", call="preupload", revision=None),
+            HubError,
+            False,
+            "the branch does not exist in me/m",
+            id="404 RevisionNotFound of a call that names no branch",
         ),
         pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"

@@ -122,8 +122,16 @@ FEWEST_XORBS, MOST_XORBS = 2, 64
 SMALL_FILE = 4 * MIB
 """Files of up to this many bytes need so little memory that they do not count as large."""
 
-SMALL_FILES = 4
-"""How many small files are read at the same time as the large ones."""
+SMALL_FILES = 32
+"""How many small files are read at the same time as the large ones. hf_xet asks the store about the
+first chunk of each file and waits for the answer: with 50 ms a request, 1,000 files take 3 seconds
+with this limit, 9 with its own default of 8."""
+
+SMALL_FILES_MEMORY = 16 * MIB
+"""How many bytes of small files are read at the same time."""
+
+TINY_FILE = SMALL_FILES_MEMORY // SMALL_FILES
+"""Files of up to this many bytes need not wait for memory."""
 
 BLOCK_SIZE = "2mb"
 """hf_xet reads files in blocks, and keeps a block until all its chunks are sent. Its own default is
@@ -146,6 +154,11 @@ def files_at_once(config: UploadConfig) -> int:
     return min(files, config.max_concurrent_files)
 
 
+def small_files_at_once(config: UploadConfig) -> int:
+    """The number of small files that hf_xet reads at the same time."""
+    return min(SMALL_FILES, config.max_concurrent_files)
+
+
 def xorbs_at_once(config: UploadConfig) -> int:
     """The number of xorbs that are sent at the same time."""
     xorbs = min(max(config.max_memory // XORB_MEMORY, FEWEST_XORBS), MOST_XORBS)
@@ -156,7 +169,7 @@ def settings(config: UploadConfig) -> dict[str, Any]:
     """The settings for `XetConfig.with_config`."""
     wanted = {
         # Large files are limited by `XetEngine`, so that small ones need not wait behind them.
-        "data.max_concurrent_file_ingestion": files_at_once(config) + SMALL_FILES,
+        "data.max_concurrent_file_ingestion": (files_at_once(config) + small_files_at_once(config)),
         "data.ingestion_block_size": BLOCK_SIZE,
         "client.ac_max_upload_concurrency": xorbs_at_once(config),
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),

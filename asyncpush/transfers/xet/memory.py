@@ -8,11 +8,14 @@ it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import os
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
 
@@ -72,6 +75,28 @@ def resident_memory() -> int | None:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+class Room:
+    """Memory that files share: each waits until there is room for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._freed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, size: int) -> AsyncIterator[None]:
+        """Take this many bytes once they are free, or all of them when `size` is more."""
+        size = min(size, self._size)
+        while size > self._free:
+            await self._freed.wait()
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._freed.set()
+            self._freed = asyncio.Event()
 
 
 class XetMemory:

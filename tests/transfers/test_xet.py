@@ -439,10 +439,10 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
 
     start = XetCommit.start
 
-    async def start_once(self: XetCommit, files: list[FileSource], changed: Any) -> Any:
+    async def start_once(self: XetCommit, files: list[FileSource], changed: Any, **how: Any) -> Any:
         if answer == "another, too late" and asked > 1:
             raise XetFailedError("hf_xet has had enough")
-        return await start(self, files, changed)
+        return await start(self, files, changed, **how)
 
     monkeypatch.setattr(XetCommit, "start", start_once)
 
@@ -902,6 +902,7 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     files, xorbs = "data.max_concurrent_file_ingestion", "client.ac_max_upload_concurrency"
     assert (settings(small)[files], settings(small)[xorbs]) == (1 + SMALL_FILES, 2)
     assert (settings(large)[files], settings(large)[xorbs]) == (8 + SMALL_FILES, 32)
+    assert settings(UploadConfig(max_concurrent_files=2))[files] == 1 + 2
     monkeypatch.setenv("HF_XET_MAX_CONCURRENT_FILE_INGESTION", "3")
     assert files not in settings(large)
     assert settings(large)[xorbs] == 32
@@ -928,9 +929,11 @@ async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_
     held, most, small = 0, 0, anyio.Event()
     start, feed = XetCommit.start, XetCommit.feed
 
-    async def started(self: XetCommit, files: Sequence[FileSource], changed: Any) -> Any:
+    async def started(
+        self: XetCommit, files: Sequence[FileSource], changed: Any, **how: Any
+    ) -> Any:
         small.set()
-        return await start(self, files, changed)
+        return await start(self, files, changed, **how)
 
     async def counted(self: XetCommit, file: FileSource, *arguments: Any) -> Any:
         nonlocal held, most

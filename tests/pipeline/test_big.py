@@ -16,7 +16,7 @@ from asyncpush.localhub import serve_in_thread
 
 pytestmark = [pytest.mark.big, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = 5_800_000_000
 PEAK_MEMORY = 150 << 20
 PEAK_BY_XET = 300_000_000
