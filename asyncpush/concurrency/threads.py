@@ -348,7 +348,7 @@ class BatchedThreads:
             self._starting = True
             loop.call_soon(
                 self._start
-            )  # Jobs requested in the same turn of the event loop go together.
+            )  # Jobs requested in the same iteration of the event loop go together.
         try:
             await job.ended
         except asyncio.CancelledError:

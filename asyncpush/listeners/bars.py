@@ -78,7 +78,7 @@ class BarDisplay:
         self._view.on_event(record)
         if self._screen is None:
             self._screen = _screen_for(self._stream)
-            _log_lines.start(self._screen.tells, self._screen.room)
+            _log_lines.start(self._screen.shown_events, self._screen.room)
             self._screen.add(self._view)
         elif self._gone is None and type(record.event) in (PushFinished, PushFailed):
             self._gone = self._screen.remove(self._view)

@@ -56,8 +56,8 @@ class PushObserver:
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
         self._in_bucket = False
-        self.failure_told: Callable[[BaseException], BaseException] = lambda error: error
-        """What the work itself makes of an error that ends it (see `PushContext.failure_told`)."""
+        self.describe_failure: Callable[[BaseException], BaseException] = lambda error: error
+        """See `PushContext.describe_failure`."""
         self._landed: Committed | None = None
         all_listeners = [
             self._on_event,
@@ -88,7 +88,7 @@ class PushObserver:
         cancellation stays a cancellation, with a note that the commit was made, or that it may have
         been made if the Hub had not answered yet.
         """
-        error = self.failure_told(error)
+        error = self.describe_failure(error)
         landed = self._landed
         if self.commit_is_unconfirmed and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)

@@ -215,10 +215,10 @@ class PartBody(aiohttp.Payload):
         bandwidth: Bandwidth,
         on_sent: Callable[[int], None],
         events: Emitter,
-        turn: Callable[[], Awaitable[None]] | None = None,
+        wait_while_paused: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(feed)
-        self._turn = turn
+        self._wait_while_paused = wait_while_paused
         self._consumed = False
         self._size = size
         self._piece_size = piece_size
@@ -294,11 +294,11 @@ class PartBody(aiohttp.Payload):
         """Write through the transport. It is drained before the buffer is reused: since Python 3.12
         transports keep references to the data they were given."""
         while self._feed.left:
-            stretch = await self._feed.fill()
-            await self._allowed(len(stretch))
-            await writer.write(stretch)
+            piece = await self._feed.fill()
+            await self._allowed(len(piece))
+            await writer.write(piece)
             await writer.drain()
-            self._advance(len(stretch))
+            self._advance(len(piece))
 
     async def _write_past(self, descriptor: int) -> None:
         """Write into the socket directly, past the transport, which holds no data at this point.
@@ -324,9 +324,9 @@ class PartBody(aiohttp.Payload):
 
     async def _allowed(self, amount: int) -> None:
         """Wait until the part may continue: it may be paused, or the bandwidth may be limited."""
-        if self._turn is not None:
+        if self._wait_while_paused is not None:
             with self._stall.paused():
-                await self._turn()
+                await self._wait_while_paused()
         if self._bandwidth.limited:
             with self._stall.paused():  # this wait is our own and does not count as a stall
                 await self._bandwidth.take(amount)

@@ -213,14 +213,14 @@ class HubSession:
         asked = self._clock()
         async with self._api_calls if this.request.queued else nullcontext():
             if own:  # inside the block: limits may have been announced while the request was queued
-                await self.pacer.turn(
+                await self.pacer.wait(
                     lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
             this.queued = self._clock() - asked
             response = await self._with_fresh_token(this, own=own)
         now = time.time()
         if own:
-            self._learn(response, now)
+            self._note_rate_limit(response, now)
         if not accept(response):
             self._finished(this, response, {})
             if response.status < 400:
@@ -316,7 +316,7 @@ class HubSession:
         target = URL(url, encoded=True)
         return self.http.request(method, target, allow_redirects=False, **arguments)
 
-    def _learn(self, response: HubResponse, now: float) -> None:
+    def _note_rate_limit(self, response: HubResponse, now: float) -> None:
         """Learn the rate limits of an answer, which apply to the whole session."""
         longest = self.config.max_retry_after
         self.pacer.note(rate_limit(response.headers), longest=longest)

@@ -55,7 +55,7 @@ class StallTimeout:
 
     def all_written(self) -> None:
         """Note that the last byte of the body was handed to the transport."""
-        if not _KERNEL_TELLS:
+        if not _KERNEL_REPORTS_UNSENT:
             self._limit *= UNSEEN_DRAIN
 
     def answer_arrives(self) -> Callable[[int], None]:
@@ -141,7 +141,7 @@ class StallGuard:
             self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)
 
 
-_KERNEL_TELLS = sys.platform in ("linux", "darwin")
+_KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")
 
 
 def _unsent_bytes(transport: asyncio.BaseTransport | None) -> int:

@@ -151,13 +151,15 @@ class Hasher:
                 known = self._journal.hash_of(*file.hash_key, "sha256")
                 if known is not None:
                     return known, None
-            looked_at, began = time.time(), time.monotonic()
+            identified_at, began = time.time(), time.monotonic()
             if kept is not None:
                 oid = kept.read(file)
             else:
                 oid = _sha256(file, stop, report if events.active else None)
             if file.hash_key is not None and not stop.is_set():
-                self._journal.remember_hash(*file.hash_key, "sha256", oid, looked_at=looked_at)
+                self._journal.remember_hash(
+                    *file.hash_key, "sha256", oid, identified_at=identified_at
+                )
             return oid, time.monotonic() - began
 
         if file.size <= SHORT:
@@ -179,13 +181,13 @@ class Hasher:
         return await threads.look_up.run(lambda: self._journal.hash_of(*key, kind))
 
     def remember(
-        self, oids: Iterable[tuple[FileSource, str]], looked_at: float, kind: str = "sha256"
+        self, oids: Iterable[tuple[FileSource, str]], identified_at: float, kind: str = "sha256"
     ) -> None:
-        """Store hashes computed elsewhere, in reads that began at `looked_at`. Blocks."""
+        """Store hashes computed elsewhere, in reads that began at `identified_at`. Blocks."""
         records: list[HashRecord] = [
             (*file.hash_key, kind, oid) for file, oid in oids if file.hash_key is not None
         ]
-        self._journal.remember_hashes(records, looked_at=looked_at)
+        self._journal.remember_hashes(records, identified_at=identified_at)
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:

@@ -161,11 +161,11 @@ class _OnDisk:
         # that a file that merely grew gets the error for growth.
         more = self.read_some(self._source.size, memoryview(bytearray(1)))
         try:
-            looks = os.fstat(self._file.fileno()), os.stat(self._path)
-            for look in looks:
-                self._compare(look)
+            statuses = os.fstat(self._file.fileno()), os.stat(self._path)
+            for status in statuses:
+                self._compare(status)
         except SourceChangedError:
-            if sha256 is None or not all(map(self._may_have_grown, looks)):
+            if sha256 is None or not all(map(self._may_have_grown, statuses)):
                 raise
             if sha256 != self._agreed and self._hash() != sha256:
                 raise

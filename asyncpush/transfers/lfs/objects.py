@@ -204,17 +204,17 @@ class LfsUploader:
         """The claim, once its holder frees it; None when the holder makes no more progress."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
-        moved_at = looked_at = loop.time()
+        moved_at = checked_at = loop.time()
         while loop.time() - moved_at < CLAIM_TIMEOUT:
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
-            if loop.time() - looked_at >= PROGRESS_POLL:
-                looked_at = loop.time()
+            if loop.time() - checked_at >= PROGRESS_POLL:
+                checked_at = loop.time()
                 upload = await self._find_upload(item, self._journal)
                 now = None if upload is None else (upload.started_at, len(upload.etags))
                 if now != seen:
-                    seen, moved_at = now, looked_at
+                    seen, moved_at = now, checked_at
         return None
 
     async def _claim(self, oid: str) -> Claim | None:
