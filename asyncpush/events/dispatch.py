@@ -60,6 +60,16 @@ def wants_headers(listener: Listener) -> bool:
     return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
 
 
+def wants_event(listener: Listener, kind: type[Event]) -> bool:
+    """Whether a listener handles events of this kind.
+
+    A listener that does not handle all of them has a set of those it does in the attribute
+    `wants_events`, of itself or of the object whose method it is. It is called for no others.
+    """
+    kinds = getattr(getattr(listener, "__self__", listener), "wants_events", None)
+    return kinds is None or kind in kinds
+
+
 _span_numbers = itertools.count(1)
 
 
@@ -75,7 +85,7 @@ class Emitter:
     events.
     """
 
-    __slots__ = ("_clock", "_listeners", "parent_id", "push_id", "span_id")
+    __slots__ = ("_by_kind", "_clock", "_listeners", "parent_id", "push_id", "span_id")
 
     def __init__(
         self,
@@ -85,6 +95,7 @@ class Emitter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._listeners = list(listeners)
+        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
         self._clock = clock
         self.push_id: str = push_id
         self.span_id: str = new_span_id()
@@ -94,6 +105,10 @@ class Emitter:
     def active(self) -> bool:
         """Whether there is a listener. If not, the event need not be created."""
         return bool(self._listeners)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether a listener handles events of this kind. If not, the event need not be created."""
+        return bool(self._handling(kind))
 
     @property
     def detailed(self) -> bool:
@@ -105,6 +120,7 @@ class Emitter:
         child = Emitter.__new__(Emitter)
         # shared: a listener that is removed is removed for all spans
         child._listeners = self._listeners
+        child._by_kind = self._by_kind
         child._clock = self._clock
         child.push_id = self.push_id
         child.span_id = new_span_id()
@@ -112,10 +128,11 @@ class Emitter:
         return child
 
     def emit(self, event: Event) -> None:
-        if not self._listeners:
+        listeners = self._handling(type(event))
+        if not listeners:
             return
         record = Record(event, self._clock(), self.push_id, self.span_id, self.parent_id)
-        for listener in tuple(self._listeners):
+        for listener in listeners:
             try:
                 listener(record)
             except Exception:
@@ -123,4 +140,13 @@ class Emitter:
                     # already reported: it failed in another thread, or while it was called
                     continue
                 self._listeners.remove(listener)
+                self._by_kind.clear()
                 logger.exception("a listener failed and gets no more events: %r", listener)
+
+    def _handling(self, kind: type[Event]) -> tuple[Listener, ...]:
+        listeners = self._by_kind.get(kind)
+        if listeners is None:
+            all_listeners = tuple(self._listeners)
+            listeners = tuple(each for each in all_listeners if wants_event(each, kind))
+            self._by_kind[kind] = listeners
+        return listeners

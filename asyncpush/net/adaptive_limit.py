@@ -25,7 +25,7 @@ rate among many is measured."""
 HEAD_START = 0.025
 """Seconds by which these parts are ahead of the others."""
 
-FIRST_LOOKS = 0.008
+FIRST_CHECK_INTERVAL = 0.008
 """Seconds between two samples of a part's position until the two rates have been compared. The head
 start must contain a few samples."""
 
@@ -84,8 +84,8 @@ LONGEST_COOLDOWN = 64
 
 
 AT_ONCE = 4
-"""Parts that may begin in one turn of the event loop. Starting a part takes about a millisecond;
-sixteen at once delayed everything else by twenty."""
+"""Parts that may begin in one iteration of the event loop. Starting a part takes about a
+millisecond; sixteen at once delayed everything else by twenty."""
 
 A_FEW = 8
 """The last few parts of a push may exceed the limit by one part in this many, so that they need no
@@ -127,7 +127,7 @@ class Slot:
     def paused(self) -> bool:
         return self.resumed is not None
 
-    async def turn(self) -> None:
+    async def wait_while_paused(self) -> None:
         """Wait while the part is paused, for `PAUSE` seconds at most. Called before each piece."""
         if self.resumed is not None:
             with suppress(TimeoutError):
@@ -277,9 +277,9 @@ class AdaptiveLimit:
         return self._in_flight
 
     @property
-    def looks(self) -> float | None:
+    def check_interval(self) -> float | None:
         """Seconds between two samples, while they must be more frequent than usual."""
-        return FIRST_LOOKS if self._head_start is not None else None
+        return FIRST_CHECK_INTERVAL if self._head_start is not None else None
 
     @property
     def idle(self) -> bool:
@@ -374,10 +374,10 @@ class AdaptiveLimit:
             if among < SHARED * alone:
                 self._trial = None
                 self._rises.clear()
-                self._look_for_fewer(Measured(before.width, before.width * alone))
+                self._try_fewer(Measured(before.width, before.width * alone))
         elif among < SHARED * alone:
             self._alone, self._growing = alone, None
-            self._look_for_fewer(now)
+            self._try_fewer(now)
         elif self._waiting and self._limit < self._maximum:
             self._alone, self._growing = alone, None
             self._rise(now)
@@ -424,7 +424,7 @@ class AdaptiveLimit:
             now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
             if now.width > FEWEST and self._limit >= self._maximum and self._waiting:
-                self._look_for_fewer(now)
+                self._try_fewer(now)
                 return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
@@ -444,7 +444,7 @@ class AdaptiveLimit:
         best = max(before.goodput, now.goodput)
         if self._mode is SLOW_START and before.width > FEWEST:
             self._rises.clear()
-            self._look_for_fewer(Measured(before.width, best))
+            self._try_fewer(Measured(before.width, best))
             return
         needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
         if now.goodput < (1 + TOLERANCE) * before.goodput:
@@ -456,7 +456,7 @@ class AdaptiveLimit:
         if self._limit < before.width:
             self._trial = Measured(before.width, best)
 
-    def _look_for_fewer(self, enough: Measured) -> None:
+    def _try_fewer(self, enough: Measured) -> None:
         fewer = self._needed(enough.goodput, self._alone) if self._alone else FEWEST
         if fewer >= NARROWER * enough.width:
             self._settle(enough.width)  # all of them are needed
@@ -608,7 +608,7 @@ class AdaptiveLimit:
             loop = asyncio.get_running_loop()
             loop.call_later(HEAD_START, self._end_head_start, self._head_start)
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            asyncio.get_running_loop().call_soon(self._start_more)
         self._begun += 1
 
     @property
@@ -619,7 +619,7 @@ class AdaptiveLimit:
         head_start.over = True
         self._wake()
 
-    def _next_turn(self) -> None:
+    def _start_more(self) -> None:
         self._begun = 0
         self._wake()
 

@@ -17,7 +17,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
@@ -27,9 +27,9 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
+    CHECKS,
     FILES_LIMIT,
     LONGEST_WAIT,
-    LOOKS,
     PAGES_LIMIT,
 )
 from asyncpush.protocol import buckets
@@ -75,7 +75,7 @@ class Bucket:
         a dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
-            await self.look()
+            await self.check_exists()
         except RepoNotFoundError:
             if not options.create_bucket:
                 raise
@@ -94,14 +94,14 @@ class Bucket:
             # Another process may have just created it, or an earlier attempt of ours whose answer
             # was lost. Or the token may write to this bucket but not create buckets.
             try:
-                await self.look()
+                await self.check_exists()
             except RepoNotFoundError:
                 raise exc from None
         else:
             ctx.session.created.note(ctx.repo)
         return True
 
-    async def look(self) -> None:
+    async def check_exists(self) -> None:
         """Raise `RepoNotFoundError` when the bucket does not exist."""
         ctx = self._ctx
         await ctx.session.ask(
@@ -117,11 +117,11 @@ class Bucket:
         """Those of `paths` that exist in the bucket."""
         ctx, found = self._ctx, dict[str, BucketFile]()
 
-        async def look(batch: Sequence[str]) -> None:
+        async def ask(batch: Sequence[str]) -> None:
             request = buckets.paths_info_request(ctx.repo, batch)
             found.update(await ctx.session.ask(request, buckets.parse_paths_info, ctx.events))
 
-        await for_each(batches(paths, buckets.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+        await for_each(batches(paths, buckets.PATHS_LIMIT), ask, width=CALLS_AT_ONCE)
         return found
 
     async def files_below(self, folder: str) -> dict[str, BucketFile]:
@@ -145,14 +145,14 @@ class Bucket:
             request = HubRequest(request.call, "GET", following, fields=request.fields)
 
     async def different(
-        self, wanted: Mapping[str, Operation], *, looks: int = LOOKS
+        self, wanted: Mapping[str, Operation], *, checks: int = CHECKS
     ) -> list[SyncFailure]:
         """Check until the bucket shows the outcome of all these operations. Returns a failure for
         each one that it does not show."""
         ctx, failures = self._ctx, list[SyncFailure]()
-        for look in range(looks):
-            if look:
-                wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
+        for attempt in range(checks):
+            if attempt:
+                wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 1)
                 await asyncio.sleep(min(wait, LONGEST_WAIT))
             found = await self.files(list(wanted))
             failures = await in_thread(ctx.threads, partial(_differences, wanted, found))
@@ -226,7 +226,7 @@ class Bucket:
         by_path = {operation.path: operation for operation in operations}
         may_have_landed = False  # an attempt, whatever became of those after it
 
-        async def look(error: HubError) -> list[FailedOperation] | None:
+        async def reconcile(error: HubError) -> list[FailedOperation] | None:
             nonlocal may_have_landed
             may_have_landed = may_have_landed or may_still_land(error)
             if not may_have_landed:
@@ -241,14 +241,14 @@ class Bucket:
                 ctx.events,
                 describe=lambda failed: {"failed": len(failed)},
                 accept=buckets.answers_batch,
-                reconcile=look,
+                reconcile=reconcile,
             )
         except asyncio.CancelledError:
             self.unclear = True
             raise
         except HubError as exc:
             try:
-                if await look(exc) is not None:
+                if await reconcile(exc) is not None:
                     return []
             except HubError:
                 pass  # the first failure is more useful
@@ -272,16 +272,7 @@ class Bucket:
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are hashed in one call."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+    return sized_batches(files, most_bytes=HASHED_BYTES, most=HASHED_TOGETHER)
 
 
 async def hashes_of(
@@ -338,7 +329,8 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
 ADDED_TOGETHER = 64
 """Files that are added in one call, which queues them."""
 
-ADDED_AT_ONCE = 2
+ADDED_BYTES = 4 * MIB
+ADDED_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -350,6 +342,8 @@ class BucketStore:
     """Paths of files that were left out, since they are no longer in the source."""
     collected_again: dict[str, FileSource] = field(default_factory=dict)
     """What was sent instead of files that had changed, by path."""
+    bytes_sent: int = 0
+    """What went over the network, also for files that had changed and were sent again."""
     _notices: ProblemReport = field(default_factory=ProblemReport)
 
     async def send_all(
@@ -402,7 +396,8 @@ class BucketStore:
             reason = f"a bucket is stored by {transfers.label} alone"
             ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
             ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
+            await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
             receipts = list(await upload.finish(changed=changed))
@@ -421,22 +416,23 @@ class BucketStore:
             if upload is not None:
                 with anyio.CancelScope(shield=True):
                     await upload.abort()
+                self.bytes_sent += upload.bytes_sent
         hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
         found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
         keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)
         await in_thread(ctx.push_threads.journal, keep)
         return receipts
 
-    async def tell_changes(self, files: Sequence[FileSource]) -> None:
+    async def warn_of_changes(self, files: Sequence[FileSource]) -> None:
         """Warn of followed files, among all of the source, that are not what they were when the
         sync began."""
         again = self.collected_again
 
-        def look() -> ProblemReport:
+        def find() -> ProblemReport:
             names = {file.path_in_repo: file for file in files if file.may_change}
             return changes_of({**names, **again})
 
-        grown = await in_thread(self.ctx.threads, look)
+        grown = await in_thread(self.ctx.threads, find)
         for notice in (*self._notices.notices, *grown.notices):
             self.ctx.warn(notice)
 

@@ -18,7 +18,7 @@ from asyncpush.net.adaptive_limit import (
     AT_ONCE,
     COOLDOWN,
     FEWEST,
-    FIRST_LOOKS,
+    FIRST_CHECK_INTERVAL,
     PIONEERS,
     SMALL_PARTS,
     START,
@@ -305,7 +305,7 @@ async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> Non
             await look(limit, clock, held, position)
         assert [slot.paused for slot in held] == [False] * FEWEST + [True] * 12
         async with anyio.create_task_group() as group:
-            group.start_soon(held[FEWEST].turn)
+            group.start_soon(held[FEWEST].wait_while_paused)
             slots[0].task.cancel()
             await let_tasks_run()  # else this would not end
         assert [slot.paused for slot in held[FEWEST:]] == [False] + [True] * 11
@@ -317,7 +317,7 @@ async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.Monk
     monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
     slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
     with anyio.fail_after(5):
-        await slot.turn()
+        await slot.wait_while_paused()
     assert slot.paused
 
 
@@ -642,7 +642,7 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
             clock.now += 1
             for slot in pioneers:
                 limit.moving(slot, position, 1_000_000)
-        assert limit.looks == FIRST_LOOKS
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
         await end_head_start(limit)
         assert limit.in_flight == START
         yield limit, turns_of(slots)
@@ -666,7 +666,7 @@ async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], ste
 async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         assert max(slot.position for slot in slots[PIONEERS:]) <= 100_000
         # 16 x 20,000 bytes a second are 3.2 x 100,000, and each part waits for its answer, too.
@@ -688,7 +688,7 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
     """Something else kept this machine busy while the others began."""
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         going = [slot for slot in slots if not slot.paused]
         while limit.limit < START:
@@ -716,9 +716,9 @@ async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> Non
             for slot in reversed(turns_of(slots)):
                 limit.moving(slot, position, 1_000_000)
         assert limit.limit == START
-        assert limit.looks == FIRST_LOOKS
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
         limit.succeeded(turns_of(slots)[0], 1_000_000)
-        assert limit.looks is None
+        assert limit.check_interval is None
 
 
 @pytest.mark.usefixtures("head_start")
@@ -736,7 +736,7 @@ async def test_a_rise_that_slows_the_others_down_is_not_kept() -> None:
         assert len(new) == 32 - START
         for _ in range(5):  # until then the new ones connect
             await sampled(limit, clock, earlier, 20_000)
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, earlier + new, 10_000)
         assert limit.limit == FEWEST
         assert max(slot.position for slot in new) <= 100_000

@@ -28,7 +28,7 @@ from asyncpush.transfers.xet.stalls import (
     unless_stalled,
 )
 
-STREAM_PIECE = 4 * MIB
+STREAM_PIECE = 2 * MIB
 """Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
@@ -64,11 +64,24 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent over the network, as far as hf_xet has reported."""
+        return self._watch.sent
+
     async def start(
-        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+        *,
+        to_the_end: bool = False,
+        on_begun: Callable[[Sequence[tuple[FileSource, Any]]], object] = lambda begun: None,
     ) -> list[tuple[FileSource, Any]]:
-        """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle.
-        With `changed`, followed files that have changed are added there and not started."""
+        """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle;
+        with `to_the_end`, once hf_xet has read them all. `on_begun` gets the same in the event
+        loop, once they are started. With `changed`, followed files that have changed are added
+        there and not started."""
+        loop = asyncio.get_running_loop()
 
         def start(file: FileSource) -> Any:
             self._backlog.add(file.size)
@@ -85,7 +98,13 @@ class XetCommit:
         def start_all() -> list[tuple[FileSource, Any]]:
             check_unchanged(files, changed)
             left_out = changed or ()
-            return [(file, start(file)) for file in files if file.path_in_repo not in left_out]
+            begun = [(file, start(file)) for file in files if file.path_in_repo not in left_out]
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(on_begun, begun)
+            for _, handle in begun if to_the_end else ():
+                with contextlib.suppress(Exception):  # `finish` raises it
+                    handle.result()
+            return begun
 
         begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
         return begun
@@ -154,7 +173,8 @@ class XetCommit:
         on_read: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is told how much.
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is called with
+        their total size.
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))
@@ -202,11 +222,6 @@ class XetCommit:
     async def abort(self) -> None:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
         await ends_soon(in_background(self._abort))
-
-    async def let_go(self) -> int:
-        """Abort. Returns how many bytes were sent over the network."""
-        await self.abort()
-        return self._watch.sent
 
     def _abort(self) -> None:
         abort(self._commit)
