@@ -82,7 +82,7 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
-from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.pipeline.sync import SyncRun
@@ -133,7 +133,12 @@ class Runtime:
         self._expires_next = 0.0
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
-        self._hasher = Hasher(journal, trust_mtime=config.trust_mtime)
+        self._hasher = Hasher(
+            journal,
+            trust_mtime=config.trust_mtime,
+            with_md5=config.verify_etag,
+            memory=config.max_memory // KEPT_SHARE,
+        )
         self._transfers = open_transfers(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
@@ -150,14 +155,14 @@ class Runtime:
     async def sharing_the_host(self) -> AsyncIterator[None]:
         """While the block runs, share the limit of parts with the other processes on this host that
         are pushing. They are counted repeatedly, since they start and end at any time."""
-        counting = asyncio.create_task(self._count_neighbours())
+        counting = asyncio.create_task(self._count_peers())
         try:
             yield
         finally:
             counting.cancel()
             await wait_until_done(counting)
 
-    async def _count_neighbours(self) -> None:
+    async def _count_peers(self) -> None:
         peers = self._journal.peers()
         threads = self._threads.look_up.threads
         while True:
@@ -281,7 +286,7 @@ class Runtime:
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
         # Most pushes need no diagnosis, so its imports are delayed until here.
-        from asyncpush.doctor import Facts, Target, ask_hub, judge, look_around
+        from asyncpush.doctor import Facts, Target, ask_hub, collect_local_facts, judge
 
         target = None
         if repo is not None:
@@ -290,7 +295,9 @@ class Runtime:
         events = Emitter(listeners, push_id=uuid.uuid4().hex)
         with stray_cancellations_are_errors():
             hub = await ask_hub(self._session, target, events)
-        local = await asyncio.to_thread(look_around, self.endpoint, self._config, token_from)
+        local = await asyncio.to_thread(
+            collect_local_facts, self.endpoint, self._config, token_from
+        )
         token = self._session.token
         kind = kind_of_token(token.known)
         local = replace(
@@ -327,7 +334,7 @@ class Runtime:
                     if needs_token:
                         await self._session.token.get()
                     ctx = self._context(repo, options, observer.push_id, observer.events)
-                    observer.failure_told = lambda error: ctx.failure_told(error)
+                    observer.describe_failure = lambda error: ctx.describe_failure(error)
                     async with self._collected(source, options, stores=stores) as collected:
                         outcome = await work(ctx, collected)
                 return observer.finished(outcome)

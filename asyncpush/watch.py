@@ -38,14 +38,14 @@ from asyncpush.sources.walk import Walk
 
 logger = library_logger("watch")
 
-LOOKS_PER_REST = 5
+SCANS_PER_QUIET = 5
 """Checks of the folder within `quiet_for`."""
 
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 """Seconds between two checks."""
 
-LOOKING_SHARE = 0.1
+SCAN_SHARE = 0.1
 """The largest share of the time spent on checks: one of 100,000 files takes a second."""
 
 PAUSE_WHEN_NOTIFIED = 60.0
@@ -59,7 +59,7 @@ FAILURES_KEPT = 100
 FATAL = (AuthError, InvalidRepoIdError, MissingTokenError, RepoNotFoundError)
 """Errors that the next push would raise as well."""
 
-Look: TypeAlias = dict[str, tuple[int, int, int]]
+FolderState: TypeAlias = dict[str, tuple[int, int, int]]
 """Size, mtime and inode of each file, by path within the folder."""
 
 
@@ -186,7 +186,7 @@ class FolderWatch:
         """The error of a push that every further push would raise as well."""
         self._broken: Exception | None = None
         """Any other error that ended the watch, not raised by a push."""
-        self._pushed: Look = {}
+        self._pushed: FolderState = {}
         self._not_before = clock()
         self._task: asyncio.Task[None] | None = None
 
@@ -231,9 +231,9 @@ class FolderWatch:
 
     async def _run(self) -> None:
         try:
-            async with self._telling():
-                while (look := await self._next_rest()) is not None:
-                    await self._push(look)
+            async with self._notifications():
+                while (state := await self._next_quiet_state()) is not None:
+                    await self._push(state)
                     if self._fatal is not None:
                         return
         except Exception as exc:  # from `on_outcome`, or from the folder's file system
@@ -242,7 +242,7 @@ class FolderWatch:
             if not self._stop.is_set():
                 self._ended.set()
 
-    async def _next_rest(self) -> Look | None:
+    async def _next_quiet_state(self) -> FolderState | None:
         """Wait until a push is due. Returns the state of the folder, or None when the block is
         being left.
 
@@ -250,25 +250,25 @@ class FolderWatch:
         for `quiet_for` seconds. If the folder never stops changing, it is due after another `every`
         seconds.
         """
-        seen: Look | None = None
+        seen: FolderState | None = None
         changed_at = waiting_since = self._clock()
         while not self._stop.is_set():
             self._notified.clear()
             began = self._clock()
-            look = await self._look()
+            state = await self._scan()
             now = self._clock()
-            if look != seen:
-                seen, changed_at = look, now
-            is_new = bool(look) and look != self._pushed
+            if state != seen:
+                seen, changed_at = state, now
+            is_new = bool(state) and state != self._pushed
             if not is_new:
                 waiting_since = now
             elif now >= self._not_before and (
                 now - changed_at >= self._quiet_for
                 or now - max(waiting_since, self._not_before) >= self._every
             ):
-                return look
-            pause = min(max(self._quiet_for / LOOKS_PER_REST, SHORTEST_PAUSE), LONGEST_PAUSE)
-            pause = max(pause, (now - began) / LOOKING_SHARE)
+                return state
+            pause = min(max(self._quiet_for / SCANS_PER_QUIET, SHORTEST_PAUSE), LONGEST_PAUSE)
+            pause = max(pause, (now - began) / SCAN_SHARE)
             if is_new:
                 await self._pause(max(pause, min(self._not_before - now, self._every)))
             else:
@@ -290,8 +290,8 @@ class FolderWatch:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _push(self, look: Look) -> Exception | None:
-        """Push the current folder; `look` is its state just before. Returns the error, if it
+    async def _push(self, state: FolderState) -> Exception | None:
+        """Push the current folder; `state` is its state just before. Returns the error, if it
         failed."""
         error: Exception | None = None
         result: UploadResult | SyncResult | None = None
@@ -305,9 +305,9 @@ class FolderWatch:
         except (AsyncPushError, TimeoutError, ValueError, OSError) as exc:
             error = exc
         self.last_error = error
-        # What changed during the push differs from `look`, so it is included in the next push.
+        # What changed during the push differs from `state`, so it is included in the next push.
         if error is None:
-            self._pushed = look
+            self._pushed = state
             self.pushes += 1
             self.last_result = result
         else:
@@ -323,21 +323,21 @@ class FolderWatch:
 
     async def _push_the_rest(self) -> Exception | None:
         """Push what is new when the block is left. Returns the error, if that failed."""
-        look = await self._look()
-        if not look and not self._is_there():
+        state = await self._scan()
+        if not state and not self._is_there():
             logger.warning("%r does not exist: nothing more was pushed", self._folder)
-        return await self._push(look) if look and look != self._pushed else None
+        return await self._push(state) if state and state != self._pushed else None
 
     def _is_there(self) -> bool:
         return os.path.isdir(self._folder)
 
-    async def _look(self) -> Look:
-        return await to_thread.run_sync(self._look_blocking)
+    async def _scan(self) -> FolderState:
+        return await to_thread.run_sync(self._scan_blocking)
 
-    def _look_blocking(self) -> Look:
+    def _scan_blocking(self) -> FolderState:
         if not self._is_there():
             return {}
-        options, own, look = self._options, OwnFiles(), Look()
+        options, own, state = self._options, OwnFiles(), FolderState()
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
         report = ProblemReport()
         walk = Walk(self._folder, chosen, report, options.follow_symlinks, own=own)
@@ -345,14 +345,14 @@ class FolderWatch:
             with contextlib.suppress(OSError):  # removed in the meantime, or a broken link
                 status = os.stat(path)
                 if own.file(path, status) is None:
-                    look[name] = status.st_size, status.st_mtime_ns, status.st_ino
+                    state[name] = status.st_size, status.st_mtime_ns, status.st_ino
         if self._is_there():  # otherwise it was removed in the meantime
             # The push reports what cannot be read.
-            look |= dict.fromkeys(report.problems, (0, 0, 0))
-        return look
+            state |= dict.fromkeys(report.problems, (0, 0, 0))
+        return state
 
     @contextlib.asynccontextmanager
-    async def _telling(self) -> AsyncIterator[None]:
+    async def _notifications(self) -> AsyncIterator[None]:
         """Within the block the system reports changes, if `watchfiles` is installed."""
         task = asyncio.create_task(self._listen()) if self._use_watchfiles else None
         try:

@@ -91,7 +91,7 @@ def show(output: Output, keep: Path | None) -> None:
         lines = _summary(results, compared, size, parts)
         if keep is not None:
             lines.append(f"The model is in {keep}.")
-        lines += _way_to_the_page(results[-1], root, hub.port)
+        lines += _page_lines(results[-1], root, hub.port)
         output.result(lines, result_document(results[-1]) | facts | {"pushes": pushes})
 
 
@@ -193,7 +193,7 @@ def _called() -> str:
     return shlex.quote(program)
 
 
-def _way_to_the_page(result: UploadResult, root: Path, port: int) -> list[str]:
+def _page_lines(result: UploadResult, root: Path, port: int) -> list[str]:
     shown = "The page of the repo shows files, card and commits. To see it, run"
     return [
         "",

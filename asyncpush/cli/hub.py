@@ -176,7 +176,7 @@ async def _serve(server: LocalHub, output: Output) -> None:
     async with server:
         document = {"url": server.url, "root": str(server.root), "any_token": server.is_open}
         output.result([server.url], document)
-        output.note(*_welcome(server))
+        output.note(*_startup_lines(server))
         await Event().wait()
 
 
@@ -193,7 +193,7 @@ def _store(folder: Path, endpoint: str | None, bucket: str | None) -> S3Store | 
     return S3Store(endpoint, bucket, signer=Signer.load(folder / "lfs" / "secret"))
 
 
-def _welcome(server: LocalHub) -> list[str]:
+def _startup_lines(server: LocalHub) -> list[str]:
     token, whose = ("any", "any token") if server.is_open else ("...", "the given tokens")
     kept = f"the embedded Hub, stored in {server.root}: any namespace, {whose}"
     return [

@@ -81,7 +81,7 @@ def many(
 
 
 _SHA = 10
-_GO_ON = (
+_CONTINUE_HINT = (
     "run the same command again with --continue: pushes that are done are skipped, and bytes"
     " already stored are not sent again"
 )
@@ -119,11 +119,11 @@ def push_manifest(
                 run(work)
     except InterruptedBySignal as error:
         ended = sum(not push.waiting for push in pushes)
-        suggestion = f"{ended} of {len(pushes)} pushes have ended; {_GO_ON}"
+        suggestion = f"{ended} of {len(pushes)} pushes have ended; {_CONTINUE_HINT}"
         raise error.with_(suggestion=suggestion) from error.__cause__
     finally:
-        if done.trouble is not None:
-            output.warn(f"warning: {done.path} is not complete: {done.trouble}")
+        if done.write_error is not None:
+            output.warn(f"warning: {done.path} is not complete: {done.write_error}")
     _report(output, pushes, time.monotonic() - started)
 
 
@@ -208,14 +208,14 @@ def _report(output: Output, pushes: Sequence[ManyPush], seconds: float) -> None:
         return
     error = CommandFailedError(
         f"{len(failed)} of {len(pushes)} pushes failed",
-        problems=[_complaint(push) for push in failed],
-        suggestion=_GO_ON,
+        problems=[_problem_of(push) for push in failed],
+        suggestion=_CONTINUE_HINT,
     )
     output.negative(lines, document, error)
     raise Exit(1)
 
 
-def _complaint(push: ManyPush) -> str:
+def _problem_of(push: ManyPush) -> str:
     assert push.error is not None
     headline, *more = (line.strip() for line in failure_lines(push.error))
     problems = [line[2:] for line in more if line.startswith("- ")]
@@ -251,14 +251,14 @@ def _cells(push: ManyPush) -> list[str]:
 def _total(pushes: Sequence[ManyPush], seconds: float) -> str:
     results = [push.result for push in pushes if push.result is not None]
     sent = sum(result.bytes_transferred for result in results)
-    deeds = [f"{len(results):,} of {len(pushes):,} pushed"]
+    counts = [f"{len(results):,} of {len(pushes):,} pushed"]
     for count, what in (
         (sum(push.before is not None for push in pushes), "done before"),
         (sum(push.error is not None for push in pushes), "failed"),
     ):
         if count:
-            deeds.append(f"{count:,} {what}")
-    return f"{', '.join(deeds)}; {format_bytes(sent)} sent in {format_seconds(seconds)}"
+            counts.append(f"{count:,} {what}")
+    return f"{', '.join(counts)}; {format_bytes(sent)} sent in {format_seconds(seconds)}"
 
 
 class DoneFile:
@@ -270,7 +270,7 @@ class DoneFile:
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_name(f"{manifest.name}.state.jsonl")
-        self.trouble: OSError | None = None
+        self.write_error: OSError | None = None
         """Why a push that is done could not be recorded."""
 
     def read(self) -> dict[str, dict[str, Any]]:
@@ -296,13 +296,13 @@ class DoneFile:
     def add(self, fingerprint: str, row: Mapping[str, Any]) -> None:
         """Record one push as done. Blocks until the row is on the disk, safe from a power cut.
 
-        If that fails (a full disk) the pushes continue, and `trouble` has the error.
+        If that fails (a full disk) the pushes continue, and `write_error` has the error.
         """
         row = {"fingerprint": fingerprint, "time": time.time(), **row}
         try:
             append_line(self.path, json.dumps(row).encode() + b"\n")
         except OSError as error:
-            self.trouble = error
+            self.write_error = error
 
 
 def fingerprint(written: Mapping[str, Any], endpoint: str) -> str:

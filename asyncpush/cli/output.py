@@ -30,6 +30,14 @@ _NARROWEST = 30
 _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 
+def end_at_once(code: int) -> NoReturn:
+    """End the process without waiting for its threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How one command prints.
@@ -71,7 +79,7 @@ class Output:
             self._json({"ok": False, "error": error, **document})
         else:
             self._print(map(_clean, lines))
-        _tell(lambda stream: _block(failure_lines(why), stream))
+        _print_error(lambda stream: _block(failure_lines(why), stream))
 
     def note(self, *lines: str) -> None:
         """Something to know that is not the result. Not printed with `quiet`."""
@@ -80,7 +88,7 @@ class Output:
 
     def warn(self, *lines: str) -> None:
         """Something that went wrong without stopping the command. Printed always."""
-        _tell(lambda stream: map(_clean, lines))
+        _print_error(lambda stream: map(_clean, lines))
 
     def failure(self, error: BaseException) -> None:
         """Print a failure as a red block on stderr, after its traceback with `verbose`."""
@@ -88,13 +96,13 @@ class Output:
             self._json({"ok": False, "error": failure_document(error)})
         if not isinstance(error, InterruptedBySignal):
             self.trace(error)
-        _tell(lambda stream: _block(failure_lines(error), stream))
+        _print_error(lambda stream: _block(failure_lines(error), stream))
 
     def trace(self, error: BaseException) -> None:
         """Print the traceback, with `verbose`."""
         if self.verbose:
             text = "".join(traceback.format_exception(error))
-            _tell(lambda stream: map(_clean, text.splitlines()))
+            _print_error(lambda stream: map(_clean, text.splitlines()))
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -113,6 +121,9 @@ class Output:
 
     def _leave(self, error: BaseException) -> NoReturn:
         self.failure(error)
+        if isinstance(error, InterruptedBySignal) and error.at_once:
+            # Cleanup that was interrupted may leave threads behind for which Python waits.
+            end_at_once(exit_code(error))
         raise click.exceptions.Exit(exit_code(error)) from error
 
     def _json(self, document: Mapping[str, Any]) -> bool:
@@ -257,7 +268,7 @@ def _clean(text: str) -> str:
     return " " * indent + clean(text)
 
 
-def _tell(lines: Callable[[TextIO], Iterable[str]]) -> None:
+def _print_error(lines: Callable[[TextIO], Iterable[str]]) -> None:
     """Print to stderr. If that fails, nothing else does."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):

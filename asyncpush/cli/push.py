@@ -321,27 +321,27 @@ def result_lines(result: UploadResult, *, dry_run: bool = False) -> list[str]:
     if dry_run:
         return _plan_lines(result)
     where = result.pr_url or result.commit_url
-    return [where, *paragraph(", ".join(_deeds(result)), sys.stdout)]
+    return [where, *paragraph(", ".join(_counts(result)), sys.stdout)]
 
 
-def _deeds(result: UploadResult) -> list[str]:
-    deeds = []
+def _counts(result: UploadResult) -> list[str]:
+    counts = []
     if result.files_uploaded:
-        deeds.append(f"{format_count(len(result.files_uploaded), 'file')} committed")
-        deeds.append(f"{format_bytes(result.bytes_transferred)} sent{_pace(result)}")
+        counts.append(f"{format_count(len(result.files_uploaded), 'file')} committed")
+        counts.append(f"{format_bytes(result.bytes_transferred)} sent{_pace(result)}")
     elif result.files_ignored and not (result.files_unchanged or result.files_deleted):
-        deeds.append("nothing was pushed")
+        counts.append("nothing was pushed")
     elif not result.files_deleted:
-        deeds.append("nothing new, no commit was needed")
+        counts.append("nothing new, no commit was needed")
     for paths, what in (
         (result.files_unchanged, "unchanged"),
         (result.files_deleted, "deleted"),
         (result.files_ignored, "ignored by the Hub"),
     ):
         if paths:
-            deeds.append(f"{len(paths):,} {what}")
-    deeds.append("verified" if result.verified else "not verified")
-    return deeds
+            counts.append(f"{len(paths):,} {what}")
+    counts.append("verified" if result.verified else "not verified")
+    return counts
 
 
 def _pace(result: UploadResult) -> str:

@@ -162,21 +162,21 @@ def result_document(result: SyncResult) -> dict[str, Any]:
 
 def result_lines(result: SyncResult) -> list[str]:
     """Where it is, then what was done."""
-    deeds = []
+    counts = []
     if result.files_uploaded:
-        deeds.append(f"{format_count(len(result.files_uploaded), 'file')} uploaded")
+        counts.append(f"{format_count(len(result.files_uploaded), 'file')} uploaded")
         sent = format_bytes(result.bytes_transferred)
-        deeds.append(f"{sent} sent in {format_seconds(result.elapsed_seconds)}")
+        counts.append(f"{sent} sent in {format_seconds(result.elapsed_seconds)}")
     elif not result.files_deleted:
-        deeds.append("nothing new")
+        counts.append("nothing new")
     if result.files_unchanged:
-        deeds.append(f"{len(result.files_unchanged):,} unchanged")
+        counts.append(f"{len(result.files_unchanged):,} unchanged")
     if result.files_deleted:
-        deeds.append(f"{len(result.files_deleted):,} deleted")
-    deeds.append("verified" if result.verified else "not verified")
+        counts.append(f"{len(result.files_deleted):,} deleted")
+    counts.append("verified" if result.verified else "not verified")
     if result.marker is not None:
-        deeds.append("marked as complete")
-    return [result.bucket_url, *paragraph(", ".join(deeds), sys.stdout)]
+        counts.append("marked as complete")
+    return [result.bucket_url, *paragraph(", ".join(counts), sys.stdout)]
 
 
 def _plan_lines(result: SyncResult) -> list[str]:

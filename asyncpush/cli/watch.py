@@ -136,14 +136,14 @@ async def _watch(
     options: PushOptions | SyncOptions,
     timing: dict[str, float],
 ) -> FolderWatch:
-    def tell(outcome: WatchOutcome) -> None:
+    def report(outcome: WatchOutcome) -> None:
         if outcome.error is not None:
             output.warn(f"a push failed and will be tried again: {outcome.error}")
         elif outcome.result is not None and not output.as_json:
             output.result(_lines(outcome.result), {})
 
     async with open_uploader(connection, output) as uploader:
-        watch = uploader.watch(folder, repo_id, options, on_outcome=tell, **timing)
+        watch = uploader.watch(folder, repo_id, options, on_outcome=report, **timing)
         inside = False
         try:
             async with watch:

@@ -35,8 +35,8 @@ class FairSlots:
         self._shared = shared
         self.most = most
         self._own_is_free = True
-        self._came: asyncio.Event | None = None
-        self._came_own = False
+        self._granted: asyncio.Event | None = None
+        self._granted_own = False
 
     async def take(self) -> bool:
         """Wait for a slot, whichever comes first. True for the push's own; `give_back` wants it."""
@@ -47,26 +47,26 @@ class FairSlots:
         if shared.free and not shared.waiting:
             shared.free -= 1
             return False
-        self._came = came = asyncio.Event()
+        self._granted = granted = asyncio.Event()
         shared.waiting.append(self)
         try:
-            await came.wait()
+            await granted.wait()
         except BaseException:
-            if came.is_set():  # it had come already: hand it on
-                self.give_back(own=self._came_own)
+            if granted.is_set():  # it had come already: hand it on
+                self.give_back(own=self._granted_own)
             else:
-                self._come(own=False)
+                self._grant(own=False)
             raise
-        return self._came_own
+        return self._granted_own
 
     def give_back(self, *, own: bool) -> None:
         shared = self._shared
-        if own and self._came is None:
+        if own and self._granted is None:
             self._own_is_free = True
         elif own:
-            self._come(own=True)
+            self._grant(own=True)
         elif shared.waiting:
-            shared.waiting[0]._come(own=False)
+            shared.waiting[0]._grant(own=False)
         else:
             shared.free += 1
 
@@ -74,13 +74,13 @@ class FairSlots:
         """Whether a shared slot that is given back would go to another push."""
         return any(slots is not self for slots in self._shared.waiting)
 
-    def _come(self, *, own: bool) -> None:
+    def _grant(self, *, own: bool) -> None:
         """End the wait."""
-        assert self._came is not None
+        assert self._granted is not None
         self._shared.waiting.remove(self)
-        self._came_own = own
-        self._came.set()
-        self._came = None
+        self._granted_own = own
+        self._granted.set()
+        self._granted = None
 
 
 class SlotQueue(Generic[T]):

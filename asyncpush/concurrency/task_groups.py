@@ -232,7 +232,7 @@ class Batcher(Generic[K, V]):
             self._group.start_soon(for_group(self._run))
 
     async def _run(self) -> None:
-        # One turn of the event loop: items that were asked for at the same time go together.
+        # One iteration of the event loop: items that were asked for at the same time go together.
         await anyio.lowlevel.checkpoint()
         questions = self._next_call()
         try:

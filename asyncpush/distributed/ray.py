@@ -53,13 +53,13 @@ TASKS_PER_NODE = 2
 CANCEL_GRACE = 5.0
 """Seconds that a cancelled task has to clean up before its process is ended."""
 
-LAST_WORDS = 5.0
+LAST_EVENTS_TIMEOUT = 5.0
 """Seconds for the last events of an upload to arrive."""
 
 _STOP = -1
 
 MakeSource: TypeAlias = Callable[[], "Source | Awaitable[Source]"]
-Tell: TypeAlias = Callable[[int, Sequence[Event]], Any]
+SendEvents: TypeAlias = Callable[[int, Sequence[Event]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ async def push_distributed(
     tasks = _Tasks(num_cpus=num_cpus, max_retries=max_retries)
     async with Uploader(token, endpoint, config) as up:
         repo, options = target_of(repo_id, options, up.endpoint)
-        there = _There(
+        there = _JobSettings(
             repo.repo_id,
             replace(options, model_card=None, timeout=None),
             replace(config, progress="none", progress_callback=None, events=None),
@@ -139,7 +139,7 @@ async def push_distributed(
 
         async def gather(events: Emitter) -> list[Receipt]:
             receipts = await tasks.run(jobs, events)
-            return _each_once(receipts, options)
+            return _without_duplicates(receipts, options)
 
         return await up.commit_gathered(repo.repo_id, gather, options)
 
@@ -167,7 +167,7 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
+class _JobSettings:
     """What the jobs of one push have in common."""
 
     repo_id: str
@@ -219,8 +219,8 @@ class _Tasks:
         relay = self._start_relay()
 
         async def one(job: _Job) -> None:
-            turn = self._on_any if job.node_id is None else self._on_node[job.node_id]
-            async with turn:
+            slots = self._on_any if job.node_id is None else self._on_node[job.node_id]
+            async with slots:
                 receipts[job.number] = await self._run_one(job, relay)
 
         try:
@@ -230,7 +230,7 @@ class _Tasks:
                     async with anyio.create_task_group() as uploads:
                         for job in jobs:
                             uploads.start_soon(for_group(one), job)
-                    relay.tell.remote(_STOP, ())
+                    relay.send.remote(_STOP, ())
         finally:
             self._ray.kill(relay)
         return [receipt for number in sorted(receipts) for receipt in receipts[number]]
@@ -287,13 +287,13 @@ def upload_on_node(job: _Job, relay: Any) -> bytes | AsyncPushError:
     """The task. Receipts are returned as JSON, which is checked when it is read; an error of ours
     is returned as a value, since Ray would wrap it in one of its own."""
     try:
-        return receipts_to_json(asyncio.run(_upload(job, relay.tell.remote)))
+        return receipts_to_json(asyncio.run(_upload(job, relay.send.remote)))
     except AsyncPushError as error:
         return error
 
 
-async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
-    outbox = Outbox(lambda events: tell(job.number, events))
+async def _upload(job: _Job, send: SendEvents) -> list[Receipt]:
+    outbox = Outbox(lambda events: send(job.number, events))
     config = replace(job.config, events=outbox.on_event)
     if job.own_cache:
         config = replace(config, cache_dir=default_cache_dir())
@@ -309,7 +309,7 @@ async def _upload(job: _Job, tell: Tell) -> list[Receipt]:
         reporting.cancel()
         if (last_words := outbox.flush()) is not None:
             with contextlib.suppress(Exception):  # Nobody may be listening any more.
-                await asyncio.wait_for(last_words, LAST_WORDS)
+                await asyncio.wait_for(last_words, LAST_EVENTS_TIMEOUT)
 
 
 async def _read_card(options: PushOptions, config: UploadConfig) -> bytes:
@@ -322,7 +322,7 @@ async def _read_card(options: PushOptions, config: UploadConfig) -> bytes:
         return await asyncio.to_thread(read_all, collected.files[0])
 
 
-def _each_once(receipts: Iterable[Receipt], options: PushOptions) -> list[Receipt]:
+def _without_duplicates(receipts: Iterable[Receipt], options: PushOptions) -> list[Receipt]:
     """One receipt for each file that several nodes have with equal bytes (such as a configuration
     that every rank writes); for a model card, the one that was given. Files that differ are refused
     by the commit."""
@@ -441,7 +441,7 @@ class Relay:
         self._reports: deque[Report] = deque(maxlen=WAITING_MOST)
         self._news = asyncio.Event()
 
-    async def tell(self, number: int, events: Sequence[Event]) -> None:
+    async def send(self, number: int, events: Sequence[Event]) -> None:
         self._reports.append((number, events))
         self._news.set()
 

@@ -12,7 +12,7 @@ from asyncpush.doctor.asking import (
     LocalFacts,
     Target,
     ask_hub,
-    look_around,
+    collect_local_facts,
 )
 from asyncpush.doctor.checks import exit_code_of, judge
 
@@ -23,7 +23,7 @@ __all__ = [
     "LocalFacts",
     "Target",
     "ask_hub",
+    "collect_local_facts",
     "exit_code_of",
     "judge",
-    "look_around",
 ]

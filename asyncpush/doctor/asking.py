@@ -147,11 +147,11 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
     used: int | HubError | None = None
     shows_files: Literal[True] | HubError | None = None
     # Without an answer, or without a valid token, all later requests would fail the same way.
-    hopeless = isinstance(account, HubError) and (
+    unusable = isinstance(account, HubError) and (
         account.status in (None, 401)
         or (isinstance(account, AuthError) and account.status != 403)  # no token was available
     )
-    if target is not None and target.repo.repo_type == "bucket" and not hopeless:
+    if target is not None and target.repo.repo_type == "bucket" and not unusable:
         bucket = target.repo
         head = await _ask(session, buckets.info_request(bucket), buckets.parse_info, events)
         if isinstance(head, str):
@@ -161,7 +161,7 @@ async def ask_hub(session: HubSession, target: Target | None, events: Emitter) -
             may_write = await _ask(session, token, lambda _: _YES, events)
             request = buckets.paths_info_request(bucket, [".complete.json"])
             shows_files = await _ask(session, request, _has_bucket_files, events)
-    elif target is not None and not hopeless:
+    elif target is not None and not unusable:
         request = repos.head_request(target.repo, target.revision)
         head = await _ask(session, request, repos.parse_head, events)
         if isinstance(head, str) or head.error_code == "RevisionNotFound":
@@ -221,7 +221,7 @@ async def _ask(
         return error
 
 
-def look_around(endpoint: str, config: UploadConfig, token_from: str | None) -> LocalFacts:
+def collect_local_facts(endpoint: str, config: UploadConfig, token_from: str | None) -> LocalFacts:
     """Collect the facts about this machine. Creates the cache folder, as a push would."""
     cache_dir = Path(config.cache_dir)
     return LocalFacts(

@@ -46,8 +46,8 @@ APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for other processes. Generous, since one sync of a busy disk can take several."""
-TELL_AFTER = 1.0
-"""Seconds of such a wait after which the user is told what the push waits for."""
+WARN_AFTER = 1.0
+"""Seconds of such a wait after which the user is warned what the push waits for."""
 _OWN_WAIT_MS = 3
 _PAGES_AT_ONCE = 500
 
@@ -100,10 +100,10 @@ class Database:
     @classmethod
     def open(cls, folder: Path, locks: HostLocks) -> Database:
         """The journal in `folder`, created if necessary. Raises `UnusableError`."""
-        opening = locks.wait(OPENING, min(TELL_AFTER, BUSY_TIMEOUT))
-        if opening is None and BUSY_TIMEOUT > TELL_AFTER:
-            _tell_wait()
-            opening = locks.wait(OPENING, BUSY_TIMEOUT - TELL_AFTER)
+        opening = locks.wait(OPENING, min(WARN_AFTER, BUSY_TIMEOUT))
+        if opening is None and BUSY_TIMEOUT > WARN_AFTER:
+            _warn_of_wait()
+            opening = locks.wait(OPENING, BUSY_TIMEOUT - WARN_AFTER)
         if opening is None:
             raise UnusableError(f"{folder}: locked by another process")
         with opening:
@@ -218,10 +218,10 @@ class Database:
 def _transaction(
     connection: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]
 ) -> T:
-    _insist(connection, begin)
+    _execute_when_free(connection, begin)
     try:
         result = work(connection)
-        _insist(connection, "COMMIT")
+        _execute_when_free(connection, "COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
             connection.rollback()
@@ -229,12 +229,12 @@ def _transaction(
     return result
 
 
-def _insist(connection: sqlite3.Connection, statement: str) -> None:
+def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
     """Execute, retrying for `BUSY_TIMEOUT` while other processes keep the database locked. SQLite's
     own waiting backs off to one try every 100 ms, and so can starve for seconds beside a process
     that writes and syncs without pause, which leaves gaps of microseconds."""
     began = time.monotonic()
-    told = False
+    warned = False
     while True:
         try:
             connection.execute(statement)
@@ -243,13 +243,13 @@ def _insist(connection: sqlite3.Connection, statement: str) -> None:
             waited = time.monotonic() - began
             if not _is_busy(exc) or waited >= BUSY_TIMEOUT:
                 raise
-        if not told and waited >= TELL_AFTER:
-            told = True
-            _tell_wait()
+        if not warned and waited >= WARN_AFTER:
+            warned = True
+            _warn_of_wait()
         time.sleep(random.uniform(0.0005, 0.003))
 
 
-def _tell_wait() -> None:
+def _warn_of_wait() -> None:
     logger.warning(
         "another process keeps the resume journal locked: waiting up to %g s for it, then this push"
         " goes on without the journal",
@@ -279,12 +279,14 @@ def _open(path: Path, locks: HostLocks) -> Database:
     prepare_file(path)
     # Whoever has it open already has checked it, and keeps a write-ahead log beside it.
     unclean = has_log(path) and not locks.count_claimed(*_OPEN_JOURNALS)
-    doubtful = unclean or path.lstat().st_size <= SMALL
+    needs_check = unclean or path.lstat().st_size <= SMALL
     with contextlib.ExitStack() as undo:
         try:
             writer = undo.enter_context(contextlib.closing(_connect(path)))
-            _check_or_create(writer, network=on_network(path.parent), doubtful=doubtful)
-            writer.execute(f"PRAGMA busy_timeout={_OWN_WAIT_MS}").fetchone()  # then we _insist
+            _check_or_create(writer, network=on_network(path.parent), needs_check=needs_check)
+            writer.execute(
+                f"PRAGMA busy_timeout={_OWN_WAIT_MS}"
+            ).fetchone()  # then we _execute_when_free
             reader = undo.enter_context(contextlib.closing(_connect(path)))
             reader.execute("PRAGMA query_only=ON")
             database = Database(path, locks, writer, reader)
@@ -302,8 +304,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _check_or_create(connection: sqlite3.Connection, *, network: bool, doubtful: bool) -> None:
-    """Check the schema, and all content where the file is `doubtful`. Raises `DamagedError` for a
+def _check_or_create(connection: sqlite3.Connection, *, network: bool, needs_check: bool) -> None:
+    """Check the schema, and with `needs_check` all content. Raises `DamagedError` for a
     file that is not such a journal."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
@@ -323,7 +325,7 @@ def _check_or_create(connection: sqlite3.Connection, *, network: bool, doubtful:
     if tables - {INDEX} != frozenset(SCHEMA):
         raise DamagedError("its tables are not as they should be")
     _choose_log(connection, network=network)
-    if doubtful:
+    if needs_check:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise DamagedError(f"it is damaged: {verdict}")

@@ -108,12 +108,12 @@ class WriteBehind:
         self._change = threading.Condition()
         self._waiting: dict[Row, Row] = {}
         self._writing: dict[Row, Row] = {}
-        self._hurry = False
+        self._urgent = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def add(self, rows: Mapping[Row, Row], *, hurry: bool = False) -> None:
-        """Accept rows by their keys. `hurry`: they are written now, though nobody waits."""
+    def add(self, rows: Mapping[Row, Row], *, urgent: bool = False) -> None:
+        """Accept rows by their keys. `urgent`: they are written now, though nobody waits."""
         with self._change:
             if self._closed or len(self._waiting) + len(rows) > GATHERED:
                 return
@@ -124,9 +124,9 @@ class WriteBehind:
                     target=self._run, name="asyncpush-journal-hashes", daemon=True
                 )
                 self._thread.start()
-            if hurry or len(self._waiting) >= WRITTEN_AT_ONCE:
-                self._hurry = True
-            if first or self._hurry:  # Otherwise it is waiting for time to pass.
+            if urgent or len(self._waiting) >= WRITTEN_AT_ONCE:
+                self._urgent = True
+            if first or self._urgent:  # Otherwise it is waiting for time to pass.
                 self._change.notify_all()
 
     def get(self, key: Row) -> Row | None:
@@ -145,7 +145,7 @@ class WriteBehind:
     def flush(self) -> None:
         """Wait until all rows are written."""
         with self._change:
-            self._hurry = True
+            self._urgent = True
             self._change.notify_all()
             self._change.wait_for(lambda: not self._waiting and not self._writing)
 
@@ -174,7 +174,7 @@ class WriteBehind:
         """Wait for rows and move them to `_writing`; returns False at the end."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed)
-            self._change.wait_for(lambda: self._hurry or self._closed, WRITE_EVERY)
-            self._hurry = False
+            self._change.wait_for(lambda: self._urgent or self._closed, WRITE_EVERY)
+            self._urgent = False
             self._waiting, self._writing = {}, self._waiting
             return bool(self._writing)

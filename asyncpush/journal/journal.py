@@ -49,7 +49,7 @@ EXPIRY_MARGIN = 60.0
 CLOCK_SLACK = 5.0
 """Seconds by which clocks may disagree before a time in the future is rejected."""
 
-_BREATH = 0.001
+_CLEANUP_PAUSE = 0.001
 """Seconds between two steps of housekeeping, in which others can use the database."""
 
 _LONG_TO_HASH = 64 << 20
@@ -158,16 +158,16 @@ class Journal:
         kind: str,
         oid: str,
         *,
-        looked_at: float | None = None,
+        identified_at: float | None = None,
     ) -> None:
         """Remember the oid of a file that had this identity before and after it was hashed.
 
         It is on disk a second later, together with others, or when the journal is closed.
         """
-        self.remember_hashes([(path, identity, kind, oid)], looked_at=looked_at)
+        self.remember_hashes([(path, identity, kind, oid)], identified_at=identified_at)
 
     def remember_hashes(
-        self, items: Iterable[HashRecord], *, looked_at: float | None = None
+        self, items: Iterable[HashRecord], *, identified_at: float | None = None
     ) -> None:
         """`remember_hash` for many (path, identity, kind, oid) at once.
 
@@ -175,13 +175,13 @@ class Journal:
         memory map or within the same tick of the filesystem's clock, could still leave size and
         times unchanged, and the remembered oid would be wrong for ever (git calls such entries
         racily clean). So is any file that exists in memory only, where a memory map's writes change
-        no time at all. `looked_at` is when the identity was taken (seconds since the epoch); by
+        no time at all. `identified_at` is when the identity was taken (seconds since the epoch); by
         default now.
         """
         if self._database is None or not self._database.is_open:
             return
         now = self._clock()
-        seen = now if looked_at is None else looked_at
+        seen = now if identified_at is None else identified_at
         rows: dict[Row, Row] = {}
         long = False
         for path, identity, kind, oid in items:
@@ -190,7 +190,7 @@ class Journal:
                 rows[row[:2]] = row
                 long = long or identity.size >= _LONG_TO_HASH
         if rows:
-            self._hashes.add(rows, hurry=long)
+            self._hashes.add(rows, urgent=long)
 
     def forget_hash(self, path: str) -> None:
         """Forget what is known of this path, and of what is cut out of it: the store found that the
@@ -310,10 +310,10 @@ class Journal:
         gone = 0
         while some := self._write(partial(tables.expire_some, now=self._clock())) or 0:
             gone += some
-            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+            if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 break
         while gone and self._database.compact_some():
-            if time.monotonic() >= deadline or self._closing.wait(_BREATH):
+            if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 return gone
         if gone:
             self._database.compact()

@@ -244,7 +244,7 @@ class Claim:
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-SEATS = 64
+PEERS_LIMIT = 64
 """The number of uploaders on one host is capped at this."""
 
 
@@ -255,26 +255,26 @@ class HostPeers:
     def __init__(self, locks: HostLocks) -> None:
         """`locks` are those of the journal that the host's uploaders share."""
         self._locks = locks
-        self._seat: Claim | None = None
+        self._claim_of_peer: Claim | None = None
 
     def join(self) -> None:
         """Count as one of them, until `leave` or the end of the process."""
-        if self._seat is None:
-            self._seat = self._locks.claim_any(_seats(), SEATS)
+        if self._claim_of_peer is None:
+            self._claim_of_peer = self._locks.claim_any(_peer_lock_name(), PEERS_LIMIT)
 
     def count(self) -> int:
         """The number of uploaders, this one included."""
-        return max(1, self._locks.count_claimed(_seats(), SEATS))
+        return max(1, self._locks.count_claimed(_peer_lock_name(), PEERS_LIMIT))
 
     def leave(self) -> None:
         """No longer count as one of them; may be called again."""
-        if self._seat is not None:
-            self._seat.release()
-            self._seat = None
+        if self._claim_of_peer is not None:
+            self._claim_of_peer.release()
+            self._claim_of_peer = None
 
 
 @cache
-def _seats() -> str:
+def _peer_lock_name() -> str:
     """The name of this host's locks: hosts that share a home directory share the file."""
     try:
         host = BOOT_ID.read_text().strip()

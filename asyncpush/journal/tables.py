@@ -108,10 +108,10 @@ def display(value: bytes) -> str:
 # Hashes
 
 
-def is_settled(identity: FileIdentity, looked_at: float) -> bool:
-    """Whether a write after `looked_at` would change the file's mtime or ctime."""
+def is_settled(identity: FileIdentity, identified_at: float) -> bool:
+    """Whether a write after `identified_at` would change the file's mtime or ctime."""
     changed = max(identity.mtime_ns, identity.ctime_ns) / 1e9
-    return looked_at - changed >= SETTLED_AFTER
+    return identified_at - changed >= SETTLED_AFTER
 
 
 CUT_DIGEST_LENGTH = 64

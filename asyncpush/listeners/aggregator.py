@@ -372,3 +372,6 @@ _HANDLERS: dict[type[Event], Callable[[ProgressAggregator, Any], None]] = {
     Committed: ProgressAggregator._on_committed,
     PushFinished: ProgressAggregator._on_finished,
 }
+
+HANDLED: frozenset[type[Event]] = frozenset({PartProgress, *_HANDLERS})
+"""The events that change the progress."""

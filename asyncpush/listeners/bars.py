@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from asyncpush.events import (
+    Event,
     PushFailed,
     PushFinished,
     Record,
@@ -49,6 +50,11 @@ class BarDisplay:
 
     wants_headers = False
 
+    @property
+    def wants_events(self) -> frozenset[type[Event]] | None:
+        """All, or none when nothing is drawn."""
+        return None if self.enabled else frozenset()
+
     def __init__(
         self,
         mode: ProgressChoice = "auto",
@@ -72,7 +78,7 @@ class BarDisplay:
         self._view.on_event(record)
         if self._screen is None:
             self._screen = _screen_for(self._stream)
-            _log_lines.start(self._screen.tells, self._screen.room)
+            _log_lines.start(self._screen.shown_events, self._screen.room)
             self._screen.add(self._view)
         elif self._gone is None and type(record.event) in (PushFinished, PushFailed):
             self._gone = self._screen.remove(self._view)

@@ -44,6 +44,7 @@ class PushObserver:
     """Observes one push, or another operation on a repo, while it runs."""
 
     wants_headers = False
+    wants_events = frozenset({PushStarted, CommitStarted, Committed})
 
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
@@ -55,8 +56,8 @@ class PushObserver:
         self.push_id: str = uuid.uuid4().hex
         self._commit_started = False
         self._in_bucket = False
-        self.failure_told: Callable[[BaseException], BaseException] = lambda error: error
-        """What the work itself makes of an error that ends it (see `PushContext.failure_told`)."""
+        self.describe_failure: Callable[[BaseException], BaseException] = lambda error: error
+        """See `PushContext.describe_failure`."""
         self._landed: Committed | None = None
         all_listeners = [
             self._on_event,
@@ -87,7 +88,7 @@ class PushObserver:
         cancellation stays a cancellation, with a note that the commit was made, or that it may have
         been made if the Hub had not answered yet.
         """
-        error = self.failure_told(error)
+        error = self.describe_failure(error)
         landed = self._landed
         if self.commit_is_unconfirmed and not isinstance(error, Exception):
             error.add_note(UNCONFIRMED)

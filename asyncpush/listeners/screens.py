@@ -34,7 +34,7 @@ class Screen(ABC):
     """Shows any number of pushes on one stream, drawn by a thread that ends with the last push."""
 
     interval: ClassVar[float]
-    tells: ClassVar[frozenset[str]]
+    shown_events: ClassVar[frozenset[str]]
     """Events that the screen shows. Without logging configured, they need not be logged as well."""
     room: Room | None = None
     """Makes room above what is drawn, for others that write to the same stream."""
@@ -138,7 +138,7 @@ class PlainScreen(Screen):
     """An occasional line: for log files, pipes, and terminals that cannot move the cursor."""
 
     interval = PLAIN_INTERVAL
-    tells = frozenset({PushFailed.name})
+    shown_events = frozenset({PushFailed.name})
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
@@ -220,11 +220,11 @@ class LogLines:
         self._moved: list[tuple[logging.StreamHandler[Any], _AboveStream]] = []
         self._last_resort: logging.Handler | None = None
 
-    def start(self, tells: frozenset[str], room: Room | None) -> None:
+    def start(self, shown_events: frozenset[str], room: Room | None) -> None:
         """Start, or count one more user if it has already started.
 
         Args:
-            tells: events that the screen shows anyway.
+            shown_events: events that the screen shows anyway.
             room: makes room above the bars for a write to a stream; None where this is not needed.
         """
         with self._lock:
@@ -238,7 +238,7 @@ class LogLines:
                     self._moved.append((handler, stream))
             if logging.lastResort is not None:
                 self._last_resort = logging.lastResort
-                logging.lastResort = _LastResort(tells, room or _no_room)
+                logging.lastResort = _LastResort(shown_events, room or _no_room)
 
     def stop(self) -> None:
         """Restore everything once the last user has stopped."""

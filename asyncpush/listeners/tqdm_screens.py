@@ -27,7 +27,7 @@ WIDGET_INTERVAL = 0.25
 """Seconds between two updates of a notebook's widget."""
 
 _WIDGET_TEXT = 120  # a widget does not wrap its text
-_TROUBLE = frozenset({RetryScheduled.name, RequestFailed.name, Waiting.name})
+_PROBLEM_EVENTS = frozenset({RetryScheduled.name, RequestFailed.name, Waiting.name})
 
 
 def notebook_screen(stream: TextIO) -> Screen:
@@ -53,7 +53,7 @@ class TerminalScreen(Screen):
     """
 
     interval = FRAME_INTERVAL
-    tells = _TROUBLE | {PushFailed.name}
+    shown_events = _PROBLEM_EVENTS | {PushFailed.name}
 
     def __init__(self, stream: TextIO, *, rows: int | None = None) -> None:
         super().__init__(stream)
@@ -133,7 +133,7 @@ class NotebookScreen(Screen):
     """A widget of `tqdm.auto` for each push."""
 
     interval = WIDGET_INTERVAL
-    tells = _TROUBLE | {PushFailed.name}
+    shown_events = _PROBLEM_EVENTS | {PushFailed.name}
 
     def __init__(self, stream: TextIO, bar_class: Any) -> None:
         super().__init__(stream)

@@ -143,7 +143,7 @@ class PushView:
                 return "finishing upload"
         return progress.phase
 
-    def trouble(self) -> str:
+    def retry_text(self) -> str:
         """The retry that is due or has just begun, in words; empty when there is none."""
         now = self._clock()
         if self._wait is not None and now < self._wait[0]:
@@ -156,7 +156,7 @@ class PushView:
 
     def news(self) -> str:
         """The current retry, else the number of retries so far; empty when there was none."""
-        return self.trouble() or _retry_count(self.retries)
+        return self.retry_text() or _retry_count(self.retries)
 
     def lines(self, width: int, glyphs: Glyphs) -> list[Line]:
         """The whole display: a headline, the overall bar, and a bar for each of a few files."""
@@ -206,7 +206,7 @@ class PushView:
     def line(self, width: int, glyphs: Glyphs) -> Line:
         """The display in one line, for when many pushes share the screen."""
         progress = self.snapshot()
-        words = self.trouble() or self.activity(progress)
+        words = self.retry_text() or self.activity(progress)
         title_width = max(8, width // 3)
         title = self._title_within(title_width, glyphs)
         left = f"{glyphs.spin(self._clock())} {title}{' ' * (title_width - text_width(title))}"

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -25,7 +25,7 @@ rate among many is measured."""
 HEAD_START = 0.025
 """Seconds by which these parts are ahead of the others."""
 
-FIRST_LOOKS = 0.008
+FIRST_CHECK_INTERVAL = 0.008
 """Seconds between two samples of a part's position until the two rates have been compared. The head
 start must contain a few samples."""
 
@@ -84,8 +84,8 @@ LONGEST_COOLDOWN = 64
 
 
 AT_ONCE = 4
-"""Parts that may begin in one turn of the event loop. Starting a part takes about a millisecond;
-sixteen at once delayed everything else by twenty."""
+"""Parts that may begin in one iteration of the event loop. Starting a part takes about a
+millisecond; sixteen at once delayed everything else by twenty."""
 
 A_FEW = 8
 """The last few parts of a push may exceed the limit by one part in this many, so that they need no
@@ -120,7 +120,6 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
-    pioneer: bool = False
     resumed: asyncio.Event | None = None
     """Set when the part may continue; None while the part is not paused."""
 
@@ -128,7 +127,7 @@ class Slot:
     def paused(self) -> bool:
         return self.resumed is not None
 
-    async def turn(self) -> None:
+    async def wait_while_paused(self) -> None:
         """Wait while the part is paused, for `PAUSE` seconds at most. Called before each piece."""
         if self.resumed is not None:
             with suppress(TimeoutError):
@@ -154,14 +153,15 @@ _Sample: TypeAlias = tuple[float, int]
 
 
 class HeadStart:
-    """The rate of the first parts before and after the others joined them.
+    """The rate of some parts, the pioneers, before and after others joined them.
 
     If it falls when the others join, all parts share one bandwidth. This is known a few hundredths
     of a second after the first bytes have arrived, when hardly anything could be lost.
     """
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, pioneers: Iterable[Slot] = ()) -> None:
+        self.pioneers = set(pioneers)
+        self.over = bool(self.pioneers)
         self.joined = False
         self._first: dict[Slot, _Sample] = {}
         self._latest: dict[Slot, _Sample] = {}
@@ -170,7 +170,7 @@ class HeadStart:
 
     def moved(self, slot: Slot, now: float, position: int) -> None:
         sample = now, position
-        if not slot.pioneer:
+        if slot not in self.pioneers:
             self.joined = True
         elif not self.joined:
             self._first.setdefault(slot, sample)
@@ -220,11 +220,12 @@ class AdaptiveLimit:
     beyond the number that seems to be needed are paused, to see whether the others give the same
     goodput.
 
-    Otherwise the limit doubles as long as goodput grows with it. When it no longer does, half of
-    the parts are paused, then half of those, and so on. It ends at the fewest parts that give
-    `CARRIES` of the best goodput. From then on it tries now and then whether half as many more
-    help, or a quarter fewer are enough. When the store is overloaded, the limit returns to its
-    value before the last rise, or is halved.
+    Otherwise the limit doubles as long as goodput grows with it, and each rise is compared in the
+    same way. When goodput no longer grows, all parts beyond the fewest are paused, and the rate of
+    the others tells how many are needed. It ends at the fewest parts that give `CARRIES` of the
+    best goodput. From then on it tries now and then whether half as many more help, or a quarter
+    fewer are enough. When the store is overloaded, the limit returns to its value before the last
+    rise, or is halved.
 
     Goodput is bytes per second of slot time, times the limit. Small parts are not measured. Up to
     `SMALL_PARTS` of them are sent at once, unless the store has reported an overload: then one
@@ -276,9 +277,9 @@ class AdaptiveLimit:
         return self._in_flight
 
     @property
-    def looks(self) -> float | None:
+    def check_interval(self) -> float | None:
         """Seconds between two samples, while they must be more frequent than usual."""
-        return FIRST_LOOKS if self._head_start is not None else None
+        return FIRST_CHECK_INTERVAL if self._head_start is not None else None
 
     @property
     def idle(self) -> bool:
@@ -294,7 +295,8 @@ class AdaptiveLimit:
         holder = push, of, small
         await self._acquire(holder)
         slot = Slot(self._epoch, self._width(small), self._clock(), small=small)
-        slot.pioneer = not small and self._is_held_back
+        if self._head_start is not None and self._is_held_back and not small:
+            self._head_start.pioneers.add(slot)
         if not small:
             self._sending[slot] = None
         try:
@@ -365,11 +367,17 @@ class AdaptiveLimit:
         # While the rate grows, the connections are still in TCP's slow start.
         if not alone or among > STILL_GROWING * alone:
             return
+        before = self._trial
         width = min(self._limit, self._large)
         now = Measured(width, width * among)
-        if among < SHARED * alone:
+        if before is not None:
+            if among < SHARED * alone:
+                self._trial = None
+                self._rises.clear()
+                self._try_fewer(Measured(before.width, before.width * alone))
+        elif among < SHARED * alone:
             self._alone, self._growing = alone, None
-            self._look_for_fewer(now)
+            self._try_fewer(now)
         elif self._waiting and self._limit < self._maximum:
             self._alone, self._growing = alone, None
             self._rise(now)
@@ -416,7 +424,7 @@ class AdaptiveLimit:
             now = Measured(now.width, max(now.goodput, self._growing))
             self._growing = None
             if now.width > FEWEST and self._limit >= self._maximum and self._waiting:
-                self._look_for_fewer(now)
+                self._try_fewer(now)
                 return
         if self._rest or self._limit >= self._maximum or not self._waiting:
             self._count_anew()
@@ -436,7 +444,7 @@ class AdaptiveLimit:
         best = max(before.goodput, now.goodput)
         if self._mode is SLOW_START and before.width > FEWEST:
             self._rises.clear()
-            self._look_for_fewer(Measured(before.width, best))
+            self._try_fewer(Measured(before.width, best))
             return
         needed = min(now.width, self._needed(best, max(self._rate, before.rate)))
         if now.goodput < (1 + TOLERANCE) * before.goodput:
@@ -448,8 +456,8 @@ class AdaptiveLimit:
         if self._limit < before.width:
             self._trial = Measured(before.width, best)
 
-    def _look_for_fewer(self, enough: Measured) -> None:
-        fewer = self._needed(enough.goodput, self._alone) if self._alone else enough.width // 2
+    def _try_fewer(self, enough: Measured) -> None:
+        fewer = self._needed(enough.goodput, self._alone) if self._alone else FEWEST
         if fewer >= NARROWER * enough.width:
             self._settle(enough.width)  # all of them are needed
             return
@@ -472,7 +480,7 @@ class AdaptiveLimit:
             fewer = not self._alone or self._needed(best, rate) < NARROWER * now.width
             if starting and now.width >= 1.5 * FEWEST and fewer:
                 self._trial = Measured(now.width, before.goodput)
-                self._narrow(max(FEWEST, now.width // 2))
+                self._narrow(FEWEST)
             elif starting:
                 self._settle(needed)
             else:
@@ -505,6 +513,8 @@ class AdaptiveLimit:
         wider = max(self._limit + 1, int(self._limit * self._mode.growth))
         self._steer(min(self._maximum, wider))
         self._only_earlier = True
+        if HEAD_START and self._mode is SLOW_START:
+            self._head_start = HeadStart(self._sending)
         self._wake()
 
     def _narrow(self, limit: int) -> None:
@@ -598,7 +608,7 @@ class AdaptiveLimit:
             loop = asyncio.get_running_loop()
             loop.call_later(HEAD_START, self._end_head_start, self._head_start)
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            asyncio.get_running_loop().call_soon(self._start_more)
         self._begun += 1
 
     @property
@@ -609,7 +619,7 @@ class AdaptiveLimit:
         head_start.over = True
         self._wake()
 
-    def _next_turn(self) -> None:
+    def _start_more(self) -> None:
         self._begun = 0
         self._wake()
 

@@ -50,7 +50,7 @@ REFRESH_BEFORE = 24 * 3600
 EXCHANGE_BEFORE = 300
 """A token of trusted publishing is replaced this many seconds before it expires, if possible."""
 
-LOOK_AGAIN_AFTER = 300
+RECHECK_AFTER = 300
 """Seconds until a failed renewal is tried again. Until then the token is used, unless the Hub
 refuses it."""
 
@@ -147,7 +147,7 @@ class Login:
                 raise error from exc
             reason = f"{error.message}; {error.suggestion}" if error.suggestion else error.message
             logger.warning("the login %r could not be renewed in time: %s", login.name, reason)
-            again = self._clock() + LOOK_AGAIN_AFTER
+            again = self._clock() + RECHECK_AFTER
             return Credential(token, str(path), again, login.expires_at, renewable=True)
 
     async def _renew(self, known: StoredLogin, path: Path, *, retry: bool) -> Credential:
@@ -155,8 +155,8 @@ class Login:
             login = _read_logins(path).get(known.name, known)
             if login.token == known.token:  # else another process has just renewed it
                 login = await _to_its_end(self._refresh(login, path, retry=retry))
-        soonest = self._clock() + LOOK_AGAIN_AFTER  # in case a login lasts less than a day
-        due = max(login.expires_at - REFRESH_BEFORE, soonest)
+        earliest = self._clock() + RECHECK_AFTER  # in case a login lasts less than a day
+        due = max(login.expires_at - REFRESH_BEFORE, earliest)
         return Credential(login.token, str(path), due, login.expires_at, renewable=True)
 
     async def _refresh(self, login: StoredLogin, path: Path, *, retry: bool) -> StoredLogin:
@@ -180,7 +180,7 @@ class Login:
             login.name,
             answer.access_token,
             answer.refresh_token or login.refresh_token,
-            asked + (LOOK_AGAIN_AFTER if answer.expires_in is None else int(answer.expires_in)),
+            asked + (RECHECK_AFTER if answer.expires_in is None else int(answer.expires_in)),
         )
         self._issued = renewed.token, asked
         try:
@@ -196,7 +196,7 @@ class Login:
     def _is_new(self, token: str) -> bool:
         if self._issued is None or self._issued[0] != token:
             return False
-        return self._clock() - self._issued[1] < LOOK_AGAIN_AFTER
+        return self._clock() - self._issued[1] < RECHECK_AFTER
 
     async def exchange(self, resource: str) -> Credential:
         """A token that may publish to `resource`, in exchange for the id token of this CI job.

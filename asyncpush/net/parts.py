@@ -27,7 +27,7 @@ from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.bodies import BufferPool, PartBody, PartContent, PartFeed, RandomAccess
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.retry import Attempt
@@ -50,7 +50,7 @@ class PartSender:
         self._config = session.config
         bandwidth = Bandwidth(session.config.max_bandwidth)
         monitor = StragglerMonitor(
-            idle=lambda: limit.idle and not bandwidth.limited, looks=lambda: limit.looks
+            idle=lambda: limit.idle and not bandwidth.limited, interval=lambda: limit.check_interval
         )
         self._client = PartClient(session, pool, bandwidth, monitor)
         self._stores_with_md5: set[tuple[str, str, int]] = set()
@@ -68,6 +68,7 @@ class PartSender:
         on_sent: Callable[[int], None],
         on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
+        content: PartContent | None = None,
     ) -> SentPart:
         """Make one attempt of a retry loop. Raises `HubError`; the request never carries the Hub
         token.
@@ -90,6 +91,7 @@ class PartSender:
             headers=headers,
             on_sent=on_sent,
             on_wire=on_wire,
+            content=content,
         )
         if part.size <= LEAST:
             feed = self._client.feed(put)
@@ -111,8 +113,8 @@ class PartSender:
                 if urls.origin(put.request.target) in self._stores_with_md5:
                     fields = {**put.request.fields, "again": True}
                     request = replace(put.request, fields=fields)
-                    twin = replace(put, request=request, events=put.events.child())
-                    group.start_soon(for_group(run), twin, None)
+                    second = replace(put, request=request, events=put.events.child())
+                    group.start_soon(for_group(run), second, None)
 
             await run(put, send_again)
         return hedged.result()
@@ -167,6 +169,8 @@ class PartRequest:
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int
+    content: PartContent | None = None
+    """The part's bytes, if they are in memory already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,7 @@ class PartClient:
             put.threads,
             with_md5=self._config.verify_etag,
             piece_size=self._config.chunk_size,
+            content=put.content,
         )
 
     async def send(
@@ -240,7 +245,7 @@ class PartClient:
             bandwidth=self._bandwidth,
             on_sent=put.on_sent,
             events=events,
-            turn=slot.turn,
+            wait_while_paused=slot.wait_while_paused,
         )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
@@ -250,7 +255,11 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
+                put.part.size,
+                lambda: stall.arrived(body.written),
+                again,
+                moving,
+                lambda: slot.paused,
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:
@@ -419,7 +428,7 @@ class InFlightPart:
         self._samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=WINDOW + 1)
         self.again = again
 
-    def look(self, now: float) -> None:
+    def sample(self, now: float) -> None:
         arrived = self._delivered()
         if self._paused():  # a pause is not the connection's fault
             self.began += now - self._samples[-1][0]
@@ -427,7 +436,7 @@ class InFlightPart:
         self._samples.append((now, arrived))
         self._moving(arrived)
 
-    def crawls(self, now: float, typical: float) -> bool:
+    def is_slow(self, now: float, typical: float) -> bool:
         """Whether the part should be sent again, if `typical` is the usual rate in bytes per
         second."""
         whole = self.size / typical
@@ -442,10 +451,10 @@ class StragglerMonitor:
     """Samples the parts in flight while there are any. `idle` returns whether a slot is free."""
 
     def __init__(
-        self, idle: Callable[[], bool], looks: Callable[[], float | None] = lambda: None
+        self, idle: Callable[[], bool], interval: Callable[[], float | None] = lambda: None
     ) -> None:
         self._idle = idle
-        self._looks = looks
+        self._interval = interval
         self._in_flight: dict[InFlightPart, None] = {}
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
@@ -467,7 +476,7 @@ class StragglerMonitor:
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:
-                self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
+                self._timer = loop.call_later(self._interval() or INTERVAL, self._check)
         try:
             yield in_flight
         finally:
@@ -482,18 +491,18 @@ class StragglerMonitor:
             seconds = asyncio.get_running_loop().time() - in_flight.began
             self._rates.append(in_flight.size / max(seconds, 1e-6))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._looks() or INTERVAL, self._look)
+        self._timer = loop.call_later(self._interval() or INTERVAL, self._check)
         now = loop.time()
         for in_flight in self._in_flight:
-            in_flight.look(now)
+            in_flight.sample(now)
         if len(self._rates) < ENOUGH:
             return
         typical = median(self._rates)
         for in_flight in tuple(self._in_flight):
             if not self._idle():
                 return
-            if in_flight.again is not None and in_flight.crawls(now, typical):
+            if in_flight.again is not None and in_flight.is_slow(now, typical):
                 again, in_flight.again = in_flight.again, None
                 again()

@@ -27,7 +27,7 @@ class Pacer:
         self._gap = 0.0
         self._gap_until = 0.0
 
-    async def turn(self, on_wait: Callable[[float], None]) -> None:
+    async def wait(self, on_wait: Callable[[float], None]) -> None:
         """Wait until a request may be sent. `on_wait` is called for every wait of a second or
         more."""
         while (wait := self._open_at - self._clock()) > 0:

@@ -80,9 +80,9 @@ class RetryPolicy:
             return self._backoff(failures) * (0.5 + draw / 2)
         return self._backoff(failures) * draw
 
-    def outage_delay(self, looks: int, *, draw: float) -> float:
-        """Seconds to wait before attempt number `looks` to reach the network while it is down."""
-        return min(OUTAGE_BACKOFF, self._backoff(looks)) * (0.5 + draw / 2)
+    def outage_delay(self, attempt: int, *, draw: float) -> float:
+        """Seconds to wait before attempt number `attempt` to reach the network while it is down."""
+        return min(OUTAGE_BACKOFF, self._backoff(attempt)) * (0.5 + draw / 2)
 
     def _backoff(self, failures: int) -> float:
         return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 30))
@@ -206,7 +206,7 @@ class RetryLoop:
         self._clock = clock
         self._draw = draw
         self._failures = 0
-        self._looks = 0
+        self._outage_attempts = 0
         self._offline_since: float | None = None
 
     async def run(
@@ -281,21 +281,21 @@ class RetryLoop:
 
     def _decide(self, error: HubError) -> float | None:
         draw = self._draw()
-        if self._waits_out(error):
-            self._looks += 1
-            return self._policy.outage_delay(self._looks, draw=draw)
+        if self._is_outage(error):
+            self._outage_attempts += 1
+            return self._policy.outage_delay(self._outage_attempts, draw=draw)
         self._failures += 1
         delay = self._policy.delay(self._failures, error, draw=draw)
         if delay is not None and not self._budget.spend():
             return max(delay, self._policy.max_backoff * (0.5 + draw / 2))
         return delay
 
-    def _waits_out(self, error: HubError) -> bool:
+    def _is_outage(self, error: HubError) -> bool:
         """Whether to wait because the network has been down for less than `outage_timeout`. Such
         attempts do not count against `max_retries`."""
         if not (error.unreachable and error.retryable and self._reached()):
             self._offline_since = None
-            self._looks = 0
+            self._outage_attempts = 0
             return False
         now = self._clock()
         if self._offline_since is None:

@@ -76,7 +76,7 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
     ctx.enter("verifying")
     prefix = folder_prefix(ctx.options.path_in_repo)
     bucket = Bucket(ctx)
-    await bucket.look()
+    await bucket.check_exists()
     below = await bucket.files_below(prefix)
     elsewhere = [file.path_in_repo for file in files if file.path_in_repo not in below]
     remote = below | await bucket.files(elsewhere)

@@ -27,9 +27,9 @@ from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import check_leaks
 from asyncpush.pipeline.verification import (
     CALLS_AT_ONCE,
+    CHECKS,
     FILES_LIMIT,
     LONGEST_WAIT,
-    LOOKS,
     PAGES_LIMIT,
 )
 from asyncpush.protocol import buckets
@@ -75,7 +75,7 @@ class Bucket:
         a dry run. Raises `HubError`."""
         ctx = self._ctx
         try:
-            await self.look()
+            await self.check_exists()
         except RepoNotFoundError:
             if not options.create_bucket:
                 raise
@@ -94,14 +94,14 @@ class Bucket:
             # Another process may have just created it, or an earlier attempt of ours whose answer
             # was lost. Or the token may write to this bucket but not create buckets.
             try:
-                await self.look()
+                await self.check_exists()
             except RepoNotFoundError:
                 raise exc from None
         else:
             ctx.session.created.note(ctx.repo)
         return True
 
-    async def look(self) -> None:
+    async def check_exists(self) -> None:
         """Raise `RepoNotFoundError` when the bucket does not exist."""
         ctx = self._ctx
         await ctx.session.ask(
@@ -117,11 +117,11 @@ class Bucket:
         """Those of `paths` that exist in the bucket."""
         ctx, found = self._ctx, dict[str, BucketFile]()
 
-        async def look(batch: Sequence[str]) -> None:
+        async def ask(batch: Sequence[str]) -> None:
             request = buckets.paths_info_request(ctx.repo, batch)
             found.update(await ctx.session.ask(request, buckets.parse_paths_info, ctx.events))
 
-        await for_each(batches(paths, buckets.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+        await for_each(batches(paths, buckets.PATHS_LIMIT), ask, width=CALLS_AT_ONCE)
         return found
 
     async def files_below(self, folder: str) -> dict[str, BucketFile]:
@@ -145,14 +145,14 @@ class Bucket:
             request = HubRequest(request.call, "GET", following, fields=request.fields)
 
     async def different(
-        self, wanted: Mapping[str, Operation], *, looks: int = LOOKS
+        self, wanted: Mapping[str, Operation], *, checks: int = CHECKS
     ) -> list[SyncFailure]:
         """Check until the bucket shows the outcome of all these operations. Returns a failure for
         each one that it does not show."""
         ctx, failures = self._ctx, list[SyncFailure]()
-        for look in range(looks):
-            if look:
-                wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
+        for attempt in range(checks):
+            if attempt:
+                wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 1)
                 await asyncio.sleep(min(wait, LONGEST_WAIT))
             found = await self.files(list(wanted))
             failures = await in_thread(ctx.threads, partial(_differences, wanted, found))
@@ -226,7 +226,7 @@ class Bucket:
         by_path = {operation.path: operation for operation in operations}
         may_have_landed = False  # an attempt, whatever became of those after it
 
-        async def look(error: HubError) -> list[FailedOperation] | None:
+        async def reconcile(error: HubError) -> list[FailedOperation] | None:
             nonlocal may_have_landed
             may_have_landed = may_have_landed or may_still_land(error)
             if not may_have_landed:
@@ -241,14 +241,14 @@ class Bucket:
                 ctx.events,
                 describe=lambda failed: {"failed": len(failed)},
                 accept=buckets.answers_batch,
-                reconcile=look,
+                reconcile=reconcile,
             )
         except asyncio.CancelledError:
             self.unclear = True
             raise
         except HubError as exc:
             try:
-                if await look(exc) is not None:
+                if await reconcile(exc) is not None:
                     return []
             except HubError:
                 pass  # the first failure is more useful
@@ -464,16 +464,16 @@ class BucketStore:
                 self.ctx.events.emit(chosen)
             return self._store
 
-    async def tell_changes(self, files: Sequence[FileSource]) -> None:
+    async def warn_of_changes(self, files: Sequence[FileSource]) -> None:
         """Warn of followed files, among all of the source, that are not what they were when the
         sync began."""
         again = self.collected_again
 
-        def look() -> ProblemReport:
+        def find() -> ProblemReport:
             names = {file.path_in_repo: file for file in files if file.may_change}
             return changes_of({**names, **again})
 
-        grown = await in_thread(self.ctx.threads, look)
+        grown = await in_thread(self.ctx.threads, find)
         for notice in (*self._notices.notices, *grown.notices):
             self.ctx.warn(notice)
 

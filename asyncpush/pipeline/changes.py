@@ -87,7 +87,7 @@ def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Cha
     return [*first, *additions, *rest]
 
 
-async def still_to_change(
+async def remaining_changes(
     ctx: PushContext, changes: Sequence[Change], revision: str
 ) -> list[Change]:
     """The changes that `revision` does not contain yet."""
@@ -214,7 +214,7 @@ class CommitLimits:
 
 
 UNBOUNDED = CommitLimits()
-SURVIVABLE = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTES_A_COMMIT)
+SERIES_LIMITS = CommitLimits(lfs_files=LFS_FILES_A_COMMIT, inline_bytes=INLINE_BYTES_A_COMMIT)
 
 
 def commit_limits(options: PushOptions) -> CommitLimits:
@@ -228,7 +228,7 @@ def commit_limits(options: PushOptions) -> CommitLimits:
         return CommitLimits(files=options.max_files_per_commit)
     if options.revision != DEFAULT_BRANCH or options.parent_commit is not None:
         return UNBOUNDED
-    return SURVIVABLE
+    return SERIES_LIMITS
 
 
 def split(changes: Iterable[Change], size: CommitLimits) -> list[Sequence[Change]]:

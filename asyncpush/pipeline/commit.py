@@ -30,7 +30,7 @@ from asyncpush.errors import (
 from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.journal import PendingCommit
 from asyncpush.lazy_dataclass import dataclass
-from asyncpush.pipeline.changes import still_to_change, title
+from asyncpush.pipeline.changes import remaining_changes, title
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import observed_head
 from asyncpush.protocol import commits, repos
@@ -154,7 +154,7 @@ class Committer:
                 self.rebased = True
                 await asyncio.sleep(pause)
                 parent = await self._moved_head(parent)
-                changes = await still_to_change(ctx, self._wanted, parent)
+                changes = await remaining_changes(ctx, self._wanted, parent)
                 if changes:
                     continue
                 landed = await self._landed(first)
@@ -171,7 +171,7 @@ class Committer:
             pr_url = answer.pr_url or self._pr_url
             ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
-                self._tell_inline_stored(changes)
+                self._report_inline_stored(changes)
             added = await in_thread(ctx.threads, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that ends here has set it
@@ -184,7 +184,7 @@ class Committer:
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
         """Handle an answer that names the previous head. It is right when the head has all of the
         changes, as with a Hub that does not report unchanged files."""
-        if await still_to_change(self._ctx, self._wanted, head):
+        if await remaining_changes(self._ctx, self._wanted, head):
             raise ProtocolError(
                 f"the Hub answered the commit with the previous head, {head}:"
                 " nothing was committed",
@@ -205,7 +205,7 @@ class Committer:
             head = await observed_head(self._ctx, self._revision)
         return head
 
-    def _tell_inline_stored(self, changes: Sequence[Change]) -> None:
+    def _report_inline_stored(self, changes: Sequence[Change]) -> None:
         """Report the inline files of a commit that is not the push's last one: the last commit's
         event reports all the others."""
         for change in changes:
@@ -240,12 +240,12 @@ class Committer:
             if not failed and not isinstance(exc, ProtocolError):
                 raise
 
-            async def look() -> CommitAnswer | None:
+            async def find() -> CommitAnswer | None:
                 landed = await self._landed(parent)
                 return landed or await self._shown_on_branch(parent, changes)
 
             try:
-                landed = await looked_for(look, exc)
+                landed = await poll_for(find, exc)
             except HubError as looking:
                 exc.add_note(f"(could not check whether the commit was made: {looking.message})")
                 raise exc from looking
@@ -260,7 +260,7 @@ class Committer:
             return None
         try:
             head = await observed_head(self._ctx, self._revision)
-            if head == parent or await still_to_change(self._ctx, changes, head):
+            if head == parent or await remaining_changes(self._ctx, changes, head):
                 return None
         except HubError:
             return None  # the user needs the commit's own failure
@@ -302,7 +302,7 @@ class Committer:
         """
         if self._create_pr:
             ctx, push_id = self._ctx, self._push_id
-            return await looked_for(lambda: landed_in_pull_request(ctx, push_id), failure)
+            return await poll_for(lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 
@@ -353,23 +353,23 @@ async def commit_payload(
     async def lines() -> AsyncIterator[bytes]:
         yield commits.header_line(header)
         remaining = iter(changes)
-        while stretch := _stretch(remaining):
-            yield b"".join(await each_in_thread(threads, stretch, partial(_encode, load=load)))
+        while batch := _next_batch(remaining):
+            yield b"".join(await each_in_thread(threads, batch, partial(_encode, load=load)))
 
     size = await in_thread(threads, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
 
 
-def _stretch(changes: Iterator[Change]) -> list[Change]:
+def _next_batch(changes: Iterator[Change]) -> list[Change]:
     """The next changes: few enough for one thread hop, and small enough for memory."""
-    stretch: list[Change] = []
+    batch: list[Change] = []
     size = 0
     for change in islice(changes, LINES_PER_HOP):
-        stretch.append(change)
+        batch.append(change)
         size += change.size if isinstance(change, AddInline) else 0
         if size >= HOP_BYTES:
             break
-    return stretch
+    return batch
 
 
 def _encode(change: Change, load: LoadContent) -> bytes:
@@ -389,7 +389,7 @@ def _content(change: Change, load: LoadContent) -> bytes:
     return content
 
 
-PULL_REQUESTS_LOOKED_AT = 20
+PULL_REQUESTS_CHECKED = 20
 
 LATE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0)
 """Seconds between checks for a commit that the Hub may still be making after its gateway has timed
@@ -401,17 +401,17 @@ ANSWERED_WAITS = LATE_WAITS[:3]
 T = TypeVar("T")
 
 
-async def looked_for(look: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
-    """The result of `look`, which is called repeatedly while the Hub may still be working on the
+async def poll_for(find: Callable[[], Awaitable[T | None]], failure: HubError | None) -> T | None:
+    """The result of `find`, which is called repeatedly while the Hub may still be working on the
     call that ended in `failure`."""
-    found = await look()
+    found = await find()
     if failure is None or not may_still_land(failure):
         return found
     for wait in ANSWERED_WAITS if failure.status == 500 else LATE_WAITS:
         if found is not None:
             break
         await asyncio.sleep(wait)
-        found = await look()
+        found = await find()
     return found
 
 
@@ -459,7 +459,7 @@ async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
     numbers = await ctx.session.ask(
         repos.pull_requests_request(ctx.repo), repos.parse_pull_requests, ctx.events
     )
-    return numbers[:PULL_REQUESTS_LOOKED_AT]
+    return numbers[:PULL_REQUESTS_CHECKED]
 
 
 @asynccontextmanager

@@ -16,15 +16,15 @@ from dataclasses import replace
 
 from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Committed
-from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, split, still_to_change, title
+from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, remaining_changes, split, title
 from asyncpush.pipeline.commit import (
     Committer,
     LoadContent,
     Outcome,
     is_final,
-    looked_for,
     opened_pull_request,
     paths_added,
+    poll_for,
     pull_request,
     remembered,
 )
@@ -59,7 +59,7 @@ async def commit_in_pull_request(
         ref, url = f"refs/pr/{number}", ctx.pull_request_url(number)
         try:
             ref_head = await observed_head(ctx, ref)
-            remaining = await still_to_change(ctx, wanted, ref_head)
+            remaining = await remaining_changes(ctx, wanted, ref_head)
             page = ctx.commit_url(ref_head)
             if not begun_before and not remaining:  # someone else has committed everything
                 await _close(ctx, number)
@@ -142,7 +142,7 @@ async def commit_series(
         if not rebased or completion == COMPLETIONS:
             break
         # Others have committed in between, and may have changed files that were unchanged before.
-        changes = await still_to_change(ctx, wanted, outcome.commit_sha)
+        changes = await remaining_changes(ctx, wanted, outcome.commit_sha)
         if not changes:
             break
     if final and ours and not announced:  # the last commit turned out to be someone else's
@@ -159,7 +159,7 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
         return found
     description = commits.with_trailer(ctx.options.commit_description, push_id)
 
-    async def look() -> int | None:
+    async def find() -> int | None:
         return await opened_pull_request(ctx, push_id)
 
     try:
@@ -167,12 +167,12 @@ async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[C
             repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
             repos.parse_pull_request_number,
             ctx.events,
-            reconcile=lambda failure: looked_for(look, failure),
+            reconcile=lambda failure: poll_for(find, failure),
         )
         ctx.session.created.note(ctx.repo, f"refs/pr/{number}")
         return number
     except HubError as exc:
-        if (found := await looked_for(look, exc)) is not None:
+        if (found := await poll_for(find, exc)) is not None:
             return found
         raise
 
@@ -210,7 +210,7 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
     than from the answer of the call."""
     pull = await _opened(ctx, number)
 
-    async def look() -> repos.PullRequest | None:
+    async def find() -> repos.PullRequest | None:
         pull = await pull_request(ctx, number)
         return pull if pull.status == "merged" else None
 
@@ -220,7 +220,7 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
             await ctx.session.ask(request, lambda response: None, ctx.events)
     except HubError as exc:
         try:
-            landed = await looked_for(look, exc)
+            landed = await poll_for(find, exc)
         except HubError:
             raise exc.with_(
                 suggestion=f"it is not known whether {url} was merged: check that page, then push"

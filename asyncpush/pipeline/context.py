@@ -40,7 +40,7 @@ class PushContext:
     """The number of the pull request that this push has opened."""
     repo_created: bool = False
     """Whether this push has created the repo."""
-    failure_told: Callable[[BaseException], BaseException] = lambda error: error
+    describe_failure: Callable[[BaseException], BaseException] = lambda error: error
     """The error to raise for one that has ended this push, also for its timeout: whoever changes
     the Hub in several steps says here how far it got."""
     _phases: list[Phase] = field(default_factory=lambda: list(PHASES), init=False)

@@ -47,7 +47,7 @@ class Prepared:
 
     head: str | None
     """The commit of its head; None in a dry run when the repo or branch is missing."""
-    paths_are_free: bool
+    skip_path_check: bool
     """Whether `check_paths` can be skipped, because the paths were checked together with the
     head."""
 
@@ -59,21 +59,21 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
     head, and the modes and paths of a small push, are requested at the same time as the card is
     checked, which saves most pushes two round trips.
     """
-    ahead = _AskedAhead(early)
+    ahead = _EarlyAnswers(early)
     with single_error():
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(check_card), ctx, files)
-            looked = await _look(ctx, ahead)
-    head = await ensure_head(ctx, looked, ahead)
-    return Prepared(head, ahead.paths_are_free)
+            answer = await _ask_head(ctx, ahead)
+    head = await ensure_head(ctx, answer, ahead)
+    return Prepared(head, ahead.skip_path_check)
 
 
 @dataclass(slots=True)
-class _AskedAhead:
+class _EarlyAnswers:
     """The results of requests made at the same time as the one for the head."""
 
     modes: EarlyModes
-    paths_are_free: bool = False
+    skip_path_check: bool = False
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
@@ -84,41 +84,43 @@ class _AskedAhead:
         try:
             found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
         except HubError:
-            self.paths_are_free = True  # unknown: `check_paths` asks again
+            self.skip_path_check = (
+                True  # it only saves an upload, and is made again if the commit is refused
+            )
         else:
-            self.paths_are_free = not any(found)
+            self.skip_path_check = not any(found)
 
     def discard(self) -> None:
         self.modes.discard()
-        self.paths_are_free = False
+        self.skip_path_check = False
 
 
-async def _look(ctx: PushContext, ahead: _AskedAhead) -> str | HubError:
+async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:
     """The head, or the error for a repo or branch that does not exist yet. The other answers count
     only once the head is known."""
-    looked: str | HubError
+    answer: str | HubError
     with single_error():
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(ahead.modes.ask))
             group.start_soon(for_group(ahead.ask_paths), ctx)
             try:
-                looked = await observed_head(ctx, ctx.options.revision)
+                answer = await observed_head(ctx, ctx.options.revision)
             except HubError as exc:
                 if not isinstance(exc, RepoNotFoundError) and exc.error_code != REVISION_NOT_FOUND:
                     raise
-                looked = exc
+                answer = exc
                 group.cancel_scope.cancel()
-    if isinstance(looked, HubError):
+    if isinstance(answer, HubError):
         ahead.discard()
     ahead.modes.check()
-    return looked
+    return answer
 
 
-async def ensure_head(ctx: PushContext, looked: str | HubError, ahead: _AskedAhead) -> str | None:
+async def ensure_head(ctx: PushContext, answer: str | HubError, ahead: _EarlyAnswers) -> str | None:
     """The head is requested first: most pushes go to an existing repo, and so need no create
     call."""
     try:
-        return await _head_or_new_branch(ctx, looked)
+        return await _head_or_new_branch(ctx, answer)
     except RepoNotFoundError:
         if ctx.options.dry_run and ctx.options.create_repo:
             return None
@@ -126,7 +128,7 @@ async def ensure_head(ctx: PushContext, looked: str | HubError, ahead: _AskedAhe
             raise
     conflict = await _create(ctx)
     try:
-        return await _head_or_new_branch(ctx, await _look(ctx, ahead))
+        return await _head_or_new_branch(ctx, await _ask_head(ctx, ahead))
     except RepoNotFoundError:
         if conflict is not None:
             raise conflict from None  # the name is taken by a repo that this user cannot see
@@ -156,12 +158,12 @@ def check_parent(ctx: PushContext, head: str) -> None:
         )
 
 
-async def _head_or_new_branch(ctx: PushContext, looked: str | HubError) -> str | None:
+async def _head_or_new_branch(ctx: PushContext, answer: str | HubError) -> str | None:
     revision = ctx.options.revision
-    if isinstance(looked, str):
-        return looked
-    if looked.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
-        raise looked
+    if isinstance(answer, str):
+        return answer
+    if answer.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
+        raise answer
     if ctx.options.dry_run:
         return None
     try:
@@ -301,14 +303,14 @@ async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
     found: dict[int, list[Leak]] = {}
     stop = threading.Event()
 
-    async def look(numbered: tuple[int, Sequence[FileSource]]) -> None:
+    async def check(numbered: tuple[int, Sequence[FileSource]]) -> None:
         number, batch = numbered
         scan = partial(find_leaks, batch, stop.is_set)
         found[number] = await in_thread(ctx.threads, scan, on_cancel=stop.set)
         if sum(map(len, found.values())) >= LEAKS_LIMIT:
             stop.set()
 
-    await for_each(enumerate(batches(files, FILES_PER_HOP)), look, width=WORKERS)
+    await for_each(enumerate(batches(files, FILES_PER_HOP)), check, width=WORKERS)
     return [leak for number in sorted(found) for leak in found[number]]
 
 

@@ -71,14 +71,14 @@ class PushRun:
         ctx = self._ctx
         files = await self._planned(collected)
         early = self._early(collected)
-        looked = await prepare(ctx, files, early)
-        head = looked.head
+        prepared = await prepare(ctx, files, early)
+        head = prepared.head
         if ctx.options.dry_run:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run continues without one
-        if not looked.paths_are_free:
+        if not prepared.skip_path_check:
             await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected, early)
@@ -101,7 +101,7 @@ class PushRun:
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
-        await self._tell_changes(by_path)
+        await self._warn_of_changes(by_path)
         return await self._finish(stored, deleted, outcome)
 
     async def _check_paths_again(self, paths: Collection[str], refused: HubError) -> None:
@@ -150,11 +150,11 @@ class PushRun:
             raise ValueError("upload_files takes no dry_run: use push_to_hub or commit with it")
         files = await self._planned(collected)
         early = self._early(collected)
-        looked = await prepare(self._ctx, files, early)
-        assert looked.head is not None
-        if not looked.paths_are_free:
+        prepared = await prepare(self._ctx, files, early)
+        assert prepared.head is not None
+        if not prepared.skip_path_check:
             paths = [*_paths_of(files), *_paths_of(collected.streams)]
-            await check_paths(self._ctx, paths, looked.head)
+            await check_paths(self._ctx, paths, prepared.head)
         by_path, stored = await self._stored(collected, early)
         receipts = await self._following(
             collected,
@@ -162,7 +162,7 @@ class PushRun:
             stored,
             lambda: packed(list(stored.receipts.values()), by_path, self._ctx.threads),
         )
-        await self._tell_changes(by_path)
+        await self._warn_of_changes(by_path)
         return receipts
 
     async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
@@ -297,7 +297,7 @@ class PushRun:
                     raise
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    async def _tell_changes(self, files: Mapping[str, FileSource]) -> None:
+    async def _warn_of_changes(self, files: Mapping[str, FileSource]) -> None:
         """Warn about followed files that have changed since the push began."""
         grown = await in_thread(self._ctx.threads, lambda: changes_of(files))
         for notice in (*self._notices.notices, *grown.notices):
@@ -350,7 +350,7 @@ class PushRun:
         `wanted` is the end state: the changes, and the files that `head` had already."""
         ctx = self._ctx
         in_series, warning = await in_thread(
-            ctx.threads, lambda: _looked_over(ctx.options, changes)
+            ctx.threads, lambda: _needs_series(ctx.options, changes)
         )
         if not changes or in_series:
             check_parent(ctx, head)
@@ -469,7 +469,7 @@ def _paths_of(files: Iterable[FileSource | OpenStream]) -> list[str]:
     return [file.path_in_repo for file in files]
 
 
-def _looked_over(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
+def _needs_series(options: PushOptions, changes: Sequence[Change]) -> tuple[bool, str | None]:
     """Whether these changes need several commits; if not, the warning for a single one, if any."""
     in_series = len(split(changes, commit_limits(options))) > 1
     if in_series or options.max_files_per_commit is not None:

@@ -70,7 +70,7 @@ class EarlyModes:
     def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
         self._ctx = ctx
         self._files = files if len(files) <= commits.PREUPLOAD_LIMIT else ()
-        self._looks: list[tuple[bytes, str | None]] | None = None
+        self._starts: list[tuple[bytes, str | None]] | None = None
         self._modes: Mapping[str, UploadMode] | None = None
         self._failure: HubError | None = None
 
@@ -86,12 +86,12 @@ class EarlyModes:
             return
         ctx, files = self._ctx, self._files
         try:
-            if self._looks is None:
-                self._looks = await each_in_thread(ctx.threads, files, _look_at)
+            if self._starts is None:
+                self._starts = await each_in_thread(ctx.threads, files, _read_start)
             gitignore = await own_gitignore(ctx, files)
         except SourceError:
             return  # a file has changed or cannot be read: `Routing` handles it
-        samples = [sample for sample, _ in self._looks]
+        samples = [sample for sample, _ in self._starts]
         try:
             self._modes = await ask_modes(
                 ctx, files, samples, gitignore=gitignore, expected=is_missing
@@ -109,15 +109,15 @@ class EarlyModes:
         if self._failure is not None and not is_missing(self._failure):
             raise self._failure
 
-    def looks_at(self, files: Sequence[FileSource]) -> Sequence[tuple[bytes, str | None]] | None:
-        """The results of `_look_at` for each of these files, if they have been read."""
-        return self._looks if self._are_mine(files) else None
+    def starts_of(self, files: Sequence[FileSource]) -> Sequence[tuple[bytes, str | None]] | None:
+        """The results of `_read_start` for each of these files, if they have been read."""
+        return self._starts if self._are_mine(files) else None
 
     def modes_of(self, files: Sequence[FileSource]) -> Mapping[str, UploadMode] | None:
         """The modes, if they can be used for these files."""
-        if self._modes is None or self._looks is None or not self._are_mine(files):
+        if self._modes is None or self._starts is None or not self._are_mine(files):
             return None
-        for file, (_, oid) in zip(files, self._looks, strict=True):
+        for file, (_, oid) in zip(files, self._starts, strict=True):
             mode = self._modes[file.path_in_repo]
             # An LFS object's oid cannot be compared: the file has not been hashed that way yet.
             differs = oid is not None and not is_sha256(mode.oid) and oid != mode.oid
@@ -161,16 +161,16 @@ class Routing:
         early: Mapping[str, Candidate],
         outbox: MemoryObjectSendStream[list[Candidate]],
     ) -> None:
-        def look(file: FileSource) -> tuple[bytes, str | None] | None:
+        def read_start(file: FileSource) -> tuple[bytes, str | None] | None:
             with self._stored.following(file):
-                return _look_at(file)
+                return _read_start(file)
             return None
 
-        looks: Sequence[tuple[bytes, str | None] | None] | None = self._early.looks_at(files)
-        if looks is None:
-            looks = await each_in_thread(self._ctx.threads, files, look)
+        starts: Sequence[tuple[bytes, str | None] | None] | None = self._early.starts_of(files)
+        if starts is None:
+            starts = await each_in_thread(self._ctx.threads, files, read_start)
         seen: list[tuple[FileSource, bytes, str | None]] = []
-        for file, found in zip(files, looks, strict=True):
+        for file, found in zip(files, starts, strict=True):
             if found is not None:
                 seen.append((file, *found))
             elif (candidate := early.get(file.path_in_repo)) is not None:
@@ -334,7 +334,7 @@ async def ask_modes(
     )
 
 
-def _look_at(file: FileSource) -> tuple[bytes, str | None]:
+def _read_start(file: FileSource) -> tuple[bytes, str | None]:
     """The first bytes of a file, for preupload, and the git blob hash of a small one. Most small
     files are regular, and opening a file a second time costs 15 µs of CPU (measured)."""
     if file.size > SURELY_CHEAP:

@@ -67,7 +67,7 @@ class TransferSelector:
                 suggestion="push again: what was stored is not sent again",
             )
         asked = self._ctx.config.transfer
-        asked_in_vain = False
+        requested_but_unavailable = False
         while True:
             factory = self._candidates.pop(0)
             try:
@@ -76,7 +76,7 @@ class TransferSelector:
                 if not self._candidates:
                     raise
                 reasons.append(str(exc))
-                asked_in_vain |= factory.route == asked
+                requested_but_unavailable |= factory.route == asked
             else:
                 break
         reason = "; ".join(reasons)
@@ -85,7 +85,7 @@ class TransferSelector:
             self._ctx.warn(
                 f"{failed.label} failed, uploading with {transfer.label} instead: {reason}"
             )
-        elif asked_in_vain:
+        elif requested_but_unavailable:
             self._ctx.warn(
                 f"using {transfer.label} although transfer={asked!r} was requested: {reason}"
             )

@@ -51,7 +51,7 @@ from asyncpush.protocol.buckets import (
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
 
-LOOKED_UP_AT_ONCE = 64
+LOOKUPS_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -86,16 +86,16 @@ class SyncRun:
     async def run(self, collected: CollectedSources) -> SyncResult:
         """Run the sync. Raises `SyncError` once the bucket may have been changed; before that, the
         error that stopped it."""
-        self._ctx.failure_told = self._told
+        self._ctx.describe_failure = self._describe_failure
         try:
             return await self._run(collected)
         except Exception as exc:
-            told = self._told(exc)
-            if told is exc:
+            described = self._describe_failure(exc)
+            if described is exc:
                 raise
-            raise told from exc
+            raise described from exc
 
-    def _told(self, error: BaseException) -> BaseException:
+    def _describe_failure(self, error: BaseException) -> BaseException:
         """The error to raise for one that interrupted the sync. A cancellation stays a
         cancellation, with a note that says what was changed."""
         if isinstance(error, SyncError) or not self._bucket.may_have_changed:
@@ -104,25 +104,25 @@ class SyncRun:
             error.add_note(self._changed_so_far())
             return error
         reason = error.message if isinstance(error, AsyncPushError) else str(error) or repr(error)
-        told = SyncError(
+        described = SyncError(
             f"the sync to {self._ctx.repo_url} did not finish: {reason}",
             result=self._result(verified=False),
             suggestion=getattr(error, "suggestion", ""),
         )
-        told.__cause__ = error
-        return told
+        described.__cause__ = error
+        return described
 
     def _changed_so_far(self) -> str:
         so_far = self._result(verified=False)
-        deeds = [
-            f"{len(paths):,} file(s) {deed} ({in_words(paths)})"
-            for deed, paths in (("added", so_far.files_uploaded), ("deleted", so_far.files_deleted))
+        changes = [
+            f"{len(paths):,} file(s) {what} ({in_words(paths)})"
+            for what, paths in (("added", so_far.files_uploaded), ("deleted", so_far.files_deleted))
             if paths
         ]
         if self._bucket.unclear:
-            deeds.append("the answer to a batch did not come: more may have been changed")
-        told = "; ".join(deeds) or "the marker of a set was removed"
-        return f"changed in {self._ctx.repo_url} before that, and not verified: {told}"
+            changes.append("the answer to a batch did not come: more may have been changed")
+        text = "; ".join(changes) or "the marker of a set was removed"
+        return f"changed in {self._ctx.repo_url} before that, and not verified: {text}"
 
     async def _run(self, collected: CollectedSources) -> SyncResult:
         ctx = self._ctx
@@ -143,7 +143,7 @@ class SyncRun:
             self._done.marker = self._marker if self._options.complete_marker else None
         else:
             await self._change(there, extra)
-        await self._store.tell_changes(collected.files)
+        await self._store.warn_of_changes(collected.files)
         ctx.enter("done")
         return self._result(verified=self._options.verify)
 
@@ -222,7 +222,7 @@ class SyncRun:
                 found[file.path_in_repo] = xet_hash
                 ctx.events.emit(FileSkipped(file.path_in_repo, file.size, "unchanged"))
 
-        async def look(file: FileSource) -> None:
+        async def look_up(file: FileSource) -> None:
             known = await ctx.hasher.remembered(file, ctx.push_threads, HASH_KIND)
             if known is not None:
                 settle(file, known, cached=True)
@@ -234,7 +234,7 @@ class SyncRun:
             for file in files
             if (other := there.get(file.path_in_repo)) is not None and other.size == file.size
         ]
-        await for_each(same_size, look, width=LOOKED_UP_AT_ONCE)
+        await for_each(same_size, look_up, width=LOOKUPS_AT_ONCE)
         for batch in hashed_together(unknown):
             began = time.time()
             # Files that have changed in the meantime are sent, and compared then.

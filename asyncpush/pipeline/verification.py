@@ -16,7 +16,7 @@ from asyncpush.protocol import repos
 from asyncpush.protocol.http import protocol_error
 from asyncpush.protocol.repos import RemoteFile
 
-LOOKS = 10
+CHECKS = 10
 """How often a commit is checked: right after it, some of the Hub's servers may not know it yet.
 With the default first wait, all checks together take half a minute."""
 
@@ -36,11 +36,11 @@ async def remote_files(
     """Those of `paths` that are files in the repo at `revision`."""
     found: dict[str, RemoteFile] = {}
 
-    async def look(batch: Sequence[str]) -> None:
+    async def ask(batch: Sequence[str]) -> None:
         request = repos.paths_info_request(ctx.repo, revision, batch)
         found.update(await ctx.session.ask(request, repos.parse_paths_info, ctx.events))
 
-    await for_each(batches(paths, repos.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    await for_each(batches(paths, repos.PATHS_LIMIT), ask, width=CALLS_AT_ONCE)
     return found
 
 
@@ -55,13 +55,13 @@ async def path_kinds(
     `HubError`; an `expected` one is not reported."""
     kinds: dict[str, str] = {}
 
-    async def look(batch: Sequence[str]) -> None:
+    async def ask(batch: Sequence[str]) -> None:
         request = repos.paths_info_request(ctx.repo, revision, batch)
         kinds.update(
             await ctx.session.ask(request, repos.parse_path_kinds, ctx.events, expected=expected)
         )
 
-    await for_each(batches(paths, repos.PATHS_LIMIT), look, width=CALLS_AT_ONCE)
+    await for_each(batches(paths, repos.PATHS_LIMIT), ask, width=CALLS_AT_ONCE)
     return kinds
 
 
@@ -100,12 +100,12 @@ async def verify_commit(
     gone = set(deleted)
     files = len(wanted)
     problems: list[str] = []
-    for look in range(LOOKS):
-        if look:
-            wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (look - 1)
+    for attempt in range(CHECKS):
+        if attempt:
+            wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 1)
             await asyncio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
-        wanted, gone = await in_thread(ctx.threads, partial(_in_doubt, wanted, gone, shown))
+        wanted, gone = await in_thread(ctx.threads, partial(_unverified, wanted, gone, shown))
         if not wanted and not gone:
             ctx.events.emit(Verified(files, commit_sha))
             return
@@ -133,7 +133,7 @@ async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dic
         return {}
 
 
-def _in_doubt(
+def _unverified(
     wanted: Mapping[str, Receipt], gone: set[str], shown: Mapping[str, RemoteFile]
 ) -> tuple[dict[str, Receipt], set[str]]:
     """The files that the Hub does not show as expected."""

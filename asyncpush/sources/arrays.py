@@ -304,12 +304,12 @@ def _overlapping(group: Mapping[str, Place]) -> list[str]:
         return sorted(group) if len(group) > 1 else []
     found = set()
     for (one, first), (other, second) in combinations(group.items(), 2):
-        if first.pointer < second.end and second.pointer < first.end and _meet(first, second):
+        if first.pointer < second.end and second.pointer < first.end and _overlap(first, second):
             found |= {one, other}
     return sorted(found)
 
 
-def _meet(one: Place, other: Place) -> bool:
+def _overlap(one: Place, other: Place) -> bool:
     try:
         import numpy as np
     except ImportError:

@@ -161,11 +161,11 @@ class _OnDisk:
         # that a file that merely grew gets the error for growth.
         more = self.read_some(self._source.size, memoryview(bytearray(1)))
         try:
-            looks = os.fstat(self._file.fileno()), os.stat(self._path)
-            for look in looks:
-                self._compare(look)
+            statuses = os.fstat(self._file.fileno()), os.stat(self._path)
+            for status in statuses:
+                self._compare(status)
         except SourceChangedError:
-            if sha256 is None or not all(map(self._may_have_grown, looks)):
+            if sha256 is None or not all(map(self._may_have_grown, statuses)):
                 raise
             if sha256 != self._agreed and self._hash() != sha256:
                 raise
@@ -393,3 +393,17 @@ def read_sample(source: FileSource, size: int = 512) -> bytes:
     with Reader(source) as reader, memoryview(sample) as view:
         reader.readinto(0, view)
     return bytes(sample)
+
+
+def check_unchanged_at_path(source: FileSource, sha256: str) -> None:
+    """`Reader.check_unchanged`, for a file whose bytes were read before. It is opened only when its
+    path no longer names the same file, as it was."""
+    if not isinstance(source.content, PathSource):
+        return
+    try:
+        unchanged = FileIdentity.of(os.stat(source.content.path)) == source.content.identity
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        with Reader(source, grown=True) as reader:
+            reader.check_unchanged(sha256)

@@ -287,8 +287,8 @@ class Gathered:
                 self.report.problem("; ".join((self._nothing, *self.report.notices)))
                 self.report.raise_problems("check the path, allow_patterns and ignore_patterns")
             self.report.notice("empty sources", self._nothing)
-        way_out = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
-        self.report.raise_problems(f"fix these problems{way_out}; nothing was uploaded")
+        hint = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
+        self.report.raise_problems(f"fix these problems{hint}; nothing was uploaded")
         for first, second in look_alikes(self._origins):
             self.report.notice(
                 "names that look alike",

@@ -138,7 +138,7 @@ COLLECTED_AGAIN = 3
 """How often files that changed while they were stored are collected again, and then again just
 before the commit."""
 
-LOOKS = 1_000
+READS_AT_THE_END = 1_000
 """How often to look at a file; each look reads what was added since the one before."""
 
 READINGS = 20
@@ -260,7 +260,7 @@ def _read_to_a_pause(opened: io.FileIO, take: Callable[[bytes], object]) -> os.s
     """Read until the file did not change during the last read. Returns its status then. Raises
     `_Overwritten`."""
     position = 0
-    for _ in range(LOOKS):
+    for _ in range(READS_AT_THE_END):
         before = os.fstat(opened.fileno())
         if before.st_size < position:
             raise _Overwritten

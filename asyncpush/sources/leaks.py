@@ -198,7 +198,7 @@ _WORD_MARKS = bytes(ord("w" if byte in _WORD else " ") for byte in range(256))
 _LONG_WORD = b"w" * 20
 """Every form above contains a word of at least this length; an AWS access key is the shortest."""
 
-_STRETCH_BEFORE = 128
+_CONTEXT_BEFORE = 128
 """How far before its word a form's marker may be, in bytes: the headers of a private key are
 long."""
 
@@ -277,15 +277,15 @@ def _around_long_words(content: bytes) -> bytes:
     """The parts of a text that could contain a credential: few in prose, tables and code. Searching
     for markers only there is what makes a scan cheap."""
     marked = content.translate(_WORD_MARKS)
-    stretches: list[bytes] = []
+    excerpts: list[bytes] = []
     end = 0
     while (word := marked.find(_LONG_WORD, end)) >= 0:
-        start = word - _STRETCH_BEFORE
+        start = word - _CONTEXT_BEFORE
         gap = b"\n" if start > end else b""
         start, end = max(start, end), marked.find(b" ", word)
         end = len(content) if end < 0 else end
-        stretches += (gap, content[start:end])
-    return b"".join(stretches)
+        excerpts += (gap, content[start:end])
+    return b"".join(excerpts)
 
 
 def _is_random(secret: bytes | None) -> bool:

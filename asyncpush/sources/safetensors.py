@@ -104,7 +104,7 @@ def _entries(header: bytes) -> dict[str, Any]:
     try:
         text = header.decode()
         found = json.loads(
-            text, object_pairs_hook=_each_once, parse_float=_finite, parse_constant=_finite
+            text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite
         )
         if "\\u" in text:  # escapes can encode lone surrogates, which cannot be written as UTF-8
             json.dumps(found, ensure_ascii=False).encode()
@@ -115,7 +115,7 @@ def _entries(header: bytes) -> dict[str, Any]:
     raise BadSafetensorsError("has a header that is not a JSON object")
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found

@@ -341,13 +341,13 @@ async def _async_pieces(
 async def _file_pieces(file: BinaryIO) -> AsyncGenerator[object]:
     """The whole content of a file object, whatever its position, if it can be rewound. Its position
     is restored afterwards."""
-    stood_at = await to_thread.run_sync(_rewind, file)
+    original_position = await to_thread.run_sync(_rewind, file)
     # Reading a pipe may block for ever: on cancellation the thread is abandoned.
     read = functools.partial(to_thread.run_sync, file.read, READ_SIZE, abandon_on_cancel=True)
     while (piece := await read()) != b"":
         yield piece
-    if stood_at:
-        await to_thread.run_sync(file.seek, stood_at)
+    if original_position:
+        await to_thread.run_sync(file.seek, original_position)
 
 
 def _rewind(file: BinaryIO) -> int | None:

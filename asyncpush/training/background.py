@@ -294,8 +294,8 @@ class BackgroundUploader:
             self._thread.join(CANCEL_GRACE)
             _open.discard(self)
             for job in jobs:
-                if trouble := job.trouble():
-                    logger.error("the push to %s failed, %s", job.repo_id, trouble)
+                if failure := job.unseen_failure():
+                    logger.error("the push to %s failed, %s", job.repo_id, failure)
         return lost
 
     def _leave(self, *, cancel: bool, why: str) -> None:
@@ -316,7 +316,7 @@ class BackgroundUploader:
         return Job(repo_id, self._in_loop, self._check_may_wait)
 
     def _remember(self, job: Job[Any]) -> None:
-        self._jobs = [other for other in self._jobs if not other.done() or other.trouble()]
+        self._jobs = [other for other in self._jobs if not other.done() or other.unseen_failure()]
         self._jobs.append(job)
 
     def _check_open(self) -> None:
@@ -407,7 +407,7 @@ class BackgroundCheckpoints:
     ) -> None:
         if exc is None:  # Otherwise the uploader decides when its own block is left.
             self._drain(None)
-            self._pusher.raise_untold()
+            self._pusher.raise_unreported()
 
     @property
     def report(self) -> CheckpointReport:
@@ -447,7 +447,7 @@ class BackgroundCheckpoints:
         cancels them.
         """
         self._drain(timeout)
-        self._pusher.forgive()
+        self._pusher.discard_unreported()
         return self.report
 
     def cancel(self) -> None:

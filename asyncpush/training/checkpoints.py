@@ -188,7 +188,7 @@ class CheckpointPusher:
         self._current: _Checkpoint | None = None
         self._busy: set[asyncio.Future[None]] = set()  # the running push, and removals of snapshots
         self._outcomes: list[CheckpointOutcome] = []
-        self._untold: list[Exception] = []
+        self._unreported: list[Exception] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -208,7 +208,7 @@ class CheckpointPusher:
             with anyio.CancelScope(shield=True):
                 await self.drained()
         if exc is None:
-            self.raise_untold()
+            self.raise_unreported()
 
     @property
     def report(self) -> CheckpointReport:
@@ -268,12 +268,12 @@ class CheckpointPusher:
         """Wait until all checkpoints have been pushed. Cancelling this does not cancel the
         pushes."""
         await self.drained()
-        self.forgive()
+        self.discard_unreported()
         return self.report
 
-    def forgive(self) -> None:
+    def discard_unreported(self) -> None:
         """Called when the user has received the report: failures so far are not raised any more."""
-        self._untold.clear()
+        self._unreported.clear()
 
     def cancel(self) -> None:
         """Stop the running push and drop the waiting ones. Returns at once; see `flush`."""
@@ -281,9 +281,9 @@ class CheckpointPusher:
         if self._current is not None and self._current.handle is not None:
             self._current.handle.cancel()
 
-    def raise_untold(self) -> None:
+    def raise_unreported(self) -> None:
         """Raise the failures that were neither passed to `on_outcome` nor returned by `flush`."""
-        failures, self._untold = self._untold, []
+        failures, self._unreported = self._unreported, []
         if len(failures) == 1:
             raise failures[0]
         if failures:
@@ -406,7 +406,7 @@ class CheckpointPusher:
         if error is not None:
             logger.error("checkpoint %r was not pushed: %s", item.name, error)
             if self._on_outcome is None:
-                self._untold.append(error)
+                self._unreported.append(error)
         elif status != "pushed":
             why = ": a newer one replaced it" if status == "skipped" else ""
             logger.warning("checkpoint %r was %s%s", item.name, status, why)

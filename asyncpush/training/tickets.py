@@ -18,7 +18,7 @@ T = TypeVar("T")
 CANCEL_GRACE = 5.0
 """Seconds in which a cancelled push, and then the thread, must end; usually one is enough."""
 
-_LOOK_INTERVAL = 0.5  # Seconds between two checks for signals.
+_SIGNAL_POLL = 0.5  # Seconds between two checks for signals.
 
 
 class Stoppable(Protocol):
@@ -81,7 +81,7 @@ class Job(Generic[T]):
                 raise TimeoutError(f"the push to {self.repo_id} still runs after {timeout} seconds")
         self._asked = True
 
-    def trouble(self) -> str | None:
+    def unseen_failure(self) -> str | None:
         """Why it did not succeed, if nobody has asked for its result."""
         if self._asked or not self.done():
             return None
@@ -203,7 +203,7 @@ def wait_for(futures: Sequence[Future[Any]], timeout: float | None) -> None:
     while (left := deadline - time.monotonic()) > 0:
         # A signal that the system delivers to another thread does not wake this one from its lock.
         # Without a check now and then, Ctrl-C would take effect only when the push has ended.
-        if not concurrent.futures.wait(futures, min(left, _LOOK_INTERVAL)).not_done:
+        if not concurrent.futures.wait(futures, min(left, _SIGNAL_POLL)).not_done:
             break
 
 

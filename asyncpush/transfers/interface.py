@@ -8,7 +8,6 @@ module.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ from asyncpush.concurrency.threads import PushThreads
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.journal import Journal, NullJournal
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt, Repo
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession

@@ -215,7 +215,7 @@ def test_what_this_machine_cannot_tell_is_not_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(task_groups, "resource", None)  # as on Windows
     monkeypatch.setattr(shutil, "disk_usage", lambda path: (_ for _ in ()).throw(OSError("away")))
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    facts = asking.look_around("https://hub.example", UploadConfig(), None)
+    facts = asking.collect_local_facts("https://hub.example", UploadConfig(), None)
     assert (facts.open_files, facts.free_space) == (None, None)
     assert [version for _, version in facts.libraries] == [None]
 

@@ -309,7 +309,7 @@ class Stranger:
 
     def __init__(self) -> None:
         self.told: list[tuple[int, list[Event]]] = []
-        self.tell = self
+        self.send = self
 
     def remote(self, number: int, events: list[Event]) -> asyncio.Future[None]:
         self.told.append((number, events))
@@ -319,7 +319,7 @@ class Stranger:
 
 
 def job_of(hub: LocalHub, config: UploadConfig, source: Any) -> module._Job:
-    there = module._There("me/m", PushOptions(), config, hub.url, TOKEN)
+    there = module._JobSettings("me/m", PushOptions(), config, hub.url, TOKEN)
     return there.job(3, NodeSource(source))
 
 

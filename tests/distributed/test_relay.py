@@ -88,8 +88,8 @@ async def test_the_outbox_is_emptied_now_and_then(monkeypatch: pytest.MonkeyPatc
 async def test_what_is_told_is_taken_once_and_in_order() -> None:
     between = Relay()
     taking = asyncio.create_task(between.take(5))
-    await between.tell(0, [FilesPlanned(1, 9)])
-    await between.tell(1, [FilesPlanned(2, 9)])
+    await between.send(0, [FilesPlanned(1, 9)])
+    await between.send(1, [FilesPlanned(2, 9)])
     assert await taking == [(0, [FilesPlanned(1, 9)]), (1, [FilesPlanned(2, 9)])]
     assert await between.take(0) == []
 
@@ -97,7 +97,7 @@ async def test_what_is_told_is_taken_once_and_in_order() -> None:
 async def test_a_driver_that_does_not_listen_costs_bounded_memory() -> None:
     between = Relay()
     for number in range(relay.WAITING_MOST + 5):
-        await between.tell(number, ())
+        await between.send(number, ())
     told = await between.take()
     assert [told[0][0], told[-1][0]] == [5, relay.WAITING_MOST + 4]
 

@@ -72,9 +72,9 @@ def test_what_counts_is_when_the_file_was_looked_at_not_how_long_its_hashing_too
 ) -> None:
     identity = make_identity(age=0)
     clock.now += 60
-    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW)
+    journal.remember_hash("/a", identity, "sha256", SHA, identified_at=NOW)
     assert journal.hash_of("/a", identity, "sha256") is None
-    journal.remember_hash("/a", identity, "sha256", SHA, looked_at=NOW + 60)
+    journal.remember_hash("/a", identity, "sha256", SHA, identified_at=NOW + 60)
     assert journal.hash_of("/a", identity, "sha256") == SHA
 
 

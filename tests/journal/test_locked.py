@@ -49,7 +49,7 @@ def write_transaction(path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "asyncpush")
-    monkeypatch.setattr(database, "TELL_AFTER", 0.1)
+    monkeypatch.setattr(database, "WARN_AFTER", 0.1)
 
 
 def test_a_long_wait_is_told_and_the_change_is_made(
@@ -65,7 +65,7 @@ def test_a_long_wait_is_told_and_the_change_is_made(
             other.kill()
 
         told: list[float] = []
-        monkeypatch.setattr(database, "_tell_wait", tell)
+        monkeypatch.setattr(database, "_warn_of_wait", tell)
         journal.begin_commit("scope", make_commit())
         journal.flush()
     assert len(told) == 1

@@ -14,7 +14,7 @@ import pytest
 
 from asyncpush.journal import HostPeers, Journal, NullJournal, locks
 from asyncpush.journal import locks as peers
-from asyncpush.journal.locks import SEATS, HostLocks
+from asyncpush.journal.locks import PEERS_LIMIT, HostLocks
 from tests.journal.helpers import processes
 from tests.journal.workers import take_seats
 
@@ -68,10 +68,10 @@ def test_others_are_counted_however_many_count_at_once(tmp_path: Path, counted_b
 
 def test_more_than_there_are_seats_are_counted_as_so_many() -> None:
     shared = HostLocks.private()
-    sitting = [HostPeers(shared) for _ in range(SEATS + 1)]
+    sitting = [HostPeers(shared) for _ in range(PEERS_LIMIT + 1)]
     for each in sitting:
         each.join()
-    assert sitting[-1].count() == SEATS
+    assert sitting[-1].count() == PEERS_LIMIT
     for each in sitting:
         each.leave()
     assert sitting[-1].count() == 1
@@ -83,7 +83,7 @@ def test_hosts_that_share_a_home_directory_count_their_own(
     with Journal.open(tmp_path) as journal:
         here = journal.peers()
         here.join()
-        monkeypatch.setattr(peers, "_seats", lambda: "uploaders of another host")
+        monkeypatch.setattr(peers, "_peer_lock_name", lambda: "uploaders of another host")
         there = journal.peers()
         there.join()
         assert there.count() == 1
@@ -99,7 +99,7 @@ def no_locks(*_: object) -> None:
 
 def nonsense(descriptor: int, command: int, request: bytes) -> bytes:
     kind, whence, start, _, pid = struct.unpack("hhqqi", request)
-    return struct.pack("hhqqi", kind, whence, start + 10 * SEATS, 1, pid)
+    return struct.pack("hhqqi", kind, whence, start + 10 * PEERS_LIMIT, 1, pid)
 
 
 @pytest.mark.parametrize("answer", [no_locks, nonsense])
@@ -125,4 +125,4 @@ def test_without_a_journal_a_process_counts_itself() -> None:
 def test_the_host_is_named_where_proc_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "BOOT_ID", Path("/proc/none"))
     monkeypatch.setattr("platform.node", lambda: "node-7")
-    assert peers._seats.__wrapped__() == "uploaders of node-7"
+    assert peers._peer_lock_name.__wrapped__() == "uploaders of node-7"

@@ -18,7 +18,7 @@ from asyncpush.net.adaptive_limit import (
     AT_ONCE,
     COOLDOWN,
     FEWEST,
-    FIRST_LOOKS,
+    FIRST_CHECK_INTERVAL,
     PIONEERS,
     SMALL_PARTS,
     START,
@@ -262,7 +262,7 @@ async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> 
     road = Road(64, lambda width: width / 20)
     for _ in range(8):
         await road.epoch()
-    assert road.widths == [16, 32, 8, *[4] * 5, 6]
+    assert road.widths == [16, 32, *[4] * 5, 6, 4]
 
 
 @pytest.mark.no_cover
@@ -303,12 +303,12 @@ async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> Non
         held = turns_of(slots)
         for position in (1, 101, 201):
             await look(limit, clock, held, position)
-        assert [slot.paused for slot in held] == [False] * 8 + [True] * 8
+        assert [slot.paused for slot in held] == [False] * FEWEST + [True] * 12
         async with anyio.create_task_group() as group:
-            group.start_soon(held[8].turn)
+            group.start_soon(held[FEWEST].wait_while_paused)
             slots[0].task.cancel()
             await let_tasks_run()  # else this would not end
-        assert [slot.paused for slot in held[8:]] == [False] + [True] * 7
+        assert [slot.paused for slot in held[FEWEST:]] == [False] + [True] * 11
         assert len(turns_of(slots)) == 16  # and none begins before those that were paused
 
 
@@ -317,7 +317,7 @@ async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.Monk
     monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
     slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
     with anyio.fail_after(5):
-        await slot.turn()
+        await slot.wait_while_paused()
     assert slot.paused
 
 
@@ -390,7 +390,7 @@ async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -
     async with risen_mid_part(clock) as (limit, new):
         for position in (1, 51, 101, 151):
             await look(limit, clock, new, position)
-        assert limit.limit == 8
+        assert limit.limit == FEWEST
 
 
 async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
@@ -628,7 +628,7 @@ async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() ->
 
 @pytest.fixture
 def head_start(monkeypatch: pytest.MonkeyPatch, no_head_start: None) -> None:
-    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 0.01)
+    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 3.0)
 
 
 @asynccontextmanager
@@ -642,10 +642,17 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
             clock.now += 1
             for slot in pioneers:
                 limit.moving(slot, position, 1_000_000)
-        assert limit.looks == FIRST_LOOKS
-        await anyio.sleep(0.05)
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
+        await end_head_start(limit)
         assert limit.in_flight == START
         yield limit, turns_of(slots)
+
+
+async def end_head_start(limit: AdaptiveLimit) -> None:
+    """As its timer does."""
+    assert limit._head_start is not None
+    limit._end_head_start(limit._head_start)
+    await let_tasks_run()
 
 
 async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], step: int) -> None:
@@ -659,7 +666,7 @@ async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], ste
 async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         assert max(slot.position for slot in slots[PIONEERS:]) <= 100_000
         # 16 x 20,000 bytes a second are 3.2 x 100,000, and each part waits for its answer, too.
@@ -681,7 +688,7 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
     """Something else kept this machine busy while the others began."""
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
-        while limit.looks is not None:
+        while limit.check_interval is not None:
             await sampled(limit, clock, slots, 20_000)
         going = [slot for slot in slots if not slot.paused]
         while limit.limit < START:
@@ -694,8 +701,7 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
 async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
     limit = AdaptiveLimit(32)
     async with limit.slot() as slot:
-        assert slot.pioneer
-        await anyio.sleep(0.02)
+        await end_head_start(limit)
         limit.succeeded(slot, 1_000_000)
     async with slots_of(limit, 10) as slots:
         assert len(turns_of(slots)) == PIONEERS
@@ -705,11 +711,32 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
 async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
     limit = AdaptiveLimit(32, clock=FakeClock())
     async with slots_of(limit, 40) as slots:
-        await anyio.sleep(0.05)
+        await end_head_start(limit)
         for position in (10_000, 20_000, 30_000):
             for slot in reversed(turns_of(slots)):
                 limit.moving(slot, position, 1_000_000)
         assert limit.limit == START
-        assert limit.looks == FIRST_LOOKS
+        assert limit.check_interval == FIRST_CHECK_INTERVAL
         limit.succeeded(turns_of(slots)[0], 1_000_000)
-        assert limit.looks is None
+        assert limit.check_interval is None
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_rise_that_slows_the_others_down_is_not_kept() -> None:
+    """This is seen in the parts that were there before, long before the new ones have sent much."""
+    clock = FakeClock()
+    limit = AdaptiveLimit(32, clock=clock)
+    await end_head_start(limit)
+    limit._growing = None
+    async with slots_of(limit, 40) as slots:
+        earlier = turns_of(slots)
+        while limit.limit == START:
+            await sampled(limit, clock, earlier, 20_000)
+        new = turns_of(slots)[START:]
+        assert len(new) == 32 - START
+        for _ in range(5):  # until then the new ones connect
+            await sampled(limit, clock, earlier, 20_000)
+        while limit.check_interval is not None:
+            await sampled(limit, clock, earlier + new, 10_000)
+        assert limit.limit == FEWEST
+        assert max(slot.position for slot in new) <= 100_000

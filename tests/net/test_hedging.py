@@ -15,7 +15,7 @@ MB = 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rate", "crawls"),
+    ("seconds", "rate", "slow"),
     [
         pytest.param(0.4, 1.0, False, id="too young to tell"),
         pytest.param(0.6, 1.0, True, id="what is left takes far longer than the whole elsewhere"),
@@ -25,7 +25,7 @@ MB = 1_000_000
     ],
 )
 def test_a_part_is_sent_again_when_that_is_worth_it(
-    seconds: float, rate: float, crawls: bool
+    seconds: float, rate: float, slow: bool
 ) -> None:
     """Parts of 8 MB, others at 8 MB/s; this one at `rate` MB/s."""
     arrived = 0
@@ -33,8 +33,8 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
     steps = round(seconds / INTERVAL)
     for step in range(1, steps + 1):
         arrived = int(step * INTERVAL * rate * MB)
-        in_flight.look(step * INTERVAL)
-    assert in_flight.crawls(seconds, 8 * MB) is crawls
+        in_flight.sample(step * INTERVAL)
+    assert in_flight.is_slow(seconds, 8 * MB) is slow
 
 
 def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
@@ -44,8 +44,8 @@ def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
     for step in range(1, round(0.6 / INTERVAL)):
         now = step * INTERVAL
         arrived = int(max(0.0, now - 0.3) * 8 * MB)
-        in_flight.look(now)
-        assert not in_flight.crawls(now, 8 * MB)
+        in_flight.sample(now)
+        assert not in_flight.is_slow(now, 8 * MB)
 
 
 def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
@@ -53,8 +53,8 @@ def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
     in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, 121):
         arrived = min(4 * MB, step * MB)
-        in_flight.look(step * INTERVAL)
-    assert in_flight.crawls(3.0, 8 * MB)
+        in_flight.sample(step * INTERVAL)
+    assert in_flight.is_slow(3.0, 8 * MB)
 
 
 def test_a_part_that_was_paused_is_not_slow() -> None:
@@ -65,8 +65,8 @@ def test_a_part_that_was_paused_is_not_slow() -> None:
         now = step * INTERVAL
         paused = 0.5 <= now <= 2.5
         arrived = int(min(now, 0.5 + max(0.0, now - 2.5)) * 8 * MB)
-        in_flight.look(now)
-        assert not in_flight.crawls(now, 8 * MB)
+        in_flight.sample(now)
+        assert not in_flight.is_slow(now, 8 * MB)
 
 
 class Scene:

@@ -18,7 +18,7 @@ def pacer(clock: FakeClock) -> Pacer:
 async def times(pacer: Pacer, clock: FakeClock, calls: int) -> list[float]:
     began, taken = clock.now, []
     for _ in range(calls):
-        await pacer.turn(lambda seconds: None)
+        await pacer.wait(lambda seconds: None)
         taken.append(clock.now - began)
     return taken
 
@@ -34,7 +34,7 @@ async def test_everybody_is_held_back(pacer: Pacer, clock: FakeClock) -> None:
     arrived: list[float] = []
 
     async def call() -> None:
-        await pacer.turn(told.append)
+        await pacer.wait(told.append)
         arrived.append(clock.now - 1000)
 
     async with anyio.create_task_group() as group:
@@ -64,7 +64,7 @@ async def test_a_hint_that_comes_while_waiting_is_waited_for_too(clock: FakeCloc
 async def test_short_waits_are_not_told(pacer: Pacer) -> None:
     told: list[float] = []
     pacer.hold(0.9)
-    await pacer.turn(told.append)
+    await pacer.wait(told.append)
     assert told == []
 
 
@@ -94,7 +94,7 @@ async def test_a_new_window_ends_the_spreading(pacer: Pacer, clock: FakeClock) -
     pacer.note(RateLimit(9, 100, 500), longest=900)
     await times(pacer, clock, 2)
     pacer.note(RateLimit(499, 300, 500), longest=900)
-    await pacer.turn(lambda seconds: None)  # the gap that had been set
+    await pacer.wait(lambda seconds: None)  # the gap that had been set
     assert await times(pacer, clock, 3) == [0, 0, 0]
 
 
@@ -112,6 +112,6 @@ async def test_a_cancelled_wait_holds_back_nobody_else(pacer: Pacer, clock: Fake
     slow = Pacer(clock=clock, sleep=sleep)
     slow.hold(10)
     with anyio.move_on_after(0):
-        await slow.turn(lambda seconds: None)
+        await slow.wait(lambda seconds: None)
     clock.now += 10
-    await slow.turn(lambda seconds: None)
+    await slow.wait(lambda seconds: None)

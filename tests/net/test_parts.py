@@ -823,8 +823,8 @@ async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
     first, again = straggling.sending.recorded.of(RequestStarted)[-2:]
     assert "again" not in first.fields
     assert again.fields["again"] is True
-    in_vain, whole_part = sorted(straggling.sending.wire)
-    assert 0 < in_vain < LARGE == whole_part
+    wasted, whole_part = sorted(straggling.sending.wire)
+    assert 0 < wasted < LARGE == whole_part
 
 
 async def test_a_crawling_part_that_comes_first_after_all_counts(
@@ -1050,7 +1050,8 @@ async def test_a_paused_part_sends_nothing_until_it_may_go_on(
     sending: Sending, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began before the limit narrowed."""
-    content, waits, turn = Content(noise(3 * MIB)), asyncio.Event(), Slot.turn
+    content, waits = Content(noise(3 * MIB)), asyncio.Event()
+    wait_while_paused = Slot.wait_while_paused
     slots: list[Slot] = []
 
     async def paused_at_first(slot: Slot) -> None:
@@ -1058,9 +1059,9 @@ async def test_a_paused_part_sends_nothing_until_it_may_go_on(
             slot.resumed = asyncio.Event()
             slots.append(slot)
             waits.set()
-        await turn(slot)
+        await wait_while_paused(slot)
 
-    monkeypatch.setattr(Slot, "turn", paused_at_first)
+    monkeypatch.setattr(Slot, "wait_while_paused", paused_at_first)
     peer.script(stored())
     async with anyio.create_task_group() as group:
         group.start_soon(sending.send, content, content.part(f"{peer.url}/part"))

@@ -125,8 +125,10 @@ class Fixed:
 async def seconds_of(width: Width, road: Road, parts: int) -> float:
     """The time of a push: as many workers as there may be parts in flight, as for a real file."""
     remaining = iter(range(parts))
-    looks = (lambda: width.looks) if isinstance(width, AdaptiveLimit) else (lambda: None)
-    monitor = StragglerMonitor(idle=lambda: False, looks=looks)
+    interval = (
+        (lambda: width.check_interval) if isinstance(width, AdaptiveLimit) else (lambda: None)
+    )
+    monitor = StragglerMonitor(idle=lambda: False, interval=interval)
 
     async def store() -> None:
         body = Body(road.tick)

@@ -309,11 +309,11 @@ async def test_a_file_object_is_its_whole_content_wherever_it_stands(
     compressed = "compressed" in request.node.callspec.id
     path.write_bytes(gzip.compress(CONTENT) if compressed else CONTENT)
     with opened(path) as file:
-        stood_at = file.tell()
-        assert stood_at > 0
+        original_position = file.tell()
+        assert original_position > 0
         _, content = await only_file(collecting, file)
         assert content == CONTENT
-        assert file.tell() == stood_at
+        assert file.tell() == original_position
 
 
 async def test_an_async_file_is_its_whole_content_wherever_it_stands(

@@ -368,12 +368,12 @@ async def test_a_pipe_that_stays_silent_does_not_hold_up_cancellation(
 
 
 async def test_cancelling_a_long_walk_is_not_held_up(collecting: Collect) -> None:
-    walking, let_go = threading.Event(), threading.Event()
+    walking, abandon = threading.Event(), threading.Event()
 
     class Endless(dict[str, bytes]):
         def items(self) -> Any:
             walking.set()
-            let_go.wait()
+            abandon.wait()
             return ()
 
     async with anyio.create_task_group() as tasks:
@@ -385,7 +385,7 @@ async def test_cancelling_a_long_walk_is_not_held_up(collecting: Collect) -> Non
         tasks.start_soon(push)
         await anyio.to_thread.run_sync(walking.wait)
         tasks.cancel_scope.cancel()
-    let_go.set()
+    abandon.set()
 
 
 async def test_a_file_that_comes_after_the_end_is_not_made(spool_dir: Path) -> None:

@@ -118,12 +118,12 @@ class PushSpans:
             case Committed() as event:
                 self._root.set_attribute("asyncpush.commit", event.commit_sha)
             case PhaseChanged() as event:
-                self._tell(self._root, record, f"phase {event.phase}", {})
+                self._add_event(self._root, record, f"phase {event.phase}", {})
             case Waiting() as event:
                 attributes = {"asyncpush.seconds": event.seconds, "asyncpush.reason": event.reason}
-                self._tell(self._root, record, "waiting", attributes)
+                self._add_event(self._root, record, "waiting", attributes)
             case Notice() as event:
-                self._tell(self._root, record, "notice", {"message": event.message})
+                self._add_event(self._root, record, "notice", {"message": event.message})
 
     def _count_sent(self, event: PartProgress) -> None:
         """Count the bytes of a transfer whose own requests are not seen here."""
@@ -263,7 +263,7 @@ class PushSpans:
             span = self._parts.get((event.path, event.part_number))
         if span is None and event.path is not None:
             span = self._files.get(event.path)
-        self._tell(span or self._root, record, "retry", attributes)
+        self._add_event(span or self._root, record, "retry", attributes)
 
     def _finish(self, record: Record, event: PushFinished | PushFailed) -> None:
         """End the span of the push, and those that are still open."""
@@ -311,7 +311,7 @@ class PushSpans:
         began = start_time or _nanoseconds(record)
         return self._tracer.start_span(name, context, kind, attributes, start_time=began)
 
-    def _tell(self, span: Span, record: Record, name: str, attributes: Attributes) -> None:
+    def _add_event(self, span: Span, record: Record, name: str, attributes: Attributes) -> None:
         span.add_event(f"asyncpush.{name}", redact_value(attributes), _nanoseconds(record))
 
     def _end(self, span: Span | None, record: Record) -> None:

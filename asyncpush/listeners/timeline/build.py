@@ -231,9 +231,9 @@ class Builder:
             if took >= 0:
                 attempt.sent = min(attempt.started + took / 1000, attempt.ended)
         if not attempt.failed:
-            self._tell_the_rest(attempt, attempt.sent or attempt.ended)
+            self._count_rest(attempt, attempt.sent or attempt.ended)
 
-    def _tell_the_rest(self, attempt: AttemptTrack, until: float) -> None:
+    def _count_rest(self, attempt: AttemptTrack, until: float) -> None:
         """Count the bytes that no progress event covered: files of events leave those out."""
         rest = attempt.size - attempt.progress
         if rest > 0:

@@ -140,7 +140,7 @@ def columns_of(spans: Iterable[Span], pixel: float) -> list[Block]:
     filled = {kind: _filled(members, pixel, count) for kind, members in kinds.items()}
     blocks: list[Block] = []
     for column in range(count):
-        kind = _foremost({each: shares[column] for each, shares in filled.items()})
+        kind = _dominant({each: shares[column] for each, shares in filled.items()})
         if kind is None:
             continue
         start, end = column * pixel, (column + 1) * pixel
@@ -167,7 +167,7 @@ def _filled(spans: Iterable[Span], pixel: float, count: int) -> list[float]:
     return [share + whole for share, whole in zip(shares, accumulate(steps), strict=False)]
 
 
-def _foremost(shares: dict[Kind, float]) -> Kind | None:
+def _dominant(shares: dict[Kind, float]) -> Kind | None:
     """What a column is drawn as; None for one that is mostly idle."""
     if shares.get("retry"):
         return "retry"
@@ -309,13 +309,13 @@ def merged(intervals: Sequence[Interval], slack: float = 0.0) -> list[Interval]:
     >>> merged([(3, 4), (0, 1), (1, 2)])
     [(0, 2), (3, 4)]
     """
-    stretches: list[Interval] = []
+    union: list[Interval] = []
     for start, end in sorted(intervals):
-        if stretches and start <= stretches[-1][1] + slack:
-            stretches[-1] = (stretches[-1][0], max(stretches[-1][1], end))
+        if union and start <= union[-1][1] + slack:
+            union[-1] = (union[-1][0], max(union[-1][1], end))
         else:
-            stretches.append((start, end))
-    return stretches
+            union.append((start, end))
+    return union
 
 
 IDLE = "idle"
@@ -333,14 +333,14 @@ class Verdict:
     """Seconds by what they were spent on, in descending order.
 
     Bytes were sent during `moving` seconds, then on `width` connections on average and on `most` at
-    the most. `in_vain` is the share of the connections' time that went into attempts that failed.
+    the most. `wasted` is the share of the connections' time that went into attempts that failed.
     """
 
     seconds: tuple[tuple[str, float], ...]
     moving: float
     width: float
     most: int
-    in_vain: float
+    wasted: float
 
 
 def verdict(timeline: Timeline) -> Verdict:
@@ -405,7 +405,7 @@ _SLOWED_BY = {
     "call": "went into requests to the Hub's API: latency rather than bytes",
     IDLE: "passed with nothing being hashed, requested or sent",
 }
-_WORTH_TELLING = 0.05
+_WORTH_MENTIONING = 0.05
 """Share of the connections' time."""
 
 
@@ -446,9 +446,9 @@ def bottleneck(judged: Verdict, timeline: Timeline) -> str:
     if foremost == "send":
         rate = format_rate(timeline.bytes_sent / judged.moving)
         sentence += f", at {rate} on {judged.width:.1f} connections (at most {judged.most})"
-    if judged.in_vain >= _WORTH_TELLING:
+    if judged.wasted >= _WORTH_MENTIONING:
         sentence += (
-            f"; {_percent(judged.in_vain)} of the connections' time went into failed attempts (red)"
+            f"; {_percent(judged.wasted)} of the connections' time went into failed attempts (red)"
         )
     return f"{sentence}."
 

@@ -2,7 +2,7 @@
 
 The layout is that of https://huggingface.co/docs/xet/shard: a header of 48 bytes, then two
 sections of rows of as many, each ended by a row that begins with ones. A file is a row with its
-hash, one for each stretch of chunks, as many again when the shard holds verification hashes, and
+hash, one for each xorb_range of chunks, as many again when the shard holds verification hashes, and
 one with its sha256. A xorb is a row with its hash and one for each chunk.
 """
 
@@ -21,7 +21,7 @@ _TAG = b"HFRepoMetaData\0" + bytes.fromhex("556967456a7b815783a5bdd95ccdd14aa9")
 
 _ROW = 48
 _FILE = struct.Struct("<32sII8x")
-_STRETCH = struct.Struct("<32s4xIII")
+_RANGE = struct.Struct("<32s4xIII")
 _XORB = struct.Struct("<32s4xI8x")
 _LAST = struct.Struct("<24xQ16x")  # The last of the four numbers of a chunk's hash.
 _IN_MEMORY, _WRITTEN = struct.Struct("<4Q"), struct.Struct(">4Q")
@@ -34,7 +34,7 @@ _ELIGIBLE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class XorbRange:
     """Chunks `start` to `stop` (exclusive) of a xorb; `size` bytes of the file."""
 
     xorb: str
@@ -49,11 +49,11 @@ class XetFile:
 
     hash: str
     sha256: str | None
-    stretches: tuple[Stretch, ...]
+    ranges: tuple[XorbRange, ...]
 
     @property
     def size(self) -> int:
-        return sum(stretch.size for stretch in self.stretches)
+        return sum(xorb_range.size for xorb_range in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ def _files(data: bytes, at: int) -> tuple[tuple[XetFile, ...], int]:
     files = []
     while not _ends(data, at):
         file_hash, flags, count = _FILE.unpack(_row(data, at))
-        rows = [_STRETCH.unpack(_row(data, at + (1 + n) * _ROW)) for n in range(count)]
+        rows = [_RANGE.unpack(_row(data, at + (1 + n) * _ROW)) for n in range(count)]
         at += _ROW * (1 + count * (2 if flags & _WITH_VERIFICATION else 1))
         sha256 = None
         if flags & _WITH_SHA256:
             sha256 = hex_of(_row(data, at)[:32])
             at += _ROW
-        stretches = tuple(Stretch(hex_of(xorb), *numbers) for xorb, *numbers in rows)
-        files.append(XetFile(hex_of(file_hash), sha256, stretches))
+        ranges = tuple(XorbRange(hex_of(xorb), *numbers) for xorb, *numbers in rows)
+        files.append(XetFile(hex_of(file_hash), sha256, ranges))
     return tuple(files), at + _ROW
 
 
@@ -119,7 +119,7 @@ def _landmarks(
 ) -> Iterator[bytes]:
     """The chunks that a client asks about: the first of each file, and one in 1,024."""
     for file in files:
-        for first in file.stretches[:1]:
+        for first in file.ranges[:1]:
             at, count = xorbs.get(first.xorb, (0, 0))
             if first.start < count:
                 yield _row(data, at + first.start * _ROW)[:32]

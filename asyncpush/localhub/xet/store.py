@@ -38,9 +38,9 @@ from asyncpush.localhub.web import Refusal
 from asyncpush.localhub.xet.shards import (
     BadShardError,
     BadXorbError,
-    Stretch,
     XetFile,
     Xorb,
+    XorbRange,
     answer_shard,
     open_xorb,
     parse_shard,
@@ -112,8 +112,8 @@ class XetStore:
         """Store a shard; False when it was stored already. Raises `BadShardError`, also for a shard
         that names chunks which are not stored here."""
         for file in parse_shard(data).files:
-            for stretch in file.stretches:
-                self._check_stretch(stretch)
+            for xorb_range in file.ranges:
+                self._check_range(xorb_range)
         target = self.root / "shards" / hashlib.sha256(data).hexdigest()
         if target.exists():
             return False
@@ -175,14 +175,14 @@ class XetStore:
     def reconstruction(self, file: XetFile, start: int, stop: int) -> dict[str, Any]:
         """How a client reads bytes `start` to `stop` (exclusive), in the form of the CAS API; URLs
         are left to the caller: each `url` is the xorb's hash."""
-        terms: list[Stretch] = []
+        terms: list[XorbRange] = []
         skipped = at = 0
-        for stretch in file.stretches:
-            if at < stop and at + stretch.size > start:
+        for xorb_range in file.ranges:
+            if at < stop and at + xorb_range.size > start:
                 if not terms:
                     skipped = start - at
-                terms.append(stretch)
-            at += stretch.size
+                terms.append(xorb_range)
+            at += xorb_range.size
         by_xorb = groupby(sorted(terms, key=attrgetter("xorb", "start")), attrgetter("xorb"))
         return {
             "offset_into_first_range": skipped,
@@ -198,16 +198,19 @@ class XetStore:
         path = self._xorb_path(xorb_hash)
         return path if path.exists() else None
 
-    def _check_stretch(self, stretch: Stretch) -> None:
+    def _check_range(self, xorb_range: XorbRange) -> None:
         try:
-            xorb = self._xorb(stretch.xorb)
+            xorb = self._xorb(xorb_range.xorb)
         except FileNotFoundError:
-            raise BadShardError(f"xorb {stretch.xorb} was never sent") from None
-        sizes = xorb.sizes[stretch.start : stretch.stop]
-        if not 0 < stretch.stop - stretch.start == len(sizes) or sum(sizes) != stretch.size:
-            raise BadShardError(f"xorb {stretch.xorb} has no such chunks")
+            raise BadShardError(f"xorb {xorb_range.xorb} was never sent") from None
+        sizes = xorb.sizes[xorb_range.start : xorb_range.stop]
+        if (
+            not 0 < xorb_range.stop - xorb_range.start == len(sizes)
+            or sum(sizes) != xorb_range.size
+        ):
+            raise BadShardError(f"xorb {xorb_range.xorb} has no such chunks")
 
-    def _fetches(self, name: str, terms: list[Stretch]) -> list[dict[str, Any]]:
+    def _fetches(self, name: str, terms: list[XorbRange]) -> list[dict[str, Any]]:
         """What to fetch of one xorb: neighbours and overlaps are joined."""
         joined: list[list[int]] = []
         for term in terms:
@@ -270,18 +273,18 @@ class XetStore:
     def _pieces(self, file: XetFile, start: int, stop: int) -> Iterator[bytes]:
         """Bytes of a file, a few chunks at a time."""
         at = 0
-        for stretch in file.stretches:
-            if at < stop and at + stretch.size > start:
-                xorb = self._xorb(stretch.xorb)
+        for xorb_range in file.ranges:
+            if at < stop and at + xorb_range.size > start:
+                xorb = self._xorb(xorb_range.xorb)
                 position = at
-                for first in range(stretch.start, stretch.stop, _CHUNKS_AT_ONCE):
-                    last = min(first + _CHUNKS_AT_ONCE, stretch.stop)
+                for first in range(xorb_range.start, xorb_range.stop, _CHUNKS_AT_ONCE):
+                    last = min(first + _CHUNKS_AT_ONCE, xorb_range.stop)
                     size = sum(xorb.sizes[first:last])
                     if position < stop and position + size > start:
                         data = b"".join(read_chunks(xorb, first, last))
                         yield data[max(0, start - position) : stop - position]
                     position += size
-            at += stretch.size
+            at += xorb_range.size
 
 
 def _span(start: int, end: int) -> dict[str, int]:

@@ -30,7 +30,8 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
-from asyncpush.models import FileSource, Part, Receipt
+from asyncpush.models import BytesSource, FileSource, Part, Receipt
+from asyncpush.net.bodies import PartContent
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.retry import Attempt, TryAgainError
 from asyncpush.net.session import HubSession
@@ -132,14 +133,20 @@ class LfsUploader:
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
         async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
-            reader = await self._threads.read.run(
-                lambda: Reader(file, grown=True), discard=Reader.close
+            in_memory = isinstance(file.content, BytesSource)
+            reader = (
+                Reader(file)
+                if in_memory
+                else await self._threads.read.run(
+                    lambda: Reader(file, grown=True), discard=Reader.close
+                )
             )
             item = LfsObject(oid, file.size)
             sending = Sending(file, item, reader, events.child(), begun, journal)
             try:
                 await self._in_rounds(sending)
-                await self._threads.read.run(lambda: reader.check_unchanged(oid))
+                if not in_memory:
+                    await self._threads.read.run(lambda: reader.check_unchanged(oid))
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -197,17 +204,17 @@ class LfsUploader:
         """The claim, once its holder frees it; None when the holder makes no more progress."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
-        moved_at = looked_at = loop.time()
+        moved_at = checked_at = loop.time()
         while loop.time() - moved_at < CLAIM_TIMEOUT:
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
-            if loop.time() - looked_at >= PROGRESS_POLL:
-                looked_at = loop.time()
+            if loop.time() - checked_at >= PROGRESS_POLL:
+                checked_at = loop.time()
                 upload = await self._find_upload(item, self._journal)
                 now = None if upload is None else (upload.started_at, len(upload.etags))
                 if now != seen:
-                    seen, moved_at = now, looked_at
+                    seen, moved_at = now, checked_at
         return None
 
     async def _claim(self, oid: str) -> Claim | None:
@@ -366,8 +373,14 @@ class LfsUploader:
         }
 
         def on_sent(position: int) -> None:
-            if sending.events.active:
+            # A part in memory is sent in a moment: `PartStored` says all about it.
+            if content is None and sending.events.active:
                 sending.events.emit(PartProgress(path, part.number, position, part.size))
+
+        source, content = sending.file.content, None
+        if isinstance(source, BytesSource) and part.size == sending.item.size:
+            hashed = source.md5 is not None or not self._session.config.verify_etag
+            content = PartContent(source.data, source.md5) if hashed else None
 
         async def send(attempt: Attempt) -> str:
             sent = await self._sender.send(
@@ -379,6 +392,7 @@ class LfsUploader:
                 on_sent=on_sent,
                 on_wire=sending.count,
                 fields=fields,
+                content=content,
             )
             return checked_etag(sent, part, path)
 
@@ -434,7 +448,9 @@ class LfsUploader:
                 Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
             )
             return
-        request = _about(lfs.verify_request(url, sending.item), sending)
+        request = lfs.verify_request(
+            url, sending.item, file=sending.file.path_in_repo, size=sending.file.size
+        )
         try:
             await self._session.ask(request, lambda response: None, sending.events)
         except HubError as exc:

@@ -28,7 +28,7 @@ from asyncpush.transfers.xet.stalls import (
     unless_stalled,
 )
 
-STREAM_PIECE = 4 * MIB
+STREAM_PIECE = 2 * MIB
 """Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
@@ -173,7 +173,8 @@ class XetCommit:
         on_read: Callable[[int], None],
         bandwidth: Bandwidth,
     ) -> Any:
-        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is told how much.
+        """Hand over pieces as they come, at the rate of `bandwidth`; `on_read` is called with
+        their total size.
         Raises what `pieces` raises."""
         most = piece_size(bandwidth)
         stream = await self._call(lambda: self._commit.start_upload_stream(name=name, **self._how))

@@ -29,8 +29,9 @@ CUT_MARGIN = 3 * MIB
 """A xorb is packed when the next chunk has no room in it. This much before, the size of what we
 passed is no longer certain not to have filled it."""
 
-NOISE = 12 * MIB
-"""Memory that a push takes for other things, such as connections and events."""
+NOISE = 16 * MIB
+"""Memory that a push takes for other things, such as connections, events and what hf_xet remembers
+of each chunk. When these need more, as in a file of some GB, fewer xorbs are sent at once."""
 
 TRIM_EVERY = 0.4
 """Seconds between two calls of `malloc_trim`."""
@@ -144,10 +145,7 @@ class XetBacklog:
     def wait(self, size: int, stop: threading.Event) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb
         may be packed, or all others have been sent. Ends early when `stop` is set."""
-        while (
-            self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN
-            and self._in_flight
-            and not self._memory.has_room()
-            and not stop.wait(_CHECK_EVERY)
-        ):
+        while self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN and self._in_flight:
             trim_memory(every=5 * _CHECK_EVERY)
+            if self._memory.has_room() or stop.wait(_CHECK_EVERY):
+                break

@@ -171,11 +171,11 @@ async def ends_soon(future: Future[Any]) -> bool:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
-    def tell(future: Future[Any]) -> None:
+    def wake(future: Future[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(ended.set)
 
-    future.add_done_callback(tell)
+    future.add_done_callback(wake)
     waiting = asyncio.ensure_future(ended.wait())
     deadline = loop.time() + GRACE
     while not waiting.done() and (left := deadline - loop.time()) > 0:

@@ -163,7 +163,7 @@ def test_where_the_time_went_adds_up() -> None:
     assert spent["retry"] == pytest.approx(0.125 + 0.75 / 2)
     assert judged.most == 1
     assert judged.moving == pytest.approx(2.0)
-    assert judged.in_vain == pytest.approx(1.0 / 3.5)
+    assert judged.wasted == pytest.approx(1.0 / 3.5)
 
 
 def spent_mostly_on(what: str) -> Story:

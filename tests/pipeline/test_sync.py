@@ -409,7 +409,7 @@ async def test_a_listing_that_lags_behind_is_looked_at_again(
 
     monkeypatch.setattr(buckets, "parse_paths_info", late)
     assert (await uploader.sync({"a": b"a"}, RUN)).verified
-    assert looks == 4 <= verification.LOOKS
+    assert looks == 4 <= verification.CHECKS
 
 
 async def test_a_hub_that_goes_away_after_the_batch_hides_nothing(

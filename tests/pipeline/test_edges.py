@@ -154,7 +154,7 @@ async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(changes, "SURVIVABLE", survivable)
+    monkeypatch.setattr(changes, "SERIES_LIMITS", survivable)
     result = await uploader.push_to_hub("me/m", files)
     assert await download(hub, "me/m") == files
     assert result.commit_sha == await head_of(hub, "me/m")
@@ -165,7 +165,7 @@ async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
 async def test_on_a_pinned_parent_the_push_stays_one_commit(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "SURVIVABLE", CommitLimits(inline_bytes=1))
+    monkeypatch.setattr(changes, "SERIES_LIMITS", CommitLimits(inline_bytes=1))
     first = await uploader.push_to_hub("me/m", {"0.txt": b"0"})
     files = {f"{number}.txt": b"xx" for number in range(5)}
     await uploader.push_to_hub("me/m", files, PushOptions(parent_commit=first.commit_sha))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush import PushOptions
-from asyncpush.pipeline.changes import SURVIVABLE, UNBOUNDED, CommitLimits, commit_limits, split
+from asyncpush.pipeline.changes import SERIES_LIMITS, UNBOUNDED, CommitLimits, commit_limits, split
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
 
 sizes = st.integers(0, 50)
@@ -42,8 +42,8 @@ def test_prop_commits_hold_all_changes_in_order_within_their_bounds(
 
 
 def test_what_was_asked_for_holds_and_unasked_only_what_shows_in_one_step_is_split() -> None:
-    assert commit_limits(PushOptions()) == SURVIVABLE
-    assert commit_limits(PushOptions(create_pr=True)) == SURVIVABLE
+    assert commit_limits(PushOptions()) == SERIES_LIMITS
+    assert commit_limits(PushOptions(create_pr=True)) == SERIES_LIMITS
     assert commit_limits(PushOptions(max_files_per_commit=7, revision="dev")) == CommitLimits(
         files=7
     )

@@ -16,7 +16,7 @@ from asyncpush.localhub import serve_in_thread
 
 pytestmark = [pytest.mark.big, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = 5_800_000_000
 PEAK_MEMORY = 150 << 20
 PEAK_BY_XET = 300_000_000
@@ -111,7 +111,7 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> None:
-    """In one file, or in eight. Measured on a loaded machine: 245 to 271 MB."""
+    """In one file, or in eight. Measured on a loaded machine: 223 to 275 MB."""
     chance = random.Random(count)
     folder = tmp_path / "model"
     folder.mkdir()
@@ -159,17 +159,11 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
 """
 
 
-@pytest.mark.parametrize(
-    "transfer",
-    [
-        "lfs",
-        pytest.param("xet", marks=pytest.mark.xfail(reason="hf_xet holds three xorbs")),
-    ],
-)
+@pytest.mark.parametrize("transfer", ["lfs", "xet"])
 def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
     transfer: str, tmp_path: Path
 ) -> None:
-    """At most 200 MB above what is there. Measured: 20 MB by LFS, 237 MB by Xet."""
+    """At most 200 MB above what is there. Measured: 20 MB by LFS, 188 MB by Xet."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(
             [sys.executable, "-c", TENSORS, hub.url, str(tmp_path / "cache"), transfer],
