@@ -85,7 +85,9 @@ class ActivityTally:
             case PartProgress() as event:
                 self._moved(event, now)
             case PartStored() as event:
-                self._positions.pop((event.path, event.part_number), None)
+                known = self._positions.pop((event.path, event.part_number), None)
+                if known is None and not event.resumed:  # so small that it made no progress events
+                    self._sent.spread(now - FIRST_REPORT, now, event.size)
             case RequestStarted() as event:
                 self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out)
                 self._part_requests += event.call == "part"

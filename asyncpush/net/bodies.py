@@ -37,6 +37,10 @@ PIECES_PER_HOP = 4
 """Pieces that a thread writes before it may switch to another part. Fewer would cost more switches
 between threads."""
 
+UNSENT = 1 << 20
+"""Bytes of a part that the kernel holds without having sent them. By itself it takes up to 4 MB for
+each connection: a paused part would go on for that long, and all of it is lost by a kill."""
+
 PROGRESS_INTERVAL = 0.05
 """Seconds between two progress reports of a part: no listener needs them more often."""
 
@@ -87,6 +91,7 @@ class PartFeed:
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
         from_file = not with_md5 and self._content is None and sys.platform == "linux"
         self._file = source.descriptor() if from_file else None
+        self.written = 0  # by `write_to`, so far
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
@@ -168,6 +173,7 @@ class PartFeed:
             self._load(min(self._piece_size, limit))
         count = os.write(descriptor, self._held)
         self._held = self._held[count:]
+        self.written += count
         return count
 
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
@@ -183,6 +189,7 @@ class PartFeed:
         except OSError:
             return 0
         self._position += count
+        self.written += count
         return count
 
     def _load(self, size: int) -> None:
@@ -246,6 +253,12 @@ class PartBody(aiohttp.Payload):
         return self.sent == self._size
 
     @property
+    def written(self) -> int:
+        """Bytes handed to the kernel by now. A thread that is writing adds them to `sent` only when
+        it is done, up to a megabyte later."""
+        return max(self.sent, self._feed.written)
+
+    @property
     def md5(self) -> str | None:
         return self._feed.md5
 
@@ -274,10 +287,15 @@ class PartBody(aiohttp.Payload):
             # stored this part: from the page cache, with the file's content at that time (see
             # sendfile(2)).
             reset_when_closed(transport)
+            if self._feed.left > UNSENT:
+                limit_unsent(transport)
             _drain_to_the_last_byte(transport)
+        descriptor = None
+        if transport is not None and self._feed.left > self._piece_size:
+            # Otherwise the headers go out together with the first piece.
             writer.send_headers()
             await writer.drain()
-        descriptor = _plain_descriptor(transport) if self._feed.left > self._piece_size else None
+            descriptor = _plain_descriptor(transport)
         if descriptor is not None:
             try:
                 await self._write_past(descriptor)
@@ -433,7 +451,8 @@ class RequestBody(aiohttp.Payload):
 
     def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
         super().__init__(body)
-        self._source = _once(body) if isinstance(body, bytes) else body.open()
+        self._body = body if isinstance(body, bytes) else None
+        self._source = _nothing() if isinstance(body, bytes) else body.open()
         self._length = len(body) if isinstance(body, bytes) else body.size
         self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
@@ -454,13 +473,19 @@ class RequestBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
         self._stall.follow(self._transport)
-        async for piece in self._pieces:
-            for start in range(0, len(piece), WRITE_SIZE):
-                await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
-                await writer.drain()
-                self._stall.touch()
+        if self._body is not None:
+            await self._write(writer, self._body)
+        else:
+            async for piece in self._pieces:
+                await self._write(writer, piece)
         self._whole = True
         self._stall.all_written()
+
+    async def _write(self, writer: AbstractStreamWriter, piece: bytes) -> None:
+        for start in range(0, len(piece), WRITE_SIZE):
+            await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
+            await writer.drain()
+            self._stall.touch()
 
     async def _checked(self) -> AsyncGenerator[bytes, None]:
         left = self._length
@@ -490,6 +515,8 @@ class RequestBody(aiohttp.Payload):
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()
+        if self._body is not None:
+            return
         await self._pieces.aclose()
         if isinstance(self._source, AsyncGenerator):
             await self._source.aclose()
@@ -504,5 +531,16 @@ def reset_when_closed(transport: Any) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+def limit_unsent(transport: Any) -> None:
+    """Make the kernel refuse more than `UNSENT` bytes beyond those that are on their way, where it
+    can (Linux, macOS). What is on its way is not limited."""
+    connection = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if connection is not None and option is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

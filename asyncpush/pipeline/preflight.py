@@ -47,7 +47,7 @@ class Prepared:
 
     head: str | None
     """The commit of its head; None in a dry run when the repo or branch is missing."""
-    paths_checked: bool
+    skip_path_check: bool
     """Whether `check_paths` can be skipped, because the paths were checked together with the
     head."""
 
@@ -65,7 +65,7 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
             group.start_soon(for_group(check_card), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
-    return Prepared(head, ahead.paths_checked)
+    return Prepared(head, ahead.skip_path_check)
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class _EarlyAnswers:
     """The results of requests made at the same time as the one for the head."""
 
     modes: EarlyModes
-    paths_checked: bool = False
+    skip_path_check: bool = False
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
@@ -84,13 +84,15 @@ class _EarlyAnswers:
         try:
             found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
         except HubError:
-            self.paths_checked = True  # unknown: `check_paths` asks again
+            self.skip_path_check = (
+                True  # it only saves an upload, and is made again if the commit is refused
+            )
         else:
-            self.paths_checked = not any(found)
+            self.skip_path_check = not any(found)
 
     def discard(self) -> None:
         self.modes.discard()
-        self.paths_checked = False
+        self.skip_path_check = False
 
 
 async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:

@@ -78,7 +78,7 @@ class PushRun:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run continues without one
-        if not prepared.paths_checked:
+        if not prepared.skip_path_check:
             await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
         await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected, early)
@@ -152,7 +152,7 @@ class PushRun:
         early = self._early(collected)
         prepared = await prepare(self._ctx, files, early)
         assert prepared.head is not None
-        if not prepared.paths_checked:
+        if not prepared.skip_path_check:
             paths = [*_paths_of(files), *_paths_of(collected.streams)]
             await check_paths(self._ctx, paths, prepared.head)
         by_path, stored = await self._stored(collected, early)

@@ -43,8 +43,8 @@ IN_FLIGHT = 4
 PUSH = """
 import asyncio, sys
 import asyncpush
-from asyncpush.journal import journal, rows
-rows.SETTLED_AFTER, journal.in_memory = 0.0, lambda device: False  # as the fixture settled_files
+from asyncpush.journal import journal, tables
+tables.SETTLED_AFTER, journal.in_memory = 0.0, lambda device: False  # as the fixture settled_files
 endpoint, source, cache, pr = sys.argv[1:]
 config = asyncpush.UploadConfig(
     cache_dir=cache, progress="none", max_concurrent_parts=4, events=cache + "/events.jsonl",

@@ -60,7 +60,10 @@ def failure(
         pytest.param(
             failure(401, "RepoNotFound"), RepoNotFoundError, False, "me/m", id="401 RepoNotFound"
         ),
-        pytest.param(failure(403), AuthError, False, "write scope", id="403"),
+        pytest.param(failure(403), AuthError, False, "may not read me/m", id="403 read"),
+        pytest.param(
+            failure(403, call="preupload"), AuthError, False, "write scope", id="403 write"
+        ),
         pytest.param(failure(403, "GatedRepo"), AuthError, False, "gated", id="403 GatedRepo"),
         pytest.param(
             failure(403, said='{"error": "Storage limit reached"}'),

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import types
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
@@ -562,6 +562,71 @@ async def test_a_hundred_small_files_make_a_handful_of_calls(
     assert (faults.seen["xet-write-token"], faults.seen["xorb"], faults.seen["shard"]) == (1, 1, 1)
     assert (faults.seen["preupload"], faults.seen["commit"]) == (1, 1)
     assert await download(hub, "me/m") == files
+
+
+QUIET = """
+import asyncio, os, sys
+from asyncpush import Uploader, UploadConfig
+url, token, cache = sys.argv[1:]
+config = UploadConfig(cache_dir=cache, progress="none", transfer="xet")
+async def main():
+    async with Uploader(token, url, config) as uploader:
+        await uploader.push_to_hub("me/m", {"a.bin": b"\\0" + os.urandom(100_000)})
+asyncio.run(main())
+"""
+
+
+async def run_quietly(hub: LocalHub, tmp_path: Path, **variables: str) -> tuple[bytes, set[str]]:
+    """Push by Xet in a process of its own. Returns what it wrote to the terminal, and the hosts
+    other than the Hub that it connected to."""
+    asked: set[str] = set()
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.add((await reader.readline()).decode())
+        writer.close()
+
+    proxy = await asyncio.start_server(on_connection, "127.0.0.1")
+    url = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "RUST_LOG" and not name.startswith("HF_XET_")
+    }
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"), url)
+    async with proxy:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", QUIET, hub.url, TOKEN, str(tmp_path / "cache")),
+            stdout=PIPE,
+            stderr=STDOUT,
+            env={
+                **inherited,
+                **proxies,
+                "NO_PROXY": "127.0.0.1",
+                "no_proxy": "127.0.0.1",
+                "HF_HOME": str(tmp_path / "hf"),
+                **variables,
+            },
+        )
+        written, _ = await process.communicate()
+        assert process.returncode == 0, written.decode()
+    return written, asked
+
+
+async def test_hf_xet_writes_no_log_and_connects_to_nobody_but_the_hub(
+    hub: LocalHub, faults: FaultLayer, tmp_path: Path
+) -> None:
+    assert await run_quietly(hub, tmp_path) == (b"", set())
+    assert faults.seen["xorb"] == 1
+    assert faults.seen["telemetry"] == 0
+    folders = {path.name for path in (tmp_path / "hf" / "xet").iterdir()}
+    assert "logs" not in folders or os.name != "posix"
+    assert folders  # its cache is there
+
+
+async def test_whoever_asks_for_the_log_of_hf_xet_gets_it(hub: LocalHub, tmp_path: Path) -> None:
+    log = tmp_path / "xet.log"
+    assert await run_quietly(hub, tmp_path, HF_XET_LOG_DEST=str(log)) == (b"", set())
+    assert log.stat().st_size > 0
 
 
 FORKED = """

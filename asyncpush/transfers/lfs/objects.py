@@ -382,7 +382,8 @@ class LfsUploader:
         }
 
         def on_sent(position: int) -> None:
-            if sending.events.active:
+            # A part in memory is sent in a moment: `PartStored` says all about it.
+            if content is None and sending.events.active:
                 sending.events.emit(PartProgress(path, part.number, position, part.size))
 
         source, content = sending.file.content, None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,37 @@ from asyncpush.protocol.xet import XetGrant
 from asyncpush.redaction import redact_text
 from asyncpush.transfers.interface import TransferFailedError, TransferLibrary
 
+LOG_DESTINATION = "HF_XET_LOG_DEST"
+
 _SYSTEMS = frozenset({"linux", "darwin", "win32"})
 _MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
 
 
 def is_installed() -> bool:
     return find_spec("hf_xet") is not None
+
+
+_importing = threading.Lock()
+
+
+def import_hf_xet() -> Any:
+    """The module. Raises `ImportError`.
+
+    While it is imported, hf_xet opens a log file in its cache folder, or logs to the terminal if it
+    cannot. We send its log nowhere, unless the user asks for it.
+    """
+    with _importing:
+        if "hf_xet" not in sys.modules and os.name == "posix" and not _asks_for_log():
+            os.environ[LOG_DESTINATION] = os.devnull
+            try:
+                return import_module("hf_xet")
+            finally:
+                os.environ.pop(LOG_DESTINATION, None)
+        return import_module("hf_xet")
+
+
+def _asks_for_log() -> bool:
+    return "RUST_LOG" in os.environ or any(name.startswith("HF_XET_LOG_") for name in os.environ)
 
 
 def has_wheels(implementation: str, system: str, machine: str) -> bool:

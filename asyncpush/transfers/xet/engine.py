@@ -21,6 +21,7 @@ from asyncpush.transfers.xet.access import (
     XetAccess,
     XetFailedError,
     files_at_once,
+    import_hf_xet,
     settings,
     xorbs_at_once,
 )
@@ -132,13 +133,11 @@ class XetEngine:
         watch = XetStallDetector(self._config.stall_timeout)
 
         def hash_them() -> dict[str, str]:
-            from hf_xet import hash_files
-
             check_unchanged(files, changed)
             steady = [file for file in files if file.path_in_repo not in (changed or ())]
             count = len(changed or ())
             try:
-                found = hash_files(
+                found = import_hf_xet().hash_files(
                     [each.content.path for each in steady if isinstance(each.content, PathSource)]
                 )
             except Exception:
@@ -169,8 +168,6 @@ class XetEngine:
         grant = access.grant
 
         def read() -> bytes:
-            from hf_xet import XetFileInfo
-
             group = session.new_download_stream_group(
                 endpoint=grant.cas_url,
                 token=grant.token,
@@ -179,7 +176,7 @@ class XetEngine:
                 token_refresh_headers=dict(access.refresh_headers),
                 custom_headers=access.headers,
             )
-            return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
+            return b"".join(group.download_stream(import_hf_xet().XetFileInfo(xet_hash, size)))
 
         try:
             content = await unless_stalled(read, watch)
@@ -206,16 +203,15 @@ class XetEngine:
 
     def _new_session(self) -> Any:
         try:
-            from hf_xet import XetConfig, XetSession
-        except ImportError as exc:
+            hf_xet = import_hf_xet()
+            new_session, config = hf_xet.XetSession, hf_xet.XetConfig()
+        except (ImportError, AttributeError) as exc:
             raise XetFailedError(f"hf_xet 1.8 or newer is needed: {exc}") from None
-        return XetSession(XetConfig().with_config(settings(self._config)))
+        return new_session(config.with_config(settings(self._config)))
 
 
 def _without_sha256() -> dict[str, Any]:
-    from hf_xet import SKIP_SHA256
-
-    return {"sha256": SKIP_SHA256}
+    return {"sha256": import_hf_xet().SKIP_SHA256}
 
 
 REFUSALS_LIMIT = 2
