@@ -145,6 +145,17 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
     )
 
 
+async def head_of_branch(ctx: PushContext) -> str | None:
+    """The head of the branch, which is created if the options allow it; None if a dry run would
+    create it. The repo must exist."""
+    looked: str | HubError
+    try:
+        looked = await observed_head(ctx, ctx.options.revision)
+    except HubError as exc:
+        looked = exc
+    return await _head_or_new_branch(ctx, looked)
+
+
 def check_parent(ctx: PushContext, head: str) -> None:
     """Raise `CommitConflictError` when the parent was pinned and differs from this head. A push
     with nothing to commit succeeds only on the pinned parent, and a series of commits must begin
