@@ -55,7 +55,8 @@ def wants_headers(listener: Listener) -> bool:
     """Whether a listener needs the headers and descriptions of requests and answers.
 
     Redacting them takes time. A listener that does not need them sets the attribute `wants_headers`
-    to False, on itself or on the object whose method it is.
+    to False, on itself or on the object whose method it is. One whose needs change makes it a
+    property.
     """
     return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
 
@@ -78,6 +79,43 @@ def new_span_id() -> str:
     return f"{os.getpid() & 0xFFFFFFFF:08x}{next(_span_numbers) & 0xFFFFFFFF:08x}"
 
 
+class _Listeners:
+    """The listeners of a push, shared by all its spans: one that is removed is removed for all."""
+
+    __slots__ = ("_asked_for_headers", "_by_kind", "all")
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.all = list(listeners)
+        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
+        self._asked_for_headers: tuple[Listener, ...] | None = None
+
+    def of(self, kind: type[Event]) -> tuple[Listener, ...]:
+        """Those that handle events of this kind."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = tuple(each for each in tuple(self.all) if wants_event(each, kind))
+            self._by_kind[kind] = found
+        return found
+
+    def want_headers(self) -> bool:
+        asked = self._asked_for_headers
+        if asked is None:
+            asked = tuple(each for each in tuple(self.all) if not _never_wants_headers(each))
+            self._asked_for_headers = asked
+        return any(map(wants_headers, asked))
+
+    def remove(self, listener: Listener) -> None:
+        self.all.remove(listener)
+        self._by_kind.clear()
+        self._asked_for_headers = None
+
+
+def _never_wants_headers(listener: Listener) -> bool:
+    owner = getattr(listener, "__self__", listener)
+    may_change = isinstance(getattr(type(owner), "wants_headers", None), property)
+    return not may_change and not wants_headers(listener)
+
+
 class Emitter:
     """Delivers the events of one push to its listeners; `child()` opens a span below this one.
 
@@ -85,7 +123,7 @@ class Emitter:
     events.
     """
 
-    __slots__ = ("_by_kind", "_clock", "_listeners", "parent_id", "push_id", "span_id")
+    __slots__ = ("_clock", "_listeners", "parent_id", "push_id", "span_id")
 
     def __init__(
         self,
@@ -94,8 +132,7 @@ class Emitter:
         push_id: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._listeners = list(listeners)
-        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
+        self._listeners = _Listeners(listeners)
         self._clock = clock
         self.push_id: str = push_id
         self.span_id: str = new_span_id()
@@ -104,23 +141,21 @@ class Emitter:
     @property
     def active(self) -> bool:
         """Whether there is a listener. If not, the event need not be created."""
-        return bool(self._listeners)
+        return bool(self._listeners.all)
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether a listener handles events of this kind. If not, the event need not be created."""
-        return bool(self._handling(kind))
+        return bool(self._listeners.of(kind))
 
     @property
     def detailed(self) -> bool:
         """Whether a listener needs the headers of requests and answers. If not, they stay empty."""
-        return any(map(wants_headers, tuple(self._listeners)))
+        return self._listeners.want_headers()
 
     def child(self) -> Emitter:
         """The same listeners, with a child span."""
         child = Emitter.__new__(Emitter)
-        # shared: a listener that is removed is removed for all spans
         child._listeners = self._listeners
-        child._by_kind = self._by_kind
         child._clock = self._clock
         child.push_id = self.push_id
         child.span_id = new_span_id()
@@ -128,7 +163,7 @@ class Emitter:
         return child
 
     def emit(self, event: Event) -> None:
-        listeners = self._handling(type(event))
+        listeners = self._listeners.of(type(event))
         if not listeners:
             return
         record = Record(event, self._clock(), self.push_id, self.span_id, self.parent_id)
@@ -136,17 +171,8 @@ class Emitter:
             try:
                 listener(record)
             except Exception:
-                if listener not in self._listeners:
+                if listener not in self._listeners.all:
                     # already reported: it failed in another thread, or while it was called
                     continue
                 self._listeners.remove(listener)
-                self._by_kind.clear()
                 logger.exception("a listener failed and gets no more events: %r", listener)
-
-    def _handling(self, kind: type[Event]) -> tuple[Listener, ...]:
-        listeners = self._by_kind.get(kind)
-        if listeners is None:
-            all_listeners = tuple(self._listeners)
-            listeners = tuple(each for each in all_listeners if wants_event(each, kind))
-            self._by_kind[kind] = listeners
-        return listeners

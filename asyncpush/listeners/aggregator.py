@@ -37,11 +37,13 @@ _UNKNOWN_SIZE = 1 << 62  # until an event tells a file's size; the push's total 
 
 
 class InFlight(NamedTuple):
-    """A file that is being sent. `sent` is the highest position reached, in bytes."""
+    """A file that is being sent. `sent` is the highest position reached, in bytes. `read` is how
+    far it was read by a transfer that reads while it sends."""
 
     path: str
     sent: int
     size: int | None
+    read: int | None = None
 
 
 class _Sample(NamedTuple):
@@ -142,7 +144,12 @@ class ProgressAggregator:
     def in_flight(self) -> list[InFlight]:
         """The files that are being sent, starting with the one that began first."""
         return [
-            InFlight(path, file.counted, None if file.size == _UNKNOWN_SIZE else file.size)
+            InFlight(
+                path,
+                file.counted,
+                None if file.size == _UNKNOWN_SIZE else file.size,
+                self._hashing.get(path, 0) if self._reads_while_sending else None,
+            )
             for path, file in self._files.copy().items()
         ]
 

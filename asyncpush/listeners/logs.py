@@ -95,9 +95,9 @@ class LogListener:
         if place is None:  # positions within parts and hashes: too many to log
             return
         log, level = place
-        if isinstance(event, RequestFailed) and event.backoff_ms is None:
+        if type(event) is RequestFailed and event.backoff_ms is None:
             level = logging.WARNING
-        elif isinstance(event, PushFailed) and event.cancelled:
+        elif type(event) is PushFailed and event.cancelled:
             level = logging.INFO
         if log.isEnabledFor(level):
             row = event_row(record)

@@ -37,6 +37,10 @@ PIECES_PER_HOP = 4
 """Pieces that a thread writes before it may switch to another part. Fewer would cost more switches
 between threads."""
 
+UNSENT = 1 << 20
+"""Bytes of a part that the kernel holds without having sent them. By itself it takes up to 4 MB for
+each connection: a paused part would go on for that long, and all of it is lost by a kill."""
+
 PROGRESS_INTERVAL = 0.05
 """Seconds between two progress reports of a part: no listener needs them more often."""
 
@@ -87,6 +91,7 @@ class PartFeed:
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
         from_file = not with_md5 and self._content is None and sys.platform == "linux"
         self._file = source.descriptor() if from_file else None
+        self.written = 0  # by `write_to`, so far
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
@@ -168,6 +173,7 @@ class PartFeed:
             self._load(min(self._piece_size, limit))
         count = os.write(descriptor, self._held)
         self._held = self._held[count:]
+        self.written += count
         return count
 
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
@@ -183,6 +189,7 @@ class PartFeed:
         except OSError:
             return 0
         self._position += count
+        self.written += count
         return count
 
     def _load(self, size: int) -> None:
@@ -246,6 +253,12 @@ class PartBody(aiohttp.Payload):
         return self.sent == self._size
 
     @property
+    def written(self) -> int:
+        """Bytes handed to the kernel by now. A thread that is writing adds them to `sent` only when
+        it is done, up to a megabyte later."""
+        return max(self.sent, self._feed.written)
+
+    @property
     def md5(self) -> str | None:
         return self._feed.md5
 
@@ -274,6 +287,8 @@ class PartBody(aiohttp.Payload):
             # stored this part: from the page cache, with the file's content at that time (see
             # sendfile(2)).
             reset_when_closed(transport)
+            if self._feed.left > UNSENT:
+                limit_unsent(transport)
             _drain_to_the_last_byte(transport)
         descriptor = None
         if transport is not None and self._feed.left > self._piece_size:
@@ -514,6 +529,16 @@ def reset_when_closed(transport: Any) -> None:
     if connection is not None:
         with contextlib.suppress(OSError):  # already broken: writing will report it
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+def limit_unsent(transport: Any) -> None:
+    """Make the kernel refuse more than `UNSENT` bytes beyond those that are on their way, where it
+    can (Linux, macOS). What is on its way is not limited."""
+    connection = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if connection is not None and option is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

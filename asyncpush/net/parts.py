@@ -255,7 +255,11 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
+                put.part.size,
+                lambda: stall.arrived(body.written),
+                again,
+                moving,
+                lambda: slot.paused,
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:

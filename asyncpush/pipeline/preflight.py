@@ -84,8 +84,9 @@ class _EarlyAnswers:
         try:
             found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
         except HubError:
-            # It only saves an upload, and is made again if the commit is refused.
-            self.skip_path_check = True
+            self.skip_path_check = (
+                True  # it only saves an upload, and is made again if the commit is refused
+            )
         else:
             self.skip_path_check = not any(found)
 
@@ -142,6 +143,17 @@ async def observed_head(ctx: PushContext, revision: str) -> str:
         describe=lambda oid: {"commit_sha": oid},
         expected=lambda error: error.error_code in (REPO_NOT_FOUND, REVISION_NOT_FOUND),
     )
+
+
+async def head_of_branch(ctx: PushContext) -> str | None:
+    """The head of the branch, which is created if the options allow it; None if a dry run would
+    create it. The repo must exist."""
+    looked: str | HubError
+    try:
+        looked = await observed_head(ctx, ctx.options.revision)
+    except HubError as exc:
+        looked = exc
+    return await _head_or_new_branch(ctx, looked)
 
 
 def check_parent(ctx: PushContext, head: str) -> None:

@@ -3,9 +3,11 @@ peak memory is its own."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,40 @@ def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> 
     assert told["sent"] > 1 << 30
     assert told["peak"] < PEAK_BY_XET, told
     sys.stderr.write(f"{told}\n")
+
+
+def stored(folder: Path) -> int:
+    """The bytes that have arrived, with those of xorbs that have arrived in part."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it has been moved
+            total += path.stat().st_size
+    return total
+
+
+def test_a_push_by_xet_that_is_killed_at_half_sends_little_twice(tmp_path: Path) -> None:
+    """512 MiB. What is lost is the xorbs on their way: at most two of 64 MiB, here one at most.
+    Measured: 1.00 to 1.02 times the bytes."""
+    size = 512 << 20
+    model = tmp_path / "model.bin"
+    with model.open("wb") as file:
+        for _ in range(size >> 24):
+            file.write(random.randbytes(1 << 24))
+    with serve_in_thread(tmp_path / "hub", xet=True) as hub:
+        command = [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), ""]
+        first = subprocess.Popen(command, cwd=ROOT)
+        while stored(tmp_path / "hub") < size // 2:
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        before = stored(tmp_path / "hub")
+        done = subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    told = orjson.loads(done.stdout)
+    sys.stderr.write(f"{before} before, {told}\n")
+    assert told["verified"]
+    assert told["routes"] == {"xet": 1}
+    assert before + told["sent"] <= 1.1 * size
 
 
 TENSORS = """

@@ -17,6 +17,7 @@ from asyncpush import (
     ProtocolError,
     PushOptions,
     Receipt,
+    RepoNotFoundError,
     SourceError,
     UploadConfig,
     Uploader,
@@ -30,7 +31,7 @@ from asyncpush.pipeline import changes as receipts
 from asyncpush.pipeline.changes import CommitLimits
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
-from tests.reading import commits_of, download, head_of
+from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
 
@@ -203,8 +204,27 @@ async def test_a_receipt_of_an_object_that_was_never_stored_is_refused_by_the_hu
     uploader: Uploader,
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"0"})
-    with pytest.raises(HubError, match="LFS pointer"):
+    with pytest.raises(HubError, match="LFS pointer") as caught:
         await uploader.commit("me/m", [Receipt("x.bin", 5, "ab" * 32, "lfs")])
+    assert "or upload them again" in caught.value.suggestion
+
+
+async def test_receipts_are_committed_to_a_repo_that_is_there(uploader: Uploader) -> None:
+    with pytest.raises(RepoNotFoundError) as caught:
+        await uploader.commit("me/misspelled", [GOOD])
+    assert "the repo that upload_files" in caught.value.suggestion
+    assert "create_repo" not in caught.value.suggestion
+
+
+async def test_receipts_are_committed_to_a_new_branch_if_that_is_asked(
+    hub: LocalHub, uploader: Uploader
+) -> None:
+    await uploader.push_to_hub("me/m", {"old.txt": b"0"})
+    options = PushOptions(revision="dev", create_branch=True)
+    planned = await uploader.commit("me/m", [GOOD], replace(options, dry_run=True))
+    assert [file.path_in_repo for file in planned.plan] == ["a.txt"]
+    await uploader.commit("me/m", [GOOD], options)
+    assert await files_of(hub, "me/m", revision="dev") == {".gitattributes", "old.txt", "a.txt"}
 
 
 async def test_regular_files_too_large_for_receipts_are_refused(

@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import random
-import signal
 import sys
 import threading
 import time
@@ -1008,29 +1007,6 @@ async def test_another_machine_builds_on_what_the_store_has(
     told, _ = await process.communicate()
     assert process.returncode == 0
     assert int(told) < 10_000
-
-
-@pytest.mark.big
-@pytest.mark.timeout(900)
-async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
-    hub: LocalHub, faults: FaultLayer, tmp_path: Path
-) -> None:
-    source = tmp_path / "big.bin"
-    source.write_bytes(CHANCE.randbytes(150 * MIB))  # three xorbs
-    faults.add("xorb", "stall before reading", nth=3)
-    arguments = [sys.executable, "-c", PUSH.replace("{token}", TOKEN), hub.url, str(source)]
-    arguments.append(str(tmp_path / "cache"))
-    pipe = asyncio.subprocess.PIPE
-    first = await asyncio.create_subprocess_exec(*arguments)
-    await faults.stalled.wait()
-    first.send_signal(signal.SIGKILL)
-    await first.wait()
-    faults.released.set()
-
-    second = await asyncio.create_subprocess_exec(*arguments, stdout=pipe)
-    told, _ = await second.communicate()
-    assert second.returncode == 0
-    assert int(told) < 30 * MIB
 
 
 async def pieces_of(data: bytes) -> AsyncIterator[bytes]:

@@ -58,6 +58,9 @@ CLAIM_TIMEOUT = 300.0
 """Seconds to wait for a process that has claimed an object but stores no further part of it. It may
 be stopped (SIGSTOP, a debugger, a frozen container)."""
 
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds that one `Waiting` event announces of the wait for another process."""
+
 PROGRESS_POLL = 5.0
 """Seconds between checks of the progress that the process holding a claim makes."""
 
@@ -184,8 +187,9 @@ class LfsUploader:
         claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
-            events.emit(Waiting(CLAIM_POLL, reason))
-            claim = await self._awaited_claim(item)
+            claim = await self._awaited_claim(
+                item, lambda seconds: events.emit(Waiting(seconds, reason))
+            )
         if claim is None:
             events.emit(
                 Notice(
@@ -200,12 +204,17 @@ class LfsUploader:
         finally:
             await in_thread_anyway(self._threads.look_up.threads, claim.release)
 
-    async def _awaited_claim(self, item: LfsObject) -> Claim | None:
-        """The claim, once its holder frees it; None when the holder makes no more progress."""
+    async def _awaited_claim(self, item: LfsObject, tell: Callable[[float], None]) -> Claim | None:
+        """The claim, once its holder frees it; None when the holder makes no more progress. `tell`
+        is called with the seconds to wait for, again and again, less and less often."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
-        moved_at = checked_at = loop.time()
+        moved_at = checked_at = tell_at = loop.time()
+        pause = SHORTEST_WAIT
         while loop.time() - moved_at < CLAIM_TIMEOUT:
+            if loop.time() >= tell_at:
+                tell(pause)
+                tell_at, pause = loop.time() + pause, min(2 * pause, LONGEST_WAIT)
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
