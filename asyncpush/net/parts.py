@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
-from statistics import median
 from typing import Any
 
 import anyio
@@ -499,7 +498,9 @@ class StragglerMonitor:
             in_flight.sample(now)
         if len(self._rates) < ENOUGH:
             return
-        typical = median(self._rates)
+        ordered = sorted(self._rates)
+        middle = len(ordered) // 2
+        typical = (ordered[middle] + ordered[~middle]) / 2
         for in_flight in tuple(self._in_flight):
             if not self._idle():
                 return

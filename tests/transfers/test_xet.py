@@ -8,6 +8,7 @@ import platform
 import random
 import sys
 import threading
+import time
 import types
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,7 +28,7 @@ from aiohttp import web
 from huggingface_hub import HfApi, close_session, constants
 from safetensors.numpy import load, save_file
 
-from asyncpush import PushOptions, UploadConfig, Uploader
+from asyncpush import Push, PushOptions, UploadConfig, Uploader
 from asyncpush.errors import AsyncPushError, ProtocolError, SourceChangedError, SourceError
 from asyncpush.events import (
     Emitter,
@@ -46,7 +47,13 @@ from asyncpush.transfers.xet import access, engine
 from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
 from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
+from asyncpush.transfers.xet.stalls import (
+    WAIT_FOR_OTHERS,
+    SharedProgress,
+    XetStallDetector,
+    XetStalledError,
+    unless_stalled,
+)
 from tests import event_recorder
 from tests.cancelling import seconds_to_cancel
 from tests.changes import grow
@@ -1209,6 +1216,12 @@ async def test_an_upload_that_stalls_is_begun_again(
     assert (stored["a.bin"], stored["b.bin"]) == (NOISE, NOISE[::-1])
 
 
+def test_a_number_in_an_address_is_not_taken_for_a_status() -> None:
+    said = "HTTP status {}, domain: http://127.0.0.1:40183/_xet/v1/xorbs/default/84012"
+    assert not XetFailedError(said.format("server error (500 Internal Server Error)")).refused
+    assert XetFailedError(said.format("client error (401 Unauthorized)")).refused
+
+
 async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
@@ -1220,6 +1233,20 @@ async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
     [warning] = result.warnings
     assert warning == "Xet failed, uploading with LFS instead: no progress for 0.5 seconds"
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
+
+
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+async def test_pushes_that_wait_for_each_other_have_not_stalled(
+    route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
+) -> None:
+    """hf_xet sends two xorbs or shards at a time, whichever push they belong to."""
+    faults.add(route, "answered after 0.2 s", times=1000)
+    pushes = [Push(f"me/m{number}", {"a.bin": CHANCE.randbytes(1000)}) for number in range(24)]
+    async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=1)) as uploader:
+        results = await uploader.push_many(pushes)
+    assert set(recorded.engines) == {"xet"}
+    assert [result.warnings for result in results] == [()] * 24
+    assert sum(result.retries for result in results) == 0
 
 
 async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
@@ -1236,11 +1263,24 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
+def test_while_others_make_progress_an_upload_waits_longer_but_not_for_ever() -> None:
+    shared = SharedProgress()
+    watch = XetStallDetector(1.0, shared=shared)
+    now = time.monotonic()
+    watch._last = now - 5
+    assert watch.left() == 0
+    shared.last = now - 0.5
+    assert 0 < watch.left() <= 0.5
+    watch._last = now - WAIT_FOR_OTHERS - 0.1
+    assert watch.left() == 0
+
+
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
     watch = XetStallDetector(0.0)
-    watch.paths.add(str(path))
+    status = path.stat()
+    watch.files.add((status.st_dev, status.st_ino))
     with watch.reading():
         watch._timeout = 1.0
         assert watch.left() == 1.0
