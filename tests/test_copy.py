@@ -322,7 +322,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
     ],
 )
-async def test_a_source_that_is_not_there_is_told_as_one(
+async def test_a_source_that_is_not_there_is_reported_as_one(
     source: str,
     error: type[Exception],
     words: str,

@@ -156,9 +156,9 @@ async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
     found, marked = await set_in(hub)
     assert not marked
     error = caught.value
-    told = error.result.files_uploaded if isinstance(error, SyncError) else ()
+    reported = error.result.files_uploaded if isinstance(error, SyncError) else ()
     if cell.kind != "nothing applied":
-        assert {path.removeprefix("step-1/") for path in told} == set(found)
+        assert {path.removeprefix("step-1/") for path in reported} == set(found)
     assert error.suggestion
     fault_report.add(cell.route, str(cell), type(error).__name__, 0, f"{len(found)} files")
 

@@ -58,8 +58,8 @@ from tests.reading import download
 
 Write = Callable[..., Path]
 
-CHANCE = random.Random(6)
-NOISE = CHANCE.randbytes(4 * MIB)
+RNG = random.Random(6)
+NOISE = RNG.randbytes(4 * MIB)
 """Bytes that no other test sends: nothing of them is in the store."""
 
 
@@ -93,7 +93,7 @@ def changed(data: bytes, *places: float) -> bytes:
     result = bytearray(data)
     for place in places:
         at = int(place * len(result))
-        result[at:at] = CHANCE.randbytes(16)
+        result[at:at] = RNG.randbytes(16)
     return bytes(result)
 
 
@@ -127,7 +127,7 @@ async def test_auto_takes_xet_where_the_hub_grants_a_token(
     assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
 
 
-async def test_what_the_store_has_is_told_apart_from_what_is_sent(
+async def test_what_the_store_has_is_distinguished_from_what_is_sent(
     uploader: Uploader, write: Write, recorded: EventRecorder, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
@@ -262,18 +262,18 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 
 
 @pytest.mark.parametrize(
-    ("machine", "told"),
+    ("machine", "expected"),
     [
         ("x86_64", r"pip install 'hf-xet"),
         ("riscv64", r"no wheels for .*riscv64: use transfer='auto'"),
     ],
 )
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
-    machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+    machine: str, expected: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    with pytest.raises(ImportError, match=told):
+    with pytest.raises(ImportError, match=expected):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
 
@@ -634,7 +634,7 @@ def positions_reported(recorded: EventRecorder) -> list[HashProgress | PartProgr
     return [event for event in events if isinstance(event, HashProgress | PartProgress)]
 
 
-async def test_what_is_read_is_told_before_anything_is_sent(
+async def test_what_is_read_is_reported_before_anything_is_sent(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,
@@ -769,7 +769,7 @@ async def test_objects_that_the_hub_has_lost_go_by_lfs(
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 
-async def test_no_token_is_ever_told(
+async def test_no_token_is_ever_reported(
     tmp_path: Path, config: UploadConfig, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens: list[str] = []
@@ -791,9 +791,9 @@ async def test_no_token_is_ever_told(
     ):
         result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
     assert len(tokens) >= 1
-    told = log.read_text() + caplog.text + repr(result) + repr(uploader)
+    expected = log.read_text() + caplog.text + repr(result) + repr(uploader)
     for secret in (TOKEN, *tokens):
-        assert secret not in told
+        assert secret not in expected
         for theirs in (tmp_path / "hf-home").rglob("*.log"):
             assert secret not in theirs.read_text()
 
@@ -930,9 +930,9 @@ async def test_another_machine_builds_on_what_the_store_has(
         env={**os.environ, "HF_HOME": str(tmp_path / "other-hf")},  # it remembers nothing
         stdout=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate()
+    expected, _ = await process.communicate()
     assert process.returncode == 0
-    assert int(told) < 10_000
+    assert int(expected) < 10_000
 
 
 @pytest.mark.big
@@ -941,7 +941,7 @@ async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
     hub: LocalHub, faults: FaultLayer, tmp_path: Path
 ) -> None:
     source = tmp_path / "big.bin"
-    source.write_bytes(CHANCE.randbytes(150 * MIB))  # three xorbs
+    source.write_bytes(RNG.randbytes(150 * MIB))  # three xorbs
     faults.add("xorb", "stall before reading", nth=3)
     arguments = [sys.executable, "-c", PUSH.replace("{token}", TOKEN), hub.url, str(source)]
     arguments.append(str(tmp_path / "cache"))
@@ -953,9 +953,9 @@ async def test_a_push_killed_at_half_sends_next_to_nothing_twice(
     faults.released.set()
 
     second = await asyncio.create_subprocess_exec(*arguments, stdout=pipe)
-    told, _ = await second.communicate()
+    expected, _ = await second.communicate()
     assert second.returncode == 0
-    assert int(told) < 30 * MIB
+    assert int(expected) < 30 * MIB
 
 
 async def pieces_of(data: bytes) -> AsyncIterator[bytes]:
@@ -1080,12 +1080,12 @@ async def test_one_percent_of_a_gibibyte_changed_costs_three_at_most(
     source, size = tmp_path / "model.safetensors", 1 << 30
     with source.open("wb") as file:
         for _ in range(64):
-            file.write(CHANCE.randbytes(size // 64))
+            file.write(RNG.randbytes(size // 64))
     await uploader.push_to_hub("me/m", source)
     with source.open("r+b") as file:
         for number in range(16):  # as when a few layers were trained further
             file.seek(number * size // 16)
-            file.write(CHANCE.randbytes(size // 1600))
+            file.write(RNG.randbytes(size // 1600))
     result = await uploader.push_to_hub("me/m", source)
     assert result.bytes_transferred <= 0.03 * size
     assert result.bytes_deduplicated >= 0.97 * size

@@ -84,7 +84,9 @@ class _EarlyAnswers:
         try:
             found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
         except HubError:
-            self.skip_path_check = True  # it only saves an upload, and is made again if the commit is refused
+            self.skip_path_check = (
+                True  # it only saves an upload, and is made again if the commit is refused
+            )
         else:
             self.skip_path_check = not any(found)
 
