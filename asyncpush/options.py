@@ -133,8 +133,9 @@ class UploadConfig:
         max_concurrent_parts: parts in flight at the same time, over all files.
         max_memory: bytes of file content in memory at the same time (buffers and spooled streams).
             Xet needs more: below 300 MB in total at the default. It reads one large file for each
-            64 MiB of this (eight at most), and sends one xorb of 64 MiB for each 32 MiB (two at
-            least).
+            64 MiB of this (eight at most), and sends at most one xorb of 64 MiB for each 32 MiB
+            (two at least). Near its limit it sends fewer: where the network is fast and the store
+            answers late, twice the memory may be twice as fast.
         hash_workers: threads for hashing.
         max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
             reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
@@ -248,7 +249,7 @@ class PushOptions:
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
-            commit, unless the source contains them.
+            commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.
         space_sdk: "gradio", "docker", "static" or "streamlit" for a Space that is created.
         follow_symlinks: walk into linked folders (links to files are always followed).
@@ -271,6 +272,8 @@ class PushOptions:
             was removed from the folder is left out. A warning in the result names each of them.
             Every other change, and every change with "error", raises `SourceChangedError`, and
             nothing is committed.
+        whole: a file that is removed from the source during the push is an error too, instead of
+            being left out. `CheckpointPusher` sets it: a checkpoint is worthless without its files.
         strict: refuse files that look as if they contain a credential (`.env`, private keys,
             well-known kinds of tokens in text files up to 1 MiB), before anything is sent. Without
             it, there is a warning for each place.
@@ -309,6 +312,7 @@ class PushOptions:
     verify: bool = True
     dry_run: bool = False
     on_change: OnChange = "follow"
+    whole: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -439,6 +443,7 @@ class SyncOptions:
             verify=self.verify,
             dry_run=self.dry_run,
             on_change=self.on_change,
+            whole=self.complete_marker,
             strict=self.strict,
         )
 

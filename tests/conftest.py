@@ -18,6 +18,7 @@ from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
 from asyncpush.pipeline import bucket, commit, verification
+from tests import timeouts
 from tests.faults import FaultLayer
 from tests.request_blocker import RequestBlocker
 
@@ -49,6 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_REPORT] = FaultReport()
+    if not config.pluginmanager.has_plugin(timeouts.__name__):
+        config.pluginmanager.register(timeouts, timeouts.__name__)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -160,6 +160,7 @@ class _Session:
 
 class _Upload:
     began = 0.0
+    bytes_sent = 0
 
     def __init__(self, bucket: FakeBucket) -> None:
         self._bucket = bucket

@@ -157,3 +157,39 @@ def test_a_log_that_shows_headers_wants_them(
 def test_progress_alone_wants_no_headers() -> None:
     listeners = (ProgressPublisher(), BarDisplay("none"), RetryTally(), ActivityTally())
     assert not Emitter([listener.on_event for listener in listeners]).detailed
+
+
+def test_a_listener_gets_only_the_kinds_that_it_names() -> None:
+    class Picky:
+        wants_events = frozenset({events.PushStarted})
+
+        def __init__(self) -> None:
+            self.seen: list[Event] = []
+
+        def on_event(self, record: Record) -> None:
+            self.seen.append(record.event)
+
+    picky, seen = Picky(), list[Record]()
+    emit = Emitter([picky.on_event])
+    assert emit.wants(events.PushStarted)
+    assert not emit.child().wants(events.PartConnected)
+    assert Emitter([picky.on_event, seen.append]).wants(events.PartConnected)
+    started = events.PushStarted("me/a", "model", "main")
+    emit.emit(events.PartConnected(1))
+    emit.child().emit(started)
+    assert picky.seen == [started]
+
+
+def test_a_failed_listener_is_removed_for_every_kind() -> None:
+    calls: list[Event] = []
+
+    def fails(record: Record) -> None:
+        calls.append(record.event)
+        raise ValueError
+
+    emit = Emitter([fails])
+    assert emit.wants(events.PartConnected)
+    emit.child().emit(events.PushStarted("me/a", "model", "main"))
+    emit.emit(events.PartConnected(1))
+    assert len(calls) == 1
+    assert not emit.wants(events.PartConnected)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,7 @@ PUBLISHED = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "LICENSE",
+    "hatch_build.py",
     ".gitignore",
 )
 
@@ -121,3 +124,16 @@ def test_the_sdist_holds_what_is_named_and_nothing_else(packages: list[dict[str,
     assert names == {*PUBLISHED, "pyproject.toml", "PKG-INFO"}
     assert all(member.isfile() and not member.name.startswith(("/", "..")) for member in members)
     assert not any("__pycache__" in member.name for member in members)
+
+
+def test_the_description_needs_no_other_file(packages: list[dict[str, Path]]) -> None:
+    with zipfile.ZipFile(packages[0][".whl"]) as wheel:
+        [name] = [name for name in wheel.namelist() if name.endswith("METADATA")]
+        metadata = message_from_bytes(wheel.read(name))
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert text.startswith("# asyncpush\n\nAn asyncio uploader")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", text) == []
+    assert "`CONTRIBUTING.md`" in text
+    assert "sources (`examples/README.md`)" in text

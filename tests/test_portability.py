@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {
-    "tests/test_push.py": (
+    "tests/pipeline/test_push.py": (
         "test_full_upload_flow",
         "test_large_file_chunked",
         "test_identical_files_are_sent_once",
@@ -19,7 +19,7 @@ CORE = {
         "test_receipts_are_committed_by_another_session",
         "test_an_audit_finds_what_differs",
     ),
-    "tests/test_cancellation.py": ("test_a_long_hash_stops_when_the_push_does",),
+    "tests/pipeline/test_cancellation.py": ("test_a_long_hash_stops_when_the_push_does",),
     "tests/cli/test_push.py": ("test_the_commit_is_the_first_line_of_the_result",),
     "tests/sources/test_reading.py": (
         "test_many_threads_read_one_file_at_once[seek and readinto]",

@@ -6,7 +6,7 @@ import re
 import string
 import time
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -319,3 +319,22 @@ def test_the_mark_and_the_forms_of_tokens_are_written_once() -> None:
         for path in root.rglob("*.py")
         if re.search(r"<redacted>\"|hf_\(\?|hf_\[A|eyJ\[", path.read_text())
     } == {"redaction.py", "leaks.py"}
+
+
+@given(st.text(string.printable, max_size=40))
+@example("/a?b=c")
+@example("/a?")
+@example("/a@b?c@d")
+@example(":80/a?b#c")
+@example("@host/a")
+@example("/a;b?c=?d")
+def test_plain_urls_are_redacted_as_all_others(rest: str) -> None:
+    url = "https://store" + rest
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        assert redact_url(url) == HIDDEN
+        return
+    host = parts.netloc.rpartition("@")[2]
+    query = HIDDEN if parts.query else ""
+    assert redact_url(url) == urlunsplit((parts.scheme, host, parts.path, query, ""))

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from asyncpush.cli.failures import UsageError
+from asyncpush.cli.failures import InterruptedBySignal, UsageError, exit_code
 from asyncpush.cli.output import Output
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -321,11 +321,16 @@ class Application(Group):
         """Run a command and end the program with its exit code. Usage errors are shown as all other
         failures are, with `--json` as JSON."""
         extra["standalone_mode"] = False
+        words = sys.argv[1:] if args is None else list(args)
+        as_json = "--json" in words[: (*words, "--").index("--")]
         try:
             code = super().main(args, *more, **extra)
         except click.ClickException as error:
-            words = sys.argv[1:] if args is None else list(args)
-            _end(error, as_json="--json" in words[: (*words, "--").index("--")])
+            _end(error, as_json=as_json)
+        except click.Abort:  # Ctrl-C while the command is still imported
+            interrupted = InterruptedBySignal()
+            Output(as_json=as_json).failure(interrupted)
+            code = exit_code(interrupted)
         sys.exit(code or 0)
 
 

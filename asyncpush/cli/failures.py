@@ -55,13 +55,22 @@ class InterruptedBySignal(CommandError):
     ) -> None:
         """`notes` are those of the cancellation, such as that the commit was already made;
         `untouched` says what was not done, where there are none."""
-        from asyncpush.listeners.observation import MADE, UNCONFIRMED  # a push has imported it
-
         message = f"interrupted by {signal.Signals(signum).name}"
         parts = [message, *(notes or filter(None, [untouched]))]
-        made = any(note.startswith(MADE) and note != UNCONFIRMED for note in notes)
-        super().__init__("; ".join(parts), suggestion=MADE_HINT if made else RESUME_HINT)
+        suggestion = MADE_HINT if _tell_of_commit(notes) else RESUME_HINT
+        super().__init__("; ".join(parts), suggestion=suggestion)
         self.signum = signum
+        self.at_once = False
+        """Whether a second signal came: then nothing is waited for."""
+
+
+def _tell_of_commit(notes: Sequence[str]) -> bool:
+    """Whether one of the notes says that the commit was made."""
+    if not notes:
+        return False  # maybe nothing was imported yet
+    from asyncpush.listeners.observation import MADE, UNCONFIRMED  # a push has imported it
+
+    return any(note.startswith(MADE) and note != UNCONFIRMED for note in notes)
 
 
 def exit_code(error: BaseException) -> int:

@@ -30,6 +30,14 @@ _NARROWEST = 30
 _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 
+def end_at_once(code: int) -> NoReturn:
+    """End the process without waiting for its threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How one command prints.
@@ -113,6 +121,9 @@ class Output:
 
     def _leave(self, error: BaseException) -> NoReturn:
         self.failure(error)
+        if isinstance(error, InterruptedBySignal) and error.at_once:
+            # Cleanup that was interrupted may leave threads behind for which Python waits.
+            end_at_once(exit_code(error))
         raise click.exceptions.Exit(exit_code(error)) from error
 
     def _json(self, document: Mapping[str, Any]) -> bool:

@@ -178,6 +178,7 @@ def _stored_document(path: Path, stored: list[Receipt]) -> dict[str, object]:
     ),
     arg.repo_type,
     arg.revision,
+    arg.create_branch,
     arg.message,
     arg.description,
     arg.create_pr,

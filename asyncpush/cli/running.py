@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any, TypeVar
 
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.failures import InterruptedBySignal
-from asyncpush.cli.output import Output
-from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record
+from asyncpush.cli.output import Output, end_at_once
+from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record, RequestFailed
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import ENV, configure_from_env
@@ -24,14 +25,19 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+GRACE = 2.0
+"""Seconds from the second Ctrl-C to the end of the process, whatever still runs."""
+
 
 def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T:
     """`asyncio.run`, with signals: the first SIGINT or SIGTERM cancels the work, and when the work
-    has ended `InterruptedBySignal` is raised, with `untouched`. A second signal ends the process
+    has ended `InterruptedBySignal` is raised, with its notes or else `untouched`. A second Ctrl-C
+    interrupts the cancellation too, and ends the process within `GRACE`. A second SIGTERM ends it
     at once."""
+    received: list[int] = []
+    interrupted: list[InterruptedBySignal] = []
 
     async def main() -> T:
-        received: list[int] = []
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -44,22 +50,45 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T
         def stop(signum: int) -> None:
             received.append(signum)
             ignore_signals_again()
+            signal.signal(signal.SIGINT, hurry)
             task.cancel()
 
         for signum in SIGNALS:
-            with suppress(NotImplementedError):  # Windows: Ctrl-C is a KeyboardInterrupt there
+            with suppress(NotImplementedError):  # Windows: `asyncio.run` cancels on Ctrl-C there
                 loop.add_signal_handler(signum, stop, signum)
         try:
             return await work()
         except BaseException as error:
-            if received:
-                notes = getattr(error, "__notes__", ())
-                raise InterruptedBySignal(received[0], notes, untouched) from error
-            raise
+            by_runner = os.name == "nt" and isinstance(error, asyncio.CancelledError)
+            if not received and not by_runner:
+                raise
+            notes = getattr(error, "__notes__", ())
+            first = received[0] if received else signal.SIGINT
+            interrupted.append(InterruptedBySignal(first, notes, untouched))
+            if len(received) > 1:
+                # The loop is being closed: it logs any other error than this one as unhandled.
+                raise asyncio.CancelledError from error
+            raise interrupted[0] from error
         finally:
             ignore_signals_again()
 
-    return asyncio.run(main())
+    def hurry(signum: int, frame: object) -> None:
+        received.append(signum)
+        if sys.platform != "win32":  # in case the cleanup hangs
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGALRM, lambda *_: end_at_once(128 + signum))
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+        raise KeyboardInterrupt
+
+    try:
+        return asyncio.run(main())
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        # The cancellation was interrupted. What is known about the commit is said all the same.
+        known = interrupted[0] if interrupted else InterruptedBySignal()
+        raise known.with_(at_once=True) from error
+    finally:
+        if len(received) == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def log_everything() -> None:
@@ -88,9 +117,10 @@ def listeners_of(
             bars = _Bars(printed)
             stack.callback(bars.close)
             listeners.append(bars.on_event)
-        log = logging.getLogger("asyncpush.push")
-        log.addFilter(_unless_failure)
-        stack.callback(log.removeFilter, _unless_failure)
+        for name in ("asyncpush.push", "asyncpush.http"):
+            log = logging.getLogger(name)
+            log.addFilter(_unless_failure)
+            stack.callback(log.removeFilter, _unless_failure)
         yield listeners
 
 
@@ -139,6 +169,8 @@ class _Bars:
 
 
 def _unless_failure(record: logging.LogRecord) -> bool:
-    """Leave failures to the command, unless logging is switched on."""
+    """Leave failures to the command, unless logging is switched on. One that is not the end of the
+    push has a warning of its own."""
     row = getattr(record, "asyncpush", {})
-    return bool(os.environ.get(ENV)) or row.get("event") != PushFailed.name
+    failures = (PushFailed.name, RequestFailed.name)
+    return bool(os.environ.get(ENV)) or row.get("event") not in failures

@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
@@ -107,6 +107,31 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
+        yield batch
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+S = TypeVar("S", bound=_Sized)
+
+
+def sized_batches(
+    items: Iterable[S], *, most_bytes: int, most: int = sys.maxsize
+) -> Iterator[list[S]]:
+    """Lists of at most `most` items and `most_bytes` together. A larger item is alone in its
+    list."""
+    batch: list[S] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == most or size + item.size > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.size
+    if batch:
         yield batch
 
 

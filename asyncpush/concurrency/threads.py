@@ -100,12 +100,13 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
     """Wait until a job has ended, in whatever way, however often this task is cancelled meanwhile;
     the cancellation is raised then."""
     interrupted: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not job.done():
-            try:
-                await asyncio.wait([job])
-            except asyncio.CancelledError as exc:
-                interrupted = exc
+    if not job.done():
+        with anyio.CancelScope(shield=True):
+            while not job.done():
+                try:
+                    await asyncio.wait([job])
+                except asyncio.CancelledError as exc:
+                    interrupted = exc
     if not job.cancelled():
         job.exception()  # Retrieved: nobody waits for it any more.
     if interrupted is not None:

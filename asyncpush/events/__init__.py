@@ -16,6 +16,7 @@ from asyncpush.events.dispatch import Listener as Listener
 from asyncpush.events.dispatch import Record as Record
 from asyncpush.events.dispatch import TracingListener as TracingListener
 from asyncpush.events.dispatch import new_span_id as new_span_id
+from asyncpush.events.dispatch import wants_event as wants_event
 from asyncpush.events.dispatch import wants_headers as wants_headers
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Phase, Route, TransferName

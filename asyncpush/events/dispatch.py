@@ -55,9 +55,20 @@ def wants_headers(listener: Listener) -> bool:
     """Whether a listener needs the headers and descriptions of requests and answers.
 
     Redacting them takes time. A listener that does not need them sets the attribute `wants_headers`
-    to False, on itself or on the object whose method it is.
+    to False, on itself or on the object whose method it is. One whose needs change makes it a
+    property.
     """
     return bool(getattr(getattr(listener, "__self__", listener), "wants_headers", True))
+
+
+def wants_event(listener: Listener, kind: type[Event]) -> bool:
+    """Whether a listener handles events of this kind.
+
+    A listener that does not handle all of them has a set of those it does in the attribute
+    `wants_events`, of itself or of the object whose method it is. It is called for no others.
+    """
+    kinds = getattr(getattr(listener, "__self__", listener), "wants_events", None)
+    return kinds is None or kind in kinds
 
 
 _span_numbers = itertools.count(1)
@@ -66,6 +77,43 @@ _span_numbers = itertools.count(1)
 def new_span_id() -> str:
     """16 hex digits, as in W3C trace context, unique in this process."""
     return f"{os.getpid() & 0xFFFFFFFF:08x}{next(_span_numbers) & 0xFFFFFFFF:08x}"
+
+
+class _Listeners:
+    """The listeners of a push, shared by all its spans: one that is removed is removed for all."""
+
+    __slots__ = ("_asked_for_headers", "_by_kind", "all")
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.all = list(listeners)
+        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
+        self._asked_for_headers: tuple[Listener, ...] | None = None
+
+    def of(self, kind: type[Event]) -> tuple[Listener, ...]:
+        """Those that handle events of this kind."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = tuple(each for each in tuple(self.all) if wants_event(each, kind))
+            self._by_kind[kind] = found
+        return found
+
+    def want_headers(self) -> bool:
+        asked = self._asked_for_headers
+        if asked is None:
+            asked = tuple(each for each in tuple(self.all) if not _never_wants_headers(each))
+            self._asked_for_headers = asked
+        return any(map(wants_headers, asked))
+
+    def remove(self, listener: Listener) -> None:
+        self.all.remove(listener)
+        self._by_kind.clear()
+        self._asked_for_headers = None
+
+
+def _never_wants_headers(listener: Listener) -> bool:
+    owner = getattr(listener, "__self__", listener)
+    may_change = isinstance(getattr(type(owner), "wants_headers", None), property)
+    return not may_change and not wants_headers(listener)
 
 
 class Emitter:
@@ -84,7 +132,7 @@ class Emitter:
         push_id: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._listeners = list(listeners)
+        self._listeners = _Listeners(listeners)
         self._clock = clock
         self.push_id: str = push_id
         self.span_id: str = new_span_id()
@@ -93,17 +141,20 @@ class Emitter:
     @property
     def active(self) -> bool:
         """Whether there is a listener. If not, the event need not be created."""
-        return bool(self._listeners)
+        return bool(self._listeners.all)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether a listener handles events of this kind. If not, the event need not be created."""
+        return bool(self._listeners.of(kind))
 
     @property
     def detailed(self) -> bool:
         """Whether a listener needs the headers of requests and answers. If not, they stay empty."""
-        return any(map(wants_headers, tuple(self._listeners)))
+        return self._listeners.want_headers()
 
     def child(self) -> Emitter:
         """The same listeners, with a child span."""
         child = Emitter.__new__(Emitter)
-        # shared: a listener that is removed is removed for all spans
         child._listeners = self._listeners
         child._clock = self._clock
         child.push_id = self.push_id
@@ -112,14 +163,15 @@ class Emitter:
         return child
 
     def emit(self, event: Event) -> None:
-        if not self._listeners:
+        listeners = self._listeners.of(type(event))
+        if not listeners:
             return
         record = Record(event, self._clock(), self.push_id, self.span_id, self.parent_id)
-        for listener in tuple(self._listeners):
+        for listener in listeners:
             try:
                 listener(record)
             except Exception:
-                if listener not in self._listeners:
+                if listener not in self._listeners.all:
                     # already reported: it failed in another thread, or while it was called
                     continue
                 self._listeners.remove(listener)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from asyncpush.events import (
+    Event,
     PushFailed,
     PushFinished,
     Record,
@@ -48,6 +49,11 @@ class BarDisplay:
     """
 
     wants_headers = False
+
+    @property
+    def wants_events(self) -> frozenset[type[Event]] | None:
+        """All, or none when nothing is drawn."""
+        return None if self.enabled else frozenset()
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,15 +85,19 @@ class LogListener:
     def wants_headers(self) -> bool:
         return _http.isEnabledFor(logging.DEBUG)
 
+    @property
+    def wants_events(self) -> Collection[type[Event]]:
+        return _PLACES.keys()
+
     def on_event(self, record: Record) -> None:
         event = record.event
         place = _PLACES.get(type(event))
         if place is None:  # positions within parts and hashes: too many to log
             return
         log, level = place
-        if isinstance(event, RequestFailed) and event.backoff_ms is None:
+        if type(event) is RequestFailed and event.backoff_ms is None:
             level = logging.WARNING
-        elif isinstance(event, PushFailed) and event.cancelled:
+        elif type(event) is PushFailed and event.cancelled:
             level = logging.INFO
         if log.isEnabledFor(level):
             row = event_row(record)
@@ -160,10 +164,8 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case RequestFailed():
             status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            return (
-                f"{event.call} failed, attempt {event.retry_attempt}"
-                f" ({status}): {row['error']}{after}"
-            )
+            reason = row["error"].removeprefix(f"{event.call} failed: ")
+            return f"{event.call} failed, attempt {event.retry_attempt} ({status}): {reason}{after}"
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"
         case FileHashed():

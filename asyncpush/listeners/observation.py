@@ -44,6 +44,7 @@ class PushObserver:
     """Observes one push, or another operation on a repo, while it runs."""
 
     wants_headers = False
+    wants_events = frozenset({PushStarted, CommitStarted, Committed})
 
     def __init__(
         self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]

@@ -17,7 +17,7 @@ from asyncpush.events import (
     PushFinished,
     Record,
 )
-from asyncpush.listeners.aggregator import ProgressAggregator
+from asyncpush.listeners.aggregator import HANDLED, ProgressAggregator
 from asyncpush.models import UploadProgress
 from asyncpush.own_files import library_logger
 
@@ -40,9 +40,9 @@ class ProgressPublisher:
     upload.
 
     Snapshots are at least 100 ms apart. Only a completed file, a new phase and the end are reported
-    at once (when thousands of tiny files complete together, they share snapshots). When no more
-    events come, a last snapshot shows the final state, and others follow every second until the
-    rate has fallen to zero.
+    at once (when thousands of tiny files complete together, or when nobody waits for a snapshot,
+    they share snapshots). When no more events come, a last snapshot shows the final state, and
+    others follow every second until the rate has fallen to zero.
 
     A plain callback is called directly. An async one runs as one task at a time: while it is busy,
     the newest snapshot waits for it and older ones are dropped. An exception from a callback is
@@ -57,6 +57,7 @@ class ProgressPublisher:
     """
 
     wants_headers = False
+    wants_events = HANDLED | {PushFailed}
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class ProgressPublisher:
             if kind not in _AT_ONCE:
                 return
             if kind not in _LAST:
-                if self._burst == 0:
+                if self._burst == 0 or (kind in _FILES and not self._is_followed):
                     return
                 self._burst -= 1
         else:
@@ -100,6 +101,11 @@ class ProgressPublisher:
         self._publish()
         if kind in _LAST:
             self._end()
+
+    @property
+    def _is_followed(self) -> bool:
+        """Whether a callback or a subscriber waits for the next snapshot."""
+        return self._callback is not None or self._changed is not None
 
     def subscribe(self) -> AsyncIterator[UploadProgress]:
         """Snapshots as they are published, always the newest; ends with the push. Any number may
@@ -216,7 +222,8 @@ class ProgressPublisher:
 
 
 _LAST = frozenset({PushFinished, PushFailed})
-_AT_ONCE = _LAST | {FileStored, FileSkipped, Committed, PhaseChanged}
+_FILES = frozenset({FileStored, FileSkipped})
+_AT_ONCE = _LAST | _FILES | {Committed, PhaseChanged}
 
 
 class _Subscription(AsyncIterator[UploadProgress]):

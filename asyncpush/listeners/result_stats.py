@@ -9,6 +9,9 @@ from asyncpush.events import (
     FileHashed,
     PartProgress,
     PartStored,
+    PushFailed,
+    PushFinished,
+    PushStarted,
     Record,
     RequestFailed,
     RequestFinished,
@@ -27,6 +30,7 @@ class RetryTally:
     """Counters. The seconds of parallel waits are added up."""
 
     wants_headers = False
+    wants_events = frozenset({RetryScheduled})
 
     def __init__(self) -> None:
         self.retries = 0
@@ -49,6 +53,20 @@ class ActivityTally:
     """Distributes activity over slices of time. Memory is bounded by what is in flight."""
 
     wants_headers = False
+    wants_events = frozenset(
+        {
+            PushStarted,
+            PartProgress,
+            PartStored,
+            RequestStarted,
+            RequestFinished,
+            RequestFailed,
+            FileHashed,
+            RetryScheduled,
+            PushFinished,
+            PushFailed,
+        }
+    )
 
     def __init__(self) -> None:
         self._began: float | None = None
@@ -67,7 +85,9 @@ class ActivityTally:
             case PartProgress() as event:
                 self._moved(event, now)
             case PartStored() as event:
-                self._positions.pop((event.path, event.part_number), None)
+                known = self._positions.pop((event.path, event.part_number), None)
+                if known is None and not event.resumed:  # so small that it made no progress events
+                    self._sent.spread(now - FIRST_REPORT, now, event.size)
             case RequestStarted() as event:
                 self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out)
                 self._part_requests += event.call == "part"

@@ -62,9 +62,10 @@ class PathSource:
 
 @dataclass(frozen=True, slots=True)
 class BytesSource:
-    """Bytes in memory."""
+    """Bytes in memory. `md5` is their MD5, if it was computed together with their sha256."""
 
     data: bytes = field(repr=False)
+    md5: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

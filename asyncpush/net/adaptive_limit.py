@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -120,7 +120,6 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
-    pioneer: bool = False
     resumed: asyncio.Event | None = None
     """Set when the part may continue; None while the part is not paused."""
 
@@ -154,14 +153,15 @@ _Sample: TypeAlias = tuple[float, int]
 
 
 class HeadStart:
-    """The rate of the first parts before and after the others joined them.
+    """The rate of some parts, the pioneers, before and after others joined them.
 
     If it falls when the others join, all parts share one bandwidth. This is known a few hundredths
     of a second after the first bytes have arrived, when hardly anything could be lost.
     """
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, pioneers: Iterable[Slot] = ()) -> None:
+        self.pioneers = set(pioneers)
+        self.over = bool(self.pioneers)
         self.joined = False
         self._first: dict[Slot, _Sample] = {}
         self._latest: dict[Slot, _Sample] = {}
@@ -170,7 +170,7 @@ class HeadStart:
 
     def moved(self, slot: Slot, now: float, position: int) -> None:
         sample = now, position
-        if not slot.pioneer:
+        if slot not in self.pioneers:
             self.joined = True
         elif not self.joined:
             self._first.setdefault(slot, sample)
@@ -179,6 +179,11 @@ class HeadStart:
         elif slot in self._first:
             self._among.setdefault(slot, self._latest[slot])
             self._latest[slot] = sample
+
+    @property
+    def comparing(self) -> bool:
+        """Whether the rates will soon be known."""
+        return bool(self._among)
 
     def rates(self) -> tuple[float, float] | None:
         """Bytes per second of one part, alone and among the others; None while they are not
@@ -220,11 +225,12 @@ class AdaptiveLimit:
     beyond the number that seems to be needed are paused, to see whether the others give the same
     goodput.
 
-    Otherwise the limit doubles as long as goodput grows with it. When it no longer does, half of
-    the parts are paused, then half of those, and so on. It ends at the fewest parts that give
-    `CARRIES` of the best goodput. From then on it tries now and then whether half as many more
-    help, or a quarter fewer are enough. When the store is overloaded, the limit returns to its
-    value before the last rise, or is halved.
+    Otherwise the limit doubles as long as goodput grows with it, and each rise is compared in the
+    same way. When goodput no longer grows, all parts beyond the fewest are paused, and the rate of
+    the others tells how many are needed. It ends at the fewest parts that give `CARRIES` of the
+    best goodput. From then on it tries now and then whether half as many more help, or a quarter
+    fewer are enough. When the store is overloaded, the limit returns to its value before the last
+    rise, or is halved.
 
     Goodput is bytes per second of slot time, times the limit. Small parts are not measured. Up to
     `SMALL_PARTS` of them are sent at once, unless the store has reported an overload: then one
@@ -254,6 +260,7 @@ class AdaptiveLimit:
         # the measurements before each rise since the limit last fell
         self._rises: list[Measured] = []
         self._refused = False
+        self._tried: Measured | None = None  # a few parts that seemed to carry too little
         self._trial: Measured | None = None  # what the present limit is compared with
         self._sending: dict[Slot, None] = {}  # large parts, in the order they began
         self._paused: dict[Slot, None] = {}
@@ -294,7 +301,8 @@ class AdaptiveLimit:
         holder = push, of, small
         await self._acquire(holder)
         slot = Slot(self._epoch, self._width(small), self._clock(), small=small)
-        slot.pioneer = not small and self._is_held_back
+        if self._head_start is not None and self._is_held_back and not small:
+            self._head_start.pioneers.add(slot)
         if not small:
             self._sending[slot] = None
         try:
@@ -365,9 +373,15 @@ class AdaptiveLimit:
         # While the rate grows, the connections are still in TCP's slow start.
         if not alone or among > STILL_GROWING * alone:
             return
+        before = self._trial
         width = min(self._limit, self._large)
         now = Measured(width, width * among)
-        if among < SHARED * alone:
+        if before is not None:
+            if among < SHARED * alone:
+                self._trial = None
+                self._rises.clear()
+                self._try_fewer(Measured(before.width, before.width * alone))
+        elif among < SHARED * alone:
             self._alone, self._growing = alone, None
             self._try_fewer(now)
         elif self._waiting and self._limit < self._maximum:
@@ -398,7 +412,9 @@ class AdaptiveLimit:
             self._judge(Measured(self._limit, goodput))
 
     def _judge(self, now: Measured) -> None:
-        if self._trial is None:
+        if self._trial is None and self._head_start is not None and self._head_start.comparing:
+            self._count_anew()
+        elif self._trial is None:
             self._judge_alone(now)
         elif self._trial.width < now.width:
             self._judge_rise(self._trial, now)
@@ -406,6 +422,11 @@ class AdaptiveLimit:
             self._judge_narrower(self._trial, now)
 
     def _judge_alone(self, now: Measured) -> None:
+        tried, self._tried = self._tried, None
+        if tried is not None and tried.goodput >= (CARRIES - TOLERANCE) * now.goodput:
+            needed = min(now.width, self._needed(now.goodput, tried.rate))
+            self._settle(max(tried.width, needed))
+            return
         if self._growing is not None:
             if now.goodput > STILL_GROWING * self._growing:
                 self._growing = now.goodput
@@ -449,7 +470,7 @@ class AdaptiveLimit:
             self._trial = Measured(before.width, best)
 
     def _try_fewer(self, enough: Measured) -> None:
-        fewer = self._needed(enough.goodput, self._alone) if self._alone else enough.width // 2
+        fewer = self._needed(enough.goodput, self._alone) if self._alone else FEWEST
         if fewer >= NARROWER * enough.width:
             self._settle(enough.width)  # all of them are needed
             return
@@ -472,15 +493,17 @@ class AdaptiveLimit:
             fewer = not self._alone or self._needed(best, rate) < NARROWER * now.width
             if starting and now.width >= 1.5 * FEWEST and fewer:
                 self._trial = Measured(now.width, before.goodput)
-                self._narrow(max(FEWEST, now.width // 2))
+                self._narrow(FEWEST)
             elif starting:
                 self._settle(needed)
             else:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
             if self._alone and not self._rises and self._limit < self._maximum:
-                # The first comparison was wrong. The limit grows as if it had not been made.
+                # Either the first comparison was wrong, or the goodput before was overestimated
+                # because it went into buffers. It is measured again.
                 self._alone = 0.0
+                self._tried = now
                 self._steer(min(START, self._maximum))
             else:
                 self._settle(before.width)  # all of them are needed
@@ -505,6 +528,8 @@ class AdaptiveLimit:
         wider = max(self._limit + 1, int(self._limit * self._mode.growth))
         self._steer(min(self._maximum, wider))
         self._only_earlier = True
+        if HEAD_START and self._mode is SLOW_START:
+            self._head_start = HeadStart(self._sending)
         self._wake()
 
     def _narrow(self, limit: int) -> None:

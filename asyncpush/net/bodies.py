@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -37,6 +37,10 @@ PIECES_PER_HOP = 4
 """Pieces that a thread writes before it may switch to another part. Fewer would cost more switches
 between threads."""
 
+UNSENT = 1 << 20
+"""Bytes of a part that the kernel holds without having sent them. By itself it takes up to 4 MB for
+each connection: a paused part would go on for that long, and all of it is lost by a kill."""
+
 PROGRESS_INTERVAL = 0.05
 """Seconds between two progress reports of a part: no listener needs them more often."""
 
@@ -50,8 +54,16 @@ class RandomAccess(Protocol):
         """The descriptor of an open file from which the kernel may send; None if there is none."""
 
 
+class PartContent(NamedTuple):
+    """All bytes of a short part, which are in memory already, and their MD5 if it is checked."""
+
+    data: bytes
+    md5: str | None
+
+
 class PartFeed:
-    """The bytes of one part, in order, through one buffer. They are hashed on the way."""
+    """The bytes of one part, in order, through one buffer. They are hashed on the way. A short part
+    whose `content` is in memory already needs neither."""
 
     def __init__(
         self,
@@ -62,6 +74,7 @@ class PartFeed:
         *,
         with_md5: bool,
         piece_size: int,
+        content: PartContent | None = None,
     ) -> None:
         self._source = source
         self._position = part.offset
@@ -71,12 +84,20 @@ class PartFeed:
         self._size = part.size
         self._piece_size = piece_size
         self._short = part.size <= piece_size
-        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._content = content if self._short else None
+        hashing = with_md5 and self._content is None
+        self._md5 = hashlib.md5(usedforsecurity=False) if hashing else None
+        self._known_md5 = self._content.md5 if with_md5 and self._content is not None else None
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
-        self._file = None if with_md5 or sys.platform != "linux" else source.descriptor()
+        from_file = not with_md5 and self._content is None and sys.platform == "linux"
+        self._file = source.descriptor() if from_file else None
+        self.written = 0  # by `write_to`, so far
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
+        if self._content is not None:
+            self._held = memoryview(self._content.data)
+            self._position = self._end
         self._stopped = False
         self.failure: Exception | None = None
         """What reading raised. If it passed through aiohttp, it would look like a broken
@@ -84,7 +105,7 @@ class PartFeed:
 
     @property
     def md5(self) -> str | None:
-        return self._md5.hexdigest() if self._md5 is not None else None
+        return self._md5.hexdigest() if self._md5 is not None else self._known_md5
 
     @property
     def left(self) -> int:
@@ -94,7 +115,7 @@ class PartFeed:
     async def read_if_short(self) -> None:
         """Read a part that consists of one piece, into memory of its own. Raises what reading
         raises."""
-        if self._short:
+        if self._short and self._content is None:
             self._short_bytes = bytearray(self.left)
             await self._in_thread(self._load_all)
 
@@ -152,6 +173,7 @@ class PartFeed:
             self._load(min(self._piece_size, limit))
         count = os.write(descriptor, self._held)
         self._held = self._held[count:]
+        self.written += count
         return count
 
     def _send_file(self, descriptor: int, file: int, limit: int) -> int:
@@ -167,6 +189,7 @@ class PartFeed:
         except OSError:
             return 0
         self._position += count
+        self.written += count
         return count
 
     def _load(self, size: int) -> None:
@@ -230,6 +253,12 @@ class PartBody(aiohttp.Payload):
         return self.sent == self._size
 
     @property
+    def written(self) -> int:
+        """Bytes handed to the kernel by now. A thread that is writing adds them to `sent` only when
+        it is done, up to a megabyte later."""
+        return max(self.sent, self._feed.written)
+
+    @property
     def md5(self) -> str | None:
         return self._feed.md5
 
@@ -249,7 +278,7 @@ class PartBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._consumed = True
         transport: Any = getattr(writer, "transport", None)
-        if self._events.active:
+        if self._events.wants(PartConnected):
             self._events.emit(PartConnected(_local_port(transport)))
         if transport is not None:
             self._stall.follow(transport)
@@ -258,10 +287,15 @@ class PartBody(aiohttp.Payload):
             # stored this part: from the page cache, with the file's content at that time (see
             # sendfile(2)).
             reset_when_closed(transport)
+            if self._feed.left > UNSENT:
+                limit_unsent(transport)
             _drain_to_the_last_byte(transport)
+        descriptor = None
+        if transport is not None and self._feed.left > self._piece_size:
+            # Otherwise the headers go out together with the first piece.
             writer.send_headers()
             await writer.drain()
-        descriptor = _plain_descriptor(transport) if self._feed.left > self._piece_size else None
+            descriptor = _plain_descriptor(transport)
         if descriptor is not None:
             try:
                 await self._write_past(descriptor)
@@ -417,7 +451,8 @@ class RequestBody(aiohttp.Payload):
 
     def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
         super().__init__(body)
-        self._source = _once(body) if isinstance(body, bytes) else body.open()
+        self._body = body if isinstance(body, bytes) else None
+        self._source = _nothing() if isinstance(body, bytes) else body.open()
         self._length = len(body) if isinstance(body, bytes) else body.size
         self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
@@ -438,13 +473,19 @@ class RequestBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
         self._stall.follow(self._transport)
-        async for piece in self._pieces:
-            for start in range(0, len(piece), WRITE_SIZE):
-                await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
-                await writer.drain()
-                self._stall.touch()
+        if self._body is not None:
+            await self._write(writer, self._body)
+        else:
+            async for piece in self._pieces:
+                await self._write(writer, piece)
         self._whole = True
         self._stall.all_written()
+
+    async def _write(self, writer: AbstractStreamWriter, piece: bytes) -> None:
+        for start in range(0, len(piece), WRITE_SIZE):
+            await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
+            await writer.drain()
+            self._stall.touch()
 
     async def _checked(self) -> AsyncGenerator[bytes, None]:
         left = self._length
@@ -474,6 +515,8 @@ class RequestBody(aiohttp.Payload):
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()
+        if self._body is not None:
+            return
         await self._pieces.aclose()
         if isinstance(self._source, AsyncGenerator):
             await self._source.aclose()
@@ -488,5 +531,16 @@ def reset_when_closed(transport: Any) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+def limit_unsent(transport: Any) -> None:
+    """Make the kernel refuse more than `UNSENT` bytes beyond those that are on their way, where it
+    can (Linux, macOS). What is on its way is not limited."""
+    connection = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if connection is not None and option is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
-from statistics import median
 from typing import Any
 
 import anyio
@@ -27,7 +26,7 @@ from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.bodies import BufferPool, PartBody, PartFeed, RandomAccess
+from asyncpush.net.bodies import BufferPool, PartBody, PartContent, PartFeed, RandomAccess
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.retry import Attempt
@@ -68,6 +67,7 @@ class PartSender:
         on_sent: Callable[[int], None],
         on_wire: Callable[[int], None] = lambda count: None,
         fields: Mapping[str, Any],
+        content: PartContent | None = None,
     ) -> SentPart:
         """Make one attempt of a retry loop. Raises `HubError`; the request never carries the Hub
         token.
@@ -90,6 +90,7 @@ class PartSender:
             headers=headers,
             on_sent=on_sent,
             on_wire=on_wire,
+            content=content,
         )
         if part.size <= LEAST:
             feed = self._client.feed(put)
@@ -167,6 +168,8 @@ class PartRequest:
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int
+    content: PartContent | None = None
+    """The part's bytes, if they are in memory already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,7 @@ class PartClient:
             put.threads,
             with_md5=self._config.verify_etag,
             piece_size=self._config.chunk_size,
+            content=put.content,
         )
 
     async def send(
@@ -250,7 +254,11 @@ class PartClient:
         headers = {**_unframed(put.headers), **length}
         try:
             with self._monitor.following(
-                put.part.size, lambda: stall.arrived(body.sent), again, moving, lambda: slot.paused
+                put.part.size,
+                lambda: stall.arrived(body.written),
+                again,
+                moving,
+                lambda: slot.paused,
             ) as in_flight:
                 response = await self._exchange(put, headers, body, stall)
         finally:
@@ -490,7 +498,9 @@ class StragglerMonitor:
             in_flight.sample(now)
         if len(self._rates) < ENOUGH:
             return
-        typical = median(self._rates)
+        ordered = sorted(self._rates)
+        middle = len(ordered) // 2
+        typical = (ordered[middle] + ordered[~middle]) / 2
         for in_flight in tuple(self._in_flight):
             if not self._idle():
                 return

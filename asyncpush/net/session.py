@@ -7,9 +7,10 @@ import os
 import platform
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
@@ -302,29 +303,18 @@ class HubSession:
         the same origin."""
         return request.auth == "token" and urls.same_origin(url, self.endpoint)
 
-    @asynccontextmanager
-    async def open(
-        self, method: str, url: str, *, call: str, **arguments: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    def open(self, method: str, url: str, *, call: str, **arguments: Any) -> OpenedAnswer:
         """An answer whose body is not read yet. Network failures are raised as `HubError`, which
         names the `call`."""
-        try:
-            arguments = arguments if self._direct else self._proxies.through(url, arguments)
-            async with self.http.request(
-                method, URL(url, encoded=True), allow_redirects=False, **arguments
-            ) as answer:
-                self.note_reached()
-                yield answer
-        except HubError:
-            raise
-        except NETWORK_EXCEPTIONS as exc:
-            raise network_error(exc, method=method, url=url, what=call) from exc
-        except ValueError as exc:  # URLs and headers that aiohttp cannot send
-            raise ProtocolError(
-                f"this request cannot be sent: {redact_text(str(exc))}",
-                method=method,
-                url=redact_url(url),
-            ) from exc
+        return OpenedAnswer(self, method, url, call, arguments)
+
+    def begin(
+        self, method: str, url: str, arguments: dict[str, Any]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The request, by the proxy if there is one."""
+        arguments = arguments if self._direct else self._proxies.through(url, arguments)
+        target = URL(url, encoded=True)
+        return self.http.request(method, target, allow_redirects=False, **arguments)
 
     def _note_rate_limit(self, response: HubResponse, now: float) -> None:
         """Learn the rate limits of an answer, which apply to the whole session."""
@@ -376,6 +366,62 @@ class HubSession:
                     fields={**request.fields, **described},
                 )
             )
+
+
+class OpenedAnswer:
+    """The block of `HubSession.open`. A class, as a generator would cost twice as much for each
+    request."""
+
+    __slots__ = ("_arguments", "_call", "_method", "_request", "_session", "_url")
+
+    def __init__(
+        self, session: HubSession, method: str, url: str, call: str, arguments: dict[str, Any]
+    ) -> None:
+        self._session = session
+        self._method = method
+        self._url = url
+        self._call = call
+        self._arguments = arguments
+        self._request: AbstractAsyncContextManager[aiohttp.ClientResponse] | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            self._request = self._session.begin(self._method, self._url, self._arguments)
+            answer = await self._request.__aenter__()
+        except Exception as exc:
+            self._raise_ours(exc)
+            raise
+        self._session.note_reached()
+        return answer
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._request is not None
+        try:
+            await self._request.__aexit__(exc_type, exc, traceback)
+        except Exception as closing:
+            self._raise_ours(closing)
+            raise
+        if isinstance(exc, Exception):
+            self._raise_ours(exc)
+
+    def _raise_ours(self, exc: Exception) -> None:
+        """Raise the `HubError` for a failure of the network, or for a request that cannot be
+        sent."""
+        if isinstance(exc, HubError):
+            return
+        if isinstance(exc, NETWORK_EXCEPTIONS):
+            raise network_error(exc, method=self._method, url=self._url, what=self._call) from exc
+        if isinstance(exc, ValueError):  # URLs and headers that aiohttp cannot send
+            raise ProtocolError(
+                f"this request cannot be sent: {redact_text(str(exc))}",
+                method=self._method,
+                url=redact_url(self._url),
+            ) from exc
 
 
 def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolError:

@@ -7,8 +7,9 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 from asyncpush.net.failures import StalledError
 
@@ -82,35 +83,62 @@ class StallTimeout:
             self._paused = False
             self.touch()
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        scope = asyncio.timeout(None)
-        timer: asyncio.TimerHandle | None = None
+    def guard(self) -> StallGuard:
+        """End the block, with a `StalledError`, when nothing moves."""
+        return StallGuard(self)
 
-        def check() -> None:
-            nonlocal timer
-            unsent = _unsent_bytes(self._transport)
-            if unsent != self._unsent or self._paused:
-                self._unsent = unsent
-                self.touch()
-            left = self._moved_at + self._limit - self._loop.time()
-            if left <= 0:
-                scope.reschedule(self._loop.time())
-            else:
-                # Four checks within the limit: a drain that stops is noticed in time.
-                timer = self._loop.call_later(min(left, self._limit / 4), check)
+    @property
+    def limit(self) -> float:
+        """Seconds."""
+        return self._limit
 
+    def seconds_left(self) -> float:
+        """Until the limit is reached, if nothing moves any more."""
+        unsent = _unsent_bytes(self._transport)
+        if unsent != self._unsent or self._paused:
+            self._unsent = unsent
+            self.touch()
+        return self._moved_at + self._limit - self._loop.time()
+
+
+class StallGuard:
+    """The block of `StallTimeout.guard`."""
+
+    __slots__ = ("_loop", "_scope", "_stall", "_timer")
+
+    def __init__(self, stall: StallTimeout) -> None:
+        self._stall = stall
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._check()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            async with scope:
-                check()
-                yield
-        except TimeoutError as exc:
-            if scope.expired():
-                raise StalledError(f"no byte moved for {self._limit:g} s") from exc
+            await self._scope.__aexit__(exc_type, exc, traceback)
+        except TimeoutError as timeout:
+            if self._scope.expired():
+                limit = self._stall.limit
+                raise StalledError(f"no byte moved for {limit:g} s") from timeout
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+
+    def _check(self) -> None:
+        left = self._stall.seconds_left()
+        if left <= 0:
+            self._scope.reschedule(self._loop.time())
+        else:
+            # Four checks within the limit: a drain that stops is noticed in time.
+            self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)
 
 
 _KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")

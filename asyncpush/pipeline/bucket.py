@@ -17,7 +17,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.task_groups import batches, for_each
+from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
@@ -39,7 +39,7 @@ from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
 from asyncpush.sources.files import COLLECTED_AGAIN, changes_of
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.transfers.interface import BucketUpload, TransferFailedError
+from asyncpush.transfers.interface import BucketTransfer, BucketUpload, TransferFailedError
 
 BATCHES_AT_ONCE = 4
 
@@ -272,16 +272,7 @@ class Bucket:
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are hashed in one call."""
-    batch: list[FileSource] = []
-    size = 0
-    for file in files:
-        if batch and (len(batch) == HASHED_TOGETHER or size + file.size > HASHED_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += file.size
-    if batch:
-        yield batch
+    return sized_batches(files, most_bytes=HASHED_BYTES, most=HASHED_TOGETHER)
 
 
 async def hashes_of(
@@ -338,7 +329,35 @@ def in_words(failures: Iterable[SyncFailure | str], most: int = 10) -> str:
 ADDED_TOGETHER = 64
 """Files that are added in one call, which queues them."""
 
-ADDED_AT_ONCE = 2
+ADDED_BYTES = 4 * MIB
+ADDED_AT_ONCE = 4
+
+SMALL_FILE = 4 * MIB
+GROUPS = 8
+SMALLEST_GROUP, LARGEST_GROUP = 8 * MIB, 32 * MIB
+GROUP_FILES = 1000
+GROUPS_AT_ONCE = 2
+
+
+def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
+    """Groups of files that are uploaded one after the other, two at a time.
+
+    What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
+    freed. Small files therefore go in groups, which take less memory: eight of them, of 8 MiB each
+    at least, and of 32 MiB and 1,000 files at most. Large files are limited elsewhere."""
+    small = sum(file.size for file in files if file.size <= SMALL_FILE)
+    most = min(max(small // GROUPS, SMALLEST_GROUP), LARGEST_GROUP)
+    group: list[FileSource] = []
+    size = 0
+    for file in files:
+        more = file.size if file.size <= SMALL_FILE else 0
+        if group and (len(group) == GROUP_FILES or size + more > most):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += more
+    if group:
+        yield group
 
 
 @dataclass(slots=True)
@@ -350,7 +369,11 @@ class BucketStore:
     """Paths of files that were left out, since they are no longer in the source."""
     collected_again: dict[str, FileSource] = field(default_factory=dict)
     """What was sent instead of files that had changed, by path."""
+    bytes_sent: int = 0
+    """What went over the network, also for files that had changed and were sent again."""
     _notices: ProblemReport = field(default_factory=ProblemReport)
+    _store: BucketTransfer | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def send_all(
         self, collected: CollectedSources, files: Sequence[FileSource]
@@ -359,12 +382,17 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
+
+        async def send(group: Sequence[FileSource]) -> None:
+            receipts.extend(await self.send(group, changed=errors))
+
         for _ in range(1 + COLLECTED_AGAIN):
             if errors:
                 files = await self._again(collected, files, errors)
             if not files:
                 return receipts
-            receipts += await self.send(files, changed=(errors := {}))
+            errors = {}
+            await for_each(groups(files), send, width=GROUPS_AT_ONCE)
             files = [file for file in files if file.path_in_repo in errors]
         for error in errors.values():
             raise error
@@ -397,12 +425,10 @@ class BucketStore:
                 await upload.add_stream(stream.path_in_repo, pieces)
 
         try:
-            store = await transfers.open_bucket(ctx, write=True)
-            upload = await store.open_upload()
-            reason = f"a bucket is stored by {transfers.label} alone"
-            ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
+            upload = await (await self._opened()).open_upload()
             ctx.enter("uploading")
-            await for_each(batches(files, ADDED_TOGETHER), add, width=ADDED_AT_ONCE)
+            together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
+            await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
             receipts = list(await upload.finish(changed=changed))
@@ -421,11 +447,22 @@ class BucketStore:
             if upload is not None:
                 with anyio.CancelScope(shield=True):
                     await upload.abort()
+                self.bytes_sent += upload.bytes_sent
         hashes = {receipt.path_in_repo: receipt.xet_hash or "" for receipt in receipts}
         found = [(f, hashes[f.path_in_repo]) for f in upload.files if f.path_in_repo in hashes]
         keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)
         await in_thread(ctx.push_threads.journal, keep)
         return receipts
+
+    async def _opened(self) -> BucketTransfer:
+        async with self._opening:
+            if self._store is None:
+                transfers = self.ctx.transfers.for_buckets
+                self._store = await transfers.open_bucket(self.ctx, write=True)
+                reason = f"a bucket is stored by {transfers.label} alone"
+                chosen = TransferChosen(transfers.route, reason, reads_while_sending=True)
+                self.ctx.events.emit(chosen)
+            return self._store
 
     async def warn_of_changes(self, files: Sequence[FileSource]) -> None:
         """Warn of followed files, among all of the source, that are not what they were when the

@@ -103,10 +103,10 @@ async def copy(
     return await run.commit_receipts(receipts, head, copier.load, bring=copier.bring)
 
 
-def _about_source(source: CopySource, error: HubError) -> HubError:
+def _about_source(repo: Repo, revision: str, error: HubError) -> HubError:
     """The error with a suggestion for the source of a copy. The usual suggestions are for a
     destination, and mention creating it."""
-    where = source.repo.git_path
+    where = repo.git_path
     if isinstance(error, RepoNotFoundError):
         return error.with_(
             suggestion=f"check the spelling and the type of the source, {where}; if it is private,"
@@ -114,7 +114,7 @@ def _about_source(source: CopySource, error: HubError) -> HubError:
         )
     if error.error_code == REVISION_NOT_FOUND:
         return error.with_(
-            suggestion=f"name a branch, tag or commit that {where} has, not {source.revision}"
+            suggestion=f"name a branch, tag or commit that {where} has, not {revision}"
         )
     return error
 
@@ -132,7 +132,7 @@ async def _chosen(
     try:
         oid, remote = await _listed(ctx, source)
     except HubError as exc:
-        raise _about_source(source, exc) from None
+        raise _about_source(source.repo, source.revision, exc) from None
     if path in remote and not path.endswith("/"):
         return oid, [CopiedFile(remote[path], _named_below(options.path_in_repo, path))]
 
@@ -272,7 +272,10 @@ class _Contents:
             return response.body
 
         request = lfs.content_request(self.ctx.repo, self._revision, remote.path)
-        content = await self.ctx.session.ask(request, whole, self.ctx.events)
+        try:
+            content = await self.ctx.session.ask(request, whole, self.ctx.events)
+        except HubError as exc:
+            raise _about_source(self.ctx.repo, self._revision, exc) from exc.__cause__
         return await self._spool.take(file.path_in_repo, _one_piece(content))
 
 

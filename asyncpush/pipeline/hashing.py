@@ -7,21 +7,45 @@ import hashlib
 import mmap
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
-from asyncpush.models import BytesSource, FileIdentity, FileSource
+from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
+from asyncpush.sources.byte_sources import read_all
 
 READ_SIZE = 1 * MIB
 SHORT = READ_SIZE // 4
 """Hashing a file of up to this many bytes is short work: it never waits behind long files."""
 
 REPORT_EVERY = 32 * MIB
+
+KEPT_SHARE = 8
+"""The share of `max_memory` (one in this many) for the bytes of short files that are kept from
+hashing until they are stored."""
+
+
+class KeptBytes:
+    """The bytes of a short file, kept in memory when it is hashed, to be sent from there: `source`
+    is set once it was read."""
+
+    __slots__ = ("_with_md5", "source")
+
+    def __init__(self, *, with_md5: bool) -> None:
+        self._with_md5 = with_md5
+        self.source: FileSource | None = None
+
+    def read(self, file: FileSource) -> str:
+        """Read a file. Returns its sha256. Raises `SourceChangedError`, `SourceError`."""
+        data = read_all(file)
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if self._with_md5 else None
+        self.source = FileSource(file.path_in_repo, file.size, BytesSource(data, md5))
+        return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(slots=True)
@@ -36,14 +60,46 @@ class Hasher:
     """Hashes on its own threads, so that reading parts never waits behind a long file. A file that
     several pushes need at the same time (a base model in a hundred repos) is read once."""
 
-    def __init__(self, journal: Journal | NullJournal, *, trust_mtime: bool = True) -> None:
+    def __init__(
+        self,
+        journal: Journal | NullJournal,
+        *,
+        trust_mtime: bool = True,
+        with_md5: bool = True,
+        memory: int = 0,
+    ) -> None:
+        """Short files are kept in up to `memory` bytes. With `with_md5` their MD5 is computed
+        too."""
         self._journal = journal
         self._trust_mtime = trust_mtime
+        self._with_md5 = with_md5
+        self._memory = memory
         self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
-    async def sha256(self, file: FileSource, events: Emitter, threads: PushThreads) -> str:
-        """The oid of a file for LFS. Raises `SourceChangedError` when it changes in the
-        meantime."""
+    @contextmanager
+    def keeping(self, file: FileSource) -> Iterator[KeptBytes | None]:
+        """For the `kept` argument of `sha256`: within this block there is memory for the bytes of
+        this file. None if the file is not short, not on disk, or no memory is left."""
+        size = file.size
+        on_disk = isinstance(file.content, PathSource) and file.hash_key is not None
+        if not on_disk or size > min(SHORT, self._memory):
+            yield None
+            return
+        self._memory -= size
+        try:
+            yield KeptBytes(with_md5=self._with_md5)
+        finally:
+            self._memory += size
+
+    async def sha256(
+        self,
+        file: FileSource,
+        events: Emitter,
+        threads: PushThreads,
+        kept: KeptBytes | None = None,
+    ) -> str:
+        """The oid of a file for LFS. Raises `SourceChangedError` when it changes in the meantime.
+        If the file has to be read, its bytes are put into `kept`."""
         if file.sha256 is not None:
             events.emit(FileHashed(file.path_in_repo, file.size, file.sha256, cached=True))
             return file.sha256
@@ -63,7 +119,8 @@ class Hasher:
             return known
         this = self._under_way[key] = _Hashing()
         try:
-            this.oid = await self._hash(file, events, threads, look_up=short and self._trust_mtime)
+            look_up = short and self._trust_mtime
+            this.oid = await self._hash(file, events, threads, look_up=look_up, kept=kept)
             return this.oid
         finally:
             del self._under_way[key]
@@ -74,7 +131,13 @@ class Hasher:
         return await self._hash(file, events, threads)
 
     async def _hash(
-        self, file: FileSource, events: Emitter, threads: PushThreads, *, look_up: bool = False
+        self,
+        file: FileSource,
+        events: Emitter,
+        threads: PushThreads,
+        *,
+        look_up: bool = False,
+        kept: KeptBytes | None = None,
     ) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
@@ -89,7 +152,10 @@ class Hasher:
                 if known is not None:
                     return known, None
             identified_at, began = time.time(), time.monotonic()
-            oid = _sha256(file, stop, report if events.active else None)
+            if kept is not None:
+                oid = kept.read(file)
+            else:
+                oid = _sha256(file, stop, report if events.active else None)
             if file.hash_key is not None and not stop.is_set():
                 self._journal.remember_hash(
                     *file.hash_key, "sha256", oid, identified_at=identified_at

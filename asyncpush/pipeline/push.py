@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TypeVar
 
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import HubError, SourceChangedError, SourceError
+from asyncpush.errors import HubError, RepoNotFoundError, SourceChangedError, SourceError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
 from asyncpush.options import PushOptions
@@ -34,6 +34,8 @@ from asyncpush.pipeline.preflight import (
     check_one_commit,
     check_parent,
     check_paths,
+    check_whole,
+    head_of_branch,
     observed_head,
     prepare,
     warning_of_slow_commit,
@@ -55,6 +57,16 @@ T = TypeVar("T")
 
 CommitLock = Callable[[], AbstractAsyncContextManager[object]]
 """A lock for commits to one repo and revision, which are made one after another."""
+
+
+_WHERE_STORED = (
+    "commit to the repo that upload_files (`asyncpush upload`) stored the files for, which this"
+    " does not create"
+)
+_NOT_STORED = (
+    "the store does not have these files for this repo: commit to the one that upload_files"
+    " (`asyncpush upload`) stored them for, or upload them again"
+)
 
 
 class PushRun:
@@ -171,9 +183,19 @@ class PushRun:
         await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
         ctx.events.emit(FilesPlanned(len(receipts), total))
-        head = await observed_head(ctx, ctx.options.revision)
+        try:
+            head = await head_of_branch(ctx)
+        except RepoNotFoundError as exc:
+            raise exc.with_(suggestion=_WHERE_STORED) from exc
+        if head is None:
+            return self.plan_of(receipts)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
-        return await self.commit_receipts(receipts, head, lambda path: content[path])
+        try:
+            return await self.commit_receipts(receipts, head, lambda path: content[path])
+        except HubError as exc:
+            if not is_lfs_pointer_missing(exc):
+                raise
+            raise exc.with_(suggestion=_NOT_STORED) from exc
 
     async def commit_receipts(
         self,
@@ -260,6 +282,7 @@ class PushRun:
                 before = files[path]
                 file = await collected.again(before) if before.may_change else before
                 if file is None:
+                    check_whole(ctx.options, [path])
                     self._notices.notice("removed files", f"{error.message}: left out")
                     del files[path]
                     stored.receipts.pop(path, None)
@@ -317,6 +340,7 @@ class PushRun:
         for notice in collected.notices:
             self._ctx.warn(notice)
         ctx, files = self._ctx, collected.files
+        check_whole(ctx.options, collected.gone)
         total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
         ctx.events.emit(FilesPlanned(len(files), total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):

@@ -21,10 +21,12 @@ from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
 from asyncpush.models import BytesSource, FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
+from asyncpush.pipeline.hashing import KeptBytes
 from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector
 from asyncpush.protocol import commits
 from asyncpush.sources import OpenStream
+from asyncpush.sources.byte_sources import check_unchanged_at_path
 from asyncpush.transfers.interface import StreamTransfer, Transfer, TransferFailedError
 
 
@@ -96,10 +98,23 @@ class StoreStage:
             await self._store(candidate)
 
     async def _store(self, candidate: Candidate) -> None:
-        ctx, file = self._ctx, candidate.file
         transfer = await self._selector.chosen()
+        try:
+            if transfer.needs_oid and self._storing:
+                with self._ctx.hasher.keeping(candidate.file) as kept:
+                    await self._store_by(transfer, candidate, kept)
+            else:
+                await self._store_by(transfer, candidate)
+        except TransferFailedError as exc:
+            self._selector.give_up(transfer, exc.message)
+            await self._store(candidate)
+
+    async def _store_by(
+        self, transfer: Transfer, candidate: Candidate, kept: KeptBytes | None = None
+    ) -> None:
+        ctx, file = self._ctx, candidate.file
         if transfer.needs_oid or not self._storing:
-            oid: str | None = await ctx.hasher.sha256(file, ctx.events, ctx.push_threads)
+            oid: str | None = await ctx.hasher.sha256(file, ctx.events, ctx.push_threads, kept)
         else:
             oid = await ctx.hasher.remembered(file, ctx.push_threads)
         mode = await candidate.mode()
@@ -112,12 +127,12 @@ class StoreStage:
             return
         ctx.events.emit(FileRouted(file.path_in_repo, file.size, transfer.route))
         ctx.enter("uploading")
-        try:
+        if kept is None or kept.source is None or oid is None:
             stored = await transfer.store(file, oid, ctx.events)
-        except TransferFailedError as exc:
-            self._selector.give_up(transfer, exc.message)
-            await self._store(candidate)
-            return
+        else:
+            stored = await transfer.store(kept.source, oid, ctx.events)
+            check = partial(check_unchanged_at_path, file, oid)
+            await ctx.push_threads.read.run(check)
         sent = _Sent(candidate, mode.oid, oid)
         if stored is None:
             unfinished = self._unfinished.setdefault(transfer, _Unfinished())
@@ -158,8 +173,9 @@ class StoreStage:
         return []
 
     def _take(self, receipt: Receipt, sent: _Sent) -> None:
-        unchanged = receipt.oid == sent.remote_oid
-        self._stored.receipts[receipt.path_in_repo] = replace(receipt, unchanged=unchanged)
+        if receipt.oid == sent.remote_oid:
+            receipt = replace(receipt, unchanged=True)
+        self._stored.receipts[receipt.path_in_repo] = receipt
 
 
 class StreamStage:

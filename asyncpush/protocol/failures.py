@@ -129,6 +129,14 @@ _PULL_REQUEST_CALLS = frozenset(
 
 _OF_BUCKETS = frozenset({"bucket", "bucket_batch", "bucket_paths_info", "bucket_tree"})
 
+_READING = frozenset(
+    {
+        *("head", "tree", "paths_info", "content", "commits"),
+        *("bucket", "bucket_tree", "bucket_paths_info"),
+    }
+)
+"""Calls for which a token needs no right to write."""
+
 _ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
@@ -238,15 +246,24 @@ def _from_store(answer: _Answer) -> _Diagnosis | None:
 
 def _on_copy(answer: _Answer) -> _Diagnosis | None:
     """A copy within the store, which the Hub does not carry out."""
+    if answer.call != "duplicate":
+        return None
+    source, target = answer.request.fields.get("source"), answer.repo_id
+    match answer.status, answer.code:
+        case 403, "GatedRepo":
+            return AuthError, f"{source} or {target} is gated: ask for access on its page"
+        case 401 | 404, "RepoNotFound" if "invalid credentials" not in answer.words:
+            return RepoNotFoundError, (
+                f"check that both repos exist, and that the token can read {source} and write to"
+                f" {target}"
+            )
     if (
-        answer.call == "duplicate"
-        and answer.code is None
+        answer.code is None
         and answer.status in (400, 403, 404, 405, 409, 422, 501)
         and not any(word in answer.words for word in ("quota", "limit"))
     ):
-        source = answer.request.fields.get("source")
         return AuthError if answer.status == 403 else HubError, (
-            f"the Hub does not copy from {source} to {answer.repo_id}: they may"
+            f"the Hub does not copy from {source} to {target}: they may"
             " be stored in different regions, the token may lack a permission, or this Hub may"
             " not support copies; to send the bytes instead, download the source and push it"
         )
@@ -319,6 +336,12 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
+        case 403, _ if answer.call in _READING:
+            return AuthError, (
+                f"the token may not read {repo_id}: give it access {token_url}, to read what is"
+                f" copied from there, to write what is pushed (`asyncpush doctor {repo_id}` gives"
+                " details)"
+            )
         case 403, _:
             return AuthError, (
                 f"the token may not write to {repo_id}: give it write scope"
@@ -333,9 +356,10 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
     repo_id, request = answer.repo_id, answer.request
     match answer.status, answer.code:
         case 404, "RevisionNotFound":
-            revision = request.fields.get("revision", "the revision")
+            revision = request.fields.get("revision")
+            branch = f"branch {revision}" if revision else "the branch"
             return HubError, (
-                f"branch {revision} does not exist in {repo_id}: create_branch=True"
+                f"{branch} does not exist in {repo_id}: create_branch=True"
                 " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):

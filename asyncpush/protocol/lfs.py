@@ -286,10 +286,11 @@ def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
     )
 
 
-def verify_request(url: str, item: LfsObject) -> HubRequest:
+def verify_request(url: str, item: LfsObject, **fields: Any) -> HubRequest:
     """LFS's own check that an object arrived completely. Unlike the other two requests it is plain
     JSON, as the official client sends it."""
-    return post_json("verify", url, {"oid": item.oid, "size": item.size}, oid=item.oid)
+    body = {"oid": item.oid, "size": item.size}
+    return post_json("verify", url, body, oid=item.oid, **fields)
 
 
 _MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')

@@ -79,6 +79,14 @@ def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
             return _Virtual(virtual)
 
 
+def is_there(content: PathSource) -> bool:
+    """Whether the path names a file with the identity that was collected. It is not opened."""
+    try:
+        return FileIdentity.of(os.stat(content.path)) == content.identity
+    except OSError:
+        return False
+
+
 def changed(source: FileSource, what: str) -> SourceChangedError:
     """The error for a source that has changed since it was collected; `what` is the predicate."""
     name = source.disk_path or source.path_in_repo
@@ -393,3 +401,17 @@ def read_sample(source: FileSource, size: int = 512) -> bytes:
     with Reader(source) as reader, memoryview(sample) as view:
         reader.readinto(0, view)
     return bytes(sample)
+
+
+def check_unchanged_at_path(source: FileSource, sha256: str) -> None:
+    """`Reader.check_unchanged`, for a file whose bytes were read before. It is opened only when its
+    path no longer names the same file, as it was."""
+    if not isinstance(source.content, PathSource):
+        return
+    try:
+        unchanged = FileIdentity.of(os.stat(source.content.path)) == source.content.identity
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        with Reader(source, grown=True) as reader:
+            reader.check_unchanged(sha256)

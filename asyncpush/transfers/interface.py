@@ -153,6 +153,10 @@ class BucketUpload(Protocol):
     def files(self) -> Sequence[FileSource]:
         """The files added so far."""
 
+    @property
+    def bytes_sent(self) -> int:
+        """What went over the network so far, also for files that have no receipt."""
+
     async def add_all(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
     ) -> None:

@@ -136,9 +136,10 @@ def folder(tmp_path: Path) -> Path:
 class Process:
     """A command in a process of its own, so that it can be sent signals."""
 
-    def __init__(self, words: Sequence[str | Path]) -> None:
+    def __init__(self, words: Sequence[str | Path], script: Path | None = None) -> None:
+        program = ["-m", "asyncpush"] if script is None else [str(script)]
         self.running = subprocess.Popen(
-            [sys.executable, "-m", "asyncpush", *map(str, words)],
+            [sys.executable, *program, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -165,8 +166,8 @@ def start() -> Iterator[Start]:
     """Begin a command in its own process; none outlives the test."""
     begun: list[Process] = []
 
-    def start(*words: str | Path) -> Process:
-        begun.append(Process(words))
+    def start(*words: str | Path, script: Path | None = None) -> Process:
+        begun.append(Process(words, script))
         return begun[-1]
 
     yield start

@@ -41,7 +41,7 @@ from asyncpush.cli.failures import (
 )
 from asyncpush.cli.output import Output
 from asyncpush.localhub import serve_in_thread
-from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site
+from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site, Start
 
 REFUSED = HubError(
     "commit failed: no",
@@ -285,6 +285,15 @@ class TestCommands:
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         ran = cli("push", "me/refused", folder, *quiet)
         assert ran.err.count("Invalid credentials") == 2  # the message, and the answer's body
+
+    def test_without_any_log_handler_it_is_told_once_too(
+        self, start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # In this process pytest handles log records; in another one, Python prints the warnings.
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        ran = start("push", "me/refused", folder).end()
+        assert ran.err.startswith("✗ AuthError: ")
+        assert ran.err.count("Invalid credentials") == 2
 
     def test_verbose_has_both_the_traceback_and_the_block(
         self, cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch

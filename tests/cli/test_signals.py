@@ -113,6 +113,70 @@ def test_a_push_that_is_interrupted_after_its_commit_names_it(
     assert "next: nothing needs to be sent again; `asyncpush audit` compares" in ran.err
 
 
+@pytest.mark.parametrize("made", [True, False], ids=["after the commit", "before it"])
+def test_a_second_signal_says_what_the_first_would_have_said(
+    made: bool, start: Start, stall: Stall, folder: Path
+) -> None:
+    if made:
+        stall.route, stall.after = "paths-info", "commit"
+    process = start("push", "me/twice", folder, "--json", "--transfer", "lfs")
+    assert stall.arrived.wait(PATIENCE)
+    process.send(signal.SIGINT)
+    process.send(signal.SIGINT)  # the two may arrive as one
+    ran = process.end()
+
+    assert ran.code == 130
+    message = ran.document["error"]["message"]
+    output = "; the commit " if made else "; nothing was committed"
+    assert message.startswith(f"interrupted by SIGINT{output}")
+    assert ran.err.startswith("✗ interrupted by SIGINT")
+    assert "Traceback" not in ran.err
+
+
+HANGING = """
+import os, signal, threading
+from asyncpush.cli import main
+
+install = signal.signal
+
+def interrupt_again(signum, handler):
+    install(signum, handler)
+    if getattr(handler, "__name__", "") == "hurry":  # the first signal is being handled
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal = interrupt_again
+threading.Thread(target=threading.Event().wait).start()
+main()
+"""
+
+
+def test_a_second_signal_ends_the_process_even_if_its_cleanup_hangs(
+    start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    # A thread that never ends stands for one that a broken cleanup has left behind.
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    process = start("push", "me/hangs", folder, "--json", "--transfer", "lfs", script=script)
+    assert stall.arrived.wait(PATIENCE)
+    process.send(signal.SIGINT)
+    ran = process.end()
+    assert (ran.code, ran.document["ok"]) == (130, False)
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncpush.cli.base.import_module", interrupted)
+    ran = cli("push", "me/early", ".", "--json")
+
+    assert ran.code == 130
+    assert ran.document["error"]["type"] == "Interrupted"
+    assert ran.err.lstrip().startswith("✗ interrupted by SIGINT\n")
+
+
 @pytest.mark.parametrize("route", ["preupload", "batch", "complete", "verify"])
 def test_before_the_commit_it_says_that_nothing_was_committed(
     route: str, start: Start, stall: Stall, folder: Path

@@ -105,7 +105,7 @@ def test_what_else_there_is_to_say(caplog: pytest.LogCaptureFixture) -> None:
         RequestFailed(
             call="commit",
             url="https://hub/x",
-            error="gone",
+            error="commit failed: gone",
             status=503,
             retry_attempt=6,
             backoff_ms=None,

@@ -385,3 +385,17 @@ class TestSubscription:
             tg.start_soon(read)
             await anyio.wait_all_tasks_blocked()
             await stage.publisher.aclose()
+
+
+async def test_files_get_no_snapshots_of_their_own_while_nobody_waits() -> None:
+    clock = FakeClock()
+    timers = Timers(clock)
+    publisher = ProgressPublisher(
+        aggregator=ProgressAggregator(clock=clock), call_later=timers.call_later
+    )
+    publisher.on_event(record(planned(3, 30)))
+    for name in "abc":
+        publisher.on_event(record(FileStored(name, 10, "lfs")))
+    assert publisher.latest.files_completed == 0
+    timers.advance(0.1)
+    assert publisher.latest.files_completed == 3

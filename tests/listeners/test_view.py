@@ -164,8 +164,27 @@ def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
     assert "1.00 GB read, 100 MB sent" in scene.view.widget_texts(scene.view.snapshot())[1]
 
 
+def test_by_xet_the_bar_of_a_file_shows_what_was_read_of_it() -> None:
+    """hf_xet packs 64 MiB before it sends any of them."""
+    scene = reading_by_xet()
+    scene.lines()
+    assert scene.lines()[3] == "   25% ####............... 1.00/4.00 GB read  model.bin"
+    scene.emit(PartProgress("model.bin", 1, GB // 10, 4 * GB))
+    assert scene.lines()[3] == "   25% ####............... 1.00/4.00 GB read  model.bin"
+    scene.emit(HashProgress("model.bin", 4 * GB, 4 * GB))
+    assert scene.lines()[3].startswith("  100%")
+    # Xet has failed: what was read says nothing about what LFS sends.
+    scene.emit(TransferChosen("lfs", "Xet failed"))
+    assert scene.lines()[2] == "    2% ................... 0.10/4.00 GB  model.bin"
+
+
 def test_by_xet_at_40_columns_what_was_read_still_fits() -> None:
-    assert reading_by_xet().lines(39)[2] == "   25% #..... 1.00/4.00 GB read"
+    scene = reading_by_xet()
+    scene.lines(39)
+    assert scene.lines(39)[2:] == [
+        "   25% #..... 1.00/4.00 GB read",
+        "   25% #..... 1.00/4.00 GB read  model",
+    ]
 
 
 def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:

@@ -262,7 +262,7 @@ async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> 
     link = Link(64, lambda width: width / 20)
     for _ in range(8):
         await link.epoch()
-    assert link.widths == [16, 32, 8, *[4] * 5, 6]
+    assert link.widths == [16, 32, *[4] * 5, 6, 4]
 
 
 @pytest.mark.no_cover
@@ -303,12 +303,12 @@ async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> Non
         held = slots_held(slots)
         for position in (1, 101, 201):
             await measure(limit, clock, held, position)
-        assert [slot.paused for slot in held] == [False] * 8 + [True] * 8
+        assert [slot.paused for slot in held] == [False] * FEWEST + [True] * 12
         async with anyio.create_task_group() as group:
-            group.start_soon(held[8].wait_while_paused)
+            group.start_soon(held[FEWEST].wait_while_paused)
             slots[0].task.cancel()
             await let_tasks_run()  # else this would not end
-        assert [slot.paused for slot in held[8:]] == [False] + [True] * 7
+        assert [slot.paused for slot in held[FEWEST:]] == [False] + [True] * 11
         assert len(slots_held(slots)) == 16  # and none begins before those that were paused
 
 
@@ -390,7 +390,7 @@ async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -
     async with risen_mid_part(clock) as (limit, new):
         for position in (1, 51, 101, 151):
             await measure(limit, clock, new, position)
-        assert limit.limit == 8
+        assert limit.limit == FEWEST
 
 
 async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
@@ -630,7 +630,7 @@ async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() ->
 
 @pytest.fixture
 def head_start(monkeypatch: pytest.MonkeyPatch, no_head_start: None) -> None:
-    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 0.01)
+    monkeypatch.setattr("asyncpush.net.adaptive_limit.HEAD_START", 3.0)
 
 
 @asynccontextmanager
@@ -645,9 +645,16 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
             for slot in pioneers:
                 limit.moving(slot, position, 1_000_000)
         assert limit.check_interval == FIRST_CHECK_INTERVAL
-        await anyio.sleep(0.05)
+        await end_head_start(limit)
         assert limit.in_flight == START
         yield limit, slots_held(slots)
+
+
+async def end_head_start(limit: AdaptiveLimit) -> None:
+    """As its timer does."""
+    assert limit._head_start is not None
+    limit._end_head_start(limit._head_start)
+    await let_tasks_run()
 
 
 async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], step: int) -> None:
@@ -693,11 +700,27 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
+async def test_a_goodput_that_went_into_buffers_is_measured_again() -> None:
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        while limit.check_interval is not None:
+            await sampled(limit, clock, slots, 40_000)  # as long as the buffers have room
+        going = [slot for slot in slots if not slot.paused]
+        few = len(going)
+        assert few < START
+        while limit.limit < START:
+            await sampled(limit, clock, going, 200_000 // few)
+        while limit.limit == START:
+            await sampled(limit, clock, slots, 200_000 // START)
+        assert limit.limit == few
+        assert sum(not slot.paused for slot in slots) == few
+
+
+@pytest.mark.usefixtures("head_start")
 async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
     limit = AdaptiveLimit(32)
     async with limit.slot() as slot:
-        assert slot.pioneer
-        await anyio.sleep(0.02)
+        await end_head_start(limit)
         limit.succeeded(slot, 1_000_000)
     async with slots_of(limit, 10) as slots:
         assert len(slots_held(slots)) == PIONEERS
@@ -707,7 +730,7 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
 async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
     limit = AdaptiveLimit(32, clock=FakeClock())
     async with slots_of(limit, 40) as slots:
-        await anyio.sleep(0.05)
+        await end_head_start(limit)
         for position in (10_000, 20_000, 30_000):
             for slot in reversed(slots_held(slots)):
                 limit.moving(slot, position, 1_000_000)
@@ -715,3 +738,24 @@ async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> Non
         assert limit.check_interval == FIRST_CHECK_INTERVAL
         limit.succeeded(slots_held(slots)[0], 1_000_000)
         assert limit.check_interval is None
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_rise_that_slows_the_others_down_is_not_kept() -> None:
+    """This is seen in the parts that were there before, long before the new ones have sent much."""
+    clock = FakeClock()
+    limit = AdaptiveLimit(32, clock=clock)
+    await end_head_start(limit)
+    limit._growing = None
+    async with slots_of(limit, 40) as slots:
+        earlier = slots_held(slots)
+        while limit.limit == START:
+            await sampled(limit, clock, earlier, 20_000)
+        new = slots_held(slots)[START:]
+        assert len(new) == 32 - START
+        for _ in range(5):  # until then the new ones connect
+            await sampled(limit, clock, earlier, 20_000)
+        while limit.check_interval is not None:
+            await sampled(limit, clock, earlier + new, 10_000)
+        assert limit.limit == FEWEST
+        assert max(slot.position for slot in new) <= 100_000

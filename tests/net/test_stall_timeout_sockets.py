@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
+from asyncpush.net.bodies import UNSENT, limit_unsent
 from asyncpush.net.failures import StalledError
 from asyncpush.net.stall_timeout import StallTimeout, _unsent_bytes
 
@@ -98,3 +101,18 @@ async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
                 await anyio.sleep(0.1)
                 read += len(await loop.sock_recv(theirs, 64 << 10))
         assert 0 < read < 4 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS counts these bytes in another way")
+async def test_the_kernel_holds_little_that_it_has_not_sent() -> None:
+    """By itself it would take all of this: a paused part would go on until it is sent."""
+    async with pair() as (writer, _):
+        ours = writer.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+        limit_unsent(writer.transport)
+        accepted = 0
+        descriptor = ours.fileno()
+        with pytest.raises(BlockingIOError):
+            while accepted < 8 << 20:
+                accepted += os.write(descriptor, bytes(64 << 10))
+        assert accepted <= 2 * UNSENT

@@ -42,8 +42,10 @@ def failure(
     call: str = "head",
     target: str = "/api/x",
     headers: dict[str, str] | None = None,
+    revision: str | None = "dev",
 ) -> HubError:
-    request = HubRequest(call, "POST", target, fields={"repo_id": "me/m", "revision": "dev"})
+    fields = {"repo_id": "me/m"} | ({"revision": revision} if revision else {})
+    request = HubRequest(call, "POST", target, fields=fields)
     reply = dict(headers or {})
     if code:
         reply["x-error-code"] = code
@@ -60,7 +62,10 @@ def failure(
         pytest.param(
             failure(401, "RepoNotFound"), RepoNotFoundError, False, "me/m", id="401 RepoNotFound"
         ),
-        pytest.param(failure(403), AuthError, False, "write scope", id="403"),
+        pytest.param(failure(403), AuthError, False, "may not read me/m", id="403 read"),
+        pytest.param(
+            failure(403, call="preupload"), AuthError, False, "write scope", id="403 write"
+        ),
         pytest.param(failure(403, "GatedRepo"), AuthError, False, "gated", id="403 GatedRepo"),
         pytest.param(
             failure(403, said='{"error": "Storage limit reached"}'),
@@ -79,6 +84,13 @@ def failure(
             False,
             "branch dev does not exist in me/m",
             id="404 RevisionNotFound",
+        ),
+        pytest.param(
+            failure(404, "RevisionNotFound", call="preupload", revision=None),
+            HubError,
+            False,
+            "the branch does not exist in me/m",
+            id="404 RevisionNotFound of a call that names no branch",
         ),
         pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"

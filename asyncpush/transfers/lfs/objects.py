@@ -30,7 +30,8 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
-from asyncpush.models import FileSource, Part, Receipt
+from asyncpush.models import BytesSource, FileSource, Part, Receipt
+from asyncpush.net.bodies import PartContent
 from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.retry import Attempt, TryAgainError
 from asyncpush.net.session import HubSession
@@ -56,6 +57,9 @@ CLAIM_POLL = 0.2
 CLAIM_TIMEOUT = 300.0
 """Seconds to wait for a process that has claimed an object but stores no further part of it. It may
 be stopped (SIGSTOP, a debugger, a frozen container)."""
+
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds that one `Waiting` event announces of the wait for another process."""
 
 PROGRESS_POLL = 5.0
 """Seconds between checks of the progress that the process holding a claim makes."""
@@ -132,14 +136,20 @@ class LfsUploader:
         small = file.size <= lfs.SURELY_ONE_PUT
         unclaimed = nullcontext((None, self._journal))
         async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
-            reader = await self._threads.read.run(
-                lambda: Reader(file, grown=True), discard=Reader.close
+            in_memory = isinstance(file.content, BytesSource)
+            reader = (
+                Reader(file)
+                if in_memory
+                else await self._threads.read.run(
+                    lambda: Reader(file, grown=True), discard=Reader.close
+                )
             )
             item = LfsObject(oid, file.size)
             sending = Sending(file, item, reader, events.child(), begun, journal)
             try:
                 await self._in_rounds(sending)
-                await self._threads.read.run(lambda: reader.check_unchanged(oid))
+                if not in_memory:
+                    await self._threads.read.run(lambda: reader.check_unchanged(oid))
             finally:
                 reader.close()
         deduplicated = 0 if sending.bytes_sent else file.size
@@ -177,8 +187,9 @@ class LfsUploader:
         claim = await self._claim(oid)
         if claim is None:
             reason = f"{file.path_in_repo} is being sent by another push on this machine"
-            events.emit(Waiting(CLAIM_POLL, reason))
-            claim = await self._awaited_claim(item)
+            claim = await self._awaited_claim(
+                item, lambda seconds: events.emit(Waiting(seconds, reason))
+            )
         if claim is None:
             events.emit(
                 Notice(
@@ -193,12 +204,17 @@ class LfsUploader:
         finally:
             await in_thread_anyway(self._threads.look_up.threads, claim.release)
 
-    async def _awaited_claim(self, item: LfsObject) -> Claim | None:
-        """The claim, once its holder frees it; None when the holder makes no more progress."""
+    async def _awaited_claim(self, item: LfsObject, tell: Callable[[float], None]) -> Claim | None:
+        """The claim, once its holder frees it; None when the holder makes no more progress. `tell`
+        is called with the seconds to wait for, again and again, less and less often."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, int] | None = None
-        moved_at = checked_at = loop.time()
+        moved_at = checked_at = tell_at = loop.time()
+        pause = SHORTEST_WAIT
         while loop.time() - moved_at < CLAIM_TIMEOUT:
+            if loop.time() >= tell_at:
+                tell(pause)
+                tell_at, pause = loop.time() + pause, min(2 * pause, LONGEST_WAIT)
             await asyncio.sleep(CLAIM_POLL)
             if (claim := await self._claim(item.oid)) is not None:
                 return claim
@@ -366,8 +382,14 @@ class LfsUploader:
         }
 
         def on_sent(position: int) -> None:
-            if sending.events.active:
+            # A part in memory is sent in a moment: `PartStored` says all about it.
+            if content is None and sending.events.active:
                 sending.events.emit(PartProgress(path, part.number, position, part.size))
+
+        source, content = sending.file.content, None
+        if isinstance(source, BytesSource) and part.size == sending.item.size:
+            hashed = source.md5 is not None or not self._session.config.verify_etag
+            content = PartContent(source.data, source.md5) if hashed else None
 
         async def send(attempt: Attempt) -> str:
             sent = await self._sender.send(
@@ -379,6 +401,7 @@ class LfsUploader:
                 on_sent=on_sent,
                 on_wire=sending.count,
                 fields=fields,
+                content=content,
             )
             return checked_etag(sent, part, path)
 
@@ -434,7 +457,9 @@ class LfsUploader:
                 Notice(f"the Hub offers no LFS verify for {sending.file.path_in_repo}")
             )
             return
-        request = _about(lfs.verify_request(url, sending.item), sending)
+        request = lfs.verify_request(
+            url, sending.item, file=sending.file.path_in_repo, size=sending.file.size
+        )
         try:
             await self._session.ask(request, lambda response: None, sending.events)
         except HubError as exc:

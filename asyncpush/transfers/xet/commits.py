@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
+from asyncpush.sources.byte_sources import is_there
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
@@ -28,7 +28,7 @@ from asyncpush.transfers.xet.stalls import (
     unless_stalled,
 )
 
-STREAM_PIECE = 4 * MIB
+STREAM_PIECE = 2 * MIB
 """Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
 
 
@@ -64,17 +64,30 @@ class XetCommit:
         self._stalled: XetStalledError | None = None
         self.access = access
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent over the network, as far as hf_xet has reported."""
+        return self._watch.sent
+
     async def start(
-        self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None = None,
+        *,
+        to_the_end: bool = False,
+        on_begun: Callable[[Sequence[tuple[FileSource, Any]]], object] = lambda begun: None,
     ) -> list[tuple[FileSource, Any]]:
-        """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle.
-        With `changed`, followed files that have changed are added there and not started."""
+        """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle;
+        with `to_the_end`, once hf_xet has read them all. `on_begun` gets the same in the event
+        loop, once they are started. With `changed`, followed files that have changed are added
+        there and not started."""
+        loop = asyncio.get_running_loop()
 
         def start(file: FileSource) -> Any:
             self._backlog.add(file.size)
             match file.content:
-                case PathSource(path):
-                    self._watch.paths.add(os.path.realpath(path))
+                case PathSource(path, identity):
+                    self._watch.files.add((identity.device, identity.inode))
                     return self._commit.start_upload_file(path, **self._how)
                 case BytesSource(data):
                     name = file.path_in_repo
@@ -85,7 +98,13 @@ class XetCommit:
         def start_all() -> list[tuple[FileSource, Any]]:
             check_unchanged(files, changed)
             left_out = changed or ()
-            return [(file, start(file)) for file in files if file.path_in_repo not in left_out]
+            begun = [(file, start(file)) for file in files if file.path_in_repo not in left_out]
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(on_begun, begun)
+            for _, handle in begun if to_the_end else ():
+                with contextlib.suppress(Exception):  # `finish` raises it
+                    handle.result()
+            return begun
 
         begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
         return begun
@@ -204,11 +223,6 @@ class XetCommit:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
         await ends_soon(in_background(self._abort))
 
-    async def abandon(self) -> int:
-        """Abort. Returns how many bytes were sent over the network."""
-        await self.abort()
-        return self._watch.sent
-
     def _abort(self) -> None:
         abort(self._commit)
 
@@ -216,9 +230,14 @@ class XetCommit:
         self,
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
+        *,
+        thoroughly: bool = False,
     ) -> None:
+        def check() -> None:
+            check_unchanged(files, changed, thoroughly=thoroughly)
+
         with self._watch.reading():
-            await unless_stalled(lambda: check_unchanged(files, changed), self._watch)
+            await unless_stalled(check, self._watch)
 
     async def _call(
         self,
@@ -241,16 +260,23 @@ class XetCommit:
         except Exception as exc:
             if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
-            await self._check_unchanged(files)
+            await self._check_unchanged(files, thoroughly=True)
             raise self.access.failed(exc) from None
 
 
 def check_unchanged(
-    files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+    *,
+    thoroughly: bool = False,
 ) -> None:
     """Raise `SourceChangedError` unless each file is still as collected. With `changed`, followed
-    files are added there instead, by path in the repo."""
+    files are added there instead, by path in the repo. If `thoroughly`, files whose path still
+    names them are opened as well, which takes five times as long, and `SourceError` is raised for
+    those that cannot be read."""
     for file in files:
+        if not thoroughly and isinstance(file.content, PathSource) and is_there(file.content):
+            continue
         try:
             with Reader(file, grown=file.sha256 is not None) as reader:
                 if file.sha256 is None:  # otherwise the bytes sent were compared with the hash

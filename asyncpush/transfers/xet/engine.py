@@ -16,9 +16,12 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
 from asyncpush.transfers.xet.access import (
     SMALL_FILE,
+    SMALL_FILES_MEMORY,
+    TINY_FILE,
     XetAccess,
     XetFailedError,
     files_at_once,
+    import_hf_xet,
     settings,
     xorbs_at_once,
 )
@@ -28,8 +31,13 @@ from asyncpush.transfers.xet.commits import (
     abort,
     check_unchanged,
 )
-from asyncpush.transfers.xet.memory import XetBacklog, XetMemory, trim_memory
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
+from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
+from asyncpush.transfers.xet.stalls import (
+    SharedProgress,
+    XetStallDetector,
+    XetStalledError,
+    unless_stalled,
+)
 
 PROGRESS_INTERVAL_MS = 200
 """Shorter where `stall_timeout` is so short that it would pass between two reports."""
@@ -40,6 +48,12 @@ READ_BURST = 0.5
 packs a xorb or waits to send it, and that time should not be lost."""
 
 
+TURNS = 8
+"""How many upload commits are opened or finished at the same time, or twice as many as xorbs that
+hf_xet sends at once, if that is more. The others wait for their turn here rather than in hf_xet,
+where that could not be told apart from a stall."""
+
+
 class XetEngine:
     """hf_xet for one `Uploader`. Its session is created when it is first needed."""
 
@@ -48,6 +62,9 @@ class XetEngine:
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
+        self._small_files = Room(SMALL_FILES_MEMORY)
+        self._turns = asyncio.Semaphore(max(TURNS, 2 * xorbs_at_once(config)))
+        self._progress = SharedProgress()
         self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
         self._memory = XetMemory(xorbs_at_once(config))
         self._uploads: weakref.WeakSet[XetUpload] = weakref.WeakSet()
@@ -63,7 +80,8 @@ class XetEngine:
             on_progress = positions if events.active else None
             return await self._open_commit(access, on_progress, attempt, with_sha256)
 
-        commit = await open_commit(access, 1)
+        async with self._turns:
+            commit = await open_commit(access, 1)
         self._memory.begin(alone=not any(upload.in_progress for upload in self._uploads))
         upload = XetUpload(
             commit,
@@ -72,6 +90,8 @@ class XetEngine:
             events,
             renewals=self._config.max_retries,
             large_files=self._large_files,
+            small_files=self._small_files,
+            turns=self._turns,
             bandwidth=self._bandwidth,
         )
         self._uploads.add(upload)
@@ -85,7 +105,7 @@ class XetEngine:
         with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
-        watch = XetStallDetector(self._config.stall_timeout, attempt)
+        watch = XetStallDetector(self._config.stall_timeout, attempt, self._progress)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -128,17 +148,15 @@ class XetEngine:
         watch = XetStallDetector(self._config.stall_timeout)
 
         def hash_them() -> dict[str, str]:
-            from hf_xet import hash_files
-
             check_unchanged(files, changed)
             steady = [file for file in files if file.path_in_repo not in (changed or ())]
             count = len(changed or ())
             try:
-                found = hash_files(
+                found = import_hf_xet().hash_files(
                     [each.content.path for each in steady if isinstance(each.content, PathSource)]
                 )
             except Exception:
-                check_unchanged(steady, changed)
+                check_unchanged(steady, changed, thoroughly=True)
                 if len(changed or ()) > count:
                     return {}
                 raise
@@ -165,8 +183,6 @@ class XetEngine:
         grant = access.grant
 
         def read() -> bytes:
-            from hf_xet import XetFileInfo
-
             group = session.new_download_stream_group(
                 endpoint=grant.cas_url,
                 token=grant.token,
@@ -175,7 +191,7 @@ class XetEngine:
                 token_refresh_headers=dict(access.refresh_headers),
                 custom_headers=access.headers,
             )
-            return b"".join(group.download_stream(XetFileInfo(xet_hash, size)))
+            return b"".join(group.download_stream(import_hf_xet().XetFileInfo(xet_hash, size)))
 
         try:
             content = await unless_stalled(read, watch)
@@ -202,16 +218,15 @@ class XetEngine:
 
     def _new_session(self) -> Any:
         try:
-            from hf_xet import XetConfig, XetSession
-        except ImportError as exc:
+            hf_xet = import_hf_xet()
+            new_session, config = hf_xet.XetSession, hf_xet.XetConfig()
+        except (ImportError, AttributeError) as exc:
             raise XetFailedError(f"hf_xet 1.8 or newer is needed: {exc}") from None
-        return XetSession(XetConfig().with_config(settings(self._config)))
+        return new_session(config.with_config(settings(self._config)))
 
 
 def _without_sha256() -> dict[str, Any]:
-    from hf_xet import SKIP_SHA256
-
-    return {"sha256": SKIP_SHA256}
+    return {"sha256": import_hf_xet().SKIP_SHA256}
 
 
 REFUSALS_LIMIT = 2
@@ -224,7 +239,8 @@ class XetUpload:
 
     hf_xet reads small files itself. Large ones we read, and pass on what there is room for. All
     uploads of an `Uploader` share `large_files`, which limits how many of them are read at the same
-    time, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
+    time, `turns`, which limits how many uploads are finished at the same time, and `bandwidth`.
+    With a limited bandwidth, we read every file at that rate.
     """
 
     def __init__(
@@ -236,6 +252,8 @@ class XetUpload:
         *,
         renewals: int,
         large_files: asyncio.Semaphore,
+        small_files: Room,
+        turns: asyncio.Semaphore,
         bandwidth: Bandwidth,
     ) -> None:
         self._commit = commit
@@ -247,11 +265,15 @@ class XetUpload:
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
         self._large_files = large_files
+        self._small_files = small_files
+        self._turns = turns
         self._bandwidth = bandwidth
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
         self._streamed = False
         self._wasted_bytes = 0
+        self._bytes_stored: int | None = None
+        """Bytes sent over the network by the commit that stored the files."""
         self._spent = False
         self.began: float = time.time()
 
@@ -259,6 +281,12 @@ class XetUpload:
     def files(self) -> list[FileSource]:
         """The files added so far."""
         return [file for file, _ in self._handles]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent over the network, also for files that have no receipt."""
+        stored = self._commit.bytes_sent if self._bytes_stored is None else self._bytes_stored
+        return self._wasted_bytes + stored
 
     @property
     def in_progress(self) -> bool:
@@ -277,12 +305,14 @@ class XetUpload:
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
     ) -> None:
-        """Like `add`, for several files: the small ones are passed to hf_xet in one thread hop.
+        """Like `add`, for several files: small ones are passed to hf_xet many in one thread hop.
         With `changed`, followed files that have changed are added there, by path in the repo, and
         not sent."""
         small = [file for file in files if self._is_small(file)]
-        if small:
-            await self._add(small, self._start(small, changed))
+        if tiny := [file for file in small if file.size <= TINY_FILE]:
+            await self._add(tiny, self._start(tiny, changed))
+        if others := [file for file in small if file.size > TINY_FILE]:
+            await self._add(others, self._read(others, changed))
         for file in files:
             if not self._is_small(file):
                 await self._add([file], self._feed(file, changed))
@@ -325,13 +355,26 @@ class XetUpload:
                 self._failed = self._failed or exc
                 return [(file, None)]
 
-    async def _start(
+    async def _read(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None
     ) -> Sequence[tuple[FileSource, Any]]:
-        begun = await self._commit.start(files, changed)
-        for file, handle in begun:
-            self._positions.follow(handle.task_id(), file)
-        return begun
+        """Start to send small files once there is memory for them, and wait until hf_xet has read
+        them."""
+        async with self._small_files.taken(sum(file.size for file in files)):
+            return await self._start(files, changed, to_the_end=True)
+
+    async def _start(
+        self,
+        files: Sequence[FileSource],
+        changed: dict[str, SourceChangedError] | None,
+        *,
+        to_the_end: bool = False,
+    ) -> Sequence[tuple[FileSource, Any]]:
+        def follow(begun: Sequence[tuple[FileSource, Any]]) -> None:
+            for file, handle in begun:
+                self._positions.follow(handle.task_id(), file)
+
+        return await self._commit.start(files, changed, to_the_end=to_the_end, on_begun=follow)
 
     async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
@@ -357,7 +400,9 @@ class XetUpload:
         there, by path in the repo.
         """
         found: dict[str, SourceChangedError] = {}
-        report = await self._stored(found if changed is not None else None)
+        async with self._turns:
+            report = await self._stored(found if changed is not None else None)
+        self._bytes_stored = report.dedup_metrics.total_bytes_uploaded
         self._spent = True
         self._positions.end()
         receipts = receipts_of(self._handles, report, self._wasted_bytes, found)
@@ -413,7 +458,8 @@ class XetUpload:
         self._attempt += 1
         self._events.emit(RetryScheduled("xet", self._attempt, 0.0, error.message))
         self._failed = None
-        self._wasted_bytes += await self._commit.abandon()
+        await self._commit.abort()
+        self._wasted_bytes += self._commit.bytes_sent
         self._positions.restart()
         again = self.files
         self._handles = [(file, None) for file in again]  # if this fails, all of them go to LFS

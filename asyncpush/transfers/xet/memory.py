@@ -8,11 +8,14 @@ it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import os
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
 
@@ -26,8 +29,9 @@ CUT_MARGIN = 3 * MIB
 """A xorb is packed when the next chunk has no room in it. This much before, the size of what we
 passed is no longer certain not to have filled it."""
 
-NOISE = 12 * MIB
-"""Memory that a push takes for other things, such as connections and events."""
+NOISE = 16 * MIB
+"""Memory that a push takes for other things, such as connections, events and what hf_xet remembers
+of each chunk. When these need more, as in a file of some GB, fewer xorbs are sent at once."""
 
 TRIM_EVERY = 0.4
 """Seconds between two calls of `malloc_trim`."""
@@ -71,6 +75,28 @@ def resident_memory() -> int | None:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+class Room:
+    """Memory that files share: each waits until there is room for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._freed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, size: int) -> AsyncIterator[None]:
+        """Take this many bytes once they are free, or all of them when `size` is more."""
+        size = min(size, self._size)
+        while size > self._free:
+            await self._freed.wait()
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._freed.set()
+            self._freed = asyncio.Event()
 
 
 class XetMemory:
@@ -119,10 +145,7 @@ class XetBacklog:
     def wait(self, size: int, stop: threading.Event) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb
         may be packed, or all others have been sent. Ends early when `stop` is set."""
-        while (
-            self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN
-            and self._in_flight
-            and not self._memory.has_room()
-            and not stop.wait(_CHECK_EVERY)
-        ):
+        while self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN and self._in_flight:
             trim_memory(every=5 * _CHECK_EVERY)
+            if self._memory.has_room() or stop.wait(_CHECK_EVERY):
+                break

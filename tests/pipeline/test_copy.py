@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -14,10 +16,11 @@ import anyio
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from asyncpush import (
     AuthError,
+    CommitConflictError,
     HubError,
     InvalidRepoIdError,
     PushOptions,
@@ -34,6 +37,7 @@ from asyncpush import (
 from asyncpush.events import FileStored, PartProgress
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
+from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
@@ -65,15 +69,43 @@ class Traffic:
         return response
 
 
+class Meanwhile:
+    """What others do as the next request of a route comes in, and before it is answered."""
+
+    def __init__(self) -> None:
+        self.by_route: dict[str, Callable[[], Awaitable[object]]] = {}
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (act := self.by_route.pop(request.match_info.route.name or "", None)) is not None:
+            await act()
+        return await handler(request)
+
+
+async def commit_as_another(hub: LocalHub, repo_id: str, files: dict[str, bytes]) -> None:
+    """By the official client: commits of one `Uploader` to a branch wait for each other."""
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    changes = [CommitOperationAdd(path, data) for path, data in files.items()]
+    await anyio.to_thread.run_sync(lambda: api.create_commit(repo_id, changes, commit_message="x"))
+
+
 @pytest.fixture
 def traffic() -> Traffic:
     return Traffic()
 
 
 @pytest.fixture
-async def hub(tmp_path: Path, faults: FaultLayer, traffic: Traffic) -> AsyncIterator[LocalHub]:
+def meanwhile() -> Meanwhile:
+    return Meanwhile()
+
+
+@pytest.fixture
+async def hub(
+    tmp_path: Path, faults: FaultLayer, traffic: Traffic, meanwhile: Meanwhile
+) -> AsyncIterator[LocalHub]:
     """A hub that keeps large files in Xet."""
-    async with open_hub(tmp_path, faults, traffic.middleware, xet=True) as hub:
+    layers = traffic.middleware, meanwhile.middleware
+    async with open_hub(tmp_path, faults, *layers, xet=True) as hub:
         yield hub
 
 
@@ -264,6 +296,27 @@ async def test_what_the_hub_cannot_copy_is_an_error_that_says_to_push(
     assert len(await commits_of(hub, "me/prod")) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("403 gated", AuthError, "me/staging or me/prod is gated"),
+        ("401 repo", RepoNotFoundError, "can read me/staging and write to me/prod"),
+    ],
+)
+async def test_rights_that_a_copy_lacks_are_named_with_both_repos(
+    kind: str,
+    error: type[HubError],
+    words: str,
+    uploader: Uploader,
+    staged: str,
+    faults: FaultLayer,
+) -> None:
+    faults.add("lfs-files-duplicate", kind, times=9)
+    with pytest.raises(error) as caught:
+        await uploader.copy("me/staging", "me/prod")
+    assert words in caught.value.suggestion
+
+
 @pytest.mark.parametrize(("kind", "error"), [("403", AuthError), ("404", HubError)])
 async def test_a_hub_that_copies_nothing_is_an_error_that_says_to_push(
     kind: str, error: type[HubError], uploader: Uploader, staged: str, faults: FaultLayer
@@ -294,6 +347,108 @@ async def test_a_lost_answer_to_the_commit_is_no_second_commit(
     commits = await commits_of(hub, "me/prod")
     assert len(commits) == 2
     assert commits[0]["id"] == result.commit_sha
+
+
+@pytest.mark.parametrize(
+    "route", ["tree", "resolve", "create", "paths-info", "lfs-files-duplicate", "commit"]
+)
+async def test_a_source_that_moves_meanwhile_is_copied_as_it_was(
+    route: str,
+    uploader: Uploader,
+    hub: LocalHub,
+    staged: str,
+    meanwhile: Meanwhile,
+) -> None:
+    async def move() -> None:
+        await uploader.push_to_hub(
+            "me/staging",
+            {"config.json": b"newer", "model.safetensors": LARGE[::-1], "added.bin": b"\0"},
+            PushOptions(delete_patterns="weights/*"),
+        )
+
+    meanwhile.by_route[route] = move
+    result = await uploader.copy("me/staging", "me/prod", PushOptions())
+    assert meanwhile.by_route == {}
+    assert await download(hub, "me/prod") == FILES
+    assert staged[:7] in (await commits_of(hub, "me/prod"))[0]["title"]
+    assert result.verified
+
+
+@pytest.mark.parametrize("route", ["resolve", "lfs-files-duplicate", "commit"])
+async def test_a_destination_that_moves_meanwhile_keeps_what_came_in(
+    route: str, uploader: Uploader, hub: LocalHub, staged: str, meanwhile: Meanwhile
+) -> None:
+    await uploader.push_to_hub(
+        "me/prod", {"old.bin": b"\0old", "model.safetensors": b"\0", "config.json": b"old"}
+    )
+
+    async def move() -> None:
+        theirs = {"old.bin": b"\0newer", "theirs.txt": b"theirs", "config.json": b"{}"}
+        await commit_as_another(hub, "me/prod", theirs)
+
+    meanwhile.by_route[route] = move
+    options = PushOptions(delete_patterns=["old*"])
+    result = await uploader.copy("me/staging", "me/prod", options)
+    assert meanwhile.by_route == {}
+    assert await download(hub, "me/prod") == {**FILES, "theirs.txt": b"theirs"}
+    assert len(await commits_of(hub, "me/prod")) == 4
+    assert result.files_deleted == ("old.bin",)
+
+
+async def test_a_pinned_destination_that_moves_meanwhile_is_left_alone(
+    uploader: Uploader, hub: LocalHub, staged: str, meanwhile: Meanwhile
+) -> None:
+    first = await uploader.push_to_hub("me/prod", {"a.txt": b"a"})
+
+    async def move() -> None:
+        await commit_as_another(hub, "me/prod", {"a.txt": b"theirs"})
+
+    meanwhile.by_route["commit"] = move
+    with pytest.raises(CommitConflictError):
+        await uploader.copy("me/staging", "me/prod", PushOptions(parent_commit=first.commit_sha))
+    assert await download(hub, "me/prod") == {"a.txt": b"theirs"}
+
+
+async def test_an_object_that_the_source_has_lost_is_named(
+    tmp_path: Path, faults: FaultLayer, config: UploadConfig
+) -> None:
+    async with (
+        open_hub(tmp_path, faults) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/staging", FILES)
+        shutil.rmtree(hub.root / "lfs" / "objects")
+        with pytest.raises(HubError, match=r"2 file\(s\) .*: model.safetensors: it is in LFS and"):
+            await uploader.copy("me/staging", "me/prod")
+        assert len(await commits_of(hub, "me/prod")) == 1
+
+
+@pytest.mark.parametrize("route", ["revision", "tree", "resolve", "lfs-files-duplicate", "commit"])
+async def test_a_copy_is_cancelled_at_once(
+    route: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
+) -> None:
+    faults.add(route, "stall before reading")
+    running = asyncio.create_task(uploader.copy("me/staging", "me/prod", PushOptions()))
+    await faults.stalled.wait()
+    assert await seconds_to_cancel(running) < 1
+    if await exists(hub, "me/prod"):
+        assert len(await commits_of(hub, "me/prod")) == 1
+
+
+@pytest.mark.parametrize("kind", ["403 gated", "401 repo", "403"])
+@pytest.mark.parametrize("route", ["revision", "tree", "resolve"])
+async def test_a_source_that_may_not_be_read_is_reported_as_one(
+    route: str, kind: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
+) -> None:
+    faults.add(route, kind, times=9)
+    with pytest.raises(HubError) as caught:
+        await uploader.copy("me/staging", "me/prod")
+    assert {
+        "403 gated": "me/staging is gated: ask for access on its page",
+        "401 repo": "the type of the source, me/staging; if it is private",
+        "403": "the token may not read me/staging",
+    }[kind] in caught.value.suggestion
+    assert not await exists(hub, "me/prod")
 
 
 async def test_bytes_that_are_not_those_of_the_source_are_never_committed(

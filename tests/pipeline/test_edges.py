@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -15,22 +16,25 @@ from asyncpush import (
     AuthError,
     HubError,
     ProtocolError,
+    Push,
     PushOptions,
     Receipt,
+    RepoNotFoundError,
     SourceError,
+    SyncOptions,
     UploadConfig,
     Uploader,
     push_to_hub,
 )
 from asyncpush.localhub import LocalHub
-from asyncpush.models import BytesSource, FileSource
+from asyncpush.models import BytesSource, FileSource, Source
 from asyncpush.options import endpoint_in_use, is_true
 from asyncpush.pipeline import changes, preflight, verification
 from asyncpush.pipeline import changes as receipts
 from asyncpush.pipeline.changes import CommitLimits
 from tests.conftest import PART_SIZE, TOKEN
 from tests.faults import KINDS, FaultLayer
-from tests.reading import commits_of, download, head_of
+from tests.reading import commits_of, download, files_of, head_of
 
 Write = Callable[..., Path]
 
@@ -203,8 +207,27 @@ async def test_a_receipt_of_an_object_that_was_never_stored_is_refused_by_the_hu
     uploader: Uploader,
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"0"})
-    with pytest.raises(HubError, match="LFS pointer"):
+    with pytest.raises(HubError, match="LFS pointer") as caught:
         await uploader.commit("me/m", [Receipt("x.bin", 5, "ab" * 32, "lfs")])
+    assert "or upload them again" in caught.value.suggestion
+
+
+async def test_receipts_are_committed_to_a_repo_that_is_there(uploader: Uploader) -> None:
+    with pytest.raises(RepoNotFoundError) as caught:
+        await uploader.commit("me/misspelled", [GOOD])
+    assert "the repo that upload_files" in caught.value.suggestion
+    assert "create_repo" not in caught.value.suggestion
+
+
+async def test_receipts_are_committed_to_a_new_branch_if_that_is_asked(
+    hub: LocalHub, uploader: Uploader
+) -> None:
+    await uploader.push_to_hub("me/m", {"old.txt": b"0"})
+    options = PushOptions(revision="dev", create_branch=True)
+    planned = await uploader.commit("me/m", [GOOD], replace(options, dry_run=True))
+    assert [file.path_in_repo for file in planned.plan] == ["a.txt"]
+    await uploader.commit("me/m", [GOOD], options)
+    assert await files_of(hub, "me/m", revision="dev") == {".gitattributes", "old.txt", "a.txt"}
 
 
 async def test_regular_files_too_large_for_receipts_are_refused(
@@ -409,3 +432,40 @@ async def test_pages_of_files_that_have_no_end_are_not_followed(
         await uploader.audit("me/m", folder)
     assert faults.seen["tree"] == calls
     assert f"{calls} pages" in caught.value.message
+
+
+@pytest.mark.parametrize("verb", ["push", "upload_files", "push_many", "audit", "sync"])
+async def test_no_source_is_an_error_and_deletes_nothing(
+    verb: str, hub: LocalHub, uploader: Uploader
+) -> None:
+    # What a variable holds that was never set. Taken for an empty source, it emptied buckets.
+    nothing = cast("Source", None)
+    bucket = "hf://buckets/me/b"
+    delete_all = PushOptions(delete_patterns="*")
+    await uploader.push_to_hub("me/m", {"a.txt": b"a"})
+    head = await head_of(hub, "me/m")
+    with pytest.raises(SourceError, match="source is of type NoneType"):
+        match verb:
+            case "push":
+                await uploader.push_to_hub("me/m", nothing, delete_all)
+            case "upload_files":
+                await uploader.upload_files("me/m", nothing)
+            case "push_many":
+                pushes = [Push("me/m", nothing, delete_all)]
+                [result] = await uploader.push_many(pushes, return_exceptions=True)
+                assert isinstance(result, BaseException)
+                raise result
+            case "audit":
+                await uploader.audit("me/m", nothing)
+            case _:
+                await uploader.sync(nothing, bucket, SyncOptions(delete=True))
+    assert await head_of(hub, "me/m") == head
+
+
+async def test_options_of_another_kind_are_named(uploader: Uploader) -> None:
+    for_buckets = cast("PushOptions", SyncOptions())
+    with pytest.raises(TypeError, match="options must be PushOptions, not SyncOptions"):
+        await uploader.push_to_hub("me/m", b"", for_buckets)
+    for_repos = cast("SyncOptions", PushOptions())
+    with pytest.raises(TypeError, match="options must be SyncOptions, not PushOptions"):
+        await uploader.sync({"a": b"a"}, "hf://buckets/me/b", for_repos)

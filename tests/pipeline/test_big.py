@@ -3,9 +3,11 @@ peak memory is its own."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from asyncpush.localhub import serve_in_thread
 
 pytestmark = [pytest.mark.big, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = 5_800_000_000
 PEAK_MEMORY = 150 << 20
 PEAK_BY_XET = 300_000_000
@@ -111,7 +113,7 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> None:
-    """In one file, or in eight. Measured on a loaded machine: 245 to 271 MB."""
+    """In one file, or in eight. Measured on a loaded machine: 223 to 275 MB."""
     rng = random.Random(count)
     folder = tmp_path / "model"
     folder.mkdir()
@@ -126,6 +128,40 @@ def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> 
     assert output["sent"] > 1 << 30
     assert output["peak"] < PEAK_BY_XET, output
     sys.stderr.write(f"{output}\n")
+
+
+def stored(folder: Path) -> int:
+    """The bytes that have arrived, with those of xorbs that have arrived in part."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it has been moved
+            total += path.stat().st_size
+    return total
+
+
+def test_a_push_by_xet_that_is_killed_at_half_sends_little_twice(tmp_path: Path) -> None:
+    """512 MiB. What is lost is the xorbs on their way: at most two of 64 MiB, here one at most.
+    Measured: 1.00 to 1.02 times the bytes."""
+    size = 512 << 20
+    model = tmp_path / "model.bin"
+    with model.open("wb") as file:
+        for _ in range(size >> 24):
+            file.write(random.randbytes(1 << 24))
+    with serve_in_thread(tmp_path / "hub", xet=True) as hub:
+        command = [sys.executable, "-c", PUSH, hub.url, str(model), str(tmp_path / "cache"), ""]
+        first = subprocess.Popen(command, cwd=ROOT)
+        while stored(tmp_path / "hub") < size // 2:
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        before = stored(tmp_path / "hub")
+        done = subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    output = orjson.loads(done.stdout)
+    sys.stderr.write(f"{before} before, {output}\n")
+    assert output["verified"]
+    assert output["routes"] == {"xet": 1}
+    assert before + output["sent"] <= 1.1 * size
 
 
 TENSORS = """
@@ -159,17 +195,11 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
 """
 
 
-@pytest.mark.parametrize(
-    "transfer",
-    [
-        "lfs",
-        pytest.param("xet", marks=pytest.mark.xfail(reason="hf_xet holds three xorbs")),
-    ],
-)
+@pytest.mark.parametrize("transfer", ["lfs", "xet"])
 def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
     transfer: str, tmp_path: Path
 ) -> None:
-    """At most 200 MB above what is there. Measured: 20 MB by LFS, 237 MB by Xet."""
+    """At most 200 MB above what is there. Measured: 20 MB by LFS, 188 MB by Xet."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(
             [sys.executable, "-c", TENSORS, hub.url, str(tmp_path / "cache"), transfer],

@@ -81,6 +81,35 @@ async def test_a_small_push_takes_three_round_trips_and_to_a_new_repo_five(
         assert sorted(round_trips.calls[:3]) == ["head", "preupload", "verify_commit"]
 
 
+async def test_after_its_first_calls_a_push_needs_no_new_connection(
+    tmp_path: Path, config: UploadConfig
+) -> None:
+    """A new connection costs one round trip more, and with TLS two or three."""
+    seen: list[tuple[str, object]] = []
+
+    @web.middleware
+    async def noting(request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert request.transport is not None
+        seen.append((request.path, request.transport.get_extra_info("peername")))
+        return await far_away(request, handler)
+
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[noting]) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    async with (
+        LocalHub(tmp_path / "hub", token=TOKEN, middlewares=[noting]) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        seen.clear()
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    calls = [path for path, _ in seen]
+    beside = next(number for number, path in enumerate(calls) if "/commit/" in path)
+    assert beside == 3, calls
+    assert {peer for _, peer in seen[beside:]} <= {peer for _, peer in seen[:beside]}
+
+
 async def test_modes_asked_for_beside_the_head_never_make_a_file_unchanged(
     far_uploader: Uploader, far_hub: LocalHub, round_trips: RoundTrips
 ) -> None:

@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush import HubError, PushOptions, UploadConfig, Uploader
-from asyncpush.events import Notice
+from asyncpush.events import Notice, Waiting
 from asyncpush.journal import Journal, OpenUpload
 from asyncpush.journal.database import Database
 from asyncpush.journal.locks import HostLocks
@@ -43,8 +43,8 @@ IN_FLIGHT = 4
 PUSH = """
 import asyncio, sys
 import asyncpush
-from asyncpush.journal import journal, rows
-rows.SETTLED_AFTER, journal.in_memory = 0.0, lambda device: False  # as the fixture settled_files
+from asyncpush.journal import journal, tables
+tables.SETTLED_AFTER, journal.in_memory = 0.0, lambda device: False  # as the fixture settled_files
 endpoint, source, cache, pr = sys.argv[1:]
 config = asyncpush.UploadConfig(
     cache_dir=cache, progress="none", max_concurrent_parts=4, events=cache + "/events.jsonl",
@@ -317,6 +317,7 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
     """As a stopped process does. What it has remembered of its upload stays as it is."""
     monkeypatch.setattr(lfs, "CLAIM_TIMEOUT", 0.5)
     monkeypatch.setattr(lfs, "PROGRESS_POLL", 0.1)
+    monkeypatch.setattr(lfs, "SHORTEST_WAIT", 0.05)
     content = random.Random(7).randbytes(3 * PART_SIZE)
     source = write({"model.bin": content})
     oid, scope = hashlib.sha256(content).hexdigest(), f"{hub.url}/me/m"
@@ -337,6 +338,8 @@ async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
         claim.release()
     assert result.bytes_transferred == len(content)
     assert any("made no progress" in notice.message for notice in recorded.of(Notice))
+    waits = [event for event in recorded.of(Waiting) if "another push" in event.reason]
+    assert [round(event.seconds / 0.05) for event in waits[:2]] == [1, 2]  # as long as it lasts
     assert found is not None
     assert found.etags == {2: '"etag"'}
 

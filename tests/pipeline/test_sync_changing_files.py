@@ -4,6 +4,7 @@ moment, and what is said of them is so."""
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace as replaced
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from asyncpush import (
     PushOptions,
@@ -114,6 +117,36 @@ async def test_a_small_file_goes_in_as_it_is_after_the_change(
     # What was said to be there is there: nothing is sent again.
     again = await uploader.sync(source, RUN, SyncOptions(complete_marker=marker))
     assert again.files_uploaded == ()
+
+
+async def test_what_was_sent_of_a_file_before_it_changed_counts_as_transferred(
+    tmp_path: Path, faults: FaultLayer, config: UploadConfig, write: Write
+) -> None:
+    received = 0
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal received
+        if request.match_info.route.name in ("xorb", "shard"):
+            received += request.content_length or 0
+        return await handler(request)
+
+    noise = random.Random(20)
+    first, then = noise.randbytes(200_000), noise.randbytes(300_000)
+    source = write({"state.bin": first, "w.bin": b"w"})
+
+    def rewrite_it() -> None:
+        (source / "state.bin").write_bytes(then)
+
+    faults.hooks[WHILE] = rewrite_it
+    async with (
+        open_hub(tmp_path, faults, count, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        result = await uploader.sync(source, RUN)
+        assert await held(hub) == {"state.bin": then, "w.bin": b"w"}
+    assert received > 500_000
+    assert result.bytes_transferred == received
 
 
 @pytest.mark.parametrize("route", [BEFORE, WHILE])

@@ -3,7 +3,7 @@
 A passing fault ends in exactly one correct commit, without the user noticing more than a retry. One
 that is not transient fails at once, with the right error and no commit. Never anything else.
 
-`pytest tests/test_faults.py --table` prints the table.
+`pytest tests/pipeline/test_faults.py --table` prints the table.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""Many small files to a bucket: hf_xet asks the store about each one, and waits for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncpush import AsyncPushError, UploadConfig, Uploader
+from asyncpush.localhub import LocalHub
+from asyncpush.models import FileSource
+from asyncpush.options import MIB
+from asyncpush.pipeline import bucket
+from asyncpush.transfers.xet import engine
+from tests.buckets import bytes_of
+from tests.conftest import TOKEN, open_hub
+from tests.faults import FaultLayer
+
+pytestmark = pytest.mark.no_cover
+
+RUN = "hf://buckets/me/runs/run"
+
+
+@dataclass
+class Questions:
+    """Questions about chunks: how many wait at the same time, until `enough` do."""
+
+    enough: int = 1
+    now: int = 0
+    most: int = 0
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.match_info.route.name != "chunk":
+                return await handler(request)
+            self.now += 1
+            self.most = max(self.most, self.now)
+            if self.now >= self.enough:
+                self.answered.set()
+            await self.answered.wait()
+            await asyncio.sleep(0.01)
+            self.now -= 1
+            return await handler(request)
+
+        return count
+
+
+@pytest.fixture
+def questions() -> Questions:
+    return Questions()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer, questions: Questions) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, questions.middleware, xet=True) as hub:
+        yield hub
+
+
+async def test_the_store_is_asked_about_many_small_files_at_the_same_time(
+    uploader: Uploader, hub: LocalHub, questions: Questions
+) -> None:
+    questions.enough = 24
+    files = {f"{number}": f"small {number}".encode() for number in range(80)}
+    result = await asyncio.wait_for(uploader.sync(files, RUN), 30)
+    assert len(result.files_uploaded) == 80
+    assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
+
+
+async def test_small_files_are_read_as_far_as_there_is_memory_for_them(
+    hub: LocalHub, config: UploadConfig, questions: Questions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "TINY_FILE", 10_000)
+    monkeypatch.setattr(engine, "SMALL_FILES_MEMORY", 250_000)
+    noise = random.Random(20)
+    files = {f"{number}": noise.randbytes(100_000) for number in range(12)}
+    files["larger than all of it"] = noise.randbytes(300_000)
+    monkeypatch.setattr("asyncpush.pipeline.bucket.ADDED_BYTES", 100_000)
+    async with Uploader(TOKEN, hub.url, config) as uploader:
+        await uploader.sync(files, RUN)
+    assert questions.most == 2
+    assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
+
+
+def of(*sizes: int) -> list[FileSource]:
+    return [FileSource.of_bytes(str(n), bytes(size)) for n, size in enumerate(sizes)]
+
+
+def test_small_files_are_uploaded_in_groups() -> None:
+    assert list(bucket.groups([])) == []
+    few = of(*[64 << 10] * 256)
+    assert list(map(len, bucket.groups(few))) == [128, 128]  # 8 MiB each
+    many = of(*[0] * 2500)
+    assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
+    with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
+    assert list(map(len, bucket.groups(with_large))) == [6, *[2] * 9]
+    assert [file for group in bucket.groups(with_large) for file in group] == with_large
+
+
+async def test_each_group_is_one_upload_and_all_of_them_one_sync(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    files = {f"{number}": bytes([number]) * 100 for number in range(25)}
+    result = await uploader.sync(files, RUN)
+    assert faults.seen["shard"] == 3
+    assert faults.seen["bucket-xet-write-token"] == 1
+    assert faults.seen["bucket-batch"] == 1
+    assert len(result.files_uploaded) == 25
+    assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
+
+
+async def test_a_group_that_cannot_be_stored_fails_the_sync_before_anything_shows(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    faults.add("shard", "403", nth=3, times=99)
+    files = {f"{number}": bytes([number]) * 100 for number in range(60)}
+    with pytest.raises(AsyncPushError, match="Xet failed"):
+        await uploader.sync(files, RUN)
+    assert await bytes_of(hub) == {}
+    faults.rules.clear()
+    assert len((await uploader.sync(files, RUN)).files_uploaded) == 60
