@@ -361,18 +361,18 @@ async def test_another_file_makes_an_exact_set_incomplete_and_no_other(
 # Random schedules, against a bucket in memory whose every call may fail
 
 
-FATES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, killed")
+OUTCOMES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, killed")
 
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from(FATES), max_size=40),
+    st.lists(st.sampled_from(OUTCOMES), max_size=40),
     st.lists(st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]), min_size=2, max_size=4),
 )
 def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
-    fates: list[str], versions: list[tuple[str, ...]]
+    outcomes: list[str], versions: list[tuple[str, ...]]
 ) -> None:
-    bucket = FakeBucket(iter(fates))
+    bucket = FakeBucket(iter(outcomes))
     written: list[dict[str, bytes]] = []
 
     def check() -> None:
@@ -395,14 +395,14 @@ def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from([f for f in FATES if "killed" not in f]), max_size=40),
+    st.lists(st.sampled_from([f for f in OUTCOMES if "killed" not in f]), max_size=40),
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
 def test_of_two_writers_at_once_no_mixture_counts_as_complete(
-    fates: list[str], pauses: list[int], names: tuple[str, ...]
+    outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
-    bucket = FakeBucket(iter(fates), iter(pauses))
+    bucket = FakeBucket(iter(outcomes), iter(pauses))
     written = [version(1), version(2, names)]
 
     async def write(files: dict[str, bytes]) -> bool:
@@ -430,12 +430,12 @@ def _marked(bucket: FakeBucket) -> dict[str, bytes] | None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from(FATES), max_size=30),
+    st.lists(st.sampled_from(OUTCOMES), max_size=30),
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
 def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
-    fates: list[str], pauses: list[int], names: tuple[str, ...]
+    outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
     bucket = FakeBucket(iter(()))
     old, new = version(1), version(2, names)
@@ -450,7 +450,7 @@ def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
 
     async def both() -> None:
         await begin()
-        bucket.fates, bucket.pauses = iter(fates), iter(pauses)
+        bucket.outcomes, bucket.pauses = iter(outcomes), iter(pauses)
         rewriting = sync_to(bucket, new, "run/step-1/", WHOLE)
         await asyncio.gather(ended(rewriting), ended(prune(bucket, "run/", 1)))
 
@@ -460,9 +460,12 @@ def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
 
 
 @settings(max_examples=60)
-@given(st.lists(st.sampled_from(FATES), max_size=12), st.lists(st.sampled_from(FATES), max_size=12))
+@given(
+    st.lists(st.sampled_from(OUTCOMES), max_size=12),
+    st.lists(st.sampled_from(OUTCOMES), max_size=12),
+)
 def test_a_removal_that_is_killed_anywhere_is_finished_and_takes_no_other_file(
-    fates: list[str], again: list[str]
+    outcomes: list[str], again: list[str]
 ) -> None:
     bucket = FakeBucket(iter(()))
     mine = "run/step-1/mine"
@@ -472,8 +475,8 @@ def test_a_removal_that_is_killed_anywhere_is_finished_and_takes_no_other_file(
             options = replace(WHOLE, delete=False)
             await sync_to(bucket, version(number), f"run/step-{number}/", options)
         bucket.files[mine] = bucket.files["run/step-1/a"]
-        for some in (fates, again, []):
-            bucket.fates = iter(some)
+        for some in (outcomes, again, []):
+            bucket.outcomes = iter(some)
             with contextlib.suppress(SyncError, bucket.failure, Killed):
                 await prune(bucket, "run/", 1)
             assert _marked(bucket) in (None, {**version(1), "mine": b"a 1"})

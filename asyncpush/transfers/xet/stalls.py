@@ -19,8 +19,22 @@ GRACE = 0.5
 """Seconds to wait for a call that was told to stop; then it is abandoned."""
 
 
+WAIT_FOR_OTHERS = 10
+"""How many times the timeout an upload may wait while others of the same session make progress."""
+
+
 class XetStalledError(XetFailedError):
     """There was no progress for `stall_timeout`. Another attempt may succeed."""
+
+
+class SharedProgress:
+    """The time of the last progress of any upload of a session."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def moved(self) -> None:
+        self.last = time.monotonic()
 
 
 class XetStallDetector:
@@ -31,13 +45,19 @@ class XetStallDetector:
     so on Linux its position in each file is checked as well. Time spent waiting for our own source
     does not count.
 
+    hf_xet sends only a few xorbs at a time, whichever upload they belong to. While others of the
+    session make progress (`shared`), this one may be waiting for them, for a while.
+
     Once all bytes have been sent and only an answer is missing, the timeout is multiplied by
     `attempt`, so that a store that always answers slowly gets enough time in the end.
     """
 
-    def __init__(self, timeout: float, attempt: int = 1) -> None:
+    def __init__(
+        self, timeout: float, attempt: int = 1, shared: SharedProgress | None = None
+    ) -> None:
         self._timeout = timeout
         self._attempt = attempt
+        self._shared = shared or SharedProgress()
         self._last = time.monotonic()
         self._seen: object = None
         self._all_sent = False
@@ -81,6 +101,7 @@ class XetStallDetector:
             self._seen = seen
             self._all_sent = done >= total and sent >= to_send
             self.moved()
+            self._shared.moved()
 
     @property
     def limit(self) -> float:
@@ -96,6 +117,9 @@ class XetStallDetector:
             self._read = read
             self.moved()
             return self.limit
+        if left <= 0:
+            allowed = self._last + WAIT_FOR_OTHERS * self.limit
+            left = min(self._shared.last + self.limit, allowed) - time.monotonic()
         return max(0.0, left)
 
 
