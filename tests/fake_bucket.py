@@ -46,8 +46,8 @@ class Killed(BaseException):
 
 
 class FakeBucket:
-    """`outcomes` says what becomes of each call, "done" when they have run out; `pauses`, for how many
-    turns of the loop each call waits before it is done."""
+    """`outcomes` says what becomes of each call, "done" when they have run out; `pauses`, for how
+    many turns of the loop each call waits before it is done."""
 
     failure = HubError
 
