@@ -98,6 +98,10 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+NO_FILES = CollectedSources(())
+"""The source of what is made without local files. A user's `None` is not this: it is refused, since
+a push of nothing could delete what is there."""
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
 
 
@@ -223,7 +227,7 @@ class Runtime:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).commit(await gather(ctx.events))
 
-        return await self._observed(repo, None, options, work)
+        return await self._observed(repo, NO_FILES, options, work)
 
     # Most processes only push, so what the following methods need is imported when they are called.
 
@@ -239,7 +243,7 @@ class Runtime:
             async with self._copy_spool() as spool:
                 return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
-        own: Source | None = None if options.model_card is None else {}
+        own: Source | CollectedSources = NO_FILES if options.model_card is None else {}
         return await self._observed(repo, own, options, work)
 
     async def copy_to_bucket(
@@ -251,7 +255,7 @@ class Runtime:
             async with self._copy_spool() as spool:
                 return await copy_to_bucket(ctx, options, _source(origin), spool)
 
-        return await self._observed(bucket, None, options.as_push(path), work)
+        return await self._observed(bucket, NO_FILES, options.as_push(path), work)
 
     def _copy_spool(self) -> Spool:
         """A spool for the small files of a copy."""
@@ -324,7 +328,7 @@ class Runtime:
     async def _observed(
         self,
         repo: Repo,
-        source: Source | None,
+        source: Source | CollectedSources,
         options: PushOptions,
         work: Callable[[PushContext, CollectedSources], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
@@ -353,10 +357,10 @@ class Runtime:
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
 
     def _collected(
-        self, source: Source | None, options: PushOptions, *, stores: bool
+        self, source: Source | CollectedSources, options: PushOptions, *, stores: bool
     ) -> AbstractAsyncContextManager[CollectedSources]:
-        if source is None:
-            return nullcontext(CollectedSources(()))
+        if isinstance(source, CollectedSources):
+            return nullcontext(source)
         # A source that is split into shards is not read in order, so its streams cannot stay open.
         open_streams = stores and options.max_shard_size is None and self._transfers.take_streams
         return collect(
