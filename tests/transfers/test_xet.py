@@ -862,9 +862,9 @@ async def test_no_token_is_ever_reported(
     ):
         result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
     assert len(tokens) >= 1
-    expected = log.read_text() + caplog.text + repr(result) + repr(uploader)
+    texts = log.read_text() + caplog.text + repr(result) + repr(uploader)
     for secret in (TOKEN, *tokens):
-        assert secret not in expected
+        assert secret not in texts
         for theirs in (tmp_path / "hf-home").rglob("*.log"):
             assert secret not in theirs.read_text()
 
