@@ -32,7 +32,7 @@ from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.xet import XetStore, with_xet
-from asyncpush.localhub.xet.store import LIFETIME
+from asyncpush.localhub.xet.chunk_store import LIFETIME
 
 # A commit in progress may finish; a download in progress is cut.
 SHUTDOWN_SECONDS = 5.0

@@ -26,7 +26,9 @@ from asyncpush.models import Content, FileIdentity, FileSource, PathSource, Sour
 from asyncpush.options import PushOptions
 from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.sources.byte_sources import Reader, open_for_reading
-from asyncpush.sources.files import (
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.single_files import (
     Copy,
     UnusableError,
     absolute_path,
@@ -34,8 +36,6 @@ from asyncpush.sources.files import (
     regular_file,
     status_of,
 )
-from asyncpush.sources.paths import PatternFilter
-from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.spool import ScratchFolder, opened_privately
 from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own

@@ -45,7 +45,6 @@ from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.transfers.xet import access, engine
 from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
-from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import (
     WAIT_FOR_OTHERS,
@@ -54,6 +53,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
+from asyncpush.transfers.xet.upload_commit import XetCommit, XetPositions
 from tests import event_recorder
 from tests.cancelling import seconds_to_cancel
 from tests.changes import grow
