@@ -407,7 +407,13 @@ class PushRun:
         if in_series:
             ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
-                ctx, changes, wanted, head, options.revision, load, commit_limits(options)
+                ctx,
+                changes=changes,
+                wanted=wanted,
+                head=head,
+                revision=options.revision,
+                load=load,
+                size=commit_limits(options),
             )
         committer = Committer(
             ctx,

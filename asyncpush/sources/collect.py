@@ -182,12 +182,12 @@ def _finished(
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(
         tuple(by_path),
-        report.notices,
-        tuple(streams),
-        spool,
-        frozenset(gathered.skipped),
-        frozenset(gathered.gone),
-        gathered.one_file,
+        notices=report.notices,
+        streams=tuple(streams),
+        spool=spool,
+        skipped=frozenset(gathered.skipped),
+        gone=frozenset(gathered.gone),
+        one_file=gathered.one_file,
     )
 
 

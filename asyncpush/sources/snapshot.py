@@ -128,11 +128,11 @@ class Snapshot:
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
         walk = Walk(
             origin,
-            chosen,
-            self._report,
-            options.follow_symlinks,
-            self._stopped.is_set,
-            self._own,
+            chosen=chosen,
+            report=self._report,
+            follow_symlinks=options.follow_symlinks,
+            stopped=self._stopped.is_set,
+            own=self._own,
         )
         for name, path in walk:
             target = os.path.join(self.path, name)
