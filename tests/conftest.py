@@ -73,7 +73,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Hub is asked again for what may still show as often as ever, a hundred times as quickly.
     Also by commands, which have no option for it."""
     for name in ("LATE_WAITS", "ANSWERED_WAITS", "HEAD_WAITS", "UNCLEAR_HEAD_WAITS"):

@@ -145,7 +145,7 @@ for _kind, _action in {
     _public(_kind, _action)
 
 
-_public("answered after 0.2 s", "delay", 0.2)
+_public("answered after 0.5 s", "delay", 0.5)
 
 
 def _answer(name: str, status: int, body: str = "", **headers: str) -> None:

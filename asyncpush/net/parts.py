@@ -168,7 +168,7 @@ class PartRequest:
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int
-    content: PartContent | None = None
+    content: PartContent | None = field(default=None, repr=False)
     """The part's bytes, if they are in memory already."""
 
 

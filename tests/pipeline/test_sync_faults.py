@@ -135,9 +135,9 @@ async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
     error = await fault_table.fail(cell, uploader.sync(FILES, STEP, WHOLE))
     found, marked = await set_in(hub)
     assert not marked
-    told = error.result.files_uploaded if isinstance(error, SyncError) else ()
+    reported = error.result.files_uploaded if isinstance(error, SyncError) else ()
     if cell.kind != "nothing applied":
-        assert {path.removeprefix("step-1/") for path in told} == set(found)
+        assert {path.removeprefix("step-1/") for path in reported} == set(found)
     fault_table.row(cell, f"{len(found)} files", error=error)
 
 
