@@ -145,6 +145,9 @@ for _kind, _action in {
     _public(_kind, _action)
 
 
+_public("answered after 0.5 s", "delay", 0.5)
+
+
 def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
     async def answer(
         layer: FaultLayer, request: web.Request, handler: Handler

@@ -97,6 +97,34 @@ async def test_a_folder_is_pushed_once_it_has_been_at_rest(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
+@pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
+async def test_one_pull_request_takes_all_pushes(
+    target: str, uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    await uploader.push_to_hub("me/m", {"there": b"0"})
+    source = write({"log": b"0"})
+    results: asyncio.Queue[Any] = asyncio.Queue()
+    watch = FolderWatch(
+        uploader,
+        source,
+        target,
+        PushOptions(create_pr=True),
+        every=0,
+        quiet_for=0,
+        on_outcome=lambda outcome: results.put_nowait(outcome.error or outcome.result),
+    )
+    async with watch:
+        first = await results.get()
+        append(source / "log", "1")()
+        second = await results.get()
+        append(source / "log", "2")()
+    assert first.pr_url.endswith("/discussions/1")
+    assert second.pr_url is None
+    below = "logs/log" if "logs" in target else "log"
+    assert await download(hub, "me/m") == {"there": b"0"}
+    assert await download(hub, "me/m", revision="refs/pr/1") == {"there": b"0", below: b"012"}
+
+
 async def test_a_log_that_never_rests_is_pushed_all_the_same(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
@@ -170,7 +198,7 @@ async def test_what_is_written_while_it_is_pushed_goes_with_the_next_push(
     assert watch.pushes == 2
 
 
-async def test_a_push_that_fails_is_told_and_tried_again(
+async def test_a_push_that_fails_is_reported_and_tried_again(
     uploader: Uploader,
     hub: LocalHub,
     write: Write,
@@ -180,12 +208,12 @@ async def test_a_push_that_fails_is_told_and_tried_again(
     source = write({"log": b"0"})
     faults.add("commit", "413")
     script = Script(*[None] * 80)
-    told: list[WatchOutcome] = []
-    async with script.watch(uploader, source, on_outcome=told.append) as watch:
+    reported: list[WatchOutcome] = []
+    async with script.watch(uploader, source, on_outcome=reported.append) as watch:
         await script.done.wait()
         assert watch.pushes == 1
-    assert [type(outcome.error) for outcome in told] == [HubError, type(None)]
-    assert list(watch.failures) == [told[0].error]
+    assert [type(outcome.error) for outcome in reported] == [HubError, type(None)]
+    assert list(watch.failures) == [reported[0].error]
     errors = [r for r in caplog.records if r.name == "asyncpush.watch"]
     assert [record.levelno for record in errors] == [logging.ERROR]
     assert await download(hub, "me/m") == {"log": b"0"}
@@ -305,7 +333,7 @@ async def test_a_real_change_is_noticed_with_and_without_watchfiles(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     pytest.importorskip("watchfiles")
-    for name, told in (("polled", False), ("told", True)):
+    for name, reported in (("polled", False), ("reported", True)):
         source = write({"log": b"0"}, name)
         pushed = asyncio.Event()
 
@@ -319,7 +347,7 @@ async def test_a_real_change_is_noticed_with_and_without_watchfiles(
             every=0,
             quiet_for=0.05,
             on_outcome=on_outcome,
-            use_watchfiles=told,
+            use_watchfiles=reported,
         )
         async with watch:
             await pushed.wait()

@@ -350,15 +350,18 @@ def _overall_line(progress: UploadProgress, width: int, bar_width: int, glyphs: 
 def _file_line(
     file: InFlight, share_width: int, width: int, bar_width: int, glyphs: Glyphs
 ) -> Line:
+    """How much of a file was sent. By a transfer that reads much before it sends some, how much was
+    read: it tells what it has sent for all files together."""
     size = file.size
-    left = "       " if size is None else f"  {_percent(file.sent, size)} "
-    share = format_bytes(file.sent) if size is None else format_share(file.sent, size)
-    right = share.rjust(share_width) + _GAP
+    done = file.sent if file.read is None else max(file.sent, file.read)
+    left = "       " if size is None else f"  {_percent(done, size)} "
+    share = format_bytes(done) if size is None else format_share(done, size)
+    right = share.rjust(share_width) + ("" if file.read is None else " read") + _GAP
     room = width - text_width(left) - bar_width - 1 - text_width(right)
     right += fit_path(clean(file.path), max(1, room), glyphs)
     if size is None:
         return Line(left, f" {right}", bar_width)
-    return _bar_line(left, right, bar_width, file.sent, size)
+    return _bar_line(left, right, bar_width, done, size)
 
 
 def _bar_line(left: str, right: str, bar_width: int, done: int, total: int) -> Line:

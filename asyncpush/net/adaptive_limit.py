@@ -180,6 +180,11 @@ class HeadStart:
             self._among.setdefault(slot, self._latest[slot])
             self._latest[slot] = sample
 
+    @property
+    def comparing(self) -> bool:
+        """Whether the rates will soon be known."""
+        return bool(self._among)
+
     def rates(self) -> tuple[float, float] | None:
         """Bytes per second of one part, alone and among the others; None while they are not
         known."""
@@ -255,6 +260,9 @@ class AdaptiveLimit:
         # the measurements before each rise since the limit last fell
         self._rises: list[Measured] = []
         self._refused = False
+        self._risen: Measured | None = None  # the latest goodput after the present rise
+        self._risen_at = 0.0
+        self._tried: Measured | None = None  # a few parts that seemed to carry too little
         self._trial: Measured | None = None  # what the present limit is compared with
         self._sending: dict[Slot, None] = {}  # large parts, in the order they began
         self._paused: dict[Slot, None] = {}
@@ -406,7 +414,9 @@ class AdaptiveLimit:
             self._judge(Measured(self._limit, goodput))
 
     def _judge(self, now: Measured) -> None:
-        if self._trial is None:
+        if self._trial is None and self._head_start is not None and self._head_start.comparing:
+            self._count_anew()
+        elif self._trial is None:
             self._judge_alone(now)
         elif self._trial.width < now.width:
             self._judge_rise(self._trial, now)
@@ -414,6 +424,11 @@ class AdaptiveLimit:
             self._judge_narrower(self._trial, now)
 
     def _judge_alone(self, now: Measured) -> None:
+        tried, self._tried = self._tried, None
+        if tried is not None and tried.goodput >= (CARRIES - TOLERANCE) * now.goodput:
+            needed = min(now.width, self._needed(now.goodput, tried.rate))
+            self._settle(max(tried.width, needed))
+            return
         if self._growing is not None:
             if now.goodput > STILL_GROWING * self._growing:
                 self._growing = now.goodput
@@ -436,6 +451,14 @@ class AdaptiveLimit:
             earlier = before.width * self._earlier_bytes / max(self._earlier_seconds, 1e-6)
             before = Measured(before.width, earlier)
         worth = before.goodput * (1 + WORTH_IT * (now.width / before.width - 1))
+        if now.goodput < worth and self._mode is SLOW_START:
+            # While the new connections are in TCP's slow start, a round trip doubles their rate.
+            early = self._clock() < self._risen_at + self._round_trip
+            if early or self._risen is None or now.goodput > STILL_GROWING * self._risen.goodput:
+                if not early:
+                    self._risen, self._risen_at = now, self._clock()
+                self._count_anew()
+                return
         self._trial = None
         if now.goodput >= worth:
             self._cooldown = COOLDOWN
@@ -487,8 +510,10 @@ class AdaptiveLimit:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
             if self._alone and not self._rises and self._limit < self._maximum:
-                # The first comparison was wrong. The limit grows as if it had not been made.
+                # Either the first comparison was wrong, or the goodput before was overestimated
+                # because it went into buffers. It is measured again.
                 self._alone = 0.0
+                self._tried = now
                 self._steer(min(START, self._maximum))
             else:
                 self._settle(before.width)  # all of them are needed
@@ -498,17 +523,23 @@ class AdaptiveLimit:
             self._steer(max(needed, now.width + 1))
         self._wake()
 
+    @property
+    def _round_trip(self) -> float:
+        """The shortest time that a part's first bytes took, or 0 while it is not known."""
+        return 0.0 if math.isinf(self._latency) else self._latency
+
     def _needed(self, goodput: float, rate: float) -> int:
         """How many parts give this goodput if each has this rate, including the gaps between
         parts. Where the gaps matter there is one part more, since several parts may end at the
         same time."""
-        gap = 0.0 if math.isinf(self._latency) else self._latency * rate / max(self._part_size, 1)
+        gap = self._round_trip * rate / max(self._part_size, 1)
         spare = gap > TOLERANCE
         return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap)) + spare
 
     def _rise(self, now: Measured) -> None:
         self._rises.append(now)
         self._trial = now
+        self._risen, self._risen_at = None, self._clock()
         self._earlier_bytes, self._earlier_seconds = 0, 0.0
         wider = max(self._limit + 1, int(self._limit * self._mode.growth))
         self._steer(min(self._maximum, wider))
@@ -521,8 +552,7 @@ class AdaptiveLimit:
         """Lower the limit, pause the parts beyond it, and measure those that continue."""
         self._steer(limit)
         self._pause()
-        latency = 0.0 if math.isinf(self._latency) else self._latency
-        self._measured_from = self._clock() + max(SETTLING, latency)
+        self._measured_from = self._clock() + max(SETTLING, self._round_trip)
         for slot in self._sending:
             if not slot.paused:
                 slot.epoch, slot.width = self._epoch, limit

@@ -39,7 +39,7 @@ from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
 from asyncpush.sources.files import COLLECTED_AGAIN, changes_of
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.transfers.interface import BucketUpload, TransferFailedError
+from asyncpush.transfers.interface import BucketTransfer, BucketUpload, TransferFailedError
 
 BATCHES_AT_ONCE = 4
 
@@ -332,6 +332,33 @@ ADDED_TOGETHER = 64
 ADDED_BYTES = 4 * MIB
 ADDED_AT_ONCE = 4
 
+SMALL_FILE = 4 * MIB
+GROUPS = 8
+SMALLEST_GROUP, LARGEST_GROUP = 8 * MIB, 32 * MIB
+GROUP_FILES = 1000
+GROUPS_AT_ONCE = 2
+
+
+def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
+    """Groups of files that are uploaded one after the other, two at a time.
+
+    What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
+    freed. Small files therefore go in groups, which take less memory: eight of them, of 8 MiB each
+    at least, and of 32 MiB and 1,000 files at most. Large files are limited elsewhere."""
+    small = sum(file.size for file in files if file.size <= SMALL_FILE)
+    most = min(max(small // GROUPS, SMALLEST_GROUP), LARGEST_GROUP)
+    group: list[FileSource] = []
+    size = 0
+    for file in files:
+        more = file.size if file.size <= SMALL_FILE else 0
+        if group and (len(group) == GROUP_FILES or size + more > most):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += more
+    if group:
+        yield group
+
 
 @dataclass(slots=True)
 class BucketStore:
@@ -345,6 +372,8 @@ class BucketStore:
     bytes_sent: int = 0
     """What went over the network, also for files that had changed and were sent again."""
     _notices: ProblemReport = field(default_factory=ProblemReport)
+    _store: BucketTransfer | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def send_all(
         self, collected: CollectedSources, files: Sequence[FileSource]
@@ -353,12 +382,17 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
+
+        async def send(group: Sequence[FileSource]) -> None:
+            receipts.extend(await self.send(group, changed=errors))
+
         for _ in range(1 + COLLECTED_AGAIN):
             if errors:
                 files = await self._again(collected, files, errors)
             if not files:
                 return receipts
-            receipts += await self.send(files, changed=(errors := {}))
+            errors = {}
+            await for_each(groups(files), send, width=GROUPS_AT_ONCE)
             files = [file for file in files if file.path_in_repo in errors]
         for error in errors.values():
             raise error
@@ -391,10 +425,7 @@ class BucketStore:
                 await upload.add_stream(stream.path_in_repo, pieces)
 
         try:
-            store = await transfers.open_bucket(ctx, write=True)
-            upload = await store.open_upload()
-            reason = f"a bucket is stored by {transfers.label} alone"
-            ctx.events.emit(TransferChosen(transfers.route, reason, reads_while_sending=True))
+            upload = await (await self._opened()).open_upload()
             ctx.enter("uploading")
             together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
             await for_each(together, add, width=ADDED_AT_ONCE)
@@ -422,6 +453,16 @@ class BucketStore:
         keep = partial(ctx.hasher.remember, found, upload.began, buckets.HASH_KIND)
         await in_thread(ctx.push_threads.journal, keep)
         return receipts
+
+    async def _opened(self) -> BucketTransfer:
+        async with self._opening:
+            if self._store is None:
+                transfers = self.ctx.transfers.for_buckets
+                self._store = await transfers.open_bucket(self.ctx, write=True)
+                reason = f"a bucket is stored by {transfers.label} alone"
+                chosen = TransferChosen(transfers.route, reason, reads_while_sending=True)
+                self.ctx.events.emit(chosen)
+            return self._store
 
     async def warn_of_changes(self, files: Sequence[FileSource]) -> None:
         """Warn of followed files, among all of the source, that are not what they were when the

@@ -12,8 +12,11 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncpush import UploadConfig, Uploader
+from asyncpush import AsyncPushError, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
+from asyncpush.models import FileSource
+from asyncpush.options import MIB
+from asyncpush.pipeline import bucket
 from asyncpush.transfers.xet import engine
 from tests.buckets import bytes_of
 from tests.conftest import TOKEN, open_hub
@@ -85,3 +88,44 @@ async def test_small_files_are_read_as_far_as_there_is_memory_for_them(
         await uploader.sync(files, RUN)
     assert questions.most == 2
     assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
+
+
+def of(*sizes: int) -> list[FileSource]:
+    return [FileSource.of_bytes(str(n), bytes(size)) for n, size in enumerate(sizes)]
+
+
+def test_small_files_are_uploaded_in_groups() -> None:
+    assert list(bucket.groups([])) == []
+    few = of(*[64 << 10] * 256)
+    assert list(map(len, bucket.groups(few))) == [128, 128]  # 8 MiB each
+    many = of(*[0] * 2500)
+    assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
+    with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
+    assert list(map(len, bucket.groups(with_large))) == [6, *[2] * 9]
+    assert [file for group in bucket.groups(with_large) for file in group] == with_large
+
+
+async def test_each_group_is_one_upload_and_all_of_them_one_sync(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    files = {f"{number}": bytes([number]) * 100 for number in range(25)}
+    result = await uploader.sync(files, RUN)
+    assert faults.seen["shard"] == 3
+    assert faults.seen["bucket-xet-write-token"] == 1
+    assert faults.seen["bucket-batch"] == 1
+    assert len(result.files_uploaded) == 25
+    assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
+
+
+async def test_a_group_that_cannot_be_stored_fails_the_sync_before_anything_shows(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    faults.add("shard", "403", nth=3, times=99)
+    files = {f"{number}": bytes([number]) * 100 for number in range(60)}
+    with pytest.raises(AsyncPushError, match="Xet failed"):
+        await uploader.sync(files, RUN)
+    assert await bytes_of(hub) == {}
+    faults.rules.clear()
+    assert len((await uploader.sync(files, RUN)).files_uploaded) == 60

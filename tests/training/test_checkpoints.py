@@ -17,6 +17,7 @@ from asyncpush import (
     HubError,
     InvalidRepoIdError,
     PushOptions,
+    SourceChangedError,
     SourceError,
     Uploader,
 )
@@ -47,8 +48,8 @@ async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("part", "stall before reading")
-    told: list[CheckpointOutcome] = []
-    async with CheckpointPusher(uploader, "me/m", on_outcome=told.append) as pusher:
+    reported: list[CheckpointOutcome] = []
+    async with CheckpointPusher(uploader, "me/m", on_outcome=reported.append) as pusher:
         await pusher.push(*step(1))
         await faults.stalled.wait()
         assert pusher.progress is not None
@@ -60,8 +61,8 @@ async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
         report = await pusher.flush()
     assert summary(report)[2:] == [("step 1", "pushed"), ("step 4", "pushed")]
     assert str(report) == "2 pushed, 2 skipped"
-    assert [outcome.name for outcome in told] == [outcome.name for outcome in report.outcomes]
-    assert all(outcome.result and outcome.result.verified for outcome in told[2:])
+    assert [outcome.name for outcome in reported] == [outcome.name for outcome in report.outcomes]
+    assert all(outcome.result and outcome.result.verified for outcome in reported[2:])
     assert complaints(caplog) == [
         (logging.WARNING, f"checkpoint 'step {number}' was skipped: a newer one replaced it")
         for number in (2, 3)
@@ -119,14 +120,14 @@ async def test_failures_that_nobody_has_heard_of_are_raised_at_the_end(
                 await pusher.push(*step(number))
 
 
-async def test_failures_told_to_the_callback_are_not_raised(
+async def test_failures_reported_to_the_callback_are_not_raised(
     uploader: Uploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def tell(outcome: CheckpointOutcome) -> None:
+    def emit(outcome: CheckpointOutcome) -> None:
         raise LookupError("the callback's own")
 
     faults.add("commit", "422")
-    async with CheckpointPusher(uploader, "me/m", on_outcome=tell) as pusher:
+    async with CheckpointPusher(uploader, "me/m", on_outcome=emit) as pusher:
         await pusher.push(*step(1))
     assert summary(pusher.report) == [("step 1", "failed")]
     assert complaints(caplog)[-1] == (
@@ -216,6 +217,22 @@ async def test_a_trainer_may_overwrite_what_is_being_pushed(
     assert summary(pusher.report) == [("out", "pushed")]
     assert await download(hub, "me/m") == {"model.bin": b"\0first", "config.json": b"{}"}
     assert sorted(path.name for path in folder.parent.iterdir() if path.name[0] == ".") == []
+
+
+@pytest.mark.parametrize("route", ["preupload", "commit"])
+async def test_a_checkpoint_that_loses_a_file_meanwhile_is_not_committed(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    folder = write({"model.bin": b"\0model", "config.json": b"{}"})
+    faults.hooks[route] = (folder / "config.json").unlink
+    if route == "commit":  # refused once, so that inline files are read again
+        faults.add("commit", "412")
+    async with CheckpointPusher(uploader, "me/m") as pusher:
+        await pusher.push(folder)
+        (outcome,) = (await pusher.flush()).outcomes
+    assert isinstance(outcome.error, SourceChangedError)
+    assert "not whole without config.json" in str(outcome.error)
+    assert await download(hub, "me/m") == {}
 
 
 async def test_skipped_and_cancelled_snapshots_are_removed(

@@ -195,8 +195,9 @@ def _set_by_user(name: str) -> bool:
     return any(variable in os.environ for variable in (f"HF_XET_{group}_{key}", f"HF_XET_{key}"))
 
 
-_REFUSED = ("Token refresh failed", "401")
-"""Texts of hf_xet's errors when a token was no longer accepted: there is no error type for it."""
+_REFUSED = ("Token refresh failed", "401 Unauthorized")
+"""Texts of hf_xet's errors when a token was no longer accepted: there is no error type for it. They
+also contain URLs, in which any number may occur."""
 
 
 class XetFailedError(TransferFailedError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,8 @@ from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
-from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.sources.byte_sources import is_there
+from asyncpush.transfers.xet.access import SMALL_FILES_MEMORY, XetAccess
 from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
@@ -61,6 +62,8 @@ class XetCommit:
         self._how = how or {}
         self._watch = watch
         self._backlog = backlog
+        self._reading: deque[tuple[int, Any]] = deque()
+        """The last small files that were started: size and handle."""
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -82,12 +85,22 @@ class XetCommit:
         loop, once they are started. With `changed`, followed files that have changed are added
         there and not started."""
         loop = asyncio.get_running_loop()
+        stop = threading.Event()
 
         def start(file: FileSource) -> Any:
+            self._backlog.wait(file.size, stop)
+            handle = start_now(file)
             self._backlog.add(file.size)
+            self._reading.append((file.size, handle))
+            while sum(size for size, _ in self._reading.copy()) > SMALL_FILES_MEMORY:
+                with contextlib.suppress(Exception):  # `finish` raises it
+                    self._reading.popleft()[1].result()
+            return handle
+
+        def start_now(file: FileSource) -> Any:
             match file.content:
-                case PathSource(path):
-                    self._watch.paths.add(os.path.realpath(path))
+                case PathSource(path, identity):
+                    self._watch.files.add((identity.device, identity.inode))
                     return self._commit.start_upload_file(path, **self._how)
                 case BytesSource(data):
                     name = file.path_in_repo
@@ -106,7 +119,11 @@ class XetCommit:
                     handle.result()
             return begun
 
-        begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
+        def cancel() -> None:
+            stop.set()
+            self._abort()
+
+        begun: list[tuple[FileSource, Any]] = await self._call(start_all, files, stop=cancel)
         return begun
 
     async def feed(
@@ -230,9 +247,14 @@ class XetCommit:
         self,
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
+        *,
+        thoroughly: bool = False,
     ) -> None:
+        def check() -> None:
+            check_unchanged(files, changed, thoroughly=thoroughly)
+
         with self._watch.reading():
-            await unless_stalled(lambda: check_unchanged(files, changed), self._watch)
+            await unless_stalled(check, self._watch)
 
     async def _call(
         self,
@@ -255,16 +277,23 @@ class XetCommit:
         except Exception as exc:
             if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
-            await self._check_unchanged(files)
+            await self._check_unchanged(files, thoroughly=True)
             raise self.access.failed(exc) from None
 
 
 def check_unchanged(
-    files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+    *,
+    thoroughly: bool = False,
 ) -> None:
     """Raise `SourceChangedError` unless each file is still as collected. With `changed`, followed
-    files are added there instead, by path in the repo."""
+    files are added there instead, by path in the repo. If `thoroughly`, files whose path still
+    names them are opened as well, which takes five times as long, and `SourceError` is raised for
+    those that cannot be read."""
     for file in files:
+        if not thoroughly and isinstance(file.content, PathSource) and is_there(file.content):
+            continue
         try:
             with Reader(file, grown=file.sha256 is not None) as reader:
                 if file.sha256 is None:  # otherwise the bytes sent were compared with the hash

@@ -32,7 +32,12 @@ from asyncpush.transfers.xet.commits import (
     check_unchanged,
 )
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
-from asyncpush.transfers.xet.stalls import XetStallDetector, XetStalledError, unless_stalled
+from asyncpush.transfers.xet.stalls import (
+    SharedProgress,
+    XetStallDetector,
+    XetStalledError,
+    unless_stalled,
+)
 
 PROGRESS_INTERVAL_MS = 200
 """Shorter where `stall_timeout` is so short that it would pass between two reports."""
@@ -41,6 +46,12 @@ PROGRESS_INTERVAL_MS = 200
 READ_BURST = 0.5
 """Seconds' worth of a limited bandwidth that may be read at once: hf_xet accepts nothing while it
 packs a xorb or waits to send it, and that time should not be lost."""
+
+
+TURNS = 8
+"""How many upload commits are opened or finished at the same time, or twice as many as xorbs that
+hf_xet sends at once, if that is more. The others wait for their turn here rather than in hf_xet,
+where that could not be told apart from a stall."""
 
 
 class XetEngine:
@@ -52,6 +63,8 @@ class XetEngine:
         self._opening = asyncio.Lock()
         self._large_files = asyncio.Semaphore(files_at_once(config))
         self._small_files = Room(SMALL_FILES_MEMORY)
+        self._turns = asyncio.Semaphore(max(TURNS, 2 * xorbs_at_once(config)))
+        self._progress = SharedProgress()
         self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
         self._memory = XetMemory(xorbs_at_once(config))
         self._uploads: weakref.WeakSet[XetUpload] = weakref.WeakSet()
@@ -67,7 +80,8 @@ class XetEngine:
             on_progress = positions if events.active else None
             return await self._open_commit(access, on_progress, attempt, with_sha256)
 
-        commit = await open_commit(access, 1)
+        async with self._turns:
+            commit = await open_commit(access, 1)
         self._memory.begin(alone=not any(upload.in_progress for upload in self._uploads))
         upload = XetUpload(
             commit,
@@ -77,6 +91,7 @@ class XetEngine:
             renewals=self._config.max_retries,
             large_files=self._large_files,
             small_files=self._small_files,
+            turns=self._turns,
             bandwidth=self._bandwidth,
         )
         self._uploads.add(upload)
@@ -90,7 +105,7 @@ class XetEngine:
         with_sha256: bool,
     ) -> XetCommit:
         grant = access.grant
-        watch = XetStallDetector(self._config.stall_timeout, attempt)
+        watch = XetStallDetector(self._config.stall_timeout, attempt, self._progress)
         interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
         session = await self._opened(watch, fresh=attempt > 1)
 
@@ -141,7 +156,7 @@ class XetEngine:
                     [each.content.path for each in steady if isinstance(each.content, PathSource)]
                 )
             except Exception:
-                check_unchanged(steady, changed)
+                check_unchanged(steady, changed, thoroughly=True)
                 if len(changed or ()) > count:
                     return {}
                 raise
@@ -224,7 +239,8 @@ class XetUpload:
 
     hf_xet reads small files itself. Large ones we read, and pass on what there is room for. All
     uploads of an `Uploader` share `large_files`, which limits how many of them are read at the same
-    time, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
+    time, `turns`, which limits how many uploads are finished at the same time, and `bandwidth`.
+    With a limited bandwidth, we read every file at that rate.
     """
 
     def __init__(
@@ -237,6 +253,7 @@ class XetUpload:
         renewals: int,
         large_files: asyncio.Semaphore,
         small_files: Room,
+        turns: asyncio.Semaphore,
         bandwidth: Bandwidth,
     ) -> None:
         self._commit = commit
@@ -249,6 +266,7 @@ class XetUpload:
         self._handles: list[tuple[FileSource, Any]] = []
         self._large_files = large_files
         self._small_files = small_files
+        self._turns = turns
         self._bandwidth = bandwidth
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
@@ -382,7 +400,8 @@ class XetUpload:
         there, by path in the repo.
         """
         found: dict[str, SourceChangedError] = {}
-        report = await self._stored(found if changed is not None else None)
+        async with self._turns:
+            report = await self._stored(found if changed is not None else None)
         self._bytes_stored = report.dedup_metrics.total_bytes_uploaded
         self._spent = True
         self._positions.end()

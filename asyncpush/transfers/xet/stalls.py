@@ -19,8 +19,22 @@ GRACE = 0.5
 """Seconds to wait for a call that was told to stop; then it is abandoned."""
 
 
+WAIT_FOR_OTHERS = 10
+"""How many times the timeout an upload may wait while others of the same session make progress."""
+
+
 class XetStalledError(XetFailedError):
     """There was no progress for `stall_timeout`. Another attempt may succeed."""
+
+
+class SharedProgress:
+    """The time of the last progress of any upload of a session."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def moved(self) -> None:
+        self.last = time.monotonic()
 
 
 class XetStallDetector:
@@ -31,23 +45,29 @@ class XetStallDetector:
     so on Linux its position in each file is checked as well. Time spent waiting for our own source
     does not count.
 
+    hf_xet sends only a few xorbs at a time, whichever upload they belong to. While others of the
+    session make progress (`shared`), this one may be waiting for them, for a while.
+
     Once all bytes have been sent and only an answer is missing, the timeout is multiplied by
     `attempt`, so that a store that always answers slowly gets enough time in the end.
     """
 
-    def __init__(self, timeout: float, attempt: int = 1) -> None:
+    def __init__(
+        self, timeout: float, attempt: int = 1, shared: SharedProgress | None = None
+    ) -> None:
         self._timeout = timeout
         self._attempt = attempt
+        self._shared = shared or SharedProgress()
         self._last = time.monotonic()
         self._seen: object = None
         self._all_sent = False
         self.sent = 0
         """Bytes sent over the network."""
-        self._read: dict[int, tuple[str, int]] = {}
+        self._read: dict[int, tuple[tuple[int, int], int]] = {}
         self._reading = 0
         self._lock = threading.Lock()
-        self.paths: set[str] = set()
-        """The files that hf_xet opens itself."""
+        self.files: set[tuple[int, int]] = set()
+        """The files that hf_xet opens itself, by device and inode."""
 
     def moved(self) -> None:
         self._last = time.monotonic()
@@ -81,6 +101,7 @@ class XetStallDetector:
             self._seen = seen
             self._all_sent = done >= total and sent >= to_send
             self.moved()
+            self._shared.moved()
 
     @property
     def limit(self) -> float:
@@ -92,24 +113,28 @@ class XetStallDetector:
         if self._reading:
             return self.limit
         left = self._last + self.limit - time.monotonic()
-        if left <= 0 and (read := positions(self.paths)) != self._read:
+        if left <= 0 and (read := positions(self.files)) != self._read:
             self._read = read
             self.moved()
             return self.limit
+        if left <= 0:
+            allowed = self._last + WAIT_FOR_OTHERS * self.limit
+            left = min(self._shared.last + self.limit, allowed) - time.monotonic()
         return max(0.0, left)
 
 
-def positions(paths: Collection[str]) -> dict[int, tuple[str, int]]:
-    """This process's positions in those of the files that it has open: path and position by file
-    descriptor. Empty where the system does not provide them (only Linux does)."""
+def positions(files: Collection[tuple[int, int]]) -> dict[int, tuple[tuple[int, int], int]]:
+    """This process's positions in those of the files that it has open: device and inode, and the
+    position, by file descriptor. Empty where the system does not provide them (only Linux does)."""
     found = {}
     with contextlib.suppress(OSError):
-        for number in os.listdir("/proc/self/fd") if paths else ():
+        for number in os.listdir("/proc/self/fd") if files else ():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                path = os.readlink(f"/proc/self/fd/{number}")
-                if path in paths:
+                status = os.stat(f"/proc/self/fd/{number}")
+                file = status.st_dev, status.st_ino
+                if file in files:
                     with open(f"/proc/self/fdinfo/{number}") as info:
-                        found[int(number)] = path, int(info.readline().split()[1])
+                        found[int(number)] = file, int(info.readline().split()[1])
     return found
 
 
