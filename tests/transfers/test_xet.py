@@ -1240,9 +1240,9 @@ async def test_pushes_that_wait_for_each_other_have_not_stalled(
     route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     """hf_xet sends two xorbs or shards at a time, whichever push they belong to."""
-    faults.add(route, "answered after 0.2 s", times=1000)
+    faults.add(route, "answered after 0.3 s", times=1000)
     pushes = [Push(f"me/m{number}", {"a.bin": CHANCE.randbytes(1000)}) for number in range(24)]
-    async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=1)) as uploader:
+    async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=2)) as uploader:
         results = await uploader.push_many(pushes)
     assert set(recorded.engines) == {"xet"}
     assert [result.warnings for result in results] == [()] * 24
