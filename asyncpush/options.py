@@ -272,6 +272,8 @@ class PushOptions:
             was removed from the folder is left out. A warning in the result names each of them.
             Every other change, and every change with "error", raises `SourceChangedError`, and
             nothing is committed.
+        whole: a file that is removed from the source during the push is an error too, instead of
+            being left out. `CheckpointPusher` sets it: a checkpoint is worthless without its files.
         strict: refuse files that look as if they contain a credential (`.env`, private keys,
             well-known kinds of tokens in text files up to 1 MiB), before anything is sent. Without
             it, there is a warning for each place.
@@ -310,6 +312,7 @@ class PushOptions:
     verify: bool = True
     dry_run: bool = False
     on_change: OnChange = "follow"
+    whole: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -440,6 +443,7 @@ class SyncOptions:
             verify=self.verify,
             dry_run=self.dry_run,
             on_change=self.on_change,
+            whole=self.complete_marker,
             strict=self.strict,
         )
 

@@ -77,15 +77,11 @@ from asyncpush.options import (
     is_true,
 )
 from asyncpush.own_files import JOURNAL, SPOOL, Announcement, library_logger
-from asyncpush.pipeline.audit import audit
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
-from asyncpush.pipeline.checkpoint_sets import complete_sets, prune_sets
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.copy import CopySource, copy, copy_to_bucket
 from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
-from asyncpush.pipeline.sync import SyncRun
 from asyncpush.protocol import urls
 from asyncpush.protocol.accounts import kind_of_token
 from asyncpush.protocol.addresses import Address
@@ -98,9 +94,14 @@ from asyncpush.transfers import check_installed, open_transfers, transfer_librar
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
     from asyncpush.localhub import LocalHub
+    from asyncpush.pipeline.copy import CopySource
 
 
 T = TypeVar("T")
+
+NO_FILES = CollectedSources(())
+"""The source of what is made without local files. A user's `None` is not this: it is refused, since
+a push of nothing could delete what is there."""
 Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
 
 
@@ -226,27 +227,35 @@ class Runtime:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).commit(await gather(ctx.events))
 
-        return await self._observed(repo, None, options, work)
+        return await self._observed(repo, NO_FILES, options, work)
+
+    # Most processes only push, so what the following methods need is imported when they are called.
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
+        from asyncpush.pipeline.audit import audit
+
         return await self._observed(repo, source, options, audit, needs_token=False)
 
     async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
+        from asyncpush.pipeline.copy import copy
+
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             async with self._copy_spool() as spool:
                 return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
-        own: Source | None = None if options.model_card is None else {}
+        own: Source | CollectedSources = NO_FILES if options.model_card is None else {}
         return await self._observed(repo, own, options, work)
 
     async def copy_to_bucket(
         self, origin: Address, bucket: Repo, path: str, options: SyncOptions
     ) -> SyncResult:
+        from asyncpush.pipeline.copy import copy_to_bucket
+
         async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
             async with self._copy_spool() as spool:
                 return await copy_to_bucket(ctx, options, _source(origin), spool)
 
-        return await self._observed(bucket, None, options.as_push(path), work)
+        return await self._observed(bucket, NO_FILES, options.as_push(path), work)
 
     def _copy_spool(self) -> Spool:
         """A spool for the small files of a copy."""
@@ -261,6 +270,8 @@ class Runtime:
         options: SyncOptions,
         publisher: ProgressPublisher,
     ) -> SyncResult:
+        from asyncpush.pipeline.sync import SyncRun
+
         async def work(ctx: PushContext, collected: CollectedSources) -> SyncResult:
             return await SyncRun(ctx, options).run(collected)
 
@@ -268,10 +279,14 @@ class Runtime:
         return await self._observed(bucket, source, push, work, publisher, stores=True)
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
+        from asyncpush.pipeline.checkpoint_sets import complete_sets
+
         with stray_cancellations_are_errors():
             return await complete_sets(self._quiet_context(bucket), folder_prefix(path))
 
     async def prune_checkpoints(self, bucket: Repo, path: str, keep: int) -> list[CheckpointSet]:
+        from asyncpush.pipeline.checkpoint_sets import prune_sets
+
         with stray_cancellations_are_errors():
             await self._session.token.get()
             return await prune_sets(self._quiet_context(bucket), folder_prefix(path), keep)
@@ -285,7 +300,6 @@ class Runtime:
     async def doctor(
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
-        # Most pushes need no diagnosis, so its imports are delayed until here.
         from asyncpush.doctor import Facts, Target, ask_hub, collect_local_facts, judge
 
         target = None
@@ -314,7 +328,7 @@ class Runtime:
     async def _observed(
         self,
         repo: Repo,
-        source: Source | None,
+        source: Source | CollectedSources,
         options: PushOptions,
         work: Callable[[PushContext, CollectedSources], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
@@ -343,10 +357,10 @@ class Runtime:
             raise exc.with_traceback(None)  # noqa: B904  (it is its own cause)
 
     def _collected(
-        self, source: Source | None, options: PushOptions, *, stores: bool
+        self, source: Source | CollectedSources, options: PushOptions, *, stores: bool
     ) -> AbstractAsyncContextManager[CollectedSources]:
-        if source is None:
-            return nullcontext(CollectedSources(()))
+        if isinstance(source, CollectedSources):
+            return nullcontext(source)
         # A source that is split into shards is not read in order, so its streams cannot stay open.
         open_streams = stores and options.max_shard_size is None and self._transfers.take_streams
         return collect(
@@ -379,6 +393,8 @@ class Runtime:
 
 
 def _source(origin: Address) -> CopySource:
+    from asyncpush.pipeline.copy import CopySource
+
     repo = Repo(origin.repo_id, origin.kind)
     return CopySource(repo, origin.revision or DEFAULT_BRANCH, origin.path)
 

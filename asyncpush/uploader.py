@@ -354,6 +354,8 @@ class Uploader:
         are raised by awaiting the handle.
         """
         runtime, options = self._running(), options or SyncOptions()
+        if not isinstance(options, SyncOptions):
+            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
         bucket, path = bucket_of(address, runtime.endpoint)
         publisher = runtime.publisher()
         work = runtime.sync(bucket, path, source, options, publisher)

@@ -13,6 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -30,7 +31,7 @@ from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import OwnFiles, library_logger
-from asyncpush.protocol.addresses import names_bucket
+from asyncpush.protocol.addresses import names_bucket, target_of
 from asyncpush.sources.files import absolute_path
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
@@ -66,6 +67,9 @@ FolderState: TypeAlias = dict[str, tuple[int, int, int]]
 class Pusher(Protocol):
     """The methods of an `Uploader` that a watch uses."""
 
+    @property
+    def endpoint(self) -> str: ...
+
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> UploadResult: ...
@@ -92,7 +96,8 @@ class FolderWatch:
     """Pushes a folder whenever it has stopped changing; made by `Uploader.watch`.
 
     Each push is one verified commit of everything new (or a sync, for a bucket), as if
-    `push_to_hub` had been called. Files that grow during a push are handled as `on_change` says,
+    `push_to_hub` had been called. With `create_pr`, the first push opens a pull request, and the
+    others go to the same one. Files that grow during a push are handled as `on_change` says,
     and what was added to them is included in the next push. Nothing is committed twice, since files
     that the repo has already are left out.
 
@@ -310,6 +315,7 @@ class FolderWatch:
             self._pushed = state
             self.pushes += 1
             self.last_result = result
+            self._stay_in_pull_request(result)
         else:
             self.failures.append(error)
             logger.error("the push of %r failed: %s", self._folder, error)
@@ -320,6 +326,21 @@ class FolderWatch:
         if self._on_outcome is not None and self._broken is None:
             self._on_outcome(WatchOutcome(result, error))
         return error
+
+    def _stay_in_pull_request(self, result: UploadResult | SyncResult | None) -> None:
+        """With `create_pr`, push to the pull request that was opened from now on."""
+        options = self._options
+        if not isinstance(options, PushOptions) or not isinstance(result, UploadResult):
+            return
+        if not options.create_pr or result.pr_url is None:
+            return
+        # An address may contain the branch, which the pull request's own replaces.
+        repo, options = target_of(self._repo_id, options, self._uploader.endpoint)
+        number = result.pr_url.rpartition("/")[2]
+        self._repo_id = repo.repo_id
+        self._options = replace(
+            options, create_pr=False, create_branch=False, revision=f"refs/pr/{number}"
+        )
 
     async def _push_the_rest(self) -> Exception | None:
         """Push what is new when the block is left. Returns the error, if that failed."""

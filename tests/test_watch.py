@@ -97,6 +97,34 @@ async def test_a_folder_is_pushed_once_it_has_been_at_rest(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
+@pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
+async def test_one_pull_request_takes_all_pushes(
+    target: str, uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    await uploader.push_to_hub("me/m", {"there": b"0"})
+    source = write({"log": b"0"})
+    results: asyncio.Queue[Any] = asyncio.Queue()
+    watch = FolderWatch(
+        uploader,
+        source,
+        target,
+        PushOptions(create_pr=True),
+        every=0,
+        quiet_for=0,
+        on_outcome=lambda outcome: results.put_nowait(outcome.error or outcome.result),
+    )
+    async with watch:
+        first = await results.get()
+        append(source / "log", "1")()
+        second = await results.get()
+        append(source / "log", "2")()
+    assert first.pr_url.endswith("/discussions/1")
+    assert second.pr_url is None
+    below = "logs/log" if "logs" in target else "log"
+    assert await download(hub, "me/m") == {"there": b"0"}
+    assert await download(hub, "me/m", revision="refs/pr/1") == {"there": b"0", below: b"012"}
+
+
 async def test_a_log_that_never_rests_is_pushed_all_the_same(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:

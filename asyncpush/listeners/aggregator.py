@@ -96,10 +96,12 @@ class ProgressAggregator:
         self._shown = 0
         self._shown_files = 0
         self._moves = 0
+        self._current: str | None = None  # the file that moved last, if it is still in flight
         self._files: dict[str, _File] = {}
         self._inline: dict[str, int] = {}  # routed inline, waiting for the commit: path -> size
         self._done: set[str] = set()
         self._hashing: dict[str, int] = {}
+        self._partly_hashed = 0  # the sum of these
         self._hashed = 0
         self._hashed_files: set[str] = set()  # of those that are not done
         self._shown_processed = 0
@@ -133,13 +135,10 @@ class ProgressAggregator:
     @property
     def is_all_sent(self) -> bool:
         """Whether files wait for the store's last word alone: nothing is left to send."""
-        files = self._files.copy().values()
-        count = len(self._done) + len(files) + len(self._inline)
-        return (
-            bool(files)
-            and count >= self._total_files
-            and all(file.counted >= file.size for file in files)
-        )
+        count = len(self._done) + len(self._files) + len(self._inline)
+        if not self._files or count < self._total_files:
+            return False
+        return all(file.counted >= file.size for file in self._files.copy().values())
 
     def in_flight(self) -> list[InFlight]:
         """The files that are being sent, starting with the one that began first."""
@@ -168,6 +167,7 @@ class ProgressAggregator:
                 position = event.size
             self._moves += 1
             file.last_move = self._moves
+            self._current = event.path
             part = file.parts.get(event.part_number)
             if part is None:
                 part = file.parts[event.part_number] = [0, 0, 0]
@@ -223,7 +223,7 @@ class ProgressAggregator:
         return sent, total
 
     def _processed(self, total: int) -> int:
-        known = self._hashed + sum(self._hashing.copy().values())
+        known = self._hashed + self._partly_hashed
         return min(max(self._shown_processed, known), total)
 
     def _rates(self) -> tuple[float, float, float]:
@@ -249,9 +249,12 @@ class ProgressAggregator:
     def _current_file(self) -> str | None:
         # Bars take snapshots in a thread of their own. Copying a dict is atomic, iterating over it
         # is not.
+        if self._current in self._files:
+            return self._current
         moving = [(file.last_move, path) for path, file in self._files.copy().items()]
         if moving:
-            return max(moving)[1]
+            self._current = max(moving)[1]
+            return self._current
         return next(iter(self._hashing.copy()), None)
 
     def _start(self, path: str, size: int = _UNKNOWN_SIZE) -> _File:
@@ -286,14 +289,16 @@ class ProgressAggregator:
     def _on_hash_progress(self, event: HashProgress) -> None:
         path = event.path
         if path not in self._done and path not in self._hashed_files:
-            self._hashing[path] = max(self._hashing.get(path, 0), event.hashed)
+            before = self._hashing.get(path, 0)
+            self._hashing[path] = max(before, event.hashed)
+            self._partly_hashed += max(before, event.hashed) - before
 
     def _on_hashed(self, event: FileHashed) -> None:
         if event.path not in self._done:
             self._is_hashed(event.path, event.size)
 
     def _is_hashed(self, path: str, size: int) -> None:
-        self._hashing.pop(path, None)
+        self._partly_hashed -= self._hashing.pop(path, 0)
         if path not in self._hashed_files:
             self._hashed_files.add(path)
             self._hashed += size
@@ -317,6 +322,7 @@ class ProgressAggregator:
         file.size = event.size
         self._moves += 1
         file.last_move = self._moves
+        self._current = event.path
         counted = min(file.raw, file.size)
         self._raw += counted - file.counted
         file.counted = counted
@@ -332,6 +338,7 @@ class ProgressAggregator:
         part[1] = part[2] = event.size
         self._moves += 1
         file.last_move = self._moves
+        self._current = event.path
         if event.size > part[0]:
             self._raise(file, part, event.size)
 

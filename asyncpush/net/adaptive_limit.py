@@ -180,6 +180,11 @@ class HeadStart:
             self._among.setdefault(slot, self._latest[slot])
             self._latest[slot] = sample
 
+    @property
+    def comparing(self) -> bool:
+        """Whether the rates will soon be known."""
+        return bool(self._among)
+
     def rates(self) -> tuple[float, float] | None:
         """Bytes per second of one part, alone and among the others; None while they are not
         known."""
@@ -255,6 +260,7 @@ class AdaptiveLimit:
         # the measurements before each rise since the limit last fell
         self._rises: list[Measured] = []
         self._refused = False
+        self._tried: Measured | None = None  # a few parts that seemed to carry too little
         self._trial: Measured | None = None  # what the present limit is compared with
         self._sending: dict[Slot, None] = {}  # large parts, in the order they began
         self._paused: dict[Slot, None] = {}
@@ -406,7 +412,9 @@ class AdaptiveLimit:
             self._judge(Measured(self._limit, goodput))
 
     def _judge(self, now: Measured) -> None:
-        if self._trial is None:
+        if self._trial is None and self._head_start is not None and self._head_start.comparing:
+            self._count_anew()
+        elif self._trial is None:
             self._judge_alone(now)
         elif self._trial.width < now.width:
             self._judge_rise(self._trial, now)
@@ -414,6 +422,11 @@ class AdaptiveLimit:
             self._judge_narrower(self._trial, now)
 
     def _judge_alone(self, now: Measured) -> None:
+        tried, self._tried = self._tried, None
+        if tried is not None and tried.goodput >= (CARRIES - TOLERANCE) * now.goodput:
+            needed = min(now.width, self._needed(now.goodput, tried.rate))
+            self._settle(max(tried.width, needed))
+            return
         if self._growing is not None:
             if now.goodput > STILL_GROWING * self._growing:
                 self._growing = now.goodput
@@ -487,8 +500,10 @@ class AdaptiveLimit:
                 self._count_anew()
         elif starting and before.width == self._first and needed >= NARROWER * before.width:
             if self._alone and not self._rises and self._limit < self._maximum:
-                # The first comparison was wrong. The limit grows as if it had not been made.
+                # Either the first comparison was wrong, or the goodput before was overestimated
+                # because it went into buffers. It is measured again.
                 self._alone = 0.0
+                self._tried = now
                 self._steer(min(START, self._maximum))
             else:
                 self._settle(before.width)  # all of them are needed

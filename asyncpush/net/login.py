@@ -11,7 +11,6 @@ anything else happens.
 from __future__ import annotations
 
 import asyncio
-import configparser
 import contextlib
 import io
 import os
@@ -22,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from asyncpush.errors import AuthError, HubError
 from asyncpush.lazy_dataclass import dataclass
@@ -39,6 +38,9 @@ from asyncpush.protocol.accounts import (
 )
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.redaction import redact_text
+
+if TYPE_CHECKING:
+    import configparser
 
 logger = library_logger("login")
 
@@ -293,7 +295,11 @@ def find_login(token: str, token_path: Path) -> StoredLogin | None:
 
 
 def _read_logins(token_path: Path) -> dict[str, StoredLogin]:
-    logins = {}
+    logins: dict[str, StoredLogin] = {}
+    if not os.path.exists(stored_path(token_path)):  # unlike `Path.exists`, raises nothing
+        return logins
+    import configparser  # few processes need it
+
     with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
         config = _read_config(token_path)
         for name in config.sections():
@@ -310,6 +316,8 @@ def _read_logins(token_path: Path) -> dict[str, StoredLogin]:
 
 
 def _read_config(token_path: Path) -> configparser.ConfigParser:
+    import configparser
+
     config = configparser.ConfigParser(interpolation=None)
     config.read(stored_path(token_path), encoding="utf-8")
     return config

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
-from statistics import median
 from typing import Any
 
 import anyio
@@ -169,7 +168,7 @@ class PartRequest:
     on_sent: Callable[[int], None]
     on_wire: Callable[[int], None]
     attempt: int
-    content: PartContent | None = None
+    content: PartContent | None = field(default=None, repr=False)
     """The part's bytes, if they are in memory already."""
 
 
@@ -499,7 +498,9 @@ class StragglerMonitor:
             in_flight.sample(now)
         if len(self._rates) < ENOUGH:
             return
-        typical = median(self._rates)
+        ordered = sorted(self._rates)
+        middle = len(ordered) // 2
+        typical = (ordered[middle] + ordered[~middle]) / 2
         for in_flight in tuple(self._in_flight):
             if not self._idle():
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ from asyncpush.errors import (
 )
 from asyncpush.models import CARD_NAME, FileSource, Receipt
 from asyncpush.net.credentials import every_token, token_files
+from asyncpush.options import PushOptions
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, LFS_FILES_A_COMMIT, deletions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
@@ -272,6 +273,19 @@ _POINTER_SUGGESTION = (
     "download the files with `git lfs pull` in their clone, or leave them out with ignore_patterns"
     " (--exclude); nothing was uploaded"
 )
+
+
+def check_whole(options: PushOptions, lost: Iterable[str]) -> None:
+    """Raise `SourceChangedError` if the options want the source whole, and these files of it are
+    lost: they were removed since the push began."""
+    names = sorted(lost)
+    if names and options.whole:
+        raise SourceChangedError(
+            f"{len(names):,} file(s) were removed while the source was collected and sent: it is"
+            f" not whole without {', '.join(names[:10])}",
+            problems=[f"{name!r} was removed" for name in names],
+            suggestion="try again once nothing is removed from the source",
+        )
 
 
 async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:

@@ -34,6 +34,7 @@ from asyncpush.pipeline.preflight import (
     check_one_commit,
     check_parent,
     check_paths,
+    check_whole,
     head_of_branch,
     observed_head,
     prepare,
@@ -281,6 +282,7 @@ class PushRun:
                 before = files[path]
                 file = await collected.again(before) if before.may_change else before
                 if file is None:
+                    check_whole(ctx.options, [path])
                     self._notices.notice("removed files", f"{error.message}: left out")
                     del files[path]
                     stored.receipts.pop(path, None)
@@ -338,6 +340,7 @@ class PushRun:
         for notice in collected.notices:
             self._ctx.warn(notice)
         ctx, files = self._ctx, collected.files
+        check_whole(ctx.options, collected.gone)
         total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
         ctx.events.emit(FilesPlanned(len(files), total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):

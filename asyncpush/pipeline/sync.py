@@ -18,7 +18,7 @@ from itertools import chain
 
 from asyncpush.concurrency.task_groups import for_each
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, SourceChangedError, SourceError, SyncError
+from asyncpush.errors import AsyncPushError, HubError, SourceError, SyncError
 from asyncpush.events import (
     CommitStarted,
     FileHashed,
@@ -39,7 +39,7 @@ from asyncpush.pipeline.bucket import (
 )
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker, is_marker
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.preflight import check_leaks, check_limits
+from asyncpush.pipeline.preflight import check_leaks, check_limits, check_whole
 from asyncpush.protocol.buckets import (
     HASH_KIND,
     AddFile,
@@ -179,7 +179,7 @@ class SyncRun:
                 problems=["the source is a single file"],
                 suggestion="leave out delete (--delete), or sync the file's folder",
             )
-        self._check_whole(collected.gone)
+        check_whole(ctx.options, collected.gone)
         await check_leaks(ctx, files)
 
     def _paths(self, collected: CollectedSources) -> Iterable[str]:
@@ -294,23 +294,10 @@ class SyncRun:
             for receipt in await store.send_all(collected, to_send):
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
                 done.deduplicated += receipt.bytes_deduplicated
-        self._check_whole(store.gone)
+        check_whole(self._ctx.options, store.gone)
         if store.gone and not done.adds:
             message = "every file of the source was removed before it was sent"
             raise SourceError(message, problems=[message], suggestion="nothing was changed")
-
-    def _check_whole(self, gone: Iterable[str]) -> None:
-        """Raise `SourceChangedError` if a set that is to be marked as complete lacks files that the
-        source had when this sync began."""
-        lost = sorted(gone)
-        if not lost or not self._options.complete_marker:
-            return
-        raise SourceChangedError(
-            f"{len(lost):,} file(s) were removed while the set was collected and sent: it is not"
-            f" whole without {', '.join(lost[:10])}",
-            problems=[f"{path!r} was removed" for path in lost],
-            suggestion="sync again once nothing is removed from the source; nothing was changed",
-        )
 
     def _take_copied(self, there: dict[str, BucketFile]) -> None:
         """Record the copied files, which the store has already."""

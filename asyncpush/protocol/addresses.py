@@ -96,6 +96,8 @@ def target_of(
     >>> repo.git_path, options.revision
     ('spaces/me/s', 'dev')
     """
+    if not isinstance(options, PushOptions):
+        raise TypeError(f"options must be PushOptions, not {type(options).__name__}")
     if is_address(repo_id, endpoint):
         address = parse_address(repo_id, endpoint)
         options = _filled_in(address, options, given)

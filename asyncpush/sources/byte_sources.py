@@ -79,6 +79,14 @@ def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
             return _Virtual(virtual)
 
 
+def is_there(content: PathSource) -> bool:
+    """Whether the path names a file with the identity that was collected. It is not opened."""
+    try:
+        return FileIdentity.of(os.stat(content.path)) == content.identity
+    except OSError:
+        return False
+
+
 def changed(source: FileSource, what: str) -> SourceChangedError:
     """The error for a source that has changed since it was collected; `what` is the predicate."""
     name = source.disk_path or source.path_in_repo

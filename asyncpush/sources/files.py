@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from asyncpush.errors import SourceChangedError, os_reason
 from asyncpush.models import FileIdentity, FileSource, PathSource
-from asyncpush.sources.byte_sources import Reader, changed, open_for_reading
+from asyncpush.sources.byte_sources import Reader, changed, is_there, open_for_reading
 from asyncpush.sources.problem_report import ProblemReport
 
 _KINDS = {
@@ -218,10 +218,7 @@ def looks_changed(file: FileSource) -> bool:
     content = file.content
     if not isinstance(content, PathSource) or not content.may_change:
         return False
-    try:
-        return FileIdentity.of(os.stat(content.path)) != content.identity
-    except OSError:
-        return True
+    return not is_there(content)
 
 
 def _copied(file: FileSource, opened: io.FileIO) -> Copy:

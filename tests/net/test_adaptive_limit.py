@@ -698,6 +698,23 @@ async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
+async def test_a_goodput_that_went_into_buffers_is_measured_again() -> None:
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        while limit.check_interval is not None:
+            await sampled(limit, clock, slots, 40_000)  # as long as the buffers have room
+        going = [slot for slot in slots if not slot.paused]
+        few = len(going)
+        assert few < START
+        while limit.limit < START:
+            await sampled(limit, clock, going, 200_000 // few)
+        while limit.limit == START:
+            await sampled(limit, clock, slots, 200_000 // START)
+        assert limit.limit == few
+        assert sum(not slot.paused for slot in slots) == few
+
+
+@pytest.mark.usefixtures("head_start")
 async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
     limit = AdaptiveLimit(32)
     async with limit.slot() as slot:

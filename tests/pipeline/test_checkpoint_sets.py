@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -428,13 +429,15 @@ class Killer:
     def __init__(self) -> None:
         self.pid = 0
         self.left = 0
+        self.counted = {"xorb", "shard"}
+        """Beside the requests to the bucket."""
 
     @property
     def middleware(self) -> Middleware:
         @web.middleware
         async def kill(request: web.Request, handler: Handler) -> web.StreamResponse:
             route = request.match_info.route.name or ""
-            if self.pid and (route.startswith("bucket") or route in ("xorb", "shard")):
+            if self.pid and (route.startswith("bucket") or route in self.counted):
                 self.left -= 1
                 if not self.left:
                     os.kill(self.pid, signal.SIGKILL)
@@ -469,6 +472,28 @@ for number in range(int(sys.argv[4])):
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 PLACES = 20
+
+
+READER = """
+import os, sys
+from huggingface_hub import HfApi
+import hf_xet
+
+url, token, folder, places = sys.argv[1:]
+for number in range(int(places)):
+    start, go = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(start, 1)
+        os.environ["HF_XET_CACHE"] = f"{folder}/cache-{number}"
+        api = HfApi(endpoint=url, token=token)
+        api.sync_bucket("hf://buckets/me/runs/run/step-1", f"{folder}/{number}", quiet=True)
+        os._exit(0)
+    print(pid, flush=True)
+    sys.stdin.readline()
+    os.write(go, b"!")
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 
 @pytest.fixture
@@ -520,6 +545,62 @@ def test_a_writer_that_is_killed_anywhere_leaves_no_marker_over_missing_or_mixed
         assert [each.name for each in runner.run(uploader.checkpoints_in(RUN))] == ["step-1"]
         assert runner.run(_state(threaded_hub)) == version(PLACES)
         runner.run(uploader.__aexit__(None, None, None))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_what_a_reader_has_when_it_is_killed_anywhere_is_not_taken_for_the_set(
+    threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
+) -> None:
+    killer.counted = {"reconstruction", "xorb-bytes"}
+    folder, noise = tmp_path / "read", random.Random(20)
+    folder.mkdir()
+    big, other = noise.randbytes(1_000_000), noise.randbytes(1_000_000)
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": threaded_hub.url,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "0",
+    }
+    codes, partly = [], 0
+    with (
+        asyncio.Runner() as runner,
+        subprocess.Popen(
+            [sys.executable, "-c", READER, threaded_hub.url, TOKEN, str(folder), str(PLACES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as reader,
+    ):
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        uploader = Uploader(TOKEN, threaded_hub.url, config)
+        runner.run(uploader.__aenter__())
+        for place in range(PLACES):
+            written = {**version(place), "big": big, "sub/other": other}
+            runner.run(uploader.sync(written, STEP, WHOLE))
+            killer.pid = int(reader.stdout.readline())
+            killer.left = place + 1
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            codes.append(int(reader.stdout.readline()))
+            killer.pid = 0
+            assert runner.run(_state(threaded_hub)) == written, "reading changed the set"
+            copy = folder / str(place)
+            has = {
+                path.relative_to(copy).as_posix(): path.read_bytes()
+                for path in copy.rglob("*")
+                if path.is_file()
+            }
+            partly += bool(has)
+            marked = has.pop(MARKER, None) is not None
+            if has or marked:
+                assert runner.run(uploader.audit(STEP, copy)).exact == (has == written)
+        runner.run(uploader.__aexit__(None, None, None))
+    deaths = codes.index(0) if 0 in codes else PLACES
+    assert deaths >= 5
+    assert codes == [-signal.SIGKILL] * deaths + [0] * (PLACES - deaths)
+    assert partly > PLACES - deaths  # some were killed in the middle of the files
 
 
 async def _state(hub: LocalHub) -> dict[str, bytes] | None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -15,16 +16,18 @@ from asyncpush import (
     AuthError,
     HubError,
     ProtocolError,
+    Push,
     PushOptions,
     Receipt,
     RepoNotFoundError,
     SourceError,
+    SyncOptions,
     UploadConfig,
     Uploader,
     push_to_hub,
 )
 from asyncpush.localhub import LocalHub
-from asyncpush.models import BytesSource, FileSource
+from asyncpush.models import BytesSource, FileSource, Source
 from asyncpush.options import endpoint_in_use, is_true
 from asyncpush.pipeline import changes, preflight, verification
 from asyncpush.pipeline import changes as receipts
@@ -429,3 +432,40 @@ async def test_pages_of_files_that_have_no_end_are_not_followed(
         await uploader.audit("me/m", folder)
     assert faults.seen["tree"] == calls
     assert f"{calls} pages" in caught.value.message
+
+
+@pytest.mark.parametrize("verb", ["push", "upload_files", "push_many", "audit", "sync"])
+async def test_no_source_is_an_error_and_deletes_nothing(
+    verb: str, hub: LocalHub, uploader: Uploader
+) -> None:
+    # What a variable holds that was never set. Taken for an empty source, it emptied buckets.
+    nothing = cast("Source", None)
+    bucket = "hf://buckets/me/b"
+    delete_all = PushOptions(delete_patterns="*")
+    await uploader.push_to_hub("me/m", {"a.txt": b"a"})
+    head = await head_of(hub, "me/m")
+    with pytest.raises(SourceError, match="source is of type NoneType"):
+        match verb:
+            case "push":
+                await uploader.push_to_hub("me/m", nothing, delete_all)
+            case "upload_files":
+                await uploader.upload_files("me/m", nothing)
+            case "push_many":
+                pushes = [Push("me/m", nothing, delete_all)]
+                [result] = await uploader.push_many(pushes, return_exceptions=True)
+                assert isinstance(result, BaseException)
+                raise result
+            case "audit":
+                await uploader.audit("me/m", nothing)
+            case _:
+                await uploader.sync(nothing, bucket, SyncOptions(delete=True))
+    assert await head_of(hub, "me/m") == head
+
+
+async def test_options_of_another_kind_are_named(uploader: Uploader) -> None:
+    for_buckets = cast("PushOptions", SyncOptions())
+    with pytest.raises(TypeError, match="options must be PushOptions, not SyncOptions"):
+        await uploader.push_to_hub("me/m", b"", for_buckets)
+    for_repos = cast("SyncOptions", PushOptions())
+    with pytest.raises(TypeError, match="options must be SyncOptions, not PushOptions"):
+        await uploader.sync({"a": b"a"}, "hf://buckets/me/b", for_repos)

@@ -17,6 +17,7 @@ from asyncpush import (
     HubError,
     InvalidRepoIdError,
     PushOptions,
+    SourceChangedError,
     SourceError,
     Uploader,
 )
@@ -216,6 +217,22 @@ async def test_a_trainer_may_overwrite_what_is_being_pushed(
     assert summary(pusher.report) == [("out", "pushed")]
     assert await download(hub, "me/m") == {"model.bin": b"\0first", "config.json": b"{}"}
     assert sorted(path.name for path in folder.parent.iterdir() if path.name[0] == ".") == []
+
+
+@pytest.mark.parametrize("route", ["preupload", "commit"])
+async def test_a_checkpoint_that_loses_a_file_meanwhile_is_not_committed(
+    route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
+) -> None:
+    folder = write({"model.bin": b"\0model", "config.json": b"{}"})
+    faults.hooks[route] = (folder / "config.json").unlink
+    if route == "commit":  # refused once, so that inline files are read again
+        faults.add("commit", "412")
+    async with CheckpointPusher(uploader, "me/m") as pusher:
+        await pusher.push(folder)
+        (outcome,) = (await pusher.flush()).outcomes
+    assert isinstance(outcome.error, SourceChangedError)
+    assert "not whole without config.json" in str(outcome.error)
+    assert await download(hub, "me/m") == {}
 
 
 async def test_skipped_and_cancelled_snapshots_are_removed(

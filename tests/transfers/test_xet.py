@@ -1279,7 +1279,8 @@ def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) ->
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
     watch = XetStallDetector(0.0)
-    watch.paths.add(str(path))
+    status = path.stat()
+    watch.files.add((status.st_dev, status.st_ino))
     with watch.reading():
         watch._timeout = 1.0
         assert watch.left() == 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
+from asyncpush.sources.byte_sources import is_there
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
@@ -86,8 +86,8 @@ class XetCommit:
         def start(file: FileSource) -> Any:
             self._backlog.add(file.size)
             match file.content:
-                case PathSource(path):
-                    self._watch.paths.add(os.path.realpath(path))
+                case PathSource(path, identity):
+                    self._watch.files.add((identity.device, identity.inode))
                     return self._commit.start_upload_file(path, **self._how)
                 case BytesSource(data):
                     name = file.path_in_repo
@@ -230,9 +230,14 @@ class XetCommit:
         self,
         files: Sequence[FileSource],
         changed: dict[str, SourceChangedError] | None = None,
+        *,
+        thoroughly: bool = False,
     ) -> None:
+        def check() -> None:
+            check_unchanged(files, changed, thoroughly=thoroughly)
+
         with self._watch.reading():
-            await unless_stalled(lambda: check_unchanged(files, changed), self._watch)
+            await unless_stalled(check, self._watch)
 
     async def _call(
         self,
@@ -255,16 +260,23 @@ class XetCommit:
         except Exception as exc:
             if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
-            await self._check_unchanged(files)
+            await self._check_unchanged(files, thoroughly=True)
             raise self.access.failed(exc) from None
 
 
 def check_unchanged(
-    files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
+    files: Sequence[FileSource],
+    changed: dict[str, SourceChangedError] | None = None,
+    *,
+    thoroughly: bool = False,
 ) -> None:
     """Raise `SourceChangedError` unless each file is still as collected. With `changed`, followed
-    files are added there instead, by path in the repo."""
+    files are added there instead, by path in the repo. If `thoroughly`, files whose path still
+    names them are opened as well, which takes five times as long, and `SourceError` is raised for
+    those that cannot be read."""
     for file in files:
+        if not thoroughly and isinstance(file.content, PathSource) and is_there(file.content):
+            continue
         try:
             with Reader(file, grown=file.sha256 is not None) as reader:
                 if file.sha256 is None:  # otherwise the bytes sent were compared with the hash

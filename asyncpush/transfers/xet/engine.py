@@ -156,7 +156,7 @@ class XetEngine:
                     [each.content.path for each in steady if isinstance(each.content, PathSource)]
                 )
             except Exception:
-                check_unchanged(steady, changed)
+                check_unchanged(steady, changed, thoroughly=True)
                 if len(changed or ()) > count:
                     return {}
                 raise

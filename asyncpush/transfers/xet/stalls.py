@@ -63,11 +63,11 @@ class XetStallDetector:
         self._all_sent = False
         self.sent = 0
         """Bytes sent over the network."""
-        self._read: dict[int, tuple[str, int]] = {}
+        self._read: dict[int, tuple[tuple[int, int], int]] = {}
         self._reading = 0
         self._lock = threading.Lock()
-        self.paths: set[str] = set()
-        """The files that hf_xet opens itself."""
+        self.files: set[tuple[int, int]] = set()
+        """The files that hf_xet opens itself, by device and inode."""
 
     def moved(self) -> None:
         self._last = time.monotonic()
@@ -113,7 +113,7 @@ class XetStallDetector:
         if self._reading:
             return self.limit
         left = self._last + self.limit - time.monotonic()
-        if left <= 0 and (read := positions(self.paths)) != self._read:
+        if left <= 0 and (read := positions(self.files)) != self._read:
             self._read = read
             self.moved()
             return self.limit
@@ -123,17 +123,18 @@ class XetStallDetector:
         return max(0.0, left)
 
 
-def positions(paths: Collection[str]) -> dict[int, tuple[str, int]]:
-    """This process's positions in those of the files that it has open: path and position by file
-    descriptor. Empty where the system does not provide them (only Linux does)."""
+def positions(files: Collection[tuple[int, int]]) -> dict[int, tuple[tuple[int, int], int]]:
+    """This process's positions in those of the files that it has open: device and inode, and the
+    position, by file descriptor. Empty where the system does not provide them (only Linux does)."""
     found = {}
     with contextlib.suppress(OSError):
-        for number in os.listdir("/proc/self/fd") if paths else ():
+        for number in os.listdir("/proc/self/fd") if files else ():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                path = os.readlink(f"/proc/self/fd/{number}")
-                if path in paths:
+                status = os.stat(f"/proc/self/fd/{number}")
+                file = status.st_dev, status.st_ino
+                if file in files:
                     with open(f"/proc/self/fdinfo/{number}") as info:
-                        found[int(number)] = path, int(info.readline().split()[1])
+                        found[int(number)] = file, int(info.readline().split()[1])
     return found
 
 
