@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.quick or options.results:
             report.write(outcomes, described, options.results or report.RESULTS)
     verdicts = [met for outcome in outcomes for met, _ in report.judged(outcome)]
-    told = (f"{verdicts.count(True)} met", f"{verdicts.count(False)} missed")
-    print(f"\ntargets: {', '.join(told)}, {verdicts.count(None)} not measured")
+    output = (f"{verdicts.count(True)} met", f"{verdicts.count(False)} missed")
+    print(f"\ntargets: {', '.join(output)}, {verdicts.count(None)} not measured")
     return 1 if False in verdicts and not options.quick else 0
 
 

@@ -189,8 +189,8 @@ def _run(run: Run, command: list[str], environment: dict[str, str], limit: float
         run.seconds = time.perf_counter() - began
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().splitlines()
-    telling = [line for line in lines if "Error" in line or "✗" in line]
-    run.said = (telling or lines or ["nothing"])[-1].strip()[:200]
+    reporting = [line for line in lines if "Error" in line or "✗" in line]
+    run.said = (reporting or lines or ["nothing"])[-1].strip()[:200]
     if process.returncode and not run.outcome:
         run.outcome = f"failed, exit code {process.returncode}"
 

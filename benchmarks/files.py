@@ -84,42 +84,42 @@ def part_sizes(size: int, part_size: int) -> list[int]:
 
 
 def _make(files: FileSet, folder: Path) -> None:
-    chance = random.Random(files.name)
+    rng = random.Random(files.name)
     if files.kind == "models":
-        _make_models(files, folder, chance)
+        _make_models(files, folder, rng)
         return
     for number in range(files.count):
         size = files.smallest
         if files.largest:
-            size = chance.randint(files.smallest, files.largest)
+            size = rng.randint(files.smallest, files.largest)
         suffix = "txt" if files.kind == "prose" else "bin"
         # A thousand to a folder: the Hub takes at most 10,000.
         path = folder / f"{number // 1000:03}" / f"{number:06}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            for piece in _content(files.kind, size, chance):
+            for piece in _content(files.kind, size, rng):
                 file.write(piece)
             file.truncate(size)
 
 
-def _make_models(files: FileSet, folder: Path, chance: random.Random) -> None:
+def _make_models(files: FileSet, folder: Path, rng: random.Random) -> None:
     for number in range(files.count // 5):
         model = folder / f"{number:04}"
         model.mkdir(parents=True)
-        (model / "model.bin").write_bytes(chance.randbytes(files.largest))
+        (model / "model.bin").write_bytes(rng.randbytes(files.largest))
         for name in ("config", "generation_config", "tokenizer", "tokenizer_config"):
             text = json.dumps({"number": number, "name": name, "pad": "x" * files.smallest})
             (model / f"{name}.json").write_text(text)
 
 
-def _content(kind: str, size: int, chance: random.Random) -> Iterator[bytes]:
+def _content(kind: str, size: int, rng: random.Random) -> Iterator[bytes]:
     if kind == "prose":
         # Words and lines as people write them: who looks into texts pays for what is in them.
-        text = f"{chance.random()}\n".encode() + _PROSE * (size // len(_PROSE) + 1)
+        text = f"{rng.random()}\n".encode() + _PROSE * (size // len(_PROSE) + 1)
         yield text[:size]
     elif kind == "binary":
         for start in range(0, size, _STEP):
-            yield chance.randbytes(min(_STEP, size - start))
+            yield rng.randbytes(min(_STEP, size - start))
 
 
 def _paths(folder: Path) -> list[Path]:

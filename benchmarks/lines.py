@@ -74,10 +74,10 @@ def _panel(panel: Panel, left: float, names: Sequence[str]) -> list[str]:
     shapes = [_text(left - 40, _TOP - 14, panel.title)]
     for step in range(5):
         y = top * step / 4
-        told = f"{y:.0%}" if panel.percent else f"{y:.3g}"
+        output = f"{y:.0%}" if panel.percent else f"{y:.3g}"
         (_, down) = at(0, y)
         shapes.append(f'<path d="M{left} {down:.1f}h{_PANEL:.1f}" stroke="{_GRID}"/>')
-        shapes.append(_text(left - 6, down + 4, told, anchor="end", colour=_FAINT))
+        shapes.append(_text(left - 6, down + 4, output, anchor="end", colour=_FAINT))
     for x in sorted({x for line in panel.lines.values() for x, _ in line}):
         (across, _) = at(x, 0)
         shapes.append(f'<path d="M{across:.1f} {_BOTTOM}v5" stroke="{_FAINT}"/>')

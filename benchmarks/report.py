@@ -101,7 +101,7 @@ def drawn(outcome: Outcome) -> str:
 
 def breakeven(outcome: Outcome) -> list[str]:
     """For each share of bytes changed: how fast the link must be for LFS to overtake Xet."""
-    told = []
+    output = []
     xet, lfs = (_costs(outcome, entry.label) for entry in (ours_xet, ours_lfs))
     for share in sorted(xet.keys() & lfs.keys()):
         first, second = xet[share], lfs[share]
@@ -109,8 +109,8 @@ def breakeven(outcome: Outcome) -> list[str]:
             f"{link} {first.seconds(rate):.2f} against {second.seconds(rate):.2f} s"
             for link, rate in LINKS.items()
         )
-        told.append(f"{share:.0%}: Xet is {in_words(faster_below(first, second))}; {walls}")
-    return told
+        output.append(f"{share:.0%}: Xet is {in_words(faster_below(first, second))}; {walls}")
+    return output
 
 
 def _costs(outcome: Outcome, line: str) -> dict[float, Cost]:

@@ -93,7 +93,7 @@ class Plan:
     quota: int = 1000
     per_call: int = 256
     """Files in a preupload or LFS batch call."""
-    per_look: int = 1000
+    per_check: int = 1000
     """Paths in a paths-info call, once to commit what is missing, once to verify."""
     commit_seconds_per_file: float = 0.6
     """The Hub gets through about 100 LFS files a minute (`pipeline.hublimits`)."""
@@ -104,8 +104,8 @@ class Plan:
 def calls(files: int, *, lfs: bool, links: int, plan: Plan) -> int:
     """Calls of the Hub's API: of LFS objects each has a verify of its own."""
     gathered = ceil(files / plan.per_call)
-    looks = ceil(files / plan.per_look)
-    return gathered + looks + links + (gathered + files if lfs else 0)
+    checks = ceil(files / plan.per_check)
+    return gathered + checks + links + (gathered + files if lfs else 0)
 
 
 def many(files: int, per_commit: int, *, lfs: bool, plan: Plan) -> dict[str, float]:

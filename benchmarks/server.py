@@ -68,8 +68,8 @@ async def serve(settings: dict[str, Any]) -> None:
                 bodies.clear()
                 _say({"endpoint": endpoint})
             elif command["do"] == "stats":
-                told = {"calls": _tally(calls), "bytes_sent": sum(bodies), "cpu": _cpu()}
-                _say({**sink.traffic.told(), **told})
+                output = {"calls": _tally(calls), "bytes_sent": sum(bodies), "cpu": _cpu()}
+                _say({**sink.traffic.output(), **output})
 
 
 def _store(settings: dict[str, Any], sink: SinkServer) -> BlobStore | None:

@@ -34,7 +34,7 @@ class Traffic:
     first: float = 0.0
     last: float = 0.0
 
-    def told(self) -> dict[str, float]:
+    def output(self) -> dict[str, float]:
         return {**asdict(self), "seconds": self.last - self.first}
 
 

@@ -92,9 +92,9 @@ def ask(packages: Sequence[tuple[str, str]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     packages = sorted(set(needed("asyncpush[all]")))
-    told = verdict(ask(packages), [name for name, _ in packages])
-    sys.stdout.write("".join(f"advisories: {line}\n" for line in told.lines))
-    return told.code if told.code == VULNERABLE or "--require" in arguments else CLEAN
+    reported = verdict(ask(packages), [name for name, _ in packages])
+    sys.stdout.write("".join(f"advisories: {line}\n" for line in reported.lines))
+    return reported.code if reported.code == VULNERABLE or "--require" in arguments else CLEAN
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.models import FileIdentity
 from asyncpush.pipeline import bucket, commit, verification
 from tests import timeouts
+from tests.fault_table import FaultReport, FaultTable
 from tests.faults import FaultLayer
 from tests.request_blocker import RequestBlocker
 
@@ -28,16 +29,6 @@ settings.load_profile("asyncpush")
 
 PART_SIZE = 5 << 20
 TOKEN = "hf_" + "t" * 30
-
-
-class FaultReport:
-    """Rows of the fault table, printed at the end with `--table`."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str, int, str]] = []
-
-    def add(self, route: str, cell: str, seen: str, commits: int, stored: str) -> None:
-        self.rows.append((route, cell, seen, commits, stored))
 
 
 _REPORT = pytest.StashKey[FaultReport]()
@@ -71,19 +62,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    rows = config.stash[_REPORT].rows
-    if not rows or not config.getoption("--table"):
-        return
-    write = terminalreporter.write_line
-    write("")
-    write(f"{'fault':<46} {'the caller sees':<22} {'commits':>7}  bytes")
-    for _, cell, seen, commits, stored in sorted(rows):
-        write(f"{cell:<46} {seen:<22} {commits:>7}  {stored}")
-
-
-@pytest.fixture
-def fault_report(request: pytest.FixtureRequest) -> FaultReport:
-    return request.config.stash[_REPORT]
+    report = config.stash[_REPORT]
+    if report.rows and config.getoption("--table"):
+        report.write(terminalreporter)
 
 
 @pytest.fixture
@@ -92,7 +73,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Hub is asked again for what may still show as often as ever, a hundred times as quickly.
     Also by commands, which have no option for it."""
     for name in ("LATE_WAITS", "ANSWERED_WAITS", "HEAD_WAITS", "UNCLEAR_HEAD_WAITS"):
@@ -119,6 +100,11 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def faults() -> FaultLayer:
     """Rules by which the hub fails; empty to begin with."""
     return FaultLayer()
+
+
+@pytest.fixture
+def fault_table(faults: FaultLayer, pytestconfig: pytest.Config) -> FaultTable:
+    return FaultTable(faults, pytestconfig.stash[_REPORT])
 
 
 @asynccontextmanager

@@ -50,24 +50,24 @@ class FakeBucket:
 
     failure = HubError
 
-    def __init__(self, fates: Iterator[str], pauses: Iterator[int] | None = None) -> None:
+    def __init__(self, outcomes: Iterator[str], pauses: Iterator[int] | None = None) -> None:
         self.files: dict[str, tuple[int, str]] = {}
         self.store: dict[str, bytes] = {EMPTY_HASH: b""}
         self.watch: Callable[[], None] = lambda: None
-        self._fates = fates
+        self._outcomes = outcomes
         self._pauses = iter(()) if pauses is None else pauses
         self.dead: set[int] = set()
 
-    async def fate(self, life: int) -> str:
+    async def outcome(self, process: int) -> str:
         for _ in range(next(self._pauses, 0)):
             await anyio.lowlevel.checkpoint()
-        if life in self.dead:
+        if process in self.dead:
             raise Killed
-        fate = next(self._fates, "done")
-        if fate == "killed":
-            self.dead.add(life)
+        outcome = next(self._outcomes, "done")
+        if outcome == "killed":
+            self.dead.add(process)
             raise Killed
-        return fate
+        return outcome
 
     def marked(self, folder: str) -> dict[str, bytes] | None:
         """What stands below a folder with a marker; None where there is no marker."""
@@ -116,11 +116,11 @@ class _Session:
 
     endpoint = "http://127.0.0.1:1"
 
-    def __init__(self, bucket: FakeBucket, life: int) -> None:
+    def __init__(self, bucket: FakeBucket, process: int) -> None:
         self.config = UploadConfig(initial_backoff_ms=0.001)
         self.token = SimpleNamespace(find=self._token, known="", refreshable=False)
         self._bucket = bucket
-        self._life = life
+        self._process = process
 
     async def _token(self) -> str:
         return "hf_x"
@@ -140,18 +140,18 @@ class _Session:
                 done = await reconcile(failure)
                 if done is not None:
                     return done
-            fate = await self._bucket.fate(self._life)
-            if fate == "refused":
+            outcome = await self._bucket.outcome(self._process)
+            if outcome == "refused":
                 raise HubError("not today", status=403)
-            if fate == "lost":
+            if outcome == "lost":
                 failure = HubError("lost", status=504, retryable=True)
                 continue
             response = self._bucket.answer(request)
             self._bucket.watch()
-            if fate == "done":
+            if outcome == "done":
                 return parse(response)
-            if fate == "done, killed":
-                self._bucket.dead.add(self._life)
+            if outcome == "done, killed":
+                self._bucket.dead.add(self._process)
                 raise Killed
             failure = HubError("lost", status=504, retryable=True)
         assert failure is not None
@@ -210,14 +210,14 @@ class _Store:
         return self._bucket.store[content_hash]
 
 
-_lives = iter(range(1 << 60))
+_processes = iter(range(1 << 60))
 
 
 async def sync_to(
     bucket: FakeBucket, files: dict[str, bytes], folder: str, options: SyncOptions
 ) -> SyncResult:
     """One sync, as one process would do it."""
-    session: Any = _Session(bucket, next(_lives))
+    session: Any = _Session(bucket, next(_processes))
     journal = NullJournal()
     nothing: Any = None
     ctx = PushContext(

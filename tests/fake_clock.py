@@ -25,7 +25,7 @@ class FakeClock:
         await anyio.lowlevel.checkpoint()
 
 
-async def let_tasks_run(turns: int = 32) -> None:
+async def let_tasks_run(iterations: int = 32) -> None:
     """Run the event loop until every task waits for something; no time passes."""
-    for _ in range(turns):
+    for _ in range(iterations):
         await anyio.lowlevel.checkpoint()

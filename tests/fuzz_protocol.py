@@ -42,7 +42,7 @@ NAMES = [
     *("link", "retry-after", "ratelimit", "ratelimit-policy", "x-error-code", "x-error-message"),
     *("etag", "x-amz-server-side-encryption", "x-request-id", "date"),
 ]
-JSON = [*PARSERS.values(), (lambda told: receipts_from_json(told.body), RECEIPTS)]
+JSON = [*PARSERS.values(), (lambda response: receipts_from_json(response.body), RECEIPTS)]
 WORDS: list[Any] = [
     None,
     True,

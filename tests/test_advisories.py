@@ -30,9 +30,9 @@ BAD = {
     ids=["clean", "a vulnerability", "one and a gap", "a gap", "offline", "nothing"],
 )
 def test_what_an_audit_says(rows: list[object], packages: list[str], code: int, said: str) -> None:
-    told = verdict(json.dumps({"dependencies": rows, "fixes": []}), packages)
-    assert told.code == code
-    assert said in "\n".join(told.lines)
+    findings = verdict(json.dumps({"dependencies": rows, "fixes": []}), packages)
+    assert findings.code == code
+    assert said in "\n".join(findings.lines)
 
 
 @pytest.mark.parametrize("report", ["", "Traceback", "[]", "{}"])

@@ -79,7 +79,7 @@ def test_the_tour_names_everything_public() -> None:
 def test_help_shows_the_public_names_though_they_are_imported_late() -> None:
     program = "import pydoc, asyncpush; print(pydoc.plain(pydoc.render_doc(asyncpush)))"
     run = [sys.executable, "-c", program]
-    told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout
-    assert "A short tour" in told.partition("PACKAGE CONTENTS")[0]
+    output = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert "A short tour" in output.partition("PACKAGE CONTENTS")[0]
     for name in set(asyncpush.__all__) - {"__version__"}:
-        assert re.search(rf"^    (class |async )?{name}\(", told, re.MULTILINE), name
+        assert re.search(rf"^    (class |async )?{name}\(", output, re.MULTILINE), name

@@ -48,10 +48,10 @@ def test_python_in_documents_is_python(document: Path) -> None:
 
 
 def test_every_example_is_named_among_the_recipes() -> None:
-    told = (ROOT / "examples" / "README.md").read_text("utf-8")
+    reported = (ROOT / "examples" / "README.md").read_text("utf-8")
     programs = [path for path in (ROOT / "examples").iterdir() if path.suffix in {".py", ".ipynb"}]
     assert programs
-    assert not [path.name for path in programs if f"]({path.name})" not in told]
+    assert not [path.name for path in programs if f"]({path.name})" not in reported]
 
 
 def test_workflows_are_valid() -> None:

@@ -57,11 +57,11 @@ def test_every_error_travels_whole(kind: type[AsyncPushError]) -> None:
     error = full(kind)
     error.add_note("in the push to me/m")
 
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert type(twin) is kind
-        assert vars(twin) == vars(error)
-        assert twin.args == error.args
-        assert str(twin) == str(error)
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(copied) is kind
+        assert vars(copied) == vars(error)
+        assert copied.args == error.args
+        assert str(copied) == str(error)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -169,16 +169,16 @@ def test_a_copy_has_what_the_error_had_and_the_error_stays_as_it_was() -> None:
     except errors.HubError as exc:
         error = exc
     error.add_note("a note")
-    twin = error.as_(errors.RetriesExhaustedError, message="tried", attempt=9)
-    assert type(twin) is errors.RetriesExhaustedError
+    copied = error.as_(errors.RetriesExhaustedError, message="tried", attempt=9)
+    assert type(copied) is errors.RetriesExhaustedError
     changed = {"message": "tried", "attempt": 9}
-    assert {**vars(error), **changed, "__notes__": ["a note"]} == vars(twin)
-    assert (twin.args, twin.__cause__, twin.__traceback__) == (
+    assert {**vars(error), **changed, "__notes__": ["a note"]} == vars(copied)
+    assert (copied.args, copied.__cause__, copied.__traceback__) == (
         ("tried",),
         cause,
         error.__traceback__,
     )
-    twin.add_note("another")
+    copied.add_note("another")
     assert error.__notes__ == ["a note"]
     assert (error.message, error.attempt) == ("busy", HUB_FIELDS["attempt"])
     with pytest.raises(TypeError, match="HubError has no attributes colour"):

@@ -29,54 +29,54 @@ async def run(name: str, hub: LocalHub, *arguments: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN},
     )
-    told, _ = await process.communicate()
+    output, _ = await process.communicate()
     assert process.returncode == 0
-    return told.decode()
+    return output.decode()
 
 
 async def test_push_folder(hub: LocalHub, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
-    told = await run("push_folder.py", hub, "me/m", str(tmp_path / "out"))
-    assert "exactly this folder" in told
+    output = await run("push_folder.py", hub, "me/m", str(tmp_path / "out"))
+    assert "exactly this folder" in output
 
 
 async def test_promote(hub: LocalHub, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"weights")
-    told = await run("promote.py", hub, str(tmp_path / "out"), "me/staging", "me/m", "v1.2")
-    assert told.startswith("v1.2 is out: ")
+    output = await run("promote.py", hub, str(tmp_path / "out"), "me/staging", "me/m", "v1.2")
+    assert output.startswith("v1.2 is out: ")
     assert (await commits_of(hub, "me/m"))[0]["title"] == "v1.2"
     assert await download(hub, "me/m") == {"model.safetensors": b"weights"}
 
 
 async def test_async_training(hub: LocalHub) -> None:
-    told = await run("async_training.py", hub, "me/m")
-    steps = [line.split()[1:3] for line in told.splitlines()]
+    output = await run("async_training.py", hub, "me/m")
+    steps = [line.split()[1:3] for line in output.splitlines()]
     assert sorted(number for number, _ in steps) == ["100", "200", "300"]
     assert ["300", "pushed"] in steps
     assert {status for _, status in steps} <= {"pushed", "skipped"}
-    assert told.count("/commit/") == sum(status == "pushed" for _, status in steps)
+    assert output.count("/commit/") == sum(status == "pushed" for _, status in steps)
     last = await download(hub, "me/m", ["model.bin"])
     assert last["model.bin"] == (300).to_bytes(4, "big") * 50_000
 
 
 async def test_checkpoints_to_bucket(hub: LocalHub) -> None:
     run_7 = "hf://buckets/me/runs/run-7"
-    told = (await run("checkpoints_to_bucket.py", hub, run_7)).splitlines()
-    assert told == ["5 pushed", *(f"{run_7}/step-{step} 200013" for step in (300, 400, 500))]
+    output = (await run("checkpoints_to_bucket.py", hub, run_7)).splitlines()
+    assert output == ["5 pushed", *(f"{run_7}/step-{step} 200013" for step in (300, 400, 500))]
     assert {path.split("/")[1] for path in await rows_of(hub)} == {f"step-{n}00" for n in (3, 4, 5)}
 
 
 async def test_blocking_training(hub: LocalHub) -> None:
-    told = await run("blocking_training.py", hub, "me/m")
-    assert told.count("/commit/") == 3
+    output = await run("blocking_training.py", hub, "me/m")
+    assert output.count("/commit/") == 3
     assert {"step-100/model.bin", "step-300/model.bin"} <= await files_of(hub, "me/m")
 
 
 async def test_from_memory(hub: LocalHub) -> None:
-    told = await run("from_memory.py", hub, "me/m")
-    assert told.count("/commit/") == 3
+    output = await run("from_memory.py", hub, "me/m")
+    assert output.count("/commit/") == 3
     found = await download(hub, "me/m", ["model.safetensors"])
     weights = load(found["model.safetensors"])
     assert weights["layers.3.weight"].shape == (512, 512)
@@ -86,13 +86,13 @@ async def test_from_memory(hub: LocalHub) -> None:
 
 
 async def test_many_models(hub: LocalHub) -> None:
-    told = await run("many_models.py", hub, "me")
-    assert told.count("/commit/") == 5
+    output = await run("many_models.py", hub, "me")
+    assert output.count("/commit/") == 5
 
 
 async def test_torch_distributed(hub: LocalHub) -> None:
-    told = await run("torch_distributed.py", hub, "me/m")
-    assert told.count("/commit/") == 1
+    output = await run("torch_distributed.py", hub, "me/m")
+    assert output.count("/commit/") == 1
     assert len(await files_of(hub, "me/m")) == 1 + 4
     assert len(await commits_of(hub, "me/m")) == 2
 
@@ -107,7 +107,7 @@ def test_torch_distributed_gathers_through_torch(
         init_process_group=lambda backend: None,
         get_rank=lambda: 0,
         get_world_size=lambda: 1,
-        gather_object=lambda told, into: into.__setitem__(0, pickle.loads(pickle.dumps(told))),
+        gather_object=lambda output, into: into.__setitem__(0, pickle.loads(pickle.dumps(output))),
         destroy_process_group=lambda: None,
     )
     torch = types.ModuleType("torch")
@@ -126,10 +126,10 @@ def test_torch_distributed_gathers_through_torch(
 
 
 async def test_opentelemetry_tracing(hub: LocalHub) -> None:
-    told = await run("opentelemetry_tracing.py", hub, "me/m")
-    assert told.startswith("checkpoint ")
-    assert "\n  asyncpush.push " in told
-    assert told.count("\n        PUT part 200 ") == 3
+    output = await run("opentelemetry_tracing.py", hub, "me/m")
+    assert output.startswith("checkpoint ")
+    assert "\n  asyncpush.push " in output
+    assert output.count("\n        PUT part 200 ") == 3
 
 
 def test_every_example_is_tested() -> None:

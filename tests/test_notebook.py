@@ -58,9 +58,9 @@ async def test_the_quickstart_runs_from_top_to_bottom(hub: LocalHub) -> None:
     assert "24.0 MB already there" in again
     (sent,) = [output["text"] for output in outputs(notebook, "resumed") if "text" in output]
     assert 0 < int(sent.split()[1]) < 45  # MB of 64
-    told = "".join(output.get("text", "") for output in outputs(notebook, "beside"))
-    assert "done: 100% of 8,000,000 bytes" in told
-    assert "exactly this folder: True" in told
+    printed = "".join(output.get("text", "") for output in outputs(notebook, "beside"))
+    assert "done: 100% of 8,000,000 bytes" in printed
+    assert "exactly this folder: True" in printed
     assert [row["title"] for row in await commits_of(hub, "me/quickstart")][:3] == [
         "Trained on",
         "Wider",

@@ -32,13 +32,13 @@ FORBIDDEN_MODULES = {
 
 @cache
 def nodes_of(path: Path) -> list[ast.AST]:
-    return telling(path.read_text(encoding="utf-8"))
+    return reporting(path.read_text(encoding="utf-8"))
 
 
-def telling(source: str) -> list[ast.AST]:
+def reporting(source: str) -> list[ast.AST]:
     """What calls or imports something, and classes."""
-    told = (ast.Call, ast.Import, ast.ImportFrom, ast.ClassDef)
-    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, told)]
+    reported = (ast.Call, ast.Import, ast.ImportFrom, ast.ClassDef)
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, reported)]
 
 
 def classes_of(path: Path) -> Iterator[ast.ClassDef]:
@@ -101,7 +101,7 @@ def offences(nodes: list[ast.AST]) -> list[str]:
     ],
 )
 def test_the_law_is_enforced(bad: str) -> None:
-    assert offences(telling(bad))
+    assert offences(reporting(bad))
 
 
 GIT_DOOR = "asyncpush/localhub/store/gitrepo.py"

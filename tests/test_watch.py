@@ -198,7 +198,7 @@ async def test_what_is_written_while_it_is_pushed_goes_with_the_next_push(
     assert watch.pushes == 2
 
 
-async def test_a_push_that_fails_is_told_and_tried_again(
+async def test_a_push_that_fails_is_reported_and_tried_again(
     uploader: Uploader,
     hub: LocalHub,
     write: Write,
@@ -208,12 +208,12 @@ async def test_a_push_that_fails_is_told_and_tried_again(
     source = write({"log": b"0"})
     faults.add("commit", "413")
     script = Script(*[None] * 80)
-    told: list[WatchOutcome] = []
-    async with script.watch(uploader, source, on_outcome=told.append) as watch:
+    reported: list[WatchOutcome] = []
+    async with script.watch(uploader, source, on_outcome=reported.append) as watch:
         await script.done.wait()
         assert watch.pushes == 1
-    assert [type(outcome.error) for outcome in told] == [HubError, type(None)]
-    assert list(watch.failures) == [told[0].error]
+    assert [type(outcome.error) for outcome in reported] == [HubError, type(None)]
+    assert list(watch.failures) == [reported[0].error]
     errors = [r for r in caplog.records if r.name == "asyncpush.watch"]
     assert [record.levelno for record in errors] == [logging.ERROR]
     assert await download(hub, "me/m") == {"log": b"0"}
@@ -328,7 +328,7 @@ async def test_a_real_change_is_noticed_with_and_without_watchfiles(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     pytest.importorskip("watchfiles")
-    for name, told in (("polled", False), ("told", True)):
+    for name, reported in (("polled", False), ("reported", True)):
         source = write({"log": b"0"}, name)
         pushed = asyncio.Event()
 
@@ -342,7 +342,7 @@ async def test_a_real_change_is_noticed_with_and_without_watchfiles(
             every=0,
             quiet_for=0.05,
             on_outcome=on_outcome,
-            use_watchfiles=told,
+            use_watchfiles=reported,
         )
         async with watch:
             await pushed.wait()

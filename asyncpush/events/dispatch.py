@@ -82,19 +82,19 @@ def new_span_id() -> str:
 class _Listeners:
     """The listeners of a push, shared by all its spans: one that is removed is removed for all."""
 
-    __slots__ = ("_asked_for_headers", "_by_kind", "all")
+    __slots__ = ("_asked_for_headers", "all", "by_kind")
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self.all = list(listeners)
-        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
+        self.by_kind: dict[type[Event], tuple[Listener, ...]] = {}
         self._asked_for_headers: tuple[Listener, ...] | None = None
 
     def of(self, kind: type[Event]) -> tuple[Listener, ...]:
         """Those that handle events of this kind."""
-        found = self._by_kind.get(kind)
+        found = self.by_kind.get(kind)
         if found is None:
             found = tuple(each for each in tuple(self.all) if wants_event(each, kind))
-            self._by_kind[kind] = found
+            self.by_kind[kind] = found
         return found
 
     def want_headers(self) -> bool:
@@ -106,7 +106,7 @@ class _Listeners:
 
     def remove(self, listener: Listener) -> None:
         self.all.remove(listener)
-        self._by_kind.clear()
+        self.by_kind.clear()
         self._asked_for_headers = None
 
 
@@ -163,7 +163,10 @@ class Emitter:
         return child
 
     def emit(self, event: Event) -> None:
-        listeners = self._listeners.of(type(event))
+        kind = type(event)
+        listeners = self._listeners.by_kind.get(kind)  # by far the most often known already
+        if listeners is None:
+            listeners = self._listeners.of(kind)
         if not listeners:
             return
         record = Record(event, self._clock(), self.push_id, self.span_id, self.parent_id)

@@ -260,6 +260,8 @@ class AdaptiveLimit:
         # the measurements before each rise since the limit last fell
         self._rises: list[Measured] = []
         self._refused = False
+        self._risen: Measured | None = None  # the latest goodput after the present rise
+        self._risen_at = 0.0
         self._tried: Measured | None = None  # a few parts that seemed to carry too little
         self._trial: Measured | None = None  # what the present limit is compared with
         self._sending: dict[Slot, None] = {}  # large parts, in the order they began
@@ -449,6 +451,14 @@ class AdaptiveLimit:
             earlier = before.width * self._earlier_bytes / max(self._earlier_seconds, 1e-6)
             before = Measured(before.width, earlier)
         worth = before.goodput * (1 + WORTH_IT * (now.width / before.width - 1))
+        if now.goodput < worth and self._mode is SLOW_START:
+            # While the new connections are in TCP's slow start, a round trip doubles their rate.
+            early = self._clock() < self._risen_at + self._round_trip
+            if early or self._risen is None or now.goodput > STILL_GROWING * self._risen.goodput:
+                if not early:
+                    self._risen, self._risen_at = now, self._clock()
+                self._count_anew()
+                return
         self._trial = None
         if now.goodput >= worth:
             self._cooldown = COOLDOWN
@@ -513,17 +523,23 @@ class AdaptiveLimit:
             self._steer(max(needed, now.width + 1))
         self._wake()
 
+    @property
+    def _round_trip(self) -> float:
+        """The shortest time that a part's first bytes took, or 0 while it is not known."""
+        return 0.0 if math.isinf(self._latency) else self._latency
+
     def _needed(self, goodput: float, rate: float) -> int:
         """How many parts give this goodput if each has this rate, including the gaps between
         parts. Where the gaps matter there is one part more, since several parts may end at the
         same time."""
-        gap = 0.0 if math.isinf(self._latency) else self._latency * rate / max(self._part_size, 1)
+        gap = self._round_trip * rate / max(self._part_size, 1)
         spare = gap > TOLERANCE
         return math.ceil(CARRIES * goodput / max(rate, 1e-6) * (1 + gap)) + spare
 
     def _rise(self, now: Measured) -> None:
         self._rises.append(now)
         self._trial = now
+        self._risen, self._risen_at = None, self._clock()
         self._earlier_bytes, self._earlier_seconds = 0, 0.0
         wider = max(self._limit + 1, int(self._limit * self._mode.growth))
         self._steer(min(self._maximum, wider))
@@ -536,8 +552,7 @@ class AdaptiveLimit:
         """Lower the limit, pause the parts beyond it, and measure those that continue."""
         self._steer(limit)
         self._pause()
-        latency = 0.0 if math.isinf(self._latency) else self._latency
-        self._measured_from = self._clock() + max(SETTLING, latency)
+        self._measured_from = self._clock() + max(SETTLING, self._round_trip)
         for slot in self._sending:
             if not slot.paused:
                 slot.epoch, slot.width = self._epoch, limit

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from asyncpush.errors import printable
 from asyncpush.lazy_dataclass import dataclass
@@ -227,12 +227,12 @@ class RemoteFile:
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:
     """Sent as a form, like the official client does: other Hubs (KohakuHub) refuse the JSON that
     huggingface.co also accepts."""
-    form = [("paths", path) for path in paths]
+    form = "&".join([*(f"paths={quote_plus(path)}" for path in paths), "expand=false"])
     return HubRequest(
         "verify_commit",
         "POST",
         routes.paths_info(repo, revision),
-        urlencode([*form, ("expand", "false")]).encode(),
+        form.encode(),
         FORM_HEADERS,
         fields={"repo_id": repo.repo_id, "revision": revision, "paths": len(paths)},
     )

@@ -22,7 +22,7 @@ class LagMeter:
         finally:
             task.cancel()
 
-    def told(self) -> dict[str, float]:
+    def output(self) -> dict[str, float]:
         """Seconds: median, 99th percentile and worst."""
         lags = sorted(self._lags) or [0.0]
         return {

@@ -82,8 +82,8 @@ class Figures:
         self.cpu = cpu_seconds() - cpu
 
     def print(self) -> None:
-        told = {"wall": self.wall, "cpu": self.cpu, "import_seconds": self.import_seconds}
-        print(json.dumps({**told, "peak_rss": peak_memory(), **self.more}), flush=True)
+        output = {"wall": self.wall, "cpu": self.cpu, "import_seconds": self.import_seconds}
+        print(json.dumps({**output, "peak_rss": peak_memory(), **self.more}), flush=True)
 
 
 def cpu_seconds() -> float:

@@ -68,7 +68,7 @@ def _lag(figures: Figures, *, enabled: bool) -> Iterator[None]:
     meter = LagMeter()
     with meter.running():
         yield
-    figures.more |= meter.told()
+    figures.more |= meter.output()
 
 
 def _fix_parts(count: int, options: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def scenario() -> Scenario:
     )
 
 
-def test_two_contenders_push_the_same_files_and_are_told_apart(
+def test_two_contenders_push_the_same_files_and_are_distinguished(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "WORK", tmp_path)
@@ -51,8 +51,8 @@ def test_two_contenders_push_the_same_files_and_are_told_apart(
     assert len(said) == 2
     assert "✓" in report.table(outcome)
     report.write([outcome], {"when": "now"}, tmp_path / "results")
-    told = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert set(told["scenarios"]["smoke"]["contenders"]) == {OURS, IDEAL}
+    output = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert set(output["scenarios"]["smoke"]["contenders"]) == {OURS, IDEAL}
     ET.parse(tmp_path / "results" / "smoke.svg")
 
 
@@ -139,7 +139,7 @@ def test_a_chart_is_xml_whatever_the_names_hold() -> None:
     ET.fromstring(chart("a < b", "c & d", [("<e>", [1.0, 2.0], [0.5])], ideal=1.0))
 
 
-def test_what_costs_by_share_is_drawn_as_lines_and_the_break_even_told() -> None:
+def test_what_costs_by_share_is_drawn_as_lines_and_the_break_even_reported() -> None:
     [changed] = scenarios.named(["xet-changed"])
     outcome = Outcome(changed, 0.0)
     size = changed.files.smallest
@@ -155,11 +155,11 @@ def test_what_costs_by_share_is_drawn_as_lines_and_the_break_even_told() -> None
     words = {element.text for element in drawn.iter() if element.text}
     assert {"CPU seconds", "bytes sent, as a share of the file", "official Xet", "50%"} <= words
 
-    told = report.table(outcome)
-    assert "bytes sent 10.00% of the files" in told
-    assert "1%: Xet is faster at any speed" in told
-    assert "50%: Xet is faster below 1.8 Gbit/s" in told
-    assert "100%: Xet is never faster" in told
+    output = report.table(outcome)
+    assert "bytes sent 10.00% of the files" in output
+    assert "1%: Xet is faster at any speed" in output
+    assert "50%: Xet is faster below 1.8 Gbit/s" in output
+    assert "100%: Xet is never faster" in output
 
 
 def test_the_break_even_is_where_both_take_as_long() -> None:
@@ -202,6 +202,6 @@ def test_each_lfs_object_costs_a_call_and_each_link_another() -> None:
 
 
 def test_the_readme_shows_what_is_calculated() -> None:
-    told = Path(scale.__file__).with_name("README.md").read_text()
+    output = Path(scale.__file__).with_name("README.md").read_text()
 
-    assert all(line in told for line in scale.lines())
+    assert all(line in output for line in scale.lines())

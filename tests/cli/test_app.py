@@ -117,8 +117,8 @@ def test_every_command_takes_json_quiet_and_verbose(command: str) -> None:
 def test_the_list_of_commands_says_what_the_help_of_each_begins_with(cli: Cli) -> None:
     """The list is written apart, so that showing it imports no command."""
     for name, (_, summary) in COMMAND_TABLE.items():
-        told = " ".join((command_of(name).help or "").split())
-        assert told.startswith(summary), name
+        printed = " ".join((command_of(name).help or "").split())
+        assert printed.startswith(summary), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

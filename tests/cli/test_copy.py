@@ -34,10 +34,10 @@ def test_a_tested_commit_is_released(cli: Cli, folder: Path, site: Site) -> None
     assert ran.code == 0
     commit = site.commits("models/me/released")[0]
     assert commit["title"] == "v1.2"
-    where, deeds = ran.out.splitlines()
+    where, counts = ran.out.splitlines()
     assert where == f"{site.url}/me/released/commit/{commit['id']}"
-    assert deeds.startswith("2 files committed, ")
-    assert deeds.endswith(", verified")
+    assert counts.startswith("2 files committed, ")
+    assert counts.endswith(", verified")
     assert site.files("models/me/released") == site.files("models/me/staging") - {"later.txt"}
     again = check("copy", cli(*words, "--json"))
     assert (again["commit_sha"], again["files_uploaded"]) == (commit["id"], [])
@@ -47,9 +47,9 @@ def test_a_repo_is_copied_to_a_bucket(cli: Cli, folder: Path, xet_site: Site) ->
     cli("push", "me/staging", folder)
     words = ["copy", "me/staging", "hf://buckets/me/runs/v1"]
     ran = cli(*words)
-    where, deeds = ran.out.splitlines()
+    where, counts = ran.out.splitlines()
     assert where == f"{xet_site.url}/buckets/me/runs"
-    assert deeds.startswith("2 files uploaded, ")
+    assert counts.startswith("2 files uploaded, ")
     document = check("copy", cli(*words, "--delete", "*", "--exclude", "*.bin", "--json"))
     assert document["verified"]
     assert set(document["files_unchanged"]) >= {"v1/config.json"}

@@ -20,8 +20,8 @@ def test_the_whole_job(cli: Cli, tmp_path: Path) -> None:
     ran = cli("demo")
 
     assert ran.code == 0
-    told = [re.split(" {2,}", line, maxsplit=1) for line in ran.out.splitlines()[:8]]
-    names, texts = zip(*told, strict=True)
+    output = [re.split(" {2,}", line, maxsplit=1) for line in ran.out.splitlines()[:8]]
+    names, texts = zip(*output, strict=True)
     assert names == ("repo", "commit", "files", "by LFS", "by Xet", "", "verified", "read back")
     assert texts[0].endswith("/demo/tiny-model")
     assert len(texts[1]) == 40

@@ -211,7 +211,7 @@ def test_the_embedded_hub_needs_no_token(cli: Cli) -> None:
     assert "local, by the token of the embedded Hub, which takes any" in ran.out
 
 
-def test_what_this_machine_cannot_tell_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_cannot_tell_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_groups, "resource", None)  # as on Windows
     monkeypatch.setattr(shutil, "disk_usage", lambda path: (_ for _ in ()).throw(OSError("away")))
     monkeypatch.setattr(importlib.metadata, "version", not_installed)

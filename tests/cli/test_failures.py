@@ -82,7 +82,7 @@ def test_exit_codes(error: Exception, code: int) -> None:
     assert failure_document(error)["exit_code"] == code
 
 
-def test_a_refusal_of_the_hub_is_told_with_all_that_support_asks_for() -> None:
+def test_a_refusal_of_the_hub_is_reported_with_all_that_support_asks_for() -> None:
     assert failure_lines(REFUSED) == [
         "HubError: commit failed: no",
         "request: POST http://hub/api (HTTP 418, attempt 2, after 1.2 s)",
@@ -97,7 +97,7 @@ def test_a_refusal_of_the_hub_is_told_with_all_that_support_asks_for() -> None:
     assert document["headers"] == {"server": "pot"}
 
 
-def test_a_network_that_gives_no_answer_is_told_as_that() -> None:
+def test_a_network_that_gives_no_answer_is_reported_as_that() -> None:
     assert failure_lines(HubError("away", method="GET", url="http://hub")) == [
         "HubError: away",
         "request: GET http://hub (no answer, attempt 1, after 0.0 s)",
@@ -126,7 +126,7 @@ def test_problems_are_listed_unless_the_message_names_them() -> None:
     ]
 
 
-def test_what_the_system_says_is_told_with_its_file() -> None:
+def test_what_the_system_says_is_reported_with_its_file() -> None:
     assert failure_lines(FileNotFoundError(2, "No such file", "a.json")) == [
         "FileNotFoundError: No such file: a.json"
     ]
@@ -150,7 +150,7 @@ def test_what_nobody_expected_is_owned_as_a_bug() -> None:
     assert "bug in asyncpush" in lines[1]
 
 
-def test_notes_are_told() -> None:
+def test_notes_are_reported() -> None:
     error = AsyncPushError("no")
     error.add_note("(2 more failed at the same time)")
     assert failure_lines(error) == ["AsyncPushError: no", "(2 more failed at the same time)"]
@@ -279,7 +279,7 @@ class TestCommands:
         assert "Upload failed" not in ran.err  # once is enough
 
     @pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["bars", "quiet"])
-    def test_the_failure_is_told_once(
+    def test_the_failure_is_reported_once(
         self, quiet: list[str], cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -414,11 +414,11 @@ def test_a_push_whose_result_nobody_reads_has_landed_all_the_same(
     environment: None, folder: Path, site: Site, flags: list[str], code: int
 ) -> None:
     name = f"unread{len(flags)}"
-    ended, told = unread("push", f"me/{name}", folder, *flags)
+    ended, output = unread("push", f"me/{name}", folder, *flags)
 
     assert ended == code
-    assert "Error" not in told
-    assert "Exception" not in told
+    assert "Error" not in output
+    assert "Exception" not in output
     assert site.files(f"models/me/{name}") == {"config.json", "weights.bin"}
 
 
@@ -446,13 +446,13 @@ def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
 
 
 @pytest.mark.parametrize("stream", [None, "closed", "full"])
-def test_what_cannot_be_told_on_stderr_changes_no_exit_code(
+def test_what_cannot_be_reported_on_stderr_changes_no_exit_code(
     stream: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = None if stream is None else Full()
-    if told is not None and stream == "closed":
-        told.close()
-    monkeypatch.setattr(sys, "stderr", told)
+    output = None if stream is None else Full()
+    if output is not None and stream == "closed":
+        output.close()
+    monkeypatch.setattr(sys, "stderr", output)
     with pytest.raises(Exit) as caught, Output(verbose=True).failures():
         raise MissingTokenError
     assert caught.value.exit_code == NOT_AUTHORISED

@@ -92,7 +92,7 @@ def test_a_card_is_a_file_beside_the_manifest_or_its_text(
     assert push.options.model_card == meant.format(folder=tmp_path)
 
 
-def test_all_problems_are_told_at_once_with_their_places(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_their_places(tmp_path: Path) -> None:
     text = """
 [defaults]
 privat = true
@@ -210,7 +210,7 @@ def test_addresses_stand_for_repo_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "told", "problem"),
+    ("address", "expected", "problem"),
     [
         ("hf://me/a@v1", 'revision = "main"', "revision 'main' contradicts hf://me/a@v1"),
         ("hf://me/a", 'repo_type = "dataset"', "repo_type 'dataset' contradicts hf://me/a"),
@@ -220,8 +220,8 @@ def test_addresses_stand_for_repo_ids(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_that_contradicts_its_push_is_a_problem(
-    address: str, told: str, problem: str, tmp_path: Path
+    address: str, expected: str, problem: str, tmp_path: Path
 ) -> None:
-    text = f'[[push]]\nrepo_id = "{address}"\nsource = "a"\n{told}\n'
+    text = f'[[push]]\nrepo_id = "{address}"\nsource = "a"\n{expected}\n'
     (found,) = problems(tmp_path, text)
     assert problem in found

@@ -134,7 +134,7 @@ def test_no_token_ends_it_at_once(
     assert ran.out == ""
 
 
-def test_a_state_file_that_cannot_be_written_is_told_before_anything_starts(
+def test_a_state_file_that_cannot_be_written_is_reported_before_anything_starts(
     cli: Cli, manifest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "many.toml.state.jsonl").mkdir()

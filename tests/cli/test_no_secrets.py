@@ -49,7 +49,7 @@ def test_no_command_tells_what_a_hostile_hub_says_back(
 ) -> None:
     caplog.set_level(logging.DEBUG, "asyncpush")
     (tmp_path / "many.toml").write_text('[[push]]\nrepo_id = "me/many"\nsource = "model"\n')
-    told = []
+    output = []
     for command in (
         ["push", "me/plain", "model"],
         ["push", "me/verbose", "model", "--verbose", "--events", "events.jsonl"],
@@ -59,12 +59,12 @@ def test_no_command_tells_what_a_hostile_hub_says_back(
     ):
         ran = cli(*command)
         assert ran.code == (0 if command[0] == "cache" else 1), command
-        told += [ran.out, ran.err]
+        output += [ran.out, ran.err]
         assert command[0] == "cache" or "refused" in ran.out + ran.err
 
-    told += [record.getMessage() + repr(vars(record)) for record in caplog.records]
+    output += [record.getMessage() + repr(vars(record)) for record in caplog.records]
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and "hub" not in path.parts]
-    told += [path.read_bytes().decode("latin-1") for path in kept]
+    output += [path.read_bytes().decode("latin-1") for path in kept]
     assert {"events.jsonl", "journal.sqlite3"} & {path.name for path in kept}
     for secret in SECRETS:
-        assert not [text[:2000] for text in told if secret in text], secret
+        assert not [text[:2000] for text in output if secret in text], secret

@@ -21,10 +21,10 @@ def test_the_commit_is_the_first_line_of_the_result(cli: Cli, folder: Path, site
     ran = cli("push", "me/first", folder)
 
     assert ran.code == 0
-    url, deeds = ran.out.splitlines()
+    url, counts = ran.out.splitlines()
     assert url.startswith(f"{site.url}/me/first/commit/")
-    assert deeds.startswith("2 files committed, 2.50 MB sent in ")
-    assert deeds.endswith(", verified")
+    assert counts.startswith("2 files committed, 2.50 MB sent in ")
+    assert counts.endswith(", verified")
     assert "✓ Upload complete  me/first" in ran.err
 
 
@@ -33,8 +33,8 @@ def test_json_is_one_object_with_every_field_of_the_result(cli: Cli, folder: Pat
 
     assert ran.code == 0
     assert ran.document["ok"] is True
-    told = {field.name for field in fields(UploadResult)} - {"activity"}  # that is for pictures
-    assert told <= set(ran.document)
+    output = {field.name for field in fields(UploadResult)} - {"activity"}  # that is for pictures
+    assert output <= set(ran.document)
     assert "activity" not in ran.document
     assert sorted(ran.document["files_uploaded"]) == ["config.json", "weights.bin"]
     assert ran.document["verified"] is True
@@ -251,8 +251,10 @@ def test_what_the_command_writes_into_the_source_is_left_out(
 
     assert pushed.code == stored.code == 0
     assert site.files("models/me/outputs") == {"config.json", "weights.bin", "receipts.json"}
-    told = str(outputs["events"])
-    assert f"{told!r} is a file that events are written to: left out" in pushed.document["warnings"]
+    output = str(outputs["events"])
+    assert (
+        f"{output!r} is a file that events are written to: left out" in pushed.document["warnings"]
+    )
     receipts = json.loads(outputs["receipts"].read_text())
     assert [row["path_in_repo"] for row in receipts["receipts"]] == ["config.json", "weights.bin"]
 

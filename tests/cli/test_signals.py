@@ -127,8 +127,8 @@ def test_a_second_signal_says_what_the_first_would_have_said(
 
     assert ran.code == 130
     message = ran.document["error"]["message"]
-    told = "; the commit " if made else "; nothing was committed"
-    assert message.startswith(f"interrupted by SIGINT{told}")
+    output = "; the commit " if made else "; nothing was committed"
+    assert message.startswith(f"interrupted by SIGINT{output}")
     assert ran.err.startswith("✗ interrupted by SIGINT")
     assert "Traceback" not in ran.err
 

@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
         assert "ASYNCPUSH_CACHE" in ran.err
 
 
-def test_events_that_could_not_be_written_are_told_before_anything_is_sent(
+def test_events_that_could_not_be_written_are_reported_before_anything_is_sent(
     cli: Cli, folder: Path, site: Site
 ) -> None:
     ran = cli("push", "me/unwritten", folder, "--events", "nowhere/run.jsonl")
@@ -134,7 +134,7 @@ def test_the_demo_names_the_program_as_it_can_be_called(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("command", ["push", "audit", "upload", "doctor"])
-def test_a_machine_that_is_to_stay_offline_is_told_at_once(
+def test_a_machine_that_is_to_stay_offline_is_reported_at_once(
     command: str, cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -26,10 +26,10 @@ def bucket(name: str) -> str:
 def test_a_folder_goes_to_a_bucket(cli: Cli, folder: Path, site: Site) -> None:
     ran = cli("sync", folder, RUN, "--marker", "--private")
     assert ran.code == 0
-    url, deeds = ran.out.splitlines()
+    url, counts = ran.out.splitlines()
     assert url == f"{site.url}/buckets/me/runs"
-    assert deeds.startswith("2 files uploaded, ")
-    assert deeds.endswith(", verified, marked as complete")
+    assert counts.startswith("2 files uploaded, ")
+    assert counts.endswith(", verified, marked as complete")
     assert "✓ Sync complete  me/runs" in ran.err
 
     ran = cli("sync", folder, RUN, "--marker", "--quiet")
@@ -50,7 +50,7 @@ def test_json_is_one_object_also_of_what_failed(cli: Cli, folder: Path) -> None:
     assert refused["error"]["type"] == "RepoNotFoundError"
 
 
-def test_what_did_not_go_through_is_told_with_what_did(
+def test_what_did_not_go_through_is_reported_with_what_did(
     cli: Cli, folder: Path, tmp_path: Path
 ) -> None:
     faults = ["bucket-batch=lie:1"]

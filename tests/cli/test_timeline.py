@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.cli.conftest import Cli, Site
-from tests.listeners.timeline.stories import BEGAN, Story, one_file, write_events
+from tests.listeners.timeline.scripts import BEGAN, EventScript, one_file, write_events
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -42,13 +42,13 @@ def test_a_push_is_drawn_and_its_events_draw_the_same(
     assert ran.code == 0
     assert ran.err.splitlines()[-1] == f"timeline: {path}"
     assert "timeline" not in ran.out
-    told = kinds(path)
-    assert (told["send"], told["commit"], told["hash"]) == (3, 1, 1)  # parts of 1 MiB at most
+    output = kinds(path)
+    assert (output["send"], output["commit"], output["hash"]) == (3, 1, 1)  # parts of 1 MiB at most
     ports = [row["args"].get("local_port") for row in trace(path) if "args" in row]
     assert any(isinstance(port, int) for port in ports)
 
     assert cli("timeline", events, "-o", tmp_path / "again.json").code == 0
-    assert kinds(tmp_path / "again.json") == told
+    assert kinds(tmp_path / "again.json") == output
 
 
 def test_a_push_that_fails_is_drawn_too(cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_events_become_a_trace_and_a_summary_for_scripts(
 def test_what_is_left_out_of_a_file_is_said(cli: Cli, events: Path, tmp_path: Path) -> None:
     with events.open("ab") as file:
         file.write(b'{"event": "push.fini')  # as a killed process leaves it
-    write_events(events, Story("p2", "me/second", began=BEGAN + 3600))
+    write_events(events, EventScript("p2", "me/second", began=BEGAN + 3600))
     ran = cli("timeline", events, "-o", tmp_path / "t.json")
 
     assert "me/second: unfinished" in ran.out

@@ -29,7 +29,7 @@ def test_ctrl_c_pushes_what_is_left_and_is_no_failure(
     assert document["failures"] == []
 
 
-def test_each_push_is_told_on_stdout(cli: Cli, stop_when_up: None, folder: Path) -> None:
+def test_each_push_is_reported_on_stdout(cli: Cli, stop_when_up: None, folder: Path) -> None:
     ran = cli("watch", folder, "me/told")
     assert ran.code == 0
     assert "/me/told/commit/" in ran.out

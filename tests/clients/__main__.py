@@ -197,8 +197,8 @@ def main(names: list[str]) -> int:
     for name in chosen:
         outcome = outcome_of(name)
         calls = outcome.good + len(outcome.bad)
-        told = f"{calls:>5} {len(outcome.bad):>6} {outcome.seconds:>8.1f}"
-        say(f"{name:<28} {outcome.version:<12} {outcome.missing or told}")
+        output = f"{calls:>5} {len(outcome.bad):>6} {outcome.seconds:>8.1f}"
+        say(f"{name:<28} {outcome.version:<12} {outcome.missing or output}")
         failed += [f"{name}: {call}: {why}" for call, why in outcome.bad.items()]
     say("\n".join(("", *failed)))
     return 1 if failed else 0

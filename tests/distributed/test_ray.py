@@ -103,7 +103,7 @@ async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
     snapshots: list[UploadProgress] = []
     seen: list[Event] = []
     (node,) = on_every_node(model)
-    told = UploadConfig(
+    config_used = UploadConfig(
         cache_dir=config.cache_dir,
         progress="none",
         progress_callback=snapshots.append,
@@ -117,7 +117,7 @@ async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
         PushOptions(commit_message="step 7", model_card="# Card\n\nOf all nodes.\n"),
         token=TOKEN,
         endpoint=hub.url,
-        config=told,
+        config=config_used,
     )
 
     assert result.verified
@@ -146,8 +146,10 @@ async def test_the_example_runs_on_a_cluster_that_is_there(
     cluster: Any, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.get_runtime_context().gcs_address)
-    told = await run_example("ray_cluster.py", hub, "me/m", str(write({"model.bin": b"\0" * 1000})))
-    assert told.count("/commit/") == 1
+    output = await run_example(
+        "ray_cluster.py", hub, "me/m", str(write({"model.bin": b"\0" * 1000}))
+    )
+    assert output.count("/commit/") == 1
     assert await files_of(hub, "me/m") == {".gitattributes", "model.bin", "notes.txt"}
 
 
@@ -195,7 +197,7 @@ async def test_one_failure_cancels_the_others_and_nothing_is_committed(
 
 
 @pytest.mark.big
-async def test_what_a_callable_raises_is_told_as_it_is(
+async def test_what_a_callable_raises_is_reported_as_it_is(
     cluster: Any, hub: LocalHub, config: UploadConfig
 ) -> None:
     def fails() -> Any:
@@ -292,13 +294,15 @@ async def test_uploads_do_not_need_the_bar(
         patch.setattr(module._Tasks, "_start_relay", starting)
         faults.hooks["part"] = lambda: cluster.kill(relays[0])
         seen: list[Event] = []
-        told = UploadConfig(
+        config_used = UploadConfig(
             cache_dir=config.cache_dir,
             progress="none",
             events=lambda record: seen.append(record.event),
         )
         sources = [{"model.bin": b"\0" * PART_SIZE}]
-        result = await push_distributed("me/m", sources, token=TOKEN, endpoint=hub.url, config=told)
+        result = await push_distributed(
+            "me/m", sources, token=TOKEN, endpoint=hub.url, config=config_used
+        )
     assert result.verified
     notices = [event.message for event in seen if isinstance(event, Notice)]
     assert any("no more progress from the workers" in message for message in notices)
@@ -308,11 +312,11 @@ class Stranger:
     """Stands for the relay's handle, where the task runs in this process."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, list[Event]]] = []
+        self.output: list[tuple[int, list[Event]]] = []
         self.send = self
 
     def remote(self, number: int, events: list[Event]) -> asyncio.Future[None]:
-        self.told.append((number, events))
+        self.output.append((number, events))
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -336,8 +340,8 @@ async def test_the_task_gives_receipts_as_json_and_tells_what_happens(
     assert isinstance(outcome, bytes)
     (receipt,) = receipts_from_json(outcome)
     assert (receipt.path_in_repo, receipt.size, receipt.route) == ("a.bin", 1000, "lfs")
-    assert {number for number, _ in stranger.told} == {3}
-    events = [event for _, events in stranger.told for event in events]
+    assert {number for number, _ in stranger.output} == {3}
+    events = [event for _, events in stranger.output for event in events]
     assert any(isinstance(event, FileStored) for event in events)
 
 

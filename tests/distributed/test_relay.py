@@ -85,7 +85,7 @@ async def test_the_outbox_is_emptied_now_and_then(monkeypatch: pytest.MonkeyPatc
     running.cancel()
 
 
-async def test_what_is_told_is_taken_once_and_in_order() -> None:
+async def test_what_is_reported_is_taken_once_and_in_order() -> None:
     between = Relay()
     taking = asyncio.create_task(between.take(5))
     await between.send(0, [FilesPlanned(1, 9)])
@@ -98,8 +98,8 @@ async def test_a_driver_that_does_not_listen_costs_bounded_memory() -> None:
     between = Relay()
     for number in range(relay.WAITING_MOST + 5):
         await between.send(number, ())
-    told = await between.take()
-    assert [told[0][0], told[-1][0]] == [5, relay.WAITING_MOST + 4]
+    reported = await between.take()
+    assert [reported[0][0], reported[-1][0]] == [5, relay.WAITING_MOST + 4]
 
 
 def test_many_uploads_are_shown_as_one_push_also_when_one_begins_anew() -> None:

@@ -120,15 +120,15 @@ def test_what_cannot_be_a_journal_is_set_aside(
 def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> None:
     fill(tmp_path, clock)
     whole = database_file(tmp_path).read_bytes()
-    chance = random.Random(7)
+    rng = random.Random(7)
     for _ in range(40):
         damaged = bytearray(whole)
-        for _ in range(chance.randint(1, 4)):
-            start = chance.randrange(len(damaged))
-            length = chance.choice([1, 8, 200, 4096])
-            damaged[start : start + length] = chance.randbytes(length)
-        if chance.random() < 0.3:
-            del damaged[chance.randrange(len(damaged)) :]
+        for _ in range(rng.randint(1, 4)):
+            start = rng.randrange(len(damaged))
+            length = rng.choice([1, 8, 200, 4096])
+            damaged[start : start + length] = rng.randbytes(length)
+        if rng.random() < 0.3:
+            del damaged[rng.randrange(len(damaged)) :]
         database_file(tmp_path).write_bytes(damaged)
         with Journal.open(tmp_path, clock=clock) as journal:
             found = [

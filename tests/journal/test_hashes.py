@@ -96,7 +96,7 @@ def test_no_hash_of_a_file_in_memory_is_remembered(
     assert journal.hash_of("/a", make_identity(), "sha256") is None
 
 
-def test_what_lies_in_memory_is_told_by_the_mounts(tmp_path: Path) -> None:
+def test_what_lies_in_memory_is_reported_by_the_mounts(tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
         "22 1 0:20 / /dev/shm rw - tmpfs tmpfs rw\n23 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
@@ -293,13 +293,13 @@ def test_a_hash_is_on_the_disk_soon_though_nobody_asks(
     written = threading.Event()
     put_hashes = tables.put_hashes
 
-    def telling(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    def reporting(connection: sqlite3.Connection, rows: list[Row]) -> None:
         put_hashes(connection, rows)
         connection.execute("COMMIT")
         connection.execute("BEGIN")
         written.set()
 
-    monkeypatch.setattr(tables, "put_hashes", telling)
+    monkeypatch.setattr(tables, "put_hashes", reporting)
     with Journal.open(tmp_path, clock=clock) as one, Journal.open(tmp_path, clock=clock) as two:
         for every, size in ((0.01, 10), (60.0, 1 << 30)):
             monkeypatch.setattr(group_commit, "WRITE_EVERY", every)

@@ -66,11 +66,11 @@ def run_and_kill(directory: Path, writers: list[int], delays: list[float]) -> li
 
 
 def test_a_process_killed_at_any_instant_loses_nothing_it_was_promised(tmp_path: Path) -> None:
-    chance = random.Random()
+    rng = random.Random()
     total = 0
     for number in range(10):
         writers = [2 * number, 2 * number + 1]
-        delays = [chance.uniform(0.0, 0.1) for _ in writers]
+        delays = [rng.uniform(0.0, 0.1) for _ in writers]
         promised = run_and_kill(tmp_path, writers, delays)
         total += len(promised)
         by_upload = defaultdict(set)

@@ -28,7 +28,7 @@ print("locked", flush=True)
 sys.stdin.read()
 """
 
-TOLD = "another process keeps the resume journal locked"
+EXPECTED = "another process keeps the resume journal locked"
 
 
 @contextmanager
@@ -60,26 +60,26 @@ def test_a_long_wait_is_told_and_the_change_is_made(
 ) -> None:
     with write_transaction(database_file(tmp_path)) as other:
 
-        def tell() -> None:
-            told.append(time.monotonic())
+        def emit() -> None:
+            reported.append(time.monotonic())
             other.kill()
 
-        told: list[float] = []
-        monkeypatch.setattr(database, "_warn_of_wait", tell)
+        reported: list[float] = []
+        monkeypatch.setattr(database, "_warn_of_wait", emit)
         journal.begin_commit("scope", make_commit())
         journal.flush()
-    assert len(told) == 1
+    assert len(reported) == 1
     assert journal.disabled_reason is None
     assert not caplog.records
 
 
-def test_a_short_wait_is_not_told(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_wait_is_not_reported(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     journal.begin_commit("scope", make_commit())
     journal.flush()
     assert not caplog.records
 
 
-def test_opening_tells_of_a_long_wait(
+def test_opening_reports_a_long_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.3)
@@ -88,7 +88,7 @@ def test_opening_tells_of_a_long_wait(
     assert claim is not None
     with claim, pytest.raises(database.UnusableError, match="locked by another process"):
         database.Database.open(tmp_path, locks)
-    assert [TOLD in record.getMessage() for record in caplog.records] == [True]
+    assert [EXPECTED in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_what_can_only_be_resumed_with_a_record_waits_says_so_and_goes_on(
             result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
     assert result.verified
     messages = [record.getMessage() for record in caplog.records]
-    assert TOLD in messages[0]
+    assert EXPECTED in messages[0]
     assert "the resume journal is off" in messages[1]
     assert any("could not be resumed" in warning for warning in result.warnings)
 

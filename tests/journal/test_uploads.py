@@ -40,7 +40,7 @@ def test_an_upload_is_gone_on_with_from_its_verified_parts(
         assert sorted(found.etags) == [1, 2, 3]
 
 
-def test_uploads_are_told_apart_by_scope_and_oid(journal: Journal) -> None:
+def test_uploads_are_distinguished_by_scope_and_oid(journal: Journal) -> None:
     journal.begin_upload(SCOPE, make_upload(mark="one"))
     journal.begin_upload("other", make_upload(mark="two"))
     journal.part_stored(SCOPE, SHA, 1, "e")

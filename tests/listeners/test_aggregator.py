@@ -33,10 +33,10 @@ from tests.listeners.helpers import OID, SHA, finished, planned, record
 
 
 def after(*events: Event) -> UploadProgress:
-    return tell(ProgressAggregator(), *events).snapshot()
+    return emit(ProgressAggregator(), *events).snapshot()
 
 
-def tell(aggregator: ProgressAggregator, *events: Event) -> ProgressAggregator:
+def emit(aggregator: ProgressAggregator, *events: Event) -> ProgressAggregator:
     for event in events:
         aggregator.on_event(record(event))
     return aggregator
@@ -61,16 +61,16 @@ def test_positions_within_parts_add_up() -> None:
 
 
 def test_a_retry_that_starts_at_zero_lowers_nothing() -> None:
-    aggregator = tell(ProgressAggregator(), planned(1, 100), PartProgress("a", 1, 80, 100))
+    aggregator = emit(ProgressAggregator(), planned(1, 100), PartProgress("a", 1, 80, 100))
     before = aggregator.snapshot().bytes_sent
-    tell(aggregator, PartProgress("a", 1, 0, 100), PartProgress("a", 1, 60, 100))
+    emit(aggregator, PartProgress("a", 1, 0, 100), PartProgress("a", 1, 60, 100))
     assert aggregator.snapshot().bytes_sent == before == 80
-    tell(aggregator, PartProgress("a", 1, 90, 100))
+    emit(aggregator, PartProgress("a", 1, 90, 100))
     assert aggregator.snapshot().bytes_sent == 90
 
 
 def test_while_one_part_is_sent_again_the_others_go_on_counting() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(1, 200),
         PartProgress("a", 1, 80, 100),
@@ -99,14 +99,14 @@ def test_a_position_beyond_its_part_counts_as_the_whole_part() -> None:
 
 
 def test_a_size_that_becomes_known_late_bounds_what_was_counted() -> None:
-    aggregator = tell(ProgressAggregator(), planned(2, 300), PartProgress("a", 1, 90, 90))
-    tell(aggregator, TransferStarted("a", 60, 1), TransferStarted("b", 240, 1))
-    tell(aggregator, PartProgress("b", 1, 40, 240))
+    aggregator = emit(ProgressAggregator(), planned(2, 300), PartProgress("a", 1, 90, 90))
+    emit(aggregator, TransferStarted("a", 60, 1), TransferStarted("b", 240, 1))
+    emit(aggregator, PartProgress("b", 1, 40, 240))
     assert aggregator.snapshot().bytes_sent == 60 + 40
 
 
 def test_a_resumed_part_counts_when_it_is_told_and_not_as_sent() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(1, 100),
         TransferStarted("a", 100, 2, resumed=50),
@@ -117,7 +117,7 @@ def test_a_resumed_part_counts_when_it_is_told_and_not_as_sent() -> None:
 
 
 def test_a_stored_part_tops_up_what_its_positions_left_open() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(1, 100),
         PartProgress("a", 1, 30, 50),
@@ -145,7 +145,7 @@ def test_a_file_that_needs_nothing_more_counts_whole(event: Event) -> None:
 
 
 def test_inline_files_count_with_the_commit() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(3, 100),
         FileRouted("a", 10, "inline"),
@@ -153,13 +153,13 @@ def test_inline_files_count_with_the_commit() -> None:
         FileRouted("c", 70, "lfs"),
     )
     assert aggregator.snapshot().bytes_sent == 0
-    tell(aggregator, Committed(SHA, "url"))
+    emit(aggregator, Committed(SHA, "url"))
     progress = aggregator.snapshot()
     assert (progress.bytes_sent, progress.files_completed) == (30, 2)
 
 
 def test_of_a_chain_of_commits_only_the_last_completes_the_inline_files() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(2, 30),
         FileRouted("a", 10, "inline"),
@@ -168,7 +168,7 @@ def test_of_a_chain_of_commits_only_the_last_completes_the_inline_files() -> Non
         FileStored("a", 10, "inline"),
     )
     assert aggregator.snapshot().bytes_sent == 10
-    tell(aggregator, Committed(SHA, "url"))
+    emit(aggregator, Committed(SHA, "url"))
     assert aggregator.snapshot().bytes_sent == 30
 
 
@@ -200,7 +200,7 @@ def test_stragglers_of_a_completed_file_count_for_nothing() -> None:
 
 
 def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(3, 300),
         TransferStarted("a", 100, 1),
@@ -210,21 +210,21 @@ def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> No
         PartStored("a", 1, 50),
     )
     assert aggregator.snapshot().current_file == "a"
-    tell(aggregator, FileStored("a", 100, "lfs"))
+    emit(aggregator, FileStored("a", 100, "lfs"))
     assert aggregator.snapshot().current_file == "b"
 
 
 def test_while_nothing_moves_the_current_file_is_the_one_being_hashed() -> None:
-    aggregator = tell(ProgressAggregator(), planned(1, 100), HashProgress("a", 40, 100))
+    aggregator = emit(ProgressAggregator(), planned(1, 100), HashProgress("a", 40, 100))
     assert aggregator.snapshot().current_file == "a"
     assert aggregator.snapshot().bytes_processed == 40
-    tell(aggregator, FileHashed("a", 100, OID, cached=False))
+    emit(aggregator, FileHashed("a", 100, OID, cached=False))
     assert aggregator.snapshot().current_file is None
     assert aggregator.snapshot().bytes_processed == 100
 
 
-def test_files_in_flight_are_told_in_the_order_they_began() -> None:
-    aggregator = tell(
+def test_files_in_flight_are_reported_in_the_order_they_began() -> None:
+    aggregator = emit(
         ProgressAggregator(),
         TransferStarted("a", 100, 2),
         PartProgress("b", 1, 5, 10),
@@ -234,7 +234,7 @@ def test_files_in_flight_are_told_in_the_order_they_began() -> None:
 
 
 def test_a_success_is_full_and_stays_so() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(3, 300),
         PhaseChanged("uploading"),
@@ -254,24 +254,24 @@ def test_a_failure_and_news_of_others_change_nothing() -> None:
 
 
 def test_a_smaller_second_plan_never_shows_less_than_was_shown() -> None:
-    aggregator = tell(
+    aggregator = emit(
         ProgressAggregator(),
         planned(2, 100),
         FileStored("a", 50, "lfs"),
         FileStored("b", 50, "lfs"),
     )
     aggregator.snapshot()
-    tell(aggregator, planned(1, 10))
+    emit(aggregator, planned(1, 10))
     progress = aggregator.snapshot()
     assert (progress.bytes_sent, progress.total_bytes) == (100, 100)
     assert (progress.files_completed, progress.total_files) == (2, 2)
 
 
 def test_completed_files_leave_only_their_names_behind() -> None:
-    aggregator = tell(ProgressAggregator(), planned(1000, 1000))
+    aggregator = emit(ProgressAggregator(), planned(1000, 1000))
     for number in range(1000):
         path = f"f{number}"
-        tell(
+        emit(
             aggregator,
             HashProgress(path, 1, 1),
             FileRouted(path, 1, "inline"),
@@ -289,12 +289,12 @@ class TestRate:
     def test_it_is_taken_over_the_last_five_seconds(self) -> None:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
-        tell(aggregator, planned(1, 10_000), PhaseChanged("uploading"))
+        emit(aggregator, planned(1, 10_000), PhaseChanged("uploading"))
         for second in range(1, 21):
             aggregator.snapshot()
             clock.now += 1
             slow = 100 * second if second <= 10 else 1000 + 300 * (second - 10)
-            tell(aggregator, PartProgress("a", 1, slow, 10_000))
+            emit(aggregator, PartProgress("a", 1, slow, 10_000))
         progress = aggregator.snapshot()
         assert progress.bytes_per_second == pytest.approx(300)
         assert progress.eta_seconds == pytest.approx((10_000 - 4000) / 300)
@@ -306,14 +306,14 @@ class TestRate:
             clock.now += 0.1
             assert aggregator.snapshot().bytes_per_second == 0
         clock.now += 1
-        tell(aggregator, PartProgress("a", 1, 500, 1000))
+        emit(aggregator, PartProgress("a", 1, 500, 1000))
         assert aggregator.snapshot().bytes_per_second == pytest.approx(500)
 
     def test_it_sinks_to_zero_when_nothing_moves(self) -> None:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
-        tell(aggregator, planned(1, 1000), PartProgress("a", 1, 500, 1000))
+        emit(aggregator, planned(1, 1000), PartProgress("a", 1, 500, 1000))
         for _ in range(8):
             clock.now += 1
             progress = aggregator.snapshot()
@@ -324,7 +324,7 @@ class TestRate:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
-        tell(
+        emit(
             aggregator,
             planned(2, 2000),
             PartProgress("a", 1, 400, 1000),
@@ -341,14 +341,14 @@ class TestRate:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
-        tell(aggregator, PartProgress("a", 1, 500, 1000))
+        emit(aggregator, PartProgress("a", 1, 500, 1000))
         clock.now += 0.1
         assert aggregator.snapshot().bytes_per_second == 0
 
     def test_asking_often_keeps_no_more_samples(self) -> None:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
-        tell(aggregator, PartProgress("a", 1, 1, 10_000))
+        emit(aggregator, PartProgress("a", 1, 1, 10_000))
         for _ in range(10_000):
             clock.now += 0.001
             aggregator.snapshot()
@@ -358,7 +358,7 @@ class TestRate:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         aggregator.snapshot()
-        tell(aggregator, planned(1, 10), PartProgress("a", 1, 9, 10), PhaseChanged("committing"))
+        emit(aggregator, planned(1, 10), PartProgress("a", 1, 9, 10), PhaseChanged("committing"))
         clock.now += 1
         progress = aggregator.snapshot()
         assert progress.bytes_per_second == 9
@@ -369,7 +369,7 @@ class TestReadingWhileSending:
     """As Xet does: it reads and hashes, packs 64 MiB, then sends."""
 
     def test_what_is_read_runs_ahead_of_what_is_sent(self) -> None:
-        aggregator = tell(
+        aggregator = emit(
             ProgressAggregator(),
             planned(2, 300),
             TransferChosen("xet", "granted", reads_while_sending=True),
@@ -381,7 +381,7 @@ class TestReadingWhileSending:
         assert (progress.bytes_processed, progress.bytes_sent) == (120, 0)
         assert aggregator.is_reading
 
-        tell(aggregator, PartProgress("a", 1, 30, 200, deduplicated=60))
+        emit(aggregator, PartProgress("a", 1, 30, 200, deduplicated=60))
         progress = aggregator.snapshot()
         assert (progress.bytes_processed, progress.bytes_sent) == (120, 90)
         assert aggregator.sent_of_read == 30  # the store had the others
@@ -389,7 +389,7 @@ class TestReadingWhileSending:
 
     def test_the_rate_is_of_what_is_sent_and_not_of_what_was_there(self) -> None:
         clock = FakeClock()
-        aggregator = tell(
+        aggregator = emit(
             ProgressAggregator(clock=clock),
             planned(1, 1000),
             TransferChosen("xet", "granted", reads_while_sending=True),
@@ -397,7 +397,7 @@ class TestReadingWhileSending:
         )
         aggregator.snapshot()
         clock.now += 1
-        tell(
+        emit(
             aggregator,
             HashProgress("a", 500, 1000),
             PartProgress("a", 1, 100, 1000, deduplicated=400),
@@ -418,7 +418,7 @@ class TestReadingWhileSending:
     ) -> None:
         clock = FakeClock()
         total = 1000 * MIB
-        aggregator = tell(
+        aggregator = emit(
             ProgressAggregator(clock=clock),
             planned(1, total),
             TransferChosen("xet", "granted", reads_while_sending=True),
@@ -426,7 +426,7 @@ class TestReadingWhileSending:
         )
         aggregator.snapshot()
         clock.now += 1
-        tell(
+        emit(
             aggregator,
             HashProgress("a", read, total),
             PartProgress("a", 1, sent, total),
@@ -435,7 +435,7 @@ class TestReadingWhileSending:
         assert aggregator.snapshot().eta_seconds == pytest.approx(seconds)
 
     def test_an_upload_that_is_begun_again_sends_anew(self) -> None:
-        aggregator = tell(
+        aggregator = emit(
             ProgressAggregator(),
             planned(1, 300),
             TransferChosen("xet", "granted", reads_while_sending=True),
@@ -493,14 +493,14 @@ events = st.one_of(
     st.sampled_from([1, 1, 2, 5]),
 )
 def test_prop_progress_monotonic(
-    plan: tuple[int, int], told: list[tuple[Event, float]], every: int
+    plan: tuple[int, int], reported: list[tuple[Event, float]], every: int
 ) -> None:
     """Whatever happens in whatever order, bytes never fall and never pass the total."""
     clock = FakeClock()
-    aggregator = tell(ProgressAggregator(clock=clock), FilesPlanned(*plan))
+    aggregator = emit(ProgressAggregator(clock=clock), FilesPlanned(*plan))
     shown = [aggregator.snapshot()]
     done = False
-    for count, (event, pause) in enumerate(told):
+    for count, (event, pause) in enumerate(reported):
         aggregator.on_event(record(event))
         done = done or isinstance(event, PushFinished)
         clock.now += pause
@@ -526,49 +526,49 @@ def test_prop_progress_monotonic(
 @st.composite
 def pushes(draw: st.DrawFn) -> tuple[list[list[Event]], int]:
     """What each file goes through, with retries; and the seed of how they mix."""
-    stories: list[list[Event]] = []
+    scripts: list[list[Event]] = []
     for index in range(draw(st.integers(1, 5))):
         path, size = f"f{index}", draw(st.integers(0, 500))
         kind = draw(st.sampled_from(["inline", "lfs", "skipped", "deduplicated"]))
         match kind:
             case "inline":
-                stories.append([FileRouted(path, size, "inline")])
+                scripts.append([FileRouted(path, size, "inline")])
             case "skipped":
-                stories.append([FileSkipped(path, size, "unchanged")])
+                scripts.append([FileSkipped(path, size, "unchanged")])
             case "deduplicated":
-                stories.append([FileStored(path, size, "lfs", deduplicated=True)])
+                scripts.append([FileStored(path, size, "lfs", deduplicated=True)])
             case _:
-                story: list[Event] = [TransferStarted(path, size, 2)]
+                script: list[Event] = [TransferStarted(path, size, 2)]
                 half = size // 2
                 for number, part in ((1, half), (2, size - half)):
                     marks = draw(st.lists(st.integers(0, part), max_size=6))
-                    story += [PartProgress(path, number, mark, part) for mark in marks]
-                    story.append(PartStored(path, number, part))
-                story.append(FileStored(path, size, "lfs"))
-                stories.append(story)
-    return stories, draw(st.integers(0, 2**16))
+                    script += [PartProgress(path, number, mark, part) for mark in marks]
+                    script.append(PartStored(path, number, part))
+                script.append(FileStored(path, size, "lfs"))
+                scripts.append(script)
+    return scripts, draw(st.integers(0, 2**16))
 
 
 @settings(deadline=None)
 @given(pushes())
-def test_prop_the_sum_is_exact_when_all_is_told(case: tuple[list[list[Event]], int]) -> None:
-    stories, seed = case
-    chance = random.Random(seed)
+def test_prop_the_sum_is_exact_when_all_is_reported(case: tuple[list[list[Event]], int]) -> None:
+    scripts, seed = case
+    rng = random.Random(seed)
     sizes = {
         event.path: event.size
-        for story in stories
-        for event in story
+        for script in scripts
+        for event in script
         if isinstance(event, FileRouted | FileSkipped | FileStored)
     }
     total = sum(sizes.values())
-    inline = {story[0].path for story in stories if isinstance(story[0], FileRouted)}
-    aggregator = tell(ProgressAggregator(), planned(len(stories), total))
-    while stories:
-        story = chance.choice(stories)
-        tell(aggregator, story.pop(0))
-        stories = [story for story in stories if story]
+    inline = {script[0].path for script in scripts if isinstance(script[0], FileRouted)}
+    aggregator = emit(ProgressAggregator(), planned(len(scripts), total))
+    while scripts:
+        script = rng.choice(scripts)
+        emit(aggregator, script.pop(0))
+        scripts = [script for script in scripts if script]
     progress = aggregator.snapshot()
     assert progress.bytes_sent == total - sum(sizes[path] for path in inline)
     assert progress.files_completed == len(sizes) - len(inline)
-    tell(aggregator, Committed(SHA, "url"))
+    emit(aggregator, Committed(SHA, "url"))
     assert aggregator.snapshot().bytes_sent == total

@@ -88,15 +88,15 @@ class Scene:
     def push(self, title: str, *events: Event) -> PushView:
         view = PushView(title, clock=self.clock)
         self.screen.add(view)
-        return self.tell(view, planned(4, 400 * MB), PhaseChanged("uploading"), *events)
+        return self.emit(view, planned(4, 400 * MB), PhaseChanged("uploading"), *events)
 
-    def tell(self, view: PushView, *events: Event) -> PushView:
+    def emit(self, view: PushView, *events: Event) -> PushView:
         for event in events:
             view.on_event(record(event))
         return view
 
     def end(self, view: PushView, *events: Event) -> bool:
-        self.tell(view, *events)
+        self.emit(view, *events)
         gone = self.screen.remove(view)
         more = self.screen.step()
         assert gone.is_set()
@@ -122,7 +122,7 @@ class TestTerminal:
             "    0% ───────────────────   1/400 MB  ✓ 0/4",
             "    0% ───────────────────   1/200 MB  a.bin",
         ]
-        scene.tell(view, FileStored("a.bin", 200 * MB, "lfs"))
+        scene.emit(view, FileStored("a.bin", 200 * MB, "lfs"))
         scene.screen.step()
         assert terminal.shown() == [
             "⠋ me/llama · uploading",
@@ -445,7 +445,7 @@ def test_what_draws_is_imported_where_something_is_drawn(
 class TestDisplay:
     """With the real thread."""
 
-    def tell(self, display: BarDisplay, *events: Event) -> None:
+    def emit(self, display: BarDisplay, *events: Event) -> None:
         for event in events:
             display.on_event(record(event))
 
@@ -453,12 +453,12 @@ class TestDisplay:
     def test_a_push_leaves_one_line_and_no_thread(self, mode: ProgressChoice) -> None:
         terminal = Terminal()
         display = BarDisplay(mode, "me/a", stream=terminal)
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         (thread,) = (one for one in threading.enumerate() if one.name == "asyncpush-progress")
-        self.tell(display, FileStored("x", 10, "lfs"), finished(), Notice("late"))
+        self.emit(display, FileStored("x", 10, "lfs"), finished(), Notice("late"))
         display.close()
         display.close()
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         assert terminal.shown() == ["✓ Upload complete  me/a  2 files, 3.00 GB in 30 s (100 MB/s)"]
         thread.join(5)
         assert not thread.is_alive()
@@ -466,27 +466,27 @@ class TestDisplay:
     def test_none_draws_nothing(self) -> None:
         terminal = Terminal()
         display = BarDisplay("none", stream=terminal)
-        self.tell(display, planned(2, 10), finished())
+        self.emit(display, planned(2, 10), finished())
         display.close()
         assert terminal.getvalue() == ""
 
     def test_without_stderr_nothing_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", None)
         display = BarDisplay()
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         display.close()
 
     def test_closed_before_its_end_it_leaves_nothing(self) -> None:
         terminal = Terminal()
         display = BarDisplay("auto", "me/a", stream=terminal)
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         display.close()
         assert terminal.shown() == []
 
     def test_a_push_that_begins_with_its_end(self) -> None:
         terminal = Terminal()
         display = BarDisplay("auto", "me/a", stream=terminal)
-        self.tell(display, failed("no"))
+        self.emit(display, failed("no"))
         display.close()
         assert terminal.shown() == ["✗ Upload failed  me/a  AuthError: no"]
 
@@ -504,10 +504,10 @@ class TestDisplay:
 
         terminal = Paused()
         display = BarDisplay("auto", "me/a", stream=terminal)
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         assert stopped.wait(20)
         thread = display._screen._thread  # type: ignore[union-attr]
-        self.tell(display, FileStored("x", 10, "lfs"), finished())
+        self.emit(display, FileStored("x", 10, "lfs"), finished())
         display.close()
         assert terminal.shown() == []
         resumed.set()
@@ -522,11 +522,11 @@ class TestDisplay:
             BarDisplay("auto", "me/c", stream=other),
         ]
         for display in displays:
-            self.tell(display, planned(2, 10))
+            self.emit(display, planned(2, 10))
         assert displays[0]._screen is displays[1]._screen
         assert displays[0]._screen is not displays[2]._screen
         for display in displays:
-            self.tell(display, finished())
+            self.emit(display, finished())
             display.close()
         assert len(one.shown()) == 2
         assert len(other.shown()) == 1
@@ -540,11 +540,11 @@ class TestDisplay:
 
         stream = Broken()
         first = BarDisplay("auto", "me/a", stream=stream)
-        self.tell(first, planned(2, 10))
+        self.emit(first, planned(2, 10))
         first._screen._thread.join(5)  # type: ignore[union-attr]
         second = BarDisplay("auto", "me/b", stream=stream)
         first._screen.add(second._view)  # type: ignore[union-attr]  # too late: it has broken
-        self.tell(first, finished())
+        self.emit(first, finished())
         first.close()
         assert "progress is no longer shown" in caplog.text
         bars._screens.clear()
@@ -554,7 +554,7 @@ class TestDisplay:
     ) -> None:
         terminal = Terminal()
         display = BarDisplay("auto", "me/a", stream=terminal)
-        self.tell(display, planned(2, 10))
+        self.emit(display, planned(2, 10))
         other = PushView("me/b")
         display._screen.add(other)  # type: ignore[union-attr]
         others: list[threading.Event] = []
@@ -565,7 +565,7 @@ class TestDisplay:
 
         monkeypatch.setattr(TerminalScreen, "finish", broken)
         thread = display._screen._thread  # type: ignore[union-attr]
-        self.tell(display, finished())
+        self.emit(display, finished())
         display.close()
         thread.join(5)  # type: ignore[union-attr]
         assert others[0].is_set()

@@ -58,24 +58,24 @@ def json_lines(records: Sequence[Record], folder: Path) -> str:
 
 
 def log_records(records: Sequence[Record], folder: Path) -> str:
-    told: list[str] = []
+    reported: list[str] = []
 
-    class Keeper(logging.Handler):
+    class KeepingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.extend(form.format(record) for form in (VerboseFormatter(), JsonFormatter()))
-            told.append(repr(vars(record)))
+            reported.extend(form.format(record) for form in (VerboseFormatter(), JsonFormatter()))
+            reported.append(repr(vars(record)))
 
     log = logging.getLogger("asyncpush")
-    keeper, level = Keeper(), log.level
-    log.addHandler(keeper)
+    handler, level = KeepingHandler(), log.level
+    log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     try:
         for each in records:
             LogListener().on_event(each)
     finally:
-        log.removeHandler(keeper)
+        log.removeHandler(handler)
         log.setLevel(level)
-    return "\n".join(told)
+    return "\n".join(reported)
 
 
 def plain_bars(records: Sequence[Record], folder: Path) -> str:
@@ -89,12 +89,12 @@ def plain_bars(records: Sequence[Record], folder: Path) -> str:
 
 def terminal_view(records: Sequence[Record], folder: Path) -> str:
     """Every frame that a terminal could draw."""
-    told, view = [], PushView("me/m")
+    reported, view = [], PushView("me/m")
     for each in records:
         view.on_event(each)
-        told += [line.left for line in view.lines(2000, ASCII)]
-        told.append(view.line(2000, ASCII).left)
-    return "\n".join([*map(str, told), view.closing(2000, ASCII) or ""])
+        reported += [line.left for line in view.lines(2000, ASCII)]
+        reported.append(view.line(2000, ASCII).left)
+    return "\n".join([*map(str, reported), view.closing(2000, ASCII) or ""])
 
 
 def spans(records: Sequence[Record], folder: Path) -> str:
@@ -210,8 +210,8 @@ def with_secrets(random: Random) -> tuple[list[Event], set[str]]:
 @pytest.mark.parametrize("name", LISTENERS)
 def test_prop_no_listener_tells_a_secret(name: str, seed: int, tmp_path: Path) -> None:
     events, secrets = with_secrets(Random(seed))
-    told = LISTENERS[name][1]([record(event) for event in events], tmp_path)
+    reported = LISTENERS[name][1]([record(event) for event in events], tmp_path)
 
     assert any(isinstance(event, PushStarted) for event in events)
-    assert len(told) > 20
-    assert [secret for secret in secrets if secret in told] == []
+    assert len(reported) > 20
+    assert [secret for secret in secrets if secret in reported] == []

@@ -106,9 +106,9 @@ class Elsewhere:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        told = request.headers.get("traceparent"), request.headers.get("baggage")
+        emit = request.headers.get("traceparent"), request.headers.get("baggage")
         route = request.match_info.route.name or ""
-        self.carried.append((route, (request.url.host or ""), *told))
+        self.carried.append((route, (request.url.host or ""), *emit))
         response = await handler(request)
         if request.path.endswith("/objects/batch"):
             assert isinstance(response, web.Response)
@@ -316,7 +316,7 @@ async def test_a_cancelled_push_leaves_no_span_open(
 ROOT, FILE, ATTEMPT = "a" * 16, "b" * 16, "c" * 16
 
 
-class Told:
+class Emits:
     """Events by hand: what real pushes seldom do."""
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -359,14 +359,14 @@ DONE = PushFinished("c" * 40, 1, 1, 1.0)
 
 
 def test_long_hashing_is_a_span_and_short_hashing_is_none(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(FileHashed("big", 100, "0" * 64, False, elapsed_ms=700.0))
-    told(FileHashed("small", 1, "0" * 64, False, elapsed_ms=0.2))
-    told(FileHashed("known", 100, "0" * 64, True))
-    told(FileRouted("config.json", 1, "inline"))
-    told(FileRouted("small", 1, "lfs"))
-    told(FileStored("small", 1, "lfs", deduplicated=True))
-    told(DONE)
+    emit = Emits(telemetry)
+    emit(FileHashed("big", 100, "0" * 64, False, elapsed_ms=700.0))
+    emit(FileHashed("small", 1, "0" * 64, False, elapsed_ms=0.2))
+    emit(FileHashed("known", 100, "0" * 64, True))
+    emit(FileRouted("config.json", 1, "inline"))
+    emit(FileRouted("small", 1, "lfs"))
+    emit(FileStored("small", 1, "lfs", deduplicated=True))
+    emit(DONE)
 
     span = telemetry.one("asyncpush.hash")
     assert attributes(span) == {"asyncpush.path": "big", "asyncpush.size": 100}
@@ -377,14 +377,14 @@ def test_long_hashing_is_a_span_and_short_hashing_is_none(telemetry: Telemetry) 
     assert attributes(file)["asyncpush.route"] == "lfs"
 
 
-def test_waits_and_notices_are_told_on_the_push(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(Waiting(3.0, "rate limit"))
-    told(Notice(f"see {SIGNED_URL}"))
-    told(RetryScheduled("upload", 1, 0.5, "void", "big"))
-    told(TransferStarted("big", 9, 1), FILE, ROOT)
-    told(RetryScheduled("upload", 2, 0.5, "void", "big"), FILE, ROOT)
-    told(PushFailed("cut", "TimeoutError"))
+def test_waits_and_notices_are_reported_on_the_push(telemetry: Telemetry) -> None:
+    emit = Emits(telemetry)
+    emit(Waiting(3.0, "rate limit"))
+    emit(Notice(f"see {SIGNED_URL}"))
+    emit(RetryScheduled("upload", 1, 0.5, "void", "big"))
+    emit(TransferStarted("big", 9, 1), FILE, ROOT)
+    emit(RetryScheduled("upload", 2, 0.5, "void", "big"), FILE, ROOT)
+    emit(PushFailed("cut", "TimeoutError"))
 
     push = telemetry.one("asyncpush.push")
     assert [event.name for event in push.events] == [
@@ -399,34 +399,34 @@ def test_waits_and_notices_are_told_on_the_push(telemetry: Telemetry) -> None:
 def test_what_a_transfer_sends_without_requests_is_counted_anew_when_begun_again(
     telemetry: Telemetry,
 ) -> None:
-    told = Told(telemetry)
-    told(TransferChosen("xet", "the Hub grants a token for it"))
+    emit = Emits(telemetry)
+    emit(TransferChosen("xet", "the Hub grants a token for it"))
     for sent in (0, 40, 100, 0, 7):
-        told(PartProgress("x.bin", 1, sent, 100, 0))
-    told(DONE)
+        emit(PartProgress("x.bin", 1, sent, 100, 0))
+    emit(DONE)
     assert telemetry.total("asyncpush.sent", **{"asyncpush.call": "xet"}) == 107
     assert attributes(telemetry.one("asyncpush.push"))["asyncpush.transfer"] == "xet"
 
 
 def test_what_is_sent_again_under_one_id_is_a_span_each_time(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(started(), ATTEMPT, ROOT)
-    told(finished(status=307), ATTEMPT, ROOT)
-    told(started(), ATTEMPT, ROOT)
-    told(started(), ATTEMPT, ROOT)
-    told(finished(), ATTEMPT, ROOT)
-    told(finished(), ATTEMPT, ROOT)  # answered twice: nothing is open any more
-    told(DONE)
+    emit = Emits(telemetry)
+    emit(started(), ATTEMPT, ROOT)
+    emit(finished(status=307), ATTEMPT, ROOT)
+    emit(started(), ATTEMPT, ROOT)
+    emit(started(), ATTEMPT, ROOT)
+    emit(finished(), ATTEMPT, ROOT)
+    emit(finished(), ATTEMPT, ROOT)  # answered twice: nothing is open any more
+    emit(DONE)
     assert len(telemetry.named("POST commit")) == 3
 
 
 def test_an_answer_that_does_not_parse_fails_what_it_was_part_of(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(FileRouted("big", 9, "lfs"))
-    told(started("verify"), ATTEMPT, ROOT)
-    told(finished("verify"), ATTEMPT, ROOT)
+    emit = Emits(telemetry)
+    emit(FileRouted("big", 9, "lfs"))
+    emit(started("verify"), ATTEMPT, ROOT)
+    emit(finished("verify"), ATTEMPT, ROOT)
     fields = {"file": "big"}
-    told(
+    emit(
         RequestFailed(
             call="verify",
             url="https://hub",
@@ -439,14 +439,14 @@ def test_an_answer_that_does_not_parse_fails_what_it_was_part_of(telemetry: Tele
         ATTEMPT,
         ROOT,
     )
-    told(PushFailed("garbled", "ProtocolError"))
+    emit(PushFailed("garbled", "ProtocolError"))
     assert telemetry.one("asyncpush.file").status.status_code is StatusCode.ERROR
 
 
 def test_a_failure_of_unknown_kind_still_ends_its_request(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(started(), ATTEMPT, ROOT)
-    told(
+    emit = Emits(telemetry)
+    emit(started(), ATTEMPT, ROOT)
+    emit(
         RequestFailed(
             call="commit",
             url="https://hub",
@@ -458,7 +458,7 @@ def test_a_failure_of_unknown_kind_still_ends_its_request(telemetry: Telemetry) 
         ATTEMPT,
         ROOT,
     )
-    told(
+    emit(
         RequestFailed(
             call="part",
             url="https://hub",
@@ -470,17 +470,17 @@ def test_a_failure_of_unknown_kind_still_ends_its_request(telemetry: Telemetry) 
         FILE,
         ROOT,
     )
-    told(DONE)
+    emit(DONE)
     span = telemetry.one("POST commit")
     assert attributes(span)["error.type"] == "_OTHER"
     assert "Signature" not in (span.status.description or "")
 
 
 def test_a_part_of_no_known_file_lies_below_the_push(telemetry: Telemetry) -> None:
-    told = Told(telemetry)
-    told(started("part"), ATTEMPT, ROOT)
-    told(finished("part"), ATTEMPT, ROOT)
-    told(DONE)
+    emit = Emits(telemetry)
+    emit(started("part"), ATTEMPT, ROOT)
+    emit(finished("part"), ATTEMPT, ROOT)
+    emit(DONE)
     assert telemetry.parent(telemetry.one("POST part")).name == "asyncpush.push"
 
 

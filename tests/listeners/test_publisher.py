@@ -34,19 +34,19 @@ class Stage:
     def __init__(self, callback: Callback | None = None) -> None:
         self.clock = FakeClock()
         self.timers = Timers(self.clock)
-        self.told: list[UploadProgress] = []
+        self.reported: list[UploadProgress] = []
         self.publisher = ProgressPublisher(
-            callback or self.told.append,
+            callback or self.reported.append,
             aggregator=ProgressAggregator(clock=self.clock),
             call_later=self.timers.call_later,
         )
 
-    def tell(self, *events: Event) -> None:
+    def emit(self, *events: Event) -> None:
         for event in events:
             self.publisher.on_event(record(event))
 
     def sent(self) -> list[int]:
-        return [progress.bytes_sent for progress in self.told]
+        return [progress.bytes_sent for progress in self.reported]
 
 
 def moved(sent: int) -> PartProgress:
@@ -55,42 +55,42 @@ def moved(sent: int) -> PartProgress:
 
 async def test_snapshots_are_a_tenth_of_a_second_apart() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000))
+    stage.emit(planned(1, 1000))
     for sent in range(1, 6):
-        stage.tell(moved(sent))
+        stage.emit(moved(sent))
     assert stage.sent() == [0]
     stage.timers.advance(0.1)
     assert stage.sent() == [0, 5]
-    stage.tell(moved(6), moved(7))
+    stage.emit(moved(6), moved(7))
     assert stage.sent() == [0, 5]
     stage.timers.advance(0.1)
     assert stage.sent() == [0, 5, 7]
 
 
-async def test_when_events_stop_the_last_state_is_told_and_the_rate_sinks_to_zero() -> None:
+async def test_when_events_stop_the_last_state_is_reported_and_the_rate_sinks_to_zero() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000), PhaseChanged("uploading"))
+    stage.emit(planned(1, 1000), PhaseChanged("uploading"))
     stage.timers.advance(1)
-    stage.tell(moved(500))
+    stage.emit(moved(500))
     stage.timers.advance(0.1)
-    assert stage.told[-1].bytes_sent == 500
+    assert stage.reported[-1].bytes_sent == 500
     stage.timers.advance(30)
-    assert stage.told[-1].bytes_per_second == 0
+    assert stage.reported[-1].bytes_per_second == 0
     assert stage.timers.live() == []
-    stage.tell(moved(600))
-    assert stage.told[-1].bytes_sent == 600
+    stage.emit(moved(600))
+    assert stage.reported[-1].bytes_sent == 600
 
 
-async def test_news_after_a_quiet_second_is_told_at_once() -> None:
+async def test_news_after_a_quiet_second_is_reported_at_once() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000))
+    stage.emit(planned(1, 1000))
     stage.timers.advance(5)
-    stage.tell(moved(1))
+    stage.emit(moved(1))
     stage.timers.advance(0.1)
-    stage.tell(moved(2))
+    stage.emit(moved(2))
     stage.timers.advance(0.1)
     stage.timers.advance(0.5)  # now only the slow timer runs
-    stage.tell(moved(3))
+    stage.emit(moved(3))
     assert stage.sent()[-1] == 3
     stage.timers.advance(0.05)
     assert len(stage.timers.live()) == 1
@@ -105,53 +105,53 @@ async def test_news_after_a_quiet_second_is_told_at_once() -> None:
         pytest.param(Committed(SHA, "url"), id="committed"),
     ],
 )
-async def test_what_matters_is_told_at_once(event: Event) -> None:
+async def test_what_matters_is_reported_at_once(event: Event) -> None:
     stage = Stage()
-    stage.tell(planned(2, 1000), FileRouted("c", 50, "inline"))
-    told = len(stage.told)
-    stage.tell(event)
-    assert len(stage.told) == told + 1
+    stage.emit(planned(2, 1000), FileRouted("c", 50, "inline"))
+    reported = len(stage.reported)
+    stage.emit(event)
+    assert len(stage.reported) == reported + 1
 
 
 async def test_thousands_of_files_that_complete_together_share_snapshots() -> None:
     stage = Stage()
-    stage.tell(planned(10_000, 10_000))
-    stage.tell(*(FileStored(f"f{number}", 1, "lfs") for number in range(10_000)))
-    assert len(stage.told) == 1 + BURST
+    stage.emit(planned(10_000, 10_000))
+    stage.emit(*(FileStored(f"f{number}", 1, "lfs") for number in range(10_000)))
+    assert len(stage.reported) == 1 + BURST
     stage.timers.advance(0.1)
-    assert stage.told[-1].files_completed == 10_000
-    assert len(stage.told) == 2 + BURST
+    assert stage.reported[-1].files_completed == 10_000
+    assert len(stage.reported) == 2 + BURST
 
 
-async def test_what_changes_nothing_is_not_told() -> None:
+async def test_what_changes_nothing_is_not_reported() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000), Notice("hm"), PhaseChanged("hashing"))
+    stage.emit(planned(1, 1000), Notice("hm"), PhaseChanged("hashing"))
     stage.timers.advance(3)
-    assert len(stage.told) == 1
+    assert len(stage.reported) == 1
 
 
-async def test_the_end_is_told_at_once_and_nothing_after_it() -> None:
+async def test_the_end_is_reported_at_once_and_nothing_after_it() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000), moved(1), finished(), moved(2))
-    assert stage.told[-1].phase == "done"
-    assert stage.told[-1].bytes_sent == 1000
-    assert stage.publisher.latest == stage.told[-1]
+    stage.emit(planned(1, 1000), moved(1), finished(), moved(2))
+    assert stage.reported[-1].phase == "done"
+    assert stage.reported[-1].bytes_sent == 1000
+    assert stage.publisher.latest == stage.reported[-1]
     assert stage.timers.live() == []
     stage.timers.advance(10)
-    assert len(stage.told) == 2
+    assert len(stage.reported) == 2
     await stage.publisher.aclose()
-    assert len(stage.told) == 2
+    assert len(stage.reported) == 2
 
 
-async def test_a_push_that_fails_at_once_is_still_told() -> None:
+async def test_a_push_that_fails_at_once_is_still_reported() -> None:
     stage = Stage()
-    stage.tell(failed())
-    assert stage.told == [UploadProgress(0, 0, None, 0, 0)]
+    stage.emit(failed())
+    assert stage.reported == [UploadProgress(0, 0, None, 0, 0)]
 
 
 async def test_closing_tells_what_was_left_unsaid() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000), moved(7))
+    stage.emit(planned(1, 1000), moved(7))
     await stage.publisher.aclose()
     assert stage.sent() == [0, 7]
     await stage.publisher.aclose()
@@ -160,7 +160,7 @@ async def test_closing_tells_what_was_left_unsaid() -> None:
 
 async def test_closing_with_nothing_unsaid_says_nothing() -> None:
     stage = Stage()
-    stage.tell(planned(1, 1000))
+    stage.emit(planned(1, 1000))
     await stage.publisher.aclose()
     assert stage.sent() == [0]
 
@@ -173,20 +173,20 @@ async def test_without_a_callback_the_latest_is_there_all_the_same() -> None:
 
 
 async def test_the_running_loop_keeps_the_time_by_default() -> None:
-    told: list[int] = []
+    reported: list[int] = []
     second = anyio.Event()
 
     def callback(progress: UploadProgress) -> None:
-        told.append(progress.bytes_sent)
-        if len(told) == 2:
+        reported.append(progress.bytes_sent)
+        if len(reported) == 2:
             second.set()
 
     publisher = ProgressPublisher(callback)
     publisher.on_event(record(planned(1, 1000)))
     publisher.on_event(record(moved(5)))
-    assert told == [0]
+    assert reported == [0]
     await second.wait()
-    assert told == [0, 5]
+    assert reported == [0, 5]
     await publisher.aclose()
 
 
@@ -202,7 +202,7 @@ class TestFailingCallback:
 
         stage = Stage(callback)
         with caplog.at_level(logging.WARNING, "asyncpush.progress"):
-            stage.tell(planned(1, 1000), PhaseChanged("uploading"), finished())
+            stage.emit(planned(1, 1000), PhaseChanged("uploading"), finished())
         assert len(calls) == 3
         assert [entry.getMessage() for entry in caplog.records] == [
             "the progress callback failed: RuntimeError('broken dashboard') (the upload goes on)"
@@ -233,7 +233,7 @@ class TestFailingCallback:
 
 class TestAsyncCallback:
     async def test_one_at_a_time_and_the_newest_wins(self) -> None:
-        told: list[int] = []
+        reported: list[int] = []
         running = 0
         release = anyio.Event()
 
@@ -241,33 +241,33 @@ class TestAsyncCallback:
             nonlocal running
             running += 1
             assert running == 1
-            told.append(progress.bytes_sent)
+            reported.append(progress.bytes_sent)
             await release.wait()
             running -= 1
 
         stage = Stage(callback)
-        stage.tell(planned(3, 1000))
-        stage.tell(FileStored("a", 10, "lfs"), FileStored("b", 20, "lfs"))
+        stage.emit(planned(3, 1000))
+        stage.emit(FileStored("a", 10, "lfs"), FileStored("b", 20, "lfs"))
         await anyio.wait_all_tasks_blocked()
-        assert told == [0]
+        assert reported == [0]
         release.set()
-        stage.tell(finished())
+        stage.emit(finished())
         await stage.publisher.aclose()
-        assert told == [0, 1000]
+        assert reported == [0, 1000]
 
     async def test_any_awaitable_will_do(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        told: list[int] = []
+        reported: list[int] = []
 
         def callback(progress: UploadProgress) -> Awaitable[None]:
-            told.append(progress.total_bytes)
+            reported.append(progress.total_bytes)
             return future
 
         stage = Stage(callback)
-        stage.tell(planned(1, 1000))
+        stage.emit(planned(1, 1000))
         future.set_result(None)
         await stage.publisher.aclose()
-        assert told == [1000]
+        assert reported == [1000]
 
     async def test_one_that_cancels_itself_is_left_alone(
         self, caplog: pytest.LogCaptureFixture
@@ -276,7 +276,7 @@ class TestAsyncCallback:
             raise asyncio.CancelledError
 
         stage = Stage(callback)
-        stage.tell(planned(1, 1000), finished())
+        stage.emit(planned(1, 1000), finished())
         await stage.publisher.aclose()
         assert caplog.records == []
 
@@ -294,7 +294,7 @@ class TestAsyncCallback:
 
         tasks = asyncio.all_tasks()
         stage = Stage(callback)
-        stage.tell(planned(1, 1000), finished())
+        stage.emit(planned(1, 1000), finished())
         await anyio.wait_all_tasks_blocked()
         await stage.publisher.aclose()
         assert cancelled.is_set()
@@ -317,7 +317,7 @@ class TestAsyncCallback:
                         continue
 
         stage = Stage(callback)
-        stage.tell(planned(1, 1000))
+        stage.emit(planned(1, 1000))
         await anyio.wait_all_tasks_blocked()
         await stage.publisher.aclose()
         release.set()
@@ -329,7 +329,7 @@ class TestAsyncCallback:
 
         tasks = asyncio.all_tasks()
         stage = Stage(callback)
-        stage.tell(planned(1, 1000))
+        stage.emit(planned(1, 1000))
         await anyio.wait_all_tasks_blocked()
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -341,7 +341,7 @@ class TestAsyncCallback:
 class TestSubscription:
     async def test_it_ends_with_the_push(self) -> None:
         stage = Stage()
-        stage.tell(planned(1, 1000))
+        stage.emit(planned(1, 1000))
         seen: list[int] = []
 
         async def read() -> None:
@@ -352,27 +352,27 @@ class TestSubscription:
             tg.start_soon(read)
             tg.start_soon(read)
             await anyio.wait_all_tasks_blocked()
-            stage.tell(FileStored("a", 400, "lfs"))
+            stage.emit(FileStored("a", 400, "lfs"))
             await anyio.wait_all_tasks_blocked()
-            stage.tell(finished())
+            stage.emit(finished())
         assert sorted(seen) == [0, 0, 400, 400, 1000, 1000]
 
     async def test_a_slow_reader_sees_the_newest_and_holds_nobody_up(self) -> None:
         stage = Stage()
-        stage.tell(planned(3, 1000))
+        stage.emit(planned(3, 1000))
         snapshots = stage.publisher.subscribe()
         assert (await anext(snapshots)).bytes_sent == 0
         for number in range(3):
-            stage.tell(FileStored(f"f{number}", 100, "lfs"))
+            stage.emit(FileStored(f"f{number}", 100, "lfs"))
         assert (await anext(snapshots)).bytes_sent == 300
-        stage.tell(finished())
+        stage.emit(finished())
         assert (await anext(snapshots)).phase == "done"
         with pytest.raises(StopAsyncIteration):
             await anext(snapshots)
 
     async def test_one_who_comes_late_gets_the_last(self) -> None:
         stage = Stage()
-        stage.tell(planned(1, 1000), finished())
+        stage.emit(planned(1, 1000), finished())
         assert [progress.phase async for progress in stage.publisher.subscribe()] == ["done"]
 
     async def test_it_ends_when_the_publisher_closes_without_a_word(self) -> None:

@@ -39,9 +39,9 @@ def test_the_shipped_schema_is_that_of_the_events(tmp_path: Path) -> None:
 
 
 def test_every_event_is_described_and_every_row_valid(validator: Draft202012Validator) -> None:
-    told = one_of_each()
-    assert {type(event) for event in told} == set(event_kinds())
-    for event in told:
+    reported = one_of_each()
+    assert {type(event) for event in reported} == set(event_kinds())
+    for event in reported:
         validator.validate(orjson.loads(orjson.dumps(event_row(record(event)))))
 
 

@@ -8,7 +8,7 @@ from asyncpush.events import PartProgress, PartStored, RetryScheduled, TransferC
 from asyncpush.listeners.result_stats import ActivityTally, RetryTally
 from asyncpush.models import Activity
 from tests.listeners.helpers import planned, record
-from tests.listeners.timeline.stories import Story, in_time, one_file
+from tests.listeners.timeline.scripts import EventScript, in_time, one_file
 
 
 def test_retries_and_their_waits_add_up() -> None:
@@ -45,13 +45,13 @@ def test_the_course_of_a_push_in_small() -> None:
 
 
 def test_bytes_are_counted_as_they_move_and_again_when_sent_again() -> None:
-    story = Story()
+    script = EventScript()
     for at, sent in ((1.0, 400_000), (2.0, 900_000), (3.0, 500_000), (4.0, 1_000_000)):
-        story.progress("w.bin", 1, at, sent)
-    story.tell(4.0, PartStored("w.bin", 1, 1_000_000))
-    story.done(5.0)
+        script.progress("w.bin", 1, at, sent)
+    script.emit(4.0, PartStored("w.bin", 1, 1_000_000))
+    script.done(5.0)
     tally = ActivityTally()
-    for each in story.records:
+    for each in script.records:
         tally.on_event(each)
     assert sum(tally.activity().sent) == pytest.approx(1_900_000, abs=64)
 
@@ -73,13 +73,13 @@ def test_a_push_that_did_nothing_has_no_course() -> None:
 
 
 def test_of_a_transfer_without_requests_only_what_goes_over_the_network_counts() -> None:
-    story = Story()
-    story.tell(0.0, TransferChosen("xet", "offered"))
+    script = EventScript()
+    script.emit(0.0, TransferChosen("xet", "offered"))
     for at, sent in ((1.0, 0), (2.0, 300_000), (3.0, 300_000), (4.0, 500_000)):
-        story.tell(at, PartProgress("x.bin", 1, sent, 1_000_000, sent))
-    story.done(5.0)
+        script.emit(at, PartProgress("x.bin", 1, sent, 1_000_000, sent))
+    script.done(5.0)
     tally = ActivityTally()
-    for each in in_time([story]):
+    for each in in_time([script]):
         tally.on_event(each)
     assert sum(tally.activity().sent) == pytest.approx(500_000, abs=64)
     assert busy(tally.activity()) == {"send": 2.0}

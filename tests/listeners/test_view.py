@@ -31,7 +31,7 @@ class Scene:
         self.clock = FakeClock()
         self.view = PushView(title, clock=self.clock)
 
-    def tell(self, *events: Event) -> Scene:
+    def emit(self, *events: Event) -> Scene:
         for event in events:
             self.view.on_event(record(event))
         return self
@@ -54,10 +54,10 @@ def drawn(line: Line) -> str:
 
 
 def uploading() -> Scene:
-    scene = Scene().tell(planned(43, 4 * GB), PhaseChanged("uploading"))
+    scene = Scene().emit(planned(43, 4 * GB), PhaseChanged("uploading"))
     scene.view.snapshot()
     scene.clock.now += 1
-    return scene.tell(
+    return scene.emit(
         TransferStarted("run/model-00001-of-00002.safetensors", 2 * GB, 2),
         TransferStarted("run/model-00002-of-00002.safetensors", 2 * GB, 2),
         PartProgress("run/model-00001-of-00002.safetensors", 1, GB, GB),
@@ -94,7 +94,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, glyphs: Glyphs) -> None:
     scene = uploading()
     scene.view.title = "organisation-with-a-long-name/" + "模型" * 20
     wide = "ordner/" + "文件" * 40 + ".bin"
-    scene.tell(
+    scene.emit(
         TransferStarted(wide, GB, 1),
         RetryScheduled("part", 2, 30.0, "connection reset by peer", wide, 7),
     )
@@ -105,7 +105,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, glyphs: Glyphs) -> None:
 
 
 def test_until_the_plan_is_known_a_spinner_turns() -> None:
-    scene = Scene().tell(PhaseChanged("hashing"))
+    scene = Scene().emit(PhaseChanged("hashing"))
     heads = []
     for _ in range(3):
         heads.append(scene.head())
@@ -116,29 +116,29 @@ def test_until_the_plan_is_known_a_spinner_turns() -> None:
 
 def test_the_title_comes_from_the_push_unless_given() -> None:
     started = PushStarted("me/other", "model", "main")
-    assert Scene("").tell(started).view.title == "me/other"
-    assert Scene("mine").tell(started).view.title == "mine"
+    assert Scene("").emit(started).view.title == "me/other"
+    assert Scene("mine").emit(started).view.title == "mine"
     assert Scene("").head() == "⠋ preparing"
     assert Scene("").view.plain() == "preparing"
 
 
 def test_every_phase_says_what_is_being_done() -> None:
-    scene = Scene().tell(planned(2, 4 * GB))
+    scene = Scene().emit(planned(2, 4 * GB))
     assert scene.head().endswith("· hashing")
-    scene.tell(HashProgress("a", GB, 4 * GB))
+    scene.emit(HashProgress("a", GB, 4 * GB))
     assert scene.head().endswith("· hashing 1.00/4.00 GB")
-    scene.tell(PhaseChanged("uploading"))
+    scene.emit(PhaseChanged("uploading"))
     assert scene.head().endswith("· uploading")
-    scene.tell(PhaseChanged("committing"))
+    scene.emit(PhaseChanged("committing"))
     assert scene.head().endswith("· committing")
-    scene.tell(CommitStarted(43, 0, None))
+    scene.emit(CommitStarted(43, 0, None))
     assert scene.head().endswith("· committing 43 files")
-    scene.tell(PhaseChanged("verifying"))
+    scene.emit(PhaseChanged("verifying"))
     assert scene.head().endswith("· verifying")
 
 
 def reading_by_xet() -> Scene:
-    scene = Scene().tell(
+    scene = Scene().emit(
         planned(1, 4 * GB),
         TransferChosen("xet", "granted", reads_while_sending=True),
         PhaseChanged("uploading"),
@@ -157,7 +157,7 @@ def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
         "    0% ................... 0.00/4.00 GB  ✓ 0/1",
         "   25% ####............... 1.00/4.00 GB read, 0 B sent",
     ]
-    scene.tell(PartProgress("model.bin", 1, GB // 10, 4 * GB, deduplicated=4 * GB // 10))
+    scene.emit(PartProgress("model.bin", 1, GB // 10, 4 * GB, deduplicated=4 * GB // 10))
     assert scene.head().endswith("· uploading")
     assert scene.lines()[2] == "   25% ####............... 1.00/4.00 GB read, 100 MB sent"
     assert "1.00 GB read, 100 MB sent" in scene.view.plain()
@@ -169,12 +169,12 @@ def test_by_xet_the_bar_of_a_file_shows_what_was_read_of_it() -> None:
     scene = reading_by_xet()
     scene.lines()
     assert scene.lines()[3] == "   25% ####............... 1.00/4.00 GB read  model.bin"
-    scene.tell(PartProgress("model.bin", 1, GB // 10, 4 * GB))
+    scene.emit(PartProgress("model.bin", 1, GB // 10, 4 * GB))
     assert scene.lines()[3] == "   25% ####............... 1.00/4.00 GB read  model.bin"
-    scene.tell(HashProgress("model.bin", 4 * GB, 4 * GB))
+    scene.emit(HashProgress("model.bin", 4 * GB, 4 * GB))
     assert scene.lines()[3].startswith("  100%")
     # Xet has failed: what was read says nothing about what LFS sends.
-    scene.tell(TransferChosen("lfs", "Xet failed"))
+    scene.emit(TransferChosen("lfs", "Xet failed"))
     assert scene.lines()[2] == "    2% ................... 0.10/4.00 GB  model.bin"
 
 
@@ -188,17 +188,17 @@ def test_by_xet_at_40_columns_what_was_read_still_fits() -> None:
 
 
 def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:
-    scene = reading_by_xet().tell(PartProgress("model.bin", 1, 4 * GB, 4 * GB))
+    scene = reading_by_xet().emit(PartProgress("model.bin", 1, 4 * GB, 4 * GB))
     assert scene.head().endswith("· finishing upload")
     scene.clock.now += 1
     assert scene.view.snapshot().eta_seconds is None  # nobody knows how long that takes
-    scene.tell(FileStored("model.bin", 4 * GB, "xet"), PhaseChanged("committing"))
+    scene.emit(FileStored("model.bin", 4 * GB, "xet"), PhaseChanged("committing"))
     assert scene.head().endswith("· committing")
     assert len(scene.lines()) == 2  # the row of what was read has gone
 
 
 def test_a_wait_counts_down_in_words() -> None:
-    scene = Scene().tell(planned(2, GB), Waiting(12.0, "rate limit"))
+    scene = Scene().emit(planned(2, GB), Waiting(12.0, "rate limit"))
     assert scene.head() == "⠋ me/llama · waiting 12 s: rate limit"
     scene.clock.now += 11.8
     assert "waiting 1 s: rate limit" in scene.head()
@@ -206,13 +206,13 @@ def test_a_wait_counts_down_in_words() -> None:
     assert scene.head().endswith("· hashing")
 
 
-def test_of_several_waits_the_longest_is_told() -> None:
-    scene = Scene().tell(Waiting(60.0, "rate limit"), Waiting(2.0, "too many requests"))
+def test_of_several_waits_the_longest_is_reported() -> None:
+    scene = Scene().emit(Waiting(60.0, "rate limit"), Waiting(2.0, "too many requests"))
     assert "waiting 1:00: rate limit" in scene.head()
 
 
-def test_a_retry_is_told_then_counted() -> None:
-    scene = Scene().tell(
+def test_a_retry_is_reported_then_counted() -> None:
+    scene = Scene().emit(
         planned(2, GB),
         PhaseChanged("uploading"),
         RetryScheduled("part", 2, 4.0, f"reset\nby {SIGNED_URL}", "a", 7),
@@ -223,19 +223,19 @@ def test_a_retry_is_told_then_counted() -> None:
     assert "· retrying: part 7" in scene.head()
     scene.clock.now += 4
     assert scene.head()[1:] == " me/llama · uploading · 1 retry"
-    scene.tell(RetryScheduled("commit", 2, 0.0, "HTTP 503"))
+    scene.emit(RetryScheduled("commit", 2, 0.0, "HTTP 503"))
     assert scene.head().endswith("uploading · retrying: commit, HTTP 503")
     scene.clock.now += 4
     assert scene.head().endswith("uploading · 2 retries")
 
 
 def test_a_wait_hides_the_retries_it_causes() -> None:
-    scene = Scene().tell(RetryScheduled("part", 2, 9.0, "HTTP 429"), Waiting(12.0, "rate limit"))
+    scene = Scene().emit(RetryScheduled("part", 2, 9.0, "HTTP 429"), Waiting(12.0, "rate limit"))
     assert scene.head() == "⠋ me/llama · waiting 12 s: rate limit · 1 retry"
 
 
 def test_a_long_title_gives_way_to_what_happens() -> None:
-    scene = Scene("my-organisation/llama-3-70b-instruct").tell(
+    scene = Scene("my-organisation/llama-3-70b-instruct").emit(
         planned(2, GB), Waiting(12.0, "rate limit")
     )
     assert scene.head(49) == "⠋ llama-3-70b-instruct · waiting 12 s: rate limit"
@@ -243,35 +243,35 @@ def test_a_long_title_gives_way_to_what_happens() -> None:
 
 
 def test_a_push_of_empty_files_is_full() -> None:
-    assert Scene().tell(planned(2, 0)).lines()[1].startswith("  100% ###################")
+    assert Scene().emit(planned(2, 0)).lines()[1].startswith("  100% ###################")
 
 
 def test_a_file_of_unknown_size_has_no_percentage() -> None:
-    scene = Scene().tell(planned(1, 100), PartProgress("a", 1, 5, 10))
+    scene = Scene().emit(planned(1, 100), PartProgress("a", 1, 5, 10))
     assert scene.lines()[2] == "       ...................       5 B  a"
 
 
 def test_a_file_keeps_its_line_and_the_next_one_takes_the_free_one() -> None:
-    scene = Scene().tell(planned(9, 900))
+    scene = Scene().emit(planned(9, 900))
 
     def names() -> list[str]:
         return [line.split()[-1] for line in scene.lines()[2:]]
 
     for name in ("a", "b", "c", "d"):
-        scene.tell(TransferStarted(name, 100, 1))
+        scene.emit(TransferStarted(name, 100, 1))
     assert names() == ["a", "b", "c"]
-    scene.tell(FileStored("b", 100, "lfs"))
+    scene.emit(FileStored("b", 100, "lfs"))
     assert names() == ["a", "d", "c"]
-    scene.tell(FileStored("a", 100, "lfs"), FileStored("d", 100, "lfs"))
+    scene.emit(FileStored("a", 100, "lfs"), FileStored("d", 100, "lfs"))
     assert names() == ["c"]
 
 
 def test_a_file_that_comes_and_goes_within_a_frame_is_not_shown() -> None:
-    scene = Scene().tell(planned(9, 900))
+    scene = Scene().emit(planned(9, 900))
     for number in range(5):
-        scene.tell(TransferStarted(f"f{number}", 100, 1))
+        scene.emit(TransferStarted(f"f{number}", 100, 1))
         assert len(scene.view.lines(79, UNICODE)) == 2
-        scene.tell(FileStored(f"f{number}", 100, "lfs"))
+        scene.emit(FileStored(f"f{number}", 100, "lfs"))
 
 
 class TestOneLine:
@@ -283,11 +283,11 @@ class TestOneLine:
         assert scene.line(40) == "⠋ me/llama       25% ... 1.00/4.00 GB"
 
     def test_when_it_is_narrow_the_unusual_wins(self) -> None:
-        scene = uploading().tell(PhaseChanged("verifying"))
+        scene = uploading().emit(PhaseChanged("verifying"))
         assert scene.line(40) == "⠋ me/llama       25% ... verifying"
 
-    def test_a_retry_is_told(self) -> None:
-        scene = uploading().tell(RetryScheduled("part", 2, 9.0, "reset", "a", 1))
+    def test_a_retry_is_reported(self) -> None:
+        scene = uploading().emit(RetryScheduled("part", 2, 9.0, "reset", "a", 1))
         assert scene.line(100).endswith("retry in 9 s: part 1, reset")
 
     def test_before_the_plan(self) -> None:
@@ -299,7 +299,7 @@ class TestPlain:
         assert Scene().view.plain() == "me/llama: preparing"
 
     def test_everything_in_one_line(self) -> None:
-        scene = uploading().tell(
+        scene = uploading().emit(
             FileRouted("c", 5, "inline"), RetryScheduled("part", 2, 0.0, "reset", "a", 7)
         )
         assert scene.view.plain() == (
@@ -320,7 +320,7 @@ class TestWidget:
         assert right == (
             " 1.00/4.00 GB  1.00 GB/s  3 s left  ✓ 0/43  run/model-00001-of-00002.safetensors"
         )
-        scene.tell(RetryScheduled("part", 2, 0.0, "reset", "a", 7))
+        scene.emit(RetryScheduled("part", 2, 0.0, "reset", "a", 7))
         assert scene.view.widget_texts(scene.view.snapshot())[1].endswith("retrying: part 7, reset")
 
 
@@ -350,20 +350,20 @@ class TestClosing:
     )
     def test_success_in_the_room_there_is(self, width: int, text: str) -> None:
         scene = Scene("my-organisation/llama-3-70b")
-        scene.tell(RetryScheduled("part", 2, 0.0, "reset"), finished(files_uploaded=43))
+        scene.emit(RetryScheduled("part", 2, 0.0, "reset"), finished(files_uploaded=43))
         assert scene.view.closing(width, UNICODE) == text
         assert scene.view.succeeded
 
     def test_success_with_nothing_to_do(self) -> None:
-        view = Scene().tell(finished(files_uploaded=0, bytes_transferred=0)).view
+        view = Scene().emit(finished(files_uploaded=0, bytes_transferred=0)).view
         assert view.closing(79, UNICODE) == "✓ Upload complete  me/llama  nothing new to send"
 
     def test_success_in_no_time_has_no_rate(self) -> None:
-        view = Scene("").tell(finished(elapsed_seconds=0.2)).view
+        view = Scene("").emit(finished(elapsed_seconds=0.2)).view
         assert view.closing(79, ASCII) == "OK Upload complete  2 files, 3.00 GB in 0.20 s"
 
     def test_failure_gives_the_reason_in_its_first_line(self) -> None:
-        view = Scene().tell(failed(f"HTTP 403 from {SIGNED_URL}\n  body: …")).view
+        view = Scene().emit(failed(f"HTTP 403 from {SIGNED_URL}\n  body: …")).view
         assert view.closing(20, UNICODE) == (
             "✗ Upload failed  me/llama  AuthError: HTTP 403 from"
             " https://bucket.s3.amazonaws.com/x/part?<redacted>"
@@ -371,5 +371,5 @@ class TestClosing:
         assert not view.succeeded
 
     def test_cancelled(self) -> None:
-        view = Scene().tell(failed(cancelled=True)).view
+        view = Scene().emit(failed(cancelled=True)).view
         assert view.closing(79, UNICODE) == "✗ Upload cancelled  me/llama"

@@ -399,7 +399,7 @@ async def test_an_object_is_synced_before_it_appears_and_cannot_be_written(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-async def test_a_full_disk_is_told_as_such(
+async def test_a_full_disk_is_reported_as_such(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def full(fd: int, data: bytes) -> int:

@@ -221,7 +221,7 @@ async def commit_until_killed(
 
 
 @pytest.mark.parametrize("round_number", range(2))
-async def test_a_killed_server_keeps_every_commit_it_told_of(
+async def test_a_killed_server_keeps_every_commit_it_reported(
     tmp_path: Path, round_number: int
 ) -> None:
     root, acknowledged = tmp_path / "hub", list[str]()

@@ -78,7 +78,7 @@ async def test_pages_are_of_one_commit_while_the_branch_moves(filled: HubClient)
     assert paths_of(first, second) == TOP
 
 
-async def test_files_and_folders_are_told_apart(filled: HubClient) -> None:
+async def test_files_and_folders_are_distinguished(filled: HubClient) -> None:
     items = {item["path"]: item for item in (await filled.get(TREE)).json}
 
     assert items["a.txt"] == {

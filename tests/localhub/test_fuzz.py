@@ -139,14 +139,14 @@ async def whole_hub(tmp_path: Path) -> AsyncIterator[tuple[HubClient, LocalHub, 
     routes: Routes = []
 
     @web.middleware
-    async def look(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def inspect(request: web.Request, handler: Handler) -> web.StreamResponse:
         for route in request.app.router.routes() if not routes else ():
             if route.resource is not None:
                 routes.append((route.method, route.resource.canonical))
         return await handler(request)
 
     async with (
-        LocalHub(tmp_path / "hub", middlewares=[look]) as hub,
+        LocalHub(tmp_path / "hub", middlewares=[inspect]) as hub,
         aiohttp.ClientSession() as session,
     ):
         client = HubClient(hub.url, session)

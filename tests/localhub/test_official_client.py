@@ -359,5 +359,5 @@ def test_a_private_repo_is_not_there_for_strangers(
         stranger.auth_check(**repo)
 
 
-def test_the_user_is_told_who_they_are(api: HfApi) -> None:
+def test_the_user_is_reported_who_they_are(api: HfApi) -> None:
     assert api.whoami()["name"] == "local"

@@ -404,7 +404,7 @@ async def test_only_a_small_text_is_a_card(
     assert not list(document.all("section", class_="card"))
 
 
-async def test_bad_metadata_and_long_cards_are_told(client: HubClient) -> None:
+async def test_bad_metadata_and_long_cards_are_reported(client: HubClient) -> None:
     card = b"---\nlicense: 7\n---\n" + (b"w" * 99 + b"\n") * 1_001
     assert (await client.commit(add("docs/README.md", card))).status == 200
 
@@ -749,7 +749,7 @@ async def test_a_merged_pull_request_and_a_draft(client: HubClient) -> None:
     assert "0 changed files" in draft.words
 
 
-async def test_a_discussion_is_told_in_order(client: HubClient, hub: LocalHub) -> None:
+async def test_a_discussion_is_reported_in_order(client: HubClient, hub: LocalHub) -> None:
     await client.post(f"{API}/discussions", {"title": "a question", "description": "Why?"})
     for status in ("closed", "open"):
         await client.post(f"{API}/discussions/1/status", {"status": status})

@@ -69,7 +69,7 @@ async def test_the_repos_own_rules_decide(client: HubClient) -> None:
     assert [file["uploadMode"] for file in answer.json["files"]] == ["regular", "lfs", "regular"]
 
 
-async def test_what_is_there_is_told_by_its_oid(client: HubClient) -> None:
+async def test_what_is_there_is_reported_by_its_oid(client: HubClient) -> None:
     oid = await client.store(b"large")
     await client.commit(add("a.txt", b"hello"), add("deep/b.txt"), add_lfs("c.bin", oid, 5))
 

@@ -174,7 +174,7 @@ async def test_a_download_keeps_its_name(filled: HubClient) -> None:
         pytest.param("/me/net/resolve/main/..%2f..%2fHEAD", 400, None, id="outside"),
     ],
 )
-async def test_what_is_not_there_is_told_apart(
+async def test_what_is_not_there_is_distinguished(
     filled: HubClient, path: str, status: int, code: str | None
 ) -> None:
     answer = await filled.get(path)

@@ -113,7 +113,7 @@ def test_an_empty_token_is_no_token(tmp_path: Path) -> None:
         ("10.0.0.1", False),
     ],
 )
-def test_loopback_is_told_by_its_name(host: str, answer: bool) -> None:
+def test_loopback_is_reported_by_its_name(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
 
 
@@ -317,11 +317,11 @@ async def test_every_route_has_a_name(client: HubClient, tmp_path: Path) -> None
     names: set[str | None] = set()
 
     @web.middleware
-    async def look(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def inspect(request: web.Request, handler: Handler) -> web.StreamResponse:
         names.update(route.name for route in request.app.router.routes())
         return await handler(request)
 
-    async with LocalHub(tmp_path, middlewares=[look]) as hub, aiohttp.ClientSession() as session:
+    async with LocalHub(tmp_path, middlewares=[inspect]) as hub, aiohttp.ClientSession() as session:
         await HubClient(hub.url, session).get("/api/models")
 
     assert None not in names

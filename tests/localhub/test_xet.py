@@ -157,7 +157,7 @@ def test_what_is_no_xorb_is_not_kept(data: bytes, store: XetStore) -> None:
         pytest.param(b"\0\4\0\0\0\5\0\0abcd", id="other length"),
     ],
 )
-def test_a_chunk_that_cannot_be_unpacked_is_told(data: bytes, tmp_path: Path) -> None:
+def test_a_chunk_that_cannot_be_unpacked_is_reported(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "xorb"
     path.write_bytes(data)
     with pytest.raises(BadXorbError):

@@ -216,7 +216,7 @@ def test_it_begins_at_sixteen_or_the_maximum() -> None:
     assert AdaptiveLimit(3).limit == 3
 
 
-class Road:
+class Link:
     """A store behind a limit: parts of a thousand bytes that take `seconds(width)` each, and
     somebody always waits for a slot."""
 
@@ -229,7 +229,7 @@ class Road:
     async def epoch(self, fail_above: int = 1000) -> None:
         """As many parts at once as the width lets in, stored (or refused) together."""
         async with slots_of(self.limit, 2 * self.limit._maximum) as waiting:
-            holders = turns_of(waiting)
+            holders = slots_held(waiting)
             self.clock.now += self._seconds(len(holders))
             for number, slot in enumerate(holders):
                 if number < fail_above:
@@ -252,35 +252,35 @@ class HeldSlot:
 
 
 async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
-    road = Road(64, lambda width: 1.0)
+    link = Link(64, lambda width: 1.0)
     for _ in range(6):
-        await road.epoch()
-    assert road.widths == [16, 32, 64, 64, 64, 64, 64]
+        await link.epoch()
+    assert link.widths == [16, 32, 64, 64, 64, 64, 64]
 
 
 async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> None:
-    road = Road(64, lambda width: width / 20)
+    link = Link(64, lambda width: width / 20)
     for _ in range(8):
-        await road.epoch()
-    assert road.widths == [16, 32, *[4] * 5, 6, 4]
+        await link.epoch()
+    assert link.widths == [16, 32, *[4] * 5, 6, 4]
 
 
 @pytest.mark.no_cover
 async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
-    road = Road(64, lambda width: width / 20)
+    link = Link(64, lambda width: width / 20)
     for _ in range(70):
-        await road.epoch()
-    rises = [number for number, width in enumerate(road.widths) if width == 6]
+        await link.epoch()
+    rises = [number for number, width in enumerate(link.widths) if width == 6]
     assert [second - first for first, second in pairwise(rises)] == [9, 17, 33]
 
 
 @pytest.mark.parametrize("enough", [1, 6, 16, 24, 44])
 async def test_it_ends_at_the_fewest_parts_that_carry_the_goodput(enough: int) -> None:
     """Where so many parts fill the pipe, and each has a rate of its own below that."""
-    road = Road(48, lambda width: max(1.0, width / enough))
+    link = Link(48, lambda width: max(1.0, width / enough))
     for _ in range(40):
-        await road.epoch()
-    width, waves = Counter(road.widths[10:]).most_common(1)[0]
+        await link.epoch()
+    width, waves = Counter(link.widths[10:]).most_common(1)[0]
     assert max(FEWEST, math.ceil(0.95 * enough)) <= width <= max(FEWEST, 1.1 * enough)
     assert waves >= 25  # the rest are trials
 
@@ -290,26 +290,26 @@ async def test_goodput_that_still_grows_is_not_compared_yet() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(64, clock=clock)
     async with slots_of(limit, 40) as slots:
-        held = turns_of(slots)
+        held = slots_held(slots)
         for position in (10, 110, 310, 710):
-            assert await look(limit, clock, held, position) == 16
-        assert await look(limit, clock, held, 1110) == 32
+            assert await measure(limit, clock, held, position) == 16
+        assert await measure(limit, clock, held, 1110) == 32
 
 
 async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(16, clock=clock)
     async with slots_of(limit, 20) as slots:
-        held = turns_of(slots)
+        held = slots_held(slots)
         for position in (1, 101, 201):
-            await look(limit, clock, held, position)
+            await measure(limit, clock, held, position)
         assert [slot.paused for slot in held] == [False] * FEWEST + [True] * 12
         async with anyio.create_task_group() as group:
             group.start_soon(held[FEWEST].wait_while_paused)
             slots[0].task.cancel()
             await let_tasks_run()  # else this would not end
         assert [slot.paused for slot in held[FEWEST:]] == [False] + [True] * 11
-        assert len(turns_of(slots)) == 16  # and none begins before those that were paused
+        assert len(slots_held(slots)) == 16  # and none begins before those that were paused
 
 
 async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,22 +341,22 @@ async def test_small_parts_do_not_wait_for_the_limit_of_large_ones() -> None:
 
 
 async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
-    road = Road(64, lambda width: 1.0)
+    link = Link(64, lambda width: 1.0)
     for _ in range(COOLDOWN):
-        await road.epoch(fail_above=8)
-    assert road.widths == [16, 8, 8, 8, 8]
-    while road.limit.limit == 8:
-        await road.epoch(fail_above=8)
-    assert road.limit.limit == 12
-    await road.epoch(fail_above=8)
-    assert road.limit.limit == 8  # what was good before the rise, not half of what was too much
+        await link.epoch(fail_above=8)
+    assert link.widths == [16, 8, 8, 8, 8]
+    while link.limit.limit == 8:
+        await link.epoch(fail_above=8)
+    assert link.limit.limit == 12
+    await link.epoch(fail_above=8)
+    assert link.limit.limit == 8  # what was good before the rise, not half of what was too much
 
 
 async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
     clock = FakeClock()
     limit = rising(64, clock)
     async with slots_of(limit, 40) as slots:
-        held = turns_of(slots)
+        held = slots_held(slots)
         for slot in held[:8]:
             limit.succeeded(slot, 1000)
         assert limit.limit == 32
@@ -369,11 +369,11 @@ async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
     clock = FakeClock()
     limit = rising(64, clock)
     async with slots_of(limit, 40) as slots:
-        held = turns_of(slots)
-        assert await look(limit, clock, held, 0) == 16
-        assert await look(limit, clock, held, 100) == 16  # buffers took these, for all we know
-        assert await look(limit, clock, held, 150) == 16  # 50 of 1,000 bytes tell too little yet
-        assert await look(limit, clock, held, 200) == 32
+        held = slots_held(slots)
+        assert await measure(limit, clock, held, 0) == 16
+        assert await measure(limit, clock, held, 100) == 16  # buffers took these, for all we know
+        assert await measure(limit, clock, held, 150) == 16  # 50 of 1,000 bytes tell too little yet
+        assert await measure(limit, clock, held, 200) == 32
 
 
 async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_rise() -> None:
@@ -381,15 +381,15 @@ async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_ris
     async with risen_mid_part(clock) as (limit, new):
         clock.now += 100
         for position in (1, 101, 201, 301):
-            await look(limit, clock, new, position)
+            await measure(limit, clock, new, position)
         assert limit.limit == 32
 
 
 async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
-        for position in (1, 51, 101, 151):
-            await look(limit, clock, new, position)
+        for position in range(1, 400, 50):
+            await measure(limit, clock, new, position)
         assert limit.limit == FEWEST
 
 
@@ -400,19 +400,19 @@ async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
         limit.overloaded(slot)
     limit._rest = 0
     async with slots_of(limit, 40) as slots:
-        held = turns_of(slots)
-        assert await look(limit, clock, held, 1) == 8
-        assert await look(limit, clock, held, 450) == 8
-        assert await look(limit, clock, held, 550) == 12
+        held = slots_held(slots)
+        assert await measure(limit, clock, held, 1) == 8
+        assert await measure(limit, clock, held, 450) == 8
+        assert await measure(limit, clock, held, 550) == 12
 
 
 async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no_loss() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 16) as slots:
-        held = turns_of(slots)
+        held = slots_held(slots)
         for position in (10, 30, 20):
-            await look(limit, clock, held, position)
+            await measure(limit, clock, held, position)
         assert limit._bytes == 16 * 20
         assert [slot.position for slot in held] == [30] * 16
 
@@ -434,7 +434,7 @@ async def slots_of(limit: AdaptiveLimit, count: int) -> AsyncIterator[list[HeldS
     await asyncio.wait([slot.task for slot in slots])
 
 
-def turns_of(slots: list[HeldSlot]) -> list[Slot]:
+def slots_held(slots: list[HeldSlot]) -> list[Slot]:
     """Of those that are in."""
     return [slot.slot for slot in slots if slot.slot is not None]
 
@@ -444,17 +444,19 @@ async def risen_mid_part(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit,
     """A width that rose from 16 to 32 before any part was whole, and the turns that this let in."""
     limit = rising(32, clock)
     async with slots_of(limit, 40) as slots:
-        held = turns_of(slots)
+        held = slots_held(slots)
         for position in (1, 101):
-            await look(limit, clock, held, position)
+            await measure(limit, clock, held, position)
         assert limit.limit == 32
-        yield limit, turns_of(slots)[16:]
+        yield limit, slots_held(slots)[16:]
 
 
-async def look(limit: AdaptiveLimit, clock: FakeClock, turns: list[Slot], position: int) -> int:
+async def measure(
+    limit: AdaptiveLimit, clock: FakeClock, taken_slots: list[Slot], position: int
+) -> int:
     """A second later each of these parts of a thousand bytes is so far; the width then."""
     clock.now += 1
-    for slot in turns:
+    for slot in taken_slots:
         limit.moving(slot, position, 1000)
     await let_tasks_run()
     return limit.limit
@@ -471,12 +473,12 @@ async def test_a_width_that_nobody_uses_does_not_rise() -> None:
 async def test_a_rise_lets_the_next_ones_in() -> None:
     limit = rising(17, FakeClock())
     async with slots_of(limit, 18) as slots:
-        turns = turns_of(slots)
-        assert len(turns) == 16
-        for slot in turns[:8]:
+        taken_slots = slots_held(slots)
+        assert len(taken_slots) == 16
+        for slot in taken_slots[:8]:
             limit.succeeded(slot, 1000)
         await let_tasks_run()
-        assert len(turns_of(slots)) == 17
+        assert len(slots_held(slots)) == 17
 
 
 async def test_the_file_that_holds_the_fewest_slots_is_next() -> None:
@@ -560,11 +562,11 @@ async def test_an_overload_halves_it_down_to_one() -> None:
 
 async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
     limit = AdaptiveLimit(16)
-    turns = []
+    taken_slots = []
     for _ in range(16):
         async with limit.slot() as slot:
-            turns.append(slot)
-    for slot in turns:
+            taken_slots.append(slot)
+    for slot in taken_slots:
         limit.overloaded(slot)
     assert limit.limit == 8
     async with limit.slot() as slot:
@@ -594,24 +596,24 @@ async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
 async def test_processes_of_one_host_share_what_it_may_have_in_flight(
     sharers: int, limit: int
 ) -> None:
-    road = Road(32, lambda width: 1.0)
-    road.limit.share(sharers)
-    assert road.limit.limit == limit
-    road.limit.share(sharers)
-    assert road.limit.limit == limit
+    link = Link(32, lambda width: 1.0)
+    link.limit.share(sharers)
+    assert link.limit.limit == limit
+    link.limit.share(sharers)
+    assert link.limit.limit == limit
     for _ in range(12):
-        await road.epoch()
-    assert road.limit.limit == max(1, 32 // sharers)
+        await link.epoch()
+    assert link.limit.limit == max(1, 32 // sharers)
 
 
 async def test_when_the_others_have_gone_the_width_grows_again() -> None:
-    road = Road(32, lambda width: 1.0)
-    road.limit.share(8)
-    road.limit.share(1)
-    assert road.limit.limit == 2
+    link = Link(32, lambda width: 1.0)
+    link.limit.share(8)
+    link.limit.share(1)
+    assert link.limit.limit == 2
     for _ in range(12):
-        await road.epoch()
-    assert road.limit.limit == 32
+        await link.epoch()
+    assert link.limit.limit == 32
 
 
 async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
@@ -636,7 +638,7 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
     """Parts of a million bytes: the first have sent 300,000 bytes alone, then the others began."""
     limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 40) as slots:
-        pioneers = turns_of(slots)
+        pioneers = slots_held(slots)
         assert len(pioneers) == PIONEERS
         for position in (100_000, 200_000, 300_000):
             clock.now += 1
@@ -645,7 +647,7 @@ async def joined(clock: FakeClock) -> AsyncIterator[tuple[AdaptiveLimit, list[Sl
         assert limit.check_interval == FIRST_CHECK_INTERVAL
         await end_head_start(limit)
         assert limit.in_flight == START
-        yield limit, turns_of(slots)
+        yield limit, slots_held(slots)
 
 
 async def end_head_start(limit: AdaptiveLimit) -> None:
@@ -721,7 +723,7 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
         await end_head_start(limit)
         limit.succeeded(slot, 1_000_000)
     async with slots_of(limit, 10) as slots:
-        assert len(turns_of(slots)) == PIONEERS
+        assert len(slots_held(slots)) == PIONEERS
 
 
 @pytest.mark.usefixtures("head_start")
@@ -730,11 +732,11 @@ async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> Non
     async with slots_of(limit, 40) as slots:
         await end_head_start(limit)
         for position in (10_000, 20_000, 30_000):
-            for slot in reversed(turns_of(slots)):
+            for slot in reversed(slots_held(slots)):
                 limit.moving(slot, position, 1_000_000)
         assert limit.limit == START
         assert limit.check_interval == FIRST_CHECK_INTERVAL
-        limit.succeeded(turns_of(slots)[0], 1_000_000)
+        limit.succeeded(slots_held(slots)[0], 1_000_000)
         assert limit.check_interval is None
 
 
@@ -746,10 +748,10 @@ async def test_a_rise_that_slows_the_others_down_is_not_kept() -> None:
     await end_head_start(limit)
     limit._growing = None
     async with slots_of(limit, 40) as slots:
-        earlier = turns_of(slots)
+        earlier = slots_held(slots)
         while limit.limit == START:
             await sampled(limit, clock, earlier, 20_000)
-        new = turns_of(slots)[START:]
+        new = slots_held(slots)[START:]
         assert len(new) == 32 - START
         for _ in range(5):  # until then the new ones connect
             await sampled(limit, clock, earlier, 20_000)

@@ -160,15 +160,18 @@ async def test_the_token_is_looked_for_where_the_official_client_looks(
     hub: LocalHub, home: Path, tokens: TokenRequests, official: Callable[[], str | None]
 ) -> None:
     """The official client is run in each environment, and so are we."""
-    told = {}
+    expected = {}
     for name, place in PLACES.items():
         with pytest.MonkeyPatch.context() as patch:
-            told[name] = await found_by_both(dict(place), home, hub, official, patch)
+            expected[name] = await found_by_both(dict(place), home, hub, official, patch)
 
     # A token of trusted publishing is a new one each time.
     theirs, ours = (
-        {name: tell and tell.partition("local-")[0] for name, tell in zip(told, side, strict=True)}
-        for side in zip(*told.values(), strict=True)
+        {
+            name: emit and emit.partition("local-")[0]
+            for name, emit in zip(expected, side, strict=True)
+        }
+        for side in zip(*expected.values(), strict=True)
     )
     assert ours == theirs
     assert [request["resource"] for request in tokens.asked] == ["me/m"] * 4
@@ -285,12 +288,12 @@ async def test_two_at_once_renew_a_login_once(
     store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
     found: list[str] = []
 
-    async def look() -> None:
+    async def check() -> None:
         found.append(await token_of(hub, config))
 
     async with anyio.create_task_group() as group:
         for _ in range(4):
-            group.start_soon(look)
+            group.start_soon(check)
 
     assert len(tokens.asked) == 1
     assert set(found) == {tokens.newest}
@@ -544,7 +547,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told", "suggested"),
+    ("what", "expected", "suggested"),
     [
         ("no provider", "no id token that identifies this job", "HF_OIDC_ID_TOKEN"),
         ("no permission", "does not give this job an id token", "id-token: write"),
@@ -560,7 +563,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
 )
 async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothing(
     what: str,
-    told: str,
+    expected: str,
     suggested: str,
     hub: LocalHub,
     tokens: TokenRequests,
@@ -586,7 +589,7 @@ async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothi
     with pytest.raises(HubError) as caught:
         await push_to_hub("me/m", FILES, config=replace(config, max_retries=1))
 
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert suggested in caught.value.suggestion
     assert "kernels/me/k" in str(caught.value) + str(caught.value.__notes__)
     assert "stale" not in str(caught.value)
@@ -595,7 +598,7 @@ async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothi
 
 
 @pytest.mark.parametrize("garbled", [False, True])
-async def test_no_token_is_told_in_events_logs_or_errors(
+async def test_no_token_is_reported_in_events_logs_or_errors(
     garbled: bool,
     hub: LocalHub,
     home: Path,
@@ -607,7 +610,7 @@ async def test_no_token_is_told_in_events_logs_or_errors(
 ) -> None:
     login = hub.log_in()
     secrets = [login.refresh_token, "given-secret", "hf_answered_secret_1"]
-    told = [""]
+    expected = [""]
     tokens.id_tokens = {"given-secret"}
     if garbled:
         text = '{"access_token": ["hf_answered_secret_1"], "refresh_token": "%s"}'
@@ -622,12 +625,12 @@ async def test_no_token_is_told_in_events_logs_or_errors(
         try:
             await push_to_hub("me/m", FILES, config=config)
         except HubError as error:
-            told.append(str(error))
+            expected.append(str(error))
 
     assert len(tokens.asked) == 2
-    told += [caplog.text, (tmp_path / "events.jsonl").read_text()]
-    assert '"call":"token"' in told[-1].replace(" ", "")
-    assert not [secret for secret in secrets if any(secret in text for text in told)]
+    expected += [caplog.text, (tmp_path / "events.jsonl").read_text()]
+    assert '"call":"token"' in expected[-1].replace(" ", "")
+    assert not [secret for secret in secrets if any(secret in text for text in expected)]
 
 
 async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_be_had(
@@ -635,26 +638,26 @@ async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_
 ) -> None:
     store_login(home, hub.log_in())
     async with Uploader(config=config) as up:
-        told = {finding.name: finding for finding in await up.doctor()}
+        expected = {finding.name: finding for finding in await up.doctor()}
     kind = "an OAuth token of a login in the browser, expires on 20"
-    assert f"from {home / 'token'}: {kind}" in told["token"].found
+    assert f"from {home / 'token'}: {kind}" in expected["token"].found
 
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
     monkeypatch.setenv("HF_OIDC_ID_TOKEN", "given")
     async with Uploader(config=config) as up:
-        told = {finding.name: finding for finding in await up.doctor()}
-    assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in told["token"].found
-    assert "a token of trusted publishing (OIDC), expires on 20" in told["token"].found
-    assert told["write"].found == "the token may write only to me/m"
+        expected = {finding.name: finding for finding in await up.doctor()}
+    assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in expected["token"].found
+    assert "a token of trusted publishing (OIDC), expires on 20" in expected["token"].found
+    assert expected["write"].found == "the token may write only to me/m"
 
     monkeypatch.delenv("HF_OIDC_ID_TOKEN")
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
     async with Uploader(config=config) as up:
-        told = {finding.name: finding for finding in await up.doctor("me/m")}
-    assert told["token"].verdict == "failed"
-    assert "endpoint" not in told  # it was not asked
-    assert "no id token" in told["token"].found
-    assert "HF_OIDC_ID_TOKEN" in told["token"].fix
+        expected = {finding.name: finding for finding in await up.doctor("me/m")}
+    assert expected["token"].verdict == "failed"
+    assert "endpoint" not in expected  # it was not asked
+    assert "no id token" in expected["token"].found
+    assert "HF_OIDC_ID_TOKEN" in expected["token"].fix
 
 
 class _Refused(Exception):
@@ -699,7 +702,7 @@ def test_colabs_secrets_come_last_and_are_asked_for_once(
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "expected"),
     [
         ("SecretNotFoundError", ""),
         ("NotebookAccessError", "not given access"),
@@ -708,7 +711,7 @@ def test_colabs_secrets_come_last_and_are_asked_for_once(
 )
 async def test_colab_without_a_secret_has_no_token(
     kind: str,
-    told: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -719,5 +722,5 @@ async def test_colab_without_a_secret_has_no_token(
     colab(monkeypatch, get)
     with pytest.raises(MissingTokenError):
         await TokenSource(None).get()
-    assert told in caplog.text
-    assert bool(caplog.text) == bool(told)
+    assert expected in caplog.text
+    assert bool(caplog.text) == bool(expected)

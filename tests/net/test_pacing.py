@@ -30,18 +30,18 @@ async def test_nothing_waits_without_a_reason(pacer: Pacer, clock: FakeClock) ->
 
 async def test_everybody_is_held_back(pacer: Pacer, clock: FakeClock) -> None:
     pacer.hold(10)
-    told: list[float] = []
+    reported: list[float] = []
     arrived: list[float] = []
 
     async def call() -> None:
-        await pacer.wait(told.append)
+        await pacer.wait(reported.append)
         arrived.append(clock.now - 1000)
 
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(call)
     assert min(arrived) >= 10
-    assert told[0] == 10
+    assert reported[0] == 10
 
 
 async def test_a_shorter_hint_does_not_shorten_a_longer_one(pacer: Pacer, clock: FakeClock) -> None:
@@ -61,11 +61,11 @@ async def test_a_hint_that_comes_while_waiting_is_waited_for_too(clock: FakeCloc
     assert await times(late, clock, 1) == [15]
 
 
-async def test_short_waits_are_not_told(pacer: Pacer) -> None:
-    told: list[float] = []
+async def test_short_waits_are_not_reported(pacer: Pacer) -> None:
+    reported: list[float] = []
     pacer.hold(0.9)
-    await pacer.wait(told.append)
-    assert told == []
+    await pacer.wait(reported.append)
+    assert reported == []
 
 
 @pytest.mark.parametrize(

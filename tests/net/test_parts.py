@@ -53,7 +53,7 @@ from tests.net.helpers import (
 KIB = 1 << 10
 MIB = 1 << 20
 CHUNK = 16 * KIB
-STRETCH = PIECES_PER_WRITE * CHUNK
+BUFFER = PIECES_PER_WRITE * CHUNK
 
 
 @cache
@@ -195,9 +195,9 @@ def stored(etag: str = '"e"') -> Any:
         pytest.param(CHUNK - 1, id="a piece less one"),
         pytest.param(CHUNK, id="one piece"),
         pytest.param(CHUNK + 1, id="a piece and one"),
-        pytest.param(STRETCH, id="one buffer"),
-        pytest.param(STRETCH + 1, id="a buffer and one"),
-        pytest.param(3 * STRETCH + 7, id="buffers used again"),
+        pytest.param(BUFFER, id="one buffer"),
+        pytest.param(BUFFER + 1, id="a buffer and one"),
+        pytest.param(3 * BUFFER + 7, id="buffers used again"),
         pytest.param(3 * MIB + 5, id="more than the kernel takes at once"),
     ],
 )
@@ -216,9 +216,9 @@ async def test_the_bytes_arrive_as_they_are(sending: Sending, peer: Peer, size: 
 
 
 async def test_a_part_is_a_slice_of_its_file(sending: Sending, peer: Peer) -> None:
-    content = Content(noise(5 * STRETCH))
-    await sending.send(content, content.part(peer.url + "/p", 2, STRETCH + 3, 2 * STRETCH + 1))
-    assert peer.seen[0].body == content.data[STRETCH + 3 : 3 * STRETCH + 4]
+    content = Content(noise(5 * BUFFER))
+    await sending.send(content, content.part(peer.url + "/p", 2, BUFFER + 3, 2 * BUFFER + 1))
+    assert peer.seen[0].body == content.data[BUFFER + 3 : 3 * BUFFER + 4]
 
 
 async def test_a_part_without_bytes(sending: Sending, peer: Peer) -> None:
@@ -230,7 +230,7 @@ async def test_a_part_without_bytes(sending: Sending, peer: Peer) -> None:
 
 
 async def test_many_parts_at_once_do_not_mix_their_bytes(sending: Sending, peer: Peer) -> None:
-    contents = [Content(noise(2 * STRETCH + number)) for number in range(12)]
+    contents = [Content(noise(2 * BUFFER + number)) for number in range(12)]
     async with anyio.create_task_group() as group:
         for number, content in enumerate(contents):
             group.start_soon(sending.send, content, content.part(f"{peer.url}/{number}"))
@@ -274,9 +274,9 @@ async def test_unchecked_files_go_from_the_page_cache_and_arrive_as_they_are(
 async def test_a_file_cut_short_under_the_kernel_is_a_changed_source(
     unchecked: Sending, peer: Peer, tmp_path: Path
 ) -> None:
-    size = 8 * STRETCH
+    size = 8 * BUFFER
     with Reader(file_source(tmp_path / "a", size)) as reader:
-        os.truncate(tmp_path / "a", 2 * STRETCH + 1)
+        os.truncate(tmp_path / "a", 2 * BUFFER + 1)
         with pytest.raises(SourceChangedError, match="ends at byte"):
             await unchecked.send(reader, Part(1, 0, size, peer.url + "/p"))
 
@@ -295,7 +295,7 @@ class Unsendable(Content):
 async def test_what_the_kernel_cannot_send_from_is_read(unchecked: Sending, peer: Peer) -> None:
     end, other = os.pipe()
     try:
-        content = Unsendable(noise(2 * STRETCH + 1), end)
+        content = Unsendable(noise(2 * BUFFER + 1), end)
         await unchecked.send(content, content.part(peer.url + "/p"))
     finally:
         os.close(end)
@@ -303,21 +303,21 @@ async def test_what_the_kernel_cannot_send_from_is_read(unchecked: Sending, peer
     assert peer.seen[0].body == content.data
 
 
-async def test_progress_is_told_while_a_slow_part_moves(sending: Sending, peer: Peer) -> None:
+async def test_progress_is_reported_while_a_slow_part_moves(sending: Sending, peer: Peer) -> None:
     """The store takes what comes before the gate; the rest waits. Word of it comes all the same."""
-    content = Gated(noise(8 * STRETCH), gate=4 * STRETCH)
+    content = Gated(noise(8 * BUFFER), gate=4 * BUFFER)
     async with anyio.create_task_group() as group:
         group.start_soon(sending.send, content, content.part(peer.url + "/p"))
         await content.reached.wait()
         assert sending.positions
-        assert sending.positions[-1] <= 4 * STRETCH
+        assert sending.positions[-1] <= 4 * BUFFER
         content.opened.set()
-    assert sending.positions[-1] == 8 * STRETCH
+    assert sending.positions[-1] == 8 * BUFFER
 
 
 async def test_nobody_hashes_what_nobody_checks(peer: Peer, threads: ThreadPoolExecutor) -> None:
     async with session_to(peer.url, verify_etag=False, chunk_size=CHUNK) as session:
-        content = Content(noise(STRETCH))
+        content = Content(noise(BUFFER))
         sent = await Sending(session, threads).send(content, content.part(peer.url + "/p"))
     assert sent.md5 is None
     assert peer.seen[0].body == content.data
@@ -462,7 +462,7 @@ async def test_a_success_before_the_whole_part_is_there_is_a_failure(
     answered = asyncio.Event()
 
     async def early(request: web.Request) -> web.StreamResponse:
-        await request.content.readexactly(STRETCH)
+        await request.content.readexactly(BUFFER)
         response = web.StreamResponse(headers={"ETag": '"e"', "Content-Length": "0"})
         await response.prepare(request)
         await response.write_eof()
@@ -471,7 +471,7 @@ async def test_a_success_before_the_whole_part_is_there_is_a_failure(
 
     early.unread = True  # type: ignore[attr-defined]
     peer.script(early)
-    content = Gated(noise(4 * STRETCH), gate=STRETCH)
+    content = Gated(noise(4 * BUFFER), gate=BUFFER)
     async with anyio.create_task_group() as group:
 
         async def send() -> None:
@@ -494,7 +494,7 @@ async def test_no_etag_is_for_the_caller_to_judge(sending: Sending, peer: Peer) 
 # --- the source ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", [0, STRETCH, 3 * STRETCH], ids=["start", "middle", "end"])
+@pytest.mark.parametrize("where", [0, BUFFER, 3 * BUFFER], ids=["start", "middle", "end"])
 @pytest.mark.parametrize(
     "failure",
     [SourceChangedError("changed"), OSError(5, "I/O error"), RuntimeError("odd")],
@@ -503,7 +503,7 @@ async def test_no_etag_is_for_the_caller_to_judge(sending: Sending, peer: Peer) 
 async def test_what_reading_raises_comes_out_as_itself(
     sending: Sending, peer: Peer, failure: Exception, where: int
 ) -> None:
-    content = Broken(noise(4 * STRETCH), where, failure)
+    content = Broken(noise(4 * BUFFER), where, failure)
     with pytest.raises(type(failure)) as caught:
         await sending.send(content, content.part(peer.url + "/p"))
     assert caught.value is failure
@@ -514,7 +514,7 @@ async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost(
 ) -> None:
     """The store has answered already when the read ahead fails."""
     peer.script(unread(reply(403)))
-    content = Broken(noise(8 * MIB), STRETCH, SourceChangedError("changed"))
+    content = Broken(noise(8 * MIB), BUFFER, SourceChangedError("changed"))
     with pytest.raises((HubError, SourceChangedError)):
         await sending.send(content, content.part(peer.url + "/p"))
 
@@ -542,7 +542,7 @@ async def test_a_cancelled_part_waits_for_the_thread_that_still_reads(
     cancel: Callable[[anyio.CancelScope, asyncio.Task[Any]], None],
 ) -> None:
     """The file is closed and the buffers are used again right after."""
-    content = Gated(noise(8 * STRETCH), gate=2 * STRETCH)
+    content = Gated(noise(8 * BUFFER), gate=2 * BUFFER)
     before = asyncio.all_tasks()
     scope = anyio.CancelScope()
 
@@ -774,7 +774,7 @@ class Straggling:
         self.sending = sending
         self.peer = peer
         self.content = Content(noise(LARGE))
-        self.twin_came = asyncio.Event()
+        self.second_came = asyncio.Event()
 
     async def send(self, first: Any, second: Any) -> SentPart:
         self.peer.script(whole)
@@ -787,13 +787,13 @@ class Straggling:
         return await self.sending.send(self.content, self.content.part(self.peer.url + "/slow"))
 
     def _heard(self, answer: Any) -> Any:
-        async def twin(request: web.Request) -> web.StreamResponse:
-            self.twin_came.set()
+        async def copied(request: web.Request) -> web.StreamResponse:
+            self.second_came.set()
             response: web.StreamResponse = await answer(request)
             return response
 
-        twin.unread = getattr(answer, "unread", False)  # type: ignore[attr-defined]
-        return twin
+        copied.unread = getattr(answer, "unread", False)  # type: ignore[attr-defined]
+        return copied
 
     def check_nothing_was_lost(self, sent: SentPart) -> None:
         assert sent.md5 == hashlib.md5(self.content.data).hexdigest()
@@ -830,25 +830,25 @@ async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
 async def test_a_crawling_part_that_comes_first_after_all_counts(
     straggling: Straggling, peer: Peer
 ) -> None:
-    sent = await straggling.send(unread_until(straggling.twin_came, whole), deaf)
+    sent = await straggling.send(unread_until(straggling.second_came, whole), deaf)
     straggling.check_nothing_was_lost(sent)
 
 
 async def test_a_second_way_that_fails_harms_nothing(straggling: Straggling, peer: Peer) -> None:
-    sent = await straggling.send(unread_until(straggling.twin_came, whole), reply(500))
+    sent = await straggling.send(unread_until(straggling.second_came, whole), reply(500))
     straggling.check_nothing_was_lost(sent)
 
 
 async def test_a_first_way_that_fails_leaves_it_to_the_second(
     straggling: Straggling, peer: Peer
 ) -> None:
-    sent = await straggling.send(unread_until(straggling.twin_came, reset), whole)
+    sent = await straggling.send(unread_until(straggling.second_came, reset), whole)
     straggling.check_nothing_was_lost(sent)
 
 
 async def test_when_both_ways_fail_the_first_failure_is_raised(straggling: Straggling) -> None:
     with pytest.raises(HubError) as caught:
-        await straggling.send(unread_until(straggling.twin_came, reset), unread(reply(404)))
+        await straggling.send(unread_until(straggling.second_came, reset), unread(reply(404)))
     assert caught.value.status in (None, 404)
     straggling.sending.check_nothing_is_left()
 
@@ -857,14 +857,14 @@ async def test_a_bad_answer_of_the_second_way_does_not_count_before_the_first_is
     straggling: Straggling,
 ) -> None:
     damaged = reply(200, b"", ETag=f'"{"0" * 32}"')
-    sent = await straggling.send(unread_until(straggling.twin_came, whole), damaged)
+    sent = await straggling.send(unread_until(straggling.second_came, whole), damaged)
     straggling.check_nothing_was_lost(sent)
 
 
 async def test_both_ways_are_cancelled_together(straggling: Straggling) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(straggling.send, deaf, deaf)
-        await straggling.twin_came.wait()
+        await straggling.second_came.wait()
         group.cancel_scope.cancel()
     assert straggling.content.reading == 0
     straggling.sending.check_nothing_is_left()
@@ -994,20 +994,20 @@ async def test_a_body_can_be_written_once(threads: ThreadPoolExecutor) -> None:
     feed = PartFeed(
         content,
         content.part("u"),
-        BufferPool(STRETCH),
+        BufferPool(BUFFER),
         BatchedThreads(threads, 4),
         with_md5=False,
         piece_size=CHUNK,
     )
-    told: list[int] = []
+    reported: list[int] = []
     body = PartBody(
-        feed, 9 * CHUNK, CHUNK, StallTimeout(1), Bandwidth(None), told.append, Emitter()
+        feed, 9 * CHUNK, CHUNK, StallTimeout(1), Bandwidth(None), reported.append, Emitter()
     )
     assert not body.consumed
     wire: Any = Wire()
     await asyncio.create_task(body.write(wire))
     assert wire.written == content.data
-    assert told[-1] == 9 * CHUNK
+    assert reported[-1] == 9 * CHUNK
     assert body.consumed
     assert body.whole
     with pytest.raises(ConnectionResetError):

@@ -74,7 +74,7 @@ class Attempts:
         raise failure
 
 
-class Told:
+class Recorded:
     """The waits that the events of a loop tell of; None where it gave up."""
 
     def __init__(self) -> None:
@@ -83,14 +83,14 @@ class Told:
 
     @property
     def delays(self) -> list[float | None]:
-        told: list[float | None] = []
+        recorded: list[float | None] = []
         for record in self.recorded.records:
             match record.event:
                 case RetryScheduled(delay=delay):
-                    told.append(delay)
+                    recorded.append(delay)
                 case RequestFailed(backoff_ms=None):
-                    told.append(None)
-        return told
+                    recorded.append(None)
+        return recorded
 
 
 def loop_of(
@@ -191,19 +191,19 @@ def test_prop_retry_respects_max_attempts(
     """However a request keeps failing, it is sent once and `max_retries` times again, at most."""
     kind = ProtocolError if garbled else HubError
     attempts = Attempts(kind(BUSY, retryable=True, retry_after=hint))
-    clock, told = FakeClock(), Told()
+    clock, recorded = FakeClock(), Recorded()
     loop = loop_of(clock, replace(POLICY, max_retries=max_retries), draw=draws)
 
     async def run() -> None:
         with pytest.raises(HubError) as caught:
-            await loop.run(attempts, told.events, "thing")
+            await loop.run(attempts, recorded.events, "thing")
         assert caught.value.retryable is False
 
     anyio.run(run)
     allowed = min(max_retries, GARBLED_RETRIES) if garbled else max_retries
     assert attempts.numbers == list(range(1, allowed + 2))
     assert len(clock.slept) == allowed
-    assert [*clock.slept, None] == told.delays
+    assert [*clock.slept, None] == recorded.delays
 
 
 @property_of
@@ -224,21 +224,21 @@ def test_prop_faults_up_to_the_allowance_are_survived(
 
     async def run() -> None:
         if len(faults) <= max_retries:
-            assert await loop.run(attempts, Told().events, "thing") == "done"
+            assert await loop.run(attempts, Recorded().events, "thing") == "done"
             assert len(attempts.numbers) == len(faults) + 1
         else:
             with pytest.raises(RetriesExhaustedError):
-                await loop.run(attempts, Told().events, "thing")
+                await loop.run(attempts, Recorded().events, "thing")
             assert len(attempts.numbers) == max_retries + 1
 
     anyio.run(run)
 
 
-async def test_waits_double_and_are_told() -> None:
-    clock, told = FakeClock(), Told()
+async def test_waits_double_and_are_reported() -> None:
+    clock, recorded = FakeClock(), Recorded()
     attempts = Attempts(passing(), passing(), passing(), None)
-    assert await loop_of(clock).run(attempts, told.events, "thing") == "done"
-    assert clock.slept == told.delays == [0.25, 0.5, 1.0]
+    assert await loop_of(clock).run(attempts, recorded.events, "thing") == "done"
+    assert clock.slept == recorded.delays == [0.25, 0.5, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -253,23 +253,23 @@ async def test_waits_double_and_are_told() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) -> None:
-    attempts, told = Attempts(error), Told()
+    attempts, recorded = Attempts(error), Recorded()
     with pytest.raises(type(error)) as caught:
-        await loop_of(FakeClock()).run(attempts, told.events, "thing")
+        await loop_of(FakeClock()).run(attempts, recorded.events, "thing")
     assert type(caught.value) is type(error)
     assert attempts.numbers == [1]
-    assert told.delays == [None]
+    assert recorded.delays == [None]
 
 
 @pytest.mark.parametrize(
     "error", [SourceChangedError("x"), ValueError("x"), KeyError("x")], ids=repr
 )
 async def test_what_is_no_hub_error_is_not_retried(error: Exception) -> None:
-    attempts, told = Attempts(error), Told()
+    attempts, recorded = Attempts(error), Recorded()
     with pytest.raises(type(error)) as caught:
-        await loop_of(FakeClock()).run(attempts, told.events, "thing")
+        await loop_of(FakeClock()).run(attempts, recorded.events, "thing")
     assert caught.value is error
-    assert (attempts.numbers, told.delays) == ([1], [])
+    assert (attempts.numbers, recorded.delays) == ([1], [])
 
 
 async def test_the_last_error_keeps_all_it_knew() -> None:
@@ -281,7 +281,7 @@ async def test_the_last_error_keeps_all_it_knew() -> None:
         raise error from cause
 
     with pytest.raises(RetriesExhaustedError) as caught:
-        await loop_of(FakeClock()).run(attempt, Told().events, "thing")
+        await loop_of(FakeClock()).run(attempt, Recorded().events, "thing")
     error = caught.value
     assert (error.status, error.body, error.url, error.request_id) == (503, "b", "u", "r")
     assert (error.attempt, error.elapsed_seconds, error.headers) == (6, 7.75, {"a": "b"})
@@ -310,7 +310,7 @@ async def test_the_error_that_leaves_is_not_to_be_retried(
 
 
 async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
-    told, spans = Told(), []
+    recorded, spans = Recorded(), []
 
     async def attempt(this: Attempt) -> str:
         spans.append((this.events.span_id, this.events.parent_id))
@@ -318,19 +318,19 @@ async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
 
     loop = loop_of(FakeClock(), replace(POLICY, max_retries=2))
     with pytest.raises(RetriesExhaustedError):
-        await loop.run(attempt, told.events, "part", fields={"file": "a", "part_number": 7})
-    records = told.recorded.records
+        await loop.run(attempt, recorded.events, "part", fields={"file": "a", "part_number": 7})
+    records = recorded.recorded.records
     assert len({span for span, _ in spans}) == 3
-    assert {parent for _, parent in spans} == {told.events.span_id}
+    assert {parent for _, parent in spans} == {recorded.events.span_id}
     failed = [record for record in records if isinstance(record.event, RequestFailed)]
     assert [(record.span_id, record.parent_id) for record in failed] == spans
-    events = told.recorded.of(RequestFailed)
+    events = recorded.recorded.of(RequestFailed)
     assert [(event.retry_attempt, event.backoff_ms) for event in events] == [
         *((1, 250.0), (2, 500.0), (3, None))
     ]
     again = [record for record in records if isinstance(record.event, RetryScheduled)]
     assert [record.span_id for record in again] == [span for span, _ in spans[:2]]
-    assert [(event.path, event.part_number) for event in told.recorded.of(RetryScheduled)] == [
+    assert [(event.path, event.part_number) for event in recorded.recorded.of(RetryScheduled)] == [
         ("a", 7),
         ("a", 7),
     ]
@@ -338,24 +338,24 @@ async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
 
 async def test_an_attempt_that_is_no_failure_of_the_request_ends_in_its_own_error() -> None:
     damaged = IntegrityError("damaged")
-    attempts, told = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Told()
+    attempts, recorded = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Recorded()
     with pytest.raises(IntegrityError) as caught:
-        await loop_of(FakeClock()).run(attempts, told.events, "part")
+        await loop_of(FakeClock()).run(attempts, recorded.events, "part")
     assert caught.value is damaged
     assert len(attempts.numbers) == 6
-    assert {event.error_type for event in told.recorded.of(RequestFailed)} == {"IntegrityError"}
+    assert {event.error_type for event in recorded.recorded.of(RequestFailed)} == {"IntegrityError"}
 
 
 async def test_attempts_of_the_caller_before_and_after_are_counted() -> None:
-    conflict, told = CommitConflictError("moved", status=412), Told()
+    conflict, recorded = CommitConflictError("moved", status=412), Recorded()
     with pytest.raises(CommitConflictError) as caught:
         await loop_of(FakeClock()).run(
-            Attempts(conflict), told.events, "commit", first=4, follow_up=lambda error: 0.5
+            Attempts(conflict), recorded.events, "commit", first=4, follow_up=lambda error: 0.5
         )
     assert caught.value.attempt == 4
-    (failed,) = told.recorded.of(RequestFailed)
+    (failed,) = recorded.recorded.of(RequestFailed)
     assert (failed.retry_attempt, failed.backoff_ms) == (4, 500.0)
-    assert told.delays == [0.5]
+    assert recorded.delays == [0.5]
 
 
 async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_error() -> None:
@@ -370,11 +370,11 @@ async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_er
     assert error.__context__ is None
 
 
-async def test_a_hint_of_days_is_told_and_not_waited_for() -> None:
+async def test_a_hint_of_days_is_reported_and_not_waited_for() -> None:
     clock = FakeClock()
     attempts = Attempts(passing(retry_after=86_400.0))
     with pytest.raises(RateLimitedError, match=r"wait 86400 s, longer than max_retry_after=900"):
-        await loop_of(clock).run(attempts, Told().events, "thing")
+        await loop_of(clock).run(attempts, Recorded().events, "thing")
     assert attempts.numbers == [1]
     assert clock.slept == []
 
@@ -388,7 +388,7 @@ async def test_cancellation_passes_through_an_attempt_and_a_wait() -> None:
         raise AssertionError
 
     async with anyio.create_task_group() as group:
-        group.start_soon(loop_of(FakeClock()).run, attempt, Told().events, "thing")
+        group.start_soon(loop_of(FakeClock()).run, attempt, Recorded().events, "thing")
         await started.wait()
         group.cancel_scope.cancel()
 
@@ -426,18 +426,18 @@ def outage(seconds: float, clock: FakeClock) -> Callable[[Attempt], Awaitable[st
 
 @pytest.mark.parametrize("seconds", [1, 60, 299])
 async def test_an_outage_is_survived_with_default_settings(seconds: int) -> None:
-    clock, told = FakeClock(), Told()
+    clock, recorded = FakeClock(), Recorded()
     loop = loop_of(clock, RetryPolicy.of(UploadConfig()), reached=lambda: True)
-    await loop.run(outage(seconds, clock), told.events, "thing")
+    await loop.run(outage(seconds, clock), recorded.events, "thing")
     assert clock.now - 1000 <= seconds + OUTAGE_BACKOFF
-    assert len(told.delays) <= 10 + seconds / (OUTAGE_BACKOFF / 2)  # patience, not a storm
+    assert len(recorded.delays) <= 10 + seconds / (OUTAGE_BACKOFF / 2)  # patience, not a storm
 
 
 async def test_an_outage_without_end_ends() -> None:
     clock = FakeClock()
     loop = loop_of(clock, reached=lambda: True)
     with pytest.raises(RetriesExhaustedError) as caught:
-        await loop.run(outage(math.inf, clock), Told().events, "thing")
+        await loop.run(outage(math.inf, clock), Recorded().events, "thing")
     assert caught.value.unreachable
     assert 300 <= clock.now - 1000 <= 300 + 5 + sum(0.25 * 2**n for n in range(6))
 
@@ -445,7 +445,7 @@ async def test_an_outage_without_end_ends() -> None:
 async def test_an_endpoint_that_was_never_there_is_no_outage() -> None:
     attempts = Attempts(away())
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(FakeClock()).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock()).run(attempts, Recorded().events, "thing")
     assert len(attempts.numbers) == 6
 
 
@@ -453,7 +453,7 @@ async def test_without_outage_timeout_attempts_count_as_ever() -> None:
     attempts = Attempts(away())
     loop = loop_of(FakeClock(), replace(POLICY, outage_timeout=0), reached=lambda: True)
     with pytest.raises(RetriesExhaustedError):
-        await loop.run(attempts, Told().events, "thing")
+        await loop.run(attempts, Recorded().events, "thing")
     assert len(attempts.numbers) == 6
 
 
@@ -461,7 +461,7 @@ async def test_attempts_before_and_after_an_outage_count() -> None:
     script = [passing(), passing(), *[away()] * 10, passing(), passing(), passing(), passing()]
     attempts = Attempts(*script)
     with pytest.raises(RetriesExhaustedError):
-        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Recorded().events, "thing")
     assert len(attempts.numbers) == 16
 
 
@@ -470,7 +470,7 @@ async def test_a_second_outage_has_its_own_time() -> None:
     policy = replace(POLICY, outage_timeout=10, max_retries=1)
     attempts = Attempts(away(), away(), away(), passing(), away(), away(), away(), None)
     loop = loop_of(clock, policy, reached=lambda: True)
-    assert await loop.run(attempts, Told().events, "thing") == "done"
+    assert await loop.run(attempts, Recorded().events, "thing") == "done"
     first, second, third = clock.slept[4:7]
     assert (first, second, third) == tuple(clock.slept[:3])  # the waits begin small again
 
@@ -479,7 +479,7 @@ async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> Non
     """An untrusted certificate, a proxy that refuses."""
     attempts = Attempts(HubError("no", unreachable=True))
     with pytest.raises(HubError):
-        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Told().events, "thing")
+        await loop_of(FakeClock(), reached=lambda: True).run(attempts, Recorded().events, "thing")
     assert attempts.numbers == [1]
 
 
@@ -491,7 +491,7 @@ async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> No
     while budget.spend():
         pass
     attempts = Attempts(passing(), passing(retry_after=1.0), passing(retry_after=60.0), None)
-    await loop_of(clock, budget=budget).run(attempts, Told().events, "thing")
+    await loop_of(clock, budget=budget).run(attempts, Recorded().events, "thing")
     assert clock.slept == [22.5, 22.5, 60.25]
     assert max(clock.slept[:2]) <= POLICY.max_backoff
 
@@ -513,7 +513,7 @@ def test_a_budget_is_spent_by_retries_and_given_back_by_successes() -> None:
 async def test_an_outage_spends_no_budget() -> None:
     budget, clock = RetryBudget(), FakeClock()
     loop = loop_of(clock, budget=budget, reached=lambda: True)
-    await loop.run(outage(250, clock), Told().events, "thing")
+    await loop.run(outage(250, clock), Recorded().events, "thing")
     assert sum(budget.spend() for _ in range(200)) == 100
 
 

@@ -99,7 +99,7 @@ async def test_an_answer_is_parsed(
 
 
 @pytest.mark.parametrize("origin", ["my-app/1.0", " my-app/1.0\r\n"], ids=repr)
-async def test_the_origin_that_the_environment_names_is_told(
+async def test_the_origin_that_the_environment_names_is_reported(
     origin: str,
     session: HubSession,
     peer: Peer,
@@ -398,8 +398,8 @@ async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
                 await asker.ask(
                     ask_for(f"/api/thing?token={TOKEN}"), _missing_field, recorded.events
                 )
-            told = [*texts_of(caught.value), *(repr(record) for record in recorded.records)]
-            for text in told:
+            reported = [*texts_of(caught.value), *(repr(record) for record in recorded.records)]
+            for text in reported:
                 for secret in (TOKEN, "5ec7e7", "AK1A"):
                     assert secret not in text
                 assert TOKEN[:20] not in text
@@ -1097,7 +1097,7 @@ async def test_each_attempt_is_traced(
         post({"k": "v"}, repo_id="me/m", size=5),
         json_object,
         recorded.events,
-        describe=lambda answer: {"told": answer["sha"]},
+        describe=lambda answer: {"reported": answer["sha"]},
     )
     first, second = recorded.of(RequestStarted)
     assert (first.call, first.method, first.url) == ("thing", "POST", f"{peer.url}/api/thing")
@@ -1109,7 +1109,7 @@ async def test_each_attempt_is_traced(
     assert (failed.status, failed.bytes_in, failed.request_id) == (500, 2, "r1")
     assert (done.status, done.bytes_in, done.request_id) == (200, 9, "r2")
     assert done.elapsed_ms > 0
-    assert done.fields == {"repo_id": "me/m", "size": 5, "told": 1}
+    assert done.fields == {"repo_id": "me/m", "size": 5, "reported": 1}
     assert done.headers["x-request-id"] == "r2"
 
 
@@ -1189,7 +1189,7 @@ async def test_nobody_listening_costs_no_events(
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "reported"),
     [
         pytest.param(lambda own, other: ask_for(), [True], id="a call of the Hub"),
         pytest.param(lambda own, other: ask_for(auth="none"), [False], id="presigned, own origin"),
@@ -1197,9 +1197,9 @@ async def test_nobody_listening_costs_no_events(
         pytest.param(lambda own, other: ask_for("/api/moved"), [True, False], id="redirected"),
     ],
 )
-async def test_a_trace_is_told_to_the_hub_itself_alone(
+async def test_a_trace_is_reported_to_the_hub_itself_alone(
     request_: Callable[[str, str], HubRequest],
-    told: list[bool],
+    reported: list[bool],
     peer: Peer,
     stranger: Peer,
     recorded: EventRecorder,
@@ -1211,19 +1211,19 @@ async def test_a_trace_is_told_to_the_hub_itself_alone(
         return {"traceparent": f"00-{'1' * 32}-{span_id}-01"}
 
     moved = redirect(307, "/api/thing")
-    if len(told) > 1:
+    if len(reported) > 1:
         peer.script(moved, reply())
     async with session_to(peer.url, trace_headers=trace_headers) as session:
         await session.ask(request_(peer.url, stranger.url), whole, recorded.events)
 
     seen = [*peer.seen, *stranger.seen]
-    assert ["traceparent" in each.headers for each in seen] == told
+    assert ["traceparent" in each.headers for each in seen] == reported
     # The events of the attempt have the id that was asked for.
     assert set(asked) <= {record.span_id for record in recorded.records}
-    assert len(asked) == sum(told)
+    assert len(asked) == sum(reported)
 
 
-async def test_a_failure_is_told_in_the_span_of_its_attempt(
+async def test_a_failure_is_reported_in_the_span_of_its_attempt(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500), reset, reply())

@@ -45,8 +45,8 @@ assert result.verified and len(result.files_uploaded) == 400
 
 @pytest.mark.no_cover
 async def test_256_file_descriptors_are_enough(hub: LocalHub, write: Write, tmp_path: Path) -> None:
-    chance = random.Random(8)
-    source = write({f"{number}.bin": chance.randbytes(2000) for number in range(400)})
+    rng = random.Random(8)
+    source = write({f"{number}.bin": rng.randbytes(2000) for number in range(400)})
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -87,7 +87,7 @@ asyncio.run(main())
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
-    ("when", "left", "told"),
+    ("when", "left", "expected"),
     [
         ("from the start", 124, "more files and sockets can be opened: 34 files and 34 parts"),
         ("from the start", 12, "1 files and 1 parts at once; raise the limit (`ulimit -n`)"),
@@ -96,10 +96,10 @@ asyncio.run(main())
     ],
 )
 async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
-    hub: LocalHub, write: Write, tmp_path: Path, when: str, left: int, told: str
+    hub: LocalHub, write: Write, tmp_path: Path, when: str, left: int, expected: str
 ) -> None:
-    chance = random.Random(8)
-    source = write({f"{number}.bin": chance.randbytes(50_000) for number in range(30)})
+    rng = random.Random(8)
+    source = write({f"{number}.bin": rng.randbytes(50_000) for number in range(30)})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SCARCE, hub.url, str(source), str(tmp_path / "cache")),
         *("lfs", when, str(left)),
@@ -108,13 +108,13 @@ async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
     )
     _, output = await process.communicate()
     said = output.decode()
-    assert told in said
-    if told == "AsyncPushError":
+    assert expected in said
+    if expected == "AsyncPushError":
         assert "raise the limit (`ulimit -n`), or close files" in said
         assert not await exists(hub, "me/m")
     else:
         assert process.returncode == 0, said
-        assert ("ulimit" in said) == bool(told)
+        assert ("ulimit" in said) == bool(expected)
 
 
 async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
@@ -128,7 +128,7 @@ async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
     assert any("resume" in warning for warning in result.warnings)
 
 
-async def test_a_full_disk_under_the_spool_is_told_with_what_to_do(
+async def test_a_full_disk_under_the_spool_is_reported_with_what_to_do(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def full(*arguments: object) -> None:
@@ -226,10 +226,10 @@ async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     nth: int, uploader: Uploader, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And when it is cancelled, what it waits for is opened, and nothing after that."""
-    chance = random.Random(nth)
+    rng = random.Random(nth)
     size = SHORT + 1 if nth == 3 else 2000  # smaller files are sent from where they were hashed
-    slow = write({f"{number}.bin": chance.randbytes(size) for number in range(60)}, "slow")
-    other = write({"model.bin": chance.randbytes(3 * PART_SIZE), "a.bin": b"\0a"}, "other")
+    slow = write({f"{number}.bin": rng.randbytes(size) for number in range(60)}, "slow")
+    other = write({"model.bin": rng.randbytes(3 * PART_SIZE), "a.bin": b"\0a"}, "other")
     # In a repo that exists each file is opened once to be looked at, beside the first call.
     await uploader.push_to_hub("me/slow", {"begin.txt": b"begin"})
     disk = HungDisk(slow, nth, monkeypatch)
@@ -391,8 +391,8 @@ async def test_eight_ranks_do_not_send_one_blob_eight_times(
     ]
     receipts = []
     for rank in ranks:
-        told, _ = await rank.communicate()
-        receipts += receipts_from_json(told)
+        expected, _ = await rank.communicate()
+        receipts += receipts_from_json(expected)
     shared_parts = -(-256 * 40_000 // PART_SIZE)
     assert faults.seen["part"] == shared_parts + 8
     result = await uploader.commit("me/m", receipts)

@@ -52,12 +52,12 @@ sys.stdout.buffer.write(orjson.dumps({
 
 def sparse_model(path: Path) -> Path:
     """5.8 GB with a few random regions, one across a part boundary and one at the very end."""
-    chance = random.Random(58)
+    rng = random.Random(58)
     with path.open("wb") as file:
         file.truncate(SIZE)
         for offset in (0, 8_000_000 - 5, 3_000_000_000, SIZE - 100_000):
             file.seek(offset)
-            file.write(chance.randbytes(100_000))
+            file.write(rng.randbytes(100_000))
     return path
 
 
@@ -75,12 +75,12 @@ def push(model: Path, limit: str, tmp_path: Path, *, xet: bool = False) -> Any:
 def test_a_model_of_5_8_gb_goes_up_in_parts_within_150_mb(tmp_path: Path) -> None:
     """REQ-002, invariant 7."""
     model = sparse_model(tmp_path / "model.safetensors")
-    told = push(model, "", tmp_path)
-    assert told["verified"]
+    output = push(model, "", tmp_path)
+    assert output["verified"]
     # Each byte once, but for parts that crawled and were sent a second time beside the first.
-    assert SIZE <= told["sent"] <= SIZE + told["twice"]
-    assert told["peak"] < PEAK_MEMORY, told
-    sys.stderr.write(f"{told}\n")
+    assert SIZE <= output["sent"] <= SIZE + output["twice"]
+    assert output["peak"] < PEAK_MEMORY, output
+    sys.stderr.write(f"{output}\n")
 
 
 def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Path) -> None:
@@ -99,35 +99,35 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
     with model.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size * count)
-    told = push(model, "1GB", tmp_path)
+    output = push(model, "1GB", tmp_path)
 
-    assert sorted(told["files"]) == [
+    assert sorted(output["files"]) == [
         *(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)),
         "model.safetensors.index.json",
     ]
-    assert told["peak"] < PEAK_MEMORY, told
+    assert output["peak"] < PEAK_MEMORY, output
     written = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*"))
     assert written < 10 << 20
-    sys.stderr.write(f"{told}\n")
+    sys.stderr.write(f"{output}\n")
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> None:
     """In one file, or in eight. Measured on a loaded machine: 223 to 275 MB."""
-    chance = random.Random(count)
+    rng = random.Random(count)
     folder = tmp_path / "model"
     folder.mkdir()
     for number in range(count):
         with (folder / f"{number}.bin").open("wb") as file:
             for _ in range((1 << 30) // count // (16 << 20)):
-                file.write(chance.randbytes(16 << 20))
-    told = push(folder, "", tmp_path, xet=True)
+                file.write(rng.randbytes(16 << 20))
+    output = push(folder, "", tmp_path, xet=True)
 
-    assert told["verified"]
-    assert told["routes"] == {"xet": 1}
-    assert told["sent"] > 1 << 30
-    assert told["peak"] < PEAK_BY_XET, told
-    sys.stderr.write(f"{told}\n")
+    assert output["verified"]
+    assert output["routes"] == {"xet": 1}
+    assert output["sent"] > 1 << 30
+    assert output["peak"] < PEAK_BY_XET, output
+    sys.stderr.write(f"{output}\n")
 
 
 def stored(folder: Path) -> int:
@@ -157,11 +157,11 @@ def test_a_push_by_xet_that_is_killed_at_half_sends_little_twice(tmp_path: Path)
         first.wait()
         before = stored(tmp_path / "hub")
         done = subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    told = orjson.loads(done.stdout)
-    sys.stderr.write(f"{before} before, {told}\n")
-    assert told["verified"]
-    assert told["routes"] == {"xet": 1}
-    assert before + told["sent"] <= 1.1 * size
+    output = orjson.loads(done.stdout)
+    sys.stderr.write(f"{before} before, {output}\n")
+    assert output["verified"]
+    assert output["routes"] == {"xet": 1}
+    assert before + output["sent"] <= 1.1 * size
 
 
 TENSORS = """
@@ -207,9 +207,9 @@ def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
             capture_output=True,
             cwd=ROOT,
         )
-    told = orjson.loads(done.stdout)
-    sys.stderr.write(f"{told}\n")
-    assert told["verified"]
-    assert told["route"] == transfer
-    assert told["size"] > 4_000_000_000
-    assert told["above"] < 200 << 20, told
+    output = orjson.loads(done.stdout)
+    sys.stderr.write(f"{output}\n")
+    assert output["verified"]
+    assert output["route"] == transfer
+    assert output["size"] > 4_000_000_000
+    assert output["above"] < 200 << 20, output

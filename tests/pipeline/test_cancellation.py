@@ -109,11 +109,11 @@ async def test_a_long_hash_stops_when_the_push_does(
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def telling(file: FileSource) -> Reader:
+    def reporting(file: FileSource) -> Reader:
         loop.call_soon_threadsafe(begun.set)
         return Reader(file)
 
-    monkeypatch.setattr(hashing, "Reader", telling)
+    monkeypatch.setattr(hashing, "Reader", reporting)
     handle = uploader.start_push("me/m", source)
     await begun.wait()
     assert await seconds_to_cancel(handle) < 1

@@ -360,18 +360,18 @@ async def test_another_file_makes_an_exact_set_incomplete_and_no_other(
 # Random schedules, against a bucket in memory whose every call may fail
 
 
-FATES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, killed")
+OUTCOMES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, killed")
 
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from(FATES), max_size=40),
+    st.lists(st.sampled_from(OUTCOMES), max_size=40),
     st.lists(st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]), min_size=2, max_size=4),
 )
 def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
-    fates: list[str], versions: list[tuple[str, ...]]
+    outcomes: list[str], versions: list[tuple[str, ...]]
 ) -> None:
-    bucket = FakeBucket(iter(fates))
+    bucket = FakeBucket(iter(outcomes))
     written: list[dict[str, bytes]] = []
 
     def check() -> None:
@@ -394,14 +394,14 @@ def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from([f for f in FATES if "killed" not in f]), max_size=40),
+    st.lists(st.sampled_from([f for f in OUTCOMES if "killed" not in f]), max_size=40),
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
 def test_of_two_writers_at_once_no_mixture_counts_as_complete(
-    fates: list[str], pauses: list[int], names: tuple[str, ...]
+    outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
-    bucket = FakeBucket(iter(fates), iter(pauses))
+    bucket = FakeBucket(iter(outcomes), iter(pauses))
     written = [version(1), version(2, names)]
 
     async def write(files: dict[str, bytes]) -> bool:

@@ -437,7 +437,7 @@ async def test_a_copy_is_cancelled_at_once(
 
 @pytest.mark.parametrize("kind", ["403 gated", "401 repo", "403"])
 @pytest.mark.parametrize("route", ["revision", "tree", "resolve"])
-async def test_a_source_that_may_not_be_read_is_told_as_one(
+async def test_a_source_that_may_not_be_read_is_reported_as_one(
     route: str, kind: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add(route, kind, times=9)
@@ -477,7 +477,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
     ],
 )
-async def test_a_source_that_is_not_there_is_told_as_one(
+async def test_a_source_that_is_not_there_is_reported_as_one(
     source: str,
     error: type[Exception],
     words: str,

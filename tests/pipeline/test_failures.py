@@ -102,8 +102,8 @@ def check_answer(error: HubError, text: str, details: Any) -> None:
         assert f"body: {error.body}" in text
         assert "Date" in {name.title() for name in error.headers}
         assert "headers: " in text
-    told = ("status", "body", "url", "method", "headers", "attempt", "elapsed_seconds")
-    for name in (*told, "request_id", "error_code"):
+    reported = ("status", "body", "url", "method", "headers", "attempt", "elapsed_seconds")
+    for name in (*reported, "request_id", "error_code"):
         assert details[name] == getattr(error, name)
 
 

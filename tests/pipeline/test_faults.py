@@ -9,8 +9,8 @@ that is not transient fails at once, with the right error and no commit. Never a
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -31,7 +31,8 @@ from asyncpush import (
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.net import retry
-from tests.conftest import TOKEN, FaultReport, open_hub
+from tests.conftest import TOKEN, open_hub
+from tests.fault_table import Cell, FaultTable, cells, lasting_cells
 from tests.faults import ROUTES, FaultLayer
 from tests.reading import commits_of, download, pull_requests_of
 
@@ -85,78 +86,44 @@ PASSING_ON_PARTS = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One fault, and how the push has to end."""
-
-    route: str
-    kind: str
-    nth: int = 1
-    times: int = 1
-    error: type[AsyncPushError] | None = None
-    create_pr: bool = False
-
-    def __str__(self) -> str:
-        where = f"#{self.nth}" if self.nth > 1 else ""
-        where += " (pull request)" if self.create_pr else ""
-        again = " always" if self.times > 1 else ""
-        return f"{self.route}{where}: {self.kind}{again}"
-
-
 def survivable() -> list[Cell]:
-    cells = [Cell(route, kind) for route in TABLE_ROUTES for kind in PASSING]
-    cells += [Cell(route, kind) for route in TABLE_ROUTES for kind in GARBLED]
-    cells += [Cell("part", kind) for kind in PASSING_ON_PARTS]
-    cells += [Cell("part", kind, nth=3) for kind in PASSING_ON_PARTS]
-    cells += [Cell("commit", "504, done later")]
-    cells += [Cell("commit", kind, create_pr=True) for kind in LOST]
-    cells += [
-        Cell("complete", "object already completed"),
-        Cell("complete", "nothing applied"),
-        Cell("complete", "expired URL"),
+    return [
+        *cells(TABLE_ROUTES, (*PASSING, *GARBLED)),
+        *cells(["part"], PASSING_ON_PARTS),
+        *cells(["part"], PASSING_ON_PARTS, nth=3),
+        *cells(["commit"], ["504, done later"]),
+        *cells(["commit"], LOST, create_pr=True),
+        *cells(["complete"], ["object already completed", "nothing applied", "expired URL"]),
     ]
-    return cells
 
 
 def fatal() -> list[Cell]:
     everywhere = [route for route in TABLE_ROUTES if route not in ("part", "complete")]
-    # paths-info comes after the commit: what fails there must not hide that it was made.
-    kinds = {route: AuthError for route in everywhere} | {"paths-info": VerificationError}
-    cells = [Cell(route, "401", times=99, error=kinds[route]) for route in everywhere]
-    cells += [Cell(route, "403", times=99, error=kinds[route]) for route in everywhere]
-    cells += [
-        Cell(route, "422 FastAPI", times=99, error=HubError)
-        for route in everywhere
-        if route not in ("verify", "paths-info")
-    ]
-    cells += [
-        Cell("paths-info", "422 FastAPI", times=99, error=VerificationError),
-        Cell("preupload", "404 repo", times=99, error=RepoNotFoundError),
-        Cell("batch", "404 repo", times=99, error=RepoNotFoundError),
-        Cell("commit", "404 repo", times=99, error=RepoNotFoundError),
-        Cell("create", "409 owner", times=99, error=HubError),
-        Cell("commit", "413", times=99, error=HubError),
-        Cell("commit", "422", times=99, error=HubError),
-        Cell("preupload", "429 hours", times=99, error=RateLimitedError),
-        Cell("commit", "429 hours", times=99, error=RateLimitedError),
+    others = [route for route in everywhere if route != "paths-info"]
+    return [
+        *lasting_cells(others, {"401": AuthError, "403": AuthError}),
+        *lasting_cells([route for route in others if route != "verify"], {"422 FastAPI": HubError}),
+        # After the commit: what fails there must not hide that it was made.
+        *lasting_cells(
+            ["paths-info"], dict.fromkeys(("401", "403", "422 FastAPI"), VerificationError)
+        ),
+        *lasting_cells(["preupload", "batch", "commit"], {"404 repo": RepoNotFoundError}),
+        *lasting_cells(["create"], {"409 owner": HubError}),
+        *lasting_cells(["commit"], {"413": HubError, "422": HubError}),
+        *lasting_cells(["preupload", "commit"], {"429 hours": RateLimitedError}),
         Cell("commit", "nothing applied", error=VerificationError),
     ]
-    return cells
 
 
 def lasting() -> list[Cell]:
     """What usually passes, and does not."""
-    cells = [
-        Cell(route, "500 FastAPI", times=99, error=RetriesExhaustedError)
-        for route in TABLE_ROUTES
-        if route != "paths-info"
+    before_commit = [route for route in TABLE_ROUTES if route != "paths-info"]
+    return [
+        *lasting_cells(before_commit, {"500 FastAPI": RetriesExhaustedError}),
+        *lasting_cells(["verify"], {"422 FastAPI": IntegrityError}),
+        *lasting_cells(["paths-info"], {"500 FastAPI": VerificationError}),
+        *lasting_cells(["commit"], {"409 another commit": RetriesExhaustedError}),
     ]
-    cells += [
-        Cell("verify", "422 FastAPI", times=99, error=IntegrityError),
-        Cell("paths-info", "500 FastAPI", times=99, error=VerificationError),
-        Cell("commit", "409 another commit", times=99, error=RetriesExhaustedError),
-    ]
-    return cells
 
 
 @pytest.fixture
@@ -177,12 +144,11 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    result = await uploader.push_to_hub("me/m", FILES, PushOptions(create_pr=cell.create_pr))
+    options = PushOptions(create_pr=cell.create_pr)
+    result = await fault_table.survive(cell, uploader.push_to_hub("me/m", FILES, options))
 
-    assert faults.injected, "the fault never happened"
     revision = "refs/pr/1" if cell.create_pr else "main"
     commits = await commits_of(hub, "me/m", revision)
     assert len(commits) == 2
@@ -190,7 +156,7 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     assert await download(hub, "me/m", revision=revision) == FILES
     assert len(await pull_requests_of(hub, "me/m")) == cell.create_pr
     requests = sum(faults.seen.values())
-    fault_report.add(cell.route, str(cell), "success", 1, f"right, {requests} requests")
+    fault_table.row(cell, f"right, {requests} requests", commits=1)
 
 
 @pytest.mark.no_cover
@@ -200,21 +166,18 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retry, "CREATION_GRACE", -1.0)  # a repo that was there before
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    assert cell.error is not None
-    with pytest.raises(cell.error) as caught:
-        await uploader.push_to_hub("me/m", FILES)
+    error = await fault_table.fail(cell, uploader.push_to_hub("me/m", FILES))
 
     # Asked beside the head too, before the repo is created and after; an answer that there is no
     # such repo does not end the push there.
     at_most = {"preupload": 3, "paths-info": 2}.get(cell.route, 1)
     assert 1 <= len(faults.injected) <= at_most, "it was tried again"
-    await check_failure(cell, caught.value, hub, faults)
-    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+    await check_failure(cell, error, hub, faults)
+    fault_table.row(cell, "none", error=error)
 
 
 @pytest.mark.no_cover
@@ -224,17 +187,14 @@ async def test_what_should_pass_and_does_not_fails_in_the_end_and_commits_nothin
     hub: LocalHub,
     config: UploadConfig,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    assert cell.error is not None
     async with Uploader(TOKEN, hub.url, replace(config, max_retries=2)) as uploader:
-        with pytest.raises(cell.error) as caught:
-            await uploader.push_to_hub("me/m", FILES)
+        error = await fault_table.fail(cell, uploader.push_to_hub("me/m", FILES))
 
     assert len(faults.injected) > 1
-    await check_failure(cell, caught.value, hub, faults)
-    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "none")
+    await check_failure(cell, error, hub, faults)
+    fault_table.row(cell, "none", error=error)
 
 
 async def check_failure(
@@ -242,7 +202,6 @@ async def check_failure(
 ) -> None:
     """It says what the Hub said and what to do; and what was committed, which is nothing unless
     it is a look at the commit that failed."""
-    assert error.suggestion
     if cell.kind[:3].isdecimal() and isinstance(error, HubError):
         assert error.status == int(cell.kind[:3])
     if "FastAPI" in cell.kind:
@@ -399,24 +358,22 @@ def by_xet() -> list[Cell]:
     kinds = [
         kind for kind in PASSING if "FastAPI" not in kind and kind not in ("408", "429 RateLimit")
     ]
-    cells = [Cell(route, kind) for route in routes for kind in kinds]
-    cells += [Cell(route, "401") for route in routes]
-    cells += [Cell(route, kind) for route in ("xorb", "shard") for kind in GARBLED[:2]]
-    return cells + [Cell(route, "corrupted part") for route in ("xorb", "shard")]
+    return [
+        *cells(routes, (*kinds, "401")),
+        *cells(("xorb", "shard"), (*GARBLED[:2], "corrupted part")),
+    ]
 
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", by_xet(), ids=str)
 async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
-    cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_report: FaultReport
+    cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     """By Xet without a word; or by LFS, which the result says."""
-    faults.add(cell.route, cell.kind)
     config = replace(config, stall_timeout=1.0)
     async with open_hub(tmp_path, faults, xet=True) as hub:
         async with Uploader(TOKEN, hub.url, config) as uploader:
-            result = await uploader.push_to_hub("me/m", FILES)
-        assert faults.injected, "the fault never happened"
+            result = await fault_table.survive(cell, uploader.push_to_hub("me/m", FILES))
         commits = await commits_of(hub, "me/m")
         assert len(commits) == 2
         assert result.commit_sha == commits[0]["id"]
@@ -429,57 +386,56 @@ async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
     else:
         [warning] = result.warnings
         assert expected_warning in warning
-    fault_report.add(cell.route, str(cell), "success", 1, f"right, by {route}")
+    fault_table.row(cell, f"right, by {route}", commits=1)
+
+
+COPY_ROUTES = {
+    "lfs-files-duplicate": (*PASSING, *GARBLED),
+    "resolve": ("503", "reset mid-body", "stall mid-body", *GARBLED),
+}
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(
-    ("route", "kinds"),
-    [
-        ("lfs-files-duplicate", (*PASSING, *GARBLED)),
-        ("resolve", ("503", "reset mid-body", "stall mid-body", *GARBLED)),
-    ],
-    ids=["lfs-files-duplicate", "resolve"],
-)
+@pytest.mark.parametrize("route", COPY_ROUTES)
 async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
-    route: str,
-    kinds: Sequence[str],
-    tmp_path: Path,
-    config: UploadConfig,
-    faults: FaultLayer,
-    fault_report: FaultReport,
+    route: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (
         open_hub(tmp_path, faults, xet=True) as hub,
         Uploader(TOKEN, hub.url, config) as uploader,
     ):
         await uploader.push_to_hub("me/source", FILES)
-        for number, kind in enumerate(kinds):
+        for number, cell in enumerate(cells([route], COPY_ROUTES[route])):
             target = f"me/copy-{number}"
-            faults.add(route, kind, nth=faults.seen[route] + 1)
-            result = await uploader.copy("me/source", target, PushOptions())
-
-            assert len(faults.injected) == number + 1, "the fault never happened"
+            copying = uploader.copy("me/source", target, PushOptions())
+            result = await fault_table.survive(cell, copying)
             commits = await commits_of(hub, target)
-            assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], kind
-            assert await download(hub, target) == FILES, kind
-            fault_report.add(route, str(Cell(route, kind)), "success", 1, "right")
+            assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], str(cell)
+            assert await download(hub, target) == FILES, str(cell)
+            fault_table.row(cell, "right", commits=1)
+
+
+def fatal_to_copies() -> list[Cell]:
+    errors: dict[str, type[AsyncPushError]] = {
+        "401": AuthError,
+        "403": AuthError,
+        "422 FastAPI": HubError,
+        "500 FastAPI": RetriesExhaustedError,
+        "429 hours": RateLimitedError,
+    }
+    return lasting_cells(["lfs-files-duplicate"], errors)
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("kind", ["401", "403", "422 FastAPI", "500 FastAPI", "429 hours"])
+@pytest.mark.parametrize("cell", fatal_to_copies(), ids=str)
 async def test_a_lasting_fault_of_a_copy_is_an_error_and_commits_nothing(
-    kind: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_report: FaultReport
+    cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (
         open_hub(tmp_path, faults, xet=True) as hub,
         Uploader(TOKEN, hub.url, replace(config, max_retries=2)) as uploader,
     ):
         await uploader.push_to_hub("me/source", FILES)
-        faults.add("lfs-files-duplicate", kind, times=99)
-        with pytest.raises(HubError) as caught:
-            await uploader.copy("me/source", "me/copy")
-        assert caught.value.suggestion
+        error = await fault_table.fail(cell, uploader.copy("me/source", "me/copy"))
         assert len(await commits_of(hub, "me/copy")) == 1
-    cell = Cell("lfs-files-duplicate", kind, times=99)
-    fault_report.add(cell.route, str(cell), type(caught.value).__name__, 0, "none")
+    fault_table.row(cell, "none", error=error)

@@ -36,7 +36,7 @@ from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
 
-CHANCE = random.Random(2121)
+RNG = random.Random(2121)
 
 NAME = "model.safetensors"
 
@@ -45,7 +45,7 @@ Model = dict[str, Any]
 
 def weights(dtype: Any, *shape: int) -> Any:
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer(bytearray(CHANCE.randbytes(count)), np.uint8).view(dtype).reshape(shape)
+    return np.frombuffer(bytearray(RNG.randbytes(count)), np.uint8).view(dtype).reshape(shape)
 
 
 @pytest.fixture

@@ -215,19 +215,24 @@ async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
     caplog.set_level(logging.DEBUG, "asyncpush")
     recorded: list[Record] = []
     config = UploadConfig(cache_dir=tmp_path / "cache", progress="none", events=recorded.append)
-    told = []
+    reported = []
     async with Uploader(TOKEN, hub.url, config) as up:
         try:
             result = await up.push_to_hub("me/told", source, PushOptions(strict=strict))
-            told.append(repr(result))
+            reported.append(repr(result))
         except SourceError as error:
-            told += [str(error), repr(error), *error.problems, *traceback.format_exception(error)]
-    assert strict == any("looks like" in text and "Error" in text for text in told)
+            reported += [
+                str(error),
+                repr(error),
+                *error.problems,
+                *traceback.format_exception(error),
+            ]
+    assert strict == any("looks like" in text and "Error" in text for text in reported)
     assert strict or sum(isinstance(record.event, Notice) for record in recorded) >= 20
-    told += [repr(record) for record in recorded]
+    reported += [repr(record) for record in recorded]
     for record in caplog.records:
-        told += [VerboseFormatter().format(record), JsonFormatter().format(record)]
-    for text in told:
+        reported += [VerboseFormatter().format(record), JsonFormatter().format(record)]
+    for text in reported:
         assert secret not in text
         assert body(16) not in text
 

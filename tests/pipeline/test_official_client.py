@@ -22,16 +22,16 @@ Write = Callable[..., Path]
 
 def mixed_files(count: int) -> dict[str, bytes]:
     """Files of the kinds that go wrong: sizes about a part, odd names, deep folders."""
-    chance = random.Random(7)
+    rng = random.Random(7)
     files = {
         "empty.bin": b"",
         "empty.txt": b"",
         "one.bin": b"\0",
         "one.txt": b"1",
-        "part.bin": chance.randbytes(PART_SIZE),
-        "part-1.bin": chance.randbytes(PART_SIZE - 1),
-        "part+1.bin": chance.randbytes(PART_SIZE + 1),
-        "two parts.safetensors": chance.randbytes(2 * PART_SIZE),
+        "part.bin": rng.randbytes(PART_SIZE),
+        "part-1.bin": rng.randbytes(PART_SIZE - 1),
+        "part+1.bin": rng.randbytes(PART_SIZE + 1),
+        "two parts.safetensors": rng.randbytes(2 * PART_SIZE),
         "/".join("abcdefghij") + "/deep.txt": b"deep",
         "naïve café/日本語 файл.txt": "ünïcode".encode(),
         'quo\'te "double" & % # ? + [x].txt': b"odd",
@@ -43,7 +43,7 @@ def mixed_files(count: int) -> dict[str, bytes]:
     while len(files) < count:
         number = len(files)
         suffix = ("txt", "json", "bin", "parquet", "py")[number % 5]
-        content = chance.randbytes(chance.randrange(20_000))
+        content = rng.randbytes(rng.randrange(20_000))
         if suffix in ("txt", "json", "py"):
             content = content.hex().encode()
         files[f"folder {number % 7}/file-{number}.{suffix}"] = content

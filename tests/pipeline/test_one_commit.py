@@ -268,7 +268,7 @@ async def test_an_answer_that_names_the_old_head_means_nothing_was_committed(
 
 
 @pytest.mark.parametrize("rest", ["", "0" * 24], ids=["its id", "its whole id"])
-async def test_a_hub_that_tells_of_no_unchanged_files_makes_no_commit_of_them(
+async def test_a_hub_that_reports_no_unchanged_files_makes_no_commit_of_them(
     rest: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """It answers a commit that changes nothing with the head as it is (KohakuHub: with 64
@@ -280,8 +280,8 @@ async def test_a_hub_that_tells_of_no_unchanged_files_makes_no_commit_of_them(
         route = request.match_info.route.name
         if route == "commit" and first:
             await request.read()
-            told = first + rest
-            return web.json_response({"commitOid": told, "commitUrl": f"{hub.url}/{told}"})
+            reported = first + rest
+            return web.json_response({"commitOid": reported, "commitUrl": f"{hub.url}/{reported}"})
         answer = await handler(request)
         if route == "preupload" and isinstance(answer, web.Response):
             files = orjson.loads(answer.body)["files"]  # type: ignore[arg-type]
@@ -338,9 +338,9 @@ class LandingLate:
     """The gateway answers 504 at once; what was sent is done once the Hub has been asked `looks`
     so many times."""
 
-    def __init__(self, faults: FaultLayer, looks: str, after: int) -> None:
+    def __init__(self, faults: FaultLayer, checks: str, after: int) -> None:
         self._faults = faults
-        self._looks = looks
+        self._looks = checks
         self._left = after
         self._landing = asyncio.Event()
         self._tasks: list[asyncio.Task[web.StreamResponse]] = []
@@ -455,7 +455,9 @@ async def test_a_pull_request_that_stays_a_draft_is_a_warning(
     faults.add("discussion-status", "403", times=99)
     result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
     assert result.verified
-    assert any(f"still a draft, open it at {result.pr_url}" in told for told in result.warnings)
+    assert any(
+        f"still a draft, open it at {result.pr_url}" in reported for reported in result.warnings
+    )
 
 
 async def test_a_pull_request_is_open_and_holds_what_the_branch_does_not(
@@ -578,11 +580,11 @@ async def test_a_head_that_stays_stale_after_a_lost_answer(
 ) -> None:
     """An old head, and the old list of commits, are shown for so many looks."""
     frozen: dict[str, bytes] = {}
-    looks = 0
+    checks = 0
 
     @web.middleware
     async def freezing(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal looks
+        nonlocal checks
         name = request.match_info.route.name or ""
         if name not in ("revision", "commits"):
             return await handler(request)
@@ -592,8 +594,8 @@ async def test_a_head_that_stays_stale_after_a_lost_answer(
             if answer.status == 200:
                 frozen[name] = answer.body  # type: ignore[assignment]
             return answer
-        looks += name == "revision"
-        if looks > stale:
+        checks += name == "revision"
+        if checks > stale:
             return await handler(request)
         if name not in frozen:
             return web.json_response([])

@@ -31,7 +31,7 @@ async def repo(uploader: Uploader, faults: FaultLayer) -> str:
         ("logs/1", "'logs/1' cannot be pushed: it is a folder"),
     ],
 )
-async def test_a_path_conflict_is_told_before_a_byte_moves(
+async def test_a_path_conflict_is_reported_before_a_byte_moves(
     path: str, reason: str, repo: str, uploader: Uploader, faults: FaultLayer
 ) -> None:
     with pytest.raises(SourceError, match=reason) as caught:
@@ -77,7 +77,7 @@ async def test_deletions_that_leave_something_there_make_no_room(
         await uploader.push_to_hub(repo, {"logs": b"l"}, PushOptions(delete_patterns="logs/b"))
 
 
-async def test_what_comes_in_the_way_meanwhile_is_told_as_clearly(
+async def test_what_comes_in_the_way_meanwhile_is_reported_as_clearly(
     repo: str, uploader: Uploader, faults: FaultLayer, hub: LocalHub
 ) -> None:
     path = "new/model.bin"

@@ -726,8 +726,8 @@ async def test_a_branch_just_made_may_be_unknown_for_a_moment(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
-    looked = faults.seen["revision"]
-    faults.add("revision", "404 revision", nth=looked + 2, times=2)
+    checked = faults.seen["revision"]
+    faults.add("revision", "404 revision", nth=checked + 2, times=2)
     faults.add("preupload", "404 revision", nth=faults.seen["preupload"] + 1, times=2)
     options = PushOptions(revision="dev", create_branch=True)
     result = await uploader.push_to_hub("me/m", {"b.txt": b"2"}, options)

@@ -128,12 +128,12 @@ async def killed_push(
 
 def sparse(path: Path, size: int) -> str:
     """A file with a few random bytes in every part; its sha256."""
-    chance = random.Random(size)
+    rng = random.Random(size)
     with path.open("wb") as file:
         file.truncate(size)
         for offset in range(0, size, PART_SIZE):
             file.seek(offset)
-            file.write(chance.randbytes(64))
+            file.write(rng.randbytes(64))
     os.utime(path, (1e9, 1e9))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -132,7 +132,7 @@ async def test_a_path_conflict_seen_beside_the_head_is_looked_for_again_at_the_h
     assert sorted(round_trips.calls) == ["head", "preupload", "verify_commit", "verify_commit"]
 
 
-async def test_a_refusal_beside_the_head_of_a_repo_that_is_there_is_told_at_once(
+async def test_a_refusal_beside_the_head_of_a_repo_that_is_there_is_reported_at_once(
     far_uploader: Uploader, round_trips: RoundTrips, faults: FaultLayer
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})

@@ -38,9 +38,9 @@ NAMES = {
 def folder(tmp_path: Path) -> Path:
     """A model of three tensors of 4 MB: a shard of two of them has a tensor across its parts."""
     (tmp_path / "out").mkdir()
-    chance = random.Random(4)
+    rng = random.Random(4)
     tensors: dict[str, Any] = {
-        name: np.frombuffer(chance.randbytes(4_000_000), dtype=np.float16) for name in "abc"
+        name: np.frombuffer(rng.randbytes(4_000_000), dtype=np.float16) for name in "abc"
     }
     save_file(tensors, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
     os.utime(tmp_path / "out" / "model.safetensors", (1e9, 1e9))  # long settled, for the journal
@@ -226,9 +226,9 @@ async def test_a_tensor_that_is_too_large_is_warned_of_once(
     async with Uploader(TOKEN, hub.url, listening(config, seen)) as up:
         options = PushOptions(max_shard_size="3.9MB", dry_run=True)
         result = await up.push_to_hub("me/m", folder, options)
-    told = [event.message for event in seen if isinstance(event, Notice)]
-    assert sum("more than max_shard_size" in message for message in told) == 3
-    assert set(told) == set(result.warnings)
+    reported = [event.message for event in seen if isinstance(event, Notice)]
+    assert sum("more than max_shard_size" in message for message in reported) == 3
+    assert set(reported) == set(result.warnings)
 
 
 Write = Callable[..., Path]

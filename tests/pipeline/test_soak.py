@@ -33,13 +33,13 @@ def resident_bytes() -> int:
 
 
 async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
-    chance = random.Random(11)
+    rng = random.Random(11)
     layer = FaultLayer()
 
     @web.middleware
     async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if chance.random() < SHARE:
-            return await KINDS[chance.choice(KINDS_USED)](layer, request, handler)
+        if rng.random() < SHARE:
+            return await KINDS[rng.choice(KINDS_USED)](layer, request, handler)
         return await handler(request)
 
     config = UploadConfig(
@@ -56,7 +56,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
         for number in range(PUSHES):
             files = {
                 "step.txt": b"%d" % number,
-                "model.bin": chance.randbytes(3 * PART_SIZE + 1),
+                "model.bin": rng.randbytes(3 * PART_SIZE + 1),
             }
             result = await uploader.push_to_hub("me/m", files)
             assert result.verified

@@ -191,11 +191,11 @@ async def test_producers_wait_for_a_store_that_takes_nothing(
     limit = (streams + 3) * 64 * MIB
     produced = 0
 
-    async def endless(chance: random.Random) -> AsyncIterator[bytes]:
+    async def endless(rng: random.Random) -> AsyncIterator[bytes]:
         nonlocal produced
         while produced < 2 * limit:
             produced += MIB
-            yield chance.randbytes(MIB)
+            yield rng.randbytes(MIB)
 
     async with (
         open_hub(tmp_path, faults, xet=True) as hub,
@@ -221,7 +221,7 @@ class Producers:
     """Streams of random lengths, written by random schedules. After `stop_after` pieces, `stopped`
     is set, and where `fails` says so, the stream fails."""
 
-    chance: random.Random
+    rng: random.Random
     fails: bool
     stop_after: int
     stopped: anyio.Event = field(default_factory=anyio.Event)
@@ -236,8 +236,8 @@ class Producers:
         step = InStep(kinds.count("in step"))
         for number, kind in enumerate(kinds):
             name = f"{number}.bin"
-            start = self.chance.randrange(MIB)
-            size = self.chance.choice([0, 1, 1000, MIB, 3 * MIB, 9 * MIB])
+            start = self.rng.randrange(MIB)
+            size = self.rng.choice([0, 1, 1000, MIB, 3 * MIB, 9 * MIB])
             self.expected[name] = data = NOISE[start : start + size]
             if kind == "generator":
                 found[name] = self.generated(name, data)
@@ -256,18 +256,18 @@ class Producers:
         return found
 
     def cut(self, data: bytes) -> list[bytes]:
-        size = self.chance.choice([MIB // 3, MIB, 4 * MIB])
+        size = self.rng.choice([MIB // 3, MIB, 4 * MIB])
         return [data[start : start + size] for start in range(0, len(data), size)]
 
     async def pause(self) -> None:
-        await anyio.sleep(self.chance.choice([0, 0, 0.001, 0.02]))
+        await anyio.sleep(self.rng.choice([0, 0, 0.001, 0.02]))
 
     async def write(self, senders: dict[str, MemoryObjectSendStream[bytes]]) -> None:
         """One task writes pieces of its streams in turn."""
         left = {name: self.cut(self.expected[name]) for name in senders}
         try:
             while left:
-                name = self.chance.choice(list(left))
+                name = self.rng.choice(list(left))
                 if left[name]:
                     await self.pause()
                     await senders[name].send(left[name].pop(0))

@@ -319,7 +319,7 @@ async def test_an_operation_that_failed_is_sent_again(
 
 
 @pytest.mark.parametrize(("reason", "tries"), [("storage is busy", 3), ("Invalid path", 1)])
-async def test_what_keeps_failing_is_told_with_what_went_through(
+async def test_what_keeps_failing_is_reported_with_what_went_through(
     uploader: Uploader, hub: LocalHub, log: BatchLog, reason: str, tries: int
 ) -> None:
     await uploader.sync({"old": b"old"}, RUN)
@@ -399,17 +399,17 @@ async def test_without_verify_the_hubs_answer_is_believed(
 async def test_a_listing_that_lags_behind_is_looked_at_again(
     uploader: Uploader, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
+    checks = 0
     parse = buckets.parse_paths_info
 
     def late(response: Any) -> dict[str, buckets.BucketFile]:
-        nonlocal looks
-        looks += 1
-        return parse(response) if looks > 3 else {}
+        nonlocal checks
+        checks += 1
+        return parse(response) if checks > 3 else {}
 
     monkeypatch.setattr(buckets, "parse_paths_info", late)
     assert (await uploader.sync({"a": b"a"}, RUN)).verified
-    assert looks == 4 <= verification.CHECKS
+    assert checks == 4 <= verification.CHECKS
 
 
 async def test_a_hub_that_goes_away_after_the_batch_hides_nothing(
@@ -496,14 +496,14 @@ async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed
 
 
 @pytest.mark.parametrize(
-    ("route", "nth", "told"),
+    ("route", "nth", "reported"),
     [("bucket-paths-info", 2, ("run/a",)), ("bucket-batch", 1, ())],
     ids=["verifying", "in a batch"],
 )
 async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_changed(
     route: str,
     nth: int,
-    told: tuple[str, ...],
+    reported: tuple[str, ...],
     uploader: Uploader,
     faults: FaultLayer,
     recorded: EventRecorder,
@@ -511,7 +511,7 @@ async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_chang
     faults.add(route, "answer never sent", nth=nth)
     with pytest.raises(SyncError, match="took longer than its timeout of 1") as caught:
         await uploader.sync({"a": b"a"}, RUN, SyncOptions(timeout=1.0))
-    assert caught.value.result.files_uploaded == told
+    assert caught.value.result.files_uploaded == reported
     assert isinstance(caught.value.__cause__, TimeoutError)
     assert [event.error_type for event in recorded.of(PushFailed)] == ["SyncError"]
 

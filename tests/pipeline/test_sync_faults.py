@@ -7,7 +7,7 @@ says what is in the bucket, and never in a marker over anything else. `--table` 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,8 @@ from asyncpush.localhub import LocalHub
 from asyncpush.localhub.routes import buckets as bucket_routes
 from asyncpush.pipeline.checkpoint_sets import MARKER
 from tests.buckets import bytes_of
-from tests.conftest import FaultReport, open_hub
+from tests.conftest import open_hub
+from tests.fault_table import Cell, FaultTable, cells, lasting_cells
 from tests.faults import FaultLayer
 
 pytestmark = pytest.mark.no_cover
@@ -56,51 +57,37 @@ LOST = (
     "stall before reading",
     "500 FastAPI",
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fault, and how the sync has to end."""
-
-    route: str
-    kind: str
-    nth: int = 1
-    times: int = 1
-    error: type[AsyncPushError] | None = None
-
-    def __str__(self) -> str:
-        where = f"#{self.nth}" if self.nth > 1 else ""
-        return f"{self.route}{where}: {self.kind}{' always' if self.times > 1 else ''}"
+OF_LISTINGS = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
 
 
 def survivable() -> list[Cell]:
-    cells = [Cell(route, kind) for route in ROUTES for kind in PASSING]
-    cells += [Cell("bucket-batch", kind) for kind in OF_BATCHES]
-    cells += [Cell("bucket-batch", kind, nth) for nth in (ADDS, MARKS) for kind in LOST]
-    cells += [Cell("bucket-batch", "done, then 504", MARKS)]
-    cells += [Cell("bucket-create", "done, then reset")]
-    cells += [Cell(route, "409 another commit") for route in ("bucket-create", "bucket-batch")]
-    return cells
+    return [
+        *cells(ROUTES, PASSING),
+        *cells(["bucket-batch"], (*OF_BATCHES, *LOST), nth=ADDS),
+        *cells(["bucket-batch"], (*LOST, "done, then 504"), nth=MARKS),
+        *cells(["bucket-create"], ["done, then reset"]),
+        *cells(["bucket-create", "bucket-batch"], ["409 another commit"]),
+    ]
 
 
 def fatal() -> list[Cell]:
-    cells = [Cell(route, "403", times=99, error=AuthError) for route in ROUTES]
-    cells += [
-        Cell(route, "500", times=99, error=RetriesExhaustedError)
-        for route in ("bucket-create", *LOOKS)
-    ]
-    cells += [
-        Cell("bucket-batch", "500", times=99, error=SyncError),  # it may have landed
-        Cell("bucket-batch", "404 repo", times=99, error=RepoNotFoundError),
-        Cell("bucket-batch", "422 FastAPI", times=99, error=HubError),
-        Cell("bucket-batch", "429 hours", times=99, error=RateLimitedError),
+    return [
+        *lasting_cells(ROUTES, {"403": AuthError}),
+        *lasting_cells(("bucket-create", *LOOKS), {"500": RetriesExhaustedError}),
+        *lasting_cells(
+            ["bucket-batch"],
+            {
+                "500": SyncError,  # it may have landed
+                "404 repo": RepoNotFoundError,
+                "422 FastAPI": HubError,
+                "429 hours": RateLimitedError,
+            },
+        ),
+        *lasting_cells(["bucket-batch"], {"403": SyncError, "500": SyncError}, nth=MARKS),
+        *lasting_cells(["bucket-paths-info"], {"500": SyncError}, nth=2),
         Cell("bucket-batch", "nothing applied", error=SyncError),
-        Cell("bucket-batch", "403", MARKS, times=99, error=SyncError),
-        Cell("bucket-batch", "500", MARKS, times=99, error=SyncError),
         Cell("bucket-batch", "nothing applied", MARKS, error=SyncError),
-        Cell("bucket-paths-info", "500", 2, times=99, error=SyncError),
     ]
-    return cells
 
 
 @pytest.fixture
@@ -128,16 +115,14 @@ async def test_a_passing_fault_ends_in_the_whole_set(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    result = await uploader.sync(FILES, STEP, WHOLE)
-    assert faults.injected, "the fault never happened"
+    result = await fault_table.survive(cell, uploader.sync(FILES, STEP, WHOLE))
     assert result.verified
     assert result.files_uploaded == ("step-1/a.bin", "step-1/s/b.txt")
     assert await set_in(hub) == (FILES, True)
     requests = sum(faults.seen.values())
-    fault_report.add(cell.route, str(cell), "success", 0, f"right, {requests} requests")
+    fault_table.row(cell, f"right, {requests} requests")
 
 
 @pytest.mark.parametrize("cell", fatal(), ids=str)
@@ -145,30 +130,22 @@ async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
-    faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    assert cell.error is not None
-    with pytest.raises(cell.error) as caught:
-        await uploader.sync(FILES, STEP, WHOLE)
-    faults.rules.clear()
+    error = await fault_table.fail(cell, uploader.sync(FILES, STEP, WHOLE))
     found, marked = await set_in(hub)
     assert not marked
-    error = caught.value
-    told = error.result.files_uploaded if isinstance(error, SyncError) else ()
+    reported = error.result.files_uploaded if isinstance(error, SyncError) else ()
     if cell.kind != "nothing applied":
-        assert {path.removeprefix("step-1/") for path in told} == set(found)
-    assert error.suggestion
-    fault_report.add(cell.route, str(cell), type(error).__name__, 0, f"{len(found)} files")
+        assert {path.removeprefix("step-1/") for path in reported} == set(found)
+    fault_table.row(cell, f"{len(found)} files", error=error)
 
 
 ROOT = "hf://buckets/me/runs"
 
 
 def survivable_listings() -> list[Cell]:
-    kinds = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
-    return [Cell("bucket-tree", kind) for kind in kinds]
+    return cells(["bucket-tree"], OF_LISTINGS)
 
 
 def fatal_listings() -> list[Cell]:
@@ -181,7 +158,7 @@ def fatal_listings() -> list[Cell]:
         "wrong JSON": ProtocolError,
         "same page again": ProtocolError,
     }
-    return [Cell("bucket-tree", kind, times=99, error=error) for kind, error in kinds.items()]
+    return lasting_cells(["bucket-tree"], kinds)
 
 
 @pytest.fixture
@@ -202,15 +179,12 @@ async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
-    faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind)
-    result = await uploader.sync(FILES, ROOT, WHOLE)
-    assert faults.injected, "the fault never happened"
+    result = await fault_table.survive(cell, uploader.sync(FILES, ROOT, WHOLE))
     assert result.files_deleted == tuple(sorted(STALE))
     assert await whole_bucket(hub) == (FILES, True)
-    fault_report.add(cell.route, str(cell), "success", 0, "right")
+    fault_table.row(cell, "right")
 
 
 @pytest.mark.usefixtures("stale_bucket")
@@ -220,22 +194,16 @@ async def test_a_first_listing_that_does_not_come_leaves_the_bucket_as_it_is(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
 ) -> None:
-    faults.add(cell.route, cell.kind, times=cell.times)
-    assert cell.error is not None
-    with pytest.raises(cell.error) as caught:
-        await uploader.sync(FILES, ROOT, WHOLE)
+    error = await fault_table.fail(cell, uploader.sync(FILES, ROOT, WHOLE))
     assert not faults.seen["bucket-batch"]
-    assert caught.value.suggestion
-    faults.rules.clear()
     assert await whole_bucket(hub) == (STALE, True)
-    fault_report.add(cell.route, str(cell), type(caught.value).__name__, 0, "unchanged")
+    fault_table.row(cell, "unchanged", error=error)
 
 
 def survivable_pages() -> list[Cell]:
-    kinds = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
-    return [Cell("bucket-tree-below", kind, nth) for nth in (2, 3) for kind in kinds]
+    return [cell for nth in (2, 3) for cell in cells(["bucket-tree-below"], OF_LISTINGS, nth=nth)]
 
 
 def fatal_pages() -> list[Cell]:
@@ -245,11 +213,7 @@ def fatal_pages() -> list[Cell]:
         "wrong JSON": ProtocolError,
         "same page again": ProtocolError,
     }
-    return [
-        Cell("bucket-tree-below", kind, nth, times=99, error=error)
-        for nth in (2, 3)
-        for kind, error in kinds.items()
-    ]
+    return [cell for nth in (2, 3) for cell in lasting_cells(["bucket-tree-below"], kinds, nth=nth)]
 
 
 @pytest.fixture
@@ -268,17 +232,14 @@ async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
-    faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth)
-    result = await uploader.sync(FILES, STEP, WHOLE)
+    result = await fault_table.survive(cell, uploader.sync(FILES, STEP, WHOLE))
     monkeypatch.setattr(bucket_routes, "PAGE", 1000)
-    assert faults.injected, "the fault never happened"
     assert result.files_deleted == tuple(f"step-1/{path}" for path in sorted(STALE))
     assert await set_in(hub) == (FILES, True)
-    fault_report.add(cell.route, str(cell), "success", 0, "right")
+    fault_table.row(cell, "right")
 
 
 @pytest.mark.usefixtures("stale_set")
@@ -288,15 +249,11 @@ async def test_pages_that_do_not_come_leave_the_bucket_as_it_is(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
-    fault_report: FaultReport,
+    fault_table: FaultTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    faults.add(cell.route, cell.kind, nth=cell.nth, times=cell.times)
-    assert cell.error is not None
-    with pytest.raises(cell.error):
-        await uploader.sync(FILES, STEP, WHOLE)
+    error = await fault_table.fail(cell, uploader.sync(FILES, STEP, WHOLE))
     assert not faults.seen["bucket-batch"]
-    faults.rules.clear()
     monkeypatch.setattr(bucket_routes, "PAGE", 1000)
     assert await set_in(hub) == (STALE, True)
-    fault_report.add(cell.route, str(cell), cell.error.__name__, 0, "unchanged")
+    fault_table.row(cell, "unchanged", error=error)

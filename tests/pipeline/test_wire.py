@@ -202,8 +202,8 @@ def _described(request: web.Request, body: bytes) -> Request:
         fields["header content-length"] = "right"
     if request.match_info.route.name in ("part", "complete"):  # of a signature, its names
         fields |= {name: "signed" for name in fields if name.startswith("query ")}
-    told, items = _body(request.content_type if body else "", body)
-    fields |= told
+    reported, items = _body(request.content_type if body else "", body)
+    fields |= reported
     if "json" in request.content_type:
         fields["body encoding"] = "ASCII" if body.isascii() else "UTF-8"
     for name in ("header x-amzn-trace-id", "header x-xet-session-id"):
@@ -227,12 +227,14 @@ def _body(content_type: str, body: bytes) -> Request:
             if "type" in header:  # the batch of a bucket
                 return {}, frozenset(_text(_at_a_time(row)) for row in (header, *lines))
             assert header["key"] == "header"
-            told = {f"body header {name}": _text(value) for name, value in header["value"].items()}
-            return told, frozenset(map(_text, lines))
+            reported = {
+                f"body header {name}": _text(value) for name, value in header["value"].items()
+            }
+            return reported, frozenset(map(_text, lines))
         case "application/x-www-form-urlencoded":
             pairs = [pair.split("=") for pair in body.decode("ascii").split("&")]
-            told = {f"body {name}": value for name, value in pairs if name != "paths"}
-            return told, frozenset(value for name, value in pairs if name == "paths")
+            reported = {f"body {name}": value for name, value in pairs if name != "paths"}
+            return reported, frozenset(value for name, value in pairs if name == "paths")
         case _:
             return {"body": hashlib.sha256(body).hexdigest()}, frozenset()
 

@@ -29,7 +29,7 @@ def test_requests_only_read() -> None:
 
 
 def test_an_account_in_full() -> None:
-    told = {
+    response = {
         "type": "user",
         "name": "me",
         "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "club"}, {"no": "name"}],
@@ -52,7 +52,7 @@ def test_an_account_in_full() -> None:
         },
     }
     grant = Grant("user", "me", frozenset({"repo.content.read", "repo.write"}))
-    assert parse_account(answer(told)) == Account(
+    assert parse_account(answer(response)) == Account(
         "me",
         "fineGrained",
         {"team": "write", "club": ""},
@@ -69,8 +69,8 @@ def test_an_account_in_full() -> None:
 def test_an_oauth_login_has_no_role_and_may_say_when_it_ends(
     ends: Any, expires_at: float | None
 ) -> None:
-    told = {"name": "me", "auth": {"type": "app_token_as_user", "expiresAt": ends}}
-    assert parse_account(answer(told)) == Account("me", expires_at=expires_at, is_oauth=True)
+    response = {"name": "me", "auth": {"type": "app_token_as_user", "expiresAt": ends}}
+    assert parse_account(answer(response)) == Account("me", expires_at=expires_at, is_oauth=True)
 
 
 def test_the_first_letters_of_a_token_say_where_it_is_from() -> None:
@@ -79,10 +79,10 @@ def test_the_first_letters_of_a_token_say_where_it_is_from() -> None:
     assert accounts.kind_of_token("hf_abcdef") is None
 
 
-@pytest.mark.parametrize("told", [[], {}, {"name": 5}])
-def test_an_account_has_a_name(told: Any) -> None:
+@pytest.mark.parametrize("response", [[], {}, {"name": 5}])
+def test_an_account_has_a_name(response: Any) -> None:
     with pytest.raises(ProtocolError):
-        parse_account(answer(told))
+        parse_account(answer(response))
 
 
 JSON = st.recursive(
@@ -94,13 +94,15 @@ JSON = st.recursive(
 
 @settings(max_examples=15)
 @given(orgs=JSON, auth=JSON, token=JSON, scoped=JSON)
-def test_prop_what_is_odd_counts_as_not_told(orgs: Any, auth: Any, token: Any, scoped: Any) -> None:
+def test_prop_what_is_odd_counts_as_not_reported(
+    orgs: Any, auth: Any, token: Any, scoped: Any
+) -> None:
     for odd in (auth, {"accessToken": token}, {"accessToken": {"fineGrained": {"scoped": scoped}}}):
         assert parse_account(answer({"name": "me", "orgs": orgs, "auth": odd})).name == "me"
 
 
 @pytest.mark.parametrize(
-    ("told", "used"), [({"usedStorage": 7}, 7), ({}, None), ({"usedStorage": "7"}, None)]
+    ("response", "used"), [({"usedStorage": 7}, 7), ({}, None), ({"usedStorage": "7"}, None)]
 )
-def test_storage_is_told_or_not(told: Any, used: int | None) -> None:
-    assert parse_storage(answer(told)) == used
+def test_storage_is_reported_or_not(response: Any, used: int | None) -> None:
+    assert parse_storage(answer(response)) == used

@@ -146,17 +146,17 @@ def test_an_address_that_the_official_client_refuses_is_refused(text: str) -> No
     assert their_reading(text) is None
 
 
-@pytest.mark.parametrize(("text", "told"), REFUSED_BY_US)
-def test_what_can_hardly_be_meant_is_refused(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), REFUSED_BY_US)
+def test_what_can_hardly_be_meant_is_refused(text: str, expected: str) -> None:
     with pytest.raises(InvalidRepoIdError) as caught:
         parse_address(text)
 
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("hf://dataset/me/d", "'dataset' is not a repo type"),
         ("https://[huggingface.co/me/m", "it is not a valid URL"),
@@ -166,11 +166,11 @@ def test_what_can_hardly_be_meant_is_refused(text: str, told: str) -> None:
         (f"{PUBLIC}/me", "it is not the page of a repo"),
     ],
 )
-def test_a_refused_address_says_why_in_plain_words(text: str, told: str) -> None:
+def test_a_refused_address_says_why_in_plain_words(text: str, expected: str) -> None:
     with pytest.raises(InvalidRepoIdError) as caught:
         parse_address(text)
 
-    assert f"{text} is not the address of a repo: {told}" in str(caught.value)
+    assert f"{text} is not the address of a repo: {expected}" in str(caught.value)
 
 
 def test_a_bucket_is_refused_where_a_commit_is_made() -> None:
@@ -239,10 +239,10 @@ def test_a_url_of_another_endpoint_says_how_to_use_it() -> None:
     with pytest.raises(InvalidRepoIdError) as caught:
         parse_address("https://huggingface.co/me/m?token=secret", "http://127.0.0.1:8000")
 
-    told = str(caught.value)
-    assert "http://127.0.0.1:8000" in told
-    assert "endpoint='https://huggingface.co'" in told
-    assert "secret" not in told
+    expected = str(caught.value)
+    assert "http://127.0.0.1:8000" in expected
+    assert "endpoint='https://huggingface.co'" in expected
+    assert "secret" not in expected
 
 
 @pytest.mark.parametrize("text", ["me/m", "m", "", "huggingface.co/m", "HF://me/m", None, 1])
@@ -266,11 +266,11 @@ def test_an_address_fills_in_what_was_left_at_its_default() -> None:
 
 
 def test_what_an_address_does_not_say_is_left_to_the_options() -> None:
-    told = PushOptions(revision="dev", path_in_repo="sub")
+    expected = PushOptions(revision="dev", path_in_repo="sub")
 
     for text, path in (("me/m", "sub"), ("hf://me/m@dev", "sub"), ("hf://me/m@dev/sub/", "sub/")):
-        _, options = target_of(text, told, PUBLIC_ENDPOINT)
-        assert options == replace(told, path_in_repo=path)
+        _, options = target_of(text, expected, PUBLIC_ENDPOINT)
+        assert options == replace(expected, path_in_repo=path)
 
 
 @pytest.mark.parametrize(

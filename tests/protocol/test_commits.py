@@ -75,7 +75,7 @@ gone = texts.map(lambda path: (Delete(path), b""))
     header=st.builds(CommitHeader, texts, texts, st.none() | st.just(SHA1)),
     changes=st.lists(inline | large | gone, max_size=6),
 )
-def test_the_length_told_is_the_length_sent(
+def test_the_length_reported_is_the_length_sent(
     header: CommitHeader, changes: list[tuple[Change, bytes]]
 ) -> None:
     body = header_line(header) + b"".join(change_line(*change) for change in changes)
@@ -127,13 +127,13 @@ def test_a_trailer_within_a_line_is_not_one() -> None:
     ids=["null", "empty", "a pull request"],
 )
 def test_the_answer_names_the_commit(pr_url: str | None, expected: str | None) -> None:
-    told = {"commitOid": SHA1, "commitUrl": "https://h/u", "pullRequestUrl": pr_url}
+    response = {"commitOid": SHA1, "commitUrl": "https://h/u", "pullRequestUrl": pr_url}
 
-    assert parse_commit(answer(told), HUB) == CommitAnswer(SHA1, "https://h/u", expected)
+    assert parse_commit(answer(response), HUB) == CommitAnswer(SHA1, "https://h/u", expected)
 
 
 @pytest.mark.parametrize(
-    ("told", "url"),
+    ("response", "url"),
     [
         ("/me/m/commit/1", f"{HUB}/me/m/commit/1"),
         ("me/m/commit/1", f"{HUB}/me/m/commit/1"),
@@ -142,8 +142,8 @@ def test_the_answer_names_the_commit(pr_url: str | None, expected: str | None) -
         ("http://elsewhere/x", "http://elsewhere/x"),
     ],
 )
-def test_the_pages_that_an_answer_names_are_absolute(told: str, url: str) -> None:
-    found = answer({"commitOid": SHA1, "commitUrl": told, "pullRequestUrl": told})
+def test_the_pages_that_an_answer_names_are_absolute(response: str, url: str) -> None:
+    found = answer({"commitOid": SHA1, "commitUrl": response, "pullRequestUrl": response})
 
     assert parse_commit(found, HUB) == CommitAnswer(SHA1, url, url)
 

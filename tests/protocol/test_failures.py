@@ -46,10 +46,12 @@ def failure(
 ) -> HubError:
     fields = {"repo_id": "me/m"} | ({"revision": revision} if revision else {})
     request = HubRequest(call, "POST", target, fields=fields)
-    told = dict(headers or {})
+    reply = dict(headers or {})
     if code:
-        told["x-error-code"] = code
-    return failure_of(request, HubResponse(status, told, said.encode(), "https://h/api/x"), now=0.0)
+        reply["x-error-code"] = code
+    return failure_of(
+        request, HubResponse(status, reply, said.encode(), "https://h/api/x"), now=0.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ def test_any_answer_becomes_a_hub_error(status: int, body: bytes, code: str | No
         ("Retry this later", None),
     ],
 )
-def test_a_wait_that_is_told_in_words_alone(said: str, seconds: float | None) -> None:
+def test_a_wait_that_is_reported_in_words_alone(said: str, seconds: float | None) -> None:
     assert failure(429, said=said, call="commit").retry_after == seconds
     assert failure(503, said=said, call="commit").retry_after is None
 

@@ -31,7 +31,7 @@ PULL_REQUEST = {
 
 PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
     "batch": (
-        lambda told: lfs.parse_batch(told, ASKED),
+        lambda response: lfs.parse_batch(response, ASKED),
         {
             "objects": [
                 {
@@ -50,7 +50,7 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         },
     ),
     "batch of an empty object": (
-        lambda told: lfs.parse_batch(told, [lfs.LfsObject(SHA256, 0)]),
+        lambda response: lfs.parse_batch(response, [lfs.LfsObject(SHA256, 0)]),
         {
             "objects": [
                 {
@@ -62,11 +62,11 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
         },
     ),
     "refused object": (
-        lambda told: lfs.parse_batch(told, ASKED),
+        lambda response: lfs.parse_batch(response, ASKED),
         {"objects": [{"oid": SHA256, "error": {"code": 500, "message": "m"}}]},
     ),
     "preupload": (
-        lambda told: commits.parse_preupload(told, FILES),
+        lambda response: commits.parse_preupload(response, FILES),
         {"files": [{"path": "a", "uploadMode": "lfs", "shouldIgnore": False, "oid": SHA1}]},
     ),
     "commit": (

@@ -134,7 +134,7 @@ def test_the_wait_that_an_answer_asks_for(
         ("", None),
     ],
 )
-def test_a_wait_that_is_told_in_words(said: str, seconds: float | None) -> None:
+def test_a_wait_that_is_reported_in_words(said: str, seconds: float | None) -> None:
     assert wait_in_words(said) == seconds
 
 
@@ -149,8 +149,8 @@ WORDS = st.sampled_from(
 @settings(max_examples=100)
 @given(st.text(max_size=200) | st.lists(WORDS, max_size=40).map(" ".join))
 def test_no_text_about_waiting_raises(said: str) -> None:
-    told = wait_in_words(said)
-    assert told is None or 0 <= told <= LONGEST_WAIT
+    reported = wait_in_words(said)
+    assert reported is None or 0 <= reported <= LONGEST_WAIT
 
 
 def test_a_long_text_about_waiting_is_read_quickly() -> None:

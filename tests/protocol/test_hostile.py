@@ -226,11 +226,11 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
 def test_an_answer_of_millions_of_values_takes_no_memory(piece: bytes) -> None:
     """32 MiB of it, which the network layer lets through, would become up to 1.1 GB of objects:
     ten million part URLs do not get that far."""
-    told = answer(b'{"objects":[' + piece * (ANSWER_LIMIT // 8 // len(piece)) + b"1]}")
+    response = answer(b'{"objects":[' + piece * (ANSWER_LIMIT // 8 // len(piece)) + b"1]}")
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError, match="more than 500,000 values"):
-            parse_batch(told, [LfsObject(OID, 10)])
+            parse_batch(response, [LfsObject(OID, 10)])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -21,7 +21,7 @@ def test_the_call_shows_the_hub_the_first_bytes() -> None:
     assert said(request.body) == {"files": [{"path": "a/b.txt", "size": 3, "sample": "YWJj"}]}
 
 
-def test_a_pull_request_and_a_gitignore_are_told() -> None:
+def test_a_pull_request_and_a_gitignore_are_reported() -> None:
     request = preupload_request(REPO, "main", [(FILE, b"")], create_pr=True, gitignore="*.tmp\n")
 
     assert request.target.endswith("/preupload/main?create_pr=1")
@@ -48,15 +48,15 @@ def test_the_hub_says_how_a_file_goes(fields: Any, expected: UploadMode) -> None
 
 
 def test_an_empty_file_is_always_regular() -> None:
-    told = answer({"files": [row(path="empty", oid="f" * 40)]})
+    response = answer({"files": [row(path="empty", oid="f" * 40)]})
 
-    assert parse_preupload(told, [EMPTY]) == {"empty": UploadMode("regular", False, "f" * 40)}
+    assert parse_preupload(response, [EMPTY]) == {"empty": UploadMode("regular", False, "f" * 40)}
 
 
 def test_a_path_that_was_not_asked_about_is_left_out() -> None:
-    told = answer({"files": [row(), row(path="other")]})
+    response = answer({"files": [row(), row(path="other")]})
 
-    assert list(parse_preupload(told, [FILE])) == ["a/b.txt"]
+    assert list(parse_preupload(response, [FILE])) == ["a/b.txt"]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_bytes_never_go_to(url: str, endpoint: str, why: str) -> None:
     assert not caught.value.retryable
 
 
-def test_a_refusal_tells_no_secrets() -> None:
+def test_a_refusal_shows_no_secrets() -> None:
     with pytest.raises(ProtocolError) as caught:
         check_target("https://me:secret@store.example/x?sig=hidden#part", HUB)
 

@@ -117,7 +117,7 @@ AROUND = st.text("a_= \"'\n:hf-", max_size=20)
     before=AROUND,
     after=AROUND,
 )
-def test_prop_what_was_found_is_not_told(name: str, seed: int, before: str, after: str) -> None:
+def test_prop_what_was_found_is_not_reported(name: str, seed: int, before: str, after: str) -> None:
     secret = body(16, LETTERS, seed)
     token = TOKENS[name][1].replace(body(16), secret)
     for leak in leaks_in(f"{before}\n{token}\n{after}"):
@@ -190,7 +190,7 @@ def test_names_of_templates_and_others(name: str) -> None:
     assert leaks_in("DEBUG=1", name) == []
 
 
-def test_a_name_and_lines_are_told_of_one_file() -> None:
+def test_a_name_and_lines_are_reported_one_file() -> None:
     text = f"A=1\nTOKEN={TOKENS['GitHub'][1]}\n"
     assert [leak.line for leak in leaks_in(text, ".env")] == [None, 2]
 
@@ -227,7 +227,7 @@ def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> Non
     assert find_leaks([FileSource("x", 9, content)]) == []
 
 
-def test_of_one_file_so_many_are_told_and_no_more() -> None:
+def test_of_one_file_so_many_are_reported_and_no_more() -> None:
     assert len(leaks_in(f"{TOKENS['GitHub'][1]}\n" * 1000)) == LEAKS_PER_FILE
 
 

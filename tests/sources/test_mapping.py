@@ -462,7 +462,7 @@ async def test_a_card_is_a_path(collecting: Collect, tmp_path: Path) -> None:
                      id="not Unicode"),
     ],
 )  # fmt: skip
-async def test_a_card_that_cannot_be_had_is_told_of_with_the_rest(
+async def test_a_card_that_cannot_be_had_is_reported_with_the_rest(
     collecting: Collect,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

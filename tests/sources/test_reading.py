@@ -73,7 +73,7 @@ def test_a_read_fills_the_buffer(source: FileSource, offset: int, size: int) -> 
 
 @pytest.mark.usefixtures("way_of_reading")
 @pytest.mark.parametrize("offset", [len(CONTENT) - 1, len(CONTENT) + 5])
-def test_a_read_beyond_the_end_tells_of_a_change(source: FileSource, offset: int) -> None:
+def test_a_read_beyond_the_end_reports_a_change(source: FileSource, offset: int) -> None:
     with Reader(source) as reader, pytest.raises(SourceChangedError, match="ends at byte 10,2"):
         reader.readinto(offset, memoryview(bytearray(2)))
 
@@ -307,7 +307,7 @@ def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
         Reader(source)
 
 
-def test_hashes_of_cuts_are_told_apart_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
+def test_hashes_of_cuts_are_distinguished_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
     base = file_source(tmp_path / "f")
     cuts = [
         ComposedSource(base, b"a", ((0, 5),)),

@@ -159,7 +159,7 @@ async def test_what_is_not_bytes_is_refused_by_type(
                 pytest.fail("unreachable")
 
 
-async def test_a_failure_of_the_stream_is_told_with_its_cause(collecting: Collect) -> None:
+async def test_a_failure_of_the_stream_is_reported_with_its_cause(collecting: Collect) -> None:
     failure = ConnectionResetError("peer went away")
 
     async def failing() -> AsyncIterator[bytes]:
@@ -176,7 +176,7 @@ async def test_a_failure_of_the_stream_is_told_with_its_cause(collecting: Collec
     )
 
 
-async def test_a_stream_that_cannot_even_start_is_told_of(collecting: Collect) -> None:
+async def test_a_stream_that_cannot_even_start_is_reported(collecting: Collect) -> None:
     class Broken:
         def __aiter__(self) -> AsyncIterator[bytes]:
             raise ValueError
@@ -505,14 +505,14 @@ def test_a_file_object_is_read_in_pieces(spool_dir: Path) -> None:
 
 async def test_streams_that_are_read_side_by_side_share_one_memory(spool_dir: Path) -> None:
     """Each gives its pieces in turn with the others; two of three fit."""
-    turns = [anyio.Event() for _ in range(9)]
+    taken_slots = [anyio.Event() for _ in range(9)]
 
     async def in_turn(number: int) -> AsyncIterator[bytes]:
         for piece in range(3):
             if turn := 3 * piece + number:
-                await turns[turn - 1].wait()
+                await taken_slots[turn - 1].wait()
             yield bytes([number]) * (100 * KIB)
-            turns[3 * piece + number].set()
+            taken_slots[3 * piece + number].set()
 
     taken = {}
     async with Spool(spool_dir, memory=700 * KIB) as held:

@@ -20,7 +20,7 @@ from asyncpush.sources import Reader, read_all
 from asyncpush.sources.arrays import COPY_STEP, Array, _ByRows, _InMemory, copied
 from asyncpush.sources.tensors import BLOCK, TensorFile
 
-CHANCE = random.Random(21)
+RNG = random.Random(21)
 
 OF_NUMPY = (
     *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
@@ -41,7 +41,7 @@ def dtype_of(name: str) -> Any:
 
 def made(name: str, *shape: int) -> Made:
     dtype = dtype_of(name)
-    noise = CHANCE.randbytes(int(np.prod(shape)) * dtype.itemsize)
+    noise = RNG.randbytes(int(np.prod(shape)) * dtype.itemsize)
     if name == "bool":
         noise = bytes(byte & 1 for byte in noise)
     # Not from `bytes`: Python has each single byte only once, and the tensors would share it.
@@ -112,8 +112,8 @@ def test_any_stretch_can_be_read_in_any_order(copy: bool) -> None:
     file = Tensors(tensors, copy=copy).file("m")
     with Reader(file) as reader:
         for _ in range(100):
-            begin = CHANCE.randrange(len(expected) + 1)
-            end = min(len(expected), begin + CHANCE.choice([0, 1, 1000, BLOCK, 300_000]))
+            begin = RNG.randrange(len(expected) + 1)
+            end = min(len(expected), begin + RNG.choice([0, 1, 1000, BLOCK, 300_000]))
             buffer = bytearray(end - begin)
             reader.readinto(begin, memoryview(buffer))
             assert buffer == expected[begin:end]
@@ -338,7 +338,7 @@ def test_all_that_is_wrong_is_named_in_one_error() -> None:
     assert len(caught.value.problems) == 3
 
 
-def test_a_module_is_told_apart_from_its_state_dict() -> None:
+def test_a_module_is_distinguished_from_its_state_dict() -> None:
     class Module:
         def state_dict(self) -> dict[str, Made]:
             return {}

@@ -188,7 +188,7 @@ def test_links_to_files_are_files(tmp_path: Path) -> None:
     assert file.content.identity.inode == (tmp_path / "blobs/1234").stat().st_ino
 
 
-def test_links_to_folders_are_skipped_and_told_of(tmp_path: Path) -> None:
+def test_links_to_folders_are_skipped_and_reported(tmp_path: Path) -> None:
     fill(tmp_path, "outside/secret", "in/a")
     (tmp_path / "in" / "link").symlink_to("../outside")
 
@@ -343,7 +343,7 @@ def test_a_file_that_vanishes_during_the_walk_is_named(tmp_path: Path) -> None:
         regular_file(path)
 
 
-def test_a_disk_that_fails_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "a")
 
     def fail(path: str) -> os.stat_result:
@@ -405,7 +405,7 @@ def test_a_walk_that_is_stopped_ends(tmp_path: Path) -> None:
     assert list(walk) == []
 
 
-def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> None:
+def test_backslashes_in_names_become_folders_and_are_reported(tmp_path: Path) -> None:
     fill(tmp_path, "dir\\file")
     gathered = gather(tmp_path)
     assert names(gathered) == ["dir/file"]
@@ -420,7 +420,7 @@ def test_backslashes_in_names_become_folders_and_are_told_of(tmp_path: Path) -> 
     )
 
 
-def test_names_that_differ_by_case_alone_are_told_of(tmp_path: Path) -> None:
+def test_names_that_differ_by_case_alone_are_reported(tmp_path: Path) -> None:
     fill(tmp_path, "README.md", "Readme.md")
     assert gather(tmp_path).report.notices == (
         "'README.md' and 'Readme.md' differ only by case or Unicode form:"
@@ -451,7 +451,7 @@ def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
         pytest.param("", "the source is an empty path", id="empty"),
     ],
 )  # fmt: skip
-def test_a_source_that_is_not_there_is_told_of(
+def test_a_source_that_is_not_there_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
 ) -> None:
     fill(tmp_path, "file")

@@ -136,9 +136,9 @@ def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(
     assert bg.push("me/m", {"b.txt": b"b"}).result(timeout=30).verified  # prunes what has ended
     assert failed.done()
     bg.close()
-    (told,) = errors(caplog)
-    assert told.startswith("the push to me/m failed, HubError: ")
-    assert "422" in told
+    (output,) = errors(caplog)
+    assert output.startswith("the push to me/m failed, HubError: ")
+    assert "422" in output
 
 
 def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader) -> None:
@@ -337,7 +337,7 @@ def _in_child(check: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def test_a_forked_child_is_told_and_does_no_harm(
+def test_a_forked_child_is_reported_and_does_no_harm(
     bg: BackgroundUploader, hub: LocalHub, config: UploadConfig, blocker: RequestBlocker
 ) -> None:
     blocker.hold("part")
@@ -373,7 +373,7 @@ def test_the_background_thread_does_not_wait_for_itself(
     hub: LocalHub, config: UploadConfig
 ) -> None:
     tickets: list[PushTicket] = []
-    told: list[str] = []
+    output: list[str] = []
     given = threading.Event()
 
     def callback(progress: UploadProgress) -> None:
@@ -381,16 +381,16 @@ def test_the_background_thread_does_not_wait_for_itself(
         try:
             tickets[0].result()
         except RuntimeError as exc:
-            told.append(str(exc))
+            output.append(str(exc))
 
     config = replace(config, progress_callback=callback)
     with BackgroundUploader(TOKEN, hub.url, config) as bg:
         tickets.append(bg.push("me/m", {"a.txt": b"a"}))
         given.set()
-    assert set(told) == {"the background thread cannot wait for itself"}
+    assert set(output) == {"the background thread cannot wait for itself"}
 
 
-def test_a_start_that_fails_is_told_at_once(config: UploadConfig) -> None:
+def test_a_start_that_fails_is_reported_at_once(config: UploadConfig) -> None:
     bg = BackgroundUploader(TOKEN, "ftp://hub.example", config)
     for _ in range(2):
         with pytest.raises(ValueError, match="ftp"):
@@ -442,8 +442,8 @@ def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
     blocker.wait()
     _wait_at_exit()
     assert ticket.done()
-    (told,) = errors(caplog)
-    assert told.startswith("the process ends: not uploaded in time, cancelled: me/m")
+    (output,) = errors(caplog)
+    assert output.startswith("the process ends: not uploaded in time, cancelled: me/m")
     _wait_at_exit()  # nothing is left to wait for
 
 
@@ -483,10 +483,10 @@ def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, blocker: Reque
     with ending_process(hub, 600) as process:
         blocker.wait()
         threading.Timer(0.2, blocker.release).start()
-        _, told = process.communicate(timeout=30)
+        _, output = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "the process ends: waiting up to 10:00 for me/m" in told
-    assert "Upload complete" in told
+    assert "the process ends: waiting up to 10:00 for me/m" in output
+    assert "Upload complete" in output
     assert committed(hub) == {"model.bin"}
 
 
@@ -495,9 +495,9 @@ def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
 ) -> None:
     blocker.hold("part")
     with ending_process(hub, 0.5) as process:
-        _, told = process.communicate(timeout=30)
-    assert "the process ends: not uploaded in time, cancelled: me/m" in told
-    assert "Traceback" not in told
+        _, output = process.communicate(timeout=30)
+    assert "the process ends: not uploaded in time, cancelled: me/m" in output
+    assert "Traceback" not in output
     assert committed(hub) == set()
 
 
@@ -510,10 +510,10 @@ def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(
         head = process.stderr.readline()  # it waits now
         blocker.wait()
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, output = process.communicate(timeout=30)
     assert "waiting for me/m" in head
-    assert "interrupted: the pushes that were waited for are cancelled" in told
-    assert "Traceback" not in told
+    assert "interrupted: the pushes that were waited for are cancelled" in output
+    assert "Traceback" not in output
     assert committed(hub) == set()
 
 
@@ -539,7 +539,7 @@ def test_checkpoints_are_pushed_beside_a_blocking_loop(
         pusher.push(folder)
 
 
-def test_a_failed_checkpoint_is_raised_unless_flush_has_told_it(
+def test_a_failed_checkpoint_is_raised_unless_flush_has_reported_it(
     bg: BackgroundUploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", "422", times=2)
@@ -651,13 +651,13 @@ def test_a_watch_that_is_cancelled_pushes_nothing(
 def test_a_watch_that_cannot_go_on_says_so_when_it_is_stopped(
     hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
 ) -> None:
-    told = threading.Event()
+    output = threading.Event()
     faults.add("commit", "401", times=9)
     with BackgroundUploader(TOKEN, hub.url, config) as bg:
         watch = bg.watch(
-            write(LARGE), "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: told.set()
+            write(LARGE), "me/m", every=0, quiet_for=0, on_outcome=lambda outcome: output.set()
         )
-        assert told.wait(30)
+        assert output.wait(30)
         with pytest.raises(AuthError):
             watch.stop(timeout=30)
         assert isinstance(watch.last_error, AuthError)

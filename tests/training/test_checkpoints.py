@@ -48,8 +48,8 @@ async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("part", "stall before reading")
-    told: list[CheckpointOutcome] = []
-    async with CheckpointPusher(uploader, "me/m", on_outcome=told.append) as pusher:
+    reported: list[CheckpointOutcome] = []
+    async with CheckpointPusher(uploader, "me/m", on_outcome=reported.append) as pusher:
         await pusher.push(*step(1))
         await faults.stalled.wait()
         assert pusher.progress is not None
@@ -61,8 +61,8 @@ async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
         report = await pusher.flush()
     assert summary(report)[2:] == [("step 1", "pushed"), ("step 4", "pushed")]
     assert str(report) == "2 pushed, 2 skipped"
-    assert [outcome.name for outcome in told] == [outcome.name for outcome in report.outcomes]
-    assert all(outcome.result and outcome.result.verified for outcome in told[2:])
+    assert [outcome.name for outcome in reported] == [outcome.name for outcome in report.outcomes]
+    assert all(outcome.result and outcome.result.verified for outcome in reported[2:])
     assert complaints(caplog) == [
         (logging.WARNING, f"checkpoint 'step {number}' was skipped: a newer one replaced it")
         for number in (2, 3)
@@ -120,14 +120,14 @@ async def test_failures_that_nobody_has_heard_of_are_raised_at_the_end(
                 await pusher.push(*step(number))
 
 
-async def test_failures_told_to_the_callback_are_not_raised(
+async def test_failures_reported_to_the_callback_are_not_raised(
     uploader: Uploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def tell(outcome: CheckpointOutcome) -> None:
+    def emit(outcome: CheckpointOutcome) -> None:
         raise LookupError("the callback's own")
 
     faults.add("commit", "422")
-    async with CheckpointPusher(uploader, "me/m", on_outcome=tell) as pusher:
+    async with CheckpointPusher(uploader, "me/m", on_outcome=emit) as pusher:
         await pusher.push(*step(1))
     assert summary(pusher.report) == [("step 1", "failed")]
     assert complaints(caplog)[-1] == (

@@ -64,8 +64,8 @@ from tests.reading import download
 
 Write = Callable[..., Path]
 
-CHANCE = random.Random(6)
-NOISE = CHANCE.randbytes(4 * MIB)
+RNG = random.Random(6)
+NOISE = RNG.randbytes(4 * MIB)
 """Bytes that no other test sends: nothing of them is in the store."""
 
 
@@ -99,7 +99,7 @@ def changed(data: bytes, *places: float) -> bytes:
     result = bytearray(data)
     for place in places:
         at = int(place * len(result))
-        result[at:at] = CHANCE.randbytes(16)
+        result[at:at] = RNG.randbytes(16)
     return bytes(result)
 
 
@@ -133,7 +133,7 @@ async def test_auto_takes_xet_where_the_hub_grants_a_token(
     assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
 
 
-async def test_what_the_store_has_is_told_apart_from_what_is_sent(
+async def test_what_the_store_has_is_distinguished_from_what_is_sent(
     uploader: Uploader, write: Write, recorded: EventRecorder, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
@@ -268,18 +268,18 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 
 
 @pytest.mark.parametrize(
-    ("machine", "told"),
+    ("machine", "expected"),
     [
         ("x86_64", r"pip install 'hf-xet"),
         ("riscv64", r"no wheels for .*riscv64: use transfer='auto'"),
     ],
 )
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
-    machine: str, told: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+    machine: str, expected: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    with pytest.raises(ImportError, match=told):
+    with pytest.raises(ImportError, match=expected):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):
             pass
 
@@ -705,7 +705,7 @@ def positions_reported(recorded: EventRecorder) -> list[HashProgress | PartProgr
     return [event for event in events if isinstance(event, HashProgress | PartProgress)]
 
 
-async def test_what_is_read_is_told_before_anything_is_sent(
+async def test_what_is_read_is_reported_before_anything_is_sent(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,
@@ -840,7 +840,7 @@ async def test_objects_that_the_hub_has_lost_go_by_lfs(
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 
-async def test_no_token_is_ever_told(
+async def test_no_token_is_ever_reported(
     tmp_path: Path, config: UploadConfig, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens: list[str] = []
@@ -862,9 +862,9 @@ async def test_no_token_is_ever_told(
     ):
         result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
     assert len(tokens) >= 1
-    told = log.read_text() + caplog.text + repr(result) + repr(uploader)
+    expected = log.read_text() + caplog.text + repr(result) + repr(uploader)
     for secret in (TOKEN, *tokens):
-        assert secret not in told
+        assert secret not in expected
         for theirs in (tmp_path / "hf-home").rglob("*.log"):
             assert secret not in theirs.read_text()
 
@@ -1004,9 +1004,9 @@ async def test_another_machine_builds_on_what_the_store_has(
         env={**os.environ, "HF_HOME": str(tmp_path / "other-hf")},  # it remembers nothing
         stdout=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate()
+    expected, _ = await process.communicate()
     assert process.returncode == 0
-    assert int(told) < 10_000
+    assert int(expected) < 10_000
 
 
 async def pieces_of(data: bytes) -> AsyncIterator[bytes]:
@@ -1131,12 +1131,12 @@ async def test_one_percent_of_a_gibibyte_changed_costs_three_at_most(
     source, size = tmp_path / "model.safetensors", 1 << 30
     with source.open("wb") as file:
         for _ in range(64):
-            file.write(CHANCE.randbytes(size // 64))
+            file.write(RNG.randbytes(size // 64))
     await uploader.push_to_hub("me/m", source)
     with source.open("r+b") as file:
         for number in range(16):  # as when a few layers were trained further
             file.seek(number * size // 16)
-            file.write(CHANCE.randbytes(size // 1600))
+            file.write(RNG.randbytes(size // 1600))
     result = await uploader.push_to_hub("me/m", source)
     assert result.bytes_transferred <= 0.03 * size
     assert result.bytes_deduplicated >= 0.97 * size
@@ -1241,7 +1241,7 @@ async def test_pushes_that_wait_for_each_other_have_not_stalled(
 ) -> None:
     """hf_xet sends two xorbs or shards at a time, whichever push they belong to."""
     faults.add(route, "answered after 0.5 s", times=1000)
-    pushes = [Push(f"me/m{number}", {"a.bin": CHANCE.randbytes(1000)}) for number in range(24)]
+    pushes = [Push(f"me/m{number}", {"a.bin": RNG.randbytes(1000)}) for number in range(24)]
     async with Uploader(TOKEN, hub.url, replace(config, stall_timeout=3)) as uploader:
         results = await uploader.push_many(pushes)
     assert set(recorded.engines) == {"xet"}

@@ -24,7 +24,7 @@ class Room(XetMemory):
         self.times = times
         self.asked = 0
 
-    def has_room(self) -> bool:
+    def has_room(self, unsent: int) -> bool:
         self.asked += 1
         return self.asked > self.times
 
@@ -83,19 +83,20 @@ def test_room_is_what_the_process_has_not_grown_by(monkeypatch: pytest.MonkeyPat
     held = XetMemory(2)
     held.begin(alone=True)
     resident += 2 * XORB_SIZE
-    assert held.has_room()
+    assert held.has_room(2 * XORB_SIZE)
     held.begin(alone=False)  # beside the first: what that one holds counts
     resident += XORB_SIZE
-    assert not held.has_room()
+    assert not held.has_room(0)
     held.begin(alone=True)
-    assert held.has_room()
+    assert held.has_room(2 * XORB_SIZE)
 
 
-def test_where_the_system_tells_nothing_there_is_always_room(
+def test_where_the_system_tells_nothing_what_is_not_sent_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resident_memory() is not None or sys.platform != "linux"
     monkeypatch.setattr(memory, "resident_memory", lambda: None)
     held = XetMemory(2)
     held.begin(alone=True)
-    assert held.has_room()
+    assert held.has_room(XORB_SIZE)
+    assert not held.has_room(XORB_SIZE + 1)

@@ -69,10 +69,10 @@ async def test_two_processes_pushing_the_same_file_at_once_both_succeed(
     caches = [tmp_path / ("both" if shared else name) / "cache" for name in ("left", "right")]
     processes = [await run(PUSH_ONCE, hub, source, cache) for cache in caches]
     for process in processes:
-        told, errors = await process.communicate()
+        expected, errors = await process.communicate()
         assert process.returncode == 0, errors.decode()
         assert b"Traceback" not in errors  # it may tell that the other one committed first
-        assert told.decode().split() == ["True", "0"]
+        assert expected.decode().split() == ["True", "0"]
     assert (await download(hub, "me/m"))["a.bin"] == NOISE
 
 

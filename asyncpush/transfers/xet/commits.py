@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import is_there
-from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.access import SMALL_FILES_MEMORY, XetAccess
 from asyncpush.transfers.xet.memory import XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
@@ -61,6 +62,8 @@ class XetCommit:
         self._how = how or {}
         self._watch = watch
         self._backlog = backlog
+        self._reading: deque[tuple[int, Any]] = deque()
+        """The last small files that were started: size and handle."""
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -82,9 +85,19 @@ class XetCommit:
         loop, once they are started. With `changed`, followed files that have changed are added
         there and not started."""
         loop = asyncio.get_running_loop()
+        stop = threading.Event()
 
         def start(file: FileSource) -> Any:
+            self._backlog.wait(file.size, stop)
+            handle = start_now(file)
             self._backlog.add(file.size)
+            self._reading.append((file.size, handle))
+            while sum(size for size, _ in self._reading.copy()) > SMALL_FILES_MEMORY:
+                with contextlib.suppress(Exception):  # `finish` raises it
+                    self._reading.popleft()[1].result()
+            return handle
+
+        def start_now(file: FileSource) -> Any:
             match file.content:
                 case PathSource(path, identity):
                     self._watch.files.add((identity.device, identity.inode))
@@ -106,7 +119,11 @@ class XetCommit:
                     handle.result()
             return begun
 
-        begun: list[tuple[FileSource, Any]] = await self._call(start_all, files)
+        def cancel() -> None:
+            stop.set()
+            self._abort()
+
+        begun: list[tuple[FileSource, Any]] = await self._call(start_all, files, stop=cancel)
         return begun
 
     async def feed(

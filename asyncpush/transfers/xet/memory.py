@@ -1,9 +1,9 @@
 """Keeps the memory of hf_xet within a limit.
 
 hf_xet collects new chunks until they fill a xorb of 64 MiB. It then packs the xorb, which takes
-another 64 MiB until the chunks are freed, and holds it until the store has answered. No setting
-changes this, so we pass it the bytes that fill the next xorb only when there is room for packing
-it.
+another 64 MiB until the chunks are freed, and holds it until the store has answered. Each file that
+fills a xorb waits until it may be sent, while others fill the next one. No setting changes this, so
+we pass on the bytes that fill the next xorb only when there is room for packing it.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class XetMemory:
 
     def __init__(self, xorbs: int) -> None:
         self._before_packing = xorbs * XORB_SIZE + NOISE
+        self._others = (xorbs - 1) * XORB_SIZE
         self._base = 0
 
     def begin(self, *, alone: bool) -> None:
@@ -113,11 +114,14 @@ class XetMemory:
         now = resident_memory() or 0
         self._base = now if alone else min(self._base, now)
 
-    def has_room(self) -> bool:
-        """Whether another xorb may be packed. What other parts of the process have allocated
-        meanwhile counts as well, since nothing tells it apart."""
+    def has_room(self, unsent: int) -> bool:
+        """Whether another xorb may be packed while so many bytes of others are not sent. What other
+        parts of the process have allocated meanwhile counts as well, since nothing tells it apart.
+        """
         now = resident_memory()
-        return now is None or now - self._base <= self._before_packing
+        if now is None:
+            return unsent <= self._others
+        return now - self._base <= self._before_packing
 
 
 class XetBacklog:
@@ -128,14 +132,14 @@ class XetBacklog:
         self._lock = threading.Lock()
         self._passed = 0
         self._settled = 0
-        self._in_flight = False
+        self._unsent = 0
 
     def on_report(self, group: Any) -> None:
         """Called on a thread of hf_xet."""
         packed, sent = group.total_transfer_bytes, group.total_transfer_bytes_completed
         in_store = max(0, group.total_bytes_completed - sent)
         self._settled = packed + in_store
-        self._in_flight = sent < packed
+        self._unsent = packed - sent
 
     def add(self, size: int) -> None:
         """Bytes that were passed on."""
@@ -145,7 +149,7 @@ class XetBacklog:
     def wait(self, size: int, stop: threading.Event) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb
         may be packed, or all others have been sent. Ends early when `stop` is set."""
-        while self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN and self._in_flight:
+        while self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN and self._unsent > 0:
             trim_memory(every=5 * _CHECK_EVERY)
-            if self._memory.has_room() or stop.wait(_CHECK_EVERY):
+            if self._memory.has_room(self._unsent) or stop.wait(_CHECK_EVERY):
                 break

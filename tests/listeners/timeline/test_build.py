@@ -25,7 +25,7 @@ from asyncpush.listeners.timeline.model import Hold, Span, Timeline
 from asyncpush.listeners.timeline.parsed_events import Moment
 from asyncpush.listeners.timeline.recording import TimelineRecorder
 from tests.listeners.helpers import one_of_each, record
-from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
+from tests.listeners.timeline.scripts import MB, EventScript, one_file, timeline_of
 
 
 def drawn(timeline: Timeline) -> set[tuple[str, str, int, float, float, str]]:
@@ -61,10 +61,10 @@ def test_a_push_of_one_file() -> None:
 
 
 def test_without_positions_bytes_are_spread_over_the_way_of_their_part() -> None:
-    story = Story()
-    story.part("w.bin", 1, 1.0, 4.0, connected=2.0, sent=3.0)
-    story.done(5.0)
-    timeline = timeline_of(story)
+    script = EventScript()
+    script.part("w.bin", 1, 1.0, 4.0, connected=2.0, sent=3.0)
+    script.done(5.0)
+    timeline = timeline_of(script)
     width = timeline.slice_seconds
     rates = {at * width: sent / width for at, sent in enumerate(timeline.throughput) if sent > 1}
     assert 2.0 - width <= min(rates) <= 2.0
@@ -74,12 +74,12 @@ def test_without_positions_bytes_are_spread_over_the_way_of_their_part() -> None
 
 
 def test_positions_tell_when_the_bytes_really_moved() -> None:
-    story = Story()
-    story.part("w.bin", 1, 0.0, 8.0, connected=0.0, sent=8.0)
-    story.progress("w.bin", 1, 7.0, MB * 9 // 10)  # a stall: nearly nothing for seven seconds
-    story.progress("w.bin", 1, 6.0, 1)
-    story.done(8.0)
-    timeline = timeline_of(story)
+    script = EventScript()
+    script.part("w.bin", 1, 0.0, 8.0, connected=0.0, sent=8.0)
+    script.progress("w.bin", 1, 7.0, MB * 9 // 10)  # a stall: nearly nothing for seven seconds
+    script.progress("w.bin", 1, 6.0, 1)
+    script.done(8.0)
+    timeline = timeline_of(script)
     late = int(6.5 / timeline.slice_seconds)
     assert timeline.throughput[late] / timeline.slice_seconds == pytest.approx(0.9 * MB, rel=0.01)
     assert timeline.bytes_sent == pytest.approx(MB)
@@ -87,21 +87,21 @@ def test_positions_tell_when_the_bytes_really_moved() -> None:
 
 def test_a_part_whose_etag_is_wrong_was_sent_in_vain() -> None:
     """It was answered with 200; that it failed is told after."""
-    story = Story()
-    story.transfer("w.bin", 0.0)
-    span = story.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
-    story.failed("w.bin", 1, 1.0, span, delay=0.5)
-    story.part("w.bin", 1, 1.5, 2.5, connected=1.5, sent=2.5, attempt=2)
-    story.done(3.0)
-    kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(story).spans]
+    script = EventScript()
+    script.transfer("w.bin", 0.0)
+    span = script.part("w.bin", 1, 0.0, 1.0, connected=0.0, sent=0.9)
+    script.failed("w.bin", 1, 1.0, span, delay=0.5)
+    script.part("w.bin", 1, 1.5, 2.5, connected=1.5, sent=2.5, attempt=2)
+    script.done(3.0)
+    kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(script).spans]
     assert ("retry", 0.0, 1.0, "unavailable") in kinds
     assert ("send", 1.5, 2.5, "") in kinds
 
 
 def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
-    story = Story()
-    span = story.part("w.bin", 1, 0.0, connected=0.25)
-    story.tell(
+    script = EventScript()
+    span = script.part("w.bin", 1, 0.0, connected=0.25)
+    script.emit(
         1.0,
         RequestFailed(
             call="part", url="u", error="reset", status=None, retry_attempt=1, backoff_ms=None
@@ -109,15 +109,15 @@ def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
         span,
         "file w.bin",
     )
-    story.done(2.0)
-    kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(story).spans]
+    script.done(2.0)
+    kinds = [(s.kind, s.start, s.end, s.error) for s in timeline_of(script).spans]
     assert kinds == [("connect", 0.0, 0.25, "reset"), ("retry", 0.25, 1.0, "reset")]
 
 
 def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
-    story = Story()
-    story.part("w.bin", 1, 0.0, connected=0.0, connection=1)
-    story.part("w.bin", 2, 0.0, 0.5, connected=0.0, connection=2)
+    script = EventScript()
+    script.part("w.bin", 1, 0.0, connected=0.0, connection=1)
+    script.part("w.bin", 2, 0.0, 0.5, connected=0.0, connection=2)
     void = RequestFailed(
         call="upload",
         url="u",
@@ -127,18 +127,18 @@ def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
         backoff_ms=1.0,
         fields={"file": "w.bin"},
     )
-    story.tell(1.0, void)
-    story.done(4.0)
-    ends = {(s.part, s.kind): s.end for s in timeline_of(story).spans}
+    script.emit(1.0, void)
+    script.done(4.0)
+    ends = {(s.part, s.kind): s.end for s in timeline_of(script).spans}
     assert ends == {(1, "retry"): 1.0, (2, "send"): 0.5}
 
 
 def test_what_is_on_its_way_when_the_push_fails_ends_with_it() -> None:
-    story = Story()
-    story.transfer("w.bin", 0.0, size=MB)
-    story.part("w.bin", 1, 0.5, connected=0.5)
-    story.tell(2.0, PushFailed("boom", "HubError"))
-    timeline = timeline_of(story)
+    script = EventScript()
+    script.transfer("w.bin", 0.0, size=MB)
+    script.part("w.bin", 1, 0.5, connected=0.5)
+    script.emit(2.0, PushFailed("boom", "HubError"))
+    timeline = timeline_of(script)
     (span,) = timeline.spans
     assert (span.kind, span.start, span.end, span.error) == ("send", 0.5, 2.0, "unfinished")
     (file,) = timeline.files
@@ -147,48 +147,48 @@ def test_what_is_on_its_way_when_the_push_fails_ends_with_it() -> None:
 
 
 def test_a_cancelled_push_says_so() -> None:
-    story = Story()
-    story.tell(2.0, PushFailed("", "CancelledError", cancelled=True))
-    (push,) = timeline_of(story).pushes
+    script = EventScript()
+    script.emit(2.0, PushFailed("", "CancelledError", cancelled=True))
+    (push,) = timeline_of(script).pushes
     assert (push.outcome, push.error) == ("cancelled", "")
 
 
 def test_a_push_that_was_killed_is_unfinished() -> None:
-    story = Story()
-    story.call("preupload", 0.0, 0.5)
-    assert timeline_of(story).pushes[0].outcome == "unfinished"
+    script = EventScript()
+    script.call("preupload", 0.0, 0.5)
+    assert timeline_of(script).pushes[0].outcome == "unfinished"
 
 
 def test_a_wait_for_another_attempt_ends_with_the_push() -> None:
-    story = Story()
-    story.tell(1.0, RetryScheduled("commit", 1, 60.0, "busy"))
-    story.tell(2.0, PushFailed("", "CancelledError", cancelled=True))
-    (span,) = timeline_of(story).spans
+    script = EventScript()
+    script.emit(1.0, RetryScheduled("commit", 1, 60.0, "busy"))
+    script.emit(2.0, PushFailed("", "CancelledError", cancelled=True))
+    (span,) = timeline_of(script).spans
     assert (span.kind, span.start, span.end) == ("wait", 1.0, 2.0)
 
 
-def test_a_wait_of_the_session_is_told_once() -> None:
-    story = Story()
+def test_a_wait_of_the_session_is_reported_once() -> None:
+    script = EventScript()
     for at in (1.0, 1.5, 8.0):
-        story.tell(at, Waiting(2.0, "rate limit"))
-    story.done(9.0)
-    assert timeline_of(story).holds == (
+        script.emit(at, Waiting(2.0, "rate limit"))
+    script.done(9.0)
+    assert timeline_of(script).holds == (
         Hold(1.0, 3.5, "rate limit"),
         Hold(8.0, 9.0, "rate limit"),
     )
 
 
 def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
-    story = Story()
-    story.tell(1.0, TransferStarted("x.bin", MB, 1))
-    story.tell(1.0, TransferStarted("y.bin", MB, 1))
-    story.tell(1.0, PartProgress("x.bin", 1, 0, MB))
-    story.tell(2.0, PartProgress("x.bin", 1, MB // 2, MB, MB // 2))  # the store had half of it
-    story.tell(3.0, PartProgress("y.bin", 1, MB // 2, MB))
+    script = EventScript()
+    script.emit(1.0, TransferStarted("x.bin", MB, 1))
+    script.emit(1.0, TransferStarted("y.bin", MB, 1))
+    script.emit(1.0, PartProgress("x.bin", 1, 0, MB))
+    script.emit(2.0, PartProgress("x.bin", 1, MB // 2, MB, MB // 2))  # the store had half of it
+    script.emit(3.0, PartProgress("y.bin", 1, MB // 2, MB))
     for name in ("x.bin", "y.bin"):
-        story.tell(3.5, FileStored(name, MB, "xet"))
-    story.done(4.0)
-    timeline = timeline_of(story)
+        script.emit(3.5, FileStored(name, MB, "xet"))
+    script.done(4.0)
+    timeline = timeline_of(script)
     assert drawn(timeline) == {
         ("send", "transfer", 0, 1.0, 2.0, "x.bin"),
         ("send", "transfer", 1, 1.0, 3.5, "y.bin"),
@@ -199,41 +199,41 @@ def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
 
 
 def test_without_progress_events_a_transfer_counts_when_its_file_is_stored() -> None:
-    story = Story()
-    story.tell(1.0, TransferStarted("x.bin", MB, 1))
-    story.tell(3.0, FileStored("x.bin", MB, "xet", bytes_sent=MB // 2))
-    story.done(4.0)
-    timeline = timeline_of(story)
+    script = EventScript()
+    script.emit(1.0, TransferStarted("x.bin", MB, 1))
+    script.emit(3.0, FileStored("x.bin", MB, "xet", bytes_sent=MB // 2))
+    script.done(4.0)
+    timeline = timeline_of(script)
     assert drawn(timeline) == {("send", "transfer", 0, 1.0, 3.0, "x.bin")}
     assert timeline.bytes_sent == pytest.approx(MB // 2)
 
 
 def test_files_that_ride_in_the_commit_have_no_row_and_unchanged_ones_end() -> None:
-    story = Story()
-    story.tell(0.5, FileStored("README.md", 10, "inline"))
-    story.hashed("same.bin", 0.5, 1.0)
-    story.tell(1.5, FileSkipped("same.bin", MB, "unchanged"))
-    story.tell(1.5, FileSkipped("README.md", 10, "unchanged"))
-    story.done(4.0)
-    (file,) = timeline_of(story).files
+    script = EventScript()
+    script.emit(0.5, FileStored("README.md", 10, "inline"))
+    script.hashed("same.bin", 0.5, 1.0)
+    script.emit(1.5, FileSkipped("same.bin", MB, "unchanged"))
+    script.emit(1.5, FileSkipped("README.md", 10, "unchanged"))
+    script.done(4.0)
+    (file,) = timeline_of(script).files
     assert (file.path, file.end, file.stored) == ("same.bin", 1.5, True)
 
 
 def test_connections_keep_their_lanes_and_calls_that_overlap_get_more() -> None:
-    story = Story()
+    script = EventScript()
     for number, (start, connection) in enumerate([(0, 7), (0, 8), (1, 8), (2, 7)], start=1):
-        story.part("w", number, start, start + 1, connected=float(start), connection=connection)
-    story.call("verify", 0.0, 2.0)
-    story.call("verify", 1.0, 3.0)
-    story.done(4.0)
-    timeline = timeline_of(story)
+        script.part("w", number, start, start + 1, connected=float(start), connection=connection)
+    script.call("verify", 0.0, 2.0)
+    script.call("verify", 1.0, 3.0)
+    script.done(4.0)
+    timeline = timeline_of(script)
     lanes = {s.part: s.lane for s in timeline.spans if s.part}
     assert lanes[1] == lanes[4] != lanes[2] == lanes[3]
     assert sorted(s.lane for s in timeline.spans if s.group == "hub") == [0, 1]
 
 
 def test_pushes_that_went_side_by_side_share_a_clock() -> None:
-    first, second = Story("a", "me/a"), Story("b", "me/b", began=1_760_000_002.0)
+    first, second = EventScript("a", "me/a"), EventScript("b", "me/b", began=1_760_000_002.0)
     first.hashed("w", 0.0, 3.0)
     second.hashed("w", 0.0, 3.0)
     timeline = timeline_of(first, second)

@@ -18,7 +18,7 @@ from asyncpush.listeners.timeline.layout import (
     verdict,
 )
 from asyncpush.listeners.timeline.model import Kind, Span, Timeline
-from tests.listeners.timeline.stories import MB, Story, one_file, timeline_of
+from tests.listeners.timeline.scripts import MB, EventScript, one_file, timeline_of
 
 COLUMNS = 800
 
@@ -44,32 +44,32 @@ def test_a_connection_shows_its_parts_by_number() -> None:
 
 
 def test_a_file_sent_by_a_library_of_its_own_has_a_lane() -> None:
-    story = Story()
-    story.tell(1.0, TransferStarted("x.bin", MB, 1))
-    story.tell(3.0, FileStored("x.bin", MB, "xet"))
-    (row,) = section(timeline_of(story), "transfers").rows
+    script = EventScript()
+    script.emit(1.0, TransferStarted("x.bin", MB, 1))
+    script.emit(3.0, FileStored("x.bin", MB, "xet"))
+    (row,) = section(timeline_of(script), "transfers").rows
     assert row.blocks == [Block("send", 1.0, 3.0, "x.bin")]
 
 
 def test_among_several_files_parts_are_named_as_far_as_needed() -> None:
-    story = Story()
-    story.part("deep/one.bin", 1, 0.0, 1.0, connected=0.0, connection=1)
-    story.part("deep/two.bin", 1, 0.0, 1.0, connected=0.0, connection=2)
-    story.part("deep/two.bin", 2, 0.0, 1.0, connected=0.0, connection=3)
-    story.done(1.0)
-    rows = section(timeline_of(story), "connections").rows
+    script = EventScript()
+    script.part("deep/one.bin", 1, 0.0, 1.0, connected=0.0, connection=1)
+    script.part("deep/two.bin", 1, 0.0, 1.0, connected=0.0, connection=2)
+    script.part("deep/two.bin", 2, 0.0, 1.0, connected=0.0, connection=3)
+    script.done(1.0)
+    rows = section(timeline_of(script), "connections").rows
     assert {row.blocks[0].label for row in rows} == {"one.bin", "two.bin #1", "two.bin #2"}
 
 
 def test_a_file_is_grey_from_first_to_last_and_what_went_on_lies_upon() -> None:
-    story = Story()
-    story.hashed("w.bin", 0.0, 1.0)
-    story.transfer("w.bin", 1.0, 2)
-    story.part("w.bin", 1, 2.0, 4.0, connected=2.0, connection=1)
-    story.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
-    story.stored("w.bin", 8.0)
-    story.done(8.0)
-    (row,) = section(timeline_of(story), "1 file").rows
+    script = EventScript()
+    script.hashed("w.bin", 0.0, 1.0)
+    script.transfer("w.bin", 1.0, 2)
+    script.part("w.bin", 1, 2.0, 4.0, connected=2.0, connection=1)
+    script.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
+    script.stored("w.bin", 8.0)
+    script.done(8.0)
+    (row,) = section(timeline_of(script), "1 file").rows
     pixel = 8 / COLUMNS
     assert row.label == "w.bin"
     assert row.blocks == [
@@ -82,25 +82,25 @@ def test_a_file_is_grey_from_first_to_last_and_what_went_on_lies_upon() -> None:
 
 
 def test_a_failure_beside_what_went_well_is_a_mark() -> None:
-    story = Story()
-    story.part("w.bin", 1, 0.0, 8.0, connected=0.0, connection=1)
-    story.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
-    story.done(8.0)
-    (row,) = section(timeline_of(story), "1 file").rows
+    script = EventScript()
+    script.part("w.bin", 1, 0.0, 8.0, connected=0.0, connection=1)
+    script.part("w.bin", 2, 2.0, 5.0, connected=2.0, connection=2, status=503)
+    script.done(8.0)
+    (row,) = section(timeline_of(script), "1 file").rows
     marks = [block for block in row.blocks if block.shade == "retry"]
     assert marks == [Block("retry", 5.0 - 16 / COLUMNS, 5.0)]
 
 
 def test_many_files_share_rows_and_many_connections_share_lanes() -> None:
-    story = Story()
+    script = EventScript()
     for number in range(500):
         name = f"f{number}.bin"
-        story.hashed(name, number / 100, number / 100 + 0.01)
-        story.part(name, 1, 1.0 + number % 10, 2.0 + number % 10, connected=1.0 + number % 10,
+        script.hashed(name, number / 100, number / 100 + 0.01)
+        script.part(name, 1, 1.0 + number % 10, 2.0 + number % 10, connected=1.0 + number % 10,
                    connection=number)  # fmt: skip
-        story.stored(name, number / 100 + 2)
-    story.done(13.0)
-    timeline = timeline_of(story)
+        script.stored(name, number / 100 + 2)
+    script.done(13.0)
+    timeline = timeline_of(script)
     files = section(timeline, "500 files, 96 rows")
     assert len(files.rows) == FILES
     assert {row.label for row in files.rows} == {""}
@@ -141,10 +141,10 @@ def test_pixels_that_are_mostly_idle_stay_white() -> None:
 
 
 def test_with_several_pushes_files_bear_the_name_of_their_repo() -> None:
-    first, second = Story("a", "me/a"), Story("b", "me/b")
-    for story in (first, second):
-        story.hashed("w.bin", 0.0, 1.0)
-        story.done(2.0)
+    first, second = EventScript("a", "me/a"), EventScript("b", "me/b")
+    for script in (first, second):
+        script.hashed("w.bin", 0.0, 1.0)
+        script.done(2.0)
     timeline = timeline_of(first, second)
     labels = {row.label for row in section(timeline, "2 files").rows}
     assert labels == {"me/a: w.bin", "me/b: w.bin"}
@@ -166,27 +166,27 @@ def test_where_the_time_went_adds_up() -> None:
     assert judged.wasted == pytest.approx(1.0 / 3.5)
 
 
-def spent_mostly_on(what: str) -> Story:
-    story = Story()
+def spent_mostly_on(what: str) -> EventScript:
+    script = EventScript()
     match what:
         case "send":
-            story.part("w", 1, 0.0, 9.0, connected=0.0, sent=9.0)
+            script.part("w", 1, 0.0, 9.0, connected=0.0, sent=9.0)
         case "hash":
-            story.hashed("w", 0.0, 9.0)
+            script.hashed("w", 0.0, 9.0)
         case "answer":
-            story.part("w", 1, 0.0, 9.0, connected=0.0, sent=0.5)
+            script.part("w", 1, 0.0, 9.0, connected=0.0, sent=0.5)
         case "connect":
-            story.part("w", 1, 0.0, 9.0, connected=8.5)
+            script.part("w", 1, 0.0, 9.0, connected=8.5)
         case "retry":
-            story.part("w", 1, 0.0, 9.0, connected=0.0, status=500)
+            script.part("w", 1, 0.0, 9.0, connected=0.0, status=500)
         case "wait":
-            story.tell(0.0, Waiting(9.0, "rate limit"))
+            script.emit(0.0, Waiting(9.0, "rate limit"))
         case "idle":
             pass
         case _:
-            story.call(what, 0.0, 9.0)
-    story.done(10.0)
-    return story
+            script.call(what, 0.0, 9.0)
+    script.done(10.0)
+    return script
 
 
 @pytest.mark.parametrize(
@@ -211,17 +211,17 @@ def test_the_bottleneck_is_named(what: str, words: str) -> None:
 
 
 def test_without_a_single_bottleneck_none_is_claimed() -> None:
-    story = Story()
-    story.hashed("w", 0.0, 4.0)
-    story.call("commit", 4.0, 7.0)
-    story.call("preupload", 7.0, 10.0)
-    story.done(10.0)
-    timeline = timeline_of(story)
+    script = EventScript()
+    script.hashed("w", 0.0, 4.0)
+    script.call("commit", 4.0, 7.0)
+    script.call("preupload", 7.0, 10.0)
+    script.done(10.0)
+    timeline = timeline_of(script)
     assert bottleneck(verdict(timeline), timeline).startswith("The largest share of the time went")
 
 
-def test_nothing_is_told_of_nothing() -> None:
-    timeline = timeline_of(Story())
+def test_nothing_is_reported_nothing() -> None:
+    timeline = timeline_of(EventScript())
     assert bottleneck(verdict(timeline), timeline) == "Nothing took any time."
     assert sections(timeline, COLUMNS) == []
     assert (
@@ -243,14 +243,14 @@ def test_nothing_is_told_of_nothing() -> None:
 
 
 def test_the_facts_in_a_line() -> None:
-    story = one_file()
-    assert facts(timeline_of(story)) == (
+    script = one_file()
+    assert facts(timeline_of(script)) == (
         "2.00 MB sent in 6.00 s (333 kB/s) · 1 LFS file · 2 parts · 1 failed attempt"
     )
-    assert headline(timeline_of(story)) == "me/m: done"
+    assert headline(timeline_of(script)) == "me/m: done"
 
 
 def test_pushes_of_several_ends() -> None:
-    failed, killed = Story("a"), Story("b")
-    failed.tell(1.0, PushFailed("boom", "HubError"))
+    failed, killed = EventScript("a"), EventScript("b")
+    failed.emit(1.0, PushFailed("boom", "HubError"))
     assert headline(timeline_of(failed, killed)) == "2 pushes: 1 failed, 1 unfinished"

@@ -8,7 +8,7 @@ import pytest
 
 from asyncpush.errors import SourceError
 from asyncpush.listeners.timeline.recording import read_timeline
-from tests.listeners.timeline.stories import BEGAN, Story, one_file, timeline_of, write_events
+from tests.listeners.timeline.scripts import BEGAN, EventScript, one_file, timeline_of, write_events
 
 
 def test_a_file_reads_as_what_was_heard_live(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_a_last_line_cut_short_and_foreign_lines_are_counted(tmp_path: Path) -> 
 
 
 def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
-    story = Story()
-    story.hashed("\udcff.bin", 0.0, 1.0)
-    read, _ = read_timeline(write_events(tmp_path / "e.jsonl", story))
+    script = EventScript()
+    script.hashed("\udcff.bin", 0.0, 1.0)
+    read, _ = read_timeline(write_events(tmp_path / "e.jsonl", script))
     assert read.skipped == 0
     assert read.files[0].path == "\udcff.bin"
 
@@ -61,10 +61,14 @@ def test_a_file_without_events_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 def test_of_several_runs_the_last_is_read_with_all_of_its_pushes(tmp_path: Path) -> None:
-    old, first, second = Story("old"), Story("aa", began=BEGAN + 99), Story("ab", began=BEGAN + 101)
-    for story in (old, first, second):
-        story.hashed("w", 0.0, 3.0)
-        story.done(4.0)
+    old, first, second = (
+        EventScript("old"),
+        EventScript("aa", began=BEGAN + 99),
+        EventScript("ab", began=BEGAN + 101),
+    )
+    for script in (old, first, second):
+        script.hashed("w", 0.0, 3.0)
+        script.done(4.0)
     path = write_events(tmp_path / "e.jsonl", old, first, second)
 
     read, others = read_timeline(path)
@@ -77,7 +81,7 @@ def test_of_several_runs_the_last_is_read_with_all_of_its_pushes(tmp_path: Path)
 
 @pytest.mark.parametrize(("prefix", "found"), [("a", "2 pushes"), ("z", "no pushes")])
 def test_an_id_must_name_one_push(tmp_path: Path, prefix: str, found: str) -> None:
-    path = write_events(tmp_path / "e.jsonl", Story("aa"), Story("ab"))
+    path = write_events(tmp_path / "e.jsonl", EventScript("aa"), EventScript("ab"))
     with pytest.raises(SourceError, match=found) as caught:
         read_timeline(path, prefix)
     assert "aa, ab" in caught.value.suggestion

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncpush.events import Notice, PushFailed, RequestFailed, RetryScheduled, Waiting
 from asyncpush.listeners.timeline.model import Timeline
 from asyncpush.listeners.timeline.trace import trace_events
-from tests.listeners.timeline.stories import Story, one_file, timeline_of
+from tests.listeners.timeline.scripts import EventScript, one_file, timeline_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,14 +32,14 @@ def texts(svg: bytes) -> list[str]:
 
 
 def test_it_tells_who_what_and_where_the_time_went() -> None:
-    told = texts(typical())
-    assert "me/m: done" in told
-    assert "Hub calls" in told
-    assert "connections (2)" in told
-    assert {"#1", "#2", "w.bin", "commit", "throughput"} <= set(told)
-    assert {"hash", "send", "wait", "failed attempt", "store's answer", "Hub call"} <= set(told)
-    assert any(text.startswith("The largest share of the time went into") for text in told)
-    assert {"0 s", "1 s", "6 s"} <= set(told)
+    output = texts(typical())
+    assert "me/m: done" in output
+    assert "Hub calls" in output
+    assert "connections (2)" in output
+    assert {"#1", "#2", "w.bin", "commit", "throughput"} <= set(output)
+    assert {"hash", "send", "wait", "failed attempt", "store's answer", "Hub call"} <= set(output)
+    assert any(text.startswith("The largest share of the time went into") for text in output)
+    assert {"0 s", "1 s", "6 s"} <= set(output)
 
 
 def test_it_is_small_and_fetches_nothing() -> None:
@@ -56,12 +56,12 @@ def test_it_is_small_and_fetches_nothing() -> None:
 
 def test_every_colour_is_one_path() -> None:
     """A path for each block would make a run of a thousand parts a file of megabytes."""
-    story = Story()
+    script = EventScript()
     for number in range(1, 1001):
         start = number // 24 * 0.2
-        story.part("w.bin", number, start, start + 0.19, connected=start, connection=number % 24)
-    story.done(8.6)
-    svg = draw(timeline_of(story))
+        script.part("w.bin", number, start, start + 0.19, connected=start, connection=number % 24)
+    script.done(8.6)
+    svg = draw(timeline_of(script))
     assert "1,000 parts" in " ".join(texts(svg))
     assert len(svg) < 250_000
     fills = [e.get("style") for e in ElementTree.fromstring(svg).iter(f"{SVG}path")]
@@ -69,7 +69,7 @@ def test_every_colour_is_one_path() -> None:
 
 
 def test_an_empty_run_is_a_picture_too() -> None:
-    assert "me/m: unfinished" in texts(draw(timeline_of(Story())))
+    assert "me/m: unfinished" in texts(draw(timeline_of(EventScript())))
 
 
 def leaky(name: str, secret: str) -> Timeline:
@@ -77,11 +77,11 @@ def leaky(name: str, secret: str) -> Timeline:
     token, url = f"hf_{secret}", f"https://s3/b/k?X-Amz-Signature={secret}"
     error = f"PUT {url} Bearer {secret} failed"
     path = f"{name} {token}"
-    story = Story(repo_id=f"me/{token}")
-    story.hashed(path, 0.0, 1.0)
-    story.transfer(path, 1.0)
-    span = story.part(path, 1, 1.0, connected=1.0)
-    story.tell(
+    script = EventScript(repo_id=f"me/{token}")
+    script.hashed(path, 0.0, 1.0)
+    script.transfer(path, 1.0)
+    span = script.part(path, 1, 1.0, connected=1.0)
+    script.emit(
         2.0,
         RequestFailed(
             call="part",
@@ -94,12 +94,12 @@ def leaky(name: str, secret: str) -> Timeline:
         ),
         span,
     )
-    story.tell(2.0, RetryScheduled("part", 1, 0.5, error, path, 1))
-    story.tell(2.0, Waiting(1.0, error))
-    story.tell(2.5, Notice(error))
-    story.tell(2.0, Waiting(60.0, "rate limit of the Hub"))
-    story.tell(6.0, PushFailed(f"$no$ & <b> {error}", "HubError", details={"token": token}))
-    return timeline_of(story)
+    script.emit(2.0, RetryScheduled("part", 1, 0.5, error, path, 1))
+    script.emit(2.0, Waiting(1.0, error))
+    script.emit(2.5, Notice(error))
+    script.emit(2.0, Waiting(60.0, "rate limit of the Hub"))
+    script.emit(6.0, PushFailed(f"$no$ & <b> {error}", "HubError", details={"token": token}))
+    return timeline_of(script)
 
 
 @settings(max_examples=25)
@@ -114,10 +114,10 @@ def test_a_run_that_failed_says_why_and_any_name_is_drawn() -> None:
     name = "$x^{_\\frac</svg>&\x00\x1b[31m\udcff\u202e漢字🤗" + "long" * 50
     svg = draw(leaky(name, "xyz7" * 6))
     assert b"xyz7xyz7" not in svg
-    told = texts(svg)
-    assert any("longlong" in text for text in told)
-    assert any(text.startswith("HubError: $no$ & <b> PUT https://s3/") for text in told)
-    assert "rate limit of the Hub, 4.00 s" in told
+    output = texts(svg)
+    assert any("longlong" in text for text in output)
+    assert any(text.startswith("HubError: $no$ & <b> PUT https://s3/") for text in output)
+    assert "rate limit of the Hub, 4.00 s" in output
 
 
 def test_the_users_own_plots_stay_as_they_are() -> None:

@@ -13,11 +13,11 @@ import pytest
 from asyncpush.events import PushFailed, Waiting
 from asyncpush.listeners.timeline.recording import check_target, render
 from asyncpush.listeners.timeline.trace import trace_events
-from tests.listeners.timeline.stories import Story, one_file, timeline_of
+from tests.listeners.timeline.scripts import EventScript, one_file, timeline_of
 
 
-def events(*stories: Story) -> list[dict[str, Any]]:
-    document = orjson.loads(trace_events(timeline_of(*stories)))
+def events(*scripts: EventScript) -> list[dict[str, Any]]:
+    document = orjson.loads(trace_events(timeline_of(*scripts)))
     assert document["displayTimeUnit"] == "ms"
     rows: list[dict[str, Any]] = document["traceEvents"]
     for row in rows:
@@ -83,11 +83,11 @@ def test_lanes_are_threads_with_names_and_within_one_nothing_overlaps() -> None:
 
 
 def test_each_push_is_a_process_and_each_file_an_async_pair() -> None:
-    first, second = Story("a", "me/a"), Story("b", "")
-    for story in (first, second):
-        story.hashed("w.bin", 0.0, 1.0)
-    second.tell(2.0, PushFailed("boom", "HubError"))
-    first.tell(1.0, Waiting(0.5, "rate limit"))
+    first, second = EventScript("a", "me/a"), EventScript("b", "")
+    for script in (first, second):
+        script.hashed("w.bin", 0.0, 1.0)
+    second.emit(2.0, PushFailed("boom", "HubError"))
+    first.emit(1.0, Waiting(0.5, "rate limit"))
     rows = events(first, second)
     names = {row["pid"]: row["args"]["name"] for row in rows if row["name"] == "process_name"}
     assert names == {0: "session", 1: "me/a", 2: "b"}
@@ -107,9 +107,9 @@ def test_throughput_is_a_counter_that_ends_at_zero() -> None:
 
 
 def test_names_from_anywhere_are_cleaned() -> None:
-    story = Story()
-    story.hashed("a\x1b[31m\udcff.bin", 0.0, 1.0)
-    assert "a?[31m?.bin" in {row["name"] for row in events(story)}
+    script = EventScript()
+    script.hashed("a\x1b[31m\udcff.bin", 0.0, 1.0)
+    assert "a?[31m?.bin" in {row["name"] for row in events(script)}
 
 
 def test_the_ending_says_what_is_written() -> None:

@@ -31,7 +31,7 @@ MB = 1_000_000
 BEGAN = 1_760_000_000.0
 
 
-class Story:
+class EventScript:
     """Events of a push, at seconds from its beginning."""
 
     def __init__(self, push_id: str = "p1", repo_id: str = "me/m", began: float = BEGAN) -> None:
@@ -39,25 +39,25 @@ class Story:
         self.records: list[Record] = []
         self._began = began
         self._spans = 0
-        self.tell(0.0, PushStarted(repo_id, "model", "main"))
+        self.emit(0.0, PushStarted(repo_id, "model", "main"))
 
-    def tell(self, at: float, event: Event, span: str = "root", parent: str | None = None) -> None:
+    def emit(self, at: float, event: Event, span: str = "root", parent: str | None = None) -> None:
         self.records.append(Record(event, self._began + at, self.push_id, span, parent))
 
     def call(self, name: str, start: float, end: float, status: int = 200, **about: object) -> str:
         span = self._span()
-        self.tell(start, _asked(name, 1, 100, about), span, "root")
-        self.tell(end, _answered(name, 1, status, 100, about), span, "root")
+        self.emit(start, _asked(name, 1, 100, about), span, "root")
+        self.emit(end, _answered(name, 1, status, 100, about), span, "root")
         return span
 
     def hashed(self, path: str, start: float, end: float, size: int = MB) -> None:
         took = (end - start) * 1000
-        self.tell(end, FileHashed(path, size, OID, cached=False, elapsed_ms=took))
+        self.emit(end, FileHashed(path, size, OID, cached=False, elapsed_ms=took))
 
     def transfer(self, path: str, at: float, parts: int = 1, size: int = MB) -> str:
         """The span that the file's parts are below."""
-        self.tell(at, FileRouted(path, size, "lfs"))
-        self.tell(at, TransferStarted(path, size, parts), f"file {path}", "root")
+        self.emit(at, FileRouted(path, size, "lfs"))
+        self.emit(at, TransferStarted(path, size, parts), f"file {path}", "root")
         return f"file {path}"
 
     def part(
@@ -79,13 +79,13 @@ class Story:
         span, parent = self._span(), f"file {path}"
         about = {"file": path, "part_number": number}
         started = _asked("part", attempt, size, about, queued)
-        self.tell(start, started, span, parent)
+        self.emit(start, started, span, parent)
         if connected is not None:
-            self.tell(connected, PartConnected(connection), span, parent)
+            self.emit(connected, PartConnected(connection), span, parent)
         if end is not None:
             sent_ms = None if sent is None else (sent - start) * 1000
             answered = _answered("part", attempt, status, size, about, sent_ms)
-            self.tell(end, answered, span, parent)
+            self.emit(end, answered, span, parent)
         return span
 
     def failed(self, path: str, number: int, at: float, span: str, *, delay: float = 0.0) -> None:
@@ -101,19 +101,19 @@ class Story:
             backoff_ms=delay * 1000,
             fields=about,
         )
-        self.tell(at, error, span, f"file {path}")
+        self.emit(at, error, span, f"file {path}")
         if delay:
             again = RetryScheduled("part", 1, delay, "unavailable", path, number)
-            self.tell(at, again, span, f"file {path}")
+            self.emit(at, again, span, f"file {path}")
 
     def progress(self, path: str, number: int, at: float, sent: int, size: int = MB) -> None:
-        self.tell(at, PartProgress(path, number, sent, size), f"file {path}", "root")
+        self.emit(at, PartProgress(path, number, sent, size), f"file {path}", "root")
 
     def stored(self, path: str, at: float, size: int = MB) -> None:
-        self.tell(at, FileStored(path, size, "lfs"))
+        self.emit(at, FileStored(path, size, "lfs"))
 
     def done(self, at: float) -> None:
-        self.tell(at, PushFinished(SHA, 1, MB, at))
+        self.emit(at, PushFinished(SHA, 1, MB, at))
 
     def _span(self) -> str:
         self._spans += 1
@@ -160,39 +160,39 @@ def _answered(
     )
 
 
-def timeline_of(*stories: Story) -> Timeline:
+def timeline_of(*scripts: EventScript) -> Timeline:
     """What a listener makes of them, all told at once."""
     builder = Builder()
-    for record in in_time(stories):
+    for record in in_time(scripts):
         builder.add(moment_of(record))
     return builder.timeline()
 
 
-def in_time(stories: Iterable[Story]) -> list[Record]:
-    return sorted((r for story in stories for r in story.records), key=lambda record: record.time)
+def in_time(scripts: Iterable[EventScript]) -> list[Record]:
+    return sorted((r for script in scripts for r in script.records), key=lambda record: record.time)
 
 
-def write_events(path: Path, *stories: Story) -> Path:
+def write_events(path: Path, *scripts: EventScript) -> Path:
     """The JSON lines that `--events` writes of them."""
     writer = JsonlWriter(path)
-    for record in in_time(stories):
+    for record in in_time(scripts):
         writer.on_event(record)
     writer.close()
     return path
 
 
-def one_file() -> Story:
+def one_file() -> EventScript:
     """Hashed, asked for, two parts over two connections of which one fails once, committed."""
-    story = Story()
-    story.call("preupload", 0.0, 0.5)
-    story.hashed("w.bin", 0.2, 1.0, 2 * MB)
-    story.call("lfs_batch", 1.0, 1.25)
-    story.transfer("w.bin", 1.25, 2, 2 * MB)
-    story.part("w.bin", 1, 1.5, 3.0, connected=1.75, sent=2.75, connection=50_001, queued=0.25)
-    lost = story.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
-    story.failed("w.bin", 2, 2.5, lost, delay=1.0)
-    story.part("w.bin", 2, 3.5, 4.5, connected=3.5, sent=4.5, connection=50_001, attempt=2)
-    story.stored("w.bin", 4.5, 2 * MB)
-    story.call("commit", 5.0, 6.0)
-    story.done(6.0)
-    return story
+    script = EventScript()
+    script.call("preupload", 0.0, 0.5)
+    script.hashed("w.bin", 0.2, 1.0, 2 * MB)
+    script.call("lfs_batch", 1.0, 1.25)
+    script.transfer("w.bin", 1.25, 2, 2 * MB)
+    script.part("w.bin", 1, 1.5, 3.0, connected=1.75, sent=2.75, connection=50_001, queued=0.25)
+    lost = script.part("w.bin", 2, 1.5, 2.5, connected=1.5, connection=50_002, status=503)
+    script.failed("w.bin", 2, 2.5, lost, delay=1.0)
+    script.part("w.bin", 2, 3.5, 4.5, connected=3.5, sent=4.5, connection=50_001, attempt=2)
+    script.stored("w.bin", 4.5, 2 * MB)
+    script.call("commit", 5.0, 6.0)
+    script.done(6.0)
+    return script
