@@ -396,8 +396,11 @@ def _as_numpy(value: Any) -> Any:
         except Exception as exc:
             failure = failure or exc
             continue
-        if array is not None and array.dtype != object:
+        if array is None:
+            continue
+        if array.dtype != object:
             return array
+        failure = failure or TypeError("its elements are Python objects, not numbers")
     raise UnusableTensorError(f"cannot be converted to NumPy: {failure}")
 
 

@@ -302,6 +302,7 @@ def test_parts_of_one_array_that_have_no_element_in_common_are_no_tied_weights()
         ({"a": np.zeros(1, "U1")}, None, "of dtype str32"),
         ({"a": np.zeros(1, "M8[s]")}, None, "of dtype datetime64"),
         ({"a": np.zeros(1, ml_dtypes.float8_e4m3)}, None, "of dtype float8_e4m3,"),
+        ({"a": ByArray(np.array(["x", 1], object))}, None, "its elements are Python objects"),
         ({"a": np.array([None])}, None, "of dtype object, which safetensors cannot write"),
         ({"a": np.zeros(1, np.complex128)}, None, "of dtype complex128"),
         ({"a": np.zeros(1, ml_dtypes.int4)}, None, "of dtype int4"),
