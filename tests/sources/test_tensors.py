@@ -403,6 +403,20 @@ def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None
     assert read == content.data
 
 
+def test_of_a_tensor_on_a_device_whole_rows_are_copied_at_once() -> None:
+    """JAX compiles each slice that differs in where it begins."""
+    slices: list[Any] = []
+
+    class Watched(Sliced):
+        def __getitem__(self, key: Any) -> Sliced:
+            slices.append(key)
+            return super().__getitem__(key)
+
+    array = made("uint8", 12, 900_000)
+    assert content(Tensors({"a": Watched(array)}, copy=True)) == save({"a": array})
+    assert slices == [slice(0, 12)]
+
+
 def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:
     class Gone(Sliced):
         def __getitem__(self, key: Any) -> Sliced:
