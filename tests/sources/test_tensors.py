@@ -404,7 +404,7 @@ def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None
 
 
 def test_of_a_tensor_on_a_device_whole_rows_are_copied_at_once() -> None:
-    """JAX compiles each slice that differs in where it begins."""
+    """JAX compiles a slice anew for each size."""
     slices: list[Any] = []
 
     class Watched(Sliced):
