@@ -157,7 +157,7 @@ class _ByRows(Array):
 
 class _OnDevice(_ByRows):
     """A tensor of another framework, in memory that NumPy cannot read. It is copied to the host as
-    a whole: JAX compiles a slice anew for each size (40 ms), and a transfer has costs of its own."""
+    a whole: JAX compiles a slice anew for each size (40 ms)."""
 
     step = sys.maxsize
 
