@@ -37,8 +37,8 @@ from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOp
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
-from asyncpush.sources.files import COLLECTED_AGAIN, changes_of
 from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.single_files import COLLECTED_AGAIN, changes_of
 from asyncpush.transfers.interface import BucketTransfer, BucketUpload, TransferFailedError
 
 BATCHES_AT_ONCE = 4

@@ -237,9 +237,9 @@ def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRe
     return HubRequest(
         "verify_commit",
         "POST",
-        routes.paths_info(repo, revision),
-        form.encode(),
-        FORM_HEADERS,
+        target=routes.paths_info(repo, revision),
+        body=form.encode(),
+        headers=FORM_HEADERS,
         fields={"repo_id": repo.repo_id, "revision": revision, "paths": len(paths)},
     )
 
