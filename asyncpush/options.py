@@ -213,6 +213,7 @@ class UploadConfig:
             raise ValueError(f"chunk_size must be 1/{CHUNKS_PER_PART} of max_memory at most")
         if self.initial_backoff_ms > self.max_backoff_ms:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
+        _check_flags(self, "verify_etag", "trust_mtime", "resume")
         _check_choice(self, "progress", get_args(ProgressChoice))
         _check_choice(self, "transfer", get_args(TransferChoice))
         if self.progress_callback is not None and not callable(self.progress_callback):
@@ -221,10 +222,12 @@ class UploadConfig:
             raise ValueError("allowed_hosts must be a list of host names, not one string")
         if self.allowed_hosts is not None and not _are_texts(self.allowed_hosts):
             raise ValueError("allowed_hosts must be a list of host names, or None")
-        if not isinstance(self.cache_dir, str | os.PathLike):
+        if not isinstance(self.cache_dir, str | os.PathLike) or not os.fspath(self.cache_dir):
             raise ValueError(f"cache_dir must be a path, not {self.cache_dir!r}")
         sinks = event_sinks(self.events)
-        if not all(isinstance(sink, str | os.PathLike) or callable(sink) for sink in sinks):
+        if not all(isinstance(sink, str | os.PathLike) or callable(sink) for sink in sinks) or (
+            "" in sinks
+        ):
             raise ValueError("events must be a path, a callable, a list of these, or None")
 
 
@@ -316,6 +319,10 @@ class PushOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        _check_flags(self, "create_repo", "create_branch", "create_pr", "follow_symlinks")
+        _check_flags(self, "verify", "dry_run", "whole", "strict")
+        if self.private is not None:
+            _check_flags(self, "private")
         _check_choice(self, "repo_type", get_args(RepoType))
         _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
@@ -418,10 +425,7 @@ class SyncOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("delete", "complete_marker", "create_bucket", "verify", "dry_run", "strict"):
-            # A pattern given here by mistake must not count as true: it would delete everything.
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        _check_flags(self, "delete", "complete_marker", "create_bucket")
         self.as_push("")
         if self.complete_marker and not self.verify:
             raise ValueError(
@@ -486,6 +490,14 @@ def event_sinks(events: EventSink | Sequence[EventSink] | None) -> Sequence[Even
     if isinstance(events, Sequence) and not isinstance(events, str):
         return events
     return (events,)
+
+
+def _check_flags(options: object, *names: str) -> None:
+    """Raise `ValueError` for anything but a bool: None must not switch verification off, "false"
+    must not count as true, and a pattern given for `delete` must not delete everything."""
+    for name in names:
+        if not isinstance(getattr(options, name), bool):
+            raise ValueError(f"{name} must be True or False, not {getattr(options, name)!r}")
 
 
 def _are_texts(value: Any) -> bool:

@@ -32,8 +32,11 @@ BAD_CONFIG: list[tuple[str, Any]] = [
     *(("transfer", value) for value in ("s3", "XET", None)),
     ("progress_callback", "print"),
     *(("allowed_hosts", value) for value in ("store.example", 5, [1])),
-    *(("cache_dir", value) for value in (5, None)),
+    *(("cache_dir", value) for value in (5, None, "")),
+    *((name, 1) for name in ("verify_etag", "trust_mtime", "resume")),
+    ("verify_etag", None),
     ("events", 5),
+    ("events", ""),
     ("events", ["run.jsonl", 5]),
     ("events", b"run.jsonl"),
 ]
@@ -57,6 +60,11 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("allow_patterns", value) for value in (5, [5])),
     *(("ignore_patterns", value) for value in (5, [None])),
     *(("delete_patterns", value) for value in (5, [b"*"])),
+    *(("verify", value) for value in (None, 0, "")),  # no verification only by False
+    *(("private", value) for value in ("", "false", 0)),  # "" would be public
+    *(("dry_run", value) for value in ("false", "0")),  # nothing would be pushed
+    *((name, None) for name in ("create_repo", "create_branch", "create_pr", "follow_symlinks")),
+    ("strict", "yes"),
 ]
 
 

@@ -270,6 +270,11 @@ async def test_a_file_is_no_folder_to_watch(uploader: Uploader, write: Write) ->
         uploader.watch(write({"log": b"0"}) / "log", "me/m")
 
 
+async def test_an_empty_path_is_no_folder_to_watch(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="an empty path"):
+        uploader.watch("", "me/m")
+
+
 async def test_a_folder_that_never_came_is_warned_of(
     uploader: Uploader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

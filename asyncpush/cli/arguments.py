@@ -44,7 +44,18 @@ from asyncpush.protocol.addresses import (
 COMMIT, FILES, HUB, OUTPUT_SECTION = "The commit", "The files", "The Hub", "Output"
 """Sections of a command's help."""
 
-A_PATH = click.Path(path_type=Path)
+
+class _NonEmptyPath(click.Path):
+    """A path. An empty one, as of a variable that was never set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path names no file or folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+A_PATH = _NonEmptyPath(path_type=Path)
+A_SOURCE = _NonEmptyPath()
 
 
 def warn_of_token(instead: str) -> None:
@@ -78,7 +89,7 @@ repo_id = argument(
 )
 source = argument(
     "source",
-    type=click.Path(),  # so that shells complete paths
+    type=A_SOURCE,  # a path, so that shells complete it
     metavar="SOURCE",
     help="A folder (its contents go to --path-in-repo) or a file.",
 )

@@ -31,6 +31,7 @@ BUCKET = "The bucket"
 @command(
     argument(
         "source",
+        type=arg.A_SOURCE,
         metavar="SOURCE",
         help="A folder (its contents go below ADDRESS) or a file.",
     ),

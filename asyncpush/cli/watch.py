@@ -47,7 +47,12 @@ class _Seconds(click.ParamType[float]):
 
 
 @command(
-    argument("folder", metavar="FOLDER", help="The folder to push; it need not exist yet."),
+    argument(
+        "folder",
+        type=arg.A_SOURCE,
+        metavar="FOLDER",
+        help="The folder to push; it need not exist yet.",
+    ),
     argument(
         "repo_id",
         metavar="REPO_ID",

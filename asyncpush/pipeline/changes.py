@@ -106,8 +106,9 @@ def _done(change: Change, shown: Mapping[str, RemoteFile]) -> bool:
 
 def title(ctx: PushContext, changes: Sequence[Change]) -> str:
     """The title of a commit: the user's message, or else a description of the changes."""
-    if ctx.options.commit_message:
-        return ctx.options.commit_message
+    message = ctx.options.commit_message
+    if message and not message.isspace():  # the Hub refuses a blank one, once all bytes are sent
+        return message
     if len(changes) == 1:
         verb = "Delete" if isinstance(changes[0], Delete) else "Upload"
         return f"{verb} {changes[0].path} with asyncpush"

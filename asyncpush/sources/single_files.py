@@ -40,8 +40,11 @@ class UnusableError(Exception):
 
 
 def absolute_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """`path` as an absolute path; `~` is the home directory."""
+    """`path` as an absolute path; `~` is the home directory. Raises `ValueError` for an empty path,
+    as a variable that was never set may hold: it would be the current folder."""
     text = os.path.expanduser(os.fsdecode(path))
+    if not text:
+        raise ValueError("an empty path names no file or folder")
     if os.pardir in PurePath(text).parts:
         # abspath would remove `link/..`, but `..` of a linked folder is another folder.
         return os.path.join(os.getcwd(), text)

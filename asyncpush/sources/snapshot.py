@@ -96,6 +96,10 @@ class Snapshot:
         self._stopped = stopped
         self._own = OwnFiles()
         self._report = ProblemReport()
+        if not os.fspath(source):
+            raise SourceError(
+                "the source is an empty path", problems=["the source is an empty path"]
+            )
         origin = absolute_path(source)
         parent = Path(origin).parent / SNAPSHOTS
         try:

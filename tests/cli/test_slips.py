@@ -145,3 +145,23 @@ def test_a_machine_that_is_to_stay_offline_is_reported_at_once(
     assert "HF_HUB_OFFLINE is set" in ran.err + ran.out
     assert "unset HF_HUB_OFFLINE" in ran.err + ran.out
     assert "request:" not in ran.err  # none was made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("push", "me/m", ""),
+        ("audit", "me/m", ""),
+        ("sync", "", "hf://buckets/me/b"),
+        ("watch", "", "me/m"),
+        ("many", ""),
+        ("hub", "--root", ""),
+        ("push", "me/m", ".", "--events", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], cli: Cli) -> None:
+    """As in `asyncpush push me/m "$OUT"` where OUT was never set."""
+    ran = cli(*words)
+    assert ran.code == 2
+    assert "an empty path names no file or folder" in " ".join(ran.err.split())

@@ -469,3 +469,11 @@ async def test_options_of_another_kind_are_named(uploader: Uploader) -> None:
     for_repos = cast("SyncOptions", PushOptions())
     with pytest.raises(TypeError, match="options must be SyncOptions, not PushOptions"):
         await uploader.sync({"a": b"a"}, "hf://buckets/me/b", for_repos)
+
+
+@pytest.mark.parametrize("message", ["", " \n\n"], ids=["empty", "blank"])
+async def test_a_message_that_says_nothing_is_replaced(
+    message: str, hub: LocalHub, uploader: Uploader
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"a"}, PushOptions(commit_message=message))
+    assert (await commits_of(hub, "me/m"))[0]["title"] == "Upload a.txt with asyncpush"

@@ -54,6 +54,11 @@ def test_a_copy_is_not_touched_by_what_is_written_in_place(write: Write, tmp_pat
     assert leftovers(tmp_path) == []
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(SourceError, match="empty path"):
+        Snapshot("", PushOptions(), True, threading.Event())
+
+
 def test_a_hard_link_keeps_replaced_files_and_not_what_is_written_in_place(write: Write) -> None:
     source = write({"replaced.bin": b"first", "in_place.bin": b"first"})
     link = take(source, how="hardlink")
