@@ -116,7 +116,7 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
 )
 def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, limit: float, tmp_path: Path) -> None:
     """In one file, in eight, or in a thousand. Measured on a loaded machine: 223 to 278 MB with
-    one and eight, 292 with a thousand (738 if nothing waits for room)."""
+    one and eight, 278 to 292 with a thousand (501 to 738 if nothing waits for room)."""
     rng = random.Random(count)
     folder = tmp_path / "model"
     folder.mkdir()
@@ -130,8 +130,8 @@ def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, limit: float, tmp_p
     assert output["verified"]
     assert output["routes"] == {"xet": 1}
     assert output["sent"] > (1 << 30) - count
-    assert output["peak"] < limit, output
-    sys.stderr.write(f"{output}\n")
+    assert output["peak"] < limit, output["peak"]
+    sys.stderr.write(f"{output['peak']:,} bytes\n")
 
 
 def stored(folder: Path) -> int:
