@@ -118,6 +118,11 @@ async def commit_series(
         groups = split(changes, size)
         for number, group in enumerate(groups, start=1):
             announced = final and number == len(groups)
+            if rebased:  # others may have made some of these changes; a file is deleted only once
+                group = await remaining_changes(ctx, group, outcome.commit_sha)
+                if not group:
+                    announced = False
+                    continue
             committer = Committer(
                 ctx,
                 load,
