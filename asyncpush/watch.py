@@ -32,9 +32,9 @@ from asyncpush.models import Source, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.protocol.addresses import names_bucket, target_of
-from asyncpush.sources.files import absolute_path
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.single_files import absolute_path
 from asyncpush.sources.walk import Walk
 
 logger = library_logger("watch")

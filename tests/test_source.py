@@ -159,7 +159,7 @@ HARMLESS_FIELDS = re.compile(
     r"|.*\.(commit_url|repo_url|bucket_url|pr_url|cas_url|refresh_url)|protocol\.commits\.CommitAnswer\.url"
     r"|localhub\.store\.buckets\.BucketFile\.content_type|protocol\.buckets\.AddFile\.content_type"
     r"|localhub\.store\.gitrepo\.Ref\.target|localhub\.state\.HubState\.xet_token_lifetime|localhub\.pages\.views\.(Crumb|BucketRow)\.href"
-    r"|models\.files\.FileSource\.content"  # its classes leave their bytes out
+    r"|models\.file_source\.FileSource\.content"  # its classes leave their bytes out
     r"|doctor\.asking\.(LocalFacts\.token_(from|kind|expires_at)|Facts\.target)"
 )
 

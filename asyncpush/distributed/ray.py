@@ -127,11 +127,11 @@ async def push_distributed(
     async with Uploader(token, endpoint, config) as up:
         repo, options = target_of(repo_id, options, up.endpoint)
         there = _JobSettings(
-            repo.repo_id,
-            replace(options, model_card=None, timeout=None),
-            replace(config, progress="none", progress_callback=None, events=None),
-            up.endpoint,
-            _token_for_workers(token, endpoint),
+            repo_id=repo.repo_id,
+            options=replace(options, model_card=None, timeout=None),
+            config=replace(config, progress="none", progress_callback=None, events=None),
+            endpoint=up.endpoint,
+            token=_token_for_workers(token, endpoint),
         )
         jobs = [there.job(number, source) for number, source in enumerate(placed)]
         if options.model_card is not None:
@@ -190,14 +190,14 @@ class _JobSettings:
         self, number: int, node_id: str | None, source: Source | MakeSource, options: PushOptions
     ) -> _Job:
         return _Job(
-            number,
-            self.repo_id,
-            node_id,
-            source,
-            options,
-            self.config,
-            self.endpoint,
-            self.token,
+            number=number,
+            repo_id=self.repo_id,
+            node_id=node_id,
+            source=source,
+            options=options,
+            config=self.config,
+            endpoint=self.endpoint,
+            token=self.token,
             own_cache=Path(self.config.cache_dir) == default_cache_dir(),
         )
 

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from asyncpush.journal.files import (
+from asyncpush.journal.filesystem import (
     DamagedError,
     file_key,
     has_log,

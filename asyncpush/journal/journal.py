@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from asyncpush.journal import tables
 from asyncpush.journal.database import Database, UnusableError
-from asyncpush.journal.files import forget_aside, in_memory, private_folder, size_on_disk
+from asyncpush.journal.filesystem import forget_aside, in_memory, private_folder, size_on_disk
 from asyncpush.journal.group_commit import GroupCommit, WriteBehind
 from asyncpush.journal.locks import Claim, HostLocks, HostPeers
 from asyncpush.journal.tables import (

@@ -410,7 +410,16 @@ def entries(connection: sqlite3.Connection) -> list[Entry]:
     ]
     commits = connection.execute("SELECT scope, fingerprint, created_at FROM commits")
     found += [
-        Entry("commit", display(scope), display(name), 0, 0, 0, at, at + COMMIT_LIFE)
+        Entry(
+            kind="commit",
+            scope=display(scope),
+            oid=display(name),
+            size=0,
+            parts_stored=0,
+            parts_total=0,
+            created_at=at,
+            expires_at=at + COMMIT_LIFE,
+        )
         for scope, name, at in commits
     ]
     return sorted(found, key=lambda entry: entry.created_at)

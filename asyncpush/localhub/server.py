@@ -32,7 +32,7 @@ from asyncpush.localhub.state import HubState
 from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repos import Repos
 from asyncpush.localhub.xet import XetStore, with_xet
-from asyncpush.localhub.xet.store import LIFETIME
+from asyncpush.localhub.xet.chunk_store import LIFETIME
 
 # A commit in progress may finish; a download in progress is cut.
 SHUTDOWN_SECONDS = 5.0
@@ -139,15 +139,15 @@ class LocalHub:
         blobs = self._store or DiskStore(self.root / "lfs", part_size=self._part_size)
         xet = XetStore(self.root / "xet")
         state = HubState(
-            Repos(self.root),
-            with_xet(blobs, xet),
-            xet,
-            Signer.load(self.root / "xet" / "secret"),
-            self._xet_token_lifetime,
-            self._xet,
-            self._users,
-            TokenIssuer(self.root / "oauth", lifetime=self._token_lifetime),
-            self._trusted_publishers,
+            repos=Repos(self.root),
+            blobs=with_xet(blobs, xet),
+            xet=xet,
+            xet_signer=Signer.load(self.root / "xet" / "secret"),
+            xet_token_lifetime=self._xet_token_lifetime,
+            grants_xet=self._xet,
+            users=self._users,
+            tokens=TokenIssuer(self.root / "oauth", lifetime=self._token_lifetime),
+            trusted_publishers=self._trusted_publishers,
         )
         self._tokens = state.tokens
         async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
 """The values that travel through a push: frozen, and independent of how they are transferred."""
 
-from asyncpush.models.files import (
+from asyncpush.models.file_source import (
     BytesSource,
     ComposedSource,
     Content,

@@ -471,7 +471,14 @@ class StragglerMonitor:
         arrived; `again` is called once, if the part is slow enough to be sent a second time;
         `paused` returns whether the part is paused."""
         loop = asyncio.get_running_loop()
-        in_flight = InFlightPart(size, delivered, again, loop.time(), moving, paused)
+        in_flight = InFlightPart(
+            size=size,
+            delivered=delivered,
+            again=again,
+            now=loop.time(),
+            moving=moving,
+            paused=paused,
+        )
         if size > LEAST:
             self._in_flight[in_flight] = None
             if self._timer is None:

@@ -97,7 +97,12 @@ async def _audit_bucket(ctx: PushContext, collected: CollectedSources) -> AuditR
     extra = sorted(path for path in below if path not in local and not is_marker(path))
     ctx.enter("done")
     return AuditReport(
-        ctx.repo_url, "", tuple(matching), tuple(missing), tuple(different), tuple(extra)
+        repo_url=ctx.repo_url,
+        commit_sha="",
+        matching=tuple(matching),
+        missing=tuple(missing),
+        different=tuple(different),
+        extra=tuple(extra),
     )
 
 

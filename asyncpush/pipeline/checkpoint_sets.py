@@ -277,6 +277,15 @@ async def _remove(
         raise SyncError(
             f"the checkpoint set {folder} was not removed completely: {in_words(failures)}",
             failures=failures,
-            result=SyncResult(ctx.repo_url, (), (), tuple(bucket.applied), 0, 0, False, 0.0),
+            result=SyncResult(
+                ctx.repo_url,
+                files_uploaded=(),
+                files_unchanged=(),
+                files_deleted=tuple(bucket.applied),
+                bytes_transferred=0,
+                bytes_deduplicated=0,
+                verified=False,
+                elapsed_seconds=0.0,
+            ),
             suggestion="the sets to keep are not affected; the next push or prune continues this",
         )

@@ -72,7 +72,15 @@ async def commit_in_pull_request(
                 if not begun_before:
                     check_parent(ctx, ref_head)
                 outcome = await commit_series(
-                    ctx, remaining, wanted, ref_head, ref, load, size, pr_url=url, final=create_pr
+                    ctx,
+                    changes=remaining,
+                    wanted=wanted,
+                    head=ref_head,
+                    revision=ref,
+                    load=load,
+                    size=size,
+                    pr_url=url,
+                    final=create_pr,
                 )
                 if begun_before:
                     outcome = replace(outcome, ours=True, added=paths_added(changes))

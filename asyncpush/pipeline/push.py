@@ -49,8 +49,8 @@ from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
-from asyncpush.sources.files import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.single_files import COLLECTED_AGAIN, changes_of, looks_changed
 from asyncpush.transfers.inline import git_blob_oid
 
 T = TypeVar("T")
@@ -407,7 +407,13 @@ class PushRun:
         if in_series:
             ctx.warn(f"the commits of this push appear on {options.revision} one by one")
             return await commit_series(
-                ctx, changes, wanted, head, options.revision, load, commit_limits(options)
+                ctx,
+                changes=changes,
+                wanted=wanted,
+                head=head,
+                revision=options.revision,
+                load=load,
+                size=commit_limits(options),
             )
         committer = Committer(
             ctx,

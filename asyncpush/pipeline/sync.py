@@ -472,14 +472,14 @@ class SyncRun:
         result = self._result(verified=False)
         return SyncResult(
             result.bucket_url,
-            (),
-            tuple(unchanged),
-            (),
-            0,
-            0,
-            False,
-            result.elapsed_seconds,
-            tuple(self._ctx.warnings),
+            files_uploaded=(),
+            files_unchanged=tuple(unchanged),
+            files_deleted=(),
+            bytes_transferred=0,
+            bytes_deduplicated=0,
+            verified=False,
+            elapsed_seconds=result.elapsed_seconds,
+            warnings=tuple(self._ctx.warnings),
             plan=tuple(sorted(plan, key=lambda file: file.path_in_repo)),
         )
 

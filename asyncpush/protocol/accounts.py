@@ -174,7 +174,15 @@ def refresh_token_request(refresh_token: str, client_id: str) -> HubRequest:
         "client_id": client_id,
     }
     body = urlencode(form).encode()
-    return HubRequest("token", "POST", routes.TOKEN, body, FORM_HEADERS, "none", queued=False)
+    return HubRequest(
+        "token",
+        "POST",
+        target=routes.TOKEN,
+        body=body,
+        headers=FORM_HEADERS,
+        auth="none",
+        queued=False,
+    )
 
 
 def exchange_token_request(id_token: str, resource: str) -> HubRequest:
@@ -194,7 +202,9 @@ def id_token_request(url: str, bearer: str, audience: str) -> HubRequest:
     separator = "&" if "?" in url else "?"
     target = f"{url}{separator}audience={quote(audience, safe='')}"
     headers = {"Authorization": f"Bearer {bearer}"}
-    return HubRequest("id_token", "GET", target, None, headers, "none", queued=False)
+    return HubRequest(
+        "id_token", "GET", target=target, body=None, headers=headers, auth="none", queued=False
+    )
 
 
 def is_token_answer(response: HubResponse) -> bool:

@@ -155,9 +155,9 @@ def batch_request(bucket: Repo, operations: Sequence[Operation]) -> HubRequest:
     return HubRequest(
         "bucket_batch",
         "POST",
-        routes.bucket_batch(bucket),
-        b"".join(orjson.dumps(_row(operation)) + b"\n" for operation in operations),
-        _NDJSON,
+        target=routes.bucket_batch(bucket),
+        body=b"".join(orjson.dumps(_row(operation)) + b"\n" for operation in operations),
+        headers=_NDJSON,
         fields={"repo_id": address_of(bucket), "operations": len(operations)},
         slow=True,
     )

@@ -134,9 +134,9 @@ def commit_request(
     return HubRequest(
         "commit",
         "POST",
-        routes.commit(repo, revision) + query,
-        body,
-        {"Content-Type": "application/x-ndjson"},
+        target=routes.commit(repo, revision) + query,
+        body=body,
+        headers={"Content-Type": "application/x-ndjson"},
         fields={"repo_id": repo.repo_id, "revision": revision, **fields},
         slow=True,
     )

@@ -84,7 +84,9 @@ def get(call: str, path: str, **fields: Any) -> HubRequest:
 def post_json(
     call: str, path: str, body: Any, *, headers: Mapping[str, str] = JSON_HEADERS, **fields: Any
 ) -> HubRequest:
-    return HubRequest(call, "POST", path, orjson.dumps(body), headers, fields=fields)
+    return HubRequest(
+        call, "POST", target=path, body=orjson.dumps(body), headers=headers, fields=fields
+    )
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -277,9 +277,9 @@ def complete_request(url: str, oid: str, etags: Sequence[str]) -> HubRequest:
     return HubRequest(
         request.call,
         request.method,
-        request.target,
-        request.body,
-        request.headers,
+        target=request.target,
+        body=request.body,
+        headers=request.headers,
         auth="none",
         fields=request.fields,
         slow=True,

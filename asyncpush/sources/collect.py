@@ -22,17 +22,6 @@ from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, PathSource, Source
 from asyncpush.options import PushOptions, parse_size
 from asyncpush.own_files import OwnFiles
-from asyncpush.sources.files import (
-    Copy,
-    UnusableError,
-    absolute_path,
-    check_file_object,
-    collect_again,
-    is_async_file,
-    path_of,
-    regular_file,
-    status_of,
-)
 from asyncpush.sources.paths import (
     PATH_LIMIT,
     PatternFilter,
@@ -44,7 +33,18 @@ from asyncpush.sources.paths import (
     normalise_path,
 )
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.sources.shards import split_large
+from asyncpush.sources.sharding import split_large
+from asyncpush.sources.single_files import (
+    Copy,
+    UnusableError,
+    absolute_path,
+    check_file_object,
+    collect_again,
+    is_async_file,
+    path_of,
+    regular_file,
+    status_of,
+)
 from asyncpush.sources.spool import OpenStream, Spool
 from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
@@ -182,12 +182,12 @@ def _finished(
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(
         tuple(by_path),
-        report.notices,
-        tuple(streams),
-        spool,
-        frozenset(gathered.skipped),
-        frozenset(gathered.gone),
-        gathered.one_file,
+        notices=report.notices,
+        streams=tuple(streams),
+        spool=spool,
+        skipped=frozenset(gathered.skipped),
+        gone=frozenset(gathered.gone),
+        one_file=gathered.one_file,
     )
 
 

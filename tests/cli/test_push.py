@@ -33,8 +33,8 @@ def test_json_is_one_object_with_every_field_of_the_result(cli: Cli, folder: Pat
 
     assert ran.code == 0
     assert ran.document["ok"] is True
-    output = {field.name for field in fields(UploadResult)} - {"activity"}  # that is for pictures
-    assert output <= set(ran.document)
+    names = {field.name for field in fields(UploadResult)} - {"activity"}  # that is for pictures
+    assert names <= set(ran.document)
     assert "activity" not in ran.document
     assert sorted(ran.document["files_uploaded"]) == ["config.json", "weights.bin"]
     assert ran.document["verified"] is True

@@ -43,6 +43,6 @@ def test_settings_that_the_official_client_has_too_are_named_for_those_who_come_
     calls = (HfApi.upload_folder, HfApi.upload_file, HfApi.create_commit)
     theirs = {name for call in calls for name in inspect.signature(call).parameters}
     ours = {field.name for field in fields(asyncpush.PushOptions)}
-    output = section("Coming from huggingface_hub")
+    text = section("Coming from huggingface_hub")
     assert len(theirs & ours) >= 10
-    assert [name for name in sorted(theirs & ours) if f"`{name}`" not in output] == []
+    assert [name for name in sorted(theirs & ours) if f"`{name}`" not in text] == []

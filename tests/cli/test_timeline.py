@@ -42,13 +42,13 @@ def test_a_push_is_drawn_and_its_events_draw_the_same(
     assert ran.code == 0
     assert ran.err.splitlines()[-1] == f"timeline: {path}"
     assert "timeline" not in ran.out
-    output = kinds(path)
-    assert (output["send"], output["commit"], output["hash"]) == (3, 1, 1)  # parts of 1 MiB at most
+    found = kinds(path)
+    assert (found["send"], found["commit"], found["hash"]) == (3, 1, 1)  # parts of 1 MiB at most
     ports = [row["args"].get("local_port") for row in trace(path) if "args" in row]
     assert any(isinstance(port, int) for port in ports)
 
     assert cli("timeline", events, "-o", tmp_path / "again.json").code == 0
-    assert kinds(tmp_path / "again.json") == output
+    assert kinds(tmp_path / "again.json") == found
 
 
 def test_a_push_that_fails_is_drawn_too(cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, database, files
+from asyncpush.journal import Journal, database, filesystem
 from tests.fake_clock import FakeClock
 from tests.journal.helpers import (
     SCOPE,
@@ -193,9 +193,9 @@ def test_a_file_of_another_user_is_set_aside(
 ) -> None:
     fill(tmp_path, clock)
     inode = database_file(tmp_path).stat().st_ino
-    is_ours = files._is_ours
+    is_ours = filesystem._is_ours
     monkeypatch.setattr(
-        files, "_is_ours", lambda status: status.st_ino != inode and is_ours(status)
+        filesystem, "_is_ours", lambda status: status.st_ino != inode and is_ours(status)
     )
     with Journal.open(tmp_path, clock=clock) as journal:
         assert journal.disabled_reason is None
@@ -207,7 +207,7 @@ def test_a_fresh_journal_that_is_damaged_again_is_done_without(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(path: Path) -> None:
-        raise files.DamagedError("it cannot be")
+        raise filesystem.DamagedError("it cannot be")
 
     monkeypatch.setattr(database, "prepare_file", damaged)
     fill_path = database_file(tmp_path)
@@ -268,8 +268,8 @@ def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: FakeClock) -> N
     asides = set_aside(tmp_path)
     folders = [name for name in asides if (tmp_path / "journal" / name).is_dir()]
     assert len(folders) == 1
-    assert len(asides) == files.KEPT_ASIDE + 1
-    assert len(list((tmp_path / "journal").glob("*-wal"))) <= files.KEPT_ASIDE + 1
+    assert len(asides) == filesystem.KEPT_ASIDE + 1
+    assert len(list((tmp_path / "journal").glob("*-wal"))) <= filesystem.KEPT_ASIDE + 1
 
 
 def test_a_second_one_set_aside_in_the_same_second_gets_another_name(

@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 from asyncpush import UploadConfig, Uploader
-from asyncpush.journal import Journal, NullJournal, database, files
+from asyncpush.journal import Journal, NullJournal, database, filesystem
 from asyncpush.localhub import LocalHub
 from asyncpush.options import default_cache_dir
 from tests.conftest import TOKEN
@@ -332,10 +332,10 @@ def test_a_network_filesystem_is_known_by_its_mount(
         "22 1 999:1 / / rw - nfs4 server:/ rw\n"
         f"23 1 {os.major(device)}:{os.minor(device)} / /home rw - {kind} /dev/sda rw\n"
     )
-    assert files.on_network(tmp_path, mounts) is expected
+    assert filesystem.on_network(tmp_path, mounts) is expected
     mounts.write_text("22 1 999:1 / / rw - nfs4 server:/ rw\n")
-    assert files.on_network(tmp_path, mounts) is False
-    assert files.on_network(tmp_path, tmp_path / "none") is False
+    assert filesystem.on_network(tmp_path, mounts) is False
+    assert filesystem.on_network(tmp_path, tmp_path / "none") is False
 
 
 @pytest.fixture

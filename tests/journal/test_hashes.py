@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.journal import Journal, group_commit, tables
-from asyncpush.journal.files import in_memory
+from asyncpush.journal.filesystem import in_memory
 from asyncpush.journal.tables import Row
 from asyncpush.models import FileIdentity
 from tests.fake_clock import NOW, FakeClock

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush.journal import Journal, files
+from asyncpush.journal import Journal, filesystem
 from tests.fake_clock import FakeClock
 from tests.journal.helpers import SCOPE, SECRET, SHA, database_file, make_identity, make_upload
 
@@ -69,7 +69,7 @@ def test_a_folder_of_another_user_is_not_used(
         theirs.rename(tmp_path / "journal")
         theirs = tmp_path / "journal"
     inode = theirs.stat().st_ino
-    monkeypatch.setattr(files, "_is_ours", lambda status: status.st_ino != inode)
+    monkeypatch.setattr(filesystem, "_is_ours", lambda status: status.st_ino != inode)
     with Journal.open(tmp_path) as journal:
         assert journal.disabled_reason == f"{tmp_path / 'journal'}: belongs to another user"
     assert list(theirs.iterdir()) == []
@@ -77,11 +77,11 @@ def test_a_folder_of_another_user_is_not_used(
 
 def test_ownership_is_by_effective_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = tmp_path.stat()
-    assert files._is_ours(status)
+    assert filesystem._is_ours(status)
     monkeypatch.setattr(os, "geteuid", lambda: status.st_uid + 1)
-    assert not files._is_ours(status)
+    assert not filesystem._is_ours(status)
     monkeypatch.delattr(os, "geteuid")
-    assert files._is_ours(status)
+    assert filesystem._is_ours(status)
 
 
 def test_a_link_of_ours_to_another_disk_is_followed(tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def finished(**changes: object) -> PushFinished:
     return PushFinished(**(fields | changes))  # type: ignore[arg-type]
 
 
+def answered(call: str = "lfs_batch", **fields: object) -> RequestFinished:
+    return RequestFinished(
+        call=call,
+        method="POST",
+        url="https://x",
+        attempt=1,
+        status=200,
+        elapsed_ms=1.0,
+        bytes_out=0,
+        bytes_in=0,
+        headers={},
+        fields=fields,
+    )
+
+
 def failed(error: str = "not allowed", *, cancelled: bool = False) -> PushFailed:
     return PushFailed(error, "AuthError", cancelled)
 

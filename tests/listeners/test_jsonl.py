@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
-from asyncpush.events import FileHashed, RequestFinished
+from asyncpush.events import FileHashed
 from asyncpush.listeners import jsonl
 from asyncpush.listeners.jsonl import JsonlWriter
-from tests.listeners.helpers import OID, SIGNED_URL, one_of_each, planned, record
+from tests.listeners.helpers import OID, SIGNED_URL, answered, one_of_each, planned, record
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -118,24 +118,7 @@ def test_what_orjson_refuses_is_written_all_the_same(path: Path, event: FileHash
 
 def test_values_of_foreign_types_are_written_as_text(path: Path) -> None:
     writer = JsonlWriter(path)
-    about = {"where": Path("a/b")}
-    writer.on_event(
-        record(
-            RequestFinished(
-                call="x",
-                method="GET",
-                url="https://x",
-                attempt=1,
-                status=200,
-                elapsed_ms=1.0,
-                bytes_out=0,
-                bytes_in=0,
-                headers={},
-                request_id=None,
-                fields=about,
-            )
-        )
-    )
+    writer.on_event(record(answered(where=Path("a/b"))))
     writer.close()
     assert rows(path)[0]["where"] == "a/b"
 

@@ -106,9 +106,9 @@ class Elsewhere:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        emit = request.headers.get("traceparent"), request.headers.get("baggage")
+        carried = request.headers.get("traceparent"), request.headers.get("baggage")
         route = request.match_info.route.name or ""
-        self.carried.append((route, (request.url.host or ""), *emit))
+        self.carried.append((route, (request.url.host or ""), *carried))
         response = await handler(request)
         if request.path.endswith("/objects/batch"):
             assert isinstance(response, web.Response)

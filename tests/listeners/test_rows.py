@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from asyncpush.events import FilesPlanned, RequestFailed, RequestFinished, RequestStarted
+from asyncpush.events import FilesPlanned, RequestFailed, RequestStarted
 from asyncpush.events.schema import event_fields, event_name, event_row
 from asyncpush.redaction import HIDDEN, redact_value
-from tests.listeners.helpers import SIGNED_URL, one_of_each, record
+from tests.listeners.helpers import SIGNED_URL, answered, one_of_each, record
 
 TOKEN = "hf_" + "aB3" * 11
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
@@ -82,17 +82,6 @@ def test_requests_are_named_by_their_call() -> None:
     started = RequestStarted(
         call="lfs_batch", method="POST", url="https://x", attempt=1, bytes_out=0, headers={}
     )
-    answered = RequestFinished(
-        call="lfs_batch",
-        method="POST",
-        url="https://x",
-        attempt=1,
-        status=200,
-        elapsed_ms=1.0,
-        bytes_out=0,
-        bytes_in=0,
-        headers={},
-    )
     lost = RequestFailed(
         call="lfs_batch",
         url="https://x",
@@ -102,26 +91,13 @@ def test_requests_are_named_by_their_call() -> None:
         backoff_ms=None,
     )
     assert event_name(started) == "hf_hub.lfs_batch"
-    assert event_name(answered) == "hf_hub.lfs_batch.response"
+    assert event_name(answered()) == "hf_hub.lfs_batch.response"
     assert event_name(lost) == "hf_hub.upload.failed"
 
 
 def test_what_a_request_is_about_lies_beside_its_own_fields_and_hides_none() -> None:
     about = {"repo_id": "me/m", "status": "mine", "time": "mine", "event": "mine"}
-    answered = RequestFinished(
-        call="x",
-        method="POST",
-        url="https://x",
-        attempt=1,
-        status=200,
-        elapsed_ms=1.0,
-        bytes_out=0,
-        bytes_in=0,
-        headers={},
-        request_id=None,
-        fields=about,
-    )
-    row = event_row(record(answered))
+    row = event_row(record(answered("x", **about)))
     assert row["repo_id"] == "me/m"
     assert row["status"] == 200
     assert row["event"] == "hf_hub.x.response"

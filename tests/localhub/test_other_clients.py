@@ -77,12 +77,12 @@ def test_the_official_client_of_today_does_what_it_does_with_the_hub(
     with serve_in_thread(tmp_path / "hub", part_size=PART_SIZE, token="hf_local") as hub:
         command: list[str | Path] = [sys.executable, OFFICIAL_SCRIPT, hub.url, "hf_local"]
         environment = {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path), **settings}
-        expected = said([*command, "me/net", tmp_path], **environment)
+        output = said([*command, "me/net", tmp_path], **environment)
         assert (hub.root / "xet" / "xorbs").exists() == (not settings)
-    assert expected["upload"] is True, expected["upload"]
-    assert expected["download"] is True
-    assert expected["pull request"] == [1, True, True]
-    assert expected["delete"] is None
+    assert output["upload"] is True, output["upload"]
+    assert output["download"] is True
+    assert output["pull request"] == [1, True, True]
+    assert output["delete"] is None
 
 
 @pytest.fixture(scope="module")

@@ -83,9 +83,9 @@ def test_a_history_that_never_had_the_file_stays_as_it_is(api: HfApi) -> None:
 def test_storage_is_reported_by_repo(api: HfApi) -> None:
     upload(api, "model.bin", b"large" * 100)
     api.create_repo("team/data", repo_type="dataset", private=True)
-    expected = {(repo.id, repo.type): repo for repo in api.list_user_repos()}
-    assert expected["me/net", "model"].storage == 500
-    assert expected["team/data", "dataset"].visibility == "private"
+    listed = {(repo.id, repo.type): repo for repo in api.list_user_repos()}
+    assert listed["me/net", "model"].storage == 500
+    assert listed["team/data", "dataset"].visibility == "private"
     assert [repo.id for repo in api.list_user_repos(namespace="team")] == ["team/data"]
 
 

@@ -20,6 +20,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs import Signer
 from asyncpush.localhub.routes import xet as cas_routes
 from asyncpush.localhub.web import Refusal
+from asyncpush.localhub.xet.chunk_store import XetStore, check_token, new_token
 from asyncpush.localhub.xet.shards import (
     BadShardError,
     BadXorbError,
@@ -29,7 +30,6 @@ from asyncpush.localhub.xet.shards import (
     parse_shard,
     read_chunks,
 )
-from asyncpush.localhub.xet.store import XetStore, check_token, new_token
 
 TOKEN = "hub-token"
 TAG = b"HFRepoMetaData\0" + bytes.fromhex("556967456a7b815783a5bdd95ccdd14aa9")

@@ -160,18 +160,18 @@ async def test_the_token_is_looked_for_where_the_official_client_looks(
     hub: LocalHub, home: Path, tokens: TokenRequests, official: Callable[[], str | None]
 ) -> None:
     """The official client is run in each environment, and so are we."""
-    expected = {}
+    tokens_by_name = {}
     for name, place in PLACES.items():
         with pytest.MonkeyPatch.context() as patch:
-            expected[name] = await found_by_both(dict(place), home, hub, official, patch)
+            tokens_by_name[name] = await found_by_both(dict(place), home, hub, official, patch)
 
     # A token of trusted publishing is a new one each time.
     theirs, ours = (
         {
-            name: emit and emit.partition("local-")[0]
-            for name, emit in zip(expected, side, strict=True)
+            name: token and token.partition("local-")[0]
+            for name, token in zip(tokens_by_name, side, strict=True)
         }
-        for side in zip(*expected.values(), strict=True)
+        for side in zip(*tokens_by_name.values(), strict=True)
     )
     assert ours == theirs
     assert [request["resource"] for request in tokens.asked] == ["me/m"] * 4
@@ -610,7 +610,7 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
 ) -> None:
     login = hub.log_in()
     secrets = [login.refresh_token, "given-secret", "hf_answered_secret_1"]
-    expected = [""]
+    texts = [""]
     tokens.id_tokens = {"given-secret"}
     if garbled:
         text = '{"access_token": ["hf_answered_secret_1"], "refresh_token": "%s"}'
@@ -625,12 +625,12 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
         try:
             await push_to_hub("me/m", FILES, config=config)
         except HubError as error:
-            expected.append(str(error))
+            texts.append(str(error))
 
     assert len(tokens.asked) == 2
-    expected += [caplog.text, (tmp_path / "events.jsonl").read_text()]
-    assert '"call":"token"' in expected[-1].replace(" ", "")
-    assert not [secret for secret in secrets if any(secret in text for text in expected)]
+    texts += [caplog.text, (tmp_path / "events.jsonl").read_text()]
+    assert '"call":"token"' in texts[-1].replace(" ", "")
+    assert not [secret for secret in secrets if any(secret in text for text in texts)]
 
 
 async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_be_had(
@@ -638,26 +638,26 @@ async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_
 ) -> None:
     store_login(home, hub.log_in())
     async with Uploader(config=config) as up:
-        expected = {finding.name: finding for finding in await up.doctor()}
+        findings = {finding.name: finding for finding in await up.doctor()}
     kind = "an OAuth token of a login in the browser, expires on 20"
-    assert f"from {home / 'token'}: {kind}" in expected["token"].found
+    assert f"from {home / 'token'}: {kind}" in findings["token"].found
 
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
     monkeypatch.setenv("HF_OIDC_ID_TOKEN", "given")
     async with Uploader(config=config) as up:
-        expected = {finding.name: finding for finding in await up.doctor()}
-    assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in expected["token"].found
-    assert "a token of trusted publishing (OIDC), expires on 20" in expected["token"].found
-    assert expected["write"].found == "the token may write only to me/m"
+        findings = {finding.name: finding for finding in await up.doctor()}
+    assert "trusted publishing for me/m (HF_OIDC_RESOURCE)" in findings["token"].found
+    assert "a token of trusted publishing (OIDC), expires on 20" in findings["token"].found
+    assert findings["write"].found == "the token may write only to me/m"
 
     monkeypatch.delenv("HF_OIDC_ID_TOKEN")
     monkeypatch.setenv("HF_OIDC_RESOURCE", "me/m")
     async with Uploader(config=config) as up:
-        expected = {finding.name: finding for finding in await up.doctor("me/m")}
-    assert expected["token"].verdict == "failed"
-    assert "endpoint" not in expected  # it was not asked
-    assert "no id token" in expected["token"].found
-    assert "HF_OIDC_ID_TOKEN" in expected["token"].fix
+        findings = {finding.name: finding for finding in await up.doctor("me/m")}
+    assert findings["token"].verdict == "failed"
+    assert "endpoint" not in findings  # it was not asked
+    assert "no id token" in findings["token"].found
+    assert "HF_OIDC_ID_TOKEN" in findings["token"].fix
 
 
 class _Refused(Exception):

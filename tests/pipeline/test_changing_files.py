@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,7 +10,16 @@ import pytest
 
 from asyncpush import Push, PushOptions, Receipt, SourceChangedError, Uploader
 from asyncpush.localhub import LocalHub
-from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
+from tests.changes import (
+    become_a_folder,
+    check_trained,
+    grow,
+    replace,
+    rewrite,
+    shrink,
+    training,
+    vanish,
+)
 from tests.conftest import PART_SIZE
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
@@ -220,35 +228,10 @@ async def test_files_that_change_all_the_time_are_followed_whichever_way_they_go
     way: Callable[[Uploader, Path], Awaitable[None]],
     uploader: Uploader,
     hub: LocalHub,
-    write: Write,
+    tmp_path: Path,
 ) -> None:
-    """A log that is written to 200 times a second and more, a state that is replaced as often, and
-    a table that is overwritten in place."""
-    source = write({"log.txt": b"0 ", "state.json": b"0" * 99, "table.bin": b"a" * 70_000})
-    stop = threading.Event()
-
-    def train() -> None:
-        step = 0
-        while not stop.wait(0.004):
-            step += 1
-            with (source / "log.txt").open("ab") as log:
-                log.write(b"%d " % step)
-            (source / ".state").write_bytes(b"%d" % (step % 10) * 99)
-            (source / ".state").replace(source / "state.json")
-            with (source / "table.bin").open("r+b") as table:
-                table.write(b"%c" % (97 + step % 26) * 70_000)
-
-    writer = threading.Thread(target=train)
-    writer.start()
-    try:
+    source = tmp_path / "out"
+    with training(source):
         await way(uploader, source)
-    finally:
-        stop.set()
-        writer.join()
     revision = "refs/pr/1" if way is pushed_in_pull_request else "main"
-    held = await download(hub, "me/m", revision=revision)
-    assert (source / "log.txt").read_bytes().startswith(held["log.txt"])
-    assert len(held["log.txt"]) > 1
-    for name, size in (("state.json", 99), ("table.bin", 70_000)):
-        assert len(held[name]) == size
-        assert len(set(held[name])) == 1, f"{name} is a mixture"
+    check_trained(source, await download(hub, "me/m", revision=revision))

@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     config = UploadConfig(
         cache_dir=tmp_path / "cache", progress="none", initial_backoff_ms=1, max_retries=8
     )
-    measured: list[tuple[int, int, int]] = []
+    measured: list[tuple[int, int, int, int]] = []
     async with (
         LocalHub(
             tmp_path / "hub", token=TOKEN, part_size=PART_SIZE, middlewares=[inject], xet=False
@@ -64,15 +65,19 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
             if number >= WARM_UP and number % 50 == 0:
                 gc.collect()
                 descriptors = len(os.listdir("/proc/self/fd"))
-                measured.append((resident_bytes(), descriptors, len(asyncio.all_tasks())))
+                tasks = len(asyncio.all_tasks())
+                measured.append((resident_bytes(), descriptors, tasks, threading.active_count()))
         layer.released.set()
 
     first, last = measured[0], measured[-1]
-    sys.stderr.write(f"{PUSHES} pushes, {retries} retries; rss, fds, tasks: {first} -> {last}\n")
+    sys.stderr.write(
+        f"{PUSHES} pushes, {retries} retries; rss, fds, tasks, threads: {first} -> {last}\n"
+    )
     # Hub and uploader live in this one process; git's own caches let_tasks_run within the warm-up.
     assert last[0] - first[0] < 30 << 20
     assert last[1] - first[1] <= 20
     assert last[2] - first[2] <= 20
+    assert last[3] - first[3] <= 5
 
 
 async def test_a_minute_without_the_hub_is_survived_with_default_settings(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -29,7 +28,16 @@ from asyncpush import (
 from asyncpush.localhub import LocalHub
 from asyncpush.pipeline.checkpoint_sets import MARKER
 from tests.buckets import bytes_of
-from tests.changes import become_a_folder, grow, replace, rewrite, shrink, vanish
+from tests.changes import (
+    become_a_folder,
+    check_trained,
+    grow,
+    replace,
+    rewrite,
+    shrink,
+    training,
+    vanish,
+)
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 
@@ -248,43 +256,22 @@ async def test_streams_are_not_read_twice_because_a_file_has_changed(
 
 @pytest.mark.parametrize("limited", [False, True], ids=["", "limited"])
 async def test_files_that_change_all_the_time_are_followed(
-    limited: bool, config: UploadConfig, hub: LocalHub, write: Write
+    limited: bool, config: UploadConfig, hub: LocalHub, tmp_path: Path
 ) -> None:
-    """A log that is written to 200 times a second, and a state that is replaced as often."""
-    source = write({"log.txt": b"0 ", "state.json": b"0" * 99, "w.bin": b"w" * 500_000})
-    stop = threading.Event()
-
-    def train() -> None:
-        step = 0
-        while not stop.wait(0.004):
-            step += 1
-            with (source / "log.txt").open("ab") as log:
-                log.write(b"%d " % step)
-            (source / ".state").write_bytes(b"%d" % (step % 10) * 99)
-            (source / ".state").replace(source / "state.json")
-
+    source = tmp_path / "out"
+    options = SyncOptions(complete_marker=True, ignore_patterns=".state")
     if limited:
         config = replaced(config, max_bandwidth=50 << 20)
-    writer = threading.Thread(target=train)
-    writer.start()
-    try:
+    with training(source):
+        (source / "w.bin").write_bytes(b"w" * 500_000)
         async with Uploader(TOKEN, hub.url, config) as uploader:
             for step in range(3):
-                result = await uploader.sync(
-                    source,
-                    f"{RUN}/{step}",
-                    SyncOptions(complete_marker=True, ignore_patterns=".state"),
-                )
+                result = await uploader.sync(source, f"{RUN}/{step}", options)
                 assert result.verified
-    finally:
-        stop.set()
-        writer.join()
     found = await held(hub)
     for step in range(3):
-        log, state = found[f"{step}/log.txt"], found[f"{step}/state.json"]
-        assert (source / "log.txt").read_bytes().startswith(log)
-        assert len(state) == 99
-        assert len(set(state)) == 1, "a mixture"
+        names = ("log.txt", "state.json", "table.bin")
+        check_trained(source, {name: found[f"{step}/{name}"] for name in names})
 
 
 async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(

@@ -239,10 +239,10 @@ def test_a_url_of_another_endpoint_says_how_to_use_it() -> None:
     with pytest.raises(InvalidRepoIdError) as caught:
         parse_address("https://huggingface.co/me/m?token=secret", "http://127.0.0.1:8000")
 
-    expected = str(caught.value)
-    assert "http://127.0.0.1:8000" in expected
-    assert "endpoint='https://huggingface.co'" in expected
-    assert "secret" not in expected
+    message = str(caught.value)
+    assert "http://127.0.0.1:8000" in message
+    assert "endpoint='https://huggingface.co'" in message
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize("text", ["me/m", "m", "", "huggingface.co/m", "HF://me/m", None, 1])
@@ -266,11 +266,11 @@ def test_an_address_fills_in_what_was_left_at_its_default() -> None:
 
 
 def test_what_an_address_does_not_say_is_left_to_the_options() -> None:
-    expected = PushOptions(revision="dev", path_in_repo="sub")
+    options = PushOptions(revision="dev", path_in_repo="sub")
 
     for text, path in (("me/m", "sub"), ("hf://me/m@dev", "sub"), ("hf://me/m@dev/sub/", "sub/")):
-        _, options = target_of(text, expected, PUBLIC_ENDPOINT)
-        assert options == replace(expected, path_in_repo=path)
+        _, options = target_of(text, options, PUBLIC_ENDPOINT)
+        assert options == replace(options, path_in_repo=path)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ FOLDER = {"type": "directory", "path": "d", "size": 0, "oid": SHA1}
 
 
 def test_paths_are_asked_about_by_name() -> None:
-    request = paths_info_request(DATASET, "refs/pr/1", ["a b", "é&c"])
+    request = paths_info_request(DATASET, "refs/pr/1", ["a b", "é&c/d"])
 
     assert request.target == "/api/datasets/me/d/paths-info/refs%2Fpr%2F1"
     assert isinstance(request.body, bytes)
     # A form, byte for byte what the official client (2.4.0) sends.
     assert request.headers == {"Content-Type": "application/x-www-form-urlencoded"}
-    assert request.body == b"paths=a+b&paths=%C3%A9%26c&expand=false"
+    assert request.body == b"paths=a+b&paths=%C3%A9%26c%2Fd&expand=false"
 
 
 def test_files_are_shown_by_path_and_folders_skipped() -> None:

@@ -302,6 +302,7 @@ def test_parts_of_one_array_that_have_no_element_in_common_are_no_tied_weights()
         ({"a": np.zeros(1, "U1")}, None, "of dtype str32"),
         ({"a": np.zeros(1, "M8[s]")}, None, "of dtype datetime64"),
         ({"a": np.zeros(1, ml_dtypes.float8_e4m3)}, None, "of dtype float8_e4m3,"),
+        ({"a": ByArray(np.array(["x", 1], object))}, None, "its elements are Python objects"),
         ({"a": np.array([None])}, None, "of dtype object, which safetensors cannot write"),
         ({"a": np.zeros(1, np.complex128)}, None, "of dtype complex128"),
         ({"a": np.zeros(1, ml_dtypes.int4)}, None, "of dtype int4"),
@@ -400,6 +401,20 @@ def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None
     read = memoryview(bytearray(content.nbytes))
     assert copy.read(0, read) == content.nbytes
     assert read == content.data
+
+
+def test_of_a_tensor_on_a_device_whole_rows_are_copied_at_once() -> None:
+    """JAX compiles a slice anew for each size."""
+    slices: list[Any] = []
+
+    class Watched(Sliced):
+        def __getitem__(self, key: Any) -> Sliced:
+            slices.append(key)
+            return super().__getitem__(key)
+
+    array = made("uint8", 12, 900_000)
+    assert content(Tensors({"a": Watched(array)}, copy=True)) == save({"a": array})
+    assert slices == [slice(0, 12)]
 
 
 def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:

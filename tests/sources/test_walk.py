@@ -22,9 +22,9 @@ from asyncpush.models import FileIdentity, PathSource
 from asyncpush.options import PushOptions
 from asyncpush.sources.byte_sources import read_all
 from asyncpush.sources.collect import Gathered
-from asyncpush.sources.files import regular_file
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import NOTICES_SHOWN, ProblemReport
+from asyncpush.sources.single_files import regular_file
 from asyncpush.sources.walk import Walk
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy

@@ -141,6 +141,41 @@ def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(
     assert "422" in output
 
 
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+
+def test_of_many_pushes_each_ticket_has_its_own_outcome_and_none_leaves_anything(
+    bg: BackgroundUploader, hub: LocalHub
+) -> None:
+    async def broken(number: int) -> AsyncIterator[bytes]:
+        yield b"some"
+        raise RuntimeError(f"producer {number} is broken")
+
+    def push(number: int) -> PushTicket:
+        files = {"a.txt": f"{number}".encode(), "b.bin": b"\0" * number}
+        if number % 8 == 5:
+            return bg.push(f"me/m{number}", {**files, "c.bin": broken(number)})
+        return bg.push(f"me/m{number}", files)
+
+    open_at_first = 0
+    for start in (0, 40, 80):
+        numbers = range(start, start + 40)
+        tickets = {number: push(number) for number in numbers}
+        for number, ticket in tickets.items():
+            if number % 8 == 5:
+                with pytest.raises(SourceError, match=f"producer {number} is broken"):
+                    ticket.result()
+            else:
+                assert ticket.result().repo_url.endswith(f"/me/m{number}")
+        open_at_first = open_at_first or descriptors()
+    # Connections that are kept open, and sockets of the hub, which is in this process, vary.
+    assert descriptors() < open_at_first + 20
+    push(120).result()
+    assert len(bg._jobs) == 1
+    assert committed(hub, "me/m81") == {"a.txt", "b.bin"}
+
+
 def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader) -> None:
     with pytest.raises(InvalidRepoIdError):
         bg.push("not a repo", b"")

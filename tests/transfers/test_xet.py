@@ -45,7 +45,6 @@ from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.transfers.xet import access, engine
 from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
-from asyncpush.transfers.xet.commits import XetCommit, XetPositions
 from asyncpush.transfers.xet.engine import READ_BURST
 from asyncpush.transfers.xet.stalls import (
     WAIT_FOR_OTHERS,
@@ -54,6 +53,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
+from asyncpush.transfers.xet.upload_commit import XetCommit, XetPositions
 from tests import event_recorder
 from tests.cancelling import seconds_to_cancel
 from tests.changes import grow
@@ -862,9 +862,9 @@ async def test_no_token_is_ever_reported(
     ):
         result = await uploader.push_to_hub("me/m", write({"a.bin": NOISE[:MIB]}))
     assert len(tokens) >= 1
-    expected = log.read_text() + caplog.text + repr(result) + repr(uploader)
+    texts = log.read_text() + caplog.text + repr(result) + repr(uploader)
     for secret in (TOKEN, *tokens):
-        assert secret not in expected
+        assert secret not in texts
         for theirs in (tmp_path / "hf-home").rglob("*.log"):
             assert secret not in theirs.read_text()
 

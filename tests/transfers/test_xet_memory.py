@@ -24,9 +24,12 @@ class Room(XetMemory):
         self.times = times
         self.asked = 0
 
-    def has_room(self, unsent: int) -> bool:
+    def has_room(self, unsent: int, spare: int = 0) -> bool:
         self.asked += 1
         return self.asked > self.times
+
+    def is_within_limit(self, spare: int = 0) -> bool:
+        return True
 
 
 def report(*, packed: int, sent: int, done: int | None = None) -> SimpleNamespace:
@@ -40,6 +43,35 @@ def report(*, packed: int, sent: int, done: int | None = None) -> SimpleNamespac
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CHECK_EVERY", 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("asyncpush.transfers.xet.memory.time.monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_that_nothing_is_sent_counts_once_it_was_reported_after_the_last_bytes(
+    clock: SimpleNamespace,
+) -> None:
+    """A xorb that they have filled is not in an earlier report."""
+    room = Room(times=2)
+    backlog = XetBacklog(room)
+    backlog.on_report(report(packed=0, sent=0))
+    backlog.add(XORB_SIZE)
+    backlog.wait(MIB, threading.Event())
+    assert room.asked == 3
+
+
+def test_a_file_waits_until_hf_xet_has_read_most_of_the_earlier_ones() -> None:
+    read: list[int] = []
+    backlog = XetBacklog(Room(times=0))
+    for number in range(4):
+        handle = SimpleNamespace(result=lambda number=number: read.append(number))
+        backlog.add_file(memory.MOST_UNREAD // 2, handle)
+    assert read == [0, 1]
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -58,13 +90,16 @@ def test_bytes_that_may_fill_a_xorb_wait_for_room_while_another_one_is_sent() ->
         (XORB_SIZE - 8 * MIB, 0, 0, 0),  # they do not fill one
         (2 * XORB_SIZE - 8 * MIB, XORB_SIZE, MIB, MIB),  # nor the second one
         (2 * XORB_SIZE - MIB, XORB_SIZE, MIB, 21 * MIB),  # 20 MiB were in the store already
-        (2 * XORB_SIZE, XORB_SIZE, XORB_SIZE, XORB_SIZE),  # nothing is being sent: it could wait
+        (2 * XORB_SIZE, XORB_SIZE, XORB_SIZE, XORB_SIZE),  # nothing is being sent
     ],
 )
-def test_other_bytes_do_not_wait(passed: int, packed: int, sent: int, done: int) -> None:
+def test_other_bytes_do_not_wait(
+    passed: int, packed: int, sent: int, done: int, clock: SimpleNamespace
+) -> None:
     room = Room(times=99)
     backlog = XetBacklog(room)
     backlog.add(passed)
+    clock.now += 1
     backlog.on_report(report(packed=packed, sent=sent, done=done))
     backlog.wait(4 * MIB, threading.Event())
     assert room.asked == 0
@@ -84,6 +119,9 @@ def test_room_is_what_the_process_has_not_grown_by(monkeypatch: pytest.MonkeyPat
     held.begin(alone=True)
     resident += 2 * XORB_SIZE
     assert held.has_room(2 * XORB_SIZE)
+    assert not held.has_room(2 * XORB_SIZE, 48 * MIB)
+    assert held.is_within_limit()
+    assert not held.is_within_limit(128 * MIB)
     held.begin(alone=False)  # beside the first: what that one holds counts
     resident += XORB_SIZE
     assert not held.has_room(0)

@@ -299,7 +299,14 @@ class Builder:
     def timeline(self, *, skipped: int = 0) -> Timeline:
         """The timeline of the events so far."""
         pushes = tuple(
-            PushTrack(p.push_id, p.repo_id, p.started, p.latest, p.outcome, p.error)
+            PushTrack(
+                push_id=p.push_id,
+                repo_id=p.repo_id,
+                start=p.started,
+                end=p.latest,
+                outcome=p.outcome,
+                error=p.error,
+            )
             for p in self._pushes.values()
         )
         seconds = max((push.end for push in pushes), default=0.0)
@@ -322,7 +329,9 @@ class Builder:
     def _tracks(self, pushes: tuple[PushTrack, ...]) -> Iterator[FileTrack]:
         for (push, path), file in self._files.items():
             end = file.latest if file.settled else pushes[push].end
-            yield FileTrack(path, push, file.size, file.start, end, file.settled)
+            yield FileTrack(
+                path=path, push=push, size=file.size, start=file.start, end=end, stored=file.settled
+            )
 
 
 _Handler = Callable[[Builder, Moment, int, float], None]

@@ -52,12 +52,12 @@ def moment_of(record: Record) -> Moment:
     """A live event."""
     event = record.event
     return Moment(
-        event_name(event),
-        record.time,
-        record.push_id,
-        record.span_id,
-        record.parent_id or "",
-        _fields_of(event),
+        name=event_name(event),
+        time=record.time,
+        push_id=record.push_id,
+        span_id=record.span_id,
+        parent_id=record.parent_id or "",
+        fields=_fields_of(event),
     )
 
 
@@ -85,7 +85,9 @@ def _moment_of_line(line: bytes) -> Moment | None:
     if not isinstance(name, str) or not isinstance(push_id, str) or when is None:
         return None
     span, parent = row.get("span_id"), row.get("parent_id")
-    return Moment(name, when, push_id, str(span), str(parent), row)
+    return Moment(
+        name=name, time=when, push_id=push_id, span_id=str(span), parent_id=str(parent), fields=row
+    )
 
 
 def _parsed(line: bytes) -> Any:

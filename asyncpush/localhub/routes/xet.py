@@ -29,8 +29,8 @@ from asyncpush.localhub.web import (
     read_body,
     too_large,
 )
+from asyncpush.localhub.xet.chunk_store import Scope, check_token, new_token
 from asyncpush.localhub.xet.shards import MAX_XORB_BYTES, BadShardError, BadXorbError
-from asyncpush.localhub.xet.store import Scope, check_token, new_token
 
 routes = web.RouteTableDef()
 

@@ -117,7 +117,17 @@ class Discussions:
         base: str | None,
     ) -> None:
         first = Event("comment", author, {"raw": description})
-        self.save(Discussion(number, title, status, author, first.created_at, base), first)
+        self.save(
+            Discussion(
+                num=number,
+                title=title,
+                status=status,
+                author=author,
+                created_at=first.created_at,
+                base=base,
+            ),
+            first,
+        )
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number}.json"

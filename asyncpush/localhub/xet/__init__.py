@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from asyncpush.localhub.xet.store import XetStore, with_xet
+from asyncpush.localhub.xet.chunk_store import XetStore, with_xet
 
 __all__ = ["XetStore", "with_xet"]

@@ -145,7 +145,14 @@ class LfsUploader:
                 )
             )
             item = LfsObject(oid, file.size)
-            sending = Sending(file, item, reader, events.child(), begun, journal)
+            sending = Sending(
+                file=file,
+                item=item,
+                reader=reader,
+                events=events.child(),
+                begun=begun,
+                journal=journal,
+            )
             try:
                 await self._in_rounds(sending)
                 if not in_memory:

@@ -67,13 +67,13 @@ class LfsTransfer:
             heaviest=lfs.PARTS_A_BATCH,
         )
         self._uploader = LfsUploader(
-            ctx.session,
-            ctx.sender,
-            ctx.journal,
-            ctx.push_threads,
-            ctx.scope,
-            batch.ask,
-            partial(ctx.hasher.sha256_anew, threads=ctx.push_threads),
+            session=ctx.session,
+            sender=ctx.sender,
+            journal=ctx.journal,
+            threads=ctx.push_threads,
+            scope=ctx.scope,
+            ask_actions=batch.ask,
+            hash_anew=partial(ctx.hasher.sha256_anew, threads=ctx.push_threads),
         )
 
     async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt:

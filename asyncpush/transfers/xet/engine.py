@@ -25,18 +25,18 @@ from asyncpush.transfers.xet.access import (
     settings,
     xorbs_at_once,
 )
-from asyncpush.transfers.xet.commits import (
-    XetCommit,
-    XetPositions,
-    abort,
-    check_unchanged,
-)
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
 from asyncpush.transfers.xet.stalls import (
     SharedProgress,
     XetStallDetector,
     XetStalledError,
     unless_stalled,
+)
+from asyncpush.transfers.xet.upload_commit import (
+    XetCommit,
+    XetPositions,
+    abort,
+    check_unchanged,
 )
 
 PROGRESS_INTERVAL_MS = 200

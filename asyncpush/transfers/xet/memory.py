@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
@@ -33,8 +34,18 @@ NOISE = 16 * MIB
 """Memory that a push takes for other things, such as connections, events and what hf_xet remembers
 of each chunk. When these need more, as in a file of some GB, fewer xorbs are sent at once."""
 
+MOST_UNREAD = 8 * MIB
+"""Bytes of small files that hf_xet has not read yet."""
+
+SMALL_FILES_SPARE = 56 * MIB
+"""What small files may add before their xorb is seen to be packed: hf_xet reads many at a time, in
+many threads, whose memory is returned later."""
+
 TRIM_EVERY = 0.4
 """Seconds between two calls of `malloc_trim`."""
+
+REPORT_LAG = 0.05
+"""Seconds after which a report of hf_xet includes what it was passed."""
 
 _CHECK_EVERY = 0.02
 
@@ -114,14 +125,19 @@ class XetMemory:
         now = resident_memory() or 0
         self._base = now if alone else min(self._base, now)
 
-    def has_room(self, unsent: int) -> bool:
+    def has_room(self, unsent: int, spare: int = 0) -> bool:
         """Whether another xorb may be packed while so many bytes of others are not sent. What other
         parts of the process have allocated meanwhile counts as well, since nothing tells it apart.
-        """
+        `spare` is memory that will be needed besides."""
         now = resident_memory()
         if now is None:
             return unsent <= self._others
-        return now - self._base <= self._before_packing
+        return now + spare - self._base <= self._before_packing
+
+    def is_within_limit(self, spare: int = 0) -> bool:
+        """Whether more bytes may be passed on while others are being sent."""
+        now = resident_memory()
+        return now is None or now + spare - self._base <= self._before_packing + XORB_SIZE
 
 
 class XetBacklog:
@@ -130,9 +146,13 @@ class XetBacklog:
     def __init__(self, memory: XetMemory) -> None:
         self._memory = memory
         self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         self._passed = 0
+        self._unread: deque[tuple[int, Any]] = deque()
+        """The last files that hf_xet reads: size and handle."""
         self._settled = 0
         self._unsent = 0
+        self._last_passed = self._last_report = 0.0
 
     def on_report(self, group: Any) -> None:
         """Called on a thread of hf_xet."""
@@ -140,16 +160,41 @@ class XetBacklog:
         in_store = max(0, group.total_bytes_completed - sent)
         self._settled = packed + in_store
         self._unsent = packed - sent
+        self._last_report = time.monotonic()
 
     def add(self, size: int) -> None:
         """Bytes that were passed on."""
         with self._lock:
             self._passed += size
+            self._last_passed = time.monotonic()
 
-    def wait(self, size: int, stop: threading.Event) -> None:
+    def add_file(self, size: int, handle: Any) -> None:
+        """A file that was passed on, which hf_xet reads later. Waits until it has read most of the
+        earlier ones: before that, they are not in memory and nothing tells how much they take."""
+        self.add(size)
+        self._unread.append((size, handle))
+        while sum(size for size, _ in self._unread.copy()) > MOST_UNREAD:
+            with contextlib.suppress(Exception):  # the end of the commit raises it
+                self._unread.popleft()[1].result()
+
+    def wait(self, size: int, stop: threading.Event, *, spare: int = 0) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb
-        may be packed, or all others have been sent. Ends early when `stop` is set."""
-        while self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN and self._unsent > 0:
-            trim_memory(every=5 * _CHECK_EVERY)
-            if self._memory.has_room(self._unsent) or stop.wait(_CHECK_EVERY):
-                break
+        may be packed and `spare` memory is left, or all others have been sent. Ends early when
+        `stop` is set."""
+        while not self._may_pass(size, spare):
+            with self._one_at_a_time:
+                trim_memory(every=5 * _CHECK_EVERY)
+                if self._may_pass(size, spare) or stop.wait(_CHECK_EVERY):
+                    return
+
+    def _may_pass(self, size: int, spare: int) -> bool:
+        if self._may_fill_a_xorb(size):
+            return self._is_idle() or self._memory.has_room(self._unsent, spare)
+        return self._unsent <= 0 or self._memory.is_within_limit(spare)
+
+    def _may_fill_a_xorb(self, size: int) -> bool:
+        return self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN
+
+    def _is_idle(self) -> bool:
+        """Whether hf_xet sends nothing, and that was reported after the last bytes were passed."""
+        return self._unsent <= 0 and self._last_report > self._last_passed + REPORT_LAG

@@ -69,15 +69,15 @@ def read_folder(source: Source, revision: str, path: str, page: int) -> FolderPa
             _row(opened, found.oid, path, is_file, name, last.get(name)) for is_file, name in shown
         ]
         return FolderPage(
-            source.repo(),
-            found,
-            path,
-            opened.commit(found.oid),
-            rows,
-            pager(
+            repo=source.repo(),
+            revision=found,
+            path=path,
+            head=opened.commit(found.oid),
+            rows=rows,
+            pager=pager(
                 page, ROWS, len(names), "item", lambda n: source.links.tree(revision, path, page=n)
             ),
-            None if path else _card(opened, source, revision, found.oid),
+            card=None if path else _card(opened, source, revision, found.oid),
         )
 
 
@@ -312,15 +312,15 @@ def read_bucket(
     crumbs = [Crumb(bucket.name, root)]
     crumbs += [Crumb(name, _tree(root, "/".join(names[: n + 1]))) for n, name in enumerate(names)]
     return BucketPage(
-        bucket,
-        endpoint,
-        about.private,
-        about.size,
-        about.total_files,
-        path,
-        crumbs,
-        rows[number * PAGE : (number + 1) * PAGE],
-        pager(number, PAGE, len(rows), "file", page_url),
+        id=bucket,
+        endpoint=endpoint,
+        private=about.private,
+        size=about.size,
+        total_files=about.total_files,
+        path=path,
+        crumbs=crumbs,
+        rows=rows[number * PAGE : (number + 1) * PAGE],
+        pager=pager(number, PAGE, len(rows), "file", page_url),
     )
 
 

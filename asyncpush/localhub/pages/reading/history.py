@@ -148,13 +148,13 @@ def read_discussion(source: Source, number: int) -> DiscussionPage:
 def _row(discussion: Discussion) -> DiscussionRow:
     comments = sum(event.type == "comment" for event in discussion.events)
     return DiscussionRow(
-        discussion.num,
-        discussion.title,
-        discussion.status,
-        discussion.author,
-        datetime.fromisoformat(discussion.created_at),
-        discussion.is_pull_request,
-        comments - 1,  # the first comment is the description
+        number=discussion.num,
+        title=discussion.title,
+        status=discussion.status,
+        author=discussion.author,
+        created=datetime.fromisoformat(discussion.created_at),
+        is_pull_request=discussion.is_pull_request,
+        comments=comments - 1,  # the first comment is the description
     )
 
 

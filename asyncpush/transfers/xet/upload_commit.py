@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,8 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import is_there
-from asyncpush.transfers.xet.access import SMALL_FILES_MEMORY, XetAccess
-from asyncpush.transfers.xet.memory import XetBacklog
+from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.memory import SMALL_FILES_SPARE, XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
     XetStalledError,
@@ -62,8 +61,6 @@ class XetCommit:
         self._how = how or {}
         self._watch = watch
         self._backlog = backlog
-        self._reading: deque[tuple[int, Any]] = deque()
-        """The last small files that were started: size and handle."""
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -88,13 +85,9 @@ class XetCommit:
         stop = threading.Event()
 
         def start(file: FileSource) -> Any:
-            self._backlog.wait(file.size, stop)
+            self._backlog.wait(file.size, stop, spare=SMALL_FILES_SPARE)
             handle = start_now(file)
-            self._backlog.add(file.size)
-            self._reading.append((file.size, handle))
-            while sum(size for size, _ in self._reading.copy()) > SMALL_FILES_MEMORY:
-                with contextlib.suppress(Exception):  # `finish` raises it
-                    self._reading.popleft()[1].result()
+            self._backlog.add_file(file.size, handle)
             return handle
 
         def start_now(file: FileSource) -> Any:

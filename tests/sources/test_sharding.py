@@ -17,7 +17,7 @@ from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import ComposedSource, FileIdentity, FileSource, PathSource
 from asyncpush.sources import read_all
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.sources.shards import split_large
+from asyncpush.sources.sharding import split_large
 from tests.sources.conftest import Collect
 from tests.sources.test_safetensors import library_file, rows_of, tensors
 
