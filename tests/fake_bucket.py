@@ -15,14 +15,15 @@ import anyio
 import anyio.lowlevel
 import orjson
 
-from asyncpush import SyncOptions, UploadConfig
+from asyncpush import PushOptions, SyncOptions, UploadConfig
 from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
 from asyncpush.concurrency.threads import BatchedThreads, PushThreads
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
 from asyncpush.journal import NullJournal
-from asyncpush.models import FileSource, Receipt, Repo, SyncResult
+from asyncpush.models import CheckpointSet, FileSource, Receipt, Repo, SyncResult
 from asyncpush.options import TransferName
+from asyncpush.pipeline.checkpoint_sets import prune_sets
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.pipeline.sync import SyncRun
@@ -45,8 +46,8 @@ class Killed(BaseException):
 
 
 class FakeBucket:
-    """`fates` says what becomes of each call, "done" when they have run out; `pauses`, for how many
-    turns of the loop each call waits before it is done."""
+    """`outcomes` says what becomes of each call, "done" when they have run out; `pauses`, for how
+    many turns of the loop each call waits before it is done."""
 
     failure = HubError
 
@@ -54,16 +55,16 @@ class FakeBucket:
         self.files: dict[str, tuple[int, str]] = {}
         self.store: dict[str, bytes] = {EMPTY_HASH: b""}
         self.watch: Callable[[], None] = lambda: None
-        self._outcomes = outcomes
-        self._pauses = iter(()) if pauses is None else pauses
+        self.outcomes = outcomes
+        self.pauses = iter(()) if pauses is None else pauses
         self.dead: set[int] = set()
 
     async def outcome(self, process: int) -> str:
-        for _ in range(next(self._pauses, 0)):
+        for _ in range(next(self.pauses, 0)):
             await anyio.lowlevel.checkpoint()
         if process in self.dead:
             raise Killed
-        outcome = next(self._outcomes, "done")
+        outcome = next(self.outcomes, "done")
         if outcome == "killed":
             self.dead.add(process)
             raise Killed
@@ -213,16 +214,14 @@ class _Store:
 _processes = iter(range(1 << 60))
 
 
-async def sync_to(
-    bucket: FakeBucket, files: dict[str, bytes], folder: str, options: SyncOptions
-) -> SyncResult:
-    """One sync, as one process would do it."""
+def _context(bucket: FakeBucket, options: PushOptions) -> PushContext:
+    """That of one process, which lives until it is killed."""
     session: Any = _Session(bucket, next(_processes))
     journal = NullJournal()
     nothing: Any = None
-    ctx = PushContext(
+    return PushContext(
         repo=Repo("me/runs", "bucket"),
-        options=options.as_push(folder),
+        options=options,
         push_id="push-1",
         session=session,
         sender=nothing,
@@ -233,5 +232,17 @@ async def sync_to(
         events=Emitter(),
         slots=FairSlots(SharedSlots(1), most=None),
     )
+
+
+async def sync_to(
+    bucket: FakeBucket, files: dict[str, bytes], folder: str, options: SyncOptions
+) -> SyncResult:
+    """One sync, as one process would do it."""
     sources = [FileSource.of_bytes(folder + name, data) for name, data in files.items()]
-    return await SyncRun(ctx, options).run(CollectedSources(tuple(sources)))
+    run = SyncRun(_context(bucket, options.as_push(folder)), options)
+    return await run.run(CollectedSources(tuple(sources)))
+
+
+async def prune(bucket: FakeBucket, folder: str, keep: int) -> list[CheckpointSet]:
+    """One removal of older sets, as one process would do it."""
+    return await prune_sets(_context(bucket, PushOptions()), folder, keep)

@@ -333,7 +333,7 @@ ADDED_AT_ONCE = 4
 
 SMALL_FILE = 4 * MIB
 GROUPS = 8
-SMALLEST_GROUP, LARGEST_GROUP = 8 * MIB, 32 * MIB
+SMALLEST_GROUP, LARGEST_GROUP = 16 * MIB, 32 * MIB
 GROUP_FILES = 1000
 GROUPS_AT_ONCE = 2
 
@@ -342,7 +342,7 @@ def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are uploaded one after the other, two at a time.
 
     What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
-    freed. Small files therefore go in groups, which take less memory: eight of them, of 8 MiB each
+    freed. Small files therefore go in groups, which take less memory: eight of them, of 16 MiB each
     at least, and of 32 MiB and 1,000 files at most. Large files are limited elsewhere."""
     small = sum(file.size for file in files if file.size <= SMALL_FILE)
     most = min(max(small // GROUPS, SMALLEST_GROUP), LARGEST_GROUP)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
-from tests.fake_bucket import FakeBucket, Killed, sync_to
+from tests.fake_bucket import FakeBucket, Killed, prune, sync_to
 from tests.faults import FaultLayer
 
 pytestmark = pytest.mark.no_cover
@@ -417,6 +418,72 @@ def test_of_two_writers_at_once_no_mixture_counts_as_complete(
     asyncio.run(write_both())
     # Whatever the two were told: when both have ended, no marker lies about what is there.
     assert bucket.marked("run/step-1/") in (None, *written)
+
+
+def _marked(bucket: FakeBucket) -> dict[str, bytes] | None:
+    """What a marker stands over, beside the note of a removal that has only begun."""
+    found = bucket.marked("run/step-1/")
+    if found is not None:
+        found.pop(PRUNED, None)
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(OUTCOMES), max_size=30),
+    st.lists(st.integers(0, 3), max_size=60),
+    st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
+)
+def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
+    outcomes: list[str], pauses: list[int], names: tuple[str, ...]
+) -> None:
+    bucket = FakeBucket(iter(()))
+    old, new = version(1), version(2, names)
+
+    async def begin() -> None:
+        for number, files in ((1, old), (2, version(9))):
+            await sync_to(bucket, files, f"run/step-{number}/", WHOLE)
+
+    async def ended(work: Awaitable[object]) -> None:
+        with contextlib.suppress(SyncError, bucket.failure, Killed):
+            await work
+
+    async def both() -> None:
+        await begin()
+        bucket.outcomes, bucket.pauses = iter(outcomes), iter(pauses)
+        rewriting = sync_to(bucket, new, "run/step-1/", WHOLE)
+        await asyncio.gather(ended(rewriting), ended(prune(bucket, "run/", 1)))
+
+    asyncio.run(both())
+    assert bucket.marked("run/step-2/") == version(9)
+    assert _marked(bucket) in (None, old, new)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(OUTCOMES), max_size=12),
+    st.lists(st.sampled_from(OUTCOMES), max_size=12),
+)
+def test_a_removal_that_is_killed_anywhere_is_finished_and_takes_no_other_file(
+    outcomes: list[str], again: list[str]
+) -> None:
+    bucket = FakeBucket(iter(()))
+    mine = "run/step-1/mine"
+
+    async def remove() -> None:
+        for number in (1, 2):
+            options = replace(WHOLE, delete=False)
+            await sync_to(bucket, version(number), f"run/step-{number}/", options)
+        bucket.files[mine] = bucket.files["run/step-1/a"]
+        for some in (outcomes, again, []):
+            bucket.outcomes = iter(some)
+            with contextlib.suppress(SyncError, bucket.failure, Killed):
+                await prune(bucket, "run/", 1)
+            assert _marked(bucket) in (None, {**version(1), "mine": b"a 1"})
+
+    asyncio.run(remove())
+    assert {path for path in bucket.files if "step-1" in path} == {mine}
+    assert bucket.marked("run/step-2/") == version(2)
 
 
 # Killed for real

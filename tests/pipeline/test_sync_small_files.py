@@ -96,12 +96,12 @@ def of(*sizes: int) -> list[FileSource]:
 
 def test_small_files_are_uploaded_in_groups() -> None:
     assert list(bucket.groups([])) == []
-    few = of(*[64 << 10] * 256)
-    assert list(map(len, bucket.groups(few))) == [128, 128]  # 8 MiB each
+    few = of(*[64 << 10] * 512)
+    assert list(map(len, bucket.groups(few))) == [256, 256]  # 16 MiB each
     many = of(*[0] * 2500)
     assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
     with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
-    assert list(map(len, bucket.groups(with_large))) == [6, *[2] * 9]
+    assert list(map(len, bucket.groups(with_large))) == [8, *[4] * 4]
     assert [file for group in bucket.groups(with_large) for file in group] == with_large
 
 
