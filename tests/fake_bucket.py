@@ -31,7 +31,7 @@ from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import EMPTY_HASH
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.xet import parse_grant
-from asyncpush.sources import CollectedSources, read_all
+from asyncpush.sources import CollectedSources, OpenStream, read_all
 from asyncpush.transfers.interface import TransferContext, Transfers
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class _Upload:
             receipts.append(Receipt(file.path_in_repo, file.size, "", "xet", xet_hash=xet_hash))
         return receipts
 
-    async def add_stream(self, path_in_repo: str, pieces: object) -> None:
+    async def add_stream(self, stream: OpenStream) -> None:
         raise AssertionError("no test syncs streams to this bucket")
 
     async def abort(self) -> None: ...

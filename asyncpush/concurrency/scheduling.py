@@ -1,7 +1,8 @@
-"""How many files at once: each push has one slot of its own, and all pushes share the others.
+"""Limits how many files are stored at once. Each push has one slot of its own, and all pushes share
+the others.
 
-So no push waits for another's large files before it begins with its own, and all of them together
-have no more files under way than one push may have, and one for each.
+No push has to wait for another one's large files before it can start. All pushes together store no
+more files at once than a single push may, plus one for each push.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class SharedSlots:
     def __init__(self, count: int) -> None:
         self.free = count
         self.waiting: deque[FairSlots] = deque()
-        """Who gets the next ones: each push once, so that they take turns."""
+        """The pushes that wait for a slot, each of them once, so that slots go round."""
 
 
 class FairSlots:
-    """The slots of one push. It waits for one at a time, and has at most `most`, where there are
-    descriptors for no more."""
+    """The slots of one push, which waits for one at a time. `most` limits their number when only
+    few file descriptors are left."""
 
     def __init__(self, shared: SharedSlots, most: int | None = None) -> None:
         self._shared = shared
@@ -39,7 +40,8 @@ class FairSlots:
         self._granted_own = False
 
     async def take(self) -> bool:
-        """Wait for a slot, whichever comes first. True for the push's own; `give_back` wants it."""
+        """Wait for the push's own slot or a shared one, whichever is free first. Returns whether it
+        is the push's own; pass that to `give_back`."""
         shared = self._shared
         if self._own_is_free:
             self._own_is_free = False
@@ -52,7 +54,7 @@ class FairSlots:
         try:
             await granted.wait()
         except BaseException:
-            if granted.is_set():  # it had come already: hand it on
+            if granted.is_set():  # a slot was granted already: pass it on
                 self.give_back(own=self._granted_own)
             else:
                 self._grant(own=False)

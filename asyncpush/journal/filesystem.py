@@ -1,4 +1,5 @@
-"""The journal's files on disk: private to this user, set aside when damaged. No SQLite here."""
+"""The journal's files on disk: keeps them private to this user, and renames damaged ones. Does not
+use SQLite."""
 
 from __future__ import annotations
 

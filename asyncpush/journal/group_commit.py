@@ -1,5 +1,5 @@
-"""Group commit and write-behind: many rows in one transaction, since a sync is slow and a row is
-not."""
+"""Group commit and write-behind: many rows share a transaction, because syncing to disk is much
+slower than writing a row."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WRITTEN_AT_ONCE = 2_000
 """With this many rows, they are written without further delay."""
 
 GATHERED = 50_000
-"""Rows kept in memory while the disk accepts none. Beyond that they are dropped: they are a
+"""Rows kept in memory while the disk accepts none. Further rows are dropped: they hold only a
 cache."""
 
 
 class GroupCommit:
-    """Changes from many threads, made by one: all that arrive while the disk is busy go into the
-    next transaction, and share its sync."""
+    """Makes the changes of many threads in one writer thread. All changes that arrive while the
+    disk is busy go into the next transaction and share its sync."""
 
     def __init__(self, write: Callable[[Change[list[Any]], bool], list[Any] | None]) -> None:
-        """`write` makes a change in a transaction of its own, synced when it is durable; its answer
-        is None when there is no database any more."""
+        """`write` makes a change in a transaction of its own, synced when it is durable; it
+        returns None when there is no database any more."""
         self._write = write
         self._change = threading.Condition()
         self._waiting: list[_Asked] = []
@@ -75,7 +75,7 @@ class GroupCommit:
             if not asked:
                 return
             if not self._make(asked):
-                for each in asked:  # The others must not suffer for one that cannot be made.
+                for each in asked:  # One that cannot be made must not fail the others.
                     self._make([each], alone=True)
 
     def _make(self, asked: list[_Asked], *, alone: bool = False) -> bool:
@@ -100,8 +100,8 @@ class _Asked(NamedTuple):
 
 
 class WriteBehind:
-    """Rows that nobody waits for: written by a separate thread, many in one transaction. Until then
-    they can be read here."""
+    """Writes rows that nobody waits for, in a separate thread and many in one transaction. Until
+    they are written, they can be read here."""
 
     def __init__(self, write: Callable[[list[Row]], object]) -> None:
         self._write = write

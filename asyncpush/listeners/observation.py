@@ -1,5 +1,4 @@
-"""Observing a push: listeners get all of its events, its time is limited, and its end is
-reported."""
+"""Runs a push with its listeners, limits its time, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ UNCONFIRMED = "the commit was started and not confirmed: it may have been made"
 """The note on a cancellation that came after the commit was sent and before the Hub answered."""
 
 MADE = "the commit "
-"""How the note of a cancellation begins that came after the Hub's answer."""
+"""The beginning of the note on a cancellation that came after the Hub's answer."""
 
 
 class PushObserver:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -420,9 +419,7 @@ class BucketStore:
         async def add_stream(stream: OpenStream) -> None:
             assert upload is not None
             ctx.events.emit(FileRouted(stream.path_in_repo, 0, transfers.route))
-            pieces = stream.pieces()
-            async with aclosing(pieces):
-                await upload.add_stream(stream.path_in_repo, pieces)
+            await upload.add_stream(stream)
 
         try:
             upload = await (await self._opened()).open_upload()

@@ -1,4 +1,5 @@
-"""What a push has to change, from receipts and deletions, and how many commits that takes."""
+"""Turns receipts and deletions into the changes of a commit, and splits them into several commits
+where one would be too large."""
 
 from __future__ import annotations
 

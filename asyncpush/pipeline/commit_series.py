@@ -34,6 +34,8 @@ from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 
+_ALREADY_ON = "of the files are already on"
+
 COMPLETIONS = 3
 """How often a series is followed by further commits because others changed files during it."""
 
@@ -126,6 +128,11 @@ async def commit_series(
         groups = split(changes, size)
         for number, group in enumerate(groups, start=1):
             announced = final and number == len(groups)
+            if rebased:  # others may have made some of these changes; a file is deleted only once
+                group = await remaining_changes(ctx, group, outcome.commit_sha)
+                if not group:
+                    announced = False
+                    continue
             committer = Committer(
                 ctx,
                 load,
@@ -140,8 +147,8 @@ async def commit_series(
             except HubError as exc:
                 if ours and pr_url is None:
                     raise exc.with_(
-                        suggestion=f"{len(added):,} of the files are already on {revision}: push"
-                        f" again to continue from there. {exc.suggestion}"
+                        suggestion=f"{len(added):,} {_ALREADY_ON} {revision}: push again to"
+                        f" continue from there. {exc.suggestion}"
                     ) from exc.__cause__
                 raise
             announced = announced and outcome.ours
@@ -156,6 +163,12 @@ async def commit_series(
     if final and ours and not announced:  # the last commit turned out to be someone else's
         ctx.events.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
     return replace(outcome, ours=ours, added=added)
+
+
+def committed_before(error: HubError) -> str:
+    """What an error of a series says about the commits that were made before it; may be empty."""
+    said = error.suggestion.partition(": ")[0]
+    return said if _ALREADY_ON in said else ""
 
 
 async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:

@@ -21,7 +21,7 @@ from asyncpush.sources.byte_sources import read_all
 
 READ_SIZE = 1 * MIB
 SHORT = READ_SIZE // 4
-"""Hashing a file of up to this many bytes is short work: it never waits behind long files."""
+"""Files of up to this many bytes are hashed on other threads, and do not wait for long files."""
 
 REPORT_EVERY = 32 * MIB
 

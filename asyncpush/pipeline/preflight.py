@@ -424,7 +424,9 @@ async def _conflicts(
     return in_the_way, [path for path in files if kinds.get(path) == "directory"]
 
 
-async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> None:
+async def check_paths(
+    ctx: PushContext, paths: Collection[str], head: str, *, done: str = "nothing was uploaded"
+) -> None:
     """Raise `SourceError` when a path to push is a folder in the repo, or is below a file there,
     unless the same push deletes what is in the way. The Hub would refuse such a commit only
     after all bytes were sent. For more than `PATHS_ASKED` files, only the folders above them are
@@ -452,7 +454,7 @@ async def check_paths(ctx: PushContext, paths: Collection[str], head: str) -> No
         report.problem(f"{path!r} cannot be pushed: it is a folder in the repo")
     report.raise_problems(
         "push under another path_in_repo, or delete what is in the way in the same push, with"
-        " delete_patterns (--delete); nothing was uploaded"
+        f" delete_patterns (--delete); {done}"
     )
 
 

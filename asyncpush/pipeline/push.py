@@ -26,7 +26,7 @@ from asyncpush.pipeline.changes import (
     split,
 )
 from asyncpush.pipeline.commit import Committer, Outcome, paths_added
-from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series
+from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series, committed_before
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
     check_leaks,
@@ -122,7 +122,9 @@ class PushRun:
         ctx = self._ctx
         try:
             ctx.repo_created = False
-            await check_paths(ctx, paths, await observed_head(ctx, ctx.options.revision))
+            head = await observed_head(ctx, ctx.options.revision)
+            done = committed_before(refused) or "nothing was committed"
+            await check_paths(ctx, paths, head, done=done)
         except HubError:
             pass  # the refusal is reported instead
         except SourceError as exc:

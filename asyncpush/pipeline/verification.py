@@ -21,6 +21,7 @@ CHECKS = 10
 With the default first wait, all checks together take half a minute."""
 
 LONGEST_WAIT = 5.0
+"""Seconds between two checks, at most."""
 
 CALLS_AT_ONCE = 4
 

@@ -206,9 +206,10 @@ class _OnDisk:
         return file
 
     def _compare(self, status: os.stat_result) -> None:
-        was, now = self._content.identity, FileIdentity.of(status)
-        if now == was:
+        was = self._content.identity
+        if was.is_of(status):
             return
+        now = FileIdentity.of(status)
         if not stat.S_ISREG(status.st_mode) or (now.device, now.inode) != (was.device, was.inode):
             raise changed(self._source, "was replaced by another file")
         if now.size != was.size:
@@ -409,7 +410,7 @@ def check_unchanged_at_path(source: FileSource, sha256: str) -> None:
     if not isinstance(source.content, PathSource):
         return
     try:
-        unchanged = FileIdentity.of(os.stat(source.content.path)) == source.content.identity
+        unchanged = source.content.identity.is_of(os.stat(source.content.path))
     except OSError:
         unchanged = False
     if not unchanged:

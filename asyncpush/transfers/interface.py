@@ -7,7 +7,7 @@ module.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -163,8 +163,8 @@ class BucketUpload(Protocol):
         """Send files. With `changed`, followed files that have changed are added there, by path in
         the repo, and not sent."""
 
-    async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
-        """Send a stream of unknown size as it arrives. Raises what `pieces` raises, too."""
+    async def add_stream(self, stream: OpenStream) -> None:
+        """Send a stream of unknown size as it arrives. Raises what the stream raises, too."""
 
     async def finish(
         self, *, changed: dict[str, SourceChangedError] | None = None

@@ -22,7 +22,7 @@ import pytest
 from asyncpush import SourceError, UploadConfig, Uploader, receipts_from_json
 from asyncpush.concurrency.threads import WIDTH
 from asyncpush.journal.database import Database
-from asyncpush.localhub import LocalHub
+from asyncpush.localhub import LocalHub, server
 from asyncpush.net.adaptive_limit import START
 from asyncpush.pipeline.hashing import SHORT
 from asyncpush.sources import spool
@@ -302,9 +302,10 @@ async def test_a_clock_that_jumps_harms_nothing(
 
 
 async def test_a_network_that_is_away_is_waited_out(
-    tmp_path: Path, write: Write, faults: FaultLayer
+    tmp_path: Path, write: Write, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub vanishes mid-push, for far more attempts than `max_retries`, and comes back."""
+    monkeypatch.setattr(server, "SHUTDOWN_SECONDS", 0.1)
     content = random.Random(10).randbytes(4 * PART_SIZE)
     source = write({"model.bin": content})
     config = UploadConfig(

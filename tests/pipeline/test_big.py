@@ -111,23 +111,27 @@ def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Pat
     sys.stderr.write(f"{output}\n")
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, tmp_path: Path) -> None:
-    """In one file, or in eight. Measured on a loaded machine: 223 to 275 MB."""
+@pytest.mark.parametrize(
+    ("count", "limit"), [(1, PEAK_BY_XET), (8, PEAK_BY_XET), (1000, 1.1 * PEAK_BY_XET)]
+)
+def test_a_gibibyte_goes_up_by_xet_within_300_mb(count: int, limit: float, tmp_path: Path) -> None:
+    """In one file, in eight, or in a thousand. Measured on a loaded machine: 223 to 278 MB with
+    one and eight, 278 to 292 with a thousand (501 to 738 if nothing waits for room)."""
     rng = random.Random(count)
     folder = tmp_path / "model"
     folder.mkdir()
     for number in range(count):
         with (folder / f"{number}.bin").open("wb") as file:
-            for _ in range((1 << 30) // count // (16 << 20)):
-                file.write(rng.randbytes(16 << 20))
+            size = (1 << 30) // count
+            for start in range(0, size, 16 << 20):
+                file.write(rng.randbytes(min(16 << 20, size - start)))
     output = push(folder, "", tmp_path, xet=True)
 
     assert output["verified"]
     assert output["routes"] == {"xet": 1}
-    assert output["sent"] > 1 << 30
-    assert output["peak"] < PEAK_BY_XET, output
-    sys.stderr.write(f"{output}\n")
+    assert output["sent"] > (1 << 30) - count
+    assert output["peak"] < limit, output["peak"]
+    sys.stderr.write(f"{output['peak']:,} bytes\n")
 
 
 def stored(folder: Path) -> int:

@@ -533,6 +533,33 @@ async def test_a_series_brings_the_files_that_someone_else_has_changed_meanwhile
     assert set(result.files_uploaded) == set(files)
 
 
+async def test_a_series_deletes_what_someone_else_has_deleted_meanwhile(
+    hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """The Hub refuses to delete a file that is gone."""
+    dev = PushOptions(revision="dev", create_branch=True)
+    old = {"old1.txt": b"1", "old2.txt": b"2", "old3.txt": b"3"}
+    await uploader.push_to_hub("me/m", {**old, "kept.txt": b"0"}, dev)
+    delete_old = replace(dev, delete_patterns=["old*"])
+
+    async def theirs(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        async with Uploader(TOKEN, hub.url, config) as other:
+            await other.push_to_hub("me/m", {"kept.txt": b"0"}, delete_old)
+        return await handler(request)
+
+    KINDS["theirs first"] = theirs
+    try:
+        faults.add("commit", "theirs first", nth=faults.seen["commit"] + 1)
+        options = replace(delete_old, max_files_per_commit=1)
+        await uploader.push_to_hub("me/m", {"new.txt": b"new", "newer.txt": b"newer"}, options)
+    finally:
+        del KINDS["theirs first"]
+    left = {".gitattributes", "kept.txt", "new.txt", "newer.txt"}
+    assert await files_of(hub, "me/m", revision="dev") == left
+
+
 async def test_a_series_that_fails_midway_says_what_shows_already(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:

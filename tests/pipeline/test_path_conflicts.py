@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from asyncpush import PushOptions, SourceError, Uploader
+from asyncpush import PushOptions, SourceError, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
-from tests.faults import FaultLayer
+from tests.conftest import TOKEN
+from tests.faults import KINDS, FaultLayer
 from tests.reading import commits_of, download
 
 Write = Callable[..., Path]
@@ -83,5 +87,30 @@ async def test_what_comes_in_the_way_meanwhile_is_reported_as_clearly(
     path = "new/model.bin"
     stored = await uploader.upload_files(repo, {path: b"\0w"})
     await uploader.push_to_hub(repo, {"new": b"file"})
-    with pytest.raises(SourceError, match="'new' is a file in the repo"):
+    with pytest.raises(SourceError, match="'new' is a file in the repo") as caught:
         await uploader.commit(repo, stored)
+    assert caught.value.suggestion.endswith("; nothing was committed")
+
+
+async def test_what_comes_in_the_way_of_a_series_hides_no_commit_of_it(
+    uploader: Uploader, config: UploadConfig, faults: FaultLayer, hub: LocalHub
+) -> None:
+    dev = PushOptions(revision="dev", create_branch=True)
+    await uploader.push_to_hub("me/m", {"old.txt": b"0"}, dev)
+
+    async def theirs(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        async with Uploader(TOKEN, hub.url, config) as other:
+            await other.push_to_hub("me/m", {"b.txt/x": b"theirs"}, dev)
+        return await handler(request)
+
+    KINDS["theirs first"] = theirs
+    try:
+        faults.add("commit", "theirs first", nth=faults.seen["commit"] + 2)
+        options = replace(dev, max_files_per_commit=1)
+        with pytest.raises(SourceError, match=r"'b\.txt' cannot be pushed") as caught:
+            await uploader.push_to_hub("me/m", {"a.txt": b"a", "b.txt": b"b"}, options)
+    finally:
+        del KINDS["theirs first"]
+    assert caught.value.suggestion.endswith("; 1 of the files are already on dev")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,16 @@ async def test_a_small_object_that_was_replaced_while_it_was_sent_is_reported(
     faults.hooks["part"] = replace
     with pytest.raises(SourceChangedError, match=r"model\.bin"):
         await uploader.push_to_hub("me/m", source, PushOptions(on_change="error"))
+
+
+def test_an_identity_is_recognised_without_making_another(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    status = (tmp_path / "a").stat()
+    identity = FileIdentity.of(status)
+    assert identity.is_of(status)
+    assert not identity.is_of((tmp_path / "b").stat())
+    assert replace(identity, ctime_ns=0).is_of(status)
+    for name in ("device", "inode", "size", "mtime_ns"):
+        other = replace(identity, **{name: getattr(identity, name) + 1})
+        assert not other.is_of(status)

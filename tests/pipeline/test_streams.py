@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from asyncpush import SourceError, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
+from asyncpush.transfers.xet.upload_commit import XetCommit
 from tests.cancelling import seconds_to_cancel
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -182,7 +183,38 @@ async def test_a_push_of_slow_streams_is_cancelled_at_once(
     assert faults.seen["commit"] == 0
 
 
-@pytest.mark.parametrize("streams", [1, 3])
+async def test_only_as_many_streams_as_memory_has_room_for_are_sent_as_they_arrive(
+    tmp_path: Path, faults: FaultLayer, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Xet each fills a xorb of 64 MiB. The others are written to disk meanwhile."""
+    sending: list[str] = []
+    most: list[int] = []
+    stream = XetCommit.stream
+
+    async def watched(commit: XetCommit, name: str, *rest: Any) -> Any:
+        sending.append(name)
+        most.append(len(sending))
+        try:
+            return await stream(commit, name, *rest)
+        finally:
+            sending.remove(name)
+
+    monkeypatch.setattr(XetCommit, "stream", watched)
+    step = InStep(5)
+    expected = {f"{start}.bin": NOISE[start:] for start in range(5)}
+    async with (
+        open_hub(tmp_path, faults, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        with anyio.fail_after(45):
+            source = {name: step.pieces(data) for name, data in expected.items()}
+            result = await uploader.push_to_hub("me/m", source)
+        assert await download(hub, "me/m") == expected
+    assert max(most) == 2
+    assert {receipt.route for receipt in result.receipts} == {"xet"}
+
+
+@pytest.mark.parametrize("streams", [1, 2])
 async def test_producers_wait_for_a_store_that_takes_nothing(
     streams: int, tmp_path: Path, faults: FaultLayer, config: UploadConfig
 ) -> None:

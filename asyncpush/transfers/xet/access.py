@@ -154,6 +154,11 @@ def files_at_once(config: UploadConfig) -> int:
     return min(files, config.max_concurrent_files)
 
 
+def streams_at_once(config: UploadConfig) -> int:
+    """The number of streams that are sent as they arrive, each of which fills a xorb."""
+    return min(max(config.max_memory // XORB_MEMORY, 1), MOST_XORBS)
+
+
 def small_files_at_once(config: UploadConfig) -> int:
     """The number of small files that hf_xet reads at the same time."""
     return min(SMALL_FILES, config.max_concurrent_files)

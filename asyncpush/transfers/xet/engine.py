@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from asyncpush.events import Emitter, FileStored, RetryScheduled
 from asyncpush.models import BytesSource, FileSource, PathSource, Receipt
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
+from asyncpush.sources import OpenStream
 from asyncpush.transfers.xet.access import (
     SMALL_FILE,
     SMALL_FILES_MEMORY,
@@ -23,6 +25,7 @@ from asyncpush.transfers.xet.access import (
     files_at_once,
     import_hf_xet,
     settings,
+    streams_at_once,
     xorbs_at_once,
 )
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
@@ -61,6 +64,7 @@ class XetEngine:
         self._config = config
         self._session: Any = None
         self._opening = asyncio.Lock()
+        self._streams = asyncio.Semaphore(streams_at_once(config))
         self._large_files = asyncio.Semaphore(files_at_once(config))
         self._small_files = Room(SMALL_FILES_MEMORY)
         self._turns = asyncio.Semaphore(max(TURNS, 2 * xorbs_at_once(config)))
@@ -89,6 +93,7 @@ class XetEngine:
             positions,
             events,
             renewals=self._config.max_retries,
+            streams=self._streams,
             large_files=self._large_files,
             small_files=self._small_files,
             turns=self._turns,
@@ -238,9 +243,9 @@ class XetUpload:
     often it is started again.
 
     hf_xet reads small files itself. Large ones we read, and pass on what there is room for. All
-    uploads of an `Uploader` share `large_files`, which limits how many of them are read at the same
-    time, `turns`, which limits how many uploads are finished at the same time, and `bandwidth`.
-    With a limited bandwidth, we read every file at that rate.
+    uploads of an `Uploader` share `streams`, `large_files` and `turns`, which limit how many
+    streams are sent as they arrive, how many large files are read and how many uploads are finished
+    at the same time, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
     """
 
     def __init__(
@@ -251,6 +256,7 @@ class XetUpload:
         events: Emitter,
         *,
         renewals: int,
+        streams: asyncio.Semaphore,
         large_files: asyncio.Semaphore,
         small_files: Room,
         turns: asyncio.Semaphore,
@@ -264,6 +270,7 @@ class XetUpload:
         self._refusals = REFUSALS_LIMIT
         self._attempt = 1
         self._handles: list[tuple[FileSource, Any]] = []
+        self._streams = streams
         self._large_files = large_files
         self._small_files = small_files
         self._turns = turns
@@ -376,9 +383,18 @@ class XetUpload:
 
         return await self._commit.start(files, changed, to_the_end=to_the_end, on_begun=follow)
 
-    async def add_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
-        """Send a stream of unknown size as it arrives. Raises `XetFailedError`, and what `pieces`
-        raises."""
+    async def add_stream(self, stream: OpenStream) -> None:
+        """Send a stream of unknown size as it arrives. When there is no memory for filling another
+        xorb, it is first written to disk: it cannot wait, since the others may depend on its
+        producer. Raises `XetFailedError`, and what the stream raises."""
+        if self._streams.locked():
+            await self.add(await stream.spooled())
+            return
+        pieces = stream.pieces()
+        async with self._streams, aclosing(pieces):
+            await self._send_stream(stream.path_in_repo, pieces)
+
+    async def _send_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         self._streamed = True
         followed = self._positions.feed(FileSource.of_bytes(path_in_repo, b""), sized=False)
         size = 0

@@ -37,7 +37,7 @@ of each chunk. When these need more, as in a file of some GB, fewer xorbs are se
 MOST_UNREAD = 8 * MIB
 """Bytes of small files that hf_xet has not read yet."""
 
-SMALL_FILES_SPARE = 48 * MIB
+SMALL_FILES_SPARE = 56 * MIB
 """What small files may add before their xorb is seen to be packed: hf_xet reads many at a time, in
 many threads, whose memory is returned later."""
 
@@ -134,6 +134,11 @@ class XetMemory:
             return unsent <= self._others
         return now + spare - self._base <= self._before_packing
 
+    def is_within_limit(self, spare: int = 0) -> bool:
+        """Whether more bytes may be passed on while others are being sent."""
+        now = resident_memory()
+        return now is None or now + spare - self._base <= self._before_packing + XORB_SIZE
+
 
 class XetBacklog:
     """What one upload commit has been passed, and has not packed or sent."""
@@ -176,13 +181,16 @@ class XetBacklog:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb
         may be packed and `spare` memory is left, or all others have been sent. Ends early when
         `stop` is set."""
-        if not self._may_fill_a_xorb(size):
-            return
-        with self._one_at_a_time:
-            while self._may_fill_a_xorb(size) and not self._is_idle():
+        while not self._may_pass(size, spare):
+            with self._one_at_a_time:
                 trim_memory(every=5 * _CHECK_EVERY)
-                if self._memory.has_room(self._unsent, spare) or stop.wait(_CHECK_EVERY):
-                    break
+                if self._may_pass(size, spare) or stop.wait(_CHECK_EVERY):
+                    return
+
+    def _may_pass(self, size: int, spare: int) -> bool:
+        if self._may_fill_a_xorb(size):
+            return self._is_idle() or self._memory.has_room(self._unsent, spare)
+        return self._unsent <= 0 or self._memory.is_within_limit(spare)
 
     def _may_fill_a_xorb(self, size: int) -> bool:
         return self._passed + size - self._settled > XORB_SIZE - CUT_MARGIN

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from anyio.abc import TaskGroup
 
@@ -98,9 +97,7 @@ class XetTransfer:
     async def store_stream(self, stream: OpenStream) -> None:
         """Send a stream. Raises `XetFailedError`, and what the stream raises."""
         upload = await self._opened()
-        pieces = stream.pieces()
-        async with aclosing(pieces):
-            await upload.add_stream(stream.path_in_repo, pieces)
+        await upload.add_stream(stream)
 
     async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         """Wait for the store. Raises as `store` does."""
