@@ -23,6 +23,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import anyio
+
 from asyncpush.errors import AuthError, HubError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
@@ -277,10 +279,13 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=CANCEL_GRACE)
+        # A cancelled anyio scope would cancel each further wait at once.
+        with anyio.move_on_after(CANCEL_GRACE, shield=True):
+            await asyncio.wait([task])
+        raise
+    finally:
         if not task.cancel() and not task.cancelled():
             task.exception()  # so that asyncio does not log it as never retrieved
-        raise
 
 
 def stored_path(token_path: Path) -> Path:

@@ -28,7 +28,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.net import login
 from asyncpush.net.credentials import TokenSource, has_token, token_from_environment
 from asyncpush.net.login import Credential, Login
-from asyncpush.protocol.accounts import IssuedToken
+from asyncpush.protocol.accounts import IssuedToken, TokenRefused
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.oauth import ID_TOKEN_PATH, TokenRequests, store_login, write_login
@@ -431,25 +431,41 @@ async def test_a_token_of_the_environment_is_not_renewed(
     assert tokens.asked == []
 
 
-async def test_a_cancelled_push_still_stores_the_login_that_it_has_renewed(
-    home: Path, hub: LocalHub
+@pytest.mark.parametrize(
+    ("answer", "stored"),
+    [
+        (IssuedToken("hf_new", "refresh-1", 30 * DAY), "hf_new"),
+        (TokenRefused("invalid_grant", "", 400), TOKEN),
+    ],
+    ids=["renewed", "refused"],
+)
+async def test_a_cancelled_push_still_waits_for_the_login_that_it_renews(
+    answer: IssuedToken | TokenRefused, stored: str, home: Path, hub: LocalHub
 ) -> None:
-    """The old refresh token is of no use any more."""
+    """The old refresh token is of no use any more. A cancelled anyio scope cancels each wait."""
     write_login(home, TOKEN, "refresh-0", time.time() + HOUR)
     asked, answered = anyio.Event(), anyio.Event()
 
     async def ask(*args: Any, **kwargs: Any) -> Any:
         asked.set()
         await answered.wait()
-        return IssuedToken("hf_new", "refresh-1", 30 * DAY)
+        return answer
 
     async with anyio.create_task_group() as group:
         group.start_soon(Login(ask, hub.url).stored, TOKEN, home / "token")
         await asked.wait()
         group.cancel_scope.cancel()
-        answered.set()
+        after_turns_of_the_loop(20, answered.set)
 
-    assert (home / "token").read_text() == "hf_new"
+    assert (home / "token").read_text() == stored
+
+
+def after_turns_of_the_loop(count: int, work: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    if count:
+        loop.call_soon(after_turns_of_the_loop, count - 1, work)
+    else:
+        work()
 
 
 async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
