@@ -81,6 +81,8 @@ def trim_memory(every: float = TRIM_EVERY) -> None:
 def resident_memory() -> int | None:
     """The bytes of this process in memory; None where the system does not tell (only Linux
     does)."""
+    if sys.platform != "linux":
+        return None
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
