@@ -10,6 +10,7 @@ import anyio
 
 from asyncpush.events import (
     Committed,
+    Event,
     FileSkipped,
     FileStored,
     PhaseChanged,
@@ -57,7 +58,7 @@ class ProgressPublisher:
     """
 
     wants_headers = False
-    wants_events = HANDLED | {PushFailed}
+    wants_events: frozenset[type[Event]] = HANDLED | {PushFailed}
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ CUT_MARGIN = 3 * MIB
 """A xorb is packed when the next chunk has no room in it. This much before, the size of what we
 passed is no longer certain not to have filled it."""
 
-NOISE = 16 * MIB
+NOISE = 22 * MIB
 """Memory that a push takes for other things, such as connections, events and what hf_xet remembers
 of each chunk. When these need more, as in a file of some GB, fewer xorbs are sent at once."""
 
