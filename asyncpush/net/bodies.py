@@ -19,7 +19,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 import aiohttp
@@ -451,15 +451,13 @@ class RequestBody(aiohttp.Payload):
 
     def __init__(self, body: bytes | StreamBody, stall: StallTimeout) -> None:
         super().__init__(body)
-        self._body = body if isinstance(body, bytes) else None
-        self._source = _nothing() if isinstance(body, bytes) else body.open()
-        self._length = len(body) if isinstance(body, bytes) else body.size
+        self._body = body
         self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
         self._whole = False
         self.failure: Exception | None = None
-        self._pieces = self._checked()
+        self._pieces: AsyncGenerator[bytes, None] | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("a request body is not text")
@@ -473,9 +471,10 @@ class RequestBody(aiohttp.Payload):
         self._writing = asyncio.current_task()
         self._transport = getattr(writer, "transport", None)
         self._stall.follow(self._transport)
-        if self._body is not None:
+        if isinstance(self._body, bytes):
             await self._write(writer, self._body)
         else:
+            self._pieces = self._checked(self._body)
             async for piece in self._pieces:
                 await self._write(writer, piece)
         self._whole = True
@@ -487,23 +486,27 @@ class RequestBody(aiohttp.Payload):
             await writer.drain()
             self._stall.touch()
 
-    async def _checked(self) -> AsyncGenerator[bytes, None]:
-        left = self._length
+    async def _checked(self, body: StreamBody) -> AsyncGenerator[bytes, None]:
+        left = body.size
+        source = body.open()
         try:
-            async for piece in self._source:
+            async for piece in source:
                 left -= len(piece)
                 if left < 0:
                     break
                 yield piece
             if left:
                 raise SourceChangedError(
-                    f"a request body of {self._length} bytes turned out"
+                    f"a request body of {body.size} bytes turned out"
                     f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
                     suggestion="push again once nothing writes to these files any more",
                 )
         except Exception as exc:
             self.failure = exc
             raise
+        finally:
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
 
     async def finish(self) -> None:
         """End a request, however it went: the stream's source closes its files, and the rest of an
@@ -515,11 +518,8 @@ class RequestBody(aiohttp.Payload):
         if self._transport is not None and not self._whole:
             reset_when_closed(self._transport)
             self._transport.abort()
-        if self._body is not None:
-            return
-        await self._pieces.aclose()
-        if isinstance(self._source, AsyncGenerator):
-            await self._source.aclose()
+        if self._pieces is not None:
+            await self._pieces.aclose()
 
 
 def reset_when_closed(transport: Any) -> None:
@@ -539,8 +539,3 @@ def limit_unsent(transport: Any) -> None:
     if connection is not None and option is not None:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
