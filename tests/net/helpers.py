@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import ssl
 import struct
 from collections import deque
@@ -82,15 +83,23 @@ PEER = web.AppKey("peer", Peer)
 
 @asynccontextmanager
 async def serving(
-    *answers: Answer, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    *answers: Answer,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    receive_buffer: int | None = None,
 ) -> AsyncIterator[Peer]:
+    """With a `receive_buffer`, the kernel accepts no more than about so many bytes that the peer
+    does not read. By itself Linux may take more than 30 MB."""
     peer = Peer(*(answers or (reply(),)))
     app = web.Application(client_max_size=1 << 30)
     app[PEER] = peer
     app.router.add_route("*", "/{path:.*}", peer.answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, auto_decompress=False)
     await runner.setup()
-    await web.TCPSite(runner, host, 0, ssl_context=tls).start()
+    listener = socket.create_server((host, 0))
+    if receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await web.SockSite(runner, listener, ssl_context=tls).start()
     scheme = "https" if tls else "http"
     name = "localhost" if tls else host
     peer.url = f"{scheme}://{name}:{runner.addresses[0][1]}"

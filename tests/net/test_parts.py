@@ -806,18 +806,25 @@ class Straggling:
 
 
 @pytest.fixture
-async def straggling(peer: Peer, threads: ThreadPoolExecutor) -> AsyncIterator[Straggling]:
+async def narrow_peer() -> AsyncIterator[Peer]:
+    """A server that leaves most of a part with the sender while it does not read."""
+    async with serving(receive_buffer=512 * KIB) as peer:
+        yield peer
+
+
+@pytest.fixture
+async def straggling(narrow_peer: Peer, threads: ThreadPoolExecutor) -> AsyncIterator[Straggling]:
     # On a busy machine the others' pace is slow, and what crawls is found out late.
-    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=60) as session:
-        yield Straggling(Sending(session, threads), peer)
+    async with session_to(narrow_peer.url, chunk_size=CHUNK, stall_timeout=60) as session:
+        yield Straggling(Sending(session, threads), narrow_peer)
 
 
 async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
-    straggling: Straggling, peer: Peer
+    straggling: Straggling, narrow_peer: Peer
 ) -> None:
     sent = await straggling.send(deaf, whole)
     straggling.check_nothing_was_lost(sent)
-    slow = [seen for seen in peer.seen if seen.path == "/slow"]
+    slow = [seen for seen in narrow_peer.seen if seen.path == "/slow"]
     assert len(slow) == 2
     assert slow[0].connection != slow[1].connection
     first, again = straggling.sending.recorded.of(RequestStarted)[-2:]
@@ -828,19 +835,21 @@ async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
 
 
 async def test_a_crawling_part_that_comes_first_after_all_counts(
-    straggling: Straggling, peer: Peer
+    straggling: Straggling, narrow_peer: Peer
 ) -> None:
     sent = await straggling.send(unread_until(straggling.second_came, whole), deaf)
     straggling.check_nothing_was_lost(sent)
 
 
-async def test_a_second_way_that_fails_harms_nothing(straggling: Straggling, peer: Peer) -> None:
+async def test_a_second_way_that_fails_harms_nothing(
+    straggling: Straggling, narrow_peer: Peer
+) -> None:
     sent = await straggling.send(unread_until(straggling.second_came, whole), reply(500))
     straggling.check_nothing_was_lost(sent)
 
 
 async def test_a_first_way_that_fails_leaves_it_to_the_second(
-    straggling: Straggling, peer: Peer
+    straggling: Straggling, narrow_peer: Peer
 ) -> None:
     sent = await straggling.send(unread_until(straggling.second_came, reset), whole)
     straggling.check_nothing_was_lost(sent)
@@ -871,19 +880,19 @@ async def test_both_ways_are_cancelled_together(straggling: Straggling) -> None:
 
 
 async def test_where_etags_say_nothing_no_part_is_sent_twice(
-    peer: Peer, threads: ThreadPoolExecutor
+    narrow_peer: Peer, threads: ThreadPoolExecutor
 ) -> None:
     """Two bodies under way would leave open whose ETag the store asks for in the end."""
-    peer.script(stored('"not-an-md5"'))
-    async with session_to(peer.url, chunk_size=CHUNK, stall_timeout=0.6) as session:
+    narrow_peer.script(stored('"not-an-md5"'))
+    async with session_to(narrow_peer.url, chunk_size=CHUNK, stall_timeout=0.6) as session:
         sending = Sending(session, threads)
         content = Content(noise(LARGE))
         for _ in range(3):
-            await sending.send(content, content.part(peer.url + "/quick", size=2 * MIB))
-        peer.script(deaf)
+            await sending.send(content, content.part(narrow_peer.url + "/quick", size=2 * MIB))
+        narrow_peer.script(deaf)
         with pytest.raises(HubError, match="no byte moved"):
-            await sending.send(content, content.part(peer.url + "/slow"))
-    assert [seen.path for seen in peer.seen].count("/slow") == 1
+            await sending.send(content, content.part(narrow_peer.url + "/slow"))
+    assert [seen.path for seen in narrow_peer.seen].count("/slow") == 1
 
 
 # --- events -------------------------------------------------------------------------------------
