@@ -252,11 +252,12 @@ class HubError(AsyncPushError):
         lines = [self.message]
         if self.status is not None or self.method:  # otherwise no request was sent
             status = "no answer" if self.status is None else f"HTTP {self.status}"
-            lines = [
-                f"{self.message} ({status})",
-                f"  request: {self.method} {self.url}, attempt {self.attempt},"
-                f" after {self.elapsed_seconds:.1f} s",
-            ]
+            lines = [f"{self.message} ({status})"]
+        if self.url:
+            lines.append(
+                f"  request: {f'{self.method} {self.url}'.lstrip()}, attempt {self.attempt},"
+                f" after {self.elapsed_seconds:.1f} s"
+            )
         if self.request_id:
             lines.append(f"  request id: {self.request_id}")
         if self.headers:

@@ -183,3 +183,9 @@ def test_a_copy_has_what_the_error_had_and_the_error_stays_as_it_was() -> None:
     assert (error.message, error.attempt) == ("busy", HUB_FIELDS["attempt"])
     with pytest.raises(TypeError, match="HubError has no attributes colour"):
         error.with_(colour="red")
+
+
+def test_an_error_without_a_request_names_none() -> None:
+    assert str(HubError("the Hub is away", status=503)) == "the Hub is away (HTTP 503)"
+    named = HubError("the Hub is away", status=503, url="https://hub/api")
+    assert "  request: https://hub/api, attempt 1, after 0.0 s" in str(named).splitlines()

@@ -28,6 +28,7 @@ import anyio
 from asyncpush.errors import AuthError, HubError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
+from asyncpush.protocol import urls
 from asyncpush.protocol.accounts import (
     IssuedToken,
     TokenRefused,
@@ -39,7 +40,7 @@ from asyncpush.protocol.accounts import (
     refresh_token_request,
 )
 from asyncpush.protocol.http import HubRequest, HubResponse
-from asyncpush.redaction import redact_text
+from asyncpush.redaction import redact_text, redact_url
 
 if TYPE_CHECKING:
     import configparser
@@ -172,7 +173,7 @@ class Login:
         answer = await self._ask(request, parse_token, retry=retry, accept=is_token_answer)
         if isinstance(answer, TokenRefused):
             ended = answer.error == "invalid_grant"
-            raise _refused(
+            raise self._refused(
                 f"the login {login.name!r} has expired and cannot be renewed"
                 if ended
                 else f"the login {login.name!r} cannot be renewed",
@@ -223,7 +224,7 @@ class Login:
         request = exchange_token_request(id_token, resource)
         answer = await self._ask(request, parse_token, retry=True, accept=is_token_answer)
         if isinstance(answer, TokenRefused):
-            raise _refused(
+            raise self._refused(
                 f"the Hub refused this CI job a token for {resource}",
                 answer,
                 request,
@@ -250,8 +251,20 @@ class Login:
         request = id_token_request(url, bearer, self._endpoint)
         answer = await self._ask(request, parse_id_token, retry=True, accept=is_token_answer)
         if isinstance(answer, TokenRefused):
-            raise _refused("GitHub Actions refused an id token", answer, request, _PERMISSION)
+            raise self._refused("GitHub Actions refused an id token", answer, request, _PERMISSION)
         return answer
+
+    def _refused(
+        self, what: str, answer: TokenRefused, request: HubRequest, next_step: str
+    ) -> AuthError:
+        reason = ": ".join(filter(None, (answer.error, answer.description)))
+        return AuthError(
+            f"{what}: {redact_text(reason)[:300]}",
+            status=answer.status,
+            method=request.method,
+            url=redact_url(urls.resolve(request.target, self._endpoint)),
+            suggestion=next_step,
+        )
 
     @asynccontextmanager
     async def _locked(self, stored: Path) -> AsyncIterator[None]:
@@ -361,16 +374,6 @@ def _try_lock(path: Path) -> int | None:
         raise
     os.close(descriptor)  # held, or removed since it was opened
     return None
-
-
-def _refused(what: str, answer: TokenRefused, request: HubRequest, next_step: str) -> AuthError:
-    reason = ": ".join(filter(None, (answer.error, answer.description)))
-    return AuthError(
-        f"{what}: {redact_text(reason)[:300]}",
-        status=answer.status,
-        method=request.method,
-        suggestion=next_step,
-    )
 
 
 def _not_renewed(path: Path, exc: OSError) -> AuthError:

@@ -166,6 +166,7 @@ def _object_error(error: Mapping[str, Any], oid: str, response: HubResponse) -> 
         f"the Hub refuses LFS object {oid}: {message[:300]}",
         status=code,
         body=message,
+        method="POST",
         url=response.url,
         headers=response.headers,
         retryable=is_retryable_status(code, message),

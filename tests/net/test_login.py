@@ -370,6 +370,7 @@ async def test_a_login_that_has_ended_says_log_in_again(
         await push_to_hub("me/m", FILES, config=config)
 
     assert caught.value.suggestion == "run `hf auth login`"
+    assert f"request: POST {hub.url}/oauth/token, attempt 1" in str(caught.value)
     assert login.refresh_token not in str(caught.value)
     assert (home / "token").read_text() == login.access_token
 
