@@ -33,6 +33,10 @@ COMPARED = 64 << 10
 """Bytes that a part must have moved, on average, before its rate is compared. Less may only have
 gone into buffers."""
 
+FIRST_BYTES = 10 << 10
+"""Bytes of a part that its peer may acknowledge before it reads any: they have slowed down nothing
+yet."""
+
 SHARED = 0.6
 """If the rate of a part among many is below this share of its rate among few, the parts share one
 bandwidth, and fewer of them carry as much."""
@@ -120,6 +124,8 @@ class Slot:
     since: float
     position: int = 0
     small: bool = False
+    begun: float = 0.0
+    """When the slot was taken."""
     resumed: asyncio.Event | None = None
     """Set when the part may continue; None while the part is not paused."""
 
@@ -163,7 +169,7 @@ class HeadStart:
         self.pioneers = set(pioneers)
         self.over = bool(self.pioneers)
         self.joined = False
-        self._first: dict[Slot, _Sample] = {}
+        self._first: dict[Slot, _Sample] = {}  # the last sample before it moved
         self._latest: dict[Slot, _Sample] = {}
         self._alone: dict[Slot, _Sample] = {}  # the last sample in which the others had no part
         self._among: dict[Slot, _Sample] = {}  # the first sample after they joined
@@ -171,9 +177,10 @@ class HeadStart:
     def moved(self, slot: Slot, now: float, position: int) -> None:
         sample = now, position
         if slot not in self.pioneers:
-            self.joined = True
+            self.joined = self.joined or position >= FIRST_BYTES
         elif not self.joined:
-            self._first.setdefault(slot, sample)
+            if self._first.setdefault(slot, sample)[1] == position:
+                self._first[slot] = sample
             self._alone[slot] = self._latest.get(slot, sample)
             self._latest[slot] = sample
         elif slot in self._first:
@@ -302,7 +309,8 @@ class AdaptiveLimit:
         `moving`, `succeeded` and `overloaded`."""
         holder = push, of, small
         await self._acquire(holder)
-        slot = Slot(self._epoch, self._width(small), self._clock(), small=small)
+        now = self._clock()
+        slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
         if self._head_start is not None and self._is_held_back and not small:
             self._head_start.pioneers.add(slot)
         if not small:
@@ -331,14 +339,14 @@ class AdaptiveLimit:
         buffers."""
         if self._head_start is not None and position and not slot.small:
             self._compare(self._head_start, slot, position)
+        if slot.position < FIRST_BYTES <= position:
+            self._latency = min(self._latency, self._clock() - slot.begun)
         if slot.position:
             self._count(slot, position, size)
         elif position:
-            now = self._clock()
             if slot.epoch == self._epoch and not slot.small:
                 self._only_earlier = False
-            self._latency = min(self._latency, now - slot.since)
-            slot.since, slot.position = now, position
+            slot.since, slot.position = self._clock(), position
 
     def succeeded(self, slot: Slot, size: int) -> None:
         """Report that a part of this size is stored."""

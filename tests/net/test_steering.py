@@ -28,9 +28,10 @@ WIDTHS = (4, 8, 16, 32, WIDEST)
 
 
 class Body:
-    """A part that is arriving."""
+    """A part that is arriving. The peer's kernel accepts the first bytes (`unread`) at once."""
 
-    def __init__(self, tick: float) -> None:
+    def __init__(self, tick: float, unread: int = 0) -> None:
+        self._unread = unread
         self.slot: Slot | None = None
         self.arrived = 0.0
         self.whole = asyncio.Event()
@@ -44,20 +45,26 @@ class Body:
             self.whole.set()
 
     def acknowledged(self) -> int:
-        return int(min(self._reported[0], PART))
+        return int(min(max(self._reported[0], self._unread), PART))
 
 
 class Link:
     """Bytes a second for one connection and for all; PUTs in flight above which it answers 503;
-    seconds between two steps of this simulation."""
+    seconds between two steps of this simulation; bytes that are acknowledged before they arrive."""
 
     def __init__(
-        self, per_connection: float, aggregate: float, refuse_above: int, tick: float
+        self,
+        per_connection: float,
+        aggregate: float,
+        refuse_above: int,
+        tick: float,
+        unread: int = 0,
     ) -> None:
         self._per_connection = per_connection
         self._aggregate = aggregate
         self._refuse_above = refuse_above
         self.tick = tick
+        self.unread = unread
         self._in_flight = 0
         self._arriving: set[Body] = set()
         self._ticking = False
@@ -166,7 +173,7 @@ async def seconds_of(width: Width, link: Link, parts: int) -> float:
     monitor = StragglerMonitor(idle=lambda: False, interval=interval)
 
     async def store() -> None:
-        body = Body(link.tick)
+        body = Body(link.tick, link.unread)
         async with width.slot() as slot:
             body.slot = slot if isinstance(slot, Slot) else None
             moving = partial(width.moving, slot, size=PART)
@@ -265,9 +272,12 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
 @pytest.mark.no_cover
 @pytest.mark.parametrize("tick", [0.002, 0.005])
 @pytest.mark.parametrize("parts", [34, 129], ids=["256 MiB", "1 GiB"])
-def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(parts: int, tick: float) -> None:
+@pytest.mark.parametrize("unread", [0, 8 << 10])
+def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(
+    parts: int, tick: float, unread: int
+) -> None:
     """What a kill would lose: four parts, each half sent, are 6 % of 256 MiB."""
-    link = Link(60 * MB, 200 * MB, 10**6, tick)
+    link = Link(60 * MB, 200 * MB, 10**6, tick, unread)
     seconds = steered(link, parts)
     whole = parts * PART
     for share in (0.25, 0.6, 0.9):
