@@ -24,6 +24,7 @@ from aiohttp.typedefs import Handler, Middleware
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs import BlobStore
 from benchmarks.networks import Network
+from benchmarks.rivals.measuring import RECEIVED
 from benchmarks.store import SinkServer
 from benchmarks.tickets import S3Tickets, SinkTickets
 
@@ -49,7 +50,7 @@ async def serve(settings: dict[str, Any]) -> None:
                 part_size=settings["part_size"],
                 store=store,
                 xet=settings["store"] == "xet",
-                middlewares=[_counted(calls, bodies, network.latency)],
+                middlewares=[_reported(sink), _counted(calls, bodies, network.latency)],
             )
             return (await stack.enter_async_context(hub)).url
 
@@ -81,6 +82,18 @@ def _store(settings: dict[str, Any], sink: SinkServer) -> BlobStore | None:
             return S3Tickets(settings["s3"], settings["bucket"], settings["part_size"])
         case _:
             return None
+
+
+def _reported(sink: SinkServer) -> Middleware:
+    """Tell those who ask how many bytes the sink has received."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == RECEIVED:
+            return web.json_response(sink.traffic.received)
+        return await handler(request)
+
+    return middleware
 
 
 def _counted(calls: list[str], bodies: list[int], latency: float) -> Middleware:

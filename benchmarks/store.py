@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from benchmarks.networks import Network
 
 _STEP = 1 << 20
-_SHAPED_STEP = 128 << 10
-_SHAPED_BUFFER = 256 << 10
+_SHAPED_STEP = 64 << 10
+_SHAPED_BUFFER = 32 << 10
+_UNREAD_BUFFER = 4 << 10
 _HEAD_LIMIT = 64 << 10
 
 
@@ -63,8 +64,8 @@ class SinkServer:
         self._tls = tls
         self._listener = socket.socket()
         if network.shaped:
-            # Inherited by what is accepted: else megabytes wait in the kernel's own buffers.
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SHAPED_BUFFER)
+            # Inherited by what is accepted: before anything is read, hardly anything has arrived.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BUFFER)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(512)
         self._lock = threading.Lock()
@@ -102,6 +103,9 @@ class SinkServer:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             time.sleep(self._network.latency)
+            if self._network.shaped:
+                # Else megabytes would wait in the kernel's own buffers.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SHAPED_BUFFER)
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with self._lock:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "hf_benchmark"
+RECEIVED = "/benchmarks/received"
+"""Where the benchmark's Hub tells how many bytes its store has received."""
 WARM_UP = "a line that pays for lazy imports and the first connection\n"
 
 
