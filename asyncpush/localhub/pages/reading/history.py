@@ -9,7 +9,6 @@ from itertools import islice
 import pygit2
 from pygit2.enums import DeltaStatus
 
-from asyncpush.localhub.pages.links import MAIN_BRANCH
 from asyncpush.localhub.pages.reading.files import (
     Source,
     find_revision,
@@ -19,6 +18,7 @@ from asyncpush.localhub.pages.reading.files import (
 )
 from asyncpush.localhub.pages.rendering import Base, plural, to_html
 from asyncpush.localhub.pages.views import (
+    MAIN_BRANCH,
     Change,
     ChangedFile,
     Changes,
