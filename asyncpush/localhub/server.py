@@ -52,7 +52,6 @@ from asyncpush.localhub.routes import (
     git,
     metadata,
     oauth,
-    preupload,
     repos,
     storage,
     xet,
@@ -78,7 +77,6 @@ logger = logging.getLogger("asyncpush.localhub")
 
 _MODULES = (
     repos,
-    preupload,
     commits,
     files,
     metadata,
