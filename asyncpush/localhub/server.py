@@ -60,7 +60,7 @@ from asyncpush.localhub.routes.oauth import TrustedPublishers
 from asyncpush.localhub.state import STATE, HubState, state_of
 from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId, is_name
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
     MAX_JSON_BYTES,
     Refusal,

@@ -18,7 +18,7 @@ from asyncpush.localhub.blobs import is_oid
 from asyncpush.localhub.routes.repos import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
-from asyncpush.localhub.store.commits import (
+from asyncpush.localhub.store.committing import (
     Change,
     CommitRequest,
     DeleteFile,

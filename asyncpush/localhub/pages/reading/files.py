@@ -37,10 +37,10 @@ from asyncpush.localhub.pages.views import (
     TextPreview,
     is_markdown,
 )
-from asyncpush.localhub.store.buckets import BucketFile, Buckets
+from asyncpush.localhub.store.bucket_index import BucketFile, Buckets
 from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import Refusal, entry_not_found
 
 ROWS = 200
