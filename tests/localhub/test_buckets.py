@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, close_session, constants
 from huggingface_hub.errors import BucketNotFoundError, EntryNotFoundError, HfHubHTTPError
 
 from asyncpush.localhub import LocalHub, serve_in_thread
-from asyncpush.localhub.routes import buckets as bucket_routes
+from asyncpush.localhub.routes import bucket_api
 from tests.conftest import TOKEN
 
 pytestmark = pytest.mark.no_cover
@@ -72,7 +72,7 @@ def test_sync_of_the_official_client_works_both_ways(api: HfApi, tmp_path: Path)
 def test_the_prefix_of_a_tree_is_text_and_pages_follow_each_other(
     api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_routes, "PAGE", 2)
+    monkeypatch.setattr(bucket_api, "PAGE", 2)
     api.create_bucket("me/runs")
     fill(api, FILES)
     whole = [file.path for file in api.list_bucket_tree("me/runs", recursive=True)]
