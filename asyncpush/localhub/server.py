@@ -51,12 +51,12 @@ from asyncpush.localhub.routes import (
     discussions,
     git,
     metadata,
-    oauth,
     repo_admin,
     storage,
+    tokens,
     xet_cas,
 )
-from asyncpush.localhub.routes.oauth import TrustedPublishers
+from asyncpush.localhub.routes.tokens import TrustedPublishers
 from asyncpush.localhub.state import STATE, HubState, state_of
 from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId, is_name
@@ -82,10 +82,10 @@ _MODULES = (
     metadata,
     discussions,
     storage,
+    tokens,
     xet_cas,
     git,
     bucket_api,
-    oauth,
 )
 
 ROUTE_NAMES = lfs_server.ROUTES | {
