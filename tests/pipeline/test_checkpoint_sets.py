@@ -185,8 +185,11 @@ async def test_whoever_can_read_the_bucket_can_list_its_sets(
 async def test_a_marker_needs_a_folder_and_its_own_name(uploader: Uploader) -> None:
     with pytest.raises(SourceError, match="needs a folder"):
         await uploader.sync(b"1", f"{RUN}/file", WHOLE)
-    with pytest.raises(SourceError, match="a name that asyncpush uses itself"):
-        await uploader.sync({MARKER: b"{}"}, STEP, WHOLE)
+    for name in (MARKER, PRUNED):  # an empty PRUNED would let the next removal take the whole set
+        with pytest.raises(SourceError, match="a name that asyncpush uses itself"):
+            await uploader.sync({name: b"", "a": b"1"}, STEP, WHOLE)
+    with pytest.raises(ValueError, match="renew_marker needs complete_marker"):
+        SyncOptions(renew_marker=True)
 
 
 async def test_pruning_keeps_the_newest_and_whatever_is_being_written(
