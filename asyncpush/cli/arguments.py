@@ -17,7 +17,7 @@ from typing import Any, get_args
 import click
 
 from asyncpush.cli.base import argument, filled, given_options, option
-from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
 from asyncpush.options import (

@@ -29,17 +29,17 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.cli.app import EXIT_CODES
-from asyncpush.cli.failures import (
+from asyncpush.cli.output import (
     NOT_AUTHORISED,
     USAGE,
     CommandFailedError,
     InterruptedBySignal,
+    Output,
     UsageError,
     exit_code,
     failure_document,
     failure_lines,
 )
-from asyncpush.cli.output import Output
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site, Start
 
