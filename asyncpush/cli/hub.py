@@ -156,8 +156,8 @@ def _tokens(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
 
 def _server(folder: Path, wanted: Sequence[str], **settings: Any) -> LocalHub:
     from asyncpush.localhub import Fault, LocalHub
-    from asyncpush.localhub.app import ROUTE_NAMES
     from asyncpush.localhub.faults import Faults
+    from asyncpush.localhub.server import ROUTE_NAMES
 
     try:
         faults = [Fault.parse(text) for text in wanted]

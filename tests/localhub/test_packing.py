@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub import app as packing
-from asyncpush.localhub.app import count_loose
+from asyncpush.localhub import server as packing
+from asyncpush.localhub.server import count_loose
 from tests.localhub.conftest import HubClient, add, git
 
 PATIENCE = 30.0

@@ -789,6 +789,7 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
 ) -> None:
     """3b: also where it is the push's own time that runs out."""
     faults.add("paths-info", "500", times=99)
+    faults.add("tree", "500", times=99)
     with pytest.raises(VerificationError, match="was made") as caught:
         await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert caught.value.commit_sha == await head_of(hub, "me/m")

@@ -30,7 +30,7 @@ from asyncpush.localhub.routes.files import wanted_range
 from asyncpush.localhub.routes.xet import granted
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import rewriting
-from asyncpush.localhub.store.buckets import (
+from asyncpush.localhub.store.bucket_index import (
     BucketFile,
     BucketInfo,
     Buckets,

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import check_scope, issued_token, require_user, signed_in
 from asyncpush.localhub.state import HubState, state_of
-from asyncpush.localhub.store import repos
+from asyncpush.localhub.store import repo_folders
 from asyncpush.localhub.store.gitrepo import GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id, parse_repo_type
-from asyncpush.localhub.store.repos import RepoInfo, new_info
+from asyncpush.localhub.store.repo_folders import RepoInfo, new_info
 from asyncpush.localhub.web import (
     Refusal,
     bad_request,
@@ -240,7 +240,7 @@ async def create_branch(request: web.Request) -> web.Response:
     start = text_of(body, "startingPoint") if body.get("startingPoint") is not None else None
     name = request.match_info["branch"]
     make = partial(
-        repos.create_branch,
+        repo_folders.create_branch,
         empty=body.get("emptyBranch") is True,
         overwrite=body.get("overwrite") is True,
     )
@@ -261,7 +261,7 @@ async def create_tag(request: web.Request) -> web.Response:
     name, message = text_of(body, "tag"), text_of(body, "message", default="")
     revision = request.match_info["revision"]
     await state.run_exclusively(
-        repo, repos.create_tag, state.repos, repo, name, revision, message, user
+        repo, repo_folders.create_tag, state.repos, repo, name, revision, message, user
     )
     return json_answer({"success": True}, status=201)
 
@@ -271,8 +271,8 @@ async def delete_tag(request: web.Request) -> web.Response:
     return await _delete(request, "tags", request.match_info["tag"])
 
 
-async def _delete(request: web.Request, kind: repos.Kind, name: str) -> web.Response:
+async def _delete(request: web.Request, kind: repo_folders.Kind, name: str) -> web.Response:
     state = state_of(request)
     repo = await state.writable(request)
-    await state.run_exclusively(repo, repos.delete, state.repos, repo, kind, name)
+    await state.run_exclusively(repo, repo_folders.delete, state.repos, repo, kind, name)
     return json_answer({"success": True})
