@@ -142,7 +142,7 @@ def test_a_hub_that_grants_no_xet_for_repos_takes_files_into_buckets(
         assert other.bucket_info("me/runs").size == len(NOISE)
 
 
-def test_a_copy_needs_a_source_that_its_user_may_read_and_that_holds_the_file(
+def test_a_copy_needs_a_readable_source_with_the_file(
     tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = {"ann": "hf_ann", "ben": "hf_ben"}

@@ -559,7 +559,7 @@ async def test_markdown_is_rendered_or_shown_as_it_was_written(client: HubClient
     assert href == "/me/net/blob/main/docs/more.md"
 
 
-async def test_a_file_asked_for_as_a_folder_is_found_and_the_other_way_round(
+async def test_a_file_and_a_folder_redirect_to_each_other(
     client: HubClient,
 ) -> None:
     await fill(client)
@@ -834,7 +834,7 @@ async def test_who_has_a_token_sees_private_repos(client: HubClient) -> None:
     assert "me/secret private" in (await page(client, "/", token="any")).words
 
 
-async def test_a_hub_with_a_token_does_not_tell_which_private_repos_it_has(
+async def test_private_repos_are_not_revealed(
     tmp_path: Path,
 ) -> None:
     async with (

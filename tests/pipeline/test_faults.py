@@ -174,7 +174,7 @@ async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
 
 
 @pytest.mark.parametrize("kind", ["422 FastAPI", "500 FastAPI"])
-async def test_a_hub_that_never_shows_files_by_name_is_asked_for_all_of_them(
+async def test_the_tree_is_listed_when_paths_info_fails(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("paths-info", kind, times=99)
@@ -208,7 +208,7 @@ async def test_what_is_not_transient_fails_fast_and_commits_nothing(
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", lasting(), ids=str)
-async def test_what_should_pass_and_does_not_fails_in_the_end_and_commits_nothing(
+async def test_a_lasting_transient_failure_commits_nothing(
     cell: Cell,
     hub: LocalHub,
     config: UploadConfig,
@@ -241,7 +241,7 @@ async def check_failure(
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route not in SLOW])
-async def test_a_light_call_that_stalls_is_sent_again_before_a_slow_one_would_be(
+async def test_a_stalled_light_call_is_retried_early(
     route: str,
     hub: LocalHub,
     config: UploadConfig,

@@ -915,7 +915,7 @@ async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
+async def test_a_remembered_hash_unknown_to_the_hub_is_checked(
     config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})
@@ -1000,7 +1000,7 @@ async def test_a_file_that_holds_more_than_its_size_is_refused(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_an_audit_reads_the_bytes_and_so_does_a_push_that_does_not_trust_times(
+async def test_an_audit_and_a_distrustful_push_read_the_bytes(
     uploader: Uploader, hub: LocalHub, config: UploadConfig, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})

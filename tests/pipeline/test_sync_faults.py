@@ -189,7 +189,7 @@ async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
 
 @pytest.mark.usefixtures("stale_bucket")
 @pytest.mark.parametrize("cell", fatal_listings(), ids=str)
-async def test_a_first_listing_that_does_not_come_leaves_the_bucket_as_it_is(
+async def test_a_failed_first_listing_changes_nothing(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
