@@ -27,6 +27,7 @@ from asyncpush import (
     RetriesExhaustedError,
     UploadConfig,
     Uploader,
+    UploadResult,
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
@@ -436,6 +437,7 @@ async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
             target = f"me/copy-{number}"
             async with Uploader(TOKEN, hub.url, config_for(cell, config)) as copier:
                 result = await fault_table.survive(cell, copier.copy("me/source", target))
+            assert isinstance(result, UploadResult)
             commits = await commits_of(hub, target)
             assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], str(cell)
             assert await download(hub, target) == FILES, str(cell)
