@@ -15,8 +15,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import command, option
-from asyncpush.cli.failures import InterruptedBySignal, UsageError
-from asyncpush.cli.output import Output, has_colour, paragraph
+from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, has_colour, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
 from asyncpush.localhub.store.committing import (
