@@ -166,7 +166,7 @@ async def test_the_next_transfer_takes_all_small_files_that_were_announced(
     assert warnings == ("Late failed, uploading with LFS instead: no room",)
 
 
-async def test_a_transfer_that_was_asked_for_and_is_unavailable_is_named_in_a_warning(
+async def test_an_unavailable_transfer_is_named_in_a_warning(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.check_installed", lambda config: None)
