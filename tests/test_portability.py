@@ -28,7 +28,7 @@ CORE = {
 
 
 @pytest.mark.no_cover
-def test_the_core_needs_no_fcntl_sendfile_preadv_nice_resource_or_signal_handlers(
+def test_the_core_needs_no_unix_only_functions(
     tmp_path: Path,
 ) -> None:
     """A few of the tests. All of those of the core pass in this way (see CONTRIBUTING.md), but for

@@ -84,7 +84,7 @@ def test_without_continue_all_is_pushed_and_remembered_anew(
     assert len(state.read_bytes().splitlines()) == 2
 
 
-def test_what_is_done_on_one_hub_is_not_done_on_another(
+def test_done_pushes_are_remembered_by_hub(
     cli: Cli, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli("many", manifest)
@@ -134,7 +134,7 @@ def test_no_token_ends_it_at_once(
     assert ran.out == ""
 
 
-def test_a_state_file_that_cannot_be_written_is_reported_before_anything_starts(
+def test_an_unwritable_state_file_is_reported_first(
     cli: Cli, manifest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "many.toml.state.jsonl").mkdir()
@@ -183,7 +183,7 @@ class TestTable:
         assert table(pushes, 100)[2].endswith("…")
         assert table(pushes, None)[2].endswith("take long to tell")
 
-    def test_where_it_is_narrow_the_repo_has_a_line_of_its_own(
+    def test_a_narrow_table_puts_the_repo_on_its_own_line(
         self, pushes: list[ManyPush], tmp_path: Path
     ) -> None:
         lines = table(pushes, 48)

@@ -238,9 +238,7 @@ def test_strict_refuses_it(cli: Cli, folder: Path, tmp_path: Path, command: list
     assert body(36) not in ran.out + ran.err
 
 
-def test_what_the_command_writes_into_the_source_is_left_out(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_files_written_by_the_command_are_left_out(cli: Cli, folder: Path, site: Site) -> None:
     outputs = {flag: folder / f"{flag}.json" for flag in ("events", "timeline", "receipts")}
     for path in outputs.values():  # of an earlier run
         path.write_text("")

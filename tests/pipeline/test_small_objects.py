@@ -129,7 +129,7 @@ async def test_small_objects_are_sent_from_memory(
     assert await download(hub, "me/m", files) == files
 
 
-async def test_a_small_object_that_was_replaced_while_it_was_sent_is_reported(
+async def test_a_small_object_replaced_while_sent_is_reported(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"\0" * 10_000})
