@@ -27,6 +27,7 @@ from asyncpush import (
     RetriesExhaustedError,
     UploadConfig,
     Uploader,
+    UploadResult,
     VerificationError,
 )
 from asyncpush.localhub import LocalHub
@@ -76,6 +77,15 @@ LOST = ("done, then reset", "done, then 504", "done, answer never sent", "504, d
 """What comes of a commit whose answer does not."""
 
 GARBLED = ("truncated JSON", "wrong JSON", "slow drip")
+
+STALLING = (
+    "stall before reading",
+    "stall mid-body",
+    "answer never sent",
+    "done, answer never sent",
+    "slow drip",
+)
+"""These are noticed by a timeout alone."""
 
 PASSING_ON_PARTS = (
     "missing ETag",
@@ -134,17 +144,25 @@ def config(config: UploadConfig) -> UploadConfig:
     return replace(config, stall_timeout=0.25, response_timeout=0.4)
 
 
+def config_for(cell: Cell, config: UploadConfig) -> UploadConfig:
+    """Settings whose timeouts are short where the fault has to run into them."""
+    if cell.kind not in STALLING:
+        return config
+    return replace(config, stall_timeout=0.15, response_timeout=0.15)
+
+
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", survivable(), ids=str)
 async def test_a_passing_fault_ends_in_exactly_one_correct_commit(
     cell: Cell,
-    uploader: Uploader,
     hub: LocalHub,
+    config: UploadConfig,
     faults: FaultLayer,
     fault_table: FaultTable,
 ) -> None:
     options = PushOptions(create_pr=cell.create_pr)
-    result = await fault_table.survive(cell, uploader.push_to_hub("me/m", FILES, options))
+    async with Uploader(TOKEN, hub.url, config_for(cell, config)) as uploader:
+        result = await fault_table.survive(cell, uploader.push_to_hub("me/m", FILES, options))
 
     revision = "refs/pr/1" if cell.create_pr else "main"
     commits = await commits_of(hub, "me/m", revision)
@@ -379,7 +397,8 @@ async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
     cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     """By Xet without a word; or by LFS, which the result says."""
-    config = replace(config, stall_timeout=1.0)
+    stall_timeout = 0.3 if cell.kind in STALLING else 1.0
+    config = replace(config_for(cell, config), stall_timeout=stall_timeout)
     async with open_hub(tmp_path, faults, xet=True) as hub:
         async with Uploader(TOKEN, hub.url, config) as uploader:
             result = await fault_table.survive(cell, uploader.push_to_hub("me/m", FILES))
@@ -416,8 +435,9 @@ async def test_a_transient_fault_of_a_copy_ends_in_one_commit(
         await uploader.push_to_hub("me/source", FILES)
         for number, cell in enumerate(cells([route], COPY_ROUTES[route])):
             target = f"me/copy-{number}"
-            copying = uploader.copy("me/source", target, PushOptions())
-            result = await fault_table.survive(cell, copying)
+            async with Uploader(TOKEN, hub.url, config_for(cell, config)) as copier:
+                result = await fault_table.survive(cell, copier.copy("me/source", target))
+            assert isinstance(result, UploadResult)
             commits = await commits_of(hub, target)
             assert [len(commits), commits[0]["id"]] == [2, result.commit_sha], str(cell)
             assert await download(hub, target) == FILES, str(cell)
