@@ -21,7 +21,7 @@ CORE = {
     ),
     "tests/pipeline/test_cancellation.py": ("test_a_long_hash_stops_when_the_push_does",),
     "tests/cli/test_push.py": ("test_the_commit_is_the_first_line_of_the_result",),
-    "tests/sources/test_reading.py": (
+    "tests/sources/test_byte_sources.py": (
         "test_many_threads_read_one_file_at_once[seek and readinto]",
     ),
 }

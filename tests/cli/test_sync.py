@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from asyncpush.events.schema import event_schema
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import TOKEN, Cli, Site
-from tests.cli.test_schema import check
+from tests.cli.test_output_schema import check
 
 pytestmark = pytest.mark.usefixtures("environment")
 
