@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots, SlotQueue
+from asyncpush.concurrency.task_groups import FairSlots, SharedSlots, SlotQueue
 
 
 class Bench:
