@@ -121,7 +121,7 @@ def test_a_point_is_the_top_of_the_repo(cli: Cli, folder: Path, site: Site) -> N
 def test_a_path_in_the_repo_is_said_once(cli: Cli, folder: Path) -> None:
     ran = cli("push", "me/twice", folder, "one", "--path-in-repo", "two")
     assert ran.code == 2
-    assert "PATH_IN_REPO and --path-in-repo say the same: leave out one" in ran.err
+    assert "PATH_IN_REPO and --path-in-repo mean the same setting: leave out one" in ran.err
 
     ran = cli("push", "hf://me/twice/one", folder, "two")
     assert ran.code == 2
