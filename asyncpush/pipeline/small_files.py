@@ -13,8 +13,7 @@ from functools import partial
 
 from anyio.abc import TaskGroup
 
-from asyncpush.concurrency.scheduling import SlotQueue
-from asyncpush.concurrency.task_groups import for_group
+from asyncpush.concurrency.task_groups import SlotQueue, for_group
 from asyncpush.concurrency.threads import each_in_thread
 from asyncpush.errors import SourceChangedError
 from asyncpush.models import FileSource, Receipt

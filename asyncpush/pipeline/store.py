@@ -14,8 +14,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.scheduling import SlotQueue
-from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
+from asyncpush.concurrency.task_groups import SlotQueue, batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted

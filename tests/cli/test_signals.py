@@ -187,7 +187,7 @@ def test_before_the_commit_it_says_that_nothing_was_committed(
     assert "next: run the same command again to resume" in ran.err
 
 
-def test_during_the_commit_it_says_that_the_commit_may_have_been_made(
+def test_a_signal_during_the_commit_says_that_it_may_exist(
     start: Start, stall: Stall, folder: Path
 ) -> None:
     stall.route = "commit"

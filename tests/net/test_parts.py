@@ -264,7 +264,7 @@ async def unchecked(peer: Peer, threads: ThreadPoolExecutor) -> AsyncIterator[Se
         sending.check_nothing_is_left()
 
 
-async def test_unchecked_files_go_from_the_page_cache_and_arrive_as_they_are(
+async def test_unchecked_files_are_sent_from_the_page_cache(
     unchecked: Sending, peer: Peer, tmp_path: Path
 ) -> None:
     size = 3 * MIB + 5
@@ -698,7 +698,7 @@ async def test_a_short_part_holds_no_slot_while_its_source_hangs(
 @pytest.mark.parametrize(
     "hang", [silence, deaf, headers_only], ids=["no answer", "does not read", "half an answer"]
 )
-async def test_a_part_that_does_not_move_is_cut_and_the_width_halved(
+async def test_a_stalled_part_is_cut_and_halves_the_limit(
     peer: Peer, threads: ThreadPoolExecutor, hang: Any
 ) -> None:
     peer.script(hang)

@@ -353,7 +353,7 @@ async def test_a_failure_says_all_that_is_known(
         pytest.param(lambda response: _missing_field(response), id="a field missing"),
     ],
 )
-async def test_an_answer_that_does_not_parse_is_shown_with_status_and_body(
+async def test_an_unparsable_answer_shows_status_and_body(
     session: HubSession, peer: Peer, recorded: EventRecorder, parse: Callable[[HubResponse], Any]
 ) -> None:
     body = '{"what": 1}' if parse is not json_object else "[1]"
@@ -971,7 +971,7 @@ async def test_a_streamed_body_is_made_for_each_attempt(
 @pytest.mark.parametrize(
     "failure", [SourceChangedError("changed"), OSError(5, "I/O error"), ValueError("hm")], ids=repr
 )
-async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
+async def test_an_error_in_making_a_body_is_raised_unchanged(
     session: HubSession, peer: Peer, recorded: EventRecorder, failure: Exception, after: int
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
@@ -987,7 +987,7 @@ async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 5, b"y" * 6]], ids=["short", "long"])
-async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
+async def test_a_body_of_the_wrong_length_is_an_error(
     session: HubSession, peer: Peer, recorded: EventRecorder, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):

@@ -111,7 +111,7 @@ async def test_a_very_long_card_is_left_unchecked(uploader: Uploader, faults: Fa
 
 
 @pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "truncated JSON"])
-async def test_a_chain_opens_one_pull_request_even_if_the_answer_is_lost(
+async def test_a_series_opens_one_pull_request_despite_a_lost_answer(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -151,7 +151,7 @@ async def test_a_merge_that_is_refused_says_where_the_files_are(
     ],
     ids=["LFS files", "payload"],
 )
-async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
+async def test_too_large_a_commit_becomes_a_series(
     files: dict[str, bytes],
     survivable: CommitLimits,
     uploader: Uploader,

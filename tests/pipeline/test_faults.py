@@ -260,7 +260,7 @@ async def test_a_stalled_light_call_is_retried_early(
 
 
 @pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
-async def test_a_part_that_did_not_arrive_as_sent_is_sent_again_alone(
+async def test_only_a_corrupted_part_is_sent_again(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """Invariant 2: found by its ETag, long before the completion could notice."""
@@ -281,7 +281,7 @@ async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_weak_etags_are_compared_and_sent_back_as_the_store_gave_them(
+async def test_weak_etags_are_compared_and_returned_unchanged(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("part", "weak ETag", times=99)
@@ -425,7 +425,7 @@ COPY_ROUTES = {
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("route", COPY_ROUTES)
-async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
+async def test_a_transient_fault_of_a_copy_ends_in_one_commit(
     route: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (
@@ -457,7 +457,7 @@ def fatal_to_copies() -> list[Cell]:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", fatal_to_copies(), ids=str)
-async def test_a_lasting_fault_of_a_copy_is_an_error_and_commits_nothing(
+async def test_a_lasting_fault_of_a_copy_commits_nothing(
     cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (

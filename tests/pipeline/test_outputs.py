@@ -135,7 +135,7 @@ async def test_a_file_of_events_within_the_source_is_left_out(
     assert result.warnings == (f"{events!r} is {EVENTS}: left out",)
 
 
-async def test_a_file_of_events_is_a_source_again_once_it_is_closed(
+async def test_a_closed_events_file_can_be_uploaded(
     uploader: Uploader, config: UploadConfig, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     out = write({"a.txt": "1"})

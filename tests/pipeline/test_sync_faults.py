@@ -175,7 +175,7 @@ async def whole_bucket(hub: LocalHub) -> tuple[dict[str, bytes], bool]:
 
 @pytest.mark.usefixtures("stale_bucket")
 @pytest.mark.parametrize("cell", survivable_listings(), ids=str)
-async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
+async def test_a_transient_listing_fault_hides_no_file_from_delete(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,

@@ -113,7 +113,7 @@ def test_a_failure_is_raised_where_it_is_asked_for(
     assert errors(caplog) == []
 
 
-def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_ticket(
+def test_an_unrequested_cancellation_fails_its_ticket(
     bg: BackgroundUploader,
 ) -> None:
     async def cancelled_within() -> AsyncIterator[bytes]:
@@ -681,7 +681,7 @@ def test_a_watch_that_is_cancelled_pushes_nothing(
     assert blocker.seen["commit"] == 0
 
 
-def test_a_watch_that_cannot_go_on_says_so_when_it_is_stopped(
+def test_stop_raises_the_error_that_ended_a_watch(
     hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
 ) -> None:
     output = threading.Event()

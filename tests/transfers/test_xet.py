@@ -133,7 +133,7 @@ async def test_auto_takes_xet_where_the_hub_grants_a_token(
     assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
 
 
-async def test_what_the_store_has_is_distinguished_from_what_is_sent(
+async def test_deduplicated_and_sent_bytes_are_distinguished(
     uploader: Uploader, write: Write, recorded: EventRecorder, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
@@ -287,7 +287,7 @@ async def test_without_hf_xet_transfer_xet_says_what_to_do(
 @pytest.mark.parametrize(
     ("route", "kind"), [("xorb", "500"), ("xorb", "reset mid-body"), ("shard", "403")]
 )
-async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
+async def test_lfs_replaces_an_unreachable_chunk_store(
     route: str,
     kind: str,
     hub: LocalHub,
@@ -493,7 +493,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     assert faults.seen["batch"] == 0  # nor is it LFS's turn
 
 
-async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
+async def test_a_small_file_changed_while_sent_is_read_again(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b", "c.bin": b"\0c"})
@@ -621,7 +621,7 @@ async def run_quietly(hub: LocalHub, tmp_path: Path, **variables: str) -> tuple[
     return written, asked
 
 
-async def test_hf_xet_writes_no_log_and_connects_to_nobody_but_the_hub(
+async def test_hf_xet_writes_no_log_and_reaches_only_the_hub(
     hub: LocalHub, faults: FaultLayer, tmp_path: Path
 ) -> None:
     assert await run_quietly(hub, tmp_path) == (b"", set())
@@ -872,7 +872,7 @@ async def test_no_token_is_ever_reported(
             assert secret not in theirs.read_text()
 
 
-async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
+async def test_xet_files_are_exchanged_with_the_official_client(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
@@ -1036,7 +1036,7 @@ async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
     assert again.commit_sha == result.commit_sha
 
 
-async def test_where_there_is_no_xet_a_stream_is_spooled_after_all(
+async def test_without_xet_a_stream_is_spooled(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("xet-write-token", "404")
@@ -1163,7 +1163,7 @@ async def test_bytes_that_changed_unseen_are_sent_as_they_are(
 
 
 @pytest.mark.parametrize("source", ["files", "stream"])
-async def test_an_hf_xet_that_is_too_old_is_as_good_as_none(
+async def test_an_old_hf_xet_counts_as_missing(
     source: str,
     uploader: Uploader,
     hub: LocalHub,
@@ -1225,7 +1225,7 @@ def test_a_number_in_an_address_is_not_taken_for_a_status() -> None:
     assert XetFailedError(said.format("client error (401 Unauthorized)")).refused
 
 
-async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
+async def test_a_stalling_upload_falls_back_to_lfs_with_a_warning(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("xorb", "stall mid-body", times=99)
@@ -1266,7 +1266,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
-def test_while_others_make_progress_an_upload_waits_longer_but_not_for_ever() -> None:
+def test_an_upload_waits_longer_while_others_progress() -> None:
     shared = SharedProgress()
     watch = XetStallDetector(1.0, shared=shared)
     now = time.monotonic()

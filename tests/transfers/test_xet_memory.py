@@ -129,7 +129,7 @@ def test_room_is_what_the_process_has_not_grown_by(monkeypatch: pytest.MonkeyPat
     assert held.has_room(2 * XORB_SIZE)
 
 
-def test_where_the_system_tells_nothing_what_is_not_sent_counts(
+def test_without_system_figures_unsent_bytes_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resident_memory() is not None or sys.platform != "linux"

@@ -133,7 +133,7 @@ def test_a_reopened_upload_gives_up_parts_in_flight() -> None:
     assert ends == {(1, "retry"): 1.0, (2, "send"): 0.5}
 
 
-def test_what_is_on_its_way_when_the_push_fails_ends_with_it() -> None:
+def test_spans_end_when_the_push_fails() -> None:
     script = EventScript()
     script.transfer("w.bin", 0.0, size=MB)
     script.part("w.bin", 1, 0.5, connected=0.5)
@@ -178,7 +178,7 @@ def test_a_wait_of_the_session_is_reported_once() -> None:
     )
 
 
-def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
+def test_a_file_sent_by_a_library_is_one_span() -> None:
     script = EventScript()
     script.emit(1.0, TransferStarted("x.bin", MB, 1))
     script.emit(1.0, TransferStarted("y.bin", MB, 1))

@@ -334,7 +334,7 @@ def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
         Reader(source)
 
 
-def test_hashes_of_cuts_are_distinguished_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
+def test_hashes_of_slices_depend_on_file_and_range(tmp_path: Path) -> None:
     base = file_source(tmp_path / "f")
     cuts = [
         ComposedSource(base, b"a", ((0, 5),)),

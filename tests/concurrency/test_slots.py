@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots, SlotQueue
+from asyncpush.concurrency.task_groups import FairSlots, SharedSlots, SlotQueue
 
 
 class Bench:
@@ -151,7 +151,7 @@ async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
     assert shared.free == 1
 
 
-async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> None:
+async def test_descriptors_limit_the_files_of_a_push() -> None:
     shared = SharedSlots(9)
     running = most = 0
     done: list[int] = []
