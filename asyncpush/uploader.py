@@ -527,6 +527,7 @@ async def _runtime() -> OpenRuntime:
 def _import_runtime() -> OpenRuntime:
     try:
         from asyncpush.runtime import open_runtime
+
         _import_anyio_backend()
     except OSError as exc:
         raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc

@@ -11,7 +11,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NoReturn, TextIO
 
 import click
@@ -22,6 +22,7 @@ from asyncpush.cli.failures import (
     failure_document,
     failure_lines,
 )
+from asyncpush.lazy_dataclass import dataclass
 
 _RED = "\x1b[31m"
 _BOLD_RED = "\x1b[1;31m"

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncpush.concurrency.threads import PushThreads, in_thread
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
