@@ -395,6 +395,8 @@ class SyncOptions:
         complete_marker: let readers tell whether all files below the address are there. A file
             `.complete.json`, which lists them, is removed first and written last, once all of them
             have been verified.
+        renew_marker: write the marker again although the set is complete and unchanged, so that
+            the set counts as the newest. It stays complete meanwhile. `CheckpointPusher` sets it.
         on_change: what happens when a file changes while it is sent, as in `PushOptions`; a file
             that is gone and left out is not deleted from the bucket by this sync. With
             `complete_marker` it is an error: the set would not be whole.
@@ -421,12 +423,15 @@ class SyncOptions:
     verify: bool = True
     dry_run: bool = False
     complete_marker: bool = False
+    renew_marker: bool = False
     on_change: OnChange = "follow"
     strict: bool = False
 
     def __post_init__(self) -> None:
-        _check_flags(self, "delete", "complete_marker", "create_bucket")
+        _check_flags(self, "delete", "complete_marker", "renew_marker", "create_bucket")
         self.as_push("")
+        if self.renew_marker and not self.complete_marker:
+            raise ValueError("renew_marker needs complete_marker=True")
         if self.complete_marker and not self.verify:
             raise ValueError(
                 "complete_marker needs verify=True: the marker says that all files were verified"

@@ -162,7 +162,7 @@ def test_no_error_is_changed_after_it_was_made() -> None:
     assert changed == []
 
 
-def test_a_copy_has_what_the_error_had_and_the_error_stays_as_it_was() -> None:
+def test_a_converted_error_keeps_fields_and_is_independent() -> None:
     cause = OSError("the cable")
     try:
         raise errors.HubError("busy", **HUB_FIELDS) from cause

@@ -303,7 +303,7 @@ async def test_a_folder_that_cannot_be_listed_is_a_failure(
                 pass
 
 
-async def test_a_listener_that_fails_ends_the_watch_but_what_is_left_is_pushed(
+async def test_a_failing_listener_ends_the_watch_after_a_push(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     source = write({"log": b"0"})

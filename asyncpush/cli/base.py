@@ -14,8 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from asyncpush.cli.failures import InterruptedBySignal, UsageError, exit_code
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, exit_code
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 

@@ -15,8 +15,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import command, option
-from asyncpush.cli.failures import InterruptedBySignal, UsageError
-from asyncpush.cli.output import Output, has_colour, paragraph
+from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, has_colour, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -156,8 +155,8 @@ def _tokens(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
 
 def _server(folder: Path, wanted: Sequence[str], **settings: Any) -> LocalHub:
     from asyncpush.localhub import Fault, LocalHub
-    from asyncpush.localhub.app import ROUTE_NAMES
     from asyncpush.localhub.faults import Faults
+    from asyncpush.localhub.server import ROUTE_NAMES
 
     try:
         faults = [Fault.parse(text) for text in wanted]

@@ -219,11 +219,16 @@ class Batcher(Generic[K, V]):
         self._running = 0
 
     async def ask(self, item: K) -> V:
-        question: _Question[K, V] = _Question(item)
-        self._waiting.append(question)
+        return (await self.ask_all((item,)))[0]
+
+    async def ask_all(self, items: Iterable[K]) -> list[V]:
+        """The answers to several items, which go into as few calls as possible."""
+        questions: list[_Question[K, V]] = [_Question(item) for item in items]
+        self._waiting.extend(questions)
         self._start_call()
-        await question.answered.wait()
-        return question.answer  # type: ignore[return-value]  # set before the event
+        for question in questions:
+            await question.answered.wait()
+        return [question.answer for question in questions]  # type: ignore[misc]  # all are set
 
     def _start_call(self) -> None:
         enough = self._running == 0 or len(self._waiting) >= self._limit // 2

@@ -17,7 +17,7 @@ from aiohttp import web
 from asyncpush.localhub.auth import TokenIssuer, Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore, Signer
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
-from asyncpush.localhub.store.repos import RepoInfo, Repos
+from asyncpush.localhub.store.repo_folders import RepoInfo, Repos
 from asyncpush.localhub.web import Refusal, forbidden, gated, not_logged_in, repo_not_found
 from asyncpush.localhub.xet import XetStore
 

@@ -20,23 +20,23 @@ START = 16
 """Large parts in flight at first: enough to fill a fast link whose connections are each limited."""
 
 PIONEERS = 3
-"""Large parts that begin before the others, so that the rate of a part among few is known when its
-rate among many is measured."""
+"""Large parts that begin before the others. Their rate among few parts is measured first, to be
+compared with their rate among many."""
 
 HEAD_START = 0.025
 """Seconds by which these parts are ahead of the others."""
 
 FIRST_CHECK_INTERVAL = 0.008
-"""Seconds between two samples of a part's position until the two rates have been compared. The head
-start must contain a few samples."""
+"""Seconds between two samples of a part's position, until those two rates have been compared. It is
+short, so that a few samples are taken during the head start."""
 
 COMPARED = 64 << 10
 """Bytes that a part must have moved, on average, before its rate is compared. Less may only have
 gone into buffers."""
 
 FIRST_BYTES = 10 << 10
-"""Bytes of a part that its peer may acknowledge before it reads any: they have slowed down nothing
-yet."""
+"""Bytes of a part that its peer may acknowledge before reading any. Up to here a new part has not
+slowed down the others."""
 
 SHARED = 0.6
 """If the rate of a part among many is below this share of its rate among few, the parts share one
@@ -93,8 +93,8 @@ AT_ONCE = 4
 millisecond; sixteen at once delayed everything else by twenty."""
 
 A_FEW = 8
-"""The last few parts of a push may exceed the limit by one part in this many, so that they need no
-round of their own."""
+"""The last parts of a push may exceed the limit by the limit divided by this. Otherwise those few
+would be sent after all the others, and the push would take that much longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,9 +683,9 @@ class AdaptiveLimit:
         return self._large < self._limit and self._in_flight < self._maximum
 
     def _are_few_left(self) -> bool:
-        """Whether the waiting parts are so few that they may exceed the limit. Otherwise the last
-        two parts would need a round of their own, which takes as long as thirty. No part exceeds
-        the limit once the store has reported an overload."""
+        """Whether the waiting parts are so few that they may exceed the limit: to send the last two
+        parts alone would take as long as to send thirty. No part exceeds the limit once the store
+        has reported an overload."""
         if self._refused or self._is_held_back:
             return False
         wanted = self._in_flight + sum(map(len, self._waiting.values()))

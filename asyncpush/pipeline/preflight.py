@@ -122,11 +122,12 @@ async def ensure_head(ctx: PushContext, answer: str | HubError, ahead: _EarlyAns
     call."""
     try:
         return await _head_or_new_branch(ctx, answer)
-    except RepoNotFoundError:
-        if ctx.options.dry_run and ctx.options.create_repo:
-            return None
+    except RepoNotFoundError as exc:
         if not ctx.options.create_repo:
             raise
+        _check_new_repo(ctx.options, exc)
+        if ctx.options.dry_run:
+            return None
     conflict = await _create(ctx)
     try:
         return await _head_or_new_branch(ctx, await _ask_head(ctx, ahead))
@@ -157,10 +158,25 @@ async def head_of_branch(ctx: PushContext) -> str | None:
     return await _head_or_new_branch(ctx, looked)
 
 
+def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
+    """Raise an error for options that no new repo can meet, before one is created: a parent
+    commit, and a branch other than main, unless it is to be created too."""
+    if options.parent_commit is not None:
+        raise missing.with_(
+            suggestion="check the spelling; a repo that is created has no commit to pin: push"
+            " without parent_commit"
+        )
+    if options.revision != DEFAULT_BRANCH and not options.create_branch:
+        raise missing.with_(
+            suggestion=f"check the spelling; a repo that is created has no branch"
+            f" {options.revision!r}: create_branch=True (--create-branch) creates it too"
+        )
+
+
 def check_parent(ctx: PushContext, head: str) -> None:
-    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A push
-    with nothing to commit succeeds only on the pinned parent, and a series of commits must begin
-    there."""
+    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A dry run
+    and a push with nothing to commit succeed only on the pinned parent, and a series of commits
+    must begin there. The Hub itself checks the parent of any other push."""
     pinned = ctx.options.parent_commit
     if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(

@@ -85,14 +85,17 @@ class PushRun:
         early = self._early(collected)
         prepared = await prepare(ctx, files, early)
         head = prepared.head
+        if head is not None:
+            if ctx.options.dry_run:
+                check_parent(ctx, head)
+            if not prepared.skip_path_check:
+                await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
+            await check_one_commit(ctx, files, head)
         if ctx.options.dry_run:
             async with open_selector(ctx) as selector:
                 _, streamed = await StreamStage(ctx, selector).run(collected.streams, store=False)
                 return await self._dry_run(collected, [*files, *streamed], head, selector)
         assert head is not None  # only a dry run continues without one
-        if not prepared.skip_path_check:
-            await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
-        await check_one_commit(ctx, files, head)
         by_path, stored = await self._stored(collected, early)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
@@ -215,6 +218,8 @@ class PushRun:
         stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
         deleted = await deletions(ctx, stored.receipts, head)
         if ctx.options.dry_run:
+            check_parent(ctx, head)
+            await check_paths(ctx, list(stored.receipts), head)
             return self._plan(stored, deleted, head)
         if bring is not None:
             await bring(stored)

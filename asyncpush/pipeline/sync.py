@@ -142,6 +142,8 @@ class SyncRun:
         await self._send(collected, there, unchanged)
         if await self._is_complete(there, extra):
             self._done.marker = self._marker if self._options.complete_marker else None
+            if self._options.renew_marker:
+                await self._mark()
         else:
             await self._change(there, extra)
         await self._store.warn_of_changes(collected.files)
@@ -161,7 +163,7 @@ class SyncRun:
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
         for path in self._paths(collected):
-            if self._options.complete_marker and path == self._marker:
+            if self._options.complete_marker and path in (self._marker, self._folder + PRUNED):
                 raise SourceError(
                     f"the source contains {path!r}, a name that asyncpush uses itself",
                     problems=[f"{path!r} is reserved"],

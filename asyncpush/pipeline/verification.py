@@ -25,6 +25,9 @@ LONGEST_WAIT = 5.0
 
 CALLS_AT_ONCE = 4
 
+NOT_ALLOWED = frozenset({401, 403, 429})
+"""Answers to a question about some files that would also be given to one about all of them."""
+
 PAGES_LIMIT = 20_000
 FILES_LIMIT = 2_000_000
 """The most pages and files of one repo: the Hub advises 100,000 files at most, and shows 1,000 a
@@ -123,15 +126,23 @@ async def verify_commit(
 
 
 async def _shown(ctx: PushContext, commit_sha: str, paths: Sequence[str]) -> dict[str, RemoteFile]:
-    """The files of a commit; empty when the Hub does not know the commit yet."""
+    """The files of a commit; empty when the Hub does not know the commit yet. Where the Hub cannot
+    show these files by name, all files of the commit are listed."""
     try:
         return await remote_files(ctx, commit_sha, paths)
     except RepoNotFoundError:
         raise
     except HubError as exc:
-        if exc.status != 404:
+        if exc.status == 404:
+            return {}
+        if exc.status is None or exc.status in NOT_ALLOWED:
             raise
-        return {}
+        try:
+            listed = await all_remote_files(ctx, commit_sha)
+        except HubError:
+            raise exc from None
+    wanted = set(paths)
+    return {file.path: file for file in listed if file.path in wanted}
 
 
 def _unverified(

@@ -115,7 +115,7 @@ class CheckpointPusher:
         uploader: an open `Uploader`; the pushes share its session.
         repo_id: the destination: a repo id, or an address as for `push_to_hub` or `sync`.
         options: the default options of each push: `PushOptions` (where `whole` is always on), or
-            `SyncOptions` for a bucket (where `complete_marker` and `delete` are).
+            `SyncOptions` for a bucket (where `complete_marker`, `renew_marker` and `delete` are).
         keep: in a bucket, how many complete checkpoints to keep, 1 or more. Older ones are removed
             after each push; incomplete ones are never removed. None keeps all. A removal that
             fails becomes a warning of the push.
@@ -229,7 +229,7 @@ class CheckpointPusher:
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
         if isinstance(options, SyncOptions):
-            return replace(options, complete_marker=True, delete=True)
+            return replace(options, complete_marker=True, renew_marker=True, delete=True)
         return replace(options, whole=True)
 
     async def push(

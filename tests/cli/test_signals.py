@@ -255,7 +255,7 @@ def wait_for_a_row(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_push_that_is_done_is_remembered_though_the_signal_comes_with_it(
+def test_a_signal_beside_a_finished_push_does_not_lose_it(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, at the one moment that no other can hit."""

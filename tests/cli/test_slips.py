@@ -101,9 +101,7 @@ def test_a_port_that_is_taken_is_no_riddle(cli: Cli) -> None:
     assert "next: another program uses this port" in ran.err
 
 
-def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_a_path_in_the_endpoint_is_not_a_missing_repo(cli: Cli, folder: Path, site: Site) -> None:
     ran = cli("push", "me/model", folder, "--endpoint", f"{site.url}/api")
     assert ran.code == 1
     assert "next: there is no Hub at that address: check HF_ENDPOINT" in ran.err

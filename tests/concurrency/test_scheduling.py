@@ -63,7 +63,7 @@ async def test_a_push_alone_uses_all_turns_and_its_own() -> None:
     assert shared.free == 2
 
 
-async def test_beside_a_push_that_holds_all_turns_another_goes_on_with_its_own() -> None:
+async def test_each_push_has_a_slot_of_its_own() -> None:
     """None of its files lies with someone who waits for a turn."""
     shared = SharedSlots(2)
     async with anyio.create_task_group() as group:
@@ -117,7 +117,7 @@ async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
     assert push.ended == ["a", "b"]
 
 
-async def test_who_is_cancelled_gives_back_what_it_had_and_what_came_too_late() -> None:
+async def test_a_cancelled_task_gives_back_its_slots() -> None:
     shared = SharedSlots(1)
     async with anyio.create_task_group() as outer:
         other = Bench(outer, shared)

@@ -190,7 +190,7 @@ async def test_work_that_has_not_begun_is_not_waited_for_after_a_cancel(
     assert done == []
 
 
-async def test_what_must_be_done_is_done_though_the_task_is_cancelled_before_it_begins(
+async def test_in_thread_anyway_runs_in_a_cancelled_task(
     threads: ThreadPoolExecutor,
 ) -> None:
     first, done = Work(), list[str]()
@@ -309,7 +309,7 @@ async def test_what_waits_for_a_thread_fails_when_they_are_closed() -> None:
         await in_thread(lane, lambda: None)
 
 
-async def test_what_no_thread_can_be_had_for_fails_and_the_rest_goes_on(
+async def test_only_work_without_a_thread_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with SharedThreads(2, "test", share=2, reserve=0) as threads:

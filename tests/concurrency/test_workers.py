@@ -16,9 +16,7 @@ from asyncpush.runtime import sparing
 
 
 @given(st.lists(st.integers()), st.integers(1, 10))
-def test_prop_batches_hold_all_items_in_order_and_only_the_last_is_short(
-    items: list[int], size: int
-) -> None:
+def test_prop_batches_are_full_and_in_order(items: list[int], size: int) -> None:
     made = list(batches(iter(items), size))
     assert list(chain.from_iterable(made)) == items
     assert all(len(batch) == size for batch in made[:-1])

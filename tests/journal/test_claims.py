@@ -89,7 +89,7 @@ def test_of_many_threads_one_gets_the_claim(journal: Journal) -> None:
     won.release()
 
 
-def test_another_process_is_kept_out_and_takes_over_when_its_holder_is_killed(
+def test_a_claim_passes_on_when_its_holder_is_killed(
     tmp_path: Path,
 ) -> None:
     spawn = multiprocessing.get_context("spawn")

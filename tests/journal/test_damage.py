@@ -148,7 +148,7 @@ def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> N
             journal.expire()
 
 
-def test_damage_met_on_the_way_turns_the_journal_off_and_the_next_begins_afresh(
+def test_damage_turns_off_the_journal_until_the_next_push(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path, clock)
@@ -227,9 +227,7 @@ def test_an_empty_file_is_a_fresh_journal(
     assert caplog.records == []
 
 
-def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_the_log_of_a_missing_database_is_dropped(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
         log = database_file(tmp_path).with_name("journal.sqlite3-wal").read_bytes()

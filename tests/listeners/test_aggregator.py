@@ -199,7 +199,7 @@ def test_stragglers_of_a_completed_file_count_for_nothing() -> None:
     assert progress.current_file is None
 
 
-def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> None:
+def test_the_current_file_is_the_last_incomplete_one_to_move() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(3, 300),
@@ -387,7 +387,7 @@ class TestReadingWhileSending:
         assert aggregator.sent_of_read == 30  # the store had the others
         assert not aggregator.is_reading
 
-    def test_the_rate_is_of_what_is_sent_and_not_of_what_was_there(self) -> None:
+    def test_the_rate_counts_only_sent_bytes(self) -> None:
         clock = FakeClock()
         aggregator = emit(
             ProgressAggregator(clock=clock),

@@ -623,7 +623,7 @@ class TestLogLines:
         assert handler.stream is other
         log.removeHandler(handler)
 
-    def test_where_nobody_set_up_logging_only_what_the_bars_do_not_tell_is_shown(
+    def test_without_logging_only_what_bars_do_not_show_is_logged(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         terminal = self.terminal(monkeypatch)

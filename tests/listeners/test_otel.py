@@ -275,7 +275,7 @@ async def test_a_failed_push_says_why(
     assert telemetry.total("asyncpush.push.duration", **{"error.type": "AuthError"}) == 1
 
 
-async def test_a_part_that_is_given_up_fails_its_file_and_ends_its_siblings(
+async def test_a_failed_part_fails_its_file_and_ends_siblings(
     telemetry: Telemetry, uploader: Uploader, faults: FaultLayer, folder: Path
 ) -> None:
     faults.add("part", "reset mid-body", nth=3, times=100)

@@ -56,7 +56,7 @@ def test_bytes_are_counted_as_they_move_and_again_when_sent_again() -> None:
     assert sum(tally.activity().sent) == pytest.approx(1_900_000, abs=64)
 
 
-def test_nothing_is_kept_of_what_has_ended_and_a_push_of_days_needs_no_more() -> None:
+def test_nothing_is_kept_of_ended_work() -> None:
     tally = ActivityTally()
     records = in_time([one_file()])
     for hour in range(60):

@@ -8,7 +8,7 @@ import pytest
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from tests.localhub.conftest import HubClient, add
 
 PATH = "/api/models/me/net/discussions"

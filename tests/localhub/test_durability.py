@@ -16,7 +16,7 @@ import pytest
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.repos import Repos, new_info
+from asyncpush.localhub.store.repo_folders import Repos, new_info
 from asyncpush.localhub.store.writing import file_lock, write_atomically
 from asyncpush.localhub.web import Refusal
 from tests.localhub.answers import Answer

@@ -14,8 +14,8 @@ import pytest
 
 import asyncpush.localhub
 from asyncpush.localhub import Fault, LocalHub
-from asyncpush.localhub.app import ROUTE_NAMES
 from asyncpush.localhub.faults import ACTIONS
+from asyncpush.localhub.server import ROUTE_NAMES
 from tests.localhub.conftest import PART_SIZE, HubClient, add
 
 Open = Callable[..., AbstractAsyncContextManager[tuple[LocalHub, HubClient]]]

@@ -18,7 +18,7 @@ from huggingface_hub.utils._oauth_device import refresh_access_token
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs import Signer
-from asyncpush.localhub.routes.oauth import EXCHANGE, ID_TOKEN, REFRESH
+from asyncpush.localhub.routes.tokens import EXCHANGE, ID_TOKEN, REFRESH
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.localhub.pages.links import Links
 from asyncpush.localhub.pages.rendering import (
     MAX_CHARACTERS,
     MAX_FACTS,
@@ -18,6 +17,7 @@ from asyncpush.localhub.pages.rendering import (
     read_card,
     to_html,
 )
+from asyncpush.localhub.pages.views import Links
 from tests.localhub.dom import Element, parse
 
 LINKS = Links("/me/net")

@@ -13,11 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from asyncpush.localhub.pages import links, rendering, views
-from asyncpush.localhub.pages import rendering as cards
-from asyncpush.localhub.pages import rendering as markdown
-from asyncpush.localhub.pages.reading import files
-from asyncpush.localhub.pages.reading import files as source
+from asyncpush.localhub.pages import rendering, views
+from asyncpush.localhub.pages.reading import folders
 from asyncpush.localhub.pages.rendering import ago, render, size, visible
 from asyncpush.localhub.pages.views import (
     Card,
@@ -127,7 +124,7 @@ def test_every_name_is_shown_whole(text: str) -> None:
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1))
 def test_a_links_address_is_the_name_itself(name: str) -> None:
-    href = links.Links("/me/net").blob(name, name)
+    href = views.Links("/me/net").blob(name, name)
 
     assert href.isascii()
     _, revision, path = (unquote(part) for part in href.removeprefix("/me/net/").split("/", 2))
@@ -169,6 +166,6 @@ def test_times(past: timedelta, text: str) -> None:
     assert ago(NOW - past, NOW) == text
 
 
-@pytest.mark.parametrize("module", [cards, files, links, markdown, rendering, source, views])
+@pytest.mark.parametrize("module", [folders, rendering, views])
 def test_the_examples_in_the_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 from asyncpush import localhub
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.auth import is_loopback
-from asyncpush.localhub.store import repos
+from asyncpush.localhub.store import repo_folders
 from asyncpush.localhub.web import MAX_JSON_BYTES
 from tests.localhub.conftest import HubClient, add
 
@@ -212,7 +212,7 @@ async def test_a_failure_of_the_hub_tells_nothing_but_the_log(
     def broken(self: object, repo: object) -> None:
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(repos.Repos, "info", broken)
+    monkeypatch.setattr(repo_folders.Repos, "info", broken)
     caplog.set_level(logging.ERROR, "asyncpush.localhub")
 
     answer = await client.get("/api/models/me/net")

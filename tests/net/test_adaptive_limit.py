@@ -152,7 +152,7 @@ async def test_a_cancelled_waiter_leaves_the_queue() -> None:
     assert limit.in_flight == 0
 
 
-async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next() -> None:
+async def test_a_slot_of_a_cancelled_task_goes_to_the_next() -> None:
     limit = AdaptiveLimit(1)
     holders, order = await held(limit, 3)
     holders[0]._leave.set()
@@ -376,7 +376,7 @@ async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
         assert await measure(limit, clock, held, 200) == 32
 
 
-async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_rise() -> None:
+async def test_connection_setup_does_not_count_against_a_rise() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
         clock.now += 100
@@ -385,7 +385,7 @@ async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_ris
         assert limit.limit == 32
 
 
-async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -> None:
+async def test_a_rise_between_parts_without_gain_is_undone() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
         for position in range(1, 400, 50):
@@ -406,7 +406,7 @@ async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
         assert await measure(limit, clock, held, 550) == 12
 
 
-async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no_loss() -> None:
+async def test_acknowledgements_that_shrink_change_nothing() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 16) as slots:

@@ -92,7 +92,7 @@ async def token_of(hub: LocalHub, config: UploadConfig) -> str:
         return await up._running()._session.token.get()
 
 
-async def test_a_login_with_less_than_a_day_left_is_renewed_as_the_official_client_does(
+async def test_a_login_is_renewed_in_its_last_day(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -268,7 +268,7 @@ async def test_the_official_client_and_we_at_once_renew_a_login_once(
     assert set(found) == {tokens.newest}
 
 
-async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(
+async def test_a_fresh_token_that_is_refused_is_not_renewed(
     hub: LocalHub, home: Path, tokens: TokenRequests, faults: FaultLayer, config: UploadConfig
 ) -> None:
     """Some Hubs say 401 of repos that are not there."""
@@ -650,7 +650,7 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
     assert not [secret for secret in secrets if any(secret in text for text in texts)]
 
 
-async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_be_had(
+async def test_a_diagnosis_describes_the_token_or_why_there_is_none(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_login(home, hub.log_in())

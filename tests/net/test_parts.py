@@ -862,7 +862,7 @@ async def test_when_both_ways_fail_the_first_failure_is_raised(straggling: Strag
     straggling.sending.check_nothing_is_left()
 
 
-async def test_a_bad_answer_of_the_second_way_does_not_count_before_the_first_is_there(
+async def test_a_bad_hedged_answer_waits_for_the_first(
     straggling: Straggling,
 ) -> None:
     damaged = reply(200, b"", ETag=f'"{"0" * 32}"')

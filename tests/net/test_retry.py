@@ -336,7 +336,7 @@ async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
     ]
 
 
-async def test_an_attempt_that_is_no_failure_of_the_request_ends_in_its_own_error() -> None:
+async def test_other_errors_of_an_attempt_are_raised_unchanged() -> None:
     damaged = IntegrityError("damaged")
     attempts, recorded = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Recorded()
     with pytest.raises(IntegrityError) as caught:
@@ -358,7 +358,7 @@ async def test_attempts_of_the_caller_before_and_after_are_counted() -> None:
     assert recorded.delays == [0.5]
 
 
-async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_error() -> None:
+async def test_an_attempts_error_is_not_the_context_of_the_last() -> None:
     raised = HubError("refused for s3cretvalue", body="s3cretvalue", url="https://h/p?sig=x")
     loop = RetryLoop(POLICY, secret=lambda: "s3cretvalue")
     with pytest.raises(HubError) as caught:

@@ -262,7 +262,7 @@ async def test_the_requests_of_a_session_share_one_allowance_of_retries(
     assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
 
 
-async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_might_help(
+async def test_without_retry_the_error_is_marked_retryable(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(503))
@@ -757,7 +757,7 @@ async def test_an_answer_that_does_not_come_is_cut(
     assert caught.value.status is None
 
 
-async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
+async def test_light_calls_have_a_shorter_timeout(
     peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preupload, batch, verify and kin can be sent again; a commit may take its minutes."""
@@ -827,7 +827,7 @@ async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
         assert time.monotonic() - began > 1.6  # twice what may pass without movement
 
 
-async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(
+async def test_the_rest_of_an_abandoned_body_is_not_sent(
     recorded: EventRecorder,
 ) -> None:
     async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
@@ -955,7 +955,7 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(
 # --- bodies that are streamed -------------------------------------------------------------------
 
 
-async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_attempt(
+async def test_a_streamed_body_is_made_for_each_attempt(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500), reset, reply())
@@ -1071,9 +1071,7 @@ async def test_a_stream_that_never_began_is_closed(recorded: EventRecorder) -> N
             await session.ask(stream(b"ab"), whole, recorded.events)
 
 
-async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
-    peer: Peer, recorded: EventRecorder
-) -> None:
+async def test_a_moving_stream_may_exceed_the_timeout(peer: Peer, recorded: EventRecorder) -> None:
     async def open_() -> AsyncIterator[bytes]:
         for _ in range(10):
             await anyio.sleep(0.12)

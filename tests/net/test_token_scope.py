@@ -87,7 +87,7 @@ async def test_a_401_from_a_stranger_asks_for_no_new_token(
         pytest.param("http://169.254.169.254/latest/meta-data", id="metadata"),
     ],
 )
-async def test_a_url_that_must_not_be_asked_is_refused_before_anything_is_sent(
+async def test_a_forbidden_url_is_refused_before_sending(
     session: HubSession, peer: Peer, recorded: EventRecorder, target: str
 ) -> None:
     with pytest.raises(ProtocolError, match="the Hub named a URL that"):

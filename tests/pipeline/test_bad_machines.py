@@ -248,7 +248,7 @@ async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     assert disk.hung <= WIDTH
 
 
-async def test_beside_a_file_that_hangs_while_its_parts_are_sent_another_push_goes_on(
+async def test_a_hanging_file_does_not_stop_another_push(
     uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parts hold all slots there are to begin with, and all threads that one push may have."""

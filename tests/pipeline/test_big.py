@@ -72,7 +72,7 @@ def push(model: Path, limit: str, tmp_path: Path, *, xet: bool = False) -> Any:
     return orjson.loads(done.stdout)
 
 
-def test_a_model_of_5_8_gb_goes_up_in_parts_within_150_mb(tmp_path: Path) -> None:
+def test_5_8_gb_are_pushed_within_150_mb(tmp_path: Path) -> None:
     """REQ-002, invariant 7."""
     model = sparse_model(tmp_path / "model.safetensors")
     output = push(model, "", tmp_path)

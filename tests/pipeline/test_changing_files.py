@@ -106,7 +106,7 @@ LOG = b"step 1\n" * 2_000_000
 
 
 @pytest.mark.parametrize("route", ["validate-yaml", "preupload", "batch", "part", "complete"])
-async def test_a_large_log_that_grows_is_committed_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_committed_consistently(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"README.md": b"# card\n", "train.log": LOG})
@@ -118,7 +118,7 @@ async def test_a_large_log_that_grows_is_committed_as_it_was_at_one_moment(
 
 
 @pytest.mark.parametrize("route", ["part", "complete"])
-async def test_a_log_that_is_rewritten_while_it_grows_is_not_committed_as_a_mixture(
+async def test_a_log_rewritten_while_growing_is_not_mixed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """Same inode, more bytes: only the hash of its first bytes shows that it did not just grow."""
@@ -153,7 +153,7 @@ SMALL: dict[Callable[[Path], None], tuple[bytes, ...]] = {
 
 @pytest.mark.parametrize("change", SMALL, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("route", ["preupload", "batch", "commit"])
-async def test_a_small_file_that_changes_is_committed_as_it_was_at_one_moment(
+async def test_a_changing_small_file_is_committed_consistently(
     change: Callable[[Path], None],
     route: str,
     uploader: Uploader,
@@ -178,7 +178,7 @@ async def test_a_small_file_that_changes_is_committed_as_it_was_at_one_moment(
     assert result.verified
 
 
-async def test_a_file_that_is_gone_from_the_folder_is_left_out_with_a_warning(
+async def test_a_deleted_file_is_left_out_with_a_warning(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a", "trainer_state.json.tmp": b"{}"})

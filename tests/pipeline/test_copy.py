@@ -578,7 +578,7 @@ async def test_the_official_client_copies_the_same_to_a_bucket(
     assert await in_bucket(hub, "me/ours") == theirs
 
 
-async def test_what_a_bucket_does_not_take_is_an_error_that_says_to_sync(
+async def test_a_copy_that_a_bucket_refuses_suggests_sync(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "all operations failed", times=9)

@@ -146,7 +146,7 @@ async def test_the_same_change_by_someone_else_needs_no_commit_of_ours(
     assert await download(hub, "me/m", ["a.txt"]) == {"a.txt": b"2"}
 
 
-async def test_a_commit_on_a_moved_head_brings_the_files_that_were_unchanged_before(
+async def test_a_commit_on_a_moved_head_has_all_files(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """Someone changes, between our look and our commit, a file that we did not have to send."""
@@ -571,7 +571,7 @@ async def test_a_series_that_fails_midway_says_what_shows_already(
     assert "2 of the files are already on dev" in caught.value.suggestion
 
 
-async def test_a_merge_that_lands_unseen_is_not_called_a_failure_of_the_merge(
+async def test_a_merge_with_a_lost_answer_is_no_failure(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """The answer to the merge is lost, and the pull request cannot be looked at."""
@@ -701,9 +701,7 @@ async def test_a_completion_that_stored_nothing_is_found_by_verify(
     assert await download(hub, "me/m") == {"big.bin": content}
 
 
-async def test_a_hint_of_hours_does_not_put_a_push_to_sleep_for_hours(
-    uploader: Uploader, faults: FaultLayer
-) -> None:
+async def test_a_long_retry_after_is_not_waited_for(uploader: Uploader, faults: FaultLayer) -> None:
     await uploader.push_to_hub("me/m", {"b.txt": b"2"})
     before = faults.seen["preupload"]
     faults.add("preupload", "429 hours", times=99)

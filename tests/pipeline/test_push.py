@@ -410,6 +410,38 @@ async def test_a_dry_run_changes_nothing(
     assert await head_of(hub, "me/m") == first.commit_sha
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (PushOptions(revision="dev"), "no branch 'dev': create_branch=True"),
+        (PushOptions(parent_commit="0" * 40), "no commit to pin"),
+    ],
+)
+async def test_options_that_no_new_repo_can_meet_are_an_error_and_create_none(
+    options: PushOptions, advice: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
+) -> None:
+    with pytest.raises(RepoNotFoundError, match=advice):
+        await uploader.push_to_hub("me/new", {"a": b"1"}, replace(options, dry_run=dry_run))
+    assert faults.seen["create"] == 0
+
+
+async def test_a_dry_run_fails_where_the_push_would(uploader: Uploader) -> None:
+    await uploader.push_to_hub("me/model", {"a": b"1"})
+    await uploader.push_to_hub("me/other", {"a/b": b"2"})
+    below_a_file = await uploader.upload_files("me/other", {"a/b": b"2"})
+    dry = PushOptions(dry_run=True)
+    pinned = replace(dry, parent_commit="0" * 40)
+    for options, error in ((pinned, CommitConflictError), (dry, SourceError)):
+        for planned in (
+            uploader.push_to_hub("me/model", {"a/b": b"2"}, options),
+            uploader.copy("me/other", "me/model", options),
+            uploader.commit("me/model", below_a_file, options),
+        ):
+            with pytest.raises(error, match=r"not at the pinned parent|'a' is a file in the repo"):
+                await planned
+
+
 async def test_a_dry_run_on_a_missing_repo_creates_none(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
@@ -757,6 +789,7 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
 ) -> None:
     """3b: also where it is the push's own time that runs out."""
     faults.add("paths-info", "500", times=99)
+    faults.add("tree", "500", times=99)
     with pytest.raises(VerificationError, match="was made") as caught:
         await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert caught.value.commit_sha == await head_of(hub, "me/m")
@@ -882,7 +915,7 @@ async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
+async def test_a_remembered_hash_unknown_to_the_hub_is_checked(
     config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})
@@ -967,7 +1000,7 @@ async def test_a_file_that_holds_more_than_its_size_is_refused(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_an_audit_reads_the_bytes_and_so_does_a_push_that_does_not_trust_times(
+async def test_an_audit_and_a_distrustful_push_read_the_bytes(
     uploader: Uploader, hub: LocalHub, config: UploadConfig, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})

@@ -128,7 +128,7 @@ async def test_an_interrupted_push_neither_hashes_nor_sends_twice(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_a_model_that_has_changed_unseen_is_hashed_anew_in_all_its_shards(
+async def test_an_unseen_change_rehashes_all_shards(
     uploader: Uploader, hub: LocalHub, config: UploadConfig, folder: Path, tmp_path: Path
 ) -> None:
     """One shard shows it: what is remembered of the others is worth no more."""

@@ -102,7 +102,7 @@ async def test_a_folder_shows_below_the_address_byte_for_byte(
     assert [(e.what, e.files_uploaded) for e in recorded.of(PushFinished)] == [("sync", len(FILES))]
 
 
-async def test_the_official_client_reads_what_we_wrote_and_we_know_what_it_wrote(
+async def test_the_official_client_and_sync_read_each_others_files(
     uploader: Uploader, hub: LocalHub, api: HfApi, write: Write, tmp_path: Path
 ) -> None:
     source = write(FILES)
@@ -344,7 +344,7 @@ async def test_all_operations_may_fail_in_one_422(
     assert await bytes_of(hub) == {}
 
 
-async def test_a_deletion_listed_as_failed_is_no_failure_when_the_file_is_gone(
+async def test_a_failed_deletion_of_a_gone_file_is_no_failure(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync({"a": b"a", "b": b"b"}, RUN)
@@ -424,7 +424,7 @@ async def test_a_hub_that_goes_away_after_the_batch_hides_nothing(
 
 
 @pytest.mark.parametrize("kind", ["done, then 504", "done, then reset"])
-async def test_an_answer_that_is_lost_before_the_hub_goes_away_is_no_unchanged_bucket(
+async def test_a_lost_answer_is_not_an_unchanged_bucket(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, kind: str
 ) -> None:
     faults.add("bucket-batch", kind)
@@ -445,7 +445,7 @@ async def test_an_answer_that_is_lost_before_a_refusal_is_no_unchanged_bucket(
         await uploader.sync({"a": b"a"}, RUN)
 
 
-async def test_what_a_batch_did_is_known_although_its_failures_cannot_be_looked_at(
+async def test_changes_of_a_batch_survive_an_unreadable_listing(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, log: BatchLog
 ) -> None:
     log.refuse = lambda row: "storage is busy" if row["path"] == "run/a" else None
@@ -482,7 +482,7 @@ async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing
     assert not getattr(caught.value, "__notes__", ())
 
 
-async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed_something(
+async def test_a_cancelled_batch_may_have_changed_the_bucket(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "done, answer never sent")
@@ -500,7 +500,7 @@ async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed
     [("bucket-paths-info", 2, ("run/a",)), ("bucket-batch", 1, ())],
     ids=["verifying", "in a batch"],
 )
-async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_changed(
+async def test_a_timeout_after_a_change_names_the_changes(
     route: str,
     nth: int,
     reported: tuple[str, ...],

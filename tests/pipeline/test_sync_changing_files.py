@@ -158,7 +158,7 @@ async def test_what_was_sent_of_a_file_before_it_changed_counts_as_transferred(
 
 
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
-async def test_a_large_log_that_grows_goes_in_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_stored_consistently(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"train.log": LOG, "b.txt": b"b"})
@@ -170,7 +170,7 @@ async def test_a_large_log_that_grows_goes_in_as_it_was_at_one_moment(
 
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
 @pytest.mark.parametrize("change", [rewrite, replace, shrink, vanish, become_a_folder])
-async def test_a_large_file_that_is_not_just_longer_is_an_error_and_nothing_shows(
+async def test_a_large_file_that_changes_is_an_error(
     change: Change,
     route: str,
     uploader: Uploader,
@@ -198,7 +198,7 @@ async def test_a_file_that_changes_while_it_is_compared_is_sent(
     assert await held(hub) == {"a.txt": b"\xff" + b"1" * 4999, "b.txt": b"b"}
 
 
-async def test_a_file_that_is_gone_stays_in_the_bucket_until_the_next_sync(
+async def test_a_deleted_file_stays_until_the_next_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """A folder that vanishes under a sync, such as a network drive, empties no bucket."""

@@ -196,7 +196,7 @@ uris = st.builds(
 
 
 @given(uris)
-def test_every_address_that_the_official_client_writes_is_read_as_it_was_meant(uri: HfUri) -> None:
+def test_addresses_of_the_official_client_are_read(uri: HfUri) -> None:
     meant = uri.type, uri.id, uri.revision, uri.path_in_repo
     page = "main" if uri.path_in_repo and uri.revision is None else uri.revision
 

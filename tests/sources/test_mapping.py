@@ -223,7 +223,7 @@ async def test_a_source_of_another_type_is_refused_by_name(
     assert problem.startswith(f"the source is of type {type(source).__name__}: give a folder")
 
 
-async def test_an_empty_mapping_is_a_problem_unless_there_is_something_else_to_do(
+async def test_an_empty_mapping_alone_is_a_problem(
     collecting: Collect,
 ) -> None:
     assert await problems(collecting, {}) == ("the mapping is empty",)

@@ -450,7 +450,7 @@ def test_other_things_in_the_folder_are_left_alone(spool_dir: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_descriptor_stays")
-def test_a_folder_taken_for_an_orphan_before_it_was_locked_is_made_anew(
+def test_a_folder_removed_as_an_orphan_is_recreated(
     spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = scratch._lock

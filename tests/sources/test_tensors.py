@@ -280,7 +280,7 @@ def test_tied_weights_are_refused_by_their_names() -> None:
         Tensors({"head": shared, "embed": shared.T}, copy=True)
 
 
-def test_parts_of_one_array_that_have_no_element_in_common_are_no_tied_weights() -> None:
+def test_disjoint_views_are_no_tied_weights() -> None:
     fused = made("float32", 4, 3, 8)
     tensors = {name: fused[:, number] for number, name in enumerate("qkv")}
     assert content(Tensors(tensors)) == save(dense(tensors))
@@ -386,7 +386,7 @@ def test_a_copy_is_what_the_tensors_were() -> None:
     assert repr(tensors) == "<Tensors: 1 tensor, 400 bytes, a copy>"
 
 
-def test_a_copy_is_taken_in_steps_so_that_other_threads_run_in_between() -> None:
+def test_a_copy_is_taken_in_steps() -> None:
     content = made("uint8", 2 * COPY_STEP + 5)
     asked: list[int] = []
 

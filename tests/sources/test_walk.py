@@ -89,7 +89,7 @@ def test_folders_deeper_than_the_stack_are_walked(tmp_path: Path) -> None:
         os.rmdir(folder)
 
 
-def test_what_git_python_and_the_hub_client_keep_for_themselves_is_left_out(
+def test_files_of_git_python_and_the_client_are_left_out(
     tmp_path: Path,
 ) -> None:
     fill(
@@ -383,7 +383,7 @@ def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: P
     assert report.problems == [f"folder '{tmp_path}/in/b' cannot be listed: Not a directory"]
 
 
-def test_files_of_a_folder_that_becomes_a_link_after_the_walk_are_not_read(tmp_path: Path) -> None:
+def test_a_folder_replaced_by_a_link_is_not_read(tmp_path: Path) -> None:
     fill(tmp_path, "outside/f", "in/b/f")
     (file,) = gather(tmp_path / "in").files
     shutil.rmtree(tmp_path / "in/b")
@@ -465,7 +465,7 @@ def test_a_source_that_is_not_there_is_reported(
     assert caught.value.message == caught.value.problems[0]
 
 
-def test_an_empty_folder_is_a_problem_unless_there_is_something_else_to_do(
+def test_an_empty_folder_alone_is_a_problem(
     tmp_path: Path,
 ) -> None:
     fill(tmp_path, "full/a", "full/b")

@@ -145,9 +145,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
-def test_of_many_pushes_each_ticket_has_its_own_outcome_and_none_leaves_anything(
-    bg: BackgroundUploader, hub: LocalHub
-) -> None:
+def test_each_ticket_has_its_own_outcome(bg: BackgroundUploader, hub: LocalHub) -> None:
     async def broken(number: int) -> AsyncIterator[bytes]:
         yield b"some"
         raise RuntimeError(f"producer {number} is broken")
@@ -242,7 +240,7 @@ def test_leaving_the_block_waits(hub: LocalHub, config: UploadConfig) -> None:
     ],
     ids=["error", "exit", "error, on_error=cancel", "Ctrl-C"],
 )
-def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
+def test_on_error_decides_about_running_pushes(
     error: BaseException,
     on_error: OnError,
     survives: bool,
@@ -468,7 +466,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
         BackgroundUploader(**wrong)  # type: ignore[arg-type]
 
 
-def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
+def test_open_uploaders_are_closed_at_exit(
     hub: LocalHub, config: UploadConfig, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocker.hold("part")
@@ -525,7 +523,7 @@ def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, blocker: Reque
     assert committed(hub) == {"model.bin"}
 
 
-def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
+def test_exit_waits_up_to_its_limit_and_reports_losses(
     hub: LocalHub, blocker: RequestBlocker
 ) -> None:
     blocker.hold("part")

@@ -72,6 +72,28 @@ async def test_a_name_that_is_used_again_replaces_the_set_whole(
     assert set(await rows_of(hub)) == {"run-7/last/a", f"run-7/last/{MARKER}"}
 
 
+async def test_an_unchanged_checkpoint_that_is_pushed_again_becomes_the_newest(
+    uploader: Uploader, log: BatchLog
+) -> None:
+    async with CheckpointPusher(uploader, RUN, keep=2, policy="all") as pusher:
+        for name in ("1", "2", "3"):
+            await pusher.push({"a": name.encode()}, name=name)
+        await pusher.flush()
+        log.batches.clear()
+        await pusher.push({"a": b"2"}, name="2")  # as after a return to an earlier step
+        report = await pusher.flush()
+    assert log.written() == [("addFile", f"run-7/2/{MARKER}")]  # complete all the time
+    last = report.outcomes[-1].synced
+    assert last is not None
+    assert (last.files_unchanged, last.files_uploaded) == (("run-7/2/a",), ())
+    assert [each.name for each in await uploader.checkpoints_in(RUN)] == ["3", "2"]
+    async with CheckpointPusher(uploader, RUN, keep=1) as pusher:
+        await pusher.push({"a": b"3"}, name="3")
+        report = await pusher.flush()
+    assert report.outcomes[0].pruned == ("2",)
+    assert [each.name for each in await uploader.checkpoints_in(RUN)] == ["3"]
+
+
 async def test_older_checkpoints_that_cannot_be_removed_are_a_warning(
     uploader: Uploader, log: BatchLog, caplog: pytest.LogCaptureFixture
 ) -> None:

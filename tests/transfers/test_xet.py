@@ -154,7 +154,7 @@ async def test_what_the_store_has_is_distinguished_from_what_is_sent(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_what_was_sent_before_is_known_by_its_hash_and_not_read_again(
+async def test_stored_bytes_are_known_by_hash_and_not_read(
     uploader: Uploader, write: Write, recorded: EventRecorder, faults: FaultLayer, tmp_path: Path
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": NOISE[: 2 * MIB]})
@@ -508,7 +508,7 @@ async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
 
 
 @pytest.mark.parametrize("stage", ["preupload", "shard"])
-async def test_a_large_log_that_grows_goes_by_xet_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_stored_consistently(
     stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     content = b"\0" * (11 << 20)
@@ -665,7 +665,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-async def test_a_process_that_forks_while_a_session_is_open_pushes_on_both_sides_and_exits(
+async def test_a_fork_with_an_open_session_pushes_on_both_sides(
     hub: LocalHub, tmp_path: Path
 ) -> None:
     arguments = ["-W", "ignore", "-c", FORKED, hub.url, TOKEN, str(tmp_path / "cache")]
@@ -749,7 +749,7 @@ class Report:
     total_transfer_bytes: int = 0
 
 
-async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_sum_alone() -> None:
+async def test_network_bytes_known_only_in_sum_count_once() -> None:
     events = EventRecorder()
     positions = XetPositions(Emitter([events]))
     for name in ("old", "new", "late"):
@@ -774,7 +774,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     assert await report(5, new=5) == {"new": (5, 0)}
 
 
-async def test_bytes_that_we_hand_over_count_as_sent_once_hf_xet_has_sent_them(
+async def test_bytes_count_as_sent_once_hf_xet_has_sent_them(
     config: UploadConfig, hub: LocalHub, write: Write, recorded: EventRecorder
 ) -> None:
     config = replace(config, max_bandwidth=16 * MIB)
@@ -931,7 +931,7 @@ def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
     assert "telemetry.enabled" not in settings(UploadConfig())
 
 
-async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_wait(
+async def test_one_large_file_at_a_time_is_held_in_memory(
     hub: LocalHub, config: UploadConfig, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.engine.SMALL_FILE", MIB)

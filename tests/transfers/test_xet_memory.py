@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_that_nothing_is_sent_counts_once_it_was_reported_after_the_last_bytes(
+def test_idle_counts_after_a_report_past_the_last_bytes(
     clock: SimpleNamespace,
 ) -> None:
     """A xorb that they have filled is not in an earlier report."""
@@ -65,7 +65,7 @@ def test_that_nothing_is_sent_counts_once_it_was_reported_after_the_last_bytes(
     assert room.asked == 3
 
 
-def test_a_file_waits_until_hf_xet_has_read_most_of_the_earlier_ones() -> None:
+def test_a_file_waits_for_most_of_the_earlier_ones() -> None:
     read: list[int] = []
     backlog = XetBacklog(Room(times=0))
     for number in range(4):
@@ -75,7 +75,7 @@ def test_a_file_waits_until_hf_xet_has_read_most_of_the_earlier_ones() -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_bytes_that_may_fill_a_xorb_wait_for_room_while_another_one_is_sent() -> None:
+def test_bytes_that_may_fill_a_xorb_wait_for_room() -> None:
     room = Room(times=3)
     backlog = XetBacklog(room)
     backlog.add(2 * XORB_SIZE - 4 * MIB)

@@ -98,7 +98,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_a_process_that_ends_in_the_middle_of_a_push_ends_without_a_word(
+async def test_a_process_that_ends_during_a_push_is_silent(
     ending: str, hub: LocalHub, faults: FaultLayer, write: Write, tmp_path: Path
 ) -> None:
     faults.add("xorb", "stall before reading")

@@ -26,8 +26,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from asyncpush.localhub.cards import check_card, split_card
-from asyncpush.localhub.pages.links import Links
-from asyncpush.localhub.pages.views import Card, Fact, Page
+from asyncpush.localhub.pages.views import Card, Fact, Links, Page
 from asyncpush.localhub.store.names import RepoType
 
 _STATIC = Path(__file__).parent / "static"

@@ -13,11 +13,11 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
 from asyncpush.localhub.cards import CARD_NAME, check_card
-from asyncpush.localhub.routes.repos import KIND, REPO
+from asyncpush.localhub.routes.repo_admin import KIND, REPO
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, parse_repo_type
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
     Refusal,
     flag_in_query,

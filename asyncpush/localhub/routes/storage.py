@@ -10,12 +10,12 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import rewriting
 from asyncpush.localhub.store.gitrepo import MAIN
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, make_repo_id, parse_repo_type
-from asyncpush.localhub.store.repos import RepoInfo
+from asyncpush.localhub.store.repo_folders import RepoInfo
 from asyncpush.localhub.web import (
     Refusal,
     bad_request,

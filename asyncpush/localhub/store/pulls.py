@@ -14,7 +14,7 @@ import pygit2
 
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, GitRepo
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.store.writing import (
     commit_message,
     commit_tree,

@@ -21,7 +21,7 @@ from asyncpush.localhub.store.gitrepo import MAIN, start_backend
 from asyncpush.localhub.store.lfs_rules import StoredSize, new_card, problems_of_push
 from asyncpush.localhub.store.names import RepoId, check_branch
 from asyncpush.localhub.store.pulls import Discussions
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import Refusal
 
 _NONE = "0" * 40

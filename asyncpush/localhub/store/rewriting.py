@@ -14,7 +14,7 @@ from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, GitRepo, parse_p
 from asyncpush.localhub.store.lfs_rules import new_files
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.store.pulls import Discussions
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.store.writing import (
     commit_message,
     commit_tree,

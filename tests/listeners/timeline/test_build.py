@@ -114,7 +114,7 @@ def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
     assert kinds == [("connect", 0.0, 0.25, "reset"), ("retry", 0.25, 1.0, "reset")]
 
 
-def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
+def test_a_reopened_upload_gives_up_parts_in_flight() -> None:
     script = EventScript()
     script.part("w.bin", 1, 0.0, connected=0.0, connection=1)
     script.part("w.bin", 2, 0.0, 0.5, connected=0.0, connection=2)
@@ -208,7 +208,7 @@ def test_without_progress_events_a_transfer_counts_when_its_file_is_stored() -> 
     assert timeline.bytes_sent == pytest.approx(MB // 2)
 
 
-def test_files_that_ride_in_the_commit_have_no_row_and_unchanged_ones_end() -> None:
+def test_inline_files_have_no_row() -> None:
     script = EventScript()
     script.emit(0.5, FileStored("README.md", 10, "inline"))
     script.hashed("same.bin", 0.5, 1.0)
@@ -318,7 +318,7 @@ MOMENTS = st.lists(st.builds(Moment, NAMES, st.floats(0, 1e10), IDS, IDS, IDS, F
 
 @settings(max_examples=30)
 @given(MOMENTS)
-def test_prop_whatever_a_file_says_spans_lie_within_the_run_and_beside_each_other(
+def test_prop_spans_lie_within_the_run_without_overlap(
     moments: list[Moment],
 ) -> None:
     builder = Builder()

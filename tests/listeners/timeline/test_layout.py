@@ -61,7 +61,7 @@ def test_among_several_files_parts_are_named_as_far_as_needed() -> None:
     assert {row.blocks[0].label for row in rows} == {"one.bin", "two.bin #1", "two.bin #2"}
 
 
-def test_a_file_is_grey_from_first_to_last_and_what_went_on_lies_upon() -> None:
+def test_a_file_is_a_grey_bar_under_its_spans() -> None:
     script = EventScript()
     script.hashed("w.bin", 0.0, 1.0)
     script.transfer("w.bin", 1.0, 2)

@@ -9,8 +9,7 @@ from itertools import islice
 import pygit2
 from pygit2.enums import DeltaStatus
 
-from asyncpush.localhub.pages.links import MAIN_BRANCH
-from asyncpush.localhub.pages.reading.files import (
+from asyncpush.localhub.pages.reading.folders import (
     Source,
     find_revision,
     page_within,
@@ -19,6 +18,7 @@ from asyncpush.localhub.pages.reading.files import (
 )
 from asyncpush.localhub.pages.rendering import Base, plural, to_html
 from asyncpush.localhub.pages.views import (
+    MAIN_BRANCH,
     Change,
     ChangedFile,
     Changes,
@@ -36,11 +36,11 @@ from asyncpush.localhub.pages.views import (
     Section,
 )
 from asyncpush.localhub.store import pulls
-from asyncpush.localhub.store.buckets import Buckets
+from asyncpush.localhub.store.bucket_index import Buckets
 from asyncpush.localhub.store.gitrepo import MAIN, FileEntry, GitRepo
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType
 from asyncpush.localhub.store.pulls import Discussion, Event
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import Refusal
 
 COMMITS = 50

@@ -13,7 +13,6 @@ import pygit2
 from pygit2.enums import SortMode
 
 from asyncpush.localhub.cards import CARD_NAME
-from asyncpush.localhub.pages.links import Links
 from asyncpush.localhub.pages.rendering import IMAGE_ENDINGS, plural, read_card
 from asyncpush.localhub.pages.rendering import size as size_text
 from asyncpush.localhub.pages.views import (
@@ -27,6 +26,7 @@ from asyncpush.localhub.pages.views import (
     FilePage,
     FolderPage,
     ImagePreview,
+    Links,
     ListedBucket,
     NoPreview,
     Pager,
@@ -37,10 +37,10 @@ from asyncpush.localhub.pages.views import (
     TextPreview,
     is_markdown,
 )
-from asyncpush.localhub.store.buckets import BucketFile, Buckets
+from asyncpush.localhub.store.bucket_index import BucketFile, Buckets
 from asyncpush.localhub.store.gitrepo import Commit, FileEntry, FolderEntry, GitRepo
 from asyncpush.localhub.store.names import RepoId
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import Refusal, entry_not_found
 
 ROWS = 200

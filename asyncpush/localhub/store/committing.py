@@ -14,7 +14,7 @@ from asyncpush.localhub.store.lfs_rules import FILE as ATTRIBUTES
 from asyncpush.localhub.store.lfs_rules import check_card_of_commit, with_rules
 from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.pulls import Discussions
-from asyncpush.localhub.store.repos import Repos
+from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.store.writing import (
     TreeDraft,
     commit_message,

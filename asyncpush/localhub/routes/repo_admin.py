@@ -1,20 +1,18 @@
-"""Repos as a whole: creating, describing, renaming, hiding and deleting them; and the user's
-account."""
+"""Repos as a whole: creating, describing, renaming, hiding and deleting them and their refs."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import check_scope, issued_token, require_user, signed_in
+from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.state import HubState, state_of
-from asyncpush.localhub.store import repos
+from asyncpush.localhub.store import repo_folders
 from asyncpush.localhub.store.gitrepo import GitRepo
 from asyncpush.localhub.store.names import RepoId, RepoType, make_repo_id, parse_repo_type
-from asyncpush.localhub.store.repos import RepoInfo, new_info
+from asyncpush.localhub.store.repo_folders import RepoInfo, new_info
 from asyncpush.localhub.web import (
     Refusal,
     bad_request,
@@ -24,7 +22,6 @@ from asyncpush.localhub.web import (
     read_json,
     repo_not_found,
     text_of,
-    wire_time,
 )
 
 SDKS = ("gradio", "streamlit", "docker", "static")
@@ -32,31 +29,6 @@ KIND = "/api/{kind:models|datasets|spaces|kernels}"
 REPO = KIND + "/{namespace}/{name}"
 
 routes = web.RouteTableDef()
-
-
-@routes.get("/api/whoami-v2", name="whoami")
-async def whoami(request: web.Request) -> web.Response:
-    user = signed_in(request)
-    auth: dict[str, Any] = {
-        "type": "access_token",
-        "accessToken": {"displayName": user, "role": "write"},
-    }
-    if (issued := issued_token(request)) is not None:
-        ends = datetime.fromtimestamp(issued.expires_at, UTC)
-        auth = {"type": "app_token_as_user", "expiresAt": wire_time(ends)}
-    return json_answer(
-        {
-            "type": "user",
-            "id": f"{user}-id",
-            "name": user,
-            "fullname": user,
-            "isPro": False,
-            "canPay": False,
-            "orgs": [],
-            "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
-            "auth": auth,
-        }
-    )
 
 
 @routes.post("/api/repos/create", name="create")
@@ -240,7 +212,7 @@ async def create_branch(request: web.Request) -> web.Response:
     start = text_of(body, "startingPoint") if body.get("startingPoint") is not None else None
     name = request.match_info["branch"]
     make = partial(
-        repos.create_branch,
+        repo_folders.create_branch,
         empty=body.get("emptyBranch") is True,
         overwrite=body.get("overwrite") is True,
     )
@@ -261,7 +233,7 @@ async def create_tag(request: web.Request) -> web.Response:
     name, message = text_of(body, "tag"), text_of(body, "message", default="")
     revision = request.match_info["revision"]
     await state.run_exclusively(
-        repo, repos.create_tag, state.repos, repo, name, revision, message, user
+        repo, repo_folders.create_tag, state.repos, repo, name, revision, message, user
     )
     return json_answer({"success": True}, status=201)
 
@@ -271,8 +243,8 @@ async def delete_tag(request: web.Request) -> web.Response:
     return await _delete(request, "tags", request.match_info["tag"])
 
 
-async def _delete(request: web.Request, kind: repos.Kind, name: str) -> web.Response:
+async def _delete(request: web.Request, kind: repo_folders.Kind, name: str) -> web.Response:
     state = state_of(request)
     repo = await state.writable(request)
-    await state.run_exclusively(repo, repos.delete, state.repos, repo, kind, name)
+    await state.run_exclusively(repo, repo_folders.delete, state.repos, repo, kind, name)
     return json_answer({"success": True})
