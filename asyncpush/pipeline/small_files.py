@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from anyio.abc import TaskGroup
@@ -17,6 +16,7 @@ from asyncpush.concurrency.scheduling import SlotQueue
 from asyncpush.concurrency.task_groups import for_group
 from asyncpush.concurrency.threads import each_in_thread
 from asyncpush.errors import SourceChangedError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hashed, KeptMemory
