@@ -132,6 +132,7 @@ class UploadConfig:
             (each push may always transfer one).
         max_concurrent_parts: parts in flight at the same time, over all files.
         max_memory: bytes of file content in memory at the same time (buffers and spooled streams).
+            Small files are kept from their first check until the commit, in up to a third more.
             Xet needs more: below 300 MB in total at the default. It reads one large file for each
             64 MiB of this (eight at most), and sends at most one xorb of 64 MiB for each 32 MiB
             (two at least). Near its limit it sends fewer: where the network is fast and the store

@@ -124,7 +124,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 ) -> None:
     loop, begun, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def endless(files: object, stopped: Callable[[], bool]) -> list[Leak]:
+    def endless(files: object, stopped: Callable[[], bool], read: object) -> list[Leak]:
         loop.call_soon_threadsafe(begun.set)
         while not stopped():
             time.sleep(0.001)
