@@ -140,7 +140,7 @@ class Sending:
         in_memory: PartContent | None = None,
     ) -> SentPart:
         fields = {"file": "a.bin", "part_number": part.number}
-        return await self._session.retry_loop().run(
+        return await self._session.retry_loop.run(
             lambda this: self._sender.send(
                 source,
                 part,

@@ -258,7 +258,7 @@ async def test_the_requests_of_a_session_share_one_allowance_of_retries(
 
     for _ in range(21):  # of five retries each: 105, where 100 go at their own pace
         with pytest.raises(RetriesExhaustedError):
-            await session.retry_loop().run(failing, Emitter(), "thing")
+            await session.retry_loop.run(failing, Emitter(), "thing")
     assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
 
 
@@ -693,7 +693,7 @@ async def test_an_outage_does_not_use_up_attempts(
                     session._http = working
                 await clock.sleep(seconds)
 
-            session._sleep = sleep
+            session.retry_loop._sleep = sleep
             session._http = _Unreachable()  # type: ignore[assignment]
             await session.ask(ask_for(), whole, recorded.events)
     assert len(away) == 8
