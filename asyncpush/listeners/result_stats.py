@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from asyncpush.events import (
     FileHashed,
@@ -18,6 +17,7 @@ from asyncpush.events import (
     RequestStarted,
     RetryScheduled,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Activity
 
 SLICES = 128

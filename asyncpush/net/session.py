@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from yarl import URL
 from asyncpush._version import __version__
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
@@ -139,8 +140,6 @@ class HubSession:
                 # Answers are not decompressed: a compressed one could expand to any size.
                 auto_decompress=False,
                 headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
-                # Each request sets its body's type; one without a body sets none.
-                skip_auto_headers=["Content-Type"],
                 raise_for_status=False,
             )
         return self._http
@@ -313,6 +312,8 @@ class HubSession:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """The request, by the proxy if there is one."""
         arguments = arguments if self._direct else self._proxies.through(url, arguments)
+        if "Content-Type" not in arguments.get("headers", ()):
+            arguments = {**arguments, "skip_auto_headers": ("Content-Type",)}
         target = URL(url, encoded=True)
         return self.http.request(method, target, allow_redirects=False, **arguments)
 
