@@ -23,7 +23,8 @@ from asyncpush.models import Activity
 SLICES = 128
 
 FIRST_REPORT = 0.2
-"""Seconds over which the bytes of a part's first progress event are taken to have been sent."""
+"""The bytes of a part's first progress event count as sent evenly over so many seconds before
+it."""
 
 
 class RetryTally:
