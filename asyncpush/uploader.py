@@ -19,10 +19,12 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import anyio
+import anyio.lowlevel
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, os_reason
@@ -549,9 +551,18 @@ async def _runtime() -> OpenRuntime:
 def _import_runtime() -> OpenRuntime:
     try:
         from asyncpush.runtime import open_runtime
+
+        _import_anyio_backend()
     except OSError as exc:
         raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
     return open_runtime
+
+
+@cache
+def _import_anyio_backend() -> None:
+    """anyio imports its half for asyncio (25 ms) when a loop first needs it: here a loop of this
+    thread, so that the caller's does not stand still."""
+    asyncio.run(anyio.lowlevel.checkpoint())
 
 
 def _raise_unobserved(handles: Sequence[Handle[Any]]) -> None:

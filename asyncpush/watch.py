@@ -47,7 +47,7 @@ LONGEST_PAUSE = 5.0
 """Seconds between two checks."""
 
 SCAN_SHARE = 0.1
-"""The largest share of the time spent on checks: one of 100,000 files takes a second."""
+"""The largest share of time that is spent on checks. A check of 100,000 files takes a second."""
 
 PAUSE_WHEN_NOTIFIED = 60.0
 """Seconds between checks of a folder whose changes the system reports."""
@@ -330,13 +330,13 @@ class FolderWatch:
         return error
 
     def _stay_in_pull_request(self, result: UploadResult | SyncResult | None) -> None:
-        """With `create_pr`, push to the pull request that was opened from now on."""
+        """With `create_pr`, let all further pushes go to the pull request that was opened."""
         options = self._options
         if not isinstance(options, PushOptions) or not isinstance(result, UploadResult):
             return
         if not options.create_pr or result.pr_url is None:
             return
-        # An address may contain the branch, which the pull request's own replaces.
+        # An address may name a branch: that of the pull request replaces it.
         repo, options = target_of(self._repo_id, options, self._uploader.endpoint)
         number = result.pr_url.rpartition("/")[2]
         self._repo_id = repo.repo_id

@@ -28,7 +28,7 @@ import aiohttp
 from aiohttp import web
 
 from asyncpush.localhub.blobs.disk import DiskStore
-from asyncpush.localhub.lfs import Operation, add_routes
+from asyncpush.localhub.lfs_server import Operation, add_routes
 
 PIECE = 256 << 10
 PARTS_AT_ONCE = 4

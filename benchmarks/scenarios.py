@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.files import MIB, FileSet
@@ -101,6 +102,17 @@ bare = Entry("bare aiohttp", "bare")
 ALL = (ours, unchecked, official, npm, ideal, ideal_md5)
 SLOW = Network(per_connection=25e6, latency=0.03)
 LONE = FileSet(1, GIB)
+
+
+FLOOR_OF_A_START = "bare aiohttp"
+
+
+def _start(label: str, who: str, *more: str) -> Entry:
+    """A script that pushes once: `rivals/start.py` run as a file, so that no package is imported
+    with it."""
+    script = str(Path(__file__).parent / "rivals" / "start.py")
+    words = ["python", "-P", script, who, "{endpoint}", "{repo}", "{folder}", *more]
+    return Entry(label, "program", {"command": words})
 
 
 def _fixed(*counts: int) -> tuple[Entry, ...]:
@@ -407,8 +419,14 @@ SCENARIOS = (
                 },
             ),
             Entry("hf upload", "program", {"command": ["hf", "upload", "{repo}", "{folder}", "."]}),
+            _start("push_to_hub", "asyncpush", "{scratch}"),
+            _start(FLOOR_OF_A_START, "aiohttp"),
+            _start("bare aiohttp in an anyio task group", "anyio"),
         ),
-        targets=(Target("wall", "asyncpush push", ("hf upload",), at_most=0.7),),
+        targets=(
+            Target("wall", "asyncpush push", ("hf upload",), at_most=0.7),
+            Target("cpu", "push_to_hub", (FLOOR_OF_A_START,), at_most=1.1),
+        ),
     ),
     Scenario(
         "s3",

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
-from asyncpush.localhub.routes.oauth import TrustedPublishers
+from asyncpush.localhub.routes.tokens import TrustedPublishers
 from asyncpush.models import FileIdentity
 from asyncpush.pipeline import bucket, commit, verification
 from tests import timeouts

@@ -74,7 +74,7 @@ async def test_every_call_of_an_uploader_takes_an_address(
     assert await files_of(hub, "me/d", "dataset") == {f"sub/{name}" for name in names}
 
 
-def test_blocking_code_takes_an_address_and_hears_of_a_wrong_one_at_once(
+def test_blocking_code_checks_an_address_at_once(
     hub_in_thread: LocalHub, config: UploadConfig
 ) -> None:
     with BackgroundUploader(TOKEN, hub_in_thread.url, config) as bg:

@@ -109,9 +109,7 @@ def test_an_error_without_an_answer_says_so() -> None:
         (errors.IntegrityError, "push again"),
     ],
 )
-def test_where_nothing_better_is_known_there_is_a_usual_suggestion(
-    kind: type[AsyncPushError], suggestion: str
-) -> None:
+def test_errors_have_a_default_suggestion(kind: type[AsyncPushError], suggestion: str) -> None:
     assert suggestion in kind("it failed").suggestion
     assert kind("it failed", suggestion="go").suggestion == "go"
 
@@ -162,7 +160,7 @@ def test_no_error_is_changed_after_it_was_made() -> None:
     assert changed == []
 
 
-def test_a_copy_has_what_the_error_had_and_the_error_stays_as_it_was() -> None:
+def test_a_converted_error_keeps_fields_and_is_independent() -> None:
     cause = OSError("the cable")
     try:
         raise errors.HubError("busy", **HUB_FIELDS) from cause

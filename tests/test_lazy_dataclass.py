@@ -84,7 +84,7 @@ def test_instances_are_copied_and_pickled() -> None:
     assert pickle.loads(pickle.dumps(PushOptions(private=True))) == PushOptions(private=True)
 
 
-def test_what_is_not_compared_is_left_out_of_the_hash() -> None:
+def test_uncompared_fields_are_left_out_of_the_hash() -> None:
     this = FileIdentity(device=1, inode=2, size=3, mtime_ns=4, ctime_ns=5)
     other = dataclasses.replace(this, ctime_ns=6)
     assert this == other

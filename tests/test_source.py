@@ -123,7 +123,7 @@ def test_ctypes_calls_one_function_of_the_c_library() -> None:
     assert re.findall(r"ctypes\..*", text) == [loaded]
 
 
-def test_the_only_program_is_git_and_what_it_is_to_do_stands_in_the_source() -> None:
+def test_git_is_the_only_program_with_fixed_commands() -> None:
     nodes = nodes_of(ROOT / GIT_DOOR)
     assert all("subprocess" in found for found in offences(nodes))
     calls = [n for n in nodes if isinstance(n, ast.Call) and dotted(n.func) in STARTING]

@@ -184,7 +184,7 @@ async def test_a_second_cancellation_gives_the_last_push_up(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_what_is_written_while_it_is_pushed_goes_with_the_next_push(
+async def test_changes_during_a_push_go_with_the_next(
     uploader: Uploader, hub: LocalHub, write: Write, faults: FaultLayer
 ) -> None:
     source = write({"log": b"0"})
@@ -303,7 +303,7 @@ async def test_a_folder_that_cannot_be_listed_is_a_failure(
                 pass
 
 
-async def test_a_listener_that_fails_ends_the_watch_but_what_is_left_is_pushed(
+async def test_a_failing_listener_ends_the_watch_after_a_push(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     source = write({"log": b"0"})

@@ -23,7 +23,7 @@ COMMANDS = {
     "timeline": (_IN + "timeline", "Draw when each step of a push took place."),
     "hub": (_IN + "hub", "Run the embedded Hub until Ctrl-C."),
     "demo": (_IN + "demo", "Show a whole push on this machine, without an account."),
-    "schema": (_IN + "schema", "Print the JSON Schema of what commands print with --json."),
+    "schema": (_IN + "output_schema", "Print the JSON Schema of what commands print with --json."),
     "cache": (_IN + "cache", "Show or clear what is remembered between pushes."),
 }
 """As the help lists them: the module of each, and the first sentence of its help text."""

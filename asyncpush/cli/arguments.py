@@ -17,7 +17,7 @@ from typing import Any, get_args
 import click
 
 from asyncpush.cli.base import argument, filled, given_options, option
-from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.models import check_repo_id
 from asyncpush.options import (
@@ -46,7 +46,8 @@ COMMIT, FILES, HUB, OUTPUT_SECTION = "The commit", "The files", "The Hub", "Outp
 
 
 class _NonEmptyPath(click.Path):
-    """A path. An empty one, as of a variable that was never set, would be the current folder."""
+    """A path that is not empty: an unset variable gives an empty one, which would mean the current
+    folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -255,8 +256,8 @@ on_change = option(
     type=click.Choice(get_args(OnChange)),
     default="follow",
     metavar="HOW",
-    help="What to do when a file changes meanwhile: follow (logs that grow go in as they were at"
-    " one moment, small files are read again) or error.",
+    help="What to do when a file changes during the push: follow (a growing log is stored as it was"
+    " at one moment, a small file is read again) or error.",
 )
 rehash = option(
     "--rehash",
@@ -346,7 +347,7 @@ verbose = option(
 )
 
 NEW_REPO = (private, visibility, region, resource_group)
-"""What a repo is like that a push creates."""
+"""Settings for a repo that the push creates."""
 
 SELECTION = (path_in_repo, include, exclude)
 """Which files, and where they go."""
@@ -355,10 +356,10 @@ ENGINE = (transfer, rehash, max_parts)
 """How bytes are moved: fields of `UploadConfig`."""
 
 RECORDS = (events, timeline)
-"""Files that tell what happened."""
+"""Files that record what happened."""
 
 OUTPUT = (as_json, quiet, verbose)
-"""What every command takes."""
+"""Options of every command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,7 +430,7 @@ def check_target(
     where = hub_endpoint(endpoint)
     if where == LOCAL:
         if is_web_url(repo_id):
-            return  # its URL is known once it has been started
+            return  # the embedded Hub has a URL only once it runs
         where = PUBLIC_ENDPOINT
     try:
         (any_target_of if buckets else target_of)(repo_id, options, where, given=given)
@@ -440,7 +441,8 @@ def check_target(
 
 
 def check_order(repo_id: str, source: str) -> None:
-    """Detect that the two are swapped; the errors that follow from it would be misleading."""
+    """Detect that the repo and the source are swapped, since later errors would be misleading.
+    Raises `UsageError`."""
     if os.path.exists(source) or not os.path.exists(repo_id):
         return
     with suppress(InvalidRepoIdError):

@@ -10,8 +10,7 @@ from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import command, option, settings
-from asyncpush.cli.failures import CommandFailedError
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import CommandFailedError, Output
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.options import PushOptions
 

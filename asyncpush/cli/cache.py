@@ -51,7 +51,7 @@ cache.add_command(clear)
 @contextmanager
 def _journal() -> Iterator[Journal]:
     """The journal. If it cannot be used, that is an error here (a push would only warn)."""
-    from asyncpush.cli.failures import cache_advice
+    from asyncpush.cli.output import cache_advice
     from asyncpush.errors import AsyncPushError
     from asyncpush.journal import Journal
     from asyncpush.options import default_cache_dir

@@ -6,8 +6,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, settings
-from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import Output, UsageError
 from asyncpush.cli.push import result_document, result_lines, run_with_uploader
 from asyncpush.cli.sync import check_for_bucket, run_sync
 from asyncpush.options import PushOptions, SyncOptions

@@ -24,8 +24,7 @@ from click import Context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.base import command, option
-from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output, facts, paragraph, terminal_columns
+from asyncpush.cli.output import Output, UsageError, facts, paragraph, terminal_columns
 from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import IntegrityError

@@ -12,8 +12,14 @@ from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, option, settings
-from asyncpush.cli.failures import CommandFailedError
-from asyncpush.cli.output import Output, beside, can_write, columns, terminal_columns
+from asyncpush.cli.output import (
+    CommandFailedError,
+    Output,
+    beside,
+    can_write,
+    columns,
+    terminal_columns,
+)
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.options import PushOptions
 

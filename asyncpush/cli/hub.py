@@ -15,8 +15,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import command, option
-from asyncpush.cli.failures import InterruptedBySignal, UsageError
-from asyncpush.cli.output import Output, has_colour, paragraph
+from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, has_colour, paragraph
 
 if TYPE_CHECKING:
     from asyncpush.localhub import LocalHub
@@ -127,7 +126,7 @@ def hub(
 
 def _log(*, as_json: bool) -> None:
     """Log requests to stderr."""
-    from asyncpush.localhub.auth import JsonLines, TextLines
+    from asyncpush.localhub.web import JsonLines, TextLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines(colour=has_colour(sys.stderr)))

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from asyncpush.cli.failures import UsageError
+from asyncpush.cli.output import UsageError
 from asyncpush.errors import InvalidRepoIdError
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions
 from asyncpush.protocol.addresses import is_web_url, target_of

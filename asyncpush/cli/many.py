@@ -24,14 +24,16 @@ from asyncpush.cli.arguments import (
     hub_endpoint,
 )
 from asyncpush.cli.base import argument, command, option
-from asyncpush.cli.failures import (
+from asyncpush.cli.manifest import Entry, read_manifest
+from asyncpush.cli.output import (
     CommandFailedError,
     InterruptedBySignal,
+    Output,
+    columns,
     failure_document,
     failure_lines,
+    terminal_columns,
 )
-from asyncpush.cli.manifest import Entry, read_manifest
-from asyncpush.cli.output import Output, columns, terminal_columns
 from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import MissingTokenError

@@ -14,8 +14,7 @@ from click import Context, get_current_context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
 from asyncpush.cli.base import argument, checked, command, option, settings
-from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.output import Output, UsageError, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.listeners.format import format_bytes, format_count, format_rate, format_seconds

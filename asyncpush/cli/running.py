@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncpush.cli.arguments import Connection
-from asyncpush.cli.failures import InterruptedBySignal
-from asyncpush.cli.output import Output, end_at_once
+from asyncpush.cli.output import InterruptedBySignal, Output, end_at_once
 from asyncpush.events import Event, Listener, PushFailed, PushFinished, Record, RequestFailed
 from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.jsonl import JsonlWriter

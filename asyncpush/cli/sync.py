@@ -13,8 +13,7 @@ from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, given_options, option, settings
-from asyncpush.cli.failures import UsageError, exit_code
-from asyncpush.cli.output import Output, columns, paragraph
+from asyncpush.cli.output import Output, UsageError, columns, exit_code, paragraph
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.errors import SyncError
 from asyncpush.listeners.format import format_bytes, format_count, format_seconds

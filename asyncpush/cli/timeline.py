@@ -9,8 +9,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command, option
-from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import Output, UsageError
 
 if TYPE_CHECKING:
     from asyncpush.listeners.timeline.model import Timeline

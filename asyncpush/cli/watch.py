@@ -15,8 +15,7 @@ from click import Context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection
 from asyncpush.cli.base import argument, command, option, settings
-from asyncpush.cli.failures import UsageError, exit_code
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import Output, UsageError, exit_code
 from asyncpush.cli.push import open_uploader, result_lines
 from asyncpush.cli.running import run
 from asyncpush.cli.sync import check_for_bucket

@@ -30,15 +30,15 @@ WIDTH = 4
 """The most threads of one kind that a push uses."""
 
 LEAST_TOGETHER = 8
-"""So few short jobs are not spread over several threads: they take about as long as a hop."""
+"""Up to this many short jobs go into one thread: together they take about as long as a hop, which
+is a call in a thread and the return to the event loop."""
 
 HOP_BYTES = 1 << 20
 """The most bytes that the short jobs of one hop read."""
 
 HOP_SECONDS = 0.02
-"""Seconds after which a thread hop starts no further job: on a slow disk, or one that hangs, each
-job is a hop of its own, and cancellation waits for only one. It is two hundred times the cost of a
-hop."""
+"""Seconds after which a hop starts no further job. On a slow or hanging disk each job then has a
+hop of its own, and cancellation waits for only one. It is two hundred times the cost of a hop."""
 
 
 def lower_priority() -> None:
@@ -51,8 +51,8 @@ def lower_priority() -> None:
 
 
 def is_cancelled() -> bool:
-    """Whether a `CancelledError` in this task was requested, rather than let out by code that
-    awaited another, cancelled task."""
+    """Whether this task itself is being cancelled. If not, a `CancelledError` in it comes from
+    another task that it awaited."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
@@ -108,7 +108,7 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
                 except asyncio.CancelledError as exc:
                     interrupted = exc
     if not job.cancelled():
-        job.exception()  # Retrieved: nobody waits for it any more.
+        job.exception()  # Retrieved, so that asyncio does not log it.
     if interrupted is not None:
         raise interrupted
 
@@ -116,8 +116,8 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
 async def each_in_thread(
     threads: Executor, items: Iterable[Item], work: Callable[[Item], T]
 ) -> list[T]:
-    """Do short work in a thread for one item after the other; returns the results, in order. Every
-    `HOP_SECONDS` others get the thread, and a cancelled task waits for only one item."""
+    """Do short work in a thread for one item after the other; returns the results, in order. The
+    thread is released every `HOP_SECONDS`, and a cancelled task waits for only one item."""
     results: list[T] = []
     remaining = iter(items)
     stopped = False
@@ -282,24 +282,24 @@ class PushThreads:
     send: BatchedThreads
     """For the network: parts are read, their MD5 computed, and written to plain sockets."""
     journal: Executor
-    """For the journal's disk."""
+    """For writes to the journal."""
     look_up: BatchedThreads
     """For journal lookups, which need no sync."""
 
 
 class SessionThreads:
-    """The threads that the pushes of an `Uploader` share: work that waits for one thing never
-    blocks work that waits for another."""
+    """The threads that the pushes of an `Uploader` share. Reading, hashing, sending and the journal
+    have threads of their own, so that none waits for another."""
 
     def __init__(self, stack: ExitStack | AsyncExitStack, *, hash_workers: int) -> None:
-        """They end with `stack`."""
+        """The threads end when `stack` is closed."""
         enter = stack.enter_context
         self._read = enter(SharedThreads(12, "asyncpush-read", share=WIDTH, reserve=3))
         self._send = enter(SharedThreads(12, "asyncpush-send", share=WIDTH, reserve=3))
         self._hash = enter(
             SharedThreads(hash_workers + 1, "asyncpush-hash", share=hash_workers, reserve=1)
         )
-        # Most of them wait for a sync that they share.
+        # Most of these threads wait for a disk sync that they share.
         self.journal: Executor = enter(ThreadPoolExecutor(32, "asyncpush-journal"))
         self.look_up = BatchedThreads(enter(ThreadPoolExecutor(1, "asyncpush-lookup")), 1)
 
@@ -346,9 +346,8 @@ class BatchedThreads:
         self._waiting.append(job)
         if not self._starting:
             self._starting = True
-            loop.call_soon(
-                self._start
-            )  # Jobs requested in the same iteration of the event loop go together.
+            # Jobs that are requested in the same iteration of the event loop go together.
+            loop.call_soon(self._start)
         try:
             await job.ended
         except asyncio.CancelledError:
@@ -433,7 +432,7 @@ class _Job(Generic[T]):
         self.size = size
         self.ended = ended
         self.begun = False
-        """Or withdrawn: in either case nobody may start it."""
+        """Started or withdrawn: no thread may start it."""
         self.over = False
         self.error: BaseException | None = None
 

@@ -67,11 +67,11 @@ class NodeSource:
     """What one task uploads.
 
     Attributes:
-        source: as for `push_to_hub`, paths meaning those of the node; or a plain or async callable
-            that returns one, called on the node.
+        source: as for `push_to_hub`, with paths on the node; or a plain or async callable that
+            returns such a source, called on the node.
         node_id: the node that has the files, as `ray.get_runtime_context().get_node_id()` says
             there; None lets Ray choose (for files that all nodes see, or callables).
-        path_in_repo: where it lands, instead of the options' `path_in_repo`.
+        path_in_repo: where in the repo, instead of the options' `path_in_repo`.
     """
 
     source: Source | MakeSource
@@ -90,23 +90,24 @@ async def push_distributed(
     num_cpus: float = 0,
     max_retries: int = 3,
 ) -> UploadResult:
-    """Upload files where they lie, on many nodes of a Ray cluster, and commit them once.
+    """Upload files from the nodes of a Ray cluster that have them, and commit them once.
 
-    Each source is a Ray task; receipts come back, and the one commit is made and verified here. A
-    worker that is lost is Ray's to start again, up to `max_retries` times; on the same node it goes
-    on where it stopped. Nothing is committed unless all sources are stored: the first failure
-    cancels the rest. Progress of all of them is one bar and one stream of events, here. A file that
-    several nodes have may be named by each of them, if its bytes are the same.
+    Each source is uploaded by a Ray task, which returns receipts; the one commit is made and
+    verified here. Ray starts a lost worker again, up to `max_retries` times; on the same node it
+    continues where it stopped. Nothing is committed unless all sources are stored: the first
+    failure cancels the rest. Progress of all is shown on this machine, as one bar and one stream of
+    events. Several nodes may upload the same file, if its bytes are equal.
 
     Call it after `ray.init()`. The token, this machine's when none is given, travels to the workers
     through Ray. `num_cpus` is what each task reserves: 0 by default, so that uploads also begin
-    while a training holds every CPU.
+    while training holds every CPU.
 
     Args:
         repo_id: `namespace/name` (created when missing), or an address, as for `push_to_hub`.
-        sources: what to upload and where it is: see `NodeSource`, which a source or callable by
-            itself stands for. `on_every_node` makes one for each node.
-        options: as for `push_to_hub`, `timeout` for all of it. A `model_card` is read here.
+        sources: what to upload, from which node: see `NodeSource`. A source or callable alone may
+            be uploaded by any node. `on_every_node` makes one `NodeSource` for each node.
+        options: as for `push_to_hub`. `timeout` limits the whole call, and a `model_card` is read
+            on this machine.
         token, endpoint, config: as for `push_to_hub`; limits are for each task.
 
     Raises:
@@ -145,7 +146,7 @@ async def push_distributed(
 
 
 def on_every_node(source: Source | MakeSource) -> list[NodeSource]:
-    """The same source, such as a folder's path, on each node that is alive: its files there."""
+    """One source for each node that is alive, such as the same folder on each of them."""
     return [NodeSource(source, node_id) for node_id in _nodes()]
 
 
@@ -203,7 +204,7 @@ class _JobSettings:
 
 
 class _Tasks:
-    """Runs jobs as Ray tasks: all of them, or after a failure none."""
+    """Runs jobs as Ray tasks. The first failure cancels the others."""
 
     def __init__(self, *, num_cpus: float, max_retries: int) -> None:
         self._ray = _running_ray()
@@ -284,8 +285,8 @@ class _Tasks:
 
 
 def upload_on_node(job: _Job, relay: Any) -> bytes | AsyncPushError:
-    """The task. Receipts are returned as JSON, which is checked when it is read; an error of ours
-    is returned as a value, since Ray would wrap it in one of its own."""
+    """The Ray task. Returns receipts as JSON, which is checked when it is read, or an error of this
+    library: if it were raised, Ray would wrap it in an error of its own."""
     try:
         return receipts_to_json(asyncio.run(_upload(job, relay.send.remote)))
     except AsyncPushError as error:
@@ -307,9 +308,9 @@ async def _upload(job: _Job, send: SendEvents) -> list[Receipt]:
             return await up.upload_files(job.repo_id, source, job.options)
     finally:
         reporting.cancel()
-        if (last_words := outbox.flush()) is not None:
-            with contextlib.suppress(Exception):  # Nobody may be listening any more.
-                await asyncio.wait_for(last_words, LAST_EVENTS_TIMEOUT)
+        if (last_events := outbox.flush()) is not None:
+            with contextlib.suppress(Exception):  # The driver may have gone.
+                await asyncio.wait_for(last_events, LAST_EVENTS_TIMEOUT)
 
 
 async def _read_card(options: PushOptions, config: UploadConfig) -> bytes:
@@ -338,7 +339,7 @@ def _without_duplicates(receipts: Iterable[Receipt], options: PushOptions) -> li
 
 def _token_for_workers(token: Token | None, endpoint: str | None) -> Token | None:
     if token is None and os.environ.get(RESOURCE):
-        return None  # One token for each, by the same route.
+        return None  # Trusted publishing: each worker gets a token of its own.
     found = token or token_from_environment()
     if found is None and endpoint_in_use(endpoint) == LOCAL:
         return "local"  # The embedded Hub accepts any token.
@@ -385,13 +386,13 @@ Report: TypeAlias = tuple[int, Sequence[Event]]
 FLUSH_INTERVAL = 0.25
 """Seconds between two messages of one upload."""
 WAITING_MOST = 10_000
-"""Messages kept for a driver that does not fetch them; older ones are dropped. Progress survives
-that."""
+"""Messages kept for a driver that does not fetch them; older ones are dropped. Only the display of
+progress suffers."""
 LONG_POLL = 1.0
 """Seconds for which a request waits for events."""
 
 _OWN = (PushStarted, PushFinished, PushFailed)
-"""Events for the start and end of one machine's upload, which are not those of the push."""
+"""Events that mark the start and end of one machine's upload, not of the push."""
 
 
 class Outbox:
@@ -471,7 +472,7 @@ class Merger:
         for event in events:
             match event:
                 case FilesPlanned():
-                    self._plans[number] = event  # One that starts over announces its plan again.
+                    self._plans[number] = event  # A restarted upload announces its plan again.
                     self._events.emit(self._total())
                 case PhaseChanged():
                     self._on_phase(event)

@@ -1,4 +1,4 @@
-"""From facts to findings, without I/O. Each check is a function."""
+"""The checks: each is a function from facts to findings, without I/O."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from asyncpush.protocol.accounts import REPO_WRITE, Account
 from asyncpush.protocol.urls import is_loopback
 
 CLOCK_WARNS = 60.0
-"""A difference of more seconds is a warning. The measurement is not exact: a `Date` header has
-whole seconds, and the answer takes a while to arrive."""
+"""A clock that differs by more seconds is a warning. The measurement is not exact: a `Date` header
+has whole seconds, and the answer takes a while to arrive."""
 
 CLOCK_FAILS = 900.0
-"""A difference of more seconds is a failure: S3 refuses such signatures (RequestTimeTooSkewed)."""
+"""A clock that differs by more seconds is a failure: S3 refuses its signatures
+(RequestTimeTooSkewed)."""
 
 LITTLE_SPACE = 1 << 30
 """Bytes of free space below which the journal and spooled streams may fill the disk."""
@@ -30,8 +31,7 @@ LITTLE_SPACE = 1 << 30
 FEW_CALLS = 50
 """With fewer requests left in the rate limit's window, a push of many files soon has to wait."""
 
-
-# the last second of the year 9999, which `datetime` can still represent
+# The last second of the year 9999, which `datetime` can still represent.
 _END_OF_TIME = 253_402_300_799
 _IGNORED_CA = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BY_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR")

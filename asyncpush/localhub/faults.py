@@ -38,13 +38,13 @@ class Waiting(Protocol):
 
 Action = Callable[[Waiting, web.Request, Handler, float | None], Awaitable[web.StreamResponse]]
 ACTIONS: dict[str, Action] = {}
-"""What may happen to a request, by name. The number is the one in `-30s`, if given."""
+"""What may happen to a request, by name. The float is the 30 of `-30s`, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault for the requests of `route` that `which` selects: all ("*"), one ("3"), a range
-    ("3-5", "3-") or a share ("5%").
+    """A fault for the requests of `route` that `which` selects, counted from 1: all ("*"), one
+    ("3"), a range ("3-5", "3-") or a share ("5%").
 
     >>> Fault.parse("commit=504-after:3")
     Fault(route='commit', action='504-after', seconds=None, which='3')
@@ -77,7 +77,7 @@ class Fault:
         return cls(match["route"], match["action"], seconds, match["which"] or "*")
 
     def hits(self, number: int) -> bool:
-        """Whether this request of the route (counted from 1) is to fail."""
+        """Whether the request of the route with this number is to fail."""
         if self.which == "*":
             return True
         if share := _SHARE.fullmatch(self.which):
@@ -100,7 +100,7 @@ class Faults:
     seen: Counter[str] = field(default_factory=Counter)
     injected: list[Fault] = field(default_factory=list)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
-    _striking: set[asyncio.Future[None]] = field(default_factory=set)
+    _in_progress: set[asyncio.Future[None]] = field(default_factory=set)
 
     @classmethod
     def of(cls, faults: Iterable[Fault | str], routes: Iterable[str]) -> Faults:
@@ -121,21 +121,21 @@ class Faults:
             number = self.seen[route]
             for rule in self.rules:
                 if rule.route == route and rule.hits(number):
-                    return await self._strike(rule, request, handler)
+                    return await self._inject(rule, request, handler)
             return await handler(request)
 
         return inject
 
-    async def _strike(
+    async def _inject(
         self, rule: Fault, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         self.injected.append(rule)
         ended = asyncio.get_running_loop().create_future()
-        self._striking.add(ended)
+        self._in_progress.add(ended)
         try:
             return await ACTIONS[rule.action](self, request, handler, rule.seconds)
         finally:
-            self._striking.discard(ended)
+            self._in_progress.discard(ended)
             ended.set_result(None)
 
     async def stall(self) -> None:
@@ -145,8 +145,8 @@ class Faults:
     async def release(self) -> None:
         """Release all held requests, while their connections are still open and can be cut."""
         self._released.set()
-        if self._striking:
-            await asyncio.wait(self._striking, timeout=1)
+        if self._in_progress:
+            await asyncio.wait(self._in_progress, timeout=1)
 
 
 def _near(name: str, names: Iterable[str]) -> str:
@@ -158,7 +158,8 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
-    """`{seconds}` in a header becomes the fault's number, 1 by default."""
+    """Registers an answer. `{seconds}` in a header is replaced by the fault's seconds (1 by
+    default)."""
 
     async def answer(
         faults: Waiting, request: web.Request, handler: Handler, seconds: float | None
@@ -343,7 +344,8 @@ async def _late(
 
 
 _LANDING: set[asyncio.Task[None]] = set()
-"""The event loop holds only weak references to tasks."""
+"""Late requests that are still to be handled: the event loop alone would not keep the tasks
+alive."""
 
 
 # -- damaged answers --

@@ -26,16 +26,14 @@ from typing import Any
 from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncpush.localhub import lfs, pages
+from asyncpush.localhub import lfs_server, pages
 from asyncpush.localhub.auth import (
     CHALLENGE,
-    LOGGER,
     OAUTH_LIFETIME,
     TOKENS,
     USER,
     USERS,
     BrowserLogin,
-    RequestLog,
     TokenIssuer,
     Users,
     is_loopback,
@@ -45,25 +43,27 @@ from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore, Signer
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.faults import Fault, Faults
 from asyncpush.localhub.routes import (
-    buckets,
-    commits,
+    bucket_api,
+    commit_request,
+    content,
     discussions,
-    files,
     git,
     metadata,
-    oauth,
-    repos,
+    repo_admin,
     storage,
-    xet,
+    tokens,
+    xet_cas,
 )
-from asyncpush.localhub.routes.oauth import TrustedPublishers
+from asyncpush.localhub.routes.tokens import TrustedPublishers
 from asyncpush.localhub.state import STATE, HubState, state_of
 from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId, is_name
 from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
+    LOGGER,
     MAX_JSON_BYTES,
     Refusal,
+    RequestLog,
     is_request_id,
     new_request_id,
     not_logged_in,
@@ -76,19 +76,19 @@ from asyncpush.localhub.xet.chunk_store import LIFETIME
 logger = logging.getLogger("asyncpush.localhub")
 
 _MODULES = (
-    repos,
-    commits,
-    files,
+    repo_admin,
+    commit_request,
+    content,
     metadata,
     discussions,
     storage,
-    xet,
+    tokens,
+    xet_cas,
     git,
-    buckets,
-    oauth,
+    bucket_api,
 )
 
-ROUTE_NAMES = lfs.ROUTES | {
+ROUTE_NAMES = lfs_server.ROUTES | {
     str(route.kwargs["name"])
     for module in (*_MODULES, pages)
     for route in module.routes
@@ -97,7 +97,7 @@ ROUTE_NAMES = lfs.ROUTES | {
 """The name of each route, as used in faults, logs and middlewares."""
 
 # These carry their permission in the URL, or in a token that is not the Hub's.
-SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | xet.ROUTES
+SIGNED_ROUTES = frozenset({"part", "complete", "download"}) | xet_cas.ROUTES
 # Repos without a namespace, such as `gpt2`: the public Hub has some old ones, this one has none.
 _OF_ONE_SEGMENT = re.compile(
     r"/api/(?:models|datasets|spaces|kernels)/[^/]+"
@@ -120,8 +120,8 @@ def make_app(state: HubState, middlewares: Iterable[Middleware] = ()) -> web.App
     app.on_response_prepare.append(_stamp)
     for resource in _resources(*_MODULES):
         app.router.register_resource(resource)
-    grant = xet.upload_action if state.grants_xet else None
-    lfs.add_routes(app, state.blobs, _lfs_access, xet=grant)
+    grant = xet_cas.upload_action if state.grants_xet else None
+    lfs_server.add_routes(app, state.blobs, _lfs_access, xet=grant)
     for resource in _resources(pages):
         app.router.register_resource(resource)
     return app
@@ -184,7 +184,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-async def _lfs_access(request: web.Request, operation: lfs.Operation) -> None:
+async def _lfs_access(request: web.Request, operation: lfs_server.Operation) -> None:
     state = state_of(request)
     if operation == "download":
         await state.open_to_read(request)

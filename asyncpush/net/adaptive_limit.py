@@ -10,8 +10,8 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,23 +19,23 @@ START = 16
 """Large parts in flight at first: enough to fill a fast link whose connections are each limited."""
 
 PIONEERS = 3
-"""Large parts that begin before the others, so that the rate of a part among few is known when its
-rate among many is measured."""
+"""Large parts that begin before the others. Their rate among few parts is measured first, to be
+compared with their rate among many."""
 
 HEAD_START = 0.025
 """Seconds by which these parts are ahead of the others."""
 
 FIRST_CHECK_INTERVAL = 0.008
-"""Seconds between two samples of a part's position until the two rates have been compared. The head
-start must contain a few samples."""
+"""Seconds between two samples of a part's position, until those two rates have been compared. It is
+short, so that a few samples are taken during the head start."""
 
 COMPARED = 64 << 10
 """Bytes that a part must have moved, on average, before its rate is compared. Less may only have
 gone into buffers."""
 
 FIRST_BYTES = 10 << 10
-"""Bytes of a part that its peer may acknowledge before it reads any: they have slowed down nothing
-yet."""
+"""Bytes of a part that its peer may acknowledge before reading any. Up to here a new part has not
+slowed down the others."""
 
 SHARED = 0.6
 """If the rate of a part among many is below this share of its rate among few, the parts share one
@@ -92,8 +92,8 @@ AT_ONCE = 4
 millisecond; sixteen at once delayed everything else by twenty."""
 
 A_FEW = 8
-"""The last few parts of a push may exceed the limit by one part in this many, so that they need no
-round of their own."""
+"""The last parts of a push may exceed the limit by the limit divided by this. Otherwise those few
+would be sent after all the others, and the push would take that much longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,26 +301,10 @@ class AdaptiveLimit:
         """Whether a slot is free and no part is waiting for one."""
         return not self._waiting and self._large < self._limit
 
-    @asynccontextmanager
-    async def slot(
-        self, of: Hashable = None, push: Hashable = None, *, small: bool = False
-    ) -> AsyncIterator[Slot]:
+    def slot(self, of: Hashable = None, push: Hashable = None, *, small: bool = False) -> HeldSlot:
         """Wait for a slot for a part of this file of this push, and hold it. Pass the slot to
         `moving`, `succeeded` and `overloaded`."""
-        holder = push, of, small
-        await self._acquire(holder)
-        now = self._clock()
-        slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
-        if self._head_start is not None and self._is_held_back and not small:
-            self._head_start.pioneers.add(slot)
-        if not small:
-            self._sending[slot] = None
-        try:
-            yield slot
-        finally:
-            self._sending.pop(slot, None)
-            self._paused.pop(slot, None)
-            self._leave(holder)
+        return HeldSlot(self, (push, of, small))
 
     def share(self, sharers: int) -> None:
         """Use only one share of this host's limit, which `sharers` processes divide among them."""
@@ -354,7 +338,8 @@ class AdaptiveLimit:
             self._head_start = None
         if slot.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
-        self._count(slot, size, size)
+        if not slot.small or self._refused:
+            self._count(slot, size, size)
 
     def overloaded(self, slot: Slot) -> None:
         """Report that the store answered 429 or 503 to this slot's part, or that its connection
@@ -610,6 +595,20 @@ class AdaptiveLimit:
             return self._limit
         return max(self._limit, min(SMALL_PARTS // self._sharers, self._maximum), 1)
 
+    def _begin(self, small: bool) -> Slot:
+        now = self._clock()
+        slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
+        if not small:
+            if self._head_start is not None and self._is_held_back:
+                self._head_start.pioneers.add(slot)
+            self._sending[slot] = None
+        return slot
+
+    def _end(self, slot: Slot) -> None:
+        if not slot.small:
+            self._sending.pop(slot, None)
+            self._paused.pop(slot, None)
+
     async def _acquire(self, of: _Holder) -> None:
         free = not self._waiting and self._is_free(of[2])
         if self._begun < AT_ONCE and (free or self._is_due(of)):
@@ -668,7 +667,8 @@ class AdaptiveLimit:
             ready = [of for of in self._waiting if free[of[2]] or self._is_due(of)]
             if not ready:
                 return
-            of = min(ready, key=lambda of: (self._held[of[0]], self._held[of]))
+            held = self._held
+            of = ready[0] if len(ready) == 1 else min(ready, key=lambda of: (held[of[0]], held[of]))
             self._take(of)
             slot = self._waiting[of][0]
             self._remove(of, slot)
@@ -682,9 +682,9 @@ class AdaptiveLimit:
         return self._large < self._limit and self._in_flight < self._maximum
 
     def _are_few_left(self) -> bool:
-        """Whether the waiting parts are so few that they may exceed the limit. Otherwise the last
-        two parts would need a round of their own, which takes as long as thirty. No part exceeds
-        the limit once the store has reported an overload."""
+        """Whether the waiting parts are so few that they may exceed the limit: to send the last two
+        parts alone would take as long as to send thirty. No part exceeds the limit once the store
+        has reported an overload."""
         if self._refused or self._is_held_back:
             return False
         wanted = self._in_flight + sum(map(len, self._waiting.values()))
@@ -701,3 +701,23 @@ class AdaptiveLimit:
         queue.remove(slot)
         if not queue:
             del self._waiting[of]
+
+
+class HeldSlot:
+    """The block of `AdaptiveLimit.slot`. A class, as a generator would cost several times as much
+    for each small part."""
+
+    __slots__ = ("_holder", "_limit", "_slot")
+
+    def __init__(self, limit: AdaptiveLimit, holder: _Holder) -> None:
+        self._limit = limit
+        self._holder = holder
+
+    async def __aenter__(self) -> Slot:
+        await self._limit._acquire(self._holder)
+        self._slot = self._limit._begin(self._holder[2])
+        return self._slot
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._limit._end(self._slot)
+        self._limit._leave(self._holder)

@@ -139,8 +139,6 @@ class HubSession:
                 # Answers are not decompressed: a compressed one could expand to any size.
                 auto_decompress=False,
                 headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
-                # Each request sets its body's type; one without a body sets none.
-                skip_auto_headers=["Content-Type"],
                 raise_for_status=False,
             )
         return self._http
@@ -313,6 +311,8 @@ class HubSession:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """The request, by the proxy if there is one."""
         arguments = arguments if self._direct else self._proxies.through(url, arguments)
+        if "Content-Type" not in arguments.get("headers", ()):
+            arguments = {**arguments, "skip_auto_headers": ("Content-Type",)}
         target = URL(url, encoded=True)
         return self.http.request(method, target, allow_redirects=False, **arguments)
 

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_anyway
@@ -354,7 +354,8 @@ async def commit_payload(
         yield commits.header_line(header)
         remaining = iter(changes)
         while batch := _next_batch(remaining):
-            yield b"".join(await each_in_thread(threads, batch, partial(_encode, load=load)))
+            encoded = await each_in_thread(threads, batch, partial(_encode, load=load))
+            yield b"".join(chain.from_iterable(encoded))
 
     size = await in_thread(threads, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
@@ -372,8 +373,8 @@ def _next_batch(changes: Iterator[Change]) -> list[Change]:
     return batch
 
 
-def _encode(change: Change, load: LoadContent) -> bytes:
-    return commits.change_line(change, _content(change, load))
+def _encode(change: Change, load: LoadContent) -> tuple[bytes, ...]:
+    return commits.change_pieces(change, _content(change, load))
 
 
 def _content(change: Change, load: LoadContent) -> bytes:

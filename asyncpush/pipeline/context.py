@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from asyncpush.concurrency.scheduling import FairSlots
+from asyncpush.concurrency.task_groups import FairSlots
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal

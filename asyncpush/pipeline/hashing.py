@@ -7,11 +7,13 @@ import hashlib
 import mmap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from asyncpush.concurrency.threads import PushThreads, in_thread
+from asyncpush.concurrency.threads import PushThreads, each_in_thread, in_thread
+from asyncpush.errors import SourceChangedError
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
 from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
@@ -30,22 +32,38 @@ KEPT_SHARE = 8
 hashing until they are stored."""
 
 
-class KeptBytes:
-    """The bytes of a short file, kept in memory when it is hashed, to be sent from there: `source`
-    is set once it was read."""
+@dataclass(slots=True)
+class Hashed:
+    """The sha256 of a small file, or `error`: it has changed. `kept` are its bytes, to be sent from
+    memory, if it was read and there was memory for them. The hash of a file that was not read comes
+    from the journal."""
 
-    __slots__ = ("_with_md5", "source")
+    file: FileSource
+    oid: str = ""
+    kept: FileSource | None = None
+    read: bool = False
+    elapsed_ms: float = 0.0
+    error: SourceChangedError | None = None
 
-    def __init__(self, *, with_md5: bool) -> None:
-        self._with_md5 = with_md5
-        self.source: FileSource | None = None
 
-    def read(self, file: FileSource) -> str:
-        """Read a file. Returns its sha256. Raises `SourceChangedError`, `SourceError`."""
-        data = read_all(file)
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if self._with_md5 else None
-        self.source = FileSource(file.path_in_repo, file.size, BytesSource(data, md5))
-        return hashlib.sha256(data).hexdigest()
+@dataclass(slots=True)
+class KeptMemory:
+    """What one push has taken of the memory that pushes share, in bytes."""
+
+    _hasher: Hasher
+    taken: int = 0
+
+    def take(self, size: int) -> bool:
+        """Whether there is so much memory. If so, it counts as used from now on."""
+        if size > self._hasher.memory_left:
+            return False
+        self._hasher.memory_left -= size
+        self.taken += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._hasher.memory_left += size
+        self.taken -= size
 
 
 @dataclass(slots=True)
@@ -73,33 +91,68 @@ class Hasher:
         self._journal = journal
         self._trust_mtime = trust_mtime
         self._with_md5 = with_md5
-        self._memory = memory
+        self.memory_left = memory
         self._under_way: dict[tuple[str, FileIdentity, int], _Hashing] = {}
 
+    @staticmethod
+    def is_small(file: FileSource) -> bool:
+        """Whether `sha256_of_small` takes this file: it is short, on disk, and its hash is not
+        known beforehand."""
+        return file.size <= SHORT and isinstance(file.content, PathSource) and not file.sha256
+
     @contextmanager
-    def keeping(self, file: FileSource) -> Iterator[KeptBytes | None]:
-        """For the `kept` argument of `sha256`: within this block there is memory for the bytes of
-        this file. None if the file is not short, not on disk, or no memory is left."""
-        size = file.size
-        on_disk = isinstance(file.content, PathSource) and file.hash_key is not None
-        if not on_disk or size > min(SHORT, self._memory):
-            yield None
-            return
-        self._memory -= size
+    def memory(self) -> Iterator[KeptMemory]:
+        """Memory for the bytes of small files, which one push takes and gives back within this
+        block."""
+        memory = KeptMemory(self)
         try:
-            yield KeptBytes(with_md5=self._with_md5)
+            yield memory
         finally:
-            self._memory += size
+            memory.give_back(memory.taken)
+
+    async def sha256_of_small(
+        self, files: Sequence[FileSource], events: Emitter, threads: PushThreads, *, keep: bool
+    ) -> list[Hashed]:
+        """The hashes of small files, a few files in each thread hop. With `keep` their bytes stay
+        in memory. Raises `SourceError`, and `SourceChangedError` for a file that is not
+        followed."""
+        hash_one = partial(self._hash_small, keep=keep)
+        hashed = await each_in_thread(threads.read.threads, files, hash_one)
+        if events.wants(FileHashed):
+            for each in hashed:
+                if each.error is None:
+                    events.emit(_event_of(each))
+        return hashed
+
+    def _hash_small(self, file: FileSource, *, keep: bool) -> Hashed:
+        """Runs in a thread."""
+        key = file.hash_key
+        known = self._journal.hash_of(*key, "sha256") if key and self._trust_mtime else None
+        if known is not None:
+            return Hashed(file, known)
+        identified_at, began = time.time(), time.monotonic()
+        try:
+            data = read_all(file)
+        except SourceChangedError as exc:
+            if not file.may_change:
+                raise
+            return Hashed(file, error=exc)
+        hashed = Hashed(file, hashlib.sha256(data).hexdigest(), read=True)
+        if keep:
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if self._with_md5 else None
+            hashed.kept = FileSource(file.path_in_repo, file.size, BytesSource(data, md5))
+        hashed.elapsed_ms = round((time.monotonic() - began) * 1000, 3)
+        self.remember([(file, hashed.oid)], identified_at)
+        return hashed
 
     async def sha256(
         self,
         file: FileSource,
         events: Emitter,
         threads: PushThreads,
-        kept: KeptBytes | None = None,
     ) -> str:
-        """The oid of a file for LFS. Raises `SourceChangedError` when it changes in the meantime.
-        If the file has to be read, its bytes are put into `kept`."""
+        """The oid of a file for LFS. Raises `SourceChangedError` when it changes in the
+        meantime."""
         if file.sha256 is not None:
             events.emit(FileHashed(file.path_in_repo, file.size, file.sha256, cached=True))
             return file.sha256
@@ -120,7 +173,7 @@ class Hasher:
         this = self._under_way[key] = _Hashing()
         try:
             look_up = short and self._trust_mtime
-            this.oid = await self._hash(file, events, threads, look_up=look_up, kept=kept)
+            this.oid = await self._hash(file, events, threads, look_up=look_up)
             return this.oid
         finally:
             del self._under_way[key]
@@ -137,7 +190,6 @@ class Hasher:
         threads: PushThreads,
         *,
         look_up: bool = False,
-        kept: KeptBytes | None = None,
     ) -> str:
         stop = threading.Event()
         loop = asyncio.get_running_loop()
@@ -152,10 +204,7 @@ class Hasher:
                 if known is not None:
                     return known, None
             identified_at, began = time.time(), time.monotonic()
-            if kept is not None:
-                oid = kept.read(file)
-            else:
-                oid = _sha256(file, stop, report if events.active else None)
+            oid = _sha256(file, stop, report if events.active else None)
             if file.hash_key is not None and not stop.is_set():
                 self._journal.remember_hash(
                     *file.hash_key, "sha256", oid, identified_at=identified_at
@@ -188,6 +237,17 @@ class Hasher:
             (*file.hash_key, kind, oid) for file, oid in oids if file.hash_key is not None
         ]
         self._journal.remember_hashes(records, identified_at=identified_at)
+
+
+def _event_of(hashed: Hashed) -> FileHashed:
+    file = hashed.file
+    return FileHashed(
+        file.path_in_repo,
+        file.size,
+        hashed.oid,
+        cached=not hashed.read,
+        elapsed_ms=hashed.elapsed_ms,
+    )
 
 
 def _sha256(file: FileSource, stop: threading.Event, report: Callable[[int], None] | None) -> str:

@@ -14,19 +14,17 @@ from functools import partial
 
 import anyio
 
-from asyncpush.concurrency.scheduling import SlotQueue
-from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
+from asyncpush.concurrency.task_groups import SlotQueue, batches, for_each, for_group, single_error
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
 from asyncpush.models import BytesSource, FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
-from asyncpush.pipeline.hashing import KeptBytes
 from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes
 from asyncpush.pipeline.selection import TransferSelector
+from asyncpush.pipeline.small_files import SmallFile, SmallFiles, check_unchanged
 from asyncpush.protocol import commits
 from asyncpush.sources import OpenStream
-from asyncpush.sources.byte_sources import check_unchanged_at_path
 from asyncpush.transfers.interface import StreamTransfer, Transfer, TransferFailedError
 
 
@@ -67,20 +65,31 @@ class StoreStage:
         self._early = early
         self._stored = Stored()
         self._unfinished: dict[Transfer, _Unfinished] = {}
+        self._sent_from_memory: list[tuple[FileSource, str]] = []
+        """Small files and their oids, to be checked."""
 
     async def run(self, files: Sequence[FileSource]) -> Stored:
         """Store the files. Raises the error that stopped it; then no receipt counts. Followed files
         that changed in the meantime are in `changed`, and have no receipt."""
-        self._ctx.enter("hashing")
+        ctx = self._ctx
+        ctx.enter("hashing")
         outbox, inbox = anyio.create_memory_object_stream[list[Candidate]]()
-        with outbox, inbox, single_error():
+        with outbox, inbox, single_error(), ctx.hasher.memory() as memory:
             async with anyio.create_task_group() as group:
-                queue = SlotQueue(group, self._ctx.slots, self._store_one)
-                routing = Routing(self._ctx, self._stored, self._early)
+                queue = SlotQueue(group, ctx.slots, self._store_one)
+                small = SmallFiles(ctx, self._selector, self._stored, memory, group, queue)
+                routing = Routing(ctx, self._stored, self._early)
                 group.start_soon(for_group(routing.run), files, outbox)
                 async for candidates in inbox:
                     for candidate in candidates:
-                        queue.put(candidate)
+                        if not (self._storing and ctx.hasher.is_small(candidate.file)):
+                            queue.put(candidate)
+                    if self._storing:
+                        small.put(each for each in candidates if ctx.hasher.is_small(each.file))
+        changed = await check_unchanged(ctx, self._sent_from_memory)
+        self._stored.changed.update(changed)
+        for path in changed:
+            del self._stored.receipts[path]
         while self._unfinished:
             transfer, unfinished = self._unfinished.popitem()
             await self._store_all(await self._finish(transfer, unfinished))
@@ -93,28 +102,31 @@ class StoreStage:
                 for candidate in candidates:
                     queue.put(candidate)
 
-    async def _store_one(self, candidate: Candidate) -> None:
-        with self._stored.following(candidate.file):
-            await self._store(candidate)
+    async def _store_one(self, item: Candidate | SmallFile) -> None:
+        if isinstance(item, Candidate):
+            with self._stored.following(item.file):
+                await self._store(item)
+            return
+        with self._stored.following(item.candidate.file):
+            try:
+                stored = await self._store_small(item)
+            finally:
+                item.done()
+            if not stored:
+                await self._store(item.candidate)
 
     async def _store(self, candidate: Candidate) -> None:
         transfer = await self._selector.chosen()
         try:
-            if transfer.needs_oid and self._storing:
-                with self._ctx.hasher.keeping(candidate.file) as kept:
-                    await self._store_by(transfer, candidate, kept)
-            else:
-                await self._store_by(transfer, candidate)
+            await self._store_by(transfer, candidate)
         except TransferFailedError as exc:
             self._selector.give_up(transfer, exc.message)
             await self._store(candidate)
 
-    async def _store_by(
-        self, transfer: Transfer, candidate: Candidate, kept: KeptBytes | None = None
-    ) -> None:
+    async def _store_by(self, transfer: Transfer, candidate: Candidate) -> None:
         ctx, file = self._ctx, candidate.file
         if transfer.needs_oid or not self._storing:
-            oid: str | None = await ctx.hasher.sha256(file, ctx.events, ctx.push_threads, kept)
+            oid: str | None = await ctx.hasher.sha256(file, ctx.events, ctx.push_threads)
         else:
             oid = await ctx.hasher.remembered(file, ctx.push_threads)
         mode = await candidate.mode()
@@ -125,20 +137,35 @@ class StoreStage:
             receipt = Receipt(file.path_in_repo, file.size, oid or "", transfer.route)
             self._stored.settle(receipt, ctx.events, unchanged=unchanged)
             return
-        ctx.events.emit(FileRouted(file.path_in_repo, file.size, transfer.route))
-        ctx.enter("uploading")
-        if kept is None or kept.source is None or oid is None:
-            stored = await transfer.store(file, oid, ctx.events)
-        else:
-            stored = await transfer.store(kept.source, oid, ctx.events)
-            check = partial(check_unchanged_at_path, file, oid)
-            await ctx.push_threads.read.run(check)
+        self._begin(file, transfer)
+        stored = await transfer.store(file, oid, ctx.events)
         sent = _Sent(candidate, mode.oid, oid)
         if stored is None:
             unfinished = self._unfinished.setdefault(transfer, _Unfinished())
             unfinished.files[file.path_in_repo] = sent
         else:
-            self._take(stored, sent)
+            self._take(stored, sent.remote_oid)
+
+    async def _store_small(self, small: SmallFile) -> bool:
+        """Returns whether it is stored; otherwise its transfer has failed."""
+        transfer, hashed, file = small.transfer, small.hashed, small.candidate.file
+        if await self._selector.chosen() is not transfer:
+            return False
+        self._begin(file, transfer)
+        try:
+            receipt = await transfer.store(hashed.kept or file, hashed.oid, self._ctx.events)
+        except TransferFailedError as exc:
+            self._selector.give_up(transfer, exc.message)
+            return False
+        if hashed.kept is not None:
+            self._sent_from_memory.append((file, hashed.oid))
+        self._take(receipt, small.there)
+        return True
+
+    def _begin(self, file: FileSource, transfer: Transfer) -> None:
+        ctx = self._ctx
+        ctx.events.emit(FileRouted(file.path_in_repo, file.size, transfer.route))
+        ctx.enter("uploading")
 
     async def _finish(self, transfer: Transfer, unfinished: _Unfinished) -> list[Candidate]:
         """Collect the receipts. Returns the files that another transfer must store if this one
@@ -166,14 +193,14 @@ class StoreStage:
                     f"{receipt.path_in_repo} changed although its time and size did not;"
                     " the current content was uploaded"
                 )
-            self._take(receipt, sent)
+            self._take(receipt, sent.remote_oid)
             found.append((sent.candidate.file, receipt.oid))
         remember = partial(self._ctx.hasher.remember, found, unfinished.began)
         await in_thread(self._ctx.push_threads.journal, remember)
         return []
 
-    def _take(self, receipt: Receipt, sent: _Sent) -> None:
-        if receipt.oid == sent.remote_oid:
+    def _take(self, receipt: Receipt, there: str | None) -> None:
+        if receipt.oid == there:
             receipt = replace(receipt, unchanged=True)
         self._stored.receipts[receipt.path_in_repo] = receipt
 

@@ -1,4 +1,4 @@
-"""From an answer that reports a failure to the error that says what to do next."""
+"""Turns an answer that reports a failure into an error that says what to do next."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def _from_store(answer: _Answer) -> _Diagnosis | None:
 
 
 def _on_copy(answer: _Answer) -> _Diagnosis | None:
-    """A copy within the store, which the Hub does not carry out."""
+    """A copy of stored objects to another repo, which the Hub refuses."""
     if answer.call != "duplicate":
         return None
     source, target = answer.request.fields.get("source"), answer.repo_id
@@ -298,7 +298,7 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
 
 
 def _on_space(answer: _Answer) -> _Diagnosis | None:
-    """No room: the quota is used up, or the Hub's disk is full."""
+    """No storage left: the quota is used up, or the Hub's disk is full."""
     status, words = answer.status, answer.words
     full = "quota" in words or "storage" in words
     match status:
@@ -380,7 +380,7 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
 
 
 def _on_conflict(answer: _Answer) -> _Diagnosis | None:
-    """Somebody else's change stands in the way."""
+    """The request conflicts with a change of somebody else, or with a name that exists."""
     match answer.status:
         case 409 if "in progress" in answer.words:
             return HubError, "the Hub is busy with another change of this repo: push again later"
@@ -435,7 +435,7 @@ _TOPICS: Final[tuple[Callable[[_Answer], _Diagnosis | None], ...]] = (
     _on_request,
     _on_server,
 )
-"""In this order: a topic may rely on those before it having found nothing."""
+"""The first topic that knows the answer decides, so each may assume that those before did not."""
 
 
 def object_refused(code: int, said: str) -> str:
@@ -499,9 +499,9 @@ def _message_in(body: str) -> str:
 
 
 def _detail(detail: Any) -> str:
-    """The error of a FastAPI server, which other Hubs are written with. It is a text, an object
-    with `error`, or a list of validation errors, each with a message, `msg`, and a location,
-    `loc`."""
+    """The error of a FastAPI server, such as some self-hosted Hubs are. It is a text, an object
+    with `error` or `message`, or a list of validation errors, each with a message (`msg`) and a
+    location (`loc`)."""
     match detail:
         case str():
             return detail

@@ -23,12 +23,12 @@ ROW_LIMIT = 1 << 20
 """A row of this many bytes or more is read by itself, not together with others."""
 
 SERIAL = 16 << 10
-"""Up to this many bytes torch copies in the calling thread, instead of starting a thread pool for
-each of our threads."""
+"""The most bytes that torch copies in the calling thread. For more it would start a thread pool in
+each thread of ours."""
 
 COPY_STEP = 4 << 20
-"""The most bytes of a tensor that are copied at once: no other thread can run in between, and an
-event loop must not stand still while a large tensor is copied in a thread beside it."""
+"""The most bytes of a tensor that are copied at once. No other Python thread runs during a copy,
+and an event loop must not stop for as long as a large tensor takes."""
 
 _DTYPES = {
     "uint64": ("U64", 8),
@@ -62,7 +62,7 @@ _OTHER_SHAPE = "has a different shape or dtype than when it was passed to Tensor
 
 
 class UnusableTensorError(Exception):
-    """A tensor cannot be written. The text is a predicate, to be put after the tensor's name."""
+    """A tensor cannot be written. Its message follows the tensor's name: "is sparse"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class Place:
 
     @property
     def dense(self) -> bool:
-        """Whether the elements are without gaps, so that no other tensor can have bytes between
-        them."""
+        """Whether there are no gaps between the elements, where another tensor could have its
+        own."""
         return self.end - self.pointer == self.itemsize * math.prod(self.shape)
 
 
@@ -451,9 +451,9 @@ def _bytes_of(array: Any) -> memoryview:
 def _rows(
     values: Any, shape: Sequence[int], itemsize: int, begin: int, size: int
 ) -> tuple[Any, int, int]:
-    """The rows of `values`, or of one of its rows, that hold the bytes from `begin` on, `size`
-    bytes or fewer. Returns the rows, the offset of the first byte within them, and the number of
-    bytes."""
+    """Finds the rows that contain up to `size` bytes from `begin` on: rows of `values`, or, where
+    one row is large, rows within it. Returns the rows, the offset of the first byte in them, and
+    the number of bytes."""
     while shape:
         row = itemsize * math.prod(shape[1:])
         first, skip = divmod(begin, row)

@@ -35,6 +35,7 @@ DESCRIPTOR_TIMEOUT = 10.0
 
 _DESCRIPTOR_POLL = 0.05
 _HASHED_AT_ONCE = 1 << 20
+_READ_AT_ONCE = 1 << 20
 _HAS_PREADV = hasattr(os, "preadv")
 
 _FLAGS = (
@@ -82,7 +83,7 @@ def open_origin(source: FileSource, *, grown: bool = False) -> Origin:
 def is_there(content: PathSource) -> bool:
     """Whether the path names a file with the identity that was collected. It is not opened."""
     try:
-        return FileIdentity.of(os.stat(content.path)) == content.identity
+        return content.identity.is_of(os.stat(content.path))
     except OSError:
         return False
 
@@ -376,6 +377,8 @@ def read_all(source: FileSource) -> bytes:
     or while it was read."""
     if isinstance(source.content, BytesSource):
         return source.content.data
+    if (data := _read_at_once(source)) is not None:
+        return data
     content = bytearray(source.size)
     with Reader(source) as reader, memoryview(content) as view:
         reader.readinto(0, view)
@@ -388,6 +391,8 @@ def read_again(source: FileSource) -> bytes:
     followed file may have grown since."""
     if not source.may_change:
         return read_all(source)
+    if (data := _read_at_once(source)) is not None:
+        return data
     content = bytearray(source.size)
     with Reader(source, grown=True) as reader, memoryview(content) as view:
         reader.readinto(0, view)
@@ -398,10 +403,35 @@ def read_sample(source: FileSource, size: int = 512) -> bytes:
     """The first `size` bytes, fewer when the file is shorter."""
     if isinstance(source.content, BytesSource):
         return source.content.data[:size]
+    if size >= source.size and (data := _read_at_once(source)) is not None:
+        return data
     sample = bytearray(min(size, source.size))
     with Reader(source) as reader, memoryview(sample) as view:
         reader.readinto(0, view)
     return bytes(sample)
+
+
+def _read_at_once(source: FileSource) -> bytes | None:
+    """The bytes of a short file on disk, read in one call: this takes half the CPU of a `Reader`.
+
+    None when the source is another one, or when anything is unusual: the file has changed, cannot
+    be opened, or one read did not give exactly its bytes. A `Reader` then finds out what is wrong.
+    """
+    content, size = source.content, source.size
+    if not isinstance(content, PathSource) or size > _READ_AT_ONCE:
+        return None
+    try:
+        descriptor = os.open(content.path, _FLAGS | _NO_WAIT)
+        try:
+            if not content.identity.is_of(os.fstat(descriptor)):
+                return None  # perhaps not a regular file any more: it must not be read
+            data = os.read(descriptor, size + 1)  # a byte more than there should be
+            unchanged = content.identity.is_of(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    return data if unchanged and len(data) == size else None
 
 
 def check_unchanged_at_path(source: FileSource, sha256: str) -> None:

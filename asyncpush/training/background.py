@@ -44,28 +44,28 @@ logger = library_logger("background")
 T = TypeVar("T")
 
 EXIT_TIMEOUT = 600.0
-"""By default, how long the end of the process waits for pushes, in seconds."""
+"""Seconds that the end of the process waits for pushes, by default."""
 
 
 class BackgroundUploader:
     """Pushes from ordinary blocking code, such as a training loop that never awaits.
 
-    with BackgroundUploader() as bg:
-        for step in range(1000):
-            train_one_step()
-            if step % 100 == 0:
-                ticket = bg.push("me/model", f"ckpt-{step}/")  # returns at once
+        with BackgroundUploader() as bg:
+            for step in range(1000):
+                train_one_step()
+                if step % 100 == 0:
+                    ticket = bg.push("me/model", f"ckpt-{step}/")  # returns at once
 
     The first push (or the `with`) starts a daemon thread with an event loop and an `Uploader`.
     Leaving the block waits for the pushes that are still running; Ctrl-C cancels them. Without a
-    block, call `close`, or rely on the end of the process, which waits too. A push that failed is
-    then logged as an error, unless its ticket was asked for the result. No signal handlers are
+    block, call `close`, or let the process end, which waits too. Each of these logs failed pushes
+    as errors, except those whose ticket was asked for the result. No signal handlers are
     installed. Callbacks of the configuration are called in the background thread. After a fork the
     child needs its own `BackgroundUploader`: using the parent's raises `RuntimeError`.
 
     Pushes lost at the end of the process do not change its exit status: a script that must fail in
-    that case has to close the uploader itself. Python 3.12.0 to 3.12.2 cannot start threads while
-    they exit (gh-113964): a push that still needs one fails there with an error.
+    that case has to close the uploader itself. Python 3.12.0 to 3.12.2 cannot start threads at
+    exit (gh-113964): a push that needs a new one then fails with an error.
 
     Args:
         token, endpoint, config: as for `Uploader`.
@@ -133,7 +133,7 @@ class BackgroundUploader:
         `InvalidRepoIdError` for an invalid id or address.
         """
         self._start()
-        # An invalid id is reported here, where the caller gave it.
+        # Checked here, so that an invalid id is raised to the caller at once.
         given = options or PushOptions()
         repo, filled_in = target_of(repo_id, given, self._uploader.endpoint)
         job: Job[UploadResult] = self._new_job(repo.repo_id)
@@ -286,9 +286,8 @@ class BackgroundUploader:
             lost = [amount_of(job) for job in running]
         finally:
             cancel_all(jobs)
-            for job in settle(
-                jobs, CANCEL_GRACE
-            ):  # For example, a callback of the caller's blocks.
+            # A callback of the caller's may block, for example.
+            for job in settle(jobs, CANCEL_GRACE):
                 logger.error("the push to %s was cancelled but has not ended", job.repo_id)
             self._in_loop(self._stop.set)
             self._thread.join(CANCEL_GRACE)
@@ -374,11 +373,11 @@ class BackgroundUploader:
 class BackgroundCheckpoints:
     """Pushes checkpoints from blocking code; returned by `BackgroundUploader.checkpoints`.
 
-    with BackgroundUploader() as bg, bg.checkpoints("me/model", snapshot=True) as pusher:
-        for step in range(1000):
-            train_one_step()
-            if step % 100 == 0:
-                pusher.push("out/")  # returns while it uploads
+        with BackgroundUploader() as bg, bg.checkpoints("me/model", snapshot=True) as pusher:
+            for step in range(1000):
+                train_one_step()
+                if step % 100 == 0:
+                    pusher.push("out/")  # returns while it uploads
 
     Leaving the block waits for the remaining checkpoints, as with `CheckpointPusher`.
 
@@ -426,8 +425,7 @@ class BackgroundCheckpoints:
         *,
         name: str | None = None,
     ) -> None:
-        """Queue a checkpoint to be pushed. Takes, raises and returns the same as
-        `CheckpointPusher.push`."""
+        """Queue a checkpoint to be pushed, as `CheckpointPusher.push` does."""
         self._owner._check_may_wait()
         with self._owner._lock:
             self._owner._check_open()
@@ -475,8 +473,8 @@ class BackgroundCheckpoints:
 class BackgroundWatch:
     """Watches a folder from blocking code; returned by `BackgroundUploader.watch`.
 
-    with BackgroundUploader() as bg, bg.watch("out/", "me/model", every=300):
-        train()  # writes to out/
+        with BackgroundUploader() as bg, bg.watch("out/", "me/model", every=300):
+            train()  # writes to out/
 
     Leaving the block pushes the remaining changes, and raises the error if that push fails.
 
@@ -571,7 +569,7 @@ class _RunningWatch:
             try:
                 await asyncio.wait((failed, stopped), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self._is_leaving = True  # This raises the error that ended the watch.
+                self._is_leaving = True  # Leaving the block raises the error that ended the watch.
                 failed.cancel()
                 stopped.cancel()
 
@@ -580,9 +578,8 @@ class _RunningWatch:
             return
         self._is_cancelled = True
         self._task.cancel()
-        if (
-            not self._is_leaving
-        ):  # The first cancellation leaves the block, which would push the remaining changes.
+        if not self._is_leaving:
+            # The first cancellation leaves the block, which would push the remaining changes.
             asyncio.get_running_loop().call_soon(self._task.cancel)
 
 

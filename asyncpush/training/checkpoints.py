@@ -93,11 +93,11 @@ class _Checkpoint:
 class CheckpointPusher:
     """Pushes checkpoints to one repo or bucket in the background of a training loop, one at a time.
 
-    async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
-        for step in range(1000):
-            await train_one_step()
-            if step % 100 == 0:
-                await pusher.push(f"ckpt-{step}/")  # returns while it uploads
+        async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
+            for step in range(1000):
+                await train_one_step()
+                if step % 100 == 0:
+                    await pusher.push(f"ckpt-{step}/")  # returns while it uploads
 
     Nothing is lost silently: each checkpoint has an outcome in `report` and is passed to
     `on_outcome`. It is logged as a warning when it is skipped, and as an error when it fails.

@@ -107,6 +107,18 @@ class Transfer(Protocol):
 
 
 @runtime_checkable
+class AnnouncedTransfer(Transfer, Protocol):
+    """A transfer that has to ask the Hub about each object before it stores it. `store` returns
+    every receipt."""
+
+    async def announce(self, objects: Sequence[tuple[str, int]]) -> None:
+        """Ask about objects, each its sha256 and its size, in as few calls as possible. They will
+        soon be passed to `store`. Raises as `store` does."""
+
+    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt: ...
+
+
+@runtime_checkable
 class StreamTransfer(Transfer, Protocol):
     """A transfer that also stores streams of unknown size."""
 

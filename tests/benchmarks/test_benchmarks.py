@@ -114,7 +114,7 @@ def test_every_scenario_names_its_contenders() -> None:
             assert {target.of, *target.to} <= labels | {"ideal", "cpu floor"}, scenario.name
 
 
-def test_steps_beside_a_push_are_charged_with_their_cpu_time_and_an_idle_core() -> None:
+def test_steps_beside_a_push_cost_their_cpu_time() -> None:
     """A push of 3 s of CPU beside 100 steps of 50 ms. Whether other processes had the core for no
     second or for ten changes nothing."""
     quiet = Clocks(wall=9.0, own=5.5, process=8.5, queued=2.0, idle=0.5)
@@ -139,7 +139,7 @@ def test_a_chart_is_xml_whatever_the_names_hold() -> None:
     ET.fromstring(chart("a < b", "c & d", [("<e>", [1.0, 2.0], [0.5])], ideal=1.0))
 
 
-def test_what_costs_by_share_is_drawn_as_lines_and_the_break_even_reported() -> None:
+def test_costs_by_share_are_drawn_with_their_break_even() -> None:
     [changed] = scenarios.named(["xet-changed"])
     outcome = Outcome(changed, 0.0)
     size = changed.files.smallest
@@ -172,7 +172,7 @@ def test_the_break_even_is_where_both_take_as_long() -> None:
     assert in_words(faster_below(lfs, xet)) == "never faster"
 
 
-def test_bytes_that_the_hubs_own_store_took_are_counted_for_the_last_push(
+def test_bytes_in_the_hubs_own_store_are_counted(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "WORK", tmp_path)

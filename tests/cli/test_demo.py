@@ -96,7 +96,7 @@ def test_other_bytes_are_not_taken_for_the_same(cli: Cli, folder: Path, tmp_path
             read_back(result, folder)
 
 
-def test_a_proxy_is_not_in_its_way_and_without_xet_all_goes_by_lfs(
+def test_the_demo_bypasses_proxies_and_uses_lfs_without_xet(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

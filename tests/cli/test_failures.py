@@ -29,17 +29,17 @@ from asyncpush import (
     VerificationError,
 )
 from asyncpush.cli.app import EXIT_CODES
-from asyncpush.cli.failures import (
+from asyncpush.cli.output import (
     NOT_AUTHORISED,
     USAGE,
     CommandFailedError,
     InterruptedBySignal,
+    Output,
     UsageError,
     exit_code,
     failure_document,
     failure_lines,
 )
-from asyncpush.cli.output import Output
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import PATIENCE, TOKEN, Cli, Site, Start
 
@@ -82,7 +82,7 @@ def test_exit_codes(error: Exception, code: int) -> None:
     assert failure_document(error)["exit_code"] == code
 
 
-def test_a_refusal_of_the_hub_is_reported_with_all_that_support_asks_for() -> None:
+def test_a_refusal_is_reported_with_request_and_answer() -> None:
     assert failure_lines(REFUSED) == [
         "HubError: commit failed: no",
         "request: POST http://hub/api (HTTP 418, attempt 2, after 1.2 s)",
@@ -436,7 +436,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
+def test_an_unwritable_result_is_no_failed_push(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
@@ -446,7 +446,7 @@ def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
 
 
 @pytest.mark.parametrize("stream", [None, "closed", "full"])
-def test_what_cannot_be_reported_on_stderr_changes_no_exit_code(
+def test_a_closed_stderr_changes_no_exit_code(
     stream: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stderr = None if stream is None else Full()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from asyncpush import Push, PushOptions
-from asyncpush.cli.failures import UsageError
 from asyncpush.cli.manifest import read_manifest
+from asyncpush.cli.output import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
     )
 
 
-def test_settings_that_the_official_client_has_too_are_named_for_those_who_come_from_it() -> None:
+def test_settings_shared_with_the_official_client_are_listed() -> None:
     calls = (HfApi.upload_folder, HfApi.upload_file, HfApi.create_commit)
     theirs = {name for call in calls for name in inspect.signature(call).parameters}
     ours = {field.name for field in fields(asyncpush.PushOptions)}

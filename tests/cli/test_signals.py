@@ -187,7 +187,7 @@ def test_before_the_commit_it_says_that_nothing_was_committed(
     assert "next: run the same command again to resume" in ran.err
 
 
-def test_during_the_commit_it_says_that_the_commit_may_have_been_made(
+def test_a_signal_during_the_commit_says_that_it_may_exist(
     start: Start, stall: Stall, folder: Path
 ) -> None:
     stall.route = "commit"
@@ -255,7 +255,7 @@ def wait_for_a_row(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_push_that_is_done_is_remembered_though_the_signal_comes_with_it(
+def test_a_signal_beside_a_finished_push_does_not_lose_it(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, at the one moment that no other can hit."""

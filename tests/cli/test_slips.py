@@ -42,7 +42,7 @@ def test_addresses_that_cannot_be_pushed_to_are_usage_errors(cli: Cli, folder: P
         assert cli("push", address, folder).code == 2
 
 
-def test_an_id_that_begins_with_a_type_is_answered_with_its_address(cli: Cli, folder: Path) -> None:
+def test_an_id_with_a_type_suggests_the_address(cli: Cli, folder: Path) -> None:
     ran = cli("push", "datasets/me/data", folder)
     assert ran.code == 2
     assert "next: write hf://datasets/me/data" in ran.err
@@ -86,9 +86,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
         assert "ASYNCPUSH_CACHE" in ran.err
 
 
-def test_events_that_could_not_be_written_are_reported_before_anything_is_sent(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_an_unwritable_events_file_is_reported_first(cli: Cli, folder: Path, site: Site) -> None:
     ran = cli("push", "me/unwritten", folder, "--events", "nowhere/run.jsonl")
     assert ran.code == 2
     assert "--events must be a file in a folder that exists" in ran.err
@@ -101,9 +99,7 @@ def test_a_port_that_is_taken_is_no_riddle(cli: Cli) -> None:
     assert "next: another program uses this port" in ran.err
 
 
-def test_an_endpoint_with_a_path_too_many_is_not_a_repo_that_is_missing(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_a_path_in_the_endpoint_is_not_a_missing_repo(cli: Cli, folder: Path, site: Site) -> None:
     ran = cli("push", "me/model", folder, "--endpoint", f"{site.url}/api")
     assert ran.code == 1
     assert "next: there is no Hub at that address: check HF_ENDPOINT" in ran.err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.test_schema import check
+from tests.cli.test_output_schema import check
 
 pytestmark = pytest.mark.usefixtures("environment")
 

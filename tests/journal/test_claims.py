@@ -89,7 +89,7 @@ def test_of_many_threads_one_gets_the_claim(journal: Journal) -> None:
     won.release()
 
 
-def test_another_process_is_kept_out_and_takes_over_when_its_holder_is_killed(
+def test_a_claim_passes_on_when_its_holder_is_killed(
     tmp_path: Path,
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
@@ -135,7 +135,7 @@ def run_forked(check: Callable[[], bool]) -> bool:
 
 
 @forks
-def test_a_forked_child_neither_has_nor_frees_the_claims_of_its_parent(journal: Journal) -> None:
+def test_a_forked_child_has_no_claims(journal: Journal) -> None:
     claim = journal.claim(SCOPE, SHA)
     assert claim is not None
 
@@ -169,7 +169,7 @@ def test_a_forked_child_may_claim_what_its_parent_has_released(journal: Journal)
 
 
 @forks
-def test_a_child_that_outlives_its_parent_does_not_keep_the_parents_claim(tmp_path: Path) -> None:
+def test_a_surviving_child_does_not_keep_its_parents_claim(tmp_path: Path) -> None:
     alive, ending = os.pipe()
     parent = os.fork()
     if parent == 0:  # pragma: no cover

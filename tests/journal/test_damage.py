@@ -148,7 +148,7 @@ def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> N
             journal.expire()
 
 
-def test_damage_met_on_the_way_turns_the_journal_off_and_the_next_begins_afresh(
+def test_damage_turns_off_the_journal_until_the_next_push(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path, clock)
@@ -169,7 +169,7 @@ def test_damage_met_on_the_way_turns_the_journal_off_and_the_next_begins_afresh(
 
 
 @pytest.mark.parametrize("state", ["replaced", "gone", "being opened"])
-def test_a_damaged_file_that_someone_else_sees_to_is_left_to_them(
+def test_a_damaged_file_handled_elsewhere_is_left_alone(
     tmp_path: Path, clock: FakeClock, state: str
 ) -> None:
     damaged = sqlite3.DatabaseError("database disk image is malformed")
@@ -227,9 +227,7 @@ def test_an_empty_file_is_a_fresh_journal(
     assert caplog.records == []
 
 
-def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_the_log_of_a_missing_database_is_dropped(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
         log = database_file(tmp_path).with_name("journal.sqlite3-wal").read_bytes()
@@ -272,7 +270,7 @@ def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: FakeClock) -> N
     assert len(list((tmp_path / "journal").glob("*-wal"))) <= filesystem.KEPT_ASIDE + 1
 
 
-def test_a_second_one_set_aside_in_the_same_second_gets_another_name(
+def test_files_set_aside_have_different_names(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda *_: "20250101T000000")

@@ -41,7 +41,7 @@ def test_a_changed_file_has_no_hash(journal: Journal, change: dict[str, int]) ->
     assert journal.hash_of("/a", replace(make_identity(), **change), "sha256") is None
 
 
-def test_a_path_has_one_hash_of_a_kind_however_often_it_changes(journal: Journal) -> None:
+def test_a_path_has_one_hash_of_each_kind(journal: Journal) -> None:
     for size in range(5):
         journal.remember_hash("/a", make_identity(size=size), "sha256", f"{size:064x}")
     assert journal.hash_of("/a", make_identity(size=4), "sha256") == f"{4:064x}"
@@ -67,9 +67,7 @@ def test_a_file_that_could_still_change_unseen_is_not_remembered(
     assert (journal.hash_of("/a", identity, "sha256") == SHA) is remembered
 
 
-def test_what_counts_is_when_the_file_was_looked_at_not_how_long_its_hashing_took(
-    journal: Journal, clock: FakeClock
-) -> None:
+def test_a_hash_counts_from_when_the_file_was_looked_at(journal: Journal, clock: FakeClock) -> None:
     identity = make_identity(age=0)
     clock.now += 60
     journal.remember_hash("/a", identity, "sha256", SHA, identified_at=NOW)
@@ -159,7 +157,7 @@ def test_a_hash_the_store_disproved_is_forgotten(journal: Journal) -> None:
     assert journal.hash_of("/b", make_identity(), "git") == GIT
 
 
-def test_with_a_file_all_that_is_cut_out_of_it_is_forgotten(journal: Journal) -> None:
+def test_a_forgotten_file_loses_its_slices(journal: Journal) -> None:
     cuts = [f"/a#{number:064x}" for number in range(3)]
     others = ["/ab", f"/ab#{1:064x}", "/a#notes.txt"]
     for path in ("/a", *cuts, *others):
@@ -204,7 +202,7 @@ def test_hashes_expire(journal: Journal, clock: FakeClock) -> None:
     assert journal.hash_of("/new", make_identity(), "sha256") == SHA
 
 
-def test_expiry_takes_a_few_at_a_time_and_no_longer_than_it_may(
+def test_expiry_is_done_in_short_steps(
     journal: Journal, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "EXPIRED_AT_ONCE", 10)
@@ -252,9 +250,7 @@ def test_a_journal_that_is_closed_stops_expiring(
     assert journal.expire() == 1
 
 
-def test_a_hash_from_the_far_future_expires_when_the_clock_is_right_again(
-    journal: Journal, clock: FakeClock
-) -> None:
+def test_a_hash_from_the_future_expires(journal: Journal, clock: FakeClock) -> None:
     clock.now += 4000 * DAY
     journal.remember_hash("/a", make_identity(), "sha256", SHA)
     journal.flush()

@@ -101,7 +101,7 @@ def journal_of(config: UploadConfig) -> Path:
     return path
 
 
-async def test_what_can_only_be_resumed_with_a_record_waits_says_so_and_goes_on(
+async def test_a_push_that_needs_a_locked_journal_warns_and_completes(
     hub: LocalHub,
     config: UploadConfig,
     monkeypatch: pytest.MonkeyPatch,

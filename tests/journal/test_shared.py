@@ -54,9 +54,7 @@ def number(value: int) -> Callable[[sqlite3.Connection], int]:
     return lambda connection: int(connection.execute("SELECT ?", (value,)).fetchone()[0])
 
 
-def test_what_is_asked_for_while_the_disk_is_busy_goes_into_one_transaction(
-    disk: Disk, commits: GroupCommit
-) -> None:
+def test_writes_during_a_commit_share_one_transaction(disk: Disk, commits: GroupCommit) -> None:
     disk.may.clear()
     first = commits.add(number(0), durable=False)
     assert disk.busy.wait(10)

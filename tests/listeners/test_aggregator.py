@@ -105,7 +105,7 @@ def test_a_size_that_becomes_known_late_bounds_what_was_counted() -> None:
     assert aggregator.snapshot().bytes_sent == 60 + 40
 
 
-def test_a_resumed_part_counts_when_it_is_told_and_not_as_sent() -> None:
+def test_a_resumed_part_does_not_count_as_sent() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(1, 100),
@@ -158,7 +158,7 @@ def test_inline_files_count_with_the_commit() -> None:
     assert (progress.bytes_sent, progress.files_completed) == (30, 2)
 
 
-def test_of_a_chain_of_commits_only_the_last_completes_the_inline_files() -> None:
+def test_the_last_commit_of_a_series_completes_inline_files() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(2, 30),
@@ -199,7 +199,7 @@ def test_stragglers_of_a_completed_file_count_for_nothing() -> None:
     assert progress.current_file is None
 
 
-def test_the_current_file_is_the_one_that_moved_last_and_is_not_complete() -> None:
+def test_the_current_file_is_the_last_incomplete_one_to_move() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(3, 300),
@@ -387,7 +387,7 @@ class TestReadingWhileSending:
         assert aggregator.sent_of_read == 30  # the store had the others
         assert not aggregator.is_reading
 
-    def test_the_rate_is_of_what_is_sent_and_not_of_what_was_there(self) -> None:
+    def test_the_rate_counts_only_sent_bytes(self) -> None:
         clock = FakeClock()
         aggregator = emit(
             ProgressAggregator(clock=clock),

@@ -74,7 +74,7 @@ def test_positions_are_written_when_asked_for(path: Path, tmp_path: Path) -> Non
     assert positions <= {row["event"] for row in rows(everything)}
 
 
-def test_a_new_file_is_private_and_an_old_one_is_added_to(path: Path) -> None:
+def test_a_new_file_is_private_and_an_existing_one_appended(path: Path) -> None:
     for _ in range(2):
         writer = JsonlWriter(str(path))
         writer.on_event(record(planned(1, 1)))

@@ -67,7 +67,7 @@ async def test_snapshots_are_a_tenth_of_a_second_apart() -> None:
     assert stage.sent() == [0, 5, 7]
 
 
-async def test_when_events_stop_the_last_state_is_reported_and_the_rate_sinks_to_zero() -> None:
+async def test_the_rate_sinks_to_zero_when_events_stop() -> None:
     stage = Stage()
     stage.emit(planned(1, 1000), PhaseChanged("uploading"))
     stage.timers.advance(1)

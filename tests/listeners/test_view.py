@@ -164,7 +164,7 @@ def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
     assert "1.00 GB read, 100 MB sent" in scene.view.widget_texts(scene.view.snapshot())[1]
 
 
-def test_by_xet_the_bar_of_a_file_shows_what_was_read_of_it() -> None:
+def test_the_bar_of_a_xet_file_shows_bytes_read() -> None:
     """hf_xet packs 64 MiB before it sends any of them."""
     scene = reading_by_xet()
     scene.lines()
@@ -251,7 +251,7 @@ def test_a_file_of_unknown_size_has_no_percentage() -> None:
     assert scene.lines()[2] == "       ...................       5 B  a"
 
 
-def test_a_file_keeps_its_line_and_the_next_one_takes_the_free_one() -> None:
+def test_a_file_keeps_its_line() -> None:
     scene = Scene().emit(planned(9, 900))
 
     def names() -> list[str]:
@@ -266,7 +266,7 @@ def test_a_file_keeps_its_line_and_the_next_one_takes_the_free_one() -> None:
     assert names() == ["c"]
 
 
-def test_a_file_that_comes_and_goes_within_a_frame_is_not_shown() -> None:
+def test_a_file_within_one_frame_is_not_shown() -> None:
     scene = Scene().emit(planned(9, 900))
     for number in range(5):
         scene.emit(TransferStarted(f"f{number}", 100, 1))

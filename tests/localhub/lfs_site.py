@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from asyncpush.localhub.blobs import BlobStore
-from asyncpush.localhub.lfs import LFS_JSON, Operation, add_routes
+from asyncpush.localhub.lfs_server import LFS_JSON, Operation, add_routes
 from tests.localhub.answers import Answer
 
 BATCH = "/me/model.git/info/lfs/objects/batch"

@@ -315,7 +315,7 @@ async def test_a_body_cut_short_voids_no_less_than_its_part(
         await store.complete(upload_id, oid_of(data), len(data), parts)
 
 
-async def test_the_same_part_broken_off_on_its_second_way_leaves_the_first(
+async def test_an_aborted_second_upload_of_a_part_keeps_the_first(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client sends a crawling part again and drops the slower one, as S3 lets it."""

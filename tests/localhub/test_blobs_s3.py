@@ -336,7 +336,7 @@ async def test_a_server_that_is_away_is_a_bad_gateway(make_store: Callable[..., 
     await store.close()
 
 
-async def test_a_bucket_that_is_not_there_is_found_out_at_the_start(
+async def test_a_missing_bucket_is_reported_at_the_start(
     make_store: Callable[..., S3Store],
 ) -> None:
     store = make_store()

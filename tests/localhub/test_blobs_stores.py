@@ -171,7 +171,7 @@ async def test_bytes_that_are_not_the_oids_are_refused_on_completion(site: Site)
     assert (await site.verify(data)).status == 404
 
 
-async def test_bytes_that_are_not_the_oids_are_not_stored_by_a_single_put(site: Site) -> None:
+async def test_a_single_put_of_other_bytes_is_not_stored(site: Site) -> None:
     data = os.urandom(100)
     upload = (await site.actions(data))["upload"]
 

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, close_session, constants
 from huggingface_hub.errors import BucketNotFoundError, EntryNotFoundError, HfHubHTTPError
 
 from asyncpush.localhub import LocalHub, serve_in_thread
-from asyncpush.localhub.routes import buckets as bucket_routes
+from asyncpush.localhub.routes import bucket_api
 from tests.conftest import TOKEN
 
 pytestmark = pytest.mark.no_cover
@@ -72,7 +72,7 @@ def test_sync_of_the_official_client_works_both_ways(api: HfApi, tmp_path: Path)
 def test_the_prefix_of_a_tree_is_text_and_pages_follow_each_other(
     api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_routes, "PAGE", 2)
+    monkeypatch.setattr(bucket_api, "PAGE", 2)
     api.create_bucket("me/runs")
     fill(api, FILES)
     whole = [file.path for file in api.list_bucket_tree("me/runs", recursive=True)]
@@ -142,7 +142,7 @@ def test_a_hub_that_grants_no_xet_for_repos_takes_files_into_buckets(
         assert other.bucket_info("me/runs").size == len(NOISE)
 
 
-def test_a_copy_needs_a_source_that_its_user_may_read_and_that_holds_the_file(
+def test_a_copy_needs_a_readable_source_with_the_file(
     tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = {"ann": "hf_ann", "ben": "hf_ben"}

@@ -11,7 +11,7 @@ import pygit2
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.routes import commits
+from asyncpush.localhub.routes import commit_request
 from asyncpush.localhub.store import lfs_rules
 from tests.localhub.conftest import HubClient, add, add_lfs, delete, delete_folder
 
@@ -341,7 +341,7 @@ async def test_lines_come_in_any_pieces(client: HubClient) -> None:
 async def test_many_files_are_committed_in_batches(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "_BATCH_BYTES", 1000)
+    monkeypatch.setattr(commit_request, "_BATCH_BYTES", 1000)
 
     await client.commit(*(add(f"{number}.txt", b"%d" % number) for number in range(100)))
 
@@ -352,7 +352,7 @@ async def test_many_files_are_committed_in_batches(
 async def test_a_large_regular_file_is_413_with_advice(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "MAX_REGULAR_BYTES", 1000)
+    monkeypatch.setattr(commit_request, "MAX_REGULAR_BYTES", 1000)
 
     answer = await client.commit(add("large.txt", b"x" * 1001))
 
@@ -364,7 +364,7 @@ async def test_a_large_regular_file_is_413_with_advice(
 async def test_an_endless_line_is_cut_off(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(commit_request, "MAX_LINE_BYTES", 1000)
 
     whole = await client.commit(add("a.txt", b"x" * 1000), add("b.txt"))
     unfinished = await client.commit(add("a.txt", b"x" * 500_000))
@@ -375,13 +375,13 @@ async def test_an_endless_line_is_cut_off(
 async def test_an_endless_body_is_cut_off(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(commit_request, "MAX_BODY_BYTES", 1000)
 
     assert (await client.commit(*[add("a.txt")] * 100)).status == 413
 
 
 async def test_too_many_changes_are_413(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, "MAX_CHANGES", 3)
+    monkeypatch.setattr(commit_request, "MAX_CHANGES", 3)
 
     assert (await client.commit(*[add("a.txt")] * 4)).status == 413
 

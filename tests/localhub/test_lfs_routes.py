@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asyncpush.localhub.blobs import MAX_OBJECT_SIZE, BlobError, UploadTicket
 from asyncpush.localhub.blobs.disk import DiskStore
-from asyncpush.localhub.lfs import parse_batch, parse_completion, parse_object, upload_action
+from asyncpush.localhub.lfs_server import parse_batch, parse_completion, parse_object, upload_action
 from tests.fake_clock import NOW, FakeClock
 from tests.localhub.lfs_site import BATCH, TOKEN, VERIFY, Site, oid_of, open_site
 

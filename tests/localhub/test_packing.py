@@ -10,8 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asyncpush.localhub import LocalHub
-from asyncpush.localhub import server as packing
+from asyncpush.localhub import LocalHub, server
 from asyncpush.localhub.server import count_loose
 from tests.localhub.conftest import HubClient, add, git
 
@@ -21,8 +20,8 @@ PATIENCE = 30.0
 @pytest.fixture
 async def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HubClient]:
     """Of a hub that packs soon, and few objects."""
-    monkeypatch.setattr(packing, "MAX_LOOSE", 40)
-    monkeypatch.setattr(packing, "QUIET", 0.05)
+    monkeypatch.setattr(server, "MAX_LOOSE", 40)
+    monkeypatch.setattr(server, "QUIET", 0.05)
     async with (
         LocalHub(tmp_path / "hub", xet=False) as hub,
         aiohttp.ClientSession() as session,
@@ -86,7 +85,7 @@ async def test_what_a_killed_gc_left_is_in_nobodys_way(client: HubClient, tmp_pa
 async def test_nothing_is_packed_while_requests_are_under_way(
     client: HubClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "QUIET", 3600.0)
+    monkeypatch.setattr(server, "QUIET", 3600.0)
     for number in range(20):
         await client.commit(add(f"{number}.txt", b"%d" % number))
     path = tmp_path / "hub/models/me/net.git"

@@ -15,11 +15,7 @@ import pygit2
 import pytest
 
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.pages.reading import files, history
-from asyncpush.localhub.pages.reading import files as buckets
-from asyncpush.localhub.pages.reading import files as source
-from asyncpush.localhub.pages.reading import history as discussions
-from asyncpush.localhub.pages.reading import history as index
+from asyncpush.localhub.pages.reading import folders, history
 from asyncpush.localhub.store.pulls import Discussions, Event
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs, delete
@@ -200,8 +196,8 @@ def date_head(hub: LocalHub, name: str, seconds: int) -> None:
 async def test_many_repos_have_pages_of_their_own(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "REPOS_OF_EACH_TYPE", 2)
-    monkeypatch.setattr(index, "REPOS_ON_A_PAGE", 2)
+    monkeypatch.setattr(history, "REPOS_OF_EACH_TYPE", 2)
+    monkeypatch.setattr(history, "REPOS_ON_A_PAGE", 2)
     for name in "abcd":
         await client.create(name)
 
@@ -318,7 +314,7 @@ async def test_other_revisions_are_a_link_away(client: HubClient) -> None:
 
 
 async def test_a_long_menu_is_cut(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_CHOICES", 2)
+    monkeypatch.setattr(folders, "MAX_CHOICES", 2)
     for name in "abcd":
         await client.post(f"{API}/branch/{name}")
 
@@ -328,7 +324,7 @@ async def test_a_long_menu_is_cut(client: HubClient, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_large_folder_has_pages(client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS", 2)
+    monkeypatch.setattr(folders, "ROWS", 2)
     await client.commit(*(add(f"d/{name}") for name in "abc"), add("d/x/y"), add("d/e"))
 
     first = await page(client, "/me/net/tree/main/d")
@@ -396,7 +392,7 @@ async def test_only_a_small_text_is_a_card(
         case "in LFS":
             await client.commit(add_lfs("README.md", await client.store(b"# Hi")))
         case _:
-            monkeypatch.setattr(files, "MAX_CARD_BYTES", 3)
+            monkeypatch.setattr(folders, "MAX_CARD_BYTES", 3)
             await client.commit(add("README.md", b"# Hi"))
 
     document = await page(client, "/me/net")
@@ -432,7 +428,7 @@ async def test_a_merge_changes_only_what_is_new_to_both_sides(client: HubClient)
 async def test_what_changed_long_ago_is_not_searched_for(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "COMMITS_LOOKED_AT", 1)
+    monkeypatch.setattr(folders, "COMMITS_LOOKED_AT", 1)
     await client.commit(add("d/old"), summary="older")
     await client.commit(add("d/new"), summary="newer")
 
@@ -487,7 +483,7 @@ async def test_a_text_is_shown(client: HubClient, content: bytes, shown: str, ab
 async def test_the_beginning_of_a_long_text_is_shown(
     client: HubClient, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, shown: str
 ) -> None:
-    monkeypatch.setattr(files, limit, value)
+    monkeypatch.setattr(folders, limit, value)
     await client.commit(add("a.txt", "é\né\n".encode()))
 
     document = await page(client, "/me/net/blob/main/a.txt")
@@ -514,7 +510,7 @@ async def test_what_is_no_text_is_not_shown(client: HubClient, content: bytes, w
 async def test_a_file_that_is_too_large_is_not_read(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_BLOB_BYTES", 1000)
+    monkeypatch.setattr(folders, "MAX_BLOB_BYTES", 1000)
     await client.commit(add("a.txt", b"a" * 1001))
 
     document = await page(client, "/me/net/blob/main/a.txt")
@@ -563,7 +559,7 @@ async def test_markdown_is_rendered_or_shown_as_it_was_written(client: HubClient
     assert href == "/me/net/blob/main/docs/more.md"
 
 
-async def test_a_file_asked_for_as_a_folder_is_found_and_the_other_way_round(
+async def test_a_file_and_a_folder_redirect_to_each_other(
     client: HubClient,
 ) -> None:
     await fill(client)
@@ -695,7 +691,7 @@ async def test_discussions_are_listed_in_pages(
     client: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "None yet." in (await page(client, "/me/net/discussions")).words
-    monkeypatch.setattr(discussions, "ROWS", 2)
+    monkeypatch.setattr(history, "ROWS", 2)
     await client.commit(add("a"), query="?create_pr=1", summary="a pull <request>")
     for title in ("question one", "question two"):
         await client.post(f"{API}/discussions", {"title": title, "description": "?"})
@@ -838,7 +834,7 @@ async def test_who_has_a_token_sees_private_repos(client: HubClient) -> None:
     assert "me/secret private" in (await page(client, "/", token="any")).words
 
 
-async def test_a_hub_with_a_token_does_not_tell_which_private_repos_it_has(
+async def test_private_repos_are_not_revealed(
     tmp_path: Path,
 ) -> None:
     async with (
@@ -884,7 +880,7 @@ async def test_a_bucket_shows_its_folders_and_files(
     assert "asyncpush sync out/ hf://buckets/me/runs" in shown.words
     shown = await page(client, "/buckets/me/runs/tree/step-1")
     assert names(shown) == ["s", ODD_NAMES[0], "model.bin"]
-    monkeypatch.setattr(buckets, "PAGE", 2)
+    monkeypatch.setattr(folders, "PAGE", 2)
     assert names(await page(client, "/buckets/me/runs?p=1")) == ["b.txt"]
 
     await page(client, "/buckets/me/runs/tree/step", status=404)

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from asyncpush.localhub.pages import rendering, views
-from asyncpush.localhub.pages import rendering as cards
-from asyncpush.localhub.pages import rendering as markdown
-from asyncpush.localhub.pages.reading import files
-from asyncpush.localhub.pages.reading import files as source
+from asyncpush.localhub.pages.reading import folders
 from asyncpush.localhub.pages.rendering import ago, render, size, visible
 from asyncpush.localhub.pages.views import (
     Card,
@@ -169,6 +166,6 @@ def test_times(past: timedelta, text: str) -> None:
     assert ago(NOW - past, NOW) == text
 
 
-@pytest.mark.parametrize("module", [cards, files, markdown, rendering, source, views])
+@pytest.mark.parametrize("module", [folders, rendering, views])
 def test_the_examples_in_the_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]

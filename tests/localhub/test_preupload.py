@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncpush.localhub.routes.commits import is_binary
+from asyncpush.localhub.routes.commit_request import is_binary
 from asyncpush.localhub.store.lfs_rules import MAX_REGULAR_BYTES
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add, add_lfs

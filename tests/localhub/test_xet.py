@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs import Signer
-from asyncpush.localhub.routes import xet as cas_routes
+from asyncpush.localhub.routes import xet_cas
 from asyncpush.localhub.web import Refusal
 from asyncpush.localhub.xet.chunk_store import XetStore, check_token, new_token
 from asyncpush.localhub.xet.shards import (
@@ -316,7 +316,7 @@ async def test_what_makes_no_sense_is_refused(client: Client) -> None:
 
 
 async def test_too_long_a_xorb_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cas_routes, "MAX_XORB_BYTES", 10)
+    monkeypatch.setattr(xet_cas, "MAX_XORB_BYTES", 10)
     url = await cas(client)
     xorb = f"{url}/v1/xorbs/default/{'1' * 64}"
     assert (await client.ask("POST", xorb, data=bytes(11)))[0] == 413

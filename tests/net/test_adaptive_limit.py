@@ -63,7 +63,7 @@ async def held(limit: AdaptiveLimit, count: int) -> tuple[list[Holder], list[int
 # --- slots --------------------------------------------------------------------------------------
 
 
-async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
+async def test_slots_are_limited_and_given_in_order() -> None:
     limit = AdaptiveLimit(2)
     holders, order = await held(limit, 5)
     assert order == [0, 1]
@@ -101,7 +101,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     assert order == [0, 1, 2, 99]
 
 
-async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
+async def test_the_last_few_parts_may_exceed_the_limit() -> None:
     limit = AdaptiveLimit(48)
     holders, order = await held(limit, 20)
     assert order == list(range(16))  # nobody knows yet how many come
@@ -127,7 +127,7 @@ async def test_more_than_a_few_wait_for_their_turn() -> None:
     assert order == list(range(20))
 
 
-async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
+async def test_after_an_overload_no_part_exceeds_the_limit() -> None:
     limit = AdaptiveLimit(48)
     async with limit.slot() as slot:
         limit.overloaded(slot)
@@ -152,7 +152,7 @@ async def test_a_cancelled_waiter_leaves_the_queue() -> None:
     assert limit.in_flight == 0
 
 
-async def test_a_slot_given_to_a_task_that_is_being_cancelled_goes_to_the_next() -> None:
+async def test_a_slot_of_a_cancelled_task_goes_to_the_next() -> None:
     limit = AdaptiveLimit(1)
     holders, order = await held(limit, 3)
     holders[0]._leave.set()
@@ -251,14 +251,14 @@ class HeldSlot:
             await anyio.sleep_forever()
 
 
-async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
+async def test_separate_rates_raise_the_limit_to_the_maximum() -> None:
     link = Link(64, lambda width: 1.0)
     for _ in range(6):
         await link.epoch()
     assert link.widths == [16, 32, 64, 64, 64, 64, 64]
 
 
-async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> None:
+async def test_a_shared_rate_narrows_to_the_fewest() -> None:
     link = Link(64, lambda width: width / 20)
     for _ in range(8):
         await link.epoch()
@@ -376,7 +376,7 @@ async def test_a_short_push_rises_long_before_a_part_is_whole() -> None:
         assert await measure(limit, clock, held, 200) == 32
 
 
-async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_rise() -> None:
+async def test_connection_setup_does_not_count_against_a_rise() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
         clock.now += 100
@@ -385,7 +385,7 @@ async def test_time_that_a_connection_takes_to_be_made_is_not_held_against_a_ris
         assert limit.limit == 32
 
 
-async def test_a_rise_in_the_middle_of_parts_that_brings_nothing_is_not_kept() -> None:
+async def test_a_rise_between_parts_without_gain_is_undone() -> None:
     clock = FakeClock()
     async with risen_mid_part(clock) as (limit, new):
         for position in range(1, 400, 50):
@@ -406,7 +406,7 @@ async def test_once_it_was_too_wide_only_whole_parts_tell() -> None:
         assert await measure(limit, clock, held, 550) == 12
 
 
-async def test_acknowledgements_that_seem_to_be_taken_back_are_no_goodput_and_no_loss() -> None:
+async def test_acknowledgements_that_shrink_change_nothing() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(32, clock=clock)
     async with slots_of(limit, 16) as slots:
@@ -522,7 +522,7 @@ async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
 
 
 @pytest.mark.parametrize("refused", [False, True])
-async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
+async def test_a_push_without_parts_may_exceed_the_limit(refused: bool) -> None:
     """The others' slots may be held by a source that hangs."""
     limit = AdaptiveLimit(START + 2)
     if refused:
@@ -616,7 +616,7 @@ async def test_when_the_others_have_gone_the_width_grows_again() -> None:
     assert link.limit.limit == 32
 
 
-async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
+async def test_an_overload_before_sharing_does_not_raise_the_limit() -> None:
     limit = AdaptiveLimit(64)
     async with limit.slot() as slot:
         limit.share(32)
@@ -676,7 +676,7 @@ async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_parts_that_have_a_rate_of_their_own_become_more_at_once() -> None:
+async def test_parts_with_separate_rates_rise_at_once() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
         for _ in range(3):

@@ -92,7 +92,7 @@ async def token_of(hub: LocalHub, config: UploadConfig) -> str:
         return await up._running()._session.token.get()
 
 
-async def test_a_login_with_less_than_a_day_left_is_renewed_as_the_official_client_does(
+async def test_a_login_is_renewed_in_its_last_day(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -221,7 +221,7 @@ async def test_a_login_with_more_than_a_day_left_is_left_alone(
     ("transfer", "route"),
     [("lfs", "batch"), ("lfs", "verify"), ("xet", "xet-write-token"), ("xet", "commit")],
 )
-async def test_a_login_that_expires_in_the_middle_of_a_push_is_renewed(
+async def test_a_login_that_expires_during_a_push_is_renewed(
     transfer: Literal["lfs", "xet"],
     route: str,
     tmp_path: Path,
@@ -268,7 +268,7 @@ async def test_the_official_client_and_we_at_once_renew_a_login_once(
     assert set(found) == {tokens.newest}
 
 
-async def test_a_token_that_was_just_given_out_is_not_renewed_because_it_is_refused(
+async def test_a_fresh_token_that_is_refused_is_not_renewed(
     hub: LocalHub, home: Path, tokens: TokenRequests, faults: FaultLayer, config: UploadConfig
 ) -> None:
     """Some Hubs say 401 of repos that are not there."""
@@ -376,7 +376,7 @@ async def test_a_login_that_has_ended_says_log_in_again(
 
 
 @pytest.mark.parametrize("trouble", ["away", "no JSON", "folder", "lock"])
-async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
+async def test_an_unrenewable_login_is_used_while_it_lasts(
     trouble: str,
     hub: LocalHub,
     home: Path,
@@ -408,7 +408,7 @@ async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
 @pytest.mark.parametrize(
     "stored", [b"[a]\n[a]\n", b"\xff", b"[a]\nhf_token = hf_x\n", b""], ids=repr
 )
-async def test_a_token_without_a_login_that_expires_is_taken_as_it_is(
+async def test_a_token_without_expiry_is_used_unchanged(
     stored: bytes, hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
     write_login(home, "hf_x", "refresh-0", 0)
@@ -469,7 +469,7 @@ def after_turns_of_the_loop(count: int, work: Callable[[], object]) -> None:
         work()
 
 
-async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
+async def test_an_unstorable_renewed_login_warns(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -578,7 +578,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
         ("hub is away", "HTTP 503", ""),
     ],
 )
-async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothing(
+async def test_failed_trusted_publishing_has_no_fallback(
     what: str,
     expected: str,
     suggested: str,
@@ -650,7 +650,7 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
     assert not [secret for secret in secrets if any(secret in text for text in texts)]
 
 
-async def test_a_diagnosis_says_what_a_token_is_when_it_ends_and_why_none_is_to_be_had(
+async def test_a_diagnosis_describes_the_token_or_why_there_is_none(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_login(home, hub.log_in())

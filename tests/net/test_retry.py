@@ -252,7 +252,7 @@ async def test_waits_double_and_are_reported() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) -> None:
+async def test_a_permanent_error_is_raised_unchanged(error: HubError) -> None:
     attempts, recorded = Attempts(error), Recorded()
     with pytest.raises(type(error)) as caught:
         await loop_of(FakeClock()).run(attempts, recorded.events, "thing")
@@ -336,7 +336,7 @@ async def test_each_failure_is_an_event_of_its_attempts_own_span() -> None:
     ]
 
 
-async def test_an_attempt_that_is_no_failure_of_the_request_ends_in_its_own_error() -> None:
+async def test_other_errors_of_an_attempt_are_raised_unchanged() -> None:
     damaged = IntegrityError("damaged")
     attempts, recorded = Attempts(TryAgainError("the ETag is wrong", final=damaged)), Recorded()
     with pytest.raises(IntegrityError) as caught:
@@ -358,7 +358,7 @@ async def test_attempts_of_the_caller_before_and_after_are_counted() -> None:
     assert recorded.delays == [0.5]
 
 
-async def test_what_an_attempt_raised_stays_as_it_is_and_is_no_context_of_the_error() -> None:
+async def test_an_attempts_error_is_not_the_context_of_the_last() -> None:
     raised = HubError("refused for s3cretvalue", body="s3cretvalue", url="https://h/p?sig=x")
     loop = RetryLoop(POLICY, secret=lambda: "s3cretvalue")
     with pytest.raises(HubError) as caught:
@@ -475,7 +475,7 @@ async def test_a_second_outage_has_its_own_time() -> None:
     assert (first, second, third) == tuple(clock.slept[:3])  # the waits begin small again
 
 
-async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> None:
+async def test_an_unretryable_unreachable_host_is_no_outage() -> None:
     """An untrusted certificate, a proxy that refuses."""
     attempts = Attempts(HubError("no", unreachable=True))
     with pytest.raises(HubError):
@@ -524,7 +524,7 @@ async def test_giving_up_spends_no_budget() -> None:
     assert sum(budget.spend() for _ in range(200)) == 100
 
 
-def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
+def test_a_404_after_creation_is_retried_for_half_a_minute() -> None:
     clock = FakeClock()
     made, repo = Creations(clock), Repo("me/new")
     made.note(repo, "refs/pr/1")
@@ -544,7 +544,7 @@ def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
     assert not made.may_lag(asked("me/new", "refs/pr/1"), missing)
 
 
-def test_what_was_just_made_is_given_some_seconds_whatever_the_jitter() -> None:
+def test_retries_after_creation_last_some_seconds() -> None:
     lagging = RepoNotFoundError("no", status=404, retryable=True)
     waits = [POLICY.delay(failures, lagging, draw=0.0) or 0.0 for failures in range(1, 6)]
     assert sum(waits) > 7

@@ -262,7 +262,7 @@ async def test_the_requests_of_a_session_share_one_allowance_of_retries(
     assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
 
 
-async def test_without_retry_there_is_one_attempt_and_the_error_says_that_more_might_help(
+async def test_without_retry_the_error_is_marked_retryable(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(503))
@@ -353,7 +353,7 @@ async def test_a_failure_says_all_that_is_known(
         pytest.param(lambda response: _missing_field(response), id="a field missing"),
     ],
 )
-async def test_an_answer_that_does_not_parse_is_shown_with_status_and_body(
+async def test_an_unparsable_answer_shows_status_and_body(
     session: HubSession, peer: Peer, recorded: EventRecorder, parse: Callable[[HubResponse], Any]
 ) -> None:
     body = '{"what": 1}' if parse is not json_object else "[1]"
@@ -757,7 +757,7 @@ async def test_an_answer_that_does_not_come_is_cut(
     assert caught.value.status is None
 
 
-async def test_a_light_call_is_not_waited_for_as_long_as_a_slow_one(
+async def test_light_calls_have_a_shorter_timeout(
     peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preupload, batch, verify and kin can be sent again; a commit may take its minutes."""
@@ -827,7 +827,7 @@ async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
         assert time.monotonic() - began > 1.6  # twice what may pass without movement
 
 
-async def test_what_is_left_of_a_body_that_was_given_up_is_not_sent(
+async def test_the_rest_of_an_abandoned_body_is_not_sent(
     recorded: EventRecorder,
 ) -> None:
     async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
@@ -955,7 +955,7 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(
 # --- bodies that are streamed -------------------------------------------------------------------
 
 
-async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_attempt(
+async def test_a_streamed_body_is_made_for_each_attempt(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(500), reset, reply())
@@ -971,7 +971,7 @@ async def test_a_streamed_body_has_a_content_length_and_is_made_anew_for_each_at
 @pytest.mark.parametrize(
     "failure", [SourceChangedError("changed"), OSError(5, "I/O error"), ValueError("hm")], ids=repr
 )
-async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
+async def test_an_error_in_making_a_body_is_raised_unchanged(
     session: HubSession, peer: Peer, recorded: EventRecorder, failure: Exception, after: int
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
@@ -987,7 +987,7 @@ async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 5, b"y" * 6]], ids=["short", "long"])
-async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
+async def test_a_body_of_the_wrong_length_is_an_error(
     session: HubSession, peer: Peer, recorded: EventRecorder, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):
@@ -1071,9 +1071,7 @@ async def test_a_stream_that_never_began_is_closed(recorded: EventRecorder) -> N
             await session.ask(stream(b"ab"), whole, recorded.events)
 
 
-async def test_a_stream_may_take_longer_than_the_limit_as_long_as_it_moves(
-    peer: Peer, recorded: EventRecorder
-) -> None:
+async def test_a_moving_stream_may_exceed_the_timeout(peer: Peer, recorded: EventRecorder) -> None:
     async def open_() -> AsyncIterator[bytes]:
         for _ in range(10):
             await anyio.sleep(0.12)

@@ -235,15 +235,13 @@ SHY: Shape = (25 * MB, 1e12, 8, 0.01)
         pytest.param(SHY, (32, 64, 128, 256), id="503 above 8 connections"),
     ],
 )
-def test_the_steered_width_is_within_15_percent_of_the_best_fixed_one(
-    shape: Shape, lengths: tuple[int, ...]
-) -> None:
+def test_the_limit_is_within_15_percent_of_the_best(shape: Shape, lengths: tuple[int, ...]) -> None:
     for parts in lengths:
         best = min(fixed(width, Link(*shape), parts) for width in WIDTHS)
         assert steered(Link(*shape), parts) <= 1.15 * best, parts
 
 
-def test_a_push_of_32_parts_waits_little_more_than_a_round_trip_for_the_other_16() -> None:
+def test_32_parts_are_in_flight_after_a_round_trip() -> None:
     """They last six round trips, and nothing is heard of the first 16 before one is over: 15 % of
     the best could only be had by 32 in flight before the store has said a word."""
     shape = (*FAT[:3], 0.002)
@@ -252,7 +250,7 @@ def test_a_push_of_32_parts_waits_little_more_than_a_round_trip_for_the_other_16
 
 
 @pytest.mark.parametrize(("parts", "most"), [(32, 8), (64, 12), (256, 16)], ids=str)
-def test_a_store_that_refuses_is_not_asked_too_much_again_and_again(parts: int, most: int) -> None:
+def test_an_overloaded_store_is_not_overloaded_repeatedly(parts: int, most: int) -> None:
     link = Link(*SHY)
     steered(link, parts)
     assert link.refused <= most
@@ -295,7 +293,7 @@ def test_where_sixteen_are_needed_they_are_kept() -> None:
 
 
 @pytest.mark.no_cover
-def test_a_rise_is_not_judged_while_its_connections_are_in_their_slow_start() -> None:
+def test_a_rise_is_not_judged_during_slow_start() -> None:
     """They would seem to bring nothing, and the limit would stay too low: 2.4 times the best."""
     shape = (25 * MB, 1e12, 10**6, 0.005)
     best = min(fixed(width, ColdLink(*shape), 129) for width in WIDTHS)

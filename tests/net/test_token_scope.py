@@ -49,7 +49,7 @@ async def test_a_url_on_another_port_gets_no_token(
     assert peer.seen == []
 
 
-async def test_a_url_on_another_name_of_the_same_host_gets_no_token(
+async def test_another_name_of_the_same_host_gets_no_token(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     url = peer.url.replace("127.0.0.1", "localhost")
@@ -87,7 +87,7 @@ async def test_a_401_from_a_stranger_asks_for_no_new_token(
         pytest.param("http://169.254.169.254/latest/meta-data", id="metadata"),
     ],
 )
-async def test_a_url_that_must_not_be_asked_is_refused_before_anything_is_sent(
+async def test_a_forbidden_url_is_refused_before_sending(
     session: HubSession, peer: Peer, recorded: EventRecorder, target: str
 ) -> None:
     with pytest.raises(ProtocolError, match="the Hub named a URL that"):
@@ -127,7 +127,7 @@ async def test_a_body_goes_along_within_the_hub(
 
 
 @pytest.mark.parametrize("status", [301, 302])
-async def test_a_redirect_that_would_turn_a_post_into_a_get_is_refused(
+async def test_a_redirect_from_post_to_get_is_refused(
     session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     peer.script(redirect(status, "/api/renamed"))

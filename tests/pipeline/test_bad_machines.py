@@ -95,7 +95,7 @@ asyncio.run(main())
         ("from the start", 0, "AsyncPushError"),
     ],
 )
-async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
+async def test_scarce_descriptors_reduce_concurrency(
     hub: LocalHub, write: Write, tmp_path: Path, when: str, left: int, expected: str
 ) -> None:
     rng = random.Random(8)
@@ -128,7 +128,7 @@ async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
     assert any("resume" in warning for warning in result.warnings)
 
 
-async def test_a_full_disk_under_the_spool_is_reported_with_what_to_do(
+async def test_a_full_spool_disk_is_reported_with_a_fix(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def full(*arguments: object) -> None:
@@ -248,7 +248,7 @@ async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     assert disk.hung <= WIDTH
 
 
-async def test_beside_a_file_that_hangs_while_its_parts_are_sent_another_push_goes_on(
+async def test_a_hanging_file_does_not_stop_another_push(
     uploader: Uploader, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parts hold all slots there are to begin with, and all threads that one push may have."""

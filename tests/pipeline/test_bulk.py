@@ -60,7 +60,7 @@ async def test_a_file_that_many_ask_for_at_once_is_read_once(
         assert len(opened) == 1
 
 
-async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
+async def test_a_failed_shared_hash_is_computed_again(
     file: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[None] = []
@@ -88,7 +88,7 @@ def listening(config: UploadConfig, seen: list[Record], **changes: object) -> Up
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_one_file_for_many_repos_is_hashed_once_and_sent_once_a_repo(
+async def test_a_file_for_many_repos_is_hashed_once(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, write: Write
 ) -> None:
     base = write({"base.bin": b"\0" * 100_000}) / "base.bin"
@@ -139,7 +139,7 @@ async def test_small_pushes_do_not_wait_for_a_large_one(
     assert ended[-1] == results[0].commit_sha
 
 
-async def test_uploaders_of_a_host_share_its_limit_for_as_long_as_both_push(
+async def test_uploaders_of_one_host_share_its_limit(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: asyncio.Queue[tuple[AdaptiveLimit, int]] = asyncio.Queue()

@@ -243,7 +243,7 @@ async def test_leaving_the_session_by_an_error_cancels_whatever_was_begun(
 
 
 @pytest.mark.parametrize("begin", ANYTHING)
-async def test_what_is_begun_while_the_session_is_left_is_refused(
+async def test_a_closing_session_refuses_new_pushes(
     begin: Callable[[Uploader], Awaitable[object]],
     hub: LocalHub,
     config: UploadConfig,

@@ -70,7 +70,7 @@ async def test_a_small_file_that_changes_before_the_commit_is_not_committed(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_a_push_of_a_folder_that_settles_is_right_the_next_time(
+async def test_a_settled_folder_is_pushed_correctly(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """The everyday case: a checkpoint is written to while it is pushed."""
@@ -106,7 +106,7 @@ LOG = b"step 1\n" * 2_000_000
 
 
 @pytest.mark.parametrize("route", ["validate-yaml", "preupload", "batch", "part", "complete"])
-async def test_a_large_log_that_grows_is_committed_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_committed_consistently(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"README.md": b"# card\n", "train.log": LOG})
@@ -118,7 +118,7 @@ async def test_a_large_log_that_grows_is_committed_as_it_was_at_one_moment(
 
 
 @pytest.mark.parametrize("route", ["part", "complete"])
-async def test_a_log_that_is_rewritten_while_it_grows_is_not_committed_as_a_mixture(
+async def test_a_log_rewritten_while_growing_is_not_mixed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """Same inode, more bytes: only the hash of its first bytes shows that it did not just grow."""
@@ -153,7 +153,7 @@ SMALL: dict[Callable[[Path], None], tuple[bytes, ...]] = {
 
 @pytest.mark.parametrize("change", SMALL, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("route", ["preupload", "batch", "commit"])
-async def test_a_small_file_that_changes_is_committed_as_it_was_at_one_moment(
+async def test_a_changing_small_file_is_committed_consistently(
     change: Callable[[Path], None],
     route: str,
     uploader: Uploader,
@@ -178,7 +178,7 @@ async def test_a_small_file_that_changes_is_committed_as_it_was_at_one_moment(
     assert result.verified
 
 
-async def test_a_file_that_is_gone_from_the_folder_is_left_out_with_a_warning(
+async def test_a_deleted_file_is_left_out_with_a_warning(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a", "trainer_state.json.tmp": b"{}"})
@@ -224,7 +224,7 @@ async def pushed_by_receipts(up: Uploader, source: Path) -> None:
     [pushed, pushed_with_others, pushed_in_pull_request, pushed_in_chain, pushed_by_receipts],
     ids=lambda way: way.__name__,
 )
-async def test_files_that_change_all_the_time_are_followed_whichever_way_they_go(
+async def test_constantly_changing_files_are_followed(
     way: Callable[[Uploader, Path], Awaitable[None]],
     uploader: Uploader,
     hub: LocalHub,

@@ -69,7 +69,7 @@ async def names_in(uploader: Uploader) -> list[str]:
     return [each.name for each in await uploader.checkpoints_in(RUN)]
 
 
-async def test_the_marker_is_removed_first_and_written_last_in_batches_of_its_own(
+async def test_the_marker_is_removed_first_and_written_last(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     result = await uploader.sync(version(1), STEP, WHOLE)
@@ -90,9 +90,7 @@ async def test_the_marker_is_removed_first_and_written_last_in_batches_of_its_ow
     assert json.loads((await bytes_of(hub))[marker])["files"][0]["path"] == "a"
 
 
-async def test_a_set_that_is_as_it_should_be_is_not_written_again(
-    uploader: Uploader, log: BatchLog
-) -> None:
+async def test_an_unchanged_set_is_not_written_again(uploader: Uploader, log: BatchLog) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
     count = len(log.batches)
     result = await uploader.sync(version(1), STEP, WHOLE)
@@ -100,7 +98,7 @@ async def test_a_set_that_is_as_it_should_be_is_not_written_again(
     assert len(log.batches) == count
 
 
-async def test_a_sync_into_a_set_without_a_marker_leaves_none_that_is_untrue(
+async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     uploader: Uploader, hub: LocalHub
 ) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
@@ -131,7 +129,7 @@ async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
     assert found.files == NAMES
 
 
-async def test_a_file_missing_or_replaced_by_another_tool_makes_the_set_incomplete(
+async def test_a_missing_or_replaced_file_makes_a_set_incomplete(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
@@ -146,7 +144,7 @@ async def test_a_file_missing_or_replaced_by_another_tool_makes_the_set_incomple
     assert await names_in(uploader) == ["step-3"]
 
 
-async def test_a_writer_that_comes_between_the_look_and_the_marker_is_noticed(
+async def test_a_writer_before_the_marker_is_noticed(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     async def nothing() -> None: ...
@@ -161,7 +159,7 @@ async def test_a_writer_that_comes_between_the_look_and_the_marker_is_noticed(
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
 
 
-async def test_a_set_that_another_writer_completes_meanwhile_loses_its_marker_with_the_next_batch(
+async def test_a_concurrent_writers_marker_is_removed(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     async def other() -> None:
@@ -268,7 +266,7 @@ async def test_pruning_removes_what_the_set_lists_and_no_other_file(
     assert left == {"run/step-1/mine"}
 
 
-async def test_a_removal_that_is_continued_removes_no_file_that_was_written_since(
+async def test_a_continued_removal_keeps_new_files(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     for number in (1, 2):
@@ -292,7 +290,7 @@ async def test_a_removal_that_is_continued_removes_no_file_that_was_written_sinc
 @pytest.mark.parametrize(
     ("note", "left"), [(b"", set()), (b"{}", {f"run/step-1/{name}" for name in NAMES})]
 )
-async def test_an_empty_note_is_that_of_an_older_version_and_any_other_removes_nothing(
+async def test_only_an_empty_note_continues_a_removal(
     note: bytes, left: set[str], uploader: Uploader, hub: LocalHub
 ) -> None:
     await uploader.sync(version(1), STEP)
@@ -301,7 +299,7 @@ async def test_an_empty_note_is_that_of_an_older_version_and_any_other_removes_n
     assert set(await rows_of(hub)) == left
 
 
-async def test_a_marker_that_is_written_while_the_set_is_removed_does_not_stay(
+async def test_a_marker_written_during_a_removal_does_not_stay(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     for number in (1, 2):
@@ -376,7 +374,7 @@ OUTCOMES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, ki
     st.lists(st.sampled_from(OUTCOMES), max_size=40),
     st.lists(st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]), min_size=2, max_size=4),
 )
-def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
+def test_successive_writers_leave_no_false_marker(
     outcomes: list[str], versions: list[tuple[str, ...]]
 ) -> None:
     bucket = FakeBucket(iter(outcomes))
@@ -406,7 +404,7 @@ def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
-def test_of_two_writers_at_once_no_mixture_counts_as_complete(
+def test_a_mixture_of_two_writers_is_incomplete(
     outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
     bucket = FakeBucket(iter(outcomes), iter(pauses))
@@ -441,7 +439,7 @@ def _marked(bucket: FakeBucket) -> dict[str, bytes] | None:
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
-def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
+def test_a_set_rewritten_during_a_removal_is_whole_or_unmarked(
     outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
     bucket = FakeBucket(iter(()))
@@ -471,9 +469,7 @@ def test_a_set_that_is_written_again_while_it_is_removed_is_whole_or_not_marked(
     st.lists(st.sampled_from(OUTCOMES), max_size=12),
     st.lists(st.sampled_from(OUTCOMES), max_size=12),
 )
-def test_a_removal_that_is_killed_anywhere_is_finished_and_takes_no_other_file(
-    outcomes: list[str], again: list[str]
-) -> None:
+def test_a_killed_removal_is_finished_later(outcomes: list[str], again: list[str]) -> None:
     bucket = FakeBucket(iter(()))
     mine = "run/step-1/mine"
 
@@ -584,7 +580,7 @@ def threaded_hub(tmp_path: Path, killer: Killer) -> Iterator[LocalHub]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_a_writer_that_is_killed_anywhere_leaves_no_marker_over_missing_or_mixed_files(
+def test_a_killed_writer_leaves_no_false_marker(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
 ) -> None:
     arguments = [threaded_hub.url, TOKEN, str(tmp_path / "cache"), str(PLACES)]
@@ -622,7 +618,7 @@ def test_a_writer_that_is_killed_anywhere_leaves_no_marker_over_missing_or_mixed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_what_a_reader_has_when_it_is_killed_anywhere_is_not_taken_for_the_set(
+def test_a_killed_readers_copy_is_not_taken_for_the_set(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
 ) -> None:
     killer.counted = {"reconstruction", "xorb-bytes"}

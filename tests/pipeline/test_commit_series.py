@@ -41,7 +41,7 @@ def test_prop_commits_hold_all_changes_in_order_within_their_bounds(
         assert not size.fits(*_weight([*commit, following[0]])), "the commit was cut too early"
 
 
-def test_what_was_asked_for_holds_and_unasked_only_what_shows_in_one_step_is_split() -> None:
+def test_commit_limits_of_push_options() -> None:
     assert commit_limits(PushOptions()) == SERIES_LIMITS
     assert commit_limits(PushOptions(create_pr=True)) == SERIES_LIMITS
     assert commit_limits(PushOptions(max_files_per_commit=7, revision="dev")) == CommitLimits(

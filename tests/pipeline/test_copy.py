@@ -184,7 +184,7 @@ async def test_patterns_deletions_and_a_card_are_those_of_a_push(
     }
 
 
-async def test_a_folder_and_a_file_land_where_a_push_would_put_them(
+async def test_a_copy_has_the_paths_of_a_push(
     uploader: Uploader, hub: LocalHub, staged: str
 ) -> None:
     await uploader.copy("hf://me/staging/weights", "hf://me/prod/v1")
@@ -247,7 +247,7 @@ async def test_a_copy_can_be_a_pull_request(uploader: Uploader, hub: LocalHub, s
     assert await download(hub, "me/prod", revision="refs/pr/1") == {**FILES, "a.txt": b"a"}
 
 
-async def test_objects_without_a_xet_hash_are_copied_where_repos_share_a_store(
+async def test_objects_without_a_xet_hash_are_copied_in_one_store(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig
 ) -> None:
     async with (
@@ -277,7 +277,7 @@ async def test_progress_and_events_are_those_of_a_push(
     assert recorded.of(PartProgress) == []
 
 
-async def test_what_the_hub_could_not_copy_is_asked_for_again(
+async def test_failed_copies_are_requested_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", "one failed")
@@ -286,7 +286,7 @@ async def test_what_the_hub_could_not_copy_is_asked_for_again(
     assert await download(hub, "me/prod") == FILES
 
 
-async def test_what_the_hub_cannot_copy_is_an_error_that_says_to_push(
+async def test_an_impossible_copy_suggests_a_push(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", "one failed", times=9)
@@ -318,7 +318,7 @@ async def test_rights_that_a_copy_lacks_are_named_with_both_repos(
 
 
 @pytest.mark.parametrize(("kind", "error"), [("403", AuthError), ("404", HubError)])
-async def test_a_hub_that_copies_nothing_is_an_error_that_says_to_push(
+async def test_a_hub_without_copies_suggests_a_push(
     kind: str, error: type[HubError], uploader: Uploader, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", kind, times=9)
@@ -579,7 +579,7 @@ async def test_the_official_client_copies_the_same_to_a_bucket(
     assert await in_bucket(hub, "me/ours") == theirs
 
 
-async def test_what_a_bucket_does_not_take_is_an_error_that_says_to_sync(
+async def test_a_copy_that_a_bucket_refuses_suggests_sync(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "all operations failed", times=9)

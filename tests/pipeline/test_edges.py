@@ -111,7 +111,7 @@ async def test_a_very_long_card_is_left_unchecked(uploader: Uploader, faults: Fa
 
 
 @pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "truncated JSON"])
-async def test_a_chain_opens_one_pull_request_even_if_the_answer_is_lost(
+async def test_a_series_opens_one_pull_request_despite_a_lost_answer(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -151,7 +151,7 @@ async def test_a_merge_that_is_refused_says_where_the_files_are(
     ],
     ids=["LFS files", "payload"],
 )
-async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
+async def test_too_large_a_commit_becomes_a_series(
     files: dict[str, bytes],
     survivable: CommitLimits,
     uploader: Uploader,
@@ -203,7 +203,7 @@ async def test_receipts_are_not_taken_for_granted(
     assert not faults.seen["commit"]
 
 
-async def test_a_receipt_of_an_object_that_was_never_stored_is_refused_by_the_hub(
+async def test_a_receipt_of_an_unstored_object_is_refused(
     uploader: Uploader,
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"0"})
@@ -263,7 +263,7 @@ def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
     assert ["100,001 files" in warning for warning in warned] == [True, True]
 
 
-async def test_more_lfs_files_than_a_commit_survives_need_a_word_where_no_step_shows_them_all(
+async def test_too_many_lfs_files_for_a_commit_need_an_option(
     uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "LFS_FILES_A_COMMIT", 2)

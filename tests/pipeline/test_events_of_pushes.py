@@ -53,7 +53,7 @@ def config(config: UploadConfig, tmp_path: Path) -> UploadConfig:
 
 
 @pytest.mark.no_cover
-async def test_rows_of_real_pushes_fit_the_schema_and_name_what_they_are_about(
+async def test_rows_of_real_pushes_fit_the_schema(
     uploader: Uploader,
     faults: FaultLayer,
     write: Callable[..., Path],

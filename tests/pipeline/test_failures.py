@@ -171,7 +171,7 @@ async def test_a_refusal_says_what_next(
 
 
 @pytest.mark.parametrize(("route", "kind"), [("part", "wrong ETag"), ("verify", "422")])
-async def test_no_word_of_ours_is_shown_as_an_error_code_of_the_hub(
+async def test_error_code_is_only_the_hubs(
     route: str,
     kind: str,
     uploader: Uploader,
@@ -313,7 +313,7 @@ async def test_a_push_that_takes_too_long_says_how_long_it_had(
     assert "timeout of 0.2 s" in recorded.of(PushFailed)[0].error
 
 
-async def test_a_push_that_takes_too_long_says_that_its_commit_may_have_been_made(
+async def test_a_timeout_says_that_the_commit_may_exist(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "done, answer never sent")

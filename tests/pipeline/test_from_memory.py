@@ -92,7 +92,7 @@ async def xet_uploader(xet_hub: LocalHub, config: UploadConfig) -> AsyncIterator
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
-async def test_a_state_dict_goes_up_in_parts_and_never_to_the_disk(
+async def test_a_state_dict_is_pushed_without_the_disk(
     uploader: Uploader, hub: LocalHub, model: Model, recorded: EventRecorder, copy: bool
 ) -> None:
     tensors = Tensors(model, {"format": "pt"}, copy)
@@ -139,15 +139,13 @@ async def test_one_model_in_several_files_of_several_pushes_at_once(
         assert await download(at, f"me/m{number}") == dict.fromkeys(source, expected(model))
 
 
-async def test_tensors_where_a_file_should_be_are_told_what_to_be_wrapped_in(
-    uploader: Uploader, model: Model
-) -> None:
+async def test_bare_tensors_are_refused_with_a_suggestion(uploader: Uploader, model: Model) -> None:
     with pytest.raises(SourceError, match=r"Tensors\(state_dict\)"):
         await uploader.push_to_hub("me/m", model)
 
 
 @pytest.mark.parametrize("name", ["embed", "turned", "deep", "bias"])
-async def test_a_tensor_that_is_written_to_after_it_was_hashed_is_not_committed(
+async def test_a_tensor_changed_after_hashing_is_not_committed(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, name: str
 ) -> None:
     faults.hooks["batch"] = lambda: train(model[name])
@@ -161,7 +159,7 @@ async def test_a_tensor_that_is_written_to_after_it_was_hashed_is_not_committed(
 
 
 @pytest.mark.parametrize("route", ["preupload", "part", "complete", "commit"])
-async def test_what_is_committed_is_what_the_tensors_were_at_one_moment(
+async def test_tensors_are_committed_consistently(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, route: str
 ) -> None:
     """Depending on what was read already, a change is seen, or comes too late or early enough."""
@@ -200,7 +198,7 @@ class Trigger:
 
 
 @pytest.mark.parametrize("engine", ["lfs", "xet"])
-async def test_a_change_in_the_middle_of_the_first_reading_is_seen_in_the_second(
+async def test_a_change_during_the_first_reading_is_seen(
     engine: str, hub: LocalHub, xet_hub: LocalHub, config: UploadConfig, recorded: EventRecorder
 ) -> None:
     first = weights(np.float32, 1 << 20)
@@ -238,7 +236,7 @@ async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
-async def test_what_the_hub_holds_is_not_sent_again_and_can_be_audited(
+async def test_stored_tensors_are_not_sent_again(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model
 ) -> None:
     await uploader.push_to_hub("me/m", {NAME: Tensors(model)})

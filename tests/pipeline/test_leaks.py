@@ -83,7 +83,7 @@ async def test_a_strict_push_of_harmless_files_goes_through(
     assert (set(result.files_uploaded), result.warnings) == ({"config.json", "weights.bin"}, ())
 
 
-async def test_what_is_in_memory_or_a_stream_is_looked_at_too(uploader: Uploader) -> None:
+async def test_bytes_and_streams_are_searched_for_secrets(uploader: Uploader) -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield b"\n"
         yield f"glpat-{body(20)}".encode()
@@ -97,7 +97,7 @@ async def test_what_is_in_memory_or_a_stream_is_looked_at_too(uploader: Uploader
     )
 
 
-async def test_of_many_leaks_some_are_shown_and_the_rest_counted(uploader: Uploader) -> None:
+async def test_many_leaks_are_shown_in_part_and_counted(uploader: Uploader) -> None:
     source: Source = {f"{number:03}/.env": b"A=1" for number in range(600)}  # three thread hops
     result = await uploader.push_to_hub("me/many", source, PushOptions(dry_run=True))
 
@@ -142,7 +142,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN_PATH", "HF_HOME"])
 @pytest.mark.parametrize("way", ["itself", "hard link", "named"])
-async def test_a_token_file_within_the_source_is_refused_whatever_token_is_used(
+async def test_a_token_file_in_the_source_is_refused(
     uploader: Uploader,
     write: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,

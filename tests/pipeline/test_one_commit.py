@@ -146,7 +146,7 @@ async def test_the_same_change_by_someone_else_needs_no_commit_of_ours(
     assert await download(hub, "me/m", ["a.txt"]) == {"a.txt": b"2"}
 
 
-async def test_a_commit_on_a_moved_head_brings_the_files_that_were_unchanged_before(
+async def test_a_commit_on_a_moved_head_has_all_files(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """Someone changes, between our look and our commit, a file that we did not have to send."""
@@ -197,7 +197,7 @@ async def test_a_pinned_parent_holds_for_a_series_of_commits(
         await uploader.push_to_hub("me/m", {"c.txt": b"3", "d.txt": b"4"}, pinned)
 
 
-async def test_a_series_on_a_branch_lists_the_files_of_all_its_commits(
+async def test_a_series_lists_the_files_of_all_commits(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """Also of the earlier ones, where someone else has made the last one's change."""
@@ -268,7 +268,7 @@ async def test_an_answer_that_names_the_old_head_means_nothing_was_committed(
 
 
 @pytest.mark.parametrize("rest", ["", "0" * 24], ids=["its id", "its whole id"])
-async def test_a_hub_that_reports_no_unchanged_files_makes_no_commit_of_them(
+async def test_unreported_unchanged_files_count_as_unchanged(
     rest: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """It answers a commit that changes nothing with the head as it is (KohakuHub: with 64
@@ -316,7 +316,7 @@ async def test_a_lost_answer_never_opens_two_pull_requests(
 
 
 @pytest.mark.parametrize("files", [1, 2], ids=["a commit", "a series"])
-async def test_a_pull_request_that_lands_behind_the_gateway_is_the_only_one(
+async def test_a_pull_request_with_a_lost_answer_is_not_repeated(
     files: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """504 at once, and it is made once it has been looked for in vain."""
@@ -419,7 +419,7 @@ async def test_a_pinned_parent_that_has_moved_leaves_no_open_pull_request(
     assert "draft" not in (await pull_requests_of(hub, "me/m")).values()
 
 
-async def test_a_file_that_changes_before_the_commit_leaves_no_open_pull_request(
+async def test_a_file_changed_before_the_commit_leaves_no_pull_request(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -460,7 +460,7 @@ async def test_a_pull_request_that_stays_a_draft_is_a_warning(
     )
 
 
-async def test_a_pull_request_is_open_and_holds_what_the_branch_does_not(
+async def test_a_pull_request_holds_only_new_files(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """`same.txt` is changed by someone between our look at the branch and the pull request."""
@@ -485,7 +485,7 @@ async def test_a_pull_request_is_open_and_holds_what_the_branch_does_not(
     assert set(result.files_uploaded) == set(files)
 
 
-async def test_a_push_whose_pull_request_has_it_all_already_names_its_files(
+async def test_a_push_already_in_its_pull_request_names_files(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Cut off between the commit and what makes the draft ready; the next push goes on there."""
@@ -571,7 +571,7 @@ async def test_a_series_that_fails_midway_says_what_shows_already(
     assert "2 of the files are already on dev" in caught.value.suggestion
 
 
-async def test_a_merge_that_lands_unseen_is_not_called_a_failure_of_the_merge(
+async def test_a_merge_with_a_lost_answer_is_no_failure(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """The answer to the merge is lost, and the pull request cannot be looked at."""
@@ -701,9 +701,7 @@ async def test_a_completion_that_stored_nothing_is_found_by_verify(
     assert await download(hub, "me/m") == {"big.bin": content}
 
 
-async def test_a_hint_of_hours_does_not_put_a_push_to_sleep_for_hours(
-    uploader: Uploader, faults: FaultLayer
-) -> None:
+async def test_a_long_retry_after_is_not_waited_for(uploader: Uploader, faults: FaultLayer) -> None:
     await uploader.push_to_hub("me/m", {"b.txt": b"2"})
     before = faults.seen["preupload"]
     faults.add("preupload", "429 hours", times=99)

@@ -135,7 +135,7 @@ async def test_a_file_of_events_within_the_source_is_left_out(
     assert result.warnings == (f"{events!r} is {EVENTS}: left out",)
 
 
-async def test_a_file_of_events_is_a_source_again_once_it_is_closed(
+async def test_a_closed_events_file_can_be_uploaded(
     uploader: Uploader, config: UploadConfig, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     out = write({"a.txt": "1"})
@@ -181,7 +181,7 @@ async def test_a_log_of_the_push_within_the_source_is_left_out(
     assert "a log that asyncpush's own messages go to: left out" in result.warnings[0]
 
 
-async def test_a_log_that_gets_none_of_the_messages_is_a_file_as_any_other(
+async def test_an_unrelated_log_file_is_uploaded(
     uploader: Uploader, write: Callable[..., Path], log_to: Callable[[str, Path], None]
 ) -> None:
     out = write({"train.log": "epoch 1\n"})
@@ -190,7 +190,7 @@ async def test_a_log_that_gets_none_of_the_messages_is_a_file_as_any_other(
     assert (await uploader.push_to_hub("me/quiet", out)).files_uploaded == ("train.log",)
 
 
-async def test_the_data_of_a_hub_is_left_out_and_what_lies_beside_it_is_not(
+async def test_only_the_hubs_data_is_left_out(
     config: UploadConfig, tmp_path: Path, write: Callable[..., Path]
 ) -> None:
     out = write({"a.txt": "1", "data/b.txt": "2"})

@@ -125,7 +125,7 @@ async def test_upload_creates_repo_if_needed(uploader: Uploader, faults: FaultLa
     assert faults.seen["create"] == 1
 
 
-async def test_a_missing_repo_is_an_error_when_it_may_not_be_created(uploader: Uploader) -> None:
+async def test_a_missing_repo_without_create_repo_is_an_error(uploader: Uploader) -> None:
     with pytest.raises(RepoNotFoundError, match="create_repo=True"):
         await uploader.push_to_hub("me/model", {"a.txt": b"1"}, PushOptions(create_repo=False))
 
@@ -235,7 +235,7 @@ async def test_files_are_ignored_also_where_the_hub_shows_none(
     assert result.files_ignored == ("train.log",)
 
 
-async def test_what_a_hub_ignores_because_it_is_there_is_unchanged(
+async def test_files_ignored_as_existing_are_unchanged(
     config: UploadConfig, tmp_path: Path
 ) -> None:
     """KohakuHub says `shouldIgnore` of each file that it holds already, and names no oid."""
@@ -418,7 +418,7 @@ async def test_a_dry_run_changes_nothing(
         (PushOptions(parent_commit="0" * 40), "no commit to pin"),
     ],
 )
-async def test_options_that_no_new_repo_can_meet_are_an_error_and_create_none(
+async def test_impossible_options_create_no_repo(
     options: PushOptions, advice: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
 ) -> None:
     with pytest.raises(RepoNotFoundError, match=advice):
@@ -547,7 +547,7 @@ async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
     assert threading.get_ident() not in threads
 
 
-async def test_work_that_grows_with_the_number_of_files_leaves_the_event_loop(
+async def test_work_for_many_files_runs_in_threads(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a loop turn costs may not depend on how many files a push has."""
@@ -632,7 +632,7 @@ async def cancelled_within() -> AsyncIterator[bytes]:
     await helper
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_push(
+async def test_an_unrequested_cancellation_fails_its_push(
     uploader: Uploader,
 ) -> None:
     pushes = [
@@ -767,7 +767,7 @@ async def test_a_branch_just_made_may_be_unknown_for_a_moment(
     assert result.files_uploaded == ("b.txt",)
 
 
-async def test_a_repo_of_others_that_is_unknown_is_no_matter_of_patience(
+async def test_an_unknown_repo_of_others_is_not_retried(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/new", {"a.txt": b"1"})
@@ -784,7 +784,7 @@ async def test_a_commit_that_is_shown_late_is_waited_for(
     assert (await uploader.push_to_hub("me/late", {"a.txt": b"1"})).verified
 
 
-async def test_what_fails_after_the_commit_says_that_it_was_made(
+async def test_a_failure_after_the_commit_says_that_it_was_made(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """3b: also where it is the push's own time that runs out."""
@@ -805,7 +805,7 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
 
 
 @pytest.mark.parametrize("stage", ["a listener", "the progress callback", "the journal"])
-async def test_what_listens_or_remembers_cannot_turn_a_commit_into_a_failure(
+async def test_listeners_and_journal_cannot_fail_a_commit(
     stage: str, hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed = False
@@ -855,7 +855,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_a_file_whose_mtime_was_put_back_is_pushed_as_it_is(
+async def test_a_file_with_a_restored_mtime_is_pushed(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     """In the same repo, where it would be called unchanged, and in another of the same Hub."""
@@ -915,7 +915,7 @@ async def test_a_remembered_hash_that_the_commit_contradicts_is_forgotten(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_a_remembered_hash_that_the_hub_does_not_find_is_looked_at_again(
+async def test_a_remembered_hash_unknown_to_the_hub_is_checked(
     config: UploadConfig, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})
@@ -1000,7 +1000,7 @@ async def test_a_file_that_holds_more_than_its_size_is_refused(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_an_audit_reads_the_bytes_and_so_does_a_push_that_does_not_trust_times(
+async def test_an_audit_and_a_distrustful_push_read_the_bytes(
     uploader: Uploader, hub: LocalHub, config: UploadConfig, write: Write
 ) -> None:
     source = write({"model.bin": b"A" * 300_000})
@@ -1130,7 +1130,7 @@ async def test_a_chain_may_stay_a_pull_request(uploader: Uploader, hub: LocalHub
     assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
 
 
-async def test_a_chain_on_another_branch_says_that_it_shows_link_by_link(
+async def test_a_series_on_a_branch_warns_of_partial_states(
     uploader: Uploader, hub: LocalHub
 ) -> None:
     files = {f"{number}.txt": b"x" for number in range(4)}

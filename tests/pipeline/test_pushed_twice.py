@@ -81,7 +81,7 @@ async def test_rules_that_the_source_brings_stay_as_they_are(
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_regular_file_that_a_later_rule_wants_by_lfs_is_unchanged(
+async def test_a_regular_file_under_a_new_lfs_rule_is_unchanged(
     size: int, uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     text = b"text\n" * (size // 5)

@@ -307,7 +307,7 @@ async def test_small_objects_take_no_claim_and_leave_no_upload(
     assert (await uploader.push_to_hub("me/m", write(files))).verified
 
 
-async def test_whoever_holds_a_claim_and_makes_no_progress_is_not_waited_for(
+async def test_a_stalled_claim_holder_is_not_waited_for(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,

@@ -69,7 +69,7 @@ async def far_uploader(
         yield uploader
 
 
-async def test_a_small_push_takes_three_round_trips_and_to_a_new_repo_five(
+async def test_a_small_push_takes_three_or_five_round_trips(
     far_uploader: Uploader, round_trips: RoundTrips
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"1" * 1000})
@@ -122,7 +122,7 @@ async def test_modes_asked_for_beside_the_head_never_make_a_file_unchanged(
     assert round_trips.calls.count("preupload") == 2
 
 
-async def test_a_path_conflict_seen_beside_the_head_is_looked_for_again_at_the_head(
+async def test_an_early_path_conflict_is_checked_at_the_head(
     far_uploader: Uploader, round_trips: RoundTrips
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"logs/a": b"a"})
@@ -132,7 +132,7 @@ async def test_a_path_conflict_seen_beside_the_head_is_looked_for_again_at_the_h
     assert sorted(round_trips.calls) == ["head", "preupload", "verify_commit", "verify_commit"]
 
 
-async def test_a_refusal_beside_the_head_of_a_repo_that_is_there_is_reported_at_once(
+async def test_an_early_refusal_on_an_existing_repo_is_final(
     far_uploader: Uploader, round_trips: RoundTrips, faults: FaultLayer
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})
@@ -144,7 +144,7 @@ async def test_a_refusal_beside_the_head_of_a_repo_that_is_there_is_reported_at_
     assert round_trips.in_a_row == 1
 
 
-async def test_what_is_not_known_of_paths_beside_the_head_costs_no_second_look(
+async def test_unknown_paths_cost_no_second_look(
     far_uploader: Uploader, round_trips: RoundTrips, faults: FaultLayer
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})

@@ -128,7 +128,7 @@ async def test_an_interrupted_push_neither_hashes_nor_sends_twice(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_a_model_that_has_changed_unseen_is_hashed_anew_in_all_its_shards(
+async def test_an_unseen_change_rehashes_all_shards(
     uploader: Uploader, hub: LocalHub, config: UploadConfig, folder: Path, tmp_path: Path
 ) -> None:
     """One shard shows it: what is remembered of the others is worth no more."""
@@ -152,7 +152,7 @@ async def test_a_model_that_has_changed_unseen_is_hashed_anew_in_all_its_shards(
 
 
 @pytest.mark.parametrize("route", ["preupload", "part"])
-async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
+async def test_a_model_changed_during_sharding_is_not_committed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path
 ) -> None:
     path = folder / "model.safetensors"

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from asyncpush import SourceChangedError, UploadConfig, Uploader
-from asyncpush.concurrency.threads import BatchedThreads, SessionThreads
+from asyncpush import HubError, SourceChangedError, UploadConfig, Uploader
+from asyncpush.concurrency.threads import SessionThreads
 from asyncpush.events import Emitter
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
-from asyncpush.models import BytesSource, FileIdentity, FileSource, Part, PathSource
-from asyncpush.net.bodies import BufferPool, PartContent, PartFeed
+from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
+from asyncpush.net.bodies import PartFeed
 from asyncpush.options import PushOptions
-from asyncpush.pipeline.hashing import SHORT, Hasher
+from asyncpush.pipeline.hashing import KEPT_SHARE, SHORT, Hasher
 from asyncpush.sources import Reader
 from asyncpush.transfers.lfs import objects
 from tests.conftest import TOKEN
@@ -42,60 +42,25 @@ def threads() -> Iterator[SessionThreads]:
 async def test_hashing_keeps_the_bytes_and_their_md5(
     tmp_path: Path, threads: SessionThreads
 ) -> None:
-    (tmp_path / "a.bin").write_bytes(b"a" * 1000)
+    data = b"a" * 1000
+    (tmp_path / "a.bin").write_bytes(data)
     file = _file(tmp_path / "a.bin")
     hasher = Hasher(NullJournal(), memory=SHORT)
-    with hasher.keeping(file) as kept:
-        assert kept is not None
-        oid = await hasher.sha256(file, Emitter(), threads.for_push(), kept)
-        assert kept.source is not None
-        data = b"a" * 1000
-        assert kept.source.content == BytesSource(data, hashlib.md5(data).hexdigest())
-    assert oid == hashlib.sha256(b"a" * 1000).hexdigest()
+    for keep in (True, False):
+        (hashed,) = await hasher.sha256_of_small([file], Emitter(), threads.for_push(), keep=keep)
+        assert hashed.oid == hashlib.sha256(data).hexdigest()
+        kept = BytesSource(data, hashlib.md5(data).hexdigest())
+        assert hashed.kept == (FileSource("a.bin", 1000, kept) if keep else None)
 
 
-def test_kept_bytes_are_bounded(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).write_bytes(b"x" * 600)
-    (tmp_path / "long").write_bytes(b"x" * (SHORT + 1))
-    first, second, long = (_file(tmp_path / name) for name in ("a", "b", "long"))
+def test_kept_bytes_are_bounded() -> None:
     hasher = Hasher(NullJournal(), memory=1000)
-    with hasher.keeping(first) as kept, hasher.keeping(second) as other:
-        assert kept is not None
-        assert other is None
-    with hasher.keeping(second) as other:
-        assert other is not None
-    with Hasher(NullJournal(), memory=1 << 30).keeping(long) as kept:
-        assert kept is None
-
-
-async def test_a_part_in_memory_is_neither_read_nor_hashed_again() -> None:
-    class Unread:
-        def readinto(self, offset: int, buffer: memoryview) -> int:
-            raise AssertionError("read again")
-
-        def descriptor(self) -> None:
-            raise AssertionError("opened again")
-
-    class NoThreads(BatchedThreads):
-        def __init__(self) -> None:
-            pass
-
-    for with_md5, md5 in ((True, "the md5"), (False, None)):
-        feed = PartFeed(
-            Unread(),
-            Part(1, 0, 4, "https://store/1"),
-            BufferPool(16),
-            NoThreads(),
-            with_md5=with_md5,
-            piece_size=8,
-            content=PartContent(b"abcd", "the md5"),
-        )
-        await feed.read_if_short()
-        assert feed.left == 4
-        assert bytes(await feed.fill()) == b"abcd"
-        assert feed.left == 0
-        assert feed.md5 == md5
+    with hasher.memory() as first, hasher.memory() as second:
+        assert first.take(600)
+        assert not second.take(600)
+        first.give_back(600)
+        assert second.take(600)
+    assert hasher.memory_left == 1000
 
 
 @pytest.mark.parametrize("verify_etag", [True, False])
@@ -112,6 +77,11 @@ async def test_small_objects_are_sent_from_memory(
         sources.append(source)
         return Reader(source, grown=grown)
 
+    def count_read(self: PartFeed) -> None:
+        reads.append(self)
+
+    reads: list[PartFeed] = []
+    monkeypatch.setattr(PartFeed, "read_if_short", count_read)
     monkeypatch.setattr(objects, "Reader", reader)
     files = {f"{number}.bin": bytes([number]) * 10_000 for number in range(20)}
     config = UploadConfig(
@@ -126,10 +96,44 @@ async def test_small_objects_are_sent_from_memory(
     }
     assert len(sources) == len(files)
     assert in_memory == files
+    assert not reads  # nor is the memory read and hashed again
     assert await download(hub, "me/m", files) == files
 
 
-async def test_a_small_object_that_was_replaced_while_it_was_sent_is_reported(
+async def test_many_small_objects_are_asked_about_in_few_calls(
+    hub: LocalHub, tmp_path: Path, write: Write, faults: FaultLayer
+) -> None:
+    files = {f"{number}.bin": number.to_bytes(2) * 10_000 for number in range(300)}
+    source = write(files)
+    memory = 2 << 20  # KiB for a few of them: the next ones wait until these are stored
+    for max_memory, most in ((UploadConfig().max_memory, 6), (memory, 30)):
+        config = UploadConfig(
+            cache_dir=tmp_path / f"cache-{max_memory}",
+            transfer="lfs",
+            chunk_size=memory // 8,
+            max_memory=max_memory,
+            progress="none",
+        )
+        async with Uploader(TOKEN, hub.url, config) as uploader:
+            before = faults.seen["batch"]
+            await uploader.push_to_hub(f"me/{max_memory}", source)
+            assert faults.seen["batch"] - before <= most
+            hasher = uploader._runtime._hasher  # type: ignore[union-attr]
+            assert hasher.memory_left == max_memory // KEPT_SHARE
+        assert await download(hub, f"me/{max_memory}") == files
+
+
+async def test_memory_is_given_back_when_a_push_fails(
+    uploader: Uploader, faults: FaultLayer, write: Write
+) -> None:
+    faults.add("part", "403", times=1000)
+    with pytest.raises(HubError):
+        await uploader.push_to_hub("me/m", write({f"{n}.bin": bytes([n]) * 999 for n in range(99)}))
+    hasher = uploader._runtime._hasher  # type: ignore[union-attr]
+    assert hasher.memory_left == UploadConfig().max_memory // KEPT_SHARE
+
+
+async def test_a_small_object_replaced_while_sent_is_reported(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"\0" * 10_000})

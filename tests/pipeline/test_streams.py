@@ -101,7 +101,7 @@ async def test_one_producer_may_write_many_streams_in_turn(
     assert await download(hub, "me/m") == {name: b"0,1,2,3,4," for name in source}
 
 
-async def test_a_long_stream_goes_on_while_a_short_one_has_just_begun(
+async def test_a_short_stream_does_not_delay_a_long_one(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One producer writes both in turn, large pieces here and small ones there."""
@@ -117,7 +117,7 @@ async def test_a_long_stream_goes_on_while_a_short_one_has_just_begun(
     assert await download(hub, "me/m") == expected
 
 
-async def test_streams_that_wait_for_each_other_may_be_more_than_the_files_at_once(
+async def test_dependent_streams_may_exceed_the_file_limit(
     uploader: Uploader, hub: LocalHub, config: UploadConfig
 ) -> None:
     step = InStep(3)
@@ -183,7 +183,7 @@ async def test_a_push_of_slow_streams_is_cancelled_at_once(
     assert faults.seen["commit"] == 0
 
 
-async def test_only_as_many_streams_as_memory_has_room_for_are_sent_as_they_arrive(
+async def test_memory_limits_streams_sent_on_arrival(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By Xet each fills a xorb of 64 MiB. The others are written to disk meanwhile."""
@@ -346,7 +346,7 @@ repos = count()
     ending=st.sampled_from(["whole", "whole", "cancelled", "failed"]),
     stop_after=st.integers(1, 40),
 )
-async def test_prop_streams_of_any_schedule_go_up_whole_or_not_at_all(
+async def test_prop_streams_are_pushed_whole_or_not_at_all(
     hub: LocalHub,
     config: UploadConfig,
     kinds: list[Producer],

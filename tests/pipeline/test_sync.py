@@ -102,7 +102,7 @@ async def test_a_folder_shows_below_the_address_byte_for_byte(
     assert [(e.what, e.files_uploaded) for e in recorded.of(PushFinished)] == [("sync", len(FILES))]
 
 
-async def test_the_official_client_reads_what_we_wrote_and_we_know_what_it_wrote(
+async def test_the_official_client_and_sync_read_each_others_files(
     uploader: Uploader, hub: LocalHub, api: HfApi, write: Write, tmp_path: Path
 ) -> None:
     source = write(FILES)
@@ -125,7 +125,7 @@ async def test_the_official_client_reads_what_we_wrote_and_we_know_what_it_wrote
     assert (result.files_uploaded, result.bytes_transferred) == ((), 0)
 
 
-async def test_a_file_that_changed_under_the_same_size_and_time_is_sent(
+async def test_a_change_of_equal_size_and_time_is_sent(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     source = write(FILES)
@@ -213,7 +213,7 @@ async def test_delete_removes_whole_segments_and_what_the_patterns_choose(
     }
 
 
-async def test_what_the_source_holds_but_is_skipped_is_not_deleted(
+async def test_skipped_source_files_are_not_deleted(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     there = {
@@ -344,7 +344,7 @@ async def test_all_operations_may_fail_in_one_422(
     assert await bytes_of(hub) == {}
 
 
-async def test_a_deletion_listed_as_failed_is_no_failure_when_the_file_is_gone(
+async def test_a_failed_deletion_of_a_gone_file_is_no_failure(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync({"a": b"a", "b": b"b"}, RUN)
@@ -371,7 +371,7 @@ async def test_a_lost_answer_is_replaced_by_a_look(
     assert await bytes_of(hub) == {"run/a": b"a"}
 
 
-async def test_a_batch_that_landed_is_no_failure_though_no_attempt_is_left(
+async def test_a_landed_batch_is_no_failure_after_the_last_attempt(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "done, then 504", times=9)
@@ -380,7 +380,7 @@ async def test_a_batch_that_landed_is_no_failure_though_no_attempt_is_left(
     assert result.files_uploaded == ("run/a",)
 
 
-async def test_a_batch_the_hub_only_claims_to_have_done_is_an_error(
+async def test_a_falsely_confirmed_batch_is_an_error(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "nothing applied")
@@ -424,7 +424,7 @@ async def test_a_hub_that_goes_away_after_the_batch_hides_nothing(
 
 
 @pytest.mark.parametrize("kind", ["done, then 504", "done, then reset"])
-async def test_an_answer_that_is_lost_before_the_hub_goes_away_is_no_unchanged_bucket(
+async def test_a_lost_answer_is_not_an_unchanged_bucket(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, kind: str
 ) -> None:
     faults.add("bucket-batch", kind)
@@ -436,7 +436,7 @@ async def test_an_answer_that_is_lost_before_the_hub_goes_away_is_no_unchanged_b
     assert caught.value.result.files_uploaded == ()
 
 
-async def test_an_answer_that_is_lost_before_a_refusal_is_no_unchanged_bucket(
+async def test_a_lost_answer_before_a_refusal_is_a_sync_error(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "504")  # it may still be done later
@@ -445,7 +445,7 @@ async def test_an_answer_that_is_lost_before_a_refusal_is_no_unchanged_bucket(
         await uploader.sync({"a": b"a"}, RUN)
 
 
-async def test_what_a_batch_did_is_known_although_its_failures_cannot_be_looked_at(
+async def test_changes_of_a_batch_survive_an_unreadable_listing(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, log: BatchLog
 ) -> None:
     log.refuse = lambda row: "storage is busy" if row["path"] == "run/a" else None
@@ -482,7 +482,7 @@ async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing
     assert not getattr(caught.value, "__notes__", ())
 
 
-async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed_something(
+async def test_a_cancelled_batch_may_have_changed_the_bucket(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "done, answer never sent")
@@ -500,7 +500,7 @@ async def test_a_sync_that_is_cancelled_in_a_batch_says_that_it_may_have_changed
     [("bucket-paths-info", 2, ("run/a",)), ("bucket-batch", 1, ())],
     ids=["verifying", "in a batch"],
 )
-async def test_a_timeout_after_a_change_is_a_sync_error_that_says_what_was_changed(
+async def test_a_timeout_after_a_change_names_the_changes(
     route: str,
     nth: int,
     reported: tuple[str, ...],

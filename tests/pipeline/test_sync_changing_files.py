@@ -127,7 +127,7 @@ async def test_a_small_file_goes_in_as_it_is_after_the_change(
     assert again.files_uploaded == ()
 
 
-async def test_what_was_sent_of_a_file_before_it_changed_counts_as_transferred(
+async def test_bytes_sent_before_a_change_count_as_transferred(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig, write: Write
 ) -> None:
     received = 0
@@ -158,7 +158,7 @@ async def test_what_was_sent_of_a_file_before_it_changed_counts_as_transferred(
 
 
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
-async def test_a_large_log_that_grows_goes_in_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_stored_consistently(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"train.log": LOG, "b.txt": b"b"})
@@ -170,7 +170,7 @@ async def test_a_large_log_that_grows_goes_in_as_it_was_at_one_moment(
 
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
 @pytest.mark.parametrize("change", [rewrite, replace, shrink, vanish, become_a_folder])
-async def test_a_large_file_that_is_not_just_longer_is_an_error_and_nothing_shows(
+async def test_a_large_file_that_changes_is_an_error(
     change: Change,
     route: str,
     uploader: Uploader,
@@ -198,7 +198,7 @@ async def test_a_file_that_changes_while_it_is_compared_is_sent(
     assert await held(hub) == {"a.txt": b"\xff" + b"1" * 4999, "b.txt": b"b"}
 
 
-async def test_a_file_that_is_gone_stays_in_the_bucket_until_the_next_sync(
+async def test_a_deleted_file_stays_until_the_next_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """A folder that vanishes under a sync, such as a network drive, empties no bucket."""
@@ -223,7 +223,7 @@ async def test_a_file_that_is_gone_stays_in_the_bucket_until_the_next_sync(
     assert (await held(hub))["b.txt"] == b"new"
 
 
-async def test_a_set_that_loses_a_file_meanwhile_is_not_marked_as_complete(
+async def test_a_set_that_loses_a_file_is_not_marked(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """As when a trainer removes an old checkpoint while it is being sent."""
@@ -274,7 +274,7 @@ async def test_files_that_change_all_the_time_are_followed(
         check_trained(source, {name: found[f"{step}/{name}"] for name in names})
 
 
-async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
+async def test_a_watch_syncs_a_growing_log(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"train.log": b"0", "old.txt": b"old"})
@@ -304,7 +304,7 @@ async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
     assert found == {"train.log": b"0xx"}
 
 
-async def test_a_watch_of_a_bucket_goes_on_after_a_sync_that_failed(
+async def test_a_watch_continues_after_a_failed_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a"})

@@ -26,7 +26,7 @@ from asyncpush import (
     Uploader,
 )
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.routes import buckets as bucket_routes
+from asyncpush.localhub.routes import bucket_api
 from asyncpush.pipeline.checkpoint_sets import MARKER
 from tests.buckets import bytes_of
 from tests.conftest import open_hub
@@ -175,7 +175,7 @@ async def whole_bucket(hub: LocalHub) -> tuple[dict[str, bytes], bool]:
 
 @pytest.mark.usefixtures("stale_bucket")
 @pytest.mark.parametrize("cell", survivable_listings(), ids=str)
-async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
+async def test_a_transient_listing_fault_hides_no_file_from_delete(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
@@ -189,7 +189,7 @@ async def test_a_passing_fault_of_the_first_listing_hides_no_file_from_delete(
 
 @pytest.mark.usefixtures("stale_bucket")
 @pytest.mark.parametrize("cell", fatal_listings(), ids=str)
-async def test_a_first_listing_that_does_not_come_leaves_the_bucket_as_it_is(
+async def test_a_failed_first_listing_changes_nothing(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
@@ -222,7 +222,7 @@ async def stale_set(
 ) -> None:
     """A complete set is there already, which takes several pages to list."""
     await uploader.sync(STALE, STEP, WHOLE)
-    monkeypatch.setattr(bucket_routes, "PAGE", PAGE)
+    monkeypatch.setattr(bucket_api, "PAGE", PAGE)
     faults.seen.clear()
 
 
@@ -236,7 +236,7 @@ async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = await fault_table.survive(cell, uploader.sync(FILES, STEP, WHOLE))
-    monkeypatch.setattr(bucket_routes, "PAGE", 1000)
+    monkeypatch.setattr(bucket_api, "PAGE", 1000)
     assert result.files_deleted == tuple(f"step-1/{path}" for path in sorted(STALE))
     assert await set_in(hub) == (FILES, True)
     fault_table.row(cell, "right")
@@ -254,6 +254,6 @@ async def test_pages_that_do_not_come_leave_the_bucket_as_it_is(
 ) -> None:
     error = await fault_table.fail(cell, uploader.sync(FILES, STEP, WHOLE))
     assert not faults.seen["bucket-batch"]
-    monkeypatch.setattr(bucket_routes, "PAGE", 1000)
+    monkeypatch.setattr(bucket_api, "PAGE", 1000)
     assert await set_in(hub) == (STALE, True)
     fault_table.row(cell, "unchanged", error=error)

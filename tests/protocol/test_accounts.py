@@ -66,9 +66,7 @@ def test_an_account_in_full() -> None:
     ("ends", "expires_at"),
     [("2027-01-15T08:00:00Z", 1_800_000_000.0), ("soon", None), (5, None), (None, None)],
 )
-def test_an_oauth_login_has_no_role_and_may_say_when_it_ends(
-    ends: Any, expires_at: float | None
-) -> None:
+def test_an_oauth_login_has_no_role(ends: Any, expires_at: float | None) -> None:
     response = {"name": "me", "auth": {"type": "app_token_as_user", "expiresAt": ends}}
     assert parse_account(answer(response)) == Account("me", expires_at=expires_at, is_oauth=True)
 

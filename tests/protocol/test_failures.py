@@ -452,9 +452,7 @@ def test_whether_to_try_again_is_decided_in_one_table() -> None:
         (422, "too large", False),
     ],
 )
-def test_an_object_refused_by_the_batch_is_tried_again_as_a_call_would_be(
-    code: int, message: str, retryable: bool
-) -> None:
+def test_a_refused_object_is_retried_like_a_call(code: int, message: str, retryable: bool) -> None:
     item = LfsObject("a" * 64, 5)
     answer = {"objects": [{"oid": item.oid, "error": {"code": code, "message": message}}]}
     response = HubResponse(200, {}, orjson.dumps(answer), "https://hub/x")

@@ -145,7 +145,7 @@ def test_a_missing_lfs_object_is_not_taken_for_a_missing_repo() -> None:
 
 
 @pytest.mark.parametrize("status", [520, 521, 522, 523, 524])
-def test_what_a_proxy_service_says_of_a_hub_behind_it_passes(status: int) -> None:
+def test_cloudflare_errors_are_transient(status: int) -> None:
     assert failure(status, b"<html>error code: 52x</html>").retryable
 
 

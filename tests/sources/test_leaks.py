@@ -227,7 +227,7 @@ def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> Non
     assert find_leaks([FileSource("x", 9, content)]) == []
 
 
-def test_of_one_file_so_many_are_reported_and_no_more() -> None:
+def test_findings_of_one_file_are_limited() -> None:
     assert len(leaks_in(f"{TOKENS['GitHub'][1]}\n" * 1000)) == LEAKS_PER_FILE
 
 

@@ -187,9 +187,7 @@ async def test_everything_wrong_with_a_mapping_is_said_at_once(
 
 
 @pytest.mark.parametrize("key", ["/x", "C:/x", "", "..", "a/", "a//b"])
-async def test_a_key_that_is_no_path_is_none_below_a_folder_either(
-    collecting: Collect, key: str
-) -> None:
+async def test_an_invalid_key_is_invalid_below_a_folder(collecting: Collect, key: str) -> None:
     (problem,) = await problems(collecting, {key: b""}, path_in_repo="w")
     assert problem.startswith(f"path_in_repo {key!r} must ")
 
@@ -223,7 +221,7 @@ async def test_a_source_of_another_type_is_refused_by_name(
     assert problem.startswith(f"the source is of type {type(source).__name__}: give a folder")
 
 
-async def test_an_empty_mapping_is_a_problem_unless_there_is_something_else_to_do(
+async def test_an_empty_mapping_alone_is_a_problem(
     collecting: Collect,
 ) -> None:
     assert await problems(collecting, {}) == ("the mapping is empty",)
@@ -430,7 +428,7 @@ async def test_a_card_is_text(collecting: Collect) -> None:
     assert got == {"README.md": text.encode(), "w/a": b""}
 
 
-async def test_a_card_of_one_line_is_text_unless_it_names_a_file(
+async def test_a_one_line_card_is_text_unless_a_file_exists(
     collecting: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -485,7 +483,7 @@ async def test_a_card_wins_over_the_readme_of_the_source(
         assert collected.notices == (f"model_card replaces '{tmp_path}/README.md'",)
 
 
-async def test_a_card_that_is_the_readme_of_the_source_is_no_news(
+async def test_a_card_that_is_the_sources_readme_gives_no_notice(
     collecting: Collect, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_bytes(b"# Card")

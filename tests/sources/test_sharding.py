@@ -122,12 +122,12 @@ def test_small_files_and_other_files_are_left_alone() -> None:
     assert split_large([small], small.size, ProblemReport()) == [small]
 
 
-def test_a_file_that_is_too_large_by_its_header_alone_stays_whole() -> None:
+def test_a_file_too_large_only_by_its_header_stays_whole() -> None:
     shard = in_memory(flat({"a": 9, "b": 9}), "model-00001-of-00002.safetensors")
     assert split_large([shard], 18, ProblemReport()) == [shard]
 
 
-def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own_and_is_reported() -> None:
+def test_a_tensor_above_the_limit_gets_its_own_shard() -> None:
     made, report = split(in_memory(flat({"a": 5, "b": 50, "c": 5}), "d/m.safetensors"), 10)
     shards = {name: sorted(rows_of(read_all(made[name]))) for name in list(made)[:2]}
     assert shards == {

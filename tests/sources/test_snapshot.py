@@ -59,7 +59,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
         Snapshot("", PushOptions(), True, threading.Event())
 
 
-def test_a_hard_link_keeps_replaced_files_and_not_what_is_written_in_place(write: Write) -> None:
+def test_a_hard_link_keeps_only_replaced_files(write: Write) -> None:
     source = write({"replaced.bin": b"first", "in_place.bin": b"first"})
     link = take(source, how="hardlink")
     (source / "replaced.bin.tmp").write_bytes(b"second")
@@ -183,7 +183,7 @@ def test_a_file_that_changes_meanwhile_is_no_snapshot(
 
 
 @pytest.mark.parametrize("size", [5, 11 << 20])
-def test_a_log_that_grows_meanwhile_is_taken_as_it_is_at_one_moment(
+def test_a_growing_log_is_copied_consistently(
     size: int, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write({"train.log": b"s" * size})

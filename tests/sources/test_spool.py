@@ -416,7 +416,7 @@ sys.stdin.read()
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(spool_dir: Path) -> None:
+def test_files_of_a_killed_process_are_removed(spool_dir: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(spool_dir)],
         stdin=subprocess.PIPE,
@@ -450,7 +450,7 @@ def test_other_things_in_the_folder_are_left_alone(spool_dir: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_descriptor_stays")
-def test_a_folder_taken_for_an_orphan_before_it_was_locked_is_made_anew(
+def test_a_folder_removed_as_an_orphan_is_recreated(
     spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = scratch._lock

@@ -89,7 +89,7 @@ def test_folders_deeper_than_the_stack_are_walked(tmp_path: Path) -> None:
         os.rmdir(folder)
 
 
-def test_what_git_python_and_the_hub_client_keep_for_themselves_is_left_out(
+def test_files_of_git_python_and_the_client_are_left_out(
     tmp_path: Path,
 ) -> None:
     fill(
@@ -122,7 +122,7 @@ def test_what_git_python_and_the_hub_client_keep_for_themselves_is_left_out(
     )
 
 
-def test_a_folder_that_is_named_itself_is_walked_whatever_it_is_called(tmp_path: Path) -> None:
+def test_a_source_named_like_a_skipped_folder_is_walked(tmp_path: Path) -> None:
     fill(tmp_path, "__pycache__/a.pyc")
     assert names(gather(tmp_path / "__pycache__")) == ["a.pyc"]
 
@@ -266,7 +266,7 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(
     assert names(gather(tmp_path, allow_patterns="good")) == ["good"]
 
 
-def test_files_whose_names_are_no_unicode_can_be_left_out_by_name(tmp_path: Path) -> None:
+def test_files_with_undecodable_names_can_be_left_out(tmp_path: Path) -> None:
     fill(tmp_path, "good")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin-\xe9")).write_bytes(b"")
     for pattern in ("latin-\udce9", "latin-?"):
@@ -370,7 +370,7 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
     assert report.problems == [f"folder '{tmp_path}/b' cannot be listed: No such file or directory"]
 
 
-def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: Path) -> None:
+def test_a_folder_turned_into_a_link_is_not_entered(tmp_path: Path) -> None:
     """Swapped between the listing of its parent and its own: a race for what lies outside."""
     fill(tmp_path, "outside/secret", "in/a", "in/b/f", "in/c")
     report = ProblemReport()
@@ -383,7 +383,7 @@ def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: P
     assert report.problems == [f"folder '{tmp_path}/in/b' cannot be listed: Not a directory"]
 
 
-def test_files_of_a_folder_that_becomes_a_link_after_the_walk_are_not_read(tmp_path: Path) -> None:
+def test_a_folder_replaced_by_a_link_is_not_read(tmp_path: Path) -> None:
     fill(tmp_path, "outside/f", "in/b/f")
     (file,) = gather(tmp_path / "in").files
     shutil.rmtree(tmp_path / "in/b")
@@ -471,7 +471,7 @@ def test_a_source_that_is_not_there_is_reported(
     assert caught.value.message == caught.value.problems[0]
 
 
-def test_an_empty_folder_is_a_problem_unless_there_is_something_else_to_do(
+def test_an_empty_folder_alone_is_a_problem(
     tmp_path: Path,
 ) -> None:
     fill(tmp_path, "full/a", "full/b")
@@ -531,7 +531,7 @@ def test_one_file_with_an_impossible_name_is_refused(tmp_path: Path, path_in_rep
     assert problem.startswith("path_in_repo ")
 
 
-def test_a_folder_in_an_impossible_place_is_refused_with_its_other_problems(
+def test_a_folder_at_an_invalid_path_reports_all_problems(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "broken").symlink_to("nowhere")

@@ -113,7 +113,7 @@ def test_a_failure_is_raised_where_it_is_asked_for(
     assert errors(caplog) == []
 
 
-def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_ticket(
+def test_an_unrequested_cancellation_fails_its_ticket(
     bg: BackgroundUploader,
 ) -> None:
     async def cancelled_within() -> AsyncIterator[bytes]:
@@ -145,9 +145,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
-def test_of_many_pushes_each_ticket_has_its_own_outcome_and_none_leaves_anything(
-    bg: BackgroundUploader, hub: LocalHub
-) -> None:
+def test_each_ticket_has_its_own_outcome(bg: BackgroundUploader, hub: LocalHub) -> None:
     async def broken(number: int) -> AsyncIterator[bytes]:
         yield b"some"
         raise RuntimeError(f"producer {number} is broken")
@@ -242,7 +240,7 @@ def test_leaving_the_block_waits(hub: LocalHub, config: UploadConfig) -> None:
     ],
     ids=["error", "exit", "error, on_error=cancel", "Ctrl-C"],
 )
-def test_what_becomes_of_a_push_when_the_block_is_left_by_an_error(
+def test_on_error_decides_about_running_pushes(
     error: BaseException,
     on_error: OnError,
     survives: bool,
@@ -468,7 +466,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
         BackgroundUploader(**wrong)  # type: ignore[arg-type]
 
 
-def test_at_the_end_of_the_process_each_open_one_is_left_in_its_time(
+def test_open_uploaders_are_closed_at_exit(
     hub: LocalHub, config: UploadConfig, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocker.hold("part")
@@ -525,7 +523,7 @@ def test_the_end_of_the_process_waits_and_shows_it(hub: LocalHub, blocker: Reque
     assert committed(hub) == {"model.bin"}
 
 
-def test_the_end_of_the_process_waits_so_long_and_says_what_was_lost(
+def test_exit_waits_up_to_its_limit_and_reports_losses(
     hub: LocalHub, blocker: RequestBlocker
 ) -> None:
     blocker.hold("part")
@@ -683,7 +681,7 @@ def test_a_watch_that_is_cancelled_pushes_nothing(
     assert blocker.seen["commit"] == 0
 
 
-def test_a_watch_that_cannot_go_on_says_so_when_it_is_stopped(
+def test_stop_raises_the_error_that_ended_a_watch(
     hub: LocalHub, config: UploadConfig, write: Write, faults: FaultLayer
 ) -> None:
     output = threading.Event()

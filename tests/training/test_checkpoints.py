@@ -44,7 +44,7 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
-async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
+async def test_latest_pushes_the_newest_and_reports_the_rest(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("part", "stall before reading")

@@ -45,10 +45,11 @@ class LateTransfer:
         self._kept: list[tuple[FileSource, str | None, Emitter]] = []
         self.aborted = 0
 
-    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> None:
+    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt | None:
         if self._fails == f"store {file.path_in_repo}":
             raise TransferFailedError("no room")
         self._kept.append((file, oid, events))
+        return None
 
     async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
         if self._fails == "finish":
@@ -134,7 +135,38 @@ async def test_the_next_transfer_takes_all_files_of_one_that_fails(
     assert late.opened.aborted == 1
 
 
-async def test_a_transfer_that_was_asked_for_and_is_unavailable_is_named_in_a_warning(
+class AnnouncedLater(LateTransfer):
+    """Asked about the objects first; it fails then, or at the first object."""
+
+    async def announce(self, objects: Sequence[tuple[str, int]]) -> None:
+        if self._fails == "announce":
+            raise TransferFailedError("no room")
+
+    async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt | None:
+        await super().store(file, oid, events)
+        return await self._lfs.store(file, oid, events)
+
+    async def finish(self, changed: dict[str, SourceChangedError]) -> Sequence[Receipt]:
+        return ()
+
+
+@pytest.mark.parametrize("fails", ["announce", "store b.bin"])
+async def test_the_next_transfer_takes_all_small_files_that_were_announced(
+    fails: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.transfers.test_interface.LateTransfer", AnnouncedLater)
+    late = LateFactory(fails)
+    routes, warnings, _ = await pushed(hub, config, write(FILES), monkeypatch, late, LfsFactory())
+
+    assert routes == {"lfs"}
+    assert warnings == ("Late failed, uploading with LFS instead: no room",)
+
+
+async def test_an_unavailable_transfer_is_named_in_a_warning(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.runtime.check_installed", lambda config: None)
@@ -148,7 +180,7 @@ async def test_a_transfer_that_was_asked_for_and_is_unavailable_is_named_in_a_wa
     assert recorded.of(TransferChosen) == [TransferChosen("lfs", "it is not installed")]
 
 
-async def test_when_the_last_transfer_fails_the_push_fails_and_commits_nothing(
+async def test_a_failure_of_the_last_transfer_commits_nothing(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(AsyncPushError, match="no transfer is left to store the files: no room"):

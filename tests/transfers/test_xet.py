@@ -133,7 +133,7 @@ async def test_auto_takes_xet_where_the_hub_grants_a_token(
     assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
 
 
-async def test_what_the_store_has_is_distinguished_from_what_is_sent(
+async def test_deduplicated_and_sent_bytes_are_distinguished(
     uploader: Uploader, write: Write, recorded: EventRecorder, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
@@ -154,7 +154,7 @@ async def test_what_the_store_has_is_distinguished_from_what_is_sent(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_what_was_sent_before_is_known_by_its_hash_and_not_read_again(
+async def test_stored_bytes_are_known_by_hash_and_not_read(
     uploader: Uploader, write: Write, recorded: EventRecorder, faults: FaultLayer, tmp_path: Path
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": NOISE[: 2 * MIB]})
@@ -287,7 +287,7 @@ async def test_without_hf_xet_transfer_xet_says_what_to_do(
 @pytest.mark.parametrize(
     ("route", "kind"), [("xorb", "500"), ("xorb", "reset mid-body"), ("shard", "403")]
 )
-async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
+async def test_lfs_replaces_an_unreachable_chunk_store(
     route: str,
     kind: str,
     hub: LocalHub,
@@ -493,7 +493,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     assert faults.seen["batch"] == 0  # nor is it LFS's turn
 
 
-async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
+async def test_a_small_file_changed_while_sent_is_read_again(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b", "c.bin": b"\0c"})
@@ -508,7 +508,7 @@ async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
 
 
 @pytest.mark.parametrize("stage", ["preupload", "shard"])
-async def test_a_large_log_that_grows_goes_by_xet_as_it_was_at_one_moment(
+async def test_a_growing_large_log_is_stored_consistently(
     stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     content = b"\0" * (11 << 20)
@@ -621,7 +621,7 @@ async def run_quietly(hub: LocalHub, tmp_path: Path, **variables: str) -> tuple[
     return written, asked
 
 
-async def test_hf_xet_writes_no_log_and_connects_to_nobody_but_the_hub(
+async def test_hf_xet_writes_no_log_and_reaches_only_the_hub(
     hub: LocalHub, faults: FaultLayer, tmp_path: Path
 ) -> None:
     assert await run_quietly(hub, tmp_path) == (b"", set())
@@ -665,7 +665,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-async def test_a_process_that_forks_while_a_session_is_open_pushes_on_both_sides_and_exits(
+async def test_a_fork_with_an_open_session_pushes_on_both_sides(
     hub: LocalHub, tmp_path: Path
 ) -> None:
     arguments = ["-W", "ignore", "-c", FORKED, hub.url, TOKEN, str(tmp_path / "cache")]
@@ -749,7 +749,7 @@ class Report:
     total_transfer_bytes: int = 0
 
 
-async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_sum_alone() -> None:
+async def test_network_bytes_known_only_in_sum_count_once() -> None:
     events = EventRecorder()
     positions = XetPositions(Emitter([events]))
     for name in ("old", "new", "late"):
@@ -774,7 +774,7 @@ async def test_bytes_over_the_network_count_once_though_they_are_known_in_the_su
     assert await report(5, new=5) == {"new": (5, 0)}
 
 
-async def test_bytes_that_we_hand_over_count_as_sent_once_hf_xet_has_sent_them(
+async def test_bytes_count_as_sent_once_hf_xet_has_sent_them(
     config: UploadConfig, hub: LocalHub, write: Write, recorded: EventRecorder
 ) -> None:
     config = replace(config, max_bandwidth=16 * MIB)
@@ -872,7 +872,7 @@ async def test_no_token_is_ever_reported(
             assert secret not in theirs.read_text()
 
 
-async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
+async def test_xet_files_are_exchanged_with_the_official_client(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
@@ -931,7 +931,7 @@ def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
     assert "telemetry.enabled" not in settings(UploadConfig())
 
 
-async def test_one_large_file_is_held_in_memory_at_a_time_and_small_ones_do_not_wait(
+async def test_one_large_file_at_a_time_is_held_in_memory(
     hub: LocalHub, config: UploadConfig, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.transfers.xet.engine.SMALL_FILE", MIB)
@@ -1036,7 +1036,7 @@ async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
     assert again.commit_sha == result.commit_sha
 
 
-async def test_where_there_is_no_xet_a_stream_is_spooled_after_all(
+async def test_without_xet_a_stream_is_spooled(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("xet-write-token", "404")
@@ -1163,7 +1163,7 @@ async def test_bytes_that_changed_unseen_are_sent_as_they_are(
 
 
 @pytest.mark.parametrize("source", ["files", "stream"])
-async def test_an_hf_xet_that_is_too_old_is_as_good_as_none(
+async def test_an_old_hf_xet_counts_as_missing(
     source: str,
     uploader: Uploader,
     hub: LocalHub,
@@ -1225,7 +1225,7 @@ def test_a_number_in_an_address_is_not_taken_for_a_status() -> None:
     assert XetFailedError(said.format("client error (401 Unauthorized)")).refused
 
 
-async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
+async def test_a_stalling_upload_falls_back_to_lfs_with_a_warning(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("xorb", "stall mid-body", times=99)
@@ -1266,7 +1266,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
-def test_while_others_make_progress_an_upload_waits_longer_but_not_for_ever() -> None:
+def test_an_upload_waits_longer_while_others_progress() -> None:
     shared = SharedProgress()
     watch = XetStallDetector(1.0, shared=shared)
     now = time.monotonic()

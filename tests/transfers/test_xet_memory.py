@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_that_nothing_is_sent_counts_once_it_was_reported_after_the_last_bytes(
+def test_idle_counts_after_a_report_past_the_last_bytes(
     clock: SimpleNamespace,
 ) -> None:
     """A xorb that they have filled is not in an earlier report."""
@@ -65,7 +65,7 @@ def test_that_nothing_is_sent_counts_once_it_was_reported_after_the_last_bytes(
     assert room.asked == 3
 
 
-def test_a_file_waits_until_hf_xet_has_read_most_of_the_earlier_ones() -> None:
+def test_a_file_waits_for_most_of_the_earlier_ones() -> None:
     read: list[int] = []
     backlog = XetBacklog(Room(times=0))
     for number in range(4):
@@ -75,7 +75,7 @@ def test_a_file_waits_until_hf_xet_has_read_most_of_the_earlier_ones() -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_bytes_that_may_fill_a_xorb_wait_for_room_while_another_one_is_sent() -> None:
+def test_bytes_that_may_fill_a_xorb_wait_for_room() -> None:
     room = Room(times=3)
     backlog = XetBacklog(room)
     backlog.add(2 * XORB_SIZE - 4 * MIB)
@@ -129,7 +129,7 @@ def test_room_is_what_the_process_has_not_grown_by(monkeypatch: pytest.MonkeyPat
     assert held.has_room(2 * XORB_SIZE)
 
 
-def test_where_the_system_tells_nothing_what_is_not_sent_counts(
+def test_without_system_figures_unsent_bytes_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resident_memory() is not None or sys.platform != "linux"

@@ -98,7 +98,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_a_process_that_ends_in_the_middle_of_a_push_ends_without_a_word(
+async def test_a_process_that_ends_during_a_push_is_silent(
     ending: str, hub: LocalHub, faults: FaultLayer, write: Write, tmp_path: Path
 ) -> None:
     faults.add("xorb", "stall before reading")
@@ -116,7 +116,7 @@ async def test_a_process_that_ends_in_the_middle_of_a_push_ends_without_a_word(
     assert (process.returncode, written) == (7, (b"", b""))
 
 
-async def test_a_commit_of_receipts_from_elsewhere_is_audited_by_a_third_machine(
+async def test_a_commit_of_remote_receipts_passes_an_audit(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,

@@ -1,9 +1,9 @@
-"""What is drawn: rows of blocks in sections, few enough to be read whatever the run was, and their
-captions.
+"""The layout of a timeline: sections with rows of blocks, few enough to be read however long the
+run was, and their captions.
 
 A lane of some hundred spans is drawn as it is. With more of them a block would be thinner than a
 pixel, so the lane becomes pixel columns, each of the kind that filled most of it; a failed attempt
-is seen in any case. More lanes or files than there is room for share rows. The captions say what
+is always visible. More lanes or files than there is room for share rows. The captions say what
 limited the push."""
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ EXACT = 250
 """Spans of a lane that are drawn one by one."""
 
 LANES = 32
+"""The most rows for connections, and for transfers."""
+
 FILES = 96
+"""The most rows for files."""
+
 NAMED_FILES = 24
+"""Up to this many files, each has a row with its name."""
 
 _ROOM: dict[Group, int] = {"hub": 4, "hash": 8, "wait": 4, "connection": LANES, "transfer": LANES}
-"""Rows that the lanes of a group may take, from top to bottom."""
+"""The most rows for the lanes of a group, in the order in which groups are drawn."""
 
 _TITLES: dict[Group, str] = {
     "hub": "Hub calls",
@@ -49,7 +54,7 @@ _TITLES: dict[Group, str] = {
     "connection": "connections",
     "transfer": "transfers",
 }
-_ON_TOP: tuple[Kind, ...] = (*("hash", "wait", "call", "connect", "answer", "send", "commit"),)
+_ON_TOP: tuple[Kind, ...] = ("hash", "wait", "call", "connect", "answer", "send", "commit")
 """Where several kinds share a row, later ones hide earlier ones."""
 
 
@@ -152,9 +157,9 @@ def columns_of(spans: Iterable[Span], pixel: float) -> list[Block]:
 
 
 def _filled(spans: Iterable[Span], pixel: float, count: int) -> list[float]:
-    """How much of each column the spans fill; 1 means completely, once."""
+    """How much of each column the spans fill: 1 is all of it, and more where spans overlap."""
     shares = [0.0] * count
-    steps = [0] * (count + 1)  # The changes at which spans start and stop to fill whole columns.
+    steps = [0] * (count + 1)  # +1 where a span begins to fill whole columns, -1 where it ceases.
     for span in spans:
         first, last = int(span.start / pixel), int(span.end / pixel)
         if first == last:
@@ -244,8 +249,8 @@ def in_lanes(spans: list[Span]) -> Iterator[Span]:
 
 
 def _by_connection(spans: list[Span]) -> list[list[Span]]:
-    """Spans of one connection stay together. Spans that overlap did not share one, whatever the
-    file says."""
+    """Spans of one connection stay together. Spans that overlap cannot have shared one, even if the
+    file says so."""
     bundles: list[list[Span]] = []
     open_bundles: dict[int, list[Span]] = {}
     for span in spans:
@@ -324,8 +329,8 @@ SHARED: tuple[Kind, ...] = ("send", "retry", "connect", "answer")
 """What connections do. While any of these is going on, the time is divided among them."""
 
 ALONE: tuple[Kind, ...] = ("hash", "commit", "wait", "call")
-"""What counts only while no part is being sent; of several at once, the first counts. So `hash` is
-hashing with nothing to send at the same time."""
+"""What counts only while connections do nothing. Of several at once, only the first counts: `hash`
+is the time in which files were hashed and nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +349,7 @@ class Verdict:
 
 
 def verdict(timeline: Timeline) -> Verdict:
-    """The seconds sum to the length of the timeline."""
+    """What the time of the run was spent on. The seconds sum to the length of the timeline."""
     spent: Counter[str] = Counter()
     used: Counter[str] = Counter()
     moving, most = 0.0, 0
@@ -392,7 +397,7 @@ _SPENT_ON = {
     "call": "Hub calls",
     IDLE: "nothing",
 }
-"""What each moment counts as, in words."""
+"""What time was spent on, in words."""
 
 _SLOWED_BY = {
     "send": "went into sending",
@@ -454,7 +459,7 @@ def bottleneck(judged: Verdict, timeline: Timeline) -> str:
 
 
 def share_words(what: str, took: float, total: float) -> tuple[str, ...]:
-    """From the longest to the shortest.
+    """A share of the time in words, in three lengths: the longest that fits is drawn.
 
     >>> share_words("hash", 3.0, 12.0)
     ('hashing only 25 % (3.00 s)', 'hashing only 25 %', '25 %')

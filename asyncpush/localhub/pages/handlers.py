@@ -13,7 +13,7 @@ from asyncpush.localhub.pages import reading
 from asyncpush.localhub.pages.reading import Elsewhere, Source
 from asyncpush.localhub.pages.rendering import ICON, ICON_URL, STYLE, STYLE_URL, render
 from asyncpush.localhub.pages.views import ErrorPage, Hint, Page
-from asyncpush.localhub.routes.buckets import readable
+from asyncpush.localhub.routes.bucket_api import readable
 from asyncpush.localhub.state import HubState, repo_of, state_of
 from asyncpush.localhub.store.bucket_index import Buckets
 from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
-from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import state_of
 from asyncpush.localhub.store import pulls
 from asyncpush.localhub.store.gitrepo import Commit

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.blobs import is_oid
-from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import rewriting
 from asyncpush.localhub.store.gitrepo import MAIN

@@ -20,6 +20,9 @@ from asyncpush.sources.byte_sources import changed
 from asyncpush.transfers.interface import TransferContext
 from asyncpush.transfers.lfs.objects import LfsUploader, StaleHashError
 
+ANNOUNCED_FOR = 60.0
+"""Seconds for which the answer to an announced object is used: its URLs expire."""
+
 
 class LfsFactory:
     """Opens LFS transfers. LFS is always available, since every Hub offers it."""
@@ -47,6 +50,7 @@ class LfsTransfer:
 
     def __init__(self, ctx: TransferContext, group: TaskGroup) -> None:
         self._objects: dict[str, asyncio.Event] = {}
+        self._announced: dict[LfsObject, tuple[LfsActions, float]] = {}
         revision = None if ctx.options.create_pr else ctx.options.revision
 
         async def ask_batch(objects: list[LfsObject]) -> Mapping[LfsObject, LfsActions]:
@@ -59,7 +63,7 @@ class LfsTransfer:
             )
             return {item: actions[item.oid] for item in objects}
 
-        batch = Batcher(
+        self._batch = Batcher(
             group,
             ask_batch,
             limit=lfs.BATCH_LIMIT,
@@ -72,9 +76,27 @@ class LfsTransfer:
             journal=ctx.journal,
             threads=ctx.push_threads,
             scope=ctx.scope,
-            ask_actions=batch.ask,
+            ask_actions=self._actions_of,
             hash_anew=partial(ctx.hasher.sha256_anew, threads=ctx.push_threads),
         )
+
+    async def announce(self, objects: Sequence[tuple[str, int]]) -> None:
+        """Raises `HubError`."""
+        new = list(
+            dict.fromkeys(LfsObject(oid, size) for oid, size in objects if oid not in self._objects)
+        )
+        answers = await self._batch.ask_all(new)
+        now = asyncio.get_running_loop().time()
+        self._announced.update((item, (each, now)) for item, each in zip(new, answers, strict=True))
+
+    async def _actions_of(self, item: LfsObject) -> LfsActions:
+        """The answer to the announcement, once, and a new one after that."""
+        announced = self._announced.pop(item, None)
+        if announced is not None:
+            actions, since = announced
+            if asyncio.get_running_loop().time() - since < ANNOUNCED_FOR:
+                return actions
+        return await self._batch.ask(item)
 
     async def store(self, file: FileSource, oid: str | None, events: Emitter) -> Receipt:
         """Raises `HubError`, `IntegrityError`, or `SourceChangedError`."""

@@ -114,7 +114,7 @@ def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
     assert kinds == [("connect", 0.0, 0.25, "reset"), ("retry", 0.25, 1.0, "reset")]
 
 
-def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
+def test_a_reopened_upload_gives_up_parts_in_flight() -> None:
     script = EventScript()
     script.part("w.bin", 1, 0.0, connected=0.0, connection=1)
     script.part("w.bin", 2, 0.0, 0.5, connected=0.0, connection=2)
@@ -133,7 +133,7 @@ def test_an_upload_that_is_opened_anew_gives_up_its_parts_on_the_way() -> None:
     assert ends == {(1, "retry"): 1.0, (2, "send"): 0.5}
 
 
-def test_what_is_on_its_way_when_the_push_fails_ends_with_it() -> None:
+def test_spans_end_when_the_push_fails() -> None:
     script = EventScript()
     script.transfer("w.bin", 0.0, size=MB)
     script.part("w.bin", 1, 0.5, connected=0.5)
@@ -178,7 +178,7 @@ def test_a_wait_of_the_session_is_reported_once() -> None:
     )
 
 
-def test_a_file_that_a_library_of_its_own_sends_is_one_span() -> None:
+def test_a_file_sent_by_a_library_is_one_span() -> None:
     script = EventScript()
     script.emit(1.0, TransferStarted("x.bin", MB, 1))
     script.emit(1.0, TransferStarted("y.bin", MB, 1))
@@ -208,7 +208,7 @@ def test_without_progress_events_a_transfer_counts_when_its_file_is_stored() -> 
     assert timeline.bytes_sent == pytest.approx(MB // 2)
 
 
-def test_files_that_ride_in_the_commit_have_no_row_and_unchanged_ones_end() -> None:
+def test_inline_files_have_no_row() -> None:
     script = EventScript()
     script.emit(0.5, FileStored("README.md", 10, "inline"))
     script.hashed("same.bin", 0.5, 1.0)
@@ -318,7 +318,7 @@ MOMENTS = st.lists(st.builds(Moment, NAMES, st.floats(0, 1e10), IDS, IDS, IDS, F
 
 @settings(max_examples=30)
 @given(MOMENTS)
-def test_prop_whatever_a_file_says_spans_lie_within_the_run_and_beside_each_other(
+def test_prop_spans_lie_within_the_run_without_overlap(
     moments: list[Moment],
 ) -> None:
     builder = Builder()

@@ -43,7 +43,7 @@ def test_a_connection_shows_its_parts_by_number() -> None:
     ]
 
 
-def test_a_file_sent_by_a_library_of_its_own_has_a_lane() -> None:
+def test_a_file_sent_by_a_library_has_a_lane() -> None:
     script = EventScript()
     script.emit(1.0, TransferStarted("x.bin", MB, 1))
     script.emit(3.0, FileStored("x.bin", MB, "xet"))
@@ -61,7 +61,7 @@ def test_among_several_files_parts_are_named_as_far_as_needed() -> None:
     assert {row.blocks[0].label for row in rows} == {"one.bin", "two.bin #1", "two.bin #2"}
 
 
-def test_a_file_is_grey_from_first_to_last_and_what_went_on_lies_upon() -> None:
+def test_a_file_is_a_grey_bar_under_its_spans() -> None:
     script = EventScript()
     script.hashed("w.bin", 0.0, 1.0)
     script.transfer("w.bin", 1.0, 2)

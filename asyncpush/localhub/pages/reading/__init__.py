@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncpush.localhub.pages.reading.files import (
+from asyncpush.localhub.pages.reading.folders import (
     Elsewhere,
     Source,
     read_bucket,

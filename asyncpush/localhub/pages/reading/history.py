@@ -9,7 +9,7 @@ from itertools import islice
 import pygit2
 from pygit2.enums import DeltaStatus
 
-from asyncpush.localhub.pages.reading.files import (
+from asyncpush.localhub.pages.reading.folders import (
     Source,
     find_revision,
     page_within,

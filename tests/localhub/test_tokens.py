@@ -18,7 +18,7 @@ from huggingface_hub.utils._oauth_device import refresh_access_token
 
 from asyncpush.localhub import LocalHub
 from asyncpush.localhub.blobs import Signer
-from asyncpush.localhub.routes.oauth import EXCHANGE, ID_TOKEN, REFRESH
+from asyncpush.localhub.routes.tokens import EXCHANGE, ID_TOKEN, REFRESH
 from tests.localhub.answers import Answer
 from tests.localhub.conftest import HubClient, add
 
@@ -160,7 +160,7 @@ async def test_who_is_not_trusted_gets_no_token(
     ],
     ids=["nothing", "another grant", "no refresh token", "no client", "unknown", "no token type"],
 )
-async def test_what_makes_no_sense_is_refused_as_oauth_has_it(
+async def test_invalid_requests_get_oauth_errors(
     fields: dict[str, Any], error: str, client: HubClient
 ) -> None:
     answer = await ask(client, **fields)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from asyncpush.localhub.blobs import BlobError
-from asyncpush.localhub.routes.repos import REPO
+from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, repo_of, state_of
 from asyncpush.localhub.store.names import RepoId
 from asyncpush.localhub.web import (

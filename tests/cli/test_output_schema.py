@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from asyncpush.cli.schema import full_schema, schema_of
+from asyncpush.cli.output_schema import full_schema, schema_of
 from tests.cli.conftest import Cli, Ran
 from tests.cli.test_app import COMMANDS
 

@@ -267,6 +267,33 @@ def test_small_files_are_read_whole(tmp_path: Path, content: bytes) -> None:
     assert read_all(FileSource.of_bytes("m", content)) == content
 
 
+def test_a_small_file_is_read_whole_even_if_the_file_system_reads_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 1000)))
+
+    assert read_all(file_source(tmp_path / "f")) == CONTENT
+
+
+@pytest.mark.parametrize("change", [grow, rewrite, shrink])
+def test_a_small_file_that_changes_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    source, read = file_source(tmp_path / "f"), os.read
+
+    def read_and_change(descriptor: int, size: int) -> bytes:
+        data = read(descriptor, size)
+        monkeypatch.setattr(os, "read", read)
+        change(tmp_path / "f")
+        return data
+
+    monkeypatch.setattr(os, "read", read_and_change)
+
+    with pytest.raises(SourceChangedError):
+        read_all(source)
+
+
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513])
 def test_a_sample_is_the_first_512_bytes(tmp_path: Path, size: int) -> None:
     content = CONTENT[:size]
@@ -307,7 +334,7 @@ def test_a_cut_changes_with_the_file_it_is_of(tmp_path: Path) -> None:
         Reader(source)
 
 
-def test_hashes_of_cuts_are_distinguished_by_file_and_by_what_is_cut(tmp_path: Path) -> None:
+def test_hashes_of_slices_depend_on_file_and_range(tmp_path: Path) -> None:
     base = file_source(tmp_path / "f")
     cuts = [
         ComposedSource(base, b"a", ((0, 5),)),

@@ -26,8 +26,8 @@ import orjson
 from aiohttp import web
 
 from asyncpush.localhub.auth import USER, require_user, user_of
-from asyncpush.localhub.routes.files import wanted_range
-from asyncpush.localhub.routes.xet import granted
+from asyncpush.localhub.routes.content import wanted_range
+from asyncpush.localhub.routes.xet_cas import granted
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import rewriting
 from asyncpush.localhub.store.bucket_index import (

@@ -95,7 +95,7 @@ def test_requests_are_named_by_their_call() -> None:
     assert event_name(lost) == "hf_hub.upload.failed"
 
 
-def test_what_a_request_is_about_lies_beside_its_own_fields_and_hides_none() -> None:
+def test_the_subject_of_a_request_hides_no_field() -> None:
     about = {"repo_id": "me/m", "status": "mine", "time": "mine", "event": "mine"}
     row = event_row(record(answered("x", **about)))
     assert row["repo_id"] == "me/m"

@@ -1,4 +1,9 @@
-"""Tokens that expire: `POST /oauth/token`, like on the public Hub.
+"""Tokens: whose one is, and new ones that expire.
+
+    GET  /api/whoami-v2    "whoami"
+    POST /oauth/token      "oauth-token"
+
+A new token is granted for
 
     grant_type=refresh_token                      a form: refresh_token, client_id (RFC 6749, 6)
     grant_type=urn:ietf:params:oauth:grant-type:token-exchange
@@ -11,14 +16,15 @@ publishing: a CI job identifies itself with an id token, and gets a token to wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import orjson
 from aiohttp import web
 
-from asyncpush.localhub.auth import TOKENS, USER
+from asyncpush.localhub.auth import TOKENS, USER, issued_token, signed_in
 from asyncpush.localhub.state import HubState, state_of
-from asyncpush.localhub.web import json_answer
+from asyncpush.localhub.web import json_answer, wire_time
 
 TrustedPublishers: TypeAlias = Mapping[str, Callable[[str], bool]]
 """For a resource (`me/m`, `datasets/me/d`), whether an id token comes from a job that may publish
@@ -31,6 +37,31 @@ ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 _NO_STORE = {"Cache-Control": "no-store"}
 
 routes = web.RouteTableDef()
+
+
+@routes.get("/api/whoami-v2", name="whoami")
+async def whoami(request: web.Request) -> web.Response:
+    user = signed_in(request)
+    auth: dict[str, Any] = {
+        "type": "access_token",
+        "accessToken": {"displayName": user, "role": "write"},
+    }
+    if (issued := issued_token(request)) is not None:
+        ends = datetime.fromtimestamp(issued.expires_at, UTC)
+        auth = {"type": "app_token_as_user", "expiresAt": wire_time(ends)}
+    return json_answer(
+        {
+            "type": "user",
+            "id": f"{user}-id",
+            "name": user,
+            "fullname": user,
+            "isPro": False,
+            "canPay": False,
+            "orgs": [],
+            "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
+            "auth": auth,
+        }
+    )
 
 
 @routes.post("/oauth/token", name="oauth-token")

@@ -11,8 +11,7 @@ from click import Context
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import argument, command
-from asyncpush.cli.failures import UsageError
-from asyncpush.cli.output import Output
+from asyncpush.cli.output import Output, UsageError
 
 SCHEMA_PATH = Path(__file__).with_name("output.schema.json")
 """One document for all commands; `$defs` has a schema for each."""

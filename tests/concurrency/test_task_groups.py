@@ -16,9 +16,7 @@ from asyncpush.runtime import sparing
 
 
 @given(st.lists(st.integers()), st.integers(1, 10))
-def test_prop_batches_hold_all_items_in_order_and_only_the_last_is_short(
-    items: list[int], size: int
-) -> None:
+def test_prop_batches_are_full_and_in_order(items: list[int], size: int) -> None:
     made = list(batches(iter(items), size))
     assert list(chain.from_iterable(made)) == items
     assert all(len(batch) == size for batch in made[:-1])
@@ -47,7 +45,7 @@ def test_a_low_limit_that_costs_nothing_is_not_warned_of(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("width", [1, 3, 20], ids="{} at once".format)
-async def test_items_begin_in_order_and_no_more_than_the_width_at_once(width: int) -> None:
+async def test_items_begin_in_order_within_the_width(width: int) -> None:
     begun: list[int] = []
     running, most = 0, 0
 

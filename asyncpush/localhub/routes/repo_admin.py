@@ -1,15 +1,13 @@
-"""Repos as a whole: creating, describing, renaming, hiding and deleting them; and the user's
-account."""
+"""Repos as a whole: creating, describing, renaming, hiding and deleting them and their refs."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from asyncpush.localhub.auth import check_scope, issued_token, require_user, signed_in
+from asyncpush.localhub.auth import check_scope, require_user, signed_in
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import repo_folders
 from asyncpush.localhub.store.gitrepo import GitRepo
@@ -24,7 +22,6 @@ from asyncpush.localhub.web import (
     read_json,
     repo_not_found,
     text_of,
-    wire_time,
 )
 
 SDKS = ("gradio", "streamlit", "docker", "static")
@@ -32,31 +29,6 @@ KIND = "/api/{kind:models|datasets|spaces|kernels}"
 REPO = KIND + "/{namespace}/{name}"
 
 routes = web.RouteTableDef()
-
-
-@routes.get("/api/whoami-v2", name="whoami")
-async def whoami(request: web.Request) -> web.Response:
-    user = signed_in(request)
-    auth: dict[str, Any] = {
-        "type": "access_token",
-        "accessToken": {"displayName": user, "role": "write"},
-    }
-    if (issued := issued_token(request)) is not None:
-        ends = datetime.fromtimestamp(issued.expires_at, UTC)
-        auth = {"type": "app_token_as_user", "expiresAt": wire_time(ends)}
-    return json_answer(
-        {
-            "type": "user",
-            "id": f"{user}-id",
-            "name": user,
-            "fullname": user,
-            "isPro": False,
-            "canPay": False,
-            "orgs": [],
-            "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
-            "auth": auth,
-        }
-    )
 
 
 @routes.post("/api/repos/create", name="create")

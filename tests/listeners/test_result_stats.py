@@ -56,7 +56,7 @@ def test_bytes_are_counted_as_they_move_and_again_when_sent_again() -> None:
     assert sum(tally.activity().sent) == pytest.approx(1_900_000, abs=64)
 
 
-def test_nothing_is_kept_of_what_has_ended_and_a_push_of_days_needs_no_more() -> None:
+def test_nothing_is_kept_of_ended_work() -> None:
     tally = ActivityTally()
     records = in_time([one_file()])
     for hour in range(60):
@@ -72,7 +72,7 @@ def test_a_push_that_did_nothing_has_no_course() -> None:
     assert sum(ActivityTally().activity().sent) == 0
 
 
-def test_of_a_transfer_without_requests_only_what_goes_over_the_network_counts() -> None:
+def test_a_transfer_without_requests_counts_network_bytes() -> None:
     script = EventScript()
     script.emit(0.0, TransferChosen("xet", "offered"))
     for at, sent in ((1.0, 0), (2.0, 300_000), (3.0, 300_000), (4.0, 500_000)):

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots, SlotQueue
+from asyncpush.concurrency.task_groups import FairSlots, SharedSlots, SlotQueue
 
 
 class Bench:
@@ -63,7 +63,7 @@ async def test_a_push_alone_uses_all_turns_and_its_own() -> None:
     assert shared.free == 2
 
 
-async def test_beside_a_push_that_holds_all_turns_another_goes_on_with_its_own() -> None:
+async def test_each_push_has_a_slot_of_its_own() -> None:
     """None of its files lies with someone who waits for a turn."""
     shared = SharedSlots(2)
     async with anyio.create_task_group() as group:
@@ -117,7 +117,7 @@ async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
     assert push.ended == ["a", "b"]
 
 
-async def test_who_is_cancelled_gives_back_what_it_had_and_what_came_too_late() -> None:
+async def test_a_cancelled_task_gives_back_its_slots() -> None:
     shared = SharedSlots(1)
     async with anyio.create_task_group() as outer:
         other = Bench(outer, shared)
@@ -151,7 +151,7 @@ async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
     assert shared.free == 1
 
 
-async def test_a_push_has_no_more_under_way_than_there_are_descriptors_for() -> None:
+async def test_descriptors_limit_the_files_of_a_push() -> None:
     shared = SharedSlots(9)
     running = most = 0
     done: list[int] = []

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
 
-from asyncpush.localhub.routes.repos import REPO
-from asyncpush.localhub.routes.xet import read_token_url
+from asyncpush.localhub.routes.repo_admin import REPO
+from asyncpush.localhub.routes.xet_cas import read_token_url
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store.gitrepo import Commit, Entry, FileEntry
 from asyncpush.localhub.store.names import RepoId, check_path
