@@ -221,10 +221,9 @@ async def test_a_token_file_that_cannot_be_read_is_named(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path))
-    with pytest.raises(
-        MissingTokenError, match=f"found: {re.escape(str(tmp_path))} cannot be read"
-    ):
+    with pytest.raises(MissingTokenError) as caught:
         await TokenSource(None).get()
+    assert f"given or found: {tmp_path} cannot be read" in str(caught.value)
 
 
 async def test_no_token_says_what_to_do(home: Path) -> None:
