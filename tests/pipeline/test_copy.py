@@ -475,6 +475,7 @@ async def test_an_unconfirmed_copy_is_no_success(
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
         ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
+        ("./out", InvalidRepoIdError, "take local files"),
     ],
 )
 async def test_a_source_that_is_not_there_is_reported_as_one(
