@@ -514,7 +514,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["encodings.idna"]
+    modules = ["aiofiles.threadpool", "ctypes", "encodings.idna"]
     for library in transfer_libraries():
         wanted = config.transfer in ("auto", library.route) and not library.disabled
         if wanted and library.installed:
