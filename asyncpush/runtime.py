@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
 from asyncpush.concurrency.task_groups import (
     ENOUGH_DESCRIPTORS,
+    FairSlots,
+    SharedSlots,
     descriptors_left,
     each_affordable,
     stray_cancellations_are_errors,
@@ -513,7 +514,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["encodings.idna"]
+    modules = ["aiofiles.threadpool", "ctypes", "encodings.idna"]
     for library in transfer_libraries():
         wanted = config.transfer in ("auto", library.route) and not library.disabled
         if wanted and library.installed:

@@ -10,10 +10,11 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from typing import TypeAlias
+
+from asyncpush.lazy_dataclass import dataclass
 
 START = 16
 """Large parts in flight at first: enough to fill a fast link whose connections are each limited."""
@@ -301,26 +302,10 @@ class AdaptiveLimit:
         """Whether a slot is free and no part is waiting for one."""
         return not self._waiting and self._large < self._limit
 
-    @asynccontextmanager
-    async def slot(
-        self, of: Hashable = None, push: Hashable = None, *, small: bool = False
-    ) -> AsyncIterator[Slot]:
+    def slot(self, of: Hashable = None, push: Hashable = None, *, small: bool = False) -> HeldSlot:
         """Wait for a slot for a part of this file of this push, and hold it. Pass the slot to
         `moving`, `succeeded` and `overloaded`."""
-        holder = push, of, small
-        await self._acquire(holder)
-        now = self._clock()
-        slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
-        if self._head_start is not None and self._is_held_back and not small:
-            self._head_start.pioneers.add(slot)
-        if not small:
-            self._sending[slot] = None
-        try:
-            yield slot
-        finally:
-            self._sending.pop(slot, None)
-            self._paused.pop(slot, None)
-            self._leave(holder)
+        return HeldSlot(self, (push, of, small))
 
     def share(self, sharers: int) -> None:
         """Use only one share of this host's limit, which `sharers` processes divide among them."""
@@ -354,7 +339,8 @@ class AdaptiveLimit:
             self._head_start = None
         if slot.epoch == self._epoch:
             self._rest = max(0, self._rest - 1)
-        self._count(slot, size, size)
+        if not slot.small or self._refused:
+            self._count(slot, size, size)
 
     def overloaded(self, slot: Slot) -> None:
         """Report that the store answered 429 or 503 to this slot's part, or that its connection
@@ -610,6 +596,20 @@ class AdaptiveLimit:
             return self._limit
         return max(self._limit, min(SMALL_PARTS // self._sharers, self._maximum), 1)
 
+    def _begin(self, small: bool) -> Slot:
+        now = self._clock()
+        slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
+        if not small:
+            if self._head_start is not None and self._is_held_back:
+                self._head_start.pioneers.add(slot)
+            self._sending[slot] = None
+        return slot
+
+    def _end(self, slot: Slot) -> None:
+        if not slot.small:
+            self._sending.pop(slot, None)
+            self._paused.pop(slot, None)
+
     async def _acquire(self, of: _Holder) -> None:
         free = not self._waiting and self._is_free(of[2])
         if self._begun < AT_ONCE and (free or self._is_due(of)):
@@ -668,7 +668,8 @@ class AdaptiveLimit:
             ready = [of for of in self._waiting if free[of[2]] or self._is_due(of)]
             if not ready:
                 return
-            of = min(ready, key=lambda of: (self._held[of[0]], self._held[of]))
+            held = self._held
+            of = ready[0] if len(ready) == 1 else min(ready, key=lambda of: (held[of[0]], held[of]))
             self._take(of)
             slot = self._waiting[of][0]
             self._remove(of, slot)
@@ -701,3 +702,23 @@ class AdaptiveLimit:
         queue.remove(slot)
         if not queue:
             del self._waiting[of]
+
+
+class HeldSlot:
+    """The block of `AdaptiveLimit.slot`. A class, as a generator would cost several times as much
+    for each small part."""
+
+    __slots__ = ("_holder", "_limit", "_slot")
+
+    def __init__(self, limit: AdaptiveLimit, holder: _Holder) -> None:
+        self._limit = limit
+        self._holder = holder
+
+    async def __aenter__(self) -> Slot:
+        await self._limit._acquire(self._holder)
+        self._slot = self._limit._begin(self._holder[2])
+        return self._slot
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._limit._end(self._slot)
+        self._limit._leave(self._holder)

@@ -62,8 +62,7 @@ class PartContent(NamedTuple):
 
 
 class PartFeed:
-    """The bytes of one part, in order, through one buffer. They are hashed on the way. A short part
-    whose `content` is in memory already needs neither."""
+    """The bytes of one part, in order, through one buffer. They are hashed on the way."""
 
     def __init__(
         self,
@@ -74,7 +73,6 @@ class PartFeed:
         *,
         with_md5: bool,
         piece_size: int,
-        content: PartContent | None = None,
     ) -> None:
         self._source = source
         self._position = part.offset
@@ -84,20 +82,14 @@ class PartFeed:
         self._size = part.size
         self._piece_size = piece_size
         self._short = part.size <= piece_size
-        self._content = content if self._short else None
-        hashing = with_md5 and self._content is None
-        self._md5 = hashlib.md5(usedforsecurity=False) if hashing else None
-        self._known_md5 = self._content.md5 if with_md5 and self._content is not None else None
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         # When the bytes are not hashed, the kernel can send them directly from its page cache.
-        from_file = not with_md5 and self._content is None and sys.platform == "linux"
+        from_file = not with_md5 and sys.platform == "linux"
         self._file = source.descriptor() if from_file else None
         self.written = 0  # by `write_to`, so far
         self._buffer: mmap.mmap | None = None
         self._short_bytes: bytearray | None = None
         self._held = memoryview(b"")  # read and hashed, not yet written
-        if self._content is not None:
-            self._held = memoryview(self._content.data)
-            self._position = self._end
         self._stopped = False
         self.failure: Exception | None = None
         """What reading raised. If it passed through aiohttp, it would look like a broken
@@ -105,7 +97,7 @@ class PartFeed:
 
     @property
     def md5(self) -> str | None:
-        return self._md5.hexdigest() if self._md5 is not None else self._known_md5
+        return None if self._md5 is None else self._md5.hexdigest()
 
     @property
     def left(self) -> int:
@@ -115,7 +107,7 @@ class PartFeed:
     async def read_if_short(self) -> None:
         """Read a part that consists of one piece, into memory of its own. Raises what reading
         raises."""
-        if self._short and self._content is None:
+        if self._short:
             self._short_bytes = bytearray(self.left)
             await self._in_thread(self._load_all)
 
@@ -455,7 +447,8 @@ class RequestBody(aiohttp.Payload):
         self._stall = stall
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
-        self._whole = False
+        self.whole = False
+        self.sent = 0
         self.failure: Exception | None = None
         self._pieces: AsyncGenerator[bytes, None] | None = None
 
@@ -477,7 +470,7 @@ class RequestBody(aiohttp.Payload):
             self._pieces = self._checked(self._body)
             async for piece in self._pieces:
                 await self._write(writer, piece)
-        self._whole = True
+        self.whole = True
         self._stall.all_written()
 
     async def _write(self, writer: AbstractStreamWriter, piece: bytes) -> None:
@@ -485,6 +478,7 @@ class RequestBody(aiohttp.Payload):
             await writer.write(memoryview(piece)[start : start + WRITE_SIZE])
             await writer.drain()
             self._stall.touch()
+        self.sent += len(piece)
 
     async def _checked(self, body: StreamBody) -> AsyncGenerator[bytes, None]:
         left = body.size
@@ -515,11 +509,49 @@ class RequestBody(aiohttp.Payload):
             # aiohttp's writer; aiohttp cancels it too, but does not wait for it
             self._writing.cancel()
             await wait_until_done(self._writing)
-        if self._transport is not None and not self._whole:
+        if self._transport is not None and not self._is_over:
             reset_when_closed(self._transport)
             self._transport.abort()
         if self._pieces is not None:
             await self._pieces.aclose()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing of the body is still to be sent."""
+        return self.whole
+
+
+class SmallPartBody(RequestBody):
+    """A small part, whose bytes are in memory, as aiohttp's request body."""
+
+    def __init__(
+        self, content: PartContent, stall: StallTimeout, bandwidth: Bandwidth, events: Emitter
+    ) -> None:
+        super().__init__(content.data, stall)
+        self.md5 = content.md5
+        self.ended: float | None = None
+        self.answered = False
+        """Whether the store's answer has been read."""
+        self._length = len(content.data)
+        self._bandwidth = bandwidth
+        self._events = events
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        if self._writing is not None:  # attempts are counted by the retry loop, see `PartBody`
+            raise ConnectionResetError("the connection broke while the part was sent")
+        if self._events.wants(PartConnected):
+            self._events.emit(PartConnected(_local_port(getattr(writer, "transport", None))))
+        if self._bandwidth.limited:
+            with self._stall.paused():  # this wait is our own and does not count as a stall
+                await self._bandwidth.take(self._length)
+        await super().write_with_length(writer, content_length)
+        self.ended = time.monotonic()
+
+    @property
+    def _is_over(self) -> bool:
+        return self.whole and self.answered
 
 
 def reset_when_closed(transport: Any) -> None:

@@ -26,7 +26,14 @@ from asyncpush.events import Emitter, RequestFinished, RequestStarted
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Part
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.bodies import BufferPool, PartBody, PartContent, PartFeed, RandomAccess
+from asyncpush.net.bodies import (
+    BufferPool,
+    PartBody,
+    PartContent,
+    PartFeed,
+    RandomAccess,
+    SmallPartBody,
+)
 from asyncpush.net.failures import StalledError, network_error
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.retry import Attempt
@@ -92,12 +99,14 @@ class PartSender:
             on_wire=on_wire,
             content=content,
         )
-        if part.size <= LEAST:
-            feed = self._client.feed(put)
-            # Read before a slot is taken: a slow source must not hold one.
-            await feed.read_if_short()
-            return await self._in_slot(put, None, feed)
-        return await self._hedged(put)
+        if part.size > LEAST:
+            return await self._hedged(put)
+        if content is not None:
+            return await self._in_slot(put, None)
+        feed = self._client.feed(put)
+        # Read before a slot is taken: a slow source must not hold one.
+        await feed.read_if_short()
+        return await self._in_slot(put, None, feed)
 
     async def _hedged(self, put: PartRequest) -> SentPart:
         hedged = HedgedSend(put.on_sent)
@@ -128,7 +137,7 @@ class PartSender:
             try:
                 sent = await self._client.send(
                     put,
-                    feed or self._client.feed(put),
+                    feed,
                     queued=queued,
                     again=again,
                     slot=slot,
@@ -177,13 +186,9 @@ class SentPart:
     """The store's answer, and the MD5 of the bytes sent (None with `verify_etag=False`)."""
 
     etag: str | None
-    headers: Mapping[str, str] = field(repr=False)
     md5: str | None
-
-    @property
-    def stored_md5(self) -> str | None:
-        """The MD5 of what the store holds; None when its ETag is not an MD5."""
-        return md5_of_etag(self.etag or "", self.headers)
+    stored_md5: str | None
+    """The MD5 of what the store holds; None when its ETag is not an MD5."""
 
     @property
     def is_good(self) -> bool:
@@ -218,13 +223,12 @@ class PartClient:
             put.threads,
             with_md5=self._config.verify_etag,
             piece_size=self._config.chunk_size,
-            content=put.content,
         )
 
     async def send(
         self,
         put: PartRequest,
-        feed: PartFeed,
+        feed: PartFeed | None,
         *,
         queued: float,
         again: Callable[[], None] | None,
@@ -234,44 +238,56 @@ class PartClient:
         """Raises `HubError`. `queued` is how many seconds the part has waited; `again` is called
         when it is slow enough to be sent a second time; `moving` is called with the number of bytes
         that have arrived."""
-        events = put.events
+        events, small = put.events, put.part.size <= LEAST
         stall = StallTimeout(self._config.stall_timeout)
-        body = PartBody(
-            feed=feed,
-            size=put.part.size,
-            piece_size=self._config.chunk_size,
-            stall=stall,
-            bandwidth=self._bandwidth,
-            on_sent=put.on_sent,
-            events=events,
-            wait_while_paused=slot.wait_while_paused,
-        )
+        body: PartBody | SmallPartBody
+        if small and feed is None and put.content is not None:
+            body = SmallPartBody(put.content, stall, self._bandwidth, events)
+        else:
+            body = PartBody(
+                feed=feed or self.feed(put),
+                size=put.part.size,
+                piece_size=self._config.chunk_size,
+                stall=stall,
+                bandwidth=self._bandwidth,
+                on_sent=put.on_sent,
+                events=events,
+                wait_while_paused=slot.wait_while_paused,
+            )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}
-        if events.active:
+        if events.wants(RequestStarted):
             events.emit(_started(put, length, queued))
         began = time.monotonic()
-        headers = {**_unframed(put.headers), **length}
+        headers = {**_unframed(put.headers), **length} if put.headers else length
+        in_flight = None
         try:
-            with self._monitor.following(
-                put.part.size,
-                lambda: stall.arrived(body.written),
-                again,
-                moving,
-                lambda: slot.paused,
-            ) as in_flight:
+            if isinstance(body, PartBody) and not small:
+                with self._monitor.following(
+                    put.part.size,
+                    lambda: stall.arrived(body.written),
+                    again,
+                    moving,
+                    lambda: slot.paused,
+                ) as in_flight:
+                    response = await self._exchange(put, headers, body, stall)
+            else:
                 response = await self._exchange(put, headers, body, stall)
         finally:
             try:
                 await body.finish()
             finally:
                 put.on_wire(body.sent)
-        if events.active:
+        if events.wants(RequestFinished):
             events.emit(_finished(put, response, body, began, detailed=events.detailed))
         return self._stored(put, response, body, in_flight)
 
     async def _exchange(
-        self, put: PartRequest, headers: Mapping[str, str], body: PartBody, stall: StallTimeout
+        self,
+        put: PartRequest,
+        headers: Mapping[str, str],
+        body: PartBody | SmallPartBody,
+        stall: StallTimeout,
     ) -> HubResponse:
         url = put.request.target
         try:
@@ -290,7 +306,11 @@ class PartClient:
             raise
 
     def _stored(
-        self, put: PartRequest, response: HubResponse, body: PartBody, in_flight: InFlightPart
+        self,
+        put: PartRequest,
+        response: HubResponse,
+        body: PartBody | SmallPartBody,
+        in_flight: InFlightPart | None,
     ) -> SentPart:
         if not 200 <= response.status < 300:
             raise failure_of(put.request, response, now=time.time())
@@ -304,8 +324,11 @@ class PartClient:
                 retryable=remedy.retryable,
                 suggestion=remedy.suggestion,
             )
-        self._monitor.stored(in_flight)
-        return SentPart(response.headers.get("etag"), response.headers, body.md5)
+        if in_flight is not None:
+            self._monitor.stored(in_flight)
+        etag = response.headers.get("etag")
+        stored_md5 = None if etag is None else md5_of_etag(etag, response.headers)
+        return SentPart(etag, body.md5, stored_md5)
 
 
 def _unframed(headers: Mapping[str, str]) -> dict[str, str]:
@@ -329,7 +352,12 @@ def _started(put: PartRequest, length: Mapping[str, str], queued: float) -> Requ
 
 
 def _finished(
-    put: PartRequest, response: HubResponse, body: PartBody, began: float, *, detailed: bool
+    put: PartRequest,
+    response: HubResponse,
+    body: PartBody | SmallPartBody,
+    began: float,
+    *,
+    detailed: bool,
 ) -> RequestFinished:
     return RequestFinished(
         call="part",

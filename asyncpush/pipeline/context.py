@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from asyncpush.concurrency.scheduling import FairSlots
+from asyncpush.concurrency.task_groups import FairSlots
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import PHASES, Phase, Repo
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -24,6 +23,7 @@ from asyncpush.errors import (
     SourceChangedError,
     SourceError,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileSource, Receipt
 from asyncpush.net.credentials import every_token, token_files
 from asyncpush.options import PushOptions

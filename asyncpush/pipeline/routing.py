@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from anyio.streams.memory import MemoryObjectSendStream
@@ -19,6 +19,7 @@ from asyncpush.concurrency.task_groups import batches, for_each
 from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import HubError, SourceChangedError, SourceError
 from asyncpush.events import Emitter, FileRouted, FileSkipped
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import remote_files

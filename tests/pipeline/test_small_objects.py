@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from asyncpush import HubError, SourceChangedError, UploadConfig, Uploader
-from asyncpush.concurrency.threads import BatchedThreads, SessionThreads
+from asyncpush.concurrency.threads import SessionThreads
 from asyncpush.events import Emitter
 from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
-from asyncpush.models import BytesSource, FileIdentity, FileSource, Part, PathSource
-from asyncpush.net.bodies import BufferPool, PartContent, PartFeed
+from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
+from asyncpush.net.bodies import PartFeed
 from asyncpush.options import PushOptions
 from asyncpush.pipeline.hashing import KEPT_SHARE, SHORT, Hasher
 from asyncpush.sources import Reader
@@ -63,35 +63,6 @@ def test_kept_bytes_are_bounded() -> None:
     assert hasher.memory_left == 1000
 
 
-async def test_a_part_in_memory_is_neither_read_nor_hashed_again() -> None:
-    class Unread:
-        def readinto(self, offset: int, buffer: memoryview) -> int:
-            raise AssertionError("read again")
-
-        def descriptor(self) -> None:
-            raise AssertionError("opened again")
-
-    class NoThreads(BatchedThreads):
-        def __init__(self) -> None:
-            pass
-
-    for with_md5, md5 in ((True, "the md5"), (False, None)):
-        feed = PartFeed(
-            Unread(),
-            Part(1, 0, 4, "https://store/1"),
-            BufferPool(16),
-            NoThreads(),
-            with_md5=with_md5,
-            piece_size=8,
-            content=PartContent(b"abcd", "the md5"),
-        )
-        await feed.read_if_short()
-        assert feed.left == 4
-        assert bytes(await feed.fill()) == b"abcd"
-        assert feed.left == 0
-        assert feed.md5 == md5
-
-
 @pytest.mark.parametrize("verify_etag", [True, False])
 async def test_small_objects_are_sent_from_memory(
     verify_etag: bool,
@@ -106,6 +77,11 @@ async def test_small_objects_are_sent_from_memory(
         sources.append(source)
         return Reader(source, grown=grown)
 
+    def count_read(self: PartFeed) -> None:
+        reads.append(self)
+
+    reads: list[PartFeed] = []
+    monkeypatch.setattr(PartFeed, "read_if_short", count_read)
     monkeypatch.setattr(objects, "Reader", reader)
     files = {f"{number}.bin": bytes([number]) * 10_000 for number in range(20)}
     config = UploadConfig(
@@ -120,6 +96,7 @@ async def test_small_objects_are_sent_from_memory(
     }
     assert len(sources) == len(files)
     assert in_memory == files
+    assert not reads  # nor is the memory read and hashed again
     assert await download(hub, "me/m", files) == files
 
 
@@ -156,7 +133,7 @@ async def test_memory_is_given_back_when_a_push_fails(
     assert hasher.memory_left == UploadConfig().max_memory // KEPT_SHARE
 
 
-async def test_a_small_object_that_was_replaced_while_it_was_sent_is_reported(
+async def test_a_small_object_replaced_while_sent_is_reported(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"\0" * 10_000})
