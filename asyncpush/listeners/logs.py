@@ -78,8 +78,8 @@ _DONE = {
 
 
 class LogListener:
-    """Writes events to `asyncpush.*` loggers. If no logger is enabled for an event, it costs only a
-    level check."""
+    """Writes events to `asyncpush.*` loggers. Whether a logger is enabled for a kind of event is
+    looked up when a push emits the first of that kind."""
 
     @property
     def wants_headers(self) -> bool:
@@ -87,7 +87,11 @@ class LogListener:
 
     @property
     def wants_events(self) -> Collection[type[Event]]:
-        return _PLACES.keys()
+        return [
+            kind
+            for kind, (log, level) in _PLACES.items()
+            if log.isEnabledFor(logging.WARNING if kind is RequestFailed else level)
+        ]
 
     def on_event(self, record: Record) -> None:
         event = record.event
